@@ -1,0 +1,37 @@
+# The commands of this project. Each installs what it needs into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?= pretrainer=vae optim=adam
+
+.PHONY: run test test-full check bench results clean
+
+run: .venv/run            ## the default experiment, or ARGS="..."
+	$(BIN)/python -m sft_exp $(ARGS)
+
+test: .venv/test          ## the tests, under 5 minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-full: .venv/test     ## with the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
+
+check: .venv/dev          ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/test         ## measured side by side with what it is compared to
+	$(BIN)/python -m benchmarks
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/%: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:                    ## the environment; results in outputs/ stay
+	rm -rf .venv build *.egg-info

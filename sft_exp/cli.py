@@ -1,0 +1,133 @@
+"""The command line: compose, check, run, and end with the exit code that says how it went."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sft_exp import config
+from sft_exp.errors import Failure
+
+if TYPE_CHECKING:
+    from sft_exp.pipeline import Job
+
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
+_codes: list[int] = []  # how each job of this process ended
+
+
+def main() -> None:
+    config.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
+    with reported():
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
+    sys.exit(max(_codes, default=0))
+
+
+def task(cfg: DictConfig) -> float | None:
+    """One job. Returns the validation accuracy for sweepers; failures become exit codes, not exceptions."""
+    from sft_exp.session import work
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with reported(leave=False) as ended:
+        job = _prepared.pop() if _prepared else prepare(cfg, HydraConfig.get())
+        result = work(job, folder, OmegaConf.to_container(cfg, resolve=True))
+        return result["val"].get("accuracy", result["test"]["accuracy"])
+    _codes.append(ended[0])
+    return float("nan")
+
+
+class Line(Callback):
+    """Checks before anything is on disk."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with reported():
+            job = prepare(config, config.hydra)
+            if job.experiment.plan:
+                from sft_exp.report import plan
+
+                plan([job])
+                raise SystemExit(0)
+            _prepared.append(job)
+
+
+def prepare(cfg: DictConfig, hydra_node: Any) -> "Job":
+    made = config.experiment(cfg, dict(hydra_node.runtime.choices))
+    from sft_exp import pipeline
+
+    return pipeline.prepare(made)
+
+
+@contextmanager
+def reported(leave: bool = True) -> Iterator[list[int]]:
+    """Say a failure in one message and leave with its exit code; with `leave=False` only note the code."""
+    code: list[int] = []
+    try:
+        yield code
+    except Failure as error:
+        code.append(error.code)
+        say(error, str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        code.append(2)
+        say(error, explain(error))
+    except Exception as error:  # noqa: BLE001 - Hydra swallows what callbacks raise; nothing may pass unseen
+        code.append(1)
+        say(error, f"a bug, please report it: {type(error).__name__}: {error}", always=True)
+    if code and leave:
+        sys.exit(code[0])
+
+
+def say(error: BaseException, text: str, always: bool = False) -> None:
+    if TRACEBACK or always:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"sft_exp: {text}", file=sys.stderr)
+
+
+def explain(error: BaseException) -> str:
+    """Hydra's complaint, and the closest valid word for each override that names nothing."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("    ", "Set the environment"))]
+    if error.__cause__ is not None and str(error.__cause__) not in str(error):
+        lines += [line for line in str(error.__cause__).splitlines() if line.strip() and "object_type" not in line]
+    return "\n  ".join([*dict.fromkeys(lines), *suggestions(sys.argv[1:])])
+
+
+def suggestions(overrides: list[str]) -> list[str]:
+    """`optm=adam` -> did you mean optim=adam?"""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    found = []
+    given = [o.lstrip("+~").partition("=") for o in overrides if "=" in o and not o.startswith("-")]
+    groups = {key: value for key, _, value in given if key in config.GROUPS and value}
+    for group, value in groups.items():
+        valid = list(config.options(group))
+        for option in value.split(","):
+            if option not in valid and (close := get_close_matches(option, valid, n=1)):
+                found.append(f"{group}={option}: did you mean {group}={close[0]}?")
+    if not GlobalHydra.instance().is_initialized():
+        hydra.initialize_config_dir(str(config.CONF), version_base="1.3")
+    sound = [f"{g}={v}" for g, v in groups.items() if v in config.options(g)]
+    known = [*config.GROUPS, *dotted(OmegaConf.to_container(compose("config", overrides=sound), resolve=False))]
+    for key, _, value in given:
+        if key not in known and not key.startswith("hydra") and "@" not in key and (close := get_close_matches(key, known, n=1)):
+            found.append(f"{key}={value}: did you mean {close[0]}={value}?")
+    return found
+
+
+def dotted(node: Any, prefix: str = "") -> list[str]:
+    """Every key below a container, with dots."""
+    if not isinstance(node, dict):
+        return []
+    return [f"{prefix}{k}" for k in node] + [d for k, v in node.items() for d in dotted(v, f"{prefix}{k}.")]

@@ -1,0 +1,206 @@
+"""Hydra's side of the house: typed nodes of every part, and a composed config turned into an Experiment.
+
+Nodes are read from the parts' source, so composing, `--help` and a typing error cost no `import torch`, and a broken
+plugin breaks only itself.
+"""
+
+import ast
+import uuid
+from dataclasses import MISSING, field, make_dataclass
+from dataclasses import fields as fields_of
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Budget, Experiment, Features, Hardware, target
+
+HERE = Path(__file__).parent
+CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())  # in a wheel, in a checkout
+
+FOLDERS = {  # group -> where its parts are, one dataclass a file
+    "pretrainer": "pretrainers",
+    "encoder": "encoders",
+    "task": "tasks",
+    "strategy": "strategies",
+    "dataset": "datasets",
+    "tracker": "trackers",
+}
+KINDS = {  # group -> the class its parts derive from
+    "pretrainer": "sft_exp.core.Pretrainer",
+    "encoder": "sft_exp.core.Encoder",
+    "task": "sft_exp.core.Task",
+    "strategy": "sft_exp.core.Strategy",
+    "dataset": "sft_exp.data.Dataset",
+    "tracker": "sft_exp.track.Tracker",
+    "schedule": "sft_exp.schedule.Schedule",
+    "pretrain_schedule": "sft_exp.schedule.Schedule",
+}
+TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
+
+
+def register() -> None:
+    """Tell Hydra of the root's schema, every part's, and our resolvers. Cheap: reads source, imports no part."""
+    store = ConfigStore.instance()
+    store.store(name="experiment_schema", node=Experiment)
+    store.store(group="schema", name="schedule", node=node(HERE / "schedule.py", "sft_exp.schedule"))
+    store.store(group="schema", name="hardware", node=Hardware)
+    for group, folder in FOLDERS.items():
+        for file in sorted((HERE / folder).glob("*.py")):
+            if file.stem != "__init__":
+                store.store(group=f"schema/{group}", name=file.stem, node=node(file, f"sft_exp.{folder}.{file.stem}"))
+    OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("options_help", options_help, replace=True)
+
+
+def node(file: Path, module: str) -> type:
+    """The dataclass in a part's file as a typed Hydra node: its fields with their literal defaults, and where to find it."""
+    (kind,) = [
+        c
+        for c in ast.parse(file.read_text()).body
+        if isinstance(c, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in c.decorator_list)
+    ]
+    made: list[Any] = [("_target_", str, field(default=f"{module}.{kind.name}"))]
+    for line in kind.body:
+        if (
+            isinstance(line, ast.AnnAssign)
+            and isinstance(line.target, ast.Name)
+            and "ClassVar" not in ast.unparse(line.annotation)
+        ):
+            made.append((line.target.id, annotation(line.annotation), default(line.value)))
+    return make_dataclass(kind.name, made)
+
+
+def annotation(tree: ast.expr) -> Any:
+    """A field's type from its source: int, list[int], dict, `float | None`, ..."""
+    if isinstance(tree, ast.Constant) and tree.value is None:
+        return None
+    if isinstance(tree, ast.BinOp):
+        return annotation(tree.left) | annotation(tree.right)
+    if isinstance(tree, ast.Subscript):
+        inner = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
+        return TYPES[ast.unparse(tree.value)][tuple(annotation(t) for t in inner)]
+    return TYPES[ast.unparse(tree)]
+
+
+def default(tree: ast.expr | None) -> Any:
+    """A dataclass field with the literal, or the literal behind `field(default_factory=lambda: ...)`, that the source gives."""
+    if tree is None:
+        return field()
+    if isinstance(tree, ast.Call):
+        (factory,) = [k.value for k in tree.keywords if k.arg == "default_factory"]
+        value = ast.literal_eval(factory.body if isinstance(factory, ast.Lambda) else factory)
+        return field(default_factory=lambda: value)
+    return field(default=ast.literal_eval(tree))
+
+
+def experiment(cfg: DictConfig, choices: dict[str, str] | None = None) -> Experiment:
+    """The composed config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
+    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])  # type: ignore[misc]
+    values: dict[str, Any] = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    known = [f.name for f in fields_of(Experiment)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(key, values[key], f"no such key{did_you_mean(key, known)}")
+    for group, kind in KINDS.items():
+        values[group] = part(values[group], group, kind)
+    for key in ("optim", "pretrain_optim"):
+        values[key] = target(values[key] or {}, key)
+    for key, made in (("pretrain", Budget), ("finetune", Budget), ("features", Features), ("hardware", Hardware)):
+        try:
+            values[key] = made(**values[key])
+        except ConfigError as error:
+            raise error.under(key) from error
+    values["choices"] = {k: v for k, v in (choices or {}).items() if k in known and v}
+    return Experiment(**values)
+
+
+def part(value: dict[str, Any] | None, group: str, kind: str) -> Any:
+    """The object that a node with `_target_` describes, if it is a class of the kind that the group wants."""
+    path = (value or {}).get("_target_")
+    if not isinstance(path, str):
+        raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
+    try:
+        found = locate(path)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{group}._target_", path, f"cannot be imported ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, locate(kind))):
+        raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
+    options = {k: v for k, v in (value or {}).items() if k != "_target_"}
+    names = [f.name for f in fields_of(found)]
+    for key in options:
+        if key not in names:
+            raise ConfigError(f"{group}.{key}", options[key], f"no such field of {found.__name__}{did_you_mean(key, names)}")
+    try:
+        return found(**options)
+    except ConfigError as error:
+        raise error.under(group) from error
+
+
+def locate(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """`; did you mean x?` for a close name, else the valid ones."""
+    close = get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; valid: {', '.join(known)}"
+
+
+def options(group: str) -> dict[str, str]:
+    """Option -> its one-line description: the first comment of its YAML."""
+    return {f.stem: first_comment(f) for f in sorted((CONF / group).glob("*.yaml"))}
+
+
+def first_comment(file: Path) -> str:
+    lines = (line for line in file.read_text().splitlines() if line.startswith("#") and "@package" not in line)
+    return next(lines, "").removeprefix("#").strip()
+
+
+GROUPS = (
+    "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "hardware", "tracker", "pretrain_optim",
+    "pretrain_schedule", "experiment", "debug",
+)  # fmt: skip
+
+
+def options_help() -> str:
+    """The text of --help: every group with its options, every key of the contract with its meaning."""
+    text = [
+        "Pretrain without labels, fine-tune with few, and say whether it helped.",
+        "",
+        "  python -m sft_exp pretrainer=vae optim=adam",
+        "  python -m sft_exp -m pretrainer=ae,vae optim=sgd,adam optim.lr=1e-2,1e-3",
+        "",
+        "Groups (group=option)",
+    ]
+    for group in GROUPS:
+        text.append(f"\n  {group}")
+        text += [f"    {name:16} {what}" for name, what in options(group).items()]
+    text += ["", "Keys (key=value)", ""]
+    comments = field_comments(HERE / "experiment.py", "Experiment")
+    for f in fields_of(Experiment):
+        if f.name not in GROUPS and f.name in comments:
+            value = f.default if f.default is not MISSING else ""
+            text.append(f"    {f.name + '=' + str(value):24} {comments[f.name]}")
+    text += [
+        "",
+        "Keys inside a group: --cfg job, or --cfg job --package optim. Flags of Hydra: --hydra-help.",
+        'Tab completion: eval "$(sft_exp -sc install=bash)"',
+    ]
+    return "\n".join(text).replace("$", "$$")
+
+
+def field_comments(file: Path, name: str) -> dict[str, str]:
+    """field -> the comment behind it in the source."""
+    lines = file.read_text().splitlines()
+    (kind,) = [c for c in ast.parse("\n".join(lines)).body if isinstance(c, ast.ClassDef) and c.name == name]
+    found = {}
+    for line in kind.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "  # " in (text := lines[line.lineno - 1]):
+            found[line.target.id] = text.split("  # ", 1)[1]
+    return found

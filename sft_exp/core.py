@@ -1,0 +1,154 @@
+"""The vocabulary: what a method is, what an encoder offers, and where a step's randomness comes from.
+
+What differs between methods is *what is corrupted* and *what is predicted*: `draw` is the first and `loss` the second.
+An autoencoder draws x, a denoising one (x, noisy x), a VAE (x, eps), a GAN (x, z), fine-tuning (x, y).
+
+Shape legend, the same in every file:
+    N examples in a data set    B examples in a batch    C H W image channels, rows, columns
+    D feature width             Z latent width           Y classes
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+Batch = dict[str, Tensors]  # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B]}
+Rates = dict[str, float]  # parameter name -> multiplier of the learning rate; a name left out is frozen
+
+
+def seed_of(*name: int | str) -> int:
+    """The 63-bit seed that `name` stands for, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def stream(*name: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random stream named by `name`, e.g. (seed, "draw", step): asking again gives it again from its start.
+
+    Nothing random is carried from step to step, so a checkpoint holds no random state, and neither resuming nor the
+    number of workers can change a result.
+    """
+    return torch.Generator(device).manual_seed(seed_of(*name))
+
+
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed what draws without being handed a stream: initial weights, dropout. (`torch.manual_seed` also queues a stack
+    trace for each absent kind of GPU, which takes longer than a small step.)"""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a network must fit."""
+
+    image: tuple[int, int, int]  # C, H, W
+    classes: tuple[str, ...]  # names of the Y classes, in the order of their labels
+
+
+class Backbone(nn.Module):
+    """What an encoder builds. One contract carries features by layer, layer-wise rates and gradual unfreezing."""
+
+    width: int  # D of the code
+
+    def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Named feature maps in order, [B, D] or [B, D, H, W], computed as they are asked for."""
+        raise NotImplementedError
+
+    def mirror(self, width: int) -> nn.Module:
+        """A decoder as large as this encoder: [B, width] -> one logit a pixel [B, C, H, W]."""
+        raise NotImplementedError
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The last map, flattened: the code [B, D]."""
+        *_, (_, last) = self.maps(x_BCHW)
+        return last.flatten(1)
+
+
+@dataclass
+class Encoder:
+    """A network from images to features, as hyperparameters."""
+
+    def build(self, image: tuple[int, int, int]) -> Backbone:
+        """ConfigError if the encoder does not fit the image."""
+        raise NotImplementedError
+
+
+@dataclass
+class Method:
+    """What to learn: hyperparameters (the fields, which are its typed config) and pure functions of networks and numbers.
+
+    `draw`, `networks` and `loss` are each method's own; `after` and `prepare` are words that most leave neutral.
+    """
+
+    objectives: ClassVar[dict[str, tuple[str, int]]] = {"loss": ("", 1)}  # loss method -> (network it moves, every n-th step)
+    pools: ClassVar[dict[str, int]] = {"labelled": 1}  # pool -> rows taken from it for each row of the batch size
+    per_row: ClassVar[bool] = True  # the loss is a mean over rows, so a batch may be taken in pieces
+
+    def networks(self, encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
+        """All networks of the method, `encoder` among them."""
+        raise NotImplementedError
+
+    def prepare(self, nets: nn.ModuleDict, data: Tensors) -> None:
+        """Closed forms, before the first step and without gradients: a head's start, a PCA. `data` = x [N, C, H, W], y [N]."""
+
+    def draw(self, batch: Batch, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
+        """ALL randomness of one step, made before any network runs; each [B or a multiple of B, ...] or 0-dim."""
+        raise NotImplementedError
+
+    def loss(self, nets: nn.ModuleDict, *drawn: Tensor) -> tuple[Tensor, Tensors]:
+        """(scalar to minimise, scalars to log), without randomness: testable, repeatable, shardable."""
+        raise NotImplementedError
+
+    def after(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
+        """Once a step, after the updates, without gradients: teachers, queues, centres."""
+
+
+@dataclass
+class Pretrainer(Method):
+    """Learns an encoder from images alone."""
+
+    pools: ClassVar[dict[str, int]] = {"pool": 1}
+    learns: ClassVar[str] = "by gradient"  # or "in closed form" (`prepare` alone), or "nothing"
+    keeps: ClassVar[str] = "encoder"  # path of the network that is handed on
+    features: ClassVar[tuple[int, ...]] = (-1,)  # which of its maps are fine-tuned, unless the user says otherwise
+
+    def show(self, nets: nn.ModuleDict, x_BCHW: Tensor, rng: torch.Generator) -> Tensors:
+        """Pictures for the report: name -> images [B, C, H, W] in [0, 1]; e.g. reconstructions, samples."""
+        return {}
+
+
+@dataclass
+class Task(Method):
+    """Learns to predict, starting at an encoder's features [B, D]."""
+
+    def predict(self, nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def metrics(self, spec: Spec) -> nn.ModuleDict:
+        """torchmetrics objects by the names that results.json uses; evaluate updates them batch by batch."""
+        raise NotImplementedError
+
+
+@dataclass
+class Strategy:
+    """How labels change a network: which numbers move, when, how fast; or a head solved in closed form."""
+
+    solves: ClassVar[bool] = False  # the head comes from `solve`, and nothing is trained by gradient
+
+    def phases(self, encoder: nn.Module) -> list[tuple[float, Rates]]:
+        """[(share of the steps, rates of the encoder's parameters)]; shares sum to 1; the head always moves."""
+        raise NotImplementedError
+
+    def solve(self, f_BD: Tensor, y_B: Tensor, spec: Spec, seed: int) -> nn.Module:
+        """A head fitted to convergence on frozen features."""
+        raise NotImplementedError
+
+    def head(self, shapes: dict[str, torch.Size], spec: Spec) -> nn.Module:
+        """The empty head that saved weights of these shapes fit."""
+        raise NotImplementedError

@@ -1,0 +1,155 @@
+"""Images as batches, and batch t as a function of t: computable without batches 0..t-1, so resuming is starting at t.
+
+Images that fit are uint8 tensors on the device, gathered and scaled there; others are decoded by a DataLoader's workers
+in the same order. Either way a batch holds the same numbers.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import tee
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sft_exp.core import Spec, Tensors, stream
+
+
+@dataclass(eq=False)
+class Images:
+    """Some images of one size, in memory (`x` is a tensor) or on disk (`x` decodes one)."""
+
+    x: Tensor | Callable[[int], Tensor]  # uint8 [N, C, H, W], or row -> uint8 [C, H, W]; or features, float [N, D]
+    y: Tensor  # int64 [N]; -1 where nothing is annotated
+    ids: list[str]  # one name an image, unique within the data set
+    groups: list[str] | None = None  # patient, writer, video: never split
+    workers: int = 0  # processes that decode; 0 = this one
+    rows: Tensor | None = None  # positions in `x` of the N images; None = all, in order
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def at(self, rows: Tensor) -> "Images":
+        """The images at these rows, without copying any."""
+        base = rows if self.rows is None else self.rows[rows]
+        groups = None if self.groups is None else [self.groups[r] for r in rows.tolist()]
+        return Images(self.x, self.y[rows], [self.ids[r] for r in rows.tolist()], groups, self.workers, base)
+
+    def to(self, device: torch.device) -> "Images":
+        x = self.x.to(device) if isinstance(self.x, Tensor) else self.x
+        return Images(x, self.y, self.ids, self.groups, self.workers, self.rows)
+
+    def batches(self, rows: Iterable[Tensor], device: torch.device) -> Iterator[Tensors]:
+        """One {"x": float [B, C, H, W] in [0, 1], "y": [B], "row": [B]} for each tensor of rows, in that order."""
+        asked, loaded = tee(rows)
+        for r, raw_BCHW in zip(asked, self._raw(loaded), strict=True):
+            x_BCHW = raw_BCHW.to(device, non_blocking=True)
+            yield {
+                "x": x_BCHW.float().div_(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,
+                "y": self.y[r].to(device, non_blocking=True),
+                "row": r,
+            }
+
+    def _raw(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
+        wanted = (r if self.rows is None else self.rows[r] for r in rows)
+        if isinstance(self.x, Tensor):
+            yield from (self.x[r.to(self.x.device)] for r in wanted)
+        else:
+            order = (r.tolist() for r in wanted)
+            yield from torch.utils.data.DataLoader(
+                _Decoded(self.x),
+                batch_sampler=order,
+                num_workers=self.workers,
+                generator=stream("workers"),
+            )
+
+    def raw(self, row: int) -> Tensor:
+        """One image as it is held, uint8 [C, H, W]."""
+        r = row if self.rows is None else int(self.rows[row])
+        return self.x[r] if isinstance(self.x, Tensor) else self.x(r)
+
+    def floats(self, rows: Tensor, device: torch.device) -> Tensor:
+        """These images as one tensor, float [N, C, H, W] in [0, 1]."""
+        parts = [b["x"] for b in self.batches(rows.split(1024), device)]
+        return torch.cat(parts)
+
+
+class _Decoded(torch.utils.data.Dataset):
+    def __init__(self, decode: Callable[[int], Tensor]):
+        self.decode = decode
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.decode(row)
+
+
+@dataclass(eq=False)
+class Corpus:
+    """A data set as its module reads it, before any split of ours."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images  # with labels; how many of them may be used is the experiment's affair
+    test: Images | None = None  # None: folds of `train` serve as test
+    extra: Images | None = None  # without labels, for pretraining only
+    image: tuple[int, int, int] = (0, 0, 0)  # C, H, W
+    report: dict = field(default_factory=dict)  # what was found on disk: sizes, broken files, duplicates
+    fingerprint: str = ""  # SHA-256 of the content of all splits
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.image, self.classes)
+
+
+def rows_of_step(n: int, size: int, step: int, *name: int | str) -> Tensor:
+    """Rows of batch `step` of an endless shuffled walk over n rows; all n, in order, if `size` is as large."""
+    if size >= n:
+        return torch.arange(n)
+    epoch, i = divmod(step, n // size)
+    return order(n, *name, epoch)[i * size : (i + 1) * size]
+
+
+@lru_cache(maxsize=8)
+def order(n: int, *name: int | str) -> Tensor:
+    return torch.randperm(n, generator=stream(*name, "order"))
+
+
+def decode(path: Path, image: tuple[int, int, int]) -> Tensor:
+    """An image file as uint8 [C, H, W]: cropped at the centre to the wanted proportions, then resized."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    channels, height, width = image
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
+        pixels = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels.copy()).reshape(height, width, channels).permute(2, 0, 1)
+
+
+@dataclass
+class Dataset:
+    """Where images and labels come from."""
+
+    unhashed: ClassVar[tuple[str, ...]] = (
+        "root",
+        "download",
+        "workers",
+    )  # fields that cannot change a result: the content is hashed
+
+    def load(self) -> Corpus:
+        """Reads everything once; DataError names the file and what would be right."""
+        raise NotImplementedError
+
+
+def fingerprint(*splits: Images | None) -> str:
+    """SHA-256 of the pixels and labels of splits in memory."""
+    digest = hashlib.sha256()
+    for images in splits:
+        if images is not None:
+            x: Tensor = images.x  # type: ignore[assignment]
+            digest.update(repr(tuple(x.shape)).encode())
+            digest.update(x.contiguous().numpy().data)
+            digest.update(images.y.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,27 @@
+"""1,797 handwritten digits of 8x8 pixels that come with scikit-learn (UCI, Alpaydin & Kaynak 1998): no download.
+
+The file lists writer after writer, so training and test images are blocks of file order; a random split would put the
+same writers on both sides and be several points optimistic.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from sft_exp.data import Corpus, Dataset, Images, fingerprint
+
+
+@dataclass
+class Digits(Dataset):
+    test: int = 500  # images at the end of the file that are tested on
+
+    def load(self):
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        x = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8).unsqueeze(1)
+        y = torch.from_numpy(bunch.target).long()
+        ids, first = [f"{n:04d}" for n in range(len(y))], len(y) - self.test
+        train, test = Images(x[:first], y[:first], ids[:first]), Images(x[first:], y[first:], ids[first:])
+        names = tuple(str(c) for c in bunch.target_names)
+        return Corpus("digits", names, train, test, image=(1, 8, 8), fingerprint=fingerprint(train, test))

@@ -1,0 +1,59 @@
+"""A small convolutional network: 3x3 convolutions that halve the image, then a linear code. Fast on a CPU."""
+
+from dataclasses import dataclass, field
+from math import ceil
+
+from torch import nn
+
+from sft_exp.core import Backbone, Encoder
+from sft_exp.errors import require
+
+
+@dataclass
+class Conv(Encoder):
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])  # one convolution of stride 2 each
+    code: int = 128  # width of the linear layer on top
+
+    def __post_init__(self):
+        require(bool(self.channels) and min(self.channels) > 0, "channels", self.channels, "a list of widths above 0")
+        require(self.code > 0, "code", self.code, "above 0")
+
+    def build(self, image):
+        smallest = 2 ** (len(self.channels) - 1) + 1  # the last convolution must still see more than one pixel
+        require(
+            min(image[1:]) >= smallest,
+            "channels",
+            self.channels,
+            f"shorter for images of {image[1]}x{image[2]}: {len(self.channels)} halvings want {smallest} pixels or more",
+        )
+        return ConvNet(image, list(self.channels), self.code)
+
+
+class ConvNet(Backbone):
+    """Maps `conv1`, `conv2`, ...: [B, D, H, W], each after BatchNorm and ReLU; then `code`: [B, D]."""
+
+    def __init__(self, image: tuple[int, int, int], channels: list[int], code: int):
+        super().__init__()
+        self.channels, self.sizes, self.width = [image[0], *channels], [image[1:]], code
+        for _ in channels:
+            self.sizes.append((ceil(self.sizes[-1][0] / 2), ceil(self.sizes[-1][1] / 2)))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in zip(self.channels, channels, strict=False)
+        )
+        self.code = nn.Sequential(nn.Flatten(), nn.Linear(channels[-1] * self.sizes[-1][0] * self.sizes[-1][1], code), nn.ReLU())
+
+    def maps(self, x_BCHW):
+        for n, block in enumerate(self.blocks, start=1):
+            x_BCHW = block(x_BCHW)
+            yield f"conv{n}", x_BCHW
+        yield "code", self.code(x_BCHW)
+
+    def mirror(self, width):
+        (h, w), deepest = self.sizes[-1], self.channels[-1]
+        layers: list[nn.Module] = [nn.Linear(width, deepest * h * w), nn.ReLU(), nn.Unflatten(1, (deepest, h, w))]
+        for n in range(len(self.channels) - 1, 0, -1):
+            layers += [nn.Upsample(self.sizes[n - 1]), nn.Conv2d(self.channels[n], self.channels[n - 1], 3, padding=1)]
+            if n > 1:
+                layers += [nn.BatchNorm2d(self.channels[n - 1]), nn.ReLU()]
+        return nn.Sequential(*layers)

@@ -1,0 +1,23 @@
+"""No network: the pixels themselves, as the floor that any learned feature must beat."""
+
+from dataclasses import dataclass
+from math import prod
+
+from sft_exp.core import Backbone, Encoder
+
+
+@dataclass
+class Pixels(Encoder):
+    def build(self, image):
+        return Identity(prod(image))
+
+
+class Identity(Backbone):
+    """One map `pixels`: [B, C*H*W]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def maps(self, x_BCHW):
+        yield "pixels", x_BCHW.flatten(1)

@@ -1,0 +1,53 @@
+"""Failures that reach the user in their own terms. The class names the exit code."""
+
+
+class Failure(Exception):
+    """Something the user can act on: shown as one message, without a traceback."""
+
+    code = 1
+
+
+class ConfigError(Failure):
+    """A value that cannot be: `ConfigError("beta", -1, "0 or more")`; the caller that knows the group adds it in front."""
+
+    code = 2
+
+    def __init__(self, key: str, value: object, valid: str):
+        super().__init__(key, value, valid)
+        self.key, self.value, self.valid = key, value, valid
+
+    def under(self, group: str) -> "ConfigError":
+        return ConfigError(f"{group}.{self.key}" if self.key else group, self.value, self.valid)
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}: {self.valid}"
+
+
+class DataError(Failure):
+    """The user's files or labels: missing, broken, or fewer than asked for."""
+
+    code = 3
+
+
+class NonFiniteError(Failure):
+    """A loss that is not a number, found before the update that would have spread it."""
+
+    code = 4
+
+
+class StorageError(Failure):
+    """The disk or the store: full, unwritable, or damaged beyond what can be rebuilt."""
+
+    code = 5
+
+
+class Interrupted(Failure):
+    """Asked to stop; the same command continues from the last checkpoint."""
+
+    code = 75
+
+
+def require(ok: bool, key: str, value: object, valid: str) -> None:
+    """Refuse a field's value: for the `__post_init__` of parts, e.g. `require(beta >= 0, "beta", beta, "0 or more")`."""
+    if not ok:
+        raise ConfigError(key, value, f"must be {valid}")

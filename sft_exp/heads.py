@@ -1,0 +1,39 @@
+"""Heads fitted on stored features: closed problems, solved to convergence."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fit_linear(head: nn.Linear, f_ND: Tensor, y_N: Tensor, ridge: float) -> None:
+    """Multinomial logistic regression with `ridge` times the squared weights, by L-BFGS from zero, in place."""
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(f_ND), y_N) + ridge * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    optimizer.zero_grad(set_to_none=True)
+
+
+def grid_fit(model, grid: dict[str, list], f_ND: Tensor, y_N: Tensor, seed: int, rows: int):
+    """A scikit-learn classifier fitted on the first `rows` rows of a shuffle, its settings chosen by stratified folds among them.
+
+    Where a class has a single example nothing can be held out, and the middle of the grid is taken.
+    """
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    kept = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed))[:rows]
+    x, y = f_ND.cpu()[kept].numpy(), y_N.cpu()[kept].numpy()
+    folds = min(5, int(torch.bincount(y_N.cpu()[kept])[y].min()))
+    if folds < 2:
+        return clone(model).set_params(**{k: v[len(v) // 2] for k, v in grid.items()}).fit(x, y)
+    split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+    return GridSearchCV(model, grid, cv=split).fit(x, y).best_estimator_

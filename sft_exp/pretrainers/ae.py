@@ -1,0 +1,32 @@
+"""Autoencoder: predict the image from its code. Hinton & Salakhutdinov, Science 313 (2006).
+
+Loss: ||x - g(f(x))||^2, or the cross-entropy of Bernoulli pixels. Kept: the encoder's code, or a map before it.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sft_exp.core import Pretrainer
+from sft_exp.losses import Reconstruction
+
+
+@dataclass
+class AE(Pretrainer):
+    reconstruction: str = "bernoulli"  # bernoulli, squared (half the sum over pixels), mean_squared
+    output: str = "sigmoid"  # what ends the decoder: linear, relu or sigmoid
+
+    def __post_init__(self):
+        self.match = Reconstruction(self.reconstruction, self.output)
+
+    def networks(self, encoder, spec):
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+
+    def draw(self, batch, rng, progress):
+        return (batch["pool"]["x"],)
+
+    def loss(self, nets, x_BCHW):
+        return self.match.error(nets["decoder"](nets["encoder"](x_BCHW)), x_BCHW), {}
+
+    def show(self, nets, x_BCHW, rng):
+        return {"input": x_BCHW, "reconstruction": self.match.picture(nets["decoder"](nets["encoder"](x_BCHW)))}

@@ -1,0 +1,44 @@
+"""Denoising autoencoder: predict the clean image from a corrupted one. Vincent et al., JMLR 11 (2010), section 4.
+
+Loss: the reconstruction error between x and g(f(x~)). Kept: the encoder's code.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sft_exp.core import Pretrainer
+from sft_exp.errors import require
+from sft_exp.losses import Reconstruction
+
+
+@dataclass
+class DAE(Pretrainer):
+    corruption: str = "mask"  # mask (pixels set to 0) or gaussian (added)
+    amount: float = 0.5  # share of pixels masked, or standard deviation of the noise
+    reconstruction: str = "bernoulli"  # bernoulli, squared (half the sum over pixels), mean_squared
+    output: str = "sigmoid"  # what ends the decoder: linear, relu or sigmoid
+
+    def __post_init__(self):
+        self.match = Reconstruction(self.reconstruction, self.output)
+        require(self.corruption in ("mask", "gaussian"), "corruption", self.corruption, "mask or gaussian")
+        most = 1.0 if self.corruption == "mask" else float("inf")
+        require(0 <= self.amount < most, "amount", self.amount, "from 0 to below 1 for mask, 0 or more for gaussian")
+
+    def networks(self, encoder, spec):
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+
+    def draw(self, batch, rng, progress):
+        x_BCHW = batch["pool"]["x"]
+        noise = torch.rand if self.corruption == "mask" else torch.randn
+        r_BCHW = noise(x_BCHW.shape, generator=rng, device=x_BCHW.device)
+        return x_BCHW, x_BCHW * (r_BCHW >= self.amount) if self.corruption == "mask" else x_BCHW + self.amount * r_BCHW
+
+    def loss(self, nets, x_BCHW, noisy_BCHW):
+        return self.match.error(nets["decoder"](nets["encoder"](noisy_BCHW)), x_BCHW), {}
+
+    def show(self, nets, x_BCHW, rng):
+        _, noisy_BCHW = self.draw({"pool": {"x": x_BCHW}}, rng, 1.0)
+        clean_BCHW = self.match.picture(nets["decoder"](nets["encoder"](noisy_BCHW)))
+        return {"input": x_BCHW, "corrupted": noisy_BCHW.clamp(0, 1), "reconstruction": clean_BCHW}

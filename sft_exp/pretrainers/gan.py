@@ -1,0 +1,62 @@
+"""Generative adversarial network, non-saturating. Goodfellow et al., arXiv:1406.2661, section 3.
+
+Discriminator: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)). The discriminator's trunk is the encoder; kept, as
+in DCGAN (Radford et al., arXiv:1511.06434, section 5.1), are all its maps. Adam with beta1 = 0.5 is DCGAN's choice.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sft_exp.core import Pretrainer
+from sft_exp.errors import require
+
+
+@dataclass
+class GAN(Pretrainer):
+    objectives: ClassVar[dict[str, tuple[str, int]]] = {
+        "discriminator_loss": ("discriminator", 1),
+        "generator_loss": ("generator", 1),
+    }
+    keeps: ClassVar[str] = "discriminator.encoder"
+    per_row: ClassVar[bool] = False  # BatchNorm in both networks
+
+    latent: int = 50  # Z
+
+    def __post_init__(self):
+        require(self.latent > 0, "latent", self.latent, "above 0")
+
+    def networks(self, encoder, spec):
+        return nn.ModuleDict(
+            {
+                "discriminator": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),
+                "generator": encoder.mirror(self.latent),
+            }
+        )
+
+    def draw(self, batch, rng, progress):
+        x_BCHW = batch["pool"]["x"]
+        return x_BCHW, torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+
+    def discriminator_loss(self, nets, x_BCHW, z_BZ):
+        real_B, fake_B = self.judge(nets, x_BCHW), self.judge(nets, self.generate(nets, z_BZ).detach())
+        loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
+        return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean()}
+
+    def generator_loss(self, nets, x_BCHW, z_BZ):
+        return F.softplus(-self.judge(nets, self.generate(nets, z_BZ))).mean(), {}
+
+    def judge(self, nets, x_BCHW):
+        """-> logit that the image is real [B]"""
+        discriminator = nets["discriminator"]
+        return discriminator["head"](discriminator["encoder"](x_BCHW)).squeeze(1)
+
+    def generate(self, nets, z_BZ):
+        return nets["generator"](z_BZ).sigmoid()
+
+    def show(self, nets, x_BCHW, rng):
+        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        return {"input": x_BCHW, "sample": self.generate(nets, z_BZ)}

@@ -1,0 +1,11 @@
+"""No pretraining: the fine-tuned model is the one from scratch."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sft_exp.core import Pretrainer
+
+
+@dataclass
+class Nothing(Pretrainer):
+    learns: ClassVar[str] = "nothing"

@@ -1,0 +1,80 @@
+"""What code a result depends on, as a hash: fixing `nets.py` must not silently reuse weights trained before the fix."""
+
+import ast
+import hashlib
+import importlib.util
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sft_exp.experiment import Target
+
+PACKAGE = __name__.partition(".")[0]
+# Modules that every part imports and whose behaviour the requests already state, or that cannot change a number.
+NEUTRAL = {
+    f"{PACKAGE}.{m}" for m in ("durable", "errors", "experiment", "provenance", "store", "track", "progress", "stages.context")
+}
+
+
+def digest(request: dict[str, Any], *modules: str) -> str:
+    """Hash of the source of `modules`, of the parts in the request, and of all modules of this project they import."""
+    roots = set(modules) | {type(v).__module__ for v in request.values() if is_dataclass(v) and not isinstance(v, Target)}
+    found: set[str] = set()
+    while roots:
+        found |= roots
+        roots = {m for name in roots for m in imported(name)} - found
+    text = "".join(meaning(name) for name in sorted(found - NEUTRAL))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """Modules of this project, or beside a user's plugin, that a module imports."""
+    top = module.partition(".")[0]
+    names = set()
+    for node in ast.walk(ast.parse(source(module))):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return frozenset(n for n in names if n.partition(".")[0] in (PACKAGE, top) and path(n))
+
+
+@cache
+def meaning(module: str) -> str:
+    """The module's code without comments, layout or docstrings: `ast.unparse` is the same on every Python version."""
+    tree = ast.parse(source(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def source(module: str) -> str:
+    file = path(module)
+    return file.read_text() if file else ""
+
+
+@cache
+def path(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def plain(value: Any) -> Any:
+    """A request as JSON. An input folder stands for itself by its name, which is a hash, so that a request's hash covers
+    everything upstream of it; fields a part calls `unhashed` are left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        unhashed = getattr(value, "unhashed", ())
+        return {"is": f"{type(value).__module__}.{type(value).__name__}"} | {
+            f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in unhashed
+        }
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.name if isinstance(value, Path) else value

@@ -1,0 +1,83 @@
+"""What a stage needs that cannot change its result: device, threads, who watches, and whether to stop."""
+
+import os
+import signal
+import threading
+from dataclasses import dataclass, field
+from types import FrameType
+
+import torch
+
+from sft_exp.data import Corpus, Dataset
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Hardware
+from sft_exp.provenance import plain
+from sft_exp.track import Run, Tracker
+
+_corpora: dict[str, Corpus] = {}  # data sets read by this process, by their configuration
+
+
+@dataclass
+class Context:
+    hardware: Hardware
+    device: torch.device
+    watcher: Run = field(default_factory=Run)  # mirrors metrics somewhere beside the disk
+    tracker: Tracker = field(default_factory=Tracker)
+
+    @classmethod
+    def on(cls, hardware: Hardware, tracker: Tracker) -> "Context":
+        """Claims the device and sets the process's threads."""
+        device = pick(hardware.device)
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        limit = int(os.environ.get("OMP_NUM_THREADS", threads))
+        torch.set_num_threads(min(threads, limit) if hardware.threads == "auto" else hardware.threads)
+        return cls(hardware, device, tracker=tracker)
+
+    def corpus(self, dataset: Dataset) -> Corpus:
+        return corpus(dataset, self.device)
+
+
+def corpus(dataset: Dataset, device: torch.device | None = None) -> Corpus:
+    """The data set, read once a process and moved to the device if its images are tensors."""
+    key = repr((plain(dataset), [getattr(dataset, f, None) for f in dataset.unhashed]))
+    if key not in _corpora:
+        _corpora[key] = dataset.load()
+    found = _corpora[key]
+    if device is not None:
+        for split in ("train", "test", "extra"):
+            if (images := getattr(found, split)) is not None and isinstance(images.x, torch.Tensor) and images.x.device != device:
+                setattr(found, split, images.to(device))
+    return found
+
+
+def pick(name: str) -> torch.device:
+    """The device of that name; `auto` takes cuda, then mps, then cpu. ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            "hardware.device", name, f"is not available here ({str(error).splitlines()[0]}); try auto or cpu"
+        ) from error
+    return device
+
+
+class Stop:
+    """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read at the end of each step; a second SIGINT leaves at once."""
+
+    asked = False
+
+    @classmethod
+    def listen(cls) -> None:
+        cls.asked = False
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+                signal.signal(getattr(signal, name), cls._hear)
+
+    @classmethod
+    def _hear(cls, number: int, frame: FrameType | None) -> None:
+        if cls.asked and number == signal.SIGINT:
+            os._exit(130)
+        cls.asked = True

@@ -1,0 +1,152 @@
+"""Encoder (pretrained, or as its seed starts it) + labels -> model: the supervised half of the line."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sft_exp import durable, splits
+from sft_exp.core import Strategy, seed_global, seed_of, stream
+from sft_exp.data import Images
+from sft_exp.errors import StorageError
+from sft_exp.stages import model as models
+from sft_exp.stages.context import Context
+from sft_exp.stages.fit import fit, forget
+from sft_exp.stages.model import Model
+from sft_exp.store import Request
+from sft_exp.train import Phases, Plan, optimizers_for
+
+BEST = "best.pt"  # while training: the weights that did best on the validation images
+SCALE_ROWS = 10_000  # pool images whose features set the scale
+LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
+
+
+def run(folder: Path, request: Request, ctx: Context) -> None:
+    """model.json, model.safetensors, labels.json, metrics.jsonl; with val=holdout or full also validation.json."""
+    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    labelled, val = hold_out(request, draw, ctx)
+    durable.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids if val else []})
+    model = learn(folder, request, ctx, labelled, draw.pool, val)
+    if val:
+        scores, _ = models.measure(model, val, ctx.device)
+        durable.write_json(folder / "validation.json", scores)
+    models.save(folder, model, request)
+    forget(folder)
+    durable.remove(folder / BEST)
+
+
+def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images, Images | None]:
+    """(training images, images the epoch is chosen on): a fold of the labels, or with val=full others' labels."""
+    if request["val"] == "holdout":
+        known, held = splits.fold(draw.labelled, ctx.corpus(request["dataset"]).classes, 0)
+        return draw.labelled.at(known), draw.labelled.at(held)
+    if request["val"] == "full":
+        return draw.labelled, splits.outside(ctx.corpus(request["dataset"]), draw)
+    return draw.labelled, None
+
+
+def learn(
+    folder: Path,
+    request: Request,
+    ctx: Context,
+    labelled: Images,
+    pool: Images,
+    val: Images | None = None,
+    fold: int | str = "all",
+) -> Model:
+    """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there."""
+    task, strategy, spec = request["task"], request["strategy"], ctx.corpus(request["dataset"]).spec
+    name = (request["seed"], "finetune", request["draw"], fold)
+    model = Model(task, start(request, ctx), spec)
+    nets, encoder = model.nets, model.nets["encoder"]
+    f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
+    if strategy.solves:
+        nets["head"] = strategy.solve(f_ND, y_N, spec, seed_of(*name)).to(ctx.device)
+        return model
+
+    some = torch.randperm(len(pool), generator=stream(request["seed"], "scale"))[:SCALE_ROWS]
+    with torch.no_grad():
+        task.prepare(nets, {"f": f_ND, "y": y_N, "pool": features(encoder, pool.at(some), ctx)})
+    phases = moving(strategy, nets, spec.image)
+    frozen = not any(name.startswith("encoder.") for _, rates in phases for name in rates)
+    if frozen:  # its features never change, so they are computed once
+        nets["encoder"], labelled = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
+        val = val and Images(features(encoder, val, ctx), val.y, val.ids)
+
+    plan = Plan(
+        request["steps"],
+        min(request["batch_size"], len(labelled)),
+        request["schedule"],
+        phases,
+        name,
+        request["piece"],
+        request["precision"],
+        ctx.hardware.compile,
+    )
+    optimizers = optimizers_for(task, nets, request["optim"], phases)
+    best = recall(folder / BEST, ctx)
+    for step in fit(
+        folder, task, nets.train(), optimizers, {"labelled": labelled}, plan, ctx, f"fine-tune draw {request['draw']}"
+    ):
+        if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
+            accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
+            nets.train()
+            if best is None or accuracy > best["accuracy"]:
+                best = {"accuracy": accuracy, "step": step.done, "nets": {k: v.clone() for k, v in nets.state_dict().items()}}
+                remember(folder / BEST, best)
+    if best:
+        nets.load_state_dict(best["nets"])
+    nets["encoder"] = encoder
+    return model
+
+
+def start(request: Request, ctx: Context) -> nn.ModuleDict:
+    """The task's networks as seed and draw start them, the encoder's numbers from the pretraining if there is one."""
+    spec = ctx.corpus(request["dataset"]).spec
+    seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
+    encoder = models.readout(request["encoder"], request["features"], spec)
+    nets = request["task"].networks(encoder, spec)
+    if request["start"]:
+        file = request["start"] / "encoder.safetensors"
+        try:
+            encoder.backbone.load_state_dict(models.weights(file))
+        except RuntimeError as error:
+            raise StorageError(f"{file}: {error}") from error
+    return nets.to(ctx.device)
+
+
+@torch.no_grad()
+def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
+    """What the encoder, at rest, makes of the images: [N, D]."""
+    encoder.eval()
+    rows = torch.arange(len(images)).split(models.BATCH)
+    return torch.cat([encoder(batch["x"]) for batch in images.batches(rows, ctx.device)])
+
+
+def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:
+    """The strategy's phases in the names of `nets`, with all that is not the encoder; maps past the features do not move."""
+    encoder: Any = nets["encoder"]
+    encoder.zero_grad(set_to_none=True)
+    encoder.eval()(torch.zeros(1, *image, device=next(nets.parameters()).device)).sum().backward() if list(
+        encoder.parameters()
+    ) else None
+    used = {name for name, p in encoder.backbone.named_parameters() if p.grad is not None}
+    encoder.zero_grad(set_to_none=True)
+    rest = {name: 1.0 for name, _ in nets.named_parameters() if not name.startswith("encoder.")}
+    return [
+        (share, {f"encoder.backbone.{n}": rate for n, rate in rates.items() if n in used} | rest)
+        for share, rates in strategy.phases(encoder.backbone)
+    ]
+
+
+def remember(path: Path, best: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(best, buffer)
+    durable.write(path, buffer.getvalue())
+
+
+def recall(path: Path, ctx: Context) -> dict | None:
+    """What a killed training had found best. If that lies after its last checkpoint, the same steps find it again."""
+    return torch.load(path, map_location=ctx.device, weights_only=True) if path.exists() else None

@@ -1,0 +1,92 @@
+"""A model in a folder: model.json says how to build it, model.safetensors holds its numbers. No pickle, no config files."""
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from sft_exp import durable
+from sft_exp.core import Encoder, Method, Spec, Strategy, Task, Tensors
+from sft_exp.data import Images
+from sft_exp.errors import StorageError
+from sft_exp.nets import Readout
+from sft_exp.provenance import plain
+
+BATCH = 1000  # images predicted at once
+PARTS = (Encoder, Method, Strategy)  # what model.json may name: hyperparameters, never code
+
+
+@dataclass
+class Model:
+    """A task's networks, ready to predict."""
+
+    task: Task
+    nets: nn.ModuleDict
+    spec: Spec
+
+    @torch.no_grad()
+    def predict(self, x_BCHW: Tensor) -> Tensor:
+        """The task's predictions for images in [0, 1] [B, C, H, W]."""
+        return self.task.predict(self.nets.eval(), x_BCHW)
+
+
+def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> Readout:
+    return Readout(encoder.build(spec.image), features["maps"], features["pool"], features["grid"], spec.image)
+
+
+def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
+    """`request` names the encoder, features, task and strategy."""
+    build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
+    durable.write_json(folder / "model.json", {**build, "image": model.spec.image, "classes": model.spec.classes})
+    durable.write(folder / "model.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}))
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Model:
+    """The model a fine-tuning left in `folder`; StorageError if its files do not fit together."""
+    about = json.loads((folder / "model.json").read_text())
+    spec = Spec(tuple(about["image"]), tuple(about["classes"]))
+    task, encoder, strategy = (rebuild(about[k]) for k in ("task", "encoder", "strategy"))
+    state = weights(folder / "model.safetensors")
+    nets = task.networks(readout(encoder, about["features"], spec), spec)
+    if strategy.solves:
+        nets["head"] = strategy.head({k.removeprefix("head."): v.shape for k, v in state.items() if k.startswith("head.")}, spec)
+    try:
+        nets.load_state_dict(state)
+    except RuntimeError as error:
+        raise StorageError(f"{folder}: {error}") from error
+    return Model(task, nets.to(device).eval(), spec)
+
+
+@torch.no_grad()
+def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[str, float], Tensor]:
+    """(scores, predictions of all images), batch by batch; a score that the task cannot give is left out."""
+    metrics: Any = model.task.metrics(model.spec).to(device)
+    predictions = []
+    for batch in images.batches(torch.arange(len(images)).split(BATCH), device):
+        predictions.append(model.predict(batch["x"]))
+        for metric in metrics.values():
+            metric.update(predictions[-1], batch["y"])
+    return {name: float(metric.compute()) for name, metric in metrics.items()}, torch.cat(predictions)
+
+
+def weights(path: Path) -> Tensors:
+    try:
+        return from_bytes(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+def rebuild(node: dict[str, Any]) -> Any:
+    """A part from its description; StorageError unless it is one of ours by kind."""
+    module, _, name = node["is"].rpartition(".")
+    kind = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, PARTS)):
+        raise StorageError(f"{node['is']} is no encoder, task, pretrainer or strategy")
+    return kind(**{k: v for k, v in node.items() if k != "is"})

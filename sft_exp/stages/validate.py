@@ -1,0 +1,35 @@
+"""How well these settings do inside the label budget: K folds of the labels, each held out once (val=cv)."""
+
+from pathlib import Path
+
+import torch
+
+from sft_exp import durable, splits
+from sft_exp.data import Images
+from sft_exp.stages import model as models
+from sft_exp.stages.context import Context
+from sft_exp.stages.finetune import learn
+from sft_exp.stages.fit import forget
+from sft_exp.store import Request
+
+
+def run(folder: Path, request: Request, ctx: Context) -> None:
+    """scores.json: each score, averaged over the held-out images of all folds."""
+    corpus = ctx.corpus(request["dataset"])
+    draw = splits.make(corpus, request["labels"], request["draw"])
+    totals: dict[str, float] = {}
+    for k in range(count(draw.labelled, request["folds"])):
+        work = durable.folder(folder / f"fold-{k}")
+        known, held = splits.fold(draw.labelled, corpus.classes, k, request["folds"])
+        model = learn(work, request, ctx, draw.labelled.at(known), draw.pool, fold=k)
+        scores, _ = models.measure(model, draw.labelled.at(held), ctx.device)
+        for name, value in scores.items():
+            totals[name] = totals.get(name, 0.0) + value * len(held) / len(draw.labelled)
+        forget(work)
+    durable.write_json(folder / "scores.json", totals)
+
+
+def count(labelled: Images, folds: int) -> int:
+    """Folds that these labels allow; 0 where a class has a single one and nothing can be held out."""
+    fewest = len(set(labelled.groups)) if labelled.groups else int(torch.unique(labelled.y, return_counts=True)[1].min())
+    return min(folds, fewest) if fewest > 1 else 0

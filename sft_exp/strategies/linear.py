@@ -1,0 +1,11 @@
+"""Freeze the encoder and train the head: a linear probe. The features are computed once."""
+
+from dataclasses import dataclass
+
+from sft_exp.core import Strategy
+
+
+@dataclass
+class Linear(Strategy):
+    def phases(self, encoder):
+        return [(1.0, {})]

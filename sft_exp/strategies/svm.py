@@ -1,0 +1,84 @@
+"""RBF kernel SVM on frozen features, fitted to convergence (scikit-learn), C and gamma chosen by folds inside the labels."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sft_exp.core import Strategy
+from sft_exp.heads import grid_fit
+
+
+@dataclass
+class Svm(Strategy):
+    solves: ClassVar[bool] = True
+
+    c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
+    gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])  # times 1 / (D * variance of the features)
+    rows: int = 10_000  # labelled images it is fitted on at most
+
+    def phases(self, encoder):
+        return [(1.0, {})]
+
+    def solve(self, f_BD, y_B, spec, seed):
+        from sklearn.svm import SVC
+
+        scale = 1 / (f_BD.shape[1] * max(f_BD.var().item(), 1e-12))
+        grid = {"C": list(self.c), "gamma": [g * scale for g in self.gamma]}
+        fit = grid_fit(SVC(), grid, f_BD, y_B, seed, self.rows)
+        classes = torch.from_numpy(fit.classes_)
+        head = KernelMachine(len(fit.support_), f_BD.shape[1], len(classes), len(spec.classes))
+        head.support_SD.copy_(torch.from_numpy(fit.support_vectors_))
+        head.dual_KS.copy_(torch.from_numpy(fit.dual_coef_))
+        head.bias_P.copy_(torch.from_numpy(fit.intercept_) * (-1 if len(classes) == 2 else 1))
+        head.start_K.copy_(torch.cat([torch.zeros(1), torch.from_numpy(fit.n_support_).cumsum(0)]))
+        head.gamma.fill_(fit.gamma)
+        head.classes_K.copy_(classes)
+        return head
+
+    def head(self, shapes, spec):
+        return KernelMachine(shapes["support_SD"][0], shapes["support_SD"][1], shapes["classes_K"][0], len(spec.classes))
+
+
+class KernelMachine(nn.Module):
+    """One-against-one votes of an RBF-SVM: features [B, D] -> scores [B, Y], the largest for the class predicted.
+
+    S support vectors in the order of their classes, K classes seen, P = K (K - 1) / 2 pairs. The score is scikit-learn's
+    (`decision_function_shape="ovr"`): votes, plus the margins squeezed into +-1/3 to break ties.
+    """
+
+    support_SD: Tensor
+    dual_KS: Tensor
+    bias_P: Tensor
+    start_K: Tensor
+    gamma: Tensor
+    classes_K: Tensor
+
+    def __init__(self, support: int, width: int, seen: int, classes: int):
+        super().__init__()
+        self.classes = classes
+        self.register_buffer("support_SD", torch.zeros(support, width))
+        self.register_buffer("dual_KS", torch.zeros(seen - 1, support, dtype=torch.float64))
+        self.register_buffer("bias_P", torch.zeros(seen * (seen - 1) // 2, dtype=torch.float64))
+        self.register_buffer("start_K", torch.zeros(seen + 1, dtype=torch.long))
+        self.register_buffer("gamma", torch.zeros(()))
+        self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
+
+    def forward(self, f_BD: Tensor) -> Tensor:
+        k_BS = (-self.gamma * torch.cdist(f_BD, self.support_SD).square()).exp().double()
+        seen, start = len(self.classes_K), self.start_K.tolist()
+        votes, margins = (torch.zeros(len(f_BD), seen, dtype=torch.float64, device=f_BD.device) for _ in range(2))
+        pair = 0
+        for i in range(seen):
+            for j in range(i + 1, seen):
+                a, b = slice(start[i], start[i + 1]), slice(start[j], start[j + 1])
+                d_B = k_BS[:, a] @ self.dual_KS[j - 1, a] + k_BS[:, b] @ self.dual_KS[i, b] + self.bias_P[pair]
+                votes[:, i] += d_B > 0
+                votes[:, j] += d_B <= 0
+                margins[:, i] += d_B
+                margins[:, j] -= d_B
+                pair += 1
+        scores = torch.full((len(f_BD), self.classes), -1e4, dtype=torch.float64, device=f_BD.device)
+        scores[:, self.classes_K] = votes + margins / (3 * (margins.abs() + 1))
+        return scores.float()

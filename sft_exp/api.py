@@ -8,9 +8,8 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from sft_exp import config
+from sft_exp import config, pipeline, session
 from sft_exp.core import Backbone
 from sft_exp.errors import DataError
 from sft_exp.stages import model
@@ -22,20 +21,22 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
 
     Raises ConfigError, DataError, NonFiniteError, StorageError or Interrupted instead of exiting.
     """
+    values, choices = compose(overrides or [])
+    name = f"{choices['pretrainer']}-{choices['optim']}-{choices['dataset']}"
+    stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
+    where = Path(folder) if folder else Path("outputs/runs") / name / stamp
+    command = ["python", "-m", "sft_exp", *(overrides or [])]
+    return session.work(pipeline.prepare(config.experiment(values, choices)), where, values, command)
+
+
+def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(resolved config, option taken in each group) that these overrides stand for."""
     config.register()
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=overrides or [], return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    made = config.experiment(cfg, choices)
-    from sft_exp import pipeline, session
-
-    name = f"{choices['pretrainer']}-{choices['optim']}-{choices['dataset']}"
-    stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
-    where = Path(folder) if folder else Path("outputs/runs") / name / stamp
-    plain = {k: v for k, v in OmegaConf.to_container(cfg, resolve=False).items() if k != "hydra"}  # type: ignore[union-attr]
-    return session.work(pipeline.prepare(made), where, plain)
+        cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    return config.plain(cfg), config.choices(cfg)
 
 
 def load_model(path: str | Path) -> Model:

@@ -12,6 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,49 +24,69 @@ if TYPE_CHECKING:
 
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
-_codes: list[int] = []  # how each job of this process ended
+_codes: list[int] = []  # how this process's single run ended
+
+config.register()  # at import, so that a launcher's own processes can compose too
 
 
 def main() -> None:
-    config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
     sys.exit(max(_codes, default=0))
 
 
-def task(cfg: DictConfig) -> float | None:
-    """One job. Returns the validation accuracy for sweepers; failures become exit codes, not exceptions."""
-    from sft_exp.session import work
+def task(cfg: DictConfig) -> float:
+    """One job. Returns the validation accuracy, for sweepers; failures become exit codes, not exceptions."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from sft_exp import sweeps
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
+        return sweeps.run(cfg)
+    from sft_exp import report, session
+
     with reported(leave=False) as ended:
-        job = _prepared.pop() if _prepared else prepare(cfg, HydraConfig.get())
-        result = work(job, folder, OmegaConf.to_container(cfg, resolve=True))
+        job, folder = _prepared.pop(), Path(HydraConfig.get().runtime.output_dir)
+        result = session.work(job, folder, config.plain(cfg), ["python", "-m", "sft_exp", *sys.argv[1:]])
+        report.show(job, result, folder)
         return result["val"].get("accuracy", result["test"]["accuracy"])
     _codes.append(ended[0])
     return float("nan")
 
 
 class Line(Callback):
-    """Checks before anything is on disk."""
+    """What happens around Hydra's jobs: everything is checked before anything is on disk, and a sweep ends with its table."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with reported():
             job = prepare(config, config.hydra)
             if job.experiment.plan:
-                from sft_exp.report import plan
-
-                plan([job])
-                raise SystemExit(0)
+                planned([job])
             _prepared.append(job)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        from sft_exp import sweeps
+
+        with reported():
+            sweeps.begin(config)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from sft_exp import sweeps
+
+        with reported():
+            sys.exit(sweeps.finish(config))
 
 
 def prepare(cfg: DictConfig, hydra_node: Any) -> "Job":
-    made = config.experiment(cfg, dict(hydra_node.runtime.choices))
     from sft_exp import pipeline
 
-    return pipeline.prepare(made)
+    return pipeline.prepare(config.experiment(config.plain(cfg), config.choices(cfg, hydra_node)))
+
+
+def planned(jobs: list["Job"]) -> None:
+    from sft_exp import report
+
+    report.plan(jobs)
+    sys.exit(0)
 
 
 @contextmanager
@@ -119,7 +140,10 @@ def suggestions(overrides: list[str]) -> list[str]:
     if not GlobalHydra.instance().is_initialized():
         hydra.initialize_config_dir(str(config.CONF), version_base="1.3")
     sound = [f"{g}={v}" for g, v in groups.items() if v in config.options(g)]
-    known = [*config.GROUPS, *dotted(OmegaConf.to_container(compose("config", overrides=sound), resolve=False))]
+    try:
+        known = [*config.GROUPS, *dotted(OmegaConf.to_container(compose("config", overrides=sound), resolve=False))]
+    except (HydraException, OmegaConfBaseException):  # what is wrong is in a YAML, and has been said
+        return found
     for key, _, value in given:
         if key not in known and not key.startswith("hydra") and "@" not in key and (close := get_close_matches(key, known, n=1)):
             found.append(f"{key}={value}: did you mean {close[0]}={value}?")

@@ -5,6 +5,7 @@ plugin breaks only itself.
 """
 
 import ast
+import time
 import uuid
 from dataclasses import MISSING, field, make_dataclass
 from dataclasses import fields as fields_of
@@ -42,6 +43,13 @@ KINDS = {  # group -> the class its parts derive from
 }
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
 
+_sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]  # of sweeps whose jobs are not known beforehand
+
+
+def name_sweep(name: str) -> None:
+    """Name the sweep's folder, before anything resolves it; Hydra hands resolved values on to the launchers' processes."""
+    _sweep_name[0] = name
+
 
 def register() -> None:
     """Tell Hydra of the root's schema, every part's, and our resolvers. Cheap: reads source, imports no part."""
@@ -54,6 +62,7 @@ def register() -> None:
             if file.stem != "__init__":
                 store.store(group=f"schema/{group}", name=file.stem, node=node(file, f"sft_exp.{folder}.{file.stem}"))
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("options_help", options_help, replace=True)
 
 
@@ -98,10 +107,21 @@ def default(tree: ast.expr | None) -> Any:
     return field(default=ast.literal_eval(tree))
 
 
-def experiment(cfg: DictConfig, choices: dict[str, str] | None = None) -> Experiment:
-    """The composed config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Our part of a composed config, resolved, as plain data."""
     ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])  # type: ignore[misc]
-    values: dict[str, Any] = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
+    """The option taken in each of our groups."""
+    taken = (cfg.hydra if hydra_node is None else hydra_node).runtime.choices
+    return {group: str(taken[group]) for group in GROUPS if taken.get(group)}
+
+
+def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
+    """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
+    values = dict(config)
     known = [f.name for f in fields_of(Experiment)]
     for key in values:
         if key not in known:
@@ -115,7 +135,7 @@ def experiment(cfg: DictConfig, choices: dict[str, str] | None = None) -> Experi
             values[key] = made(**values[key])
         except ConfigError as error:
             raise error.under(key) from error
-    values["choices"] = {k: v for k, v in (choices or {}).items() if k in known and v}
+    values["choices"] = choices
     return Experiment(**values)
 
 

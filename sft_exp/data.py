@@ -5,17 +5,21 @@ in the same order. Either way a batch holds the same numbers.
 """
 
 import hashlib
+import io
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import tee
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sft_exp.core import Spec, Tensors, stream
+from sft_exp.errors import DataError
 
 
 @dataclass(eq=False)
@@ -59,12 +63,17 @@ class Images:
             yield from (self.x[r.to(self.x.device)] for r in wanted)
         else:
             order = (r.tolist() for r in wanted)
-            yield from torch.utils.data.DataLoader(
+            for found in torch.utils.data.DataLoader(
                 _Decoded(self.x),
                 batch_sampler=order,
                 num_workers=self.workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_deaf,
                 generator=stream("workers"),
-            )
+            ):
+                if isinstance(found, DataError):
+                    raise found
+                yield found
 
     def raw(self, row: int) -> Tensor:
         """One image as it is held, uint8 [C, H, W]."""
@@ -81,8 +90,22 @@ class _Decoded(torch.utils.data.Dataset):
     def __init__(self, decode: Callable[[int], Tensor]):
         self.decode = decode
 
-    def __getitem__(self, row: int) -> Tensor:
-        return self.decode(row)
+    def __getitems__(self, rows: list[int]) -> Tensor | DataError:
+        """A batch, or what is wrong with a file: raised in a worker, it would arrive wrapped in the worker's traceback."""
+        try:
+            return torch.stack([self.decode(r) for r in rows])
+        except DataError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _deaf(worker: int) -> None:
+    """Signals reach whole process groups: the workers must outlive them until the trainer has finished its step and saved."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @dataclass(eq=False)
@@ -116,16 +139,59 @@ def order(n: int, *name: int | str) -> Tensor:
     return torch.randperm(n, generator=stream(*name, "order"))
 
 
-def decode(path: Path, image: tuple[int, int, int]) -> Tensor:
-    """An image file as uint8 [C, H, W]: cropped at the centre to the wanted proportions, then resized."""
+def decode(content: bytes, image: tuple[int, int, int]) -> Tensor:
+    """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized.
+
+    DataError says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
+    """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = image
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-        pixels = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels.copy()).reshape(height, width, channels).permute(2, 0, 1)
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            if file.width * file.height > (most := Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise DataError(f"has {file.width} x {file.height} pixels, more than Pillow's limit of {most:,}")
+            file.draft(None, (2 * max(height, width),) * 2)  # a large JPEG is decoded at a fraction of its size: 10 times faster
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 and not scale
+                picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+            elif picture.mode == "F":
+                raise DataError("holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel")
+            picture = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
+            return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError("is no image that Pillow reads" if content else "is empty") from error
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        raise DataError(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file in a folder and its subfolders, told by its name, in the order of their paths; hidden ones are left out."""
+    found = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if visible(f)]
+        found += [Path(here, name) for name in names if visible(name) and image_name(name)]
+    return sorted(found, key=Path.as_posix)
+
+
+def visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in _suffixes()
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    from PIL import Image
+
+    outside = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, but leaves decoding to another program
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in outside)
 
 
 @dataclass

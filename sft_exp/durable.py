@@ -103,6 +103,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def copy(path: Path, to: Path) -> None:
+    """A folder's files, over what `to` holds."""
+    shutil.copytree(path, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def move(path: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     path.rename(to)

@@ -1,8 +1,11 @@
-"""Heads fitted on stored features: closed problems, solved to convergence."""
+"""Heads fitted on frozen features: closed problems, solved to convergence."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SEARCH_ROWS = 2_000  # labelled rows on which settings are chosen
 
 
 def fit_linear(head: nn.Linear, f_ND: Tensor, y_N: Tensor, ridge: float) -> None:
@@ -23,7 +26,8 @@ def fit_linear(head: nn.Linear, f_ND: Tensor, y_N: Tensor, ridge: float) -> None
 
 
 def grid_fit(model, grid: dict[str, list], f_ND: Tensor, y_N: Tensor, seed: int, rows: int):
-    """A scikit-learn classifier fitted on the first `rows` rows of a shuffle, its settings chosen by stratified folds among them.
+    """A scikit-learn classifier fitted on the first `rows` rows of a shuffle, its settings chosen by stratified folds of
+    the first `SEARCH_ROWS` of these.
 
     Where a class has a single example nothing can be held out, and the middle of the grid is taken.
     """
@@ -32,8 +36,11 @@ def grid_fit(model, grid: dict[str, list], f_ND: Tensor, y_N: Tensor, seed: int,
 
     kept = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed))[:rows]
     x, y = f_ND.cpu()[kept].numpy(), y_N.cpu()[kept].numpy()
-    folds = min(5, int(torch.bincount(y_N.cpu()[kept])[y].min()))
+    few_x, few_y = x[:SEARCH_ROWS], y[:SEARCH_ROWS]
+    folds = min(5, int(np.unique(few_y, return_counts=True)[1].min()))
     if folds < 2:
-        return clone(model).set_params(**{k: v[len(v) // 2] for k, v in grid.items()}).fit(x, y)
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-    return GridSearchCV(model, grid, cv=split).fit(x, y).best_estimator_
+        best = {name: values[len(values) // 2] for name, values in grid.items()}
+    else:
+        split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+        best = GridSearchCV(model, grid, cv=split, refit=False).fit(few_x, few_y).best_params_
+    return clone(model).set_params(**best).fit(x, y)

@@ -1,215 +1,43 @@
-"""The whole line, for a list of experiments at once: describe -> pretrain -> fine-tune -> validate -> evaluate.
-
-A request names its inputs by folder and folders are named by hash, so every request of every stage is known before
-anything runs: the plan, the checks and the run read the same list.
-"""
+"""The whole line of one job: describe -> pretrain -> fine-tune -> validate -> evaluate, and what came of it."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
-
 from sft_exp import splits
-from sft_exp.data import Corpus
-from sft_exp.encoders.pixels import Pixels
-from sft_exp.encoders.projection import Projection
-from sft_exp.errors import ConfigError
-from sft_exp.experiment import Experiment
-from sft_exp.pretrainers.pca import PCA
+from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
 from sft_exp.progress import bar
-from sft_exp.provenance import digest, plain
 from sft_exp.splits import Labels
-from sft_exp.stages import describe, evaluate, finetune, model, pretrain, validate
-from sft_exp.stages.context import Context, corpus, pick
+from sft_exp.stages.context import Context
 from sft_exp.store import Request, Result, Stage, Store
-from sft_exp.strategies.linear import Linear
-from sft_exp.strategies.logistic import Logistic
-from sft_exp.strategies.svm import Svm
-from sft_exp.train import build_optimizer
 from sft_exp.verdict import Verdict, judge
 
-MAIN, SCRATCH = "pretrained", "scratch"
-CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
-FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
-    "data": describe.run,
-    "pretrain": pretrain.run,
-    "finetune": finetune.run,
-    "validate": validate.run,
-    "evaluate": evaluate.run,
-}
-FOLDS = 5  # of val=cv
+__all__ = ["Job", "names", "prepare", "run", "stage"]
 
 
-@dataclass
-class Job:
-    """An experiment with all its requests. `requests[stage]` in order; arms hold positions in them, one a draw."""
-
-    experiment: Experiment
-    corpus: Corpus
-    requests: dict[str, list[Request]] = field(default_factory=lambda: {name: [] for name in FUNCTIONS})
-    arms: dict[str, list[int]] = field(default_factory=dict)  # arm -> positions of its draws in requests["finetune"]
-    results: dict[str, list[Result]] = field(default_factory=dict)
+def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> dict[str, Any]:
+    """Everything of the job that is missing, once; then its results. What of `others` fits the same call comes along."""
+    store = Store(Path(job.experiment.store))
+    for name, requests in job.requests.items():
+        job.results[name] = run_stage(store, stage(name, ctx), requests, [r for o in others for r in o.requests[name]])
+    return results(job)
 
 
-def stage(name: str, ctx: Context | None = None) -> Stage:
-    """The stage of that name; without a context it can name folders, but not run."""
-    function = FUNCTIONS[name]
-
-    def run(folders: list[Path], requests: list[Request]) -> None:
-        assert ctx is not None
-        for folder, request in zip(folders, requests, strict=True):
-            function(folder, request, ctx)
-
-    return Stage(name, run, lambda request: {**plain(request), "code": digest(request, function.__module__)})
+def names(job: Job) -> list[str]:
+    """Every store folder the job uses."""
+    return [stage(name).folder_name(r) for name, requests in job.requests.items() for r in requests]
 
 
-def prepare(e: Experiment) -> Job:
-    """All requests of an experiment, with everything checked that can be before compute: ConfigError or DataError."""
-    pick(e.hardware.device)
-    data = corpus(e.dataset)
-    job, root = Job(e, data), Path(e.store)
-    parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    for key in ("optim", "pretrain_optim"):
-        try:
-            build_optimizer(getattr(e, key), [{"params": [parameter], "lr": 1.0}])
-        except ConfigError as error:
-            raise error.under(key) from error
-    try:
-        features = {"maps": e.features.maps or list(e.pretrainer.features), "pool": e.features.pool, "grid": e.features.grid}
-        readout = model.readout(e.encoder, features, data.spec)
-    except ConfigError as error:
-        raise error if error.key.startswith("features") else error.under("encoder") from error
-    features["maps"] = readout.names
-    labels = Labels.parse(e.labels, e.labels_total)
-    draws = [splits.make(data, labels, d) for d in range(e.draws)]
-    if e.val == "full":
-        splits.outside(data, draws[0])
-
-    describing: Request = {"dataset": e.dataset, "sha256": data.fingerprint}
-    job.requests["data"].append(describing)
-    shared: Request = {"dataset": e.dataset, "data": root / stage("data").folder_name(describing)}
-    starts = [pretraining(job, shared, fold) for fold in splits.pretrainings(data, e.draws)]
-    for arm in (MAIN, *(CONTROLS if e.controls else ())):
-        requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in range(e.draws)]
-        job.arms[arm] = [add(job, "finetune", r) for r in requests]
-        for r in requests:
-            add(
-                job, "evaluate", {**shared, "model": root / stage("finetune").folder_name(r), "labels": labels, "draw": r["draw"]}
-            )
-        if arm == MAIN and e.val == "cv":
-            for r, draw in zip(requests, draws, strict=True):
-                if validate.count(draw.labelled, FOLDS):
-                    add(job, "validate", {**r, "folds": FOLDS})
-    return job
-
-
-def add(job: Job, name: str, request: Request) -> int:
-    job.requests[name].append(request)
-    return len(job.requests[name]) - 1
-
-
-def pretraining(job: Job, shared: Request, fold: int | None) -> Path | None:
-    """Adds the request of the pretraining that this fold's draws start from; its folder-to-be, or None for pretrainer=none."""
-    e = job.experiment
-    if e.pretrainer.learns == "nothing":
-        return None
-    size = len(pretrain.pool_of(job.corpus, fold))
-    request: Request = {
-        **shared,
-        "method": e.pretrainer,
-        "encoder": e.encoder,
-        "fold": fold,
-        "seed": e.seed,
-        "optim": e.pretrain_optim,
-        "schedule": e.pretrain_schedule,
-        "steps": e.pretrain.total(size),
-        "batch_size": e.pretrain.size(size),
-        "piece": e.pretrain.piece,
-        "precision": e.hardware.precision,
-    }
-    return start_of(job, request if e.pretrainer.learns == "by gradient" else closed(request))
-
-
-def start_of(job: Job, request: Request) -> Path:
-    if request not in job.requests["pretrain"]:
-        add(job, "pretrain", request)
-    return Path(job.experiment.store) / stage("pretrain").folder_name(request)
-
-
-def closed(request: Request) -> Request:
-    """A request without what only gradient training reads, so that equal work has equal names."""
-    return {
-        **request,
-        "seed": 0,
-        "optim": None,
-        "schedule": None,
-        "steps": 0,
-        "batch_size": 0,
-        "piece": None,
-        "precision": "fp32",
-    }
-
-
-def finetuning(
-    job: Job, shared: Request, arm: str, features: dict, labels: Labels, draw: int, size: int, start: Path | None
-) -> Request:
-    """The request of one arm and draw. Arms differ from the main one in what their name says and in nothing else."""
-    e = job.experiment
-    request: Request = {
-        **shared,
-        "task": e.task,
-        "strategy": e.strategy,
-        "encoder": e.encoder,
-        "features": features,
-        "start": start,
-        "labels": labels,
-        "draw": draw,
-        "seed": e.seed,
-        "val": e.val if e.val in ("holdout", "full") else "none",
-        "optim": e.optim,
-        "schedule": e.schedule,
-        "steps": e.finetune.total(size),
-        "batch_size": e.finetune.size(size),
-        "piece": e.finetune.piece,
-        "precision": e.hardware.precision,
-    }
-    floor = {"features": {"maps": [-1], "pool": "avg", "grid": 1}, "val": "none"}
-    if arm == SCRATCH:
-        request |= {"start": None}
-    elif arm == "random_frozen":
-        request |= {"start": None, "strategy": Linear()}
-    elif arm == "raw_pixels":
-        request |= {"start": None, "encoder": Pixels(), "strategy": Logistic(), **floor}
-    elif arm == "raw_svm":
-        request |= {"start": None, "encoder": Pixels(), "strategy": Svm(), **floor}
-    elif arm == "pca_svm":
-        fold = splits.pretrainings(job.corpus, e.draws)[draw]
-        projection = Projection(min(50, job.corpus.image[0] * job.corpus.image[1] * job.corpus.image[2]))
-        fit = closed({**shared, "method": PCA(), "encoder": projection, "fold": fold})
-        request |= {"start": start_of(job, fit), "encoder": projection, "strategy": Svm(), **floor}
-    return closed(request) if request["strategy"].solves else request
-
-
-def run(jobs: list[Job], ctx: Context) -> list[dict[str, Any]]:
-    """Everything that is missing, once; then each job's results."""
-    store = Store(Path(jobs[0].experiment.store))
-    for name in FUNCTIONS:
-        requests = [r for job in jobs for r in job.requests[name]]
-        done = iter(run_stage(store, stage(name, ctx), requests))
-        for job in jobs:
-            job.results[name] = [next(done) for _ in job.requests[name]]
-    return [results(job) for job in jobs]
-
-
-def run_stage(store: Store, what: Stage, requests: list[Request]) -> list[Result]:
+def run_stage(store: Store, what: Stage, requests: list[Request], others: list[Request]) -> list[Result]:
     """`store.run` under one progress bar, if there is more than one thing to do."""
-    missing = {name for r in requests if not store.has(name := what.folder_name(r))}
+    missing = {name: r for r in requests if not store.has(name := what.folder_name(r))}
+    wanted = {what.alike(r) for r in missing.values()} - {None} if what.alike else set()
+    also = [r for r in others if what.alike and what.alike(r) in wanted]
     if len(missing) < 2:
-        return store.run(what, requests)
+        return store.run(what, [*requests, *also])[: len(requests)]
     count = 0
     with bar(what.name, len(missing)) as advance:
 
@@ -219,7 +47,7 @@ def run_stage(store: Store, what: Stage, requests: list[Request]) -> list[Result
             count += len(folders)
             advance(count, "")
 
-        return store.run(replace(what, run=counted), requests)
+        return store.run(replace(what, run=counted), [*requests, *also])[: len(requests)]
 
 
 def results(job: Job) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Encoder (pretrained, or as its seed starts it) + labels -> model: the supervised half of the line."""
 
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from sft_exp import durable, splits
 from sft_exp.core import Strategy, seed_global, seed_of, stream
 from sft_exp.data import Images
 from sft_exp.errors import StorageError
+from sft_exp.provenance import plain
 from sft_exp.stages import model as models
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget
 from sft_exp.stages.model import Model
+from sft_exp.stages.stacked import STACKABLE, stacked
 from sft_exp.store import Request
+from sft_exp.strategies.linear import Linear
 from sft_exp.train import Phases, Plan, optimizers_for
 
 BEST = "best.pt"  # while training: the weights that did best on the validation images
@@ -35,6 +40,33 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     models.save(folder, model, request)
     forget(folder)
     durable.remove(folder / BEST)
+
+
+def alike(request: Request) -> str | None:
+    """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
+    together. None for all others."""
+    optim = request["optim"]
+    if not isinstance(request["strategy"], Linear) or request["val"] != "none" or optim is None or optim.path not in STACKABLE:
+        return None
+    return json.dumps(plain({**request, "optim": replace(optim, options={**optim.options, "lr": None})}), sort_keys=True)
+
+
+def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> None:
+    """What `run` does for each, with one pass over the features for all. Starts over when killed: it takes seconds."""
+    request = requests[0]
+    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    model = Model(request["task"], start(request, ctx), ctx.corpus(request["dataset"]).spec)
+    f_ND, y_N = begin(model, request, draw.labelled, draw.pool, ctx)
+    with torch.no_grad():
+        f_ND = model.nets["scale"](f_ND)
+    plan, head = plan_of(request, draw.labelled, [(1.0, {})], ctx), model.nets["head"]
+    assert isinstance(head, nn.Linear)
+    heads = stacked(head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan)
+    for folder, request, (state, rows) in zip(folders, requests, heads, strict=True):
+        model.nets["head"].load_state_dict(state)
+        durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
+        durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        models.save(folder, model, request)
 
 
 def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images, Images | None]:
@@ -58,33 +90,23 @@ def learn(
 ) -> Model:
     """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there."""
     task, strategy, spec = request["task"], request["strategy"], ctx.corpus(request["dataset"]).spec
-    name = (request["seed"], "finetune", request["draw"], fold)
     model = Model(task, start(request, ctx), spec)
     nets, encoder = model.nets, model.nets["encoder"]
-    f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
     if strategy.solves:
-        nets["head"] = strategy.solve(f_ND, y_N, spec, seed_of(*name)).to(ctx.device)
+        f_ND = features(encoder, labelled, ctx)
+        nets["head"] = strategy.solve(f_ND, labelled.y.to(ctx.device), spec, seed_of("solve", request["draw"], fold)).to(
+            ctx.device
+        )
         return model
 
-    some = torch.randperm(len(pool), generator=stream(request["seed"], "scale"))[:SCALE_ROWS]
-    with torch.no_grad():
-        task.prepare(nets, {"f": f_ND, "y": y_N, "pool": features(encoder, pool.at(some), ctx)})
+    f_ND, _ = begin(model, request, labelled, pool, ctx)
     phases = moving(strategy, nets, spec.image)
     frozen = not any(name.startswith("encoder.") for _, rates in phases for name in rates)
     if frozen:  # its features never change, so they are computed once
         nets["encoder"], labelled = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
         val = val and Images(features(encoder, val, ctx), val.y, val.ids)
 
-    plan = Plan(
-        request["steps"],
-        min(request["batch_size"], len(labelled)),
-        request["schedule"],
-        phases,
-        name,
-        request["piece"],
-        request["precision"],
-        ctx.hardware.compile,
-    )
+    plan = plan_of(request, labelled, phases, ctx, fold)
     optimizers = optimizers_for(task, nets, request["optim"], phases)
     best = recall(folder / BEST, ctx)
     for step in fit(
@@ -100,6 +122,29 @@ def learn(
         nets.load_state_dict(best["nets"])
     nets["encoder"] = encoder
     return model
+
+
+def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> tuple[Tensor, Tensor]:
+    """Scale and start the head on frozen features; gives those of the labelled images [N, D] and their labels [N]."""
+    encoder, seed = model.nets["encoder"], request["seed"]
+    f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
+    some = torch.randperm(len(pool), generator=stream(seed, "scale"))[:SCALE_ROWS]
+    with torch.no_grad():
+        model.task.prepare(model.nets, {"f": f_ND, "y": y_N, "pool": features(encoder, pool.at(some), ctx)})
+    return f_ND, y_N
+
+
+def plan_of(request: Request, labelled: Images, phases: Phases, ctx: Context, fold: int | str = "all") -> Plan:
+    return Plan(
+        steps=request["steps"],
+        batch_size=min(request["batch_size"], len(labelled)),
+        schedule=request["schedule"],
+        phases=phases,
+        name=(request["seed"], "finetune", request["draw"], fold),
+        piece=request["piece"],
+        precision=request["precision"],
+        compile=ctx.hardware.compile,
+    )
 
 
 def start(request: Request, ctx: Context) -> nn.ModuleDict:

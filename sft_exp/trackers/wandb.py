@@ -27,9 +27,7 @@ class Wandb(Tracker):
     def open(self, kind, name, identity, config):
         mode = os.environ.get("WANDB_MODE", self.mode if self.mode != "auto" else "online" if has_key() else "offline")
         if self.mode == "auto" and mode == "offline":
-            tell(
-                "W&B: no key, so runs stay offline; after `wandb login`, this uploads them: wandb sync outputs/wandb/offline-run-*"
-            )
+            tell("W&B: no key, so runs stay offline; `wandb login` and `wandb sync outputs/wandb/offline-run-*` upload them")
         try:
             return self.start(kind, name, identity, config, mode)
         except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs

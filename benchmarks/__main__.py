@@ -1,0 +1,23 @@
+"""`make bench`: every measurement beside what it is compared with, in one run. Needs MNIST (SFT_EXP_DATA, or ../shared/data)."""
+
+import os
+import sys
+from pathlib import Path
+
+from benchmarks import heads, sweep, textbook
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
+    if not (data / "mnist").is_dir():
+        sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
+    wanted = sys.argv[1:] or ["textbook", "heads", "sweep"]
+    for name, part in (("textbook", textbook), ("heads", heads), ("sweep", sweep)):
+        if name in wanted:
+            print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")
+            part.main(data / "mnist")
+
+
+main()

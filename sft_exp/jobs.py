@@ -1,0 +1,194 @@
+"""Everything one experiment asks of the store, known before anything runs.
+
+A request names its inputs by folder and folders are named by hash, so the plan, the checks and the run read the same
+list. The controls are arms like the main one: fine-tuning requests that differ from it in what their name says and in
+nothing else, so equal ones are one folder whoever asks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import torch
+
+from sft_exp import splits
+from sft_exp.data import Corpus
+from sft_exp.encoders.pixels import Pixels
+from sft_exp.encoders.projection import Projection
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Experiment
+from sft_exp.pretrainers.pca import PCA
+from sft_exp.provenance import digest, plain
+from sft_exp.splits import Labels
+from sft_exp.stages import describe, evaluate, finetune, model, pretrain, validate
+from sft_exp.stages.context import Context, corpus, pick
+from sft_exp.store import Request, Result, Stage
+from sft_exp.strategies.linear import Linear
+from sft_exp.strategies.logistic import Logistic
+from sft_exp.strategies.svm import Svm
+from sft_exp.train import build_optimizer
+
+MAIN, SCRATCH = "pretrained", "scratch"
+CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
+FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
+    "data": describe.run,
+    "pretrain": pretrain.run,
+    "finetune": finetune.run,
+    "validate": validate.run,
+    "evaluate": evaluate.run,
+}
+FOLDS = 5  # of val=cv
+
+
+@dataclass
+class Job:
+    """An experiment with all its requests. `requests[stage]` in order; arms hold positions in them, one a draw."""
+
+    experiment: Experiment
+    corpus: Corpus
+    requests: dict[str, list[Request]] = field(default_factory=lambda: {name: [] for name in FUNCTIONS})
+    arms: dict[str, list[int]] = field(default_factory=dict)  # arm -> positions of its draws in requests["finetune"]
+    results: dict[str, list[Result]] = field(default_factory=dict)
+
+
+def stage(name: str, ctx: Context | None = None) -> Stage:
+    """The stage of that name; without a context it can name folders, but not run."""
+    function = FUNCTIONS[name]
+
+    def run(folders: list[Path], requests: list[Request]) -> None:
+        assert ctx is not None
+        if len(requests) > 1:
+            finetune.run_alike(folders, requests, ctx)
+        else:
+            function(folders[0], requests[0], ctx)
+
+    alike = finetune.alike if name == "finetune" else None
+    return Stage(name, run, lambda request: {**plain(request), "code": digest(request, function.__module__)}, alike)
+
+
+def prepare(e: Experiment) -> Job:
+    """All requests of an experiment, with everything checked that can be before compute: ConfigError or DataError."""
+    pick(e.hardware.device)
+    data = corpus(e.dataset)
+    job, root = Job(e, data), Path(e.store)
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    for key in ("optim", "pretrain_optim"):
+        try:
+            build_optimizer(getattr(e, key), [{"params": [parameter], "lr": 1.0}])
+        except ConfigError as error:
+            raise error.under(key) from error
+    try:
+        features = {"maps": e.features.maps or list(e.pretrainer.features), "pool": e.features.pool, "grid": e.features.grid}
+        readout = model.readout(e.encoder, features, data.spec)
+    except ConfigError as error:
+        raise error if error.key.startswith("features") else error.under("encoder") from error
+    features["maps"] = readout.names
+    labels = Labels.parse(e.labels, e.labels_total)
+    draws = [splits.make(data, labels, d) for d in range(e.draws)]
+    if e.val == "full":
+        splits.outside(data, draws[0])
+
+    describing: Request = {"dataset": e.dataset, "sha256": data.fingerprint}
+    job.requests["data"].append(describing)
+    shared: Request = {"dataset": e.dataset, "data": root / stage("data").folder_name(describing)}
+    starts = [pretraining(job, shared, fold) for fold in splits.pretrainings(data, e.draws)]
+    for arm in (MAIN, *(CONTROLS if e.controls else ())):
+        requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in range(e.draws)]
+        job.arms[arm] = [add(job, "finetune", r) for r in requests]
+        for r in requests:
+            add(
+                job, "evaluate", {**shared, "model": root / stage("finetune").folder_name(r), "labels": labels, "draw": r["draw"]}
+            )
+        if arm == MAIN and e.val == "cv":
+            for r, draw in zip(requests, draws, strict=True):
+                if validate.count(draw.labelled, FOLDS):
+                    add(job, "validate", {**r, "folds": FOLDS})
+    return job
+
+
+def add(job: Job, name: str, request: Request) -> int:
+    job.requests[name].append(request)
+    return len(job.requests[name]) - 1
+
+
+def pretraining(job: Job, shared: Request, fold: int | None) -> Path | None:
+    """Adds the request of the pretraining that this fold's draws start from; its folder-to-be, or None for pretrainer=none."""
+    e = job.experiment
+    if e.pretrainer.learns == "nothing":
+        return None
+    size = len(pretrain.pool_of(job.corpus, fold))
+    request: Request = {
+        **shared,
+        "method": e.pretrainer,
+        "encoder": e.encoder,
+        "fold": fold,
+        "seed": e.seed,
+        "optim": e.pretrain_optim,
+        "schedule": e.pretrain_schedule,
+        "steps": e.pretrain.total(size),
+        "batch_size": e.pretrain.size(size),
+        "piece": e.pretrain.piece,
+        "precision": e.hardware.precision,
+    }
+    return start_of(job, request if e.pretrainer.learns == "by gradient" else closed(request))
+
+
+def start_of(job: Job, request: Request) -> Path:
+    if request not in job.requests["pretrain"]:
+        add(job, "pretrain", request)
+    return Path(job.experiment.store) / stage("pretrain").folder_name(request)
+
+
+def closed(request: Request) -> Request:
+    """A request without what only gradient training reads, so that equal work has equal names."""
+    return {
+        **request,
+        "seed": 0,
+        "optim": None,
+        "schedule": None,
+        "steps": 0,
+        "batch_size": 0,
+        "piece": None,
+        "precision": "fp32",
+    }
+
+
+def finetuning(
+    job: Job, shared: Request, arm: str, features: dict, labels: Labels, draw: int, size: int, start: Path | None
+) -> Request:
+    """The request of one arm and draw. Arms differ from the main one in what their name says and in nothing else."""
+    e = job.experiment
+    request: Request = {
+        **shared,
+        "task": e.task,
+        "strategy": e.strategy,
+        "encoder": e.encoder,
+        "features": features,
+        "start": start,
+        "labels": labels,
+        "draw": draw,
+        "seed": e.seed,
+        "val": e.val if e.val in ("holdout", "full") else "none",
+        "optim": e.optim,
+        "schedule": e.schedule,
+        "steps": e.finetune.total(size),
+        "batch_size": e.finetune.size(size),
+        "piece": e.finetune.piece,
+        "precision": e.hardware.precision,
+    }
+    floor = {"features": {"maps": [-1], "pool": "avg", "grid": 1}, "val": "none"}
+    if arm == SCRATCH:
+        request |= {"start": None}
+    elif arm == "random_frozen":
+        request |= {"start": None, "strategy": Linear()}
+    elif arm == "raw_pixels":
+        request |= {"start": None, "encoder": Pixels(), "strategy": Logistic(), **floor}
+    elif arm == "raw_svm":
+        request |= {"start": None, "encoder": Pixels(), "strategy": Svm(), **floor}
+    elif arm == "pca_svm":
+        fold = splits.pretrainings(job.corpus, e.draws)[draw]
+        projection = Projection(min(50, prod(job.corpus.image)))
+        fit = closed({**shared, "method": PCA(), "encoder": projection, "fold": fold})
+        request |= {"start": start_of(job, fit), "encoder": projection, "strategy": Svm(), **floor}
+    return closed(request) if request["strategy"].solves else request

@@ -1,0 +1,57 @@
+"""Many heads on one set of frozen features, trained as one problem."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sft_exp.core import Tensors
+from sft_exp.data import rows_of_step
+from sft_exp.errors import NonFiniteError
+from sft_exp.experiment import Target
+from sft_exp.train import Plan, build_optimizer
+
+STACKABLE = tuple(
+    f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop")
+)  # whose step is the learning rate times a direction
+
+
+def stacked(
+    head: nn.Linear, f_ND: Tensor, y_N: Tensor, optim: Target, rates: list[float], plan: Plan
+) -> list[tuple[Tensors, list[dict[str, float]]]]:
+    """K linear heads that differ in the learning rate, trained as one: [(weights, rows of metrics)], one a rate.
+
+    One torch optimizer at learning rate 1 moves the stacked weights [K, Y, D]; each head then goes its own share of that
+    way: p <- p + lr_k * (step at 1), which is that optimizer at lr_k, to rounding, for rates up to 0.1.
+    """
+    k, rows = len(rates), []
+    lr_K = torch.tensor(rates, device=f_ND.device)
+    w_KYD = head.weight.detach().expand(k, -1, -1).clone()
+    b_KY = head.bias.detach().expand(k, -1).clone()
+    optimizer = build_optimizer(replace(optim, options={**optim.options, "lr": 1.0}), [{"params": [w_KYD, b_KY]}])
+    every = max(1, plan.steps // 200)
+    for step in range(plan.steps):
+        r_B = rows_of_step(len(y_N), plan.batch_size, step, *plan.name, "labelled").to(f_ND.device)
+        w, b = w_KYD.detach().requires_grad_(), b_KY.detach().requires_grad_()
+        logits_BKY = F.linear(f_ND[r_B], w.flatten(0, 1), b.flatten()).unflatten(1, (k, -1))
+        loss_BK = F.cross_entropy(logits_BKY.flatten(0, 1), y_N[r_B].repeat_interleave(k), reduction="none").unflatten(0, (-1, k))
+        loss_K = loss_BK.mean(0)
+        if not loss_K.isfinite().all():
+            raise NonFiniteError(f"loss of a head is not finite at step {step}: learning rates {rates}, losses {loss_K.tolist()}")
+        w_KYD.grad, b_KY.grad = torch.autograd.grad(loss_K.sum(), (w, b))
+        before = w_KYD.clone(), b_KY.clone()
+        optimizer.step()
+        share_K = lr_K * plan.schedule(step / plan.steps)
+        w_KYD.copy_(torch.lerp(before[0], w_KYD, share_K[:, None, None]))
+        b_KY.copy_(torch.lerp(before[1], b_KY, share_K[:, None]))
+        if (step + 1) % every == 0 or step + 1 == plan.steps:
+            accuracy_K = (logits_BKY.argmax(2) == y_N[r_B, None]).float().mean(0)
+            rows.append((step + 1, accuracy_K.tolist(), loss_K.tolist()))
+    return [
+        (
+            {"weight": w_KYD[i].clone(), "bias": b_KY[i].clone()},
+            [{"step": s, "accuracy": round(a[i], 6), "loss": round(v[i], 6)} for s, a, v in rows],
+        )
+        for i in range(k)
+    ]

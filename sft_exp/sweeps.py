@@ -1,0 +1,198 @@
+"""Multiruns on Hydra's own launchers: checked whole before job 0, run by a worker, finished by the same command again.
+
+Hydra composes each job and calls the task function, in this process or in a launcher's; the task function hands the
+resolved config to a worker subprocess, so a job can only lose itself. The sweep's folder is named by the hash of its
+resolved jobs, and jobs are composed from the copy of conf/ that lies in it, whatever happens to the YAML files meanwhile.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from sft_exp import config, durable
+from sft_exp.errors import Failure, Interrupted
+from sft_exp.progress import console
+
+JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
+Jobs = list[dict[str, Any]]
+_worker: "Worker | None" = None  # of this process
+
+
+class JobFailure(Failure):
+    def __init__(self, text: str, code: int):
+        super().__init__(text)
+        self.code = code
+
+
+class Worker:
+    """A subprocess that runs jobs, and what it said last."""
+
+    def __init__(self, threads: int | None):
+        ours, theirs = socket.socketpair()
+        threaded = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "sft_exp.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **threaded},
+        )
+        theirs.close()
+        self.line = ours.makefile("rw")
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The worker's answer; a worker that died answers with how."""
+        try:
+            self.line.write(json.dumps(message) + "\n")
+            self.line.flush()
+            if answer := self.line.readline():
+                return json.loads(answer)
+        except KeyboardInterrupt:
+            self.process.send_signal(signal.SIGTERM)
+            self.line.readline()
+            return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
+        except OSError:
+            pass  # it died while we wrote
+        code = self.process.wait()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
+        return {"code": code if code > 0 else 128 - code, "error": f"the worker was {how}" if code < 0 else f"the worker {how}"}
+
+
+def worker(threads: int | None = None) -> Worker:
+    """This process's worker; a new one if the last has died."""
+    global _worker
+    if _worker is None or _worker.process.poll() is not None:
+        _worker = Worker(threads)
+    return _worker
+
+
+def begin(cfg: DictConfig) -> None:
+    """Compose and check every job, give the sweep its folder and its own copy of conf/. ConfigError or DataError names the job.
+
+    Only Hydra's basic sweeper knows its jobs beforehand; other sweepers' jobs are checked one by one as they come.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
+    if cfg.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+        return
+    jobs = compose(cfg)
+    text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
+    config.name_sweep(f"{hashlib.sha256(text.encode()).hexdigest()[:10]}")
+    folder = Path(cfg.hydra.sweep.dir)
+    left = [(n, j) for n, j in enumerate(jobs) if not finished(folder / str(n), j)]
+    if len(left) < len(jobs):
+        console.print(f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}", highlight=False)
+    for n, job in left:
+        answer = worker(threads(cfg)).ask({"do": "check", "config": job["config"], "choices": job["choices"]})
+        if answer["code"]:
+            raise JobFailure(f"job {n} ({' '.join(job['overrides'])}): {answer['error']}", answer["code"])
+    durable.write_json(folder / JOBS, jobs)
+    snapshot(folder / "conf")
+
+
+def compose(cfg: DictConfig) -> Jobs:
+    """Every job of the sweep, resolved, in the order in which Hydra will run them."""
+    loader = GlobalHydra.instance().config_loader()
+    given = [f"{k}={v}" for k, v in (cfg.hydra.sweeper.params or {}).items()] + list(cfg.hydra.overrides.task)
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
+    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    jobs = []
+    for one in batch:
+        job = loader.load_sweep_config(cfg, list(one))
+        jobs.append({"overrides": list(one), "config": config.plain(job), "choices": config.choices(job)})
+    return jobs
+
+
+def snapshot(folder: Path) -> None:
+    """Compose from a copy from now on. (Rebuilding the loader is the one private call of Hydra's we make.)"""
+    loader: Any = GlobalHydra.instance().config_loader()
+    for n, entry in enumerate(loader.get_search_path().get_path()):
+        source = entry.path.removeprefix("file://")
+        if "://" not in source and Path(source).is_dir():
+            copy = (folder / str(n)).absolute()
+            durable.copy(Path(source), copy)
+            entry.path = f"file://{copy}"
+    type(loader).__init__(loader, loader.get_search_path())
+
+
+def run(cfg: DictConfig) -> float:
+    """One job, in the worker. Returns the validation accuracy (test is for reading, not for choosing), NaN if it failed."""
+    hydra = HydraConfig.get()
+    folder, started = Path(hydra.runtime.output_dir), time.perf_counter()
+    job = {"config": config.plain(cfg), "choices": config.choices(cfg, hydra)}
+    if finished(folder, job):
+        return value(json.loads((folder / "results.json").read_text()))
+    job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir).name)
+    siblings = str(Path(hydra.sweep.dir) / JOBS)
+    command = ["python", "-m", "sft_exp", *hydra.overrides.task]
+    answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), "siblings": siblings, "command": command})
+    what = " ".join(o for o in hydra.overrides.task)
+    if answer["code"]:
+        console.print(f"job {hydra.job.num} ({what}): failed, {answer['error'].splitlines()[0]}", highlight=False, markup=False)
+        if not ended(folder):
+            code = answer["code"]
+            durable.write_json(
+                folder / "status.json", {"state": "failed", "exit_code": code, "resumable": True, "error": answer["error"]}
+            )
+        if answer["code"] == Interrupted.code and answer["error"].startswith("interrupted"):
+            sys.exit(Interrupted.code)
+        return float("nan")
+    seconds = time.perf_counter() - started
+    val = "" if answer["val"] is None else f"validation {100 * answer['val']:.1f}, "
+    console.print(
+        f"job {hydra.job.num} ({what}): {val}test {100 * answer['test']:.1f} in {seconds:.0f} s", highlight=False, markup=False
+    )
+    return answer["test"] if answer["val"] is None else answer["val"]
+
+
+def finish(cfg: DictConfig) -> int:
+    """The table of the whole sweep; 6 if jobs failed, else 0."""
+    from sft_exp import compare
+
+    return 6 if compare.finish(Path(cfg.hydra.sweep.dir)) else 0
+
+
+def finished(folder: Path, job: dict[str, Any]) -> bool:
+    """Whether this very job is done: the same resolved config, whatever has happened to the store since."""
+    try:
+        done = json.loads((folder / "status.json").read_text())["state"] == "done"
+        result = json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError, KeyError):
+        return False
+    same = {**result["config"], "tracker": None} == {**job["config"], "tracker": None}
+    return done and same and result["choices"] == job["choices"]
+
+
+def ended(folder: Path) -> bool:
+    """Whether the job itself has said how it ended; a worker that was killed leaves `running` behind."""
+    try:
+        return json.loads((folder / "status.json").read_text())["state"] in ("failed", "interrupted", "done")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def value(result: dict[str, Any]) -> float:
+    return result["val"].get("accuracy", result["test"]["accuracy"])
+
+
+def grouped(tracker: dict[str, Any], name: str) -> dict[str, Any]:
+    """The sweep's runs belong together, unless the user grouped them otherwise."""
+    return {**tracker, "group": tracker["group"] or name} if "group" in tracker else tracker
+
+
+def threads(hydra: Any) -> int | None:
+    """CPU threads a worker may use where a launcher runs several at once; None: all."""
+    jobs = OmegaConf.select(hydra, "hydra.launcher.n_jobs") or OmegaConf.select(hydra, "launcher.n_jobs") or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parallel = cores if jobs < 0 else jobs
+    return max(1, cores // parallel) if parallel > 1 else None

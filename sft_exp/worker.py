@@ -1,0 +1,72 @@
+"""Runs a sweep's jobs one after the other, and pays imports, data and compiled code once.
+
+Reads one JSON message a line from the socket it is handed, answers each with one line, and ends with its parent. A job
+that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoever asked starts another worker.
+"""
+
+import ctypes
+import json
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from sft_exp import config
+from sft_exp.errors import Failure
+
+_jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
+
+
+def main() -> None:
+    die_with_parent()
+    with socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
+        for message in line:
+            line.write(json.dumps(answer(json.loads(message))) + "\n")
+            line.flush()
+
+
+def answer(message: dict[str, Any]) -> dict[str, Any]:
+    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it."""
+    from sft_exp import session
+
+    try:
+        job = prepared(message)
+        if message["do"] == "check":
+            return {"code": 0}
+        others = [prepared(s) for s in siblings(message)]
+        result = session.work(job, Path(message["folder"]), message["config"], message["command"], others)
+        return {"code": 0, "val": result["val"].get("accuracy"), "test": result["test"]["accuracy"]}
+    except Failure as error:
+        return {"code": error.code, "error": str(error)}
+    except Exception as error:  # noqa: BLE001 - any failure of a job is that job's alone
+        import traceback
+
+        traceback.print_exc()
+        return {"code": 1, "error": f"{type(error).__name__}: {error}"}
+
+
+def prepared(job: dict[str, Any]) -> Any:
+    from sft_exp import pipeline
+
+    key = json.dumps([job["config"], job["choices"]])
+    if key not in _jobs:
+        _jobs[key] = pipeline.prepare(config.experiment(job["config"], job["choices"]))
+    return _jobs[key]
+
+
+def siblings(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sweep's other jobs: heads of theirs may be trained together with this one's."""
+    file = Path(message["siblings"])
+    jobs = json.loads(file.read_text()) if file.exists() else []
+    return [job for job in jobs if job["choices"] != message["choices"] or job["config"] != message["config"]]
+
+
+def die_with_parent() -> None:
+    """On Linux, be asked to stop when the parent is killed: the checkpoint is written and the lock is free again."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

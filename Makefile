@@ -9,10 +9,10 @@ run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
 
 test: .venv/test          ## the tests, under 5 minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-full: .venv/test     ## with the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" --timeout 3600
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" --timeout 3600
 
 check: .venv/dev          ## format, lint, types
 	$(BIN)/ruff format --check .

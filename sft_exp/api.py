@@ -54,5 +54,9 @@ def stage_folder(path: Path, stage: str, file: str) -> Path:
     if (path / file).exists():
         return path
     if (path / "results.json").exists():
-        return Path(json.loads((path / "results.json").read_text())["stages"][stage]["folder"])
+        folder = Path(json.loads((path / "results.json").read_text())["stages"][stage]["folder"])
+        for start in (Path(), *path.resolve().parents):  # the run's folder is named from where the run was started
+            if (start / folder / file).exists():
+                return start / folder
+        raise DataError(f"{path}: what it trained should be in {folder}, and is not there")
     raise DataError(f"{path}: neither a run folder (results.json) nor a store folder ({file})")

@@ -26,6 +26,7 @@ TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
 _codes: list[int] = []  # how this process's single run ended
 
+sys.path.append(str(config.HERE / "plugins"))  # hydra_plugins is a namespace: ours is seen by this program alone
 config.register()  # at import, so that a launcher's own processes can compose too
 
 
@@ -46,8 +47,9 @@ def task(cfg: DictConfig) -> float:
 
     with reported(leave=False) as ended:
         job, folder = _prepared.pop(), Path(HydraConfig.get().runtime.output_dir)
-        result = session.work(job, folder, config.plain(cfg), ["python", "-m", "sft_exp", *sys.argv[1:]])
-        report.show(job, result, folder)
+        command = ["python", "-m", "sft_exp", *sys.argv[1:]]
+        result = session.work(job, folder, config.plain(cfg), command)
+        report.show(job, result, folder, command)
         return result["val"].get("accuracy", result["test"]["accuracy"])
     _codes.append(ended[0])
     return float("nan")

@@ -7,6 +7,7 @@ plugin breaks only itself.
 import ast
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import MISSING, field, make_dataclass
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
@@ -60,7 +61,8 @@ def register() -> None:
     for group, folder in FOLDERS.items():
         for file in sorted((HERE / folder).glob("*.py")):
             if file.stem != "__init__":
-                store.store(group=f"schema/{group}", name=file.stem, node=node(file, f"sft_exp.{folder}.{file.stem}"))
+                with suppress(SyntaxError):  # a broken part breaks itself alone, when it is asked for
+                    store.store(group=f"schema/{group}", name=file.stem, node=node(file, f"sft_exp.{folder}.{file.stem}"))
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("options_help", options_help, replace=True)
@@ -128,8 +130,8 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
             raise ConfigError(key, values[key], f"no such key{did_you_mean(key, known)}")
     for group, kind in KINDS.items():
         values[group] = part(values[group], group, kind)
-    for key in ("optim", "pretrain_optim"):
-        values[key] = target(values[key] or {}, key)
+    values["optim"] = target(values["optim"] or {}, "optim", ("auto", "search"))
+    values["pretrain_optim"] = target(values["pretrain_optim"] or {}, "pretrain_optim")
     for key, made in (("pretrain", Budget), ("finetune", Budget), ("features", Features), ("hardware", Hardware)):
         try:
             values[key] = made(**values[key])
@@ -146,7 +148,7 @@ def part(value: dict[str, Any] | None, group: str, kind: str) -> Any:
         raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
     try:
         found = locate(path)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{group}._target_", path, f"cannot be imported ({error})") from error
     if not (isinstance(found, type) and issubclass(found, locate(kind))):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")

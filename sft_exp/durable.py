@@ -1,116 +1,146 @@
 """The only code that writes, replaces or removes files of the store and of runs.
 
 A file appears whole or not at all: temporary file in the same folder, fsync, rename, fsync of the folder. A folder is
-published by one rename. No common weight format notices a flipped bit, so `seal` records a checksum for each file of a
-folder and `check` compares them.
+published by one rename. No common weight format notices a flipped bit, so finished folders are sealed with a checksum of
+each file, and checkpoints end with their own.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sft_exp.errors import StorageError
 
 SEAL = "done.json"
+HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
+
+
+@contextmanager
+def storage(path: Path, needed: int | None = None) -> Iterator[None]:
+    """What the file system refuses, in the user's terms."""
+    try:
+        yield
+    except OSError as error:
+        needs = "" if needed is None else f"{needed:,} bytes needed, "
+        raise StorageError(f"{path}: {error.strerror or error}; {needs}{free(path)} free") from error
 
 
 def write(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`, so that whoever reads, and whenever we are killed, it is the old file or the new."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: {error.strerror}; {len(data):,} bytes needed, {free(path)} free") from error
+    with storage(path, len(data)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
     write(path, json.dumps(value, indent=1) + "\n")
 
 
-def append(path: Path, lines: list[str]) -> None:
-    """Add lines to a record such as metrics.jsonl; a kill may tear the last one, which `cut` removes."""
-    try:
-        with path.open("a") as file:
-            file.writelines(line + "\n" for line in lines)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; {free(path)} free") from error
+def write_checked(path: Path, data: bytes) -> None:
+    """`write`, with a checksum behind the data that `read_checked` compares."""
+    write(path, data + hashlib.sha256(data).digest())
 
 
-def cut(path: Path, size: int) -> None:
-    """Take a record back to its first `size` bytes: what it held when the checkpoint was written."""
-    if path.exists() and path.stat().st_size > size:
-        os.truncate(path, size)
+def read_checked(path: Path) -> bytes:
+    """The data `write_checked` was given; StorageError if a single bit of it has changed."""
+    with storage(path):
+        content = path.read_bytes()
+    data, digest = content[:-32], content[-32:]
+    if hashlib.sha256(data).digest() != digest:
+        raise StorageError(f"{path}: damaged, its content does not fit its checksum")
+    return data
 
 
 def seal(folder: Path, facts: dict) -> None:
-    """Mark the folder's work as finished: `facts` and the SHA-256 of every file, written last."""
-    files = {str(p.relative_to(folder)): checksum(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name[0] != "."}
-    write_json(folder / SEAL, {**facts, "sha256": {name: digest for name, digest in files.items() if name != SEAL}})
+    """Mark the folder's work as finished: `facts` and the SHA-256 of every file, written when all else is on disk."""
+    with storage(folder):
+        for path in folder.rglob(HALF_DONE):
+            path.unlink()
+        paths = sorted(folder.rglob("*"))
+        for path in paths:
+            sync(path)
+        files = {str(p.relative_to(folder)): checksum(p) for p in paths if p.is_file() and p != folder / SEAL}
+    write_json(folder / SEAL, {**facts, "sha256": files})
 
 
 def check(folder: Path) -> list[str]:
     """What is wrong with a sealed folder, one line a file; empty if nothing is."""
     try:
-        expected = json.loads((folder / SEAL).read_text())["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        expected = json.loads((folder / SEAL).read_text())["sha256"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{folder / SEAL}: unreadable ({type(error).__name__})"]
-    return [
-        f"{folder / name}: {'changed' if (folder / name).is_file() else 'missing'}"
-        for name, digest in expected.items()
-        if not (folder / name).is_file() or checksum(folder / name) != digest
-    ]
+    faults = []
+    for name, digest in expected:
+        try:
+            if checksum(folder / name) != digest:
+                faults.append(f"{folder / name}: changed")
+        except OSError as error:
+            faults.append(f"{folder / name}: {error.strerror}")
+    return faults
 
 
 def publish(work: Path, final: Path) -> None:
-    """Give a finished folder its name. Whoever comes second to the same name drops its own: both hold the same result."""
-    for file in work.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    sync_folder(work)
-    try:
-        work.rename(final)
-    except OSError as error:
-        if not (final / SEAL).exists():
-            raise StorageError(f"{final}: {error.strerror}") from error
-        shutil.rmtree(work)
-    sync_folder(final.parent)
+    """Give a sealed folder its name. Whoever comes second to the same name drops its own: both hold the same result."""
+    with storage(final):
+        sync(work)
+        try:
+            work.rename(final)
+        except OSError:
+            if check(final):
+                raise
+            shutil.rmtree(work)
+        sync(final.parent)
 
 
 def folder(path: Path) -> Path:
-    try:
+    with storage(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
     return path
 
 
 def remove(path: Path) -> None:
+    """A file, link or folder, if it is there; what another process adds to the folder meanwhile stays."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with storage(path):
+            path.unlink(missing_ok=True)
+
+
+def prune(folder: Path) -> None:
+    """Remove a folder if it is empty."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def copy(path: Path, to: Path) -> None:
     """A folder's files, over what `to` holds."""
-    shutil.copytree(path, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    with storage(to):
+        shutil.copytree(path, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", HALF_DONE))
 
 
 def move(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(to)
+    with storage(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(to)
 
 
 def link(path: Path, to: Path) -> None:
@@ -120,7 +150,8 @@ def link(path: Path, to: Path) -> None:
         temporary.symlink_to(os.path.relpath(to, path.parent))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def checksum(path: Path) -> str:
@@ -128,10 +159,14 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_folder(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot for folders
+            raise
     finally:
         os.close(handle)
 

@@ -1,7 +1,7 @@
 """What one experiment is, as typed data: the root of the config and of every request to the store. Imports no torch."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sft_exp.errors import ConfigError, require
 
@@ -10,10 +10,16 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Target:
-    """A library's class and the options it is built with: a `_target_` node as plain data."""
+    """A library's class and the options it is built with: a `_target_` node as plain data.
+
+    An `lr` that is a folder is read from the `lr.json` which the stage of that folder writes.
+    """
+
+    unhashed: ClassVar[tuple[str, ...]] = ("hints",)
 
     path: str
     options: dict[str, Any]
+    hints: dict[str, Any] = field(default_factory=dict)  # ours: e.g. which learning rates a search tries
 
 
 @dataclass
@@ -24,6 +30,8 @@ class Budget:
     steps: int | None = None  # instead of epochs
     max_steps: int | None = None  # an end to what epochs ask for
     batch_size: Any = 64  # rows a step over all processes, or `all`
+    horizon: int | None = None  # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
+    after: int | None = None  # go on from the run of so many epochs (or steps) with this horizon, if it is in the store
     piece: int | None = None  # rows a backward pass, for batches too large for memory; null = the whole batch
 
     def __post_init__(self):
@@ -32,6 +40,15 @@ class Budget:
         require(self.max_steps is None or self.max_steps > 0, "max_steps", self.max_steps, "above 0, or null")
         ok = self.batch_size == "all" or (isinstance(self.batch_size, int) and self.batch_size > 0)
         require(ok, "batch_size", self.batch_size, "a whole number above 0, or `all`")
+        stop = self.epochs if self.steps is None else self.steps
+        require(
+            self.horizon is None or self.horizon >= stop,
+            "horizon",
+            self.horizon,
+            f"{stop} or more, where this run stops; or null",
+        )
+        ok = self.after is None or (self.horizon is not None and 0 < self.after < stop)
+        require(ok, "after", self.after, f"from 1 to below {stop}, with a horizon; or null")
         require(self.piece is None or self.piece > 0, "piece", self.piece, "above 0, or null")
 
     def size(self, n: int) -> int:
@@ -39,10 +56,21 @@ class Budget:
         return n if self.batch_size == "all" else min(int(self.batch_size), n)
 
     def total(self, n: int) -> int:
-        """Steps for a data set of n; what is left of an epoch that its batches do not fill is dropped."""
+        """Steps to take on a data set of n; what is left of an epoch that its batches do not fill is dropped."""
+        return self._steps(n, self.epochs if self.steps is None else self.steps)
+
+    def end(self, n: int) -> int:
+        """Steps after which schedules end."""
+        return self.total(n) if self.horizon is None else self._steps(n, self.horizon)
+
+    def before(self, n: int) -> int | None:
+        """Steps of the shorter run that this one goes on from."""
+        return None if self.after is None else self._steps(n, self.after)
+
+    def _steps(self, n: int, epochs_or_steps: int) -> int:
         if self.steps is not None:
-            return self.steps
-        wanted = self.epochs * (n // max(1, self.size(n)))
+            return epochs_or_steps
+        wanted = epochs_or_steps * (n // max(1, self.size(n)))
         return wanted if self.max_steps is None else min(wanted, self.max_steps)
 
 
@@ -112,6 +140,7 @@ class Experiment:
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
     controls: bool = True  # also run the controls
+    report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
     plan: bool = False  # print what would run, and run nothing
     store: str = "outputs/store"  # where stage folders live
     name: str = ""  # of the experiment, for titles
@@ -121,6 +150,7 @@ class Experiment:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(self.draws > 0, "draws", self.draws, "above 0")
         require(self.val in ("cv", "holdout", "none", "full"), "val", self.val, "cv, holdout, none or full")
+        require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         require(self.labels_total is None or self.labels_total > 0, "labels_total", self.labels_total, "above 0, or null")
         require(valid_labels(self.labels), "labels", self.labels, "a number above 0 (labels a class), a share such as 5%, or all")
 
@@ -136,13 +166,15 @@ def valid_labels(labels: Any) -> bool:
     return labels == "all" or (isinstance(labels, int) and labels > 0)
 
 
-def target(node: dict[str, Any], key: str) -> Target:
-    """A `_target_` node as data. `lr` is required, because sweeps range over it whatever the optimizer; `hints` and
-    `batch_size` are ours and not the library's."""
+def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Target:
+    """A `_target_` node as data. `lr` is required, because sweeps range over it whatever the optimizer: a number, or one
+    of `words`. `hints` and `batch_size` are ours and not the library's."""
     options = {k: v for k, v in node.items() if k not in ("_target_", "hints", "batch_size")}
-    lr = options.get("lr")
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < float("inf"):
-        raise ConfigError(f"{key}.lr", lr, "must be a number above 0")
+    lr, hints = options.get("lr"), node.get("hints") or {}
+    if lr not in words and (isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < float("inf")):
+        raise ConfigError(f"{key}.lr", lr, " or ".join(["must be a number above 0", *words]))
+    if lr == "search" and not hints.get("search", {}).get("lr"):
+        raise ConfigError(f"{key}.lr", lr, f"needs {key}.hints.search.lr, the rates to try, in the optimizer's YAML")
     if not isinstance(node.get("_target_"), str):
         raise ConfigError(f"{key}._target_", node.get("_target_"), "must name the optimizer's class, e.g. torch.optim.Adam")
-    return Target(node["_target_"], {**options, "lr": float(lr)})
+    return Target(node["_target_"], {**options, "lr": lr if lr in words else float(lr)}, hints)

@@ -6,7 +6,7 @@ nothing else, so equal ones are one folder whoever asks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Experiment
+from sft_exp.experiment import Budget, Experiment, Target
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.provenance import digest, plain
 from sft_exp.splits import Labels
-from sft_exp.stages import describe, evaluate, finetune, model, pretrain, validate
+from sft_exp.stages import choose, describe, evaluate, finetune, lr_find, model, pretrain, validate
 from sft_exp.stages.context import Context, corpus, pick
 from sft_exp.store import Request, Result, Stage
 from sft_exp.strategies.linear import Linear
@@ -34,6 +34,9 @@ CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
     "pretrain": pretrain.run,
+    "lr_find": lr_find.run,
+    "search": validate.run,
+    "choose": choose.run,
     "finetune": finetune.run,
     "validate": validate.run,
     "evaluate": evaluate.run,
@@ -75,7 +78,8 @@ def prepare(e: Experiment) -> Job:
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key in ("optim", "pretrain_optim"):
         try:
-            build_optimizer(getattr(e, key), [{"params": [parameter], "lr": 1.0}])
+            optim = getattr(e, key)
+            build_optimizer(replace(optim, options={**optim.options, "lr": 1e-3}), [{"params": [parameter]}])
         except ConfigError as error:
             raise error.under(key) from error
     try:
@@ -103,7 +107,7 @@ def prepare(e: Experiment) -> Job:
         if arm == MAIN and e.val == "cv":
             for r, draw in zip(requests, draws, strict=True):
                 if validate.count(draw.labelled, FOLDS):
-                    add(job, "validate", {**r, "folds": FOLDS})
+                    add(job, "validate", going_on(job, "validate", {**r, "folds": FOLDS}, e.finetune.before(len(draw.labelled))))
     return job
 
 
@@ -126,12 +130,27 @@ def pretraining(job: Job, shared: Request, fold: int | None) -> Path | None:
         "seed": e.seed,
         "optim": e.pretrain_optim,
         "schedule": e.pretrain_schedule,
-        "steps": e.pretrain.total(size),
+        **steps(e.pretrain, size),
         "batch_size": e.pretrain.size(size),
         "piece": e.pretrain.piece,
         "precision": e.hardware.precision,
     }
-    return start_of(job, request if e.pretrainer.learns == "by gradient" else closed(request))
+    if e.pretrainer.learns != "by gradient":
+        return start_of(job, closed(request))
+    return start_of(job, going_on(job, "pretrain", request, e.pretrain.before(size)))
+
+
+def steps(budget: Budget, n: int) -> Request:
+    """Where schedules end, and where one stops, for a data set of n."""
+    return {"steps": budget.end(n), "stop": budget.total(n), "_after": None}
+
+
+def going_on(job: Job, name: str, request: Request, before: int | None) -> Request:
+    """The request, with the folder of the same one that stopped after `before` steps: its checkpoint is where this starts,
+    if it is there; the result is the same to the bit."""
+    if before is None:
+        return request
+    return {**request, "_after": Path(job.experiment.store) / stage(name).folder_name({**request, "stop": before})}
 
 
 def start_of(job: Job, request: Request) -> Path:
@@ -148,6 +167,8 @@ def closed(request: Request) -> Request:
         "optim": None,
         "schedule": None,
         "steps": 0,
+        "stop": 0,
+        "_after": None,
         "batch_size": 0,
         "piece": None,
         "precision": "fp32",
@@ -172,7 +193,7 @@ def finetuning(
         "val": e.val if e.val in ("holdout", "full") else "none",
         "optim": e.optim,
         "schedule": e.schedule,
-        "steps": e.finetune.total(size),
+        **steps(e.finetune, size),
         "batch_size": e.finetune.size(size),
         "piece": e.finetune.piece,
         "precision": e.hardware.precision,
@@ -191,4 +212,32 @@ def finetuning(
         projection = Projection(min(50, prod(job.corpus.image)))
         fit = closed({**shared, "method": PCA(), "encoder": projection, "fold": fold})
         request |= {"start": start_of(job, fit), "encoder": projection, "strategy": Svm(), **floor}
-    return closed(request) if request["strategy"].solves else request
+    return (
+        closed(request)
+        if request["strategy"].solves
+        else going_on(job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size))
+    )
+
+
+def tuned(job: Job, request: Request) -> Target:
+    """The request's optimizer. With lr=auto or search its rate is what another stage finds for this very arm and draw,
+    inside its labels; every arm gets the same search."""
+    optim: Target = request["optim"]
+    rate = optim.options["lr"]
+    if isinstance(rate, float):
+        return optim
+    root = Path(job.experiment.store)
+    if rate == "auto":
+        name, finding = "lr_find", {**request, "optim": with_rate(optim, 1.0), "schedule": None}
+    else:
+        trials = [{**request, "optim": with_rate(optim, r), "folds": FOLDS} for r in optim.hints["search"]["lr"]]
+        for trial in trials:
+            add(job, "search", trial)
+        folders = [root / stage("search").folder_name(t) for t in trials]
+        name, finding = "choose", {"rates": [float(r) for r in optim.hints["search"]["lr"]], "trials": folders}
+    add(job, name, finding)
+    return with_rate(optim, root / stage(name).folder_name(finding))
+
+
+def with_rate(optim: Target, rate: float | Path) -> Target:
+    return replace(optim, options={**optim.options, "lr": rate})

@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from sft_exp import splits
+from sft_exp import curves, splits
 from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.splits import Labels
-from sft_exp.stages.context import Context
+from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
 from sft_exp.verdict import Verdict, judge
 
@@ -20,10 +20,18 @@ __all__ = ["Job", "names", "prepare", "run", "stage"]
 
 def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> dict[str, Any]:
     """Everything of the job that is missing, once; then its results. What of `others` fits the same call comes along."""
-    store = Store(Path(job.experiment.store))
+    store = Store(Path(job.experiment.store), lambda: Stop.asked)
+    ctx.mirrored = mirrored(job)
     for name, requests in job.requests.items():
         job.results[name] = run_stage(store, stage(name, ctx), requests, [r for o in others for r in o.requests[name]])
     return results(job)
+
+
+def mirrored(job: Job) -> dict[str, str]:
+    """The folders that a tracker shows as runs: the pretraining, and the main arm's first draw for all fine-tunings."""
+    main = job.requests["finetune"][job.arms[MAIN][0]]
+    start = {main["start"].name: "pretrain"} if main["start"] else {}
+    return {**start, stage("finetune").folder_name(main): "finetune"}
 
 
 def names(job: Job) -> list[str]:
@@ -66,8 +74,8 @@ def results(job: Job) -> dict[str, Any]:
         "controls": {arm: average(s) for arm, s in scores.items() if arm != MAIN},
         "verdict": asdict(verdict) if verdict else {},
         "stages": {
-            "pretrain": about(job.results["pretrain"][:1]) if job.requests["finetune"][main[0]]["start"] else {},
-            "finetune": about([job.results["finetune"][i] for i in main]),
+            "pretrain": about(started_from(job)),
+            "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not falling(job), **rates(job)},
             "evaluate": about([job.results["evaluate"][i] for i in main]),
         },
         "data": {
@@ -79,6 +87,16 @@ def results(job: Job) -> dict[str, Any]:
         },
         "draws": {arm: [s["accuracy"] for s in rows] for arm, rows in scores.items()},
     }
+
+
+def falling(job: Job) -> list[str]:
+    """Of the two arms that the verdict compares, those whose training loss had not stopped falling."""
+    return [arm for arm in (MAIN, SCRATCH) if arm in job.arms and not curves.converged(losses(job, arm))]
+
+
+def losses(job: Job, arm: str) -> list[list[float]]:
+    """The arm's training losses, a list for each draw."""
+    return [curves.column(curves.read(job.results["finetune"][i].folder), "loss")[1] for i in job.arms[arm]]
 
 
 def covers(job: Job) -> str:
@@ -120,8 +138,24 @@ def average(rows: list[dict[str, float]]) -> dict[str, float]:
     )
 
 
+def started_from(job: Job) -> list[Result]:
+    """The pretrainings of the main arm: one, or one a fold."""
+    starts = {job.requests["finetune"][i]["start"] for i in job.arms[MAIN]} - {None}
+    return [r for r in job.results["pretrain"] if r.folder in starts]
+
+
+def rates(job: Job) -> dict[str, Any]:
+    """With lr=auto or search: the learning rate found for each draw of the main arm, and whether one lies at the grid's edge."""
+    requests = [job.requests["finetune"][i] for i in job.arms[MAIN]]
+    folders = [r["optim"].options["lr"] for r in requests if r["optim"] and isinstance(r["optim"].options["lr"], Path)]
+    found = [json.loads((folder / "lr.json").read_text()) for folder in folders]
+    return {"lr": [f["lr"] for f in found], "lr_at_edge": any(f.get("edge", False) for f in found)} if found else {}
+
+
 def about(found: list[Result]) -> dict[str, Any]:
     """Of several folders (one a draw): the first, whether all were there, and their seconds together."""
+    if not found:
+        return {}
     return {
         "folder": str(found[0].folder),
         "cached": all(r.cached for r in found),

@@ -30,15 +30,28 @@ def digest(request: dict[str, Any], *modules: str) -> str:
 
 @cache
 def imported(module: str) -> frozenset[str]:
-    """Modules of this project, or beside a user's plugin, that a module imports."""
-    top = module.partition(".")[0]
+    """Modules of this project, or beside a user's plugin, that a module imports. `from package import module` means the
+    module and not the package, whose `__init__` leads to everything."""
+    file = path(module)
+    package = module if file and file.stem == "__init__" else module.rpartition(".")[0]
     names = set()
     for node in ast.walk(ast.parse(source(module))):
         if isinstance(node, ast.Import):
-            names |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-    return frozenset(n for n in names if n.partition(".")[0] in (PACKAGE, top) and path(n))
+            names |= {a.name for a in node.names if near(a.name, module)}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            if base and near(base, module):
+                whole = path(base)
+                holds = whole is None or whole.stem == "__init__"  # a package; looking into a module would run it
+                names |= {below if holds and path(below := f"{base}.{a.name}") else base for a in node.names}
+    return frozenset(n for n in names if path(n))
+
+
+def near(name: str, module: str) -> bool:
+    """Whether `name` is of this project, of the module's own package, or a file beside it. Looks without importing it."""
+    first, file = path(name.partition(".")[0]), path(module)
+    beside = first is not None and file is not None and first.parent == file.parent
+    return name.partition(".")[0] in (PACKAGE, module.partition(".")[0]) or beside
 
 
 @cache
@@ -67,14 +80,15 @@ def path(module: str) -> Path | None:
 
 def plain(value: Any) -> Any:
     """A request as JSON. An input folder stands for itself by its name, which is a hash, so that a request's hash covers
-    everything upstream of it; fields a part calls `unhashed` are left out."""
+    everything upstream of it; fields a part calls `unhashed`, and keys that begin with `_`, cannot change a result and are
+    left out."""
     if is_dataclass(value) and not isinstance(value, type):
         unhashed = getattr(value, "unhashed", ())
         return {"is": f"{type(value).__module__}.{type(value).__name__}"} | {
             f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in unhashed
         }
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items() if not str(k).startswith("_")}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value.name if isinstance(value, Path) else value

@@ -1,32 +1,236 @@
-"""What a person reads at the end: the table, the verdict, the pictures, one self-contained page."""
+"""What a person reads at the end: the table, the verdict, the pictures, one self-contained page. And before: the plan."""
 
+import json
+import platform
+import shlex
+from base64 import b64encode
+from collections.abc import Iterable
+from html import escape
 from pathlib import Path
+from statistics import median
+from string import Template
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp.pipeline import Job
+from sft_exp import advice, durable, pipeline, plots
+from sft_exp.jobs import FUNCTIONS, MAIN, SCRATCH, Job, stage
+from sft_exp.provenance import plain
+from sft_exp.splits import Labels
+from sft_exp.stages.context import pick
+from sft_exp.store import Request, Store
 
-COLUMNS = ("accuracy", "precision", "recall", "f1")
+COLUMNS = ("accuracy", "precision", "recall", "f1")  # of results.json
+HEADS = ("accuracy", "sd", "precision", "recall", "F1")  # precision, recall and F1 are macro averages
+MEANING = {
+    MAIN: "pretrained, then fine-tuned",
+    SCRATCH: "the same model, never pretrained",
+    "random_frozen": "its encoder as it starts, frozen, with a linear head",
+    "raw_pixels": "logistic regression on the pixels",
+    "raw_svm": "RBF-SVM on the pixels",
+    "pca_svm": "RBF-SVM on principal components of the pixels",
+}
+VALIDATION = {
+    "cv": "val=cv: folds of the labels, each held out once",
+    "holdout": "val=holdout: a fold of the labels chooses the epoch",
+    "none": "val=none: nothing is chosen",
+    "full": f"val=full: {advice.OUTSIDE}",
+}
+SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
+ALIKE = ("dataset", "method", "encoder", "task", "strategy")  # what two requests of a stage share if they take as long
+PAGE = Path(__file__).with_name("page.html")
 
 
-def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
-    """Pictures and report.html into the run folder."""
+def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
+    """On the terminal: the table, the verdict, what must be known beside it, what to run next, where it all is."""
+    screen = Console(highlight=False, markup=False)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    for head in HEADS:
+        table.add_column(head, justify="right")
+    for arm, cells in rows(result):
+        table.add_row(arm, *cells, style="bold" if arm == MAIN else None)
+    following, why = advice.next_command(job, result, command)
+    whole = not screen.is_terminal  # what reads a pipe looks for sentences; a command is never broken
+    screen.print(title(job), style="bold", soft_wrap=whole)
+    screen.print(table)
+    screen.print(footing(job), style="dim", soft_wrap=whole)
+    for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
+        screen.print(sentence, soft_wrap=whole)
+    screen.print(f"Next: {following}", soft_wrap=True)
+    screen.print(f"      ({why})", soft_wrap=whole)
+    screen.print(f"Results: {folder}", soft_wrap=True)
+
+
+def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> dict[str, Path]:
+    """Pictures and report.html into the run folder; the pictures' files by title."""
+    pictures = plots.draw(job, result)
+    files = {p.title: folder / f"{p.name}.png" for p in pictures}
+    for picture, file in zip(pictures, files.values(), strict=True):
+        durable.write(file, picture.png)
+    durable.write(folder / "report.html", page(title(job), body(job, result, command, pictures)))
+    return files
+
+
+def title(job: Job) -> str:
+    e = job.experiment
+    what = " ".join(f"{group}={e.choices[group]}" for group in ("pretrainer", "encoder", "strategy", "optim", "dataset"))
+    return f"{e.name}: {what}" if e.name else what
+
+
+def footing(job: Job) -> str:
+    """What the numbers of every table are."""
+    e = job.experiment
+    outside = f"\nval=full: {advice.OUTSIDE}" if e.val == "full" else ""
+    draws = f"mean over {e.draws} draws, sd of their accuracies" if e.draws > 1 else "one draw"
+    return f"Test, %, {draws}; macro precision, recall and F1{outside}"
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(arm, cells under HEADS)"""
+    found = []
+    for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
+        cells = [f"{100 * scores[name]:.1f}" for name in (COLUMNS[0], "accuracy_sd", *COLUMNS[1:])]
+        if len(result["draws"][arm]) == 1:
+            cells[1] = "-"
+        found.append((arm, cells))
+    return found
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page that needs no other file; `body` is HTML."""
+    return Template(PAGE.read_text()).substitute(title=escape(title), body=body)
+
+
+def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[plots.Picture]) -> str:
+    e, notes = job.experiment, advice.notes(job, result)
+    following, why = advice.next_command(job, result, command)
+    verdict = result["verdict"].get("text") or notes.pop(0)
+    data, outside = result["data"], f"; {advice.OUTSIDE}" if e.val == "full" else ""
+    facts = {
+        "Data": f"{job.corpus.name}: {data['train']:,} training images, {data['labelled']:,} of them labelled "
+        f"({Labels.parse(e.labels, e.labels_total)}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
+        "Manifest": f"{data['manifest']} (SHA-256 of the images and labels)",
+        "Protocol": f"{Labels.parse(e.labels, e.labels_total)}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
+        "Validation": f"{100 * result['val']['accuracy']:.1f} % on {data['val']:,} images{outside}" if result["val"] else "none",
+        "Stages": ", ".join(stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s),
+        "Command": f"<code>{escape(shlex.join(command))}</code>",
+        "Environment": environment(job),
+    }
+    return "\n".join(
+        [
+            f"<h1>{escape(title(job))}</h1>",
+            f'<p class="verdict">{escape(verdict)}</p>',
+            *(f"<p>{escape(note)}</p>" for note in notes),
+            html_table(job, result),
+            "<h2>Next</h2>",
+            f'<pre class="command">{escape(following)}</pre>',
+            f'<p class="soft">{escape(why)}</p>',
+            "<h2>Pictures</h2>",
+            '<div class="pictures">',
+            *map(html_picture, pictures),
+            "</div>",
+            "<h2>Facts</h2>",
+            "<dl>",
+            *(f"<dt>{k}</dt><dd>{v if k == 'Command' else escape(v)}</dd>" for k, v in facts.items()),
+            "</dl>",
+            "<h2>Config</h2>",
+            f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result['config'], indent=1))}</pre></details>",
+        ]
+    )
+
+
+def html_table(job: Job, result: dict[str, Any]) -> str:
+    heads = "".join(f'<th scope="col" class="number">{head}</th>' for head in HEADS)
+    main, lines = ' class="main"', []
+    for arm, cells in rows(result):
+        name = f'<th scope="row">{arm}<br><span class="soft">{MEANING.get(arm, "")}</span></th>'
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
+    caption = escape(footing(job)).replace("\n", "<br>")
+    head = f'<thead><tr><th scope="col">arm</th>{heads}</tr></thead>'
+    return f'<div class="wide"><table><caption>{caption}</caption>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def html_picture(picture: plots.Picture) -> str:
+    source = f"data:image/png;base64,{b64encode(picture.png).decode()}"
+    about = f"<figcaption><strong>{escape(picture.title)}.</strong> {escape(picture.caption)}</figcaption>"
+    return f'<figure><img src="{source}" alt="{escape(picture.title)}">{about}</figure>'
+
+
+def stage_facts(name: str, about: dict[str, Any]) -> str:
+    return f"{name} {about['seconds']:.1f} s{' (from the store)' if about['cached'] else ''}"
+
+
+def environment(job: Job) -> str:
+    """What wrote the page; stages from the store may have been computed elsewhere."""
+    import torch
+
+    device = pick(job.experiment.hardware.device)
+    return f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads, device {device}"
 
 
 def plan(jobs: list[Job]) -> None:
-    """What would run and what is there already."""
-
-
-def show(job: Job, result: dict[str, Any], folder: Path) -> None:
-    """The table and the verdict, on the terminal."""
-    table = Table()
-    for name in ("arm", *COLUMNS):
-        table.add_column(name)
-    for name, scores in [("pretrained", result["test"]), *result["controls"].items()]:
-        table.add_row(name, *(f"{100 * scores[k]:.1f}" for k in COLUMNS))
-    screen = Console()
+    """What would run, what is there already, and how long the rest took before. Runs nothing and writes nothing."""
+    store = Store(Path(jobs[0].experiment.store))
+    table = Table(box=SIMPLE_HEAD)
+    for head in ("stage", "requests", "cached", "to compute", "time"):
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    total: list[float | None] = []
+    for name in FUNCTIONS:
+        requests = {stage(name).folder_name(r): r for job in jobs for r in job.requests[name]}
+        if not requests:
+            continue
+        missing = [r for folder, r in requests.items() if not store.has(folder)]
+        past = finished(store, name) if missing else []
+        seconds = [expected(r, past, name in SCALED) for r in missing]
+        total += seconds
+        table.add_row(name, str(len(requests)), str(len(requests) - len(missing)), str(len(missing)), added(seconds))
+    table.add_section()
+    table.add_row("all", "", "", str(len(total)), added(total))
+    screen = Console(highlight=False, markup=False)
     screen.print(table)
-    screen.print(result["verdict"].get("text", ""))
-    screen.print(str(folder))
+    screen.print("Time: what finished stages like these took, scaled by their steps.", style="dim")
+    if any(job.experiment.val == "full" for job in jobs):
+        screen.print(f"val=full: {advice.OUTSIDE}", style="dim")
+
+
+def finished(store: Store, name: str) -> list[tuple[Any, float]]:
+    """(request as JSON, its seconds) of the stage's finished folders."""
+    found = []
+    for seal in store.root.glob(f"{name}-*/{durable.SEAL}"):
+        try:
+            request = json.loads((seal.parent / "request.json").read_text())
+            found.append((request, json.loads(seal.read_text())["seconds"]))
+        except (OSError, ValueError, KeyError):  # damaged or just being removed: no example, and no reason to stop
+            continue
+    return found
+
+
+def expected(request: Request, past: Iterable[tuple[Any, float]], scaled: bool) -> float | None:
+    """Seconds that a request will take, by what finished ones with the same parts took; None if there are none."""
+    wanted, steps = kinds(plain(request)), request.get("stop") if scaled else None
+    alike = [(r.get("stop"), seconds) for r, seconds in past if kinds(r) == wanted]
+    if steps:
+        rates = [seconds / n for n, seconds in alike if n]
+        return median(rates) * steps if rates else None
+    return median(seconds for _, seconds in alike) if alike else None
+
+
+def kinds(request: Any) -> list[str | None]:
+    return [(request.get(key) or {}).get("is") for key in ALIKE]
+
+
+def added(seconds: list[float | None]) -> str:
+    """`12 s`, `12 s and 3 unknown`, `unknown`"""
+    known = [s for s in seconds if s is not None]
+    unknown = len(seconds) - len(known)
+    if unknown and not known:
+        return "unknown"
+    return duration(sum(known)) + (f" and {unknown} unknown" if unknown else "")
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

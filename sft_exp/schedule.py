@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from math import cos, pi
+from math import cos, inf, pi
 
 from sft_exp.errors import require
 
@@ -14,8 +14,8 @@ class Schedule:
     )  # [progress from 0 to 1, factor], joined by half cosines
 
     def __post_init__(self):
-        at = [p[0] for p in self.points if len(p) == 2]
-        ok = len(at) == len(self.points) > 0 and at == sorted(at) and at[0] == 0 and min(p[1] for p in self.points) >= 0
+        at = [p[0] for p in self.points if len(p) == 2 and all(0 <= v < inf for v in p)]
+        ok = len(at) == len(self.points) > 0 and at == sorted(at) and at[0] == 0
         require(ok, "points", self.points, "pairs [progress, factor], progress rising from 0, factors 0 or more")
 
     def __call__(self, progress: float) -> float:

@@ -13,27 +13,45 @@ from sft_exp.stages.context import Context, Stop
 LATEST = Path("outputs/latest")
 
 
-def work(job: Job, folder: Path, config: dict[str, Any], command: list[str], others: Sequence[Job] = ()) -> dict[str, Any]:
+def work(
+    job: Job, folder: Path, config: dict[str, Any], command: list[str], others: Sequence[Job] | None = None
+) -> dict[str, Any]:
     """Run what is missing, write the run folder; status.json says how it ended, whatever happens.
 
-    `others` are jobs of the same sweep: heads of theirs that can be trained together with this one's are.
+    `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
     """
-    Stop.listen()
-    ctx = Context.on(job.experiment.hardware, job.experiment.tracker)
+    ctx = Context.on(job.experiment.hardware, job.experiment.tracker, {**config, "choices": job.experiment.choices})
     durable.folder(folder)
     durable.link(LATEST, folder)
     gc.refer(Path(job.experiment.store), folder, pipeline.names(job))
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     durable.write_json(folder / "status.json", status)
     try:
-        result = {**pipeline.run(job, ctx, others), "choices": job.experiment.choices, "config": config}
+        with Stop.listening():
+            result = {**pipeline.run(job, ctx, others or ()), "choices": job.experiment.choices, "config": config}
         durable.write_json(folder / "results.json", result)
-        report.write(job, result, folder, command)
+        wanted = others is None if job.experiment.report == "auto" else job.experiment.report
+        pictures = report.write(job, result, folder, command) if wanted else {}
+        for name, run in list(ctx.runs.items()):
+            run.summary(summary(result))
+            run.pictures(pictures)
+            ctx.finish(name)
     except BaseException as error:
-        code = error.code if isinstance(error, Failure) else 1
+        for name in list(ctx.runs):
+            ctx.finish(name, failed=True)
+        code = error.code if isinstance(error, Failure | SystemExit) and isinstance(error.code, int) else 1
         state = "interrupted" if code == 75 else "failed"
         ended = {**status, "state": state, "exit_code": code, "resumable": True, "error": f"{type(error).__name__}: {error}"}
         durable.write_json(folder / "status.json", ended)
         raise
     durable.write_json(folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False})
     return result
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as plain numbers by name, for a tracker's table: test/accuracy, val/accuracy, controls, the verdict."""
+    flat = {f"{split}/{k}": v for split in ("test", "val") for k, v in result[split].items()}
+    flat |= {f"{arm}/{k}": v for arm, scores in result["controls"].items() for k, v in scores.items()}
+    if result["verdict"]:
+        flat |= {"gain_vs_scratch": result["verdict"]["difference"], "verdict": result["verdict"]["text"]}
+    return flat

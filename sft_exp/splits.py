@@ -84,8 +84,10 @@ def pretrainings(corpus: Corpus, draws: int) -> list[int | None]:
 
 
 def join(a: Images, b: Images) -> Images:
-    """Two sets as one. Tensors are copied once; a set on disk makes both be decoded as they are asked for."""
+    """Two sets as one. Parts of one set are not copied, other tensors once; a set on disk makes both be decoded as asked for."""
     y, ids = torch.cat([a.y, torch.full_like(b.y, -1)]), a.ids + b.ids
+    if a.x is b.x and a.rows is not None and b.rows is not None:
+        return Images(a.x, y, ids, workers=a.workers, rows=torch.cat([a.rows, b.rows]))
     if isinstance(a.x, Tensor) and isinstance(b.x, Tensor):
         return Images(torch.cat([_plain(a), _plain(b)]), y, ids)
 
@@ -139,13 +141,18 @@ def fold(images: Images, classes: tuple[str, ...], number: int, folds: int = FOL
     """(rows kept, rows held out) of fold `number`: the folds of repeat 0, then of repeat 1, ...; groups stay whole."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    seen, counts = torch.unique(images.y, return_counts=True)
-    fewest = len(set(images.groups)) if images.groups else int(counts.min())
+    fewest, scarce = scarcest(images)
     if fewest < 2:
-        what = "groups" if images.groups else f"images of class {classes[int(seen[counts.argmin()])]!r}"
-        raise DataError(f"{fewest} {what}: at least 2 are needed to hold some out")
+        what = "groups" if images.groups else "images"
+        raise DataError(f"{fewest} {what} of class {classes[scarce]!r}: at least 2 are needed to hold some out")
     kind = StratifiedGroupKFold if images.groups else StratifiedKFold
     folds = min(folds, fewest)
     split = kind(folds, shuffle=True, random_state=number // folds)
     known, held = list(split.split(images.y, images.y, images.groups))[number % folds]
     return torch.from_numpy(known), torch.from_numpy(held)
+
+
+def scarcest(images: Images) -> tuple[int, int]:
+    """(n, class) of the class that can be held out least often: n is its images, or where images have groups, its groups."""
+    names = images.groups or range(len(images))
+    return min((len({names[r] for r in (images.y == c).nonzero().flatten().tolist()}), c) for c in images.y.unique().tolist())

@@ -1,33 +1,42 @@
 """Results on disk, each in a folder named by the hash of what made it. Knows nothing of what a stage computes.
 
-    <root>/<stage>-<hash>/          request.json, the stage's files, done.json (checksums); never changed again
-    <root>/work/<stage>-<hash>/     the same while it is made; a killed one is continued by whoever asks next
-    <root>/locks/                   one file lock a folder: who computes it. The kernel frees a killed holder's lock.
+    <root>/<stage>-<hash>/              request.json, the stage's files, done.json (checksums); never changed again
+    <root>/work/<who>/<stage>-<hash>/   the same while a process makes it; what a killed one left is taken up by the next
+    <root>/locks/                       one file lock a folder: who computes it. The kernel frees a killed holder's lock.
+    <root>/damaged/                     folders that no longer held what they were sealed with
 
-The lock saves work; the hash and the rename make results right even where locks do nothing.
+The lock saves work; the hash, a folder for each process and the rename make results right even where locks do nothing.
 """
 
 import hashlib
 import json
+import os
+import platform
+import sys
 import time
 import uuid
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sft_exp import durable
-from sft_exp.errors import StorageError
+from sft_exp.errors import Interrupted, StorageError
 
 Request = dict[str, Any]
+PATIENCE = 10.0  # seconds between two words of somebody who waits
 
 
 @dataclass(frozen=True)
 class Stage:
     """A function from requests to files in folders. `plain` turns a request into JSON; `alike` names the requests that
-    one call may serve together (equal keys); None: each alone."""
+    one call may serve together (equal keys); None: each alone.
+
+    The folders may hold what an earlier, killed run of the same requests left."""
 
     name: str
     run: Callable[[list[Path], list[Request]], None]
@@ -47,8 +56,10 @@ class Result:
 
 
 class Store:
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, stopped: Callable[[], bool] = lambda: False):
         self.root = Path(root)
+        self.work = self.root / "work" / f"{time.time_ns()}.{os.getpid()}.{platform.node()}"
+        self.stopped = stopped  # asked before each computation and while waiting for another process's
         self.verified: set[Path] = set()
 
     def has(self, name: str) -> bool:
@@ -57,7 +68,7 @@ class Store:
     def run(self, stage: Stage, requests: Sequence[Request]) -> list[Result]:
         """The finished folder of each request, in order: what is missing is computed, equal requests once."""
         named = {stage.folder_name(r): r for r in requests}
-        cached = {name for name in named if self._sound(self.root / name)}
+        cached = {name for name in named if not self._faults(name)}
         groups: dict[Hashable, list[str]] = {}
         for name in named:
             if name not in cached:
@@ -74,64 +85,95 @@ class Store:
 
     def _compute(self, stage: Stage, missing: dict[str, Request]) -> None:
         """Run one group under its locks. Locks are taken in the order of names, so two processes cannot wait for each other."""
-        with _Locks(self.root / "locks", sorted(missing)) as locked:
-            left = {n: r for n, r in missing.items() if not self.has(n)}  # somebody else may have finished it meanwhile
+        with ExitStack() as locks:
+            for name in sorted(missing):
+                self._lock(name, locks)
+            left = {n: r for n, r in missing.items() if self._faults(n)}  # somebody else may have finished it meanwhile
             if not left:
                 return
-            suffix = "" if locked else f".{uuid.uuid4().hex[:8]}"  # without locks nobody else may touch what we write
-            folders = [durable.folder(self.root / "work" / (n + suffix)) for n in left]
-            for folder, request in zip(folders, left.values(), strict=True):
-                durable.write_json(folder / "request.json", stage.plain(request))
-            started = time.perf_counter()
-            stage.run(folders, list(left.values()))
-            seconds = (time.perf_counter() - started) / len(folders)
-            for name, folder in zip(left, folders, strict=True):
-                durable.seal(folder, {"seconds": round(seconds, 3)})
-                durable.publish(folder, self.root / name)
-                self.verified.add(self.root / name)
-
-    def _sound(self, folder: Path) -> bool:
-        """Whether a finished folder is there and holds what it held when it was sealed; a damaged one is set aside."""
-        if folder in self.verified:
-            return True
-        if not (folder / durable.SEAL).exists():
-            return False
-        if faults := durable.check(folder):
-            aside = self.root / "damaged" / f"{folder.name}.{uuid.uuid4().hex[:8]}"
-            durable.move(folder, aside)
-            print(f"store: {'; '.join(faults)}. Set aside as {aside}; it is computed again.")
-            return False
-        self.verified.add(folder)
-        return True
-
-
-class _Locks:
-    """File locks by name, taken together; entering gives False where the file system has none."""
-
-    def __init__(self, root: Path, names: list[str]):
-        self.locks = [FileLock(durable.folder(root) / f"{n}.lock") for n in names]
-
-    def __enter__(self) -> bool:
-        try:
-            for lock in self.locks:
-                self._wait(lock)
-        except NotImplementedError:
-            self.__exit__()
-            return False
-        except OSError as error:
-            self.__exit__()
-            raise StorageError(f"{self.locks[0].lock_file}: {error.strerror}") from error
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        for lock in self.locks:
-            lock.release()
-
-    @staticmethod
-    def _wait(lock: FileLock) -> None:
-        while True:
+            if self.stopped():
+                raise Interrupted(f"{stage.name}: stopped before it began; the same command continues")
             try:
-                lock.acquire(timeout=10)
-                return
+                self._make(stage, left)
+            except StorageError:
+                if any(self._faults(n) for n in left):
+                    raise  # else, where locks do nothing, another process was faster and has cleared up behind both
+
+    def _make(self, stage: Stage, left: dict[str, Request]) -> None:
+        for name in left:
+            self._set_aside(name)
+        folders = [self._workplace(name) for name in left]
+        for folder, request in zip(folders, left.values(), strict=True):
+            durable.write_json(folder / "request.json", stage.plain(request))
+        started = time.perf_counter()
+        stage.run(folders, list(left.values()))
+        seconds = (time.perf_counter() - started) / len(left)
+        for name, folder in zip(left, folders, strict=True):
+            durable.seal(folder, {"seconds": round(seconds, 3)})
+            durable.publish(folder, self.root / name)
+            self.verified.add(self.root / name)
+            for unfinished in self.root.glob(f"work/*/*{name}"):
+                durable.remove(unfinished)
+        for work in self.root.glob("work/*"):
+            if ended(work):
+                durable.prune(work)
+
+    def _lock(self, name: str, locks: ExitStack) -> None:
+        """Wait for the right to compute a folder; where the file system has no locks, go on without."""
+        lock = FileLock(durable.folder(self.root / "locks") / f"{name}.lock", fallback_to_soft=False)
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=PATIENCE, cancel_check=self.stopped)
             except Timeout:
-                print(f"store: waiting for another process that computes {Path(lock.lock_file).stem}")
+                if self.stopped():
+                    raise Interrupted(f"{name}: stopped while another process computes it; the same command continues") from None
+                print(f"store: waiting for another process that computes {name}", file=sys.stderr)
+            except NotImplementedError:
+                return
+            except OSError as error:
+                if error.errno in (ENOSYS, ENOTSUP, ENOLCK):
+                    return
+                raise StorageError(f"{lock.lock_file}: {error.strerror or error}") from error
+        locks.callback(lock.release)
+
+    def _workplace(self, name: str) -> Path:
+        """A folder of our own that begins with what a killed process left: its folder, or a copy if it may be alive, as it may
+        where locks do nothing."""
+        mine, coming = self.work / name, self.work / f".{name}"
+        left = max(self.root.glob(f"work/*/{name}"), default=mine)
+        if left != mine:
+            durable.remove(mine)
+            if ended(left.parent):
+                durable.move(left, mine)
+            else:
+                with suppress(StorageError):  # what its owner takes away meanwhile is not needed
+                    durable.copy(left, coming)
+                durable.move(durable.folder(coming), mine)  # only now ours is the newest
+        return durable.folder(mine)
+
+    def _faults(self, name: str) -> list[str]:
+        """Why there is no finished folder of that name which holds what it held when it was sealed; empty if there is."""
+        folder = self.root / name
+        if folder in self.verified:
+            return []
+        faults = durable.check(folder)
+        if not faults:
+            self.verified.add(folder)
+        return faults
+
+    def _set_aside(self, name: str) -> None:
+        """Clear the name of a damaged folder. Only under its lock: what another process has repaired must stay."""
+        folder, aside = self.root / name, self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
+        if folder.exists():
+            print(f"store: {'; '.join(durable.check(folder))}. Set aside as {aside}; it is computed again.", file=sys.stderr)
+            durable.move(folder, aside)
+
+
+def ended(work: Path) -> bool:
+    """Whether the process that had this folder to work in is surely gone; of another machine's nobody here can say."""
+    _, pid, host = work.name.split(".", 2)
+    try:
+        os.kill(int(pid), 0)
+    except OSError as error:
+        return host == platform.node() and isinstance(error, ProcessLookupError)
+    return host == platform.node() and int(pid) == os.getpid()

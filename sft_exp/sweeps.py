@@ -24,11 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from sft_exp import config, durable
 from sft_exp.errors import Failure, Interrupted
+from sft_exp.orphan import when_orphaned
 from sft_exp.progress import console
 
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
+_driver = False  # whether this process began the sweep, or was started by its launcher
 
 
 class JobFailure(Failure):
@@ -72,6 +74,8 @@ class Worker:
 def worker(threads: int | None = None) -> Worker:
     """This process's worker; a new one if the last has died."""
     global _worker
+    if _worker is None and not _driver:
+        when_orphaned(lambda: os._exit(Interrupted.code))  # without its driver a launcher's process would wait for ever
     if _worker is None or _worker.process.poll() is not None:
         _worker = Worker(threads)
     return _worker
@@ -82,8 +86,13 @@ def begin(cfg: DictConfig) -> None:
 
     Only Hydra's basic sweeper knows its jobs beforehand; other sweepers' jobs are checked one by one as they come.
     """
+    global _driver
+    _driver = True
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
     if cfg.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+        text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
+        config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
+        snapshot(Path(cfg.hydra.sweep.dir) / "conf")
         return
     jobs = compose(cfg)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)

@@ -25,6 +25,9 @@ class Run:
 class Tracker:
     """Where runs are mirrored."""
 
-    def open(self, kind: str, name: str, identity: str, config: dict[str, Any]) -> Run:
-        """A run of `kind` pretrain or finetune; the same identity continues the same run. Never raises, never asks."""
+    def open(self, kind: str, identity: str, config: dict[str, Any]) -> Run:
+        """A run of `kind` pretrain or finetune; the same identity continues the same run. Never raises, never asks.
+
+        `config` is the job's resolved config, with the options taken under `choices`.
+        """
         return Run()

@@ -30,6 +30,7 @@ class Plan:
     """What a training is, beside its method, networks and data."""
 
     steps: int  # where schedules end
+    stop: int  # where this training stops, which may be earlier
     batch_size: int  # rows a step; as large as the data set = full-batch gradient descent
     schedule: Schedule
     phases: Phases
@@ -59,9 +60,9 @@ def train(
     device: torch.device,
     start: int = 0,
 ) -> Iterator[Step]:
-    """Move `nets` in place, from step `start` to `plan.steps`."""
+    """Move `nets` in place, from step `start` to `plan.stop`."""
     losses = {o: torch.compile(getattr(method, o)) if plan.compile else getattr(method, o) for o in method.objectives}
-    steps = range(start, plan.steps)
+    steps = range(start, plan.stop)
     batches = {
         pool: data[pool].batches((rows_of_step(len(data[pool]), plan.batch_size * m, t, *plan.name, pool) for t in steps), device)
         for pool, m in method.pools.items()
@@ -102,7 +103,7 @@ def descend(
 ) -> Tensor:
     """Gradients of this step's loss, for an optimizer's `step`; fills `metrics`. Stops before a bad loss spreads."""
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=drawn[0].device)
+    total, means = torch.zeros((), device=drawn[0].device), dict[str, Tensor]()
     for share, piece in pieces(drawn, plan.piece):
         with autocast(drawn[0].device, plan.precision):
             value, logged = loss(nets, *piece)
@@ -111,15 +112,19 @@ def descend(
             raise NonFiniteError(f"{name} is {value.item()} at step {step}{beside}, before the update")
         (value * share).backward()
         total += value.detach() * share
-        metrics.update({k: v.detach() for k, v in logged.items()})
-    metrics[name] = total
+        means |= {k: means.get(k, 0) + v.detach() * share for k, v in logged.items()}
+    metrics.update({**means, name: total})
     return total
 
 
 def only(nets: nn.ModuleDict, moving: Rates, network: str) -> None:
     """Let gradients reach what moves in this phase and belongs to the objective's network, and nothing else."""
     for name, p in nets.named_parameters():
-        p.requires_grad_(name in moving and name.startswith(network))
+        p.requires_grad_(name in moving and belongs(name, network))
+
+
+def belongs(parameter: str, network: str) -> bool:
+    return not network or parameter.startswith(f"{network}.")
 
 
 def pieces(drawn: tuple[Tensor, ...], size: int | None) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
@@ -141,13 +146,17 @@ def optimizers_for(method: Method, nets: nn.ModuleDict, target: Target, phases: 
     """One optimizer an objective, over everything of its network that ever moves, in groups of equal learning rate."""
     rates: Rates = {}
     for _, phase in phases:
-        rates |= {name: rate for name, rate in phase.items() if name not in rates}
+        for name, rate in phase.items():
+            if rates.setdefault(name, rate) != rate:
+                raise ConfigError(
+                    "strategy", type(method).__name__, f"{name} has several rates; phases may only start and stop it"
+                )
     parameters = dict(nets.named_parameters())
     made = {}
     for objective, (network, _) in method.objectives.items():
         groups: dict[float, list[Tensor]] = {}
         for name, rate in rates.items():
-            if name.startswith(network):
+            if belongs(name, network):
                 groups.setdefault(rate, []).append(parameters[name])
         made[objective] = build_optimizer(
             target, [{"params": p, "lr": target.options["lr"] * rate} for rate, p in groups.items()]

@@ -4,9 +4,7 @@ Reads one JSON message a line from the socket it is handed, answers each with on
 that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoever asked starts another worker.
 """
 
-import ctypes
 import json
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -14,12 +12,13 @@ from typing import Any
 
 from sft_exp import config
 from sft_exp.errors import Failure
+from sft_exp.orphan import when_orphaned
 
 _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 
 def main() -> None:
-    die_with_parent()
+    when_orphaned(stop)
     with socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
@@ -62,10 +61,11 @@ def siblings(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [job for job in jobs if job["choices"] != message["choices"] or job["config"] != message["config"]]
 
 
-def die_with_parent() -> None:
-    """On Linux, be asked to stop when the parent is killed: the checkpoint is written and the lock is free again."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def stop() -> None:
+    """Ask the job at work to leave at its next step, with a checkpoint, so that its lock is free for who comes next."""
+    from sft_exp.stages.context import Stop
+
+    Stop.asked = True
 
 
 if __name__ == "__main__":

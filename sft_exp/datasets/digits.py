@@ -9,11 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from sft_exp.data import Corpus, Dataset, Images, fingerprint
+from sft_exp.errors import require
 
 
 @dataclass
 class Digits(Dataset):
     test: int = 500  # images at the end of the file that are tested on
+
+    def __post_init__(self):
+        require(0 < self.test < 1797, "test", self.test, "1 to 1796, of 1,797 images")
 
     def load(self):
         from sklearn.datasets import load_digits

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from sft_exp.core import Backbone, Encoder
+from sft_exp.errors import ConfigError
 
 
 @dataclass
@@ -21,3 +22,6 @@ class Identity(Backbone):
 
     def maps(self, x_BCHW):
         yield "pixels", x_BCHW.flatten(1)
+
+    def mirror(self, width):
+        raise ConfigError("encoder", "pixels", "has nothing to pretrain; take another encoder, or pretrainer=none")

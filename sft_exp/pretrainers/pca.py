@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sft_exp.core import Pretrainer
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, require
 from sft_exp.nets import LinearMap
 
 
@@ -16,6 +16,9 @@ class PCA(Pretrainer):
     learns: ClassVar[str] = "in closed form"
 
     rows: int = 20_000  # images it is fitted on at most; the first of the pool's shuffled order
+
+    def __post_init__(self):
+        require(0 < self.rows <= 20_000, "rows", self.rows, "1 to 20000, the images that are held for it")
 
     def networks(self, encoder, spec):
         if not isinstance(encoder, LinearMap):

@@ -3,8 +3,11 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -21,17 +24,31 @@ _corpora: dict[str, Corpus] = {}  # data sets read by this process, by their con
 class Context:
     hardware: Hardware
     device: torch.device
-    watcher: Run = field(default_factory=Run)  # mirrors metrics somewhere beside the disk
     tracker: Tracker = field(default_factory=Tracker)
+    config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
+    mirrored: dict[str, str] = field(default_factory=dict)  # store folder -> kind of run it has in the tracker
+    runs: dict[str, Run] = field(default_factory=dict)  # those open now
 
     @classmethod
-    def on(cls, hardware: Hardware, tracker: Tracker) -> "Context":
+    def on(cls, hardware: Hardware, tracker: Tracker, config: dict[str, Any] | None = None) -> "Context":
         """Claims the device and sets the process's threads."""
         device = pick(hardware.device)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         limit = int(os.environ.get("OMP_NUM_THREADS", threads))
         torch.set_num_threads(min(threads, limit) if hardware.threads == "auto" else hardware.threads)
-        return cls(hardware, device, tracker=tracker)
+        return cls(hardware, device, tracker, config or {})
+
+    def watch(self, folder: str) -> Run:
+        """The tracker's run of a store folder; one that keeps nothing, where the folder is not mirrored."""
+        if folder not in self.mirrored:
+            return Run()
+        if folder not in self.runs:
+            self.runs[folder] = self.tracker.open(self.mirrored[folder], folder, self.config)
+        return self.runs[folder]
+
+    def finish(self, folder: str, failed: bool = False) -> None:
+        if folder in self.runs:
+            self.runs.pop(folder).finish(failed)
 
     def corpus(self, dataset: Dataset) -> Corpus:
         return corpus(dataset, self.device)
@@ -56,8 +73,8 @@ def pick(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # `meta` exists and holds nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
             "hardware.device", name, f"is not available here ({str(error).splitlines()[0]}); try auto or cpu"
         ) from error
@@ -70,11 +87,20 @@ class Stop:
     asked = False
 
     @classmethod
-    def listen(cls) -> None:
+    @contextmanager
+    def listening(cls) -> Iterator[None]:
+        """Hear the signals inside, and leave them to whoever had them before afterwards. Elsewhere than in the main thread
+        nothing can be heard."""
         cls.asked = False
+        before = {}
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-                signal.signal(getattr(signal, name), cls._hear)
+            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+                before[name] = signal.signal(name, cls._hear)
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
 
     @classmethod
     def _hear(cls, number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,5 @@
 """Encoder (pretrained, or as its seed starts it) + labels -> model: the supervised half of the line."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +12,17 @@ from sft_exp import durable, splits
 from sft_exp.core import Strategy, seed_global, seed_of, stream
 from sft_exp.data import Images
 from sft_exp.errors import StorageError
+from sft_exp.experiment import Target
 from sft_exp.provenance import plain
 from sft_exp.stages import model as models
 from sft_exp.stages.context import Context
-from sft_exp.stages.fit import fit, forget
+from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.stages.model import Model
-from sft_exp.stages.stacked import STACKABLE, stacked
+from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import Request
 from sft_exp.strategies.linear import Linear
 from sft_exp.train import Phases, Plan, optimizers_for
 
-BEST = "best.pt"  # while training: the weights that did best on the validation images
 SCALE_ROWS = 10_000  # pool images whose features set the scale
 LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
 
@@ -38,15 +37,14 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         scores, _ = models.measure(model, val, ctx.device)
         durable.write_json(folder / "validation.json", scores)
     models.save(folder, model, request)
-    forget(folder)
-    durable.remove(folder / BEST)
+    forget(folder, request)
 
 
 def alike(request: Request) -> str | None:
     """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
     together. None for all others."""
     optim = request["optim"]
-    if not isinstance(request["strategy"], Linear) or request["val"] != "none" or optim is None or optim.path not in STACKABLE:
+    if not isinstance(request["strategy"], Linear) or request["val"] != "none" or optim is None or not stackable(optim):
         return None
     return json.dumps(plain({**request, "optim": replace(optim, options={**optim.options, "lr": None})}), sort_keys=True)
 
@@ -59,13 +57,15 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
     f_ND, y_N = begin(model, request, draw.labelled, draw.pool, ctx)
     with torch.no_grad():
         f_ND = model.nets["scale"](f_ND)
-    plan, head = plan_of(request, draw.labelled, [(1.0, {})], ctx), model.nets["head"]
+    plan, head = plan_of(request, [(1.0, {})], name_of(request, "all"), ctx), model.nets["head"]
     assert isinstance(head, nn.Linear)
     heads = stacked(head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan)
     for folder, request, (state, rows) in zip(folders, requests, heads, strict=True):
         model.nets["head"].load_state_dict(state)
         durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
         durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        for row in rows:
+            ctx.watch(folder.name).log(row)
         models.save(folder, model, request)
 
 
@@ -89,39 +89,66 @@ def learn(
     fold: int | str = "all",
 ) -> Model:
     """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there."""
-    task, strategy, spec = request["task"], request["strategy"], ctx.corpus(request["dataset"]).spec
-    model = Model(task, start(request, ctx), spec)
-    nets, encoder = model.nets, model.nets["encoder"]
-    if strategy.solves:
-        f_ND = features(encoder, labelled, ctx)
-        nets["head"] = strategy.solve(f_ND, labelled.y.to(ctx.device), spec, seed_of("solve", request["draw"], fold)).to(
-            ctx.device
-        )
-        return model
-
-    f_ND, _ = begin(model, request, labelled, pool, ctx)
-    phases = moving(strategy, nets, spec.image)
-    frozen = not any(name.startswith("encoder.") for _, rates in phases for name in rates)
-    if frozen:  # its features never change, so they are computed once
-        nets["encoder"], labelled = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
-        val = val and Images(features(encoder, val, ctx), val.y, val.ids)
-
-    plan = plan_of(request, labelled, phases, ctx, fold)
-    optimizers = optimizers_for(task, nets, request["optim"], phases)
-    best = recall(folder / BEST, ctx)
+    if request["strategy"].solves:
+        return solved(request, ctx, labelled, fold)
+    model, labelled, plan, encoder = ready(request, ctx, labelled, pool, fold)
+    nets = model.nets
+    if val and nets["encoder"] is not encoder:
+        val = Images(features(encoder, val, ctx), val.y, val.ids)
+    optimizers = optimizers_for(request["task"], nets, known(request["optim"]), plan.phases)
+    best: dict[str, Any] = {}  # kept with the checkpoints
+    label = f"fine-tune draw {request['draw']}"
     for step in fit(
-        folder, task, nets.train(), optimizers, {"labelled": labelled}, plan, ctx, f"fine-tune draw {request['draw']}"
+        folder, request["task"], nets.train(), optimizers, {"labelled": labelled}, plan, ctx, label, best, previous(request, fold)
     ):
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
             nets.train()
-            if best is None or accuracy > best["accuracy"]:
-                best = {"accuracy": accuracy, "step": step.done, "nets": {k: v.clone() for k, v in nets.state_dict().items()}}
-                remember(folder / BEST, best)
+            if not best or accuracy > best["accuracy"]:
+                best.update(accuracy=accuracy, step=step.done, nets={k: v.clone() for k, v in nets.state_dict().items()})
     if best:
         nets.load_state_dict(best["nets"])
     nets["encoder"] = encoder
     return model
+
+
+def previous(request: Request, fold: int | str) -> Path | None:
+    """Where the shorter run of the same settings left its checkpoint."""
+    after: Path | None = request["_after"]
+    return after if after is None or fold == "all" else after / f"fold-{fold}"
+
+
+def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) -> Model:
+    """Frozen features and a head in closed form."""
+    spec = ctx.corpus(request["dataset"]).spec
+    model = Model(request["task"], start(request, ctx), spec)
+    f_ND, y_N = features(model.nets["encoder"], labelled, ctx), labelled.y.to(ctx.device)
+    model.nets["head"] = request["strategy"].solve(f_ND, y_N, spec, seed_of("solve", request["draw"], fold)).to(ctx.device)
+    return model
+
+
+def ready(
+    request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
+) -> tuple[Model, Images, Plan, nn.Module]:
+    """(model with its head started, what it trains on, plan, encoder). Features of a frozen encoder never change, so they
+    are computed once: then they are what it trains on, and the encoder is set aside."""
+    model = Model(request["task"], start(request, ctx), ctx.corpus(request["dataset"]).spec)
+    encoder = model.nets["encoder"]
+    f_ND, _ = begin(model, request, labelled, pool, ctx)
+    phases = moving(request["strategy"], model.nets, model.spec.image)
+    if not any(name.startswith("encoder.") for _, rates in phases for name in rates):
+        model.nets["encoder"], labelled = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
+    return model, labelled, plan_of(request, phases, name_of(request, fold), ctx), encoder
+
+
+def known(optim: Target) -> Target:
+    """The optimizer with its learning rate read, where another stage found it."""
+    rate = optim.options["lr"]
+    return optim if isinstance(rate, float) else replace(optim, options={**optim.options, "lr": found(rate)})
+
+
+def found(folder: Path) -> float:
+    return json.loads((folder / "lr.json").read_text())["lr"]
 
 
 def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> tuple[Tensor, Tensor]:
@@ -134,17 +161,9 @@ def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: C
     return f_ND, y_N
 
 
-def plan_of(request: Request, labelled: Images, phases: Phases, ctx: Context, fold: int | str = "all") -> Plan:
-    return Plan(
-        steps=request["steps"],
-        batch_size=min(request["batch_size"], len(labelled)),
-        schedule=request["schedule"],
-        phases=phases,
-        name=(request["seed"], "finetune", request["draw"], fold),
-        piece=request["piece"],
-        precision=request["precision"],
-        compile=ctx.hardware.compile,
-    )
+def name_of(request: Request, fold: int | str) -> tuple[int | str, ...]:
+    """What names the random streams of one fine-tuning."""
+    return (request["seed"], "finetune", request["draw"], fold)
 
 
 def start(request: Request, ctx: Context) -> nn.ModuleDict:
@@ -184,14 +203,3 @@ def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int])
         (share, {f"encoder.backbone.{n}": rate for n, rate in rates.items() if n in used} | rest)
         for share, rates in strategy.phases(encoder.backbone)
     ]
-
-
-def remember(path: Path, best: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(best, buffer)
-    durable.write(path, buffer.getvalue())
-
-
-def recall(path: Path, ctx: Context) -> dict | None:
-    """What a killed training had found best. If that lies after its last checkpoint, the same steps find it again."""
-    return torch.load(path, map_location=ctx.device, weights_only=True) if path.exists() else None

@@ -3,9 +3,10 @@
 import io
 import json
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,12 +14,14 @@ from torch import nn
 from sft_exp import durable
 from sft_exp.core import Method
 from sft_exp.data import Images
-from sft_exp.errors import Interrupted, NonFiniteError
+from sft_exp.errors import Interrupted, NonFiniteError, StorageError
 from sft_exp.progress import bar, console
 from sft_exp.stages.context import Context, Stop
-from sft_exp.train import Optimizers, Plan, Step, train
+from sft_exp.store import Request
+from sft_exp.train import Optimizers, Phases, Plan, Step, train
 
 ROWS = 200  # rows of metrics.jsonl a training leaves, about
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def fit(
@@ -30,81 +33,123 @@ def fit(
     plan: Plan,
     ctx: Context,
     label: str,
+    notes: dict[str, Any] | None = None,
+    previous: Path | None = None,
 ) -> Iterator[Step]:
-    """Train `nets` in place, yielding each step. Killed at any moment and called again, it ends in the same bits."""
-    record, checkpoint = folder / "metrics.jsonl", folder / "checkpoint.pt"
-    start = restore(checkpoint, nets, optimizers, record, ctx.device)
+    """Train `nets` in place, yielding each step. Killed at any moment and called again, it ends in the same bits.
+
+    A checkpoint is the whole truth: networks, optimizers, the rows of metrics.jsonl, one integer, and `notes`, which is
+    whatever the caller wants to know again when it goes on (tensors and plain values). A training that stops before its
+    schedule ends leaves one, and a longer one of the same settings, told of it as `previous`, goes on from there.
+    """
+    notes = {} if notes is None else notes
+    start, rows = restore(folder, previous, nets, optimizers, notes, ctx.device)
+    kept, saved = start, time.monotonic()
     every = max(1, plan.steps // ROWS)
-    saved = time.monotonic()
-    pending: list[str] = []
-    with bar(label, plan.steps) as advance:
-        steps = train(method, nets, optimizers, data, plan, ctx.device, start)
-        while True:
-            try:
-                step = next(steps, None)
-            except NonFiniteError as error:
-                durable.append(record, pending)
-                last = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "no checkpoint was written yet"
-                raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
-            if step is None:
-                break
-            if step.done % every == 0 or step.done == plan.steps:
-                row = {"step": step.done, **{k: round(v.item(), 6) for k, v in step.metrics.items()}}
-                pending.append(json.dumps(row))
-                ctx.watcher.log(row)
-                advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
-            yield step
-            if Stop.asked or time.monotonic() - saved > ctx.hardware.checkpoint_seconds:
-                durable.append(record, pending)
-                pending = []
-                save(checkpoint, step.done, nets, optimizers, record)
-                saved = time.monotonic()
+    try:
+        with bar(label, plan.stop) as advance:
+            for step in train(method, nets, optimizers, data, plan, ctx.device, start):
+                if step.done % every == 0 or step.done == plan.stop:
+                    row = {"step": step.done, **{k: round(v.item(), 6) for k, v in step.metrics.items()}}
+                    rows.append(json.dumps(row))
+                    ctx.watch(folder.name).log(row)
+                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
+                yield step
+                if Stop.asked or time.monotonic() - saved > ctx.hardware.checkpoint_seconds:
+                    check_finite(nets, step.done)
+                    save(folder, step.done, nets, optimizers, rows, notes)
+                    kept, saved = step.done, time.monotonic()
                 if Stop.asked:
-                    raise Interrupted(
-                        f"{label}: stopped after step {step.done} of {plan.steps}; the same command continues from there"
-                    )
-    durable.append(record, pending)
+                    raise Interrupted(f"{label}: stopped after step {kept} of {plan.stop}; the same command continues from there")
+        check_finite(nets, plan.stop)
+    except NonFiniteError as error:
+        record(folder, rows)
+        last = f"the last good checkpoint, {folder / CHECKPOINT}, is of step {kept}" if kept else "there is no checkpoint yet"
+        raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
+    if plan.stop < plan.steps:
+        save(folder, plan.stop, nets, optimizers, rows, notes)
+    record(folder, rows)
 
 
-def save(path: Path, step: int, nets: nn.ModuleDict, optimizers: Optimizers, record: Path) -> None:
-    """Networks, optimizers, one integer, and how long the record of metrics was; the checkpoint before is kept."""
+def check_finite(nets: nn.ModuleDict, done: int) -> None:
+    """The last update may have spoiled what the loss before it could not show; nothing is kept of that."""
+    for name, value in nets.state_dict().items():
+        if not value.isfinite().all():
+            raise NonFiniteError(f"{name} is not finite after step {done}")
+
+
+def record(folder: Path, rows: list[str]) -> None:
+    durable.write(folder / "metrics.jsonl", "".join(row + "\n" for row in rows))
+
+
+def save(folder: Path, done: int, nets: nn.ModuleDict, optimizers: Optimizers, rows: list[str], notes: dict[str, Any]) -> None:
+    """Write the record and the checkpoint; the one before is kept."""
+    record(folder, rows)
     state = {
-        "step": step,
+        "step": done,
         "nets": nets.state_dict(),
         "optimizers": {o: opt.state_dict() for o, opt in optimizers.items()},
-        "record": record.stat().st_size if record.exists() else 0,
+        "rows": rows,
+        "notes": notes,
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    if path.exists():
-        durable.move(path, path.with_suffix(".previous.pt"))
-    durable.write(path, buffer.getvalue())
+    if (folder / CHECKPOINT).exists():
+        durable.move(folder / CHECKPOINT, folder / PREVIOUS)
+    durable.write_checked(folder / CHECKPOINT, buffer.getvalue())
 
 
-def restore(path: Path, nets: nn.ModuleDict, optimizers: Optimizers, record: Path, device: torch.device) -> int:
-    """Load the newest sound checkpoint into `nets` and `optimizers` and cut the record to it; the step it holds, or 0."""
-    for candidate in (path, path.with_suffix(".previous.pt")):
-        if not candidate.exists():
-            continue
-        try:
-            with zipfile.ZipFile(candidate) as archive:  # torch writes checksums and does not look at them
-                torn = archive.testzip()
-            if torn:
-                raise zipfile.BadZipFile(torn)
-            state = torch.load(candidate, map_location=device, weights_only=True)
-        except (zipfile.BadZipFile, RuntimeError, OSError) as error:
-            console.print(f"{candidate}: damaged ({error}); going back to the one before")
-            continue
-        nets.load_state_dict(state["nets"])
-        for objective, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][objective])
-        durable.cut(record, state["record"])
-        return state["step"]
-    durable.cut(record, 0)
-    return 0
+def restore(
+    folder: Path,
+    previous: Path | None,
+    nets: nn.ModuleDict,
+    optimizers: Optimizers,
+    notes: dict[str, Any],
+    device: torch.device,
+) -> tuple[int, list[str]]:
+    """Fill networks, optimizers and notes from the newest sound checkpoint; gives the step it holds and the record's rows."""
+    for file in (folder / CHECKPOINT, folder / PREVIOUS, previous and previous / CHECKPOINT):
+        if file and file.exists():
+            try:
+                state = load(file, device)
+            except StorageError as error:
+                console.print(f"{error}; going back to the one before, or to the start", markup=False, soft_wrap=True)
+                if file.parent == folder:
+                    durable.remove(file)
+                continue
+            nets.load_state_dict(state["nets"])
+            for objective, optimizer in optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][objective])
+            notes.update(state["notes"])
+            return state["step"], state["rows"]
+    return 0, []
 
 
-def forget(folder: Path) -> None:
-    """Drop what only an unfinished training needs."""
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        durable.remove(folder / name)
+def load(file: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint's content: tensors and plain values, never code."""
+    try:
+        return torch.load(io.BytesIO(durable.read_checked(file)), map_location=device, weights_only=True)
+    except (UnpicklingError, RuntimeError) as error:
+        raise StorageError(f"{file}: no checkpoint of ours ({str(error).splitlines()[0]})") from error
+
+
+def forget(folder: Path, request: Request) -> None:
+    """Drop what only an unfinished training needs; one that stopped before its schedule's end may be gone on with."""
+    durable.remove(folder / PREVIOUS)
+    if request["stop"] == request["steps"]:
+        durable.remove(folder / CHECKPOINT)
+
+
+def plan_of(request: Request, phases: Phases, name: tuple[int | str, ...], ctx: Context) -> Plan:
+    """How the request trains; `name` names its random streams."""
+    return Plan(
+        steps=request["steps"],
+        stop=request["stop"],
+        batch_size=request["batch_size"],
+        schedule=request["schedule"],
+        phases=phases,
+        name=name,
+        piece=request["piece"],
+        precision=request["precision"],
+        compile=ctx.hardware.compile,
+    )

@@ -10,9 +10,9 @@ from sft_exp import durable, splits
 from sft_exp.core import Pretrainer, seed_global, seed_of, stream
 from sft_exp.data import Corpus, Images
 from sft_exp.stages.context import Context
-from sft_exp.stages.fit import fit, forget
+from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.store import Request
-from sft_exp.train import Plan, optimizers_for
+from sft_exp.train import optimizers_for
 
 SHOWN = 16  # images in the report's pictures
 
@@ -27,23 +27,25 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         method.prepare(nets, {"x": pool.floats(shuffled[:20_000], ctx.device)} if method.learns == "in closed form" else {})
     if method.learns == "by gradient":
         phases = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
-        plan = Plan(
-            request["steps"],
-            request["batch_size"],
-            request["schedule"],
-            phases,
-            (request["seed"], "pretrain"),
-            request["piece"],
-            request["precision"],
-            ctx.hardware.compile,
-        )
+        plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
         optimizers = optimizers_for(method, nets, request["optim"], phases)
-        for _ in fit(folder, method, nets, optimizers, {"pool": pool}, plan, ctx, f"pretrain {type(method).__name__}"):
+        for _ in fit(
+            folder,
+            method,
+            nets,
+            optimizers,
+            {"pool": pool},
+            plan,
+            ctx,
+            f"pretrain {type(method).__name__}",
+            previous=request["_after"],
+        ):
             pass
-        forget(folder)
+        ctx.finish(folder.name)
     encoder = nets.get_submodule(method.keeps)
     durable.write(folder / "encoder.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
     durable.write(folder / "pictures.safetensors", to_bytes(pictures(method, nets, pool, request["seed"], ctx)))
+    forget(folder, request)
 
 
 def build(request: Request, corpus: Corpus) -> nn.ModuleDict:

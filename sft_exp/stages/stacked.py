@@ -17,6 +17,11 @@ STACKABLE = tuple(
 )  # whose step is the learning rate times a direction
 
 
+def stackable(optim: Target) -> bool:
+    """Whether its step is the learning rate times a direction, and the rate is known."""
+    return optim.path in STACKABLE and isinstance(optim.options["lr"], float)
+
+
 def stacked(
     head: nn.Linear, f_ND: Tensor, y_N: Tensor, optim: Target, rates: list[float], plan: Plan
 ) -> list[tuple[Tensors, list[dict[str, float]]]]:
@@ -31,7 +36,7 @@ def stacked(
     b_KY = head.bias.detach().expand(k, -1).clone()
     optimizer = build_optimizer(replace(optim, options={**optim.options, "lr": 1.0}), [{"params": [w_KYD, b_KY]}])
     every = max(1, plan.steps // 200)
-    for step in range(plan.steps):
+    for step in range(plan.stop):
         r_B = rows_of_step(len(y_N), plan.batch_size, step, *plan.name, "labelled").to(f_ND.device)
         w, b = w_KYD.detach().requires_grad_(), b_KY.detach().requires_grad_()
         logits_BKY = F.linear(f_ND[r_B], w.flatten(0, 1), b.flatten()).unflatten(1, (k, -1))
@@ -45,7 +50,7 @@ def stacked(
         share_K = lr_K * plan.schedule(step / plan.steps)
         w_KYD.copy_(torch.lerp(before[0], w_KYD, share_K[:, None, None]))
         b_KY.copy_(torch.lerp(before[1], b_KY, share_K[:, None]))
-        if (step + 1) % every == 0 or step + 1 == plan.steps:
+        if (step + 1) % every == 0 or step + 1 == plan.stop:
             accuracy_K = (logits_BKY.argmax(2) == y_N[r_B, None]).float().mean(0)
             rows.append((step + 1, accuracy_K.tolist(), loss_K.tolist()))
     return [

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from sft_exp import durable, splits
 from sft_exp.data import Images
 from sft_exp.stages import model as models
@@ -25,11 +23,11 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         scores, _ = models.measure(model, draw.labelled.at(held), ctx.device)
         for name, value in scores.items():
             totals[name] = totals.get(name, 0.0) + value * len(held) / len(draw.labelled)
-        forget(work)
+        forget(work, request)
     durable.write_json(folder / "scores.json", totals)
 
 
 def count(labelled: Images, folds: int) -> int:
     """Folds that these labels allow; 0 where a class has a single one and nothing can be held out."""
-    fewest = len(set(labelled.groups)) if labelled.groups else int(torch.unique(labelled.y, return_counts=True)[1].min())
+    fewest, _ = splits.scarcest(labelled)
     return min(folds, fewest) if fewest > 1 else 0

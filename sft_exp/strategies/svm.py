@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp.core import Strategy
+from sft_exp.errors import require
 from sft_exp.heads import grid_fit
 
 
@@ -17,6 +18,11 @@ class Svm(Strategy):
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
     gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])  # times 1 / (D * variance of the features)
     rows: int = 10_000  # labelled images it is fitted on at most
+
+    def __post_init__(self):
+        require(bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0")
+        require(bool(self.gamma) and all(v > 0 for v in self.gamma), "gamma", self.gamma, "a list of numbers above 0")
+        require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, encoder):
         return [(1.0, {})]
@@ -30,8 +36,9 @@ class Svm(Strategy):
         classes = torch.from_numpy(fit.classes_)
         head = KernelMachine(len(fit.support_), f_BD.shape[1], len(classes), len(spec.classes))
         head.support_SD.copy_(torch.from_numpy(fit.support_vectors_))
-        head.dual_KS.copy_(torch.from_numpy(fit.dual_coef_))
-        head.bias_P.copy_(torch.from_numpy(fit.intercept_) * (-1 if len(classes) == 2 else 1))
+        sign = -1 if len(classes) == 2 else 1  # scikit-learn turns both round for two classes
+        head.dual_KS.copy_(torch.from_numpy(fit.dual_coef_) * sign)
+        head.bias_P.copy_(torch.from_numpy(fit.intercept_) * sign)
         head.start_K.copy_(torch.cat([torch.zeros(1), torch.from_numpy(fit.n_support_).cumsum(0)]))
         head.gamma.fill_(fit.gamma)
         head.classes_K.copy_(classes)
@@ -59,16 +66,17 @@ class KernelMachine(nn.Module):
         super().__init__()
         self.classes = classes
         self.register_buffer("support_SD", torch.zeros(support, width))
-        self.register_buffer("dual_KS", torch.zeros(seen - 1, support, dtype=torch.float64))
-        self.register_buffer("bias_P", torch.zeros(seen * (seen - 1) // 2, dtype=torch.float64))
+        self.register_buffer("dual_KS", torch.zeros(seen - 1, support))
+        self.register_buffer("bias_P", torch.zeros(seen * (seen - 1) // 2))
         self.register_buffer("start_K", torch.zeros(seen + 1, dtype=torch.long))
         self.register_buffer("gamma", torch.zeros(()))
         self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        k_BS = (-self.gamma * torch.cdist(f_BD, self.support_SD).square()).exp().double()
+        centre_D = self.support_SD.mean(0)  # around it single precision is enough; some devices have no other
+        k_BS = (-self.gamma * torch.cdist(f_BD - centre_D, self.support_SD - centre_D).square()).exp()
         seen, start = len(self.classes_K), self.start_K.tolist()
-        votes, margins = (torch.zeros(len(f_BD), seen, dtype=torch.float64, device=f_BD.device) for _ in range(2))
+        votes, margins = (torch.zeros(len(f_BD), seen, device=f_BD.device) for _ in range(2))
         pair = 0
         for i in range(seen):
             for j in range(i + 1, seen):
@@ -79,6 +87,6 @@ class KernelMachine(nn.Module):
                 margins[:, i] += d_B
                 margins[:, j] -= d_B
                 pair += 1
-        scores = torch.full((len(f_BD), self.classes), -1e4, dtype=torch.float64, device=f_BD.device)
+        scores = torch.full((len(f_BD), self.classes), -1e4, device=f_BD.device)
         scores[:, self.classes_K] = votes + margins / (3 * (margins.abs() + 1))
-        return scores.float()
+        return scores

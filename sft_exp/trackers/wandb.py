@@ -24,21 +24,21 @@ class Wandb(Tracker):
     init_timeout: float = 5.0  # seconds to reach the server before going offline
     finish_timeout: float = 20.0  # seconds to upload what is left at the end
 
-    def open(self, kind, name, identity, config):
+    def open(self, kind, identity, config):
         mode = os.environ.get("WANDB_MODE", self.mode if self.mode != "auto" else "online" if has_key() else "offline")
         if self.mode == "auto" and mode == "offline":
             tell("W&B: no key, so runs stay offline; `wandb login` and `wandb sync outputs/wandb/offline-run-*` upload them")
         try:
-            return self.start(kind, name, identity, config, mode)
+            return self.start(kind, identity, config, mode)
         except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs
             tell(f"Weights & Biases: {error}; going on offline.")
         try:
-            return self.start(kind, name, identity, config, "offline")
+            return self.start(kind, identity, config, "offline")
         except Exception as error:  # noqa: BLE001
             tell(f"Weights & Biases: {error}; going on without it. Metrics are in the store.")
             return Run()
 
-    def start(self, kind: str, name: str, identity: str, config: dict[str, Any], mode: Any) -> Run:
+    def start(self, kind: str, identity: str, config: dict[str, Any], mode: Any) -> Run:
         import wandb
 
         settings = wandb.Settings(  # a fresh one each time: init writes its arguments into it
@@ -53,7 +53,8 @@ class Wandb(Tracker):
             project=os.environ.get("WANDB_PROJECT", self.project),
             entity=self.entity,
             group=self.group,
-            name=name,
+            name=title(kind, config),
+            tags=sorted({kind, *config["choices"].values()}),
             id=identity,
             job_type=kind,
             dir=str(folder(Path(self.dir))),
@@ -97,6 +98,15 @@ class Mirror(Run):
         except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full, server gone: all the same to training
             self.run = None
             tell(f"Weights & Biases stopped answering ({type(error).__name__}: {error}); metrics are in the store.")
+
+
+def title(kind: str, config: dict[str, Any]) -> str:
+    """What the run is, from the choices that matter to its kind."""
+    taken = config["choices"]
+    words = [taken["pretrainer"], taken["dataset"], f"seed{config['seed']}"]
+    if kind == "finetune":
+        words += [taken["strategy"], taken["optim"], f"lr{config['optim']['lr']}", f"labels{config['labels']}"]
+    return " ".join(str(w) for w in [kind, *words])
 
 
 def has_key() -> bool:

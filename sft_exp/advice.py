@@ -1,0 +1,138 @@
+"""What a result leaves open, in plain sentences, and the next command worth running: a small rule, not an oracle."""
+
+import shlex
+from statistics import fmean, variance
+from typing import Any
+
+from sft_exp import pipeline, splits
+from sft_exp.experiment import Experiment
+from sft_exp.jobs import CONTROLS, MAIN, SCRATCH, Job
+from sft_exp.splits import Labels
+from sft_exp.verdict import half_width
+
+Result = dict[str, Any]
+Changes = dict[str, Any]  # key -> new value
+
+MOST_DRAWS = 100  # beyond them a difference is too small to be worth the wait
+PRETRAINERS = ("dae", "vae", "ae", "gan")  # in the order in which they are worth a try
+VOID = {  # what a changed key leaves without meaning
+    "encoder": ("encoder.", "features."),
+    "pretrainer": ("pretrainer.", "features."),
+    "finetune.steps": ("finetune.epochs", "finetune.max_steps", "finetune.horizon", "finetune.after"),
+    "labels": ("labels_total",),
+}
+OUTSIDE = "validation uses labels outside the budget"
+
+
+def notes(job: Job, result: Result) -> list[str]:
+    """What must be known beside the verdict; empty if nothing must."""
+    found = []
+    if not result["verdict"]:
+        missing = "pretrainer=none starts from scratch" if no_pretraining(job.experiment) else "controls=false leaves none"
+        found.append(f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}.")
+    if not result["stages"]["finetune"]["converged"]:
+        arms = " and ".join(pipeline.falling(job))
+        found.append(f"not converged: the training loss ({arms}) was still falling at the end of the fine-tuning.")
+    if result["stages"]["finetune"].get("lr_at_edge"):
+        found.append("The best learning rate lies at the edge of those tried: widen optim.hints.search.lr.")
+    if better := floors(result):
+        found.append(
+            "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
+        )
+    return [*found, *filter(None, [reused(job, result)])]
+
+
+def no_pretraining(e: Experiment) -> bool:
+    return e.pretrainer.learns == "nothing"
+
+
+def floors(result: Result) -> dict[str, float]:
+    """The controls, but scratch, whose mean accuracy the result does not exceed: arm -> its accuracy, best first."""
+    reached = {arm: s["accuracy"] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH}
+    best_first = sorted(reached.items(), key=lambda item: -item[1])
+    return {arm: score for arm, score in best_first if score >= result["test"]["accuracy"]}
+
+
+def reused(job: Job, result: Result) -> str:
+    """What came from the store; empty if nothing that was trained did."""
+    stages = {r.folder: r.cached for rows in job.results.values() for r in rows}
+    if all(stages.values()):
+        return f"nothing was trained: all {len(stages)} stages were in the store."
+    return "pretraining reused." if result["stages"]["pretrain"].get("cached") else ""
+
+
+def next_command(job: Job, result: Result, command: list[str]) -> tuple[str, str]:
+    """(command line, why): `command` with the one change that would say most."""
+    changes, why = next_change(job, result)
+    return shlex.join(changed(command, changes)), why
+
+
+def next_change(job: Job, result: Result) -> tuple[Changes, str]:
+    """Doubts about the result come first, then whether it is worth having, then the verdict."""
+    e, verdict = job.experiment, result["verdict"]
+    if not result["stages"]["finetune"]["converged"]:
+        steps = 2 * max(100, *(job.requests["finetune"][i]["stop"] for i in job.arms[MAIN]))
+        return {"finetune.steps": steps}, "longer fine-tuning, until the training loss no longer falls"
+    if no_pretraining(e):
+        return {"pretrainer": "vae"}, "what does pretraining add?"
+    if not verdict:
+        return {"controls": "true"}, "with the controls that a verdict needs"
+    if better := floors(result):
+        changes = another(e.choices)
+        return changes, f"{next(iter(better))} is as good or better; another {next(iter(changes))} may change that"
+    if verdict["word"] == "hurt":
+        return {"pretrainer": following(e.choices)}, "another pretrainer"
+    if verdict["word"] == "cannot tell" and verdict["draws"] == 1:
+        return {"draws": 10}, "one draw has no interval"
+    if verdict["word"] == "cannot tell" and (needed := draws_needed(job, result)):
+        return {"draws": needed}, f"{needed} draws would tell {points(verdict)} from nothing, if it stays so"
+    if fewer := fewer_labels(e, result["data"]["labelled"], len(job.corpus.classes)):
+        helped = verdict["word"] == "helped"
+        small = f"{points(verdict)} is too small for {MOST_DRAWS} draws to tell; fewer labels leave more to gain"
+        return fewer, "it helped; does it with fewer labels?" if helped else small
+    return {"seed": e.seed + 1}, "the verdict is of one pretraining seed; does another agree?"
+
+
+def draws_needed(job: Job, result: Result) -> int | None:
+    """Draws at which an interval around the observed difference, with the observed spread, would leave out 0; None above
+    MOST_DRAWS."""
+    e, draws = job.experiment, result["draws"]
+    differences = [a - b for a, b in zip(draws[MAIN], draws[SCRATCH], strict=True)]
+    ratio = splits.make(job.corpus, Labels.parse(e.labels, e.labels_total), 0).ratio
+    spread, effect = variance(differences), abs(fmean(differences))
+    counts = range(len(differences) + 1, MOST_DRAWS + 1)
+    return next((n for n in counts if 0 < effect > half_width(spread, n, ratio)), None)
+
+
+def fewer_labels(e: Experiment, labelled: int, classes: int) -> Changes:
+    """About half the labels; empty where that leaves less than one a class."""
+    if e.labels_total:
+        return {"labels_total": e.labels_total // 2} if e.labels_total // 2 >= classes else {}
+    if isinstance(e.labels, int):
+        return {"labels": e.labels // 2} if e.labels > 1 else {}
+    share = 100.0 if e.labels == "all" else float(e.labels[:-1])
+    return {"labels": f"{share / 2:g}%"} if labelled // 2 >= classes else {}
+
+
+def another(choices: dict[str, str]) -> Changes:
+    """Another encoder, or where it is the convolutional one already, another pretrainer."""
+    if choices["encoder"] == "conv":
+        return {"pretrainer": following(choices)}
+    return {"encoder": "conv"} | ({} if choices["pretrainer"] in PRETRAINERS else {"pretrainer": PRETRAINERS[0]})
+
+
+def following(choices: dict[str, str]) -> str:
+    place = PRETRAINERS.index(choices["pretrainer"]) if choices["pretrainer"] in PRETRAINERS else -1
+    return PRETRAINERS[(place + 1) % len(PRETRAINERS)]
+
+
+def changed(command: list[str], changes: Changes) -> list[str]:
+    """The command with other values; without what they make void, and without a folder of its own, which is taken."""
+    void = tuple(prefix for key in changes for prefix in VOID.get(key, ()))
+    named = [(o.lstrip("+~").partition("=")[0], o) for o in command]
+    kept = [o for key, o in named if key not in (*changes, "hydra.run.dir") and not key.startswith(void)]
+    return kept + [f"{key}={value}" for key, value in changes.items()]
+
+
+def points(verdict: dict[str, Any]) -> str:
+    return f"{100 * verdict['difference']:+.1f} points"

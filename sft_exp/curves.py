@@ -1,0 +1,46 @@
+"""A training's record read back: its curves, and whether they had stopped falling."""
+
+import json
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, variance
+
+SHARE = 0.05  # of a loss's whole fall
+LEARNT = 0.01  # nats: each label is given a probability of about 0.99; cross-entropy falls for ever below, to no effect
+
+
+def read(folder: Path) -> list[dict[str, float]]:
+    """The rows of a stage folder's metrics.jsonl; none where nothing was trained by gradient."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def column(rows: list[dict[str, float]], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of one metric, which need not be in every row."""
+    found = [row for row in rows if name in row]
+    return [int(row["step"]) for row in found], [row[name] for row in found]
+
+
+def converged(losses: list[list[float]]) -> bool:
+    """Whether the losses of these trainings (one list each, in the order of steps) had stopped falling, taken together.
+
+    They have not if the mean of the last quarter lies above LEARNT, and below the mean of the quarter before it by more
+    than SHARE of the fall from the first quarter to the last (an exponential fall then fits fewer than five of its time
+    constants) and by more than twice the standard error of that difference. A record too short to have quarters shows
+    nothing, so it has not either; trainings without a record (heads solved in closed form) have.
+    """
+    losses = [loss for loss in losses if loss]
+    if not losses:
+        return True
+    if min(map(len, losses)) < 8:
+        return False
+    first, third, last, noise = zip(*map(quarters, losses), strict=True)
+    drop, fall = fmean(third) - fmean(last), fmean(first) - fmean(last)
+    return fmean(last) < LEARNT or drop <= max(SHARE * fall, 2 * sqrt(sum(noise)) / len(losses))
+
+
+def quarters(loss: list[float]) -> tuple[float, float, float, float]:
+    """Means of the first, third and last quarter, and the variance of the difference of the last two."""
+    n = len(loss) // 4
+    third, last = loss[-2 * n : -n], loss[-n:]
+    return fmean(loss[:n]), fmean(third), fmean(last), (variance(third) + variance(last)) / n

@@ -1,0 +1,294 @@
+r"""The user's own images, in any format that Pillow reads. Labels come in one of three ways:
+
+    root/<class>/...            no test images: repeated stratified folds take turns as test
+    root/train/<class>/...      with root/test/<class>/... as test, if it is there; the images of root/val/<class>/..., if it is
+                                there, are training images like the others, because their labels cost the same
+    labels=<table.csv>          columns file, label and, where images belong together, group; files relative to root or to the
+                                table; folds take turns as test
+
+One pass reads and decodes each file once, so that what is broken, double or in the wrong place is said before any compute.
+An exact copy counts once; a labelled image is no part of the pool; a test image in train or in the pool is refused.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from statistics import median_low
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from sft_exp.data import Corpus, Dataset, Images
+from sft_exp.errors import ConfigError, DataError, require
+from sft_exp.files import File, Seen, below, find, is_image, survey, visible
+from sft_exp.progress import console
+
+PARTS = ("train", "val", "test")
+LAYOUTS = (
+    "Expected is root/<class>/<images>, or root/train/<class>/<images> with root/test and root/val beside it if there are any, "
+    "or dataset.labels=<table.csv> with columns file,label and, where images belong together, group"
+)
+NAMED = 20  # files that a message names
+LISTED = 100  # files that the report names
+
+
+class Row(NamedTuple):
+    """An image, and in the end what became of it."""
+
+    file: File
+    split: str  # train, test or pool
+    label: str = ""
+    group: str | None = None
+    seen: Seen = Seen()
+    fate: str = ""  # used, broken, duplicate, labelled (and so no part of the pool), ignored (not named like an image)
+
+
+@dataclass
+class ImageFolder(Dataset):
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "labels", "unlabelled", "memory", "workers")
+
+    root: str | None = None  # folder of the labelled images
+    labels: str | None = None  # CSV of file,label[,group]; null = folders are classes
+    unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
+    size: int = 64  # pixels, height and width of all images
+    channels: int = 3  # 3 = colour, 1 = grey
+    group: str | None = (
+        None  # what is never split: a column of the CSV, or a regular expression whose one group finds it in a path
+    )
+    broken: str = "refuse"  # labelled images that cannot be read: refuse, or skip = leave them out and count them
+    memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
+    workers: int = 2  # processes that decode it
+
+    def __post_init__(self):
+        self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else list(self.unlabelled or [])
+        paths = all(isinstance(entry, str) and entry for entry in self.unlabelled)
+        require(paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them")
+        require(self.size > 0, "size", self.size, "above 0")
+        require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
+        require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
+        require(self.memory >= 0, "memory", self.memory, "0 or more")
+        require(self.workers >= 0, "workers", self.workers, "0 or more")
+
+    def load(self):
+        rows = self.table() if self.labels else self.folders()
+        rows += [Row(f, "pool", fate="" if is_image(f.id) else "ignored") for f in self.pool({r.file.id for r in rows})]
+        ignored, rows = [r for r in rows if r.fate], [r for r in rows if not r.fate]
+        image = (self.channels, self.size, self.size)
+        held = len(rows) * prod(image) <= self.memory * 1e9
+        x, seen = survey([r.file for r in rows], image, held, max(1, self.workers))
+        rows = judged([r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip")
+        classes = complete(rows)
+        report = {
+            "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
+            "unlabelled": facts([r for r in rows + ignored if r.split == "pool"]),
+        }
+        console.print(told(report, self.size), highlight=False, soft_wrap=True)
+        if self.unlabelled and not report["unlabelled"]["images"]:
+            raise DataError(f"dataset.unlabelled={self.unlabelled}: no image there can be read and is not a labelled one")
+
+        def split(name: str) -> Images | None:
+            mine = [n for n, r in enumerate(rows) if r.split == name and r.fate == "used"]
+            y = torch.tensor([classes.index(rows[n].label) if rows[n].label else -1 for n in mine])
+            groups = [g for n in mine if (g := rows[n].group) is not None] or None
+            return Images(x, y, [rows[n].file.id for n in mine], groups, self.workers, torch.tensor(mine)) if mine else None
+
+        train, test, extra = (split(name) for name in ("train", "test", "pool"))
+        assert train is not None
+        content = [(r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in rows if r.fate == "used"]
+        fingerprint = hashlib.sha256(json.dumps([image, classes, content]).encode()).hexdigest()
+        name = Path(str(self.root or self.labels)).expanduser().resolve().stem
+        return Corpus(name, classes, train, test, extra, image, report, fingerprint)
+
+    def folders(self) -> list[Row]:
+        """What lies in the classes' folders."""
+        if not self.root:
+            raise ConfigError("dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}")
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise DataError(f"dataset.root={root}: no such folder. {LAYOUTS}")
+        inside = self.subfolders(root)
+        parts = [inside.pop(part) for part in PARTS if part in inside]
+        if parts and parts[0].name != "train":
+            raise DataError(f"{root}: there is {parts[0].name}/ and no train/. {LAYOUTS}")
+        if parts and inside:
+            raise DataError(f"{root}: beside train/ there is {', '.join(f'{name}/' for name in inside)}. {LAYOUTS}")
+        rows = []
+        for part in parts or [root]:
+            if loose := [f.name for f in sorted(part.iterdir()) if f.is_file() and visible(f.name) and is_image(f.name)]:
+                raise DataError(f"{part}: {loose[0]} lies in no class's folder. {LAYOUTS}")
+            if not (folders := self.subfolders(part)):
+                raise DataError(f"{part}: no class has a folder there. {LAYOUTS}")
+            split = "test" if part.name == "test" and parts else "train"
+            for label, folder in folders.items():
+                files = [File(path.relative_to(root).as_posix(), path) for path in below(folder)]
+                images = [f for f in files if is_image(f.id)]
+                if not images:
+                    raise DataError(f"{folder}: a class without an image. Add some, or remove the folder. {LAYOUTS}")
+                rows += [Row(f, split, label, self.group_in(f.id)) for f in images]
+                rows += [Row(f, split, label, fate="ignored") for f in files if not is_image(f.id)]
+        return rows
+
+    def subfolders(self, folder: Path) -> dict[str, Path]:
+        """Name -> folder, without those that are given as unlabelled."""
+        pools = {Path(entry).expanduser().resolve() for entry in self.unlabelled}
+        return {d.name: d for d in sorted(folder.iterdir()) if d.is_dir() and visible(d.name) and d.resolve() not in pools}
+
+    def table(self) -> list[Row]:
+        """The rows of the CSV; DataError names the line."""
+        table = Path(str(self.labels)).expanduser()
+        root = Path(self.root).expanduser() if self.root else table.parent
+        try:
+            reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline=""), restval="")
+            lines = [(reader.line_num, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"dataset.labels={table}: {getattr(error, 'strerror', None) or error}") from error
+        columns = list(reader.fieldnames or [])
+        if missing := [c for c in ("file", "label") if c not in columns]:
+            raise DataError(
+                f"{table}: no column {' and '.join(missing)}; its first line has {','.join(columns) or 'nothing'}. {LAYOUTS}"
+            )
+        column = self.group if self.group in columns else "group" if self.group is None and "group" in columns else None
+        rows: dict[str, tuple[int, Row]] = {}
+        for number, line in lines:
+            where = f"{table}, line {number}"
+            if empty := [c for c in ("file", "label", column) if c and not line[c]]:
+                raise DataError(f"{where}: the {empty[0]} is missing{f' (of {name})' if (name := line['file']) else ''}")
+            path = next((p for p in (root / line["file"], table.parent / line["file"]) if p.is_file()), None)
+            if path is None:
+                raise DataError(f"{where}: there is no file {line['file']}, neither below {root} nor beside the table")
+            file = File(Path(os.path.relpath(path, root)).as_posix(), path)
+            if file.id in rows:
+                raise DataError(f"{where}: {line['file']} is already in line {rows[file.id][0]}; an image has one row")
+            group = line[column] if column else self.group_in(file.id, columns)
+            rows[file.id] = number, Row(file, "train", line["label"], group)
+        if not rows:
+            raise DataError(f"{table}: no row below the first line")
+        return [row for _, row in rows.values()]
+
+    def group_in(self, name: str, columns: Iterable[str] = ()) -> str | None:
+        """What `dataset.group` as a regular expression finds in an image's path; null finds nothing."""
+        if self.group is None:
+            return None
+        try:
+            pattern = re.compile(self.group)
+        except re.error:
+            pattern = None
+        if pattern is None or pattern.groups != 1:
+            valid = f"a column of the table ({', '.join(columns)}) or " if columns else ""
+            raise ConfigError(
+                "dataset.group", self.group, f"must be {valid}a regular expression with one group, such as (p[0-9]+)_"
+            )
+        found = pattern.search(name)
+        if found is None or not found[1]:
+            raise DataError(f"{name}: dataset.group={self.group} finds no group in this path")
+        return found[1]
+
+    def pool(self, taken: set[str]) -> list[File]:
+        """The unlabelled images, each file once; a name that another image has gets its entry's number in front."""
+        files: dict[tuple[str, str], File] = {}
+        for number, entry in enumerate(self.unlabelled):
+            found = find(entry, self.memory * 1e9)
+            if not any(is_image(f.id) for f in found):
+                raise DataError(
+                    f"dataset.unlabelled={entry}: no image there. It takes folders, globs such as photos/**/*.jpg, tar files"
+                )
+            for file in found:
+                key = os.path.realpath(file.path), file.id.partition("::")[2]
+                if key not in files:
+                    name = file.id if file.id not in taken else f"{number}/{file.id}"
+                    taken.add(name)
+                    files[key] = file._replace(id=name)
+        return list(files.values())
+
+
+def judged(rows: list[Row], skip: bool) -> list[Row]:
+    """The rows with their fates. DataError where a labelled image is broken, unless `skip`; where a test image is also in train
+    or in the pool; and where one image has two labels."""
+    first: dict[str, Row] = {}  # content -> who had it first
+    done, faults, leaks, clashes = [], [], [], []
+    for row in rows:
+        other = row if row.seen.fault else first.setdefault(row.seen.sha256, row)
+        pair = f"{other.file.id} and {row.file.id}"
+        if row.seen.fault and row.split != "pool":
+            faults.append(f"{row.file.id}: {row.seen.fault}")
+        elif row.split != other.split == "test" or other.split != row.split == "test":
+            leaks.append(f"{pair} (of the {'pool' if row.split == 'pool' else 'training images'})")
+        elif row.split == other.split != "pool" and row.label != other.label:
+            clashes.append(f"{pair} ({other.label} and {row.label})")
+        copied = "duplicate" if row.split == other.split else "labelled"
+        done.append(row._replace(fate="broken" if row.seen.fault else "used" if other is row else copied))
+    if faults and not skip:
+        raise DataError(
+            f"{len(faults)} of {sum(r.split != 'pool' for r in rows)} labelled images cannot be used:{listing(faults)}\n"
+            "Repair or remove them; dataset.broken=skip leaves them out and counts them in the report"
+        )
+    if leaks:
+        raise DataError(f"Test images must not be learnt from, but {len(leaks)} would be:{listing(leaks)}\nRemove one of each")
+    if clashes:
+        raise DataError(f"An image has one label, but {len(clashes)} have two:{listing(clashes)}\nRemove the wrong copies")
+    return done
+
+
+def complete(rows: list[Row]) -> tuple[str, ...]:
+    """Names of the classes. DataError unless there are two or more, each has a training image, and no group is on both sides."""
+    classes = tuple(sorted({r.label for r in rows if r.split != "pool"}))
+    if len(classes) < 2:
+        raise DataError(f"there is one class, {classes[0]}; telling apart takes 2 or more. {LAYOUTS}")
+    train = [r for r in rows if r.split == "train" and r.fate == "used"]
+    if bare := sorted(set(classes) - {r.label for r in train}):
+        raise DataError(f"class {bare[0]} has no training image that can be used, so it cannot be learnt")
+    groups = {r.group: r.file.id for r in train if r.group is not None}
+    for row in rows:
+        if row.split == "test" and row.group in groups:
+            raise DataError(
+                f"group {row.group} is in train and in test and must not be split: {groups[row.group]} and {row.file.id}"
+            )
+    return classes
+
+
+def facts(rows: list[Row]) -> dict[str, Any]:
+    """The report on some images: how many are used, their sizes as (width, height), and what was left out and why."""
+    used, broken = ([r for r in rows if r.fate == fate] for fate in ("used", "broken"))
+    sides = list(zip(*(r.seen.size for r in used), strict=True))  # all widths, all heights
+    fates = Counter(r.fate for r in rows)
+    return {
+        "images": len(used),
+        "classes": dict(Counter(r.label for r in used if r.label)),
+        "sizes": {name: [of(side) for side in sides] for name, of in (("min", min), ("median", median_low), ("max", max))},
+        "broken": [f"{r.file.id}: {r.seen.fault}" for r in broken][:LISTED],
+        "broken_count": len(broken),
+        "duplicates": fates["duplicate"],
+        "overlap": fates["labelled"],
+        "ignored": dict(Counter(Path(r.file.id).suffix for r in rows if r.fate == "ignored")),
+    }
+
+
+def told(report: dict[str, Any], size: int) -> str:
+    """The report in a sentence."""
+    parts = []
+    for kind, found in report.items():
+        low, high = ("x".join(map(str, found["sizes"][which])) for which in ("min", "max"))
+        classes = f" images of {len(found['classes'])} classes" if found["classes"] else ""
+        sizes = f", {low if low == high else f'{low} to {high}'} pixels" if found["images"] else ""
+        out = {
+            "broken": found["broken_count"],
+            "copies": found["duplicates"],
+            "labelled ones": found["overlap"],
+            **found["ignored"],
+        }
+        left = ", ".join(f"{what} {count:,}" for what, count in out.items() if count)
+        parts.append(f"{found['images']:,} {kind}{classes}{sizes}{f' (left out: {left})' if left else ''}")
+    return f"{'; '.join(parts)}. All are used at {size}x{size} pixels."
+
+
+def listing(lines: list[str]) -> str:
+    """The first of the lines, below each other."""
+    return "".join(f"\n  {line}" for line in lines[:NAMED]) + (f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else "")

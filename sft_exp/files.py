@@ -1,0 +1,153 @@
+"""Image files: found in folders, by globs and in tar files, and each read once, so that a broken one is known before any use."""
+
+import hashlib
+import io
+import os
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from glob import glob, has_magic
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sft_exp.data import decode, formats
+from sft_exp.errors import DataError
+from sft_exp.progress import bar
+
+CHUNK = 1000  # images read between two looks at the progress bar
+
+
+class File(NamedTuple):
+    """Where an image lies: a file, a stretch of a tar file, or the member of a compressed one, which is held in memory."""
+
+    id: str
+    path: Path
+    offset: int = 0
+    size: int = -1  # bytes; -1 = to the end
+    content: bytes | None = None
+
+    def read(self) -> bytes:
+        if self.content is not None:
+            return self.content
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Seen(NamedTuple):
+    """What reading a file showed."""
+
+    sha256: str = ""
+    size: tuple[int, int] = (0, 0)  # width, height
+    fault: str = ""  # why it cannot be used; empty = it can
+
+
+class Decoder:
+    """row -> uint8 [C, H, W], as long as the row's file is what it was when the run began; else DataError."""
+
+    def __init__(self, files: list[File], seen: list[Seen], image: tuple[int, int, int]):
+        self.files, self.sha256, self.image = files, [s.sha256 for s in seen], image
+
+    def __call__(self, row: int) -> Tensor:
+        file = self.files[row]
+        try:
+            content = file.read()
+        except OSError as error:
+            raise DataError(f"{file.path}: {error.strerror}, but it was there when the run began") from error
+        if hashlib.sha256(content).hexdigest() != self.sha256[row]:
+            raise DataError(
+                f"{file.path}: changed while the run used it; start again, so that what is trained on is what is recorded"
+            )
+        return decode(content, self.image)
+
+
+def survey(files: list[File], image: tuple[int, int, int], hold: bool, threads: int) -> tuple[Tensor | Decoder, list[Seen]]:
+    """Read and decode each file once: (all images, uint8 [N, C, H, W], or unless `hold` what decodes one; what was seen)."""
+    x_NCHW = torch.zeros(len(files) if hold else 0, *image, dtype=torch.uint8)
+
+    def look(row: int) -> Seen:
+        from PIL import Image
+
+        try:
+            content = files[row].read()
+            pixels = decode(content, image)
+        except (DataError, OSError) as error:
+            return Seen(fault=getattr(error, "strerror", None) or str(error))
+        if hold:
+            x_NCHW[row] = pixels
+        with Image.open(io.BytesIO(content)) as picture:
+            return Seen(hashlib.sha256(content).hexdigest(), picture.size)
+
+    seen: list[Seen] = []
+    with ThreadPoolExecutor(threads) as pool, bar("reading images", len(files)) as advance:
+        for first in range(0, len(files), CHUNK):
+            seen += pool.map(look, range(first, min(first + CHUNK, len(files))))
+            advance(len(seen), "")
+    return x_NCHW if hold else Decoder(files, seen, image), seen
+
+
+def find(entry: str, most: float = float("inf")) -> list[File]:
+    """The visible files that a path or glob names: files, those in folders, members of tar files. Of images in compressed tar
+    files, `most` bytes are held. Ids are paths from where the entry's folder lies, or the folder before the glob's first star.
+    """
+    path = Path(entry).expanduser().absolute()
+    top = path
+    while not path.exists() and has_magic(str(top)):
+        top = top.parent
+    files = []
+    for found in [path] if path.exists() else [Path(name) for name in sorted(glob(str(path), recursive=True))]:
+        if found.is_dir():
+            files += [File(p.relative_to(top.parent).as_posix(), p) for p in below(found)]
+        elif not is_image(found.name) and tarfile.is_tarfile(found):
+            files += members(found, found.relative_to(top.parent).as_posix(), most)
+        elif found.is_file():
+            files.append(File(found.relative_to(top.parent).as_posix(), found))
+    return files
+
+
+def below(folder: Path) -> list[Path]:
+    """Every file in a folder and its subfolders, in the order of their paths; hidden files and folders are left out."""
+    found = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if visible(name)]
+        found += [Path(here, name) for name in names if visible(name)]
+    return sorted(found, key=Path.as_posix)
+
+
+def members(archive: Path, name: str, most: float) -> list[File]:
+    """The visible regular files in a tar file, which is never unpacked on disk; `name::member` are their ids."""
+    try:
+        with tarfile.open(archive) as tar:
+            found = [m for m in tar if m.isreg() and not m.issparse() and all(map(visible, PurePosixPath(m.name).parts))]
+            if isinstance(tar.fileobj, io.BufferedReader):  # not compressed: each can be read where it lies
+                return [File(f"{name}::{m.name}", archive, m.offset_data, m.size) for m in found]
+            found = [m for m in found if is_image(m.name)]
+            if (total := sum(m.size for m in found)) > most:
+                raise DataError(
+                    f"{archive}: it is compressed, so its images must be held in memory, and {total / 1e9:.1f} GB are more than "
+                    f"dataset.memory={most / 1e9:g}. Decompress it: a plain .tar is read where it lies"
+                )
+            return [File(f"{name}::{m.name}", archive, content=tar.extractfile(m).read()) for m in found]  # type: ignore[union-attr]
+    except DataError:
+        raise
+    except Exception as error:  # whatever the decompressor has to say
+        raise DataError(f"{archive}: this tar file is damaged ({error})") from error
+
+
+def visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
+    return Path(name).suffix.lower() in suffixes()
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    from PIL import Image
+
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats())

@@ -1,0 +1,313 @@
+"""The pictures of a run: accuracy by arm, loss curves, what the pretraining makes of images, confusions, the features.
+
+Matplotlib is imported where it is used, and only its objects: no window, no global state, no cost for `--help`.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sft_exp import curves, pipeline, splits
+from sft_exp.core import seed_global
+from sft_exp.data import Images
+from sft_exp.jobs import MAIN, SCRATCH, Job
+from sft_exp.splits import Labels
+from sft_exp.stages import model as models
+
+Result = dict[str, Any]
+
+COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-blind can tell apart too
+    MAIN: "#0072B2",
+    SCRATCH: "#D55E00",
+    "random_frozen": "#009E73",
+    "raw_pixels": "#6E6E6E",
+    "raw_svm": "#C0579A",
+    "pca_svm": "#A87900",
+}
+OBJECTIVES = ("#0072B2", "#D55E00", "#009E73", "#C0579A")
+CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it lies
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+INK, FAINT = "#222222", "#9a9a9a"
+STYLE: Any = {
+    "figure.dpi": 160,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $a_
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+WIDTH = 5.8  # inches, of every picture
+NUMBERED = 20  # classes whose cells of the confusion matrix have room for a number
+NAMED = 40  # classes that there is room to name
+SCATTERED = 2_000  # test images at most among the features
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str  # of its file, without the ending
+    title: str
+    caption: str  # how to read it
+    png: bytes
+
+
+def draw(job: Job, result: Result) -> list[Picture]:
+    """Every picture that there is something to show on."""
+    from matplotlib import rc_context
+
+    makers: list[Callable[[Job, Result], Picture | None]] = [
+        accuracies, pretraining, finetuning, range_test, examples, confusions, features,
+    ]  # fmt: skip
+    with rc_context(STYLE):
+        return [picture for make in makers if (picture := make(job, result))]
+
+
+def accuracies(job: Job, result: Result) -> Picture:
+    draws = {arm: [100 * a for a in values] for arm, values in result["draws"].items()}
+    height = {arm: -i for i, arm in enumerate(draws)}
+    figure, axes = blank(1.0 + 0.4 * len(draws))
+    if SCRATCH in draws:
+        for pair in zip(draws[MAIN], draws[SCRATCH], strict=True):
+            axes.plot(pair, (height[MAIN], height[SCRATCH]), color=FAINT, linewidth=0.8, alpha=0.6)
+    for arm, values in draws.items():
+        axes.scatter(values, [height[arm]] * len(values), s=26, color=COLOURS[arm], alpha=0.5, linewidths=0, zorder=2)
+        axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS[arm], linewidth=2.5)
+        place: Any = {"xy": (1.02, height[arm]), "xycoords": ("axes fraction", "data"), "annotation_clip": False}
+        axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS[arm])
+    axes.set_yticks(list(height.values()), list(height))
+    axes.set_ylim(0.5 - len(draws), 0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_xlabel("test accuracy (%)")
+    difference = f", {100 * result['verdict']['difference']:+.1f} points against scratch" if result["verdict"] else ""
+    axes.set_title(f"{part(job, 'pretrainer')}: {100 * result['test']['accuracy']:.1f} %{difference}")
+    caption = "A dot is one label draw, a bar and its number their mean. Lines join the same draw, pretrained and from scratch."
+    return Picture("accuracy", "Test accuracy by arm", caption, png(figure))
+
+
+def pretraining(job: Job, result: Result) -> Picture | None:
+    runs = [rows for start in starts(job) if (rows := curves.read(start))]
+    if not runs:
+        return None
+    figure, axes = blank(3.3)
+    changes = []
+    objectives = job.experiment.pretrainer.objectives
+    for name, colour in zip(objectives, OBJECTIVES, strict=False):
+        lines = [curves.column(rows, name) for rows in runs]
+        for steps, values in lines:
+            axes.plot(steps, values, color=colour, linewidth=1.3, alpha=1 if len(runs) == 1 else 0.4)
+        steps, values = lines[0]
+        if len(objectives) > 1:
+            place: Any = {"xy": (steps[-1], values[-1]), "xytext": (4, 0), "textcoords": "offset points"}
+            axes.annotate(name.replace("_", " "), **place, color=colour, va="center")
+        changes.append(f"{name.removesuffix('_loss')} {number(values[0])} to {number(values[-1])}")
+    axes.grid(axis="y")
+    axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel("pretraining loss of the batch")
+    axes.set_title(f"{part(job, 'pretrainer')}: {', '.join(changes)}")
+    caption = "Each objective on the batches it was trained on, without labels." + (" A line a fold." if len(runs) > 1 else "")
+    return Picture("pretraining", "Pretraining loss", caption, png(figure))
+
+
+def finetuning(job: Job, result: Result) -> Picture | None:
+    trained = {arm: lines for arm in (MAIN, SCRATCH) if arm in job.arms and (lines := losses(job, arm))}
+    if not trained:
+        return None
+    figure, axes = blank(3.3)
+    low, high = float("inf"), 0.0
+    for arm, lines in trained.items():
+        length = min(len(steps) for steps, _ in lines)
+        steps, values = lines[0][0][:length], torch.tensor([v[:length] for _, v in lines]).numpy()
+        axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.15, linewidth=0)
+        axes.plot(steps, values.mean(0), color=COLOURS[arm], linewidth=1.6, label=arm)
+        low, high = min(low, values.min().item()), max(high, values.max().item())
+    if 0 < 10 * low < high:  # a decade, so that there is a number to read
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    axes.grid(axis="y")
+    axes.legend()
+    axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel("training loss (nats)")
+    falling = pipeline.falling(job)
+    axes.set_title("Fine-tuning: " + (f"still falling ({' and '.join(falling)})" if falling else "the loss no longer falls"))
+    caption = "Mean over the label draws; the band reaches from the lowest draw to the highest."
+    return Picture("finetuning", "Fine-tuning loss", caption, png(figure))
+
+
+def range_test(job: Job, result: Result) -> Picture | None:
+    """Of optim.lr=auto: the losses over the rates, for the main arm's first draw."""
+    if not job.results["lr_find"]:
+        return None
+    test = json.loads((job.results["lr_find"][0].folder / "lr.json").read_text())
+    figure, axes = blank(3.0)
+    axes.plot(test["rates"], test["losses"], color=COLOURS[MAIN], linewidth=1.6)
+    axes.axvline(test["lr"], color=INK, linewidth=1, linestyle="--")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="y")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss (nats)")
+    axes.set_title(f"The loss falls fastest at a learning rate of {test['lr']:.2g}")
+    caption = "Learning-rate range test of the pretrained model, first draw: the running mean of the loss while the rate rises."
+    return Picture("lr_find", "Learning-rate range test", caption, png(figure))
+
+
+def examples(job: Job, result: Result) -> Picture | None:
+    file = next((file for start in starts(job) if (file := start / "pictures.safetensors").exists()), None)
+    found = models.weights(file) if file else {}
+    if not found:
+        return None
+    names = sorted(found, key=lambda name: (name != "input", name))
+    columns = min(10, len(found[names[0]]))
+    _, _, high, wide = found[names[0]].shape
+    figure, grid = blank(0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names))
+    for axes, name in zip(grid, names, strict=True):
+        axes.imshow(strip(found[name][:columns]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    grid[0].set_title(f"What {part(job, 'pretrainer')} makes of unlabelled images")
+    caption = "A column is one image of the pool; samples are drawn from the model and belong to no column."
+    return Picture("examples", "Pretraining on images", caption, png(figure))
+
+
+def confusions(job: Job, result: Result) -> Picture:
+    from matplotlib.colors import PowerNorm
+
+    names = [name[:14] for name in job.corpus.classes]
+    counts_YY = torch.zeros(len(names), len(names), dtype=torch.long)
+    for draw, i in enumerate(job.arms[MAIN]):
+        y_N = splits.make(job.corpus, labels(job), draw).test.y
+        counts_YY += torch.bincount(y_N * len(names) + predicted(job, i), minlength=len(names) ** 2).view_as(counts_YY)
+    share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
+    figure, axes = blank(5.2)
+    image = axes.imshow(share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal")  # the root shows rare ones
+    if len(names) <= NUMBERED:
+        for i, j in share_YY.round().nonzero().tolist():
+            axes.text(
+                j, i, f"{share_YY[i, j]:.0f}", ha="center", va="center", size=8, color="white" if share_YY[i, j] > 35 else INK
+            )
+    else:
+        figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
+    ticks = range(len(names)) if len(names) <= NAMED else []
+    axes.set_xticks(ticks, [names[t] for t in ticks], rotation=0 if max(map(len, names)) < 4 else 90)
+    axes.set_yticks(ticks, [names[t] for t in ticks])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    wrong_YY = share_YY.clone().fill_diagonal_(0)
+    i, j = divmod(int(wrong_YY.argmax()), len(names))
+    most = f"{wrong_YY[i, j]:.0f} % of class {names[i]} taken for {names[j]}"
+    axes.set_title(f"Most frequent confusion: {most}" if wrong_YY.any() else "No confusions")
+    caption = "Of each true class (row), per cent by predicted class: the pretrained, fine-tuned model, all draws together."
+    return Picture("confusion", "Confusion matrix", caption, png(figure))
+
+
+@torch.no_grad()
+def features(job: Job, result: Result) -> Picture | None:
+    """Principal components of the test features of the first draw's model."""
+    from matplotlib.patheffects import withStroke
+
+    test: Images = splits.make(job.corpus, labels(job), 0).test
+    rows = torch.arange(min(len(test), SCATTERED))
+    encoder = models.load(job.results["finetune"][job.arms[MAIN][0]].folder).nets["encoder"]
+    f_ND = torch.cat([encoder(batch["x"]) for batch in test.batches(rows.split(models.BATCH), torch.device("cpu"))]).flatten(1)
+    y_N, wrong_N = test.y[rows].cpu(), (predicted(job, job.arms[MAIN][0]) != test.y.cpu())[rows]
+    if min(f_ND.shape) < 2:
+        return None
+    seed_global(0, torch.device("cpu"))  # the decomposition starts at random vectors
+    _, spread_Q, axes_DQ = torch.pca_lowrank(f_ND, q=min(6, *f_ND.shape), niter=4)
+    xy_N2 = (f_ND - f_ND.mean(0)) @ axes_DQ[:, :2]
+    first, second = (100 * spread_Q[:2].square() / (f_ND - f_ND.mean(0)).square().sum()).tolist()
+    figure, axes = blank(4.6)
+    names = job.corpus.classes
+    for c in y_N.unique().tolist():
+        axes.scatter(*xy_N2[y_N == c].T.numpy(), s=15, color=CLASSES[c % len(CLASSES)], alpha=0.8, linewidths=0)
+    axes.scatter(*xy_N2[wrong_N].T.numpy(), s=20, color=INK, marker="x", linewidths=0.8)
+    for c in y_N.unique().tolist() if len(names) <= NAMED else ():
+        middle = xy_N2[y_N == c].median(0).values.tolist()
+        name = axes.text(*middle, names[c], size=12, weight="bold", ha="center", va="center")
+        name.set_path_effects([withStroke(linewidth=3.5, foreground="white")])
+    axes.set_xlabel(f"first principal component ({first:.0f} % of the variance)")
+    axes.set_ylabel(f"second ({second:.0f} %)")
+    axes.set_title(f"Features of the test images; x: {int(wrong_N.sum())} of {len(rows)} are wrong")
+    caption = "Test images where the first draw's fine-tuned model puts them, by true class; x: it predicts another."
+    return Picture("features", "Features", caption, png(figure))
+
+
+def starts(job: Job) -> list[Any]:
+    """Folders of the main arm's pretrainings, one, or one a fold."""
+    return list(dict.fromkeys(start for i in job.arms[MAIN] if (start := job.requests["finetune"][i]["start"])))
+
+
+def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
+    """(steps, training losses) of each draw that was trained by gradient."""
+    lines = [curves.column(curves.read(job.results["finetune"][i].folder), "loss") for i in job.arms[arm]]
+    return [(steps, values) for steps, values in lines if steps]
+
+
+def predicted(job: Job, i: int) -> Tensor:
+    """Classes that fine-tuning `i` gives the test images [N]."""
+    return models.weights(job.results["evaluate"][i].folder / "predictions.safetensors")["predicted"].long()
+
+
+def labels(job: Job) -> Labels:
+    return Labels.parse(job.experiment.labels, job.experiment.labels_total)
+
+
+def part(job: Job, group: str) -> str:
+    """The option taken in a group, as the user wrote it."""
+    return job.experiment.choices.get(group, group)
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def strip(x_BCHW: Tensor) -> Any:
+    """Images side by side, white between them, as matplotlib takes them: [H, W] or, of three channels, [H, W, 3]."""
+    gap = max(1, x_BCHW.shape[3] // 12)
+    padded = torch.nn.functional.pad(x_BCHW, (0, gap), value=255)
+    wide_CHW = torch.cat(list(padded), dim=2)[..., :-gap]
+    return (wide_CHW.permute(1, 2, 0) if len(wide_CHW) == 3 else wide_CHW[0]).numpy()
+
+
+def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
+    """A figure of our width and its axes; of several rows, a list of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((WIDTH, height))
+    axes = figure.subplots(rows, squeeze=False)[:, 0]
+    return figure, axes[0] if rows == 1 else list(axes)
+
+
+def png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,59 @@
+"""Learning-rate range test: Smith, arXiv:1506.01186, section 3.3. It trains a copy of its own and leaves no trace."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sft_exp import durable, splits
+from sft_exp.errors import DataError, NonFiniteError
+from sft_exp.stages import finetune
+from sft_exp.stages.context import Context
+from sft_exp.store import Request
+from sft_exp.train import optimizers_for, train
+
+LEAST, MOST = 1e-6, 1.0  # rates the test runs through
+STEPS = 150
+SMOOTH = 0.9  # weight of the past in the running mean of the loss
+WORSE = 3.0  # times the first loss, where the test stops
+WINDOW = 10  # steps over which a fall is measured
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From the least rate to the most, in equal ratios."""
+
+    def __call__(self, progress: float) -> float:
+        return LEAST * (MOST / LEAST) ** progress
+
+
+def run(folder: Path, request: Request, ctx: Context) -> None:
+    """lr.json: `lr`, the rate at which the loss falls fastest, and the curve (`rates`, `losses`)."""
+    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    short = {**request, "steps": STEPS, "stop": STEPS, "schedule": Ramp()}
+    model, labelled, plan, _ = finetune.ready(short, ctx, draw.labelled, draw.pool, fold="lr_find")
+    optimizers = optimizers_for(request["task"], model.nets, request["optim"], plan.phases)
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    try:
+        for step in train(
+            request["task"], model.nets.train(), optimizers, {"labelled": labelled}, plan, torch.device(ctx.device)
+        ):
+            mean = SMOOTH * mean + (1 - SMOOTH) * step.metrics["loss"].item()
+            rates.append(Ramp()((step.done - 1) / STEPS))
+            losses.append(mean / (1 - SMOOTH**step.done))  # as Adam corrects its means for their start at 0
+            if losses[-1] > WORSE * losses[0]:
+                break
+    except NonFiniteError:
+        pass  # the rate was too large: that is what the test is for
+    best = steepest(rates, losses)
+    durable.write_json(folder / "lr.json", {"lr": best, "rates": rates, "losses": losses})
+
+
+def steepest(rates: list[float], losses: list[float]) -> float:
+    """The rate in the middle of the window in which the loss falls most; DataError if it falls nowhere."""
+    falls = [losses[i] - losses[i + WINDOW] for i in range(len(losses) - WINDOW)]
+    if not falls or max(falls) <= 0:
+        raise DataError("optim.lr=auto: the training loss falls at no rate from 1e-6 to 1; give optim.lr a number")
+    return rates[falls.index(max(falls)) + WINDOW // 2]

@@ -1,0 +1,91 @@
+"""What every test stands on: a folder of its own, no tracker, one thread, none of the user's settings."""
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the programs that tests start
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, home, monkeypatch):
+    """Tests write below their own folder and see no account and no settings of whoever runs them."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith(("WANDB_", "SFT_EXP_", "HYDRA_"))]:
+        if name != "SFT_EXP_DATA":
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+        monkeypatch.setenv(f"WANDB_{kind}", str(home))
+    if torch := sys.modules.get("torch"):  # not imported for the sake of tests that do without
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of real data sets in torchvision's formats; they are too large to come with the repository."""
+    folder = Path(os.environ.get("SFT_EXP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}; SFT_EXP_DATA names their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded data set."""
+    from sft_exp.datasets.digits import Digits
+
+    return Digits().load()
+
+
+@pytest.fixture(scope="session")
+def plan():
+    """Networks -> a Plan that moves all of them at a constant rate, unless told otherwise."""
+    from sft_exp.schedule import Schedule
+    from sft_exp.train import Plan
+
+    def made(nets, steps, **changes):
+        everything = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
+        usual = {"stop": steps, "batch_size": 16, "schedule": Schedule(), "phases": everything, "name": (0, "test")}
+        return Plan(**{"steps": steps, **usual, **changes})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """Overrides -> the config that Hydra composes."""
+    import hydra
+
+    from sft_exp import config
+
+    config.register()
+
+    @cache
+    def composed(*overrides: str):
+        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+            return hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def experiment(compose):
+    """Overrides -> Experiment."""
+    from sft_exp import config
+
+    def made(*overrides: str):
+        cfg = compose(*overrides)
+        return config.experiment(config.plain(cfg), config.choices(cfg))
+
+    return made

@@ -1,0 +1,199 @@
+"""Faults on purpose: processes that are killed at any change they make on disk, and what stays of their work.
+
+Cases run in processes forked from one that has imported everything with a single thread (the standard library's fork
+server): a twentieth of a second each, instead of the seconds of a fresh start.
+"""
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "FORK_SERVER": "1"}
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate"}
+TINY = (
+    "tracker=none", "encoder.hidden=[8]", "pretrain.steps=5", "finetune.steps=5", "draws=1", "controls=false", "val=holdout",
+    "hardware.checkpoint_seconds=0",
+)  # fmt: skip
+
+
+def fork(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Start a module-level function in a forked process, in the present folder."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults"])
+    kept = dict(os.environ)
+    os.environ.update(ENVIRONMENT)
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    os.environ.clear()
+    os.environ.update(kept)
+    return process
+
+
+def ended(process: Any, seconds: float = 30) -> int:
+    """The exit code; minus the signal's number, if one ended it."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"{process} still ran after {seconds} s")
+    return process.exitcode
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at the n-th change that a process makes on disk, counted from 0."""
+
+    at: int
+    kind: str = "kill"  # killed before the change, or with half of the file written; full: no space left on the device
+
+
+class Disk:
+    """Counts every change that this process makes on disk below a folder, whoever makes it, and brings a fault about."""
+
+    def __init__(self, root: Path, fault: Fault | None = None, count: Path | None = None):
+        self.root, self.fault, self.count, self.n = str(root), fault, count, 0
+        self.busy = False
+        sys.addaudithook(self.hear)
+
+    def hear(self, event: str, arguments: tuple) -> None:
+        if self.busy or not (event in CHANGES or (event == "open" and writes(arguments))):
+            return
+        path = os.path.abspath(os.fspath(arguments[0])) if isinstance(arguments[0], str | os.PathLike) else ""
+        if not path.startswith(self.root) or path.endswith(".lock"):
+            return
+        self.busy = True
+        self.n += 1
+        if self.count:
+            self.count.write_text(str(self.n))
+        if self.fault and self.n == self.fault.at + 1:
+            if self.fault.kind == "full":
+                self.busy = False
+                raise OSError(errno.ENOSPC, "No space left on device", path)
+            if event == "open":
+                Path(path).write_bytes(b'{"step": 3, "lo')
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.busy = False
+
+
+def writes(arguments: tuple) -> bool:
+    _, mode, flags = arguments
+    return bool(mode and set(mode) & set("wax+")) or bool(flags & (os.O_WRONLY | os.O_RDWR))
+
+
+def child(out: Path, prepare: Callable[[], None] | None) -> None:
+    """Make this forked process what a case asks for; what it says goes into the file `out`."""
+    said = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.fsync = lambda handle: None  # type: ignore[assignment]  # a killed process loses nothing that the kernel holds
+    if prepare:
+        prepare()
+
+
+def cli(out: Path, prepare: Callable[[], None] | None, fault: Fault | None, *overrides: str) -> None:
+    """`python -m sft_exp OVERRIDES`."""
+    child(out, prepare)
+    if fault:
+        Disk(Path.cwd(), fault)
+    from sft_exp.cli import main
+
+    sys.argv = ["sft_exp", *overrides]
+    main()
+
+
+def line(out: Path, prepare: Callable[[], None] | None, fault: Fault | None, config: dict, choices: dict) -> None:
+    """All stages of one job, without the command line and the report: what a crash test repeats hundreds of times."""
+    child(out, prepare)
+    Disk(Path.cwd() / "outputs", fault, count=Path("changes").absolute())
+    from sft_exp import pipeline
+    from sft_exp.config import experiment
+    from sft_exp.errors import Failure
+    from sft_exp.stages.context import Context, Stop
+
+    Stop.listen()
+    made = experiment(config, choices)
+    try:
+        pipeline.run(pipeline.prepare(made), Context.on(made.hardware, made.tracker))
+    except Failure as error:
+        print(error)
+        sys.exit(error.code)
+
+
+def run(function: Callable[..., None], *arguments: Any, prepare: Any = None, fault: Fault | None = None) -> tuple[int, str]:
+    """(exit code, what it said) of `cli` or `line` in a forked process."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        code = ended(fork(function, out, prepare, fault, *arguments))
+        return code, out.read_text()
+
+
+def contents(store: Path) -> dict[str, dict[str, str]]:
+    """Checksums of all files of all finished folders."""
+    return {seal.parent.name: json.loads(seal.read_text())["sha256"] for seal in sorted(store.glob("*/done.json"))}
+
+
+def leftovers(store: Path) -> list[Path]:
+    """Files that no finished run may leave behind."""
+    return [*store.rglob("*.tmp"), *(p for p in store.glob("work/**/*") if p.is_file()), *store.glob("*/**/checkpoint*")]
+
+
+@contextmanager
+def memory() -> Iterator[Path]:
+    """A folder on a file system in memory, where there is one: for tests with thousands of changes on disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:  # noqa: S108
+        yield Path(folder)
+
+
+def stepwise(kill_at: int = 0, signals: tuple[int, ...] = (), lose: str = "") -> None:
+    """Prepare a child: training tells its steps in the file `steps` and checkpoints fall on the same ones each time (a
+    second passes whenever the loop looks at the clock). At one step, counted over all stages, the process is killed or
+    sends itself signals. With `lose`, a resumed training lacks a part of its state."""
+    import torch
+
+    from sft_exp.stages import fit
+
+    seconds, steps, train, restore = itertools.count(), itertools.count(1), fit.train, fit.restore
+
+    def watched(*arguments: Any) -> Iterator[Any]:
+        for step in train(*arguments):
+            with Path("steps").open("a") as log:
+                log.write(f"{step.done}\n")
+            if (n := next(steps)) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            for number in signals if n == 4 else ():
+                os.kill(os.getpid(), number)
+            yield step
+
+    def forgetful(*arguments: Any) -> tuple[int, list[str]]:
+        done, rows = restore(*arguments)
+        return (0 if lose == "step" else done), ([] if lose == "rows" else rows)
+
+    if lose == "optimizer":
+        torch.optim.Optimizer.load_state_dict = lambda self, state: None  # type: ignore[assignment]
+    fit.time = SimpleNamespace(monotonic=lambda: next(seconds))  # type: ignore[assignment]
+    fit.train, fit.restore = watched, forgetful  # type: ignore[assignment]
+
+
+def warm() -> None:
+    """Pay once for all imports and first calls: by a whole run."""
+    from sft_exp import api, cli  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        api.run(list(TINY))
+        os.chdir(HERE)
+
+
+if "FORK_SERVER" in os.environ:
+    warm()

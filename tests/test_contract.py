@@ -1,0 +1,395 @@
+"""Every part keeps its contract. Parts are found by looking: a new file in a folder of methods is tested from its first day."""
+
+import inspect
+import io
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib import import_module
+
+import pytest
+import torch
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from sft_exp import config
+from sft_exp.core import Spec, stream
+from sft_exp.data import Images
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Target
+from sft_exp.schedule import Schedule
+from sft_exp.train import only, optimizers_for, train
+
+CPU = torch.device("cpu")
+FILES = [
+    (group, file.stem)
+    for group, folder in config.FOLDERS.items()
+    for file in sorted((config.HERE / folder).glob("*.py"))
+    if file.stem != "__init__"
+]
+SIZES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 13)]
+DIGITS = Spec((1, 8, 8), tuple("0123456789"))
+
+
+def part(group, stem):
+    """The one dataclass in a part's file."""
+    module = import_module(f"sft_exp.{config.FOLDERS[group]}.{stem}")
+    (kind,) = [v for v in vars(module).values() if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__]
+    return kind
+
+
+def parts(group):
+    return [stem for g, stem in FILES if g == group]
+
+
+def every(group, *also):
+    return pytest.mark.parametrize(("stem", *also) if also else "stem", parts(group))
+
+
+def networks(pretrainer, encoder, image=DIGITS.image, seed=0):
+    """A pretrainer with its networks, or None where the two say that they do not fit."""
+    torch.manual_seed(seed)
+    method = part("pretrainer", pretrainer)()
+    try:
+        return method, method.networks(part("encoder", encoder)().build(image), Spec(image, DIGITS.classes))
+    except ConfigError:
+        return None
+
+
+GRADIENT = [stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "by gradient"]
+CLOSED = [stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "in closed form"]
+SOLVING = [stem for stem in parts("strategy") if part("strategy", stem).solves]
+PAIRS = [(p, e) for p in GRADIENT for e in parts("encoder") if networks(p, e)]
+pairs = pytest.mark.parametrize(("pretrainer", "encoder"), PAIRS)
+
+
+def batch_of(method, images, rows=16):
+    (batch,) = images.batches([torch.arange(rows)], CPU)
+    return {pool: {k: v.repeat_interleave(m, 0) for k, v in batch.items()} for pool, m in method.pools.items()}
+
+
+def drawn_by(method, images, name="draw"):
+    return method.draw(batch_of(method, images), stream(0, name), 0.5)
+
+
+def bits(nets):
+    return {k: v.clone() for k, v in nets.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# Every part
+
+
+@pytest.mark.parametrize(("group", "stem"), FILES)
+def test_builds_from_its_defaults(group, stem):
+    kind = part(group, stem)
+    assert issubclass(kind, config.locate(config.KINDS[group]))
+    assert kind() == kind()
+
+
+@pytest.mark.parametrize(("group", "stem"), FILES)
+def test_has_a_yaml_with_a_one_line_description(group, stem):
+    folder = config.CONF / group
+    files = list(folder.glob("*.yaml")) if group == "dataset" else [folder / f"{stem}.yaml"]
+    ours = [f for f in files if f"/schema/{group}/{stem}@" in f.read_text()]
+    assert ours, f"no YAML in {folder} uses {stem}.py"
+    for file in ours:
+        assert 10 < len(config.first_comment(file)) < 120, file
+
+
+@pytest.mark.parametrize(("group", "stem"), FILES)
+def test_its_config_is_read_from_its_source(group, stem):
+    """Names, defaults and types that Hydra sees without importing the part are those of the part."""
+    kind = part(group, stem)
+    seen = config.node(config.HERE / config.FOLDERS[group] / f"{stem}.py", kind.__module__)
+    target, *rest = fields(seen)
+    assert target.default == f"{kind.__module__}.{kind.__name__}"
+    assert [f.name for f in rest] == [f.name for f in fields(kind)]
+    assert kind(**{f.name: getattr(seen(), f.name) for f in rest}) == kind()
+    assert {f.name: f.type for f in rest} == {f.name: f.type for f in fields(kind)}
+
+
+# Pretrainers
+
+
+@pytest.mark.parametrize("stem", parts("pretrainer"))
+def test_a_pretrainers_option_brings_an_encoder_it_fits(experiment, stem):
+    e = experiment(f"pretrainer={stem}")
+    backbone = e.encoder.build(DIGITS.image)
+    if e.pretrainer.learns != "nothing":
+        nets = e.pretrainer.networks(backbone, DIGITS)
+        assert nets.get_submodule(e.pretrainer.keeps) is backbone
+
+
+@pairs
+def test_all_randomness_of_a_step_is_in_its_draw(digits, pretrainer, encoder):
+    """The same stream gives the same draws; neither draw nor loss touches the global stream, or what it is given."""
+    method, nets = networks(pretrainer, encoder)
+    batch, state = batch_of(method, digits.train), torch.get_rng_state()
+    before = deepcopy(batch)
+    first, again = (method.draw(batch, stream(0, "draw"), 0.5) for _ in range(2))
+    assert len(first) == len(again)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(d.dim() == 0 or len(d) % 16 == 0 for d in first), "each [B or a multiple of B, ...] or 0-dim"
+    for objective in method.objectives:
+        (a, logged), (b, _) = (getattr(method, objective)(nets, *first) for _ in range(2))
+        assert a.dim() == 0
+        assert a.isfinite()
+        assert a.item() == b.item()
+        assert all(v.dim() == 0 for v in logged.values())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(equal(before[pool], batch[pool]) for pool in batch)
+
+
+@pairs
+def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, encoder):
+    method, nets = networks(pretrainer, encoder)
+    kept = {f"{method.keeps}.{name}" for name, _ in nets.get_submodule(method.keeps).named_parameters()}
+    everything, reached = {name: 1.0 for name, _ in nets.named_parameters()}, set()
+    for objective, (network, often) in method.objectives.items():
+        assert often >= 1
+        own = nets.get_submodule(network) if network else nets
+        nets.zero_grad(set_to_none=True)
+        only(nets, everything, network)
+        getattr(method, objective)(nets, *drawn_by(method, digits.train))[0].backward()
+        touched = {id(p) for p in nets.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        assert touched, f"{objective} moves nothing"
+        assert touched <= {id(p) for p in own.parameters()}
+        reached |= {name for name, p in nets.named_parameters() if p.grad is not None}
+    assert kept, "the kept network has no parameters"
+    assert kept <= reached, "what is kept is not all learned"
+
+
+@pairs
+def test_each_objective_falls_when_it_alone_is_followed(digits, pretrainer, encoder):
+    """On one fixed draw; adversaries would each undo what the other gained."""
+    method, nets = networks(pretrainer, encoder)
+    drawn = drawn_by(method, digits.train)
+    for objective, (network, _) in method.objectives.items():
+        only(nets, {name: 1.0 for name, _ in nets.named_parameters()}, network)
+        optimizer = torch.optim.Adam([p for p in nets.parameters() if p.requires_grad], 3e-3)
+        values = []
+        for _ in range(25):
+            optimizer.zero_grad()
+            value, _ = getattr(method, objective)(nets, *drawn)
+            value.backward()
+            optimizer.step()
+            values.append(value.item())
+        assert values[-1] < values[0], objective
+
+
+@pytest.fixture
+def training(plan):
+    """Runs the loop; gives what it yields, and what a checkpoint holds."""
+
+    def run(method, nets, images, target, stop=20, start=0, saved=None):
+        told = plan(nets, 20, stop=stop, schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]))
+        optimizers = optimizers_for(method, nets, target, told.phases)
+        if saved:
+            nets.load_state_dict(saved["nets"])
+            for objective, state in saved["optimizers"].items():
+                optimizers[objective].load_state_dict(state)
+        steps = train(method, nets, optimizers, dict.fromkeys(method.pools, images), told, CPU, start)
+        found = [{k: v.item() for k, v in step.metrics.items()} for step in steps]
+        return found, {"nets": nets.state_dict(), "optimizers": {o: opt.state_dict() for o, opt in optimizers.items()}}
+
+    return run
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pairs
+def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(digits, training, pretrainer, encoder, optimizer):
+    """Networks, optimizers and one integer are all there is to save: 20 steps = 9 steps, restart, 11 steps."""
+    target = Target(f"torch.optim.{optimizer}", {"lr": 1e-3, **({"momentum": 0.9} if optimizer == "SGD" else {})})
+    method, nets = networks(pretrainer, encoder)
+    whole, _ = training(method, nets, digits.train, target)
+    expected = bits(nets)
+
+    method, nets = networks(pretrainer, encoder)
+    begun, state = training(method, nets, digits.train, target, stop=9)
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    method, nets = networks(pretrainer, encoder, seed=1)
+    ended, _ = training(method, nets, digits.train, target, start=9, saved=torch.load(file, weights_only=True))
+    assert equal(bits(nets), expected)
+    assert begun + ended == whole
+
+
+@pytest.mark.parametrize("image", [(1, 8, 8), (3, 9, 13)])
+@pairs
+def test_shows_pictures_of_the_images_size(pretrainer, encoder, image):
+    method, nets = networks(pretrainer, encoder, image)
+    x_BCHW = torch.rand(5, *image, generator=stream("pictures"))
+    with torch.no_grad():
+        shown, again = (method.show(nets.eval(), x_BCHW, stream("show")) for _ in range(2))
+    assert shown
+    assert equal(shown, again)
+    for picture_BCHW in shown.values():
+        assert picture_BCHW.shape == x_BCHW.shape
+        assert 0 <= picture_BCHW.min() <= picture_BCHW.max() <= 1
+
+
+@pytest.mark.parametrize("stem", CLOSED)
+def test_a_closed_form_sets_the_whole_encoder(digits, experiment, stem):
+    """The result depends on the images alone, not on the weights it began with."""
+    e = experiment(f"pretrainer={stem}")
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        nets = e.pretrainer.networks(e.encoder.build(digits.image), digits.spec)
+        with torch.no_grad():
+            e.pretrainer.prepare(nets, {"x": digits.train.floats(torch.arange(300), CPU)})
+        found.append(bits(nets.get_submodule(e.pretrainer.keeps)))
+    assert equal(*found)
+
+
+# Encoders
+
+
+@pytest.mark.parametrize("image", SIZES)
+@every("encoder")
+def test_an_encoder_names_its_maps_in_order(stem, image):
+    backbone, x_BCHW = part("encoder", stem)().build(image), torch.rand(2, *image, generator=stream("maps"))
+    maps = list(backbone.maps(x_BCHW))
+    assert len({name for name, _ in maps}) == len(maps) > 0
+    assert all(isinstance(name, str) and m.dim() in (2, 4) and len(m) == 2 for name, m in maps)
+    assert inspect.isgenerator(backbone.maps(x_BCHW)), "maps are computed as they are asked for"
+    code_BD = backbone.eval()(x_BCHW)
+    assert code_BD.shape == (2, backbone.width)
+    assert torch.equal(code_BD, list(backbone.maps(x_BCHW))[-1][1].flatten(1))
+
+
+@pytest.mark.parametrize("image", SIZES)
+@every("encoder")
+def test_an_encoders_mirror_draws_images(stem, image):
+    backbone = part("encoder", stem)().build(image)
+    try:
+        mirror = backbone.mirror(7)
+    except ConfigError:
+        pytest.skip("says that it has no mirror")
+    assert mirror(torch.randn(2, 7, generator=stream("mirror"))).shape == (2, *image)
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@every("encoder")
+def test_an_encoder_works_or_refuses_small_images(stem, size):
+    """No size passes the check and fails in the first step."""
+    try:
+        backbone = part("encoder", stem)().build((1, size, size))
+        mirror = backbone.mirror(backbone.width)
+    except ConfigError:
+        return
+    assert mirror(backbone.train()(torch.rand(2, 1, size, size))).shape == (2, 1, size, size)
+
+
+# Tasks
+
+
+def supervised(stem):
+    torch.manual_seed(0)
+    task = part("task", stem)()
+    return task, task.networks(part("encoder", parts("encoder")[0])().build(DIGITS.image), DIGITS)
+
+
+@every("task")
+def test_a_task_learns_what_it_is_shown(digits, training, stem):
+    """Loss without randomness, gradients in every network, and a loss that falls on labels it has seen."""
+    task, nets = supervised(stem)
+    images = digits.train.at(torch.arange(64))
+    target = Target("torch.optim.Adam", {"lr": 1e-3})
+    found, _ = training(task, nets, images, target)
+    assert all(p.grad is not None for p in nets.parameters())
+    again, _ = training(*supervised(stem), images, target)
+    assert found == again
+    objective = next(iter(task.objectives))
+    assert found[-1][objective] < found[0][objective]
+
+
+@every("task")
+def test_a_task_predicts_and_is_measured_in_pieces(digits, stem):
+    task, nets = supervised(stem)
+    (batch,) = digits.train.batches([torch.arange(30)], CPU)
+    with torch.no_grad():
+        whole = task.predict(nets.eval(), batch["x"])
+        pieces = torch.cat([task.predict(nets, x) for x in batch["x"].split(7)])
+    assert torch.allclose(whole, pieces, atol=1e-5)
+    one, many = task.metrics(DIGITS), task.metrics(DIGITS)
+    assert "accuracy" in one
+    for name, metric in one.items():
+        metric.update(whole, batch["y"])
+        for p, y in zip(whole.split(7), batch["y"].split(7), strict=True):
+            many[name].update(p, y)
+        assert float(metric.compute()) == pytest.approx(float(many[name].compute()))
+        assert 0 <= float(metric.compute()) <= 1
+
+
+# Strategies
+
+
+@pytest.mark.parametrize("encoder", parts("encoder"))
+@every("strategy")
+def test_a_strategys_phases_name_the_encoders_numbers(stem, encoder):
+    backbone = part("encoder", encoder)().build(DIGITS.image)
+    names = {name for name, _ in backbone.named_parameters()}
+    phases = part("strategy", stem)().phases(backbone)
+    assert sum(share for share, _ in phases) == pytest.approx(1)
+    for share, rates in phases:
+        assert share > 0
+        assert rates.keys() <= names
+        assert all(rate >= 0 for rate in rates.values())
+
+
+@cache
+def features(missing=None):
+    """Features and labels of 200 digits, without those of one class."""
+    from sft_exp.datasets.digits import Digits
+
+    images = Digits().load().train
+    rows = torch.arange(len(images))[images.y != (-1 if missing is None else missing)][:200]
+    return images.floats(rows, CPU).flatten(1), images.y[rows]
+
+
+@pytest.mark.parametrize("missing", [None, 3])
+@pytest.mark.parametrize("stem", SOLVING)
+def test_a_solved_head_is_its_numbers(stem, missing):
+    """Solved twice it is the same; saved and loaded it says the same; a class without a label is never predicted."""
+    strategy, (f_BD, y_B) = part("strategy", stem)(), features(missing)
+    head, again = (strategy.solve(f_BD, y_B, DIGITS, seed=7) for _ in range(2))
+    with torch.no_grad():
+        logits_BY = head(f_BD)
+        assert torch.equal(logits_BY, again(f_BD))
+        state = from_bytes(to_bytes({k: v.contiguous() for k, v in head.state_dict().items()}))
+        empty = strategy.head({k: v.shape for k, v in state.items()}, DIGITS)
+        empty.load_state_dict(state)
+        assert torch.equal(logits_BY, empty(f_BD))
+    assert logits_BY.shape == (200, 10)
+    assert (logits_BY.argmax(1) == y_B).float().mean() > 0.95
+    assert missing not in logits_BY.argmax(1).tolist()
+
+
+# Data sets
+
+
+@every("dataset")
+def test_a_data_sets_corpus_is_whole(stem):
+    """What loads without files is checked whole; the others are in test_data and beside their own readers."""
+    dataset = part("dataset", stem)()
+    if "root" in {f.name for f in fields(dataset)}:
+        assert {"root"} <= set(dataset.unhashed), "where the files lie cannot change a result"
+        return
+    corpus, again = dataset.load(), dataset.load()
+    assert corpus.fingerprint == again.fingerprint
+    assert len(corpus.fingerprint) == 64
+    splits = [s for s in (corpus.train, corpus.test, corpus.extra) if s is not None]
+    ids = [i for s in splits for i in s.ids]
+    assert len(ids) == len(set(ids))
+    for images in splits:
+        assert isinstance(images, Images)
+        assert len(images) == len(images.ids) == len(images.floats(torch.arange(len(images)), CPU))
+        assert tuple(images.raw(0).shape) == corpus.image
+        assert images.raw(0).dtype == torch.uint8
+    assert set(corpus.train.y.tolist()) == set(range(len(corpus.classes)))

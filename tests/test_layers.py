@@ -1,0 +1,295 @@
+"""Who may import whom, who may touch the disk, and what nobody may do: read from the source, where nothing can hide."""
+
+import ast
+import importlib.util
+from functools import cache
+
+import pytest
+
+from sft_exp.config import FOLDERS, HERE
+
+FILES = sorted(f for f in HERE.rglob("*.py"))
+METHODS = tuple(FOLDERS.values())
+HYDRA = {
+    "config",
+    "cli",
+    "api",
+    "__main__",
+    "sweeps",
+    "compare",
+}  # and the plugins it loads; `compare` reads what it left of a job
+ABOVE = {"train", "store", "provenance", "jobs", "pipeline", "session", "report", "config", "cli", "api", "sweeps", "worker"}
+LOW = {  # of ours, all that these may import
+    "errors": set(),
+    "core": {"errors"},
+    "durable": {"errors"},
+    "store": {"durable", "errors"},
+    "experiment": {"errors"},
+    "schedule": {"errors"},
+    "losses": {"errors"},
+    "heads": {"errors"},
+    "nets": {"core", "errors"},
+    "data": {"core", "errors"},
+    "splits": {"core", "data", "errors"},
+    "train": {"core", "data", "errors", "experiment", "schedule"},
+}
+
+
+def name_of(file):
+    """sft_exp/stages/fit.py -> stages.fit"""
+    return ".".join(file.relative_to(HERE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(f): f for f in FILES}
+modules = pytest.mark.parametrize("module", MODULES)
+each = pytest.mark.parametrize
+
+
+@cache
+def tree(module):
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
+def imports(module):
+    """Dotted names of all that a module imports, wherever in it: `from a import b` is both a and a.b."""
+    found, package = set(), f"sft_exp.{module}".rpartition(".")[0]
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            found |= {base} | {f"{base}.{a.name}" for a in node.names}
+    return found
+
+
+@cache
+def ours(module):
+    """Modules of this project among them."""
+    return frozenset(m for m in MODULES if f"sft_exp.{m}" in imports(module) and m != "__init__")
+
+
+def reach(module):
+    found, roots = set(), {module}
+    while roots:
+        found |= roots
+        roots = {m for r in roots for m in ours(r)} - found
+    return found - {module}
+
+
+def libraries(module, *names):
+    return {i for i in imports(module) if any(i == n or i.startswith(f"{n}.") for n in names)}
+
+
+def in_folders(module, folders):
+    return module.partition(".")[0] in folders
+
+
+# Imports
+
+
+@each("module", LOW)
+def test_the_lower_floors_import_only_those_below(module):
+    assert ours(module) <= LOW[module]
+    assert not libraries(module, "hydra", "omegaconf", "wandb")
+
+
+@each("module", [m for m in MODULES if in_folders(m, METHODS)])
+def test_methods_know_neither_each_other_nor_who_runs_them(module):
+    """Also not through what they import."""
+    known = reach(module)
+    assert not {m for m in known if in_folders(m, METHODS)} - set(METHODS)
+    assert not {m for m in known if m in ABOVE or in_folders(m, ["stages", "plugins"])}
+    for m in (module, *known):
+        assert not libraries(m, "hydra", "omegaconf", "torch.distributed")
+        assert not libraries(m, "wandb") or m == "trackers.wandb"
+
+
+@modules
+def test_hydra_is_known_where_configs_are_composed_and_nowhere_else(module):
+    if module not in HYDRA and not in_folders(module, ["plugins"]):
+        assert not libraries(module, "hydra", "omegaconf")
+
+
+@modules
+def test_wandb_is_known_to_its_tracker_alone(module):
+    assert not libraries(module, "wandb") or module == "trackers.wandb"
+
+
+@each("module", [m for m in MODULES if in_folders(m, ["stages"])])
+def test_stages_know_nothing_of_experiments_and_sweeps(module):
+    """They get folders and requests; what is asked for, in which order and why is the pipeline's."""
+    assert not reach(module) & (ABOVE - {"train", "store", "provenance"})
+
+
+def test_imports_go_one_way():
+    """Two modules that import each other at their top cannot be read, or tested, one after the other."""
+    top = {
+        m: {o for n in tree(m).body if isinstance(n, ast.Import | ast.ImportFrom) for o in MODULES if o and imported_by(n, o)}
+        for m in MODULES
+    }
+    state = {}
+
+    def visit(module, path):
+        assert state.get(module) != "open", f"a circle: {' -> '.join([*path, module])}"
+        if module not in state:
+            state[module] = "open"
+            for other in top[module] - {module, "__init__"}:
+                visit(other, [*path, module])
+            state[module] = "closed"
+
+    for module in MODULES:
+        visit(module, [])
+
+
+def imported_by(node, module):
+    name = f"sft_exp.{module}"
+    if isinstance(node, ast.Import):
+        return any(a.name == name for a in node.names)
+    return node.module == name or any(f"{node.module}.{a.name}" == name for a in node.names)
+
+
+# The disk
+
+
+WRITES = {
+    "write_text",
+    "write_bytes",
+    "unlink",
+    "rename",
+    "rmdir",
+    "mkdir",
+    "touch",
+    "symlink_to",
+    "hardlink_to",
+    "chmod",
+    "savez",
+}
+SAVES = {
+    "save",
+    "savefig",
+    "save_file",
+    "dump",
+    "tofile",
+    "to_csv",
+    "write_image",
+    "save_image",
+    "imsave",
+    "extractall",
+    "export",
+}
+OS = {
+    "remove",
+    "unlink",
+    "rename",
+    "renames",
+    "replace",
+    "rmdir",
+    "removedirs",
+    "mkdir",
+    "makedirs",
+    "truncate",
+    "symlink",
+    "link",
+}
+CALLS = [(m, n) for m in MODULES for n in ast.walk(tree(m)) if isinstance(n, ast.Call)]
+
+
+def called(node):
+    """`a.b.c(...)` -> ("a.b", "c")"""
+    owner, _, name = ast.unparse(node.func).rpartition(".")
+    return owner, name
+
+
+def literal(node):
+    return node.value if isinstance(node, ast.Constant) else None
+
+
+def in_memory(module, node):
+    """Whether an argument is a buffer of the function's own: nothing reaches the disk."""
+    buffers = {
+        t.id
+        for n in ast.walk(tree(module))
+        if isinstance(n, ast.Assign) and isinstance(n.value, ast.Call) and called(n.value)[1] in ("BytesIO", "StringIO")
+        for t in n.targets
+        if isinstance(t, ast.Name)
+    }
+    return any(isinstance(a, ast.Name) and a.id in buffers for a in [*node.args, *(k.value for k in node.keywords)])
+
+
+def writes(module, node):
+    """Whether a call changes the disk."""
+    owner, name = called(node)
+    values = [literal(a) for a in [*node.args, *(k.value for k in node.keywords)]]
+    if owner == "os":
+        return name in OS or (name == "open" and "O_RDONLY" not in ast.unparse(node))
+    if name == "open":
+        return any(isinstance(v, str) and set(v) & set("wax+") and set(v) <= set("rwaxbt+") for v in values)
+    if owner == "shutil":
+        return name not in ("disk_usage", "which", "get_terminal_size")
+    if owner == "tempfile" or name in WRITES:
+        return True
+    if name == "replace":  # Path.replace takes one argument, str.replace two
+        return len(node.args) == 1 and not node.keywords
+    local = isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
+    own = local and any(f"sft_exp.{o}" in imports(module) for o in MODULES if o.rpartition(".")[2].startswith(owner.rstrip("s")))
+    return name in SAVES and bool(owner) and not own and not in_memory(module, node)
+
+
+@modules
+def test_only_durable_changes_the_disk(module):
+    """Every file appears whole or not at all, because one module writes them all."""
+    found = [f"{n.lineno}: {ast.unparse(n)}" for m, n in CALLS if m == module and writes(m, n)]
+    assert bool(found) == (module == "durable"), found
+
+
+@each(
+    "line",
+    [
+        "open(p, 'w')",
+        "p.open('ab')",
+        "open(p, mode='x')",
+        "p.write_text('')",
+        "os.replace(a, b)",
+        "p.replace(q)",
+        "shutil.rmtree(p)",
+        "torch.save(x, p)",
+        "figure.savefig(p)",
+        "json.dump(x, f)",
+        "os.open(p, os.O_WRONLY)",
+    ],
+)
+def test_the_search_finds_what_writes(line):
+    assert writes("heads", ast.parse(line).body[0].value)
+
+
+@each("line", ["open(p)", "p.open('rb')", "'a'.replace('a', 'b')", "replace(x, y=1)", "json.dumps(x)", "os.open(p, os.O_RDONLY)"])
+def test_the_search_finds_nothing_else(line):
+    assert not writes("heads", ast.parse(line).body[0].value)
+
+
+# What nobody does
+
+
+@modules
+def test_no_code_comes_from_data(module):
+    """No pickle, no eval, no shell, no YAML that makes objects: a file or a config value is never run."""
+    runs = libraries(module, "pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml")
+    assert not {i for i in runs if "." in i and not i.endswith("Error")}, "an error may be caught; nothing is loaded"
+    assert not {a.name for n in ast.walk(tree(module)) if isinstance(n, ast.Import) for a in n.names} & runs
+    for node in (n for m, n in CALLS if m == module):
+        owner, name = called(node)
+        options = {k.arg: literal(k.value) for k in node.keywords}
+        where = f"{module}:{node.lineno}: {ast.unparse(node)}"
+        assert (owner, name) not in {("", "eval"), ("", "exec"), ("", "compile"), ("", "__import__"), ("os", "system")}, where
+        assert (owner, name) not in {("os", "popen"), ("np", "load"), ("numpy", "load"), ("torch.hub", "load")}, where
+        assert options.get("shell") is not True, where
+        assert options.get("allow_pickle") is not True, where
+        if (owner, name) == ("torch", "load"):
+            assert options.get("weights_only") is True, where
+
+
+@modules
+def test_nothing_talks_to_the_net(module):
+    """But for the libraries that say so: torchvision's downloads and W&B."""
+    assert not libraries(module, "requests", "urllib.request", "http.client", "ftplib", "paramiko")

@@ -1,0 +1,138 @@
+"""Classes of files, from the command line."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sft_exp
+from sft_exp import predict
+from sft_exp.data import decode
+
+HEADER = ["file", "class", "probability"]
+
+
+def picture(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (11, 13, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run on the embedded digits; its store is an absolute path."""
+    folder = tmp_path_factory.mktemp("run")
+    small = ["pretrain.steps=2", "finetune.steps=2", "draws=1", "val=none", "controls=false", "labels=2"]
+    with contextlib.chdir(folder):
+        sft_exp.run(["tracker=none", "hardware=cpu", f"store={folder}/store", *small], folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def rows(run, capsys):
+    """Arguments behind RUN -> (exit code, rows of the CSV, what stderr says)."""
+
+    def called(*files):
+        code = predict.main([str(run), *files])
+        out, said = capsys.readouterr()
+        return code, list(csv.reader(io.StringIO(out))), said
+
+    return called
+
+
+def test_files_folders_and_globs_in_their_order(rows):
+    for n in range(3):
+        picture(Path(f"photos/deep/{n}.png"), n)
+    picture(Path("one.jpg"), 9)
+    Path("photos/notes.txt").write_text("no image")
+    code, table, said = rows("one.jpg", "photos", "photos/*/[12].png")
+    assert (code, said) == (0, "")
+    assert table[0] == HEADER
+    deep = [f"photos/deep/{n}.png" for n in range(3)]
+    assert [r[0] for r in table[1:]] == ["one.jpg", *deep, *deep[1:]]
+
+
+def test_class_and_probability_are_the_models(rows, run, monkeypatch):
+    """In batches of any size."""
+    paths = [picture(Path(f"{n}.png"), n) for n in range(7)]
+    monkeypatch.setattr(predict, "BATCH", 3)
+    code, table, _ = rows(*map(str, paths))
+    assert code == 0
+    model = sft_exp.load_model(run)
+    x_BCHW = torch.stack([decode(p.read_bytes(), model.spec.image) for p in paths]).float() / 255
+    p_BY = model.predict(x_BCHW).softmax(1)
+    assert [r[1] for r in table[1:]] == [model.spec.classes[c] for c in p_BY.argmax(1)]
+    assert [float(r[2]) for r in table[1:]] == pytest.approx(p_BY.max(1).values.tolist(), abs=1e-4)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(rows):
+    picture(Path("good.png"), 1)
+    Path("torn.png").write_bytes(Path("good.png").read_bytes()[:60])
+    Path("empty").mkdir()
+    code, table, said = rows("gone.png", "torn.png", "good.png", "empty", "nothing/*.png")
+    assert code == 3
+    assert [r[0] for r in table] == ["file", "good.png"]
+    lines = said.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["gone.png", "torn.png", "empty", "nothing/*.png"]
+    assert "No such file" in lines[0]
+    assert "cannot be decoded" in lines[1] or "is no image" in lines[1]
+    assert "no image lies there" in lines[2]
+
+
+def test_a_stage_folder_of_the_store_is_a_run_too(run, rows, capsys):
+    picture(Path("good.png"), 1)
+    folder = json.loads((run / "results.json").read_text())["stages"]["finetune"]["folder"]
+    assert predict.main([folder, "good.png"]) == 0
+    assert capsys.readouterr().out == "\n".join(",".join(r) for r in rows("good.png")[1]) + "\n"
+
+
+def test_a_run_is_found_from_any_folder(run, monkeypatch):
+    """The results name the store from where the run was started."""
+    picture(Path("good.png"), 1)
+    shutil.copytree(run.parent / "store", "project/outputs/store")
+    results = json.loads((run / "results.json").read_text())
+    stage = results["stages"]["finetune"]
+    stage["folder"] = f"outputs/store/{Path(stage['folder']).name}"
+    Path("project/outputs/runs/a").mkdir(parents=True)
+    Path("project/outputs/runs/a/results.json").write_text(json.dumps(results))
+    assert predict.main(["project/outputs/runs/a", "good.png"]) == 0
+    monkeypatch.chdir("project")
+    assert predict.main(["outputs/runs/a", "../good.png"]) == 0
+
+
+def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
+    for folder in ("gone", "."):
+        assert predict.main([folder, "x.png"]) == 3
+        out, said = capsys.readouterr()
+        assert out == ""
+        assert said.startswith(f"sft_exp.predict: {folder}: neither a run folder (results.json) nor a store folder")
+        assert len(said.splitlines()) == 1
+
+
+def test_a_run_whose_store_is_gone_is_said_in_one_line(run, capsys):
+    results = json.loads((run / "results.json").read_text())
+    results["stages"]["finetune"]["folder"] = "outputs/store/finetune-0"
+    Path("lonely").mkdir()
+    Path("lonely/results.json").write_text(json.dumps(results))
+    assert predict.main(["lonely", "x.png"]) == 3
+    assert "what it trained should be in outputs/store/finetune-0, and is not there" in capsys.readouterr().err
+
+
+def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
+    environment = {**os.environ, "PYTHONPATH": str(Path(sft_exp.__file__).parents[1])}
+    code = "import sys; sys.argv = ['predict', '--help']; import runpy\n"
+    code += "try: runpy.run_module('sft_exp.predict', run_name='__main__')\n"
+    code += "except SystemExit as end: assert end.code == 0 and 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([])

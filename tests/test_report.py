@@ -1,0 +1,364 @@
+"""What a person is told at the end: true to results.json, readable offline, and followed by a command that can be run."""
+
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from math import exp
+from pathlib import Path
+from statistics import variance
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from sft_exp import advice, pipeline, plots, report
+from sft_exp.api import compose as composed
+from sft_exp.curves import converged
+from sft_exp.jobs import CONTROLS, FUNCTIONS, MAIN
+from sft_exp.session import work
+from sft_exp.store import Result
+from sft_exp.verdict import half_width, judge
+
+SMALL = ("pretrainer=vae", "labels=4", "draws=2", "val=none", "tracker=none", "pretrain.steps=30", "finetune.steps=20")
+VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source"}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, experiment):
+    """A small finished run, asked for twice: the second time trains nothing."""
+    folder = tmp_path_factory.mktemp("report")
+    overrides = [*SMALL, f"store={folder / 'store'}"]
+    values, _ = composed(overrides)
+    command = ["python", "-m", "sft_exp", *overrides]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        work(pipeline.prepare(experiment(*overrides, "report=false")), folder / "first", values, command)
+        job = pipeline.prepare(experiment(*overrides))
+        result = work(job, folder / "run", values, command)
+    return SimpleNamespace(job=job, result=result, folder=folder / "run", command=command, store=folder / "store")
+
+
+@pytest.fixture
+def job(experiment):
+    """Overrides -> a job that has not run."""
+    return lambda *overrides: pipeline.prepare(experiment("tracker=none", "controls=true", *overrides))
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects words, tags and what the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.loads, self.words = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "poster")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def result(pretrained, scratch, converged=True, labelled=100, **controls):
+    """A results.json, as far as advice reads it."""
+    draws = {"pretrained": pretrained, "scratch": scratch}
+    mean = sum(pretrained) / len(pretrained)
+    return {
+        "test": {"accuracy": mean},
+        "controls": {arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()},
+        "verdict": vars(judge(pretrained, scratch, 0.0, "")),
+        "stages": {"pretrain": {"cached": False}, "finetune": {"converged": converged}, "evaluate": {}},
+        "data": {"labelled": labelled},
+        "draws": draws,
+    }
+
+
+HELPED = ([0.90, 0.91, 0.93], [0.80, 0.81, 0.82])
+HURT = HELPED[::-1]
+UNSURE = ([0.90, 0.91, 0.92, 0.88], [0.90, 0.90, 0.91, 0.89])  # +0.25 points, sd 0.96
+
+
+# The page and its pictures
+
+
+def test_every_picture_shows_something(done):
+    files = sorted(done.folder.glob("*.png"))
+    assert [f.stem for f in files] == ["accuracy", "confusion", "examples", "features", "finetuning", "pretraining"]
+    for file in files:
+        with Image.open(file) as picture:
+            picture.load()
+            assert min(picture.size) > 200, file
+            assert len(picture.convert("RGB").getcolors(2**24)) > 20, f"{file.name} is blank"
+
+
+def test_the_page_is_whole_and_needs_nothing_else(done):
+    text = (done.folder / "report.html").read_text()
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert page.seen.count("img") == 6
+    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert "http" not in text.replace("http-equiv", "")
+    assert "url(" not in text
+    assert 'name="viewport"' in text
+
+
+def test_the_page_says_the_verdict_before_the_numbers(done):
+    words = Page((done.folder / "report.html").read_text()).words
+    verdict = done.result["verdict"]["text"]
+    assert verdict in words
+    assert words.index(verdict) < words.index("accuracy")
+    for said in (*CONTROLS, "labels=4", "draws=2", "val=none", done.result["data"]["manifest"], str(torch.__version__)):
+        assert said in words, said
+    assert shlex.join(done.command) in words
+    assert f"{100 * done.result['test']['accuracy']:.1f}" in words
+
+
+def test_pictures_are_handed_on_by_title(done, tmp_path):
+    """As a tracker logs them."""
+    files = report.write(done.job, done.result, tmp_path, done.command)
+    assert len(files) == 6
+    assert all(title and file.exists() for title, file in files.items())
+
+
+def test_names_of_classes_are_never_markup(done):
+    """A folder may be called anything."""
+    names = ("$a_", "b$", "<i>", "&amp;", "{x}", "%s", "\\frac", "^", "a class with a long name", "j")
+    odd = replace(done.job, corpus=replace(done.job.corpus, classes=names))
+    for picture in plots.draw(odd, done.result):
+        Image.open(BytesIO(picture.png)).load()
+    Page(report.page("<&>", report.body(odd, done.result, [*done.command, "name=<b>"], [])))
+
+
+def test_a_range_test_is_shown_with_the_rate_it_found(done, tmp_path):
+    (tmp_path / "lr.json").write_text('{"lr": 0.001, "rates": [1e-4, 1e-3, 1e-2], "losses": [2.0, 1.5, 3.0]}')
+    found = replace(done.job, results={**done.job.results, "lr_find": [Result(tmp_path, False, 1.0)]})
+    assert [p.name for p in plots.draw(found, done.result)].count("lr_find") == 1
+
+
+def test_a_run_without_pretraining_and_controls_has_its_report_too(experiment, tmp_path):
+    overrides = ["pretrainer=none", "labels=2", "draws=1", "finetune.steps=2", "controls=false", "val=none", "tracker=none"]
+    values, _ = composed(overrides)
+    found = work(pipeline.prepare(experiment(*overrides)), tmp_path / "run", values, ["python", "-m", "sft_exp", *overrides])
+    assert found["verdict"] == {}
+    assert "No verdict" in Page((tmp_path / "run/report.html").read_text()).words
+
+
+# The terminal
+
+
+def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
+    report.show(done.job, done.result, done.folder, done.command)
+    said = capsys.readouterr().out
+    for arm, cells in report.rows(done.result):
+        (line,) = [line for line in said.splitlines() if line.split()[:1] == [arm]]
+        assert line.split()[1:] == cells
+    stages = {r.folder for rows in done.job.results.values() for r in rows}
+    assert done.result["verdict"]["text"] in said
+    assert f"nothing was trained: all {len(stages)} stages were in the store" in said
+    assert "Next: python -m sft_exp " in said
+    assert str(done.folder) in said
+
+
+def test_a_single_draw_has_no_spread():
+    one = {"test": dict.fromkeys((*report.COLUMNS, "accuracy_sd"), 0.0), "controls": {}, "draws": {MAIN: [0.0]}}
+    assert report.rows(one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
+
+
+def test_every_table_says_that_validation_saw_other_labels(done, job, capsys):
+    full = replace(done.job, experiment=replace(done.job.experiment, val="full"))
+    report.show(full, done.result, done.folder, done.command)
+    assert "validation uses labels outside the budget" in capsys.readouterr().out
+    assert "validation uses labels outside the budget" in Page(report.body(full, done.result, done.command, [])).words
+    report.plan([job("val=full", "draws=1")])
+    assert "validation uses labels outside the budget" in capsys.readouterr().out
+    report.show(done.job, done.result, done.folder, done.command)
+    assert "outside the budget" not in capsys.readouterr().out
+
+
+def test_reused_pretraining_is_said(done):
+    cached = {folder: [replace(r, cached=False) for r in rows] for folder, rows in done.job.results.items()}
+    other = replace(done.job, results=cached)
+    assert advice.reused(other, done.result) == "pretraining reused."
+    fresh = {**done.result, "stages": {**done.result["stages"], "pretrain": {"cached": False}}}
+    assert advice.reused(other, fresh) == ""
+
+
+# The plan
+
+
+def planned(capsys, *jobs):
+    """stage -> (requests, cached, to compute, time)"""
+    report.plan(list(jobs))
+    rows = (line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines() if line.strip())
+    return {row[0]: (*(int(n) for n in row[1:4]), row[4].strip()) for row in rows if row[0] in FUNCTIONS}
+
+
+def test_the_plan_of_an_empty_store_runs_and_writes_nothing(job, capsys):
+    found = planned(capsys, job("draws=2", "labels=2", "val=cv"))
+    assert found["finetune"] == (12, 0, 12, "unknown")
+    assert found["pretrain"] == (2, 0, 2, "unknown"), "its own and the PCA of a control"
+    assert not list(Path.cwd().rglob("*"))
+
+
+def test_the_plan_counts_what_is_there_and_scales_what_it_took(done, experiment, capsys):
+    before = {p: p.stat().st_mtime_ns for p in done.store.rglob("*")}
+    same = planned(capsys, done.job)
+    assert {row[2] for row in same.values()} == {0}
+
+    longer = pipeline.prepare(experiment(*SMALL, f"store={done.store}", "finetune.steps=2000", "draws=3"))
+    found = planned(capsys, done.job, longer)
+    assert found["pretrain"][:3] == (2, 2, 0)
+    assert found["finetune"][:3] == (12 + 18 - 6, 12, 12), "two of the three draws of the heads in closed form are shared"
+    number, unit = found["finetune"][3].split()
+    assert (float(number), unit) > (0, "s"), "a hundred times the steps"
+    assert {p: p.stat().st_mtime_ns for p in done.store.rglob("*")} == before
+
+
+def test_a_stage_unlike_all_before_takes_nobody_knows_how_long(done, experiment, capsys):
+    other = pipeline.prepare(experiment(*SMALL, f"store={done.store}", "encoder=conv"))
+    found = planned(capsys, other)
+    assert found["pretrain"][2:] == (1, "unknown")
+    assert found["finetune"][3].endswith("unknown")
+
+
+# The next command
+
+CASES = {
+    "it still falls": ((), result(*HELPED, converged=False), {"finetune.steps": "360"}),
+    "it still falls, whatever its length was said to be": (
+        ("finetune.epochs=5", "finetune.horizon=10"),
+        result(*HELPED, converged=False),
+        {"finetune.steps": "200", "finetune.epochs": None, "finetune.horizon": None},
+    ),
+    "nothing was pretrained": (("pretrainer=none",), result(*UNSURE), {"pretrainer": "vae"}),
+    "a floor is better": (
+        ("encoder.hidden=[50,20]",),
+        result(*HELPED, pca_svm=0.95),
+        {"encoder": "conv", "encoder.hidden": None},
+    ),
+    "a floor is better than the convolutional encoder": (
+        ("encoder=conv", "pretrainer=dae"),
+        result(*HELPED, raw_pixels=0.95),
+        {"encoder": "conv", "pretrainer": "vae"},
+    ),
+    "a floor is better than principal components": (
+        ("pretrainer=pca", "encoder=projection"),
+        result(*HELPED, raw_svm=0.95),
+        {"encoder": "conv", "pretrainer": "dae"},
+    ),
+    "it hurt": (("pretrainer=vae", "pretrainer.beta=2"), result(*HURT), {"pretrainer": "ae", "pretrainer.beta": None}),
+    "one draw": (("draws=1",), result([0.9], [0.8]), {"draws": "10"}),
+    "too few draws": (("draws=4",), result(*UNSURE), {"draws": "59"}),
+    "too small a difference": (("labels=8",), result([0.9, 0.8], [0.9, 0.8]), {"labels": "4"}),
+    "it helped": (("labels=8",), result(*HELPED), {"labels": "4"}),
+    "it helped with a share": (("labels=20%",), result(*HELPED, labelled=259), {"labels": "10%"}),
+    "it helped with all": (("labels=all",), result(*HELPED, labelled=1297), {"labels": "50%"}),
+    "it helped with a total": (("labels_total=50",), result(*HELPED, labelled=50), {"labels_total": "25"}),
+    "it helped with the fewest": (("labels=1", "seed=3"), result(*HELPED, labelled=10), {"labels": "1", "seed": "4"}),
+    "it helped with the fewest in total": (("labels_total=15",), result(*HELPED, labelled=15), {"seed": "1"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_next_command_answers_the_open_question_and_composes(case, job, compose):
+    overrides, found, expected = CASES[case]
+    given = ["python", "-m", "sft_exp", "hydra.run.dir=mine", *overrides]
+    line, why = advice.next_command(job(*overrides), found, given)
+    assert why
+    assert shlex.split(line)[:3] == given[:3]
+    following = shlex.split(line)[3:]
+    said = dict(o.split("=", 1) for o in following)
+    assert {key: said.get(key) for key in expected} == expected
+    assert "hydra.run.dir" not in said, "that folder is taken"
+    assert len(said) == len(following), "no key twice"
+    pipeline.prepare(job_of(compose, following))
+
+
+def job_of(compose, overrides):
+    from sft_exp import config
+
+    cfg = compose(*overrides)
+    return config.experiment(config.plain(cfg), config.choices(cfg))
+
+
+def test_without_controls_the_next_command_asks_for_them(job):
+    line, _ = advice.next_command(job("controls=false"), {**result(*HELPED), "verdict": {}}, ["sft_exp", "controls=false"])
+    assert line == "sft_exp controls=true"
+
+
+def test_draws_needed_are_the_fewest_that_tell(job):
+    differences = [a - b for a, b in zip(*UNSURE, strict=True)]
+    needed = advice.draws_needed(job("draws=4"), result(*UNSURE))
+    spread, effect = variance(differences), sum(differences) / 4
+    assert half_width(spread, needed) < effect <= half_width(spread, needed - 1)
+
+
+# What must be known beside the verdict
+
+
+def test_floors_are_named_best_first():
+    found = result([0.9], [0.5], raw_svm=0.91, pca_svm=0.93, raw_pixels=0.89, random_frozen=0.9)
+    assert list(advice.floors(found)) == ["pca_svm", "raw_svm", "random_frozen"]
+
+
+def test_a_result_below_a_floor_says_so(done):
+    low = {**done.result, "controls": {"raw_svm": {"accuracy": 0.999}}}
+    assert any("does not beat raw_svm (99.9 %)" in note for note in advice.notes(done.job, low))
+    high = {**done.result, "controls": {"raw_svm": {"accuracy": 0.001}}}
+    assert not any("does not beat" in note for note in advice.notes(done.job, high))
+
+
+def test_a_loss_that_still_falls_is_said(done, monkeypatch):
+    falling = {**done.result["stages"], "finetune": {"converged": False}}
+    monkeypatch.setattr(pipeline, "falling", lambda job: ["scratch"])
+    assert any(
+        "not converged" in note and "scratch" in note for note in advice.notes(done.job, {**done.result, "stages": falling})
+    )
+    assert isinstance(done.result["stages"]["finetune"]["converged"], bool)
+
+
+def decay(constants, floor=0.2, noise=0.0, n=200, seed=0):
+    """A loss that falls through so many time constants to its floor."""
+    rng = torch.Generator().manual_seed(seed)
+    jitter = (noise * torch.randn(n, generator=rng)).tolist()
+    return [floor + 2 * exp(-constants * i / n) + e for i, e in enumerate(jitter)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        pytest.param([decay(12)], True, id="long since flat"),
+        pytest.param([decay(3)], False, id="under way"),
+        pytest.param([decay(0.01)], False, id="hardly begun"),
+        pytest.param([decay(12, noise=0.3)], True, id="flat and noisy"),
+        pytest.param([decay(0, noise=0.3)], True, id="nothing but noise"),
+        pytest.param([decay(3, noise=0.3, seed=s) for s in range(10)], False, id="under way in ten noisy draws"),
+        pytest.param([[1 / (i + 1) ** 2 for i in range(200)]], True, id="learnt by heart, and falling for ever"),
+        pytest.param([[float(i) for i in range(200)]], True, id="rising"),
+        pytest.param([decay(12, n=50), decay(12, n=60)], True, id="draws of different length"),
+        pytest.param([[2.0, 1.9]], False, id="two steps show nothing"),
+        pytest.param([[], []], True, id="solved in closed form"),
+    ],
+)
+def test_converged(losses, expected):
+    assert converged(losses) is expected
+
+
+def test_converged_holds_for_rates_that_anneal():
+    """A cosine schedule makes any loss flatten; one that fell in proportion to the rates is still told from one at its floor."""
+    from math import pi, sin
+
+    n = 200
+    walked = [i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)]  # the sum of the rates so far
+    assert not converged([[2 - w for w in walked]])
+    assert converged([[0.2 + 2 * exp(-40 * w) for w in walked]])

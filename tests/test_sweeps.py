@@ -1,0 +1,228 @@
+"""Multiruns through the real command line: pretrain once, lose nothing, run what was checked."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft_exp import api
+from sft_exp.stages import model
+
+ROOT = Path(__file__).parent.parent
+TINY = ["pretrain.steps=4", "finetune.steps=4", "draws=1", "controls=false", "tracker=none", "val=none"]
+PLANTED = """
+import os, signal, sys
+from dataclasses import dataclass
+from sft_exp.pretrainers.ae import AE
+
+@dataclass
+class Planted(AE):
+    how: str = "well"
+
+    def loss(self, nets, x_BCHW):
+        if self.how == "raise":
+            raise ValueError("planted")
+        if self.how == "exit":
+            sys.exit(75)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(nets, x_BCHW)
+"""
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "sft_exp", *overrides]
+
+
+def environment(*paths: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *paths])), "OMP_NUM_THREADS": "1"}
+
+
+def sweep(*overrides: str, paths: tuple[Path, ...] = (), code: int = 0) -> str:
+    done = subprocess.run(command("-m", *overrides), env=environment(*paths), capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def folders(stage: str) -> list[Path]:
+    return sorted(Path("outputs/store").glob(f"{stage}-*"))
+
+
+def table(folder: Path) -> str:
+    return (folder / "compare.csv").read_text()
+
+
+def only_sweep() -> Path:
+    (folder,) = Path("outputs/multirun").iterdir()
+    return folder
+
+
+GRID = ["pretrainer=ae,vae", "optim=sgd,adam", "optim.lr=1e-2,1e-3"]
+
+
+def test_pretrains_once_and_repeats_nothing():
+    sweep(*GRID, *TINY)
+    assert (len(folders("pretrain")), len(folders("finetune"))) == (2, 8)
+    assert (only_sweep() / "compare.html").exists()
+    made = {f: f.stat().st_mtime_ns for f in Path("outputs/store").glob("*-*")}
+    said = sweep(*GRID, *TINY)
+    assert "8 of 8 jobs were done before" in said
+    assert made == {f: f.stat().st_mtime_ns for f in Path("outputs/store").glob("*-*")}
+
+
+def test_parallel_jobs_share_one_pretraining():
+    sweep(*GRID, *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert (len(folders("pretrain")), len(folders("finetune"))) == (2, 8)
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"])
+def test_a_job_loses_only_itself(tmp_path, launcher):
+    (tmp_path / "planted.py").write_text(PLANTED)
+    (tmp_path / "mine/pretrainer").mkdir(parents=True)
+    node = "_target_: planted.Planted\nhow: well\nreconstruction: bernoulli\noutput: sigmoid\n"
+    (tmp_path / "mine/pretrainer/planted.yaml").write_text(node)
+    jobs = "pretrainer.how=well,raise,better,exit,best,kill"
+    given = ["--config-dir", str(tmp_path / "mine"), "pretrainer=planted", jobs, *TINY, *launcher]
+    said = sweep(*given, paths=(tmp_path,), code=6)
+    states = [json.loads((only_sweep() / str(n) / "status.json").read_text()) for n in range(6)]
+    assert [s["state"] for s in states] == ["done", "failed", "done", "failed", "done", "failed"]
+    assert "ValueError: planted" in states[1]["error"]
+    assert states[3]["exit_code"] == 75
+    assert "SIGKILL" in states[5]["error"]
+    assert "3 of 6 jobs done" in said
+
+    (tmp_path / "planted.py").write_text(PLANTED.replace("self.how ==", "'mended' =="))
+    said = sweep(*given, paths=(tmp_path,))
+    assert "3 of 6 jobs were done before" in said
+
+
+def test_checked_whole_before_anything_is_written():
+    said = sweep("optim.lr=1e-3,-1", *TINY, code=2)
+    assert "job 1" in said
+    assert "optim.lr=-1" in said
+    assert not list(Path().iterdir())
+
+
+def test_editing_yaml_changes_no_pending_job(tmp_path):
+    """Jobs run what was composed at the start: the files are overwritten with nonsense while the first one works."""
+    mine = tmp_path / "mine/optim"
+    mine.mkdir(parents=True)
+    (mine / "own.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.01\nmomentum: 0.5\n")
+    given = ["--config-dir", str(tmp_path / "mine"), "optim=own", "seed=0,1,2", *TINY]
+    running = subprocess.Popen(
+        command("-m", *given), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: list(Path("outputs/multirun").glob("*/conf")), running)
+    (mine / "own.yaml").write_text("momentum: [nonsense")
+    said, _ = running.communicate()
+    assert running.returncode == 0, said
+    jobs = [json.loads((only_sweep() / str(n) / "results.json").read_text())["config"] for n in range(3)]
+    assert [(j["seed"], j["optim"]["momentum"]) for j in jobs] == [(0, 0.5), (1, 0.5), (2, 0.5)]
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_nothing(tmp_path, monkeypatch):
+    long = ["pretrain.epochs=40", "finetune.steps=100", "draws=2", "controls=false", "tracker=none"]
+    for name in ("calm", "killed"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "calm")
+    sweep(*GRID, *long)
+    calm = table(only_sweep())
+    monkeypatch.chdir(tmp_path / "killed")
+    moments = random.Random(0)
+    for _ in range(5):
+        running = subprocess.Popen(
+            command("-m", *GRID, *long), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(4, 12))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    sweep(*GRID, *long)
+    assert table(only_sweep()) == calm
+
+
+def wait_for(there, running: subprocess.Popen, seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
+    """Successive halving: 8 steps of 24, then on to 24, against 24 at once."""
+    given = ["draws=1", "controls=false", "tracker=none", "val=cv", "pretrain.steps=8", "finetune.horizon=24"]
+    api.run([*given, "store=rungs", "finetune.steps=8"], folder="first")
+    second = api.run([*given, "store=rungs", "finetune.steps=24", "finetune.after=8"], folder="second")
+    undisturbed = api.run([*given, "store=whole", "finetune.steps=24"], folder="whole")
+    a, b = (Path(r["stages"]["finetune"]["folder"]) for r in (second, undisturbed))
+    assert a.name == b.name
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    assert second["val"] == undisturbed["val"]
+
+
+def test_a_rung_of_pretraining_goes_on_too():
+    given = ["draws=1", "controls=false", "tracker=none", "val=none", "finetune.steps=2", "pretrain.horizon=24"]
+    api.run([*given, "store=rungs", "pretrain.steps=8"], folder="first")
+    second = api.run([*given, "store=rungs", "pretrain.steps=24", "pretrain.after=8"], folder="second")
+    whole = api.run([*given, "store=whole", "pretrain.steps=24"], folder="whole")
+    a, b = (Path(r["stages"]["pretrain"]["folder"]) / "encoder.safetensors" for r in (second, whole))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_halving_keeps_the_best_third():
+    said = sweep(
+        "hydra/sweeper=halving",
+        "hydra.sweeper.least=3",
+        "optim.lr=1e-5,1e-4,1e-3",
+        *TINY[:1],
+        "draws=1",
+        "controls=false",
+        "tracker=none",
+    )
+    jobs = [json.loads(f.read_text())["config"]["finetune"] for f in sorted(only_sweep().glob("*/results.json"))]
+    assert [(j["steps"], j["horizon"], j["after"]) for j in jobs] == [(3, 9, None)] * 3 + [(9, 9, 3)]
+    assert "4 of 4 jobs done" in said
+
+
+def test_learning_rate_finder_leaves_no_trace():
+    """A run at the rate it found equals one that never looked, to the bit."""
+    given = ["draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20", "finetune.steps=10"]
+    found = api.run([*given, "store=auto", "optim.lr=auto"], folder="auto")
+    (file,) = Path("auto").glob("lr_find-*/lr.json")
+    rate = json.loads(file.read_text())["lr"]
+    assert 1e-6 < rate < 1
+    plain = api.run([*given, "store=plain", f"optim.lr={rate!r}"], folder="plain")
+    a, b = (model.weights(Path(r["stages"]["finetune"]["folder"]) / "model.safetensors") for r in (found, plain))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert found["test"] == plain["test"]
+
+
+def test_search_chooses_by_validation_and_flags_the_edge():
+    given = ["draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20", "finetune.steps=5"]
+    api.run([*given, "optim.lr=search", "optim.hints.search.lr=[1e-9,1e-3]"], folder="run")
+    (file,) = Path("outputs/store").glob("choose-*/lr.json")
+    chosen = json.loads(file.read_text())
+    assert chosen["edge"]
+    assert chosen["accuracy"][chosen["rates"].index(chosen["lr"])] == max(chosen["accuracy"])
+
+
+def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
+    given = ["strategy=linear", "draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=8", "finetune.steps=20"]
+    sweep(*given, "optim=momentum", "optim.lr=1e-3,1e-2,1e-1", "store=together")
+    seconds = {json.loads((f / "done.json").read_text())["seconds"] for f in Path("together").glob("finetune-*")}
+    assert len(seconds) == 1  # one call made all three
+    for lr in ("1e-3", "1e-2", "1e-1"):
+        alone = api.run([*given, "optim=momentum", f"optim.lr={lr}", "store=alone"], folder="run")
+        name = Path(alone["stages"]["finetune"]["folder"]).name
+        a, b = (model.weights(Path(store) / name / "model.safetensors") for store in ("alone", "together"))
+        for tensor in a:
+            torch.testing.assert_close(a[tensor], b[tensor], rtol=0, atol=1e-5)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp import config
-from sft_exp.errors import Failure
+from sft_exp.errors import Failure, StorageError
 
 if TYPE_CHECKING:
     from sft_exp.pipeline import Job
@@ -103,6 +103,11 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
     except (HydraException, OmegaConfBaseException) as error:
         code.append(2)
         say(error, explain(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # before or after a run; during one, the run hears it and leaves a checkpoint
+    except OSError as error:
+        code.append(StorageError.code)
+        say(error, f"{error.filename or 'the disk'}: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001 - Hydra swallows what callbacks raise; nothing may pass unseen
         code.append(1)
         say(error, f"a bug, please report it: {type(error).__name__}: {error}", always=True)

@@ -61,7 +61,7 @@ def register() -> None:
     for group, folder in FOLDERS.items():
         for file in sorted((HERE / folder).glob("*.py")):
             if file.stem != "__init__":
-                with suppress(SyntaxError):  # a broken part breaks itself alone, when it is asked for
+                with suppress(SyntaxError, ValueError, KeyError):  # a broken part breaks itself alone, when it is asked for
                     store.store(group=f"schema/{group}", name=file.stem, node=node(file, f"sft_exp.{folder}.{file.stem}"))
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True)

@@ -139,6 +139,7 @@ class Task(Method):
 class Strategy:
     """How labels change a network: which numbers move, when, how fast; or a head solved in closed form."""
 
+    probabilistic: ClassVar[bool] = True  # the head's predictions are logits; False: scores without that meaning
     solves: ClassVar[bool] = False  # the head comes from `solve`, and nothing is trained by gradient
 
     def phases(self, encoder: nn.Module) -> list[tuple[float, Rates]]:

@@ -38,7 +38,7 @@ class Budget:
         require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         require(self.steps is None or self.steps >= 0, "steps", self.steps, "0 or more, or null")
         require(self.max_steps is None or self.max_steps > 0, "max_steps", self.max_steps, "above 0, or null")
-        ok = self.batch_size == "all" or (isinstance(self.batch_size, int) and self.batch_size > 0)
+        ok = self.batch_size == "all" or whole(self.batch_size)
         require(ok, "batch_size", self.batch_size, "a whole number above 0, or `all`")
         stop = self.epochs if self.steps is None else self.steps
         require(
@@ -103,7 +103,7 @@ class Hardware:
 
     def __post_init__(self):
         require(
-            self.threads == "auto" or (isinstance(self.threads, int) and self.threads > 0),
+            self.threads == "auto" or whole(self.threads),
             "threads",
             self.threads,
             "a number above 0, or auto",
@@ -155,15 +155,18 @@ class Experiment:
         require(valid_labels(self.labels), "labels", self.labels, "a number above 0 (labels a class), a share such as 5%, or all")
 
 
+def whole(value: Any) -> bool:
+    """A whole number above 0; `true` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def valid_labels(labels: Any) -> bool:
-    if isinstance(labels, bool):
-        return False
     if isinstance(labels, str) and labels.endswith("%"):
         try:
             return 0 < float(labels[:-1]) <= 100
         except ValueError:
             return False
-    return labels == "all" or (isinstance(labels, int) and labels > 0)
+    return labels == "all" or whole(labels)
 
 
 def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Target:

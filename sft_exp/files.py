@@ -109,12 +109,21 @@ def find(entry: str, most: float = float("inf")) -> list[File]:
 
 
 def below(folder: Path) -> list[Path]:
-    """Every file in a folder and its subfolders, in the order of their paths; hidden files and folders are left out."""
-    found = []
-    for here, folders, names in os.walk(folder):
+    """Every file in a folder and its subfolders, in the order of their paths; hidden files and folders are left out. OSError
+    where one may not be read."""
+    found, seen = [], set()
+    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        if (place := os.path.realpath(here)) in seen:  # a link leads back
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = [name for name in folders if visible(name)]
         found += [Path(here, name) for name in names if visible(name)]
     return sorted(found, key=Path.as_posix)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def members(archive: Path, name: str, most: float) -> list[File]:

@@ -88,6 +88,7 @@ def prepare(e: Experiment) -> Job:
     except ConfigError as error:
         raise error if error.key.startswith("features") else error.under("encoder") from error
     features["maps"] = readout.names
+    check_fit(e, data, readout)
     labels = Labels.parse(e.labels, e.labels_total)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
     if e.val == "full":
@@ -109,6 +110,19 @@ def prepare(e: Experiment) -> Job:
                 if validate.count(draw.labelled, FOLDS):
                     add(job, "validate", going_on(job, "validate", {**r, "folds": FOLDS}, e.finetune.before(len(draw.labelled))))
     return job
+
+
+def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module) -> None:
+    """Networks that cannot be built, and batches that cannot be taken in pieces. ConfigError."""
+    if e.pretrainer.learns != "nothing":
+        pretrain.build({"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed}, data)
+    normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+    for key, budget, method in (("pretrain", e.pretrain, e.pretrainer), ("finetune", e.finetune, e.task)):
+        if budget.piece and (normed or not method.per_row):
+            why = "the encoder's BatchNorm looks" if normed else f"the loss of {type(method).__name__} looks"
+            raise ConfigError(
+                f"{key}.piece", budget.piece, f"must be null: {why} across the batch, so its pieces are not the whole"
+            )
 
 
 def add(job: Job, name: str, request: Request) -> int:

@@ -1,6 +1,7 @@
 """Classes of images, by a model that a run has left: `python -m sft_exp.predict RUN FILES... > classes.csv`.
 
-Writes `file,class,probability` for each image. What cannot be read is named on stderr and left out; then the exit code is 3.
+Writes `file,class,probability` for each image (an SVM has no probabilities). What cannot be read is named on
+stderr and left out; then the exit code is 3.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def predict(model: "Model", entries: list[str], out: TextIO) -> list[str]:
         if images:
             probabilities, classes = model.predict(torch.stack(images).float().div_(255)).softmax(1).max(1)
             for path, p, c in zip(read, probabilities.tolist(), classes.tolist(), strict=True):
-                table.writerow([path, model.spec.classes[c], f"{p:.4f}"])
+                table.writerow([path, model.spec.classes[c], f"{p:.4f}" if model.probabilistic else ""])
     return unread
 
 

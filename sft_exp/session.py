@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp import durable, gc, pipeline, report
-from sft_exp.errors import Failure
+from sft_exp.errors import Failure, Interrupted
 from sft_exp.pipeline import Job
 from sft_exp.stages.context import Context, Stop
 
@@ -23,10 +23,10 @@ def work(
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker, {**config, "choices": job.experiment.choices})
     durable.folder(folder)
     durable.link(LATEST, folder)
-    gc.refer(Path(job.experiment.store), folder, pipeline.names(job))
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     durable.write_json(folder / "status.json", status)
     try:
+        gc.refer(Path(job.experiment.store), folder, pipeline.names(job))
         with Stop.listening():
             result = {**pipeline.run(job, ctx, others or ()), "choices": job.experiment.choices, "config": config}
         durable.write_json(folder / "results.json", result)
@@ -40,7 +40,7 @@ def work(
         for name in list(ctx.runs):
             ctx.finish(name, failed=True)
         code = error.code if isinstance(error, Failure | SystemExit) and isinstance(error.code, int) else 1
-        state = "interrupted" if code == 75 else "failed"
+        state = "interrupted" if isinstance(error, Interrupted) else "failed"
         ended = {**status, "state": state, "exit_code": code, "resumable": True, "error": f"{type(error).__name__}: {error}"}
         durable.write_json(folder / "status.json", ended)
         raise

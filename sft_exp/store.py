@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from errno import ENOLCK, ENOSYS, ENOTSUP
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,9 @@ class Store:
             durable.seal(folder, {"seconds": round(seconds, 3)})
             durable.publish(folder, self.root / name)
             self.verified.add(self.root / name)
-            for unfinished in self.root.glob(f"work/*/*{name}"):
+            for unfinished in [*self._find(f"work/*/{name}"), *self._find(f"work/*/.{name}")]:
                 durable.remove(unfinished)
-        for work in self.root.glob("work/*"):
+        for work in self._find("work/*"):
             if ended(work):
                 durable.prune(work)
 
@@ -140,7 +141,7 @@ class Store:
         """A folder of our own that begins with what a killed process left: its folder, or a copy if it may be alive, as it may
         where locks do nothing."""
         mine, coming = self.work / name, self.work / f".{name}"
-        left = max(self.root.glob(f"work/*/{name}"), default=mine)
+        left = max(self._find(f"work/*/{name}"), default=mine)
         if left != mine:
             durable.remove(mine)
             if ended(left.parent):
@@ -150,6 +151,10 @@ class Store:
                     durable.copy(left, coming)
                 durable.move(durable.folder(coming), mine)  # only now ours is the newest
         return durable.folder(mine)
+
+    def _find(self, pattern: str) -> list[Path]:
+        """What there is below the root; other processes may take folders away while we look, which `Path.glob` does not bear."""
+        return [self.root / found for found in glob(pattern, root_dir=self.root)]
 
     def _faults(self, name: str) -> list[str]:
         """Why there is no finished folder of that name which holds what it held when it was sealed; empty if there is."""

@@ -11,8 +11,8 @@ LEVEL = 0.95
 class Verdict:
     word: str  # helped, hurt, cannot tell
     difference: float  # mean over draws of (pretrained - scratch), a fraction
-    low: float  # of the 95 % interval
-    high: float
+    low: float | None  # of the 95 % interval; None for a single draw, which has none
+    high: float | None
     draws: int
     text: str
 
@@ -51,4 +51,5 @@ def judge(pretrained: list[float], scratch: list[float], ratio: float, covers: s
         word
     ]
     text = f"{says}: {points} of accuracy against the same model from scratch. {covers}"
-    return Verdict(word, mean, low, high, len(differences), text)
+    several = len(differences) > 1
+    return Verdict(word, mean, low if several else None, high if several else None, len(differences), text)

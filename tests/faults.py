@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,10 +122,10 @@ def line(out: Path, prepare: Callable[[], None] | None, fault: Fault | None, con
     from sft_exp.errors import Failure
     from sft_exp.stages.context import Context, Stop
 
-    Stop.listen()
     made = experiment(config, choices)
     try:
-        pipeline.run(pipeline.prepare(made), Context.on(made.hardware, made.tracker))
+        with Stop.listening():
+            pipeline.run(pipeline.prepare(made), Context.on(made.hardware, made.tracker))
     except Failure as error:
         print(error)
         sys.exit(error.code)
@@ -139,13 +140,36 @@ def run(function: Callable[..., None], *arguments: Any, prepare: Any = None, fau
 
 
 def contents(store: Path) -> dict[str, dict[str, str]]:
-    """Checksums of all files of all finished folders."""
-    return {seal.parent.name: json.loads(seal.read_text())["sha256"] for seal in sorted(store.glob("*/done.json"))}
+    """Checksums of all files of all finished folders; of a checkpoint, what is in it: pickles of equal values may differ."""
+    found = {seal.parent.name: json.loads(seal.read_text())["sha256"] for seal in sorted(store.glob("*/done.json"))}
+    for checkpoint in store.glob("*/checkpoint.pt"):
+        found[checkpoint.parent.name][checkpoint.name] = spelt(checkpoint)
+    return found
+
+
+def spelt(checkpoint: Path) -> str:
+    import torch
+
+    from sft_exp.stages.fit import load
+
+    def spell(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            return f"{value.dtype} {value.shape} {value.numpy().tobytes().hex()}"
+        if isinstance(value, dict):
+            return str({key: spell(v) for key, v in value.items()})
+        return str([spell(v) for v in value]) if isinstance(value, list | tuple) else repr(value)
+
+    return spell(load(checkpoint, torch.device("cpu")))
 
 
 def leftovers(store: Path) -> list[Path]:
     """Files that no finished run may leave behind."""
-    return [*store.rglob("*.tmp"), *(p for p in store.glob("work/**/*") if p.is_file()), *store.glob("*/**/checkpoint*")]
+    return [*store.rglob("*.tmp"), *(p for p in store.glob("work/**/*") if p.is_file()), *store.rglob("checkpoint.previous*")]
+
+
+def find(pattern: str) -> list[Path]:
+    """Paths, while other processes take some away, which `Path.glob` does not bear."""
+    return [Path(found) for found in glob(pattern)]
 
 
 @contextmanager

@@ -125,6 +125,15 @@ def test_hidden_and_other_files_are_no_images():
     assert corpus.report["labelled"]["ignored"] == {".txt": 1, ".HEIC": 1}
 
 
+def test_links_are_followed_once():
+    classes(Path("elsewhere"), each=2)
+    for name in CLASSES:
+        (Path("root") / name).mkdir(parents=True)
+        (Path("root") / name / "linked").symlink_to(Path("elsewhere").absolute() / name)
+        (Path("root") / name / "loop").symlink_to(Path("root").absolute() / name)
+    assert load(root="root").train.ids == [f"{c}/linked/{2 * n + i:03d}.png" for i, c in enumerate(CLASSES) for n in range(2)]
+
+
 # The unlabelled pool
 
 
@@ -348,6 +357,11 @@ def test_a_class_whose_images_are_all_broken_is_refused():
     (root / "screw").mkdir()
     (root / "screw" / "1.png").write_bytes(b"no")
     refused("class screw has no training image that can be used", root="root", broken="skip")
+    classes(Path("other/train"))
+    for name in CLASSES:
+        (Path("other/test") / name).mkdir(parents=True)
+        (Path("other/test") / name / "1.png").write_bytes(b"no")
+    refused("no test image can be used", root="other", broken="skip")
 
 
 @pytest.mark.parametrize("where", ["train", "pool"])

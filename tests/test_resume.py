@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults import ENVIRONMENT, TINY, Fault, cli, contents, ended, fork, leftovers, line, memory, run, stepwise
+from faults import ENVIRONMENT, TINY, Fault, cli, contents, ended, find, fork, leftovers, line, memory, run, stepwise
 
 STORE = Path("outputs/store")
-METHODS = ("pretrainer=vae", "pretrainer=gan strategy=linear val=none optim=momentum")
+METHODS = (
+    "pretrainer=vae",
+    "pretrainer=gan strategy=linear optim=momentum",
+    "pretrainer=ae pretrain.horizon=9 finetune.horizon=9",  # stops before its schedules end, and leaves checkpoints
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +92,7 @@ def points(changes, number):
 def test_killed_at_some_changes_on_disk(job, method):
     what = job(*method.split())
     assert what.changes > 60
-    for at in points(what.changes, 6):
+    for at in points(what.changes, 4):
         kill_at(what, at)
 
 
@@ -206,11 +210,11 @@ def test_the_command_line_says_that_it_was_interrupted_and_goes_on(job):
     changed = ("pretrain.steps=1000", "hardware.checkpoint_seconds=0.1")
     what, command = job(*changed), [*TINY, *changed, "hydra.run.dir=run"]
     process = fork(cli, Path("said"), None, None, *command)
-    while not list(STORE.glob("work/*/pretrain-*/checkpoint.pt")):
+    while not find(f"{STORE}/work/*/pretrain-*/checkpoint.pt"):
         assert process.exitcode is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
-    assert ended(process, seconds=5) == 75
+    assert ended(process, seconds=10) == 75
     status = json.loads(Path("run/status.json").read_text())
     assert (status["state"], status["exit_code"], status["resumable"]) == ("interrupted", 75, True)
     said = Path("said").read_text()
@@ -234,7 +238,7 @@ def test_a_finished_run_once_more_changes_nothing_in_the_store(job):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_real_command_killed_at_random_moments():
-    """Three times in each stage, at some moment after its first checkpoint."""
+    """Twice in each stage, at some moment after its first checkpoint."""
     overrides = ("tracker=none", "pretrainer=dae", "pretrain.steps=3000", "finetune.steps=3000", "draws=1", "controls=false")
     command = [sys.executable, "-m", "sft_exp", *overrides, "val=none", "report=false", "hardware.checkpoint_seconds=0.2"]
 
@@ -244,9 +248,9 @@ def test_the_real_command_killed_at_random_moments():
     assert start().wait(300) == 0
     expected = contents(STORE)
     shutil.rmtree("outputs")
-    for stage in ("pretrain", "finetune") * 3:
+    for stage in ("pretrain", "finetune") * 2:
         process = start()
-        while not list(STORE.glob(f"work/*/{stage}-*/checkpoint.pt")):
+        while not find(f"{STORE}/work/*/{stage}-*/checkpoint.pt"):
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(random.uniform(0, 1))

@@ -1,6 +1,6 @@
 """Did it help? The words follow from the interval, and the interval holds as often as it says."""
 
-from math import inf, sqrt
+from math import sqrt
 from statistics import fmean, variance
 
 import numpy as np
@@ -81,7 +81,7 @@ def test_the_same_difference_in_every_draw_proves_nothing(differences):
 
 def test_one_draw_has_no_interval():
     verdict = judge([0.9], [0.5], 0.0, "")
-    assert (verdict.word, verdict.low, verdict.high) == ("cannot tell", -inf, inf)
+    assert (verdict.word, verdict.low, verdict.high) == ("cannot tell", None, None)
     assert "no interval" in verdict.text
 
 

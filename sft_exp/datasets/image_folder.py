@@ -60,15 +60,14 @@ class ImageFolder(Dataset):
     unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
     size: int = 64  # pixels, height and width of all images
     channels: int = 3  # 3 = colour, 1 = grey
-    group: str | None = (
-        None  # what is never split: a column of the CSV, or a regular expression whose one group finds it in a path
-    )
+    group: str | None = None  # never split: a column of the CSV, or a regular expression whose one group is found in a path
     broken: str = "refuse"  # labelled images that cannot be read: refuse, or skip = leave them out and count them
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
-        self.unlabelled = [self.unlabelled] if isinstance(self.unlabelled, str) else list(self.unlabelled or [])
+        given = self.unlabelled or []
+        self.unlabelled = given if isinstance(given, list) else [given]
         paths = all(isinstance(entry, str) and entry for entry in self.unlabelled)
         require(paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them")
         require(self.size > 0, "size", self.size, "above 0")
@@ -78,8 +77,11 @@ class ImageFolder(Dataset):
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):
-        rows = self.table() if self.labels else self.folders()
-        rows += [Row(f, "pool", fate="" if is_image(f.id) else "ignored") for f in self.pool({r.file.id for r in rows})]
+        try:
+            rows = self.table() if self.labels else self.folders()
+            rows += [Row(f, "pool", fate="" if is_image(f.id) else "ignored") for f in self.pool({r.file.id for r in rows})]
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}") from error
         ignored, rows = [r for r in rows if r.fate], [r for r in rows if not r.fate]
         image = (self.channels, self.size, self.size)
         held = len(rows) * prod(image) <= self.memory * 1e9
@@ -245,6 +247,8 @@ def complete(rows: list[Row]) -> tuple[str, ...]:
     train = [r for r in rows if r.split == "train" and r.fate == "used"]
     if bare := sorted(set(classes) - {r.label for r in train}):
         raise DataError(f"class {bare[0]} has no training image that can be used, so it cannot be learnt")
+    if any(r.split == "test" for r in rows) and not any(r.split == "test" and r.fate == "used" for r in rows):
+        raise DataError("no test image can be used")
     groups = {r.group: r.file.id for r in train if r.group is not None}
     for row in rows:
         if row.split == "test" and row.group in groups:

@@ -1,7 +1,8 @@
 """Generative adversarial network, non-saturating. Goodfellow et al., arXiv:1406.2661, section 3.
 
-Discriminator: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)). The discriminator's trunk is the encoder; kept, as
-in DCGAN (Radford et al., arXiv:1511.06434, section 5.1), are all its maps. Adam with beta1 = 0.5 is DCGAN's choice.
+Discriminator: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)). The discriminator's trunk is the encoder
+and is kept, up to its code. DCGAN (Radford et al., arXiv:1511.06434, section 5.1) takes all its maps, pooled to 4x4:
+features={maps: [conv1,conv2,conv3], pool: max, grid: 4}; and Adam with beta1 = 0.5.
 """
 
 from dataclasses import dataclass

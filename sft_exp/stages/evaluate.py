@@ -12,11 +12,11 @@ from sft_exp.store import Request
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """scores.json; predictions.safetensors: `predicted` int16 [N], `confidence` float32 [N], in the order of the test images."""
+    """scores.json; predictions.safetensors: `predicted` int16 [N], `confidence` float32 [N] if it has any."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = models.load(request["model"], ctx.device)
     scores, logits_NY = models.measure(model, draw.test, ctx.device)
     durable.write_json(folder / "scores.json", scores)
     confidence, predicted = logits_NY.softmax(1).max(1)
-    rows = {"predicted": predicted.to(torch.int16), "confidence": confidence.float()}
+    rows = {"predicted": predicted.to(torch.int16)} | ({"confidence": confidence.float()} if model.probabilistic else {})
     durable.write(folder / "predictions.safetensors", to_bytes({k: v.cpu().contiguous() for k, v in rows.items()}))

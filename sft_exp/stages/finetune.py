@@ -121,7 +121,7 @@ def previous(request: Request, fold: int | str) -> Path | None:
 def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) -> Model:
     """Frozen features and a head in closed form."""
     spec = ctx.corpus(request["dataset"]).spec
-    model = Model(request["task"], start(request, ctx), spec)
+    model = Model(request["task"], start(request, ctx), spec, request["strategy"].probabilistic)
     f_ND, y_N = features(model.nets["encoder"], labelled, ctx), labelled.y.to(ctx.device)
     model.nets["head"] = request["strategy"].solve(f_ND, y_N, spec, seed_of("solve", request["draw"], fold)).to(ctx.device)
     return model

@@ -19,7 +19,8 @@ from sft_exp.errors import StorageError
 from sft_exp.nets import Readout
 from sft_exp.provenance import plain
 
-BATCH = 1000  # images predicted at once
+BATCH = 250  # images predicted at once: larger ones spend their time on fresh memory
+NEED_PROBABILITIES = ("ece",)  # scores of how sure a model is
 PARTS = (Encoder, Method, Strategy)  # what model.json may name: hyperparameters, never code
 
 
@@ -30,6 +31,7 @@ class Model:
     task: Task
     nets: nn.ModuleDict
     spec: Spec
+    probabilistic: bool = True  # whether softmax of its predictions means anything; votes of an SVM do not
 
     @torch.no_grad()
     def predict(self, x_BCHW: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
         nets.load_state_dict(state)
     except RuntimeError as error:
         raise StorageError(f"{folder}: {error}") from error
-    return Model(task, nets.to(device).eval(), spec)
+    return Model(task, nets.to(device).eval(), spec, strategy.probabilistic)
 
 
 @torch.no_grad()
@@ -73,7 +75,8 @@ def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[st
         predictions.append(model.predict(batch["x"]))
         for metric in metrics.values():
             metric.update(predictions[-1], batch["y"])
-    return {name: float(metric.compute()) for name, metric in metrics.items()}, torch.cat(predictions)
+    given = {name: metric for name, metric in metrics.items() if model.probabilistic or name not in NEED_PROBABILITIES}
+    return {name: float(metric.compute()) for name, metric in given.items()}, torch.cat(predictions)
 
 
 def weights(path: Path) -> Tensors:

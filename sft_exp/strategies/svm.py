@@ -14,6 +14,7 @@ from sft_exp.heads import grid_fit
 @dataclass
 class Svm(Strategy):
     solves: ClassVar[bool] = True
+    probabilistic: ClassVar[bool] = False
 
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
     gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])  # times 1 / (D * variance of the features)

@@ -67,9 +67,10 @@ class ImageFolder(Dataset):
 
     def __post_init__(self):
         given = self.unlabelled or []
-        self.unlabelled = given if isinstance(given, list) else [given]
-        paths = all(isinstance(entry, str) and entry for entry in self.unlabelled)
+        entries = given if isinstance(given, list) else [given]
+        paths = all(isinstance(entry, str) and entry for entry in entries)
         require(paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them")
+        self.unlabelled = entries
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")

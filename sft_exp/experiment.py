@@ -97,8 +97,6 @@ class Hardware:
     threads: Any = "auto"  # CPU threads of this process; auto = the cores it may use
     precision: str = "fp32"  # fp32, or bf16 by autocast
     compile: bool = False  # torch.compile the losses
-    memory: float = 4.0  # GB of images held as tensors; larger sets are decoded as they are used
-    workers: int = 2  # processes that decode those
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage
 
     def __post_init__(self):
@@ -109,8 +107,6 @@ class Hardware:
             "a number above 0, or auto",
         )
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
-        require(self.memory > 0, "memory", self.memory, "above 0")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "0 or more")
 
 

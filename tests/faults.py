@@ -70,7 +70,7 @@ class Disk:
     def hear(self, event: str, arguments: tuple) -> None:
         if self.busy or not (event in CHANGES or (event == "open" and writes(arguments))):
             return
-        path = os.path.abspath(os.fspath(arguments[0])) if isinstance(arguments[0], str | os.PathLike) else ""
+        path = os.path.abspath(os.path.join(base(event, arguments), arguments[0])) if isinstance(arguments[0], str | Path) else ""
         if not path.startswith(self.root) or path.endswith(".lock"):
             return
         self.busy = True
@@ -85,6 +85,12 @@ class Disk:
                 Path(path).write_bytes(b'{"step": 3, "lo')
             os.kill(os.getpid(), signal.SIGKILL)
         self.busy = False
+
+
+def base(event: str, arguments: tuple) -> str:
+    """The folder that a name is relative to: `shutil.rmtree` names files below an open folder."""
+    below = event in ("os.remove", "os.rmdir") and arguments[1] >= 0 and os.path.isdir("/proc/self/fd")
+    return os.readlink(f"/proc/self/fd/{arguments[1]}") if below else ""
 
 
 def writes(arguments: tuple) -> bool:

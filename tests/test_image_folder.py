@@ -120,9 +120,10 @@ def test_hidden_and_other_files_are_no_images():
     save(root / "bolt" / "._000.png", 71)
     (root / "bolt" / "notes.txt").write_text("rusty")
     (root / "nut" / "IMG_1.HEIC").write_bytes(b"unknown")
+    (root / "nut" / "LICENSE").write_text("free")
     corpus = load(root=str(root))
     assert len(corpus.train) == 12
-    assert corpus.report["labelled"]["ignored"] == {".txt": 1, ".HEIC": 1}
+    assert corpus.report["labelled"]["ignored"] == {".txt": 1, ".HEIC": 1, "no suffix": 1}
 
 
 def test_links_are_followed_once():

@@ -104,6 +104,14 @@ def test_eight_processes_compute_once():
     assert not leftovers(Path("store"))
 
 
+def test_processes_with_other_requests_do_not_meet(in_memory):
+    """Nor when one clears up while another looks around."""
+    asking = [fork(ask, *({"x": x, "steps": 0} for x in range(10 * n, 10 * n + 40))) for n in range(4)]
+    assert [ended(p) for p in asking] == [0] * 4
+    assert sorted(log()) == sorted(f"{x} from 0" for x in range(70))
+    assert not leftovers(Path("store"))
+
+
 def hold(request):
     """Compute three steps and hang, beside a forked worker that outlives its killed parent as a data loader's may."""
 

@@ -272,7 +272,7 @@ def facts(rows: list[Row]) -> dict[str, Any]:
         "broken_count": len(broken),
         "duplicates": fates["duplicate"],
         "overlap": fates["labelled"],
-        "ignored": dict(Counter(Path(r.file.id).suffix for r in rows if r.fate == "ignored")),
+        "ignored": dict(Counter(Path(r.file.id).suffix or "no suffix" for r in rows if r.fate == "ignored")),
     }
 
 

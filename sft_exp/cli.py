@@ -1,5 +1,6 @@
 """The command line: compose, check, run, and end with the exit code that says how it went."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from sft_exp.errors import Failure, StorageError
 if TYPE_CHECKING:
     from sft_exp.pipeline import Job
 
+NOISE = ("full_key:", "reference_type=", "object_type=")  # lines of OmegaConf that name our classes, not the user's keys
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR, errno.EEXIST)
 _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
 _codes: list[int] = []  # how this process's single run ended
 
@@ -31,6 +34,9 @@ config.register()  # at import, so that a launcher's own processes can compose t
 
 
 def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list what our text does not show, for two seconds
+        print(config.options_help().replace("$$", "$"))
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
@@ -106,8 +112,9 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
     except KeyboardInterrupt:
         sys.exit(130)  # before or after a run; during one, the run hears it and leaves a checkpoint
     except OSError as error:
-        code.append(StorageError.code)
-        say(error, f"{error.filename or 'the disk'}: {error.strerror or error}")
+        disk = error.errno in DISK
+        code.append(StorageError.code if disk else 1)
+        say(error, f"{'' if disk else 'a bug, please report it: '}{error.filename}: {error.strerror or error}", always=not disk)
     except Exception as error:  # noqa: BLE001 - Hydra swallows what callbacks raise; nothing may pass unseen
         code.append(1)
         say(error, f"a bug, please report it: {type(error).__name__}: {error}", always=True)
@@ -127,7 +134,7 @@ def explain(error: BaseException) -> str:
     """Hydra's complaint, and the closest valid word for each override that names nothing."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("    ", "Set the environment"))]
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
-        lines += [line for line in str(error.__cause__).splitlines() if line.strip() and "object_type" not in line]
+        lines += [line for line in str(error.__cause__).splitlines() if line.strip() and not line.strip().startswith(NOISE)]
     return "\n  ".join([*dict.fromkeys(lines), *suggestions(sys.argv[1:])])
 
 

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sft_exp import curves, splits
+from sft_exp.errors import NonFiniteError
 from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.splits import Labels
@@ -40,14 +41,24 @@ def names(job: Job) -> list[str]:
 
 
 def run_stage(store: Store, what: Stage, requests: list[Request], others: list[Request]) -> list[Result]:
-    """`store.run` under one progress bar, if there is more than one thing to do."""
+    """`store.run` for the job's requests and what of the others' one call can serve with them."""
     missing = {name: r for r in requests if not store.has(name := what.folder_name(r))}
     wanted = {what.alike(r) for r in missing.values()} - {None} if what.alike else set()
     also = [r for r in others if what.alike and what.alike(r) in wanted]
-    if len(missing) < 2:
-        return store.run(what, [*requests, *also])[: len(requests)]
+    try:
+        return shown(store, what, [*requests, *also], len(missing))[: len(requests)]
+    except NonFiniteError:
+        if not also:
+            raise
+        return shown(store, replace(what, alike=None), requests, len(missing))  # another job's head diverged: ours alone
+
+
+def shown(store: Store, what: Stage, requests: list[Request], missing: int) -> list[Result]:
+    """`store.run` under one progress bar, if there is more than one thing to do."""
+    if missing < 2:
+        return store.run(what, requests)
     count = 0
-    with bar(what.name, len(missing)) as advance:
+    with bar(what.name, missing) as advance:
 
         def counted(folders: list[Path], group: list[Request]) -> None:
             nonlocal count
@@ -55,7 +66,7 @@ def run_stage(store: Store, what: Stage, requests: list[Request], others: list[R
             count += len(folders)
             advance(count, "")
 
-        return store.run(replace(what, run=counted), [*requests, *also])[: len(requests)]
+        return store.run(replace(what, run=counted), requests)
 
 
 def results(job: Job) -> dict[str, Any]:

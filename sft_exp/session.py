@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sft_exp import durable, gc, pipeline, report
-from sft_exp.errors import Failure, Interrupted
+from sft_exp.errors import Failure, Interrupted, StorageError
 from sft_exp.pipeline import Job
 from sft_exp.stages.context import Context, Stop
 
@@ -39,10 +40,17 @@ def work(
     except BaseException as error:
         for name in list(ctx.runs):
             ctx.finish(name, failed=True)
-        code = error.code if isinstance(error, Failure | SystemExit) and isinstance(error.code, int) else 1
+        code = (
+            error.code
+            if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)
+            else 130
+            if isinstance(error, KeyboardInterrupt)
+            else 1
+        )
         state = "interrupted" if isinstance(error, Interrupted) else "failed"
         ended = {**status, "state": state, "exit_code": code, "resumable": True, "error": f"{type(error).__name__}: {error}"}
-        durable.write_json(folder / "status.json", ended)
+        with suppress(StorageError):  # a full disk must not hide what went wrong
+            durable.write_json(folder / "status.json", ended)
         raise
     durable.write_json(folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False})
     return result

@@ -147,7 +147,12 @@ def run(cfg: DictConfig) -> float:
     answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), "siblings": siblings, "command": command})
     what = " ".join(o for o in hydra.overrides.task)
     if answer["code"]:
-        console.print(f"job {hydra.job.num} ({what}): failed, {answer['error'].splitlines()[0]}", highlight=False, markup=False)
+        console.print(
+            f"job {hydra.job.num} ({what}): failed, {answer['error'].splitlines()[0]}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         if not ended(folder):
             code = answer["code"]
             durable.write_json(

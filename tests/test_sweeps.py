@@ -119,7 +119,7 @@ def test_editing_yaml_changes_no_pending_job(tmp_path):
     running = subprocess.Popen(
         command("-m", *given), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    wait_for(lambda: list(Path("outputs/multirun").glob("*/conf")), running)
+    wait_for(lambda: list(Path("outputs/multirun").glob("*/0/status.json")), running)
     (mine / "own.yaml").write_text("momentum: [nonsense")
     said, _ = running.communicate()
     assert running.returncode == 0, said

@@ -53,6 +53,8 @@ def stacked(
         if (step + 1) % every == 0 or step + 1 == plan.stop:
             accuracy_K = (logits_BKY.argmax(2) == y_N[r_B, None]).float().mean(0)
             rows.append((step + 1, accuracy_K.tolist(), loss_K.tolist()))
+    if not (w_KYD.isfinite().all() and b_KY.isfinite().all()):
+        raise NonFiniteError(f"weights of a head are not finite after step {plan.stop}: learning rates {rates}")
     return [
         (
             {"weight": w_KYD[i].clone(), "bias": b_KY[i].clone()},

@@ -36,7 +36,7 @@ config.register()  # at import, so that a launcher's own processes can compose t
 def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list what our text does not show, for two seconds
         print(config.options_help().replace("$$", "$"))
-        return
+        sys.exit(0)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()

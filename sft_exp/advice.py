@@ -8,12 +8,11 @@ from sft_exp import pipeline, splits
 from sft_exp.experiment import Experiment
 from sft_exp.jobs import CONTROLS, MAIN, SCRATCH, Job
 from sft_exp.splits import Labels
-from sft_exp.verdict import half_width
+from sft_exp.verdict import MOST_DRAWS, half_width
 
 Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
 
-MOST_DRAWS = 100  # beyond them a difference is too small to be worth the wait
 PRETRAINERS = ("dae", "vae", "ae", "gan")  # in the order in which they are worth a try
 VOID = {  # what a changed key leaves without meaning
     "encoder": ("encoder.", "features."),

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp import config
-from sft_exp.errors import Failure, StorageError
+from sft_exp.errors import ConfigError, Failure, StorageError
 
 if TYPE_CHECKING:
     from sft_exp.pipeline import Job
@@ -39,8 +39,17 @@ def main() -> None:
         sys.exit(0)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
+        one_each(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
     sys.exit(max(_codes, default=0))
+
+
+def one_each(overrides: list[str]) -> None:
+    """Hydra would merge the options of `group=[a,b]` into one, and the last would win in silence. ConfigError."""
+    for group, _, value in (o.partition("=") for o in overrides):
+        if group in config.GROUPS and value.startswith("["):
+            study = f"study=label_efficiency 'study.pretrainers={value}', or " if group == "pretrainer" else ""
+            raise ConfigError(group, value, f"takes one option; for several: {study}-m {group}={value.strip('[]')}")
 
 
 def task(cfg: DictConfig) -> float:
@@ -159,9 +168,17 @@ def suggestions(overrides: list[str]) -> list[str]:
     except (HydraException, OmegaConfBaseException):  # what is wrong is in a YAML, and has been said
         return found
     for key, _, value in given:
-        if key not in known and not key.startswith("hydra") and "@" not in key and (close := get_close_matches(key, known, n=1)):
-            found.append(f"{key}={value}: did you mean {close[0]}={value}?")
+        if key not in known and not key.startswith("hydra") and "@" not in key and (meant := nearest(key, known)):
+            found.append(f"{key}={value}: did you mean {meant}={value}?")
     return found
+
+
+def nearest(key: str, known: list[str]) -> str | None:
+    """The valid key that differs from this one by a slip: in its last word, if what comes before it is right."""
+    node, _, word = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == node}
+    close = get_close_matches(word, list(beside), n=1)
+    return beside[close[0]] if close else next(iter(get_close_matches(key, known, n=1, cutoff=0.8)), None)
 
 
 def dotted(node: Any, prefix: str = "") -> list[str]:

@@ -23,13 +23,13 @@ from rich.table import Table
 
 from sft_exp import durable
 from sft_exp.errors import DataError, Failure
+from sft_exp.page import Grid
 
 SILENT = ("tracker", "hardware", "store", "name", "plan", "report", "choices")  # say nothing about a result ...
 EXCEPT = ("hardware.precision",)  # ... but this does
 RATES = ("optim.lr", "pretrain_optim.lr")
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")  # columns set to the right
 SENTENCES = ("what", "error")  # columns whose lines may break
-Grid = tuple[list[str], list[list[str]]]  # a table's head and its rows
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """compare.html: tables and pictures of a comparison in one page that needs nothing else."""
 
-import io
 import math
-from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from matplotlib import colormaps, rc_context
@@ -17,71 +14,32 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sft_exp import curves
-from sft_exp.compare import NUMBERS, SENTENCES, Comparison, Grid, Job, Row, show
+from sft_exp.compare import NUMBERS, SENTENCES, Comparison, Job, Row, show
+from sft_exp.drawing import LINES, STYLE, WIDTH, Picture, png
+from sft_exp.page import Grid, pictures, table, whole
 
-PAGE = Path(__file__).with_name("page.html")
 SCALE = colormaps["viridis"]
-LINES = (  # Okabe and Ito's colours, which the colour-blind can tell apart, then darker ones
-    "#0072B2", "#D55E00", "#009E73", "#C0579A", "#A87900", "#56B4E9", "#6E6E6E", "#4B2E83", "#7A3B00", "#222222",
-)  # fmt: skip
 RULE = "#b5b5b5"
-STYLE: Any = {
-    "figure.dpi": 160,
-    "figure.constrained_layout.use": True,
-    "font.size": 9.5,
-    "text.parse_math": False,  # a setting may hold a $
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": RULE,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-}
-WIDTH = 5.8  # inches, as in the runs' reports: letters can be read on a phone
 RATES = 12  # learning rates in a heat map at most; more are no grid
 CURVES = len(LINES)  # trainings in a picture of curves
 
 
 def page(found: Comparison, title: str) -> str:
     """The whole page, valid HTML 5."""
-    parts = [f"<h1>Comparison of {escape(title)}</h1>", f'<p class="verdict">{escape(found.verdict())}</p>', table(found.table())]
+    parts = [f"<h1>Comparison of {escape(title)}</h1>", f'<p class="verdict">{escape(found.verdict())}</p>', grid(found.table())]
     parts += [f'<p class="soft">{escape(note)}</p>' for note in found.notes()]
     for heading, cells in (("Best setting of each pretrainer, by validation", found.chosen()), ("Not done", found.failures())):
         if cells[1]:
-            parts += [f"<h2>{heading}</h2>", table(cells)]
+            parts += [f"<h2>{heading}</h2>", grid(cells)]
     with rc_context(STYLE):
-        drawn = [(figure, about) for draw, about in PICTURES.items() if (figure := draw(found))]
-        if drawn:
-            parts += ["<h2>Pictures</h2>", '<div class="pictures">', *(picture(*pair) for pair in drawn), "</div>"]
-    return Template(PAGE.read_text()).substitute(title=escape(title), body="\n".join(parts))
+        drawn = [Picture("", *about, png(figure)) for draw, about in PICTURES.items() if (figure := draw(found))]
+    if drawn:
+        parts += ["<h2>Pictures</h2>", pictures(drawn)]
+    return whole(title, "\n".join(parts))
 
 
-def table(cells: Grid) -> str:
-    head, body = cells
-    after = [False, *(h in NUMBERS for h in head)]  # words need a gap after numbers
-    kinds = [
-        ' class="number" style="white-space: nowrap"'
-        if h in NUMBERS
-        else f' style="white-space: {"normal" if h in SENTENCES else "nowrap"}; padding-left: {1 if gap else 0}rem"'
-        for h, gap in zip(head, after, strict=False)
-    ]
-
-    def line(tag: str, row: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True)) + "</tr>"
-
-    lines = "\n".join(line("td", row) for row in body)
-    return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>\n{lines}\n</tbody></table></div>'
-
-
-def picture(figure: Figure, about: tuple[str, str]) -> str:
-    title, caption = about
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    source = f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"
-    words = f"<figcaption><strong>{escape(title)}.</strong> {escape(caption)}</figcaption>"
-    return f'<figure><img src="{source}" alt="{escape(title)}">{words}</figure>'
+def grid(cells: Grid) -> str:
+    return table(cells, NUMBERS, SENTENCES)
 
 
 def heat(found: Comparison) -> Figure | None:

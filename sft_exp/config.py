@@ -58,7 +58,7 @@ def register() -> None:
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="schedule", node=node(HERE / "schedule.py", "sft_exp.schedule"))
     store.store(group="schema", name="hardware", node=Hardware)
-    for group, folder in FOLDERS.items():
+    for group, folder in {**FOLDERS, "study": "studies"}.items():
         for file in sorted((HERE / folder).glob("*.py")):
             if file.stem != "__init__":
                 with suppress(SyntaxError, ValueError, KeyError):  # a broken part breaks itself alone, when it is asked for
@@ -110,15 +110,21 @@ def default(tree: ast.expr | None) -> Any:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Our part of a composed config, resolved, as plain data."""
-    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])  # type: ignore[misc]
+    """One job's part of a composed config, resolved, as plain data."""
+    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
     return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
 
 def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
     """The option taken in each of our groups."""
     taken = (cfg.hydra if hydra_node is None else hydra_node).runtime.choices
-    return {group: str(taken[group]) for group in GROUPS if taken.get(group)}
+    return {group: str(taken[group]) for group in GROUPS if group != "study" and taken.get(group)}
+
+
+def study(cfg: DictConfig) -> Any:
+    """The study that the multirun is, or None."""
+    found = OmegaConf.to_container(cfg.study, resolve=True) if cfg.get("study") else None
+    return part(found, "study", "sft_exp.study.Study") if found else None  # type: ignore[arg-type]
 
 
 def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
@@ -186,7 +192,7 @@ def first_comment(file: Path) -> str:
 
 GROUPS = (
     "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "hardware", "tracker", "pretrain_optim",
-    "pretrain_schedule", "experiment", "debug",
+    "pretrain_schedule", "study", "experiment", "debug",
 )  # fmt: skip
 
 

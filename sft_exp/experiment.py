@@ -125,6 +125,7 @@ class Experiment:
     dataset: Any = None
     hardware: Hardware = field(default_factory=Hardware)
     tracker: Any = None
+    study: Any = None  # not of the job, but of the multirun that it belongs to
 
     pretrain: Budget = field(default_factory=Budget)
     finetune: Budget = field(default_factory=Budget)
@@ -135,7 +136,7 @@ class Experiment:
     labels_total: int | None = None  # instead: a number over all classes
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
-    controls: bool = True  # also run the controls
+    controls: Any = True  # also run the controls: true, false, or a list of their names
     report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
     plan: bool = False  # print what would run, and run nothing
     store: str = "outputs/store"  # where stage folders live

@@ -7,7 +7,7 @@ nothing else, so equal ones are one folder whoever asks.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from sft_exp.train import build_optimizer
 
 MAIN, SCRATCH = "pretrained", "scratch"
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
+MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
     "pretrain": pretrain.run,
@@ -75,31 +76,25 @@ def prepare(e: Experiment) -> Job:
     pick(e.hardware.device)
     data = corpus(e.dataset)
     job, root = Job(e, data), Path(e.store)
-    parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    for key in ("optim", "pretrain_optim"):
-        try:
-            optim = getattr(e, key)
-            build_optimizer(replace(optim, options={**optim.options, "lr": 1e-3}), [{"params": [parameter]}])
-        except ConfigError as error:
-            raise error.under(key) from error
+    labels = Labels.parse(e.labels, e.labels_total)
+    draws = [splits.make(data, labels, d) for d in range(e.draws)]
+    if e.val == "full":
+        splits.outside(data, draws[0])
     try:
         features = {"maps": e.features.maps or list(e.pretrainer.features), "pool": e.features.pool, "grid": e.features.grid}
         readout = model.readout(e.encoder, features, data.spec)
     except ConfigError as error:
         raise error if error.key.startswith("features") else error.under("encoder") from error
     features["maps"] = readout.names
-    check_fit(e, data, readout)
-    labels = Labels.parse(e.labels, e.labels_total)
-    draws = [splits.make(data, labels, d) for d in range(e.draws)]
-    if e.val == "full":
-        splits.outside(data, draws[0])
+    check_fit(e, data, readout, min(len(d.labelled) for d in draws))
 
     describing: Request = {"dataset": e.dataset, "sha256": data.fingerprint}
     job.requests["data"].append(describing)
     shared: Request = {"dataset": e.dataset, "data": root / stage("data").folder_name(describing)}
     starts = [pretraining(job, shared, fold) for fold in splits.pretrainings(data, e.draws)]
-    for arm in (MAIN, *(CONTROLS if e.controls else ())):
-        requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in range(e.draws)]
+    for arm in (MAIN, *controls(e)):
+        which = range(1 if arm == "scratch_long" else e.draws)  # it costs as much as the pretraining, each time
+        requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in which]
         job.arms[arm] = [add(job, "finetune", r) for r in requests]
         for r in requests:
             add(
@@ -112,17 +107,41 @@ def prepare(e: Experiment) -> Job:
     return job
 
 
-def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module) -> None:
-    """Networks that cannot be built, and batches that cannot be taken in pieces. ConfigError."""
+def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: int) -> None:
+    """Optimizers and networks that cannot be built, and batches that they cannot take. ConfigError."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
+        try:
+            build_optimizer(replace(optim, options={**optim.options, "lr": 1e-3}), [{"params": [parameter]}])
+        except ConfigError as error:
+            raise error.under(key) from error
     if e.pretrainer.learns != "nothing":
         pretrain.build({"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed}, data)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
-    for key, budget, method in (("pretrain", e.pretrain, e.pretrainer), ("finetune", e.finetune, e.task)):
+    for key, budget, method, n in (
+        ("pretrain", e.pretrain, e.pretrainer, len(data.train)),
+        ("finetune", e.finetune, e.task, labelled),
+    ):
         if budget.piece and (normed or not method.per_row):
             why = "the encoder's BatchNorm looks" if normed else f"the loss of {type(method).__name__} looks"
             raise ConfigError(
                 f"{key}.piece", budget.piece, f"must be null: {why} across the batch, so its pieces are not the whole"
             )
+        if normed and budget.size(n) < 2 and (method is e.pretrainer or any(rates for _, rates in e.strategy.phases(encoder))):
+            raise ConfigError(
+                f"{key}.batch_size", budget.batch_size, "must be 2 or more: the encoder's BatchNorm looks across the batch"
+            )
+
+
+def controls(e: Experiment) -> tuple[str, ...]:
+    """The arms beside the main one."""
+    if isinstance(e.controls, bool):
+        return CONTROLS if e.controls else ()
+    valid = (*CONTROLS, *MORE_CONTROLS)
+    for name in e.controls:
+        if name not in valid:
+            raise ConfigError("controls", name, f"true, false, or a list of {', '.join(valid)}")
+    return tuple(e.controls)
 
 
 def add(job: Job, name: str, request: Request) -> int:
@@ -215,6 +234,8 @@ def finetuning(
     floor = {"features": {"maps": [-1], "pool": "avg", "grid": 1}, "val": "none"}
     if arm == SCRATCH:
         request |= {"start": None}
+    elif arm == "scratch_long":
+        request |= {"start": None, **longer(request, job)}
     elif arm == "random_frozen":
         request |= {"start": None, "strategy": Linear()}
     elif arm == "raw_pixels":
@@ -231,6 +252,13 @@ def finetuning(
         if request["strategy"].solves
         else going_on(job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size))
     )
+
+
+def longer(request: Request, job: Job) -> Request:
+    """The steps of a fine-tuning that sees, beside its own, as many images as the pretraining saw."""
+    seen = max((r["stop"] * r["batch_size"] for r in job.requests["pretrain"]), default=0)
+    steps = request["stop"] + ceil(seen / request["batch_size"])
+    return {"steps": steps, "stop": steps, "_after": None}
 
 
 def tuned(job: Job, request: Request) -> Target:

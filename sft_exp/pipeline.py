@@ -78,7 +78,8 @@ def results(job: Job) -> dict[str, Any]:
     verdict: Verdict | None = None
     if SCRATCH in scores and job.requests["pretrain"] and job.requests["finetune"][main[0]]["start"]:
         pretrained, scratch = ([s["accuracy"] for s in scores[arm]] for arm in (MAIN, SCRATCH))
-        verdict = judge(pretrained, scratch, fmean(d.ratio for d in labelled), covers(job))
+        gains = [a - b for a, b in zip(pretrained, scratch, strict=True)]
+        verdict = judge([gains], fmean(d.ratio for d in labelled), covers(job))
     return {
         "test": average(scores[MAIN]),
         "val": validation(job),
@@ -95,6 +96,8 @@ def results(job: Job) -> dict[str, Any]:
             "labelled": len(labelled[0].labelled),
             "val": validated(job),
             "test": len(labelled[0].test),
+            "classes": len(job.corpus.classes),
+            "ratio": fmean(d.ratio for d in labelled),  # images tested over trained on, where draws are folds of one set
         },
         "draws": {arm: [s["accuracy"] for s in rows] for arm, rows in scores.items()},
     }

@@ -1,12 +1,7 @@
-"""The pictures of a run: accuracy by arm, loss curves, what the pretraining makes of images, confusions, the features.
+"""The pictures of a run: accuracy by arm, loss curves, what the pretraining makes of images, confusions, the features."""
 
-Matplotlib is imported where it is used, and only its objects: no window, no global state, no cost for `--help`.
-"""
-
-import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +11,7 @@ from torch import Tensor
 from sft_exp import curves, pipeline, splits
 from sft_exp.core import seed_global
 from sft_exp.data import Images
+from sft_exp.drawing import FAINT, INK, STYLE, WIDTH, Picture, blank, png
 from sft_exp.jobs import MAIN, SCRATCH, Job
 from sft_exp.splits import Labels
 from sft_exp.stages import model as models
@@ -34,42 +30,9 @@ OBJECTIVES = ("#0072B2", "#D55E00", "#009E73", "#C0579A")
 CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it lies
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-INK, FAINT = "#222222", "#9a9a9a"
-STYLE: Any = {
-    "figure.dpi": 160,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.1,
-    "figure.constrained_layout.h_pad": 0.1,
-    "font.size": 9.5,
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called $a_
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
-WIDTH = 5.8  # inches, of every picture
 NUMBERED = 20  # classes whose cells of the confusion matrix have room for a number
 NAMED = 40  # classes that there is room to name
 SCATTERED = 2_000  # test images at most among the features
-
-
-@dataclass(frozen=True)
-class Picture:
-    name: str  # of its file, without the ending
-    title: str
-    caption: str  # how to read it
-    png: bytes
 
 
 def draw(job: Job, result: Result) -> list[Picture]:
@@ -296,18 +259,3 @@ def strip(x_BCHW: Tensor) -> Any:
     padded = torch.nn.functional.pad(x_BCHW, (0, gap), value=255)
     wide_CHW = torch.cat(list(padded), dim=2)[..., :-gap]
     return (wide_CHW.permute(1, 2, 0) if len(wide_CHW) == 3 else wide_CHW[0]).numpy()
-
-
-def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
-    """A figure of our width and its axes; of several rows, a list of them."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((WIDTH, height))
-    axes = figure.subplots(rows, squeeze=False)[:, 0]
-    return figure, axes[0] if rows == 1 else list(axes)
-
-
-def png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

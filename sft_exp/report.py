@@ -3,19 +3,18 @@
 import json
 import platform
 import shlex
-from base64 import b64encode
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from statistics import median
-from string import Template
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import advice, durable, pipeline, plots
+from sft_exp import advice, durable, page, pipeline, plots
+from sft_exp.drawing import Picture
 from sft_exp.jobs import FUNCTIONS, MAIN, SCRATCH, Job, stage
 from sft_exp.provenance import plain
 from sft_exp.splits import Labels
@@ -40,7 +39,6 @@ VALIDATION = {
 }
 SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
 ALIKE = ("dataset", "method", "encoder", "task", "strategy")  # what two requests of a stage share if they take as long
-PAGE = Path(__file__).with_name("page.html")
 
 
 def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
@@ -70,7 +68,7 @@ def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) ->
     files = {p.title: folder / f"{p.name}.png" for p in pictures}
     for picture, file in zip(pictures, files.values(), strict=True):
         durable.write(file, picture.png)
-    durable.write(folder / "report.html", page(title(job), body(job, result, command, pictures)))
+    durable.write(folder / "report.html", page.whole(title(job), body(job, result, command, pictures)))
     return files
 
 
@@ -99,12 +97,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML page that needs no other file; `body` is HTML."""
-    return Template(PAGE.read_text()).substitute(title=escape(title), body=body)
-
-
-def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[plots.Picture]) -> str:
+def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Picture]) -> str:
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
     verdict = result["verdict"].get("text") or notes.pop(0)
@@ -129,9 +122,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[pl
             f'<pre class="command">{escape(following)}</pre>',
             f'<p class="soft">{escape(why)}</p>',
             "<h2>Pictures</h2>",
-            '<div class="pictures">',
-            *map(html_picture, pictures),
-            "</div>",
+            page.pictures(pictures),
             "<h2>Facts</h2>",
             "<dl>",
             *(f"<dt>{k}</dt><dd>{v if k == 'Command' else escape(v)}</dd>" for k, v in facts.items()),
@@ -152,12 +143,6 @@ def html_table(job: Job, result: dict[str, Any]) -> str:
     caption = escape(footing(job)).replace("\n", "<br>")
     head = f'<thead><tr><th scope="col">arm</th>{heads}</tr></thead>'
     return f'<div class="wide"><table><caption>{caption}</caption>{head}<tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def html_picture(picture: plots.Picture) -> str:
-    source = f"data:image/png;base64,{b64encode(picture.png).decode()}"
-    about = f"<figcaption><strong>{escape(picture.title)}.</strong> {escape(picture.caption)}</figcaption>"
-    return f'<figure><img src="{source}" alt="{escape(picture.title)}">{about}</figure>'
 
 
 def stage_facts(name: str, about: dict[str, Any]) -> str:

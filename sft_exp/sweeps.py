@@ -8,6 +8,7 @@ resolved jobs, and jobs are composed from the copy of conf/ that lies in it, wha
 import hashlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,10 +21,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from sft_exp import config, durable
-from sft_exp.errors import Failure, Interrupted
+from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.orphan import when_orphaned
 from sft_exp.progress import console
 
@@ -94,6 +95,7 @@ def begin(cfg: DictConfig) -> None:
         config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
         return
+    lay_out(cfg)
     jobs = compose(cfg)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
     config.name_sweep(f"{hashlib.sha256(text.encode()).hexdigest()[:10]}")
@@ -107,6 +109,26 @@ def begin(cfg: DictConfig) -> None:
             raise JobFailure(f"job {n} ({' '.join(job['overrides'])}): {answer['error']}", answer["code"])
     durable.write_json(folder / JOBS, jobs)
     snapshot(folder / "conf")
+
+
+def lay_out(cfg: DictConfig) -> None:
+    """Let the study, if the sweep is one, say what the sweeper ranges over."""
+    if not cfg.get("study"):
+        return
+    job = {"config": config.plain(cfg), "choices": config.choices(cfg)}
+    study = OmegaConf.to_container(cfg.study, resolve=True)
+    answer = worker(threads(cfg)).ask({"do": "grid", "study": study, **job})
+    if answer["code"]:
+        raise JobFailure(answer["error"], answer["code"])
+    for override in cfg.hydra.overrides.task:
+        key, _, value = override.partition("=")
+        if key in answer["grid"]:
+            raise ConfigError(
+                key, value, "is what the study ranges over; give it study." + ("seeds" if key == "seed" else f"{key}s")
+            )
+    params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
+    with read_write(cfg):
+        cfg.hydra.sweeper.params = params
 
 
 def compose(cfg: DictConfig) -> Jobs:
@@ -170,10 +192,16 @@ def run(cfg: DictConfig) -> float:
 
 
 def finish(cfg: DictConfig) -> int:
-    """The table of the whole sweep; 6 if jobs failed, else 0."""
+    """The table of the whole sweep, and what a study concludes; 6 if jobs failed, else 0."""
     from sft_exp import compare
 
-    return 6 if compare.finish(Path(cfg.hydra.sweep.dir)) else 0
+    folder = Path(cfg.hydra.sweep.dir)
+    undone = compare.finish(folder)
+    if study := config.study(cfg):
+        from sft_exp import study as studies
+
+        studies.finish(study, folder, shlex.join(["python", "-m", "sft_exp", *cfg.hydra.overrides.task]))
+    return 6 if undone else 0
 
 
 def finished(folder: Path, job: dict[str, Any]) -> bool:

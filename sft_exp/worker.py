@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp import config
-from sft_exp.errors import Failure
+from sft_exp.errors import ConfigError, Failure
 from sft_exp.orphan import when_orphaned
 
 _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
@@ -26,10 +26,13 @@ def main() -> None:
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
-    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it."""
+    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `grid` says
+    what a study ranges over on the job's data."""
     from sft_exp import session
 
     try:
+        if message["do"] == "grid":
+            return {"code": 0, "grid": grid(message)}
         job = prepared(message)
         if message["do"] == "check":
             return {"code": 0}
@@ -43,6 +46,16 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
 
         traceback.print_exc()
         return {"code": 1, "error": f"{type(error).__name__}: {error}"}
+
+
+def grid(message: dict[str, Any]) -> dict[str, str]:
+    from sft_exp.stages.context import corpus
+
+    study = config.part(message["study"], "study", "sft_exp.study.Study")
+    try:
+        return study.grid(corpus(config.experiment(message["config"], message["choices"]).dataset))
+    except ConfigError as error:
+        raise error.under("study") from error
 
 
 def prepared(job: dict[str, Any]) -> Any:

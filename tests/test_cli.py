@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from faults import ENVIRONMENT, cli, run
 
+from sft_exp.cli import nearest
 from sft_exp.errors import ConfigError, DataError
 
 # What is typed, the exit code, and what the message must hold: the key, and what is valid.
@@ -59,6 +60,8 @@ REFUSED = [
     ("encoder._target_=sft_exp.pretrainers.ae.Autoencoder", "encoder._target_"),
     ("+pretrainer.key=1", "pretrainer.key"),
     ("pretrain.steps=-1", "pretrain.steps=-1: must be 0 or more"),
+    ("encoder=conv finetune.batch_size=1", "finetune.batch_size=1: must be 2 or more", "BatchNorm"),
+    ("encoder=conv pretrain.batch_size=1", "pretrain.batch_size=1: must be 2 or more", "BatchNorm"),
     ("pretrain.piece=0", "pretrain.piece=0: must be above 0"),
     ("pretrainer.beta=-1", "pretrainer.beta=-1.0: must be 0 or more"),
     ("schedule.points=[]", "schedule.points=[]: must be pairs [progress, factor]"),
@@ -81,6 +84,15 @@ def test_values_that_cannot_be_are_refused_before_anything_runs(typed, words, ex
         pipeline.prepare(experiment(*typed.split()))
     assert not [word for word in words if word not in str(error.value)], error.value
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("optim.momentm", "optim.momentum"), ("pretrain.epoch", "pretrain.epochs"), ("optm.lr", "optim.lr"), ("optim.zzz", None)],
+)
+def test_a_slip_is_sought_beside_the_right_words_first(typed, meant):
+    known = ["optim", "optim.lr", "optim.momentum", "optim.hints", "pretrain.epochs", "pretrain_optim.lr", "seed"]
+    assert nearest(typed, known) == meant
 
 
 def in_words_of_ours(*overrides, environment=()):

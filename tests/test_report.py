@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp import advice, pipeline, plots, report
+from sft_exp import advice, page, pipeline, plots, report
 from sft_exp.api import compose as composed
 from sft_exp.curves import converged
 from sft_exp.jobs import CONTROLS, FUNCTIONS, MAIN
@@ -76,7 +76,7 @@ def result(pretrained, scratch, converged=True, labelled=100, **controls):
     return {
         "test": {"accuracy": mean},
         "controls": {arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()},
-        "verdict": vars(judge(pretrained, scratch, 0.0, "")),
+        "verdict": vars(judge([[a - b for a, b in zip(pretrained, scratch, strict=True)]], 0.0, "")),
         "stages": {"pretrain": {"cached": False}, "finetune": {"converged": converged}, "evaluate": {}},
         "data": {"labelled": labelled},
         "draws": draws,
@@ -136,7 +136,7 @@ def test_names_of_classes_are_never_markup(done):
     odd = replace(done.job, corpus=replace(done.job.corpus, classes=names))
     for picture in plots.draw(odd, done.result):
         Image.open(BytesIO(picture.png)).load()
-    Page(report.page("<&>", report.body(odd, done.result, [*done.command, "name=<b>"], [])))
+    Page(page.whole("<&>", report.body(odd, done.result, [*done.command, "name=<b>"], [])))
 
 
 def test_a_range_test_is_shown_with_the_rate_it_found(done, tmp_path):

@@ -77,12 +77,16 @@ def test_pretrains_once_and_repeats_nothing():
     assert made == {f: f.stat().st_mtime_ns for f in Path("outputs/store").glob("*-*")}
 
 
+@pytest.mark.slow
 def test_parallel_jobs_share_one_pretraining():
     sweep(*GRID, *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert (len(folders("pretrain")), len(folders("finetune"))) == (2, 8)
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"])
+JOBLIB = pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.slow, id="joblib")
+
+
+@pytest.mark.parametrize("launcher", [pytest.param([], id="basic"), JOBLIB])
 def test_a_job_loses_only_itself(tmp_path, launcher):
     (tmp_path / "planted.py").write_text(PLANTED)
     (tmp_path / "mine/pretrainer").mkdir(parents=True)

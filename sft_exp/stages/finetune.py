@@ -23,7 +23,7 @@ from sft_exp.store import Request
 from sft_exp.strategies.linear import Linear
 from sft_exp.train import Phases, Plan, optimizers_for
 
-SCALE_ROWS = 10_000  # pool images whose features set the scale
+SCALE_ROWS = 1_000  # pool images whose features set the scale
 LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
 
 

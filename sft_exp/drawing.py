@@ -1,0 +1,58 @@
+"""How pictures look, the same on every page. Matplotlib is imported where it is used, and only its objects: no window,
+no global state, no cost for `--help`."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+INK, FAINT = "#222222", "#9a9a9a"
+STYLE: Any = {
+    "figure.dpi": 160,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $a_
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+WIDTH = 5.8  # inches, of every picture
+LINES = (  # Okabe and Ito's colours, which the colour-blind can tell apart, then darker ones
+    "#0072B2", "#D55E00", "#009E73", "#C0579A", "#A87900", "#56B4E9", "#6E6E6E", "#4B2E83", "#7A3B00", "#222222",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str  # of its file, without the ending
+    title: str
+    caption: str  # how to read it
+    png: bytes
+
+
+def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
+    """A figure of our width and its axes; of several rows, a list of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((WIDTH, height))
+    axes = figure.subplots(rows, squeeze=False)[:, 0]
+    return figure, axes[0] if rows == 1 else list(axes)
+
+
+def png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,238 @@
+"""How much does pretraining add, at which number of labels? Pretrainers x label counts x pretraining seeds x label draws."""
+
+from dataclasses import dataclass, field
+from math import exp, log
+from statistics import fmean
+from typing import Any
+
+from sft_exp.compare import Job, percent
+from sft_exp.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
+from sft_exp.errors import require
+from sft_exp.study import Conclusion, Study
+from sft_exp.verdict import Verdict, interval, judge_all
+
+MAIN, SCRATCH = "pretrained", "scratch"
+Cell = tuple[str, str]  # (pretrainer, labels)
+HEAD = ["pretrainer", "labels", "pretrained", "scratch", "gain", "low", "high", "verdict", "worth", "best floor"]
+NUMBERS = ["labels", "pretrained", "scratch", "gain", "low", "high"]
+
+
+@dataclass
+class LabelEfficiency(Study):
+    pretrainers: list[str] = field(default_factory=lambda: ["vae"])
+    labels: list[Any] = field(
+        default_factory=lambda: [1, 2, 5, 10, 20, 50, 100, 500, "all"]
+    )  # a class; more than exist are left out
+    seeds: int = 5  # pretraining seeds; with 3 the simultaneous intervals are too wide to say much
+    primary: Any = 10  # the label count whose sentence has its own 95 % interval, declared before anything runs
+    margin: float = 0.005  # of accuracy: a difference within it is too small to matter
+
+    def __post_init__(self):
+        require(bool(self.pretrainers), "pretrainers", self.pretrainers, "a list of pretrainers")
+        require(bool(self.labels), "labels", self.labels, "a list of label counts a class, or all")
+        require(self.seeds > 1, "seeds", self.seeds, "2 or more: one seed says nothing of another")
+        require(self.margin >= 0, "margin", self.margin, "0 or more")
+
+    def grid(self, corpus):
+        most = min((corpus.train.y == c).sum().item() for c in range(len(corpus.classes)))
+        counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= most]
+        require(bool(counts), "labels", self.labels, f"counts of 1 to {most} a class, or all")
+        seeds = ",".join(map(str, range(self.seeds)))
+        return {"labels": ",".join(counts), "seed": seeds, "pretrainer": ",".join(self.pretrainers)}
+
+    def conclude(self, jobs):
+        cells = by_cell(jobs)
+        primary = str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
+        ratio = fmean(j.result["data"].get("ratio", 0.0) for j in jobs)
+        gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
+        verdicts = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin)
+        first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
+        sets = {str(j.settings.get("dataset")) for j in jobs}
+        seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
+        worths = {cell: worth(cell, cells) for cell in cells}
+        return Conclusion(
+            f"Label efficiency on {', '.join(sorted(sets))}",
+            [f"{name(c)}{' (primary)' if c[1] == primary else ''}: {verdicts[c].text}" for c in first],
+            (
+                HEAD,
+                [row(c, cells, verdicts[c], worths[c]) for c in cells],
+            ),
+            NUMBERS,
+            [
+                f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed; intervals speak of other seeds and "
+                "other label sets. At labels=all there is one label set, and they cover initialisation alone.",
+                f"labels={primary} was declared primary and shares 95 % among its sentences; the others hold simultaneously.",
+                "worth: how many times the labels the same model from scratch needs for this accuracy (arXiv:2003.14323).",
+                f"Cost of the pretrained arms: {cost(jobs):.0f} s of computing.",
+                *failed(cells),
+            ],
+            draw(cells, verdicts),
+            {
+                "primary": primary,
+                "cells": [
+                    {"pretrainer": p, "labels": n, **vars(verdicts[p, n]), "worth": worths[p, n], "gains": gains[p, n]}
+                    for p, n in cells
+                ],
+            },
+        )
+
+
+def by_cell(jobs: list[Job]) -> dict[Cell, list[Job]]:
+    """Jobs by pretrainer and label count, in the order of their seeds; of each cell the seeds that all have."""
+    found: dict[Cell, dict[Any, Job]] = {}
+    for job in jobs:
+        found.setdefault((str(job.settings["pretrainer"]), str(job.settings["labels"])), {})[job.settings["seed"]] = job
+    common = set.intersection(*(set(of) for of in found.values()))
+    order = sorted(found, key=lambda cell: (cell[0], labels_of(next(iter(found[cell].values())))))
+    return {cell: [found[cell][seed] for seed in sorted(common)] for cell in order}
+
+
+def middle(cells: dict[Cell, list[Job]]) -> str:
+    counts = list(dict.fromkeys(n for _, n in cells))
+    return counts[len(counts) // 2]
+
+
+def labels_of(job: Job) -> float:
+    """Labelled images a class, on average."""
+    return job.result["data"]["labelled"] / job.result["data"]["classes"]
+
+
+def gain(job: Job) -> list[float]:
+    draws = job.result["draws"]
+    return [a - b for a, b in zip(draws[MAIN], draws[SCRATCH], strict=True)]
+
+
+def accuracy(jobs: list[Job], arm: str) -> float:
+    return fmean(a for j in jobs for a in j.result["draws"][arm])
+
+
+def name(cell: Cell) -> str:
+    pretrainer, labels = cell
+    count = {"all": "all labels", "1": "1 label a class"}.get(
+        labels, f"{labels} labels a class" if labels.isdecimal() else labels
+    )
+    return f"{pretrainer}, {count}"
+
+
+def row(cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[str, Any]) -> list[str]:
+    jobs = cells[cell]
+    return [
+        *cell,
+        percent(accuracy(jobs, MAIN)),
+        percent(accuracy(jobs, SCRATCH)),
+        percent(verdict.difference, "+"),
+        percent(verdict.low, "+"),
+        percent(verdict.high, "+"),
+        verdict.word,
+        times(worth),
+        " ".join(f"{arm} {percent(score)}" for arm, score in floor(jobs).items()),
+    ]
+
+
+def floor(jobs: list[Job]) -> dict[str, float]:
+    """The best of the controls that never pretrained a network and are not the same one: {arm: accuracy}."""
+    reached = {arm: accuracy(jobs, arm) for arm in jobs[0].result["draws"] if arm not in (MAIN, SCRATCH, "scratch_long")}
+    best = max(reached, key=lambda arm: reached[arm], default=None)
+    return {best: reached[best]} if best else {}
+
+
+def failed(cells: dict[Cell, list[Job]]) -> list[str]:
+    """The cells whose pretrained model does not beat its floors."""
+    low = [name(c) for c, jobs in cells.items() if accuracy(jobs, MAIN) <= max(floor(jobs).values(), default=-1.0)]
+    return [f"Failed to learn (does not beat its best floor): {'; '.join(low)}."] if low else []
+
+
+def cost(jobs: list[Job]) -> float:
+    """Seconds of the stages' computing, each folder once."""
+    folders = {s["folder"]: s["seconds"] for j in jobs for s in j.result["stages"].values() if "folder" in s}
+    return sum(folders.values())
+
+
+def worth(cell: Cell, cells: dict[Cell, list[Job]]) -> dict[str, Any]:
+    """How many times the labels scratch needs to be as accurate (Newell & Deng, arXiv:2003.14323, section 3): the mean
+    over pretraining seeds of the logarithm, with its interval. `beyond`: 1 or -1 where in some seed that lies past the
+    upper or the lower end of the grid, so that the truth is more, or less."""
+    of = {n: jobs for (p, n), jobs in cells.items() if p == cell[0]}
+    have, found, beyond = labels_of(of[cell[1]][0]), [], set[int]()
+    for seed, job in enumerate(of[cell[1]]):
+        curve = sorted((labels_of(jobs[seed]), fmean(jobs[seed].result["draws"][SCRATCH])) for jobs in of.values())
+        needed, over = reached(curve, fmean(job.result["draws"][MAIN]))
+        found.append(log(needed / have))
+        beyond.add(over)
+    mean, low, high = interval([[v] for v in found])
+    return {"times": exp(mean), "low": exp(low), "high": exp(min(high, 50.0)), "beyond": max(beyond, key=lambda b: (abs(b), b))}
+
+
+def reached(curve: list[tuple[float, float]], accuracy: float) -> tuple[float, int]:
+    """(labels at which the curve is as accurate; 1 or -1 if that lies beyond its upper or lower end, else 0). Between its
+    points it is straight in the logarithm of the labels."""
+    (n, best), *rest = curve
+    if accuracy <= best:
+        return n, -(accuracy < best)
+    for more, score in rest:
+        if score >= accuracy:
+            share = (accuracy - best) / (score - best)
+            return exp(log(n) + share * (log(more) - log(n))), 0
+        n, best = (more, score) if score > best else (n, best)
+    return curve[-1][0], 1
+
+
+def times(worth: dict[str, Any]) -> str:
+    if worth["beyond"]:
+        return f"{'at least' if worth['beyond'] > 0 else 'at most'} {worth['times']:.2g}x"
+    return f"{worth['times']:.2g}x ({worth['low']:.2g} to {worth['high']:.2g})"
+
+
+def draw(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> list[Picture]:
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        return [curves(cells), differences(cells, verdicts)]
+
+
+def curves(cells: dict[Cell, list[Job]]) -> Picture:
+    figure, axes = blank(3.6)
+    pretrainers = list(dict.fromkeys(p for p, _ in cells))
+    lines = {p: (p, MAIN) for p in pretrainers}
+    arms = next(iter(cells.values()))[0].result["draws"]
+    lines |= {arm: (pretrainers[0], arm) for arm in arms if arm != MAIN}
+    for (label, (pretrainer, arm)), colour in zip(lines.items(), LINES * 2, strict=False):
+        rows = [jobs for (p, _), jobs in cells.items() if p == pretrainer]
+        x = [labels_of(jobs[0]) for jobs in rows]
+        bands = [interval([[fmean(j.result["draws"][arm])] for j in jobs]) for jobs in rows]
+        style = "-" if arm in (MAIN, SCRATCH) else ":"
+        axes.plot(x, [100 * b[0] for b in bands], style, color=colour, linewidth=1.6, marker="o", markersize=3, label=label)
+        if arm in (MAIN, SCRATCH):
+            axes.fill_between(x, [100 * b[1] for b in bands], [100 * b[2] for b in bands], color=colour, alpha=0.15, linewidth=0)
+    labels_axis(axes, cells)
+    axes.set_ylabel("test accuracy (%)")
+    axes.grid(axis="y")
+    axes.legend(fontsize=8, ncols=2)
+    caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors."
+    return Picture("accuracy", "Accuracy against labels", caption, png(figure))
+
+
+def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> Picture:
+    figure, axes = blank(3.0)
+    pretrainers = list(dict.fromkeys(p for p, _ in cells))
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for i, (pretrainer, colour) in enumerate(zip(pretrainers, LINES * 2, strict=False)):
+        mine = [(labels_of(jobs[0]), verdicts[c]) for c, jobs in cells.items() if c[0] == pretrainer]
+        x = [n * 1.06 ** (i - (len(pretrainers) - 1) / 2) for n, _ in mine]
+        y = [100 * v.difference for _, v in mine]
+        reach = [100 * (v.high - v.difference) if v.high is not None else 0.0 for _, v in mine]
+        axes.errorbar(x, y, reach, fmt="o-", color=colour, markersize=4, linewidth=1.2, elinewidth=1, capsize=2, label=pretrainer)
+    labels_axis(axes, cells)
+    axes.set_ylabel("gain over scratch (points)")
+    axes.grid(axis="y", color=FAINT, alpha=0.3)
+    axes.legend(fontsize=8)
+    caption = "Mean difference to the same model from scratch, with the interval that its sentence is judged by."
+    return Picture("gain", "Gain against labels", caption, png(figure))
+
+
+def labels_axis(axes: Any, cells: dict[Cell, list[Job]]) -> None:
+    ticks = {labels_of(jobs[0]): n for (_, n), jobs in cells.items()}
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_xlabel("labels a class")

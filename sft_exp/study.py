@@ -1,0 +1,96 @@
+"""A study: a question, the sweep that answers it, and what is concluded from the sweep's results.
+
+`python -m sft_exp study=label_efficiency` is a multirun whose grid the study lays out itself. Its jobs are jobs like any
+others, so they are cached, resumed and compared like any others.
+"""
+
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sft_exp import compare, durable, page
+from sft_exp.drawing import Picture
+from sft_exp.page import Grid
+
+if TYPE_CHECKING:
+    from sft_exp.data import Corpus
+
+
+@dataclass
+class Conclusion:
+    """What a study found, ready to be read."""
+
+    title: str
+    sentences: list[str]  # the answers, most important first
+    table: Grid
+    numbers: list[str] = field(default_factory=list)  # heads of the table's columns that hold numbers
+    notes: list[str] = field(default_factory=list)  # what must be known beside them
+    pictures: list[Picture] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)  # for study.json
+
+
+@dataclass
+class Study:
+    """A question, as hyperparameters."""
+
+    def grid(self, corpus: "Corpus") -> dict[str, str]:
+        """Key -> comma-separated values that the multirun ranges over. ConfigError for what the data set cannot give."""
+        raise NotImplementedError
+
+    def conclude(self, jobs: list[compare.Job]) -> Conclusion:
+        """Only from results of jobs that are done; what is missing is named in the notes."""
+        raise NotImplementedError
+
+
+def finish(study: Study, folder: Path, command: str) -> None:
+    """Concludes, writes study.html, study.json and the pictures into the sweep's folder, and tells it on the terminal."""
+    jobs = compare.collect([folder])
+    found = study.conclude([j for j in jobs if j.result])
+    undone = [j.name for j in jobs if not j.result]
+    if undone:
+        found.notes.append(f"{len(undone)} of {len(jobs)} jobs are not done; the same command completes them.")
+    for picture in found.pictures:
+        durable.write(folder / f"{picture.name}.png", picture.png)
+    about = {"title": found.title, "study": asdict(study), "sentences": found.sentences, "notes": found.notes, **found.facts}
+    durable.write_json(folder / "study.json", {**about, "command": command})
+    durable.write(folder / "study.html", page.whole(found.title, body(found, command)))
+    tell(found)
+    print(folder / "study.html")
+
+
+def body(found: Conclusion, command: str) -> str:
+    answer, *others = found.sentences
+    return "\n".join(
+        [
+            f"<h1>{escape(found.title)}</h1>",
+            f'<p class="verdict">{escape(answer)}</p>',
+            *(f"<p>{escape(sentence)}</p>" for sentence in others),
+            page.table(found.table, found.numbers, ()),
+            *(f'<p class="soft">{escape(note)}</p>' for note in found.notes),
+            page.pictures(found.pictures),
+            "<h2>Command</h2>",
+            f'<pre class="command">{escape(command)}</pre>',
+        ]
+    )
+
+
+def tell(found: Conclusion) -> None:
+    screen = Console(highlight=False, markup=False)
+    whole = not screen.is_terminal  # what reads a pipe looks for sentences
+    table = Table(box=SIMPLE_HEAD)
+    head, rows = found.table
+    for name in head:
+        table.add_column(name, justify="right" if name in found.numbers else "left", no_wrap=name in found.numbers)
+    for row in rows:
+        table.add_row(*row)
+    screen.print(found.title, style="bold")
+    screen.print(table)
+    for sentence in found.sentences:
+        screen.print(sentence, soft_wrap=whole)
+    for note in found.notes:
+        screen.print(note, style="dim", soft_wrap=whole)

@@ -1,0 +1,106 @@
+"""A study lays out its own sweep, and its sentences follow from what the sweep's jobs left."""
+
+import json
+import subprocess
+from math import exp, log
+from pathlib import Path
+
+import pytest
+from test_sweeps import command, environment
+
+from sft_exp import config
+from sft_exp.compare import Job
+from sft_exp.errors import ConfigError
+from sft_exp.studies.label_efficiency import LabelEfficiency, reached, times
+
+TINY = ["pretrain.steps=2", "finetune.steps=2", "draws=2", "tracker=none", "controls=[scratch,raw_pixels]"]
+
+
+def started(*overrides: str, code: int = 0) -> str:
+    done = subprocess.run(command(*overrides), env=environment(), capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_study_is_a_multirun_that_ends_with_its_answer():
+    study = ["study=label_efficiency", "study.pretrainers=[vae,ae]", "study.labels=[1,10,1000]", "study.seeds=2"]
+    said = started(*study, *TINY)
+    (folder,) = Path("outputs/multirun").iterdir()
+    jobs = [json.loads(f.read_text()) for f in folder.glob("*/results.json")]
+    grid = sorted((j["choices"]["pretrainer"], j["config"]["labels"], j["config"]["seed"]) for j in jobs)
+    assert grid == [(p, n, s) for p in ("ae", "vae") for n in (1, 10) for s in (0, 1)]  # digits have no 1000 a class
+    about = json.loads((folder / "study.json").read_text())
+    assert [(c["pretrainer"], c["labels"]) for c in about["cells"]] == [("ae", "1"), ("ae", "10"), ("vae", "1"), ("vae", "10")]
+    assert [c["level"] for c in about["cells"]] == pytest.approx([0.995, 0.975, 0.995, 0.975])
+    for sentence in about["sentences"]:
+        assert sentence in said
+        assert sentence.replace("'", "&#x27;") in (folder / "study.html").read_text()
+    assert (folder / "gain.png").read_bytes().startswith(b"\x89PNG")
+    assert "8 of 8 jobs were done before" in started(*study, *TINY)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["pretrainer=[ae,vae]"], ["pretrainer=[ae,vae]: takes one", "study.pretrainers=[ae,vae]", "-m pretrainer=ae,vae"]),
+        (["study=label_efficiency", "labels=5"], ["labels=5", "study.labels"]),
+        (["study=label_efficiency", "study.seeds=1"], ["study.seeds=1", "2 or more"]),
+        (["study=label_efficiency", "study.labels=[1000]"], ["study.labels=[1000]", "1 to 128 a class"]),
+        (["study=label_efficency"], ["did you mean study=label_efficiency?"]),
+    ],
+)
+def test_what_a_study_cannot_be_is_refused_before_anything_is_written(given, words):
+    said = started(*given, code=2)
+    assert not [w for w in words if w not in said], said
+    assert not list(Path().iterdir())
+
+
+def job(pretrainer, labels, seed, pretrained, scratch, floor=0.1):
+    draws = {"pretrained": pretrained, "scratch": scratch, "raw_svm": [floor] * len(scratch)}
+    data = {"labelled": 10 * labels, "classes": 10, "ratio": 0.0}
+    settings = {"pretrainer": pretrainer, "labels": labels, "seed": seed, "dataset": "digits"}
+    return Job("0", Path(), settings, {"state": "done"}, {"draws": draws, "data": data, "stages": {}})
+
+
+def concluded(jobs, **fields):
+    return LabelEfficiency(**{"labels": [1, 10], "seeds": 3, **fields}).conclude(jobs)
+
+
+def jobs(gain_at_1, gain_at_10, floor=0.1):
+    wobble = [[0.001, -0.002, 0.0], [0.002, 0.0, -0.001], [-0.001, 0.001, 0.002]]
+    return [
+        job("vae", n, s, [base + g + w for w in wobble[s]], [base] * 3, floor)
+        for n, base, g in ((1, 0.5, gain_at_1), (10, 0.8, gain_at_10))
+        for s in range(3)
+    ]
+
+
+def test_the_primary_sentence_comes_first():
+    found = concluded(jobs(0.1, 0.05))
+    assert found.sentences[0].startswith("vae, 10 labels a class (primary): Pretraining helped: +5.0 points (95 % interval")
+    assert found.sentences[1].startswith("vae, 1 label a class: Pretraining helped: +10.0 points (95 % interval")
+    assert "too small to matter" in concluded(jobs(0.1, 0.0)).sentences[0]
+
+
+def test_a_cell_that_does_not_beat_its_floors_failed_to_learn():
+    assert not [n for n in concluded(jobs(0.1, 0.1)).notes if "Failed to learn" in n]
+    assert "Failed to learn (does not beat its best floor): vae, 1 label a class." in concluded(jobs(0.1, 0.1, 0.7)).notes
+
+
+def test_worth_is_read_off_the_curve_from_scratch():
+    """Half way up in the logarithm: sqrt(10) times the labels; past the end it is a bound."""
+    curve = [(1.0, 0.5), (10.0, 0.7), (100.0, 0.9)]
+    assert reached(curve, 0.6) == (pytest.approx(exp(log(10) / 2)), 0)
+    assert reached(curve, 0.95) == (100.0, 1)
+    assert reached(curve, 0.4) == (1.0, -1)
+    assert reached([(1.0, 0.5), (10.0, 0.4), (100.0, 0.9)], 0.5)[0] == 1.0
+    worth = concluded(jobs(0.15, 0.05)).facts["cells"][0]["worth"]
+    assert worth["times"] == pytest.approx(10**0.5, rel=0.02)
+    assert worth["low"] < worth["times"] < worth["high"]
+    assert times(concluded(jobs(0.15, 0.05)).facts["cells"][1]["worth"]) == "at least 1x"
+
+
+def test_fields_that_cannot_be(compose):
+    node = {"_target_": "sft_exp.studies.label_efficiency.LabelEfficiency", "labels": []}
+    with pytest.raises(ConfigError, match=r"study.labels=\[\]"):
+        config.part(node, "study", "sft_exp.study.Study")

@@ -5,6 +5,7 @@ Summing over pixels matters: with a mean, a KL term of weight 1 weighs H*W*C tim
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +27,14 @@ def squared(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 def kl_to_standard_normal(mean_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
     """KL(N(mean, exp logvar) || N(0, I)) [scalar, nats an image]. Kingma & Welling, arXiv:1312.6114, appendix B."""
     return 0.5 * (mean_BZ.square() + logvar_BZ.exp() - logvar_BZ - 1).sum() / len(mean_BZ)
+
+
+def nt_xent(a_BZ: Tensor, b_BZ: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross-entropy [scalar, nats]: each of the 2B rows must pick its partner among the 2B - 1
+    others by cosine. Chen et al., arXiv:2002.05709, equation 1."""
+    z_MZ = F.normalize(torch.cat([a_BZ, b_BZ]).float(), dim=1)
+    similar_MM = (z_MZ @ z_MZ.T / temperature).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(similar_MM, torch.arange(len(z_MZ), device=z_MZ.device).roll(len(a_BZ)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,14 @@ def perceptron(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def projector(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with BatchNorm and ReLU between them: [B, widths[0]] -> [B, widths[-1]]."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths[:-1]):
+        layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
 class Readout(nn.Module):
     """Features of an image, [B, D]: some of an encoder's maps, pooled to `grid` x `grid` and concatenated.
 

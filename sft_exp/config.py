@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Budget, Experiment, Features, Hardware, target
+from sft_exp.experiment import Budget, Experiment, Features, Hardware, Views, target
 
 HERE = Path(__file__).parent
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())  # in a wheel, in a checkout
@@ -42,6 +42,13 @@ KINDS = {  # group -> the class its parts derive from
     "schedule": "sft_exp.schedule.Schedule",
     "pretrain_schedule": "sft_exp.schedule.Schedule",
 }
+KEYS: dict[str, Any] = {  # key of the root -> its dataclass
+    "pretrain": Budget,
+    "finetune": Budget,
+    "features": Features,
+    "augment": Views,
+    "hardware": Hardware,
+}
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
 
 _sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]  # of sweeps whose jobs are not known beforehand
@@ -58,6 +65,7 @@ def register() -> None:
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="schedule", node=node(HERE / "schedule.py", "sft_exp.schedule"))
     store.store(group="schema", name="hardware", node=Hardware)
+    store.store(group="schema", name="augment", node=Views)
     for group, folder in {**FOLDERS, "study": "studies"}.items():
         for file in sorted((HERE / folder).glob("*.py")):
             if file.stem != "__init__":
@@ -138,7 +146,7 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
         values[group] = part(values[group], group, kind)
     values["optim"] = target(values["optim"] or {}, "optim", ("auto", "search"))
     values["pretrain_optim"] = target(values["pretrain_optim"] or {}, "pretrain_optim")
-    for key, made in (("pretrain", Budget), ("finetune", Budget), ("features", Features), ("hardware", Hardware)):
+    for key, made in KEYS.items():
         try:
             values[key] = made(**values[key])
         except ConfigError as error:
@@ -191,8 +199,8 @@ def first_comment(file: Path) -> str:
 
 
 GROUPS = (
-    "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "hardware", "tracker", "pretrain_optim",
-    "pretrain_schedule", "study", "experiment", "debug",
+    "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "augment", "hardware", "tracker",
+    "pretrain_optim", "pretrain_schedule", "study", "experiment", "debug",
 )  # fmt: skip
 
 

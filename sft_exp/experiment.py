@@ -1,6 +1,7 @@
 """What one experiment is, as typed data: the root of the config and of every request to the store. Imports no torch."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, ClassVar
 
 from sft_exp.errors import ConfigError, require
@@ -90,6 +91,33 @@ class Features:
 
 
 @dataclass
+class Views:
+    """How far a view of an image may be from it. Each image draws its own numbers; sft_exp/augment.py applies them."""
+
+    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])  # least and most area of the window shown; above 1 zooms out
+    ratio: float = 1.33  # most of the window's width to its height, or height to width
+    flip: float = 0.5  # chance of left and right changing places
+    rotate: float = 0.0  # degrees, either way
+    shear: float = 0.0  # degrees, either way
+    shift: float = 0.0  # share of the image's size, either way, beside where the window lies
+    jitter: float = 0.5  # strength of the change of brightness, contrast, saturation and hue; chance 0.8
+    grey: float = 0.2  # chance of losing all colour
+    blur: float = 0.0  # chance of a Gaussian blur
+    sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])  # least and most standard deviation of the blur, in pixels
+    cutout: float = 0.0  # chance that a rectangle, a twentieth to a third of the image, goes black
+
+    def __post_init__(self):
+        for name in ("crop", "sigma"):
+            pair = getattr(self, name)
+            require(len(pair) == 2 and 0 < pair[0] <= pair[1] < inf, name, pair, "[least, most], both above 0")
+        require(1 <= self.ratio < inf, "ratio", self.ratio, "1 or more")
+        for name in ("flip", "grey", "blur", "cutout"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a chance from 0 to 1")
+        for name, most in (("rotate", 180), ("shear", 80), ("shift", 1), ("jitter", 1)):
+            require(0 <= getattr(self, name) <= most, name, getattr(self, name), f"from 0 to {most}")
+
+
+@dataclass
 class Hardware:
     """Where and how fast. Only `precision` can change a result beyond rounding, and only it is hashed."""
 
@@ -130,6 +158,7 @@ class Experiment:
     pretrain: Budget = field(default_factory=Budget)
     finetune: Budget = field(default_factory=Budget)
     features: Features = field(default_factory=Features)
+    augment: Views = field(default_factory=Views)
 
     seed: int = 0  # names every random stream but the label draws, which are named by their number
     labels: Any = 10  # everything annotated: a number a class, "5%", or "all"

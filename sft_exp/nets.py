@@ -1,6 +1,8 @@
 """Network parts that several methods share."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from copy import deepcopy
 from itertools import pairwise
 from math import prod
 
@@ -15,6 +17,63 @@ def perceptron(*widths: int) -> nn.Sequential:
     """Linear layers of these widths with ReLU between them: [B, widths[0]] -> [B, widths[-1]]."""
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
+
+
+def projector(*widths: int, norm: bool = False) -> nn.Sequential:
+    """Linear layers of these widths with BatchNorm and ReLU between them, and with `norm` BatchNorm at the end:
+    [B, widths[0]] -> [B, widths[-1]]."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths[:-1]):
+        layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=not norm))
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if norm else []))
+
+
+def chain(**parts: nn.Module) -> nn.Sequential:
+    """Parts one after another, by name."""
+    return nn.Sequential(OrderedDict(parts))
+
+
+class Memory(nn.Module):
+    """Numbers that a method carries from step to step, moved by its `after` and by no gradient: a queue, a centre."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.register_buffer("value", value)
+
+
+def teacher_of(student: nn.Module) -> nn.Module:
+    """A copy that no gradient reaches, to be moved by `follow`."""
+    return deepcopy(student).requires_grad_(False)
+
+
+def taught(teacher: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """What the teacher says, without gradients. It is at rest (BatchNorm uses its own, followed statistics), so an image's
+    target does not depend on the others of its batch."""
+    with torch.no_grad():
+        return teacher.eval()(x_BCHW)
+
+
+def follow(teacher: nn.Module, student: nn.Module, momentum: Tensor | float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, in weights and BatchNorm statistics alike.
+
+    Weights: He et al., arXiv:1911.05722, equation 2. Statistics: Cai et al., arXiv:2101.08482, equation 5.
+    """
+    for theirs, mine in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+        theirs.lerp_(mine, 1 - momentum) if theirs.is_floating_point() else theirs.copy_(mine)
+
+
+def upsampler(width: int, channels: list[int], sizes: list[tuple[int, int]]) -> nn.Sequential:
+    """A convolutional decoder: [B, width] -> [B, channels[0], *sizes[0]], from the last, smallest size up to the first."""
+    layers: list[nn.Module] = [nn.Linear(width, channels[-1] * prod(sizes[-1])), nn.ReLU()]
+    layers.append(nn.Unflatten(1, (channels[-1], *sizes[-1])))
+    for n in range(len(channels) - 1, 0, -1):
+        layers += [nn.Upsample(sizes[n - 1]), nn.Conv2d(channels[n], channels[n - 1], 3, padding=1)]
+        if n > 1:
+            layers += [nn.BatchNorm2d(channels[n - 1]), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class Readout(nn.Module):

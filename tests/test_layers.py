@@ -29,6 +29,7 @@ LOW = {  # of ours, all that these may import
     "losses": {"errors"},
     "heads": {"errors"},
     "nets": {"core", "errors"},
+    "augment": {"experiment"},
     "data": {"core", "errors"},
     "splits": {"core", "data", "errors"},
     "train": {"core", "data", "errors", "experiment", "schedule"},

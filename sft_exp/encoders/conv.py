@@ -7,6 +7,7 @@ from torch import nn
 
 from sft_exp.core import Backbone, Encoder
 from sft_exp.errors import require
+from sft_exp.nets import upsampler
 
 
 @dataclass
@@ -50,10 +51,4 @@ class ConvNet(Backbone):
         yield "code", self.code(x_BCHW)
 
     def mirror(self, width):
-        (h, w), deepest = self.sizes[-1], self.channels[-1]
-        layers: list[nn.Module] = [nn.Linear(width, deepest * h * w), nn.ReLU(), nn.Unflatten(1, (deepest, h, w))]
-        for n in range(len(self.channels) - 1, 0, -1):
-            layers += [nn.Upsample(self.sizes[n - 1]), nn.Conv2d(self.channels[n], self.channels[n - 1], 3, padding=1)]
-            if n > 1:
-                layers += [nn.BatchNorm2d(self.channels[n - 1]), nn.ReLU()]
-        return nn.Sequential(*layers)
+        return upsampler(width, self.channels, self.sizes)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sft_exp import durable, splits
 from sft_exp.core import Pretrainer, seed_global, seed_of, stream
 from sft_exp.data import Corpus, Images
+from sft_exp.errors import ConfigError
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.store import Request
@@ -49,9 +50,13 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 
 
 def build(request: Request, corpus: Corpus) -> nn.ModuleDict:
-    """The method's networks as the request's seed starts them."""
+    """The method's networks as the request's seed starts them. ConfigError if the encoder has nothing to learn."""
     seed_global(seed_of(request["seed"], "init"), torch.device("cpu"))
-    return request["method"].networks(request["encoder"].build(corpus.image), corpus.spec)
+    encoder = request["encoder"].build(corpus.image)
+    if not list(encoder.parameters()):
+        kind = type(request["encoder"]).__name__
+        raise ConfigError("encoder", kind, "has nothing to pretrain; take another encoder, or pretrainer=none")
+    return request["method"].networks(encoder, corpus.spec)
 
 
 def pool_of(corpus: Corpus, fold: int | None) -> Images:

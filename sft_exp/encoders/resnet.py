@@ -1,0 +1,60 @@
+"""Residual network, torchvision's. He et al., arXiv:1512.03385; for small images with the stem of their section 4.2."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import ResNet as Theirs
+
+from sft_exp.core import Backbone, Encoder
+from sft_exp.errors import require
+from sft_exp.nets import upsampler
+
+LAYERS = {
+    10: (BasicBlock, [1, 1, 1, 1]),
+    18: (BasicBlock, [2, 2, 2, 2]),
+    34: (BasicBlock, [3, 4, 6, 3]),
+    50: (Bottleneck, [3, 4, 6, 3]),
+    101: (Bottleneck, [3, 4, 23, 3]),
+}
+
+
+@dataclass
+class ResNet(Encoder):
+    depth: int = 18  # 10, 18, 34, 50 or 101 layers
+    stem: str = "auto"  # small (3x3, no stride, no pooling), large (7x7, a quarter of the size), auto (small below 64 pixels)
+
+    def __post_init__(self):
+        require(self.depth in LAYERS, "depth", self.depth, f"one of {', '.join(map(str, LAYERS))}")
+        require(self.stem in ("small", "large", "auto"), "stem", self.stem, "small, large or auto")
+
+    def build(self, image):
+        small = self.stem == "small" or (self.stem == "auto" and max(image[1:]) < 64)
+        return Residual(image, *LAYERS[self.depth], small)
+
+
+class Residual(Backbone):
+    """Maps `stem`, `layer1` to `layer4`: [B, D, H, W]; then `pool`: [B, D]. Weights are named as torchvision names them."""
+
+    def __init__(self, image: tuple[int, int, int], block: type, layers: list[int], small: bool):
+        super().__init__()
+        net = Theirs(block, layers)
+        self.image, self.small, self.width = image, small, net.fc.in_features
+        self.conv1 = nn.Conv2d(image[0], 64, *((3, 1, 1) if small else (7, 2, 3)), bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.bn1, self.maxpool = net.bn1, nn.Identity() if small else net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    def maps(self, x_BCHW):
+        x_BCHW = self.maxpool(self.bn1(self.conv1(x_BCHW)).relu())
+        yield "stem", x_BCHW
+        for n, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
+            x_BCHW = layer(x_BCHW)
+            yield f"layer{n}", x_BCHW
+        yield "pool", x_BCHW.mean((2, 3))
+
+    def mirror(self, width):
+        first = 1 if self.small else 4
+        sizes = [(ceil(self.image[1] / s), ceil(self.image[2] / s)) for s in (1, *(first * 2**n for n in range(4)))]
+        return upsampler(width, [self.image[0], 64, 128, 256, 512], sizes)

@@ -1,0 +1,56 @@
+"""Any model of timm (`pip install sft_exp[timm]`), by its name, without its classifier."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from sft_exp.core import Backbone, Encoder
+from sft_exp.errors import ConfigError
+from sft_exp.nets import upsampler
+
+WIDEST = 512  # channels of the decoder
+
+
+@dataclass
+class TimmModel(Encoder):
+    name: str = "resnet10t"  # in timm; it starts without weights
+    options: dict = field(default_factory=lambda: {})  # arguments of timm.create_model, e.g. {img_size: 32} of transformers
+
+    def build(self, image):
+        try:
+            import timm
+        except ImportError as error:
+            raise ConfigError("", "timm", "needs the extra: pip install 'sft_exp[timm]'") from error
+        if not timm.is_model(self.name):
+            close = get_close_matches(self.name, timm.list_models(), n=3)
+            raise ConfigError("name", self.name, f"is no model of timm{'; close: ' if close else ''}{', '.join(close)}")
+        try:
+            net = timm.create_model(self.name, pretrained=False, in_chans=image[0], num_classes=0, **self.options)
+            return Intermediate(image, net)
+        except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
+            raise ConfigError("name", self.name, f"does not fit images of {image}, or these options: {error}") from error
+
+
+class Intermediate(Backbone):
+    """Maps `map1`, `map2`, ...: [B, D, H, W], timm's intermediate ones; then `code`: [B, D], what its classifier would have
+    seen. They are computed all together."""
+
+    def __init__(self, image: tuple[int, int, int], net: Any):
+        super().__init__()
+        self.image, self.net = image, net
+        with torch.no_grad():
+            *found, (_, code_BD) = self.eval().maps(torch.zeros(2, *image))
+        self.train()
+        self.shapes, self.width = [m.shape[1:] for _, m in found], code_BD.shape[1]
+
+    def maps(self, x_BCHW):
+        last, intermediate = self.net.forward_intermediates(x_BCHW)
+        for n, m_BDHW in enumerate(intermediate, start=1):
+            yield f"map{n}", m_BDHW
+        yield "code", self.net.forward_head(last, pre_logits=True)
+
+    def mirror(self, width):
+        smaller = {s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]}  # the last of each size
+        return upsampler(width, [self.image[0], *smaller.values()], [self.image[1:], *smaller])

@@ -1,0 +1,48 @@
+"""Barlow Twins: two views agree in each number, and no two numbers say the same. Zbontar et al., arXiv:2103.03230, equation 1.
+
+Loss: sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2, C the correlation of projections over the batch. Kept: the encoder.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from sft_exp.augment import view
+from sft_exp.core import Pretrainer
+from sft_exp.errors import require
+from sft_exp.experiment import Views
+from sft_exp.losses import barlow_twins
+from sft_exp.nets import projector
+
+
+@dataclass
+class BarlowTwins(Pretrainer):
+    per_row: ClassVar[bool] = False  # correlations over the batch
+
+    off_diagonal: float = 0.01  # lambda; the paper's 0.005 is for Z = 8192
+    hidden: int = 512  # width of the projector's two hidden layers
+    projection: int = 512  # Z
+    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+
+    def __post_init__(self):
+        require(self.off_diagonal >= 0, "off_diagonal", self.off_diagonal, "0 or more")
+        require(self.hidden > 0, "hidden", self.hidden, "above 0")
+        require(self.projection > 0, "projection", self.projection, "above 0")
+        self.how = Views(**self.views)
+
+    def networks(self, encoder, spec):
+        head = projector(encoder.width, self.hidden, self.hidden, self.projection)
+        return nn.ModuleDict({"encoder": encoder, "projector": head})
+
+    def draw(self, batch, rng, progress):
+        x_BCHW = batch["pool"]["x"]
+        return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng)
+
+    def loss(self, nets, a_BCHW, b_BCHW):
+        a_BZ, b_BZ = nets["projector"](nets["encoder"](torch.cat([a_BCHW, b_BCHW]))).chunk(2)
+        return barlow_twins(a_BZ, b_BZ, self.off_diagonal), {}
+
+    def show(self, nets, x_BCHW, rng):
+        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}

@@ -1,0 +1,63 @@
+"""MoCo v2: a view finds its partner, seen by a slow teacher, among a queue of earlier images. He et al., arXiv:1911.05722,
+equations 1 and 2; the projector and temperature of Chen et al., arXiv:2003.04297.
+
+Loss: -log(exp(q k / t) / (exp(q k / t) + sum_i exp(q k_i / t))), k_i the queue; teacher <- m teacher + (1 - m) student.
+The teacher uses its own BatchNorm statistics, which do what shuffling batches between GPUs is for: the key does not give
+itself away by its batch. Kept: the student's encoder, without its projector.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from sft_exp.augment import view
+from sft_exp.core import Pretrainer
+from sft_exp.errors import require
+from sft_exp.experiment import Views
+from sft_exp.losses import info_nce
+from sft_exp.nets import Memory, chain, follow, projector, taught, teacher_of
+
+
+@dataclass
+class MoCo(Pretrainer):
+    keeps: ClassVar[str] = "student.encoder"
+    per_row: ClassVar[bool] = False  # BatchNorm, and a queue that holds whole batches
+
+    temperature: float = 0.2  # t
+    momentum: float = 0.99  # m, of the teacher
+    queue: int = 2048  # keys of earlier batches that are compared with
+    hidden: int = 512  # width of the projector
+    projection: int = 128  # Z, width of what is compared
+    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+
+    def __post_init__(self):
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+        require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
+        require(self.queue > 0, "queue", self.queue, "above 0")
+        require(self.hidden > 0, "hidden", self.hidden, "above 0")
+        require(self.projection > 0, "projection", self.projection, "above 0")
+        self.how = Views(**self.views)
+
+    def networks(self, encoder, spec):
+        student = chain(encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection))
+        queue = Memory(normalize(torch.randn(self.queue, self.projection), dim=1))
+        return nn.ModuleDict({"student": student, "teacher": teacher_of(student), "queue": queue})
+
+    def draw(self, batch, rng, progress):
+        x_BCHW = batch["pool"]["x"]
+        return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng)
+
+    def loss(self, nets, a_BCHW, b_BCHW):
+        k_BZ = taught(nets["teacher"], b_BCHW)
+        return info_nce(nets["student"](a_BCHW), k_BZ, nets["queue"].value, self.temperature), {}
+
+    def after(self, nets, a_BCHW, b_BCHW):
+        queue_KZ = nets["queue"].value
+        queue_KZ.copy_(torch.cat([normalize(taught(nets["teacher"], b_BCHW), dim=1), queue_KZ])[: len(queue_KZ)])
+        follow(nets["teacher"], nets["student"], self.momentum)
+
+    def show(self, nets, x_BCHW, rng):
+        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}

@@ -49,20 +49,17 @@ def teacher_of(student: nn.Module) -> nn.Module:
     return deepcopy(student).requires_grad_(False)
 
 
+@torch.no_grad()
 def taught(teacher: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """What the teacher says, without gradients. It is at rest (BatchNorm uses its own, followed statistics), so an image's
-    target does not depend on the others of its batch."""
-    with torch.no_grad():
-        return teacher.eval()(x_BCHW)
+    """What the teacher says, without gradients. Its BatchNorm uses and records the batch's own statistics: followed ones lag
+    behind its weights, and in a short run a teacher that used them would say the same of every image."""
+    return teacher(x_BCHW)
 
 
 def follow(teacher: nn.Module, student: nn.Module, momentum: Tensor | float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, in weights and BatchNorm statistics alike.
-
-    Weights: He et al., arXiv:1911.05722, equation 2. Statistics: Cai et al., arXiv:2101.08482, equation 5.
-    """
-    for theirs, mine in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
-        theirs.lerp_(mine, 1 - momentum) if theirs.is_floating_point() else theirs.copy_(mine)
+    """teacher <- momentum * teacher + (1 - momentum) * student. He et al., arXiv:1911.05722, equation 2."""
+    for theirs, mine in zip(teacher.parameters(), student.parameters(), strict=True):
+        theirs.lerp_(mine, 1 - momentum)
 
 
 def upsampler(width: int, channels: list[int], sizes: list[tuple[int, int]]) -> nn.Sequential:

@@ -2,8 +2,7 @@
 equations 1 and 2; the projector and temperature of Chen et al., arXiv:2003.04297.
 
 Loss: -log(exp(q k / t) / (exp(q k / t) + sum_i exp(q k_i / t))), k_i the queue; teacher <- m teacher + (1 - m) student.
-The teacher uses its own BatchNorm statistics, which do what shuffling batches between GPUs is for: the key does not give
-itself away by its batch. Kept: the student's encoder, without its projector.
+Kept: the student's encoder, without its projector.
 """
 
 from dataclasses import dataclass, field

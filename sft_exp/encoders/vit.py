@@ -24,9 +24,8 @@ class ViT(Encoder):
     def __post_init__(self):
         require(self.patch > 0, "patch", self.patch, "above 0")
         require(self.depth > 0, "depth", self.depth, "above 0")
-        require(self.heads > 0, "heads", self.heads, "above 0")
-        ok = self.width > 0 and self.width % 4 == 0 and self.width % self.heads == 0
-        require(ok, "width", self.width, f"a multiple of 4 and of heads={self.heads}")
+        require(self.width > 0 and self.width % 4 == 0, "width", self.width, "a multiple of 4")
+        require(self.heads > 0 and self.width % self.heads == 0, "heads", self.heads, f"a divisor of width={self.width}")
 
     def build(self, image):
         return Transformer(image, self.patch, self.width, self.depth, self.heads)

@@ -32,6 +32,7 @@ class Conclusion:
     notes: list[str] = field(default_factory=list)  # what must be known beside them
     pictures: list[Picture] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)  # for study.json
+    files: dict[str, str] = field(default_factory=dict)  # others to write beside it: name -> text
 
 
 @dataclass
@@ -56,6 +57,8 @@ def finish(study: Study, folder: Path, command: str) -> None:
         found.notes.append(f"{len(undone)} of {len(jobs)} jobs are not done; the same command completes them.")
     for picture in found.pictures:
         durable.write(folder / f"{picture.name}.png", picture.png)
+    for name, text in found.files.items():
+        durable.write(folder / name, text)
     about = {"title": found.title, "study": asdict(study), "sentences": found.sentences, "notes": found.notes, **found.facts}
     durable.write_json(folder / "study.json", {**about, "command": command})
     durable.write(folder / "study.html", page.whole(found.title, body(found, command)))

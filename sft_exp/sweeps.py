@@ -90,12 +90,12 @@ def begin(cfg: DictConfig) -> None:
     global _driver
     _driver = True
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
+    lay_out(cfg)
     if cfg.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
         return
-    lay_out(cfg)
     jobs = compose(cfg)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
     config.name_sweep(f"{hashlib.sha256(text.encode()).hexdigest()[:10]}")

@@ -11,6 +11,7 @@ from test_sweeps import command, environment
 from sft_exp import config
 from sft_exp.compare import Job
 from sft_exp.errors import ConfigError
+from sft_exp.studies.choose import Choose, distance
 from sft_exp.studies.label_efficiency import LabelEfficiency, reached, times
 
 TINY = ["pretrain.steps=2", "finetune.steps=2", "draws=2", "tracker=none", "controls=[scratch,raw_pixels]"]
@@ -98,6 +99,37 @@ def test_worth_is_read_off_the_curve_from_scratch():
     assert worth["times"] == pytest.approx(10**0.5, rel=0.02)
     assert worth["low"] < worth["times"] < worth["high"]
     assert times(concluded(jobs(0.15, 0.05)).facts["cells"][1]["worth"]) == "at least 1x"
+
+
+@pytest.mark.slow
+def test_choosing_halves_inside_the_budget_and_writes_an_experiment(tmp_path):
+    given = ["study=choose", "study.pretrainers=[none,vae]", "study.optims=[adam]", "hydra.sweeper.least=3", "draws=1"]
+    said = started(*given, "pretrain.steps=20", "tracker=none")
+    (folder,) = Path("outputs/multirun").iterdir()
+    jobs = [json.loads(f.read_text())["config"]["finetune"]["steps"] for f in folder.glob("*/results.json")]
+    assert sorted(jobs) == [3, 3, 3, 3, 9, 9, 27]
+    best = json.loads((folder / "study.json").read_text())["best"]
+    assert f"Take pretrainer={best['pretrainer']} strategy={best['strategy']} optim=adam" in said
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/best.yaml").write_text((folder / "best.yaml").read_text())
+    shown = started("--config-dir", str(tmp_path / "mine"), "experiment=best", "--cfg", "job", "--package", "strategy")
+    assert f"sft_exp.strategies.{best['strategy']}." in shown
+
+
+def finished(optim, strategy, steps, val, test):
+    keys = {"pretrainer": "vae", "strategy": strategy, "optim": optim, "optim.lr": 0.1, "finetune.steps": steps}
+    result = {"val": {"accuracy": val}, "test": {"accuracy": test}}
+    return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, result)
+
+
+def test_the_pick_is_of_the_last_rung_and_its_distance_is_read_off_the_full_grid():
+    rungs = [finished("adam", "full", 9, 0.8, 0.7), finished("sgd", "full", 3, 0.9, 0.9), finished("adam", "linear", 9, 0.7, 0.8)]
+    found = Choose().conclude(rungs)
+    assert found.facts["best"] == {"pretrainer": "vae", "strategy": "full", "optim": "adam", "optim.lr": 0.1}
+    assert "3.0 points of test accuracy behind its best (pretrainer=vae strategy=linear" in distance(
+        rungs[0], [finished("adam", "full", 9, 0.8, 0.75), finished("adam", "linear", 9, 0.7, 0.78)]
+    )
+    assert "does not hold the pick" in distance(rungs[0], [finished("sgd", "full", 9, 0.8, 0.75)])
 
 
 def test_fields_that_cannot_be(compose):

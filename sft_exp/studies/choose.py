@@ -1,0 +1,87 @@
+"""Which pretrainer, strategy and optimizer for these labels? Successive halving inside the label budget, by validation."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sft_exp.compare import Job, collect, percent
+from sft_exp.errors import require
+from sft_exp.study import Conclusion, Study
+
+KEYS = ("pretrainer", "strategy", "optim", "optim.lr")
+HEAD = [*KEYS, "steps", "val", "test"]
+
+
+@dataclass
+class Choose(Study):
+    pretrainers: list[str] = field(default_factory=lambda: ["none", "dae", "vae"])
+    strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
+    optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
+    rates: list[float] = field(default_factory=lambda: [])  # learning rates, the same for all; empty = each optimizer's own
+    against: str | None = None  # folder of the same grid run in full, to say how far the pick is from its best
+
+    def __post_init__(self):
+        for name in ("pretrainers", "strategies", "optims"):
+            require(bool(getattr(self, name)), name, getattr(self, name), "a list of options")
+        require(all(r > 0 for r in self.rates), "rates", self.rates, "a list of numbers above 0")
+
+    def grid(self, corpus):
+        ranges: dict[str, list] = {
+            "pretrainer": self.pretrainers,
+            "strategy": self.strategies,
+            "optim": self.optims,
+            "optim.lr": self.rates,
+        }
+        return {key: ",".join(map(str, values)) for key, values in ranges.items() if values}
+
+    def conclude(self, jobs):
+        order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
+        best = order[0]
+        overrides = {key: best.settings[key] for key in KEYS}
+        command = shlex.join(["python", "-m", "sft_exp", *(f"{k}={v}" for k, v in kept(best).items()), "finetune.horizon=null"])
+        sentences = [f"Take {' '.join(f'{k}={v}' for k, v in overrides.items())}: validation {percent(best.val)} %."]
+        if self.against:
+            sentences.append(distance(best, collect([Path(self.against)])))
+        return Conclusion(
+            f"Choice for {best.settings['dataset']}, labels={best.settings['labels']}",
+            [*sentences, f"Run it: {command}"],
+            (HEAD, [[*(str(j.settings[k]) for k in KEYS), str(steps(j)), percent(j.val), percent(j.test)] for j in order]),
+            ["optim.lr", "steps", "val", "test"],
+            ["The choice is made by validation inside the label budget; test stands beside it to be read, not to choose by."],
+            facts={"best": overrides, "val": best.val, "test": best.test, "run": command},
+            files={"best.yaml": "".join(f"{line}\n" for line in yaml(overrides, command))},
+        )
+
+
+def steps(job: Job) -> int:
+    return int(job.settings["finetune.steps"])
+
+
+def kept(job: Job) -> dict[str, Any]:
+    """What the command needs: the choices, and the protocol of the study."""
+    return {key: job.settings[key] for key in ("dataset", *KEYS, "labels", "finetune.steps")}
+
+
+def yaml(overrides: dict[str, Any], command: str) -> list[str]:
+    """An experiment file: what a user puts into conf/experiment/."""
+    groups = {k: v for k, v in overrides.items() if "." not in k}
+    return [
+        "# @package _global_",
+        f"# Chosen by study=choose: {command}",
+        "defaults:",
+        *(f"  - override /{group}: {option}" for group, option in groups.items()),
+        f"optim: {{lr: {overrides['optim.lr']}}}",
+    ]
+
+
+def distance(best: Job, grid: list[Job]) -> str:
+    """How far the pick, trained as long as the full grid, is behind the grid's best, on the test images."""
+    same = [j for j in grid if j.result and all(j.settings[k] == best.settings[k] for k in KEYS)]
+    reached = max((j for j in grid if j.result), key=lambda j: j.test or 0.0, default=None)
+    if not same or reached is None:
+        return "The full grid does not hold the pick, so nothing can be said of how far it is from the best."
+    behind = (reached.test or 0.0) - (same[0].test or 0.0)
+    spent = f"{' '.join(f'{k}={reached.settings[k]}' for k in KEYS)}"
+    best_one = f"{spent}, {percent(reached.test)} %"
+    return f"In the full grid the pick is {100 * behind:.1f} points of test accuracy behind its best ({best_one})."

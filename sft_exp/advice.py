@@ -38,7 +38,17 @@ def notes(job: Job, result: Result) -> list[str]:
         found.append(
             "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
         )
-    return [*found, *filter(None, [reused(job, result)])]
+    return [*found, *filter(None, [generated(result), reused(job, result)])]
+
+
+def generated(result: Result) -> str:
+    """The likelihood of test images, with the convention that makes it comparable; empty if it was not asked for."""
+    if not (found := result["likelihood"]):
+        return ""
+    return (
+        f"-log p(x) of {found['images']:,} test images: {found['nll']:.2f} nats (+- {found['standard_error']:.2f}; "
+        f"{found['samples']} importance samples; evidence bound {-found['elbo']:.2f}). Pixels: {found['pixels']}."
+    )
 
 
 def no_pretraining(e: Experiment) -> bool:

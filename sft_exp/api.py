@@ -32,6 +32,7 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """(resolved config, option taken in each group) that these overrides stand for."""
     config.register()
+    config.plug(config.plugins_in(overrides))
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):

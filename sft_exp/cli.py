@@ -39,6 +39,7 @@ def main() -> None:
         sys.exit(0)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
+        config.plug(config.plugins_in(sys.argv[1:]))
         one_each(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
     sys.exit(max(_codes, default=0))

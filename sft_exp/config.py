@@ -5,21 +5,26 @@ plugin breaks only itself.
 """
 
 import ast
+import sys
 import time
 import uuid
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import MISSING, field, make_dataclass
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Budget, Experiment, Features, Hardware, Views, target
+from sft_exp.experiment import Budget, Experiment, Features, Hardware, Transfer, Views, target
 
 HERE = Path(__file__).parent
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())  # in a wheel, in a checkout
@@ -47,10 +52,12 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "finetune": Budget,
     "features": Features,
     "augment": Views,
+    "transfer": Transfer,
     "hardware": Hardware,
 }
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
 
+_plugged: list[Path] = []  # folders of the user's own parts
 _sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]  # of sweeps whose jobs are not known beforehand
 
 
@@ -66,14 +73,64 @@ def register() -> None:
     store.store(group="schema", name="schedule", node=node(HERE / "schedule.py", "sft_exp.schedule"))
     store.store(group="schema", name="hardware", node=Hardware)
     store.store(group="schema", name="augment", node=Views)
-    for group, folder in {**FOLDERS, "study": "studies"}.items():
-        for file in sorted((HERE / folder).glob("*.py")):
-            if file.stem != "__init__":
-                with suppress(SyntaxError, ValueError, KeyError):  # a broken part breaks itself alone, when it is asked for
-                    store.store(group=f"schema/{group}", name=file.stem, node=node(file, f"sft_exp.{folder}.{file.stem}"))
+    for group, file, module in parts({**FOLDERS, "study": "studies"}):
+        with suppress(SyntaxError, ValueError, KeyError):  # a broken part breaks itself alone, when it is asked for
+            store.store(group=f"schema/{group}", name=file.stem, node=node(file, module))
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("dataset_option", dataset_option, replace=True)
     OmegaConf.register_new_resolver("options_help", options_help, replace=True)
+
+
+def parts(folders: dict[str, str] = FOLDERS) -> list[tuple[str, Path, str]]:
+    """Every part's (group, file, module): ours, and those of the folders plugged in."""
+    roots = [(HERE, HERE.name), *((folder, folder.name) for folder in _plugged)]
+    return [
+        (group, file, f"{package}.{folder}.{file.stem}")
+        for root, package in roots
+        for group, folder in folders.items()
+        for file in sorted((root / folder).glob("*.py"))
+        if file.stem != "__init__"
+    ]
+
+
+def plug(folder: str | None) -> None:
+    """Make the methods in a user's folder parts like ours: `folder/pretrainers/mine.py` is `schema/pretrainer/mine`, and the
+    module `<folder's name>.pretrainers.mine`. ConfigError if it is no such folder. Imports none of them."""
+    if not folder:
+        return
+    path = Path(folder).expanduser().resolve()
+    if path in _plugged:
+        return
+    if not any((path / inside).is_dir() for inside in FOLDERS.values()):
+        raise ConfigError("plugins", folder, f"must be a folder with one of {', '.join(FOLDERS.values())} in it")
+    spec = find_spec(path.name) if path.name.isidentifier() else None
+    if not path.name.isidentifier() or (spec and {Path(p).resolve() for p in spec.submodule_search_locations or [""]} != {path}):
+        raise ConfigError(
+            "plugins", folder, f"its name becomes a package, and {path.name} is none or is taken; rename the folder"
+        )
+    sys.path.append(str(path.parent))
+    _plugged.append(path)
+    register()
+
+
+def plugged() -> list[Path]:
+    """Folders of the user's own parts."""
+    return list(_plugged)
+
+
+def plugins_in(overrides: list[str]) -> str | None:
+    """The value of `plugins=` among a command's words: parts must be known before anything is composed."""
+    return next((o.partition("=")[2].strip("'\"") for o in reversed(overrides) if o.lstrip("+").startswith("plugins=")), None)
+
+
+def dataset_option(name: str | None) -> dict[str, Any] | None:
+    """What `dataset=<name>` composes to, for those who name a second data set by a value."""
+    if not name:
+        return None
+    begun = GlobalHydra.instance().is_initialized()
+    with nullcontext() if begun else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("config", [f"dataset={name}"]).dataset)  # type: ignore[return-value]
 
 
 def node(file: Path, module: str) -> type:
@@ -84,14 +141,25 @@ def node(file: Path, module: str) -> type:
         if isinstance(c, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in c.decorator_list)
     ]
     made: list[Any] = [("_target_", str, field(default=f"{module}.{kind.name}"))]
-    for line in kind.body:
-        if (
-            isinstance(line, ast.AnnAssign)
-            and isinstance(line.target, ast.Name)
-            and "ClassVar" not in ast.unparse(line.annotation)
-        ):
-            made.append((line.target.id, annotation(line.annotation), default(line.value)))
+    made += [f for base in kind.bases for f in inherited(ast.unparse(base))] + own(kind)
     return make_dataclass(kind.name, made)
+
+
+def own(kind: ast.ClassDef) -> list[Any]:
+    """The fields that a class's body declares: (name, type, dataclass field)."""
+    lines = [line for line in kind.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
+    return [
+        (line.target.id, annotation(line.annotation), default(line.value))  # type: ignore[union-attr]
+        for line in lines
+        if "ClassVar" not in ast.unparse(line.annotation)
+    ]
+
+
+@cache
+def inherited(base: str) -> list[Any]:
+    """The fields that every part of a kind has, from the kind's own source."""
+    file = HERE / "core.py"
+    return [f for c in ast.parse(file.read_text()).body if isinstance(c, ast.ClassDef) and c.name == base for f in own(c)]
 
 
 def annotation(tree: ast.expr) -> Any:
@@ -107,11 +175,14 @@ def annotation(tree: ast.expr) -> Any:
 
 
 def default(tree: ast.expr | None) -> Any:
-    """A dataclass field with the literal, or the literal behind `field(default_factory=lambda: ...)`, that the source gives."""
+    """A dataclass field with the literal that the source gives, itself or behind `field(default=...)` or its `default_factory`."""
     if tree is None:
         return field()
     if isinstance(tree, ast.Call):
-        (factory,) = [k.value for k in tree.keywords if k.arg == "default_factory"]
+        given = {k.arg: k.value for k in tree.keywords}
+        if "default" in given:
+            return field(default=ast.literal_eval(given["default"]))
+        factory = given["default_factory"]
         value = ast.literal_eval(factory.body if isinstance(factory, ast.Lambda) else factory)
         return field(default_factory=lambda: value)
     return field(default=ast.literal_eval(tree))
@@ -138,6 +209,7 @@ def study(cfg: DictConfig) -> Any:
 def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
     """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
     values = dict(config)
+    plug(values.get("plugins"))
     known = [f.name for f in fields_of(Experiment)]
     for key in values:
         if key not in known:
@@ -146,6 +218,8 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
         values[group] = part(values[group], group, kind)
     values["optim"] = target(values["optim"] or {}, "optim", ("auto", "search"))
     values["pretrain_optim"] = target(values["pretrain_optim"] or {}, "pretrain_optim")
+    if values.get("pretrain_dataset") is not None:
+        values["pretrain_dataset"] = part(values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"])
     for key, made in KEYS.items():
         try:
             values[key] = made(**values[key])
@@ -200,7 +274,7 @@ def first_comment(file: Path) -> str:
 
 GROUPS = (
     "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "augment", "hardware", "tracker",
-    "pretrain_optim", "pretrain_schedule", "study", "experiment", "debug",
+    "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "study", "experiment", "debug",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ Shape legend, the same in every file:
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -113,10 +113,25 @@ class Method:
 class Pretrainer(Method):
     """Learns an encoder from images alone."""
 
+    unhashed: ClassVar[tuple[str, ...]] = ("init",)  # fields that cannot change a result: the file's content is hashed
     pools: ClassVar[dict[str, int]] = {"pool": 1}
-    learns: ClassVar[str] = "by gradient"  # or "in closed form" (`prepare` alone), or "nothing"
+    learns: ClassVar[str] = "by gradient"  # or "in closed form" (`prepare` alone), "from a file" (`init` alone), "nothing"
+    labelled: ClassVar[bool] = False  # learns from the labels of another data set, the only ones it may see
+    has_likelihood: ClassVar[bool] = False  # `log_weights` estimates it
     keeps: ClassVar[str] = "encoder"  # path of the network that is handed on
-    features: ClassVar[tuple[int, ...]] = (-1,)  # which of its maps are fine-tuned, unless the user says otherwise
+    features: ClassVar[tuple[int, ...]] = (-1,)  # which of its maps are fine-tuned, unless the user says otherwise;
+    pool: ClassVar[str] = "avg"  # and how those with a height and a width are pooled: avg or max,
+    grid: ClassVar[int] = 1  # to at most grid x grid
+
+    init: str | None = field(default=None, kw_only=True)  # weights to start from: a file, a folder of ours, torchvision:resnet18
+
+    def observe(self, x_BCHW: Tensor, rng: torch.Generator) -> Tensor:
+        """What of the images is modelled: their grey levels, unless the method draws something from them."""
+        return x_BCHW
+
+    def log_weights(self, nets: nn.ModuleDict, x_BCHW: Tensor, samples: int, rng: torch.Generator) -> Tensor:
+        """log p(x, z) - log q(z | x) [samples, B] in nats of what was observed, for z from q: their log-mean-exp bounds log p(x)."""
+        raise NotImplementedError
 
     def show(self, nets: nn.ModuleDict, x_BCHW: Tensor, rng: torch.Generator) -> Tensors:
         """Pictures for the report: name -> images [B, C, H, W] in [0, 1]; e.g. reconstructions, samples."""

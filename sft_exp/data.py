@@ -8,12 +8,13 @@ import hashlib
 import io
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import tee
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sft_exp.core import Spec, Tensors, stream
@@ -84,6 +85,28 @@ class Images:
         """These images as one tensor, float [N, C, H, W] in [0, 1]."""
         parts = [b["x"] for b in self.batches(rows.split(1024), device)]
         return torch.cat(parts)
+
+
+def fitted(images: Images, image: tuple[int, int, int]) -> Images:
+    """The images with these channels, rows and columns: grey or colour, and resized, if they are of another size."""
+    if not len(images) or tuple(images.raw(0).shape) == tuple(image):
+        return images
+    if isinstance(images.x, Tensor):
+        rows = torch.arange(len(images)) if images.rows is None else images.rows
+        x = torch.cat([_fit(images.x[r.to(images.x.device)], image) for r in rows.split(1024)])
+        return replace(images, x=x, rows=None)
+    decode = images.x
+    return replace(images, x=lambda row: _fit(decode(row).unsqueeze(0), image)[0])
+
+
+def _fit(x_BCHW: Tensor, image: tuple[int, int, int]) -> Tensor:
+    """uint8 [B, C, H, W] -> uint8 [B, *image]; grey is the luminance of ITU-R 601, as in Pillow."""
+    channels, height, width = image
+    x = x_BCHW.float()
+    if channels == 1 and x.shape[1] == 3:
+        x = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    x = F.interpolate(x.expand(-1, channels, -1, -1), (height, width), mode="bilinear", antialias=True)
+    return x.round().clamp(0, 255).to(torch.uint8)
 
 
 class _Decoded(torch.utils.data.Dataset):

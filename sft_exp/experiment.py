@@ -80,14 +80,24 @@ class Features:
     """Which of the encoder's maps are fine-tuned, and how maps with a height and a width become vectors."""
 
     maps: Any = None  # list of names or positions (-1 the last); null = what the pretrainer keeps
-    pool: str = "avg"  # avg or max
-    grid: int = 1  # pooled to grid x grid
+    pool: str | None = None  # avg or max; null = as the pretrainer keeps them
+    grid: int | None = None  # pooled to at most grid x grid; null = as the pretrainer keeps them
 
     def __post_init__(self):
         ok = self.maps is None or (isinstance(self.maps, list) and self.maps and all(isinstance(m, int | str) for m in self.maps))
         require(bool(ok), "maps", self.maps, "a list of names or positions, e.g. [-1] or [conv3,code], or null")
-        require(self.pool in ("avg", "max"), "pool", self.pool, "avg or max")
-        require(self.grid > 0, "grid", self.grid, "above 0")
+        require(self.pool in ("avg", "max", None), "pool", self.pool, "avg or max, or null")
+        require(self.grid is None or self.grid > 0, "grid", self.grid, "above 0, or null")
+
+
+@dataclass
+class Transfer:
+    """What is asked of weights that come from a file."""
+
+    min_loaded: float = 0.95  # share of the encoder's numbers that must be in it
+
+    def __post_init__(self):
+        require(0 <= self.min_loaded <= 1, "min_loaded", self.min_loaded, "from 0 to 1")
 
 
 @dataclass
@@ -151,6 +161,7 @@ class Experiment:
     schedule: Any = None
     pretrain_schedule: Any = None
     dataset: Any = None
+    pretrain_dataset: Any = None
     hardware: Hardware = field(default_factory=Hardware)
     tracker: Any = None
     study: Any = None  # not of the job, but of the multirun that it belongs to
@@ -159,6 +170,7 @@ class Experiment:
     finetune: Budget = field(default_factory=Budget)
     features: Features = field(default_factory=Features)
     augment: Views = field(default_factory=Views)
+    transfer: Transfer = field(default_factory=Transfer)
 
     seed: int = 0  # names every random stream but the label draws, which are named by their number
     labels: Any = 10  # everything annotated: a number a class, "5%", or "all"
@@ -166,15 +178,18 @@ class Experiment:
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
     controls: Any = True  # also run the controls: true, false, or a list of their names
+    nll_samples: int = 0  # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not computed
     report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
     plan: bool = False  # print what would run, and run nothing
     store: str = "outputs/store"  # where stage folders live
+    plugins: str | None = None  # folder of your own methods: pretrainers/mine.py, encoders/..., their YAMLs with --config-dir
     name: str = ""  # of the experiment, for titles
     choices: dict[str, str] = field(default_factory=dict)  # the option taken in each group
 
     def __post_init__(self):
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(self.draws > 0, "draws", self.draws, "above 0")
+        require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
         require(self.val in ("cv", "holdout", "none", "full"), "val", self.val, "cv, holdout, none or full")
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         require(self.labels_total is None or self.labels_total > 0, "labels_total", self.labels_total, "above 0, or null")

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from sft_exp import splits
+from sft_exp import splits, transfer
 from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, DataError
 from sft_exp.experiment import Budget, Experiment, Target
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.provenance import digest, plain
 from sft_exp.splits import Labels
-from sft_exp.stages import choose, describe, evaluate, finetune, lr_find, model, pretrain, validate
+from sft_exp.stages import choose, describe, evaluate, finetune, likelihood, lr_find, model, pretrain, validate
 from sft_exp.stages.context import Context, corpus, pick
 from sft_exp.store import Request, Result, Stage
 from sft_exp.strategies.linear import Linear
@@ -35,6 +35,7 @@ MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
     "pretrain": pretrain.run,
+    "likelihood": likelihood.run,
     "lr_find": lr_find.run,
     "search": validate.run,
     "choose": choose.run,
@@ -81,17 +82,31 @@ def prepare(e: Experiment) -> Job:
     if e.val == "full":
         splits.outside(data, draws[0])
     try:
-        features = {"maps": e.features.maps or list(e.pretrainer.features), "pool": e.features.pool, "grid": e.features.grid}
+        kept = e.pretrainer
+        features = {
+            "maps": e.features.maps or list(kept.features),
+            "pool": e.features.pool or kept.pool,
+            "grid": e.features.grid or kept.grid,
+        }
         readout = model.readout(e.encoder, features, data.spec)
     except ConfigError as error:
         raise error if error.key.startswith("features") else error.under("encoder") from error
     features["maps"] = readout.names
     check_fit(e, data, readout, min(len(d.labelled) for d in draws))
+    pool = pretrained_on(e, data)
 
     describing: Request = {"dataset": e.dataset, "sha256": data.fingerprint}
     job.requests["data"].append(describing)
     shared: Request = {"dataset": e.dataset, "data": root / stage("data").folder_name(describing)}
-    starts = [pretraining(job, shared, fold) for fold in splits.pretrainings(data, e.draws)]
+    if pool is data:
+        starts = [pretraining(job, shared, data, fold) for fold in splits.pretrainings(data, e.draws)]
+    else:
+        other: Request = {"dataset": e.pretrain_dataset, "sha256": pool.fingerprint}
+        job.requests["data"].append(other)
+        source: Request = {"dataset": e.pretrain_dataset, "data": root / stage("data").folder_name(other)}
+        starts = [pretraining(job, source, pool, "all")] * e.draws
+    if e.nll_samples:
+        add(job, "likelihood", likely(job, shared, starts[0]))
     for arm in (MAIN, *controls(e)):
         which = range(1 if arm == "scratch_long" else e.draws)  # it costs as much as the pretraining, each time
         requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in which]
@@ -107,6 +122,44 @@ def prepare(e: Experiment) -> Job:
     return job
 
 
+def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
+    """The data set whose images are pretrained on. ConfigError or DataError if it may not be."""
+    if e.pretrain_dataset is None:
+        if e.pretrainer.labelled:
+            raise ConfigError("pretrain_dataset", None, "must name another labelled data set, whose labels are learned from")
+        return data
+    try:
+        pool = corpus(e.pretrain_dataset)
+    except ConfigError as error:
+        raise error.under("pretrain_dataset") from error
+    if e.pretrainer.labelled and pool.fingerprint == data.fingerprint:
+        raise ConfigError("pretrain_dataset", pool.name, "must be another data set: labels of this one are counted by labels=")
+    if pool is not data and (leaks := splits.leaks(pool, data)):
+        raise DataError(
+            f"pretrain_dataset={pool.name}: {len(leaks)} of its images are images that {data.name} is tested on, "
+            f"such as {leaks[0]}; remove them"
+        )
+    return pool
+
+
+def likely(job: Job, shared: Request, start: Path | None) -> Request:
+    """The request of the test images' likelihood. ConfigError if there is none."""
+    e = job.experiment
+    if start is None or not e.pretrainer.has_likelihood:
+        raise ConfigError("nll_samples", e.nll_samples, f"must be 0: {type(e.pretrainer).__name__} has no likelihood")
+    if job.corpus.test is None:
+        raise ConfigError("nll_samples", e.nll_samples, f"must be 0: {job.corpus.name} has no images for testing alone")
+    return {
+        **shared,
+        "method": e.pretrainer,
+        "encoder": e.encoder,
+        "image": job.corpus.image,
+        "start": start,
+        "seed": e.seed,
+        "samples": e.nll_samples,
+    }
+
+
 def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: int) -> None:
     """Optimizers and networks that cannot be built, and batches that they cannot take. ConfigError."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
@@ -115,8 +168,9 @@ def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: i
             build_optimizer(replace(optim, options={**optim.options, "lr": 1e-3}), [{"params": [parameter]}])
         except ConfigError as error:
             raise error.under(key) from error
+    weights = initial(e)
     if e.pretrainer.learns != "nothing":
-        pretrain.build({"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed}, data)
+        pretrain.build({"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed, "image": data.image, **weights}, data)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
     for key, budget, method, n in (
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),
@@ -149,16 +203,32 @@ def add(job: Job, name: str, request: Request) -> int:
     return len(job.requests[name]) - 1
 
 
-def pretraining(job: Job, shared: Request, fold: int | None) -> Path | None:
+def initial(e: Experiment) -> Request:
+    """What a pretraining's request says of the weights it starts from: the file by the hash of its content."""
+    path, learns = e.pretrainer.init, e.pretrainer.learns
+    if path and learns in ("nothing", "in closed form"):
+        raise ConfigError("pretrainer.init", path, "must be null: nothing starts from weights here; take pretrainer=checkpoint")
+    if learns == "from a file" and not path:
+        raise ConfigError(
+            "pretrainer.init", path, f"must name weights: a file, a folder of ours, or {transfer.TORCHVISION}resnet18"
+        )
+    file = transfer.locate(path) if path else None
+    digest = transfer.read(file)[1] if file else None
+    return {"init": digest, "_init": file, "_min_loaded": e.transfer.min_loaded}
+
+
+def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:
     """Adds the request of the pretraining that this fold's draws start from; its folder-to-be, or None for pretrainer=none."""
     e = job.experiment
     if e.pretrainer.learns == "nothing":
         return None
-    size = len(pretrain.pool_of(job.corpus, fold))
+    size = len(pretrain.pool_of(pool, fold, e.pretrainer, job.corpus.image))
     request: Request = {
         **shared,
+        **initial(e),
         "method": e.pretrainer,
         "encoder": e.encoder,
+        "image": job.corpus.image,
         "fold": fold,
         "seed": e.seed,
         "optim": e.pretrain_optim,
@@ -245,7 +315,8 @@ def finetuning(
     elif arm == "pca_svm":
         fold = splits.pretrainings(job.corpus, e.draws)[draw]
         projection = Projection(min(50, prod(job.corpus.image)))
-        fit = closed({**shared, "method": PCA(), "encoder": projection, "fold": fold})
+        none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
+        fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
         request |= {"start": start_of(job, fit), "encoder": projection, "strategy": Svm(), **floor}
     return (
         closed(request)

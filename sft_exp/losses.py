@@ -4,6 +4,7 @@ Summing over pixels matters: with a mean, a KL term of weight 1 weighs H*W*C tim
 """
 
 from dataclasses import dataclass
+from math import log, pi
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,18 @@ OUTPUTS = {"linear": lambda h: h, "relu": F.relu, "sigmoid": F.sigmoid}
 def bernoulli(logits_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """-log p(x) of independent Bernoulli pixels [scalar, nats an image]; grey levels in [0, 1] count as probabilities."""
     return F.binary_cross_entropy_with_logits(logits_BCHW, x_BCHW, reduction="sum") / len(x_BCHW)
+
+
+def log_bernoulli(logits_KBCHW: Tensor, x_BCHW: Tensor) -> Tensor:
+    """log p(x) of each image under each of K sets of logits [K, B], in nats."""
+    each = F.binary_cross_entropy_with_logits(logits_KBCHW, x_BCHW.expand_as(logits_KBCHW), reduction="none")
+    return -each.flatten(2).sum(2)
+
+
+def log_gaussian(mean_KBCHW: Tensor, x_BCHW: Tensor, sigma: float) -> Tensor:
+    """log p(x) of independent Gaussian pixels of this standard deviation [K, B], in nats."""
+    each = ((x_BCHW - mean_KBCHW) / sigma).square() + 2 * log(sigma) + log(2 * pi)
+    return -0.5 * each.flatten(2).sum(2)
 
 
 def squared(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:

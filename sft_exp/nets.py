@@ -1,21 +1,23 @@
 """Network parts that several methods share."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sft_exp.core import Backbone
 from sft_exp.errors import ConfigError
 
 
-def perceptron(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them: [B, widths[0]] -> [B, widths[-1]]."""
-    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+def perceptron(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers of these widths with an activation between them: [B, widths[0]] -> [B, widths[-1]]."""
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), activation())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -62,19 +64,39 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: Tensor | float) -> 
         theirs.lerp_(mine, 1 - momentum)
 
 
-def upsampler(width: int, channels: list[int], sizes: list[tuple[int, int]]) -> nn.Sequential:
+def upsampler(
+    width: int, channels: list[int], sizes: list[tuple[int, int]], norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+) -> nn.Sequential:
     """A convolutional decoder: [B, width] -> [B, channels[0], *sizes[0]], from the last, smallest size up to the first."""
     layers: list[nn.Module] = [nn.Linear(width, channels[-1] * prod(sizes[-1])), nn.ReLU()]
     layers.append(nn.Unflatten(1, (channels[-1], *sizes[-1])))
     for n in range(len(channels) - 1, 0, -1):
         layers += [nn.Upsample(sizes[n - 1]), nn.Conv2d(channels[n], channels[n - 1], 3, padding=1)]
         if n > 1:
-            layers += [nn.BatchNorm2d(channels[n - 1]), nn.ReLU()]
+            layers += [norm(channels[n - 1]), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
+def batch_norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm layers normalise by their batch and leave their running statistics alone: what a discriminator is
+    shown of a generator must not colour what it later makes of real images."""
+    norms = [m for m in batch_norms(net) if m.track_running_stats]
+    for m in norms:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.track_running_stats = True
+
+
 class Readout(nn.Module):
-    """Features of an image, [B, D]: some of an encoder's maps, pooled to `grid` x `grid` and concatenated.
+    """Features of an image, [B, D]: some of an encoder's maps, pooled to at most `grid` x `grid` and concatenated.
 
     The encoder runs no further than the last map asked for.
     """
@@ -86,16 +108,15 @@ class Readout(nn.Module):
             shapes = {name: m.shape for name, m in backbone.eval().maps(torch.zeros(1, *image))}
         backbone.train()
         self.names = resolve(list(maps), list(shapes))
-        if any(len(shapes[n]) == 4 and min(shapes[n][2:]) < grid for n in self.names):
-            raise ConfigError("features.grid", grid, f"larger than a map chosen: {shapes}")
-        self.pool = nn.AdaptiveMaxPool2d(grid) if pool == "max" else nn.AdaptiveAvgPool2d(grid)
-        self.width = sum(shapes[n][1] * (grid**2 if len(shapes[n]) == 4 else 1) for n in self.names)
+        self.pool = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
+        self.grids = {n: (min(grid, shapes[n][2]), min(grid, shapes[n][3])) for n in self.names if len(shapes[n]) == 4}
+        self.width = sum(shapes[n][1] * prod(self.grids.get(n, ())) for n in self.names)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         found: dict[str, Tensor] = {}
         for name, m in self.backbone.maps(x_BCHW):
             if name in self.names:
-                found[name] = (self.pool(m) if m.dim() == 4 else m).flatten(1)
+                found[name] = (self.pool(m, self.grids[name]) if name in self.grids else m).flatten(1)
             if len(found) == len(self.names):
                 break
         return torch.cat([found[n] for n in self.names], dim=1)
@@ -148,3 +169,44 @@ class LinearMap(Backbone):
 
     def mirror(self, width):
         return nn.Sequential(nn.Linear(width, prod(self.image)), nn.Unflatten(1, self.image))
+
+
+class PatchNet(Backbone):
+    """Single-layer features of Coates, Lee & Ng (AISTATS 2011): each patch by its likeness to K centroids.
+
+    A patch p is normalised, (p - mean) / sqrt(var + 10 / 255^2), and whitened; feature k is max(0, mean distance - distance
+    to centroid k), their "triangle" activation (section 3.2.2). Maps: `triangle` [B, K, H, W], and `quadrants` [B, 4K], its
+    sums over the image's quarters (means here, which differ by a factor).
+    """
+
+    shift: Tensor
+    whitening: Tensor
+
+    def __init__(self, image: tuple[int, int, int], patch: int, count: int, stride: int):
+        super().__init__()
+        self.patch, self.stride, width = patch, stride, image[0] * patch**2
+        self.grid = tuple(min(2, (side - patch) // stride + 1) for side in image[1:])
+        self.width = count * prod(self.grid)
+        self.register_buffer("shift", torch.zeros(width))
+        self.register_buffer("whitening", torch.eye(width))
+        self.centroids = nn.Parameter(torch.randn(count, width))
+
+    def patches(self, x_BCHW: Tensor) -> Tensor:
+        """All patches [B, L, C * patch^2], each with its own brightness and contrast taken out."""
+        p_BLP = F.unfold(x_BCHW, self.patch, stride=self.stride).transpose(1, 2)
+        return (p_BLP - p_BLP.mean(2, keepdim=True)) / (p_BLP.var(2, keepdim=True) + 10 / 255**2).sqrt()
+
+    def whiten(self, p_BLP: Tensor) -> Tensor:
+        return (p_BLP - self.shift) @ self.whitening
+
+    def maps(self, x_BCHW):
+        p_BLP = self.whiten(self.patches(x_BCHW))
+        distance_BLK = torch.cdist(p_BLP, self.centroids)
+        triangle_BLK = (distance_BLK.mean(2, keepdim=True) - distance_BLK).relu()
+        rows = (x_BCHW.shape[2] - self.patch) // self.stride + 1
+        triangle_BKHW = triangle_BLK.transpose(1, 2).unflatten(2, (rows, -1))
+        yield "triangle", triangle_BKHW
+        yield "quadrants", F.adaptive_avg_pool2d(triangle_BKHW, self.grid).flatten(1)
+
+    def mirror(self, width):
+        raise ConfigError("encoder", "patches", "has no decoder; take another encoder, or pretrainer=kmeans or rotation")

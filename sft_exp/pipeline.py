@@ -80,13 +80,15 @@ def results(job: Job) -> dict[str, Any]:
         pretrained, scratch = ([s["accuracy"] for s in scores[arm]] for arm in (MAIN, SCRATCH))
         gains = [a - b for a, b in zip(pretrained, scratch, strict=True)]
         verdict = judge([gains], fmean(d.ratio for d in labelled), covers(job))
+    likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return {
         "test": average(scores[MAIN]),
         "val": validation(job),
         "controls": {arm: average(s) for arm, s in scores.items() if arm != MAIN},
         "verdict": asdict(verdict) if verdict else {},
+        "likelihood": likelihoods[0] if likelihoods else {},
         "stages": {
-            "pretrain": about(started_from(job)),
+            "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
             "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not falling(job), **rates(job)},
             "evaluate": about([job.results["evaluate"][i] for i in main]),
         },
@@ -164,6 +166,14 @@ def rates(job: Job) -> dict[str, Any]:
     folders = [r["optim"].options["lr"] for r in requests if r["optim"] and isinstance(r["optim"].options["lr"], Path)]
     found = [json.loads((folder / "lr.json").read_text()) for folder in folders]
     return {"lr": [f["lr"] for f in found], "lr_at_edge": any(f.get("edge", False) for f in found)} if found else {}
+
+
+def transferred(found: list[Result]) -> dict[str, Any]:
+    """Where the pretraining's weights began in a file: which, and the share of the encoder's numbers that came from it."""
+    if not found or not (found[0].folder / "transfer.json").exists():
+        return {}
+    report = read(found[0], "transfer.json")
+    return {"transfer": {"file": report["file"], "fraction": report["fraction"]}}
 
 
 def about(found: list[Result]) -> dict[str, Any]:

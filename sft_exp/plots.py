@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sft_exp import curves, pipeline, splits
+from sft_exp import curves, pipeline, splits, transfer
 from sft_exp.core import seed_global
 from sft_exp.data import Images
 from sft_exp.drawing import FAINT, INK, STYLE, WIDTH, Picture, blank, png
@@ -141,7 +141,7 @@ def range_test(job: Job, result: Result) -> Picture | None:
 
 def examples(job: Job, result: Result) -> Picture | None:
     file = next((file for start in starts(job) if (file := start / "pictures.safetensors").exists()), None)
-    found = models.weights(file) if file else {}
+    found = transfer.read_own(file) if file else {}
     if not found:
         return None
     names = sorted(found, key=lambda name: (name != "input", name))
@@ -237,7 +237,7 @@ def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
 
 def predicted(job: Job, i: int) -> Tensor:
     """Classes that fine-tuning `i` gives the test images [N]."""
-    return models.weights(job.results["evaluate"][i].folder / "predictions.safetensors")["predicted"].long()
+    return transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")["predicted"].long()
 
 
 def labels(job: Job) -> Labels:

@@ -10,6 +10,16 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the programs that tests start
 
 
+def pytest_addoption(parser):
+    parser.addoption("--methods", help="folder of your own methods: tests/test_contract.py then runs on them, too")
+
+
+def pytest_configure(config):
+    from sft_exp import config as ours
+
+    ours.plug(config.getoption("--methods"))
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
@@ -73,8 +83,9 @@ def compose():
 
     @cache
     def composed(*overrides: str):
+        users = [f"hydra.searchpath=[{','.join(f'file://{folder}/conf' for folder in config.plugged())}]"]
         with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+            return hydra.compose("config", overrides=[*users, *overrides], return_hydra_config=True)
 
     return composed
 

@@ -309,7 +309,7 @@ def test_help_lists_every_option_with_its_description_and_every_key():
         _, _, below = text.partition(f"\n  {group}\n")
         found = dict(line.split(None, 1) for line in below.partition("\n\n")[0].splitlines())
         assert found == options(group)
-    inside = {*GROUPS, "pretrain", "finetune", "features", "choices"}  # shown by --cfg job
+    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "choices"}  # shown by --cfg job
     for f in fields(Experiment):
         assert f.name in inside or f"\n    {f.name}=" in text, f.name
 

@@ -21,12 +21,8 @@ from sft_exp.schedule import Schedule
 from sft_exp.train import only, optimizers_for, train
 
 CPU = torch.device("cpu")
-FILES = [
-    (group, file.stem)
-    for group, folder in config.FOLDERS.items()
-    for file in sorted((config.HERE / folder).glob("*.py"))
-    if file.stem != "__init__"
-]
+MODULES = {(group, file.stem): (module, file) for group, file, module in config.parts()}
+FILES = list(MODULES)
 SMALLER = {"resnet": {"depth": 10}}  # what makes training it in a test fast
 SIZES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 13)]
 DIGITS = Spec((1, 8, 8), tuple("0123456789"))
@@ -34,7 +30,7 @@ DIGITS = Spec((1, 8, 8), tuple("0123456789"))
 
 def part(group, stem):
     """The one dataclass in a part's file."""
-    module = import_module(f"sft_exp.{config.FOLDERS[group]}.{stem}")
+    module = import_module(MODULES[group, stem][0])
     (kind,) = [v for v in vars(module).values() if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__]
     return kind
 
@@ -110,7 +106,8 @@ def test_builds_from_its_defaults(group, stem):
 
 @pytest.mark.parametrize(("group", "stem"), FILES)
 def test_has_a_yaml_with_a_one_line_description(group, stem):
-    folder = config.CONF / group
+    file = MODULES[group, stem][1]
+    folder = (config.CONF if config.HERE in file.parents else file.parents[1] / "conf") / group
     ours = [f for f in folder.glob("*.yaml") if f"/schema/{group}/{stem}@" in f.read_text()]
     assert ours, f"no YAML in {folder} uses {stem}.py"
     for file in ours:
@@ -121,7 +118,7 @@ def test_has_a_yaml_with_a_one_line_description(group, stem):
 def test_its_config_is_read_from_its_source(group, stem):
     """Names, defaults and types that Hydra sees without importing the part are those of the part."""
     kind = part(group, stem)
-    seen = config.node(config.HERE / config.FOLDERS[group] / f"{stem}.py", kind.__module__)
+    seen = config.node(MODULES[group, stem][1], kind.__module__)
     target, *rest = fields(seen)
     assert target.default == f"{kind.__module__}.{kind.__name__}"
     assert [f.name for f in rest] == [f.name for f in fields(kind)]

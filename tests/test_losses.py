@@ -1,6 +1,6 @@
 """Each formula on fixed numbers against its closed form, and one invariance of each method."""
 
-from math import log, pi
+from math import log, pi, sqrt
 
 import numpy as np
 import pytest
@@ -12,13 +12,19 @@ from sft_exp.core import Spec, stream
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
-from sft_exp.losses import Reconstruction, bernoulli, kl_to_standard_normal, squared
-from sft_exp.nets import LinearMap
+from sft_exp.losses import Reconstruction, bernoulli, kl_to_standard_normal, log_bernoulli, log_gaussian, squared
+from sft_exp.nets import LinearMap, PatchNet
 from sft_exp.pretrainers.ae import AE
+from sft_exp.pretrainers.bigan import BiGAN
 from sft_exp.pretrainers.dae import DAE
 from sft_exp.pretrainers.gan import GAN
+from sft_exp.pretrainers.kmeans import KMeans
+from sft_exp.pretrainers.mae import MAE
 from sft_exp.pretrainers.pca import PCA
+from sft_exp.pretrainers.rotation import Rotation
+from sft_exp.pretrainers.supervised import Supervised
 from sft_exp.pretrainers.vae import VAE
+from sft_exp.pretrainers.wgan_gp import WGANGP
 
 IMAGE = (2, 4, 3)
 SPEC = Spec(IMAGE, ("a", "b"))
@@ -147,6 +153,43 @@ def test_vaes_beta_rises_over_the_warmup():
     assert betas == [0.0, 2.0, 4.0, 4.0]
 
 
+def test_vaes_gaussian_pixels_have_their_whole_density():
+    """Constants too, so that nats of different sigma can be compared; at sigma = 1 the squared error up to its constant."""
+    h_BCHW = H_BCHW.sigmoid()
+    exact = Normal(h_BCHW, 0.3).log_prob(X_BCHW).sum((1, 2, 3))
+    assert torch.allclose(log_gaussian(h_BCHW[None], X_BCHW, 0.3)[0], exact, rtol=1e-5)
+    method = VAE(latent=3, likelihood="gaussian", sigma=0.3)
+    nets = networks(method)
+    loss, logged = method.loss(nets, *method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0))
+    close(loss, logged["reconstruction"] + logged["kl"])
+    close(-log_gaussian(h_BCHW[None], X_BCHW, 1.0).mean(), squared(h_BCHW, X_BCHW) + 0.5 * log(2 * pi) * np.prod(IMAGE))
+
+
+def test_vaes_importance_weights_give_the_likelihood():
+    """log p(x) of a model of 16 pixels: by many draws from the prior, and by a few hundred from the posterior."""
+    method = VAE(latent=2)
+    nets = networks(method, MLP([4]), (1, 4, 4))
+    x_BCHW = torch.rand(3, 1, 4, 4, generator=stream("x")).round()
+    with torch.no_grad():
+        z_KZ = torch.randn(50_000, 2, generator=stream("prior"))
+        exact = log_bernoulli(nets["decoder"](z_KZ).unsqueeze(1).expand(-1, 3, -1, -1, -1), x_BCHW).logsumexp(0) - log(len(z_KZ))
+        weights_KB = method.log_weights(nets, x_BCHW, 500, stream("posterior"))
+        assert weights_KB.shape == (500, 3)
+        assert torch.allclose(weights_KB.logsumexp(0) - log(500), exact, atol=0.03)
+        assert (weights_KB.mean(0) < exact).all(), "one sample gives the evidence lower bound"
+        loss, _ = method.loss(nets, x_BCHW, torch.zeros(3, 2), torch.tensor(1.0))
+    assert loss.isfinite()
+
+
+def test_vae_binarises_afresh_and_leaves_black_and_white_alone():
+    method, grey = VAE(binarise=True), torch.full((500, 1, 4, 4), 0.3)
+    first, second = (method.draw({"pool": {"x": grey}}, stream("draw", n), 0.0)[0] for n in range(2))
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert first.mean() == pytest.approx(0.3, abs=0.02)
+    assert not torch.equal(first, second)
+    assert torch.equal(method.draw({"pool": {"x": first}}, stream("draw"), 0.0)[0], first)
+
+
 # Autoencoders
 
 
@@ -208,6 +251,192 @@ def test_gans_losses_are_finite_however_sure_the_discriminator():
     method, nets, drawn = gan()
     nn.init.constant_(nets["discriminator"]["head"].bias, -1e4)
     assert method.generator_loss(nets, *drawn)[0].item() == pytest.approx(1e4, rel=1e-2)
+
+
+def test_gans_batchnorm_remembers_real_images_alone():
+    """What is kept meets real images later; generated ones are normalised by their own batch and forgotten."""
+    method, nets, (x_BCHW, z_BZ) = gan((1, 8, 8), Conv([4, 8], 6))
+    judge = networks(method, Conv([4, 8], 6), (1, 8, 8))["discriminator"]["encoder"].train()
+    judge(x_BCHW)
+    method.discriminator_loss(nets, x_BCHW, z_BZ)
+    method.generator_loss(nets, x_BCHW, z_BZ)
+    seen = nets["discriminator"]["encoder"].state_dict()
+    assert all(torch.equal(v, seen[k]) for k, v in judge.state_dict().items() if "running" in k or "num_batches" in k)
+
+
+# Wasserstein GAN
+
+
+def linear_critic():
+    """A critic w.x + b, whose slope is w wherever one looks."""
+    method = WGANGP(latent=3, penalty=7.0)
+    torch.manual_seed(0)
+    nets = method.networks(LinearMap(IMAGE, 6), SPEC)
+    drawn = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    critic = nets["critic"]
+    return method, nets, drawn, (critic["head"].weight @ critic["encoder"].linear.weight).squeeze(0)
+
+
+def test_wgans_critic_loss_is_algorithm_1():
+    method, nets, (x_BCHW, z_BZ, share), slope = linear_critic()
+    fake_BCHW = nets["generator"](z_BZ).sigmoid()
+    score = lambda x: x.flatten(1) @ slope  # noqa: E731 - the bias cancels
+    expected = score(fake_BCHW).mean() - score(x_BCHW).mean() + 7.0 * (slope.norm() - 1).square()
+    loss, logged = method.critic_loss(nets, x_BCHW, z_BZ, share)
+    close(loss, expected)
+    close(logged["steepness"], slope.norm())
+    close(method.generator_loss(nets, x_BCHW, z_BZ, share)[0], -method.judge(nets, fake_BCHW).mean())
+
+
+def test_wgans_penalty_is_itself_differentiated():
+    """d/dw 7 (||w|| - 1)^2 = 14 (||w|| - 1) w / ||w||, through the head."""
+    method, nets, drawn, slope = linear_critic()
+    plain = WGANGP(latent=3, penalty=0.0)
+    head = nets["critic"]["head"].weight
+    with_it, without = (torch.autograd.grad(m.critic_loss(nets, *drawn)[0], head)[0] for m in (method, plain))
+    (closed,) = torch.autograd.grad(7.0 * (slope.norm() - 1).square(), head)
+    assert torch.allclose(with_it - without, closed, atol=1e-5)
+
+
+def test_wgans_critic_has_no_batchnorm():
+    with pytest.raises(ConfigError, match=r"encoder.norm=batch"):
+        WGANGP().networks(Conv([4, 8]).build((1, 8, 8)), SPEC)
+    WGANGP().networks(Conv([4, 8], norm="layer").build((1, 8, 8)), SPEC)
+
+
+# BiGAN
+
+
+def test_bigans_losses_are_the_papers():
+    """Discriminator -log D(x, E(x)) - log(1 - D(G(z), z)); the other two with the labels exchanged."""
+    method = BiGAN(latent=3)
+    nets = networks(method)
+    x_BCHW, z_BZ = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    judge, inverses = nets["discriminator"], nets["inverses"]
+    d = lambda x, z: judge["pair"](torch.cat([judge["image"](x), z], 1)).squeeze(1).sigmoid().double()  # noqa: E731
+    real, fake = d(x_BCHW, inverses["code"](inverses["encoder"](x_BCHW))), d(inverses["generator"](z_BZ).sigmoid(), z_BZ)
+    close(method.discriminator_loss(nets, x_BCHW, z_BZ)[0], -real.log().mean() - (1 - fake).log().mean())
+    close(method.inverses_loss(nets, x_BCHW, z_BZ)[0], -(1 - real).log().mean() - fake.log().mean())
+
+
+def test_bigan_cannot_tell_pairs_of_exact_inverses_apart():
+    """If images are G(z) and E inverts G, both kinds of pairs are the same, and the optimal discriminator says 1/2."""
+    method = BiGAN(latent=3)
+    nets = networks(method)
+    z_BZ = torch.randn(5, 3, generator=stream("z"))
+    nets["inverses"]["encoder"], nets["inverses"]["code"] = nn.Identity(), nn.Flatten()
+    nets["inverses"]["generator"] = nn.Unflatten(1, (1, 1, 3))
+    nets["discriminator"]["image"], nets["discriminator"]["pair"] = nn.Flatten(), nn.Linear(6, 1)
+    real_B, fake_B = method.judge(nets, z_BZ.sigmoid().view(5, 1, 1, 3), z_BZ.sigmoid())
+    assert torch.equal(real_B, nets["discriminator"]["pair"](torch.cat([z_BZ.sigmoid()] * 2, 1)).squeeze(1))
+    assert fake_B.shape == real_B.shape
+
+
+# Masked autoencoder
+
+
+def mae(image=(2, 9, 6), **fields):
+    method = MAE(patch=3, masked=0.5, **fields)
+    x_BCHW = torch.rand(5, *image, generator=stream("x"))
+    return method, *method.draw({"pool": {"x": x_BCHW}}, stream("draw"), 0.0)
+
+
+def test_mae_masks_whole_patches_as_many_in_each_image():
+    method, x_BCHW, gone = mae()
+    patches = gone[:, 0].unflatten(1, (3, 3)).unflatten(3, (2, 3)).float().mean((2, 4))
+    assert set(patches.unique().tolist()) == {0.0, 1.0}
+    assert patches.sum((1, 2)).tolist() == [3.0] * 5
+    assert not torch.equal(gone[0], gone[1])
+
+
+def test_maes_loss_is_the_squared_error_of_what_was_masked():
+    """By hand; what the decoder says of pixels that were seen does not matter, and masked ones are not seen."""
+    method, x_BCHW, gone = mae()
+    h_BCHW = torch.randn(5, 2, 9, 6, generator=stream("h"))
+    where = gone.expand_as(x_BCHW).numpy()
+    expected = np.mean([((h - x)[w] ** 2).mean() for h, x, w in zip(h_BCHW.numpy(), x_BCHW.numpy(), where, strict=True)])
+    says = lambda h: {"encoder": nn.Identity(), "decoder": lambda x: h}  # noqa: E731
+    close(method.loss(says(h_BCHW), x_BCHW, gone)[0], expected)
+    close(method.loss(says(h_BCHW.where(gone, torch.tensor(9.0))), x_BCHW, gone)[0], expected)
+    shown = []
+    method.loss({"encoder": shown.append, "decoder": lambda code: h_BCHW}, x_BCHW, gone)
+    assert not shown[0][gone.expand_as(x_BCHW)].any()
+
+
+def test_maes_normalised_target_is_each_patchs_own():
+    """Mean 0 and variance 1 over a patch's pixels and channels; also where a border cuts patches."""
+    method, x_BCHW, _ = mae(normalise=True)
+    patch = method.normalised(x_BCHW)[0, :, 3:6, 0:3]
+    assert patch.mean() == pytest.approx(0, abs=1e-4)
+    assert patch.var(unbiased=False) == pytest.approx(1, abs=1e-3)
+    method, x_BCHW, _ = mae((1, 8, 7), normalise=True)
+    assert method.normalised(x_BCHW)[0, :, 6:8, 6:7].var(unbiased=False) == pytest.approx(1, abs=1e-2)
+
+
+# Rotation
+
+
+def test_rotation_asks_for_every_turn_of_every_image_once():
+    x_BCHW = torch.rand(3, 2, 4, 4, generator=stream("x"))
+    turned, turn = Rotation().draw({"pool": {"x": x_BCHW}}, stream("draw"), 0.0)
+    assert turn.tolist() == [0, 1, 2, 3] * 3
+    assert all(torch.equal(turned[4 * n + q].rot90(-q, (1, 2)), x_BCHW[n]) for n in range(3) for q in range(4))
+    _, two = Rotation().draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    assert two.tolist() == [0, 1] * 5, "an image that is not square has two turns"
+
+
+@pytest.mark.parametrize(("method", "answers"), [(Rotation(), 2), (Supervised(), len(SPEC.classes))])
+def test_not_knowing_costs_the_logarithm_of_the_number_of_answers(method, answers):
+    nets = networks(method)
+    nn.init.zeros_(nets["head"].weight)
+    nn.init.zeros_(nets["head"].bias)
+    y_B = torch.arange(5) % len(SPEC.classes)
+    close(method.loss(nets, *method.draw({"pool": {"x": X_BCHW, "y": y_B}}, stream("draw"), 0.0))[0], log(answers))
+
+
+# K-means
+
+
+def test_patch_features_are_the_papers():
+    """Coates, Lee & Ng: contrast, whitening, max(0, mean distance - distance), means over quarters; patch by patch."""
+    torch.manual_seed(0)
+    net = PatchNet((2, 5, 6), patch=2, count=3, stride=1)
+    net.whitening.copy_(torch.randn(8, 8))
+    net.shift.copy_(torch.randn(8))
+    x = torch.rand(2, 5, 6, generator=stream("x"))
+    expected = torch.zeros(3, 4, 5)
+    for r in range(4):
+        for c in range(5):
+            p = x[:, r : r + 2, c : c + 2].flatten()
+            p = (p - p.mean()) / sqrt(p.var() + 10 / 255**2)
+            d = ((p - net.shift) @ net.whitening - net.centroids).norm(dim=1)
+            expected[:, r, c] = (d.mean() - d).clamp_min(0)
+    (_, triangle), (_, quadrants) = net.maps(x[None])
+    assert torch.allclose(triangle[0], expected, atol=1e-4)
+    assert torch.allclose(quadrants.view(3, 2, 2)[:, 0, 0], expected[:, :2, :3].mean((1, 2)), atol=1e-4)
+    assert quadrants.shape == (1, net.width) == (1, 12)
+
+
+def test_kmeans_whitens_and_finds_the_clusters():
+    """Whitened patches are uncorrelated with variance 1 (of what epsilon leaves); images of two kinds of patches have two
+    centroids that matter, and a patch is nearest to its own kind's."""
+    method = KMeans(patches=2000, epsilon=1e-6)
+    nets = method.networks(PatchNet((1, 6, 6), patch=3, count=8, stride=3), SPEC)
+    x_BCHW = torch.rand(600, 1, 6, 6, generator=stream("x"))
+    with torch.no_grad():
+        method.prepare(nets, {"x": x_BCHW})
+        white_NP = nets["encoder"].whiten(nets["encoder"].patches(x_BCHW)).flatten(0, 1)
+        covariance = torch.cov(white_NP.T)
+    values = torch.linalg.eigvalsh(covariance)
+    assert values[0] < 1e-2, "brightness was taken out of each patch: one direction is empty"
+    assert torch.allclose(values[1:], torch.ones(8), atol=0.25)
+    inertia = torch.cdist(white_NP, nets["encoder"].centroids).min(1).values.square().mean()
+    assert inertia < 0.8 * white_NP.square().sum(1).mean()
+
+
+def test_kmeans_fits_one_encoder():
+    with pytest.raises(ConfigError, match="patches"):
+        KMeans().networks(MLP().build(IMAGE), SPEC)
 
 
 # PCA

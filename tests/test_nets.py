@@ -85,9 +85,12 @@ def test_a_map_that_is_not_there_is_named_with_those_that_are():
             readout([wanted])
 
 
-def test_a_grid_larger_than_the_map_is_refused():
-    with pytest.raises(ConfigError, match=r"features.grid=3: .*conv2"):
-        readout(["conv2"], grid=3)
+def test_a_map_smaller_than_the_grid_stays_as_it_is():
+    """One grid can be asked of maps of several sizes: here 4x4 and 2x2."""
+    net = readout(["conv1", "conv2"], "max", grid=3)
+    (_, larger), (_, smaller), _ = net.backbone.maps(X_BCHW)
+    assert torch.equal(net(X_BCHW), torch.cat([nn.AdaptiveMaxPool2d(3)(larger).flatten(1), smaller.flatten(1)], 1))
+    assert net.width == 4 * 9 + 6 * 4
 
 
 def test_positions_count_from_both_ends_and_stop_at_the_first():

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sft_exp.core import stream
 from sft_exp.data import Corpus, Dataset, Images, fingerprint
 from sft_exp.errors import ConfigError, DataError
 
@@ -19,6 +20,7 @@ class TorchvisionSet(Dataset):
     test: dict = field(default_factory=lambda: {"train": False})
     extra: dict = field(default_factory=lambda: {})  # arguments that select unlabelled images, if the set has any
     classes: list[str] = field(default_factory=lambda: [])  # names, where torchvision has none
+    binarise: bool = False  # make each pixel black or white, once: drawn with its grey level as probability, from a fixed stream
 
     def load(self):
         import torchvision.datasets
@@ -46,6 +48,8 @@ class TorchvisionSet(Dataset):
             x = x.unsqueeze(1)
         elif x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
             x = x.permute(0, 3, 1, 2).contiguous()
+        if self.binarise:
+            x = (torch.rand(x.shape, generator=stream("binarise", label)) * 255 < x).to(torch.uint8) * 255
         y = torch.as_tensor(found.targets if hasattr(found, "targets") else found.labels).long()
         names = tuple(self.classes or getattr(found, "classes", None) or [str(c) for c in range(int(y.max()) + 1)])
         return Images(x, y, [f"{label}/{n:06d}" for n in range(len(y))]), names

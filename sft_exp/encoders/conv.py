@@ -9,15 +9,19 @@ from sft_exp.core import Backbone, Encoder
 from sft_exp.errors import require
 from sft_exp.nets import upsampler
 
+NORMS = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, channels)}
+
 
 @dataclass
 class Conv(Encoder):
     channels: list[int] = field(default_factory=lambda: [32, 64, 128])  # one convolution of stride 2 each
     code: int = 128  # width of the linear layer on top
+    norm: str = "batch"  # batch, or layer (over each image's channels and pixels, for losses of one image alone)
 
     def __post_init__(self):
         require(bool(self.channels) and min(self.channels) > 0, "channels", self.channels, "a list of widths above 0")
         require(self.code > 0, "code", self.code, "above 0")
+        require(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
 
     def build(self, image):
         smallest = 2 ** (len(self.channels) - 1) + 1  # the last convolution must still see more than one pixel
@@ -27,19 +31,20 @@ class Conv(Encoder):
             self.channels,
             f"shorter for images of {image[1]}x{image[2]}: {len(self.channels)} halvings want {smallest} pixels or more",
         )
-        return ConvNet(image, list(self.channels), self.code)
+        return ConvNet(image, list(self.channels), self.code, self.norm)
 
 
 class ConvNet(Backbone):
-    """Maps `conv1`, `conv2`, ...: [B, D, H, W], each after BatchNorm and ReLU; then `code`: [B, D]."""
+    """Maps `conv1`, `conv2`, ...: [B, D, H, W], each after its norm and ReLU; then `code`: [B, D]."""
 
-    def __init__(self, image: tuple[int, int, int], channels: list[int], code: int):
+    def __init__(self, image: tuple[int, int, int], channels: list[int], code: int, norm: str = "batch"):
         super().__init__()
+        self.norm = NORMS[norm]
         self.channels, self.sizes, self.width = [image[0], *channels], [image[1:]], code
         for _ in channels:
             self.sizes.append((ceil(self.sizes[-1][0] / 2), ceil(self.sizes[-1][1] / 2)))
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), self.norm(b), nn.ReLU())
             for a, b in zip(self.channels, channels, strict=False)
         )
         self.code = nn.Sequential(nn.Flatten(), nn.Linear(channels[-1] * self.sizes[-1][0] * self.sizes[-1][1], code), nn.ReLU())
@@ -51,4 +56,4 @@ class ConvNet(Backbone):
         yield "code", self.code(x_BCHW)
 
     def mirror(self, width):
-        return upsampler(width, self.channels, self.sizes)
+        return upsampler(width, self.channels, self.sizes, self.norm)

@@ -1,8 +1,9 @@
 """Generative adversarial network, non-saturating. Goodfellow et al., arXiv:1406.2661, section 3.
 
-Discriminator: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)). The discriminator's trunk is the encoder
-and is kept, up to its code. DCGAN (Radford et al., arXiv:1511.06434, section 5.1) takes all its maps, pooled to 4x4:
-features={maps: [conv1,conv2,conv3], pool: max, grid: 4}; and Adam with beta1 = 0.5.
+Discriminator: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)). The discriminator's trunk is the encoder and is kept:
+the maps of all layers below the code, max-pooled to 4x4 and concatenated, as in DCGAN (Radford et al., arXiv:1511.06434,
+section 5.1). Its BatchNorm normalises real and generated batches apart, and remembers the real ones alone: those are what the
+encoder meets later. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import nn
 
 from sft_exp.core import Pretrainer
 from sft_exp.errors import require
+from sft_exp.nets import statistics_kept
 
 
 @dataclass
@@ -23,6 +25,9 @@ class GAN(Pretrainer):
         "generator_loss": ("generator", 1),
     }
     keeps: ClassVar[str] = "discriminator.encoder"
+    features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
+    pool: ClassVar[str] = "max"
+    grid: ClassVar[int] = 4
     per_row: ClassVar[bool] = False  # BatchNorm in both networks
 
     latent: int = 50  # Z
@@ -43,17 +48,21 @@ class GAN(Pretrainer):
         return x_BCHW, torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ):
-        real_B, fake_B = self.judge(nets, x_BCHW), self.judge(nets, self.generate(nets, z_BZ).detach())
+        real_B, fake_B = self.judge(nets, x_BCHW), self.judge_fake(nets, self.generate(nets, z_BZ).detach())
         loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
         return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean()}
 
     def generator_loss(self, nets, x_BCHW, z_BZ):
-        return F.softplus(-self.judge(nets, self.generate(nets, z_BZ))).mean(), {}
+        return F.softplus(-self.judge_fake(nets, self.generate(nets, z_BZ))).mean(), {}
 
     def judge(self, nets, x_BCHW):
         """-> logit that the image is real [B]"""
         discriminator = nets["discriminator"]
         return discriminator["head"](discriminator["encoder"](x_BCHW)).squeeze(1)
+
+    def judge_fake(self, nets, fake_BCHW):
+        with statistics_kept(nets["discriminator"]):
+            return self.judge(nets, fake_BCHW)
 
     def generate(self, nets, z_BZ):
         return nets["generator"](z_BZ).sigmoid()

@@ -1,6 +1,8 @@
 """Variational autoencoder. Kingma & Welling, arXiv:1312.6114; beta from Higgins et al., ICLR 2017.
 
-Loss: -E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), equation 10. Kept: the trunk before the posterior's last layers.
+Loss: -E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), equation 10, in nats: sums over pixels and latents. Kept: the trunk before
+the posterior's last layers. Its likelihood is estimated with importance samples (nll_samples), as papers quote it for black and
+white images: drawn afresh at each step (binarise=true, "dynamic"), or once (dataset=binary_mnist, "fixed").
 """
 
 from dataclasses import dataclass
@@ -11,24 +13,27 @@ from torch import nn
 
 from sft_exp.core import Pretrainer
 from sft_exp.errors import require
-from sft_exp.losses import Reconstruction, kl_to_standard_normal
+from sft_exp.losses import bernoulli, kl_to_standard_normal, log_bernoulli, log_gaussian
 
 
 @dataclass
 class VAE(Pretrainer):
     features: ClassVar[tuple[int, ...]] = (-2,)  # before the code: the last layer serves a posterior most of whose units are idle
+    has_likelihood: ClassVar[bool] = True
 
     latent: int = 20  # Z
     beta: float = 1.0  # weight of the KL term; 1 = the evidence lower bound
     warmup: float = 0.0  # share of the steps over which beta rises from 0
-    likelihood: str = "bernoulli"  # bernoulli or squared (a Gaussian of unit variance)
+    likelihood: str = "bernoulli"  # bernoulli (grey levels count as probabilities) or gaussian
+    sigma: float = 1.0  # standard deviation of gaussian pixels
+    binarise: bool = False  # make each pixel black or white, drawn afresh at each step with its grey level as probability
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
         require(self.beta >= 0, "beta", self.beta, "0 or more")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "from 0 to 1")
-        require(self.likelihood in ("bernoulli", "squared"), "likelihood", self.likelihood, "bernoulli or squared")
-        self.match = Reconstruction(self.likelihood, "sigmoid")
+        require(self.likelihood in ("bernoulli", "gaussian"), "likelihood", self.likelihood, "bernoulli or gaussian")
+        require(0 < self.sigma < float("inf"), "sigma", self.sigma, "above 0")
 
     def networks(self, encoder, spec):
         return nn.ModuleDict(
@@ -39,24 +44,43 @@ class VAE(Pretrainer):
             }
         )
 
+    def observe(self, x_BCHW, rng):
+        return torch.bernoulli(x_BCHW, generator=rng) if self.binarise else x_BCHW
+
     def draw(self, batch, rng, progress):
-        x_BCHW = batch["pool"]["x"]
+        x_BCHW = self.observe(batch["pool"]["x"], rng)
         eps_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
         beta = self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
         return x_BCHW, eps_BZ, torch.tensor(beta, device=x_BCHW.device)
 
     def loss(self, nets, x_BCHW, eps_BZ, beta):
-        mean_BZ, logvar_BZ = nets["posterior"](nets["encoder"](x_BCHW)).chunk(2, dim=1)
-        z_BZ = mean_BZ + eps_BZ * (logvar_BZ / 2).exp()
-        error = self.match.error(nets["decoder"](z_BZ), x_BCHW)
+        mean_BZ, logvar_BZ = self.posterior(nets, x_BCHW)
+        h_BCHW = nets["decoder"](mean_BZ + eps_BZ * (logvar_BZ / 2).exp())
+        error = bernoulli(h_BCHW, x_BCHW) if self.likelihood == "bernoulli" else -self.log_p(h_BCHW[None], x_BCHW).mean()
         kl = kl_to_standard_normal(mean_BZ, logvar_BZ)
         return error + beta * kl, {"reconstruction": error, "kl": kl}
 
+    def posterior(self, nets, x_BCHW):
+        """-> mean, log-variance of q(z|x) [B, Z] each"""
+        return nets["posterior"](nets["encoder"](x_BCHW)).chunk(2, dim=1)
+
+    def log_weights(self, nets, x_BCHW, samples, rng):
+        mean_BZ, logvar_BZ = self.posterior(nets, x_BCHW)
+        eps_KBZ = torch.randn(samples, *mean_BZ.shape, generator=rng, device=x_BCHW.device)
+        z_KBZ = mean_BZ + eps_KBZ * (logvar_BZ / 2).exp()
+        h_KBCHW = nets["decoder"](z_KBZ.flatten(0, 1)).unflatten(0, (samples, -1))
+        ratio_KB = 0.5 * (eps_KBZ.square() + logvar_BZ - z_KBZ.square()).sum(2)  # log N(z; 0, I) - log N(z; mean, exp logvar)
+        return self.log_p(h_KBCHW, x_BCHW) + ratio_KB
+
+    def log_p(self, h_KBCHW, x_BCHW):
+        """log p(x|z) [K, B] from the decoder's output"""
+        if self.likelihood == "bernoulli":
+            return log_bernoulli(h_KBCHW, x_BCHW)
+        return log_gaussian(h_KBCHW.sigmoid(), x_BCHW, self.sigma)
+
     def show(self, nets, x_BCHW, rng):
-        mean_BZ, _ = nets["posterior"](nets["encoder"](x_BCHW)).chunk(2, dim=1)
+        x_BCHW = self.observe(x_BCHW, rng)
+        mean_BZ, _ = self.posterior(nets, x_BCHW)
         z_BZ = torch.randn(mean_BZ.shape, generator=rng, device=x_BCHW.device)
-        return {
-            "input": x_BCHW,
-            "reconstruction": self.match.picture(nets["decoder"](mean_BZ)),
-            "sample": self.match.picture(nets["decoder"](z_BZ)),
-        }
+        pictures = {"reconstruction": nets["decoder"](mean_BZ), "sample": nets["decoder"](z_BZ)}
+        return {"input": x_BCHW, **{name: h_BCHW.sigmoid() for name, h_BCHW in pictures.items()}}

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp import durable, splits
+from sft_exp import durable, splits, transfer
 from sft_exp.core import Strategy, seed_global, seed_of, stream
 from sft_exp.data import Images
-from sft_exp.errors import StorageError
 from sft_exp.experiment import Target
 from sft_exp.provenance import plain
 from sft_exp.stages import model as models
@@ -174,10 +173,7 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
     nets = request["task"].networks(encoder, spec)
     if request["start"]:
         file = request["start"] / "encoder.safetensors"
-        try:
-            encoder.backbone.load_state_dict(models.weights(file))
-        except RuntimeError as error:
-            raise StorageError(f"{file}: {error}") from error
+        transfer.load_own(encoder.backbone, transfer.read_own(file), file)
     return nets.to(ctx.device)
 
 

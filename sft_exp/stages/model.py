@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp import durable
-from sft_exp.core import Encoder, Method, Spec, Strategy, Task, Tensors
+from sft_exp import durable, transfer
+from sft_exp.core import Encoder, Method, Spec, Strategy, Task
 from sft_exp.data import Images
 from sft_exp.errors import StorageError
 from sft_exp.nets import Readout
@@ -55,14 +53,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     about = json.loads((folder / "model.json").read_text())
     spec = Spec(tuple(about["image"]), tuple(about["classes"]))
     task, encoder, strategy = (rebuild(about[k]) for k in ("task", "encoder", "strategy"))
-    state = weights(folder / "model.safetensors")
+    state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
     if strategy.solves:
         nets["head"] = strategy.head({k.removeprefix("head."): v.shape for k, v in state.items() if k.startswith("head.")}, spec)
-    try:
-        nets.load_state_dict(state)
-    except RuntimeError as error:
-        raise StorageError(f"{folder}: {error}") from error
+    transfer.load_own(nets, state, folder / "model.safetensors")
     return Model(task, nets.to(device).eval(), spec, strategy.probabilistic)
 
 
@@ -77,13 +72,6 @@ def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[st
             metric.update(predictions[-1], batch["y"])
     given = {name: metric for name, metric in metrics.items() if model.probabilistic or name not in NEED_PROBABILITIES}
     return {name: float(metric.compute()) for name, metric in given.items()}, torch.cat(predictions)
-
-
-def weights(path: Path) -> Tensors:
-    try:
-        return from_bytes(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: {error}") from error
 
 
 def rebuild(node: dict[str, Any]) -> Any:

@@ -1,15 +1,17 @@
 """Pool of images -> encoder.safetensors: what a pretrainer learns without a label."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp import durable, splits
-from sft_exp.core import Pretrainer, seed_global, seed_of, stream
-from sft_exp.data import Corpus, Images
+from sft_exp import durable, splits, transfer
+from sft_exp.core import Pretrainer, Spec, seed_global, seed_of, stream
+from sft_exp.data import Corpus, Images, fitted
 from sft_exp.errors import ConfigError
+from sft_exp.progress import console
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.store import Request
@@ -19,10 +21,16 @@ SHOWN = 16  # images in the report's pictures
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
+    """encoder.safetensors, pictures.safetensors, metrics.jsonl; networks.safetensors where they have a likelihood, and
+    transfer.json where the weights began in a file."""
     method: Pretrainer = request["method"]
     corpus = ctx.corpus(request["dataset"])
-    pool = pool_of(corpus, request["fold"])
-    nets = build(request, corpus).to(ctx.device)
+    pool = pool_of(corpus, request["fold"], method, request["image"])
+    nets, report = build(request, corpus)
+    nets.to(ctx.device)
+    if report:
+        console.print(report.table(), markup=False, highlight=False, soft_wrap=True)
+        durable.write_json(folder / "transfer.json", report.json())
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
     with torch.no_grad():
         method.prepare(nets, {"x": pool.floats(shuffled[:20_000], ctx.device)} if method.learns == "in closed form" else {})
@@ -43,28 +51,42 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         ):
             pass
         ctx.finish(folder.name)
-    encoder = nets.get_submodule(method.keeps)
-    durable.write(folder / "encoder.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}))
+    durable.write(folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps))))
+    if method.has_likelihood:
+        durable.write(folder / "networks.safetensors", to_bytes(numbers(nets)))
     durable.write(folder / "pictures.safetensors", to_bytes(pictures(method, nets, pool, request["seed"], ctx)))
     forget(folder, request)
 
 
-def build(request: Request, corpus: Corpus) -> nn.ModuleDict:
-    """The method's networks as the request's seed starts them. ConfigError if the encoder has nothing to learn."""
+def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Report | None]:
+    """The method's networks as the request's seed starts them, the encoder with the numbers of `_init` if there is one; and
+    what came from there. DataError if that is too little, or not the file it was; ConfigError if the encoder has nothing to learn."""
     seed_global(seed_of(request["seed"], "init"), torch.device("cpu"))
-    encoder = request["encoder"].build(corpus.image)
+    encoder, report = request["encoder"].build(request["image"]), None
     if not list(encoder.parameters()):
         kind = type(request["encoder"]).__name__
         raise ConfigError("encoder", kind, "has nothing to pretrain; take another encoder, or pretrainer=none")
-    return request["method"].networks(encoder, corpus.spec)
+    if request["_init"]:
+        source, _ = transfer.read(request["_init"], request["init"])
+        report = transfer.transfer(encoder, source, request["_init"])
+        report.check(request["_min_loaded"])
+    return request["method"].networks(encoder, Spec(request["image"], corpus.classes)), report
 
 
-def pool_of(corpus: Corpus, fold: int | None) -> Images:
-    """Images to pretrain on; with a fold, those that its tests do not use."""
-    if fold is None:
-        return splits.pool(corpus, None)
-    known, _ = splits.fold(corpus.train, corpus.classes, fold)
-    return splits.pool(corpus, known)
+def numbers(net: nn.Module) -> dict[str, Tensor]:
+    return {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
+
+
+def pool_of(corpus: Corpus, fold: int | str | None, method: Pretrainer, image: tuple[int, int, int]) -> Images:
+    """Images of this size to pretrain on: with a fold, those that its tests do not use; with "all", every training image.
+    Their labels are seen by methods that learn from them, and by no others."""
+    if fold == "all":
+        pool = corpus.train if method.labelled else splits.everything(corpus)
+    elif isinstance(fold, int):
+        pool = splits.pool(corpus, splits.fold(corpus.train, corpus.classes, fold)[0])
+    else:
+        pool = splits.pool(corpus, None)
+    return fitted(pool if method.labelled else replace(pool, y=torch.full_like(pool.y, -1)), image)
 
 
 @torch.no_grad()

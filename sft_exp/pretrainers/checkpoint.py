@@ -1,0 +1,20 @@
+"""Weights from a file, as they are: anybody's, or an earlier run's. Nothing is learned; what came is counted and said.
+
+pretrainer.init names a .safetensors file, a PyTorch file that loads with weights_only, a run folder or store folder of ours, or
+torchvision's published weights (`torchvision:resnet18`). Every other pretrainer takes the same key, to start from there.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from sft_exp.core import Pretrainer
+
+
+@dataclass
+class Checkpoint(Pretrainer):
+    learns: ClassVar[str] = "from a file"
+
+    def networks(self, encoder, spec):
+        return nn.ModuleDict({"encoder": encoder})

@@ -1,0 +1,75 @@
+"""Wasserstein GAN with gradient penalty. Gulrajani et al., arXiv:1704.00028, algorithm 1.
+
+Critic: E D(G(z)) - E D(x) + penalty E (||grad D(x^)|| - 1)^2 at points x^ between real and generated images (equation 3);
+generator, every fifth step: -E D(G(z)). The critic's trunk is the encoder and is kept. The penalty is of each image alone, so
+the critic has no BatchNorm (section 4): with encoder=conv, encoder.norm=layer. Adam with beta1 = 0: pretrain_optim=adam_wgan.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from sft_exp.core import Pretrainer
+from sft_exp.errors import ConfigError, require
+from sft_exp.nets import batch_norms
+
+
+@dataclass
+class WGANGP(Pretrainer):
+    objectives: ClassVar[dict[str, tuple[str, int]]] = {"critic_loss": ("critic", 1), "generator_loss": ("generator", 5)}
+    keeps: ClassVar[str] = "critic.encoder"
+    features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
+    pool: ClassVar[str] = "max"
+    grid: ClassVar[int] = 4
+
+    latent: int = 50  # Z
+    penalty: float = 10.0  # weight of the gradient penalty, lambda
+
+    def __post_init__(self):
+        require(self.latent > 0, "latent", self.latent, "above 0")
+        require(0 <= self.penalty < float("inf"), "penalty", self.penalty, "0 or more")
+
+    def networks(self, encoder, spec):
+        if batch_norms(encoder):
+            raise ConfigError("encoder.norm", "batch", "the gradient penalty is of each image alone: take one without BatchNorm, such as layer")  # fmt: skip
+        return nn.ModuleDict(
+            {
+                "critic": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),
+                "generator": encoder.mirror(self.latent),
+            }
+        )
+
+    def draw(self, batch, rng, progress):
+        x_BCHW = batch["pool"]["x"]
+        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        return x_BCHW, z_BZ, torch.rand(len(x_BCHW), 1, 1, 1, generator=rng, device=x_BCHW.device)
+
+    def critic_loss(self, nets, x_BCHW, z_BZ, share_B111):
+        fake_BCHW = self.generate(nets, z_BZ).detach()
+        real_B, fake_B = self.judge(nets, x_BCHW), self.judge(nets, fake_BCHW)
+        between_BCHW = (share_B111 * x_BCHW + (1 - share_B111) * fake_BCHW).requires_grad_()
+        with torch.enable_grad():
+            slope_BCHW = torch.autograd.grad(self.judge(nets, between_BCHW).sum(), between_BCHW, create_graph=True)[0]
+        steepness_B = slope_BCHW.flatten(1).norm(dim=1)
+        distance = real_B.mean() - fake_B.mean()
+        return self.penalty * (steepness_B - 1).square().mean() - distance, {
+            "distance": distance,
+            "steepness": steepness_B.mean(),
+        }
+
+    def generator_loss(self, nets, x_BCHW, z_BZ, share_B111):
+        return -self.judge(nets, self.generate(nets, z_BZ)).mean(), {}
+
+    def judge(self, nets, x_BCHW):
+        """-> score, higher for real images [B]"""
+        critic = nets["critic"]
+        return critic["head"](critic["encoder"](x_BCHW)).squeeze(1)
+
+    def generate(self, nets, z_BZ):
+        return nets["generator"](z_BZ).sigmoid()
+
+    def show(self, nets, x_BCHW, rng):
+        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        return {"input": x_BCHW, "sample": self.generate(nets, z_BZ)}

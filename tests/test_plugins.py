@@ -1,0 +1,98 @@
+"""Adding a method is one file and one YAML, wherever they lie: `--config-dir` plus `plugins=`."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from sft_exp import config
+from sft_exp.config import HERE
+from sft_exp.errors import ConfigError
+
+METHOD = '''"""Fill in what was taken away."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sft_exp.core import Pretrainer
+from sft_exp.losses import bernoulli
+
+
+@dataclass
+class Shuffled(Pretrainer):
+    share: float = 0.5  # of the pixels
+
+    def networks(self, encoder, spec):
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+
+    def draw(self, batch, rng, progress):
+        x = batch["pool"]["x"]
+        return x, torch.rand(x.shape, generator=rng) < self.share
+
+    def loss(self, nets, x, gone):
+        return bernoulli(nets["decoder"](nets["encoder"](x.masked_fill(gone, 0))), x), {}
+
+    def show(self, nets, x, rng):
+        return {"input": x}
+'''
+YAML = """# Fill in what was taken away
+defaults: [/schema/pretrainer/shuffled@_here_]
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    folder = tmp_path / "my_methods"
+    for file, text in (("pretrainers/shuffled.py", METHOD), ("conf/pretrainer/shuffled.yaml", YAML)):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text(text)
+    return folder
+
+
+def run(*command, cwd=None):
+    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_a_users_method_is_trained_and_swept_like_ours(mine, tmp_path):
+    """Beside one of ours, with a field of its own; its source is part of what names its result."""
+    common = ["--config-dir", str(mine / "conf"), f"plugins={mine}", "debug=tiny", "controls=false", "val=none"]
+    answer = run("sft_exp", "-m", *common, "pretrainer=shuffled,ae", "hydra.sweep.dir=sweep")
+    assert answer.returncode == 0, answer.stderr
+    result = json.loads((tmp_path / "sweep" / "0" / "results.json").read_text())
+    assert result["choices"]["pretrainer"] == "shuffled"
+    request = json.loads((tmp_path / result["stages"]["pretrain"]["folder"] / "request.json").read_text())
+    assert request["method"] == {"is": "my_methods.pretrainers.shuffled.Shuffled", "share": 0.5}
+    rows = (tmp_path / result["stages"]["pretrain"]["folder"] / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 2
+    wrong = run("sft_exp", *common, "pretrainer=shuffled", "pretrainer.share=all")
+    assert wrong.returncode == 2
+    assert "pretrainer.share" in wrong.stderr
+
+
+def test_a_users_method_gets_the_contract_tests(mine):
+    answer = run(
+        "pytest", "tests/test_contract.py", "--methods", str(mine), "-k", "shuffled", "-p", "no:cacheprovider", cwd=HERE.parent
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert int(re.search(r"(\d+) passed", answer.stdout)[1]) > 15
+
+
+@pytest.mark.parametrize("name", ["nowhere", "my-methods/x", "json"])
+def test_a_folder_that_cannot_be_plugged_in_is_named(mine, tmp_path, name):
+    """It is not there; its name is no package's; its name is taken."""
+    folder = tmp_path / name
+    if name != "nowhere":
+        folder = mine.rename(tmp_path / name.partition("/")[0])
+    with pytest.raises(ConfigError, match=r"^plugins=.*(must be a folder|rename the folder)"):
+        config.plug(str(folder))
+    assert config.plugged() == []
+
+
+def test_the_folder_is_found_among_a_commands_words():
+    assert config.plugins_in(["-m", "plugins=a", "seed=1"]) == "a"
+    assert config.plugins_in(["+plugins='a b'"]) == "a b"
+    assert config.plugins_in(["seed=1"]) is None

@@ -29,7 +29,6 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
 _codes: list[int] = []  # how this process's single run ended
 
-sys.path.append(str(config.HERE / "plugins"))  # hydra_plugins is a namespace: ours is seen by this program alone
 config.register()  # at import, so that a launcher's own processes can compose too
 
 

@@ -68,6 +68,8 @@ def name_sweep(name: str) -> None:
 
 def register() -> None:
     """Tell Hydra of the root's schema, every part's, and our resolvers. Cheap: reads source, imports no part."""
+    if (plugins := str(HERE / "plugins")) not in sys.path:
+        sys.path.append(plugins)  # hydra_plugins is a namespace: ours is seen by this program alone
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="schedule", node=node(HERE / "schedule.py", "sft_exp.schedule"))

@@ -179,6 +179,7 @@ class Experiment:
     val: str = "cv"  # cv, holdout, none, full
     controls: Any = True  # also run the controls: true, false, or a list of their names
     nll_samples: int = 0  # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not computed
+    monitors: bool = True  # look at the features while pretraining: probes inside the label budget, rank, clusters
     report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
     plan: bool = False  # print what would run, and run nothing
     store: str = "outputs/store"  # where stage folders live

@@ -237,10 +237,18 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
         "batch_size": e.pretrain.size(size),
         "piece": e.pretrain.piece,
         "precision": e.hardware.precision,
+        "_monitor": watched(job, fold) if e.monitors else None,
     }
     if e.pretrainer.learns != "by gradient":
         return start_of(job, closed(request))
     return start_of(job, going_on(job, "pretrain", request, e.pretrain.before(size)))
+
+
+def watched(job: Job, fold: int | str | None) -> Request:
+    """What is looked at while pretraining: the first draw's labels, or where a pretraining is of one fold, its draw's."""
+    e = job.experiment
+    labels = Labels.parse(e.labels, e.labels_total)
+    return {"dataset": e.dataset, "labels": labels, "draw": fold if isinstance(fold, int) else 0}
 
 
 def steps(budget: Budget, n: int) -> Request:
@@ -272,6 +280,7 @@ def closed(request: Request) -> Request:
         "steps": 0,
         "stop": 0,
         "_after": None,
+        "_monitor": None,
         "batch_size": 0,
         "piece": None,
         "precision": "fp32",

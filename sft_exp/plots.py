@@ -40,7 +40,7 @@ def draw(job: Job, result: Result) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Result], Picture | None]] = [
-        accuracies, pretraining, finetuning, range_test, examples, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, examples, confusions, features,
     ]  # fmt: skip
     with rc_context(STYLE):
         return [picture for make in makers if (picture := make(job, result))]
@@ -92,6 +92,32 @@ def pretraining(job: Job, result: Result) -> Picture | None:
     axes.set_title(f"{part(job, 'pretrainer')}: {', '.join(changes)}")
     caption = "Each objective on the batches it was trained on, without labels." + (" A line a fold." if len(runs) > 1 else "")
     return Picture("pretraining", "Pretraining loss", caption, png(figure))
+
+
+def monitors(job: Job, result: Result) -> Picture | None:
+    files = [file for start in starts(job) if (file := start / "monitors.jsonl").exists()]
+    floor, *rows = [json.loads(line) for line in files[0].read_text().splitlines()] if files else [{}]
+    lines = {"probe": "linear probe", "knn": "nearest neighbours", "cluster_accuracy": "clusters, no label"}
+    shown = [(name, label) for name, label in lines.items() if rows and name in rows[0]]
+    if not shown:
+        return None
+    figure, axes = blank(3.3)
+    for (name, label), colour in zip(shown, OBJECTIVES, strict=False):
+        axes.plot([r["step"] for r in rows], [100 * r[name] for r in rows], color=colour, marker="o", markersize=3, label=label)
+        axes.axhline(100 * floor[name], color=colour, linewidth=1, linestyle=":")
+    axes.grid(axis="y")
+    axes.legend(fontsize=8)
+    axes.set_xlabel("pretraining step")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(
+        f"Features use {rows[-1]['rank']:.0f} dimensions (pixels {floor['rank']:.0f}, at the start {rows[0]['rank']:.0f})"
+    )
+    cost = sum(r["seconds"] for r in (floor, *rows))
+    caption = (
+        f"Held-out labels of one draw ({floor['labels']}); dotted: the same of the raw pixels; step 0: the encoder as it "
+        f"starts. Dimensions: effective rank (arXiv:2210.02885). Looking took {cost:.1f} s."
+    )
+    return Picture("monitors", "What the features hold while pretraining", caption, png(figure))
 
 
 def finetuning(job: Job, result: Result) -> Picture | None:

@@ -14,6 +14,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.progress import console
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
+from sft_exp.stages.monitor import LOOKS, Monitor
 from sft_exp.store import Request
 from sft_exp.train import optimizers_for
 
@@ -21,8 +22,8 @@ SHOWN = 16  # images in the report's pictures
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """encoder.safetensors, pictures.safetensors, metrics.jsonl; networks.safetensors where they have a likelihood, and
-    transfer.json where the weights began in a file."""
+    """encoder.safetensors, pictures.safetensors, metrics.jsonl, monitors.jsonl; networks.safetensors where they have a
+    likelihood, and transfer.json where the weights began in a file."""
     method: Pretrainer = request["method"]
     corpus = ctx.corpus(request["dataset"])
     pool = pool_of(corpus, request["fold"], method, request["image"])
@@ -38,18 +39,13 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         phases = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
         plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
         optimizers = optimizers_for(method, nets, request["optim"], phases)
-        for _ in fit(
-            folder,
-            method,
-            nets,
-            optimizers,
-            {"pool": pool},
-            plan,
-            ctx,
-            f"pretrain {type(method).__name__}",
-            previous=request["_after"],
-        ):
-            pass
+        label, encoder, watched = f"pretrain {type(method).__name__}", nets.get_submodule(method.keeps), request["_monitor"]
+        monitor = Monitor(folder, watched, encoder, nets, pool, ctx) if watched and plan.steps >= LOOKS else None
+        seen = monitor.look(0) if monitor else {}
+        for step in fit(folder, method, nets, optimizers, {"pool": pool}, plan, ctx, label, previous=request["_after"]):
+            if monitor and step.done % (plan.steps // LOOKS) == 0:
+                seen = monitor.look(step.done)
+        ctx.watch(folder.name).summary({f"monitor/{name}": value for name, value in seen.items()})
         ctx.finish(folder.name)
     durable.write(folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps))))
     if method.has_likelihood:

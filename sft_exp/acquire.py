@@ -9,12 +9,6 @@ from torch import Tensor
 
 from sft_exp.core import stream
 
-STRATEGIES = {
-    "typiclust": "the most typical image of each cluster that has no label yet (arXiv:2202.02794)",
-    "coreset": "the images farthest from all labelled ones (k-centre, arXiv:1708.00489)",
-    "margin": "the images whose two best classes the run's model tells apart least",
-    "random": "any images, to compare with",
-}
 NEIGHBOURS = 20  # whose mean distance is an image's typicality (arXiv:2202.02794, section 3.2)
 CLUSTERS = 500  # at most
 SMALLEST = 5  # images of a cluster that is asked before the rest

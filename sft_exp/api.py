@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from sft_exp import config, pipeline, session
 from sft_exp.core import Backbone
-from sft_exp.errors import DataError
+from sft_exp.errors import ConfigError, DataError
 from sft_exp.experiment import Experiment
 from sft_exp.nets import Readout
 from sft_exp.stages import model
@@ -72,7 +72,10 @@ def reopen(path: str | Path) -> Experiment:
     if not file.exists():
         raise DataError(f"{path}: no run folder with a results.json")
     result = json.loads(file.read_text())
-    return config.experiment(result["config"], result["choices"])
+    try:
+        return config.experiment(result["config"], result["choices"])
+    except (ConfigError, KeyError) as error:
+        raise DataError(f"{path}: another version of sft_exp made this run ({error}); make it again with this one") from error
 
 
 def stage_folder(path: Path, stage: str, file: str) -> Path:

@@ -49,6 +49,7 @@ def curve(run: Path) -> dict[str, Any]:
     from sft_exp import api, jobs, pipeline
     from sft_exp.splits import FOLDS
     from sft_exp.stages.context import Context, Stop
+    from sft_exp.track import Tracker
 
     e, result = api.reopen(run), json.loads((run / "results.json").read_text())
     if e.draws < FEWEST:
@@ -63,7 +64,7 @@ def curve(run: Path) -> dict[str, Any]:
         raise DataError(
             f"{run}: {labelled} labels of {classes} classes cannot be halved; a curve needs at least two label counts"
         )
-    ctx = Context.on(e.hardware, e.tracker)
+    ctx = Context.on(e.hardware, Tracker())
     with Stop.listening():
         for count in counts:
             small = replace(e, labels_total=count, controls=False, val="none")

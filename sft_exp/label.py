@@ -172,17 +172,18 @@ def table_of(dataset: "Dataset", data: "Corpus", known: "Images", chosen: "Image
 
 
 def picture(data: "Corpus", images: "Images", row: int) -> str:
-    """An image as a data URI: its file, made smaller, or if it has none what the data set holds."""
+    """An image as a data URI: its file, made smaller, or what the data set holds if it has none or one of 16 bits."""
     from PIL import Image, ImageOps
 
+    from sft_exp.data import formats
+
+    pixels = images.raw(row).permute(1, 2, 0).numpy()
+    shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if file := data.files.get(images.ids[row]):
-        with Image.open(file) as opened:
-            shown = ImageOps.exif_transpose(opened)
-            shown = shown if shown.mode in ("L", "RGB") else shown.convert("RGB")
-            shown.thumbnail((SIDE, SIDE))
-    else:
-        pixels = images.raw(row).permute(1, 2, 0).numpy()
-        shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        with Image.open(file, formats=formats()) as whole:
+            if not whole.mode.startswith("I"):
+                shown = ImageOps.exif_transpose(whole).convert("RGB")
+                shown.thumbnail((SIDE, SIDE))
     buffer, kind = io.BytesIO(), "PNG" if max(shown.size) <= 100 else "JPEG"
     shown.save(buffer, kind, quality=90)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -38,9 +38,9 @@ class Sheet:
 
     def answers(self, text: str) -> dict[str, str]:
         """Image -> label of the chosen images in a labels.csv. DataError for a class that is none."""
-        found = {}
+        found, chosen = {}, set(self.chosen)
         for row in csv.DictReader(io.StringIO(text, newline="")):
-            if row["file"] in set(self.chosen):
+            if row["file"] in chosen:
                 if row["label"] not in self.classes:
                     raise DataError(
                         f"labels.csv: {row['label']!r} of {row['file']} is no class; valid: {', '.join(self.classes)}"

@@ -63,7 +63,7 @@ class Probe:
 def chosen(probe: Probe) -> None:
     """Each strategy without a label to start from; differences to uniform draws, paired by number."""
     looked = torch.randperm(len(probe.f_ND), generator=stream("looked"))[:POOL]
-    f_ND, none = nn.functional.normalize(probe.raw_ND[looked]), torch.zeros(len(looked), dtype=torch.bool)
+    f_ND, none = acquire.directions(probe.raw_ND[looked]), torch.zeros(len(looked), dtype=torch.bool)
     for each in EACH:
         n = each * len(probe.data.classes)
         found = {
@@ -100,7 +100,7 @@ def flips(probe: Probe) -> float:
     rows = torch.randperm(n, generator=stream("flips"))[: round(FLIPPED * n)]
     wrong_N = probe.y_N.clone()
     wrong_N[rows] = (wrong_N[rows] + torch.randint(1, classes, (len(rows),), generator=stream("flips to"))) % classes
-    agreement_N, _ = agreement(nn.functional.normalize(probe.raw_ND), wrong_N, classes)
+    agreement_N, _ = agreement(acquire.directions(probe.raw_ND), wrong_N, classes)
     first = agreement_N.argsort()[: n // 10]
     return float(torch.isin(rows, first).float().mean())
 

@@ -1,11 +1,12 @@
 """Which images to label next: typical and diverse ones, seen in the features of a pretrained encoder.
 
-Rows are positions in `f_ND`, the features of all images that are labelled or may be; `known_N` is true where one has a label.
+Rows are positions in `f_ND`, the directions of all images that are labelled or may be; `known_N` is true where one has a label.
 Every strategy gives rows without a label, the most wanted first, and the same ones for the same seed.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sft_exp.core import stream
 
@@ -14,6 +15,11 @@ CLUSTERS = 500  # at most
 SMALLEST = 5  # images of a cluster that is asked before the rest
 EXACT = 50  # clusters up to which k-means looks at all images in each step
 CHUNK = 2048  # rows whose distances to others are held at once
+
+
+def directions(f_ND: Tensor) -> Tensor:
+    """Features from their mean, each scaled to length 1: codes after a ReLU all point one way, and their lengths say little."""
+    return normalize(f_ND - f_ND.mean(0))
 
 
 def typiclust(f_ND: Tensor, known_N: Tensor, n: int, seed: int) -> Tensor:

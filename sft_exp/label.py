@@ -133,7 +133,7 @@ def choose(ask: Ask, known: "Images", open_: "Images") -> "Tensor":
         rows = acquire.margin(logits_NY, known_N, ask.n)
     else:
         encoder = api.load_pretrained(ask.run)
-        f_ND = torch.nn.functional.normalize(torch.cat([outputs(encoder, known), outputs(encoder, some)]))
+        f_ND = acquire.directions(torch.cat([outputs(encoder, known), outputs(encoder, some)]))
         strategy = acquire.typiclust if ask.strategy == "typiclust" else acquire.coreset
         rows = strategy(f_ND, known_N, ask.n, ask.seed)
     return looked[rows - len(known)]

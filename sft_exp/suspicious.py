@@ -48,15 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ranked(run: str) -> list[list[str]]:
     """The CSV's rows."""
-    import torch
-
-    from sft_exp import api
+    from sft_exp import acquire, api
     from sft_exp.label import opened, outputs
 
     _, data, known, _ = opened(run)
     if len(known) < 3:
         raise DataError(f"{run}: {len(known)} labelled images have no neighbours to ask")
-    f_ND = torch.nn.functional.normalize(outputs(api.load_pretrained(run), known))
+    f_ND = acquire.directions(outputs(api.load_pretrained(run), known))
     agreement_N, other_N = agreement(f_ND, known.y, len(data.classes))
     return [
         [known.ids[r], data.classes[known.y[r]], data.classes[other_N[r]], f"{agreement_N[r]:.3f}"]

@@ -21,6 +21,12 @@ def unknown(n=100):
     return torch.zeros(n, dtype=torch.bool)
 
 
+def test_directions_forget_the_mean_and_the_lengths(clusters):
+    f_ND, _ = clusters
+    assert torch.allclose(acquire.directions(3 * f_ND + 7), acquire.directions(f_ND), atol=1e-5)
+    assert torch.allclose(acquire.directions(f_ND).norm(dim=1), torch.ones(100))
+
+
 def every(f_ND, known_N, n, seed):
     """Each strategy's choice."""
     return {

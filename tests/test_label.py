@@ -170,7 +170,7 @@ def photo(path, shade, seed):
 
 
 @pytest.mark.parametrize("layout", ["plain", "split"])
-def test_ones_own_files_are_labelled_and_trained_on(layout, capsys):
+def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
     parts = [""] if layout == "plain" else ["train/", "test/"]
     for p, part in enumerate(parts):
         for c, name in enumerate(("dark", "light")):
@@ -178,13 +178,14 @@ def test_ones_own_files_are_labelled_and_trained_on(layout, capsys):
                 photo(Path(f"photos/{part}{name}/{n}.png"), 120 * c, 100 * p + 10 * c + n)
     for n in range(9):
         photo(Path(f"more/{n}.png"), 120 * (n % 2), 1000 + n)
-    own = ["dataset=image_folder", "dataset.root=photos", "dataset.unlabelled=more", "dataset.size=16", "encoder=mlp", "draws=1"]
+    where = [f"dataset.root={tmp_path}/photos", f"dataset.unlabelled={tmp_path}/more"]  # one process reads one path once
+    own = ["dataset=image_folder", *where, "dataset.size=16", "encoder=mlp", "draws=1"]
     sft_exp.run([*SMALL, *own], "run")
     assert label.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0
     assert "dataset.labels=sheet/labels.csv" in capsys.readouterr().out
     made = sheet.load(Path("sheet"))
     Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(made.chosen, "light")))
-    result = sft_exp.run([*SMALL, *own, "dataset.labels=sheet/labels.csv"], "again")
+    result = sft_exp.run([*SMALL, *own, f"dataset.labels={tmp_path}/sheet/labels.csv"], "again")
     if layout == "split":
         assert (result["data"]["train"], result["data"]["labelled"], result["data"]["test"]) == (16, 16, 12)
     else:

@@ -7,7 +7,6 @@ from typing import Any
 from sft_exp import pipeline, splits
 from sft_exp.experiment import Experiment
 from sft_exp.jobs import CONTROLS, MAIN, SCRATCH, Job
-from sft_exp.splits import Labels
 from sft_exp.verdict import MOST_DRAWS, half_width
 
 Result = dict[str, Any]
@@ -105,9 +104,9 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
 def draws_needed(job: Job, result: Result) -> int | None:
     """Draws at which an interval around the observed difference, with the observed spread, would leave out 0; None above
     MOST_DRAWS."""
-    e, draws = job.experiment, result["draws"]
+    draws = result["draws"]
     differences = [a - b for a, b in zip(draws[MAIN], draws[SCRATCH], strict=True)]
-    ratio = splits.make(job.corpus, Labels.parse(e.labels, e.labels_total), 0).ratio
+    ratio = splits.make(job.corpus, job.labels, 0).ratio
     spread, effect = variance(differences), abs(fmean(differences))
     counts = range(len(differences) + 1, MOST_DRAWS + 1)
     return next((n for n in counts if 0 < effect > half_width(spread, n, ratio)), None)
@@ -117,6 +116,8 @@ def fewer_labels(e: Experiment, labelled: int, classes: int) -> Changes:
     """About half the labels; empty where that leaves less than one a class."""
     if e.labels_total:
         return {"labels_total": e.labels_total // 2} if e.labels_total // 2 >= classes else {}
+    if str(e.labels).endswith(".csv"):
+        return {"labels_total": labelled // 2} if labelled // 2 >= classes else {}
     if isinstance(e.labels, int):
         return {"labels": e.labels // 2} if e.labels > 1 else {}
     share = 100.0 if e.labels == "all" else float(e.labels[:-1])

@@ -11,7 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from sft_exp import config, pipeline, session
 from sft_exp.core import Backbone
-from sft_exp.errors import DataError
+from sft_exp.errors import ConfigError, DataError
+from sft_exp.experiment import Experiment
+from sft_exp.nets import Readout
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
 
@@ -49,6 +51,32 @@ def load_encoder(path: str | Path) -> Backbone:
     """The encoder as it was fine-tuned, of a run or `finetune-*` folder, on the CPU: for `encoder(x)` or `encoder.maps(x)`."""
     encoder: Any = load_model(path).nets["encoder"]
     return encoder.backbone
+
+
+def load_pretrained(path: str | Path) -> Readout:
+    """What a run's fine-tuning started from, on the CPU: images in [0, 1] -> the features it fine-tuned [B, D], as no label has
+    changed them. Of a run without pretraining the encoder as it was fine-tuned."""
+    folder = stage_folder(Path(path), "finetune", "model.json")
+    encoder: Any = model.load(folder).nets["encoder"]
+    start = json.loads((folder / "request.json").read_text())["start"]
+    if start:
+        file = folder.parent / start / "encoder.safetensors"
+        if not file.exists():
+            raise DataError(f"{path}: its pretraining should be in {file.parent}, and is not there")
+        encoder.backbone.load_state_dict(model.weights(file))
+    return encoder.eval()
+
+
+def reopen(path: str | Path) -> Experiment:
+    """The experiment of a finished run folder. Its paths are relative to where the run was started."""
+    file = Path(path) / "results.json"
+    if not file.exists():
+        raise DataError(f"{path}: no run folder with a results.json")
+    result = json.loads(file.read_text())
+    try:
+        return config.experiment(result["config"], result["choices"])
+    except (ConfigError, KeyError) as error:
+        raise DataError(f"{path}: another version of sft_exp made this run ({error}); make it again with this one") from error
 
 
 def stage_folder(path: Path, stage: str, file: str) -> Path:

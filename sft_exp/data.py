@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import tee
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -143,6 +144,7 @@ class Corpus:
     image: tuple[int, int, int] = (0, 0, 0)  # C, H, W
     report: dict = field(default_factory=dict)  # what was found on disk: sizes, broken files, duplicates
     fingerprint: str = ""  # SHA-256 of the content of all splits
+    files: dict[str, Path] = field(default_factory=dict)  # image -> its file, where it has one of its own
 
     @property
     def spec(self) -> Spec:

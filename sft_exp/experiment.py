@@ -173,8 +173,8 @@ class Experiment:
     transfer: Transfer = field(default_factory=Transfer)
 
     seed: int = 0  # names every random stream but the label draws, which are named by their number
-    labels: Any = 10  # everything annotated: a number a class, "5%", or "all"
-    labels_total: int | None = None  # instead: a number over all classes
+    labels: Any = 10  # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as sft_exp.label's
+    labels_total: int | None = None  # instead: a number over all classes; with a CSV, so many of its images
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
     controls: Any = True  # also run the controls: true, false, or a list of their names
@@ -194,7 +194,8 @@ class Experiment:
         require(self.val in ("cv", "holdout", "none", "full"), "val", self.val, "cv, holdout, none or full")
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         require(self.labels_total is None or self.labels_total > 0, "labels_total", self.labels_total, "above 0, or null")
-        require(valid_labels(self.labels), "labels", self.labels, "a number above 0 (labels a class), a share such as 5%, or all")
+        valid = "a number above 0 (labels a class), a share such as 5%, all, or a file.csv"
+        require(valid_labels(self.labels), "labels", self.labels, valid)
 
 
 def whole(value: Any) -> bool:
@@ -208,7 +209,7 @@ def valid_labels(labels: Any) -> bool:
             return 0 < float(labels[:-1]) <= 100
         except ValueError:
             return False
-    return labels == "all" or whole(labels)
+    return labels == "all" or str(labels).endswith(".csv") or whole(labels)
 
 
 def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Target:

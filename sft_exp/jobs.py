@@ -52,6 +52,7 @@ class Job:
 
     experiment: Experiment
     corpus: Corpus
+    labels: Labels
     requests: dict[str, list[Request]] = field(default_factory=lambda: {name: [] for name in FUNCTIONS})
     arms: dict[str, list[int]] = field(default_factory=dict)  # arm -> positions of its draws in requests["finetune"]
     results: dict[str, list[Result]] = field(default_factory=dict)
@@ -76,8 +77,8 @@ def prepare(e: Experiment) -> Job:
     """All requests of an experiment, with everything checked that can be before compute: ConfigError or DataError."""
     pick(e.hardware.device)
     data = corpus(e.dataset)
-    job, root = Job(e, data), Path(e.store)
     labels = Labels.parse(e.labels, e.labels_total)
+    job, root = Job(e, data, labels), Path(e.store)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
     if e.val == "full":
         splits.outside(data, draws[0])

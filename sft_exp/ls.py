@@ -87,7 +87,7 @@ def asked(request: dict[str, Any], store: Path) -> str:
     """A request in words."""
     if "model" in request:
         return f"test of {asked(known(store / str(request['model'])), store)}"
-    start, optim, labels = request.get("start"), request.get("optim"), str((request.get("labels") or {}).get("count", ""))
+    start, optim, labels = request.get("start"), request.get("optim"), counted(request.get("labels") or {})
     if "strategy" in request:
         arm = kind(known(store / start).get("method")) if start else f"scratch {kind(request.get('encoder'))}"
         parts = [f"{arm} {kind(request['strategy'])}"]
@@ -95,11 +95,18 @@ def asked(request: dict[str, Any], store: Path) -> str:
         parts = [f"{kind(request['method'])} {kind(request.get('encoder'))}"] if "method" in request else []
     parts.append(kind(request.get("dataset")))
     if labels:
-        parts.append(f"{labels.removeprefix('total:')} labels" + (" a class" if labels.isdecimal() else ""))
+        parts.append(labels)
     parts += [f"{key} {request[key]}" for key in ("fold", "draw", "seed") if request.get(key) is not None]
     if optim:
         parts += [f"{request.get('steps')} steps", f"{optim['path'].rpartition('.')[2]} lr {optim['options'].get('lr')}"]
     return ", ".join(filter(None, parts))
+
+
+def counted(labels: dict[str, Any]) -> str:
+    """`10 labels a class`, `all chosen labels`"""
+    count = str(labels.get("count", ""))
+    chosen = " chosen" if labels.get("chosen") else ""
+    return f"{count.removeprefix('total:')}{chosen} labels{' a class' if count.isdecimal() else ''}" if count else ""
 
 
 def kind(part: dict[str, Any] | None) -> str:

@@ -11,7 +11,6 @@ from sft_exp import curves, splits
 from sft_exp.errors import NonFiniteError
 from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
 from sft_exp.progress import bar
-from sft_exp.splits import Labels
 from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
 from sft_exp.verdict import Verdict, judge
@@ -73,7 +72,7 @@ def results(job: Job) -> dict[str, Any]:
     """results.json of one job. Numbers are fractions."""
     e = job.experiment
     scores = {arm: [read(job.results["evaluate"][i], "scores.json") for i in places] for arm, places in job.arms.items()}
-    labelled = [splits.make(job.corpus, Labels.parse(e.labels, e.labels_total), d) for d in range(e.draws)]
+    labelled = [splits.make(job.corpus, job.labels, d) for d in range(e.draws)]
     main = job.arms[MAIN]
     verdict: Verdict | None = None
     if SCRATCH in scores and job.requests["pretrain"] and job.requests["finetune"][main[0]]["start"]:
@@ -117,8 +116,9 @@ def losses(job: Job, arm: str) -> list[list[float]]:
 
 def covers(job: Job) -> str:
     e = job.experiment
-    if str(e.labels) == "all" and not e.labels_total and job.corpus.test is not None:
-        return f"The interval covers {e.draws} initialisations and orders, for all labels and one pretraining seed."
+    if job.labels.count == "all" and job.corpus.test is not None:
+        which = "the chosen" if job.labels.table else "all"
+        return f"The interval covers {e.draws} initialisations and orders, for {which} labels and one pretraining seed."
     if job.corpus.test is None:
         return f"The interval covers {e.draws} folds of one data set (Nadeau and Bengio's correction) and one pretraining seed."
     return f"The interval covers {e.draws} label draws, for one pretraining seed."

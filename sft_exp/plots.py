@@ -13,7 +13,6 @@ from sft_exp.core import seed_global
 from sft_exp.data import Images
 from sft_exp.drawing import FAINT, INK, STYLE, WIDTH, Picture, blank, png
 from sft_exp.jobs import MAIN, SCRATCH, Job
-from sft_exp.splits import Labels
 from sft_exp.stages import model as models
 
 Result = dict[str, Any]
@@ -191,7 +190,7 @@ def confusions(job: Job, result: Result) -> Picture:
     names = [name[:14] for name in job.corpus.classes]
     counts_YY = torch.zeros(len(names), len(names), dtype=torch.long)
     for draw, i in enumerate(job.arms[MAIN]):
-        y_N = splits.make(job.corpus, labels(job), draw).test.y
+        y_N = splits.make(job.corpus, job.labels, draw).test.y
         counts_YY += torch.bincount(y_N * len(names) + predicted(job, i), minlength=len(names) ** 2).view_as(counts_YY)
     share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
     figure, axes = blank(5.2)
@@ -223,7 +222,7 @@ def features(job: Job, result: Result) -> Picture | None:
     """Principal components of the test features of the first draw's model."""
     from matplotlib.patheffects import withStroke
 
-    test: Images = splits.make(job.corpus, labels(job), 0).test
+    test: Images = splits.make(job.corpus, job.labels, 0).test
     rows = torch.arange(min(len(test), SCATTERED))
     encoder = models.load(job.results["finetune"][job.arms[MAIN][0]].folder).nets["encoder"]
     f_ND = torch.cat([encoder(batch["x"]) for batch in test.batches(rows.split(models.BATCH), torch.device("cpu"))]).flatten(1)
@@ -264,10 +263,6 @@ def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
 def predicted(job: Job, i: int) -> Tensor:
     """Classes that fine-tuning `i` gives the test images [N]."""
     return transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")["predicted"].long()
-
-
-def labels(job: Job) -> Labels:
-    return Labels.parse(job.experiment.labels, job.experiment.labels_total)
 
 
 def part(job: Job, group: str) -> str:

@@ -17,7 +17,6 @@ from sft_exp import advice, durable, page, pipeline, plots
 from sft_exp.drawing import Picture
 from sft_exp.jobs import FUNCTIONS, MAIN, SCRATCH, Job, stage
 from sft_exp.provenance import plain
-from sft_exp.splits import Labels
 from sft_exp.stages.context import pick
 from sft_exp.store import Request, Store
 
@@ -104,9 +103,9 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
     data, outside = result["data"], f"; {advice.OUTSIDE}" if e.val == "full" else ""
     facts = {
         "Data": f"{job.corpus.name}: {data['train']:,} training images, {data['labelled']:,} of them labelled "
-        f"({Labels.parse(e.labels, e.labels_total)}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
+        f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data['manifest']} (SHA-256 of the images and labels)",
-        "Protocol": f"{Labels.parse(e.labels, e.labels_total)}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
+        "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
         "Validation": f"{100 * result['val']['accuracy']:.1f} % on {data['val']:,} images{outside}" if result["val"] else "none",
         "Stages": ", ".join(stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s),
         "Command": f"<code>{escape(shlex.join(command))}</code>",

@@ -4,9 +4,14 @@ A label draw is named by its number alone, not by the experiment's seed, so that
 same label sets and their differences are paired.
 """
 
+import csv
 import hashlib
-from dataclasses import dataclass
+import io
+import json
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,20 +25,52 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Labels:
-    """How much may be annotated: `count` is "10" (a class), "5%", "all", or "total:200"."""
+    """How much may be annotated: `count` is "10" (a class), "5%", "all", or "total:200"; with a table, of the images in it."""
+
+    unhashed: ClassVar[tuple[str, ...]] = ("table",)
 
     count: str
+    chosen: str = ""  # hash of the table's rows; empty = any training image may be drawn
+    table: dict[str, str] = field(default_factory=dict, compare=False)  # image -> label; "" = the label that the data set has
 
     @staticmethod
     def parse(labels: object, total: int | None) -> "Labels":
-        return Labels(f"total:{total}" if total else str(labels))
+        """`labels=table.csv` is all of its rows, with labels_total=40 so many of them. DataError says what is wrong with it."""
+        if not str(labels).endswith(".csv"):
+            return Labels(f"total:{total}" if total else str(labels))
+        table = read(Path(str(labels)).expanduser())
+        chosen = hashlib.sha256(json.dumps(sorted(table.items())).encode()).hexdigest()[:16]
+        return Labels(f"total:{total}" if total else "all", chosen, table)
 
     def total(self, n: int) -> int:
         """How many of n images a share or a total stands for."""
         return int(self.count[6:]) if self.count.startswith("total:") else round(float(self.count[:-1]) / 100 * n)
 
     def __str__(self) -> str:
+        if self.count == "all" and self.table:
+            return f"labels=the {len(self.table)} chosen"
         return f"labels_total={self.count[6:]}" if self.count.startswith("total:") else f"labels={self.count}"
+
+
+def read(path: Path) -> dict[str, str]:
+    """The rows of a CSV with the columns `file` (an image's name in the data set) and perhaps `label`, by image. Without that
+    column the labels are the data set's; with it they are the annotator's, and a row where it is empty is not annotated."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), restval="")
+        rows = [{k: str(v).strip() for k, v in row.items() if k} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"labels={path}: {getattr(error, 'strerror', None) or error}") from error
+    columns = list(reader.fieldnames or [])
+    if "file" not in columns:
+        raise DataError(f"labels={path}: no column file; its first line has {','.join(columns) or 'nothing'}")
+    if "label" in columns:
+        rows = [row for row in rows if row["label"]]
+    table = {row["file"]: row.get("label", "") for row in rows}
+    if len(table) < len(rows):
+        raise DataError(f"labels={path}: an image has one row, but {len(rows) - len(table)} have more")
+    if not table:
+        raise DataError(f"labels={path}: no image in it has a label")
+    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +87,36 @@ class Draw:
 def make(corpus: Corpus, labels: Labels, draw: int) -> Draw:
     """Label draw `draw`. Without a test split, the draws run through repeated stratified (group) K-folds of `train`."""
     if corpus.test is not None:
-        labelled = corpus.train.at(choose(corpus, torch.arange(len(corpus.train)), labels, draw))
+        labelled = annotated(corpus, torch.arange(len(corpus.train)), labels, draw)
         return Draw(labelled, corpus.test, pool(corpus, None), 0.0)
     known, tested = fold(corpus.train, corpus.classes, draw)
-    labelled = corpus.train.at(choose(corpus, known, labels, draw))
+    labelled = annotated(corpus, known, labels, draw)
     return Draw(labelled, corpus.train.at(tested), pool(corpus, known), len(tested) / len(labelled))
+
+
+def annotated(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Images:
+    """The images among `rows` of `train` that are annotated, with the labels that they were given."""
+    if not labels.table:
+        return corpus.train.at(choose(corpus, rows, labels, draw))
+    given = answers(corpus, labels)
+    told = replace(corpus, train=replace(corpus.train, y=given))
+    return told.train.at(choose(told, rows[given[rows] >= 0], labels, draw))
+
+
+def answers(corpus: Corpus, labels: Labels) -> Tensor:
+    """What the table says of each training image, int64 [N]; -1 where it says nothing. DataError for unknown names."""
+    row_of, class_of = {name: r for r, name in enumerate(corpus.train.ids)}, {name: c for c, name in enumerate(corpus.classes)}
+    if unknown := [name for name in labels.table if name not in row_of]:
+        raise DataError(
+            f"labels: {len(unknown)} of {len(labels.table)} rows are no training images of {corpus.name}, such as "
+            f"{unknown[0]!r}; its training images are called {corpus.train.ids[0]!r} and so on"
+        )
+    if wrong := [label for label in labels.table.values() if label and label not in class_of]:
+        raise DataError(f"labels: {wrong[0]!r} is no class of {corpus.name}; valid: {', '.join(corpus.classes)}")
+    given = torch.full_like(corpus.train.y, -1)
+    for name, label in labels.table.items():
+        given[row_of[name]] = class_of[label] if label else corpus.train.y[row_of[name]]
+    return given
 
 
 def pool(corpus: Corpus, known: Tensor | None) -> Images:

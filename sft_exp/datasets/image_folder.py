@@ -4,7 +4,7 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
     root/train/<class>/...      with root/test/<class>/... as test, if it is there; the images of root/val/<class>/..., if it is
                                 there, are training images like the others, because their labels cost the same
     labels=<table.csv>          columns file, label and, where images belong together, group; files relative to root or to the
-                                table; folds take turns as test
+                                table; folds take turns as test, unless a column split says train, val or test
 
 One pass reads and decodes each file once, so that what is broken, double or in the wrong place is said before any compute.
 An exact copy counts once; a labelled image is no part of the pool; a test image in train or in the pool is refused.
@@ -108,7 +108,8 @@ class ImageFolder(Dataset):
         content = [(r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in rows if r.fate == "used"]
         fingerprint = hashlib.sha256(json.dumps([image, classes, content]).encode()).hexdigest()
         name = Path(str(self.root or self.labels)).expanduser().resolve().stem
-        return Corpus(name, classes, train, test, extra, image, report, fingerprint)
+        files = {r.file.id: r.file.path for r in rows if r.fate == "used" and r.file.size < 0 and r.file.content is None}
+        return Corpus(name, classes, train, test, extra, image, report, fingerprint, files)
 
     def folders(self) -> list[Row]:
         """What lies in the classes' folders."""
@@ -171,7 +172,9 @@ class ImageFolder(Dataset):
             if file.id in rows:
                 raise DataError(f"{where}: {line['file']} is already in line {rows[file.id][0]}; an image has one row")
             group = line[column] if column else self.group_in(file.id, columns)
-            rows[file.id] = number, Row(file, "train", line["label"], group)
+            if (part := line.get("split") or "train") not in PARTS:
+                raise DataError(f"{where}: split is {part!r}; valid: {', '.join(PARTS)}")
+            rows[file.id] = number, Row(file, "test" if part == "test" else "train", line["label"], group)
         if not rows:
             raise DataError(f"{table}: no row below the first line")
         return [row for _, row in rows.values()]

@@ -1,0 +1,90 @@
+"""What more labels would bring: `python -m sft_exp.forecast run=outputs/latest n=50` -> `50 more labels: 88 to 92 %`
+
+Fine-tunes the run's experiment with a half, a quarter, an eighth of its labels (what is in the store is not computed again), and
+carries the curve on. The interval is for one set of labels drawn at random; those that sft_exp.label chooses may do better.
+Writes forecast.json into the run folder.
+
+    run=RUN      folder of a finished run, of 3 draws or more
+    n=50         labels more than it had
+"""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sft_exp import durable, keys
+from sft_exp.errors import DataError, Failure, require
+
+HALVINGS = 3
+FEWEST = 3  # draws
+
+
+@dataclass
+class Ask:
+    run: str
+    n: int = 50
+
+    def __post_init__(self):
+        require(self.n > 0, "n", self.n, "above 0")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        ask = keys.parse(Ask, __doc__ or "", "forecast", arguments)
+        found = curve(Path(ask.run))
+        durable.write_json(Path(ask.run) / "forecast.json", found)
+        print(words(found, ask.n))
+    except Failure as error:
+        print(f"sft_exp.forecast: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def curve(run: Path) -> dict[str, Any]:
+    """{"scores": {label count: test accuracies of the draws}, "labels": what the run had, "share": of new labels that a draw
+    trains on, "now": its accuracy}; what of it is missing in the store is trained."""
+    from sft_exp import api, jobs, pipeline
+    from sft_exp.splits import FOLDS
+    from sft_exp.stages.context import Context, Stop
+    from sft_exp.track import Tracker
+
+    e, result = api.reopen(run), json.loads((run / "results.json").read_text())
+    if e.draws < FEWEST:
+        raise DataError(f"{run}: a forecast needs the spread of {FEWEST} label draws or more, and it has draws={e.draws}")
+    job = jobs.prepare(replace(e, controls=False, val="none"))
+    labelled, classes = result["data"]["labelled"], len(job.corpus.classes)
+    counts = [labelled >> k for k in range(1, HALVINGS + 1) if labelled >> k >= classes]
+    # With all labels of a set with a test split, the draws share their labels: their spread says nothing of label draws.
+    same = job.labels.count == "all" and job.corpus.test is not None
+    scores = {} if same else {labelled: result["draws"][jobs.MAIN]}
+    if len(counts) + len(scores) < 2:
+        raise DataError(
+            f"{run}: {labelled} labels of {classes} classes cannot be halved; a curve needs at least two label counts"
+        )
+    ctx = Context.on(e.hardware, Tracker())
+    with Stop.listening():
+        for count in counts:
+            small = replace(e, labels_total=count, controls=False, val="none")
+            scores[count] = pipeline.run(jobs.prepare(small), ctx)["draws"][jobs.MAIN]
+    share = 1.0 if job.corpus.test is not None else 1 - 1 / FOLDS
+    return {"labels": labelled, "share": share, "now": fmean(result["draws"][jobs.MAIN]), "scores": scores}
+
+
+def words(found: dict[str, Any], n: int) -> str:
+    """`50 more labels: 88.1 to 92.3 % (100 labels now: 86.0 %). ...`"""
+    from sft_exp.learning_curve import forecast
+
+    scores = {int(count): accuracies for count, accuracies in found["scores"].items()}
+    coming = forecast(scores, found["labels"] + round(found["share"] * n))
+    points = ", ".join(f"{count}: {100 * fmean(scores[count]):.1f}" for count in sorted(scores))
+    return (
+        f"{n} more labels: {100 * coming.low:.1f} to {100 * coming.high:.1f} % ({found['labels']} labels now: "
+        f"{100 * found['now']:.1f} %). 95 % interval for one random label set, from the test accuracies at {points}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

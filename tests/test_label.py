@@ -1,0 +1,233 @@
+"""From a run to images to label, and their labels back into a run: on the embedded digits and on files."""
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sft_exp
+from sft_exp import forecast, label, sheet, splits, suspicious
+from sft_exp.data import Corpus, Images
+from sft_exp.errors import DataError
+from sft_exp.splits import Labels
+
+SMALL = ["tracker=none", "hardware=cpu", "pretrain.steps=2", "finetune.steps=0", "val=none", "controls=false", "report=false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run on the embedded digits, 40 labels; its store is an absolute path."""
+    folder = tmp_path_factory.mktemp("run")
+    with contextlib.chdir(folder):
+        sft_exp.run([*SMALL, f"store={folder}/store", "strategy=linear", "draws=3", "labels=4"], folder / "run")
+    return folder / "run"
+
+
+def table(path):
+    return list(csv.reader(io.StringIO(Path(path).read_text())))
+
+
+# Choosing
+
+
+@pytest.mark.parametrize("strategy", label.STRATEGIES)
+def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(run, strategy, capsys):
+    code = label.main([f"run={run}", "n=7", f"label.strategy={strategy}", "out=sheet", "serve=false"])
+    said = capsys.readouterr()
+    assert (code, said.err) == (0, "")
+    assert "labels=sheet/labels.csv" in said.out
+    first = json.loads((run / "results.json").read_text())["stages"]["finetune"]["folder"]
+    known = json.loads((Path(first) / "labels.json").read_text())["labelled"]
+    chosen = [row[0] for row in table("sheet/chosen.csv")[1:] if row[1]]
+    assert len(set(chosen)) == 7
+    assert not {*chosen} & {*known}
+    assert [row[0] for row in table("sheet/labels.csv")] == ["file", *known]
+
+    made = sheet.load(Path("sheet"))
+    Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(chosen, "3")))  # an annotator who always says 3
+    job = sft_exp.api.pipeline.prepare(sft_exp.api.config.experiment(*sft_exp.api.compose([*SMALL, "labels=sheet/labels.csv"])))
+    labelled = splits.make(job.corpus, job.labels, 0).labelled
+    assert labelled.ids == sorted([*known, *chosen])
+    assert {int(labelled.y[labelled.ids.index(name)]) for name in chosen} == {3}
+
+
+def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
+    command = [f"run={run}", "n=3", "serve=false"]
+    assert label.main(command) == 0
+    (folder,) = Path("outputs/labels").iterdir()
+    made = sheet.load(folder)
+    before = (folder / "sheet.json").stat().st_mtime_ns
+    (folder / "labels.csv").write_text(made.table({made.chosen[1]: "8"}))
+    capsys.readouterr()
+    assert label.main(command) == 0
+    assert "1 have one by now" in capsys.readouterr().out
+    assert (folder / "sheet.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["n=3"], 2, ["run=", "must be given"]),
+        (["run=gone"], 3, ["gone", "results.json"]),
+        (["run=gone", "n=0"], 2, ["n=0", "above 0"]),
+        (["run=gone", "n=x"], 2, ["n=x", "whole number"]),
+        (["run=gone", "label.strategy=best"], 2, ["label.strategy=best", "typiclust, coreset, margin or random"]),
+        (["run=gone", "label.stategy=random"], 2, ["label.stategy=random", "did you mean strategy?"]),
+        (["run=gone", "serve=maybe"], 2, ["serve=maybe", "true or false"]),
+        (["run=gone", "port=99999"], 2, ["port=99999", "65535"]),
+        (["RUN"], 2, ["RUN", "key=value"]),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(arguments, code, words, capsys):
+    assert label.main(arguments) == code
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert all(word in said for word in words), said
+
+
+def test_more_than_there_are_is_refused(run, capsys):
+    assert label.main([f"run={run}", "n=1258", "serve=false"]) == 3
+    assert "there are 1257 images without a label" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+# Labels by image
+
+
+@pytest.fixture
+def corpus():
+    y = torch.arange(30) % 3
+    images = Images(torch.zeros(30, 1, 1, 1, dtype=torch.uint8), y, [f"i{n}" for n in range(30)])
+    return Corpus("thirty", ("a", "b", "c"), images, images.at(torch.arange(3)))
+
+
+def chosen(text, total=None):
+    Path("t.csv").write_text(text)
+    return Labels.parse("t.csv", total)
+
+
+def test_a_table_is_the_whole_budget_and_its_labels_count(corpus):
+    draws = [splits.make(corpus, chosen("file,label\ni3,c\ni7,b\ni9,\n"), d).labelled for d in (0, 1)]
+    assert [d.ids for d in draws] == [["i3", "i7"]] * 2
+    assert draws[0].y.tolist() == [2, 1], "the annotator's, and a row without a label is not annotated"
+    assert splits.make(corpus, chosen("file\ni9\ni3\n"), 0).labelled.y.tolist() == [0, 0], "without the column: the data set's"
+    assert corpus.train.y.tolist() == (torch.arange(30) % 3).tolist(), "and nothing else has changed"
+
+
+def test_labels_total_draws_inside_the_table(corpus):
+    text = "file\n" + "".join(f"i{n}\n" for n in range(18))
+    few = [splits.make(corpus, chosen(text, 6), d).labelled for d in range(4)]
+    assert all({*images.ids} <= {f"i{n}" for n in range(18)} for images in few)
+    assert all(torch.bincount(images.y).tolist() == [2, 2, 2] for images in few)
+    assert len({tuple(images.ids) for images in few}) > 1
+
+
+def test_a_request_knows_the_tables_content_and_not_its_name(corpus):
+    from sft_exp.provenance import plain
+
+    first = chosen("file,label\ni3,c\ni7,b\n")
+    Path("other.csv").write_text("label,file,why\nb,i7,x\nc,i3,y\n")
+    assert plain(first) == plain(Labels.parse("other.csv", None)) != plain(chosen("file,label\ni3,c\ni7,c\n"))
+    assert plain(first)["count"] == "all"
+    assert plain(first) != plain(Labels("all"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name\ni1\n", "no column file; its first line has name"),
+        ("file\n", "no image in it has a label"),
+        ("file,label\ni1,\n", "no image in it has a label"),
+        ("file\ni1\ni1\n", "an image has one row"),
+        ("file\ni1\nx9\n", "1 of 2 rows are no training images of thirty, such as 'x9'"),
+        ("file,label\ni1,dog\n", "'dog' is no class of thirty; valid: a, b, c"),
+    ],
+)
+def test_a_table_that_does_not_fit_says_why(corpus, text, words):
+    with pytest.raises(DataError, match="labels") as error:
+        splits.make(corpus, chosen(text), 0)
+    assert words in str(error.value)
+
+
+def test_a_table_that_is_not_there_is_named():
+    with pytest.raises(DataError, match=r"labels=gone\.csv: No such file"):
+        Labels.parse("gone.csv", None)
+
+
+# The user's own files
+
+
+def photo(path, shade, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 60, (12, 12, 3))
+    Image.fromarray((noise + shade).astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("layout", ["plain", "split"])
+def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
+    parts = [""] if layout == "plain" else ["train/", "test/"]
+    for p, part in enumerate(parts):
+        for c, name in enumerate(("dark", "light")):
+            for n in range(6):
+                photo(Path(f"photos/{part}{name}/{n}.png"), 120 * c, 100 * p + 10 * c + n)
+    for n in range(9):
+        photo(Path(f"more/{n}.png"), 120 * (n % 2), 1000 + n)
+    where = [f"dataset.root={tmp_path}/photos", f"dataset.unlabelled={tmp_path}/more"]  # one process reads one path once
+    own = ["dataset=image_folder", *where, "dataset.size=16", "encoder=mlp", "draws=1"]
+    sft_exp.run([*SMALL, *own], "run")
+    assert label.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0
+    assert "dataset.labels=sheet/labels.csv" in capsys.readouterr().out
+    made = sheet.load(Path("sheet"))
+    Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(made.chosen, "light")))
+    result = sft_exp.run([*SMALL, *own, f"dataset.labels={tmp_path}/sheet/labels.csv"], "again")
+    if layout == "split":
+        assert (result["data"]["train"], result["data"]["labelled"], result["data"]["test"]) == (16, 16, 12)
+    else:
+        assert result["data"]["train"] == 16
+    folder = Path(result["stages"]["finetune"]["folder"]).parent
+    (manifest,) = (m for m in folder.glob("data-*/manifest.json") if len(json.loads(m.read_text())["ids"]["train"]) == 16)
+    assert len(json.loads(manifest.read_text())["ids"]["unlabelled"]) == 5, "labelled images have left the pool"
+
+
+# Forecasts and suspicious labels
+
+
+def test_a_forecast_fills_in_the_curve_once(run, capsys):
+    assert forecast.main([f"run={run}", "n=40"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("40 more labels: ")
+    curve = json.loads((run / "forecast.json").read_text())
+    assert set(curve["scores"]) == {"10", "20", "40"}
+    result = json.loads((run / "results.json").read_text())
+    assert curve["scores"]["40"] == result["draws"]["pretrained"]
+    before = {p for p in (run.parent / "store").iterdir() if p.is_dir()}
+    assert forecast.main([f"run={run}", "n=40"]) == 0
+    assert capsys.readouterr().out == said
+    assert {p for p in (run.parent / "store").iterdir() if p.is_dir()} == before
+    assert label.main([f"run={run}", "n=40", "serve=false"]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_forecast_needs_draws_and_counts(run, capsys):
+    sft_exp.run([*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=2", "labels=4"], "two")
+    sft_exp.run([*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=3", "labels=1"], "one")
+    for name, words in (("two", "draws=2"), ("one", "10 labels of 10 classes cannot be halved")):
+        assert forecast.main([f"run={name}"]) == 3
+        assert words in capsys.readouterr().err
+
+
+def test_suspicious_labels_are_ranked(run, capsys):
+    assert suspicious.main([f"run={run}"]) == 0
+    head, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head == ["file", "label", "neighbours", "agreement"]
+    assert len(rows) == 40
+    scores = [float(r[3]) for r in rows]
+    assert scores == sorted(scores)
+    assert all((r[1] == r[2]) == (s >= 0) for r, s in zip(rows, scores, strict=True) if abs(s) > 1e-3)
+    assert suspicious.main(["run=gone"]) == 3

@@ -132,7 +132,7 @@ def test_a_run_of_each_stage_as_people_look_for_them(online, server):
     assert "W&B: http://127.0.0.1" in said
     state = clean(server)
     (first,), (second,) = whole(state)
-    assert first["display_name"] == "vae digits"
+    assert first["display_name"] == "vae digits encoder.hidden=[8] pretrain.steps=12"
     assert second["display_name"].startswith("vae digits full adam")
     assert "optim.lr=1e-2" in second["display_name"]
     assert {"finetune", "vae", "adam", "digits"} <= set(second["tags"])

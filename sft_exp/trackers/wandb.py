@@ -21,11 +21,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 from sft_exp import curves, durable
-from sft_exp.errors import DataError, StorageError
+from sft_exp.errors import DataError, StorageError, require
 from sft_exp.progress import console
 from sft_exp.track import About, Artifact, Run, Tracker
 
 PENDING = "pending.json"
+MODES = ("auto", "online", "offline", "disabled")
 TABLE = "results"  # one row a fine-tuning, for charts over many runs
 COLUMNS = {"val_accuracy": "val/accuracy", "test_accuracy": "test/accuracy", "gain": "gain_vs_scratch"}
 LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
@@ -43,6 +44,9 @@ class Wandb(Tracker):
     dir: str | None = None  # where wandb/ is written; null: the sweep's folder, or outputs
     init_timeout: float = 5.0  # seconds to reach the server before going offline
     finish_timeout: float = 15.0  # seconds to upload what is left at the end
+
+    def __post_init__(self):
+        require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
 
     def open(self, about, stop):
         if os.environ.get("WANDB_MODE", self.mode) == "disabled":
@@ -239,9 +243,11 @@ def sync(folder: Path) -> str:
     there in part; that, and what W&B's file has lost, comes from the store.
     """
     record = json.loads((folder / PENDING).read_text())
+    told = record["about"]
+    if record["code"] is None and told["kind"] == "pretrain" and (Path(told["folder"]) / durable.SEAL).exists():
+        record["code"] = 0  # killed just after its end; who finds it in the store only links to it
     if record["code"] is None:
         return ""
-    told = record["about"]
     artifacts = {key: [Artifact(**{**a, "folder": Path(a["folder"])}) for a in told[key]] for key in ("uses", "makes")}
     about = About(**{**told, **artifacts, "folder": Path(told["folder"])})
     with TemporaryDirectory() as scratch:

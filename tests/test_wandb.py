@@ -30,7 +30,7 @@ def env(tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_DIR"):
         monkeypatch.delenv(name)
     mine = {f"WANDB_{kind}": str(tmp_path / "settings" / kind) for kind in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR")}
-    return {**mine, "HOME": str(tmp_path / "settings"), "WANDB_ERROR_REPORTING": "false", "NO_PROXY": "127.0.0.1,localhost"}
+    return {**mine, "WANDB_ERROR_REPORTING": "false", "NO_PROXY": "127.0.0.1,localhost"}
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_run_of_each_stage_as_people_look_for_them(online, server):
     other = experiment(online, *TINY, "optim.lr=1e-3")
     assert "Traceback" not in other
     (first,), tuned = whole(clean(server), tuned=2)
-    assert first["resumes"] == 0, "a pretraining from the store is linked, not logged again"
+    assert first.get("resumes", 0) == 0, "a pretraining from the store is linked, not logged again"
     address = f"{server.base_url}/fake-team/sft_exp/runs/{first['run_id']}"
     assert [r["config"]["lineage"]["pretrain"]["url"] for r in tuned] == [address] * 2
     assert [r["summary"]["pretrain/loss"] for r in tuned] == [rows(first["run_id"])[-1]["loss"]] * 2
@@ -186,6 +186,7 @@ def test_offline_and_then_uploaded_whole(env, server):
     assert server.state()["runs"] == before
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_it_is_one_run(online, server):
     """Killed while fine-tuning, and again offline; each time W&B's own files lack the last rows."""
     long = (*LITTLE, "finetune.steps=3000", "hardware.checkpoint_seconds=0")
@@ -210,11 +211,12 @@ def wait(there, process, seconds=40):
 
 def test_a_job_that_fails_is_marked_failed(online, server):
     said = experiment(online, *LITTLE, "optim=sgd", "optim.lr=1e30", code=4)
-    assert "finite" in said
+    assert "loss is nan" in said
     states = {r["job_type"]: (r["state"], r["exitcode"]) for r in clean(server)["runs"]}
     assert states == {"pretrain": ("finished", 0), "finetune": ("failed", 4)}
 
 
+@pytest.mark.slow
 def test_an_encoder_comes_back_as_a_folder(online, server, tmp_path):
     experiment(online, *LITTLE, "finetune.steps=1")
     fetching = "from sft_exp.trackers.wandb import fetch; print(fetch('fake-team/sft_exp/encoder-vae-digits:latest'))"

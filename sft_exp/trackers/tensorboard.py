@@ -29,10 +29,11 @@ class Tensorboard(Tracker):
 
 class Events(Run):
     def __init__(self, writer: Any, kind: str, where: str):
-        self.writer, self.kind, self.where = writer, kind, where
+        self.writer, self.kind, self.where, self.last = writer, kind, where, -1
 
     def log(self, row):
-        for name, value in row.items():
+        new, self.last = row["step"] > self.last, max(row["step"], self.last)
+        for name, value in row.items() if new else ():
             self.writer.add_scalar(name if "/" in name else f"{self.kind}/{name}", value, row["step"])
 
     def summary(self, values):

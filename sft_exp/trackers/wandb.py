@@ -106,7 +106,7 @@ class Wandb(Tracker):
             mode=mode,
             resume=None if mode == "offline" else "allow",
             settings=settings,
-            reinit="finish_previous",
+            reinit="create_new",
         )
         if not run.offline:
             tell(f"W&B: {run.project_url}")
@@ -137,9 +137,6 @@ class Mirror(Run):
     def summary(self, values):
         self.results |= values
         self.tried(lambda: self.run.summary.update(values))
-        if "test/accuracy" in values:
-            row = cells(self.about.config, values)
-            self.tried(lambda: self.run.log({TABLE: library().Table(columns=list(row), data=[list(row.values())])}))
 
     def pictures(self, pngs):
         files = {title: self.folder / "pictures" / f"{title}.png" for title in pngs}
@@ -158,14 +155,18 @@ class Mirror(Run):
                 within(LINEAGE, self.link)
                 linked = True
             except Exception as error:  # noqa: BLE001
-                tell(f"W&B: what came from what is not recorded ({first_line(error)}); `{SYNC}` adds it")
+                tell(f"W&B: what came from what is not there yet ({first_line(error)}); `{SYNC}` adds it")
         self.tried(lambda: self.run.finish(exit_code=code))
         if self.run is not None and not self.run.offline and linked:
             durable.remove(self.folder / PENDING)
         self.run = None
 
     def link(self) -> None:
-        """Data -> encoder -> model. Content decides which version an artifact is, so whoever comes first uploads it."""
+        """Data -> encoder -> model, and the row of results. Content decides which version an artifact is, so whoever comes first
+        uploads it. These are the calls that wait for the server."""
+        if "test/accuracy" in self.results:
+            row = cells(self.about.config, self.results)
+            self.run.log({TABLE: library().Table(columns=list(row), data=[list(row.values())])})
         if not self.run.offline:
             for artifact in self.about.uses:
                 self.run.use_artifact(draft(artifact), aliases=[artifact.folder.name])
@@ -193,9 +194,10 @@ class Mirror(Run):
             self.run = None
             _offline.set()
             tell(f"W&B: the server did not answer in time; `{SYNC}` uploads what it does not have")
-        except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full, server gone: all the same to training
+        except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
             self.run = None
-            let_go()
+            if isinstance(error, ConnectionError):
+                let_go()
             tell(f"W&B stopped ({type(error).__name__}: {first_line(error)}); metrics are in the store, `{SYNC}` uploads them")
 
 
@@ -231,8 +233,9 @@ def pending(roots: list[Path]) -> list[Path]:
         for root in roots
         for depth in ("", "*/", "*/*/", "*/*/*/", "*/*/*/*/")
         for file in root.glob(f"{depth}{PENDING}")
+        if not file.parent.is_symlink()  # latest-run
     }
-    return sorted(found, key=lambda folder: folder.name.split("run-", 1)[1])
+    return sorted(found, key=lambda folder: folder.name.rpartition("run-2")[2])
 
 
 def sync(folder: Path) -> str:

@@ -187,6 +187,7 @@ def test_offline_and_then_uploaded_whole(env, server):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_stopped_in_the_middle_it_is_one_run(online, server):
     """Killed while fine-tuning, and again offline; each time W&B's own files lack the last rows."""
     long = (*LITTLE, "finetune.steps=3000", "hardware.checkpoint_seconds=0")
@@ -324,6 +325,7 @@ def of_a_sweep(state):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_sweep_is_a_group(online, server):
     many(online, *GRID)
     folder = of_a_sweep(clean(server))
@@ -345,6 +347,7 @@ def test_a_sweep_is_a_group(online, server):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_sweep_offline_then_uploaded(env, server):
     many(env, *GRID)
     sync({**env, **server.env()})
@@ -433,7 +436,7 @@ def test_never_in_the_way(online, server, untracked, fault):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(200)
 def test_stop_in_the_dashboard_stops_that_job_only(online, server):
     long = ("finetune.steps=200000", *(o for o in LITTLE if not o.startswith("finetune")))
     command = [sys.executable, "-m", "sft_exp", "-m", "optim=sgd,adam", *long[1:], "finetune.steps=200000,4"]

@@ -9,15 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sft_exp import curves, durable
+from sft_exp import curves, durable, transfer
 from sft_exp.jobs import MAIN, Job, stage
-from sft_exp.stages import model as models
 from sft_exp.stages.context import Context
 from sft_exp.stages.pretrain import strip
 from sft_exp.track import About, Artifact
 
 OF_PRETRAINING = (
-    "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule", "seed", "hardware", "tracker",
+    "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "augment",
+    "transfer", "seed", "hardware", "tracker",
 )  # fmt: skip
 NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
 SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")  # say nothing about a run
@@ -53,7 +53,7 @@ def after(job: Job, name: str, ctx: Context) -> None:
 def pretraining(job: Job, folder: Path, ctx: Context) -> About:
     config = {k: v for k, v in ctx.config.items() if k in OF_PRETRAINING}
     choices = {k: v for k, v in job.experiment.choices.items() if k in OF_PRETRAINING}
-    data = manifest(job)
+    data = manifest(job, "pretrain_dataset" if job.experiment.pretrain_dataset is not None else "dataset")
     lineage = {"data": linked(data)}
     return About(
         "pretrain",
@@ -92,11 +92,13 @@ def tags(kind: str, choices: dict[str, str]) -> list[str]:
     return sorted({kind, *(v for group, v in choices.items() if group not in ("hardware", "tracker"))})
 
 
-def manifest(job: Job) -> Artifact:
-    folder = Path(job.experiment.store) / stage("data").folder_name(job.requests["data"][0])
-    name = f"data-{option(job, 'dataset')}"
-    facts = {"sha256": job.corpus.fingerprint, "train": len(job.corpus.train), "classes": len(job.corpus.classes)}
-    return Artifact(name, "dataset", folder, ("manifest.json", "request.json"), facts)
+def manifest(job: Job, group: str = "dataset") -> Artifact:
+    """The names and the hash of the images of `dataset` or `pretrain_dataset`."""
+    request = next(r for r in job.requests["data"] if r["dataset"] is getattr(job.experiment, group))
+    folder = Path(job.experiment.store) / stage("data").folder_name(request)
+    return Artifact(
+        f"data-{option(job, group)}", "dataset", folder, ("manifest.json", "request.json"), {"sha256": request["sha256"]}
+    )
 
 
 def encoder(job: Job, folder: Path) -> Artifact:
@@ -140,7 +142,7 @@ def images(folder: Path) -> dict[str, bytes]:
     from PIL import Image
 
     found = {}
-    for name, x_BCHW in models.weights(folder / "pictures.safetensors").items():
+    for name, x_BCHW in transfer.read_own(folder / "pictures.safetensors").items():
         buffer = io.BytesIO()
         Image.fromarray(strip(x_BCHW)).save(buffer, format="PNG")
         found[name] = buffer.getvalue()

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from sft_exp import curves, splits
+from sft_exp import curves, mirror, splits
 from sft_exp.errors import NonFiniteError
 from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
 from sft_exp.progress import bar
@@ -21,17 +21,11 @@ __all__ = ["Job", "names", "prepare", "run", "stage"]
 def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> dict[str, Any]:
     """Everything of the job that is missing, once; then its results. What of `others` fits the same call comes along."""
     store = Store(Path(job.experiment.store), lambda: Stop.asked)
-    ctx.mirrored = mirrored(job)
     for name, requests in job.requests.items():
+        ctx.mirrored |= mirror.runs(job, name, ctx)
         job.results[name] = run_stage(store, stage(name, ctx), requests, [r for o in others for r in o.requests[name]])
+        mirror.after(job, name, ctx)
     return results(job)
-
-
-def mirrored(job: Job) -> dict[str, str]:
-    """The folders that a tracker shows as runs: the pretraining, and the main arm's first draw for all fine-tunings."""
-    main = job.requests["finetune"][job.arms[MAIN][0]]
-    start = {main["start"].name: "pretrain"} if main["start"] else {}
-    return {**start, stage("finetune").folder_name(main): "finetune"}
 
 
 def names(job: Job) -> list[str]:

@@ -14,6 +14,7 @@ from sft_exp.data import Images
 from sft_exp.drawing import FAINT, INK, STYLE, WIDTH, Picture, blank, png
 from sft_exp.jobs import MAIN, SCRATCH, Job
 from sft_exp.stages import model as models
+from sft_exp.stages.pretrain import strip
 
 Result = dict[str, Any]
 
@@ -272,11 +273,3 @@ def part(job: Job, group: str) -> str:
 
 def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def strip(x_BCHW: Tensor) -> Any:
-    """Images side by side, white between them, as matplotlib takes them: [H, W] or, of three channels, [H, W, 3]."""
-    gap = max(1, x_BCHW.shape[3] // 12)
-    padded = torch.nn.functional.pad(x_BCHW, (0, gap), value=255)
-    wide_CHW = torch.cat(list(padded), dim=2)[..., :-gap]
-    return (wide_CHW.permute(1, 2, 0) if len(wide_CHW) == 3 else wide_CHW[0]).numpy()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable, gc, pipeline, report
+from sft_exp import durable, gc, mirror, pipeline, report
 from sft_exp.errors import Failure, Interrupted, StorageError
 from sft_exp.pipeline import Job
 from sft_exp.stages.context import Context, Stop
@@ -21,7 +21,7 @@ def work(
 
     `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
     """
-    ctx = Context.on(job.experiment.hardware, job.experiment.tracker, {**config, "choices": job.experiment.choices})
+    ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command)
     durable.folder(folder)
     durable.link(LATEST, folder)
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
@@ -34,12 +34,10 @@ def work(
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
         pictures = report.write(job, result, folder, command) if wanted else {}
         for name, run in list(ctx.runs.items()):
-            run.summary(summary(result))
-            run.pictures(pictures)
+            run.summary(mirror.summary(job, result, ctx))
+            run.pictures({title: file.read_bytes() for title, file in pictures.items()})
             ctx.finish(name)
     except BaseException as error:
-        for name in list(ctx.runs):
-            ctx.finish(name, failed=True)
         code = (
             error.code
             if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)
@@ -47,6 +45,8 @@ def work(
             if isinstance(error, KeyboardInterrupt)
             else 1
         )
+        for name in list(ctx.runs):
+            ctx.finish(name, code)
         state = "interrupted" if isinstance(error, Interrupted) else "failed"
         ended = {**status, "state": state, "exit_code": code, "resumable": True, "error": f"{type(error).__name__}: {error}"}
         with suppress(StorageError):  # a full disk must not hide what went wrong
@@ -54,12 +54,3 @@ def work(
         raise
     durable.write_json(folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False})
     return result
-
-
-def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as plain numbers by name, for a tracker's table: test/accuracy, val/accuracy, controls, the verdict."""
-    flat = {f"{split}/{k}": v for split in ("test", "val") for k, v in result[split].items()}
-    flat |= {f"{arm}/{k}": v for arm, scores in result["controls"].items() for k, v in scores.items()}
-    if result["verdict"]:
-        flat |= {"gain_vs_scratch": result["verdict"]["difference"], "verdict": result["verdict"]["text"]}
-    return flat

@@ -163,7 +163,7 @@ def run(cfg: DictConfig) -> float:
     job = {"config": config.plain(cfg), "choices": config.choices(cfg, hydra)}
     if finished(folder, job):
         return value(json.loads((folder / "results.json").read_text()))
-    job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir).name)
+    job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     siblings = str(Path(hydra.sweep.dir) / JOBS)
     command = ["python", "-m", "sft_exp", *hydra.overrides.task]
     answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), "siblings": siblings, "command": command})
@@ -227,9 +227,10 @@ def value(result: dict[str, Any]) -> float:
     return result["val"].get("accuracy", result["test"]["accuracy"])
 
 
-def grouped(tracker: dict[str, Any], name: str) -> dict[str, Any]:
-    """The sweep's runs belong together, unless the user grouped them otherwise."""
-    return {**tracker, "group": tracker["group"] or name} if "group" in tracker else tracker
+def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:
+    """The sweep's runs belong together and lie in its folder, unless the user said otherwise."""
+    usual = {"group": sweep.name, "dir": str(sweep)}
+    return {**tracker, **{key: value for key, value in usual.items() if key in tracker and tracker[key] is None}}
 
 
 def threads(hydra: Any) -> int | None:

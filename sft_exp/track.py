@@ -1,33 +1,80 @@
 """The mirror: what a stage writes to metrics.jsonl, also in a tracker. The disk is the record; a tracker may fail."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sft_exp import durable
+from sft_exp.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Files of a finished store folder, which runs make and use: data manifest -> pretrained encoder -> fine-tuned model."""
+
+    name: str  # of all its versions, e.g. encoder-vae-digits; the folder's name says which one
+    kind: str  # dataset or model
+    folder: Path
+    files: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a tracker is told of a run when it begins."""
+
+    kind: str  # pretrain or finetune
+    folder: Path  # in the store, finished or to be; its name is the run's identity, so that a killed one is continued
+    name: str
+    tags: list[str]
+    config: dict[str, Any]  # as resolved, nested, with the options taken under `choices`
+    uses: list[Artifact] = field(default_factory=list)
+    makes: list[Artifact] = field(default_factory=list)  # in the folder, when it is finished
 
 
 class Run:
     """One run of a tracker; this one keeps nothing."""
 
+    where: str = ""  # where a person finds it: an address or a folder
+
     def log(self, row: dict[str, Any]) -> None:
-        """Scalars of one step."""
+        """Scalars of the step `row["step"]`. Steps that the run has already are passed over, so whoever continues a
+        training logs its whole record again."""
 
     def summary(self, values: dict[str, Any]) -> None:
         """Final numbers and words."""
 
-    def pictures(self, files: dict[str, Path]) -> None:
-        """PNG files by title."""
+    def pictures(self, pngs: dict[str, bytes]) -> None:
+        """PNG images by title."""
 
-    def finish(self, failed: bool = False) -> None:
-        """No more will come."""
+    def finish(self, code: int = 0) -> None:
+        """No more will come. `code` is the job's exit code; with 0 the folder is finished, and what it makes is there."""
 
 
 @dataclass
 class Tracker:
     """Where runs are mirrored."""
 
-    def open(self, kind: str, identity: str, config: dict[str, Any]) -> Run:
-        """A run of `kind` pretrain or finetune; the same identity continues the same run. Never raises, never asks.
+    def open(self, about: About, stop: Callable[[], None]) -> Run:
+        """A new run, or the one of the same folder continued. Never raises, never asks, and never waits long.
 
-        `config` is the job's resolved config, with the options taken under `choices`.
+        Calls `stop`, from any thread, if somebody asks the tracker to stop the run.
         """
         return Run()
+
+    def shown(self, folder: Path) -> str:
+        """Where this tracker shows a store folder; empty if it never has."""
+        try:
+            return str(json.loads(self.link(folder).read_text())["shown"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def show(self, folder: Path, where: str) -> None:
+        with suppress(StorageError):  # a store that others may only read
+            durable.write_json(self.link(folder), {"shown": where})
+
+    def link(self, folder: Path) -> Path:
+        return folder.parent / "links" / f"{folder.name}.{type(self).__name__.lower()}.json"

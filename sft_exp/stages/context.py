@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -15,7 +15,7 @@ from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Hardware
 from sft_exp.provenance import plain
-from sft_exp.track import Run, Tracker
+from sft_exp.track import About, Run, Tracker
 
 _corpora: dict[str, Corpus] = {}  # data sets read by this process, by their configuration
 
@@ -26,29 +26,35 @@ class Context:
     device: torch.device
     tracker: Tracker = field(default_factory=Tracker)
     config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
-    mirrored: dict[str, str] = field(default_factory=dict)  # store folder -> kind of run it has in the tracker
+    typed: Sequence[str] = ()  # the overrides that the user gave
+    mirrored: dict[str, About] = field(default_factory=dict)  # name of a store folder -> the run it has in the tracker
     runs: dict[str, Run] = field(default_factory=dict)  # those open now
 
     @classmethod
-    def on(cls, hardware: Hardware, tracker: Tracker, config: dict[str, Any] | None = None) -> "Context":
-        """Claims the device and sets the process's threads."""
+    def on(
+        cls, hardware: Hardware, tracker: Tracker, config: dict[str, Any] | None = None, typed: Sequence[str] = ()
+    ) -> "Context":
+        """Claims the device and sets the process's threads. Of several processes, the first one alone has a tracker."""
         device = pick(hardware.device)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         limit = int(os.environ.get("OMP_NUM_THREADS", threads))
         torch.set_num_threads(min(threads, limit) if hardware.threads == "auto" else hardware.threads)
-        return cls(hardware, device, tracker, config or {})
+        return cls(hardware, device, tracker if os.environ.get("RANK", "0") == "0" else Tracker(), config or {}, typed)
 
     def watch(self, folder: str) -> Run:
         """The tracker's run of a store folder; one that keeps nothing, where the folder is not mirrored."""
         if folder not in self.mirrored:
             return Run()
         if folder not in self.runs:
-            self.runs[folder] = self.tracker.open(self.mirrored[folder], folder, self.config)
+            about = self.mirrored[folder]
+            run = self.runs[folder] = self.tracker.open(about, Stop.ask)
+            if run.where:
+                self.tracker.show(about.folder, run.where)
         return self.runs[folder]
 
-    def finish(self, folder: str, failed: bool = False) -> None:
+    def finish(self, folder: str, code: int = 0) -> None:
         if folder in self.runs:
-            self.runs.pop(folder).finish(failed)
+            self.runs.pop(folder).finish(code)
 
     def corpus(self, dataset: Dataset) -> Corpus:
         return corpus(dataset, self.device)
@@ -101,6 +107,11 @@ class Stop:
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+    @classmethod
+    def ask(cls) -> None:
+        """As a signal would."""
+        cls.asked = True
 
     @classmethod
     def _hear(cls, number: int, frame: FrameType | None) -> None:

@@ -62,9 +62,9 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
     for folder, request, (state, rows) in zip(folders, requests, heads, strict=True):
         model.nets["head"].load_state_dict(state)
         durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
+        epoch = max(1, len(y_N) // plan.batch_size)
+        rows = [{"step": row["step"], "epoch": round(row["step"] / epoch, 4), **row} for row in rows]
         durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        for row in rows:
-            ctx.watch(folder.name).log(row)
         models.save(folder, model, request)
 
 
@@ -102,6 +102,7 @@ def learn(
     ):
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
+            step.metrics["val/accuracy"] = torch.tensor(accuracy)
             nets.train()
             if not best or accuracy > best["accuracy"]:
                 best.update(accuracy=accuracy, step=step.done, nets={k: v.clone() for k, v in nets.state_dict().items()})

@@ -36,7 +36,8 @@ def fit(
     notes: dict[str, Any] | None = None,
     previous: Path | None = None,
 ) -> Iterator[Step]:
-    """Train `nets` in place, yielding each step. Killed at any moment and called again, it ends in the same bits.
+    """Train `nets` in place, yielding each step; scalars that the caller adds to its metrics are recorded with it. Killed at
+    any moment and called again, it ends in the same bits.
 
     A checkpoint is the whole truth: networks, optimizers, the rows of metrics.jsonl, one integer, and `notes`, which is
     whatever the caller wants to know again when it goes on (tensors and plain values). A training that stops before its
@@ -45,16 +46,20 @@ def fit(
     notes = {} if notes is None else notes
     start, rows = restore(folder, previous, nets, optimizers, notes, ctx.device)
     kept, saved = start, time.monotonic()
-    every = max(1, plan.steps // ROWS)
+    every, epoch, run = max(1, plan.steps // ROWS), steps_an_epoch(method, data, plan), ctx.watch(folder.name)
+    for earlier in rows:
+        run.log(json.loads(earlier))
     try:
         with bar(label, plan.stop) as advance:
             for step in train(method, nets, optimizers, data, plan, ctx.device, start):
-                if step.done % every == 0 or step.done == plan.stop:
-                    row = {"step": step.done, **{k: round(v.item(), 6) for k, v in step.metrics.items()}}
-                    rows.append(json.dumps(row))
-                    ctx.watch(folder.name).log(row)
-                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
+                own = len(step.metrics)
                 yield step
+                if step.done % every == 0 or step.done == plan.stop or len(step.metrics) > own:
+                    scalars = {k: round(v.item(), 6) for k, v in step.metrics.items()}
+                    row = {"step": step.done, "epoch": round(step.done / epoch, 4), **scalars}
+                    rows.append(json.dumps(row))
+                    run.log(row)
+                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in scalars.items()))
                 if Stop.asked or time.monotonic() - saved > ctx.hardware.checkpoint_seconds:
                     check_finite(nets, step.done)
                     save(folder, step.done, nets, optimizers, rows, notes)
@@ -69,6 +74,12 @@ def fit(
     if plan.stop < plan.steps:
         save(folder, plan.stop, nets, optimizers, rows, notes)
     record(folder, rows)
+
+
+def steps_an_epoch(method: Method, data: Mapping[str, Images], plan: Plan) -> int:
+    """Batches that the method's first pool fills."""
+    pool, rows = next(iter(method.pools.items()))
+    return max(1, len(data[pool]) // (plan.batch_size * rows))
 
 
 def check_finite(nets: nn.ModuleDict, done: int) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_bytes
@@ -46,7 +47,6 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             if monitor and step.done % (plan.steps // LOOKS) == 0:
                 seen = monitor.look(step.done)
         ctx.watch(folder.name).summary({f"monitor/{name}": value for name, value in seen.items()})
-        ctx.finish(folder.name)
     durable.write(folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps))))
     if method.has_likelihood:
         durable.write(folder / "networks.safetensors", to_bytes(numbers(nets)))
@@ -91,3 +91,11 @@ def pictures(method: Pretrainer, nets: nn.ModuleDict, pool: Images, seed: int, c
     x_BCHW = pool.floats(torch.arange(min(SHOWN, len(pool))), ctx.device)
     shown = method.show(nets.eval(), x_BCHW, stream(seed, "show", device=ctx.device))
     return {name: (x * 255).round().to(torch.uint8).cpu().contiguous() for name, x in shown.items()}
+
+
+def strip(x_BCHW: Tensor) -> Any:
+    """Images side by side, white between them, as matplotlib takes them: [H, W] or, of three channels, [H, W, 3]."""
+    gap = max(1, x_BCHW.shape[3] // 12)
+    padded = torch.nn.functional.pad(x_BCHW, (0, gap), value=255)
+    wide_CHW = torch.cat(list(padded), dim=2)[..., :-gap]
+    return (wide_CHW.permute(1, 2, 0) if len(wide_CHW) == 3 else wide_CHW[0]).numpy()

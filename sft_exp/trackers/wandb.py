@@ -1,17 +1,38 @@
-"""Weights & Biases, behind a shield: without a key, without a network or with a dying server, training goes on."""
+"""Weights & Biases, behind a shield: without a key, without a network or with a dying server, training goes on.
 
+Each W&B run of ours leaves `pending.json` in its folder until the server has all of it: what `python -m sft_exp.sync` needs to
+finish the work. The store's metrics.jsonl is the record, and a run is continued from it: W&B's own files hold nothing of the
+last seconds before a kill.
+"""
+
+import json
 import netrc
 import os
-from dataclasses import dataclass
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
-from sft_exp.durable import folder
+from sft_exp import curves, durable
+from sft_exp.errors import DataError, StorageError, require
 from sft_exp.progress import console
-from sft_exp.track import Run, Tracker
+from sft_exp.track import About, Artifact, Run, Tracker
 
-_told = False  # the one line of explanation, once a process
+PENDING = "pending.json"
+MODES = ("auto", "online", "offline", "disabled")
+TABLE = "results"  # one row a fine-tuning, for charts over many runs
+COLUMNS = {"val_accuracy": "val/accuracy", "test_accuracy": "test/accuracy", "gain": "gain_vs_scratch"}
+LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
+SYNC = "python -m sft_exp.sync"
+_told: set[str] = set()  # lines of explanation, each once a process
+_offline = threading.Event()  # the server did not answer: this process does not ask again
 
 
 @dataclass
@@ -20,108 +41,318 @@ class Wandb(Tracker):
     entity: str | None = None
     mode: str = "auto"  # auto (online with a key, else offline), online, offline, disabled
     group: str | None = None  # runs shown together; a sweep's are, unless this says otherwise
-    dir: str = "outputs"  # where wandb/ is written
+    dir: str | None = None  # where wandb/ is written; null: the sweep's folder, or outputs
     init_timeout: float = 5.0  # seconds to reach the server before going offline
-    finish_timeout: float = 20.0  # seconds to upload what is left at the end
+    finish_timeout: float = 15.0  # seconds to upload what is left at the end
 
-    def open(self, kind, identity, config):
-        mode = os.environ.get("WANDB_MODE", self.mode if self.mode != "auto" else "online" if has_key() else "offline")
-        if self.mode == "auto" and mode == "offline":
-            tell("W&B: no key, so runs stay offline; `wandb login` and `wandb sync outputs/wandb/offline-run-*` upload them")
-        try:
-            return self.start(kind, identity, config, mode)
-        except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs
-            tell(f"Weights & Biases: {error}; going on offline.")
-        try:
-            return self.start(kind, identity, config, "offline")
-        except Exception as error:  # noqa: BLE001
-            tell(f"Weights & Biases: {error}; going on without it. Metrics are in the store.")
+    def __post_init__(self):
+        require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
+
+    def open(self, about, stop):
+        if os.environ.get("WANDB_MODE", self.mode) == "disabled":
             return Run()
+        trial = claimed()  # before W&B reads its environment
+        mode = os.environ.get("WANDB_MODE", self.mode)
+        if mode == "auto":
+            mode = "online" if has_key() else "offline"
+            if mode == "offline":
+                tell(f"W&B: no key, so runs stay offline; after `wandb login`, `{SYNC}` uploads them")
+        sweep = trial.get("WANDB_SWEEP_ID")
+        mine = replace(
+            self,
+            project=os.environ.get("WANDB_PROJECT", self.project),
+            group=self.group or sweep or os.environ.get("WANDB_RUN_GROUP"),
+            dir=os.environ.get("WANDB_DIR") or self.dir or "outputs",
+        )
+        identity = trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None  # the trial is the fine-tuning
+        for attempt in ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline"):
+            try:
+                return mine.start(about, identity or about.folder.name, attempt, stop, sweep if identity else None)
+            except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs
+                let_go()
+                _offline.set()
+                going_on = "without it; metrics are in the store" if attempt == "offline" else f"offline; `{SYNC}` uploads"
+                tell(f"W&B: {first_line(error)}; going on {going_on}")
+        return Run()
 
-    def start(self, kind: str, identity: str, config: dict[str, Any], mode: Any) -> Run:
-        import wandb
-
+    def start(self, about: About, identity: str, mode: str, stop: Callable[[], None], sweep: str | None = None) -> "Mirror":
+        """The run in this very mode; raises whatever W&B raises."""
+        where = Path(self.dir or "outputs")
+        for older in (where / "wandb").glob(f"*run-*-{identity}"):
+            if (older / PENDING).exists():  # its training was killed, or it failed; all it holds is logged again
+                durable.remove(older)
+        wandb = library()
         settings = wandb.Settings(  # a fresh one each time: init writes its arguments into it
             init_timeout=self.init_timeout,
             finish_timeout=self.finish_timeout,
+            finish_timeout_raises=True,
             quiet=True,
             silent=True,
             console="off",
             save_code=False,
+            stop_fn=stop,
+            run_id=identity,
+            sweep_id=sweep,
         )
         run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", self.project),
+            project=self.project,
             entity=self.entity,
             group=self.group,
-            name=title(kind, config),
-            tags=sorted({kind, *config["choices"].values()}),
-            id=identity,
-            job_type=kind,
-            dir=str(folder(Path(self.dir))),
-            config=config,
+            name=about.name,
+            tags=about.tags,
+            job_type=about.kind,
+            dir=str(durable.folder(where)),
+            config=about.config,
             mode=mode,
-            resume="allow",
+            resume=None if mode == "offline" else "allow",
             settings=settings,
-            reinit="finish_previous",
+            reinit="create_new",
         )
-        run.define_metric(f"{kind}/step")
-        run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-        return Mirror(run, kind)
+        if not run.offline:
+            tell(f"W&B: {run.project_url}")
+        for name in ("step", "epoch"):
+            run.define_metric(f"{about.kind}/{name}")
+        for name in (f"{about.kind}/*", "val/*"):
+            run.define_metric(name, step_metric=f"{about.kind}/{'epoch' if about.kind == 'finetune' else 'step'}")
+        return Mirror(run, about, replace(self, entity=run.entity or self.entity))
 
 
 class Mirror(Run):
     """A W&B run that is let go of at its first failure."""
 
-    def __init__(self, run: Any, kind: str):
-        self.run, self.kind = run, kind
+    def __init__(self, run: Any, about: About, tracker: Wandb):
+        self.run, self.id, self.about, self.tracker = run, run.id, about, tracker
+        self.last = run.starting_step - 1  # the newest step that the server has
+        self.folder = Path(run.settings.sync_dir)
+        self.where = run.url or os.path.relpath(self.folder)
+        self.results: dict[str, Any] = {}
+        self.note(None)
 
     def log(self, row):
-        self.tried(lambda: self.run.log({f"{self.kind}/{k}": v for k, v in row.items()}))
+        if row["step"] > self.last:
+            self.last = row["step"]
+            named = {k if "/" in k else f"{self.about.kind}/{k}": v for k, v in row.items()}
+            self.tried(lambda: self.run.log(named, step=row["step"]))
 
     def summary(self, values):
+        self.results |= values
         self.tried(lambda: self.run.summary.update(values))
 
-    def pictures(self, files):
-        import wandb
+    def pictures(self, pngs):
+        files = {title: self.folder / "pictures" / f"{title}.png" for title in pngs}
+        with suppress(StorageError):
+            for title, png in pngs.items():
+                durable.write(files[title], png)
+        image = library().Image
+        if files:
+            self.tried(lambda: self.run.log({f"pictures/{title}": image(str(file)) for title, file in files.items()}))
 
-        self.tried(lambda: self.run.log({title: wandb.Image(str(path)) for title, path in files.items()}))
-
-    def finish(self, failed=False):
-        self.tried(lambda: self.run.finish(exit_code=int(failed)))
+    def finish(self, code=0):
+        self.note(code)
+        linked = code != 0
+        if self.run is not None and not linked:
+            try:
+                within(LINEAGE, self.link)
+                linked = True
+            except Exception as error:  # noqa: BLE001
+                tell(f"W&B: what came from what is not there yet ({first_line(error)}); `{SYNC}` adds it")
+        self.tried(lambda: self.run.finish(exit_code=code))
+        if self.run is not None and not self.run.offline and linked:
+            durable.remove(self.folder / PENDING)
         self.run = None
 
-    def tried(self, call) -> None:
+    def link(self) -> None:
+        """Data -> encoder -> model, and the row of results. Content decides which version an artifact is, so whoever comes first
+        uploads it. These are the calls that wait for the server."""
+        if "test/accuracy" in self.results:
+            row = cells(self.about.config, self.results)
+            self.run.log({TABLE: library().Table(columns=list(row), data=[list(row.values())])})
+        if not self.run.offline:
+            for artifact in self.about.uses:
+                self.run.use_artifact(draft(artifact), aliases=[artifact.folder.name])
+        for artifact in self.about.makes:
+            self.run.log_artifact(draft(artifact), aliases=[artifact.folder.name])
+
+    def note(self, code: int | None) -> None:
+        """What `sync` needs, until the server has it; `code` is None as long as the run goes on."""
+        told = {
+            "id": self.id,
+            "tracker": asdict(self.tracker),
+            "about": asdict(self.about),
+            "summary": self.results,
+            "code": code,
+        }
+        with suppress(StorageError):
+            durable.write(self.folder / PENDING, json.dumps(told, default=lambda path: str(path.absolute()), indent=1))
+
+    def tried(self, call: Callable[[], Any]) -> None:
         if self.run is None:
             return
         try:
             call()
-        except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full, server gone: all the same to training
+        except TimeoutError:
             self.run = None
-            tell(f"Weights & Biases stopped answering ({type(error).__name__}: {error}); metrics are in the store.")
+            _offline.set()
+            tell(f"W&B: the server did not answer in time; `{SYNC}` uploads what it does not have")
+        except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
+            self.run = None
+            if isinstance(error, ConnectionError):
+                let_go()
+            tell(f"W&B stopped ({type(error).__name__}: {first_line(error)}); metrics are in the store, `{SYNC}` uploads them")
 
 
-def title(kind: str, config: dict[str, Any]) -> str:
-    """What the run is, from the choices that matter to its kind."""
-    taken = config["choices"]
-    words = [taken["pretrainer"], taken["dataset"], f"seed{config['seed']}"]
-    if kind == "finetune":
-        words += [taken["strategy"], taken["optim"], f"lr{config['optim']['lr']}", f"labels{config['labels']}"]
-    return " ".join(str(w) for w in [kind, *words])
+def cells(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A fine-tuning's row of the results table: column -> value."""
+    choices = {group: config["choices"].get(group) for group in ("pretrainer", "encoder", "strategy")}
+    asked = {"optimizer": config["choices"].get("optim"), "lr": config["optim"]["lr"], "labels": str(config["labels"])}
+    scores = {column: values.get(key) for column, key in COLUMNS.items()}
+    return {**choices, **asked, "seed": config["seed"], **scores}
+
+
+def draft(artifact: Artifact) -> Any:
+    """The artifact as W&B wants it. The files of a finished store folder never change, so they are not copied."""
+    made = library().Artifact(artifact.name, type=artifact.kind, metadata=artifact.facts)
+    for file in artifact.files:
+        made.add_file(str(artifact.folder / file), name=file, policy="immutable", skip_cache=True)
+    return made
+
+
+def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
+    """A folder with the files of an artifact, e.g. `team/project/encoder-vae-digits:latest`. DataError if it cannot be had."""
+    try:
+        found = library().Api().artifact(artifact)
+        return Path(found.download(root=str(durable.folder(root / found.source_qualified_name.replace(":", "-")))))
+    except Exception as error:
+        raise DataError(f"artifact {artifact}: {first_line(error)}") from error
+
+
+def pending(roots: list[Path]) -> list[Path]:
+    """Folders of W&B runs that the server may not have whole, oldest first."""
+    found = {
+        file.parent
+        for root in roots
+        for depth in ("", "*/", "*/*/", "*/*/*/", "*/*/*/*/")
+        for file in root.glob(f"{depth}{PENDING}")
+        if not file.parent.is_symlink()  # latest-run
+    }
+    return sorted(found, key=lambda folder: folder.name.rpartition("run-2")[2])
+
+
+def sync(folder: Path) -> str:
+    """Give the server all of a run that it does not have; where it is now. Empty for a run that has not ended: the command
+    that began it continues it. Raises whatever W&B raises.
+
+    What the server has never seen, `wandb sync` uploads, with what W&B alone has recorded. It would append to a run that is
+    there in part; that, and what W&B's file has lost, comes from the store.
+    """
+    record = json.loads((folder / PENDING).read_text())
+    told = record["about"]
+    if record["code"] is None and told["kind"] == "pretrain" and (Path(told["folder"]) / durable.SEAL).exists():
+        record["code"] = 0  # killed just after its end; who finds it in the store only links to it
+    if record["code"] is None:
+        return ""
+    artifacts = {key: [Artifact(**{**a, "folder": Path(a["folder"])}) for a in told[key]] for key in ("uses", "makes")}
+    about = About(**{**told, **artifacts, "folder": Path(told["folder"])})
+    with TemporaryDirectory() as scratch:
+        tracker = Wandb(**{**record["tracker"], "mode": "online", "dir": scratch})
+        if not known(tracker, record["id"]):
+            subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], check=True, capture_output=True)  # noqa: S603
+            uploaded = known(tracker, record["id"])
+        else:
+            uploaded = False
+        if start := about.config["lineage"].get("pretrain"):
+            start["url"] = tracker.shown(about.uses[-1].folder)
+            record["summary"] |= {"pretrain/url": start["url"]} if record["summary"] else {}
+        run = tracker.start(about, record["id"], "online", lambda: None)
+        for row in curves.read(about.folder):
+            run.log(row)
+        if uploaded:
+            run.tried(lambda: run.run.summary.update(record["summary"]))
+        else:
+            run.summary(record["summary"])
+            run.pictures({png.stem: png.read_bytes() for png in sorted(folder.glob("pictures/*.png"))})
+        run.finish(record["code"])
+        if (run.folder / PENDING).exists():
+            raise TimeoutError("the server did not take all of it")
+    tracker.show(about.folder, run.where)
+    durable.remove(folder / PENDING)
+    return run.where
+
+
+def known(tracker: Wandb, identity: str) -> bool:
+    """Whether the server has a run of that id."""
+    wandb = library()
+    api = wandb.Api()
+    try:
+        api.run("/".join([tracker.entity or api.default_entity, tracker.project, identity]))
+    except (ValueError, wandb.errors.CommError):
+        return False
+    return True
+
+
+def claimed() -> dict[str, str]:
+    """What `wandb agent` says about this process's trial, taken out of the environment: from there W&B would give every run of
+    the process the trial's id, and replace config groups by the parameters of the same name."""
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
+        if name in os.environ:
+            _trial()[name] = os.environ.pop(name)
+    return _trial()
+
+
+@cache
+def _trial() -> dict[str, str]:
+    return {}
 
 
 def has_key() -> bool:
     """Whether W&B would find a key without asking."""
-    if os.environ.get("WANDB_API_KEY"):
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    hosts = {urlparse(library().setup().settings.base_url).hostname or "", "api.wandb.ai"}
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        found = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
+    return any(found.authenticators(host) for host in hosts)
+
+
+def library() -> Any:
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb
+
+
+def let_go() -> None:
+    """End wandb-core, which is dead or holds a run that did not begin; the next run starts another."""
+    with suppress(Exception):
+        library().teardown()
+
+
+def within(seconds: float, call: Callable[[], Any]) -> None:
+    """`call()`, for so long; TimeoutError if it has not ended then. W&B waits for ever for a server that hangs."""
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    if failed:
+        raise failed[0]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def tell(line: str) -> None:
-    global _told
-    if not _told:
-        console.print(line, highlight=False)
-    _told = True
+    if line not in _told:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _told.add(line)

@@ -1,0 +1,141 @@
+"""The comparison view of a Weights & Biases project, as code: `python -m sft_exp.dashboard --project sft_exp`.
+
+Each fine-tuning logs one row of a table `results`; the two charts that W&B has no panel for read those rows of all runs shown.
+Needs `pip install "sft_exp[dashboard]"`.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from typing import Any
+
+from sft_exp.trackers import wandb
+
+NAME = "sft_exp: did pretraining help?"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+TEST = {"field": "${field:y}", "type": "quantitative", "scale": {"zero": False}, "axis": {"format": ".0%"}}
+HEAT = {  # validation, which is what settings are chosen by
+    "$schema": SCHEMA,
+    "data": {"name": "wandb"},
+    "transform": [
+        {"aggregate": [{"op": "mean", "field": "${field:z}", "as": "mean"}], "groupby": ["${field:x}", "${field:y}"]},
+    ],
+    "encoding": {
+        "x": {"field": "${field:x}", "type": "ordinal", "title": "learning rate", "sort": "ascending"},
+        "y": {"field": "${field:y}", "type": "nominal", "title": "optimizer"},
+    },
+    "layer": [
+        {"mark": "rect", "encoding": {"color": {"field": "mean", "type": "quantitative", "title": "${string:z}"}}},
+        {"mark": "text", "encoding": {"text": {"field": "mean", "type": "quantitative", "format": ".1%"}}},
+    ],
+}
+CURVES = {
+    "$schema": SCHEMA,
+    "data": {"name": "wandb"},
+    "encoding": {
+        "x": {"field": "${field:x}", "type": "ordinal", "title": "labels a class", "sort": {"field": "${field:x}"}},
+        "color": {"field": "${field:group}", "type": "nominal", "title": "pretrainer"},
+    },
+    "layer": [
+        {"mark": {"type": "errorbar", "extent": "stderr"}, "encoding": {"y": {**TEST, "title": "test accuracy"}}},
+        {"mark": {"type": "line", "point": True}, "encoding": {"y": {**TEST, "aggregate": "mean"}}},
+    ],
+}
+COLUMNS = (
+    "config:choices.value.pretrainer", "config:choices.value.encoder", "config:choices.value.strategy",
+    "config:choices.value.optim", "config:optim.value.lr", "config:labels.value", "config:seed.value",
+    "summary:val/accuracy", "summary:test/accuracy", "summary:gain_vs_scratch", "summary:verdict", "summary:pretrain/url",
+)  # fmt: skip
+
+
+def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
+    """The view; `charts` are the presets' ids by name."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+
+    def chart(name: str, strings: dict[str, str], **fields: str) -> Any:
+        return wr.CustomChart(
+            query={"summaryTable": {"tableKey": wandb.TABLE}},
+            chart_name=charts[name],
+            chart_fields=fields,
+            chart_strings=strings,
+        )
+
+    columns = [wr.Config(key) for key in ("choices.pretrainer", "choices.strategy", "choices.optim", "optim.lr", "labels")]
+    answers: list[Any] = [
+        chart("heat", {"z": "validation accuracy"}, x="lr", y="optimizer", z="val_accuracy"),
+        wr.BarPlot(
+            title="Gain over scratch by pretrainer",
+            metrics=[wr.SummaryMetric("gain_vs_scratch")],
+            groupby=wr.Config("choices.pretrainer"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        ),
+        chart("curves", {}, x="labels", y="test_accuracy", group="pretrainer"),
+        wr.ParallelCoordinatesPlot(
+            title="Every setting",
+            columns=[
+                *(wr.ParallelCoordinatesPlotColumn(c, log=c.name == "optim.lr") for c in columns),
+                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val/accuracy")),
+            ],
+        ),
+    ]
+    training: list[Any] = [
+        wr.LinePlot(title="Pretraining", x="pretrain/step", y=["pretrain/loss"]),
+        wr.LinePlot(title="Fine-tuning", x="finetune/epoch", y=["finetune/loss"], log_y=True),
+        wr.LinePlot(title="Validation", x="finetune/epoch", y=["val/accuracy"]),
+    ]
+    media = ["pictures/reconstruction", "pictures/sample", "pictures/Confusion matrix", "pictures/Features"]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            ws.Section(name="Answers", panels=answers, is_open=True),
+            ws.Section(name="Training", panels=training, is_open=True),
+            ws.Section(name="Pictures", panels=[wr.MediaBrowser(media_keys=[key]) for key in media]),
+        ],
+        runset_settings=ws.RunsetSettings(
+            pinned_columns=list(COLUMNS),
+            order=[expr.Ordering(expr.Summary("val/accuracy"), ascending=False)],
+        ),
+    )
+
+
+def preset(api: Any, entity: str, name: str, spec: dict[str, Any]) -> str:
+    """The id of a chart's preset; a changed chart is another one, so views saved before keep theirs."""
+    name = f"sft_exp-{name}-{hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]}"
+    try:
+        return api.create_custom_chart(
+            entity=entity, name=name, display_name=name, spec_type="vega2", access="private", spec=spec
+        )
+    except wandb.library().errors.Error as error:
+        if "exist" not in str(error).lower():
+            raise
+        return f"{entity}/{name}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sft_exp.dashboard", description=__doc__)
+    parser.add_argument("--project", default="sft_exp")
+    parser.add_argument("--entity", help="team or user; default: yours")
+    args = parser.parse_args()
+    try:
+        api = wandb.library().Api()
+        entity = args.entity or api.default_entity
+        charts = {name: preset(api, entity, name, spec) for name, spec in (("heat", HEAT), ("curves", CURVES))}
+        saved = workspace(entity, args.project, charts).save()
+    except ImportError as error:
+        print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
+        return 2
+    except Exception as error:  # noqa: BLE001 - whatever the server says
+        print(f"sft_exp.dashboard: {wandb.first_line(error)}", file=sys.stderr)
+        return 1
+    print(saved.url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

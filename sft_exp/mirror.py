@@ -1,0 +1,149 @@
+"""What a tracker shows of a job: which of its store folders are runs, what they are called, and what came from what.
+
+A job has two runs: its pretraining, and its fine-tuning, which stands for the main arm on the first label draw and holds the
+job's results. Jobs that share a pretraining share its run: whoever finds it in the store links to it.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from sft_exp import curves, durable, transfer
+from sft_exp.jobs import MAIN, Job, stage
+from sft_exp.stages.context import Context
+from sft_exp.stages.pretrain import strip
+from sft_exp.track import About, Artifact
+
+OF_PRETRAINING = (
+    "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "augment",
+    "transfer", "seed", "hardware", "tracker",
+)  # fmt: skip
+NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
+SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")  # say nothing about a run
+
+
+def runs(job: Job, name: str, ctx: Context) -> dict[str, About]:
+    """Folders that the stage of that name shows as runs."""
+    request = job.requests["finetune"][job.arms[MAIN][0]]
+    if name == "pretrain" and request["start"]:
+        about = pretraining(job, request["start"], ctx)
+    elif name == "finetune":
+        about = finetuning(job, Path(job.experiment.store) / stage("finetune").folder_name(request), request["start"], ctx)
+    else:
+        return {}
+    return {about.folder.name: about}
+
+
+def after(job: Job, name: str, ctx: Context) -> None:
+    """The stage has finished: its run gets what it has not heard of, whoever computed the folder. A pretraining's ends."""
+    for about in runs(job, name, ctx).values():
+        if name == "pretrain" and about.folder.name not in ctx.runs and ctx.tracker.shown(about.folder):
+            continue
+        run = ctx.watch(about.folder.name)
+        if not run.where:
+            continue
+        for row in curves.read(about.folder):
+            run.log(row)
+        if name == "pretrain":
+            run.pictures(images(about.folder))
+            ctx.finish(about.folder.name)
+
+
+def pretraining(job: Job, folder: Path, ctx: Context) -> About:
+    config = {k: v for k, v in ctx.config.items() if k in OF_PRETRAINING}
+    choices = {k: v for k, v in job.experiment.choices.items() if k in OF_PRETRAINING}
+    data = manifest(job, "pretrain_dataset" if job.experiment.pretrain_dataset is not None else "dataset")
+    lineage = {"data": linked(data)}
+    return About(
+        "pretrain",
+        folder,
+        title(ctx, choices),
+        tags("pretrain", choices),
+        {**config, "choices": choices, "lineage": lineage},
+        [data],
+        [encoder(job, folder)],
+    )
+
+
+def finetuning(job: Job, folder: Path, start: Path | None, ctx: Context) -> About:
+    choices, uses = job.experiment.choices, [manifest(job)]
+    lineage = {"data": linked(uses[0])}
+    if start:
+        uses.append(encoder(job, start))
+        lineage["pretrain"] = {**linked(uses[1]), "run": start.name, "url": ctx.tracker.shown(start)}
+    made = artifact("model", job, folder, ("model.json", "model.safetensors", "labels.json", "request.json"))
+    config = {**ctx.config, "choices": choices, "lineage": lineage}
+    return About("finetune", folder, title(ctx, choices), tags("finetune", choices), config, uses, [made])
+
+
+def title(ctx: Context, choices: dict[str, str]) -> str:
+    """The options that matter, then whatever else was typed: `vae digits full adam optim.lr=0.01`."""
+    words = [choices[group] for group in NAMED if group in choices]
+    for word in (w.lstrip("+~") for w in ctx.typed if "=" in w and not w.startswith("-")):
+        key = word.partition("=")[0]
+        group = key.partition(".")[0]
+        if key not in NAMED and group not in SILENT and ("strategy" in choices or group in OF_PRETRAINING):
+            words.append(word)
+    return " ".join(words)
+
+
+def tags(kind: str, choices: dict[str, str]) -> list[str]:
+    return sorted({kind, *(v for group, v in choices.items() if group not in ("hardware", "tracker"))})
+
+
+def manifest(job: Job, group: str = "dataset") -> Artifact:
+    """The names and the hash of the images of `dataset` or `pretrain_dataset`."""
+    request = next(r for r in job.requests["data"] if r["dataset"] is getattr(job.experiment, group))
+    folder = Path(job.experiment.store) / stage("data").folder_name(request)
+    return Artifact(
+        f"data-{option(job, group)}", "dataset", folder, ("manifest.json", "request.json"), {"sha256": request["sha256"]}
+    )
+
+
+def encoder(job: Job, folder: Path) -> Artifact:
+    return artifact("encoder", job, folder, ("encoder.safetensors", "request.json"))
+
+
+def artifact(what: str, job: Job, folder: Path, files: tuple[str, ...]) -> Artifact:
+    """Weights that a run makes or uses; once they are there, with the checksums they were sealed with."""
+    facts = {}
+    if (folder / durable.SEAL).exists():
+        facts = {"sha256": json.loads((folder / durable.SEAL).read_text())["sha256"]}
+    return Artifact(f"{what}-{option(job, 'pretrainer')}-{option(job, 'dataset')}", "model", folder, files, facts)
+
+
+def option(job: Job, group: str) -> str:
+    return job.experiment.choices.get(group) or type(getattr(job.experiment, group)).__name__.lower()
+
+
+def linked(found: Artifact) -> dict[str, Any]:
+    """An artifact in a config, so that what came from what is known without a server too."""
+    weights = found.facts.get("sha256", "")
+    sha256 = weights.get("encoder.safetensors", "") if isinstance(weights, dict) else weights
+    return {"artifact": f"{found.name}:{found.folder.name}", "sha256": sha256, "folder": str(found.folder)}
+
+
+def summary(job: Job, result: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """A job's result as plain numbers by name: test/accuracy, val/accuracy, the controls, the verdict, and the final values of
+    the pretraining it started from."""
+    flat = {f"{split}/{k}": v for split in ("test", "val") for k, v in result[split].items()}
+    flat |= {f"{arm}/{k}": v for arm, scores in result["controls"].items() for k, v in scores.items()}
+    if result["verdict"]:
+        flat |= {"gain_vs_scratch": result["verdict"]["difference"], "verdict": result["verdict"]["text"]}
+    if start := job.requests["finetune"][job.arms[MAIN][0]]["start"]:
+        last = curves.read(start)[-1:] or [{}]
+        flat |= {f"pretrain/{k}": v for k, v in last[0].items()} | {"pretrain/url": ctx.tracker.shown(start)}
+    return flat
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    """What a pretraining makes of its first images, as PNGs."""
+    from PIL import Image
+
+    found = {}
+    for name, x_BCHW in transfer.read_own(folder / "pictures.safetensors").items():
+        buffer = io.BytesIO()
+        Image.fromarray(strip(x_BCHW)).save(buffer, format="PNG")
+        found[name] = buffer.getvalue()
+    return found

@@ -1,0 +1,54 @@
+"""TensorBoard: the same runs as event files, for `tensorboard --logdir outputs/tensorboard`."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_exp import durable
+from sft_exp.progress import console
+from sft_exp.track import Run, Tracker
+
+
+@dataclass
+class Tensorboard(Tracker):
+    dir: str | None = None  # where tensorboard/ is written; null: the sweep's folder, or outputs
+
+    def open(self, about, stop):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            console.print(f'tracker=tensorboard: {error}; pip install "sft_exp[tensorboard]"', markup=False, soft_wrap=True)
+            return Run()
+        folder = Path(self.dir or "outputs") / "tensorboard" / about.folder.name
+        durable.remove(folder)  # a continued training logs its whole record again
+        writer = SummaryWriter(str(folder))
+        writer.add_text("about", f"{about.name}\n\n{about.config}")
+        return Events(writer, about.kind, str(folder))
+
+
+class Events(Run):
+    def __init__(self, writer: Any, kind: str, where: str):
+        self.writer, self.kind, self.where, self.last = writer, kind, where, -1
+
+    def log(self, row):
+        new, self.last = row["step"] > self.last, max(row["step"], self.last)
+        for name, value in row.items() if new else ():
+            self.writer.add_scalar(name if "/" in name else f"{self.kind}/{name}", value, row["step"])
+
+    def summary(self, values):
+        for name, value in values.items():
+            if isinstance(value, str):
+                self.writer.add_text(name, value)
+            else:
+                self.writer.add_scalar(name, value)
+
+    def pictures(self, pngs):
+        import numpy as np
+        from PIL import Image
+
+        for title, png in pngs.items():
+            self.writer.add_image(title, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), dataformats="HWC")
+
+    def finish(self, code=0):
+        self.writer.close()

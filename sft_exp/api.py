@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from sft_exp import config, pipeline, session
+from sft_exp import config, pipeline, session, transfer
 from sft_exp.core import Backbone
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.experiment import Experiment
@@ -63,7 +63,7 @@ def load_pretrained(path: str | Path) -> Readout:
         file = folder.parent / start / "encoder.safetensors"
         if not file.exists():
             raise DataError(f"{path}: its pretraining should be in {file.parent}, and is not there")
-        encoder.backbone.load_state_dict(model.weights(file))
+        transfer.load_own(encoder.backbone, transfer.read_own(file), file)
     return encoder.eval()
 
 

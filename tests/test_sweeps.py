@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_exp import api
-from sft_exp.stages import model
+from sft_exp import api, transfer
 
 ROOT = Path(__file__).parent.parent
 TINY = ["pretrain.steps=4", "finetune.steps=4", "draws=1", "controls=false", "tracker=none", "val=none"]
@@ -205,7 +204,7 @@ def test_learning_rate_finder_leaves_no_trace():
     rate = json.loads(file.read_text())["lr"]
     assert 1e-6 < rate < 1
     plain = api.run([*given, "store=plain", f"optim.lr={rate!r}"], folder="plain")
-    a, b = (model.weights(Path(r["stages"]["finetune"]["folder"]) / "model.safetensors") for r in (found, plain))
+    a, b = (transfer.read_own(Path(r["stages"]["finetune"]["folder"]) / "model.safetensors") for r in (found, plain))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert found["test"] == plain["test"]
 
@@ -227,6 +226,6 @@ def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
     for lr in ("1e-3", "1e-2", "1e-1"):
         alone = api.run([*given, "optim=momentum", f"optim.lr={lr}", "store=alone"], folder="run")
         name = Path(alone["stages"]["finetune"]["folder"]).name
-        a, b = (model.weights(Path(store) / name / "model.safetensors") for store in ("alone", "together"))
+        a, b = (transfer.read_own(Path(store) / name / "model.safetensors") for store in ("alone", "together"))
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=0, atol=1e-5)

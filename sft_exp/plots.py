@@ -112,10 +112,9 @@ def monitors(job: Job, result: Result) -> Picture | None:
     axes.set_title(
         f"Features use {rows[-1]['rank']:.0f} dimensions (pixels {floor['rank']:.0f}, at the start {rows[0]['rank']:.0f})"
     )
-    cost = sum(r["seconds"] for r in (floor, *rows))
     caption = (
         f"Held-out labels of one draw ({floor['labels']}); dotted: the same of the raw pixels; step 0: the encoder as it "
-        f"starts. Dimensions: effective rank (arXiv:2210.02885). Looking took {cost:.1f} s."
+        f"starts. Dimensions: effective rank (arXiv:2210.02885)."
     )
     return Picture("monitors", "What the features hold while pretraining", caption, png(figure))
 

@@ -108,9 +108,9 @@ def lineage(state):
 
 
 def store():
-    """Everything that was computed; monitors also record how long they took."""
+    """Everything that was computed."""
     sealed = {f.name: json.loads((f / "done.json").read_text())["sha256"] for f in Path("outputs/store").glob("*-*")}
-    return {name: {file: s for file, s in files.items() if file != "monitors.jsonl"} for name, files in sealed.items()}
+    return sealed
 
 
 def whole(state, pretrained=1, tuned=1):

@@ -28,7 +28,7 @@ RIDGE = 1e-2
 
 
 class Monitor:
-    """monitors.jsonl: one row a look, the floors of the pixels first; `seconds` is what the look cost."""
+    """monitors.jsonl: one row a look, the floors of the pixels first. `seconds` is what all looks cost."""
 
     def __init__(self, folder: Path, request: Request, encoder: nn.Module, nets: nn.Module, pool: Images, ctx: Context):
         """`request` names the data set, the labels inside the budget and their draw."""
@@ -38,10 +38,12 @@ class Monitor:
         self.file, self.encoder, self.nets, self.device = folder / "monitors.jsonl", encoder, nets, ctx.device
         self.labelled, self.pool, self.labels = draw.labelled.at(few), pool.at(some), str(request["labels"])
         self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
 
     def look(self, step: int) -> dict[str, Any]:
         """Adds the row of the features after `step` steps, and gives it. A training that goes on from a checkpoint takes
         the rows before it as they are."""
+        started = time.perf_counter()
         if not self.rows:
             rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
             self.rows = [row for row in rows if row["step"] is None or row["step"] < step]
@@ -52,14 +54,14 @@ class Monitor:
         for module, mode in modes.items():
             module.training = mode
         durable.write(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.seconds += time.perf_counter() - started
         return self.rows[-1]
 
     @torch.no_grad()
-    def measured(self, encoder: nn.Module) -> dict[str, Any]:
-        started = time.perf_counter()
+    def measured(self, encoder: nn.Module) -> dict[str, float]:
         f_ND, f_LD = (self.features(encoder, images) for images in (self.pool, self.labelled))
         found = {"rank": effective_rank(f_ND), **probes(f_LD, self.labelled), **clusters(f_LD, self.labelled.y)}
-        return {**{k: round(v, 4) for k, v in found.items()}, "seconds": round(time.perf_counter() - started, 3)}
+        return {k: round(v, 4) for k, v in found.items()}
 
     def features(self, encoder: nn.Module, images: Images) -> Tensor:
         rows = torch.arange(len(images)).split(250)

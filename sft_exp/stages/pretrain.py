@@ -46,7 +46,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         for step in fit(folder, method, nets, optimizers, {"pool": pool}, plan, ctx, label, previous=request["_after"]):
             if monitor and step.done % (plan.steps // LOOKS) == 0:
                 seen = monitor.look(step.done)
-        ctx.watch(folder.name).summary({f"monitor/{name}": value for name, value in seen.items()})
+        if monitor:
+            console.print(f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False)
+            ctx.watch(folder.name).summary({f"monitor/{name}": value for name, value in seen.items()})
     durable.write(folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps))))
     if method.has_likelihood:
         durable.write(folder / "networks.safetensors", to_bytes(numbers(nets)))

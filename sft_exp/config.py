@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Budget, Experiment, Features, Hardware, Transfer, Views, target
+from sft_exp.experiment import Budget, Experiment, Features, Hardware, Transfer, Tuning, Views, target
 
 HERE = Path(__file__).parent
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())  # in a wheel, in a checkout
@@ -49,7 +49,7 @@ KINDS = {  # group -> the class its parts derive from
 }
 KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "pretrain": Budget,
-    "finetune": Budget,
+    "finetune": Tuning,
     "features": Features,
     "augment": Views,
     "transfer": Transfer,

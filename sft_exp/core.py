@@ -19,6 +19,7 @@ from torch import Tensor, nn
 Tensors = dict[str, Tensor]
 Batch = dict[str, Tensors]  # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B]}
 Rates = dict[str, float]  # parameter name -> multiplier of the learning rate; a name left out is frozen
+Layers = dict[str, list[str]]  # map of an encoder -> names of the parameters it adds to the maps before it, from the input up
 
 
 def seed_of(*name: int | str) -> int:
@@ -142,6 +143,10 @@ class Pretrainer(Method):
 class Task(Method):
     """Learns to predict, starting at an encoder's features [B, D]."""
 
+    def alters(self) -> bool:
+        """Whether `draw` changes images or pairs them anew, so that a frozen encoder's features cannot be computed once."""
+        return False
+
     def predict(self, nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -152,14 +157,28 @@ class Task(Method):
 
 @dataclass
 class Strategy:
-    """How labels change a network: which numbers move, when, how fast; or a head solved in closed form."""
+    """How labels change a network: which numbers move, when, how fast; or a head solved in closed form.
+
+    What does not move is frozen: its bytes, its BatchNorm statistics, without weight decay and dropout. `phases`, or `solve`
+    and `head`, are each strategy's own; `adapt`, `merge` and `penalty` are words that most leave neutral.
+    """
 
     probabilistic: ClassVar[bool] = True  # the head's predictions are logits; False: scores without that meaning
     solves: ClassVar[bool] = False  # the head comes from `solve`, and nothing is trained by gradient
 
-    def phases(self, encoder: nn.Module) -> list[tuple[float, Rates]]:
-        """[(share of the steps, rates of the encoder's parameters)]; shares sum to 1; the head always moves."""
+    def adapt(self, encoder: nn.Module, rng: torch.Generator) -> None:
+        """Add parameters to the encoder, pretrained by now, before `phases` is asked about them."""
+
+    def merge(self, encoder: nn.Module) -> None:
+        """After training, fold what `adapt` added into the encoder's own parameters, so that it is saved like any other."""
+
+    def phases(self, layers: Layers) -> list[tuple[float, Rates]]:
+        """[(share of the steps, rates of the encoder's parameters)]; shares sum to 1; the head always moves, at rate 1."""
         raise NotImplementedError
+
+    def penalty(self, now: Tensors, start: Tensors) -> Tensor | None:
+        """A term of the loss [scalar], of what moves: the parameters now, and the encoder's as they started."""
+        return None
 
     def solve(self, f_BD: Tensor, y_B: Tensor, spec: Spec, seed: int) -> nn.Module:
         """A head fitted to convergence on frozen features."""

@@ -34,6 +34,7 @@ class Budget:
     horizon: int | None = None  # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
     after: int | None = None  # go on from the run of so many epochs (or steps) with this horizon, if it is in the store
     piece: int | None = None  # rows a backward pass, for batches too large for memory; null = the whole batch
+    clip: float | None = None  # largest norm of the gradient; null = as it is
 
     def __post_init__(self):
         require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
@@ -51,6 +52,7 @@ class Budget:
         ok = self.after is None or (self.horizon is not None and 0 < self.after < stop)
         require(ok, "after", self.after, f"from 1 to below {stop}, with a horizon; or null")
         require(self.piece is None or self.piece > 0, "piece", self.piece, "above 0, or null")
+        require(self.clip is None or self.clip > 0, "clip", self.clip, "above 0, or null")
 
     def size(self, n: int) -> int:
         """Rows a step for a data set of n."""
@@ -73,6 +75,21 @@ class Budget:
             return epochs_or_steps
         wanted = epochs_or_steps * (n // max(1, self.size(n)))
         return wanted if self.max_steps is None else min(wanted, self.max_steps)
+
+
+@dataclass
+class Tuning(Budget):
+    """How long, in what pieces, and with what is watched meanwhile."""
+
+    ema: float = 0.0  # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last weights
+    patience: int | None = (
+        None  # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or full
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 <= self.ema < 1, "ema", self.ema, "from 0 to below 1")
+        require(self.patience is None or self.patience > 0, "patience", self.patience, "above 0, or null")
 
 
 @dataclass
@@ -167,7 +184,7 @@ class Experiment:
     study: Any = None  # not of the job, but of the multirun that it belongs to
 
     pretrain: Budget = field(default_factory=Budget)
-    finetune: Budget = field(default_factory=Budget)
+    finetune: Tuning = field(default_factory=Tuning)
     features: Features = field(default_factory=Features)
     augment: Views = field(default_factory=Views)
     transfer: Transfer = field(default_factory=Transfer)
@@ -193,6 +210,9 @@ class Experiment:
         require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
         require(self.val in ("cv", "holdout", "none", "full"), "val", self.val, "cv, holdout, none or full")
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
+        watched = self.finetune.patience is None or self.val in ("holdout", "full")
+        if not watched:
+            raise ConfigError("finetune.patience", self.finetune.patience, "must be null but with val=holdout or full")
         require(self.labels_total is None or self.labels_total > 0, "labels_total", self.labels_total, "above 0, or null")
         valid = "a number above 0 (labels a class), a share such as 5%, all, or a file.csv"
         require(valid_labels(self.labels), "labels", self.labels, valid)

@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 
 from sft_exp import splits, transfer
+from sft_exp.core import Task
 from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.experiment import Budget, Experiment, Target
+from sft_exp.nets import Readout, layers
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.provenance import digest, plain
 from sft_exp.splits import Labels
@@ -27,9 +29,11 @@ from sft_exp.store import Request, Result, Stage
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
 from sft_exp.strategies.svm import Svm
+from sft_exp.tasks.classify import Classify
 from sft_exp.train import build_optimizer
 
 MAIN, SCRATCH = "pretrained", "scratch"
+LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without the unlabelled images
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
 MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
@@ -82,6 +86,8 @@ def prepare(e: Experiment) -> Job:
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
     if e.val == "full":
         splits.outside(data, draws[0])
+    if "unlabelled" in e.task.pools:
+        splits.unlabelled(data, labels, 0)
     try:
         kept = e.pretrainer
         features = {
@@ -161,8 +167,8 @@ def likely(job: Job, shared: Request, start: Path | None) -> Request:
     }
 
 
-def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: int) -> None:
-    """Optimizers and networks that cannot be built, and batches that they cannot take. ConfigError."""
+def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> None:
+    """Optimizers and networks that cannot be built, strategies that do not fit them, batches that they cannot take. ConfigError."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
         try:
@@ -170,6 +176,14 @@ def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: i
         except ConfigError as error:
             raise error.under(key) from error
     weights = initial(e)
+    try:
+        phases = e.strategy.phases(layers(encoder, data.image))
+    except ConfigError as error:
+        raise error.under("strategy") from error
+    if e.strategy.solves and "unlabelled" in e.task.pools:
+        raise ConfigError(
+            "task", e.choices.get("task", ""), "needs a strategy that trains: this one's head is solved from the labels"
+        )
     if e.pretrainer.learns != "nothing":
         pretrain.build({"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed, "image": data.image, **weights}, data)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
@@ -182,7 +196,7 @@ def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: i
             raise ConfigError(
                 f"{key}.piece", budget.piece, f"must be null: {why} across the batch, so its pieces are not the whole"
             )
-        if normed and budget.size(n) < 2 and (method is e.pretrainer or any(rates for _, rates in e.strategy.phases(encoder))):
+        if normed and budget.size(n) < 2 and (method is e.pretrainer or any(rates for _, rates in phases)):
             raise ConfigError(
                 f"{key}.batch_size", budget.batch_size, "must be 2 or more: the encoder's BatchNorm looks across the batch"
             )
@@ -190,9 +204,10 @@ def check_fit(e: Experiment, data: Corpus, encoder: torch.nn.Module, labelled: i
 
 def controls(e: Experiment) -> tuple[str, ...]:
     """The arms beside the main one."""
+    usual = (*CONTROLS, LABELS_ONLY) if "unlabelled" in e.task.pools else CONTROLS
     if isinstance(e.controls, bool):
-        return CONTROLS if e.controls else ()
-    valid = (*CONTROLS, *MORE_CONTROLS)
+        return usual if e.controls else ()
+    valid = (*usual, *MORE_CONTROLS)
     for name in e.controls:
         if name not in valid:
             raise ConfigError("controls", name, f"true, false, or a list of {', '.join(valid)}")
@@ -237,6 +252,7 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
         **steps(e.pretrain, size),
         "batch_size": e.pretrain.size(size),
         "piece": e.pretrain.piece,
+        "clip": e.pretrain.clip,
         "precision": e.hardware.precision,
         "_monitor": watched(job, fold) if e.monitors else None,
     }
@@ -284,7 +300,9 @@ def closed(request: Request) -> Request:
         "_monitor": None,
         "batch_size": 0,
         "piece": None,
+        "clip": None,
         "precision": "fp32",
+        **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None), ("settle", False)) if key in request},
     }
 
 
@@ -309,8 +327,14 @@ def finetuning(
         **steps(e.finetune, size),
         "batch_size": e.finetune.size(size),
         "piece": e.finetune.piece,
+        "clip": e.finetune.clip,
+        "ema": e.finetune.ema,
+        "patience": e.finetune.patience,
+        "settle": "unlabelled" in e.task.pools,  # every arm beside a semi-supervised one begins as that does
         "precision": e.hardware.precision,
     }
+    if arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
+        request |= {"task": alone(e.task)}  # floors and labels_only: what the labels alone give
     floor = {"features": {"maps": [-1], "pool": "avg", "grid": 1}, "val": "none"}
     if arm == SCRATCH:
         request |= {"start": None}
@@ -333,6 +357,15 @@ def finetuning(
         if request["strategy"].solves
         else going_on(job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size))
     )
+
+
+def alone(task: Task) -> Task:
+    """The task itself, or for a semi-supervised one that which learns from the labels alone, from the same start and on the
+    same views."""
+    if "unlabelled" not in task.pools:
+        return task
+    shared = {f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)}
+    return Classify(**shared, augment="views" in shared)
 
 
 def longer(request: Request, job: Job) -> Request:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import Backbone
+from sft_exp.core import Backbone, Layers
 from sft_exp.errors import ConfigError
 
 
@@ -120,6 +120,31 @@ class Readout(nn.Module):
             if len(found) == len(self.names):
                 break
         return torch.cat([found[n] for n in self.names], dim=1)
+
+
+def layers(encoder: Readout, image: tuple[int, int, int]) -> Layers:
+    """Which parameters each map adds to the maps before it, as gradients tell; without those past the last map asked for."""
+    left = {name: p for name, p in encoder.backbone.named_parameters() if p.requires_grad}
+    device, found = next((p.device for p in left.values()), None), Layers()
+    for map_name, m in encoder.backbone.eval().maps(torch.zeros(1, *image, device=device)):
+        reached = (
+            torch.autograd.grad(m.sum(), list(left.values()), retain_graph=True, allow_unused=True) if m.requires_grad else ()
+        )
+        found[map_name] = [name for name, g in zip(left, reached, strict=False) if g is not None]
+        left = {name: p for name, p in left.items() if name not in found[map_name]}
+        if map_name == encoder.names[-1]:
+            break
+    return found
+
+
+def follow_all(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """teacher <- decay * teacher + (1 - decay) * student, numbers and statistics. Of a student's weight that is computed
+    from others (LoRA) it is the value that is followed."""
+    with torch.no_grad():
+        for name, t in [*teacher.named_parameters(), *teacher.named_buffers()]:
+            path, _, leaf = name.rpartition(".")
+            s = getattr(student.get_submodule(path), leaf)
+            t.lerp_(s, 1 - decay) if t.is_floating_point() else t.copy_(s)
 
 
 def resolve(wanted: list[int | str], names: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from sft_exp import curves, pipeline, splits, transfer
 from sft_exp.core import seed_global
 from sft_exp.data import Images
 from sft_exp.drawing import FAINT, INK, STYLE, WIDTH, Picture, blank, png
-from sft_exp.jobs import MAIN, SCRATCH, Job
+from sft_exp.jobs import LABELS_ONLY, MAIN, SCRATCH, Job
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
 
@@ -25,6 +25,7 @@ COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-b
     "raw_pixels": "#6E6E6E",
     "raw_svm": "#C0579A",
     "pca_svm": "#A87900",
+    LABELS_ONLY: "#56B4E9",
 }
 OBJECTIVES = ("#0072B2", "#D55E00", "#009E73", "#C0579A")
 CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it lies

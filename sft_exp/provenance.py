@@ -20,6 +20,7 @@ NEUTRAL = {
 def digest(request: dict[str, Any], *modules: str) -> str:
     """Hash of the source of `modules`, of the parts in the request, and of all modules of this project they import."""
     roots = set(modules) | {type(v).__module__ for v in request.values() if is_dataclass(v) and not isinstance(v, Target)}
+    roots |= {v.path.rpartition(".")[0] for v in request.values() if isinstance(v, Target) and v.path.startswith(f"{PACKAGE}.")}
     found: set[str] = set()
     while roots:
         found |= roots

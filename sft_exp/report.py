@@ -15,8 +15,9 @@ from rich.table import Table
 
 from sft_exp import advice, durable, page, pipeline, plots
 from sft_exp.drawing import Picture
-from sft_exp.jobs import FUNCTIONS, MAIN, SCRATCH, Job, stage
+from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, Job, stage
 from sft_exp.provenance import plain
+from sft_exp.stages import finetune
 from sft_exp.stages.context import pick
 from sft_exp.store import Request, Store
 
@@ -29,6 +30,7 @@ MEANING = {
     "raw_pixels": "logistic regression on the pixels",
     "raw_svm": "RBF-SVM on the pixels",
     "pca_svm": "RBF-SVM on principal components of the pixels",
+    LABELS_ONLY: "the same start, without the unlabelled images",
 }
 VALIDATION = {
     "cv": "val=cv: folds of the labels, each held out once",
@@ -69,6 +71,29 @@ def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) ->
         durable.write(file, picture.png)
     durable.write(folder / "report.html", page.whole(title(job), body(job, result, command, pictures)))
     return files
+
+
+def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
+    """What the main arm's fine-tuning moves, and how fast, before it begins: as a table and as JSON."""
+    request = job.requests["finetune"][job.arms[MAIN][0]]
+    begins, groups = finetune.groups(request, job.corpus.spec)
+    rate = request["optim"].options["lr"] if request["optim"] else None
+    table = Table(box=SIMPLE_HEAD, title=f"strategy={job.experiment.choices.get('strategy', '')}", title_justify="left")
+    heads = ["learning rate"] if len(begins) == 1 else [f"from {100 * b:.0f} %" for b in begins]
+    for head in ("group", "parameters", *heads):
+        table.add_column(head, justify="left" if head == "group" else "right")
+    for g in groups:
+        table.add_row(g.name, f"{g.parameters:,}", *(speed(r, rate) for r in g.rates))
+    if job.experiment.strategy.solves:
+        table.add_row("head", "", "solved")
+    return table, [{"group": g.name, "parameters": g.parameters, "from": begins, "rates": g.rates} for g in groups]
+
+
+def speed(share: float | None, rate: float | Path | None) -> str:
+    """`frozen`, the learning rate, or the share of one that another stage has yet to find."""
+    if share is None:
+        return "frozen"
+    return f"{share * rate:.3g}" if isinstance(rate, float) else f"{share:.3g} x lr"
 
 
 def title(job: Job) -> str:

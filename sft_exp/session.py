@@ -9,6 +9,7 @@ from typing import Any
 from sft_exp import durable, gc, mirror, pipeline, report
 from sft_exp.errors import Failure, Interrupted, StorageError
 from sft_exp.pipeline import Job
+from sft_exp.progress import console
 from sft_exp.stages.context import Context, Stop
 
 LATEST = Path("outputs/latest")
@@ -27,6 +28,10 @@ def work(
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     durable.write_json(folder / "status.json", status)
     try:
+        table, rows = report.movements(job)
+        if others is None:
+            console.print(table)
+        durable.write_json(folder / "strategy.json", rows)
         gc.refer(Path(job.experiment.store), folder, pipeline.names(job))
         with Stop.listening():
             result = {**pipeline.run(job, ctx, others or ()), "choices": job.experiment.choices, "config": config}

@@ -132,6 +132,19 @@ def everything(corpus: Corpus) -> Images:
     return corpus.train if corpus.extra is None else join(corpus.train, corpus.extra)
 
 
+def unlabelled(corpus: Corpus, labels: Labels, draw: int) -> Images:
+    """What a semi-supervised task sees beside the draw's labels: its other training images, without their labels, and the
+    data set's unlabelled ones; never an image that is tested. DataError if there are none."""
+    known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.classes, draw)[0]
+    told = {*make(corpus, labels, draw).labelled.ids}
+    rest = corpus.train.at(torch.tensor([r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long))
+    rest = replace(rest, y=torch.full_like(rest.y, -1))
+    found = rest if corpus.extra is None else join(rest, corpus.extra)
+    if not len(found):
+        raise DataError(f"{labels} leaves no unlabelled images of {corpus.name}, which this task learns from; take fewer labels")
+    return found
+
+
 def outside(corpus: Corpus, draw: Draw, most: int = 5_000) -> Images:
     """Training images outside the label budget, whose labels the papers' habit uses to choose epochs (val=full)."""
     taken = {*draw.labelled.ids, *draw.test.ids}

@@ -4,13 +4,13 @@
 random state, so it continues from (networks, optimizers, step) as if it had never stopped.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,11 @@ class Plan:
     piece: int | None = None  # rows a backward pass; a larger batch is taken in pieces and their gradients added
     precision: str = "fp32"  # fp32, or bf16 for autocast
     compile: bool = False
+    rests: str = ""  # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes everything
+    penalty: Callable[[nn.ModuleDict], Tensor | None] | None = (
+        None  # a term of every loss that is the strategy's, not the method's
+    )
+    clip: float | None = None  # largest norm of an objective's gradient
 
     def moving(self, step: int) -> Rates:
         """Rates of the phase that step belongs to."""
@@ -63,13 +68,14 @@ def train(
     """Move `nets` in place, from step `start` to `plan.stop`."""
     losses = {o: torch.compile(getattr(method, o)) if plan.compile else getattr(method, o) for o in method.objectives}
     steps = range(start, plan.stop)
-    batches = {
-        pool: data[pool].batches((rows_of_step(len(data[pool]), plan.batch_size * m, t, *plan.name, pool) for t in steps), device)
-        for pool, m in method.pools.items()
-    }
+    batches = {pool: batches_of(data[pool], pool, plan.batch_size * m, plan, steps, device) for pool, m in method.pools.items()}
     free: tuple[Rates, str] | None = None  # (phase, network) that gradients reach now
+    awake: Rates | None = None  # phase whose frozen parts rest now
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
+        if (plan.rests and rates is not awake) or not nets.training:  # a new phase, or someone has looked at the networks
+            wake(nets, plan.rests, rates)
+            awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(batch, stream(*plan.name, "draw", step, device=device), progress)
         seed_global(seed_of(*plan.name, "dropout", step), device)  # for what draws inside its own forward
@@ -85,10 +91,15 @@ def train(
                 free = rates, network
 
             closure: Any = partial(descend, losses[objective], objective, step, optimizer, nets, drawn, plan, metrics)
-            optimizer.step(closure)
+            update(optimizer, closure)
         with torch.no_grad():
             method.after(nets, *drawn)
         yield Step(step + 1, metrics)
+
+
+def batches_of(images: Images, pool: str, size: int, plan: Plan, steps: Iterable[int], device: torch.device) -> Iterator[Tensors]:
+    """The pool's batch of each step, in a walk of its own."""
+    return images.batches((rows_of_step(len(images), size, t, *plan.name, pool) for t in steps), device)
 
 
 def descend(
@@ -113,8 +124,45 @@ def descend(
         (value * share).backward()
         total += value.detach() * share
         means |= {k: means.get(k, 0) + v.detach() * share for k, v in logged.items()}
+    if plan.penalty and (term := plan.penalty(nets)) is not None:
+        term.backward()
+        total, means["penalty"] = total + term.detach(), term.detach()
+    if plan.clip:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip)
     metrics.update({**means, name: total})
     return total
+
+
+def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> None:
+    """One step. Between steps the weights are those to score and keep; schedule-free optimizers train at others, on the way
+    from these to the last iterate (Defazio et al., arXiv:2405.15682, equations 3 to 5)."""
+    if isinstance(optimizer, TwoWeights):
+        optimizer.train()
+    optimizer.step(closure)  # type: ignore[arg-type]
+    if isinstance(optimizer, TwoWeights):
+        optimizer.eval()
+
+
+@runtime_checkable
+class TwoWeights(Protocol):
+    """An optimizer that goes back and forth between two sets of weights."""
+
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
+
+
+def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+    """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
+    without any (dropout) follows the smallest part around it that has some, and trains if any of those move."""
+    nets.train()
+    if not network:
+        return
+    parents = {network.rpartition(".")[0]: False}  # path -> whether any parameter in it, or around it, moves
+    for path, module in nets.get_submodule(network).named_modules(prefix=network):
+        own = [f"{path}.{name}" in moving for name, _ in module.named_parameters(recurse=False)]
+        below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
+        parents[path] = any(below) if below else parents[path.rpartition(".")[0]]
+        module.training = all(own) if own else parents[path]
 
 
 def only(nets: nn.ModuleDict, moving: Rates, network: str) -> None:
@@ -170,7 +218,9 @@ def build_optimizer(target: Target, groups: list[dict]) -> torch.optim.Optimizer
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError("_target_", target.path, f"cannot be imported ({error})") from error
+        extra = target.hints.get("extra")
+        remedy = f'; pip install "sft_exp[{extra}]"' if extra else ""
+        raise ConfigError("_target_", target.path, f"cannot be imported ({error}){remedy}") from error
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise ConfigError("_target_", target.path, "must be a class derived from torch.optim.Optimizer")
     options = dict(target.options)

@@ -17,7 +17,14 @@ from sft_exp.config import CONF, FOLDERS, GROUPS, HERE, KINDS, first_comment, op
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Budget, Experiment, Target, target, valid_labels
 
-ROOTS = {"": "Experiment", "pretrain": "Budget", "finetune": "Budget", "features": "Features", "hardware": "Hardware"}
+ROOTS = {
+    "": "Experiment",
+    "pretrain": "Budget",
+    "finetune": "Tuning",
+    "features": "Features",
+    "augment": "Views",
+    "hardware": "Hardware",
+}
 PARTS = [(g, f.stem) for g, folder in FOLDERS.items() for f in sorted((HERE / folder).glob("*.py")) if f.stem != "__init__"]
 COLUMNS = list(zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS)))  # all parts in few compositions
 
@@ -68,7 +75,7 @@ def test_an_encoder_can_be_chosen_beside_an_option_that_brings_one(experiment):
 @pytest.mark.parametrize("option", options("optim"))
 def test_every_optimizer_has_a_rate_and_rates_to_search(experiment, option):
     e = experiment(f"optim={option}", f"pretrain_optim={option}")
-    assert 0 < e.optim.options["lr"] < 1
+    assert 0 < e.optim.options["lr"] <= 1
     assert e.optim.options["lr"] in e.optim.hints["search"]["lr"]
     assert e.pretrain_optim == e.optim
     assert "hints" not in e.optim.options
@@ -211,7 +218,7 @@ def test_a_value_out_of_range_is_named(values, prefix, path, key, kind):
 
 def test_the_checks_were_found():
     """Should `require` be renamed, the test above must not pass by finding nothing."""
-    assert {"pretrainer.beta", "hardware.precision", ".draws", "finetune.batch_size", "schedule.points", "encoder.hidden"} <= {
+    assert {"pretrainer.beta", "hardware.precision", ".draws", "pretrain.batch_size", "schedule.points", "encoder.hidden"} <= {
         f"{prefix}.{key}" for prefix, _, key, _ in CASES
     }
 

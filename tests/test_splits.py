@@ -8,7 +8,7 @@ import torch
 from sft_exp.core import stream
 from sft_exp.data import Corpus, Images
 from sft_exp.errors import DataError
-from sft_exp.splits import FOLDS, Labels, choose, fold, join, make, outside, pool, pretrainings
+from sft_exp.splits import FOLDS, Labels, choose, fold, join, make, outside, pool, pretrainings, unlabelled
 
 CPU = torch.device("cpu")
 SEEDS = range(6)
@@ -277,3 +277,27 @@ def test_outside_of_everything_is_nothing():
     data = corpus(0)
     with pytest.raises(DataError, match=r"val=full .*labels=all leaves none; take val="):
         outside(data, make(data, labels("all"), 0))
+
+
+# Semi-supervised pools
+
+
+@seeds
+@pytest.mark.parametrize(("test", "extra"), [(True, False), (True, True), (False, False), (False, True)])
+def test_the_unlabelled_pool_shares_nothing_with_labels_and_tests_and_knows_no_label(seed, test, extra):
+    data = corpus(seed, test=test, extra=extra)
+    for number in range(3):
+        draw, rest = make(data, labels(5), number), unlabelled(data, labels(5), number)
+        assert not {*rest.ids} & {*draw.labelled.ids, *draw.test.ids}
+        assert rest.y.unique().tolist() == [-1]
+        known = {*data.train.ids} if test else {*data.train.ids} - {*draw.test.ids}
+        assert {*rest.ids} == (known - {*draw.labelled.ids}) | ({*data.extra.ids} if extra else set())
+        for row in (0, len(rest) - 1):
+            source = data.extra if rest.ids[row].startswith("extra") else data.train
+            assert torch.equal(rest.raw(row), source.raw(source.ids.index(rest.ids[row])))
+
+
+def test_all_labels_leave_nothing_to_learn_from_without_them():
+    with pytest.raises(DataError, match=r"labels=all leaves no unlabelled images"):
+        unlabelled(corpus(0), labels("all"), 0)
+    assert len(unlabelled(corpus(0, extra=True), labels("all"), 0)) == 70

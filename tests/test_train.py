@@ -290,6 +290,30 @@ def test_objectives_move_their_networks_at_their_turns(images, plan):
     assert found == [both, one, one, both, one, one]
 
 
+@dataclass
+class TwoPools(Method):
+    pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 3}
+
+    def networks(self, encoder, spec):
+        return nn.ModuleDict({"net": nn.Linear(64, 1)})
+
+    def draw(self, batch, rng, progress):
+        return batch["labelled"]["x"].flatten(1), batch["unlabelled"]["x"].flatten(1)
+
+    def loss(self, nets, x_BD, u_MD):
+        counts = {"rows": torch.tensor(len(x_BD)), "others": torch.tensor(len(u_MD))}
+        return nets["net"](x_BD).square().mean(), {**counts, "sum": u_MD.sum()}
+
+
+def test_each_pool_is_walked_through_in_its_own_length(digits, images, plan):
+    nets = TwoPools().networks(None, SPEC)
+    steps = plan(nets, 30, batch_size=20)
+    data = {"labelled": images, "unlabelled": digits.train.at(torch.arange(50, 500))}
+    seen = list(train(TwoPools(), nets, optimizers_for(TwoPools(), nets, SGD, steps.phases), data, steps, CPU))
+    assert {(int(s.metrics["rows"]), int(s.metrics["others"])) for s in seen} == {(20, 60)}
+    assert len({s.metrics["sum"].item() for s in seen}) == 30
+
+
 # Precision
 
 

@@ -1,7 +1,11 @@
 """Encoder (pretrained, or as its seed starts it) + labels -> model: the supervised half of the line."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp import durable, splits, transfer
-from sft_exp.core import Strategy, seed_global, seed_of, stream
+from sft_exp.core import Spec, Strategy, Tensors, seed_global, seed_of, stream
 from sft_exp.data import Images
 from sft_exp.experiment import Target
+from sft_exp.nets import layers
 from sft_exp.provenance import plain
 from sft_exp.stages import model as models
 from sft_exp.stages.context import Context
@@ -20,6 +25,7 @@ from sft_exp.stages.model import Model
 from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import Request
 from sft_exp.strategies.linear import Linear
+from sft_exp.tasks.classify import Classify
 from sft_exp.train import Phases, Plan, optimizers_for
 
 SCALE_ROWS = 1_000  # pool images whose features set the scale
@@ -42,8 +48,10 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 def alike(request: Request) -> str | None:
     """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
     together. None for all others."""
-    optim = request["optim"]
-    if not isinstance(request["strategy"], Linear) or request["val"] != "none" or optim is None or not stackable(optim):
+    optim, task = request["optim"], request["task"]
+    plain_head = isinstance(request["strategy"], Linear) and isinstance(task, Classify) and task.plain
+    plain_loop = request["val"] == "none" and not (request["ema"] or request["clip"])
+    if not (plain_head and plain_loop) or optim is None or not stackable(optim):
         return None
     return json.dumps(plain({**request, "optim": replace(optim, options={**optim.options, "lr": None})}), sort_keys=True)
 
@@ -87,29 +95,67 @@ def learn(
     val: Images | None = None,
     fold: int | str = "all",
 ) -> Model:
-    """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there."""
+    """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there.
+
+    With `ema` weights are a running mean of those trained. With `patience` it ends after so many looks at `val` without a gain.
+    """
     if request["strategy"].solves:
         return solved(request, ctx, labelled, fold)
-    model, labelled, plan, encoder = ready(request, ctx, labelled, pool, fold)
+    model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
         val = Images(features(encoder, val, ctx), val.y, val.ids)
     optimizers = optimizers_for(request["task"], nets, known(request["optim"]), plan.phases)
-    best: dict[str, Any] = {}  # kept with the checkpoints
+    notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their accuracy
     label = f"fine-tune draw {request['draw']}"
-    for step in fit(
-        folder, request["task"], nets.train(), optimizers, {"labelled": labelled}, plan, ctx, label, best, previous(request, fold)
-    ):
+    for step in fit(folder, request["task"], nets.train(), optimizers, data, plan, ctx, label, notes, previous(request, fold)):
+        if request["ema"]:
+            notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
-            accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
-            step.metrics["val/accuracy"] = torch.tensor(accuracy)
-            nets.train()
-            if not best or accuracy > best["accuracy"]:
-                best.update(accuracy=accuracy, step=step.done, nets={k: v.clone() for k, v in nets.state_dict().items()})
-    if best:
-        nets.load_state_dict(best["nets"])
+            with holding(nets, notes.get("mean")):
+                accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
+                step.metrics["val/accuracy"] = torch.tensor(accuracy)
+                better = accuracy > notes.get("accuracy", -1.0)
+                if better:
+                    notes.update(accuracy=accuracy, step=step.done, best=copied(nets))
+            notes["worse"] = 0 if better else notes["worse"] + 1
+            if request["patience"] is not None and notes["worse"] >= request["patience"]:
+                break
+    if kept := notes.get("best") or notes.get("mean"):
+        nets.load_state_dict(kept)
     nets["encoder"] = encoder
+    request["strategy"].merge(encoder)
     return model
+
+
+def copied(nets: nn.Module) -> Tensors:
+    return {k: v.clone() for k, v in nets.state_dict().items()}
+
+
+@torch.no_grad()
+def averaged(mean: Tensors | None, nets: nn.Module, decay: float, done: int) -> Tensors:
+    """The running mean of all numbers and statistics after `done` steps. Early on it forgets faster: it began at weights
+    that are of no use."""
+    if mean is None:
+        return copied(nets)
+    share = 1 - min(decay, done / (done + 10))
+    for name, value in nets.state_dict().items():
+        mean[name].lerp_(value, share) if value.is_floating_point() else mean[name].copy_(value)
+    return mean
+
+
+@contextmanager
+def holding(nets: nn.Module, weights: Tensors | None) -> Iterator[None]:
+    """These weights instead of the networks' own, which come back afterwards."""
+    if weights is None:
+        yield
+        return
+    own = copied(nets)
+    nets.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        nets.load_state_dict(own)
 
 
 def previous(request: Request, fold: int | str) -> Path | None:
@@ -129,16 +175,31 @@ def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) ->
 
 def ready(
     request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
-) -> tuple[Model, Images, Plan, nn.Module]:
+) -> tuple[Model, dict[str, Images], Plan, nn.Module]:
     """(model with its head started, what it trains on, plan, encoder). Features of a frozen encoder never change, so they
     are computed once: then they are what it trains on, and the encoder is set aside."""
-    model = Model(request["task"], start(request, ctx), ctx.corpus(request["dataset"]).spec)
+    task, strategy, corpus = request["task"], request["strategy"], ctx.corpus(request["dataset"])
+    model, data = Model(task, start(request, ctx), corpus.spec), {"labelled": labelled}
     encoder = model.nets["encoder"]
+    strategy.adapt(encoder, stream(request["seed"], "adapt", request["draw"]))
     f_ND, _ = begin(model, request, labelled, pool, ctx)
-    phases = moving(request["strategy"], model.nets, model.spec.image)
-    if not any(name.startswith("encoder.") for _, rates in phases for name in rates):
-        model.nets["encoder"], labelled = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
-    return model, labelled, plan_of(request, phases, name_of(request, fold), ctx), encoder
+    if "unlabelled" in task.pools:
+        data["unlabelled"] = splits.unlabelled(corpus, request["labels"], request["draw"])
+    phases = moving(strategy, model.nets, corpus.image)
+    plan = plan_of(request, phases, name_of(request, fold), ctx)
+    if any(name.startswith("encoder.") for _, rates in phases for name in rates) or task.alters():
+        start_at = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
+        return model, data, replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)), encoder
+    model.nets["encoder"], data["labelled"] = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
+    if "unlabelled" in data:
+        rest = data["unlabelled"]
+        data["unlabelled"] = Images(features(encoder, rest, ctx), rest.y, rest.ids)
+    return model, data, replace(plan, penalty=partial(pull, strategy, {})), encoder
+
+
+def pull(strategy: Strategy, start: Tensors, nets: nn.ModuleDict) -> Tensor | None:
+    """The strategy's penalty on what moves now."""
+    return strategy.penalty({name: p for name, p in nets.named_parameters() if p.requires_grad}, start)
 
 
 def known(optim: Target) -> Target:
@@ -154,8 +215,10 @@ def found(folder: Path) -> float:
 def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> tuple[Tensor, Tensor]:
     """Scale and start the head on frozen features; gives those of the labelled images [N, D] and their labels [N]."""
     encoder, seed = model.nets["encoder"], request["seed"]
-    f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
     some = torch.randperm(len(pool), generator=stream(seed, "scale"))[:SCALE_ROWS]
+    if request["settle"] and request["start"] is None:
+        settle(encoder, pool.at(some), ctx)
+    f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
     with torch.no_grad():
         model.task.prepare(model.nets, {"f": f_ND, "y": y_N, "pool": features(encoder, pool.at(some), ctx)})
     return f_ND, y_N
@@ -178,6 +241,13 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
     return nets.to(ctx.device)
 
 
+def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
+    """Give a network that has seen nothing the BatchNorm statistics of some images. With the 0 and 1 it begins with, features at
+    rest, to which scale and head are fitted, are many times smaller than in training, and the first losses as much too large."""
+    rows = torch.arange(len(images)).split(models.BATCH)
+    torch.optim.swa_utils.update_bn([batch["x"] for batch in images.batches(rows, ctx.device)], encoder)
+
+
 @torch.no_grad()
 def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
     """What the encoder, at rest, makes of the images: [N, D]."""
@@ -187,16 +257,38 @@ def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
 
 
 def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:
-    """The strategy's phases in the names of `nets`, with all that is not the encoder; maps past the features do not move."""
+    """The strategy's phases in the names of `nets`, with all that learns and is not the encoder."""
     encoder: Any = nets["encoder"]
-    encoder.zero_grad(set_to_none=True)
-    encoder.eval()(torch.zeros(1, *image, device=next(nets.parameters()).device)).sum().backward() if list(
-        encoder.parameters()
-    ) else None
-    used = {name for name, p in encoder.backbone.named_parameters() if p.grad is not None}
-    encoder.zero_grad(set_to_none=True)
-    rest = {name: 1.0 for name, _ in nets.named_parameters() if not name.startswith("encoder.")}
+    rest = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad and not name.startswith("encoder.")}
     return [
-        (share, {f"encoder.backbone.{n}": rate for n, rate in rates.items() if n in used} | rest)
-        for share, rates in strategy.phases(encoder.backbone)
+        (share, {f"encoder.backbone.{name}": rate for name, rate in rates.items()} | rest)
+        for share, rates in strategy.phases(layers(encoder, image))
     ]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that move alike."""
+
+    name: str  # map of the encoder, or network of the task
+    parameters: int
+    rates: list[float | None]  # share of the learning rate in each phase; None = frozen
+
+
+def groups(request: Request, spec: Spec) -> tuple[list[float], list[Group]]:
+    """(where each phase begins, as a share of the steps; what moves how fast), from the input up. With a head that is solved
+    nothing moves."""
+    strategy, encoder = request["strategy"], models.readout(request["encoder"], request["features"], spec)
+    nets = request["task"].networks(encoder, spec)
+    strategy.adapt(encoder, stream(0))
+    owner = {f"encoder.backbone.{n}": at for at, names in layers(encoder, spec.image).items() for n in names}
+    phases = [(1.0, {})] if strategy.solves else moving(strategy, nets, spec.image)
+    found: dict[tuple, int] = {}
+    for name, p in nets.named_parameters():
+        first = name.partition(".")[0]
+        at = owner.get(name, "encoder, not used" if first == "encoder" else first)
+        if not (strategy.solves and first == "head"):
+            key = at, *(rates.get(name) for _, rates in phases)
+            found[key] = found.get(key, 0) + p.numel()
+    begins = [0.0, *accumulate(share for share, _ in phases)][:-1]
+    return begins, [Group(key[0], count, list(key[1:])) for key, count in found.items()]

@@ -55,11 +55,10 @@ def fit(
                 own = len(step.metrics)
                 yield step
                 if step.done % every == 0 or step.done == plan.stop or len(step.metrics) > own:
-                    scalars = {k: round(v.item(), 6) for k, v in step.metrics.items()}
-                    row = {"step": step.done, "epoch": round(step.done / epoch, 4), **scalars}
+                    row = row_of(step, epoch)
                     rows.append(json.dumps(row))
                     run.log(row)
-                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in scalars.items()))
+                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "epoch")))
                 if Stop.asked or time.monotonic() - saved > ctx.hardware.checkpoint_seconds:
                     check_finite(nets, step.done)
                     save(folder, step.done, nets, optimizers, rows, notes)
@@ -67,6 +66,11 @@ def fit(
                 if Stop.asked:
                     raise Interrupted(f"{label}: stopped after step {kept} of {plan.stop}; the same command continues from there")
         check_finite(nets, plan.stop)
+    except GeneratorExit:  # whoever iterates has seen enough, in this step
+        row = row_of(step, epoch)
+        run.log(row)
+        record(folder, [*rows, json.dumps(row)])
+        raise
     except NonFiniteError as error:
         record(folder, rows)
         last = f"the last good checkpoint, {folder / CHECKPOINT}, is of step {kept}" if kept else "there is no checkpoint yet"
@@ -74,6 +78,12 @@ def fit(
     if plan.stop < plan.steps:
         save(folder, plan.stop, nets, optimizers, rows, notes)
     record(folder, rows)
+
+
+def row_of(step: Step, epoch: int) -> dict[str, float]:
+    """A row of metrics.jsonl; `epoch` in steps."""
+    scalars = {k: round(v.item(), 6) for k, v in step.metrics.items()}
+    return {"step": step.done, "epoch": round(step.done / epoch, 4), **scalars}
 
 
 def steps_an_epoch(method: Method, data: Mapping[str, Images], plan: Plan) -> int:
@@ -163,4 +173,5 @@ def plan_of(request: Request, phases: Phases, name: tuple[int | str, ...], ctx: 
         piece=request["piece"],
         precision=request["precision"],
         compile=ctx.hardware.compile,
+        clip=request["clip"],
     )

@@ -31,15 +31,13 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     """lr.json: `lr`, the rate at which the loss falls fastest, and the curve (`rates`, `losses`)."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     short = {**request, "steps": STEPS, "stop": STEPS, "schedule": Ramp()}
-    model, labelled, plan, _ = finetune.ready(short, ctx, draw.labelled, draw.pool, fold="lr_find")
+    model, data, plan, _ = finetune.ready(short, ctx, draw.labelled, draw.pool, fold="lr_find")
     optimizers = optimizers_for(request["task"], model.nets, request["optim"], plan.phases)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
     try:
-        for step in train(
-            request["task"], model.nets.train(), optimizers, {"labelled": labelled}, plan, torch.device(ctx.device)
-        ):
+        for step in train(request["task"], model.nets.train(), optimizers, data, plan, torch.device(ctx.device)):
             mean = SMOOTH * mean + (1 - SMOOTH) * step.metrics["loss"].item()
             rates.append(Ramp()((step.done - 1) / STEPS))
             losses.append(mean / (1 - SMOOTH**step.done))  # as Adam corrects its means for their start at 0

@@ -7,5 +7,5 @@ from sft_exp.core import Strategy
 
 @dataclass
 class Full(Strategy):
-    def phases(self, encoder):
-        return [(1.0, {name: 1.0 for name, _ in encoder.named_parameters()})]
+    def phases(self, layers):
+        return [(1.0, {name: 1.0 for names in layers.values() for name in names})]

@@ -7,5 +7,5 @@ from sft_exp.core import Strategy
 
 @dataclass
 class Linear(Strategy):
-    def phases(self, encoder):
+    def phases(self, layers):
         return [(1.0, {})]

@@ -22,7 +22,7 @@ class Logistic(Strategy):
         require(bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0")
         require(self.rows > 0, "rows", self.rows, "above 0")
 
-    def phases(self, encoder):
+    def phases(self, layers):
         return [(1.0, {})]
 
     def solve(self, f_BD, y_B, spec, seed):

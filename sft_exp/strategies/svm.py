@@ -25,7 +25,7 @@ class Svm(Strategy):
         require(bool(self.gamma) and all(v > 0 for v in self.gamma), "gamma", self.gamma, "a list of numbers above 0")
         require(self.rows > 0, "rows", self.rows, "above 0")
 
-    def phases(self, encoder):
+    def phases(self, layers):
         return [(1.0, {})]
 
     def solve(self, f_BD, y_B, spec, seed):

@@ -1,14 +1,16 @@
-"""Image classification: a linear head on standardised features, cross-entropy."""
+"""Image classification: a linear head on standardised features, cross-entropy. What the fields add is off unless asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sft_exp import classifier
+from sft_exp.augment import view
 from sft_exp.core import Task
 from sft_exp.errors import require
-from sft_exp.heads import fit_linear
-from sft_exp.nets import Standardise
+from sft_exp.experiment import Views
 
 
 @dataclass
@@ -16,50 +18,103 @@ class Classify(Task):
     head: str = "probe"  # where the head starts: probe (fitted on the frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
     standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    smoothing: float = 0.0  # share of the target spread over all classes (arXiv:1512.00567, section 7)
+    balanced: bool = False  # weigh classes by how rare they are among the labels
+    mixup: float = 0.0  # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
+    cutmix: float = 0.0  # a of Beta(a, a), the area taken from the other image (arXiv:1905.04899); 0 = none
+    augment: bool = False  # train on views of the images, as the group `augment` draws them
+    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
     def __post_init__(self):
-        require(self.head in ("probe", "random"), "head", self.head, "probe or random")
-        require(self.ridge >= 0, "ridge", self.ridge, "0 or more")
-        require(self.standardise in ("common", "each", "none"), "standardise", self.standardise, "common, each or none")
+        classifier.check(self)
+        require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "from 0 to below 1")
+        require(self.mixup >= 0, "mixup", self.mixup, "0 or more")
+        require(self.cutmix >= 0, "cutmix", self.cutmix, "0 or more")
+        require(not (self.mixup and self.cutmix), "cutmix", self.cutmix, "0 with mixup: one of the two")
+        self.views = self.views if self.augment else {}  # what is not used is no difference between two requests
+        self.how = Views(**self.views)
+
+    @property
+    def plain(self) -> bool:
+        """Whether its loss is the cross-entropy of labels and of images as they are."""
+        return not (self.smoothing or self.balanced or self.alters())
+
+    def alters(self):
+        return bool(self.augment or self.mixup or self.cutmix)
 
     def networks(self, encoder, spec):
-        head = nn.Linear(encoder.width, len(spec.classes))
-        return nn.ModuleDict({"encoder": encoder, "scale": Standardise(encoder.width), "head": head})
+        nets = classifier.networks(encoder, spec)
+        if self.balanced:
+            nets["weights"] = Weights(len(spec.classes))
+        return nets
 
     def prepare(self, nets, data):
-        """Scale by the pool's features `data["pool"]` [N, D]; start the head at the labelled ones `data["f"]`, `data["y"]`."""
-        if self.standardise != "none":
-            nets["scale"].fit(data["pool"], each=self.standardise == "each")
-        if self.head == "probe":
-            fit_linear(nets["head"], nets["scale"](data["f"]), data["y"], self.ridge)
+        classifier.prepare(self, nets, data)
+        if self.balanced:
+            nets["weights"].y.copy_(classifier.balance(data["y"], len(nets["weights"].y)))
 
     def draw(self, batch, rng, progress):
-        return batch["labelled"]["x"], batch["labelled"]["y"]
+        x_BCHW, y_B = batch["labelled"]["x"], batch["labelled"]["y"]
+        if self.augment:
+            x_BCHW = view(x_BCHW, self.how, rng)
+        if not (self.mixup or self.cutmix):
+            return x_BCHW, y_B
+        other_B = torch.arange(len(y_B), device=y_B.device) ^ 1  # neighbours of a shuffled order are a random pair
+        other_B = other_B.where(other_B < len(y_B), len(y_B) - 1)  # an odd one out stays as it is
+        share_B = beta(self.mixup or self.cutmix, len(y_B), rng).to(x_BCHW)
+        if self.mixup:
+            x_BCHW = torch.lerp(x_BCHW, x_BCHW[other_B], share_B[:, None, None, None])
+        else:
+            taken_BHW = window(x_BCHW.shape, share_B, rng)
+            x_BCHW = torch.where(taken_BHW[:, None], x_BCHW[other_B], x_BCHW)
+            share_B = taken_BHW.float().mean((1, 2))
+        return x_BCHW, y_B, y_B[other_B], share_B
 
-    def loss(self, nets, x_BCHW, y_B):
+    def loss(self, nets, x_BCHW, y_B, other_B=None, share_B=None):
         logits_BY = self.predict(nets, x_BCHW)
-        return F.cross_entropy(logits_BY, y_B), {"accuracy": (logits_BY.argmax(1) == y_B).float().mean()}
+        shown = {"accuracy": classifier.accuracy(logits_BY, y_B)}
+        if other_B is None and not self.balanced:
+            return F.cross_entropy(logits_BY, y_B, label_smoothing=self.smoothing), shown
+        loss_B = self.errors(nets, logits_BY, y_B)
+        if other_B is not None:
+            loss_B = torch.lerp(loss_B, self.errors(nets, logits_BY, other_B), share_B)
+        return loss_B.mean(), shown
+
+    def errors(self, nets, logits_BY, y_B):
+        """Cross-entropy of each image [B], weighted by its class."""
+        loss_B = F.cross_entropy(logits_BY, y_B, reduction="none", label_smoothing=self.smoothing)
+        return loss_B * nets["weights"].y[y_B] if self.balanced else loss_B
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y]"""
-        return nets["head"](nets["scale"](nets["encoder"](x_BCHW)))
+        return classifier.logits(nets, x_BCHW)
 
     def metrics(self, spec):
-        from torchmetrics.classification import (
-            MulticlassAccuracy,
-            MulticlassCalibrationError,
-            MulticlassF1Score,
-            MulticlassPrecision,
-            MulticlassRecall,
-        )
+        return classifier.metrics(spec)
 
-        classes = len(spec.classes)
-        return nn.ModuleDict(
-            {
-                "accuracy": MulticlassAccuracy(classes, average="micro"),
-                "precision": MulticlassPrecision(classes, average="macro"),
-                "recall": MulticlassRecall(classes, average="macro"),
-                "f1": MulticlassF1Score(classes, average="macro"),
-                "ece": MulticlassCalibrationError(classes, n_bins=15),  # Guo et al., arXiv:1706.04599, equation 3
-            }
-        )
+
+class Weights(nn.Module):
+    """Fixed numbers, one a class."""
+
+    y: torch.Tensor
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.register_buffer("y", torch.ones(classes))
+
+
+def beta(a: float, n: int, rng: torch.Generator) -> torch.Tensor:
+    """n draws of Beta(a, a), on the CPU: the ratio of Gamma(a) draws."""
+    device = rng.device
+    g_2N = torch._standard_gamma(torch.full((2, n), a, device=device), generator=rng)
+    return g_2N[0] / g_2N.sum(0).clamp_min(1e-30)
+
+
+def window(shape: torch.Size, share_B: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """True inside a rectangle of about that share of each image [B, H, W], centred anywhere, cut off at the border."""
+    at_BHW = []
+    for size in shape[2:]:
+        centre_B = torch.rand(len(share_B), generator=rng, device=share_B.device)
+        middle_S = (torch.arange(size, device=share_B.device) + 0.5) / size
+        at_BHW.append((middle_S - centre_B[:, None]).abs() < share_B.sqrt()[:, None] / 2)
+    return at_BHW[0][:, :, None] & at_BHW[1][:, None, :]

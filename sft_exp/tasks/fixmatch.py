@@ -1,0 +1,74 @@
+"""FixMatch: what a weak view shows for sure, a strong view must show too. Sohn et al., arXiv:2001.07685, equations 3 and 4.
+
+Loss: H(y, p(weak x)) + weight * mean[max p(weak u) >= threshold] H(argmax p(weak u), p(strong u)).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from sft_exp import classifier
+from sft_exp.augment import view
+from sft_exp.core import Task
+from sft_exp.errors import require
+from sft_exp.experiment import Views
+
+
+@dataclass
+class FixMatch(Task):
+    pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
+    per_row: ClassVar[bool] = False  # rows of two pools
+
+    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+    ridge: float = 1e-2  # weight of the squared norm in that fit
+    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    threshold: float = 0.95  # probability above which a guess is a label
+    weight: float = 1.0  # of the guesses
+    labelled: str = "weak"  # views of labelled images: weak (the paper's) or strong (better where they are very few)
+    shift: float = 0.07  # of weak views, as a share of the image's size
+    cutout: float = 1.0  # chance of a cutout in strong views
+    views: dict = field(default_factory=lambda: {})  # strong views: fields of the group `augment`, whose option it takes
+
+    def __post_init__(self):
+        classifier.check(self)
+        require(0 <= self.threshold < 1, "threshold", self.threshold, "from 0 to below 1")
+        require(self.weight >= 0, "weight", self.weight, "0 or more")
+        require(self.labelled in ("weak", "strong"), "labelled", self.labelled, "weak or strong")
+        require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
+        require(0 <= self.cutout <= 1, "cutout", self.cutout, "a chance from 0 to 1")
+        self.strong = replace(Views(**self.views), cutout=self.cutout)
+        self.weak = classifier.weak(self.strong, self.shift)
+        self.known = self.weak if self.labelled == "weak" else self.strong
+
+    def alters(self):
+        return True
+
+    def networks(self, encoder, spec):
+        return classifier.networks(encoder, spec)
+
+    def prepare(self, nets, data):
+        classifier.prepare(self, nets, data)
+
+    def draw(self, batch, rng, progress):
+        x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
+        return view(x_BCHW, self.known, rng), batch["labelled"]["y"], view(u_MCHW, self.weak, rng), view(u_MCHW, self.strong, rng)
+
+    def loss(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
+        sizes = [len(x_BCHW), len(weak_MCHW), len(strong_MCHW)]
+        every = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))  # at once: BatchNorm must see one mixture
+        logits_BY, weak_MY, strong_MY = every.split(sizes)
+        sure_M, guess_M = weak_MY.detach().softmax(1).max(1)
+        kept_M = (sure_M >= self.threshold).float()
+        known = F.cross_entropy(logits_BY, y_B)
+        guessed = (F.cross_entropy(strong_MY, guess_M, reduction="none") * kept_M).mean()
+        shown = {"labels": known, "guesses": guessed, "kept": kept_M.mean(), "accuracy": classifier.accuracy(logits_BY, y_B)}
+        return known + self.weight * guessed, shown
+
+    def predict(self, nets, x_BCHW):
+        """-> logits [B, Y]"""
+        return classifier.logits(nets, x_BCHW)
+
+    def metrics(self, spec):
+        return classifier.metrics(spec)

@@ -1,0 +1,87 @@
+"""Mean teacher: agree with a running mean of oneself on unlabelled images. Tarvainen & Valpola, arXiv:1703.01780, section 2.
+
+Loss: cross-entropy of the labels + w(t) |softmax(student(u)) - softmax(teacher(u'))|^2 over all images, w rising as
+exp(-5 (1 - t)^2). The teacher, which starts as the student does and is never trained, is what predicts.
+"""
+
+from dataclasses import dataclass, field
+from math import exp
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from sft_exp import classifier
+from sft_exp.augment import view
+from sft_exp.core import Task
+from sft_exp.errors import require
+from sft_exp.experiment import Views
+from sft_exp.nets import follow_all, teacher_of
+
+
+@dataclass
+class MeanTeacher(Task):
+    pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
+    per_row: ClassVar[bool] = False  # rows of two pools
+
+    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+    ridge: float = 1e-2  # weight of the squared norm in that fit
+    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    decay: float = 0.99  # of the teacher, a step
+    weight: float = 10.0  # of the disagreement at the end
+    ramp: float = 0.3  # share of the steps over which that weight rises
+    strong: bool = False  # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    shift: float = 0.07  # of that, as a share of the image's size
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`, whose option it takes
+
+    def __post_init__(self):
+        classifier.check(self)
+        require(0 <= self.decay < 1, "decay", self.decay, "from 0 to below 1")
+        require(self.weight >= 0, "weight", self.weight, "0 or more")
+        require(0 <= self.ramp <= 1, "ramp", self.ramp, "from 0 to 1")
+        require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
+        how = Views(**self.views)
+        self.shifted = classifier.weak(how, self.shift)
+        self.seen = how if self.strong else self.shifted
+
+    def alters(self):
+        return True
+
+    def networks(self, encoder, spec):
+        nets = classifier.networks(encoder, spec)
+        nets["teacher"] = teacher_of(nets)
+        return nets
+
+    def prepare(self, nets, data):
+        classifier.prepare(self, nets, data)
+        self.teach(nets, decay=0.0)
+
+    def draw(self, batch, rng, progress):
+        x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
+        rise = 1.0 if progress >= self.ramp else exp(-5 * (1 - progress / self.ramp) ** 2)
+        weight = torch.tensor(self.weight * rise, device=x_BCHW.device)
+        views = view(x_BCHW, self.seen, rng), view(u_MCHW, self.shifted, rng), view(u_MCHW, self.seen, rng)
+        return views[0], batch["labelled"]["y"], *views[1:], weight
+
+    def loss(self, nets, x_BCHW, y_B, weak_MCHW, seen_MCHW, weight):
+        with torch.no_grad():
+            target_MY = self.predict(nets, weak_MCHW).softmax(1)
+        student_BY, student_MY = classifier.logits(nets, torch.cat([x_BCHW, seen_MCHW])).split([len(x_BCHW), len(seen_MCHW)])
+        known = F.cross_entropy(student_BY, y_B)
+        apart = (student_MY.softmax(1) - target_MY).square().sum(1).mean()
+        shown = {"labels": known, "disagreement": apart, "accuracy": classifier.accuracy(student_BY, y_B)}
+        return known + weight * apart, shown
+
+    def after(self, nets, *drawn):
+        self.teach(nets, self.decay)
+
+    def teach(self, nets, decay):
+        for part in ("encoder", "scale", "head"):
+            follow_all(nets["teacher"][part], nets[part], decay)
+
+    def predict(self, nets, x_BCHW):
+        """-> logits [B, Y] of the teacher, at rest"""
+        return classifier.logits(nets["teacher"].eval(), x_BCHW)
+
+    def metrics(self, spec):
+        return classifier.metrics(spec)

@@ -1,0 +1,60 @@
+"""Pseudo-label: the class that is likeliest now is an unlabelled image's label. Lee, ICML workshop 2013, equations 15 and 16.
+
+Loss: cross-entropy of the labels + a(t) cross-entropy of the guesses; a rises from 0 to `weight` meanwhile.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from sft_exp import classifier
+from sft_exp.core import Task
+from sft_exp.errors import require
+
+
+@dataclass
+class PseudoLabel(Task):
+    pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 8}
+    per_row: ClassVar[bool] = False  # rows of two pools
+
+    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+    ridge: float = 1e-2  # weight of the squared norm in that fit
+    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    weight: float = 3.0  # of the guesses at the end
+    ramp: list[float] = field(default_factory=lambda: [0.1, 0.6])  # shares of the steps between which the weight rises
+
+    def __post_init__(self):
+        classifier.check(self)
+        require(self.weight >= 0, "weight", self.weight, "0 or more")
+        ok = len(self.ramp) == 2 and 0 <= self.ramp[0] < self.ramp[1] <= 1
+        require(ok, "ramp", self.ramp, "[begin, end], rising, from 0 to 1")
+
+    def networks(self, encoder, spec):
+        return classifier.networks(encoder, spec)
+
+    def prepare(self, nets, data):
+        classifier.prepare(self, nets, data)
+
+    def draw(self, batch, rng, progress):
+        labelled, (begin, end) = batch["labelled"], self.ramp
+        share = min(1.0, max(0.0, (progress - begin) / (end - begin)))
+        return (
+            labelled["x"],
+            labelled["y"],
+            batch["unlabelled"]["x"],
+            torch.tensor(self.weight * share, device=labelled["x"].device),
+        )
+
+    def loss(self, nets, x_BCHW, y_B, u_MCHW, weight):
+        logits_BY, guesses_MY = self.predict(nets, torch.cat([x_BCHW, u_MCHW])).split([len(x_BCHW), len(u_MCHW)])
+        known, guessed = F.cross_entropy(logits_BY, y_B), F.cross_entropy(guesses_MY, guesses_MY.argmax(1))
+        return known + weight * guessed, {"labels": known, "guesses": guessed, "accuracy": classifier.accuracy(logits_BY, y_B)}
+
+    def predict(self, nets, x_BCHW):
+        """-> logits [B, Y]"""
+        return classifier.logits(nets, x_BCHW)
+
+    def metrics(self, spec):
+        return classifier.metrics(spec)

@@ -1,0 +1,111 @@
+"""Every optimizer there is a YAML of: it learns, it restarts, and the ones that are ours do what their papers say."""
+
+from copy import deepcopy
+from importlib import import_module
+
+import pytest
+import torch
+
+from sft_exp import config
+from sft_exp.core import Spec
+from sft_exp.encoders.conv import Conv
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Target
+from sft_exp.sam import SAM
+from sft_exp.tasks.classify import Classify
+from sft_exp.train import build_optimizer, optimizers_for, train
+
+CPU = torch.device("cpu")
+SPEC = Spec((1, 8, 8), tuple("0123456789"))
+
+
+@pytest.fixture
+def target(experiment):
+    """Option -> its optimizer; skips where its library is not there."""
+
+    def found(option):
+        chosen = experiment(f"optim={option}").optim
+        try:
+            import_module(chosen.path.rpartition(".")[0])
+        except ImportError:
+            pytest.skip(f"optim={option} needs the extra {chosen.hints['extra']}")
+        return chosen
+
+    return found
+
+
+def networks():
+    torch.manual_seed(0)
+    return Classify().networks(Conv([4, 8], 16).build(SPEC.image), SPEC)
+
+
+def run(target, images, plan, steps, start=0, saved=None, stop=None):
+    nets = networks()
+    told = plan(nets, steps, stop=stop or steps)
+    optimizers = optimizers_for(Classify(), nets, target, told.phases)
+    if saved:
+        nets.load_state_dict(saved[0])
+        optimizers["loss"].load_state_dict(saved[1])
+    losses = [s.metrics["loss"].item() for s in train(Classify(), nets, optimizers, {"labelled": images}, told, CPU, start)]
+    return losses, nets, deepcopy((nets.state_dict(), optimizers["loss"].state_dict()))
+
+
+@pytest.mark.parametrize("option", config.options("optim"))
+def test_it_learns_and_restarts_in_the_same_bits(digits, target, plan, option):
+    images, chosen = digits.train.at(torch.arange(64)), target(option)
+    losses, nets, _ = run(chosen, images, plan, 10)
+    assert sum(losses[-4:]) < sum(losses[:4])
+    begun, _, saved = run(chosen, images, plan, 10, stop=4)
+    ended, again, _ = run(chosen, images, plan, 10, start=4, saved=saved)
+    assert begun + ended == losses
+    assert all(torch.equal(a, b) for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_an_optimizer_of_a_library_that_is_not_there_names_the_extra():
+    with pytest.raises(ConfigError, match=r'cannot be imported .*; pip install "sft_exp\[optimizers\]"'):
+        build_optimizer(Target("nowhere.optim.Lion", {"lr": 1e-3}, {"extra": "optimizers"}), [])
+
+
+def test_sam_steps_with_the_gradient_from_further_up():
+    """f = (1, 9) w^2 / 2: the gradient at w + rho g / |g|, taken from w."""
+    scale, start = torch.tensor([1.0, 9.0]), torch.tensor([1.0, 1.0])
+    w = torch.nn.Parameter(start.clone())
+    optimizer = SAM([w], lr=0.1, rho=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = 0.5 * (scale * w.square()).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(5.0)
+    gradient = scale * start
+    higher = start + 0.5 * gradient / gradient.norm()
+    assert torch.allclose(w, start - 0.1 * scale * higher)
+
+
+def test_sam_without_a_radius_is_its_base(digits, plan):
+    """In its weights; BatchNorm's statistics count both passes."""
+    images = digits.train.at(torch.arange(64))
+    ours = run(Target("sft_exp.sam.SAM", {"lr": 0.05, "rho": 0.0, "momentum": 0.9}), images, plan, 8)[1]
+    plain = run(Target("torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "foreach": False}), images, plan, 8)[1]
+    for (name, a), (_, b) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+@pytest.mark.parametrize("base", ["os.system", "torch.nn.Linear", "nowhere.Adam", "torch.optim.Nothing", "Adam"])
+def test_sam_takes_only_optimizers(base):
+    with pytest.raises(ConfigError, match=r"SAM refuses these: base="):
+        build_optimizer(Target("sft_exp.sam.SAM", {"lr": 0.1, "base": base}), [{"params": [torch.nn.Parameter(torch.zeros(2))]}])
+
+
+def test_between_steps_a_schedule_free_optimizer_holds_the_weights_to_keep(digits, target, plan):
+    """What is scored and saved is the mean x of the iterates, not the y at which gradients are taken."""
+    nets, images = networks(), digits.train.at(torch.arange(64))
+    told = plan(nets, 10)
+    optimizers = optimizers_for(Classify(), nets, target("schedule_free"), told.phases)
+    for _ in train(Classify(), nets, optimizers, {"labelled": images}, told, CPU):
+        assert not optimizers["loss"].param_groups[0]["train_mode"]
+    kept = nets["head"].weight.detach().clone()
+    optimizers["loss"].train()
+    assert not torch.equal(kept, nets["head"].weight)

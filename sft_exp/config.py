@@ -177,7 +177,7 @@ def annotation(tree: ast.expr) -> Any:
 
 
 def default(tree: ast.expr | None) -> Any:
-    """A dataclass field with the literal that the source gives, itself or behind `field(default=...)` or its `default_factory`."""
+    """A dataclass field with the literal that the source gives, itself or in `field(default=...)` or its `default_factory`."""
     if tree is None:
         return field()
     if isinstance(tree, ast.Call):

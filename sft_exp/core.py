@@ -131,7 +131,7 @@ class Pretrainer(Method):
         return x_BCHW
 
     def log_weights(self, nets: nn.ModuleDict, x_BCHW: Tensor, samples: int, rng: torch.Generator) -> Tensor:
-        """log p(x, z) - log q(z | x) [samples, B] in nats of what was observed, for z from q: their log-mean-exp bounds log p(x)."""
+        """log p(x, z) - log q(z | x) [samples, B], nats, of what was observed, z from q: their log-mean-exp bounds log p(x)."""
         raise NotImplementedError
 
     def show(self, nets: nn.ModuleDict, x_BCHW: Tensor, rng: torch.Generator) -> Tensors:

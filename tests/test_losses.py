@@ -342,7 +342,7 @@ def mae(image=(2, 9, 6), **fields):
 
 
 def test_mae_masks_whole_patches_as_many_in_each_image():
-    method, x_BCHW, gone = mae()
+    _, _, gone = mae()
     patches = gone[:, 0].unflatten(1, (3, 3)).unflatten(3, (2, 3)).float().mean((2, 4))
     assert set(patches.unique().tolist()) == {0.0, 1.0}
     assert patches.sum((1, 2)).tolist() == [3.0] * 5

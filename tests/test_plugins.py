@@ -73,6 +73,7 @@ def test_a_users_method_is_trained_and_swept_like_ours(mine, tmp_path):
     assert "pretrainer.share" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_users_method_gets_the_contract_tests(mine):
     answer = run(
         "pytest", "tests/test_contract.py", "--methods", str(mine), "-k", "shuffled", "-p", "no:cacheprovider", cwd=HERE.parent

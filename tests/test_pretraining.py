@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from sft_exp import pipeline, splits, transfer
+from sft_exp.config import CONF, options
 from sft_exp.data import Corpus, Images, fitted
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError, DataError, StorageError
@@ -15,7 +17,7 @@ from sft_exp.stages.context import Context
 from sft_exp.track import Tracker
 
 TINY = ("debug=tiny", "controls=false", "val=none", "pretrain.batch_size=16")
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
+COLOURS = {"red": (60, 0, 0), "green": (0, 255, 0)}
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_another_data_set_is_pretrained_on(run, photos, experiment):
 
 
 def test_supervised_learns_the_other_sets_classes(run, photos):
-    job, result = run("pretrainer=supervised", "pretrain_dataset=image_folder", photos, "pretrain.steps=40")
+    job, result = run("pretrainer=supervised", "pretrain_dataset=image_folder", photos, "pretrain.steps=80")
     rows = [json.loads(line) for line in (job.results["pretrain"][0].folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["accuracy"] == 1
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -81,11 +83,11 @@ def test_a_data_set_can_be_named_by_a_value(experiment):
     assert experiment().pretrain_dataset is None
 
 
-def test_every_set_to_pretrain_on_is_the_set_of_that_name(experiment):
-    from sft_exp.config import options
-
-    for name in options("pretrain_dataset"):
-        assert experiment(f"pretrain_dataset={name}").pretrain_dataset == experiment(f"dataset={name}").dataset
+@pytest.mark.parametrize("name", options("pretrain_dataset"))
+def test_every_set_to_pretrain_on_is_the_set_of_that_name(name):
+    there, here = (OmegaConf.load(CONF / group / f"{name}.yaml") for group in ("dataset", "pretrain_dataset"))
+    assert {k: v for k, v in here.items() if k != "defaults"} == (there.get("dataset") or {})
+    assert here.defaults[0].partition("@")[0] == there.defaults[0].partition("@")[0]
 
 
 def test_labels_of_the_set_itself_are_not_learned_from(experiment):

@@ -180,9 +180,9 @@ def test_where_weights_are_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"pretrainer.init=nowhere.pt: no such file"):
         transfer.locate("nowhere.pt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="neither encoder.safetensors nor model.safetensors"):
+    with pytest.raises(DataError, match=r"neither encoder.safetensors nor model.safetensors"):
         transfer.locate(str(tmp_path / "empty"))
-    with pytest.raises(DataError, match="torchvision has no such weights"):
+    with pytest.raises(DataError, match=r"torchvision has no such weights"):
         transfer.locate("torchvision:resnet19")
 
 
@@ -228,5 +228,5 @@ def test_the_stores_own_files_must_fit_as_a_whole(tmp_path):
     with pytest.raises(StorageError, match=r"layers.0.bias is missing, more is not wanted, layers.1.bias \[9\] is not \[3\]"):
         transfer.load_own(net, spoilt, file)
     file.write_bytes(b"junk")
-    with pytest.raises(StorageError, match="encoder.safetensors"):
+    with pytest.raises(StorageError, match=r"encoder\.safetensors"):
         transfer.read_own(file)

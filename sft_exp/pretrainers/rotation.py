@@ -1,7 +1,8 @@
 """Which way up is it? Gidaris et al., arXiv:1803.07728: every image in all four turns, and the turn is the label.
 
 Loss: cross-entropy over the turns (equation 3); all four of an image are in one batch, so labels are balanced. An image that
-is not square has two turns. Kept: the maps below the code, where they were in the image; the code itself serves the turns alone (their table 1).
+is not square has two turns. Kept: the maps below the code, where they were in the image; the code itself serves the turns
+alone (their table 1).
 It assumes that images have an upside: of digits, 0, 1 and 8 look the same both ways, and 6 is a 9.
 """
 

@@ -33,7 +33,8 @@ class WGANGP(Pretrainer):
 
     def networks(self, encoder, spec):
         if batch_norms(encoder):
-            raise ConfigError("encoder.norm", "batch", "the gradient penalty is of each image alone: take one without BatchNorm, such as layer")  # fmt: skip
+            valid = "the gradient penalty is of each image alone: take an encoder without BatchNorm, such as conv with norm=layer"
+            raise ConfigError("encoder.norm", "batch", valid)
         return nn.ModuleDict(
             {
                 "critic": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),

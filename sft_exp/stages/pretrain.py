@@ -58,7 +58,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 
 def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Report | None]:
     """The method's networks as the request's seed starts them, the encoder with the numbers of `_init` if there is one; and
-    what came from there. DataError if that is too little, or not the file it was; ConfigError if the encoder has nothing to learn."""
+    what came from there. DataError if that is too little or not the file it was; ConfigError if the encoder learns nothing."""
     seed_global(seed_of(request["seed"], "init"), torch.device("cpu"))
     encoder, report = request["encoder"].build(request["image"]), None
     if not list(encoder.parameters()):

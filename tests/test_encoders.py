@@ -58,7 +58,7 @@ def test_positions_differ_and_are_near_where_patches_are():
 
 
 def test_a_width_fits_its_heads():
-    with pytest.raises(ConfigError, match=r"width=64.*heads=3"):
+    with pytest.raises(ConfigError, match=r"heads=3: must be a divisor of width=64"):
         ViT(heads=3)
 
 

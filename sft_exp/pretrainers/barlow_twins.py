@@ -21,7 +21,7 @@ from sft_exp.nets import projector
 class BarlowTwins(Pretrainer):
     per_row: ClassVar[bool] = False  # correlations over the batch
 
-    off_diagonal: float = 0.01  # lambda; the paper's 0.005 is for Z = 8192
+    off_diagonal: float = 0.003  # lambda
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z
     views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes

@@ -28,10 +28,10 @@ class DINO(Pretrainer):
     keeps: ClassVar[str] = "teacher.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, and a centre of the batch
 
-    prototypes: int = 1024  # K
+    prototypes: int = 256  # K
     student_temperature: float = 0.1  # t_s
     teacher_temperature: float = 0.04  # t_t
-    momentum: float = 0.98  # m at the start, rising to 1 along a cosine
+    momentum: float = 0.95  # m at the start, rising to 1 along a cosine
     local: int = 0  # smaller views
     local_crop: list[float] = field(default_factory=lambda: [0.1, 0.4])  # their least and most area
     hidden: int = 512  # width of the head

@@ -26,7 +26,7 @@ class MoCo(Pretrainer):
     per_row: ClassVar[bool] = False  # BatchNorm, and a queue that holds whole batches
 
     temperature: float = 0.2  # t
-    momentum: float = 0.99  # m, of the teacher
+    momentum: float = 0.95  # m, of the teacher; in short runs it must be faster than the paper's 0.999
     queue: int = 2048  # keys of earlier batches that are compared with
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared

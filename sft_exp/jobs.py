@@ -168,7 +168,7 @@ def likely(job: Job, shared: Request, start: Path | None) -> Request:
 
 
 def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> None:
-    """Optimizers and networks that cannot be built, strategies that do not fit them, batches that they cannot take. ConfigError."""
+    """Optimizers and networks that cannot be built, strategies and batches that do not fit them. ConfigError."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
         try:

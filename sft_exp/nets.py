@@ -210,7 +210,7 @@ class PatchNet(Backbone):
     def __init__(self, image: tuple[int, int, int], patch: int, count: int, stride: int):
         super().__init__()
         self.patch, self.stride, width = patch, stride, image[0] * patch**2
-        self.grid = tuple(min(2, (side - patch) // stride + 1) for side in image[1:])
+        self.grid = (min(2, (image[1] - patch) // stride + 1), min(2, (image[2] - patch) // stride + 1))
         self.width = count * prod(self.grid)
         self.register_buffer("shift", torch.zeros(width))
         self.register_buffer("whitening", torch.eye(width))

@@ -112,7 +112,7 @@ def published(name: str) -> Path:
     from torchvision.models import get_model_weights, get_weight
 
     try:
-        weights: Any = get_weight(name) if "." in name else get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        weights: Any = get_weight(name) if "." in name else get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
         raise DataError(f"pretrainer.init={TORCHVISION}{name}: torchvision has no such weights ({error})") from error
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name

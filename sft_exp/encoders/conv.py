@@ -1,5 +1,6 @@
 """A small convolutional network: 3x3 convolutions that halve the image, then a linear code. Fast on a CPU."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -9,7 +10,7 @@ from sft_exp.core import Backbone, Encoder
 from sft_exp.errors import require
 from sft_exp.nets import upsampler
 
-NORMS = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, channels)}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, channels)}
 
 
 @dataclass

@@ -194,7 +194,7 @@ class Experiment:
         require(self.val in ("cv", "holdout", "none", "full"), "val", self.val, "cv, holdout, none or full")
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         require(self.labels_total is None or self.labels_total > 0, "labels_total", self.labels_total, "above 0, or null")
-        valid = "a number above 0 (labels a class), a share such as 5%, all, or a file.csv"
+        valid = "a number above 0 (labels a class), a share such as 5%, or all; or a file.csv"
         require(valid_labels(self.labels), "labels", self.labels, valid)
 
 

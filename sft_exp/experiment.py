@@ -214,7 +214,7 @@ class Experiment:
         if not watched:
             raise ConfigError("finetune.patience", self.finetune.patience, "must be null but with val=holdout or full")
         require(self.labels_total is None or self.labels_total > 0, "labels_total", self.labels_total, "above 0, or null")
-        valid = "a number above 0 (labels a class), a share such as 5%, all, or a file.csv"
+        valid = "a number above 0 (labels a class), a share such as 5%, or all; or a file.csv"
         require(valid_labels(self.labels), "labels", self.labels, valid)
 
 

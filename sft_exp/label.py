@@ -184,7 +184,8 @@ def picture(data: "Corpus", images: "Images", row: int) -> str:
             if not whole.mode.startswith("I"):
                 shown = ImageOps.exif_transpose(whole).convert("RGB")
                 shown.thumbnail((SIDE, SIDE))
-    buffer, kind = io.BytesIO(), "PNG" if max(shown.size) <= 100 else "JPEG"
+    buffer = io.BytesIO()
+    kind = "PNG" if max(shown.size) <= 100 else "JPEG"
     shown.save(buffer, kind, quality=90)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

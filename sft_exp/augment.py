@@ -92,9 +92,8 @@ def blur(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
         at_S = torch.arange(size, device=x_BCHW.device)
         return (-((at_S[:, None] - at_S) ** 2) / (2 * sigma_B[:, None, None] ** 2)).softmax(2)
 
-    blurred_BCHW = (x_BCHW.flatten(1, 2) @ weights_BSS(x_BCHW.shape[3]).mT).view_as(x_BCHW)  # along rows
-    turned_BCWH = blurred_BCHW.mT.contiguous()  # one product for all channels is faster than one for each
-    return (turned_BCWH.flatten(1, 2) @ weights_BSS(x_BCHW.shape[2]).mT).view_as(turned_BCWH).mT.contiguous()
+    rows_B1HH, columns_B1WW = weights_BSS(x_BCHW.shape[2])[:, None], weights_BSS(x_BCHW.shape[3])[:, None]
+    return rows_B1HH @ x_BCHW @ columns_B1WW.mT
 
 
 def cut_out(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:

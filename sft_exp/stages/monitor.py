@@ -36,7 +36,7 @@ class Monitor:
         few = torch.randperm(len(draw.labelled), generator=stream("monitor"))[:PROBED]
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
         self.file, self.encoder, self.nets, self.device = folder / "monitors.jsonl", encoder, nets, ctx.device
-        self.labelled, self.pool, self.labels = draw.labelled.at(few), pool.at(some), str(request["labels"])
+        self.labelled, self.pool, self.labels = held(draw.labelled.at(few)), held(pool.at(some)), str(request["labels"])
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
@@ -66,6 +66,12 @@ class Monitor:
     def features(self, encoder: nn.Module, images: Images) -> Tensor:
         rows = torch.arange(len(images)).split(250)
         return torch.cat([encoder(b["x"]).flatten(1).float() for b in images.batches(rows, self.device)])
+
+
+def held(images: Images) -> Images:
+    """The same, in memory: what is looked at again and again is decoded once."""
+    x = torch.stack([images.raw(row) for row in range(len(images))])
+    return Images(x, images.y, images.ids, images.groups)
 
 
 def effective_rank(f_ND: Tensor) -> float:

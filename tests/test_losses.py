@@ -166,16 +166,16 @@ def test_vaes_gaussian_pixels_have_their_whole_density():
 
 
 def test_vaes_importance_weights_give_the_likelihood():
-    """log p(x) of a model of 16 pixels: by many draws from the prior, and by a few hundred from the posterior."""
+    """log p(x) of a model of 16 pixels: by many draws from the prior, and by many from the posterior."""
     method = VAE(latent=2)
     nets = networks(method, MLP([4]), (1, 4, 4))
     x_BCHW = torch.rand(3, 1, 4, 4, generator=stream("x")).round()
     with torch.no_grad():
         z_KZ = torch.randn(50_000, 2, generator=stream("prior"))
         exact = log_bernoulli(nets["decoder"](z_KZ).unsqueeze(1).expand(-1, 3, -1, -1, -1), x_BCHW).logsumexp(0) - log(len(z_KZ))
-        weights_KB = method.log_weights(nets, x_BCHW, 500, stream("posterior"))
-        assert weights_KB.shape == (500, 3)
-        assert torch.allclose(weights_KB.logsumexp(0) - log(500), exact, atol=0.03)
+        weights_KB = method.log_weights(nets, x_BCHW, 20_000, stream("posterior"))
+        assert weights_KB.shape == (20_000, 3)
+        assert torch.allclose(weights_KB.logsumexp(0) - log(20_000), exact, atol=0.03)
         assert (weights_KB.mean(0) < exact).all(), "one sample gives the evidence lower bound"
         loss, _ = method.loss(nets, x_BCHW, torch.zeros(3, 2), torch.tensor(1.0))
     assert loss.isfinite()

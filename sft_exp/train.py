@@ -63,10 +63,7 @@ def train(
     """Move `nets` in place, from step `start` to `plan.stop`."""
     losses = {o: torch.compile(getattr(method, o)) if plan.compile else getattr(method, o) for o in method.objectives}
     steps = range(start, plan.stop)
-    batches = {
-        pool: data[pool].batches((rows_of_step(len(data[pool]), plan.batch_size * m, t, *plan.name, pool) for t in steps), device)
-        for pool, m in method.pools.items()
-    }
+    batches = {pool: data[pool].batches(walk(len(data[pool]), plan, pool, m, steps), device) for pool, m in method.pools.items()}
     free: tuple[Rates, str] | None = None  # (phase, network) that gradients reach now
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
@@ -89,6 +86,11 @@ def train(
         with torch.no_grad():
             method.after(nets, *drawn)
         yield Step(step + 1, metrics)
+
+
+def walk(n: int, plan: Plan, pool: str, share: int, steps: range) -> Iterator[Tensor]:
+    """Rows of the pool of n that each of these steps takes, `share` for each row of the batch size."""
+    return (rows_of_step(n, plan.batch_size * share, step, *plan.name, pool) for step in steps)
 
 
 def descend(

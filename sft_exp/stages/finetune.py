@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp import durable, splits, transfer
-from sft_exp.core import Strategy, seed_global, seed_of, stream
+from sft_exp.core import Method, Strategy, seed_global, seed_of, stream
 from sft_exp.data import Images
 from sft_exp.experiment import Target
 from sft_exp.provenance import plain
 from sft_exp.stages import model as models
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
+from sft_exp.stages.imitate import Imitation
 from sft_exp.stages.model import Model
 from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import Request
+from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.linear import Linear
 from sft_exp.train import Phases, Plan, optimizers_for
 
@@ -94,12 +96,12 @@ def learn(
     nets = model.nets
     if val and nets["encoder"] is not encoder:
         val = Images(features(encoder, val, ctx), val.y, val.ids)
-    optimizers = optimizers_for(request["task"], nets, known(request["optim"]), plan.phases)
+    method = method_of(request, ctx)
+    optimizers = optimizers_for(method, nets, known(request["optim"]), plan.phases)
     best: dict[str, Any] = {}  # kept with the checkpoints
     label = f"fine-tune draw {request['draw']}"
-    for step in fit(
-        folder, request["task"], nets.train(), optimizers, {"labelled": labelled}, plan, ctx, label, best, previous(request, fold)
-    ):
+    data = {"labelled": labelled, "unlabelled": pool}
+    for step in fit(folder, method, nets.train(), optimizers, data, plan, ctx, label, best, previous(request, fold)):
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
             step.metrics["val/accuracy"] = torch.tensor(accuracy)
@@ -110,6 +112,14 @@ def learn(
         nets.load_state_dict(best["nets"])
     nets["encoder"] = encoder
     return model
+
+
+def method_of(request: Request, ctx: Context) -> Method:
+    """The task; with a teacher, the task and imitating it."""
+    strategy = request["strategy"]
+    if not isinstance(strategy, Distil):
+        return request["task"]
+    return Imitation(request["task"], models.load(strategy.teacher, ctx.device), strategy.temperature, strategy.weight)
 
 
 def previous(request: Request, fold: int | str) -> Path | None:

@@ -14,6 +14,7 @@ import torch
 
 from sft_exp import graphs, splits, transfer
 from sft_exp.compressors.distill import Distil
+from sft_exp.compressors.prune import Prune
 from sft_exp.core import Compressor
 from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
@@ -186,6 +187,9 @@ def deployment(job: Job, shared: Request) -> None:
     if forms:
         graphs.require_onnx("compress", chosen)
         need_logits(main, "compress", chosen)
+        maps = main["features"]["maps"]
+        if len(maps) > 1 and any(isinstance(step, Prune) for steps in forms.values() for step in steps):
+            raise ConfigError("features.maps", maps, f"must be one map: compress={chosen} cannot follow channels of several")
         ends = {name: compression(job, shared, main, steps) for name, steps in {ORIGINAL: [], **forms}.items()}
         add(job, "bill", {**shared, "labels": main["labels"], "draw": main["draw"], "forms": ends})
         exported = ends[next(iter(forms))]

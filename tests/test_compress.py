@@ -305,7 +305,7 @@ def line(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(bill, "TURNS", {1: 5, 64: 5})
     first = sft_exp.run(command, folder / "run")
-    second = sft_exp.run([*command, "report=false"], folder / "again")
+    second = sft_exp.run([*command, "compress.tolerance=0.4", "report=false"], folder / "again")
     patch.undo()
     return folder / "run", first, second
 
@@ -323,11 +323,21 @@ def test_the_line_ends_in_a_bill(line):
     assert int8["macs"] == original["macs"] > 0
     assert all(r["memory"] > 0 and r["latency_p50"] <= r["latency_p95"] for r in (original, int8))
     assert all(about["cached"] for about in again["stages"].values() if "cached" in about)
-    assert again["bill"] == result["bill"]
+    assert again["bill"] == result["bill"], "also with another tolerance"
     assert (folder / "bill.png").stat().st_size > 1000
     page = (folder / "report.html").read_text()
     assert "Compressed" in page
     assert "Accuracy against latency" in page
+
+
+def test_ls_has_words_for_each_stage(line):
+    from sft_exp import ls
+
+    store = line[0].parent / "store"
+    words = {e.stage: ls.words(e, store) for e in ls.folders(store) if e.stage in ("compress", "bill", "export")}
+    assert words["bill"] == "bill of original, int8"
+    assert words["export"].startswith("Onnx file of Int8 of scratch Conv Full, Digits")
+    assert words["compress"].endswith("10 labels a class, draw 0, seed 0, 30 steps, Adam lr 0.001")
 
 
 def test_the_line_leaves_a_card_and_the_exported_file(line):

@@ -1,6 +1,7 @@
 """Several compressors one after the other, each on what the one before left."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from sft_exp.core import Compressor
 from sft_exp.errors import require
@@ -8,6 +9,8 @@ from sft_exp.errors import require
 
 @dataclass
 class Chain(Compressor):
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
+
     tolerance: float | None = None  # accuracy (a fraction) that all of them together may lose; more fails the run
     parts: dict = field(default_factory=lambda: {})  # name -> compressor, in their order
 

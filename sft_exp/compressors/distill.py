@@ -1,7 +1,7 @@
 """A smaller encoder that imitates the model: its own fine-tuning, with strategy=distill (which has the loss and its source)."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from sft_exp.core import Compressor, Encoder
 from sft_exp.errors import require
@@ -11,6 +11,8 @@ ALONE = "_alone"  # ends the name of the student that had no teacher: a control,
 
 @dataclass
 class Distil(Compressor):
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
+
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
     student: Any = None  # the smaller encoder, an option of the group encoder
     temperature: float = 4.0

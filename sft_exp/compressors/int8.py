@@ -15,6 +15,7 @@ from sft_exp.errors import require
 @dataclass
 class Int8(Compressor):
     graph: ClassVar[bool] = True
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
     ranges: str = "minmax"  # of the activations: minmax, entropy, percentile (the last two cut outliers off)

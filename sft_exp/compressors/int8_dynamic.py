@@ -13,6 +13,7 @@ from sft_exp.core import Compressor
 @dataclass
 class Int8Dynamic(Compressor):
     graph: ClassVar[bool] = True
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
 

@@ -6,6 +6,7 @@ original.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from sft_exp.nets import Standardise
 
 @dataclass
 class Prune(Compressor):
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
+
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
     ratio: float = 0.5  # of each layer's channels that go
     steps: int = 1000  # of the fine-tuning

@@ -23,6 +23,7 @@ ROUNDED = (nn.Conv2d, nn.Linear)  # layers whose weights and inputs become integ
 @dataclass
 class Qat(Compressor):
     graph: ClassVar[bool] = True
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
     steps: int = 500  # of the fine-tuning

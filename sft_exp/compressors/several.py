@@ -1,6 +1,7 @@
 """Several compressors side by side, each on the original: one bill for all of them. Nothing is exported."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from sft_exp.core import Compressor
 from sft_exp.errors import require
@@ -8,6 +9,8 @@ from sft_exp.errors import require
 
 @dataclass
 class Several(Compressor):
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
+
     tolerance: float | None = None  # accuracy (a fraction) that each of them may lose; more fails the run
     parts: dict = field(default_factory=lambda: {})  # name -> compressor
 

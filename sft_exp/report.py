@@ -37,7 +37,7 @@ VALIDATION = {
     "none": "val=none: nothing is chosen",
     "full": f"val=full: {advice.OUTSIDE}",
 }
-BILL = ("accuracy", "difference", "agrees", "size", "parameters", "MACs", "memory", "p50 ms", "p95 ms", "images/s")
+BILL = ("accuracy", "difference", "agrees", "size", "params", "MACs", "memory", "p50 ms", "p95 ms", "images/s")
 SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
 ALIKE = ("dataset", "method", "encoder", "task", "strategy")  # what two requests of a stage share if they take as long
 
@@ -57,7 +57,8 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
     if result["bill"]:
-        screen.print(bill_table(result["bill"]))
+        for columns in (slice(0, 3), slice(3, None)):  # each narrow enough for a terminal of 80 columns
+            screen.print(bill_table(result["bill"], columns))
         screen.print(bill_footing(result["bill"]), style="dim", soft_wrap=whole)
     for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
         screen.print(sentence, soft_wrap=whole)
@@ -103,13 +104,13 @@ def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def bill_table(bill: dict[str, Any]) -> Table:
+def bill_table(bill: dict[str, Any], columns: slice) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    for head in BILL:
-        table.add_column(head, justify="right")
+    table.add_column("", no_wrap=True)
+    for head in BILL[columns]:
+        table.add_column(head, justify="right", no_wrap=True)
     for name, cells in bill_rows(bill):
-        table.add_row(name, *cells)
+        table.add_row(name, *cells[columns])
     return table
 
 

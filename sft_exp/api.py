@@ -1,5 +1,6 @@
 """The same parts from Python: `sft_exp.run(["pretrainer=vae", "labels=5"])`."""
 
+import json
 import time
 import uuid
 from pathlib import Path

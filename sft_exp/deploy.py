@@ -7,7 +7,6 @@ from typing import Any
 
 from sft_exp import durable, splits
 from sft_exp.jobs import MAIN, SCRATCH, Job
-from sft_exp.splits import Labels
 from sft_exp.verdict import interval
 
 FOLDER = "export"  # of the run folder
@@ -49,7 +48,7 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
         ],
         "Data": [
             f"{job.corpus.name}: {data['train']:,} training images, of which {data['labelled']:,} with labels "
-            f"({Labels.parse(e.labels, e.labels_total)}); {data['test']:,} test images.",
+            f"({job.labels}); {data['test']:,} test images.",
             f"SHA-256 of images and labels: `{data['manifest']}`. The labelled images are named in `labels.json` of "
             f"`{result['stages']['finetune']['folder']}`.",
         ],
@@ -75,7 +74,7 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
 
 
 def numbers(job: Job, result: dict[str, Any]) -> list[str]:
-    ratio = splits.make(job.corpus, job.requests["finetune"][job.arms[MAIN][0]]["labels"], 0).ratio
+    ratio = splits.make(job.corpus, job.labels, 0).ratio
     lines = ["| model | test accuracy, % | 95 % interval over draws | calibration error |", "| --- | --- | --- | --- |"]
     for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
         draws = result["draws"][arm]

@@ -26,7 +26,18 @@ from sft_exp.provenance import digest, plain
 from sft_exp.schedule import Schedule
 from sft_exp.splits import Labels
 from sft_exp.stages import (
-    bill, choose, compress, describe, evaluate, export, finetune, likelihood, lr_find, model, pretrain, validate,
+    bill,
+    choose,
+    compress,
+    describe,
+    evaluate,
+    export,
+    finetune,
+    likelihood,
+    lr_find,
+    model,
+    pretrain,
+    validate,
 )  # fmt: skip
 from sft_exp.stages.context import Context, corpus, pick
 from sft_exp.store import Request, Result, Stage

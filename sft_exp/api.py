@@ -44,7 +44,7 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def load_model(path: str | Path) -> Model:
     """The fine-tuned model (its first label draw) of a run folder or a `finetune-*` store folder, on the CPU."""
-    return model.load(stage_folder(Path(path), "finetune", "model.json"))
+    return model.load(model.folder_of(Path(path)))
 
 
 def load_encoder(path: str | Path) -> Backbone:
@@ -56,7 +56,7 @@ def load_encoder(path: str | Path) -> Backbone:
 def load_pretrained(path: str | Path) -> Readout:
     """What a run's fine-tuning started from, on the CPU: images in [0, 1] -> the features it fine-tuned [B, D], as no label has
     changed them. Of a run without pretraining the encoder as it was fine-tuned."""
-    folder = stage_folder(Path(path), "finetune", "model.json")
+    folder = model.folder_of(Path(path))
     encoder: Any = model.load(folder).nets["encoder"]
     start = json.loads((folder / "request.json").read_text())["start"]
     if start:
@@ -77,15 +77,3 @@ def reopen(path: str | Path) -> Experiment:
         return config.experiment(result["config"], result["choices"])
     except (ConfigError, KeyError) as error:
         raise DataError(f"{path}: another version of sft_exp made this run ({error}); make it again with this one") from error
-
-
-def stage_folder(path: Path, stage: str, file: str) -> Path:
-    if (path / file).exists():
-        return path
-    if (path / "results.json").exists():
-        folder = Path(json.loads((path / "results.json").read_text())["stages"][stage]["folder"])
-        for start in (Path(), *path.resolve().parents):  # the run's folder is named from where the run was started
-            if (start / folder / file).exists():
-                return start / folder
-        raise DataError(f"{path}: what it trained should be in {folder}, and is not there")
-    raise DataError(f"{path}: neither a run folder (results.json) nor a store folder ({file})")

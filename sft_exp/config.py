@@ -36,6 +36,8 @@ FOLDERS = {  # group -> where its parts are, one dataclass a file
     "strategy": "strategies",
     "dataset": "datasets",
     "tracker": "trackers",
+    "compress": "compressors",
+    "export": "exporters",
 }
 KINDS = {  # group -> the class its parts derive from
     "pretrainer": "sft_exp.core.Pretrainer",
@@ -44,6 +46,8 @@ KINDS = {  # group -> the class its parts derive from
     "strategy": "sft_exp.core.Strategy",
     "dataset": "sft_exp.data.Dataset",
     "tracker": "sft_exp.track.Tracker",
+    "compress": "sft_exp.core.Compressor",
+    "export": "sft_exp.core.Exporter",
     "schedule": "sft_exp.schedule.Schedule",
     "pretrain_schedule": "sft_exp.schedule.Schedule",
 }
@@ -231,18 +235,19 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
     return Experiment(**values)
 
 
-def part(value: dict[str, Any] | None, group: str, kind: str) -> Any:
-    """The object that a node with `_target_` describes, if it is a class of the kind that the group wants."""
+def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
+    """The object that a node with `_target_` describes, if it is a class of a kind that the group wants."""
     path = (value or {}).get("_target_")
+    kind = " or ".join(kinds)
     if not isinstance(path, str):
         raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
     try:
         found = locate(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{group}._target_", path, f"cannot be imported ({error})") from error
-    if not (isinstance(found, type) and issubclass(found, locate(kind))):
+    if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
-    options = {k: v for k, v in (value or {}).items() if k != "_target_"}
+    options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
     names = [f.name for f in fields_of(found)]
     for key in options:
         if key not in names:
@@ -251,6 +256,15 @@ def part(value: dict[str, Any] | None, group: str, kind: str) -> Any:
         return found(**options)
     except ConfigError as error:
         raise error.under(group) from error
+
+
+def inner(value: Any, key: str) -> Any:
+    """A field's value, with the parts that it holds: a node with `_target_`, or a dict of them."""
+    if not isinstance(value, dict):
+        return value
+    if "_target_" in value:
+        return part(value, key, *dict.fromkeys(KINDS.values()))
+    return {k: inner(v, f"{key}.{k}") for k, v in value.items()}
 
 
 def locate(path: str) -> Any:
@@ -276,7 +290,7 @@ def first_comment(file: Path) -> str:
 
 GROUPS = (
     "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "augment", "hardware", "tracker",
-    "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "study", "experiment", "debug",
+    "compress", "export", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "study", "experiment", "debug",
 )  # fmt: skip
 
 

@@ -41,6 +41,12 @@ class StorageError(Failure):
     code = 5
 
 
+class ToleranceError(Failure):
+    """A compressed model that lost more accuracy than compress.tolerance allows."""
+
+    code = 7
+
+
 class Interrupted(Failure):
     """Asked to stop; the same command continues from the last checkpoint."""
 

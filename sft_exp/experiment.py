@@ -181,6 +181,8 @@ class Experiment:
     pretrain_dataset: Any = None
     hardware: Hardware = field(default_factory=Hardware)
     tracker: Any = None
+    compress: Any = None
+    export: Any = None
     study: Any = None  # not of the job, but of the multirun that it belongs to
 
     pretrain: Budget = field(default_factory=Budget)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
-from sft_exp import splits, transfer
-from sft_exp.core import Task
+from sft_exp import graphs, splits, transfer
+from sft_exp.compressors.distill import Distil
+from sft_exp.compressors.prune import Prune
+from sft_exp.core import Compressor, Task
 from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
@@ -22,10 +24,25 @@ from sft_exp.experiment import Budget, Experiment, Target
 from sft_exp.nets import Readout, layers
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.provenance import digest, plain
+from sft_exp.schedule import Schedule
 from sft_exp.splits import Labels
-from sft_exp.stages import choose, describe, evaluate, finetune, likelihood, lr_find, model, pretrain, validate
+from sft_exp.stages import (
+    bill,
+    choose,
+    compress,
+    describe,
+    evaluate,
+    export,
+    finetune,
+    likelihood,
+    lr_find,
+    model,
+    pretrain,
+    validate,
+)  # fmt: skip
 from sft_exp.stages.context import Context, corpus, pick
 from sft_exp.store import Request, Result, Stage
+from sft_exp.strategies import distill
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
 from sft_exp.strategies.svm import Svm
@@ -46,8 +63,12 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "finetune": finetune.run,
     "validate": validate.run,
     "evaluate": evaluate.run,
+    "compress": compress.run,
+    "bill": bill.run,
+    "export": export.run,
 }
 FOLDS = 5  # of val=cv
+ORIGINAL = "original"  # what the model is called beside its compressed forms
 
 
 @dataclass
@@ -81,6 +102,8 @@ def prepare(e: Experiment) -> Job:
     """All requests of an experiment, with everything checked that can be before compute: ConfigError or DataError."""
     pick(e.hardware.device)
     data = corpus(e.dataset)
+    if isinstance(e.strategy, distill.Distil):
+        e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
     labels = Labels.parse(e.labels, e.labels_total)
     job, root = Job(e, data, labels), Path(e.store)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
@@ -126,6 +149,7 @@ def prepare(e: Experiment) -> Job:
             for r, draw in zip(requests, draws, strict=True):
                 if validate.count(draw.labelled, FOLDS):
                     add(job, "validate", going_on(job, "validate", {**r, "folds": FOLDS}, e.finetune.before(len(draw.labelled))))
+    deployment(job, shared)
     return job
 
 
@@ -165,6 +189,103 @@ def likely(job: Job, shared: Request, start: Path | None) -> Request:
         "seed": e.seed,
         "samples": e.nll_samples,
     }
+
+
+def deployment(job: Job, shared: Request) -> None:
+    """Adds what compresses and exports the model: the main arm's first draw, as for `load_model` and predict. ConfigError
+    where the choices do not fit each other."""
+    e, root = job.experiment, Path(job.experiment.store)
+    main = job.requests["finetune"][job.arms[MAIN][0]]
+    chosen, wanted = e.choices.get("compress", ""), e.choices.get("export", "")
+    forms = e.compress.forms(chosen) if e.compress else {}
+    exported: Path = root / stage("finetune").folder_name(main)
+    last: list[Compressor] = next(iter(forms.values()), [])
+    if forms:
+        graphs.require_onnx("compress", chosen)
+        need_logits(main, "compress", chosen)
+        maps = main["features"]["maps"]
+        if len(maps) > 1 and any(isinstance(step, Prune) for steps in forms.values() for step in steps):
+            raise ConfigError("features.maps", maps, f"must be one map: compress={chosen} cannot follow channels of several")
+        ends = {name: compression(job, shared, main, steps) for name, steps in {ORIGINAL: [], **forms}.items()}
+        add(job, "bill", {**shared, "labels": main["labels"], "draw": main["draw"], "forms": ends})
+        exported = ends[next(iter(forms))]
+    if e.export and e.export.file:
+        if len(forms) > 1 and chosen not in forms:
+            raise ConfigError("export", wanted, f"must be none: compress={chosen} leaves several models, {', '.join(forms)}")
+        if e.export.network and any(step.graph for step in last):
+            raise ConfigError("export", wanted, f"must be onnx or ort: compress={chosen} leaves an ONNX graph of integers")
+        if not e.export.network:
+            graphs.require_onnx("export", wanted)
+        if e.export.alone:
+            need_logits(main, "export", wanted)
+        add(job, "export", {**shared, "model": exported, "exporter": e.export})
+
+
+def need_logits(main: Request, key: str, value: str) -> None:
+    if not main["strategy"].probabilistic:
+        raise ConfigError(key, value, f"must be none: {type(main['strategy']).__name__} leaves votes, and no network with logits")
+
+
+def compression(job: Job, shared: Request, main: Request, steps: list[Compressor]) -> Path:
+    """Adds one form of the model; its folder-to-be. A student is fine-tuned first, like any other model."""
+    e, root = job.experiment, Path(job.experiment.store)
+    begun: Path = root / stage("finetune").folder_name(main)
+    if steps and isinstance(steps[0], Distil):
+        request = studying(job, main, steps[0], begun)
+        add(job, "finetune", request)
+        begun, steps = root / stage("finetune").folder_name(request), steps[1:]
+    if any(isinstance(step, Distil) for step in steps):
+        raise ConfigError("compress", e.choices.get("compress"), "distill must come first: a student is a new network")
+    request = {
+        **shared,
+        "model": begun,
+        "steps": steps,
+        "labels": main["labels"],
+        "draw": main["draw"],
+        "seed": e.seed,
+        "precision": e.hardware.precision,
+    }
+    add(job, "compress", request)
+    return root / stage("compress").folder_name(request)
+
+
+def studying(job: Job, main: Request, how: Distil, teacher: Path) -> Request:
+    """The fine-tuning of a student: the main arm's task and labels, another encoder, from scratch, with the teacher's help."""
+    if how.student is None:
+        raise ConfigError("compress.student", None, "names no encoder, e.g. encoder@compress.student=conv")
+    try:
+        readout = model.readout(how.student, {"maps": [-1], "pool": "avg", "grid": 1}, job.corpus.spec)
+    except ConfigError as error:
+        raise error.under("compress.student") from error
+    return {
+        **main,
+        "encoder": how.student,
+        "features": {"maps": readout.names, "pool": "avg", "grid": 1},
+        "start": None,
+        "strategy": distill.Distil(teacher, how.temperature, how.weight),
+        "val": "none",
+        "optim": Target("torch.optim.Adam", {"lr": how.lr}),
+        "schedule": Schedule([[0.0, 1.0], [1.0, 0.0]]),
+        "steps": how.steps,
+        "stop": how.steps,
+        "_after": None,
+        "batch_size": how.batch_size,
+        "piece": None,
+    }
+
+
+def teacher_of(e: Experiment, data: Corpus) -> Path:
+    """The store folder of the model that strategy.teacher names. ConfigError, DataError."""
+    given = e.strategy.teacher
+    if not given:
+        raise ConfigError("strategy.teacher", given, "must be the folder of a run, whose model is imitated")
+    folder = model.folder_of(Path(given))
+    teacher = model.load(folder)
+    if teacher.spec != data.spec:
+        raise ConfigError("strategy.teacher", given, f"knows {teacher.spec}, and {data.name} has {data.spec}")
+    if not teacher.probabilistic:
+        raise ConfigError("strategy.teacher", given, "leaves votes and no logits to learn from")
+    return folder
 
 
 def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> None:
@@ -302,7 +423,7 @@ def closed(request: Request) -> Request:
         "piece": None,
         "clip": None,
         "precision": "fp32",
-        **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None), ("settle", False)) if key in request},
+        **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None)) if key in request},
     }
 
 
@@ -330,7 +451,6 @@ def finetuning(
         "clip": e.finetune.clip,
         "ema": e.finetune.ema,
         "patience": e.finetune.patience,
-        "settle": "unlabelled" in e.task.pools,  # every arm beside a semi-supervised one begins as that does
         "precision": e.hardware.precision,
     }
     if arm not in (MAIN, SCRATCH, *MORE_CONTROLS):

@@ -85,8 +85,15 @@ def told(path: Path) -> str:
 
 def asked(request: dict[str, Any], store: Path) -> str:
     """A request in words."""
+    if "forms" in request:
+        return f"bill of {', '.join(request['forms'])}"
     if "model" in request:
-        return f"test of {asked(known(store / str(request['model'])), store)}"
+        model = asked(known(store / str(request["model"])), store)
+        if "exporter" in request:
+            return f"{kind(request['exporter'])} file of {model}"
+        if isinstance(request.get("steps"), list):
+            return f"{' '.join(map(kind, request['steps'])) or 'graph'} of {model}"
+        return f"test of {model}"
     start, optim, labels = request.get("start"), request.get("optim"), counted(request.get("labels") or {})
     if "strategy" in request:
         arm = kind(known(store / start).get("method")) if start else f"scratch {kind(request.get('encoder'))}"

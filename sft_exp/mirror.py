@@ -129,12 +129,22 @@ def summary(job: Job, result: dict[str, Any], ctx: Context) -> dict[str, Any]:
     the pretraining it started from."""
     flat = {f"{split}/{k}": v for split in ("test", "val") for k, v in result[split].items()}
     flat |= {f"{arm}/{k}": v for arm, scores in result["controls"].items() for k, v in scores.items()}
+    for row in bill(result):
+        flat |= {f"bill/{row['form']}/{k}": v for k, v in row.items() if k != "form"}
     if result["verdict"]:
         flat |= {"gain_vs_scratch": result["verdict"]["difference"], "verdict": result["verdict"]["text"]}
     if start := job.requests["finetune"][job.arms[MAIN][0]]["start"]:
         last = curves.read(start)[-1:] or [{}]
         flat |= {f"pretrain/{k}": v for k, v in last[0].items()} | {"pretrain/url": ctx.tracker.shown(start)}
     return flat
+
+
+def bill(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each form of the model, numbers and words alone."""
+    rows = result["bill"].get("rows", [])
+    return [
+        {**row, "difference": row["difference"][0], "low": row["difference"][1], "high": row["difference"][2]} for row in rows
+    ]
 
 
 def images(folder: Path) -> dict[str, bytes]:

@@ -8,7 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sft_exp import curves, mirror, splits
-from sft_exp.errors import NonFiniteError
+from sft_exp.compressors.distill import ALONE
+from sft_exp.errors import NonFiniteError, ToleranceError
 from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.stages.context import Context, Stop
@@ -25,7 +26,24 @@ def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> dict[str, Any]:
         ctx.mirrored |= mirror.runs(job, name, ctx)
         job.results[name] = run_stage(store, stage(name, ctx), requests, [r for o in others for r in o.requests[name]])
         mirror.after(job, name, ctx)
+        if name == "bill":
+            tolerated(job)
     return results(job)
+
+
+def tolerated(job: Job) -> None:
+    """ToleranceError if a compressed form lost more accuracy than compress.tolerance. The bill stays in the store."""
+    most: float | None = getattr(job.experiment.compress, "tolerance", None)
+    if most is None:
+        return
+    for result in job.results["bill"]:
+        original, *forms = read(result, "bill.json")["rows"]
+        lost = {row["form"]: original["accuracy"] - row["accuracy"] for row in forms}
+        if worse := {name: loss for name, loss in lost.items() if loss > most and not name.endswith(ALONE)}:
+            named = ", ".join(f"{name} lost {100 * loss:.2f} points" for name, loss in worse.items())
+            raise ToleranceError(
+                f"{named} of accuracy, compress.tolerance={most} allows {100 * most:g}: {result.folder}/bill.json"
+            )
 
 
 def names(job: Job) -> list[str]:
@@ -84,6 +102,8 @@ def results(job: Job) -> dict[str, Any]:
             "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
             "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not falling(job), **rates(job)},
             "evaluate": about([job.results["evaluate"][i] for i in main]),
+            **{name: about(job.results[name]) for name in ("compress", "bill") if job.results[name]},
+            **({"export": {**about(made), **read(made[0], "export.json")}} if (made := job.results["export"]) else {}),
         },
         "data": {
             "manifest": job.corpus.fingerprint,
@@ -95,6 +115,7 @@ def results(job: Job) -> dict[str, Any]:
             "ratio": fmean(d.ratio for d in labelled),  # images tested over trained on, where draws are folds of one set
         },
         "draws": {arm: [s["accuracy"] for s in rows] for arm, rows in scores.items()},
+        "bill": read(job.results["bill"][0], "bill.json") if job.results["bill"] else {},
     }
 
 

@@ -41,7 +41,7 @@ def draw(job: Job, result: Result) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Result], Picture | None]] = [
-        accuracies, pretraining, monitors, finetuning, range_test, examples, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, bill, examples, confusions, features,
     ]  # fmt: skip
     with rc_context(STYLE):
         return [picture for make in makers if (picture := make(job, result))]
@@ -264,6 +264,31 @@ def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
 def predicted(job: Job, i: int) -> Tensor:
     """Classes that fine-tuning `i` gives the test images [N]."""
     return transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")["predicted"].long()
+
+
+def bill(job: Job, result: Result) -> Picture | None:
+    if not result["bill"]:
+        return None
+    rows = result["bill"]["rows"]
+    figure, axes = blank(3.3)
+    for n, row in enumerate(rows):
+        x, y = 1000 * row["latency_p50"], 100 * row["accuracy"]
+        _, low, high = (100 * d for d in row["difference"])
+        colour = INK if n == 0 else OBJECTIVES[(n - 1) % len(OBJECTIVES)]
+        top = 100 * rows[0]["accuracy"]
+        axes.plot([x, x], [top + low, top + high], color=colour, linewidth=1.2, alpha=0.5)
+        axes.plot([x, 1000 * row["latency_p95"]], [y, y], color=colour, linewidth=1.2, alpha=0.5)
+        axes.scatter([x], [y], s=20 + 180 * row["bytes"] / rows[0]["bytes"], color=colour, alpha=0.8, linewidths=0, zorder=2)
+        place: Any = {"xy": (x, y), "xytext": (7, 5), "textcoords": "offset points"}
+        axes.annotate(row["form"], **place, color=colour, size=8.5)
+    axes.set_xscale("log")
+    axes.grid()
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlabel("milliseconds for one image, one thread (line to the 95th percentile)")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title("Accuracy against latency")
+    caption = "A dot is a form of the model, as large as its file; the upright line is the interval of its difference."
+    return Picture("bill", "Accuracy against latency", caption, png(figure))
 
 
 def part(job: Job, group: str) -> str:

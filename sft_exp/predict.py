@@ -1,13 +1,14 @@
 """Classes of images, by a model that a run has left: `python -m sft_exp.predict RUN FILES... > classes.csv`.
 
-Writes `file,class,probability` for each image (an SVM has no probabilities). What cannot be read is named on
-stderr and left out; then the exit code is 3.
+Writes `file,class,probability` for each image (an SVM has no probabilities), or with --format jsonl an object a line with
+the probabilities of all classes. What cannot be read is named on stderr and left out; then the exit code is 3.
 """
 
 import argparse
 import csv
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
@@ -16,20 +17,26 @@ from typing import TYPE_CHECKING, TextIO
 from sft_exp.errors import DataError, Failure
 
 if TYPE_CHECKING:
-    from sft_exp.stages.model import Model
+    from torch import Tensor
+
+    from sft_exp.inference import Predictor
 
 BATCH = 256  # images predicted at once
+Row = Callable[[Path, "Tensor"], None]  # writes an image's probabilities [Y]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sft_exp.predict", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of a run (with results.json), or a finetune-* folder of the store")
-    parser.add_argument("files", metavar="FILES", nargs="+", help="image files, folders of them, globs")
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a run (with results.json), a finetune-* folder of the store, an .onnx or .ort file"
+    )
+    parser.add_argument("files", metavar="FILES", nargs="+", help="image files, folders of them, globs; - reads them from stdin")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv")
     args = parser.parse_args(arguments)
-    from sft_exp.api import load_model  # after the arguments, so that --help does not wait for torch
+    from sft_exp.inference import load  # after the arguments, so that --help does not wait for torch
 
     try:
-        unread = predict(load_model(args.run), args.files, sys.stdout)
+        unread = predict(load(Path(args.run)), list(named(args.files, sys.stdin)), sys.stdout, args.format)
     except Failure as error:
         print(f"sft_exp.predict: {error}", file=sys.stderr)
         return error.code
@@ -38,28 +45,58 @@ def main(arguments: list[str] | None = None) -> int:
     return DataError.code if unread else 0
 
 
-def predict(model: "Model", entries: list[str], out: TextIO) -> list[str]:
-    """Write the CSV, an image a line in the order of the entries; gives what could not be read, with the reason."""
+def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv") -> list[str]:
+    """Write a row for each image in the order of the entries; gives what could not be read, with the reason."""
     import torch
 
     from sft_exp.data import decode
+    from sft_exp.progress import bar
 
-    table, unread = csv.writer(out, lineterminator="\n"), []
-    table.writerow(["file", "class", "probability"])
-    for paths in batches(files(entries)):
-        read, images = [], []
-        for path in paths:
-            try:
-                images.append(decode(path.read_bytes(), model.spec.image))
-                read.append(path)
-            except (DataError, OSError) as error:
-                reason = "no image lies there" if path.is_dir() else getattr(error, "strerror", None) or error
-                unread.append(f"{path}: {reason}")
-        if images:
-            probabilities, classes = model.predict(torch.stack(images).float().div_(255)).softmax(1).max(1)
-            for path, p, c in zip(read, probabilities.tolist(), classes.tolist(), strict=True):
-                table.writerow([path, model.spec.classes[c], f"{p:.4f}" if model.probabilistic else ""])
+    write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
+    paths = list(files(entries))
+    with bar("predict", len(paths)) as advance:
+        for some in batches(paths):
+            read, images = [], []
+            for path in some:
+                try:
+                    images.append(decode(path.read_bytes(), model.image))
+                    read.append(path)
+                except (DataError, OSError) as error:
+                    reason = "no image lies there" if path.is_dir() else getattr(error, "strerror", None) or error
+                    unread.append(f"{path}: {reason}")
+            if images:
+                for path, p_Y in zip(read, model.probabilities(torch.stack(images)), strict=True):
+                    write(path, p_Y)
+            done += len(some)
+            advance(done, f"{len(unread)} unread" if unread else "")
     return unread
+
+
+def table(model: "Predictor", out: TextIO) -> Row:
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["file", "class", "probability"])
+
+    def write(path: Path, p_Y: "Tensor") -> None:
+        best = int(p_Y.argmax())
+        writer.writerow([path, model.classes[best], f"{p_Y[best]:.4f}" if model.probabilistic else ""])
+
+    return write
+
+
+def lines(model: "Predictor", out: TextIO) -> Row:
+    def write(path: Path, p_Y: "Tensor") -> None:
+        row: dict[str, object] = {"file": str(path), "class": model.classes[int(p_Y.argmax())]}
+        if model.probabilistic:
+            row["probabilities"] = {name: round(p, 6) for name, p in zip(model.classes, p_Y.tolist(), strict=True)}
+        out.write(json.dumps(row) + "\n")
+
+    return write
+
+
+def named(entries: list[str], stdin: Iterable[str]) -> Iterator[str]:
+    """The entries, with stdin's lines in the place of `-`."""
+    for entry in entries:
+        yield from (line.rstrip("\n") for line in stdin if line.strip()) if entry == "-" else [entry]
 
 
 def files(entries: list[str]) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -19,14 +20,25 @@ NEUTRAL = {
 
 def digest(request: dict[str, Any], *modules: str) -> str:
     """Hash of the source of `modules`, of the parts in the request, and of all modules of this project they import."""
-    roots = set(modules) | {type(v).__module__ for v in request.values() if is_dataclass(v) and not isinstance(v, Target)}
-    roots |= {v.path.rpartition(".")[0] for v in request.values() if isinstance(v, Target) and v.path.startswith(f"{PACKAGE}.")}
+    told = {k: v for k, v in request.items() if not k.startswith("_")}  # the others change no result
+    roots = set(modules) | {type(part).__module__ for part in parts(told)}
+    roots |= {v.path.rpartition(".")[0] for v in told.values() if isinstance(v, Target) and v.path.startswith(f"{PACKAGE}.")}
     found: set[str] = set()
     while roots:
         found |= roots
         roots = {m for name in roots for m in imported(name)} - found
     text = "".join(meaning(name) for name in sorted(found - NEUTRAL))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """Every part in a request, also those inside lists, dicts and other parts."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from parts(inner)
+    elif is_dataclass(value) and not isinstance(value, type | Target):
+        yield value
+        yield from parts([getattr(value, f.name) for f in fields(value)])
 
 
 @cache

@@ -13,9 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import advice, durable, page, pipeline, plots
+from sft_exp import advice, deploy, durable, page, pipeline, plots
 from sft_exp.drawing import Picture
 from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, Job, stage
+from sft_exp.ls import bytes_
 from sft_exp.provenance import plain
 from sft_exp.stages import finetune
 from sft_exp.stages.context import pick
@@ -38,6 +39,7 @@ VALIDATION = {
     "none": "val=none: nothing is chosen",
     "full": f"val=full: {advice.OUTSIDE}",
 }
+BILL = ("accuracy", "difference", "agrees", "size", "params", "MACs", "memory", "p50 ms", "p95 ms", "images/s")
 SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
 ALIKE = ("dataset", "method", "encoder", "task", "strategy")  # what two requests of a stage share if they take as long
 
@@ -56,10 +58,16 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
+    if result["bill"]:
+        for columns in (slice(0, 3), slice(3, None)):  # each narrow enough for a terminal of 80 columns
+            screen.print(bill_table(result["bill"], columns))
+        screen.print(bill_footing(result["bill"]), style="dim", soft_wrap=whole)
     for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
         screen.print(sentence, soft_wrap=whole)
     screen.print(f"Next: {following}", soft_wrap=True)
     screen.print(f"      ({why})", soft_wrap=whole)
+    if "export" in result["stages"]:
+        screen.print(f"Exported: {folder / deploy.FOLDER / result['stages']['export']['file']}", soft_wrap=True)
     screen.print(f"Results: {folder}", soft_wrap=True)
 
 
@@ -121,6 +129,45 @@ def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
+def bill_table(bill: dict[str, Any], columns: slice) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for head in BILL[columns]:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, cells in bill_rows(bill):
+        table.add_row(name, *cells[columns])
+    return table
+
+
+def bill_rows(bill: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(form, cells under BILL)"""
+    found = []
+    for n, row in enumerate(bill["rows"]):
+        mean, low, high = (100 * v for v in row["difference"])
+        against = ["-", "-"] if n == 0 else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row['agreement']:.1f}"]
+        sizes = [bytes_(row["bytes"]), counted(row["parameters"]), counted(row["macs"]), bytes_(row["memory"])]
+        times = [f"{1000 * row['latency_p50']:.3g}", f"{1000 * row['latency_p95']:.3g}", f"{row['throughput']:,.0f}"]
+        found.append((row["form"], [f"{100 * row['accuracy']:.2f}", *against, *sizes, *times]))
+    return found
+
+
+def bill_footing(bill: dict[str, Any]) -> str:
+    return (
+        "Test accuracy, %; its difference from the original, points, with a 95 % interval over this one model's "
+        f"{bill['images']:,} test images; images on which both say the same, %. ONNX Runtime, one thread of {bill['machine']}, "
+        "turns interleaved; memory: what loading it and a batch of 64 add to a process; p50, p95: of one image; images/s: of 64"
+    )
+
+
+def counted(n: float) -> str:
+    """`1.2 M`"""
+    for unit in ("", " k", " M"):
+        if n < 1000:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g} G"
+
+
 def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Picture]) -> str:
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
@@ -142,6 +189,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             f'<p class="verdict">{escape(verdict)}</p>',
             *(f"<p>{escape(note)}</p>" for note in notes),
             html_table(job, result),
+            *([html_bill(result["bill"])] if result["bill"] else []),
             "<h2>Next</h2>",
             f'<pre class="command">{escape(following)}</pre>',
             f'<p class="soft">{escape(why)}</p>',
@@ -167,6 +215,17 @@ def html_table(job: Job, result: dict[str, Any]) -> str:
     caption = escape(footing(job)).replace("\n", "<br>")
     head = f'<thead><tr><th scope="col">arm</th>{heads}</tr></thead>'
     return f'<div class="wide"><table><caption>{caption}</caption>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def html_bill(bill: dict[str, Any]) -> str:
+    heads = "".join(f'<th scope="col" class="number">{escape(head)}</th>' for head in BILL)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, cells in bill_rows(bill)
+    )
+    head = f'<thead><tr><th scope="col">form</th>{heads}</tr></thead>'
+    caption = f"<caption>{escape(bill_footing(bill))}</caption>"
+    return f'<h2>Compressed</h2><div class="wide"><table>{caption}{head}<tbody>{lines}</tbody></table></div>'
 
 
 def stage_facts(name: str, about: dict[str, Any]) -> str:

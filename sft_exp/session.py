@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable, gc, mirror, pipeline, report
+from sft_exp import deploy, durable, gc, mirror, pipeline, report
 from sft_exp.errors import Failure, Interrupted, StorageError
 from sft_exp.pipeline import Job
 from sft_exp.progress import console
@@ -38,9 +38,12 @@ def work(
         durable.write_json(folder / "results.json", result)
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
         pictures = report.write(job, result, folder, command) if wanted else {}
+        deploy.publish(job, result, folder, command)
         for name, run in list(ctx.runs.items()):
             run.summary(mirror.summary(job, result, ctx))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
+            if result["bill"]:
+                run.table("bill", mirror.bill(result))
             ctx.finish(name)
     except BaseException as error:
         code = (

@@ -50,6 +50,9 @@ class Run:
     def pictures(self, pngs: dict[str, bytes]) -> None:
         """PNG images by title."""
 
+    def table(self, title: str, rows: list[dict[str, Any]]) -> None:
+        """Rows of the same columns: numbers and words."""
+
     def finish(self, code: int = 0) -> None:
         """No more will come. `code` is the job's exit code; with 0 the folder is finished, and what it makes is there."""
 

@@ -223,6 +223,8 @@ def in_memory(module, node):
 def writes(module, node):
     """Whether a call changes the disk."""
     owner, name = called(node)
+    if name == "export" and owner in ("torch.export", "torch.onnx"):  # a program in memory, unless a file is named
+        return len(node.args) > 2 or any(k.arg == "f" for k in node.keywords)
     values = [literal(a) for a in [*node.args, *(k.value for k in node.keywords)]]
     if owner == "os":
         return name in OS or (name == "open" and "O_RDONLY" not in ast.unparse(node))
@@ -260,6 +262,7 @@ def test_only_durable_changes_the_disk(module):
         "figure.savefig(p)",
         "json.dump(x, f)",
         "os.open(p, os.O_WRONLY)",
+        "torch.onnx.export(net, (x,), 'file.onnx')",
     ],
 )
 def test_the_search_finds_what_writes(line):

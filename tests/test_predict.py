@@ -128,6 +128,49 @@ def test_a_run_whose_store_is_gone_is_said_in_one_line(run, capsys):
     assert "what it trained should be in outputs/store/finetune-0, and is not there" in capsys.readouterr().err
 
 
+def test_names_come_from_stdin_too(rows, monkeypatch):
+    for n in range(3):
+        picture(Path(f"a folder/{n}.png"), n)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a folder/2.png\n\na folder/0.png\ngone.png\n"))
+    code, table, said = rows("a folder/1.png", "-")
+    assert code == 3
+    assert [r[0] for r in table[1:]] == ["a folder/1.png", "a folder/2.png", "a folder/0.png"]
+    assert said == "sft_exp.predict: gone.png: No such file or directory\n"
+
+
+def test_json_lines_hold_all_probabilities(run, rows, capsys):
+    picture(Path("good.png"), 1)
+    _, table, _ = rows("good.png")
+    assert predict.main([str(run), "good.png", "--format", "jsonl"]) == 0
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [found["file"], found["class"]] == table[1][:2]
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert max(found["probabilities"], key=found["probabilities"].get) == found["class"]
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_an_exported_file_says_what_the_run_says(run, rows, capsys, pixels):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra export is not installed")
+    from sft_exp.exporters.onnx import Onnx
+    from sft_exp.stages import export, model
+
+    for n in range(3):
+        picture(Path(f"{n}.png"), n)
+    Onnx(preprocess=pixels).write(export.finished(model.folder_of(run)), Path())
+    assert predict.main(["model.onnx", "0.png", "1.png", "2.png"]) == 0
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == rows("0.png", "1.png", "2.png")[1]
+
+
+@pytest.mark.parametrize(("name", "said"), [("model.pt2", "may run code"), ("model.onnx", "no such file")])
+def test_a_file_that_cannot_be_used_is_said_in_one_line(name, said, capsys):
+    if name.endswith("onnx"):
+        for library in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(library, reason="the extra export is not installed")
+    assert predict.main([name, "x.png"]) == 3
+    assert said in capsys.readouterr().err
+
+
 def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
     environment = {**os.environ, "PYTHONPATH": str(Path(sft_exp.__file__).parents[1])}
     code = "import sys; sys.argv = ['predict', '--help']; import runpy\n"

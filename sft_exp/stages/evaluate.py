@@ -1,4 +1,5 @@
-"""A finished model on the test images: the only place that reads their labels, and nothing downstream trains or chooses."""
+"""A finished model on the test images: with the bill the only place that reads their labels, and nothing downstream trains
+or chooses."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp import durable, splits, transfer
-from sft_exp.core import Spec, Strategy, Tensors, seed_global, seed_of, stream
+from sft_exp.core import Method, Spec, Strategy, Tensors, seed_global, seed_of, stream
 from sft_exp.data import Images
 from sft_exp.experiment import Target
 from sft_exp.nets import layers
@@ -21,9 +21,11 @@ from sft_exp.provenance import plain
 from sft_exp.stages import model as models
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
+from sft_exp.stages.imitate import Imitation
 from sft_exp.stages.model import Model
 from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import Request
+from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.linear import Linear
 from sft_exp.tasks.classify import Classify
 from sft_exp.train import Phases, Plan, optimizers_for
@@ -105,10 +107,11 @@ def learn(
     nets = model.nets
     if val and nets["encoder"] is not encoder:
         val = Images(features(encoder, val, ctx), val.y, val.ids)
-    optimizers = optimizers_for(request["task"], nets, known(request["optim"]), plan.phases)
+    method = method_of(request, ctx)
+    optimizers = optimizers_for(method, nets, known(request["optim"]), plan.phases)
     notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their accuracy
     label = f"fine-tune draw {request['draw']}"
-    for step in fit(folder, request["task"], nets.train(), optimizers, data, plan, ctx, label, notes, previous(request, fold)):
+    for step in fit(folder, method, nets.train(), optimizers, data, plan, ctx, label, notes, previous(request, fold)):
         if request["ema"]:
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
@@ -158,6 +161,14 @@ def holding(nets: nn.Module, weights: Tensors | None) -> Iterator[None]:
         nets.load_state_dict(own)
 
 
+def method_of(request: Request, ctx: Context) -> Method:
+    """The task; with a teacher, the task and imitating it."""
+    strategy = request["strategy"]
+    if not isinstance(strategy, Distil):
+        return request["task"]
+    return Imitation(request["task"], models.load(strategy.teacher, ctx.device), strategy.temperature, strategy.weight)
+
+
 def previous(request: Request, fold: int | str) -> Path | None:
     """Where the shorter run of the same settings left its checkpoint."""
     after: Path | None = request["_after"]
@@ -183,7 +194,9 @@ def ready(
     encoder = model.nets["encoder"]
     strategy.adapt(encoder, stream(request["seed"], "adapt", request["draw"]))
     f_ND, _ = begin(model, request, labelled, pool, ctx)
-    if "unlabelled" in task.pools:
+    if isinstance(strategy, Distil):
+        data["unlabelled"] = pool  # the teacher has something to say of the labelled ones too
+    elif "unlabelled" in task.pools:
         data["unlabelled"] = splits.unlabelled(corpus, request["labels"], request["draw"])
     phases = moving(strategy, model.nets, corpus.image)
     plan = plan_of(request, phases, name_of(request, fold), ctx)
@@ -214,10 +227,7 @@ def found(folder: Path) -> float:
 
 def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> tuple[Tensor, Tensor]:
     """Scale and start the head on frozen features; gives those of the labelled images [N, D] and their labels [N]."""
-    encoder, seed = model.nets["encoder"], request["seed"]
-    some = torch.randperm(len(pool), generator=stream(seed, "scale"))[:SCALE_ROWS]
-    if request["settle"] and request["start"] is None:
-        settle(encoder, pool.at(some), ctx)
+    encoder, some = model.nets["encoder"], scaling(request, pool)
     f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
     with torch.no_grad():
         model.task.prepare(model.nets, {"f": f_ND, "y": y_N, "pool": features(encoder, pool.at(some), ctx)})
@@ -230,7 +240,8 @@ def name_of(request: Request, fold: int | str) -> tuple[int | str, ...]:
 
 
 def start(request: Request, ctx: Context) -> nn.ModuleDict:
-    """The task's networks as seed and draw start them, the encoder's numbers from the pretraining if there is one."""
+    """The task's networks as seed and draw start them, the encoder's numbers from the pretraining if there is one. One that
+    has seen nothing gets the BatchNorm statistics of some images of the pool."""
     spec = ctx.corpus(request["dataset"]).spec
     seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
     encoder = models.readout(request["encoder"], request["features"], spec)
@@ -238,14 +249,22 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
     if request["start"]:
         file = request["start"] / "encoder.safetensors"
         transfer.load_own(encoder.backbone, transfer.read_own(file), file)
-    return nets.to(ctx.device)
+        return nets.to(ctx.device)
+    pool = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).pool
+    settle(nets.to(ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
+    return nets
+
+
+def scaling(request: Request, pool: Images) -> Tensor:
+    """Rows of the images that set scales and statistics."""
+    return torch.randperm(len(pool), generator=stream(request["seed"], "scale"))[:SCALE_ROWS]
 
 
 def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
-    """Give a network that has seen nothing the BatchNorm statistics of some images. With the 0 and 1 it begins with, features at
-    rest, to which scale and head are fitted, are many times smaller than in training, and the first losses as much too large."""
+    """With the statistics 0 and 1 that BatchNorm begins with, features at rest, to which scale and head are fitted, are many
+    times smaller than in training, and the first losses as much too large."""
     rows = torch.arange(len(images)).split(models.BATCH)
-    torch.optim.swa_utils.update_bn([batch["x"] for batch in images.batches(rows, ctx.device)], encoder)
+    torch.optim.swa_utils.update_bn((batch["x"] for batch in images.batches(rows, ctx.device)), encoder)
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sft_exp import durable, transfer
-from sft_exp.core import Encoder, Method, Spec, Strategy, Task
+from sft_exp.core import Encoder, Method, Spec, Strategy, Task, Tensors
 from sft_exp.data import Images
-from sft_exp.errors import StorageError
+from sft_exp.errors import DataError, StorageError
 from sft_exp.nets import Readout
 from sft_exp.provenance import plain
 
@@ -57,8 +57,37 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     nets = task.networks(readout(encoder, about["features"], spec), spec)
     if strategy.solves:
         nets["head"] = strategy.head({k.removeprefix("head."): v.shape for k, v in state.items() if k.startswith("head.")}, spec)
+    if about.get("resized"):
+        resize(nets, state)
     transfer.load_own(nets, state, folder / "model.safetensors")
     return Model(task, nets.to(device).eval(), spec, strategy.probabilistic)
+
+
+def folder_of(path: Path) -> Path:
+    """Where the model of a run (its first label draw) lies, or `path` itself if that holds one; DataError if neither."""
+    if (path / "model.json").exists():
+        return path
+    if (path / "results.json").exists():
+        folder = Path(json.loads((path / "results.json").read_text())["stages"]["finetune"]["folder"])
+        for start in (Path(), *path.resolve().parents):  # the run's folder is named from where the run was started
+            if (start / folder / "model.json").exists():
+                return start / folder
+        raise DataError(f"{path}: what it trained should be in {folder}, and is not there")
+    raise DataError(f"{path}: neither a run folder (results.json) nor a store folder (model.json)")
+
+
+def resize(nets: nn.ModuleDict, state: Tensors) -> None:
+    """Give each number of `nets` the saved one's shape: layers that lost channels are built from a description that has them."""
+    for name, value in state.items():
+        path, _, leaf = name.rpartition(".")
+        try:
+            owner = nets.get_submodule(path)
+        except AttributeError:
+            continue  # what does not fit is said when it is loaded
+        if leaf in owner._parameters:
+            setattr(owner, leaf, nn.Parameter(torch.empty_like(value)))
+        elif leaf in owner._buffers:
+            setattr(owner, leaf, torch.empty_like(value))
 
 
 @torch.no_grad()

@@ -147,6 +147,11 @@ class Mirror(Run):
         if files:
             self.tried(lambda: self.run.log({f"pictures/{title}": image(str(file)) for title, file in files.items()}))
 
+    def table(self, title, rows):
+        columns = list(rows[0])
+        data = [[row[c] for c in columns] for row in rows]
+        self.tried(lambda: self.run.log({title: library().Table(columns=columns, data=data)}))
+
     def finish(self, code=0):
         self.note(code)
         linked = code != 0

@@ -1,0 +1,82 @@
+"""Quantisation-aware training: fine-tuned while weights and activations are rounded to the grid they will have as 8-bit
+integers (Jacob et al., arXiv:1712.05877, section 3), then quantised like int8.
+
+A weight's grid is symmetric and per output channel. Multiplying a channel by a constant moves its grid along, so folding
+BatchNorm into the convolution afterwards changes nothing of what was trained.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torch.nn.utils import parametrize
+
+from sft_exp import graphs
+from sft_exp.core import Compressor
+from sft_exp.errors import require
+
+ROUNDED = (nn.Conv2d, nn.Linear)  # layers whose weights and inputs become integers
+
+
+@dataclass
+class Qat(Compressor):
+    graph: ClassVar[bool] = True
+    unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
+
+    tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
+    steps: int = 500  # of the fine-tuning
+    lr: float = 1e-4  # Adam, half a cosine down to 0
+    batch_size: int = 64
+
+    def __post_init__(self):
+        require(self.steps > 0, "steps", self.steps, "above 0")
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "above 0")
+
+    def alter(self, network, x_BCHW):
+        for layer in at_work(network, x_BCHW):
+            if isinstance(layer, ROUNDED):
+                layer.register_module("rounding", activations())
+                layer.register_forward_pre_hook(round_input)
+                parametrize.register_parametrization(layer, "weight", weights())
+
+    def training(self):
+        return self.steps, self.lr, self.batch_size
+
+    def restore(self, network):
+        for layer in network.modules():
+            if parametrize.is_parametrized(layer, "weight"):
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+                layer._forward_pre_hooks.clear()
+                del layer.rounding
+
+    def quantise(self, source, target, calibration):
+        graphs.quantise_static(source, target, calibration, "minmax")
+        return True
+
+
+@torch.no_grad()
+def at_work(network: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
+    """Layers that these images pass through; an encoder may have some above the features that are used."""
+    seen: list[nn.Module] = []
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: seen.append(layer)) for layer in network.modules()]
+    network.eval()(x_BCHW)
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(seen))
+
+
+def weights() -> nn.Module:
+    grid = {"qscheme": torch.per_channel_symmetric, "ch_axis": 0, "dtype": torch.qint8}
+    return FakeQuantize(PerChannelMinMaxObserver, quant_min=-127, quant_max=127, **grid)
+
+
+def activations() -> nn.Module:
+    return FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
+
+
+def round_input(layer: nn.Module, inputs: tuple) -> tuple:
+    rounding: nn.Module = layer.rounding  # type: ignore[assignment]
+    return (rounding(inputs[0]),)

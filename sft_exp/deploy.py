@@ -1,0 +1,120 @@
+"""What leaves a run for use elsewhere: the model card, and beside the exported file the few lines that load it."""
+
+import shlex
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sft_exp import durable, splits
+from sft_exp.jobs import MAIN, SCRATCH, Job
+from sft_exp.verdict import interval
+
+FOLDER = "export"  # of the run folder
+CARD = "model_card.md"
+IMAGE = """
+import numpy as np
+from PIL import Image
+
+image = Image.open("photo.jpg").convert("{mode}").resize(({width}, {height}), Image.Resampling.BILINEAR)
+pixels = np.asarray(image, "uint8").reshape(1, {height}, {width}, {channels})
+{scaling}
+print(classes[int(predict(images).argmax())])
+"""
+
+
+def publish(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
+    """model_card.md in the run folder; with an export also the exported files, load.py and the card in export/."""
+    text = card(job, result, command)
+    durable.write(folder / CARD, text)
+    for export in job.results["export"]:
+        for file in export.folder.iterdir():
+            if file.name not in ("request.json", "export.json", durable.SEAL):
+                durable.write(folder / FOLDER / file.name, file.read_bytes())
+        durable.write(folder / FOLDER / CARD, text)
+
+
+def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
+    """Mitchell et al., arXiv:1810.03993: what the model is, on what it was trained and tested, with which result, at what cost,
+    and what it is for."""
+    e, data = job.experiment, result["data"]
+    channels, height, width = job.corpus.image
+    chosen = {group: e.choices.get(group, "none") for group in ("pretrainer", "encoder", "strategy", "optim")}
+    classes = ", ".join(job.corpus.classes[:40]) + (", ..." if len(job.corpus.classes) > 40 else "")
+    sections = {
+        f"Model card: {job.corpus.name}": [
+            f"Classifies images of {channels} x {height} x {width} (channels, rows, columns) into "
+            f"{len(job.corpus.classes)} classes: {classes}.",
+            f"Made by `{shlex.join(command)}`: " + ", ".join(f"{group} {name}" for group, name in chosen.items()) + ".",
+        ],
+        "Data": [
+            f"{job.corpus.name}: {data['train']:,} training images, of which {data['labelled']:,} with labels "
+            f"({job.labels}); {data['test']:,} test images.",
+            f"SHA-256 of images and labels: `{data['manifest']}`. The labelled images are named in `labels.json` of "
+            f"`{result['stages']['finetune']['folder']}`.",
+        ],
+        "Protocol": [
+            f"Whatever is chosen is chosen inside the labels (val={e.val}); the test images were read once, at the end.",
+            f"{e.draws} label draws, seed {e.seed}. This model is the first draw's.",
+        ],
+        "Numbers": numbers(job, result),
+        "Cost": [cost(result)],
+        "Intended use": [
+            "Images like those it was trained on: same kind of camera, framing and classes. It always answers with one of its "
+            "classes, also for an image of something else, and its probabilities are as good as the calibration error says.",
+            "Not tested: other sources of images, groups of people, adversaries. Test it on your own images first.",
+        ],
+        "How to load it": loading(job, result),
+    }
+    return (
+        "\n\n".join(
+            f"{'#' if n == 0 else '##'} {head}\n\n" + "\n\n".join(body) for n, (head, body) in enumerate(sections.items())
+        )
+        + "\n"
+    )
+
+
+def numbers(job: Job, result: dict[str, Any]) -> list[str]:
+    ratio = splits.make(job.corpus, job.labels, 0).ratio
+    lines = ["| model | test accuracy, % | 95 % interval over draws | calibration error |", "| --- | --- | --- | --- |"]
+    for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
+        draws = result["draws"][arm]
+        _, low, high = interval([draws], ratio)
+        span = f"{100 * low:.2f} to {100 * high:.2f}" if len(draws) > 1 else "one draw"
+        calibration = f"{scores['ece']:.3f}" if "ece" in scores else ""
+        lines.append(f"| {arm} | {100 * fmean(draws):.2f} | {span} | {calibration} |")
+    own = f"`{MAIN}` is this model's recipe, `{SCRATCH}` the same without pretraining"
+    found = ["\n".join(lines), f"{own}; this very model, the first draw's: {100 * result['draws'][MAIN][0]:.2f} %."]
+    if result["bill"]:
+        rows = [
+            f"| {r['form']} | {100 * r['accuracy']:.2f} | {100 * r['difference'][0]:+.2f} ({100 * r['difference'][1]:+.2f} to "
+            f"{100 * r['difference'][2]:+.2f}) | {r['bytes']:,} | {1000 * r['latency_p50']:.3g} |"
+            for r in result["bill"]["rows"]
+        ]
+        head = "| form | test accuracy, % | difference, points | bytes | ms for an image |\n| --- | --- | --- | --- | --- |"
+        found.append("\n".join([head, *rows]))
+    return [*filter(None, [result["verdict"].get("text")]), *found]
+
+
+def cost(result: dict[str, Any]) -> str:
+    stages = {name: about["seconds"] for name, about in result["stages"].items() if "seconds" in about}
+    return "Seconds of computing: " + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items()) + "."
+
+
+def loading(job: Job, result: dict[str, Any]) -> list[str]:
+    if not job.results["export"]:
+        return [
+            'With this package: `sft_exp.load_model("<run folder>")`, or `python -m sft_exp.predict <run folder> <files>`.',
+            "Without it: run the command again with `export=onnx` (or torch_export, ort); nothing is trained again.",
+        ]
+    (request,) = job.requests["export"]
+    channels, height, width = job.corpus.image
+    scaled = "images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype='float32') / 255"
+    taken = "images = pixels" if getattr(request["exporter"], "preprocess", False) else scaled
+    image = IMAGE.format(mode="L" if channels == 1 else "RGB", width=width, height=height, channels=channels, scaling=taken)
+    export = result["stages"]["export"]
+    return [
+        f"{'Without' if request['exporter'].alone else 'With'} this package, from the folder of `{export['file']}`. A fresh "
+        f"process ran the first of these lines (`load.py`) before the file was kept; its outputs differed by "
+        f"{export['difference']:.1g} at most (allowed: {export['tolerance']:.1g}).",
+        f"```python\n{request['exporter'].loader.strip()}\n{image}```",
+    ]

@@ -1,0 +1,18 @@
+"""ONNX Runtime's own format, for its builds for phones and small devices. Optimised, but for no particular processor."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sft_exp import graphs
+from sft_exp.core import Exporter
+
+
+@dataclass
+class Ort(Exporter):
+    file: ClassVar[str] = "model.ort"
+    loader: ClassVar[str] = graphs.loader("model.ort")
+
+    def write(self, model, folder):
+        graph = model.graph or graphs.from_network(model.network, model.spec)
+        about = {"classes": model.spec.classes, "image": model.spec.image, "preprocess": False, "scale": 255}
+        graphs.to_ort(graphs.with_about(graph, about), folder / self.file)

@@ -1,0 +1,36 @@
+"""The weights alone, as safetensors; model.json beside them says which parts of this package they fill."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from safetensors.torch import save as to_bytes
+
+from sft_exp import durable
+from sft_exp.core import Exporter
+
+LOADER = """
+import torch
+
+import sft_exp
+
+model = sft_exp.load_model(".")
+classes = model.spec.classes
+
+
+def predict(images):
+    return model.predict(torch.from_numpy(images)).numpy()
+"""
+
+
+@dataclass
+class Safetensors(Exporter):
+    file: ClassVar[str] = "model.safetensors"
+    loader: ClassVar[str] = LOADER
+    network: ClassVar[bool] = True
+    alone: ClassVar[bool] = False
+
+    def write(self, model, folder):
+        assert model.network is not None, "checked before anything ran"
+        state = {k: v.contiguous().cpu() for k, v in model.network.nets.state_dict().items()}
+        durable.write(folder / self.file, to_bytes(state))
+        durable.write(folder / "model.json", model.description)

@@ -1,0 +1,94 @@
+"""A finished model -> a smaller or faster one, and its ONNX graph, in which form all are compared. Reads no test image."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sft_exp import durable, graphs, splits
+from sft_exp.core import Compressor, Network, stream
+from sft_exp.data import Images
+from sft_exp.experiment import Target
+from sft_exp.schedule import Schedule
+from sft_exp.stages import model as models
+from sft_exp.stages.context import Context
+from sft_exp.stages.fit import fit, forget
+from sft_exp.stages.imitate import Imitation
+from sft_exp.store import Request
+from sft_exp.train import Plan, optimizers_for
+
+CALIBRATION, AT_ONCE = 512, 64  # training images that set the ranges of activations
+GRAPH, FACTS = "model.onnx", "facts.json"
+
+
+def run(folder: Path, request: Request, ctx: Context) -> None:
+    """model.onnx; facts.json: image, classes, parameters, macs (of one image). If there is a torch network, and no ONNX graph
+    alone, also model.json and model.safetensors."""
+    corpus = ctx.corpus(request["dataset"])
+    draw = splits.make(corpus, request["labels"], request["draw"])
+    steps: list[Compressor] = request["steps"]
+    model = models.load(request["model"], ctx.device)
+    network = Network(model.task, model.nets)
+    x_BCHW = draw.pool.floats(torch.arange(min(2, len(draw.pool))), ctx.device)
+    for number, step in enumerate(steps):
+        step.alter(network, x_BCHW)
+        if step.training()[0]:
+            imitate(durable.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
+        step.restore(network)
+    network.eval()
+    about = {"image": model.spec.image, "classes": model.spec.classes}
+    durable.write_json(folder / FACTS, {**about, **cost(network, x_BCHW[:1])})
+    if not any(step.graph for step in steps):
+        description = json.loads((request["model"] / "model.json").read_text())
+        durable.write_json(folder / "model.json", {**description, "resized": bool(steps)})
+        durable.write(
+            folder / "model.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()})
+        )
+    file, smaller = folder / GRAPH, folder / f"next-{GRAPH}"
+    durable.write(file, graphs.from_network(network, model.spec))
+    for step in steps:
+        if step.quantise(file, smaller, calibration(draw.pool, request["seed"])):
+            durable.move(smaller, file)
+
+
+def imitate(folder: Path, request: Request, step: Compressor, network: Network, draw: splits.Draw, ctx: Context) -> None:
+    """Train all of the network to predict as the original did, beside the labels of the draw. Continues where it was killed."""
+    count, lr, size = step.training()
+    original = models.load(request["model"], ctx.device)
+    method = Imitation(network.task, original)
+    phases = [(1.0, {name: 1.0 for name, _ in network.nets.named_parameters()})]
+    optimizers = optimizers_for(method, network.nets, Target("torch.optim.Adam", {"lr": lr}), phases)
+    plan = Plan(
+        steps=count,
+        stop=count,
+        batch_size=size,
+        schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]),
+        phases=phases,
+        name=(request["seed"], "compress", request["draw"]),
+        precision=request["precision"],
+    )
+    data = {"labelled": draw.labelled, "unlabelled": draw.pool}
+    for _ in fit(folder, method, network.nets.train(), optimizers, data, plan, ctx, f"compress {type(step).__name__}"):
+        pass
+    forget(folder, {"steps": count, "stop": count})
+
+
+def cost(network: Network, x_BCHW: Tensor) -> dict[str, int]:
+    """The parameters that its predictions depend on, and the multiplications with an addition that one image takes."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(x_BCHW)
+    network.requires_grad_().zero_grad()
+    network(x_BCHW).sum().backward()
+    used = sum(p.numel() for p in network.parameters() if p.grad is not None)
+    network.zero_grad()
+    return {"parameters": used, "macs": counter.get_total_flops() // 2}
+
+
+def calibration(pool: Images, seed: int) -> Iterator[Tensor]:
+    some = torch.randperm(len(pool), generator=stream(seed, "calibration"))[:CALIBRATION]
+    for batch in pool.batches(some.split(AT_ONCE), torch.device("cpu")):
+        yield batch["x"]

@@ -1,0 +1,92 @@
+"""A finished model -> a file for use elsewhere, kept only after a fresh process loaded it and got the same outputs from it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sft_exp import durable, graphs
+from sft_exp.core import Exporter, Finished, Network, Spec
+from sft_exp.errors import StorageError
+from sft_exp.stages import model as models
+from sft_exp.stages.compress import FACTS, GRAPH
+from sft_exp.stages.context import Context
+from sft_exp.store import Request
+
+TOLERANCE = 1e-5  # of the largest output, or of 10 if that is smaller: 1e-4 for outputs up to 10
+IMAGES = 17  # compared: one alone, and the rest as a batch
+WITHOUT_US = 'import sys\n\nsys.modules["sft_exp"] = None  # whoever imports it fails\n'
+HARNESS = """
+import sys
+
+import numpy
+
+shape = [int(n) for n in sys.argv[2:]]
+images = numpy.frombuffer(sys.stdin.buffer.read(), sys.argv[1]).reshape(shape).copy()
+found = numpy.concatenate([predict(images[:1]), predict(images[1:])])
+sys.stdout.buffer.write(found.astype("float32").tobytes())
+"""
+
+
+def run(folder: Path, request: Request, ctx: Context) -> None:
+    """The exporter's file; load.py, which loads it; export.json: `file`, `bytes`, `difference` found and `tolerance`."""
+    exporter: Exporter = request["exporter"]
+    model = finished(request["model"])
+    exporter.write(model, folder)
+    durable.write(folder / "load.py", exporter.loader.lstrip())
+    train = ctx.corpus(request["dataset"]).train
+    x_BCHW = torch.stack([train.raw(row).cpu() for row in range(min(IMAGES, len(train)))])
+    expected_BY, found_BY = outputs(model, x_BCHW), reloaded(folder, exporter, exporter.input(x_BCHW))
+    difference, tolerance = (found_BY - expected_BY).abs().max().item(), TOLERANCE * max(10.0, expected_BY.abs().max().item())
+    if not difference <= tolerance:
+        raise StorageError(
+            f"{folder / exporter.file}: not exported, since loaded again its outputs differ by {difference:.2g} > {tolerance:.2g}"
+        )
+    size = (folder / exporter.file).stat().st_size
+    durable.write_json(
+        folder / "export.json", {"file": exporter.file, "bytes": size, "difference": difference, "tolerance": tolerance}
+    )
+
+
+def finished(folder: Path) -> Finished:
+    """What a fine-tuning or a compression left."""
+    graph = (folder / GRAPH).read_bytes() if (folder / GRAPH).exists() else None
+    if not (folder / "model.json").exists():  # an ONNX graph alone
+        about = json.loads((folder / FACTS).read_text())
+        return Finished(Spec(tuple(about["image"]), tuple(about["classes"])), None, graph, "")
+    model = models.load(folder)
+    return Finished(model.spec, Network(model.task, model.nets).eval(), graph, (folder / "model.json").read_text())
+
+
+@torch.no_grad()
+def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
+    """What the model says here and now [B, Y]."""
+    x = x_BCHW.float().div(255)
+    if model.network is not None:
+        return model.network(x)
+    assert model.graph is not None
+    return graphs.run(graphs.session(model.graph), x)
+
+
+def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
+    """What a fresh process says that has only load.py; StorageError with its last words if it fails."""
+    code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
+    ours = {} if exporter.alone else {"PYTHONPATH": str(Path(__file__).parents[2])}
+    child = subprocess.run(  # noqa: S603 - our own text, this very Python
+        [sys.executable, *(["-I"] if exporter.alone else []), "-c", code, str(x.numpy().dtype), *map(str, x.shape)],
+        input=x.numpy().tobytes(),
+        capture_output=True,
+        cwd=folder,
+        env={**os.environ, **ours},
+        check=False,
+    )
+    if child.returncode:
+        words = child.stderr.decode(errors="replace").strip().splitlines()
+        raise StorageError(
+            f"{folder / exporter.file}: a fresh process cannot load it: {words[-1] if words else child.returncode}"
+        )
+    return torch.frombuffer(bytearray(child.stdout), dtype=torch.float32).view(len(x), -1)

@@ -1,0 +1,25 @@
+"""Distillation: a small network learns the teacher's predictions on images without labels, beside the labels there are.
+
+Hinton et al., arXiv:1503.02531, section 2: soft targets at a temperature, weighted by its square; on unlabelled images as
+Chen et al., arXiv:2006.10029, equation 3. The teacher is frozen; every number of the student moves.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sft_exp.core import Strategy
+from sft_exp.errors import require
+
+
+@dataclass
+class Distil(Strategy):
+    teacher: Any = None  # folder of a run, whose model (its first label draw) is imitated
+    temperature: float = 4.0
+    weight: float = 0.9  # of imitating the teacher; the rest is the task's own loss on the labels
+
+    def __post_init__(self):
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+        require(0 <= self.weight <= 1, "weight", self.weight, "from 0 to 1")
+
+    def phases(self, layers):
+        return [(1.0, {name: 1.0 for names in layers.values() for name in names})]

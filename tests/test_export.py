@@ -1,0 +1,137 @@
+"""Files that leave this project: they load without it, say the same as the model, and are not kept if they do not."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+
+import pytest
+import torch
+
+from sft_exp import inference
+from sft_exp.core import Finished, Network, Spec, stream
+from sft_exp.data import Corpus, Images
+from sft_exp.encoders.conv import Conv
+from sft_exp.errors import StorageError
+from sft_exp.exporters.onnx import Onnx
+from sft_exp.exporters.ort import Ort
+from sft_exp.exporters.safetensors import Safetensors
+from sft_exp.exporters.torch_export import TorchExport
+from sft_exp.nets import Readout
+from sft_exp.stages import export
+from sft_exp.stages import model as models
+from sft_exp.stages.model import Model
+from sft_exp.strategies.full import Full
+from sft_exp.tasks.classify import Classify
+
+SPEC = Spec((3, 12, 9), ("cat", "dog", "a fish"))
+EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors()]
+
+
+@cache
+def network():
+    torch.manual_seed(0)
+    nets = Classify().networks(Readout(Conv([8, 8], 8).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC)
+    return Network(Classify(), nets).eval()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder as fine-tuning leaves it."""
+    request = {"encoder": Conv([8, 8], 8), "features": {"maps": ["code"], "pool": "avg", "grid": 1}}
+    (tmp_path / "trained").mkdir()
+    models.save(
+        tmp_path / "trained", Model(Classify(), network().nets, SPEC), {**request, "task": Classify(), "strategy": Full()}
+    )
+    return tmp_path / "trained"
+
+
+@pytest.fixture
+def pixels():
+    return torch.randint(0, 256, (20, *SPEC.image), generator=stream("pixels"), dtype=torch.uint8)
+
+
+@pytest.fixture
+def ctx(pixels):
+    """Where the stage finds its data set."""
+    images = Images(pixels, torch.zeros(20, dtype=torch.long), [str(n) for n in range(20)])
+
+    class Ctx:
+        def corpus(self, dataset):
+            return Corpus("some", SPEC.classes, images, image=SPEC.image)
+
+    return Ctx()
+
+
+def available(exporter):
+    if not exporter.network:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name, reason="the extra export is not installed")
+
+
+@pytest.mark.parametrize(
+    "exporter", EXPORTERS, ids=lambda e: f"{type(e).__name__}{'-pixels' if getattr(e, 'preprocess', 0) else ''}"
+)
+def test_a_file_is_loaded_by_a_fresh_process_and_says_the_same(exporter, trained, tmp_path, ctx, pixels):
+    """The stage's own check; then load.py once more, by a process that cannot import this package."""
+    available(exporter)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    export.run(folder, {"model": trained, "exporter": exporter, "dataset": None}, ctx)
+    about = json.loads((folder / "export.json").read_text())
+    assert about["file"] == exporter.file
+    assert 0 <= about["difference"] <= about["tolerance"] == pytest.approx(1e-4)
+    if exporter.network:
+        return
+    model = inference.load(folder / exporter.file)
+    assert (model.image, model.classes) == (SPEC.image, SPEC.classes)
+    with torch.no_grad():
+        assert torch.allclose(model.logits(pixels[:5]), network()(pixels[:5].float() / 255), atol=1e-4)
+
+
+def test_what_says_something_else_is_not_kept(trained, tmp_path, ctx, monkeypatch):
+    """Here: weights that changed on their way into the file."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    write = Safetensors.write
+
+    def spoiled(self, model, folder):
+        with torch.no_grad():
+            model.network.nets["head"].bias.add_(1e-3)
+            write(self, model, folder)
+            model.network.nets["head"].bias.sub_(1e-3)
+
+    monkeypatch.setattr(Safetensors, "write", spoiled)
+    with pytest.raises(StorageError, match=r"not exported, since loaded again its outputs differ by 0.001 > 0.0001"):
+        export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
+
+
+def test_what_cannot_be_loaded_is_not_kept(trained, tmp_path, ctx, monkeypatch):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    monkeypatch.setattr(Safetensors, "write", lambda self, model, folder: (folder / self.file).write_bytes(b"no weights"))
+    with pytest.raises(StorageError, match="a fresh process cannot load it"):
+        export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
+
+
+def test_the_check_would_see_an_import_of_ours(tmp_path):
+    found = subprocess.run([sys.executable, "-c", export.WITHOUT_US + "import sft_exp"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "ModuleNotFoundError" in found.stderr
+
+
+def test_a_finished_graph_needs_no_network(tmp_path):
+    (tmp_path / "facts.json").write_text(json.dumps({"image": [1, 2, 2], "classes": ["a"]}))
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    assert export.finished(tmp_path) == Finished(Spec((1, 2, 2), ("a",)), None, b"graph", "")
+
+
+@pytest.mark.parametrize("name", ["onnx", "ort", "torch_export", "safetensors"])
+def test_a_loader_stands_alone(name):
+    """Its lines are in the model card, so they are Python that defines what the card says."""
+    module = import_module(f"sft_exp.exporters.{name}")
+    (kind,) = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    names = set(compile(kind.loader, name, "exec").co_names)
+    assert {"predict", "classes"} <= names
+    assert ("sft_exp" in names) == (not kind.alone)

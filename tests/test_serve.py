@@ -1,0 +1,158 @@
+"""The server: an image in, a class out; nothing else gets far."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sft_exp import serve
+from sft_exp.inference import Predictor
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+CLASSES = ("dark", "bright <b>")
+MOST = 100_000
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--virtual-time-budget=8000", "--dump-dom",
+)  # fmt: skip
+DROP = """<script>
+addEventListener("load", () => {
+  const bytes = Uint8Array.from(atob("CONTENT"), c => c.charCodeAt(0)), data = new DataTransfer();
+  data.items.add(new File([bytes], "image.png", {type: "image/png"}));
+  document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+});
+</script>"""
+
+
+def by_brightness(x_BCHW):
+    assert x_BCHW.dtype == torch.uint8
+    bright = (x_BCHW.float().mean((1, 2, 3)) / 255 - 0.5) * 10
+    return torch.stack([-bright, bright], 1)
+
+
+def png(value, size=9):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size, size), value, dtype=np.uint8)).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+@contextmanager
+def running(app):
+    """A server on a free port of this machine."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def service():
+    return serve.app(Predictor((1, 8, 8), CLASSES, True, by_brightness), MOST, "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """(method, path, body, headers) -> (status, content)."""
+    with running(service()) as port:
+
+        def asked(method, path, body=None, headers=None):
+            connection = HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            found = answer.status, answer.read().decode()
+            connection.close()
+            return found
+
+        yield asked
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, "dark"), (255, "bright <b>")])
+def test_an_image_has_a_class_and_probabilities(ask, value, expected):
+    status, content = ask("POST", "/predict", png(value))
+    found = json.loads(content)
+    assert (status, found["class"]) == (200, expected)
+    assert next(iter(found["probabilities"])) == expected, "the likeliest first"
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("body", [b"", b"no image", png(3)[:40]])
+def test_what_is_no_image_is_said(ask, body):
+    status, content = ask("POST", "/predict", body)
+    assert status == 422
+    assert re.search("is empty|is no image|cannot be decoded", json.loads(content)["error"])
+
+
+def test_too_large_a_file_is_refused(ask):
+    status, content = ask("POST", "/predict", bytes(MOST + 1))
+    assert (status, json.loads(content)["error"]) == (413, "larger than 0.1 MB")
+    assert ask("POST", "/predict", png(0))[0] == 200, "and the server goes on"
+
+
+def test_a_stream_without_a_length_is_measured_too(ask):
+    assert ask("POST", "/predict", iter([bytes(40_000)] * 3))[0] == 413
+
+
+def test_too_many_pixels_are_refused(ask, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    status, content = ask("POST", "/predict", png(0, size=50))
+    assert status == 422
+    assert "pixels" in json.loads(content)["error"]
+
+
+def test_a_page_elsewhere_cannot_use_a_name_of_its_own(ask):
+    """DNS rebinding: the address leads here, the name is the attacker's."""
+    assert ask("GET", "/about", headers={"Host": "evil.example"})[0] == 400
+    assert ask("GET", "/about", headers={"Host": "localhost:1"})[0] == 200
+
+
+def test_it_listens_to_this_machine_alone_unless_told(monkeypatch):
+    heard = {}
+    monkeypatch.setattr(serve, "model_of", lambda path: None)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: heard.update(options))
+    assert serve.main(["run=x"]) == 0
+    assert heard["host"] == "127.0.0.1"
+    assert serve.main(["run=x", "host=10.0.0.7", "port=9000"]) == 0
+    assert (heard["host"], heard["port"]) == ("10.0.0.7", 9000)
+
+
+def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
+    assert serve.main(["run=gone"]) == 3
+    assert capsys.readouterr().err.startswith("sft_exp.serve: gone: neither a run folder")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@pytest.mark.parametrize(("content", "expected"), [(png(255), "bright &lt;b&gt;"), (b"no image", "This file is no image")])
+def test_the_page_shows_the_class_of_a_dropped_image(content, expected, tmp_path):
+    """In a real browser: drop a file, read the class. A class's name is text, and no part of the page."""
+    from fastapi.responses import HTMLResponse
+
+    app = service()
+    script = DROP.replace("CONTENT", base64.b64encode(content).decode())
+    app.add_api_route("/test", lambda: HTMLResponse(serve.PAGE.read_text().replace("</body>", f"{script}</body>")))
+    with running(app) as port:
+        browser = subprocess.run(
+            [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}/profile", f"http://127.0.0.1:{port}/test"],
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+    (shown,) = re.findall(r'<div id="class"[^>]*>(.*?)</div>', browser.stdout)
+    assert shown.startswith(expected)
+    assert ("<meter" in browser.stdout) == (expected[0] == "b")

@@ -69,7 +69,7 @@ def test_a_diverging_pretraining_names_the_last_good_checkpoint():
     """The loss explodes at the second step, so the first step's numbers are the last that were kept."""
     said = ends(4, "pretrain_optim=sgd", "pretrain_optim.lr=1e10")
     (checkpoint,) = STORE.glob("work/*/pretrain-*/checkpoint.pt")
-    assert said.startswith("sft_exp: pretrain VAE: loss is ")
+    assert "\nsft_exp: pretrain VAE: loss is " in said
     assert " at step 1, " in said
     assert f"the last good checkpoint, {checkpoint}, is of step 1. Try a smaller learning rate." in said
 

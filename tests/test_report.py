@@ -93,7 +93,7 @@ UNSURE = ([0.90, 0.91, 0.92, 0.88], [0.90, 0.90, 0.91, 0.89])  # +0.25 points, s
 
 def test_every_picture_shows_something(done):
     files = sorted(done.folder.glob("*.png"))
-    assert [f.stem for f in files] == ["accuracy", "confusion", "examples", "features", "finetuning", "pretraining"]
+    assert [f.stem for f in files] == ["accuracy", "confusion", "examples", "features", "finetuning", "monitors", "pretraining"]
     for file in files:
         with Image.open(file) as picture:
             picture.load()
@@ -105,7 +105,7 @@ def test_the_page_is_whole_and_needs_nothing_else(done):
     text = (done.folder / "report.html").read_text()
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert page.seen.count("img") == 6
+    assert page.seen.count("img") == 7
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert "http" not in text.replace("http-equiv", "")
     assert "url(" not in text
@@ -126,7 +126,7 @@ def test_the_page_says_the_verdict_before_the_numbers(done):
 def test_pictures_are_handed_on_by_title(done, tmp_path):
     """As a tracker logs them."""
     files = report.write(done.job, done.result, tmp_path, done.command)
-    assert len(files) == 6
+    assert len(files) == 7
     assert all(title and file.exists() for title, file in files.items())
 
 

@@ -1,0 +1,53 @@
+"""Points on the numbers of the models: what was to arrive arrived, what was to stay stayed."""
+
+import torch
+from torch import Tensor
+
+from sft_exp.check.artefacts import Arm, Run
+from sft_exp.check.standard import Grade, ok
+from sft_exp.core import Strategy, seed_global, seed_of
+from sft_exp.stages import model as models
+from sft_exp.stages.model import rebuild
+
+Tensors = dict[str, Tensor]
+PREFIX = "encoder.backbone."
+
+
+def grade(run: Run) -> list[Grade]:
+    moved, lost = [], []
+    for arm, ones in run.arms.items():
+        for one in ones:
+            where = f"{arm}, draw {one.draw}"
+            request = run.shelf.request(one.finetune)
+            folder = run.shelf.root / one.finetune
+            now = {
+                k.removeprefix(PREFIX): v for k, v in models.weights(folder / "model.safetensors").items() if k.startswith(PREFIX)
+            }
+            if request["start"]:
+                given = models.weights(run.shelf.root / request["start"] / "encoder.safetensors")
+                misfits = [k for k, v in given.items() if k not in now or now[k].shape != v.shape]
+                if misfits or not given:
+                    lost.append(f"{where}: {len(misfits) or 'no'} tensors of the pretraining, {misfits[:1]}, are in the model")
+            stays = frozen(run, one)
+            before = (given if request["start"] else fresh(run, one)) if stays else {}
+            changed = sorted(k for k in stays & before.keys() if k in now and not torch.equal(now[k], before[k]))
+            if changed:
+                moved.append(f"{where}: {changed[0]} moved")
+    return [ok("4.2", moved), ok("4.3", lost)]
+
+
+def frozen(run: Run, one: Arm) -> set[str]:
+    """Names of the encoder's tensors that its strategy must not move; with no moving parameter that includes BatchNorm's
+    statistics."""
+    encoder = models.load(run.shelf.root / one.finetune).nets["encoder"].backbone
+    strategy: Strategy = rebuild(run.shelf.request(one.finetune)["strategy"])
+    moving = {name for _, rates in strategy.phases(encoder) for name in rates}
+    still = {name for name, _ in encoder.named_parameters()} - moving
+    return still if moving else {*encoder.state_dict()}
+
+
+def fresh(run: Run, one: Arm) -> Tensors:
+    """The encoder as the request's seed starts it."""
+    request, spec = run.shelf.request(one.finetune), models.load(run.shelf.root / one.finetune).spec
+    seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
+    return models.readout(rebuild(request["encoder"]), request["features"], spec).backbone.state_dict()

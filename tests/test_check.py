@@ -21,7 +21,7 @@ def table(path, arms=ARMS, seeds=(0, 1, 2), draws=(0, 1, 2), images=200, label=T
     for arm, share in arms.items():
         for seed in seeds:
             for draw in draws:
-                right = round(share * images) + (seed + 2 * draw + len(arm)) % 3
+                right = round(share * images) + (seed * (arm == "ours") + draw) % 3
                 for n in range(images):
                     truth = n % 4
                     guess = truth if n < right else (truth + 1) % 4

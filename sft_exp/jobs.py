@@ -19,7 +19,7 @@ from sft_exp.core import Compressor, Task
 from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
-from sft_exp.errors import ConfigError, DataError
+from sft_exp.errors import ConfigError
 from sft_exp.experiment import Budget, Experiment, Target
 from sft_exp.nets import Readout, layers
 from sft_exp.pretrainers.pca import PCA

@@ -169,7 +169,7 @@ def trainings(run: Run) -> Iterator[Grade]:
         stop = run.shelf.request(name).get("stop") or 0
         if rows and rows[-1]["step"] != stop:
             cut.append(f"{name} stopped after step {rows[-1]['step']:g} of {stop}")
-        if not rows and stop and not run.shelf.request(name).get("strategy", {}).get("is", "").endswith(("Svm", "Logistic")):
+        if not rows and stop:
             cut.append(f"{name} has no record of its {stop} steps")
     yield ok("5.1", cut)
     falling = []

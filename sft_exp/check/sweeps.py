@@ -38,7 +38,7 @@ def same(run: Run, finetune: str) -> str:
 def place(run: Run, finetune: str) -> tuple[int, int]:
     request = run.shelf.request(finetune)
     start = run.shelf.request(request["start"]) if request["start"] else request
-    return start["seed"] if request["strategy"]["is"].endswith(("Svm", "Logistic")) else request["seed"], request["draw"]
+    return (request if request["optim"] else start)["seed"], request["draw"]  # heads in closed form have no seed of their own
 
 
 def study(folder: Path, found: Sequence[Run]) -> list[Grade]:

@@ -8,6 +8,7 @@ from sft_exp.check.standard import Grade, ok
 from sft_exp.core import Strategy, seed_global, seed_of
 from sft_exp.stages import model as models
 from sft_exp.stages.model import rebuild
+from sft_exp.transfer import read_own
 
 Tensors = dict[str, Tensor]
 PREFIX = "encoder.backbone."
@@ -20,11 +21,9 @@ def grade(run: Run) -> list[Grade]:
             where = f"{arm}, draw {one.draw}"
             request = run.shelf.request(one.finetune)
             folder = run.shelf.root / one.finetune
-            now = {
-                k.removeprefix(PREFIX): v for k, v in models.weights(folder / "model.safetensors").items() if k.startswith(PREFIX)
-            }
+            now = {k.removeprefix(PREFIX): v for k, v in read_own(folder / "model.safetensors").items() if k.startswith(PREFIX)}
             if request["start"]:
-                given = models.weights(run.shelf.root / request["start"] / "encoder.safetensors")
+                given = read_own(run.shelf.root / request["start"] / "encoder.safetensors")
                 misfits = [k for k, v in given.items() if k not in now or now[k].shape != v.shape]
                 if misfits or not given:
                     lost.append(f"{where}: {len(misfits) or 'no'} tensors of the pretraining, {misfits[:1]}, are in the model")

@@ -31,7 +31,7 @@ def grade(run: Run) -> list[Grade]:
             before = (given if request["start"] else fresh(run, one)) if stays else {}
             changed = sorted(k for k in stays & before.keys() if k in now and not torch.equal(now[k], before[k]))
             if changed:
-                moved.append(f"{where}: {changed[0]} moved")
+                moved.append(f"{where}: {len(changed)} tensors moved ({', '.join(changed[:2])})")
     return [ok("4.2", moved), ok("4.3", lost)]
 
 

@@ -5,6 +5,7 @@ change of results, they are forged and sealed again.
 """
 
 import json
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from math import comb
@@ -18,11 +19,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sft_exp import jobs
+from sft_exp import study as studies
 from sft_exp.data import Images
 from sft_exp.datasets.digits import Digits
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import DataError
 from sft_exp.stages import context, finetune
+from sft_exp.studies.label_efficiency import LabelEfficiency
 
 FEW = "controls=[scratch]"
 
@@ -180,7 +183,7 @@ def test_a_frozen_encoder_whose_batchnorm_moves(monkeypatch, tmp_path):
         return encoder.train()(images.floats(torch.arange(len(images)), ctx.device)).detach()
 
     monkeypatch.setattr(finetune, "features", features)
-    assert "running_mean moved" in failed(run(tmp_path / "line", *frozen, encoder=conv))["4.2"]
+    assert "running_mean" in failed(run(tmp_path / "line", *frozen, encoder=conv))["4.2"]
 
 
 def test_the_best_of_three_seeds(tmp_path):
@@ -189,6 +192,32 @@ def test_the_best_of_three_seeds(tmp_path):
     best = max(runs, key=lambda r: json.loads((r / "results.json").read_text())["test"]["accuracy"])
     assert "was run too" in failed(best)["6.4"]
     assert "6.4" not in failed(*runs)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two seeds, concluded."""
+    line = tmp_path_factory.mktemp("study") / "line"
+    for seed in range(2):
+        run(line, FEW, "finetune.steps=10", f"seed={seed}", name=f"sweep/{seed}")
+    studies.finish(LabelEfficiency(labels=[5], primary=5, seeds=2), line / "sweep", "a command")
+    return line / "sweep"
+
+
+def test_what_a_study_says_is_made_again(study, tmp_path):
+    assert not {"6.4", "7.1", "7.2"} & failed(study).keys()
+    shutil.copytree(study.parent, tmp_path / "line")
+    copy = tmp_path / "line" / "sweep"
+    about = json.loads((copy / "study.json").read_text())
+    (cell,) = about["cells"]
+    said = "helped" if cell["word"] != "helped" else "hurt"
+    forged = {**cell, "word": said, "low": cell["low"] + 0.01}
+    (copy / "study.json").write_text(json.dumps({**about, "cells": [forged]}))
+    found = failed(copy)
+    assert "vae, labels=5: low" in found["7.1"]
+    assert f"vae, labels=5: `{said}` stated" in found["7.2"]
+    (copy / "1" / "results.json").unlink()
+    assert failed(copy)["6.4"].startswith("job 1 has no result; seed 1, draw 0 was run too")
 
 
 def test_the_choice_lies_at_the_edge_of_the_grid(tmp_path):

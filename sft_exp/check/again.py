@@ -14,16 +14,17 @@ ROUNDING = 0.001  # of the predictions may differ on another machine
 def grade(run: Run) -> Grade:
     """DataError if the data set is not where the run found it."""
     data = corpus(config.part(run.result["config"]["dataset"], "dataset", config.KINDS["dataset"]))
-    faults = []
+    values = run.result["config"]
+    known, faults = Labels.parse(values["labels"], values["labels_total"]), []
     for stated, read in ((run.learnt, data.fingerprint), (run.tested, data.test_fingerprint)):
         if stated["sha256"] != read:
             faults.append(f"the data set's hash is {read[:16]}..., the run's is {stated['sha256'][:16]}...")
     for arm, one in every(run):
-        where, request = f"{arm}, draw {one.draw}", run.shelf.request(one.evaluate)
-        draw = splits.make(data, Labels(request["labels"]["count"]), one.draw)
+        where = f"{arm}, draw {one.draw}"
+        draw = splits.make(data, known, one.draw)
         labelled, validation = run.labels_of(one)
-        known = {*labelled, *validation} if run.shelf.request(one.finetune)["val"] == "holdout" else {*labelled}
-        if known != {*draw.labelled.ids}:
+        used = {*labelled, *validation} if run.shelf.request(one.finetune)["val"] == "holdout" else {*labelled}
+        if used != {*draw.labelled.ids}:
             faults.append(f"{where}: its labels are not those of draw {one.draw}")
         if [run.tested["ids"][r] for r in run.rows[one][0]] != draw.test.ids:
             faults.append(f"{where}: its test images are not those of draw {one.draw}")

@@ -260,7 +260,8 @@ def ratio(run: Run) -> float:
 
 def stated(run: Run) -> Iterator[Grade]:
     config, faults = run.result["config"], []
-    count = f"total:{config['labels_total']}" if config.get("labels_total") else str(config["labels"])
+    table = str(config["labels"]).endswith(".csv")
+    count = f"total:{config['labels_total']}" if config.get("labels_total") else "all" if table else str(config["labels"])
     for arm, one in every(run):
         request = run.shelf.request(one.finetune)
         if request["labels"]["count"] != count:

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from sft_exp.check.artefacts import Arm, Run
 from sft_exp.check.standard import Grade, ok
-from sft_exp.core import Strategy, seed_global, seed_of
+from sft_exp.core import seed_global, seed_of, stream
+from sft_exp.nets import layers
 from sft_exp.stages import model as models
 from sft_exp.stages.model import rebuild
 from sft_exp.transfer import read_own
@@ -38,11 +39,14 @@ def grade(run: Run) -> list[Grade]:
 def frozen(run: Run, one: Arm) -> set[str]:
     """Names of the encoder's tensors that its strategy must not move; with no moving parameter that includes BatchNorm's
     statistics."""
-    encoder = models.load(run.shelf.root / one.finetune).nets["encoder"].backbone
-    strategy: Strategy = rebuild(run.shelf.request(one.finetune)["strategy"])
-    moving = {name for _, rates in strategy.phases(encoder) for name in rates}
-    still = {name for name, _ in encoder.named_parameters()} - moving
-    return still if moving else {*encoder.state_dict()}
+    model = models.load(run.shelf.root / one.finetune)
+    readout, strategy = model.nets["encoder"], rebuild(run.shelf.request(one.finetune)["strategy"])
+    own = {name for name, _ in readout.backbone.named_parameters()}
+    strategy.adapt(readout, stream(0))
+    moving = {name for _, rates in strategy.phases(layers(readout, model.spec.image)) for name in rates}
+    if moving - own:  # what was added is folded into parameters of the encoder, which then differ
+        return set()
+    return own - moving if moving else {*readout.backbone.state_dict()}
 
 
 def fresh(run: Run, one: Arm) -> Tensors:

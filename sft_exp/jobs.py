@@ -211,7 +211,17 @@ def deployment(job: Job, shared: Request) -> None:
         if len(maps) > 1 and any(isinstance(step, Prune) for steps in forms.values() for step in steps):
             raise ConfigError("features.maps", maps, f"must be one map: compress={chosen} cannot follow channels of several")
         ends = {name: compression(job, shared, main, steps) for name, steps in {ORIGINAL: [], **forms}.items()}
-        add(job, "bill", {**shared, "labels": main["labels"], "draw": main["draw"], "forms": ends})
+        add(
+            job,
+            "bill",
+            {
+                **shared,
+                "test": job.requests["evaluate"][0]["test"],
+                "labels": main["labels"],
+                "draw": main["draw"],
+                "forms": ends,
+            },
+        )
         exported = ends[next(iter(forms))]
     if e.export and e.export.file:
         if len(forms) > 1 and chosen not in forms:

@@ -50,7 +50,8 @@ def frozen(run: Run, one: Arm) -> set[str]:
 
 
 def fresh(run: Run, one: Arm) -> Tensors:
-    """The encoder as the request's seed starts it."""
+    """The encoder's parameters as the request's seed starts them. Its BatchNorm statistics come from images of the pool."""
     request, spec = run.shelf.request(one.finetune), models.load(run.shelf.root / one.finetune).spec
     seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
-    return models.readout(rebuild(request["encoder"]), request["features"], spec).backbone.state_dict()
+    backbone = models.readout(rebuild(request["encoder"]), request["features"], spec).backbone
+    return {name: p.detach() for name, p in backbone.named_parameters()}

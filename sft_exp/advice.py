@@ -20,6 +20,7 @@ VOID = {  # what a changed key leaves without meaning
     "labels": ("labels_total",),
 }
 OUTSIDE = "validation uses labels outside the budget"
+TRANSDUCTIVE = "protocol.transductive=true: test images, without their labels, may have been pretrained on"
 
 
 def notes(job: Job, result: Result) -> list[str]:
@@ -37,7 +38,7 @@ def notes(job: Job, result: Result) -> list[str]:
         found.append(
             "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
         )
-    return [*found, *filter(None, [generated(result), reused(job, result)])]
+    return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
 
 
 def generated(result: Result) -> str:
@@ -59,6 +60,16 @@ def floors(result: Result) -> dict[str, float]:
     reached = {arm: s["accuracy"] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH}
     best_first = sorted(reached.items(), key=lambda item: -item[1])
     return {arm: score for arm, score in best_first if score >= result["test"]["accuracy"]}
+
+
+def copied(result: Result) -> str:
+    """What test images that may have been seen in training are worth; empty if there are none."""
+    if not result["data"].get("copies"):
+        return ""
+    arms = {MAIN: result["test"], **result["controls"]}
+    apart = ", ".join(f"{arm} {100 * s['accuracy_apart']:.1f}" for arm, s in arms.items() if "accuracy_apart" in s)
+    count = f"{result['data']['copies']} test images are copies, exact or near, of images that may be learnt from"
+    return f"{count}; accuracy (%) on the others: {apart}." if apart else f"{count}."
 
 
 def reused(job: Job, result: Result) -> str:

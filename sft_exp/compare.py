@@ -187,6 +187,8 @@ class Comparison:
         lines.append(f"± is the standard deviation over {'seeds' if self.several else 'label draws'}.")
         if any(j.settings.get("val") == "full" for j in self.jobs):
             lines.append("val=full: validation uses labels outside the budget.")
+        if any(j.settings.get("protocol.transductive") for j in self.jobs):
+            lines.append("protocol.transductive=true: test images, without their labels, may have been pretrained on.")
         if any(j.verdict for j in self.jobs):
             lines.append(
                 "gain: points of test accuracy over the same model from scratch with the same settings, which need not be the "

@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Budget, Experiment, Features, Hardware, Transfer, Tuning, Views, target
+from sft_exp.experiment import Budget, Experiment, Features, Hardware, Protocol, Transfer, Tuning, Views, target
 
 HERE = Path(__file__).parent
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())  # in a wheel, in a checkout
@@ -52,6 +52,7 @@ KINDS = {  # group -> the class its parts derive from
     "pretrain_schedule": "sft_exp.schedule.Schedule",
 }
 KEYS: dict[str, Any] = {  # key of the root -> its dataclass
+    "protocol": Protocol,
     "pretrain": Budget,
     "finetune": Tuning,
     "features": Features,

@@ -82,6 +82,10 @@ class Images:
         r = row if self.rows is None else int(self.rows[row])
         return self.x[r] if isinstance(self.x, Tensor) else self.x(r)
 
+    def held(self) -> Iterator[Tensor]:
+        """All images as they are held, in order, on the CPU: uint8 [B, C, H, W]."""
+        yield from (x_BCHW.cpu() for x_BCHW in self._raw(torch.arange(len(self)).split(1024)))
+
     def floats(self, rows: Tensor, device: torch.device) -> Tensor:
         """These images as one tensor, float [N, C, H, W] in [0, 1]."""
         parts = [b["x"] for b in self.batches(rows.split(1024), device)]
@@ -143,8 +147,15 @@ class Corpus:
     extra: Images | None = None  # without labels, for pretraining only
     image: tuple[int, int, int] = (0, 0, 0)  # C, H, W
     report: dict = field(default_factory=dict)  # what was found on disk: sizes, broken files, duplicates
-    fingerprint: str = ""  # SHA-256 of the content of all splits
+    fingerprint: str = ""  # SHA-256 of the content of `train` and `extra`
+    test_fingerprint: str = ""  # and of `test`, which nothing before the evaluation may depend on
     files: dict[str, Path] = field(default_factory=dict)  # image -> its file, where it has one of its own
+    leaks: list[tuple[str, str]] = field(default_factory=list)  # (in `extra`, in `test`) with equal files, as the reader saw it
+
+    @property
+    def tested(self) -> Images:
+        """Whatever is tested in some draw."""
+        return self.train if self.test is None else self.test
 
     @property
     def spec(self) -> Spec:

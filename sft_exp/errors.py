@@ -1,5 +1,7 @@
 """Failures that reach the user in their own terms. The class names the exit code."""
 
+NAMED = 20  # things that a message names
+
 
 class Failure(Exception):
     """Something the user can act on: shown as one message, without a traceback."""
@@ -57,3 +59,8 @@ def require(ok: bool, key: str, value: object, valid: str) -> None:
     """Refuse a field's value: for the `__post_init__` of parts, e.g. `require(beta >= 0, "beta", beta, "0 or more")`."""
     if not ok:
         raise ConfigError(key, value, f"must be {valid}")
+
+
+def listing(lines: list[str]) -> str:
+    """The first of the lines, below each other."""
+    return "".join(f"\n  {line}" for line in lines[:NAMED]) + (f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else "")

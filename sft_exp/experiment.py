@@ -166,6 +166,13 @@ class Hardware:
 
 
 @dataclass
+class Protocol:
+    """What a table must say beside its numbers, because it departs from the standard (docs/standard.md)."""
+
+    transductive: bool = False  # test images, without their labels, may be pretrained on
+
+
+@dataclass
 class Experiment:
     """One job: every group's choice, and the contract's keys. Group fields are Any, so that a user's own YAML fits."""
 
@@ -190,6 +197,7 @@ class Experiment:
     features: Features = field(default_factory=Features)
     augment: Views = field(default_factory=Views)
     transfer: Transfer = field(default_factory=Transfer)
+    protocol: Protocol = field(default_factory=Protocol)
 
     seed: int = 0  # names every random stream but the label draws, which are named by their number
     labels: Any = 10  # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as sft_exp.label's

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from sft_exp import graphs, splits, transfer
+from sft_exp import copies, graphs, splits, transfer
 from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.prune import Prune
 from sft_exp.core import Compressor, Task
 from sft_exp.data import Corpus
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
-from sft_exp.errors import ConfigError, DataError
+from sft_exp.errors import ConfigError
 from sft_exp.experiment import Budget, Experiment, Target
 from sft_exp.nets import Readout, layers
 from sft_exp.pretrainers.pca import PCA
@@ -31,6 +31,7 @@ from sft_exp.stages import (
     choose,
     compress,
     describe,
+    describe_test,
     evaluate,
     export,
     finetune,
@@ -56,12 +57,13 @@ MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
     "pretrain": pretrain.run,
-    "likelihood": likelihood.run,
     "lr_find": lr_find.run,
     "search": validate.run,
     "choose": choose.run,
     "finetune": finetune.run,
     "validate": validate.run,
+    "test": describe_test.run,
+    "likelihood": likelihood.run,
     "evaluate": evaluate.run,
     "compress": compress.run,
     "bill": bill.run,
@@ -104,6 +106,7 @@ def prepare(e: Experiment) -> Job:
     data = corpus(e.dataset)
     if isinstance(e.strategy, distill.Distil):
         e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
+    copies.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
     job, root = Job(e, data, labels), Path(e.store)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
@@ -128,22 +131,26 @@ def prepare(e: Experiment) -> Job:
     describing: Request = {"dataset": e.dataset, "sha256": data.fingerprint}
     job.requests["data"].append(describing)
     shared: Request = {"dataset": e.dataset, "data": root / stage("data").folder_name(describing)}
+    testing: Request = {**shared, "sha256": data.test_fingerprint, "pretrain_dataset": None}
     if pool is data:
         starts = [pretraining(job, shared, data, fold) for fold in splits.pretrainings(data, e.draws)]
     else:
         other: Request = {"dataset": e.pretrain_dataset, "sha256": pool.fingerprint}
         job.requests["data"].append(other)
         source: Request = {"dataset": e.pretrain_dataset, "data": root / stage("data").folder_name(other)}
+        testing |= {"pretrain_dataset": e.pretrain_dataset, "pool": source["data"]}
         starts = [pretraining(job, source, pool, "all")] * e.draws
+    job.requests["test"].append(testing)
+    tested: Request = {"dataset": e.dataset, "test": root / stage("test").folder_name(testing)}
     if e.nll_samples:
-        add(job, "likelihood", likely(job, shared, starts[0]))
+        add(job, "likelihood", likely(job, {**shared, **tested}, starts[0]))
     for arm in (MAIN, *controls(e)):
         which = range(1 if arm == "scratch_long" else e.draws)  # it costs as much as the pretraining, each time
         requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in which]
         job.arms[arm] = [add(job, "finetune", r) for r in requests]
         for r in requests:
             add(
-                job, "evaluate", {**shared, "model": root / stage("finetune").folder_name(r), "labels": labels, "draw": r["draw"]}
+                job, "evaluate", {**tested, "labels": labels, "model": root / stage("finetune").folder_name(r), "draw": r["draw"]}
             )
         if arm == MAIN and e.val == "cv":
             for r, draw in zip(requests, draws, strict=True):
@@ -165,11 +172,8 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
         raise error.under("pretrain_dataset") from error
     if e.pretrainer.labelled and pool.fingerprint == data.fingerprint:
         raise ConfigError("pretrain_dataset", pool.name, "must be another data set: labels of this one are counted by labels=")
-    if pool is not data and (leaks := splits.leaks(pool, data)):
-        raise DataError(
-            f"pretrain_dataset={pool.name}: {len(leaks)} of its images are images that {data.name} is tested on, "
-            f"such as {leaks[0]}; remove them"
-        )
+    if pool is not data:
+        copies.refuse_elsewhere(pool, data, e.protocol.transductive)
     return pool
 
 
@@ -207,7 +211,17 @@ def deployment(job: Job, shared: Request) -> None:
         if len(maps) > 1 and any(isinstance(step, Prune) for steps in forms.values() for step in steps):
             raise ConfigError("features.maps", maps, f"must be one map: compress={chosen} cannot follow channels of several")
         ends = {name: compression(job, shared, main, steps) for name, steps in {ORIGINAL: [], **forms}.items()}
-        add(job, "bill", {**shared, "labels": main["labels"], "draw": main["draw"], "forms": ends})
+        add(
+            job,
+            "bill",
+            {
+                **shared,
+                "test": job.requests["evaluate"][0]["test"],
+                "labels": main["labels"],
+                "draw": main["draw"],
+                "forms": ends,
+            },
+        )
         exported = ends[next(iter(forms))]
     if e.export and e.export.file:
         if len(forms) > 1 and chosen not in forms:

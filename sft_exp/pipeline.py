@@ -85,7 +85,7 @@ def results(job: Job) -> dict[str, Any]:
     e = job.experiment
     scores = {arm: [read(job.results["evaluate"][i], "scores.json") for i in places] for arm, places in job.arms.items()}
     labelled = [splits.make(job.corpus, job.labels, d) for d in range(e.draws)]
-    main = job.arms[MAIN]
+    main, copied = job.arms[MAIN], read(job.results["test"][0], "manifest.json")["copies"]
     verdict: Verdict | None = None
     if SCRATCH in scores and job.requests["pretrain"] and job.requests["finetune"][main[0]]["start"]:
         pretrained, scratch = ([s["accuracy"] for s in scores[arm]] for arm in (MAIN, SCRATCH))
@@ -107,6 +107,9 @@ def results(job: Job) -> dict[str, Any]:
         },
         "data": {
             "manifest": job.corpus.fingerprint,
+            "test_manifest": job.corpus.test_fingerprint,
+            "copies": len(copied),
+            "transductive": e.protocol.transductive,
             "train": len(job.corpus.train),
             "labelled": len(labelled[0].labelled),
             "val": validated(job),
@@ -116,6 +119,11 @@ def results(job: Job) -> dict[str, Any]:
         },
         "draws": {arm: [s["accuracy"] for s in rows] for arm, rows in scores.items()},
         "bill": read(job.results["bill"][0], "bill.json") if job.results["bill"] else {},
+        "folders": {
+            "data": job.results["data"][0].folder.name,
+            "test": job.results["test"][0].folder.name,
+            "arms": {arm: [job.results["evaluate"][i].folder.name for i in places] for arm, places in job.arms.items()},
+        },
     }
 
 
@@ -163,7 +171,7 @@ def validated(job: Job) -> int:
 def average(rows: list[dict[str, float]]) -> dict[str, float]:
     if not rows:
         return {}
-    means = {name: fmean(r[name] for r in rows) for name in rows[0]}
+    means = {name: fmean(r[name] for r in rows) for name in rows[0] if all(name in r for r in rows)}
     return (
         {**means, "accuracy_sd": stdev([r["accuracy"] for r in rows]) if len(rows) > 1 else 0.0} if "accuracy" in means else means
     )

@@ -113,9 +113,10 @@ def title(job: Job) -> str:
 def footing(job: Job) -> str:
     """What the numbers of every table are."""
     e = job.experiment
-    outside = f"\nval=full: {advice.OUTSIDE}" if e.val == "full" else ""
+    departs = [f"val=full: {advice.OUTSIDE}"] if e.val == "full" else []
+    departs += [advice.TRANSDUCTIVE] if e.protocol.transductive else []
     draws = f"mean over {e.draws} draws, sd of their accuracies" if e.draws > 1 else "one draw"
-    return f"Test, %, {draws}; macro precision, recall and F1{outside}"
+    return "\n".join([f"Test, %, {draws}; macro precision, recall and F1", *departs])
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -176,7 +177,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
     facts = {
         "Data": f"{job.corpus.name}: {data['train']:,} training images, {data['labelled']:,} of them labelled "
         f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
-        "Manifest": f"{data['manifest']} (SHA-256 of the images and labels)",
+        "Manifest": f"{data['manifest']} (SHA-256, to learn from), {data['test_manifest']} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
         "Validation": f"{100 * result['val']['accuracy']:.1f} % on {data['val']:,} images{outside}" if result["val"] else "none",
         "Stages": ", ".join(stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s),
@@ -263,6 +264,8 @@ def plan(jobs: list[Job]) -> None:
     screen.print("Time: what finished stages like these took, scaled by their steps.", style="dim")
     if any(job.experiment.val == "full" for job in jobs):
         screen.print(f"val=full: {advice.OUTSIDE}", style="dim")
+    if any(job.experiment.protocol.transductive for job in jobs):
+        screen.print(advice.TRANSDUCTIVE, style="dim")
 
 
 def finished(store: Store, name: str) -> list[tuple[Any, float]]:

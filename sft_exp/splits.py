@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sft_exp.core import stream
-from sft_exp.data import Corpus, Images, fitted
+from sft_exp.data import Corpus, Images
 from sft_exp.errors import DataError
 
 FOLDS = 5
@@ -175,20 +175,6 @@ def join(a: Images, b: Images) -> Images:
 
 def _plain(images: Images) -> Tensor:
     return images.x if images.rows is None else images.x[images.rows]  # type: ignore[index,return-value]
-
-
-@lru_cache(maxsize=8)
-def leaks(pool: Corpus, tested: Corpus) -> list[str]:
-    """Names of images that one data set would be pretrained on and another tested on: equal to the pixel. Where folds of
-    training images serve as test, all of them count."""
-    there = tested.train if tested.test is None else tested.test
-    test = {content(there, row) for row in range(len(there))}
-    images = fitted(everything(pool), tested.image)
-    return [images.ids[row] for row in range(len(images)) if content(images, row) in test]
-
-
-def content(images: Images, row: int) -> bytes:
-    return hashlib.blake2b(images.raw(row).cpu().contiguous().numpy().data, digest_size=16).digest()
 
 
 def choose(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Tensor:

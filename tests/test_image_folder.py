@@ -19,7 +19,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import sft_exp
-from sft_exp import splits
+from sft_exp import copies, splits
 from sft_exp.data import decode
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.errors import ConfigError, DataError
@@ -365,16 +365,25 @@ def test_a_class_whose_images_are_all_broken_is_refused():
     refused("no test image can be used", root="other", broken="skip")
 
 
-@pytest.mark.parametrize("where", ["train", "pool"])
-def test_a_test_image_that_is_learnt_from_is_refused(where):
+@pytest.mark.parametrize(("where", "memory"), [("train", 4.0), ("pool", 4.0), ("pool", 0.0)])
+def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
     for part, first in (("train", 0), ("test", 200)):
         classes(Path("root") / part, first=first)
     photos = pool(Path("photos"), 3)
     target = Path("root/train/nut/again.png") if where == "train" else photos / "again.png"
     shutil.copy("root/test/bolt/200.png", target)
-    said = refused("Test images must not be learnt from, but 1 would be", root="root", unlabelled=[str(photos)])
+    if where == "train":
+        said = refused("Test images must not be learnt from, but 1 are training", root="root", unlabelled=[str(photos)])
+        assert "train/nut/again.png" in said
+    else:
+        corpus = load(root="root", unlabelled=[str(photos)], memory=memory)
+        assert corpus.leaks == [("photos/again.png", "test/bolt/200.png")]
+        with pytest.raises(DataError, match="Test images must not be pretrained on, but 1 of") as caught:
+            copies.refuse(corpus, transductive=False)
+        said = str(caught.value)
+        assert "photos/again.png is test/bolt/200.png" in said
+        copies.refuse(corpus, transductive=True)
     assert "test/bolt/200.png" in said
-    assert ("train/nut/again.png" if where == "train" else "photos/again.png") in said
 
 
 def test_one_image_with_two_labels_is_refused():
@@ -605,8 +614,9 @@ def test_without_a_test_split_folds_give_the_verdict():
     assert result["choices"]["encoder"].startswith("conv")
     assert result["config"]["labels"] == "all"
     assert result["data"]["labelled"] + result["data"]["test"] == result["data"]["train"] == 16
+    (tested,) = [json.loads(p.read_text()) for p in Path("outputs/store").glob("test-*/manifest.json")]
+    assert tested["report"]["unlabelled"]["images"] == 20
     (manifest,) = [json.loads(p.read_text()) for p in Path("outputs/store").glob("data-*/manifest.json")]
-    assert manifest["report"]["unlabelled"]["images"] == 20
     assert manifest["ids"]["unlabelled"][0] == "photos/000.jpg"
 
 

@@ -28,4 +28,5 @@ class Digits(Dataset):
         ids, first = [f"{n:04d}" for n in range(len(y))], len(y) - self.test
         train, test = Images(x[:first], y[:first], ids[:first]), Images(x[first:], y[first:], ids[first:])
         names = tuple(str(c) for c in bunch.target_names)
-        return Corpus("digits", names, train, test, image=(1, 8, 8), fingerprint=fingerprint(train, test))
+        hashes = {"fingerprint": fingerprint(train), "test_fingerprint": fingerprint(test)}
+        return Corpus("digits", names, train, test, image=(1, 8, 8), **hashes)

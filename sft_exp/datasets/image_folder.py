@@ -7,7 +7,8 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
                                 table; folds take turns as test, unless a column split says train, val or test
 
 One pass reads and decodes each file once, so that what is broken, double or in the wrong place is said before any compute.
-An exact copy counts once; a labelled image is no part of the pool; a test image in train or in the pool is refused.
+An exact copy counts once; a labelled image is no part of the pool; a test image in train is refused here, and one in the pool
+before anything is trained, unless protocol.transductive=true allows it.
 """
 
 import csv
@@ -27,7 +28,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from sft_exp.data import Corpus, Dataset, Images
-from sft_exp.errors import ConfigError, DataError, require
+from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.files import File, Seen, below, find, is_image, survey, visible
 from sft_exp.progress import console
 
@@ -36,7 +37,6 @@ LAYOUTS = (
     "Expected is root/<class>/<images>, or root/train/<class>/<images> with root/test and root/val beside it if there are any, "
     "or dataset.labels=<table.csv> with columns file,label and, where images belong together, group"
 )
-NAMED = 20  # files that a message names
 LISTED = 100  # files that the report names
 
 
@@ -87,7 +87,7 @@ class ImageFolder(Dataset):
         image = (self.channels, self.size, self.size)
         held = len(rows) * prod(image) <= self.memory * 1e9
         x, seen = survey([r.file for r in rows], image, held, max(1, self.workers))
-        rows = judged([r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip")
+        rows, leaks = judged([r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip")
         classes = complete(rows)
         report = {
             "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
@@ -106,10 +106,14 @@ class ImageFolder(Dataset):
         train, test, extra = (split(name) for name in ("train", "test", "pool"))
         assert train is not None
         content = [(r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in rows if r.fate == "used"]
-        fingerprint = hashlib.sha256(json.dumps([image, classes, content]).encode()).hexdigest()
+
+        def fingerprint(*splits: str) -> str:
+            return hashlib.sha256(json.dumps([image, classes, [c for c in content if c[1] in splits]]).encode()).hexdigest()
+
         name = Path(str(self.root or self.labels)).expanduser().resolve().stem
         files = {r.file.id: r.file.path for r in rows if r.fate == "used" and r.file.size < 0 and r.file.content is None}
-        return Corpus(name, classes, train, test, extra, image, report, fingerprint, files)
+        hashes = fingerprint("train", "pool"), fingerprint("test")
+        return Corpus(name, classes, train, test, extra, image, report, *hashes, files, leaks)
 
     def folders(self) -> list[Row]:
         """What lies in the classes' folders."""
@@ -215,18 +219,21 @@ class ImageFolder(Dataset):
         return list(files.values())
 
 
-def judged(rows: list[Row], skip: bool) -> list[Row]:
-    """The rows with their fates. DataError where a labelled image is broken, unless `skip`; where a test image is also in train
-    or in the pool; and where one image has two labels."""
+def judged(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]]]:
+    """(the rows with their fates, test images in the pool as (there, in test)). DataError where a labelled image is broken,
+    unless `skip`; where a test image is also in train; and where one image has two labels."""
     first: dict[str, Row] = {}  # content -> who had it first
-    done, faults, leaks, clashes = [], [], [], []
+    done, faults, leaks, pooled, clashes = [], [], [], [], []
     for row in rows:
         other = row if row.seen.fault else first.setdefault(row.seen.sha256, row)
         pair = f"{other.file.id} and {row.file.id}"
         if row.seen.fault and row.split != "pool":
             faults.append(f"{row.file.id}: {row.seen.fault}")
+        elif row.split == "pool" and other.split == "test":  # whether that may be is the protocol's affair
+            pooled.append((row.file.id, other.file.id))
+            other = row
         elif row.split != other.split == "test" or other.split != row.split == "test":
-            leaks.append(f"{pair} (of the {'pool' if row.split == 'pool' else 'training images'})")
+            leaks.append(pair)
         elif row.split == other.split != "pool" and row.label != other.label:
             clashes.append(f"{pair} ({other.label} and {row.label})")
         copied = "duplicate" if row.split == other.split else "labelled"
@@ -237,10 +244,12 @@ def judged(rows: list[Row], skip: bool) -> list[Row]:
             "Repair or remove them; dataset.broken=skip leaves them out and counts them in the report"
         )
     if leaks:
-        raise DataError(f"Test images must not be learnt from, but {len(leaks)} would be:{listing(leaks)}\nRemove one of each")
+        raise DataError(
+            f"Test images must not be learnt from, but {len(leaks)} are training images too:{listing(leaks)}\nRemove one of each"
+        )
     if clashes:
         raise DataError(f"An image has one label, but {len(clashes)} have two:{listing(clashes)}\nRemove the wrong copies")
-    return done
+    return done, pooled
 
 
 def complete(rows: list[Row]) -> tuple[str, ...]:
@@ -295,8 +304,3 @@ def told(report: dict[str, Any], size: int) -> str:
         left = ", ".join(f"{what} {count:,}" for what, count in out.items() if count)
         parts.append(f"{found['images']:,} {kind}{classes}{sizes}{f' (left out: {left})' if left else ''}")
     return f"{'; '.join(parts)}. All are used at {size}x{size} pixels."
-
-
-def listing(lines: list[str]) -> str:
-    """The first of the lines, below each other."""
-    return "".join(f"\n  {line}" for line in lines[:NAMED]) + (f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else "")

@@ -32,7 +32,7 @@ class TorchvisionSet(Dataset):
         test, _ = self.split(kind, "test", self.test)
         extra, _ = self.split(kind, "unlabelled", self.extra) if self.extra else (None, ())
         shape: Any = tuple(train.raw(0).shape)
-        return Corpus(self.name, names, train, test, extra, shape, {}, fingerprint(train, test, extra))
+        return Corpus(self.name, names, train, test, extra, shape, {}, fingerprint(train, extra), fingerprint(test))
 
     def split(self, kind, label: str, arguments: dict) -> tuple[Images, tuple[str, ...]]:
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # else members with `../` leave the folder

@@ -1,16 +1,16 @@
-"""The data set's manifest: which images there are, by name, and the hash of their content."""
+"""The manifest of what may be learnt from: names and content hashes of all images, and the labels that could be asked for."""
 
 from pathlib import Path
 
-from sft_exp import durable
+from sft_exp import copies, durable
 from sft_exp.stages.context import Context
 from sft_exp.store import Request
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """manifest.json: names of all images by split, classes, counts, and what was found broken or twice."""
+    """manifest.json. Nothing in it depends on the test images of a set that has its own."""
     corpus = ctx.corpus(request["dataset"])
-    splits = {"train": corpus.train, "test": corpus.test, "unlabelled": corpus.extra}
+    splits = {name: images for name, images in (("train", corpus.train), ("unlabelled", corpus.extra)) if images is not None}
     durable.write_json(
         folder / "manifest.json",
         {
@@ -18,8 +18,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             "sha256": corpus.fingerprint,
             "image": corpus.image,
             "classes": corpus.classes,
-            "report": corpus.report,
-            "ids": {name: images.ids if images else [] for name, images in splits.items()},
-            "groups": {name: images.groups for name, images in splits.items() if images and images.groups},
+            "ids": {name: images.ids for name, images in splits.items()},
+            "content": {name: copies.pixels(images) for name, images in splits.items()},
+            "groups": {name: images.groups for name, images in splits.items() if images.groups},
+            "labels": corpus.train.y.tolist(),
         },
     )

@@ -1,6 +1,7 @@
 """A finished model on the test images: with the bill the only place that reads their labels, and nothing downstream trains
 or chooses."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -13,11 +14,21 @@ from sft_exp.store import Request
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """scores.json; predictions.safetensors: `predicted` int16 [N], `confidence` float32 [N] if it has any."""
+    """scores.json; predictions.safetensors: `row` int32 [N] in the test manifest, `predicted` int16 [N], `confidence`
+    float32 [N] if the model has any. Where test images have copies among those learnt from, `accuracy_apart` is the accuracy
+    on the others."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = models.load(request["model"], ctx.device)
     scores, logits_NY = models.measure(model, draw.test, ctx.device)
-    durable.write_json(folder / "scores.json", scores)
     confidence, predicted = logits_NY.softmax(1).max(1)
-    rows = {"predicted": predicted.to(torch.int16)} | ({"confidence": confidence.float()} if model.probabilistic else {})
+    manifest = json.loads((request["test"] / "manifest.json").read_text())
+    held = {*draw.test.ids} if manifest["folds"] else set()
+    copied = {test for test, seen, _ in manifest["copies"] if seen not in held}
+    apart = torch.tensor([name not in copied for name in draw.test.ids])
+    if 0 < apart.sum() < len(apart):
+        scores["accuracy_apart"] = (predicted.cpu() == draw.test.y.cpu())[apart].float().mean().item()
+    durable.write_json(folder / "scores.json", scores)
+    places = {name: n for n, name in enumerate(manifest["ids"])}
+    rows = {"row": torch.tensor([places[name] for name in draw.test.ids], dtype=torch.int32)}
+    rows |= {"predicted": predicted.to(torch.int16)} | ({"confidence": confidence.float()} if model.probabilistic else {})
     durable.write(folder / "predictions.safetensors", to_bytes({k: v.cpu().contiguous() for k, v in rows.items()}))

@@ -65,6 +65,7 @@ class LabelEfficiency(Study):
                 "worth: how many times the labels the same model from scratch needs for this accuracy (arXiv:2003.14323).",
                 f"Cost of the pretrained arms: {cost(jobs):.0f} s of computing.",
                 *failed(cells),
+                *departures(jobs),
             ],
             draw(cells, verdicts),
             {
@@ -140,6 +141,17 @@ def failed(cells: dict[Cell, list[Job]]) -> list[str]:
     """The cells whose pretrained model does not beat its floors."""
     low = [name(c) for c, jobs in cells.items() if accuracy(jobs, MAIN) <= max(floor(jobs).values(), default=-1.0)]
     return [f"Failed to learn (does not beat its best floor): {'; '.join(low)}."] if low else []
+
+
+def departures(jobs: list[Job]) -> list[str]:
+    """What the jobs do that the standard does not, and test images that may have been seen in training."""
+    copies = max(j.result["data"].get("copies", 0) for j in jobs)
+    found = [f"{copies} test images are copies, exact or near, of images that may be learnt from."] if copies else []
+    if any(j.settings.get("val") == "full" for j in jobs):
+        found.append("val=full: validation uses labels outside the budget.")
+    if any(j.settings.get("protocol.transductive") for j in jobs):
+        found.append("protocol.transductive=true: test images, without their labels, may have been pretrained on.")
+    return found
 
 
 def cost(jobs: list[Job]) -> float:

@@ -1,0 +1,103 @@
+"""Grade results against docs/standard.md: `python -m sft_exp.check outputs/latest`.
+
+Runs and sweeps of ours are graded by what lies in the store: the budget by the images learnt from, "frozen" by the weights,
+scores by predictions. Predictions of other frameworks are graded as far as predictions show anything. Exit code 0: every
+point that can be graded is passed; 3: a point failed, or what is to be graded cannot be read; 2: wrong arguments.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sft_exp.check.standard import POINTS, VERSION, Grade, unknown
+from sft_exp.errors import DataError, Failure
+
+WORDS = {True: "passed", False: "failed", None: "cannot tell"}
+
+
+def grade(paths: Sequence[Path], again: bool = False) -> list[Grade]:
+    """All points of the runs in these run, sweep and study folders, taken together."""
+    from sft_exp.check import again as repetition
+    from sft_exp.check import artefacts, runs, sweeps
+
+    grades, found, missing = [], [], []
+    for path in paths:
+        mine = [artefacts.read(folder) for folder in sweeps.jobs(path)]
+        missing += sweeps.undone(path)
+        found += mine
+        study = (path / "study.json").exists()
+        for run in mine:
+            several = len(paths) > 1 or len(mine) > 1
+            points = runs.grade(run)
+            points.append(repetition.grade(run) if again else unknown("6.5", "needs the data set: --again"))
+            grades += [replace(g, of=run.folder.name if several else "") for g in points]
+        if study and mine:
+            grades += [replace(g, of="study") for g in sweeps.study(path, mine)]
+    if not found:
+        raise DataError(f"{', '.join(map(str, paths))}: no job that is done")
+    return [*grades, sweeps.seeds(found, missing)]
+
+
+def together(grades: Sequence[Grade]) -> list[Grade]:
+    """One grade a point: failed if any failed, with who and why; passed if any could be graded."""
+    found = []
+    for point in POINTS:
+        mine = [g for g in grades if g.point == point]
+        failed = [g for g in mine if g.passed is False]
+        reasons = list(dict.fromkeys(f"{g.of}: {g.reason}" if g.of else g.reason for g in failed))
+        if failed:
+            more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
+            found.append(Grade(point, False, "; ".join(reasons[:2]) + more))
+        elif any(g.passed for g in mine):
+            found.append(Grade(point, True))
+        else:
+            found.append(unknown(point, next((g.reason for g in mine), "nothing shows it")))
+    return found
+
+
+def tell(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
+    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    table = Table(box=SIMPLE_HEAD)
+    for head in ("", "point", "", "reason"):
+        table.add_column(head, no_wrap=head == "")
+    for g in grades:
+        style = {False: "bold", None: "dim", True: None}[g.passed]
+        table.add_row(g.point, POINTS[g.point], WORDS[g.passed], g.reason, style=style)
+    screen.print(table)
+    for sentence in sentences:
+        screen.print(sentence, soft_wrap=True)
+    count = [sum(g.passed is value for g in grades) for value in (True, False, None)]
+    screen.print(f"Standard {VERSION}: {count[0]} points passed, {count[1]} failed, {count[2]} cannot be graded from this.")
+
+
+def main() -> int:
+    about, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m sft_exp.check", description=f"{about}\n{rest}")
+    parser.add_argument("paths", nargs="+", type=Path, help="run, sweep and study folders; or CSV files of predictions")
+    parser.add_argument("--truth", type=Path, help="CSV with columns id,label, for predictions without a column label")
+    parser.add_argument("--baseline", default="scratch", help="the arm that the others are compared with, in predictions")
+    parser.add_argument("--again", action="store_true", help="also read the data and predict again (point 6.5)")
+    args = parser.parse_args()
+    try:
+        if all(p.suffix == ".csv" for p in args.paths):
+            from sft_exp.check import predictions
+
+            grades, sentences = predictions.grade(args.paths, args.truth, args.baseline)
+        else:
+            grades, sentences = grade(args.paths, args.again), []
+    except Failure as error:
+        print(f"sft_exp: {error}", file=sys.stderr)
+        return error.code
+    found = together(grades)
+    tell(found, sentences)
+    return 3 if any(g.passed is False for g in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""Runs of ours, graded by what is in the store: requests, manifests, predictions, weights, records of trainings."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from math import isclose
+from statistics import fmean
+from typing import Any
+
+from sft_exp import curves, durable
+from sft_exp.check import weights
+from sft_exp.check.artefacts import Arm, Run
+from sft_exp.check.standard import FLOORS, MAIN, SCRATCH, Grade, ok, unknown
+from sft_exp.copies import OVERLAP
+from sft_exp.verdict import MARGIN, SAYS, judge, word_of
+
+CLOSE = 1e-6  # two ways to the same accuracy or interval
+START = frozenset({"start"})
+
+
+def grade(run: Run) -> list[Grade]:
+    """Every point that one run can show alone."""
+    points = (labels, splits, selection, arms, trainings, sealed, scores, draws, words, stated)
+    return [g for point in points for g in point(run)]
+
+
+def labels(run: Run) -> Iterator[Grade]:
+    over, chosen = [], []
+    for arm, one in every(run):
+        labelled, validation = run.labels_of(one)
+        allowed, each = budget(run, one)
+        where = f"{arm}, draw {one.draw}"
+        if len(set(labelled)) > allowed:
+            over.append(f"{where}: {len(set(labelled))} labels for a budget of {allowed}")
+        counts = Counter(run.labels.get(name, -1) for name in labelled)
+        if each and (uneven := {c: n for c, n in counts.items() if n > each}):
+            over.append(f"{where}: class {next(iter(uneven))} has {next(iter(uneven.values()))} labels, {each} are allowed")
+        if len({*labelled, *validation}) > allowed:
+            chosen.append(
+                f"{where}: {len(set(labelled))} labels and {len({*validation} - {*labelled})} more to choose by, for a budget of "
+                f"{allowed}"
+            )
+    yield ok("1.1", over)
+    yield ok("1.2", chosen)
+
+
+def budget(run: Run, one: Arm) -> tuple[int, int | None]:
+    """(labels in all, labels a class or None) that the request's budget means."""
+    count = run.shelf.request(one.finetune)["labels"]["count"]
+    n = len(run.learnt["ids"]["train"]) - (len(run.rows[one][0]) if run.tested["folds"] else 0)
+    if count == "all":
+        return n, None
+    if count.isdecimal():
+        return int(count) * len(run.learnt["classes"]), int(count)
+    return (int(count[6:]) if count.startswith("total:") else round(float(count[:-1]) / 100 * n)), None
+
+
+def splits(run: Run) -> Iterator[Grade]:
+    by_name, by_content, groups, pooled = [], [], [], []
+    content, group, train = contents(run), group_names(run), {*run.learnt["ids"]["train"]}
+    for arm, one in every(run):
+        where = f"{arm}, draw {one.draw}"
+        tested = {run.tested["ids"][r] for r in run.rows[one][0]}
+        known = {name for names in run.labels_of(one) for name in names}
+        seen = {content["test"][name] for name in tested}
+        pool = run.pooled(one)
+        doubles = sum(content["learnt"][n] in seen for n in train)
+        own = set() if run.tested["folds"] or doubles > OVERLAP * len(tested) else train  # else it is reported by point 2.5
+        if both := sorted(known & tested):
+            by_name.append(f"{where}: {both[0]} is learnt from and tested")
+        if both := sorted(n for n in known if n not in own and content["learnt"].get(n) in seen):
+            by_content.append(f"{where}: {both[0]} has the pixels of a test image")
+        if both := sorted({group[n] for n in (*known, *pool) if n in group} & {group[n] for n in tested if n in group}):
+            groups.append(f"{where}: group {both[0]} is learnt from and tested")
+        if both := [n for n in pool if n in tested or (n not in own and content["learnt"].get(n) in seen)]:
+            pooled.append(f"{where}: {len(both)} test images were pretrained on, such as {both[0]}")
+        if both := [n for n, h in run.elsewhere(one).items() if h in seen]:
+            pooled.append(f"{where}: {len(both)} test images were pretrained on in another data set, such as {both[0]}")
+    yield ok("2.1", by_name)
+    yield ok("2.2", by_content)
+    yield ok("2.3", groups) if group else Grade("2.3", True)
+    declared = run.result["config"]["protocol"]["transductive"]
+    yield ok("2.4", ["declared: protocol.transductive=true"] if declared else pooled)
+    copies, data = run.tested["copies"], run.result["data"]
+    faults = [] if data.get("copies") == len(copies) else [f"{len(copies)} copies were found, {data.get('copies')} are stated"]
+    if copies and not run.tested["folds"]:
+        faults += ["the accuracy without them is not stated"] * ("accuracy_apart" not in run.result["test"])
+    yield ok("2.5", faults)
+
+
+def contents(run: Run) -> dict[str, dict[str, str]]:
+    """Name -> hash of the pixels, of the images to learn from and of those tested."""
+    ids, hashes = run.learnt["ids"], run.learnt["content"]
+    return {
+        "learnt": {n: h for split in ids for n, h in zip(ids[split], hashes[split], strict=True)},
+        "test": dict(zip(run.tested["ids"], run.tested["content"], strict=True)),
+    }
+
+
+def group_names(run: Run) -> dict[str, str]:
+    found = dict(zip(run.tested["ids"], run.tested["groups"] or [], strict=False))
+    for split, names in run.learnt["groups"].items():
+        found |= dict(zip(run.learnt["ids"][split], names, strict=True))
+    return found
+
+
+def selection(run: Run) -> Iterator[Grade]:
+    test, mixed = run.result["folders"]["test"], []
+    for name in {n for _, one in every(run) for n in run.shelf.below(one.finetune)}:
+        text = json.dumps(run.shelf.request(name))
+        if test in text or '"test": "' in text or "evaluate-" in text or "likelihood-" in text:
+            mixed.append(f"{name} was made from test images or their scores")
+    yield ok("3.1", mixed)
+    faults = []
+    for arm, one in every(run):
+        found = rate(run, one)
+        if found.get("edge"):
+            faults.append(f"{arm}, draw {one.draw}: lr {found['lr']:g} is the edge of {sorted(found['rates'])}")
+    grids = {arm: {json.dumps(rate(run, one).get("rates")) for one in ones} for arm, ones in run.arms.items()}
+    if SCRATCH in grids and grids[SCRATCH] != grids[MAIN]:
+        faults.append("pretrained and scratch were not searched over the same rates")
+    yield ok("3.2", faults)
+
+
+def rate(run: Run, one: Arm) -> dict[str, Any]:
+    """What a search for the learning rate found; empty where the rate was given."""
+    optim = run.shelf.request(one.finetune)["optim"]
+    lr = optim["options"].get("lr") if optim else None
+    return run.shelf.json(lr, "lr.json") if isinstance(lr, str) and lr.startswith("choose-") else {}
+
+
+def arms(run: Run) -> Iterator[Grade]:
+    main, scratch = run.arms[MAIN], run.arms.get(SCRATCH, [])
+    differ = []
+    for a, b in zip(main, scratch, strict=False):
+        ours, theirs = (run.shelf.whole(run.shelf.request(x.finetune), START) for x in (a, b))
+        differ += [f"{key}: {x} against {y} from scratch" for key, x, y in differences(ours, theirs)]
+        if run.shelf.request(b.finetune)["start"]:
+            differ.append(f"draw {b.draw}: scratch starts from {run.shelf.request(b.finetune)['start']}")
+    yield ok("4.1", differ) if scratch else unknown("4.1", "there is no scratch")
+    yield from weights.grade(run)
+    missing = [arm for arm in (SCRATCH, *FLOORS) if not run.arms.get(arm)]
+    yield ok("4.4", [f"there is no {arm}" for arm in missing])
+    ours, floors = run.accuracies(MAIN), {arm: fmean(run.accuracies(arm)) for arm in FLOORS if run.arms.get(arm)}
+    low = [f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * fmean(ours):.1f} %" for arm, s in floors.items()]
+    low = [text for text, s in zip(low, floors.values(), strict=True) if s >= fmean(ours)]
+    yield ok("4.5", low) if floors else unknown("4.5", "there are no floors")
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value here, value there) of what differs."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.get("is") == b.get("is"):
+        for key in dict.fromkeys([*a, *b]):
+            yield from differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
+    elif a != b:
+        yield prefix, short(a), short(b)
+
+
+def short(value: Any) -> Any:
+    return value["is"].rpartition(".")[2] if isinstance(value, dict) and "is" in value else value
+
+
+def trainings(run: Run) -> Iterator[Grade]:
+    cut = []
+    stages = {n for _, one in every(run) for n in run.shelf.below(one.finetune) if n.startswith(("finetune-", "pretrain-"))}
+    for name in stages:
+        rows = curves.read(run.shelf.root / name)
+        stop = run.shelf.request(name).get("stop") or 0
+        if rows and rows[-1]["step"] != stop:
+            cut.append(f"{name} stopped after step {rows[-1]['step']:g} of {stop}")
+        if not rows and stop:
+            cut.append(f"{name} has no record of its {stop} steps")
+    yield ok("5.1", cut)
+    falling = []
+    for arm in (MAIN, SCRATCH):
+        losses = [curves.column(curves.read(run.shelf.root / one.finetune), "loss")[1] for one in run.arms.get(arm, [])]
+        if not curves.converged(losses):
+            falling.append(f"{arm}: its training loss was still falling")
+    yield ok("5.2", falling)
+
+
+def sealed(run: Run) -> Iterator[Grade]:
+    faults = []
+    everything = {n for _, one in every(run) for n in run.shelf.below(one.evaluate)}
+    for name in sorted(everything):
+        faults += durable.check(run.shelf.root / name)
+        text = json.dumps(run.shelf.request(name), sort_keys=True)
+        if name.rpartition("-")[2] != hashlib.sha256(text.encode()).hexdigest()[:16]:
+            faults.append(f"{name} is not named by its request")
+    yield ok("6.1", faults)
+
+
+def scores(run: Run) -> Iterator[Grade]:
+    faults = []
+    for arm, ones in run.arms.items():
+        stated = run.result["draws"].get(arm, [])
+        for one, accuracy in zip(ones, run.accuracies(arm), strict=True):
+            said = run.shelf.json(one.evaluate, "scores.json").get("accuracy", -1.0)
+            if not isclose(said, accuracy, abs_tol=CLOSE):
+                faults.append(f"{arm}, draw {one.draw}: {100 * said:.2f} % stored, predictions give {100 * accuracy:.2f} %")
+        if len(stated) == len(ones):
+            pairs = zip(ones, stated, run.accuracies(arm), strict=True)
+            bad = [(o.draw, s, a) for o, s, a in pairs if not isclose(s, a, abs_tol=CLOSE)]
+            faults += [f"{arm}, draw {d}: {100 * s:.2f} % stated, predictions give {100 * a:.2f} %" for d, s, a in bad]
+        mean = (run.result["test"] if arm == MAIN else run.result["controls"][arm])["accuracy"]
+        if run.arms[arm] and not isclose(mean, fmean(run.accuracies(arm)), abs_tol=CLOSE):
+            faults.append(f"{arm}: a mean of {100 * mean:.2f} % stated, it is {100 * fmean(run.accuracies(arm)):.2f} %")
+    yield ok("6.2", faults)
+
+
+def draws(run: Run) -> Iterator[Grade]:
+    wanted, faults = list(range(run.result["config"]["draws"])), []
+    size = len(run.tested["ids"])
+    for arm, ones in run.arms.items():
+        have = [one.draw for one in ones]
+        if have != wanted and arm != "scratch_long":
+            missing = sorted(set(wanted) - set(have))
+            faults.append(f"{arm}: draws {missing} are missing" if missing else f"{arm}: has draws {have}")
+        if len(run.result["draws"].get(arm, [])) != len(have):
+            faults.append(f"{arm}: {len(run.result['draws'].get(arm, []))} accuracies for {len(have)} draws")
+        if not run.tested["folds"] and any(sorted(run.rows[one][0]) != list(range(size)) for one in ones):
+            faults.append(f"{arm}: not every test image was predicted, once")
+    yield ok("6.3", faults)
+
+
+def words(run: Run) -> Iterator[Grade]:
+    verdict, main, scratch = run.result["verdict"], run.accuracies(MAIN), run.accuracies(SCRATCH)
+    if not verdict:
+        for point in ("7.1", "7.2", "7.3"):
+            yield unknown(point, "there is no verdict")
+        return
+    if len(main) != len(scratch):
+        yield Grade("7.1", False, f"{len(main)} draws against {len(scratch)} from scratch")
+        return
+    right = judge([[a - b for a, b in zip(main, scratch, strict=True)]], ratio(run), "")
+    faults = []
+    for key in ("difference", "low", "high"):
+        stated, made = verdict[key], getattr(right, key)
+        if (stated is None) != (made is None) or (made is not None and not isclose(stated, made, abs_tol=CLOSE)):
+            faults.append(f"{key} {percent(stated)} stated, {percent(made)} made from the draws")
+    yield ok("7.1", faults)
+    faults = [f"`{verdict['word']}` stated, `{right.word}` follows"] if verdict["word"] != right.word else []
+    if verdict["low"] is not None and verdict["word"] not in (word_of(verdict["low"], verdict["high"], MARGIN), "cannot tell"):
+        faults.append(
+            f"`{verdict['word']}` does not follow from the stated {percent(verdict['low'])} to {percent(verdict['high'])}"
+        )
+    if not verdict["text"].startswith(SAYS[right.word]):
+        faults.append("the sentence says something else")
+    yield ok("7.2", faults)
+    yield ok("7.3", ["one draw has no interval, and a test over its images says nothing of the method"] if len(main) < 2 else [])
+
+
+def ratio(run: Run) -> float:
+    """Images tested over images trained on, where draws are folds of one set."""
+    if not run.tested["folds"]:
+        return 0.0
+    return fmean(len(run.rows[one][0]) / len(set().union(*run.labels_of(one))) for one in run.arms[MAIN])
+
+
+def stated(run: Run) -> Iterator[Grade]:
+    config, faults = run.result["config"], []
+    table = str(config["labels"]).endswith(".csv")
+    count = f"total:{config['labels_total']}" if config.get("labels_total") else "all" if table else str(config["labels"])
+    for arm, one in every(run):
+        request = run.shelf.request(one.finetune)
+        if request["labels"]["count"] != count:
+            faults.append(f"{arm}: labels={count} stated, {request['labels']['count']} were used")
+        if arm in (MAIN, SCRATCH):
+            for key, given in (
+                ("seed", config["seed"]),
+                ("val", config["val"] if config["val"] in ("holdout", "full") else "none"),
+            ):
+                if request["optim"] and request[key] != given:
+                    faults.append(f"{arm}: {key}={given} stated, {request[key]} was used")
+        for key in ("data", "test"):
+            held = request["data"] if key == "data" else run.shelf.request(one.evaluate)["test"]
+            if held != run.result["folders"][key]:
+                faults.append(f"{arm}: another {key} manifest than stated")
+    data = run.result["data"]
+    faults += ["the stated hash is not the manifest's"] * (data["manifest"] != run.learnt["sha256"])
+    yield ok("8.1", faults)
+    missing = [f"data.{k}" for k in ("manifest", "labelled", "val", "test", "copies", "transductive") if k not in data]
+    missing += [f"stages.{k}.seconds" for k in ("finetune", "evaluate") if "seconds" not in run.result["stages"].get(k, {})]
+    missing += [k for k in ("labels", "draws", "seed", "val") if k not in config]
+    hidden = [] if bool(config["protocol"]["transductive"]) == bool(data.get("transductive")) else ["transductive is not stated"]
+    yield ok("8.2", [f"{name} is not stated" for name in missing] + hidden)
+
+
+def every(run: Run) -> Iterator[tuple[str, Arm]]:
+    return ((name, one) for name, ones in run.arms.items() for one in ones)
+
+
+def percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:+.2f}"

@@ -1,0 +1,88 @@
+"""What only several runs together show: that none was left out, and that a study says what its runs say."""
+
+import json
+from collections.abc import Iterable, Sequence
+from math import isclose
+from pathlib import Path
+
+from sft_exp import compare
+from sft_exp.check import runs
+from sft_exp.check.artefacts import Run
+from sft_exp.check.standard import MAIN, SCRATCH, Grade, ok
+from sft_exp.verdict import SAYS, judge_all
+
+CHANCE = frozenset({"seed", "draw", "fold"})  # what a request may differ in and still be the same experiment
+
+
+def seeds(found: Sequence[Run], missing: Iterable[str]) -> Grade:
+    """Point 6.4: every job has a result, and the store holds no other seed or draw of the same experiments."""
+    faults = [f"{name} has no result" for name in missing]
+    reported: dict[tuple[Path, str], set[tuple[int, int]]] = {}
+    for run in found:
+        for one in run.arms[MAIN]:
+            reported.setdefault((run.shelf.root, same(run, one.finetune)), set()).add(place(run, one.finetune))
+    for run in {r.shelf.root: r for r in found}.values():
+        for name in run.shelf.of("finetune"):
+            key = run.shelf.root, same(run, name)
+            if key in reported and place(run, name) not in reported[key]:
+                seed, draw = place(run, name)
+                faults.append(f"seed {seed}, draw {draw} was run too ({name}) and is not among what is graded")
+    return ok("6.4", faults)
+
+
+def same(run: Run, finetune: str) -> str:
+    """What equal experiments have in common whatever their seeds and draws."""
+    return json.dumps(run.shelf.whole(run.shelf.request(finetune), CHANCE), sort_keys=True)
+
+
+def place(run: Run, finetune: str) -> tuple[int, int]:
+    request = run.shelf.request(finetune)
+    start = run.shelf.request(request["start"]) if request["start"] else request
+    return (request if request["optim"] else start)["seed"], request["draw"]  # heads in closed form have no seed of their own
+
+
+def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
+    """Points 7.1 and 7.2 of a study's sentences, made again from the predictions of its runs."""
+    about = json.loads((folder / "study.json").read_text())
+    if "cells" not in about:  # it says nothing of a gain
+        return []
+    cells: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in found:
+        key = run.result["choices"]["pretrainer"], str(run.result["config"]["labels"])
+        cells.setdefault(key, {})[run.result["config"]["seed"]] = run
+    gains = {key: [gain(of[seed]) for seed in sorted(of)] for key, of in cells.items()}
+    ratio = sum(runs.ratio(r) for r in found) / len(found)
+    stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
+    faults, words = [f"{name(key)} is missing" for key in gains if key not in stated], []
+    if len({len(of) for of in gains.values()}) > 1:
+        faults.append("its cells have different numbers of seeds")
+    verdicts = judge_all(gains, [k for k in gains if k[1] == about["primary"]], ratio, "", about["study"]["margin"])
+    for key, cell in stated.items():
+        if key not in verdicts:
+            faults.append(f"{name(key)} has no runs")
+            continue
+        right = verdicts[key]
+        for field in ("difference", "low", "high", "level"):
+            if not isclose(cell[field], made := getattr(right, field), abs_tol=runs.CLOSE):
+                faults.append(f"{name(key)}: {field} {100 * cell[field]:.2f} stated, {100 * made:.2f} made from the draws")
+        told = cell["text"].startswith(SAYS[right.word]) and any(cell["text"] in sentence for sentence in about["sentences"])
+        if cell["word"] != right.word or not told:
+            words.append(f"{name(key)}: `{cell['word']}` stated, `{right.word}` follows")
+    return [ok("7.1", faults), ok("7.2", words)]
+
+
+def name(key: tuple[str, str]) -> str:
+    return f"{key[0]}, labels={key[1]}"
+
+
+def gain(run: Run) -> list[float]:
+    return [a - b for a, b in zip(run.accuracies(MAIN), run.accuracies(SCRATCH), strict=True)]
+
+
+def undone(folder: Path) -> list[str]:
+    return [f"job {job.name}" for job in compare.collect([folder]) if not job.result]
+
+
+def jobs(folder: Path) -> list[Path]:
+    """Folders of the jobs of a sweep that are done, or the run's own."""
+    return [job.folder for job in compare.collect([folder]) if job.result]

@@ -1,5 +1,7 @@
 """Points on the numbers of the models: what was to arrive arrived, what was to stay stayed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,8 @@ def frozen(run: Run, one: Arm) -> set[str]:
     """Names of the encoder's tensors that its strategy must not move; with no moving parameter that includes BatchNorm's
     statistics."""
     model = models.load(run.shelf.root / one.finetune)
-    readout, strategy = model.nets["encoder"], rebuild(run.shelf.request(one.finetune)["strategy"])
+    readout: Any = model.nets["encoder"]
+    strategy = rebuild(run.shelf.request(one.finetune)["strategy"])
     own = {name for name, _ in readout.backbone.named_parameters()}
     strategy.adapt(readout, stream(0))
     moving = {name for _, rates in strategy.phases(layers(readout, model.spec.image)) for name in rates}

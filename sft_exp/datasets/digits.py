@@ -28,5 +28,12 @@ class Digits(Dataset):
         ids, first = [f"{n:04d}" for n in range(len(y))], len(y) - self.test
         train, test = Images(x[:first], y[:first], ids[:first]), Images(x[first:], y[first:], ids[first:])
         names = tuple(str(c) for c in bunch.target_names)
-        hashes = {"fingerprint": fingerprint(train), "test_fingerprint": fingerprint(test)}
-        return Corpus("digits", names, train, test, image=(1, 8, 8), **hashes)
+        return Corpus(
+            "digits",
+            names,
+            train,
+            test,
+            image=(1, 8, 8),
+            fingerprint=fingerprint(train),
+            test_fingerprint=fingerprint(test),
+        )

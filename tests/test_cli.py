@@ -144,5 +144,5 @@ def test_help_completion_and_typing_errors_do_not_wait_for_torch():
         "optm=adam 2 []",
         "labels=x1 seed=y 2 []",
     ]
-    for word in ("python -m sft_exp pretrainer=vae optim=adam", "momentum", "labels", "checkpoint", "optim=adam optim=adamw"):
+    for word in ("python -m sft_exp pretrainer=vae optim=adam", "momentum", "labels", "checkpoint", "optim=adam optim=adam_gan"):
         assert word in process.stdout

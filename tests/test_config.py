@@ -184,6 +184,7 @@ BAD = {  # the first word that a field's type contains
     "int": [-1, 0, 10**9],
     "float": [-1.0, 2.0, inf],
     "str": ["nonsense", ""],
+    "dict": [{"part": "nonsense"}],
     "Any": ["nonsense", -1, [], {}, 2.5, [2.5], False],
 }
 
@@ -317,7 +318,7 @@ def test_help_lists_every_option_with_its_description_and_every_key():
         _, _, below = text.partition(f"\n  {group}\n")
         found = dict(line.split(None, 1) for line in below.partition("\n\n")[0].splitlines())
         assert found == options(group)
-    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "choices"}  # shown by --cfg job
+    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "protocol", "choices"}  # shown by --cfg job
     for f in fields(Experiment):
         assert f.name in inside or f"\n    {f.name}=" in text, f.name
 

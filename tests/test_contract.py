@@ -216,12 +216,12 @@ def training(plan):
 
 @pairs
 def test_what_is_kept_moves(digits, training, pretrainer, encoder):
-    """By gradient, or as a teacher that follows what does."""
+    """By gradient, or as a teacher that follows what does. (A bias may cancel, as in a linear critic.)"""
     method, nets = networks(pretrainer, encoder)
     kept = nets.get_submodule(method.keeps)
     before = bits(kept)
     training(method, nets, digits.train, Target("torch.optim.Adam", {"lr": 1e-3}), stop=3)
-    assert not [name for name, _ in kept.named_parameters() if torch.equal(before[name], kept.get_parameter(name))]
+    assert not [name for name, p in kept.named_parameters() if p.dim() > 1 and torch.equal(before[name], p)]
 
 
 @pytest.mark.parametrize(

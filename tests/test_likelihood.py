@@ -59,6 +59,6 @@ def test_fixed_binarisation_is_the_data_sets_and_always_the_same(shared_data):
     assert first.fingerprint == again.fingerprint
     assert first.train.x[:1000].unique().tolist() == [0, 255]
     grey = TorchvisionSet(root=str(shared_data / "mnist"), download=False).load()
-    assert first.test.x.float().mean() == pytest.approx(grey.test.x.float().mean(), rel=2e-3)
+    assert first.test.x.float().mean().item() == pytest.approx(grey.test.x.float().mean().item(), rel=2e-3)
     assert not first.train.x[grey.train.x == 0].any()
     assert (first.train.x[grey.train.x == 255] == 255).all()

@@ -16,7 +16,7 @@ class Chain(Compressor):
 
     def __post_init__(self):
         found = list(self.parts.values())
-        require(all(isinstance(p, Compressor) for p in found), "parts", list(self.parts), "options of the group compress")
+        require(all(isinstance(p, Compressor) for p in found), "parts", self.parts, "options of the group compress")
         require(not any(p.graph for p in found[:-1]), "parts", list(self.parts), "one into integers at most, and as the last")
 
     def forms(self, name):

@@ -16,7 +16,7 @@ class Several(Compressor):
 
     def __post_init__(self):
         found = list(self.parts.values())
-        require(all(isinstance(p, Compressor) for p in found), "parts", list(self.parts), "options of the group compress")
+        require(all(isinstance(p, Compressor) for p in found), "parts", self.parts, "options of the group compress")
 
     def forms(self, name):
         return {form: steps for key, part in self.parts.items() for form, steps in part.forms(key).items()}

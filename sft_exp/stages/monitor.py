@@ -20,6 +20,7 @@ from sft_exp.heads import fit_linear
 from sft_exp.stages.context import Context
 from sft_exp.store import Request
 
+FILE = "monitors.jsonl"
 LOOKS = 4  # times while pretraining, after a first one at the start
 ROWS = 1_000  # images of the pool whose features are looked at
 PROBED = 500  # labelled images at most
@@ -30,32 +31,40 @@ RIDGE = 1e-2
 class Monitor:
     """monitors.jsonl: one row a look, the floors of the pixels first. `seconds` is what all looks cost."""
 
-    def __init__(self, folder: Path, request: Request, encoder: nn.Module, nets: nn.Module, pool: Images, ctx: Context):
-        """`request` names the data set, the labels inside the budget and their draw."""
+    def __init__(
+        self,
+        folder: Path,
+        request: Request,
+        encoder: nn.Module,
+        nets: nn.Module,
+        pool: Images,
+        ctx: Context,
+        previous: Path | None,
+    ):
+        """`request` names the data set, the labels inside the budget and their draw; `previous` as for `fit`."""
         draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         few = torch.randperm(len(draw.labelled), generator=stream("monitor"))[:PROBED]
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
-        self.file, self.encoder, self.nets, self.device = folder / "monitors.jsonl", encoder, nets, ctx.device
+        self.file, self.encoder, self.nets, self.device = folder / FILE, encoder, nets, ctx.device
         self.labelled, self.pool, self.labels = held(draw.labelled.at(few)), held(pool.at(some)), str(request["labels"])
-        self.rows: list[dict[str, Any]] = []
+        earlier = next((f for f in (self.file, previous and previous / FILE) if f and f.exists()), None)
+        rows = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
+        self.rows: dict[int | None, dict[str, Any]] = {row["step"]: row for row in rows}
         self.seconds = 0.0
 
     def look(self, step: int) -> dict[str, Any]:
-        """Adds the row of the features after `step` steps, and gives it. A training that goes on from a checkpoint takes
-        the rows before it as they are."""
+        """The row of the features after `step` steps; one that was looked at before a training was killed stands."""
         started = time.perf_counter()
-        if not self.rows:
-            rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
-            self.rows = [row for row in rows if row["step"] is None or row["step"] < step]
-        if not self.rows:
-            self.rows.append({"step": None, "labels": self.labels, **self.measured(nn.Flatten())})
-        modes = {module: module.training for module in self.nets.modules()}
-        self.rows.append({"step": step, **self.measured(self.encoder.eval())})
-        for module, mode in modes.items():
-            module.training = mode
-        durable.write(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))
+        if None not in self.rows:
+            self.rows[None] = {"step": None, "labels": self.labels, **self.measured(nn.Flatten())}
+        if step not in self.rows:
+            modes = {module: module.training for module in self.nets.modules()}
+            self.rows[step] = {"step": step, **self.measured(self.encoder.eval())}
+            for module, mode in modes.items():
+                module.training = mode
+            durable.write(self.file, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
         self.seconds += time.perf_counter() - started
-        return self.rows[-1]
+        return self.rows[step]
 
     @torch.no_grad()
     def measured(self, encoder: nn.Module) -> dict[str, float]:

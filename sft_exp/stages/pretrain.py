@@ -41,10 +41,11 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
         optimizers = optimizers_for(method, nets, request["optim"], phases)
         label, encoder, watched = f"pretrain {type(method).__name__}", nets.get_submodule(method.keeps), request["_monitor"]
-        monitor = Monitor(folder, watched, encoder, nets, pool, ctx) if watched and plan.steps >= LOOKS else None
+        after, every = request["_after"], plan.steps // LOOKS
+        monitor = Monitor(folder, watched, encoder, nets, pool, ctx, after) if watched and every else None
         seen = monitor.look(0) if monitor else {}
-        for step in fit(folder, method, nets, optimizers, {"pool": pool}, plan, ctx, label, previous=request["_after"]):
-            if monitor and step.done % (plan.steps // LOOKS) == 0:
+        for step in fit(folder, method, nets, optimizers, {"pool": pool}, plan, ctx, label, previous=after):
+            if monitor and step.done % every == 0:
                 seen = monitor.look(step.done)
         if monitor:
             console.print(f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False)

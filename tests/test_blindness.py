@@ -69,7 +69,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("val", SETTINGS)
-@pytest.mark.parametrize("change", [labels_permuted, pixels_permuted, noise], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change", [labels_permuted, pixels_permuted, pytest.param(noise, marks=pytest.mark.slow)], ids=lambda f: f.__name__
+)
 def test_no_byte_outside_of_evaluations_depends_on_the_test_images(val, change, undisturbed, monkeypatch, tmp_path, digits):
     test = change(digits.test)
     other = replace(digits, test=test, test_fingerprint=fingerprint(test))

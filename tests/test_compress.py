@@ -181,6 +181,7 @@ def test_that_grid_moves_with_the_channels_scale(x_BCHW):
     assert torch.allclose(rounded(weight * scale), rounded(weight) * scale, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressor", [Int8(), Int8(ranges="percentile"), Qat()])
 def test_integers_say_nearly_the_same(compressor, tmp_path, x_BCHW):
     onnx = pytest.importorskip("onnx", reason="the extra export is not installed")

@@ -75,7 +75,10 @@ PAIRS += [(next(p for p in GRADIENT if networks(p, e)), e) for e in ENCODERS if 
 every_encoder = pytest.mark.parametrize(
     "stem", [pytest.param(e, marks=pytest.mark.skipif(SIZE[e] is None, reason="its library is not installed")) for e in SIZE]
 )
-pairs = pytest.mark.parametrize(("pretrainer", "encoder"), PAIRS)
+BORROWED = ("torchvision_model", "timm_model", "resnet")  # encoders that are slow to train, and others' to test
+pairs = pytest.mark.parametrize(
+    ("pretrainer", "encoder"), [pytest.param(p, e, marks=[pytest.mark.slow] if e in BORROWED else []) for p, e in PAIRS]
+)
 
 
 def batch_of(method, images, rows=16):

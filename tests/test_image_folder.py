@@ -576,6 +576,7 @@ def started(*more):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_training_from_disk_ends_in_the_same_bits():
     classes(Path("root"), each=5)
     pool(Path("photos"), 24)

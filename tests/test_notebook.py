@@ -8,6 +8,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the kernel is another process, in another folder
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

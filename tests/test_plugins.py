@@ -57,6 +57,7 @@ def run(*command, cwd=None):
     return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.mark.slow
 def test_a_users_method_is_trained_and_swept_like_ours(mine, tmp_path):
     """Beside one of ours, with a field of its own; its source is part of what names its result."""
     common = ["--config-dir", str(mine / "conf"), f"plugins={mine}", "debug=tiny", "controls=false", "val=none"]

@@ -24,20 +24,20 @@ def started(*overrides: str, code: int = 0) -> str:
 
 
 def test_a_study_is_a_multirun_that_ends_with_its_answer():
-    study = ["study=label_efficiency", "study.pretrainers=[vae,ae]", "study.labels=[1,10,1000]", "study.seeds=2"]
+    study = ["study=label_efficiency", "study.pretrainers=[vae]", "study.labels=[1,10,1000]", "study.seeds=2"]
     said = started(*study, *TINY)
     (folder,) = Path("outputs/multirun").iterdir()
     jobs = [json.loads(f.read_text()) for f in folder.glob("*/results.json")]
     grid = sorted((j["choices"]["pretrainer"], j["config"]["labels"], j["config"]["seed"]) for j in jobs)
-    assert grid == [(p, n, s) for p in ("ae", "vae") for n in (1, 10) for s in (0, 1)]  # digits have no 1000 a class
+    assert grid == [("vae", n, s) for n in (1, 10) for s in (0, 1)]  # digits have no 1000 a class
     about = json.loads((folder / "study.json").read_text())
-    assert [(c["pretrainer"], c["labels"]) for c in about["cells"]] == [("ae", "1"), ("ae", "10"), ("vae", "1"), ("vae", "10")]
-    assert [c["level"] for c in about["cells"]] == pytest.approx([0.995, 0.975, 0.995, 0.975])
+    assert [(c["pretrainer"], c["labels"]) for c in about["cells"]] == [("vae", "1"), ("vae", "10")]
+    assert [c["level"] for c in about["cells"]] == pytest.approx([0.99, 0.95])
     for sentence in about["sentences"]:
         assert sentence in said
         assert sentence.replace("'", "&#x27;") in (folder / "study.html").read_text()
     assert (folder / "gain.png").read_bytes().startswith(b"\x89PNG")
-    assert "8 of 8 jobs were done before" in started(*study, *TINY)
+    assert "4 of 4 jobs were done before" in started(*study, *TINY)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_checked_whole_before_anything_is_written():
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
 def test_editing_yaml_changes_no_pending_job(tmp_path):
     """Jobs run what was composed at the start: the files are overwritten with nonsense while the first one works."""
     mine = tmp_path / "mine/optim"
@@ -172,6 +173,7 @@ def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
     assert second["val"] == undisturbed["val"]
 
 
+@pytest.mark.slow
 def test_a_rung_of_pretraining_goes_on_too():
     given = ["draws=1", "controls=false", "tracker=none", "val=none", "finetune.steps=2", "pretrain.horizon=24"]
     api.run([*given, "store=rungs", "pretrain.steps=8"], folder="first")
@@ -181,6 +183,7 @@ def test_a_rung_of_pretraining_goes_on_too():
     assert a.read_bytes() == b.read_bytes()
 
 
+@pytest.mark.slow
 def test_halving_keeps_the_best_third():
     said = sweep(
         "hydra/sweeper=halving",
@@ -209,6 +212,7 @@ def test_learning_rate_finder_leaves_no_trace():
     assert found["test"] == plain["test"]
 
 
+@pytest.mark.slow
 def test_search_chooses_by_validation_and_flags_the_edge():
     given = ["draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20", "finetune.steps=5"]
     api.run([*given, "optim.lr=search", "optim.hints.search.lr=[1e-9,1e-3]"], folder="run")
@@ -218,6 +222,7 @@ def test_search_chooses_by_validation_and_flags_the_edge():
     assert chosen["accuracy"][chosen["rates"].index(chosen["lr"])] == max(chosen["accuracy"])
 
 
+@pytest.mark.slow
 def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
     given = ["strategy=linear", "draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=8", "finetune.steps=20"]
     sweep(*given, "optim=momentum", "optim.lr=1e-3,1e-2,1e-1", "store=together")

@@ -179,6 +179,7 @@ def test_the_same_once_more_adds_nothing_and_a_report_its_pictures(online, serve
     assert all(any(f"pictures/{name}" in file for file in tuned["files"]) for name in ("Confusion matrix", "Features"))
 
 
+@pytest.mark.slow
 def test_offline_and_then_uploaded_whole(env, server):
     said = experiment(env, *LITTLE)
     assert said.count("python -m sft_exp.sync") == 1

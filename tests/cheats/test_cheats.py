@@ -89,6 +89,7 @@ def test_the_test_set_for_training_set(planted, digits, tmp_path):
 # Priced in points
 
 
+@pytest.mark.slow
 def test_jpeg_copies_of_test_images_in_the_pool(planted, digits, tmp_path):
     """No content hash finds them. Both accuracies are told; saying nothing of them is caught."""
     first = digits.test.at(torch.arange(250))
@@ -136,6 +137,7 @@ def mcnemar(b, c):
     ],
     ids=["fewer steps", "a smaller network", "a bad learning rate", "another head", "augmentation in one arm"],
 )
+@pytest.mark.slow
 def test_scratch_is_another_model(change, said, monkeypatch, tmp_path):
     real = jobs.finetuning
 
@@ -147,6 +149,7 @@ def test_scratch_is_another_model(change, said, monkeypatch, tmp_path):
     assert said in failed(run(tmp_path / "line", FEW))["4.1"]
 
 
+@pytest.mark.slow
 def test_the_epoch_is_chosen_on_the_test_images(monkeypatch, tmp_path):
     monkeypatch.setattr(finetune, "hold_out", lambda request, draw, ctx: (draw.labelled, draw.test))
     found = failed(run(tmp_path / "line", FEW, "val=holdout"))
@@ -174,6 +177,7 @@ def test_one_writer_on_both_sides(planted, digits, tmp_path):
     assert "group writer 9 is learnt from and tested" in failed(run(tmp_path / "line", FEW))["2.3"]
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_whose_batchnorm_moves(monkeypatch, tmp_path):
     frozen = ("strategy=linear", "draws=1", FEW)
     conv = ("encoder=conv", "encoder.channels=[4,8]")
@@ -186,6 +190,7 @@ def test_a_frozen_encoder_whose_batchnorm_moves(monkeypatch, tmp_path):
     assert "running_mean" in failed(run(tmp_path / "line", *frozen, encoder=conv))["4.2"]
 
 
+@pytest.mark.slow
 def test_the_best_of_three_seeds(tmp_path):
     """Graded together they are all there."""
     runs = [run(tmp_path / "line", FEW, "finetune.steps=10", f"seed={seed}", name=f"run-{seed}") for seed in range(3)]
@@ -204,6 +209,7 @@ def study(tmp_path_factory):
     return line / "sweep"
 
 
+@pytest.mark.slow
 def test_what_a_study_says_is_made_again(study, tmp_path):
     assert not {"6.4", "7.1", "7.2"} & failed(study).keys()
     shutil.copytree(study.parent, tmp_path / "line")
@@ -220,6 +226,7 @@ def test_what_a_study_says_is_made_again(study, tmp_path):
     assert failed(copy)["6.4"].startswith("job 1 has no result; seed 1, draw 0 was run too")
 
 
+@pytest.mark.slow
 def test_the_choice_lies_at_the_edge_of_the_grid(tmp_path):
     search = ("optim.lr=search", "optim.hints.search.lr=[1e-6,1e-5]", "finetune.steps=10", "draws=1")
     assert "is the edge of [1e-06, 1e-05]" in failed(run(tmp_path / "line", FEW, *search))["3.2"]

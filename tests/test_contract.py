@@ -229,7 +229,12 @@ def test_what_is_kept_moves(digits, training, pretrainer, encoder):
 
 @pytest.mark.parametrize(
     ("pretrainer", "encoder", "optimizer"),
-    [(p, e, o) for p, e in PAIRS for o in ("SGD", "Adam") if e in ENCODERS[:2] or o == "Adam"],
+    [
+        pytest.param(p, e, o, marks=[pytest.mark.slow] if e in BORROWED else [])
+        for p, e in PAIRS
+        for o in ("SGD", "Adam")
+        if e in ENCODERS[:2] or o == "Adam"
+    ],
 )
 def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(digits, training, pretrainer, encoder, optimizer):
     """Networks, optimizers and one integer are all there is to save: 20 steps = 9 steps, restart, 11 steps."""

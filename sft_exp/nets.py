@@ -128,7 +128,9 @@ def layers(encoder: Readout, image: tuple[int, int, int]) -> Layers:
     device, found = next((p.device for p in left.values()), None), Layers()
     for map_name, m in encoder.backbone.eval().maps(torch.zeros(1, *image, device=device)):
         reached = (
-            torch.autograd.grad(m.sum(), list(left.values()), retain_graph=True, allow_unused=True) if m.requires_grad else ()
+            torch.autograd.grad(m.sum(), list(left.values()), retain_graph=True, allow_unused=True)
+            if left and m.requires_grad
+            else ()
         )
         found[map_name] = [name for name, g in zip(left, reached, strict=False) if g is not None]
         left = {name: p for name, p in left.items() if name not in found[map_name]}

@@ -90,6 +90,7 @@ def test_a_file_is_loaded_by_a_fresh_process_and_says_the_same(exporter, trained
         assert torch.allclose(model.logits(pixels[:5]), network()(pixels[:5].float() / 255), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_says_something_else_is_not_kept(trained, tmp_path, ctx, monkeypatch):
     """Here: weights that changed on their way into the file."""
     folder = tmp_path / "made"
@@ -107,6 +108,7 @@ def test_what_says_something_else_is_not_kept(trained, tmp_path, ctx, monkeypatc
         export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_not_kept(trained, tmp_path, ctx, monkeypatch):
     folder = tmp_path / "made"
     folder.mkdir()

@@ -326,6 +326,7 @@ def test_dry_run_writes_nothing(store):
     assert sorted(p for p in store.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_real_run_keeps_all_it_used(tmp_path, capsys, monkeypatch):
     import sft_exp
 

@@ -82,9 +82,10 @@ def test_parallel_jobs_share_one_pretraining():
     assert (len(folders("pretrain")), len(folders("finetune"))) == (2, 8)
 
 
-JOBLIB = pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.slow, id="joblib")
+JOBLIB = pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [pytest.param([], id="basic"), JOBLIB])
 def test_a_job_loses_only_itself(tmp_path, launcher):
     (tmp_path / "planted.py").write_text(PLANTED)
@@ -160,6 +161,7 @@ def wait_for(there, running: subprocess.Popen, seconds: float = 40) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
     """Successive halving: 8 steps of 24, then on to 24, against 24 at once."""
     given = ["draws=1", "controls=false", "tracker=none", "val=cv", "pretrain.steps=8", "finetune.horizon=24"]

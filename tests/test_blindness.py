@@ -74,11 +74,11 @@ SETTINGS = {
     "change", [labels_permuted, pixels_permuted, pytest.param(noise, marks=pytest.mark.slow)], ids=lambda f: f.__name__
 )
 def test_no_byte_outside_of_evaluations_depends_on_the_test_images(val, change, undisturbed, monkeypatch, tmp_path, digits):
-    test = change(digits.test)
+    before, test = undisturbed(val), change(digits.test)
     other = replace(digits, test=test, test_fingerprint=fingerprint(test))
     monkeypatch.setattr(Digits, "load", lambda self: other)
     monkeypatch.setattr(context, "_corpora", {})
-    before, after = undisturbed(val), line(tmp_path / "store", f"val={val}", *SETTINGS[val])
+    after = line(tmp_path / "store", f"val={val}", *SETTINGS[val])
     kept = {name for name in before if not name.startswith(MAY_CHANGE)}
     assert {name.partition("-")[0] for name in kept} >= {"data", "pretrain", "finetune"}
     assert kept == {name for name in after if not name.startswith(MAY_CHANGE)}
@@ -89,8 +89,8 @@ def test_no_byte_outside_of_evaluations_depends_on_the_test_images(val, change, 
 
 
 def test_a_change_of_the_training_images_is_seen(undisturbed, monkeypatch, tmp_path, digits):
-    train = replace(digits.train, x=digits.train.x.flip(0))
+    before, train = undisturbed("cv"), replace(digits.train, x=digits.train.x.flip(0))
     monkeypatch.setattr(Digits, "load", lambda self: replace(digits, train=train, fingerprint=fingerprint(train)))
     monkeypatch.setattr(context, "_corpora", {})
     after = line(tmp_path / "store", "val=cv", *SETTINGS["cv"])
-    assert not [name for name in after if name in undisturbed("cv")], "every folder has another name"
+    assert not [name for name in after if name in before], "every folder has another name"

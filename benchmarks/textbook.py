@@ -26,6 +26,7 @@ def network() -> nn.Sequential:
 
 def main(root: Path) -> None:
     overrides = ["experiment=seed_autoencoder", "pretrain.epochs=1", "controls=false", "tracker=none", "dataset.download=false"]
+    overrides.append("monitors=false")  # they look five times a pretraining, however many epochs it has: no part of an epoch
     values, choices = api.compose([*overrides, f"dataset.root={root}"])
     job = jobs.prepare(config.experiment(values, choices))
     request, ctx = job.requests["pretrain"][0], Context.on(job.experiment.hardware, job.experiment.tracker)

@@ -5,23 +5,25 @@ list. The controls are arms like the main one: fine-tuning requests that differ 
 nothing else, so equal ones are one folder whoever asks.
 """
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from math import ceil, prod
 from pathlib import Path
 
 import torch
 
-from sft_exp import copies, graphs, splits, transfer
+from sft_exp import copies, datasets, graphs, splits, transfer
 from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.prune import Prune
-from sft_exp.core import Compressor, Task
-from sft_exp.data import Corpus
+from sft_exp.core import Compressor, Encoder, Strategy, Task
+from sft_exp.data import Corpus, Dataset
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Budget, Experiment, Target
-from sft_exp.nets import Readout, layers
+from sft_exp.nets import DENSE, Readout, layers
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.provenance import digest, plain
 from sft_exp.schedule import Schedule
@@ -53,6 +55,9 @@ from sft_exp.train import build_optimizer
 MAIN, SCRATCH = "pretrained", "scratch"
 LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without the unlabelled images
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
+FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
+    "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
+}
 MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
@@ -106,6 +111,7 @@ def prepare(e: Experiment) -> Job:
     data = corpus(e.dataset)
     if isinstance(e.strategy, distill.Distil):
         e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
+    check_task(e, data)
     copies.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
     job, root = Job(e, data, labels), Path(e.store)
@@ -117,7 +123,7 @@ def prepare(e: Experiment) -> Job:
     try:
         kept = e.pretrainer
         features = {
-            "maps": e.features.maps or list(kept.features),
+            "maps": e.features.maps or (list(kept.features) if e.task.pooled else [DENSE]),
             "pool": e.features.pool or kept.pool,
             "grid": e.features.grid or kept.grid,
         }
@@ -158,6 +164,41 @@ def prepare(e: Experiment) -> Job:
                     add(job, "validate", going_on(job, "validate", {**r, "folds": FOLDS}, e.finetune.before(len(draw.labelled))))
     deployment(job, shared)
     return job
+
+
+def check_task(e: Experiment, data: Corpus) -> None:
+    """Data sets without what the task learns from, and what does not fit what it predicts. ConfigError."""
+    name, told = e.choices.get("task", type(e.task).__name__), [*data.train.targets, *(["y"] if data.labelled else [])]
+    if missing := [t for t in e.task.needs or ("y",) if t not in told]:
+        raise ConfigError(
+            "task",
+            name,
+            f"learns from {' and '.join(map(called, missing))}, and dataset={e.choices.get('dataset', data.name)} has "
+            f"{' and '.join(map(called, told))}; data sets that have them: {', '.join(giving(*missing)) or 'none'}",
+        )
+    for key, chosen, wanted in (
+        ("compress", e.compress and e.compress.forms(""), ("classes",)),
+        ("export", e.export and e.export.file, ("classes",)),
+        ("strategy", isinstance(e.strategy, distill.Distil), ("classes",)),
+        ("strategy", e.strategy.solves, e.strategy.solved),
+    ):
+        if chosen and e.task.predicts not in wanted:
+            why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
+            raise ConfigError(key, e.choices.get(key, ""), why)
+
+
+def called(target: str) -> str:
+    return "classes" if target == "y" else target
+
+
+def giving(*targets: str) -> list[str]:
+    """Our data sets with these annotations."""
+    found = []
+    for module in pkgutil.iter_modules(datasets.__path__):
+        kinds = vars(import_module(f"{datasets.__name__}.{module.name}")).values()
+        if any(isinstance(k, type) and issubclass(k, Dataset) and {*targets} <= {*k.gives} for k in kinds if k is not Dataset):
+            found.append(module.name)
+    return found
 
 
 def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
@@ -339,7 +380,8 @@ def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> N
 
 def controls(e: Experiment) -> tuple[str, ...]:
     """The arms beside the main one."""
-    usual = (*CONTROLS, LABELS_ONLY) if "unlabelled" in e.task.pools else CONTROLS
+    usual = (SCRATCH, "random_frozen", *FLOORS.get(e.task.predicts, {}))
+    usual = (*usual, LABELS_ONLY) if "unlabelled" in e.task.pools else usual
     if isinstance(e.controls, bool):
         return usual if e.controls else ()
     valid = (*usual, *MORE_CONTROLS)
@@ -476,16 +518,15 @@ def finetuning(
         request |= {"start": None, **longer(request, job)}
     elif arm == "random_frozen":
         request |= {"start": None, "strategy": Linear()}
-    elif arm == "raw_pixels":
-        request |= {"start": None, "encoder": Pixels(), "strategy": Logistic(), **floor}
-    elif arm == "raw_svm":
-        request |= {"start": None, "encoder": Pixels(), "strategy": Svm(), **floor}
-    elif arm == "pca_svm":
-        fold = splits.pretrainings(job.corpus, e.draws)[draw]
-        projection = Projection(min(50, prod(job.corpus.image)))
-        none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
-        fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
-        request |= {"start": start_of(job, fit), "encoder": projection, "strategy": Svm(), **floor}
+    elif arm in (floors := FLOORS.get(e.task.predicts, {})):
+        encoder, strategy = floors[arm]
+        request |= {"start": None, "encoder": encoder, "strategy": strategy, **floor, "task": request["task"].solvable()}
+        if isinstance(encoder, Projection):
+            fold = splits.pretrainings(job.corpus, e.draws)[draw]
+            projection = Projection(min(50, prod(job.corpus.image)))
+            none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
+            fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
+            request |= {"start": start_of(job, fit), "encoder": projection}
     return (
         closed(request)
         if request["strategy"].solves
@@ -524,7 +565,8 @@ def tuned(job: Job, request: Request) -> Target:
         for trial in trials:
             add(job, "search", trial)
         folders = [root / stage("search").folder_name(t) for t in trials]
-        name, finding = "choose", {"rates": [float(r) for r in optim.hints["search"]["lr"]], "trials": folders}
+        rates = [float(r) for r in optim.hints["search"]["lr"]]
+        name, finding = "choose", {"rates": rates, "trials": folders, "score": request["task"].score}
     add(job, name, finding)
     return with_rate(optim, root / stage(name).folder_name(finding))
 

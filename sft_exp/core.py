@@ -158,6 +158,7 @@ class Task(Method):
     score: ClassVar[str] = "accuracy"  # the metric that models are chosen and judged by; higher is better
     columns: ClassVar[dict[str, str]] = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
     # metric -> head of its column in tables, `score` the first; fractions, shown in per cent, but for those
+    readout: ClassVar[str] = "head"  # path, among its networks, of what a strategy may solve
     raw: ClassVar[tuple[str, ...]] = ()  # that are in units of their own
     footing: ClassVar[str] = "macro precision, recall and F1"  # what must be said of the columns
 
@@ -185,6 +186,10 @@ class Task(Method):
     def show(self, predictions: Tensor, batch: Tensors, spec: Spec) -> Tensors:
         """Pictures of predictions for the report, beside the truth: name -> images [B, 3, H, W] in [0, 1]; {} = none."""
         return {}
+
+    def of(self, spec: Spec) -> Spec:
+        """What the head predicts, where a data set's targets have classes of their own."""
+        return spec.of(self.needs[0]) if self.needs else spec
 
     def solvable(self) -> "Task":
         """The same task with a head that a strategy can solve in closed form."""

@@ -210,8 +210,24 @@ def order(n: int, *name: int | str) -> Tensor:
     return torch.randperm(n, generator=stream(*name, "order"))
 
 
-def decode(content: bytes, image: tuple[int, int, int]) -> Tensor:
-    """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized.
+FITS = ("crop", "stretch", "letterbox")
+
+
+def fitting(picture: Any, size: tuple[int, int], fit: str, how: Any, margin: int = 0) -> Any:
+    """A Pillow image of this (width, height): cropped at the centre to the proportions and resized; or stretched; or whole,
+    between margins of that value."""
+    from PIL import ImageOps
+
+    if fit == "stretch":
+        return picture.resize(size, how)
+    if fit == "letterbox":
+        return ImageOps.pad(picture, size, how, color=(margin,) * 3 if picture.mode == "RGB" else margin)
+    return ImageOps.fit(picture, size, how)
+
+
+def decode(content: bytes, image: tuple[int, int, int], fit: str = "crop") -> Tensor:
+    """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized; or
+    fitted otherwise.
 
     DataError says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
     """
@@ -229,7 +245,8 @@ def decode(content: bytes, image: tuple[int, int, int]) -> Tensor:
                 picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
             elif picture.mode == "F":
                 raise DataError("holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel")
-            picture = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            picture = fitting(picture, (width, height), fit, Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
     except DataError:
         raise

@@ -19,6 +19,7 @@ from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.prune import Prune
 from sft_exp.core import Compressor, Encoder, Strategy, Task
 from sft_exp.data import Corpus, Dataset
+from sft_exp.encoders.colours import Colours
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
@@ -57,6 +58,7 @@ LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
 FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
     "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
+    "pixels": {"raw_pixels": (Colours(), Logistic())},
 }
 MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
@@ -511,7 +513,7 @@ def finetuning(
     }
     if arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
         request |= {"task": alone(e.task)}  # floors and labels_only: what the labels alone give
-    floor = {"features": {"maps": [-1], "pool": "avg", "grid": 1}, "val": "none"}
+    floor = {"features": {"maps": [-1] if e.task.pooled else [DENSE], "pool": "avg", "grid": 1}, "val": "none"}
     if arm == SCRATCH:
         request |= {"start": None}
     elif arm == "scratch_long":

@@ -185,7 +185,8 @@ def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) ->
     with torch.no_grad():
         found = [model.task.examples(model.nets.eval(), batch, rng) for batch in labelled.batches(rows, ctx.device)]
     f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
-    model.nets["head"] = request["strategy"].solve(f_MD, y_M, spec, seed_of(*name)).to(ctx.device)
+    head = request["strategy"].solve(f_MD, y_M, model.task.of(spec), seed_of(*name))
+    model.nets.set_submodule(model.task.readout, head.to(ctx.device))
     return model
 
 

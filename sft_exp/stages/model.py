@@ -60,7 +60,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
     if strategy.solves:
-        nets["head"] = strategy.head({k.removeprefix("head."): v.shape for k, v in state.items() if k.startswith("head.")}, spec)
+        prefix = f"{task.readout}."
+        shapes = {k.removeprefix(prefix): v.shape for k, v in state.items() if k.startswith(prefix)}
+        nets.set_submodule(task.readout, strategy.head(shapes, task.of(spec)))
     if about.get("resized"):
         resize(nets, state)
     transfer.load_own(nets, state, folder / "model.safetensors")
@@ -109,7 +111,7 @@ def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[st
     scores: dict[str, float] = {}
     for name, metric in metrics.items():
         if model.probabilistic or name not in NEED_PROBABILITIES:
-            scores |= named(name, metric.compute(), model.spec)
+            scores |= named(name, metric.compute(), model.task.of(model.spec))
     return scores, {name: torch.cat([rows[name] for rows in kept]) for name in kept[0]}
 
 

@@ -49,7 +49,9 @@ from sft_exp.store import Request, Result, Stage
 from sft_exp.strategies import distill
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
+from sft_exp.strategies.ridge import Ridge
 from sft_exp.strategies.svm import Svm
+from sft_exp.strategies.svr import Svr
 from sft_exp.tasks.classify import Classify
 from sft_exp.train import build_optimizer
 
@@ -58,6 +60,7 @@ LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
 FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
     "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
+    "numbers": {"raw_pixels": (Pixels(), Ridge()), "raw_svm": (Pixels(), Svr()), "pca_svm": (Projection(), Svr())},
     "pixels": {"raw_pixels": (Colours(), Logistic())},
 }
 MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name

@@ -147,9 +147,8 @@ def corpus(
     files = [File(p.id, p.image) for p in pairs]
     x, seen = survey(files, canvas.image, hold, max(1, workers), canvas.fit)
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
-    masks, hashes, faults = surveyed(
-        [pairs[n].mask for n in masked], [seen[n].size for n in masked], codes, canvas, hold, workers
-    )
+    paths = [m for p in pairs if (m := p.mask) is not None]
+    masks, hashes, faults = surveyed(paths, [seen[n].size for n in masked], codes, canvas, hold, workers)
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
     if faults:
         raise DataError(f"{len(faults)} files of {name} cannot be used:{listing(faults)}\nRepair or remove them")

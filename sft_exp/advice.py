@@ -38,6 +38,7 @@ def notes(job: Job, result: Result) -> list[str]:
         found.append(
             "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
         )
+    found += [head["text"] for head in result.get("heads", {}).values()]
     return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
 
 

@@ -29,14 +29,16 @@ def view(x_BCHW: Tensor, how: Views, rng: torch.Generator) -> Tensor:
 
 
 def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same, and the masks [B, H, W], whole numbers from 0 on, as they are seen there: the nearest pixel's value, OUTSIDE
-    where the view leaves the image."""
+    """The same, and the masks [B, H, W] or [B, M, H, W], whole numbers from 0 on, as they are seen there: the nearest pixel's
+    value, OUTSIDE where the view leaves the image."""
     u = drawn(x_BCHW, rng)
     grid_BHW2 = places(x_BCHW.shape, how, u[:7])
     if grid_BHW2 is None:
         return repainted(x_BCHW, how, u), mask_BHW
-    moved_BHW = F.grid_sample(mask_BHW[:, None] + 1.0, grid_BHW2, mode="nearest", align_corners=False)[:, 0].long() - 1
-    return repainted(sampled(x_BCHW, grid_BHW2), how, u), moved_BHW.where(moved_BHW >= 0, OUTSIDE)
+    mask_BMHW = mask_BHW if mask_BHW.dim() == 4 else mask_BHW[:, None]
+    moved_BMHW = F.grid_sample(mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False).long() - 1
+    moved_BMHW = moved_BMHW.where(moved_BMHW >= 0, OUTSIDE)
+    return repainted(sampled(x_BCHW, grid_BHW2), how, u), moved_BMHW.view_as(mask_BHW)
 
 
 def drawn(x_BCHW: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:

@@ -191,6 +191,14 @@ class Task(Method):
         """What the head predicts, where a data set's targets have classes of their own."""
         return spec.of(self.needs[0]) if self.needs else spec
 
+    def probed(self) -> bool:
+        """Whether `prepare` is given the frozen encoder's features of the labelled images."""
+        return self.pooled
+
+    def alone(self) -> "dict[str, Task]":
+        """Where several things are learnt at once: each alone, by name; as controls, `alone_<name>`."""
+        return {}
+
     def solvable(self) -> "Task":
         """The same task with a head that a strategy can solve in closed form."""
         return self

@@ -7,7 +7,7 @@ in the same order. Either way a batch holds the same numbers.
 import hashlib
 import io
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import repeat, tee
@@ -34,7 +34,7 @@ class Images:
     groups: list[str] | None = None  # patient, writer, video: never split
     workers: int = 0  # processes that decode; 0 = this one
     rows: Tensor | None = None  # positions in `x` and `targets` of the N images; None = all, in order
-    targets: dict[str, Held] = field(default_factory=dict)  # what else is annotated, by name: masks, boxes, numbers
+    targets: Mapping[str, Held] = field(default_factory=dict)  # what else is annotated, by name: masks, boxes, numbers
 
     def __len__(self) -> int:
         return len(self.y)

@@ -57,6 +57,7 @@ from sft_exp.train import build_optimizer
 
 MAIN, SCRATCH = "pretrained", "scratch"
 LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without the unlabelled images
+SINGLE = "alone_"  # of a task that learns several things at once: one of them
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
 FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
     "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
@@ -387,6 +388,7 @@ def controls(e: Experiment) -> tuple[str, ...]:
     """The arms beside the main one."""
     usual = (SCRATCH, "random_frozen", *FLOORS.get(e.task.predicts, {}))
     usual = (*usual, LABELS_ONLY) if "unlabelled" in e.task.pools else usual
+    usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
     if isinstance(e.controls, bool):
         return usual if e.controls else ()
     valid = (*usual, *MORE_CONTROLS)
@@ -514,7 +516,9 @@ def finetuning(
         "patience": e.finetune.patience,
         "precision": e.hardware.precision,
     }
-    if arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
+    if arm.startswith(SINGLE):
+        request |= {"task": e.task.alone()[arm.removeprefix(SINGLE)]}
+    elif arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
         request |= {"task": alone(e.task)}  # floors and labels_only: what the labels alone give
     floor = {"features": {"maps": [-1] if e.task.pooled else [DENSE], "pool": "avg", "grid": 1}, "val": "none"}
     if arm == SCRATCH:

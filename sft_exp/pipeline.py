@@ -10,7 +10,7 @@ from typing import Any
 from sft_exp import curves, mirror, splits
 from sft_exp.compressors.distill import ALONE
 from sft_exp.errors import NonFiniteError, ToleranceError
-from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
+from sft_exp.jobs import MAIN, SCRATCH, SINGLE, Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
@@ -99,6 +99,7 @@ def results(job: Job) -> dict[str, Any]:
         "val": validation(job),
         "controls": {arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
         "verdict": asdict(verdict) if verdict else {},
+        "heads": together(job, scores),
         "likelihood": likelihoods[0] if likelihoods else {},
         "stages": {
             "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
@@ -128,6 +129,35 @@ def results(job: Job) -> dict[str, Any]:
             "arms": {arm: [job.results["evaluate"][i].folder.name for i in places] for arm, places in job.arms.items()},
         },
     }
+
+
+SHARING = {
+    "helped": "it gains from the others",
+    "hurt": "it suffers from the others (negative transfer)",
+    "too small to matter": "the difference is too small to matter",
+    "cannot tell": "cannot tell which is better",
+}
+
+
+def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Of a task that learns several things at once, each against itself alone, paired over the draws."""
+    found = {}
+    for name, task in job.experiment.task.alone().items():
+        _, metric = task.columns
+        alone = scores.get(f"{SINGLE}{name}")
+        if not alone or not all(metric in s for s in (*scores[MAIN], *alone)):
+            continue
+        shared, own = ([s[metric] for s in rows] for rows in (scores[MAIN], alone))
+        gains = [[a - b for a, b in zip(shared, own, strict=True)]]
+        ratio = fmean(splits.make(job.corpus, job.labels, d).ratio for d in range(job.experiment.draws))
+        said = judge(gains, ratio, "")
+        interval = "" if said.low is None or said.high is None else f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})"
+        text = (
+            f"{task.columns[metric]}: {100 * fmean(shared):.1f} together, {100 * fmean(own):.1f} alone, "
+            f"{100 * said.difference:+.1f} points{interval}: {SHARING[said.word]}."
+        )
+        found[name] = {**asdict(said), "text": text}
+    return found
 
 
 def falling(job: Job) -> list[str]:

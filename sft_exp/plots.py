@@ -27,6 +27,7 @@ COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-b
     "pca_svm": "#A87900",
     LABELS_ONLY: "#56B4E9",
 }
+OTHER = "#4D4D4D"  # of arms with names of their own
 OBJECTIVES = ("#0072B2", "#D55E00", "#009E73", "#C0579A")
 CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it lies
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
@@ -56,10 +57,10 @@ def accuracies(job: Job, result: Result) -> Picture:
         for pair in zip(draws[MAIN], draws[SCRATCH], strict=True):
             axes.plot(pair, (height[MAIN], height[SCRATCH]), color=FAINT, linewidth=0.8, alpha=0.6)
     for arm, values in draws.items():
-        axes.scatter(values, [height[arm]] * len(values), s=26, color=COLOURS[arm], alpha=0.5, linewidths=0, zorder=2)
-        axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS[arm], linewidth=2.5)
+        axes.scatter(values, [height[arm]] * len(values), s=26, color=COLOURS.get(arm, OTHER), alpha=0.5, linewidths=0, zorder=2)
+        axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS.get(arm, OTHER), linewidth=2.5)
         place: Any = {"xy": (1.02, height[arm]), "xycoords": ("axes fraction", "data"), "annotation_clip": False}
-        axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS[arm])
+        axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS.get(arm, OTHER))
     axes.set_yticks(list(height.values()), list(height))
     axes.set_ylim(0.5 - len(draws), 0.5)
     axes.tick_params(axis="y", length=0)
@@ -131,8 +132,8 @@ def finetuning(job: Job, result: Result) -> Picture | None:
     for arm, lines in trained.items():
         length = min(len(steps) for steps, _ in lines)
         steps, values = lines[0][0][:length], torch.tensor([v[:length] for _, v in lines]).numpy()
-        axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.15, linewidth=0)
-        axes.plot(steps, values.mean(0), color=COLOURS[arm], linewidth=1.6, label=arm)
+        axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS.get(arm, OTHER), alpha=0.15, linewidth=0)
+        axes.plot(steps, values.mean(0), color=COLOURS.get(arm, OTHER), linewidth=1.6, label=arm)
         low, high = min(low, values.min().item()), max(high, values.max().item())
     if 0 < 10 * low < high:  # a decade, so that there is a number to read
         axes.set_yscale("log")

@@ -16,7 +16,7 @@ from rich.table import Table
 from sft_exp import advice, deploy, durable, page, pipeline, plots
 from sft_exp.core import Task
 from sft_exp.drawing import Picture
-from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, Job, stage
+from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, SINGLE, Job, stage
 from sft_exp.ls import bytes_
 from sft_exp.provenance import plain
 from sft_exp.stages import finetune
@@ -27,9 +27,9 @@ MEANING = {
     MAIN: "pretrained, then fine-tuned",
     SCRATCH: "the same model, never pretrained",
     "random_frozen": "its encoder as it starts, frozen, with a linear head",
-    "raw_pixels": "logistic regression on the pixels",
-    "raw_svm": "RBF-SVM on the pixels",
-    "pca_svm": "RBF-SVM on principal components of the pixels",
+    "raw_pixels": "a linear model of the pixels, in closed form",
+    "raw_svm": "an RBF support-vector machine on the pixels",
+    "pca_svm": "an RBF support-vector machine on principal components of the pixels",
     LABELS_ONLY: "the same start, without the unlabelled images",
 }
 VALIDATION = {
@@ -226,12 +226,17 @@ def html_table(job: Job, result: dict[str, Any]) -> str:
     cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job.experiment.task))
     main, lines = ' class="main"', []
     for arm, values in rows(job.experiment.task, result):
-        name = f'<th scope="row">{arm}<br><span class="soft">{MEANING.get(arm, "")}</span></th>'
+        name = f'<th scope="row">{arm}<br><span class="soft">{meaning(arm)}</span></th>'
         numbers = "".join(f'<td class="number">{value}</td>' for value in values)
         lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
     caption = escape(footing(job)).replace("\n", "<br>")
     head = f'<thead><tr><th scope="col">arm</th>{cells}</tr></thead>'
     return f'<div class="wide"><table><caption>{caption}</caption>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def meaning(arm: str) -> str:
+    alone = f"the same, learning {arm.removeprefix(SINGLE)} only" if arm.startswith(SINGLE) else ""
+    return MEANING.get(arm, alone)
 
 
 def html_bill(bill: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
     root/images/a.jpg, root/masks/a.png                    folds take turns as test
     root/{train,test}/images/..., root/{train,test}/masks/...
 
-A mask has one whole number a pixel: 0, 1, ... in the order of `classes`, or what `values` says; `ignore` where nothing is annotated.
+A mask has one whole number a pixel: 0, 1, ... in the order of `classes`, or what `values` says; and `ignore` where nothing is
+annotated.
 """
 
 import re

@@ -234,15 +234,16 @@ def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: C
     """Scale and start the head on frozen features; gives those of the labelled images [N, D]. None where the task starts at
     maps, which are too large to keep."""
     task, encoder = model.task, model.nets["encoder"]
-    if not task.pooled:
+    if not task.probed():
         with torch.no_grad():
             task.prepare(model.nets, {})
         return None
-    f_ND, told = features(encoder, labelled, ctx), {name: labelled.target(name).to(ctx.device) for name in task.needs}
+    told = {name: labelled.target(name).to(ctx.device) for name in task.needs if name in labelled.targets}
+    f_ND = features(encoder, labelled, ctx)
     seen = {"f": f_ND, "y": labelled.y.to(ctx.device), **told, "pool": features(encoder, pool.at(scaling(request, pool)), ctx)}
     with torch.no_grad():
         task.prepare(model.nets, seen)
-    return f_ND
+    return f_ND if task.pooled else None
 
 
 def name_of(request: Request, fold: int | str) -> tuple[int | str, ...]:

@@ -135,4 +135,11 @@ def rebuild(node: dict[str, Any]) -> Any:
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, PARTS)):
         raise StorageError(f"{node['is']} is no encoder, task, pretrainer or strategy")
-    return kind(**{k: v for k, v in node.items() if k != "is"})
+    return kind(**{k: inner(v) for k, v in node.items() if k != "is"})
+
+
+def inner(value: Any) -> Any:
+    """A field's value, with the parts that it holds."""
+    if not isinstance(value, dict):
+        return value
+    return rebuild(value) if "is" in value else {k: inner(v) for k, v in value.items()}

@@ -50,7 +50,7 @@ class Svr(Strategy):
         return head
 
     def head(self, shapes, spec):
-        return Kernels(*shapes["support_SD"], shapes["bias_K"][0])
+        return Kernels(shapes["support_SD"][0], shapes["support_SD"][1], shapes["bias_K"][0])
 
 
 class Kernels(nn.Module):

@@ -38,6 +38,7 @@ def notes(job: Job, result: Result) -> list[str]:
         found.append(
             "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
         )
+    found += [head["text"] for head in result.get("heads", {}).values()]
     return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
 
 
@@ -56,20 +57,21 @@ def no_pretraining(e: Experiment) -> bool:
 
 
 def floors(result: Result) -> dict[str, float]:
-    """The controls, but scratch, whose mean accuracy the result does not exceed: arm -> its accuracy, best first."""
-    reached = {arm: s["accuracy"] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH}
+    """The controls, but scratch, whose mean score the result does not exceed: arm -> its score, best first."""
+    score = result.get("score", "accuracy")
+    reached = {arm: s[score] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH}
     best_first = sorted(reached.items(), key=lambda item: -item[1])
-    return {arm: score for arm, score in best_first if score >= result["test"]["accuracy"]}
+    return {arm: value for arm, value in best_first if value >= result["test"][score]}
 
 
 def copied(result: Result) -> str:
     """What test images that may have been seen in training are worth; empty if there are none."""
     if not result["data"].get("copies"):
         return ""
-    arms = {MAIN: result["test"], **result["controls"]}
-    apart = ", ".join(f"{arm} {100 * s['accuracy_apart']:.1f}" for arm, s in arms.items() if "accuracy_apart" in s)
+    arms, score = {MAIN: result["test"], **result["controls"]}, result.get("score", "accuracy")
+    apart = ", ".join(f"{arm} {100 * s[f'{score}_apart']:.1f}" for arm, s in arms.items() if f"{score}_apart" in s)
     count = f"{result['data']['copies']} test images are copies, exact or near, of images that may be learnt from"
-    return f"{count}; accuracy (%) on the others: {apart}." if apart else f"{count}."
+    return f"{count}; {score} (%) on the others: {apart}." if apart else f"{count}."
 
 
 def reused(job: Job, result: Result) -> str:
@@ -105,7 +107,7 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
         return {"draws": 10}, "one draw has no interval"
     if verdict["word"] == "cannot tell" and (needed := draws_needed(job, result)):
         return {"draws": needed}, f"{needed} draws would tell {points(verdict)} from nothing, if it stays so"
-    if fewer := fewer_labels(e, result["data"]["labelled"], len(job.corpus.classes)):
+    if fewer := fewer_labels(e, result["data"]["labelled"], len(job.corpus.strata)):
         helped = verdict["word"] == "helped"
         small = f"{points(verdict)} is too small for {MOST_DRAWS} draws to tell; fewer labels leave more to gain"
         return fewer, "it helped; does it with fewer labels?" if helped else small

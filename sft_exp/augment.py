@@ -16,6 +16,7 @@ from sft_exp.experiment import Views
 
 NUMBERS = 20  # drawn for each image, whether used or not, so that one switch changes no other operation's numbers
 COLOUR_CHANCE = 0.8
+OUTSIDE = 255  # value of a mask where nothing is known
 CUT, CUT_RATIO = [0.05, 0.33], 2.0  # share of the image that a cutout takes; most of its width to its height
 TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64)
 FROM_YIQ = torch.linalg.inv(TO_YIQ)
@@ -23,8 +24,29 @@ FROM_YIQ = torch.linalg.inv(TO_YIQ)
 
 def view(x_BCHW: Tensor, how: Views, rng: torch.Generator) -> Tensor:
     """Another view of each image of [0, 1], in its size."""
-    u = torch.rand(len(x_BCHW), NUMBERS, generator=rng, device=x_BCHW.device).unbind(1)
-    x_BCHW = resample(x_BCHW, how, u[:7])
+    u = drawn(x_BCHW, rng)
+    return repainted(resample(x_BCHW, how, u[:7]), how, u)
+
+
+def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same, and the masks [B, H, W] or [B, M, H, W], whole numbers from 0 on, as they are seen there: the nearest pixel's
+    value, OUTSIDE where the view leaves the image."""
+    u = drawn(x_BCHW, rng)
+    grid_BHW2 = places(x_BCHW.shape, how, u[:7])
+    if grid_BHW2 is None:
+        return repainted(x_BCHW, how, u), mask_BHW
+    mask_BMHW = mask_BHW if mask_BHW.dim() == 4 else mask_BHW[:, None]
+    moved_BMHW = F.grid_sample(mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False).long() - 1
+    moved_BMHW = moved_BMHW.where(moved_BMHW >= 0, OUTSIDE)
+    return repainted(sampled(x_BCHW, grid_BHW2), how, u), moved_BMHW.view_as(mask_BHW)
+
+
+def drawn(x_BCHW: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+    return torch.rand(len(x_BCHW), NUMBERS, generator=rng, device=x_BCHW.device).unbind(1)
+
+
+def repainted(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
+    """All that moves no pixel."""
     x_BCHW = recolour(x_BCHW, how, u[7:13])
     x_BCHW = blur(x_BCHW, how, u[13:15])
     return cut_out(x_BCHW, how, u[15:20])
@@ -42,9 +64,19 @@ def either(most: float, u_B: Tensor) -> Tensor:
 
 def resample(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     """The window's pixels, turned and sheared, in the image's size; bilinear, and black outside of the image."""
+    grid_BHW2 = places(x_BCHW.shape, how, u)
+    return x_BCHW if grid_BHW2 is None else sampled(x_BCHW, grid_BHW2)
+
+
+def sampled(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
+    return F.grid_sample(x_BCHW, grid_BHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
+    """Where in the image each pixel of the view is looked up, (x, y) in [-1, 1] [B, H, W, 2]; None where it stays."""
     if how.crop == [1, 1] and how.ratio == 1 and not (how.flip or how.rotate or how.shear or how.shift):
-        return x_BCHW
-    height, width = x_BCHW.shape[2:]
+        return None
+    height, width = shape[2:]
     area_B, ratio_B = within(how.crop, u[0]), (either(log(how.ratio), u[1]) / 2).exp()
     most = max(1.0, sqrt(how.crop[1]))
     w_B, h_B = (area_B.sqrt() * ratio_B).clamp(max=most), (area_B.sqrt() / ratio_B).clamp(max=most)
@@ -54,11 +86,10 @@ def resample(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     turn_B = either(how.rotate * pi / 180, u[5])
     slant_B = either(how.shear * pi / 180, u[6]).tan()
     cos_B, sin_B = turn_B.cos(), turn_B.sin()
-    # Where in the source each pixel is looked up, in [-1, 1] across either side: a turn of pixels needs the image's proportions.
+    # Across either side of the image it is -1 to 1, so a turn of pixels needs the image's proportions.
     top_B3 = torch.stack([cos_B * w_B, (cos_B * slant_B - sin_B) * h_B * height / width, x0_B], 1)
     bottom_B3 = torch.stack([sin_B * w_B * width / height, (sin_B * slant_B + cos_B) * h_B, y0_B], 1)
-    grid_BHW2 = F.affine_grid(torch.stack([top_B3, bottom_B3], 1), list(x_BCHW.shape), align_corners=False)
-    return F.grid_sample(x_BCHW, grid_BHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.affine_grid(torch.stack([top_B3, bottom_B3], 1), list(shape), align_corners=False)
 
 
 def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:

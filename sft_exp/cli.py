@@ -53,7 +53,7 @@ def one_each(overrides: list[str]) -> None:
 
 
 def task(cfg: DictConfig) -> float:
-    """One job. Returns the validation accuracy, for sweepers; failures become exit codes, not exceptions."""
+    """One job. Returns the validation's score, for sweepers; failures become exit codes, not exceptions."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from sft_exp import sweeps
 
@@ -65,7 +65,7 @@ def task(cfg: DictConfig) -> float:
         command = ["python", "-m", "sft_exp", *sys.argv[1:]]
         result = session.work(job, folder, config.plain(cfg), command)
         report.show(job, result, folder, command)
-        return result["val"].get("accuracy", result["test"]["accuracy"])
+        return result["val"].get(result["score"], result["test"][result["score"]])
     _codes.append(ended[0])
     return float("nan")
 

@@ -1,6 +1,6 @@
 """Compare the jobs of a sweep, of several, or single runs: `python -m sft_exp.compare outputs/multirun/<id>`.
 
-Settings are sorted and chosen by validation. Test accuracy stands beside them to be read: nothing here chooses by it.
+Settings are sorted and chosen by validation. The test score stands beside them to be read: nothing here chooses by it.
 What is shown depends on the jobs' results alone, so a sweep that was killed and went on shows what an undisturbed one does.
 """
 
@@ -49,12 +49,17 @@ class Job:
         return "damaged" if state == "done" and not self.result else state
 
     @property
+    def score(self) -> str:
+        """The metric that its task is judged by."""
+        return self.result.get("score", "accuracy")
+
+    @property
     def val(self) -> float | None:
-        return self.result.get("val", {}).get("accuracy")
+        return self.result.get("val", {}).get(self.score)
 
     @property
     def test(self) -> float | None:
-        return self.result.get("test", {}).get("accuracy")
+        return self.result.get("test", {}).get(self.score)
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -105,6 +110,11 @@ class Comparison:
         self.rows = sorted(
             found, key=lambda r: (not r.done, r.val is None, -round(r.val or 0.0, 6))
         )  # equal but for rounding: tied
+
+    @cached_property
+    def score(self) -> str:
+        """What the jobs' tasks are judged by; several words where they differ."""
+        return ", ".join(dict.fromkeys(j.score for j in self.jobs if j.result)) or "accuracy"
 
     @cached_property
     def validated(self) -> bool:
@@ -178,7 +188,8 @@ class Comparison:
         """How the table is to be read."""
         if not any(r.done for r in self.rows):
             return []
-        lines = ["Accuracies in percent, sorted by validation; test is for reading, not for choosing."]
+        what = "Accuracies" if self.score == "accuracy" else self.score
+        lines = [f"{what} in percent, sorted by validation; test is for reading, not for choosing."]
         if not self.validated:
             lines = [
                 "No job validated (val=none, or too few labels): rows are in the order of the sweep, and nothing is chosen, "
@@ -191,8 +202,8 @@ class Comparison:
             lines.append("protocol.transductive=true: test images, without their labels, may have been pretrained on.")
         if any(j.verdict for j in self.jobs):
             lines.append(
-                "gain: points of test accuracy over the same model from scratch with the same settings, which need not be the "
-                "best for it."
+                f"gain: points of test {self.score} over the same model from scratch with the same settings, which need not be "
+                "the best for it."
             )
         return lines
 
@@ -220,14 +231,14 @@ class Comparison:
         """One row a job, in the order of the sweep, with all digits."""
         scores = list(dict.fromkeys(k for j in self.jobs for k in (*j.result.get("test", {}), *j.result.get("val", {}))))
         head = ["job", "state", "exit_code", "error", "seed", *self.keys, *(f"val_{s}" for s in scores)]
-        head += [*(f"test_{s}" for s in scores), "scratch_accuracy", "gain", "gain_low", "gain_high", "verdict"]
+        head += [*(f"test_{s}" for s in scores), f"scratch_{self.score}", "gain", "gain_low", "gain_high", "verdict"]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(head)
         for j in self.jobs:
             settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]
             measured = [j.result.get(split, {}).get(s) for split in ("val", "test") for s in scores]
-            scratch = j.result.get("controls", {}).get("scratch", {}).get("accuracy")
+            scratch = j.result.get("controls", {}).get("scratch", {}).get(j.score)
             told = [j.verdict.get(k) for k in ("difference", "low", "high", "word")]
             writer.writerow([j.name, j.state, j.status.get("exit_code"), first_line(j), *settings, *measured, scratch, *told])
         return text.getvalue()
@@ -252,7 +263,7 @@ def collect(folders: Sequence[Path]) -> list[Job]:
 def job(folder: Path, name: str, planned: dict[str, Any] | None = None) -> Job:
     status, result = read(folder / "status.json", {}), read(folder / "results.json", {})
     about = planned or result if "config" in (planned or result) else recorded(folder)
-    sound = status.get("state") == "done" and "accuracy" in result.get("test", {})
+    sound = status.get("state") == "done" and result.get("score", "accuracy") in result.get("test", {})
     return Job(name, folder, settings(about["config"], about.get("choices", {})), status, result if sound else {})
 
 
@@ -312,7 +323,7 @@ def beyond(end: float, inner: float) -> str:
 def spread(row: Row, split: str, several: bool) -> float | None:
     """Standard deviation over seeds; where no row has several, over the label draws of the one."""
     if not several:
-        return mean(j.result[split].get("accuracy_sd") for j in row.done)
+        return mean(j.result[split].get(f"{j.score}_sd") for j in row.done)
     values = [x for x in (getattr(j, split) for j in row.done) if x is not None]
     return stdev(values) if len(values) > 1 else None
 

@@ -43,7 +43,7 @@ def grid(cells: Grid) -> str:
 
 
 def heat(found: Comparison) -> Figure | None:
-    """Validation accuracy over learning rate and optimizer, a map for each pretrainer."""
+    """The validation's score over learning rate and optimizer, a map for each pretrainer."""
     rows = [r for r in found.rows if "optim" in r.settings and isinstance(r.settings.get("optim.lr"), float | int)]
     rates = sorted({r.settings["optim.lr"] for r in rows})
     if not found.validated or not 1 < len(rates) <= RATES:
@@ -78,7 +78,7 @@ def cell(axes: Axes, x: int, y: int, rows: list[Row], norm: Normalize) -> None:
 
 
 def parallel(found: Comparison) -> Figure | None:
-    """One line a job over all that differs, and its validation accuracy, which also colours it; the best on top."""
+    """One line a job over all that differs, and its validation score, which also colours it; the best on top."""
     jobs = sorted((j for r in found.rows for j in r.done if j.val is not None), key=lambda j: j.val or 0.0)
     keys = [*found.keys, *(["seed"] if found.seeds else [])]
     if len(jobs) < 2 or not keys:
@@ -102,7 +102,7 @@ def parallel(found: Comparison) -> Figure | None:
     axes.spines[:].set_visible(False)
     figure = figure_of([axes])
     bar = figure.colorbar(ScalarMappable(norm, SCALE), ax=axes, pad=0, aspect=30, format=lambda v, _: f"{100 * v:.4g}")
-    bar.set_label("validation accuracy (%)")
+    bar.set_label(f"validation {found.score} (%)")
     bar.outline.set_visible(False)
     return figure
 
@@ -208,7 +208,7 @@ def limits(values: list[float]) -> tuple[float, float]:
 
 
 PICTURES: dict[Callable[[Comparison], Figure | None], tuple[str, str]] = {
-    heat: ("Learning rate and optimizer", "Validation accuracy (%), mean over seeds; the best of whatever else differs."),
+    heat: ("Learning rate and optimizer", "Score in validation (%), mean over seeds; the best of whatever else differs."),
     parallel: ("One line a job", "What differs between the jobs, from left to right, and what came of it in validation."),
     finetuning: ("Fine-tuning loss", f"The best {CURVES} rows at most, each with its first seed and label draw."),
     pretraining: ("Pretraining loss", "Pretrainings that the rows above began from. Losses of different pretrainers differ."),

@@ -249,6 +249,8 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
     if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
+    for key, of in getattr(found, "holds", {}).items():
+        options[key] = {k: named(v, of, f"{group}.{key}.{k}") for k, v in (options.get(key) or {}).items()}
     names = [f.name for f in fields_of(found)]
     for key in options:
         if key not in names:
@@ -266,6 +268,18 @@ def inner(value: Any, key: str) -> Any:
     if "_target_" in value:
         return part(value, key, *dict.fromkeys(KINDS.values()))
     return {k: inner(v, f"{key}.{k}") for k, v in value.items()}
+
+
+def named(value: Any, group: str, key: str) -> Any:
+    """A part of a group by the name of its file, with its defaults; what is a part already stays."""
+    if not isinstance(value, str):
+        return value
+    known = {file.stem: (file, module) for g, file, module in parts() if g == group}
+    if value not in known:
+        raise ConfigError(key, value, f"names no {group}{did_you_mean(value, list(known))}")
+    file, module = known[value]
+    target = next(f.default for f in fields_of(node(file, module)) if f.name == "_target_")
+    return part({"_target_": target}, key, KINDS[group])
 
 
 def locate(path: str) -> Any:

@@ -5,7 +5,7 @@ An autoencoder draws x, a denoising one (x, noisy x), a VAE (x, eps), a GAN (x, 
 
 Shape legend, the same in every file:
     N examples in a data set    B examples in a batch    C H W image channels, rows, columns
-    D feature width             Z latent width           Y classes
+    D feature width             Z latent width           Y classes                 M boxes or numbers of an image
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
-Batch = dict[str, Tensors]  # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B]}
+Batch = dict[str, Tensors]  # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B],
+#                                      and what else is annotated by name: "mask" [B, H, W], "boxes" [B, M, 4], "value" [B, M]}
 Rates = dict[str, float]  # parameter name -> multiplier of the learning rate; a name left out is frozen
 Layers = dict[str, list[str]]  # map of an encoder -> names of the parameters it adds to the maps before it, from the input up
 
@@ -50,7 +51,12 @@ class Spec:
     """What a network must fit."""
 
     image: tuple[int, int, int]  # C, H, W
-    classes: tuple[str, ...]  # names of the Y classes, in the order of their labels
+    classes: tuple[str, ...]  # names of the Y classes, in the order of their labels; none where numbers are predicted
+    named: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # target -> its classes, where targets differ
+
+    def of(self, target: str) -> "Spec":
+        """What a network of this target must fit."""
+        return Spec(self.image, self.named.get(target, self.classes))
 
 
 class Backbone(nn.Module):
@@ -97,7 +103,8 @@ class Method:
         raise NotImplementedError
 
     def prepare(self, nets: nn.ModuleDict, data: Tensors) -> None:
-        """Closed forms, before the first step and without gradients: a head's start, a PCA. `data` = x [N, C, H, W], y [N]."""
+        """Closed forms, before the first step and without gradients: a head's start, a PCA. `data`: x [N, C, H, W] of the pool;
+        of a task that starts at features, f [N, D], y [N], its targets by name, and the pool's features, pool [N, D]."""
 
     def draw(self, batch: Batch, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
         """ALL randomness of one step, made before any network runs; each [B or a multiple of B, ...] or 0-dim."""
@@ -142,7 +149,18 @@ class Pretrainer(Method):
 
 @dataclass
 class Task(Method):
-    """Learns to predict, starting at an encoder's features [B, D]."""
+    """Learns to predict, starting at an encoder. The words' neutral values are those of classification, which starts at the
+    features [B, D] and predicts logits [B, Y]."""
+
+    predicts: ClassVar[str] = "classes"  # or pixels, boxes, numbers, several: what strategies, floors, forms and pictures fit
+    needs: ClassVar[tuple[str, ...]] = ()  # targets that a data set must have; none = a class for each image
+    pooled: ClassVar[bool] = True  # starts at features [B, D], computed once if the encoder is frozen; False: at its maps
+    score: ClassVar[str] = "accuracy"  # the metric that models are chosen and judged by; higher is better
+    columns: ClassVar[dict[str, str]] = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
+    # metric -> head of its column in tables, `score` the first; fractions, shown in per cent, but for those
+    readout: ClassVar[str] = "head"  # path, among its networks, of what a strategy may solve
+    raw: ClassVar[tuple[str, ...]] = ()  # that are in units of their own
+    footing: ClassVar[str] = "macro precision, recall and F1"  # what must be said of the columns
 
     def alters(self) -> bool:
         """Whether `draw` changes images or pairs them anew, so that a frozen encoder's features cannot be computed once."""
@@ -152,8 +170,42 @@ class Task(Method):
         raise NotImplementedError
 
     def metrics(self, spec: Spec) -> nn.ModuleDict:
-        """torchmetrics objects by the names that results.json uses; evaluate updates them batch by batch."""
+        """torchmetrics objects by the names that results.json uses; evaluate updates them batch by batch. One that computes a
+        vector gives a number for each class, `name/class`; one that computes a dict gives several, by names of their own."""
         raise NotImplementedError
+
+    def compared(self, predictions: Tensor, batch: Tensors) -> tuple[object, object]:
+        """(predicted, true) as the metrics take them."""
+        return predictions, batch["y"]
+
+    def record(self, predictions: Tensor, batch: Tensors) -> Tensors:
+        """What is kept of each image's prediction, [B, ...] each; where it is a class, as `predicted` and `confidence`."""
+        confidence_B, predicted_B = predictions.softmax(1).max(1)
+        return {"predicted": predicted_B.to(torch.int16), "confidence": confidence_B.float()}
+
+    def show(self, predictions: Tensor, batch: Tensors, spec: Spec) -> Tensors:
+        """Pictures of predictions for the report, beside the truth: name -> images [B, 3, H, W] in [0, 1]; {} = none."""
+        return {}
+
+    def of(self, spec: Spec) -> Spec:
+        """What the head predicts, where a data set's targets have classes of their own."""
+        return spec.of(self.needs[0]) if self.needs else spec
+
+    def probed(self) -> bool:
+        """Whether `prepare` is given the frozen encoder's features of the labelled images."""
+        return self.pooled
+
+    def alone(self) -> "dict[str, Task]":
+        """Where several things are learnt at once: each alone, by name; as controls, `alone_<name>`."""
+        return {}
+
+    def solvable(self) -> "Task":
+        """The same task with a head that a strategy can solve in closed form."""
+        return self
+
+    def examples(self, nets: nn.ModuleDict, batch: Tensors, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What such a head is fitted on: (features [M, D], their targets [M] or [M, K])."""
+        return nets["encoder"](batch["x"]), batch["y"]
 
 
 @dataclass
@@ -166,6 +218,7 @@ class Strategy:
 
     probabilistic: ClassVar[bool] = True  # the head's predictions are logits; False: scores without that meaning
     solves: ClassVar[bool] = False  # the head comes from `solve`, and nothing is trained by gradient
+    solved: ClassVar[tuple[str, ...]] = ("classes", "pixels")  # what tasks must predict for that; others need a gradient
 
     def adapt(self, encoder: nn.Module, rng: torch.Generator) -> None:
         """Add parameters to the encoder, pretrained by now, before `phases` is asked about them."""
@@ -182,7 +235,7 @@ class Strategy:
         return None
 
     def solve(self, f_BD: Tensor, y_B: Tensor, spec: Spec, seed: int) -> nn.Module:
-        """A head fitted to convergence on frozen features."""
+        """A head fitted to convergence on frozen features; `y_B` are classes, or numbers [B, K]."""
         raise NotImplementedError
 
     def head(self, shapes: dict[str, torch.Size], spec: Spec) -> nn.Module:

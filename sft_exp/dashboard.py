@@ -38,14 +38,15 @@ CURVES = {
         "color": {"field": "${field:group}", "type": "nominal", "title": "pretrainer"},
     },
     "layer": [
-        {"mark": {"type": "errorbar", "extent": "stderr"}, "encoding": {"y": {**TEST, "title": "test accuracy"}}},
+        {"mark": {"type": "errorbar", "extent": "stderr"}, "encoding": {"y": {**TEST, "title": "test score"}}},
         {"mark": {"type": "line", "point": True}, "encoding": {"y": {**TEST, "aggregate": "mean"}}},
     ],
 }
 COLUMNS = (
     "config:choices.value.pretrainer", "config:choices.value.encoder", "config:choices.value.strategy",
     "config:choices.value.optim", "config:optim.value.lr", "config:labels.value", "config:seed.value",
-    "summary:val/accuracy", "summary:test/accuracy", "summary:gain_vs_scratch", "summary:verdict", "summary:pretrain/url",
+    "summary:val/score", "summary:val/accuracy", "summary:test/score", "summary:test/accuracy", "summary:gain_vs_scratch",
+    "summary:verdict", "summary:pretrain/url",
 )  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
 
     columns = [wr.Config(key) for key in ("choices.pretrainer", "choices.strategy", "choices.optim", "optim.lr", "labels")]
     answers: list[Any] = [
-        chart("heat", {"z": "validation accuracy"}, x="lr", y="optimizer", z="val_accuracy"),
+        chart("heat", {"z": "validation score"}, x="lr", y="optimizer", z="val_score"),
         wr.BarPlot(
             title="Gain over scratch by pretrainer",
             metrics=[wr.SummaryMetric("gain_vs_scratch")],
@@ -73,12 +74,12 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
             groupby_aggfunc="mean",
             groupby_rangefunc="stderr",
         ),
-        chart("curves", {}, x="labels", y="test_accuracy", group="pretrainer"),
+        chart("curves", {}, x="labels", y="test_score", group="pretrainer"),
         wr.ParallelCoordinatesPlot(
             title="Every setting",
             columns=[
                 *(wr.ParallelCoordinatesPlotColumn(c, log=c.name == "optim.lr") for c in columns),
-                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val/accuracy")),
+                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val/score")),
             ],
         ),
     ]
@@ -99,7 +100,7 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
         ],
         runset_settings=ws.RunsetSettings(
             pinned_columns=list(COLUMNS),
-            order=[expr.Ordering(expr.Summary("val/accuracy"), ascending=False)],
+            order=[expr.Ordering(expr.Summary("val/score"), ascending=False)],
         ),
     )
 

@@ -7,10 +7,10 @@ in the same order. Either way a batch holds the same numbers.
 import hashlib
 import io
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from itertools import tee
+from itertools import repeat, tee
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,17 +21,20 @@ from torch import Tensor
 from sft_exp.core import Spec, Tensors, stream
 from sft_exp.errors import DataError
 
+Held = Tensor | Callable[[int], Tensor]  # of each image: in memory [N, ...], or row -> the one's, read as it is asked for
+
 
 @dataclass(eq=False)
 class Images:
     """Some images of one size, in memory (`x` is a tensor) or on disk (`x` decodes one)."""
 
-    x: Tensor | Callable[[int], Tensor]  # uint8 [N, C, H, W], or row -> uint8 [C, H, W]; or features, float [N, D]
-    y: Tensor  # int64 [N]; -1 where nothing is annotated
+    x: Held  # uint8 [N, C, H, W], or row -> uint8 [C, H, W]; or features, float [N, D]
+    y: Tensor  # int64 [N]: the class, or where an image has none, the stratum it is drawn from; -1 where nothing is annotated
     ids: list[str]  # one name an image, unique within the data set
     groups: list[str] | None = None  # patient, writer, video: never split
     workers: int = 0  # processes that decode; 0 = this one
-    rows: Tensor | None = None  # positions in `x` of the N images; None = all, in order
+    rows: Tensor | None = None  # positions in `x` and `targets` of the N images; None = all, in order
+    targets: Mapping[str, Held] = field(default_factory=dict)  # what else is annotated, by name: masks, boxes, numbers
 
     def __len__(self) -> int:
         return len(self.y)
@@ -40,42 +43,58 @@ class Images:
         """The images at these rows, without copying any."""
         base = rows if self.rows is None else self.rows[rows]
         groups = None if self.groups is None else [self.groups[r] for r in rows.tolist()]
-        return Images(self.x, self.y[rows], [self.ids[r] for r in rows.tolist()], groups, self.workers, base)
+        return Images(self.x, self.y[rows], [self.ids[r] for r in rows.tolist()], groups, self.workers, base, self.targets)
 
     def to(self, device: torch.device) -> "Images":
         if not isinstance(self.x, Tensor):
             return self
         x = self.x if self.rows is None else self.x[self.rows]
-        return Images(x.to(device), self.y, self.ids, self.groups, self.workers)
+        return self.having(x.to(device))
+
+    def having(self, x: Tensor) -> "Images":
+        """The same images, annotations and all, as `x` [N, ...] shows them: e.g. their features."""
+        targets = {name: held if self.rows is None else _at(held, self.rows) for name, held in self.targets.items()}
+        return Images(x, self.y, self.ids, self.groups, self.workers, targets=targets)
+
+    def target(self, name: str) -> Tensor:
+        """One kind of annotation of all the images, [N, ...]."""
+        held, rows = self.targets[name], torch.arange(len(self)) if self.rows is None else self.rows
+        return held[rows] if isinstance(held, Tensor) else torch.stack([held(r) for r in rows.tolist()])
 
     def batches(self, rows: Iterable[Tensor], device: torch.device) -> Iterator[Tensors]:
-        """One {"x": float [B, C, H, W] in [0, 1], "y": [B], "row": [B]} for each tensor of rows, in that order."""
+        """One {"x": float [B, C, H, W] in [0, 1], "y": [B], "row": [B]} for each tensor of rows, in that order; and the targets
+        by name, whole numbers as int64."""
         asked, loaded = tee(rows)
-        for r, raw_BCHW in zip(asked, self._raw(loaded), strict=True):
-            x_BCHW = raw_BCHW.to(device, non_blocking=True)
+        for r, found in zip(asked, self._raw(loaded, {"x": self.x, **self.targets}), strict=True):
+            moved = {name: value.to(device, non_blocking=True) for name, value in found.items()}
+            x_BCHW = moved.pop("x")
             yield {
                 "x": x_BCHW.float().div_(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,
                 "y": self.y[r].to(device, non_blocking=True),
                 "row": r,
+                **{name: value if value.is_floating_point() else value.long() for name, value in moved.items()},
             }
 
-    def _raw(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
-        wanted = (r if self.rows is None else self.rows[r] for r in rows)
-        if isinstance(self.x, Tensor):
-            yield from (self.x[r.to(self.x.device)] for r in wanted)
-        else:
-            order = (r.tolist() for r in wanted)
-            for found in torch.utils.data.DataLoader(
-                _Decoded(self.x),
-                batch_sampler=order,
-                num_workers=self.workers,
-                collate_fn=_as_it_is,
-                worker_init_fn=_deaf,
-                generator=stream("workers"),
-            ):
-                if isinstance(found, DataError):
-                    raise found
-                yield found
+    def _raw(self, rows: Iterable[Tensor], held: dict[str, Held]) -> Iterator[Tensors]:
+        """Of each batch what is held under these names; what must be decoded, by the workers."""
+        here = {name: of for name, of in held.items() if isinstance(of, Tensor)}
+        decode = {name: of for name, of in held.items() if not isinstance(of, Tensor)}
+        first, second = tee(r if self.rows is None else self.rows[r] for r in rows)
+        for r, decoded in zip(first, self._decoded(second, decode) if decode else repeat({}), strict=False):
+            yield {**{name: of[r.to(of.device)] for name, of in here.items()}, **decoded}
+
+    def _decoded(self, rows: Iterable[Tensor], decode: dict[str, Callable[[int], Tensor]]) -> Iterator[Tensors]:
+        for found in torch.utils.data.DataLoader(
+            _Decoded(decode),
+            batch_sampler=(r.tolist() for r in rows),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_deaf,
+            generator=stream("workers"),
+        ):
+            if isinstance(found, DataError):
+                raise found
+            yield found
 
     def raw(self, row: int) -> Tensor:
         """One image as it is held, uint8 [C, H, W]."""
@@ -84,24 +103,30 @@ class Images:
 
     def held(self) -> Iterator[Tensor]:
         """All images as they are held, in order, on the CPU: uint8 [B, C, H, W]."""
-        yield from (x_BCHW.cpu() for x_BCHW in self._raw(torch.arange(len(self)).split(1024)))
+        yield from (found["x"].cpu() for found in self._raw(torch.arange(len(self)).split(1024), {"x": self.x}))
 
     def floats(self, rows: Tensor, device: torch.device) -> Tensor:
         """These images as one tensor, float [N, C, H, W] in [0, 1]."""
-        parts = [b["x"] for b in self.batches(rows.split(1024), device)]
+        parts = [b["x"] for b in replace(self, targets={}).batches(rows.split(1024), device)]
         return torch.cat(parts)
+
+
+def _at(held: Held, rows: Tensor) -> Held:
+    """What is held of these rows alone."""
+    return held[rows] if isinstance(held, Tensor) else lambda row: held(int(rows[row]))
 
 
 def fitted(images: Images, image: tuple[int, int, int]) -> Images:
     """The images with these channels, rows and columns: grey or colour, and resized, if they are of another size."""
     if not len(images) or tuple(images.raw(0).shape) == tuple(image):
         return images
+    targets = images.targets if tuple(images.raw(0).shape[1:]) == tuple(image[1:]) else {}  # masks and boxes would not fit
     if isinstance(images.x, Tensor):
         rows = torch.arange(len(images)) if images.rows is None else images.rows
         x = torch.cat([_fit(images.x[r.to(images.x.device)], image) for r in rows.split(1024)])
-        return replace(images, x=x, rows=None)
+        return replace(images, targets=targets).having(x)
     decode = images.x
-    return replace(images, x=lambda row: _fit(decode(row).unsqueeze(0), image)[0])
+    return replace(images, x=lambda row: _fit(decode(row).unsqueeze(0), image)[0], targets=targets)
 
 
 def _fit(x_BCHW: Tensor, image: tuple[int, int, int]) -> Tensor:
@@ -115,13 +140,13 @@ def _fit(x_BCHW: Tensor, image: tuple[int, int, int]) -> Tensor:
 
 
 class _Decoded(torch.utils.data.Dataset):
-    def __init__(self, decode: Callable[[int], Tensor]):
+    def __init__(self, decode: dict[str, Callable[[int], Tensor]]):
         self.decode = decode
 
-    def __getitems__(self, rows: list[int]) -> Tensor | DataError:
+    def __getitems__(self, rows: list[int]) -> Tensors | DataError:
         """A batch, or what is wrong with a file: raised in a worker, it would arrive wrapped in the worker's traceback."""
         try:
-            return torch.stack([self.decode(r) for r in rows])
+            return {name: torch.stack([decode(r) for r in rows]) for name, decode in self.decode.items()}
         except DataError as error:
             return error
 
@@ -141,7 +166,7 @@ class Corpus:
     """A data set as its module reads it, before any split of ours."""
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names of what is told apart: classes of images, of pixels, of boxes; none for numbers
     train: Images  # with labels; how many of them may be used is the experiment's affair
     test: Images | None = None  # None: folds of `train` serve as test
     extra: Images | None = None  # without labels, for pretraining only
@@ -151,6 +176,16 @@ class Corpus:
     test_fingerprint: str = ""  # and of `test`, which nothing before the evaluation may depend on
     files: dict[str, Path] = field(default_factory=dict)  # image -> its file, where it has one of its own
     leaks: list[tuple[str, str]] = field(default_factory=list)  # (in `extra`, in `test`) with equal files, as the reader saw it
+    strata: tuple[str, ...] = ()  # names of the values of `y`, which label draws keep in proportion; none = the classes
+    named: dict[str, tuple[str, ...]] = field(default_factory=dict)  # target -> its classes, where there are several such
+
+    def __post_init__(self) -> None:
+        self.strata = self.strata or self.classes
+
+    @property
+    def labelled(self) -> bool:
+        """Whether `y` holds a class of each image, and not only the stratum that it is drawn from."""
+        return self.strata == self.classes
 
     @property
     def tested(self) -> Images:
@@ -159,7 +194,7 @@ class Corpus:
 
     @property
     def spec(self) -> Spec:
-        return Spec(self.image, self.classes)
+        return Spec(self.image, self.classes, self.named)
 
 
 def rows_of_step(n: int, size: int, step: int, *name: int | str) -> Tensor:
@@ -175,8 +210,24 @@ def order(n: int, *name: int | str) -> Tensor:
     return torch.randperm(n, generator=stream(*name, "order"))
 
 
-def decode(content: bytes, image: tuple[int, int, int]) -> Tensor:
-    """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized.
+FITS = ("crop", "stretch", "letterbox")
+
+
+def fitting(picture: Any, size: tuple[int, int], fit: str, how: Any, margin: int = 0) -> Any:
+    """A Pillow image of this (width, height): cropped at the centre to the proportions and resized; or stretched; or whole,
+    between margins of that value."""
+    from PIL import ImageOps
+
+    if fit == "stretch":
+        return picture.resize(size, how)
+    if fit == "letterbox":
+        return ImageOps.pad(picture, size, how, color=(margin,) * 3 if picture.mode == "RGB" else margin)
+    return ImageOps.fit(picture, size, how)
+
+
+def decode(content: bytes, image: tuple[int, int, int], fit: str = "crop") -> Tensor:
+    """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized; or
+    fitted otherwise.
 
     DataError says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
     """
@@ -194,7 +245,8 @@ def decode(content: bytes, image: tuple[int, int, int]) -> Tensor:
                 picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
             elif picture.mode == "F":
                 raise DataError("holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel")
-            picture = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            picture = fitting(picture, (width, height), fit, Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
     except DataError:
         raise
@@ -217,6 +269,7 @@ def formats() -> tuple[str, ...]:
 class Dataset:
     """Where images and labels come from."""
 
+    gives: ClassVar[tuple[str, ...]] = ("y",)  # what may be annotated: y, a class for each image; and targets by name
     unhashed: ClassVar[tuple[str, ...]] = (
         "root",
         "download",

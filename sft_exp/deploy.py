@@ -11,6 +11,13 @@ from sft_exp.verdict import interval
 
 FOLDER = "export"  # of the run folder
 CARD = "model_card.md"
+DOES = {
+    "classes": "Classifies",
+    "pixels": "Classifies the pixels of",
+    "boxes": "Finds and classifies objects in",
+    "numbers": "Predicts numbers from",
+    "several": "Predicts several things from",
+}
 IMAGE = """
 import numpy as np
 from PIL import Image
@@ -42,8 +49,8 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
     classes = ", ".join(job.corpus.classes[:40]) + (", ..." if len(job.corpus.classes) > 40 else "")
     sections = {
         f"Model card: {job.corpus.name}": [
-            f"Classifies images of {channels} x {height} x {width} (channels, rows, columns) into "
-            f"{len(job.corpus.classes)} classes: {classes}.",
+            f"{DOES[e.task.predicts]} images of {channels} x {height} x {width} (channels, rows, columns)"
+            + (f" into {len(job.corpus.classes)} classes: {classes}." if classes else "."),
             f"Made by `{shlex.join(command)}`: " + ", ".join(f"{group} {name}" for group, name in chosen.items()) + ".",
         ],
         "Data": [
@@ -74,8 +81,8 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
 
 
 def numbers(job: Job, result: dict[str, Any]) -> list[str]:
-    ratio = splits.make(job.corpus, job.labels, 0).ratio
-    lines = ["| model | test accuracy, % | 95 % interval over draws | calibration error |", "| --- | --- | --- | --- |"]
+    ratio, score = splits.make(job.corpus, job.labels, 0).ratio, job.experiment.task.columns[result["score"]]
+    lines = [f"| model | test {score}, % | 95 % interval over draws | calibration error |", "| --- | --- | --- | --- |"]
     for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
         draws = result["draws"][arm]
         _, low, high = interval([draws], ratio)

@@ -48,8 +48,8 @@ class Seen(NamedTuple):
 class Decoder:
     """row -> uint8 [C, H, W], as long as the row's file is what it was when the run began; else DataError."""
 
-    def __init__(self, files: list[File], seen: list[Seen], image: tuple[int, int, int]):
-        self.files, self.sha256, self.image = files, [s.sha256 for s in seen], image
+    def __init__(self, files: list[File], seen: list[Seen], image: tuple[int, int, int], fit: str = "crop"):
+        self.files, self.sha256, self.image, self.fit = files, [s.sha256 for s in seen], image, fit
 
     def __call__(self, row: int) -> Tensor:
         file = self.files[row]
@@ -61,10 +61,12 @@ class Decoder:
             raise DataError(
                 f"{file.path}: changed while the run used it; start again, so that what is trained on is what is recorded"
             )
-        return decode(content, self.image)
+        return decode(content, self.image, self.fit)
 
 
-def survey(files: list[File], image: tuple[int, int, int], hold: bool, threads: int) -> tuple[Tensor | Decoder, list[Seen]]:
+def survey(
+    files: list[File], image: tuple[int, int, int], hold: bool, threads: int, fit: str = "crop"
+) -> tuple[Tensor | Decoder, list[Seen]]:
     """Read and decode each file once: (all images, uint8 [N, C, H, W], or unless `hold` what decodes one; what was seen)."""
     x_NCHW = torch.zeros(len(files) if hold else 0, *image, dtype=torch.uint8)
 
@@ -73,7 +75,7 @@ def survey(files: list[File], image: tuple[int, int, int], hold: bool, threads: 
 
         try:
             content = files[row].read()
-            pixels = decode(content, image)
+            pixels = decode(content, image, fit)
         except (DataError, OSError) as error:
             return Seen(fault=getattr(error, "strerror", None) or str(error))
         if hold:
@@ -86,7 +88,7 @@ def survey(files: list[File], image: tuple[int, int, int], hold: bool, threads: 
         for first in range(0, len(files), CHUNK):
             seen += pool.map(look, range(first, min(first + CHUNK, len(files))))
             advance(len(seen), "")
-    return x_NCHW if hold else Decoder(files, seen, image), seen
+    return x_NCHW if hold else Decoder(files, seen, image, fit), seen
 
 
 def find(entry: str, most: float = float("inf")) -> list[File]:

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def curve(run: Path) -> dict[str, Any]:
     """{"scores": {label count: test accuracies of the draws}, "labels": what the run had, "share": of new labels that a draw
-    trains on, "now": its accuracy}; what of it is missing in the store is trained."""
+    trains on, "now": its score}; what of it is missing in the store is trained."""
     from sft_exp import api, jobs, pipeline
     from sft_exp.splits import FOLDS
     from sft_exp.stages.context import Context, Stop
@@ -55,7 +55,7 @@ def curve(run: Path) -> dict[str, Any]:
     if e.draws < FEWEST:
         raise DataError(f"{run}: a forecast needs the spread of {FEWEST} label draws or more, and it has draws={e.draws}")
     job = jobs.prepare(replace(e, controls=False, val="none"))
-    labelled, classes = result["data"]["labelled"], len(job.corpus.classes)
+    labelled, classes = result["data"]["labelled"], len(job.corpus.strata)
     counts = [labelled >> k for k in range(1, HALVINGS + 1) if labelled >> k >= classes]
     # With all labels of a set with a test split, the draws share their labels: their spread says nothing of label draws.
     same = job.labels.count == "all" and job.corpus.test is not None

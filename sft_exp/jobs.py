@@ -5,23 +5,26 @@ list. The controls are arms like the main one: fine-tuning requests that differ 
 nothing else, so equal ones are one folder whoever asks.
 """
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from math import ceil, prod
 from pathlib import Path
 
 import torch
 
-from sft_exp import copies, graphs, splits, transfer
+from sft_exp import copies, datasets, graphs, splits, transfer
 from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.prune import Prune
-from sft_exp.core import Compressor, Task
-from sft_exp.data import Corpus
+from sft_exp.core import Compressor, Encoder, Strategy, Task
+from sft_exp.data import Corpus, Dataset
+from sft_exp.encoders.colours import Colours
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Budget, Experiment, Target
-from sft_exp.nets import Readout, layers
+from sft_exp.nets import DENSE, Readout, layers
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.provenance import digest, plain
 from sft_exp.schedule import Schedule
@@ -46,13 +49,21 @@ from sft_exp.store import Request, Result, Stage
 from sft_exp.strategies import distill
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
+from sft_exp.strategies.ridge import Ridge
 from sft_exp.strategies.svm import Svm
+from sft_exp.strategies.svr import Svr
 from sft_exp.tasks.classify import Classify
 from sft_exp.train import build_optimizer
 
 MAIN, SCRATCH = "pretrained", "scratch"
 LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without the unlabelled images
+SINGLE = "alone_"  # of a task that learns several things at once: one of them
 CONTROLS = (SCRATCH, "random_frozen", "raw_pixels", "raw_svm", "pca_svm")
+FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
+    "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
+    "numbers": {"raw_pixels": (Pixels(), Ridge()), "raw_svm": (Pixels(), Svr()), "pca_svm": (Projection(), Svr())},
+    "pixels": {"raw_pixels": (Colours(), Logistic())},
+}
 MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
@@ -106,6 +117,7 @@ def prepare(e: Experiment) -> Job:
     data = corpus(e.dataset)
     if isinstance(e.strategy, distill.Distil):
         e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
+    check_task(e, data)
     copies.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
     job, root = Job(e, data, labels), Path(e.store)
@@ -117,7 +129,7 @@ def prepare(e: Experiment) -> Job:
     try:
         kept = e.pretrainer
         features = {
-            "maps": e.features.maps or list(kept.features),
+            "maps": e.features.maps or (list(kept.features) if e.task.pooled else [DENSE]),
             "pool": e.features.pool or kept.pool,
             "grid": e.features.grid or kept.grid,
         }
@@ -158,6 +170,41 @@ def prepare(e: Experiment) -> Job:
                     add(job, "validate", going_on(job, "validate", {**r, "folds": FOLDS}, e.finetune.before(len(draw.labelled))))
     deployment(job, shared)
     return job
+
+
+def check_task(e: Experiment, data: Corpus) -> None:
+    """Data sets without what the task learns from, and what does not fit what it predicts. ConfigError."""
+    name, told = e.choices.get("task", type(e.task).__name__), [*data.train.targets, *(["y"] if data.labelled else [])]
+    if missing := [t for t in e.task.needs or ("y",) if t not in told]:
+        raise ConfigError(
+            "task",
+            name,
+            f"learns from {' and '.join(map(called, missing))}, and dataset={e.choices.get('dataset', data.name)} has "
+            f"{' and '.join(map(called, told))}; data sets that have them: {', '.join(giving(*missing)) or 'none'}",
+        )
+    for key, chosen, wanted in (
+        ("compress", e.compress and e.compress.forms(""), ("classes",)),
+        ("export", e.export and e.export.file, ("classes",)),
+        ("strategy", isinstance(e.strategy, distill.Distil), ("classes",)),
+        ("strategy", e.strategy.solves, e.strategy.solved),
+    ):
+        if chosen and e.task.predicts not in wanted:
+            why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
+            raise ConfigError(key, e.choices.get(key, ""), why)
+
+
+def called(target: str) -> str:
+    return "classes" if target == "y" else target
+
+
+def giving(*targets: str) -> list[str]:
+    """Our data sets with these annotations."""
+    found = []
+    for module in pkgutil.iter_modules(datasets.__path__):
+        kinds = vars(import_module(f"{datasets.__name__}.{module.name}")).values()
+        if any(isinstance(k, type) and issubclass(k, Dataset) and {*targets} <= {*k.gives} for k in kinds if k is not Dataset):
+            found.append(module.name)
+    return found
 
 
 def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
@@ -339,7 +386,9 @@ def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> N
 
 def controls(e: Experiment) -> tuple[str, ...]:
     """The arms beside the main one."""
-    usual = (*CONTROLS, LABELS_ONLY) if "unlabelled" in e.task.pools else CONTROLS
+    usual = (SCRATCH, "random_frozen", *FLOORS.get(e.task.predicts, {}))
+    usual = (*usual, LABELS_ONLY) if "unlabelled" in e.task.pools else usual
+    usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
     if isinstance(e.controls, bool):
         return usual if e.controls else ()
     valid = (*usual, *MORE_CONTROLS)
@@ -467,25 +516,26 @@ def finetuning(
         "patience": e.finetune.patience,
         "precision": e.hardware.precision,
     }
-    if arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
+    if arm.startswith(SINGLE):
+        request |= {"task": e.task.alone()[arm.removeprefix(SINGLE)]}
+    elif arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
         request |= {"task": alone(e.task)}  # floors and labels_only: what the labels alone give
-    floor = {"features": {"maps": [-1], "pool": "avg", "grid": 1}, "val": "none"}
+    floor = {"features": {"maps": [-1] if e.task.pooled else [DENSE], "pool": "avg", "grid": 1}, "val": "none"}
     if arm == SCRATCH:
         request |= {"start": None}
     elif arm == "scratch_long":
         request |= {"start": None, **longer(request, job)}
     elif arm == "random_frozen":
         request |= {"start": None, "strategy": Linear()}
-    elif arm == "raw_pixels":
-        request |= {"start": None, "encoder": Pixels(), "strategy": Logistic(), **floor}
-    elif arm == "raw_svm":
-        request |= {"start": None, "encoder": Pixels(), "strategy": Svm(), **floor}
-    elif arm == "pca_svm":
-        fold = splits.pretrainings(job.corpus, e.draws)[draw]
-        projection = Projection(min(50, prod(job.corpus.image)))
-        none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
-        fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
-        request |= {"start": start_of(job, fit), "encoder": projection, "strategy": Svm(), **floor}
+    elif arm in (floors := FLOORS.get(e.task.predicts, {})):
+        encoder, strategy = floors[arm]
+        request |= {"start": None, "encoder": encoder, "strategy": strategy, **floor, "task": request["task"].solvable()}
+        if isinstance(encoder, Projection):
+            fold = splits.pretrainings(job.corpus, e.draws)[draw]
+            projection = Projection(min(50, prod(job.corpus.image)))
+            none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
+            fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
+            request |= {"start": start_of(job, fit), "encoder": projection}
     return (
         closed(request)
         if request["strategy"].solves
@@ -524,7 +574,8 @@ def tuned(job: Job, request: Request) -> Target:
         for trial in trials:
             add(job, "search", trial)
         folders = [root / stage("search").folder_name(t) for t in trials]
-        name, finding = "choose", {"rates": [float(r) for r in optim.hints["search"]["lr"]], "trials": folders}
+        rates = [float(r) for r in optim.hints["search"]["lr"]]
+        name, finding = "choose", {"rates": rates, "trials": folders, "score": request["task"].score}
     add(job, name, finding)
     return with_rate(optim, root / stage(name).folder_name(finding))
 

@@ -101,6 +101,8 @@ def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:
 
     e = api.reopen(run)
     data, labels = corpus(e.dataset), splits.Labels.parse(e.labels, e.labels_total)
+    if e.task.predicts != "classes":
+        raise DataError(f"{run}: images get a class here, and its task predicts {e.task.predicts}")
     if labels == splits.Labels("all") and "labels" in {f.name for f in fields(e.dataset)}:
         return e.dataset, data, data.train, data.extra
     draw = splits.make(data, labels, 0)
@@ -143,10 +145,11 @@ def outputs(function: Any, images: "Images") -> "Tensor":
     """What a network makes of the images, [N, ...]."""
     import torch
 
-    from sft_exp.stages.model import BATCH
+    from sft_exp.stages.model import at_once
 
     with torch.no_grad():
-        return torch.cat([function(b["x"]) for b in images.batches(torch.arange(len(images)).split(BATCH), torch.device("cpu"))])
+        rows = torch.arange(len(images)).split(at_once(images))
+        return torch.cat([function(b["x"]) for b in images.batches(rows, torch.device("cpu"))])
 
 
 def table_of(dataset: "Dataset", data: "Corpus", known: "Images", chosen: "Images", folder: Path) -> Sheet:

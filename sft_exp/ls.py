@@ -79,7 +79,8 @@ def told(path: Path) -> str:
     choices, config = result.get("choices", {}), result.get("config", {})
     parts = [choices[g] for g in ("pretrainer", "strategy", "optim", "dataset") if g in choices]
     parts += [f"{key} {config[key]}" for key in ("labels", "seed") if key in config]
-    parts += [f"{key} {100 * result[key]['accuracy']:.1f}" for key in ("val", "test") if "accuracy" in result.get(key, {})]
+    score = result.get("score", "accuracy")
+    parts += [f"{key} {100 * result[key][score]:.1f}" for key in ("val", "test") if score in result.get(key, {})]
     return ", ".join(parts)
 
 

@@ -131,6 +131,7 @@ def summary(job: Job, result: dict[str, Any], ctx: Context) -> dict[str, Any]:
     flat |= {f"{arm}/{k}": v for arm, scores in result["controls"].items() for k, v in scores.items()}
     for row in bill(result):
         flat |= {f"bill/{row['form']}/{k}": v for k, v in row.items() if k != "form"}
+    flat |= {f"{split}/score": result[split][score] for split in ("test", "val") if (score := result["score"]) in result[split]}
     if result["verdict"]:
         flat |= {"gain_vs_scratch": result["verdict"]["difference"], "verdict": result["verdict"]["text"]}
     if start := job.requests["finetune"][job.arms[MAIN][0]]["start"]:

@@ -95,6 +95,9 @@ def statistics_kept(net: nn.Module) -> Iterator[None]:
             m.track_running_stats = True
 
 
+DENSE = "dense"  # of features.maps: all that have rows and columns
+
+
 class Readout(nn.Module):
     """Features of an image, [B, D]: some of an encoder's maps, pooled to at most `grid` x `grid` and concatenated.
 
@@ -107,19 +110,28 @@ class Readout(nn.Module):
         with torch.no_grad():
             shapes = {name: m.shape for name, m in backbone.eval().maps(torch.zeros(1, *image))}
         backbone.train()
-        self.names = resolve(list(maps), list(shapes))
+        self.names = resolve(list(maps), list(shapes)) if list(maps) != [DENSE] else [n for n, s in shapes.items() if len(s) == 4]
+        if not self.names:
+            raise ConfigError("encoder", type(backbone).__name__, "has no maps with rows and columns, which this task starts at")
+        self.shapes = {name: tuple(shapes[name][1:]) for name in self.names}  # (D,) or (D, H, W)
         self.pool = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
         self.grids = {n: (min(grid, shapes[n][2]), min(grid, shapes[n][3])) for n in self.names if len(shapes[n]) == 4}
         self.width = sum(shapes[n][1] * prod(self.grids.get(n, ())) for n in self.names)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        found: dict[str, Tensor] = {}
+    def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Those maps as they are, [B, D] or [B, D, H, W], by name."""
         for name, m in self.backbone.maps(x_BCHW):
             if name in self.names:
-                found[name] = (self.pool(m, self.grids[name]) if name in self.grids else m).flatten(1)
-            if len(found) == len(self.names):
-                break
-        return torch.cat([found[n] for n in self.names], dim=1)
+                yield name, m
+            if name == self.names[-1]:
+                return
+
+    def read(self, name: str, m: Tensor) -> Tensor:
+        """A map as features [B, D]."""
+        return (self.pool(m, self.grids[name]) if name in self.grids else m).flatten(1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.cat([self.read(name, m) for name, m in self.maps(x_BCHW)], dim=1)
 
 
 def layers(encoder: Readout, image: tuple[int, int, int]) -> Layers:

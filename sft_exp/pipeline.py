@@ -10,7 +10,7 @@ from typing import Any
 from sft_exp import curves, mirror, splits
 from sft_exp.compressors.distill import ALONE
 from sft_exp.errors import NonFiniteError, ToleranceError
-from sft_exp.jobs import MAIN, SCRATCH, Job, prepare, stage
+from sft_exp.jobs import MAIN, SCRATCH, SINGLE, Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
@@ -83,20 +83,23 @@ def shown(store: Store, what: Stage, requests: list[Request], missing: int) -> l
 def results(job: Job) -> dict[str, Any]:
     """results.json of one job. Numbers are fractions."""
     e = job.experiment
+    score = e.task.score
     scores = {arm: [read(job.results["evaluate"][i], "scores.json") for i in places] for arm, places in job.arms.items()}
     labelled = [splits.make(job.corpus, job.labels, d) for d in range(e.draws)]
     main, copied = job.arms[MAIN], read(job.results["test"][0], "manifest.json")["copies"]
     verdict: Verdict | None = None
     if SCRATCH in scores and job.requests["pretrain"] and job.requests["finetune"][main[0]]["start"]:
-        pretrained, scratch = ([s["accuracy"] for s in scores[arm]] for arm in (MAIN, SCRATCH))
+        pretrained, scratch = ([s[score] for s in scores[arm]] for arm in (MAIN, SCRATCH))
         gains = [a - b for a, b in zip(pretrained, scratch, strict=True)]
-        verdict = judge([gains], fmean(d.ratio for d in labelled), covers(job))
+        verdict = judge([gains], fmean(d.ratio for d in labelled), covers(job), score=e.task.columns[score])
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return {
-        "test": average(scores[MAIN]),
+        "score": score,
+        "test": average(scores[MAIN], score),
         "val": validation(job),
-        "controls": {arm: average(s) for arm, s in scores.items() if arm != MAIN},
+        "controls": {arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
         "verdict": asdict(verdict) if verdict else {},
+        "heads": together(job, scores),
         "likelihood": likelihoods[0] if likelihoods else {},
         "stages": {
             "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
@@ -115,9 +118,10 @@ def results(job: Job) -> dict[str, Any]:
             "val": validated(job),
             "test": len(labelled[0].test),
             "classes": len(job.corpus.classes),
+            "strata": len(job.corpus.strata),
             "ratio": fmean(d.ratio for d in labelled),  # images tested over trained on, where draws are folds of one set
         },
-        "draws": {arm: [s["accuracy"] for s in rows] for arm, rows in scores.items()},
+        "draws": {arm: [s[score] for s in rows] for arm, rows in scores.items()},
         "bill": read(job.results["bill"][0], "bill.json") if job.results["bill"] else {},
         "folders": {
             "data": job.results["data"][0].folder.name,
@@ -125,6 +129,35 @@ def results(job: Job) -> dict[str, Any]:
             "arms": {arm: [job.results["evaluate"][i].folder.name for i in places] for arm, places in job.arms.items()},
         },
     }
+
+
+SHARING = {
+    "helped": "it gains from the others",
+    "hurt": "it suffers from the others (negative transfer)",
+    "too small to matter": "the difference is too small to matter",
+    "cannot tell": "cannot tell which is better",
+}
+
+
+def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Of a task that learns several things at once, each against itself alone, paired over the draws."""
+    found = {}
+    for name, task in job.experiment.task.alone().items():
+        _, metric = task.columns
+        alone = scores.get(f"{SINGLE}{name}")
+        if not alone or not all(metric in s for s in (*scores[MAIN], *alone)):
+            continue
+        shared, own = ([s[metric] for s in rows] for rows in (scores[MAIN], alone))
+        gains = [[a - b for a, b in zip(shared, own, strict=True)]]
+        ratio = fmean(splits.make(job.corpus, job.labels, d).ratio for d in range(job.experiment.draws))
+        said = judge(gains, ratio, "")
+        interval = "" if said.low is None or said.high is None else f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})"
+        text = (
+            f"{task.columns[metric]}: {100 * fmean(shared):.1f} together, {100 * fmean(own):.1f} alone, "
+            f"{100 * said.difference:+.1f} points{interval}: {SHARING[said.word]}."
+        )
+        found[name] = {**asdict(said), "text": text}
+    return found
 
 
 def falling(job: Job) -> list[str]:
@@ -149,14 +182,15 @@ def covers(job: Job) -> str:
 
 def validation(job: Job) -> dict[str, float]:
     if job.experiment.val == "cv":
-        return average([read(r, "scores.json") for r in job.results["validate"]])
+        return average([read(r, "scores.json") for r in job.results["validate"]], job.experiment.task.score)
     if job.experiment.val in ("holdout", "full"):
         return average(
             [
                 read(job.results["finetune"][i], "validation.json")
                 for i in job.arms[MAIN]
                 if (job.results["finetune"][i].folder / "validation.json").exists()
-            ]
+            ],
+            job.experiment.task.score,
         )
     return {}
 
@@ -168,13 +202,12 @@ def validated(job: Job) -> int:
     return len(read(job.results["finetune"][job.arms[MAIN][0]], "labels.json")["validation"])
 
 
-def average(rows: list[dict[str, float]]) -> dict[str, float]:
+def average(rows: list[dict[str, float]], score: str) -> dict[str, float]:
+    """Means of what all rows have, and the standard deviation of the score."""
     if not rows:
         return {}
     means = {name: fmean(r[name] for r in rows) for name in rows[0] if all(name in r for r in rows)}
-    return (
-        {**means, "accuracy_sd": stdev([r["accuracy"] for r in rows]) if len(rows) > 1 else 0.0} if "accuracy" in means else means
-    )
+    return {**means, f"{score}_sd": stdev([r[score] for r in rows]) if len(rows) > 1 else 0.0} if score in means else means
 
 
 def started_from(job: Job) -> list[Result]:

@@ -27,12 +27,14 @@ COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-b
     "pca_svm": "#A87900",
     LABELS_ONLY: "#56B4E9",
 }
+OTHER = "#4D4D4D"  # of arms with names of their own
 OBJECTIVES = ("#0072B2", "#D55E00", "#009E73", "#C0579A")
 CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it lies
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 NUMBERED = 20  # classes whose cells of the confusion matrix have room for a number
 NAMED = 40  # classes that there is room to name
+SHOWN = 6  # test images whose predictions are shown
 SCATTERED = 2_000  # test images at most among the features
 
 
@@ -41,7 +43,7 @@ def draw(job: Job, result: Result) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Result], Picture | None]] = [
-        accuracies, pretraining, monitors, finetuning, range_test, bill, examples, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, bill, examples, predictions, confusions, features,
     ]  # fmt: skip
     with rc_context(STYLE):
         return [picture for make in makers if (picture := make(job, result))]
@@ -55,19 +57,20 @@ def accuracies(job: Job, result: Result) -> Picture:
         for pair in zip(draws[MAIN], draws[SCRATCH], strict=True):
             axes.plot(pair, (height[MAIN], height[SCRATCH]), color=FAINT, linewidth=0.8, alpha=0.6)
     for arm, values in draws.items():
-        axes.scatter(values, [height[arm]] * len(values), s=26, color=COLOURS[arm], alpha=0.5, linewidths=0, zorder=2)
-        axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS[arm], linewidth=2.5)
+        axes.scatter(values, [height[arm]] * len(values), s=26, color=COLOURS.get(arm, OTHER), alpha=0.5, linewidths=0, zorder=2)
+        axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS.get(arm, OTHER), linewidth=2.5)
         place: Any = {"xy": (1.02, height[arm]), "xycoords": ("axes fraction", "data"), "annotation_clip": False}
-        axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS[arm])
+        axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS.get(arm, OTHER))
     axes.set_yticks(list(height.values()), list(height))
     axes.set_ylim(0.5 - len(draws), 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    axes.set_xlabel("test accuracy (%)")
+    score = job.experiment.task.columns[result["score"]]
+    axes.set_xlabel(f"test {score} (%)")
     difference = f", {100 * result['verdict']['difference']:+.1f} points against scratch" if result["verdict"] else ""
-    axes.set_title(f"{part(job, 'pretrainer')}: {100 * result['test']['accuracy']:.1f} %{difference}")
+    axes.set_title(f"{part(job, 'pretrainer')}: {100 * result['test'][result['score']]:.1f} %{difference}")
     caption = "A dot is one label draw, a bar and its number their mean. Lines join the same draw, pretrained and from scratch."
-    return Picture("accuracy", "Test accuracy by arm", caption, png(figure))
+    return Picture(result["score"], f"Test {score} by arm", caption, png(figure))
 
 
 def pretraining(job: Job, result: Result) -> Picture | None:
@@ -129,8 +132,8 @@ def finetuning(job: Job, result: Result) -> Picture | None:
     for arm, lines in trained.items():
         length = min(len(steps) for steps, _ in lines)
         steps, values = lines[0][0][:length], torch.tensor([v[:length] for _, v in lines]).numpy()
-        axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.15, linewidth=0)
-        axes.plot(steps, values.mean(0), color=COLOURS[arm], linewidth=1.6, label=arm)
+        axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS.get(arm, OTHER), alpha=0.15, linewidth=0)
+        axes.plot(steps, values.mean(0), color=COLOURS.get(arm, OTHER), linewidth=1.6, label=arm)
         low, high = min(low, values.min().item()), max(high, values.max().item())
     if 0 < 10 * low < high:  # a decade, so that there is a number to read
         axes.set_yscale("log")
@@ -185,9 +188,33 @@ def examples(job: Job, result: Result) -> Picture | None:
     return Picture("examples", "Pretraining on images", caption, png(figure))
 
 
-def confusions(job: Job, result: Result) -> Picture:
+@torch.no_grad()
+def predictions(job: Job, result: Result) -> Picture | None:
+    """Of tasks that show what they predict: some test images of the first draw, beside the truth."""
+    test, cpu = splits.make(job.corpus, job.labels, 0).test, torch.device("cpu")
+    model = models.load(job.results["finetune"][job.arms[MAIN][0]].folder)
+    (batch,) = test.batches([torch.arange(len(test))[:: max(1, len(test) // SHOWN)][:SHOWN]], cpu)
+    found = model.task.show(model.predict(batch["x"]), batch, model.spec)
+    if not found:
+        return None
+    (_, _, high, wide), columns = next(iter(found.values())).shape, min(SHOWN, len(batch["row"]))
+    figure, grid = blank(0.6 + len(found) * high / wide * (WIDTH - 1.2) / columns, rows=len(found))
+    for axes, (name, x_BCHW) in zip(list(grid) if len(found) > 1 else [grid], found.items(), strict=True):
+        axes.imshow(strip((x_BCHW * 255).round().to(torch.uint8)), interpolation="nearest")
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    figure.suptitle(f"{part(job, 'task')}: test images")
+    caption = "Some test images, evenly taken, with the first draw's model."
+    return Picture("predictions", "Predictions", caption, png(figure))
+
+
+def confusions(job: Job, result: Result) -> Picture | None:
     from matplotlib.colors import PowerNorm
 
+    if job.experiment.task.predicts != "classes":
+        return None
     names = [name[:14] for name in job.corpus.classes]
     counts_YY = torch.zeros(len(names), len(names), dtype=torch.long)
     for draw, i in enumerate(job.arms[MAIN]):
@@ -223,10 +250,13 @@ def features(job: Job, result: Result) -> Picture | None:
     """Principal components of the test features of the first draw's model."""
     from matplotlib.patheffects import withStroke
 
+    if job.experiment.task.predicts != "classes":
+        return None
     test: Images = splits.make(job.corpus, job.labels, 0).test
     rows = torch.arange(min(len(test), SCATTERED))
     encoder = models.load(job.results["finetune"][job.arms[MAIN][0]].folder).nets["encoder"]
-    f_ND = torch.cat([encoder(batch["x"]) for batch in test.batches(rows.split(models.BATCH), torch.device("cpu"))]).flatten(1)
+    batches = test.batches(rows.split(models.at_once(test)), torch.device("cpu"))
+    f_ND = torch.cat([encoder(batch["x"]) for batch in batches]).flatten(1)
     y_N, wrong_N = test.y[rows].cpu(), (predicted(job, job.arms[MAIN][0]) != test.y.cpu())[rows]
     if min(f_ND.shape) < 2:
         return None

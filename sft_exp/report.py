@@ -14,23 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp import advice, deploy, durable, page, pipeline, plots
+from sft_exp.core import Task
 from sft_exp.drawing import Picture
-from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, Job, stage
+from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, SINGLE, Job, stage
 from sft_exp.ls import bytes_
 from sft_exp.provenance import plain
 from sft_exp.stages import finetune
 from sft_exp.stages.context import pick
 from sft_exp.store import Request, Store
 
-COLUMNS = ("accuracy", "precision", "recall", "f1")  # of results.json
-HEADS = ("accuracy", "sd", "precision", "recall", "F1")  # precision, recall and F1 are macro averages
 MEANING = {
     MAIN: "pretrained, then fine-tuned",
     SCRATCH: "the same model, never pretrained",
     "random_frozen": "its encoder as it starts, frozen, with a linear head",
-    "raw_pixels": "logistic regression on the pixels",
-    "raw_svm": "RBF-SVM on the pixels",
-    "pca_svm": "RBF-SVM on principal components of the pixels",
+    "raw_pixels": "a linear model of the pixels, in closed form",
+    "raw_svm": "an RBF support-vector machine on the pixels",
+    "pca_svm": "an RBF support-vector machine on principal components of the pixels",
     LABELS_ONLY: "the same start, without the unlabelled images",
 }
 VALIDATION = {
@@ -49,9 +48,9 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen = Console(highlight=False, markup=False)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
-    for head in HEADS:
+    for head in heads(job.experiment.task):
         table.add_column(head, justify="right")
-    for arm, cells in rows(result):
+    for arm, cells in rows(job.experiment.task, result):
         table.add_row(arm, *cells, style="bold" if arm == MAIN else None)
     following, why = advice.next_command(job, result, command)
     whole = not screen.is_terminal  # what reads a pipe looks for sentences; a command is never broken
@@ -115,19 +114,34 @@ def footing(job: Job) -> str:
     e = job.experiment
     departs = [f"val=full: {advice.OUTSIDE}"] if e.val == "full" else []
     departs += [advice.TRANSDUCTIVE] if e.protocol.transductive else []
-    draws = f"mean over {e.draws} draws, sd of their accuracies" if e.draws > 1 else "one draw"
-    return "\n".join([f"Test, %, {draws}; macro precision, recall and F1", *departs])
+    draws = (
+        f"mean over {e.draws} draws, sd of their {'accuracies' if e.task.score == 'accuracy' else e.task.columns[e.task.score]}"
+        if e.draws > 1
+        else "one draw"
+    )
+    return "\n".join(["; ".join(filter(None, [f"Test, %, {draws}", e.task.footing])), *departs])
 
 
-def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """(arm, cells under HEADS)"""
+def heads(task: Task) -> list[str]:
+    score, *others = task.columns.values()
+    return [score, "sd", *others]
+
+
+def rows(task: Task, result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """(arm, cells under `heads`); `-` for what an arm has not."""
+    score, *others = task.columns
     found = []
     for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
-        cells = [f"{100 * scores[name]:.1f}" for name in (COLUMNS[0], "accuracy_sd", *COLUMNS[1:])]
+        cells = [shown(scores.get(name), name in task.raw) for name in (score, f"{score}_sd", *others)]
         if len(result["draws"][arm]) == 1:
             cells[1] = "-"
         found.append((arm, cells))
     return found
+
+
+def shown(value: float | None, raw: bool) -> str:
+    """A fraction in per cent; in its own units if it is none."""
+    return "-" if value is None else f"{value:.3g}" if raw else f"{100 * value:.1f}"
 
 
 def bill_table(bill: dict[str, Any], columns: slice) -> Table:
@@ -179,7 +193,9 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
         f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data['manifest']} (SHA-256, to learn from), {data['test_manifest']} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
-        "Validation": f"{100 * result['val']['accuracy']:.1f} % on {data['val']:,} images{outside}" if result["val"] else "none",
+        "Validation": f"{100 * result['val'][result['score']]:.1f} % on {data['val']:,} images{outside}"
+        if result["val"]
+        else "none",
         "Stages": ", ".join(stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s),
         "Command": f"<code>{escape(shlex.join(command))}</code>",
         "Environment": environment(job),
@@ -207,15 +223,20 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
 
 
 def html_table(job: Job, result: dict[str, Any]) -> str:
-    heads = "".join(f'<th scope="col" class="number">{head}</th>' for head in HEADS)
+    cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job.experiment.task))
     main, lines = ' class="main"', []
-    for arm, cells in rows(result):
-        name = f'<th scope="row">{arm}<br><span class="soft">{MEANING.get(arm, "")}</span></th>'
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+    for arm, values in rows(job.experiment.task, result):
+        name = f'<th scope="row">{arm}<br><span class="soft">{meaning(arm)}</span></th>'
+        numbers = "".join(f'<td class="number">{value}</td>' for value in values)
         lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
     caption = escape(footing(job)).replace("\n", "<br>")
-    head = f'<thead><tr><th scope="col">arm</th>{heads}</tr></thead>'
+    head = f'<thead><tr><th scope="col">arm</th>{cells}</tr></thead>'
     return f'<div class="wide"><table><caption>{caption}</caption>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def meaning(arm: str) -> str:
+    alone = f"the same, learning {arm.removeprefix(SINGLE)} only" if arm.startswith(SINGLE) else ""
+    return MEANING.get(arm, alone)
 
 
 def html_bill(bill: dict[str, Any]) -> str:

@@ -89,7 +89,7 @@ def make(corpus: Corpus, labels: Labels, draw: int) -> Draw:
     if corpus.test is not None:
         labelled = annotated(corpus, torch.arange(len(corpus.train)), labels, draw)
         return Draw(labelled, corpus.test, pool(corpus, None), 0.0)
-    known, tested = fold(corpus.train, corpus.classes, draw)
+    known, tested = fold(corpus.train, corpus.strata, draw)
     labelled = annotated(corpus, known, labels, draw)
     return Draw(labelled, corpus.train.at(tested), pool(corpus, known), len(tested) / len(labelled))
 
@@ -105,14 +105,14 @@ def annotated(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Images
 
 def answers(corpus: Corpus, labels: Labels) -> Tensor:
     """What the table says of each training image, int64 [N]; -1 where it says nothing. DataError for unknown names."""
-    row_of, class_of = {name: r for r, name in enumerate(corpus.train.ids)}, {name: c for c, name in enumerate(corpus.classes)}
+    row_of, class_of = {name: r for r, name in enumerate(corpus.train.ids)}, {name: c for c, name in enumerate(corpus.strata)}
     if unknown := [name for name in labels.table if name not in row_of]:
         raise DataError(
             f"labels: {len(unknown)} of {len(labels.table)} rows are no training images of {corpus.name}, such as "
             f"{unknown[0]!r}; its training images are called {corpus.train.ids[0]!r} and so on"
         )
     if wrong := [label for label in labels.table.values() if label and label not in class_of]:
-        raise DataError(f"labels: {wrong[0]!r} is no class of {corpus.name}; valid: {', '.join(corpus.classes)}")
+        raise DataError(f"labels: {wrong[0]!r} is no class of {corpus.name}; valid: {', '.join(corpus.strata)}")
     given = torch.full_like(corpus.train.y, -1)
     for name, label in labels.table.items():
         given[row_of[name]] = class_of[label] if label else corpus.train.y[row_of[name]]
@@ -135,7 +135,7 @@ def everything(corpus: Corpus) -> Images:
 def unlabelled(corpus: Corpus, labels: Labels, draw: int) -> Images:
     """What a semi-supervised task sees beside the draw's labels: its other training images, without their labels, and the
     data set's unlabelled ones; never an image that is tested. DataError if there are none."""
-    known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.classes, draw)[0]
+    known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.strata, draw)[0]
     told = {*make(corpus, labels, draw).labelled.ids}
     rest = corpus.train.at(torch.tensor([r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long))
     rest = replace(rest, y=torch.full_like(rest.y, -1))
@@ -178,20 +178,21 @@ def _plain(images: Images) -> Tensor:
 
 
 def choose(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Tensor:
-    """The rows of `train`, among `rows`, that may be annotated: stratified by class, and nested in the count.
+    """The rows of `train`, among `rows`, that may be annotated: stratified by `y` (by class, where an image has one), and
+    nested in the count.
 
     Each class is shuffled once; a larger budget goes further down the same order, so 10 labels a class are among 20.
     """
-    if labels.count == "all":
-        return rows
     y = corpus.train.y[rows]
-    classes = [shuffle(rows[y == c], stream("labels", draw, c)) for c in range(len(corpus.classes))]
+    if labels.count == "all":
+        return rows[y >= 0]
+    classes = [shuffle(rows[y == c], stream("labels", draw, c)) for c in range(len(corpus.strata))]
     if labels.count.isdecimal():
         each = int(labels.count)
         scarce = min(range(len(classes)), key=lambda c: len(classes[c]))
         if each > len(classes[scarce]):
             raise DataError(
-                f"labels={each} a class, but class {corpus.classes[scarce]!r} of {corpus.name} has {len(classes[scarce])} "
+                f"labels={each} a class, but class {corpus.strata[scarce]!r} of {corpus.name} has {len(classes[scarce])} "
                 f"training images: valid are 1 to {len(classes[scarce])}, a share such as 5%, or labels=all"
             )
         return torch.cat([c[:each] for c in classes])

@@ -157,7 +157,7 @@ def snapshot(folder: Path) -> None:
 
 
 def run(cfg: DictConfig) -> float:
-    """One job, in the worker. Returns the validation accuracy (test is for reading, not for choosing), NaN if it failed."""
+    """One job, in the worker. Returns the validation's score (test is for reading, not for choosing), NaN if it failed."""
     hydra = HydraConfig.get()
     folder, started = Path(hydra.runtime.output_dir), time.perf_counter()
     job = {"config": config.plain(cfg), "choices": config.choices(cfg, hydra)}
@@ -224,7 +224,7 @@ def ended(folder: Path) -> bool:
 
 
 def value(result: dict[str, Any]) -> float:
-    return result["val"].get("accuracy", result["test"]["accuracy"])
+    return result["val"].get(result["score"], result["test"][result["score"]])
 
 
 def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 LEVEL = 0.95
 SILENT_LEVEL = 0.99  # of the other sentences, where the primary one cannot tell
 MOST_DRAWS = 100  # counted as affordable
-MARGIN = 0.005  # of accuracy: less than this is too small to matter
+MARGIN = 0.005  # of accuracy, or whatever the score is: less than this is too small to matter
 SAYS = {
     "helped": "Pretraining helped",
     "hurt": "Pretraining hurt",
@@ -87,9 +87,10 @@ def judge(
     covers: str,
     margin: float = MARGIN,
     level: float = LEVEL,
+    score: str = "accuracy",
 ) -> Verdict:
-    """The verdict on differences of accuracy. The same difference everywhere is *cannot tell*: an interval of width 0
-    proves nothing."""
+    """The verdict on differences of accuracy, or of what else `score` names. The same difference everywhere is *cannot
+    tell*: an interval of width 0 proves nothing."""
     mean, low, high = interval(differences, ratio, level)
     every = [d for row in differences for d in row]
     same = max(every) - min(every) < 1e-9  # accuracies are counts over thousands: the rest is rounding
@@ -99,7 +100,7 @@ def judge(
     points = f"{100 * mean:+.1f} points" + (
         f" ({name} {100 * low:+.1f} to {100 * high:+.1f})" if several else " (one draw: no interval)"
     )
-    text = f"{SAYS[word]}: {points} of accuracy against the same model from scratch."
+    text = f"{SAYS[word]}: {points} of {score} against the same model from scratch."
     if word == "cannot tell" and several and not same and isfinite(high):
         text += f" {enough(differences, mean, high - mean, margin, ratio)}"
     return Verdict(word, mean, low if several else None, high if several else None, len(every), f"{text} {covers}".strip(), level)
@@ -127,7 +128,12 @@ def enough(differences: Differences, mean: float, half: float, margin: float, ra
 
 
 def judge_all(
-    family: Mapping[Key, Differences], primary: Collection[Key], ratio: float, covers: str, margin: float = MARGIN
+    family: Mapping[Key, Differences],
+    primary: Collection[Key],
+    ratio: float,
+    covers: str,
+    margin: float = MARGIN,
+    score: str = "accuracy",
 ) -> dict[Key, Verdict]:
     """One verdict a sentence of a report, such that the report holds a false *helped* or *hurt* in at most 6 % of cases.
 
@@ -135,10 +141,10 @@ def judge_all(
     by Bonferroni, LEVEL if a primary one spoke and SILENT_LEVEL if none did: were nothing true, one of the others could
     speak in 5 % of reports only together with a primary one, and otherwise in 1 %.
     """
-    first = {k: judge(family[k], ratio, covers, margin, shared(LEVEL, len(primary))) for k in family if k in primary}
+    first = {k: judge(family[k], ratio, covers, margin, shared(LEVEL, len(primary)), score) for k in family if k in primary}
     spoke = any(v.word in ("helped", "hurt") for v in first.values())
     level = shared(LEVEL if spoke or not first else SILENT_LEVEL, len(family) - len(first))
-    return {k: first[k] if k in first else judge(d, ratio, covers, margin, level) for k, d in family.items()}
+    return {k: first[k] if k in first else judge(d, ratio, covers, margin, level, score) for k, d in family.items()}
 
 
 def shared(level: float, sentences: int) -> float:

@@ -38,7 +38,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
             return {"code": 0}
         others = [prepared(s) for s in siblings(message)]
         result = session.work(job, Path(message["folder"]), message["config"], message["command"], others)
-        return {"code": 0, "val": result["val"].get("accuracy"), "test": result["test"]["accuracy"]}
+        return {"code": 0, "val": result["val"].get(result["score"]), "test": result["test"][result["score"]]}
     except Failure as error:
         return {"code": error.code, "error": str(error)}
     except Exception as error:  # noqa: BLE001 - any failure of a job is that job's alone

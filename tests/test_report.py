@@ -15,6 +15,7 @@ from PIL import Image
 
 from sft_exp import advice, page, pipeline, plots, report
 from sft_exp.api import compose as composed
+from sft_exp.core import Task
 from sft_exp.curves import converged
 from sft_exp.jobs import CONTROLS, FUNCTIONS, MAIN
 from sft_exp.session import work
@@ -159,7 +160,7 @@ def test_a_run_without_pretraining_and_controls_has_its_report_too(experiment, t
 def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
     report.show(done.job, done.result, done.folder, done.command)
     said = capsys.readouterr().out
-    for arm, cells in report.rows(done.result):
+    for arm, cells in report.rows(done.job.experiment.task, done.result):
         (line,) = [line for line in said.splitlines() if line.split()[:1] == [arm]]
         assert line.split()[1:] == cells
     stages = {r.folder for rows in done.job.results.values() for r in rows}
@@ -170,8 +171,8 @@ def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
 
 
 def test_a_single_draw_has_no_spread():
-    one = {"test": dict.fromkeys((*report.COLUMNS, "accuracy_sd"), 0.0), "controls": {}, "draws": {MAIN: [0.0]}}
-    assert report.rows(one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
+    one = {"test": dict.fromkeys((*Task.columns, "accuracy_sd"), 0.0), "controls": {}, "draws": {MAIN: [0.0]}}
+    assert report.rows(Task, one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
 
 
 def test_every_table_says_that_validation_saw_other_labels(done, job, capsys):

@@ -29,8 +29,8 @@ def grade(run: Run) -> Grade:
         if [run.tested["ids"][r] for r in run.rows[one][0]] != draw.test.ids:
             faults.append(f"{where}: its test images are not those of draw {one.draw}")
             continue
-        _, logits = models.measure(models.load(run.shelf.root / one.finetune), draw.test, pick("cpu"))
-        differ = sum(a != b for a, b in zip(logits.argmax(1).tolist(), run.rows[one][1], strict=True))
+        _, kept = models.measure(models.load(run.shelf.root / one.finetune), draw.test, pick("cpu"))
+        differ = sum(a != b for a, b in zip(kept["predicted"].tolist(), run.rows[one][1], strict=True))
         if differ > ROUNDING * len(draw.test):
             faults.append(f"{where}: the model predicts {differ} of {len(draw.test)} images otherwise")
     return ok("6.5", faults)

@@ -146,6 +146,8 @@ def read(folder: Path) -> Run:
         raise DataError(f"{folder / 'results.json'}: unreadable ({type(error).__name__})") from error
     except KeyError as error:
         raise DataError(f"{folder / 'results.json'}: does not name {error}; the same command writes it anew") from error
+    if (score := result.get("score", "accuracy")) != "accuracy":
+        raise DataError(f"{folder}: its score is {score}, and what is graded so far are runs that classify images")
     places = (start / store for start in (Path(), *folder.resolve().parents))
     root = next((p for p in places if (p / names["data"]).is_dir()), None)
     if root is None:

@@ -11,10 +11,10 @@ from sft_exp.store import Request
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """lr.json: the best rate, all scores, and whether it lies at the edge of those tried. The smaller rate wins a tie."""
-    scores = [json.loads((trial / "scores.json").read_text()).get("accuracy") for trial in request["trials"]]
+    scores = [json.loads((trial / "scores.json").read_text()).get(request["score"]) for trial in request["trials"]]
     if None in scores:
         raise DataError("optim.lr=search needs at least two labels of each class, to hold one out; give optim.lr a number")
     rates = request["rates"]
     best = max(sorted(range(len(rates)), key=lambda i: rates[i]), key=lambda i: scores[i])
     edge = len(rates) > 1 and rates[best] in (min(rates), max(rates))
-    durable.write_json(folder / "lr.json", {"lr": rates[best], "edge": edge, "rates": rates, "accuracy": scores})
+    durable.write_json(folder / "lr.json", {"lr": rates[best], "edge": edge, "rates": rates, request["score"]: scores})

@@ -22,5 +22,6 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             "content": {name: copies.pixels(images) for name, images in splits.items()},
             "groups": {name: images.groups for name, images in splits.items() if images.groups},
             "labels": corpus.train.y.tolist(),
+            "strata": corpus.strata,
         },
     )

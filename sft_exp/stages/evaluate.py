@@ -14,21 +14,21 @@ from sft_exp.store import Request
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """scores.json; predictions.safetensors: `row` int32 [N] in the test manifest, `predicted` int16 [N], `confidence`
-    float32 [N] if the model has any. Where test images have copies among those learnt from, `accuracy_apart` is the accuracy
-    on the others."""
+    """scores.json; predictions.safetensors: `row` int32 [N] in the test manifest, and what the task keeps of each prediction;
+    of a class `predicted` int16 [N], and `confidence` float32 [N] if the model has any. Where test images have copies among
+    those learnt from, `accuracy_apart` (after the task's score) is that of the others."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = models.load(request["model"], ctx.device)
-    scores, logits_NY = models.measure(model, draw.test, ctx.device)
-    confidence, predicted = logits_NY.softmax(1).max(1)
+    scores, kept = models.measure(model, draw.test, ctx.device)
     manifest = json.loads((request["test"] / "manifest.json").read_text())
     held = {*draw.test.ids} if manifest["folds"] else set()
     copied = {test for test, seen, _ in manifest["copies"] if seen not in held}
     apart = torch.tensor([name not in copied for name in draw.test.ids])
     if 0 < apart.sum() < len(apart):
-        scores["accuracy_apart"] = (predicted.cpu() == draw.test.y.cpu())[apart].float().mean().item()
+        others = models.measure(model, draw.test.at(apart.nonzero().flatten()), ctx.device)[0]
+        scores[f"{model.task.score}_apart"] = others[model.task.score]
     durable.write_json(folder / "scores.json", scores)
     places = {name: n for n, name in enumerate(manifest["ids"])}
     rows = {"row": torch.tensor([places[name] for name in draw.test.ids], dtype=torch.int32)}
-    rows |= {"predicted": predicted.to(torch.int16)} | ({"confidence": confidence.float()} if model.probabilistic else {})
-    durable.write(folder / "predictions.safetensors", to_bytes({k: v.cpu().contiguous() for k, v in rows.items()}))
+    rows |= {name: value for name, value in kept.items() if model.probabilistic or name != "confidence"}
+    durable.write(folder / "predictions.safetensors", to_bytes({k: v.contiguous() for k, v in rows.items()}))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
     request = requests[0]
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = Model(request["task"], start(request, ctx), ctx.corpus(request["dataset"]).spec)
-    f_ND, y_N = begin(model, request, draw.labelled, draw.pool, ctx)
+    y_N, f_ND = draw.labelled.y.to(ctx.device), begin(model, request, draw.labelled, draw.pool, ctx)
     with torch.no_grad():
         f_ND = model.nets["scale"](f_ND)
     plan, head = plan_of(request, [(1.0, {})], name_of(request, "all"), ctx), model.nets["head"]
@@ -81,7 +82,7 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
 def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images, Images | None]:
     """(training images, images the epoch is chosen on): a fold of the labels, or with val=full others' labels."""
     if request["val"] == "holdout":
-        known, held = splits.fold(draw.labelled, ctx.corpus(request["dataset"]).classes, 0)
+        known, held = splits.fold(draw.labelled, ctx.corpus(request["dataset"]).strata, 0)
         return draw.labelled.at(known), draw.labelled.at(held)
     if request["val"] == "full":
         return draw.labelled, splits.outside(ctx.corpus(request["dataset"]), draw)
@@ -106,21 +107,22 @@ def learn(
     model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
-        val = Images(features(encoder, val, ctx), val.y, val.ids)
+        val = val.having(features(encoder, val, ctx))
     method = method_of(request, ctx)
     optimizers = optimizers_for(method, nets, known(request["optim"]), plan.phases)
-    notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their accuracy
+    notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
+    score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
     for step in fit(folder, method, nets.train(), optimizers, data, plan, ctx, label, notes, previous(request, fold)):
         if request["ema"]:
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             with holding(nets, notes.get("mean")):
-                accuracy = models.measure(model, val, ctx.device)[0]["accuracy"]
-                step.metrics["val/accuracy"] = torch.tensor(accuracy)
-                better = accuracy > notes.get("accuracy", -1.0)
+                reached = models.measure(model, val, ctx.device)[0][score]
+                step.metrics[f"val/{score}"] = torch.tensor(reached)
+                better = reached > notes.get("score", -inf)
                 if better:
-                    notes.update(accuracy=accuracy, step=step.done, best=copied(nets))
+                    notes.update(score=reached, step=step.done, best=copied(nets))
             notes["worse"] = 0 if better else notes["worse"] + 1
             if request["patience"] is not None and notes["worse"] >= request["patience"]:
                 break
@@ -177,36 +179,39 @@ def previous(request: Request, fold: int | str) -> Path | None:
 
 def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) -> Model:
     """Frozen features and a head in closed form."""
-    spec = ctx.corpus(request["dataset"]).spec
+    spec, name = ctx.corpus(request["dataset"]).spec, ("solve", request["draw"], fold)
     model = Model(request["task"], start(request, ctx), spec, request["strategy"].probabilistic)
-    f_ND, y_N = features(model.nets["encoder"], labelled, ctx), labelled.y.to(ctx.device)
-    model.nets["head"] = request["strategy"].solve(f_ND, y_N, spec, seed_of("solve", request["draw"], fold)).to(ctx.device)
+    rows, rng = torch.arange(len(labelled)).split(models.at_once(labelled)), stream(*name, "examples", device=ctx.device)
+    with torch.no_grad():
+        found = [model.task.examples(model.nets.eval(), batch, rng) for batch in labelled.batches(rows, ctx.device)]
+    f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
+    head = request["strategy"].solve(f_MD, y_M, model.task.of(spec), seed_of(*name))
+    model.nets.set_submodule(model.task.readout, head.to(ctx.device))
     return model
 
 
 def ready(
     request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
 ) -> tuple[Model, dict[str, Images], Plan, nn.Module]:
-    """(model with its head started, what it trains on, plan, encoder). Features of a frozen encoder never change, so they
-    are computed once: then they are what it trains on, and the encoder is set aside."""
+    """(model with its head started, what it trains on, plan, encoder). Features of a frozen encoder never change, so where
+    the task starts at them they are computed once: then they are what it trains on, and the encoder is set aside."""
     task, strategy, corpus = request["task"], request["strategy"], ctx.corpus(request["dataset"])
     model, data = Model(task, start(request, ctx), corpus.spec), {"labelled": labelled}
     encoder = model.nets["encoder"]
     strategy.adapt(encoder, stream(request["seed"], "adapt", request["draw"]))
-    f_ND, _ = begin(model, request, labelled, pool, ctx)
+    f_ND = begin(model, request, labelled, pool, ctx)
     if isinstance(strategy, Distil):
         data["unlabelled"] = pool  # the teacher has something to say of the labelled ones too
     elif "unlabelled" in task.pools:
         data["unlabelled"] = splits.unlabelled(corpus, request["labels"], request["draw"])
     phases = moving(strategy, model.nets, corpus.image)
     plan = plan_of(request, phases, name_of(request, fold), ctx)
-    if any(name.startswith("encoder.") for _, rates in phases for name in rates) or task.alters():
+    if any(name.startswith("encoder.") for _, rates in phases for name in rates) or task.alters() or f_ND is None:
         start_at = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
         return model, data, replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)), encoder
-    model.nets["encoder"], data["labelled"] = nn.Identity(), Images(f_ND, labelled.y, labelled.ids)
+    model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)
     if "unlabelled" in data:
-        rest = data["unlabelled"]
-        data["unlabelled"] = Images(features(encoder, rest, ctx), rest.y, rest.ids)
+        data["unlabelled"] = data["unlabelled"].having(features(encoder, data["unlabelled"], ctx))
     return model, data, replace(plan, penalty=partial(pull, strategy, {})), encoder
 
 
@@ -225,13 +230,20 @@ def found(folder: Path) -> float:
     return json.loads((folder / "lr.json").read_text())["lr"]
 
 
-def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> tuple[Tensor, Tensor]:
-    """Scale and start the head on frozen features; gives those of the labelled images [N, D] and their labels [N]."""
-    encoder, some = model.nets["encoder"], scaling(request, pool)
-    f_ND, y_N = features(encoder, labelled, ctx), labelled.y.to(ctx.device)
+def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> Tensor | None:
+    """Scale and start the head on frozen features; gives those of the labelled images [N, D]. None where the task starts at
+    maps, which are too large to keep."""
+    task, encoder = model.task, model.nets["encoder"]
+    if not task.probed():
+        with torch.no_grad():
+            task.prepare(model.nets, {})
+        return None
+    told = {name: labelled.target(name).to(ctx.device) for name in task.needs if name in labelled.targets}
+    f_ND = features(encoder, labelled, ctx)
+    seen = {"f": f_ND, "y": labelled.y.to(ctx.device), **told, "pool": features(encoder, pool.at(scaling(request, pool)), ctx)}
     with torch.no_grad():
-        model.task.prepare(model.nets, {"f": f_ND, "y": y_N, "pool": features(encoder, pool.at(some), ctx)})
-    return f_ND, y_N
+        task.prepare(model.nets, seen)
+    return f_ND if task.pooled else None
 
 
 def name_of(request: Request, fold: int | str) -> tuple[int | str, ...]:
@@ -263,7 +275,7 @@ def scaling(request: Request, pool: Images) -> Tensor:
 def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
     """With the statistics 0 and 1 that BatchNorm begins with, features at rest, to which scale and head are fitted, are many
     times smaller than in training, and the first losses as much too large."""
-    rows = torch.arange(len(images)).split(models.BATCH)
+    rows = torch.arange(len(images)).split(models.at_once(images))
     torch.optim.swa_utils.update_bn((batch["x"] for batch in images.batches(rows, ctx.device)), encoder)
 
 
@@ -271,7 +283,7 @@ def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
 def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
     """What the encoder, at rest, makes of the images: [N, D]."""
     encoder.eval()
-    rows = torch.arange(len(images)).split(models.BATCH)
+    rows, images = torch.arange(len(images)).split(models.at_once(images)), replace(images, targets={})
     return torch.cat([encoder(batch["x"]) for batch in images.batches(rows, ctx.device)])
 
 

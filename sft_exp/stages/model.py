@@ -3,6 +3,7 @@
 import importlib
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sft_exp.nets import Readout
 from sft_exp.provenance import plain
 
 BATCH = 250  # images predicted at once: larger ones spend their time on fresh memory
+PIXELS = 2**20  # of all of them together, at most
 NEED_PROBABILITIES = ("ece",)  # scores of how sure a model is
 PARTS = (Encoder, Method, Strategy)  # what model.json may name: hyperparameters, never code
 
@@ -44,19 +46,23 @@ def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> Readout:
 def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
     """`request` names the encoder, features, task and strategy."""
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
-    durable.write_json(folder / "model.json", {**build, "image": model.spec.image, "classes": model.spec.classes})
+    spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
+    durable.write_json(folder / "model.json", {**build, **spec})
     durable.write(folder / "model.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}))
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     """The model a fine-tuning left in `folder`; StorageError if its files do not fit together."""
     about = json.loads((folder / "model.json").read_text())
-    spec = Spec(tuple(about["image"]), tuple(about["classes"]))
+    named = {target: tuple(names) for target, names in about.get("named", {}).items()}
+    spec = Spec(tuple(about["image"]), tuple(about["classes"]), named)
     task, encoder, strategy = (rebuild(about[k]) for k in ("task", "encoder", "strategy"))
     state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
     if strategy.solves:
-        nets["head"] = strategy.head({k.removeprefix("head."): v.shape for k, v in state.items() if k.startswith("head.")}, spec)
+        prefix = f"{task.readout}."
+        shapes = {k.removeprefix(prefix): v.shape for k, v in state.items() if k.startswith(prefix)}
+        nets.set_submodule(task.readout, strategy.head(shapes, task.of(spec)))
     if about.get("resized"):
         resize(nets, state)
     transfer.load_own(nets, state, folder / "model.safetensors")
@@ -91,16 +97,36 @@ def resize(nets: nn.ModuleDict, state: Tensors) -> None:
 
 
 @torch.no_grad()
-def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[str, float], Tensor]:
-    """(scores, predictions of all images), batch by batch; a score that the task cannot give is left out."""
+def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[str, float], Tensors]:
+    """(scores, what the task keeps of each prediction [N, ...]), batch by batch; a score that the task cannot give is left
+    out."""
     metrics: Any = model.task.metrics(model.spec).to(device)
-    predictions = []
-    for batch in images.batches(torch.arange(len(images)).split(BATCH), device):
-        predictions.append(model.predict(batch["x"]))
+    kept: list[Tensors] = []
+    for batch in images.batches(torch.arange(len(images)).split(at_once(images)), device):
+        predictions = model.predict(batch["x"])
+        compared = model.task.compared(predictions, batch)
         for metric in metrics.values():
-            metric.update(predictions[-1], batch["y"])
-    given = {name: metric for name, metric in metrics.items() if model.probabilistic or name not in NEED_PROBABILITIES}
-    return {name: float(metric.compute()) for name, metric in given.items()}, torch.cat(predictions)
+            metric.update(*compared)
+        kept.append({name: value.cpu() for name, value in model.task.record(predictions, batch).items()})
+    scores: dict[str, float] = {}
+    for name, metric in metrics.items():
+        if model.probabilistic or name not in NEED_PROBABILITIES:
+            scores |= named(name, metric.compute(), model.task.of(model.spec))
+    return scores, {name: torch.cat([rows[name] for rows in kept]) for name in kept[0]}
+
+
+def at_once(images: Images) -> int:
+    """Images predicted at once: BATCH small ones, fewer of large ones, whose maps would fill the memory."""
+    return max(1, min(BATCH, PIXELS // max(1, images.raw(0)[0].numel())))
+
+
+def named(name: str, value: Any, spec: Spec) -> dict[str, float]:
+    """A metric's numbers by name: one, one a class, or those of a dict; without those that are not defined."""
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in named(key, inner, spec).items()}
+    numbers = value.flatten().tolist()
+    names = [name] if value.dim() == 0 else [f"{name}/{c}" for c in spec.classes]
+    return {k: v for k, v in zip(names, numbers, strict=False) if isfinite(v)}
 
 
 def rebuild(node: dict[str, Any]) -> Any:
@@ -109,4 +135,11 @@ def rebuild(node: dict[str, Any]) -> Any:
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, PARTS)):
         raise StorageError(f"{node['is']} is no encoder, task, pretrainer or strategy")
-    return kind(**{k: v for k, v in node.items() if k != "is"})
+    return kind(**{k: inner(v) for k, v in node.items() if k != "is"})
+
+
+def inner(value: Any) -> Any:
+    """A field's value, with the parts that it holds."""
+    if not isinstance(value, dict):
+        return value
+    return rebuild(value) if "is" in value else {k: inner(v) for k, v in value.items()}

@@ -47,6 +47,7 @@ class Monitor:
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
         self.file, self.encoder, self.nets, self.device = folder / FILE, encoder, nets, ctx.device
         self.labelled, self.pool, self.labels = held(draw.labelled.at(few)), held(pool.at(some)), str(request["labels"])
+        self.classed = len(ctx.corpus(request["dataset"]).strata) > 1  # else there is nothing to read off
         earlier = next((f for f in (self.file, previous and previous / FILE) if f and f.exists()), None)
         rows = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
         self.rows: dict[int | None, dict[str, Any]] = {row["step"]: row for row in rows}
@@ -68,8 +69,10 @@ class Monitor:
 
     @torch.no_grad()
     def measured(self, encoder: nn.Module) -> dict[str, float]:
-        f_ND, f_LD = (self.features(encoder, images) for images in (self.pool, self.labelled))
-        found = {"rank": effective_rank(f_ND), **probes(f_LD, self.labelled), **clusters(f_LD, self.labelled.y)}
+        found = {"rank": effective_rank(self.features(encoder, self.pool))}
+        if self.classed:
+            f_LD = self.features(encoder, self.labelled)
+            found |= {**probes(f_LD, self.labelled), **clusters(f_LD, self.labelled.y)}
         return {k: round(v, 4) for k, v in found.items()}
 
     def features(self, encoder: nn.Module, images: Images) -> Tensor:

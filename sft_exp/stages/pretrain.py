@@ -82,7 +82,7 @@ def pool_of(corpus: Corpus, fold: int | str | None, method: Pretrainer, image: t
     if fold == "all":
         pool = corpus.train if method.labelled else splits.everything(corpus)
     elif isinstance(fold, int):
-        pool = splits.pool(corpus, splits.fold(corpus.train, corpus.classes, fold)[0])
+        pool = splits.pool(corpus, splits.fold(corpus.train, corpus.strata, fold)[0])
     else:
         pool = splits.pool(corpus, None)
     return fitted(pool if method.labelled else replace(pool, y=torch.full_like(pool.y, -1)), image)

@@ -18,7 +18,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     totals: dict[str, float] = {}
     for k in range(count(draw.labelled, request["folds"])):
         work = durable.folder(folder / f"fold-{k}")
-        known, held = splits.fold(draw.labelled, corpus.classes, k, request["folds"])
+        known, held = splits.fold(draw.labelled, corpus.strata, k, request["folds"])
         model = learn(work, request, ctx, draw.labelled.at(known), draw.pool, fold=k)
         scores, _ = models.measure(model, draw.labelled.at(held), ctx.device)
         for name, value in scores.items():

@@ -34,7 +34,7 @@ class LabelEfficiency(Study):
         require(self.margin >= 0, "margin", self.margin, "0 or more")
 
     def grid(self, corpus):
-        most = min((corpus.train.y == c).sum().item() for c in range(len(corpus.classes)))
+        most = min((corpus.train.y == c).sum().item() for c in range(len(corpus.strata)))
         counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= most]
         require(bool(counts), "labels", self.labels, f"counts of 1 to {most} a class, or all")
         seeds = ",".join(map(str, range(self.seeds)))
@@ -45,7 +45,7 @@ class LabelEfficiency(Study):
         primary = str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
         ratio = fmean(j.result["data"].get("ratio", 0.0) for j in jobs)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
-        verdicts = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin)
+        verdicts = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score)
         first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
         sets = {str(j.settings.get("dataset")) for j in jobs}
         seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
@@ -62,7 +62,7 @@ class LabelEfficiency(Study):
                 f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed; intervals speak of other seeds and "
                 "other label sets. At labels=all there is one label set, and they cover initialisation alone.",
                 f"labels={primary} was declared primary and shares 95 % among its sentences; the others hold simultaneously.",
-                "worth: how many times the labels the same model from scratch needs for this accuracy (arXiv:2003.14323).",
+                "worth: how many times the labels the same model from scratch needs for this score (arXiv:2003.14323).",
                 f"Cost of the pretrained arms: {cost(jobs):.0f} s of computing.",
                 *failed(cells),
                 *departures(jobs),
@@ -94,8 +94,9 @@ def middle(cells: dict[Cell, list[Job]]) -> str:
 
 
 def labels_of(job: Job) -> float:
-    """Labelled images a class, on average."""
-    return job.result["data"]["labelled"] / job.result["data"]["classes"]
+    """Labelled images a class, on average; where images have no classes, all."""
+    data = job.result["data"]
+    return data["labelled"] / data.get("strata", data["classes"])
 
 
 def gain(job: Job) -> list[float]:
@@ -217,11 +218,12 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
         if arm in (MAIN, SCRATCH):
             axes.fill_between(x, [100 * b[1] for b in bands], [100 * b[2] for b in bands], color=colour, alpha=0.15, linewidth=0)
     labels_axis(axes, cells)
-    axes.set_ylabel("test accuracy (%)")
+    score = next(iter(cells.values()))[0].score
+    axes.set_ylabel(f"test {score} (%)")
     axes.grid(axis="y")
     axes.legend(fontsize=8, ncols=2)
     caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors."
-    return Picture("accuracy", "Accuracy against labels", caption, png(figure))
+    return Picture(score, f"{score[0].upper()}{score[1:]} against labels", caption, png(figure))
 
 
 def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> Picture:

@@ -28,7 +28,7 @@ from sft_exp.track import About, Artifact, Run, Tracker
 PENDING = "pending.json"
 MODES = ("auto", "online", "offline", "disabled")
 TABLE = "results"  # one row a fine-tuning, for charts over many runs
-COLUMNS = {"val_accuracy": "val/accuracy", "test_accuracy": "test/accuracy", "gain": "gain_vs_scratch"}
+COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
 LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
 SYNC = "python -m sft_exp.sync"
 _told: set[str] = set()  # lines of explanation, each once a process
@@ -169,7 +169,7 @@ class Mirror(Run):
     def link(self) -> None:
         """Data -> encoder -> model, and the row of results. Content decides which version an artifact is, so whoever comes first
         uploads it. These are the calls that wait for the server."""
-        if "test/accuracy" in self.results:
+        if "test/score" in self.results:
             row = cells(self.about.config, self.results)
             self.run.log({TABLE: library().Table(columns=list(row), data=[list(row.values())])})
         if not self.run.offline:

@@ -1,0 +1,72 @@
+"""Two handwritten digits on one canvas, made of scikit-learn's 1,797: the targets `left` and `right` (which digit), `mask` (where
+there is ink) and `value` (their sum). Digits of different writers' blocks are never mixed: tests are made of digits of their own.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sft_exp.core import stream
+from sft_exp.data import Corpus, Dataset, Images, fingerprint
+from sft_exp.errors import require
+
+LAST = 500  # digits at the end of the file, of which test images are made
+INK = 96  # grey level from which on a pixel is ink
+
+
+@dataclass
+class DigitPairs(Dataset):
+    gives: ClassVar[tuple[str, ...]] = ("left", "right", "mask", "value")
+
+    train: int = 2_000  # images made of each part of the digits
+    test: int = 500
+    high: int = 16  # pixels of the canvas; the digits have 8 x 8
+    wide: int = 24
+
+    def __post_init__(self):
+        require(self.train > 0, "train", self.train, "above 0")
+        require(self.test > 0, "test", self.test, "above 0")
+        require(self.high >= 8, "high", self.high, "8 or more, which a digit takes")
+        require(self.wide >= 16, "wide", self.wide, "16 or more, which two digits take")
+
+    def load(self):
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        x_N88 = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8)
+        y_N, last = torch.from_numpy(bunch.target).long(), len(bunch.target) - LAST
+        train = self.made(x_N88[:last], y_N[:last], self.train, "train")
+        test = self.made(x_N88[last:], y_N[last:], self.test, "test")
+        names = tuple(str(c) for c in bunch.target_names)
+        return Corpus(
+            "digit pairs",
+            names,
+            train,
+            test,
+            image=(1, self.high, self.wide),
+            fingerprint=fingerprint(train),
+            test_fingerprint=fingerprint(test),
+            strata=("image",),
+            named={"left": names, "right": names, "mask": ("paper", "ink"), "value": ("sum",)},
+        )
+
+    def made(self, x_N88: torch.Tensor, y_N: torch.Tensor, count: int, name: str) -> Images:
+        rng = stream("digit pairs", name)
+        x_NHW = torch.zeros(count, self.high, self.wide, dtype=torch.uint8)
+        which_N2 = torch.randint(len(y_N), (count, 2), generator=rng)
+        half = self.wide // 2
+        top_N2 = torch.randint(self.high - 7, (count, 2), generator=rng)
+        left_N2 = torch.randint(half - 7, (count, 2), generator=rng) + torch.tensor([0, half])
+        for n in range(count):
+            for which, top, left in zip(which_N2[n].tolist(), top_N2[n].tolist(), left_N2[n].tolist(), strict=True):
+                x_NHW[n, top : top + 8, left : left + 8] = x_N88[which]
+        digit_N2 = y_N[which_N2]
+        targets = {
+            "left": digit_N2[:, 0],
+            "right": digit_N2[:, 1],
+            "mask": (x_NHW >= INK).to(torch.uint8),
+            "value": digit_N2.sum(1, keepdim=True).float(),
+        }
+        zeros = torch.zeros(count, dtype=torch.long)
+        return Images(x_NHW[:, None], zeros, [f"{name}/{n:05d}" for n in range(count)], targets=targets)

@@ -1,0 +1,99 @@
+"""The user's own images with masks, called alike:
+
+    root/images/a.jpg, root/masks/a.png                    folds take turns as test
+    root/{train,test}/images/..., root/{train,test}/masks/...
+
+A mask has one whole number a pixel: 0, 1, ... in the order of `classes`, or what `values` says; and `ignore` where nothing is
+annotated.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sft_exp import masks
+from sft_exp.data import Dataset
+from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.files import below, is_image
+from sft_exp.masks import Canvas, Codes, Pair
+
+LAYOUTS = "Expected is root/images and root/masks with files called alike, or root/train and root/test with these two in each"
+
+
+@dataclass
+class MaskFolder(Dataset):
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "unlabelled", "memory", "workers")
+    gives: ClassVar[tuple[str, ...]] = ("mask",)
+
+    root: str | None = None  # folder of images/ and masks/
+    classes: list[str] = field(default_factory=lambda: ["background", "object"])  # names of what a pixel may be
+    values: list[int] = field(default_factory=lambda: [])  # value of each class in the masks, e.g. [0, 255]; none = 0, 1, ...
+    ignore: int | None = 255  # value where nothing is annotated, unless it is a class's; null = there is none
+    unmasked: str = "refuse"  # images without a mask: refuse, or pool = pretrain on them
+    unlabelled: str | None = None  # folder of more images to pretrain on
+    group: str | None = None  # never split: a regular expression whose one group is found in an image's name
+    size: Any = 256  # pixels, or [rows, columns], of all images
+    channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
+    workers: int = 2  # processes that decode it
+
+    def __post_init__(self):
+        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+        require(1 < len(self.classes) <= 255, "classes", self.classes, "two names or more")
+        n, distinct = len(self.classes), len(set(self.values))
+        require(not self.values or len(self.values) == distinct == n, "values", self.values, f"{n} different numbers, or none")
+        require(self.unmasked in ("refuse", "pool"), "unmasked", self.unmasked, "refuse or pool")
+        ok = self.group is None or re.compile(self.group).groups == 1
+        require(ok, "group", self.group, "a regular expression with one group, such as (p[0-9]+)_, or null")
+
+    def load(self):
+        if not self.root:
+            raise ConfigError("dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}")
+        root = Path(self.root).expanduser()
+        parts = [root / name for name in ("train", "test") if (root / name).is_dir()] or [root]
+        if not (parts[0] / "images").is_dir() or not (parts[0] / "masks").is_dir():
+            raise DataError(f"dataset.root={root}: there is no {parts[0] / 'images'} or no {parts[0] / 'masks'}. {LAYOUTS}")
+        pairs = [
+            p for part in parts for p in self.inside(root, part, "test" if part.name == "test" and part != root else "train")
+        ]
+        if self.unlabelled:
+            pool = Path(self.unlabelled).expanduser()
+            found = [p for p in below(pool) if is_image(p.name)] if pool.is_dir() else []
+            if not found:
+                raise DataError(f"dataset.unlabelled={pool}: no folder with images in it")
+            pairs += [Pair(f"unlabelled/{p.relative_to(pool).as_posix()}", "pool", p) for p in found]
+        codes = Codes.plain(len(self.classes), self.ignore, self.values)
+        name = root.resolve().name
+        return masks.corpus(name, tuple(self.classes), pairs, self.canvas, codes, self.memory, self.workers)
+
+    def inside(self, root: Path, part: Path, split: str) -> list[Pair]:
+        """The images of one part with their masks. DataError for what has no counterpart."""
+        images = {p.relative_to(part / "images").with_suffix(""): p for p in below(part / "images") if is_image(p.name)}
+        found = {p.relative_to(part / "masks").with_suffix(""): p for p in below(part / "masks") if is_image(p.name)}
+        if alone := [str(found[stem]) for stem in found if stem not in images]:
+            raise DataError(f"{len(alone)} masks have no image of their name in {part / 'images'}:{listing(alone)}")
+        bare = [stem for stem in images if stem not in found]
+        if bare and self.unmasked == "refuse":
+            names = [f"{images[stem]}: there is no mask {part / 'masks' / stem}.png" for stem in bare]
+            raise DataError(f"{len(bare)} images have no mask:{listing(names)}\ndataset.unmasked=pool pretrains on them")
+        if lossy := [str(p) for p in found.values() if p.suffix.lower() not in masks.MASKS]:
+            raise DataError(f"masks must keep their values ({', '.join(masks.MASKS)}):{listing(lossy)}")
+        return [
+            Pair(
+                path.relative_to(root).as_posix(),
+                split if stem in found else "pool",
+                path,
+                found.get(stem),
+                group=self.group_in(path.name) if stem in found else None,
+            )
+            for stem, path in images.items()
+        ]
+
+    def group_in(self, name: str) -> str | None:
+        if self.group is None:
+            return None
+        if not (match := re.search(self.group, name)):
+            raise DataError(f"{name}: dataset.group={self.group} finds no group in this name")
+        return match[1]

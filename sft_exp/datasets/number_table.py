@@ -1,0 +1,132 @@
+"""Images with numbers: a CSV with the column `file`, and a column for each number, one row an image.
+
+Files are relative to root, or to the table. A column `split` says train or test; without it, folds take turns as test. A column
+`group` keeps images that belong together on one side of every split.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from sft_exp.data import Corpus, Dataset, Images
+from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.files import File, below, is_image, survey
+from sft_exp.masks import Canvas
+from sft_exp.progress import console
+
+
+class Row(NamedTuple):
+    id: str
+    path: Path
+    split: str  # train, test, or pool (without numbers)
+    value: tuple[float, ...] = ()
+    group: str | None = None
+
+
+@dataclass
+class NumberTable(Dataset):
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "table", "unlabelled", "memory", "workers")
+    gives: ClassVar[tuple[str, ...]] = ("value",)
+
+    table: str | None = None  # CSV of file,target
+    root: str | None = None  # folder that files are relative to; null = the table's
+    columns: list[str] = field(default_factory=lambda: ["target"])  # the numbers to predict
+    unlabelled: str | None = None  # folder of images to pretrain on
+    size: Any = 64  # pixels, or [rows, columns], of all images
+    channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    memory: float = 4.0  # GB of images held; a larger set is decoded as it is used
+    workers: int = 2  # processes that decode it
+
+    def __post_init__(self):
+        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+        ok = bool(self.columns) and len(set(self.columns)) == len(self.columns)
+        require(ok, "columns", self.columns, "a list of columns of the table, each once")
+
+    def load(self):
+        rows = self.rows()
+        if self.unlabelled:
+            pool = Path(self.unlabelled).expanduser()
+            found = [p for p in below(pool) if is_image(p.name)] if pool.is_dir() else []
+            taken = {r.path.resolve() for r in rows}
+            rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in found if p.resolve() not in taken]
+            if not any(r.split == "pool" for r in rows):
+                raise DataError(f"dataset.unlabelled={pool}: no folder with images in it that the table does not have")
+        image = self.canvas.image
+        hold = len(rows) * prod(image) <= self.memory * 1e9
+        x, seen = survey([File(r.id, r.path) for r in rows], image, hold, max(1, self.workers), self.fit)
+        if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
+            raise DataError(f"{len(faults)} images cannot be used:{listing(faults)}\nRepair them, or remove their rows")
+        none = (0.0,) * len(self.columns)
+        value_NK = torch.tensor([r.value or none for r in rows], dtype=torch.float32)
+
+        def split(which: str) -> Images | None:
+            mine = [n for n, r in enumerate(rows) if r.split == which]
+            y = torch.full((len(mine),), -1 if which == "pool" else 0)
+            groups = [g for n in mine if (g := rows[n].group) is not None] or None
+            targets = {} if which == "pool" else {"value": value_NK}
+            ids = [rows[n].id for n in mine]
+            return Images(x, y, ids, groups, self.workers, torch.tensor(mine), targets) if mine else None
+
+        def fingerprint(*splits: str) -> str:
+            told = [(r.id, r.split, r.value, r.group, s.sha256) for r, s in zip(rows, seen, strict=True) if r.split in splits]
+            return hashlib.sha256(json.dumps([image, self.fit, self.columns, told]).encode()).hexdigest()
+
+        train = split("train")
+        if train is None:
+            raise DataError(f"{self.table}: no row to learn from")
+        name, spread = Path(str(self.table)).stem, train.target("value").std(0).nan_to_num().tolist()
+        if flat := [c for c, sd in zip(self.columns, spread, strict=True) if sd == 0]:
+            raise DataError(f"{self.table}: column {flat[0]} is the same in all rows, and nothing can be learnt of it")
+        console.print(f"{name}: {len(train):,} images with {', '.join(self.columns)}, at {image[2]}x{image[1]}.", soft_wrap=True)
+        return Corpus(
+            name, (), train, split("test"), split("pool"), image, {}, fingerprint("train", "pool"), fingerprint("test"),
+            {r.id: r.path for r in rows}, strata=("image",), named={"value": tuple(self.columns)},
+        )  # fmt: skip
+
+    def rows(self) -> list[Row]:
+        """The rows of the table. DataError names the line."""
+        if not self.table:
+            raise ConfigError("dataset.table", self.table, f"must name a CSV with the columns file,{','.join(self.columns)}")
+        table = Path(self.table).expanduser()
+        root = Path(self.root).expanduser() if self.root else table.parent
+        try:
+            reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline=""), restval="")
+            lines = [(reader.line_num, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"dataset.table={table}: {getattr(error, 'strerror', None) or error}") from error
+        there = list(reader.fieldnames or [])
+        if missing := [c for c in ("file", *self.columns) if c not in there]:
+            raise DataError(f"{table}: no column {' and '.join(missing)}; its first line has {','.join(there) or 'nothing'}")
+        rows: dict[str, Row] = {}
+        for number, line in lines:
+            where, name = f"{table}, line {number}", line["file"]
+            path = next((p for p in (root / name, table.parent / name) if p.is_file()), None)
+            if path is None or not name:
+                raise DataError(f"{where}: there is no file {name!r}, neither below {root} nor beside the table")
+            if name in rows:
+                raise DataError(f"{where}: {name} has two rows; an image has one")
+            if (split := line.get("split") or "train") not in ("train", "test"):
+                raise DataError(f"{where}: split is {split!r}; valid: train, test")
+            value = tuple(numeric(line[c], c, where) for c in self.columns)
+            rows[name] = Row(name, path, split, value, line["group"] or None if "group" in there else None)
+        if not rows:
+            raise DataError(f"{table}: no row below the first line")
+        return list(rows.values())
+
+
+def numeric(text: str, column: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise DataError(f"{where}: {column} is {text!r}, and no number")
+    return value

@@ -1,0 +1,64 @@
+"""Oxford-IIIT Pet (Parkhi et al., CVPR 2012) in its official layout: root/images/*.jpg, root/annotations/{trimaps/*.png,
+trainval.txt, test.txt}. Each image has a breed, which task=classify learns, and a mask: pet, background, and their border."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sft_exp import masks
+from sft_exp.data import Dataset
+from sft_exp.errors import ConfigError, DataError
+from sft_exp.masks import Canvas, Codes, Pair
+
+
+@dataclass
+class OxfordPets(Dataset):
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
+    gives: ClassVar[tuple[str, ...]] = ("y", "mask")
+
+    root: str | None = None  # folder of images/ and annotations/, or the one that torchvision makes around it
+    border: bool = False  # the border is a class of its own; else it is not counted
+    size: Any = 128  # pixels, or [rows, columns], of all images
+    channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
+    workers: int = 2  # processes that decode it
+
+    def __post_init__(self):
+        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+
+    def load(self):
+        if not self.root:
+            raise ConfigError("dataset.root", self.root, "must name the folder that holds images/ and annotations/")
+        given = Path(self.root).expanduser()
+        root = next((r for r in (given, given / "oxford-iiit-pet") if (r / "annotations").is_dir()), None)
+        if root is None:
+            raise DataError(f"dataset.root={given}: there is no {given / 'annotations'}")
+        lines = [(split, *line) for name, split in (("trainval", "train"), ("test", "test")) for line in listed(root, name)]
+        breeds = {number: name.rpartition("_")[0].replace("_", " ").lower() for _, name, number in lines}
+        order = {number: n for n, number in enumerate(sorted(breeds))}
+        pairs = [
+            Pair(name, split, root / "images" / f"{name}.jpg", root / "annotations" / "trimaps" / f"{name}.png", order[number])
+            for split, name, number in lines
+        ]
+        names = ("background", "pet", *(["border"] if self.border else []))
+        codes = Codes({1: 1, 2: 0, 3: 2 if self.border else masks.IGNORE}, len(names))
+        classes = tuple(breeds[number] for number in sorted(breeds))
+        return masks.corpus("OxfordPets", classes, pairs, self.canvas, codes, self.memory, self.workers, classes, {"mask": names})
+
+
+def listed(root: Path, name: str) -> list[tuple[str, int]]:
+    """(image, number of its breed) of each line `Abyssinian_100 1 1 1`."""
+    file, found = root / "annotations" / f"{name}.txt", []
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from error
+    for n, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or line.startswith("#"):
+            continue
+        if len(words) < 2 or not words[1].isdecimal():
+            raise DataError(f"{file}, line {n}: {line!r} is not `image breed species number`")
+        found.append((words[0], int(words[1])))
+    return found

@@ -1,0 +1,66 @@
+"""Masks in Pascal VOC's layout (Everingham et al., IJCV 2010): VOCdevkit/VOC<year>/{JPEGImages, SegmentationClass, ImageSets}.
+
+A mask is a PNG whose pixel values are classes, 255 where nothing is annotated (VOC's outlines).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sft_exp import masks
+from sft_exp.data import Dataset
+from sft_exp.errors import ConfigError, DataError, require
+from sft_exp.masks import Canvas, Codes, Pair
+
+VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+@dataclass
+class VocSegmentation(Dataset):
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
+    gives: ClassVar[tuple[str, ...]] = ("mask",)
+
+    root: str | None = None  # folder that holds VOCdevkit/, or VOC<year>/
+    year: str = "2012"
+    train: str = "train"  # list in ImageSets/Segmentation whose images are learnt from
+    test: str | None = "val"  # and tested on; null = folds of the others take turns
+    extra: str | None = None  # list in ImageSets/Main whose images, but for those, are pretrained on, too
+    classes: list[str] = field(default_factory=lambda: [])  # names of the values 0, 1, ...; none = VOC's 21
+    size: Any = 256  # pixels, or [rows, columns], of all images
+    channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
+    workers: int = 2  # processes that decode it
+
+    def __post_init__(self):
+        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+        require(len(self.classes) != 1, "classes", self.classes, "two names or more, the first of value 0; or none for VOC's")
+
+    def load(self):
+        if not self.root:
+            raise ConfigError("dataset.root", self.root, "must name the folder that holds VOCdevkit")
+        tops = [Path(self.root).expanduser() / "VOCdevkit" / f"VOC{self.year}", Path(self.root).expanduser() / f"VOC{self.year}"]
+        top = next((t for t in tops if t.is_dir()), None)
+        if top is None:
+            raise DataError(f"dataset.root={self.root}: there is no {tops[0]}")
+        pairs = self.listed(top, "Segmentation", self.train, "train")
+        pairs += self.listed(top, "Segmentation", self.test, "test") if self.test else []
+        taken = {p.id for p in pairs}
+        if len(taken) < len(pairs):
+            raise DataError(f"{top}: an image is both in {self.train}.txt and in {self.test}.txt")
+        pairs += [p for p in self.listed(top, "Main", self.extra, "pool") if p.id not in taken] if self.extra else []
+        classes = tuple(self.classes or VOC)
+        codes = Codes.plain(len(classes), masks.IGNORE)
+        return masks.corpus(top.name, classes, pairs, self.canvas, codes, self.memory, self.workers)
+
+    def listed(self, top: Path, kind: str, name: str, split: str) -> list[Pair]:
+        file = top / "ImageSets" / kind / f"{name}.txt"
+        try:
+            names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        except OSError as error:
+            raise DataError(f"{file}: {error.strerror}; it lists the images of {split}") from error
+        mask = (lambda n: None) if split == "pool" else (lambda n: top / "SegmentationClass" / f"{n}.png")
+        return [Pair(n, split, top / "JPEGImages" / f"{n}.jpg", mask(n)) for n in names]

@@ -1,0 +1,72 @@
+"""RBF support-vector regression on frozen features, fitted to convergence (scikit-learn), C chosen by folds inside the labels."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sft_exp.core import Strategy
+from sft_exp.errors import require
+
+
+@dataclass
+class Svr(Strategy):
+    solves: ClassVar[bool] = True
+    probabilistic: ClassVar[bool] = False
+    solved: ClassVar[tuple[str, ...]] = ("numbers",)
+
+    c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])  # of numbers with spread 1
+    epsilon: float = 0.1  # error that costs nothing, of numbers with spread 1
+    rows: int = 5_000  # labelled images it is fitted on at most
+
+    def __post_init__(self):
+        require(bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0")
+        require(self.epsilon >= 0, "epsilon", self.epsilon, "0 or more")
+        require(self.rows > 0, "rows", self.rows, "above 0")
+
+    def phases(self, layers):
+        return [(1.0, {})]
+
+    def solve(self, f_BD, y_B, spec, seed):
+        from sklearn.model_selection import GridSearchCV, KFold
+        from sklearn.svm import SVR
+
+        kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[: self.rows]
+        x_ND, y_NK = f_BD.cpu()[kept], y_B.cpu()[kept]
+        mean_K, sd_K = y_NK.mean(0), y_NK.std(0).nan_to_num(1.0).clamp_min(1e-12)
+        gamma = 1 / (x_ND.shape[1] * max(x_ND.var().item(), 1e-12))
+        head = Kernels(len(x_ND), x_ND.shape[1], y_NK.shape[1])
+        head.support_SD.copy_(x_ND)
+        head.gamma.fill_(gamma)
+        for k, y_N in enumerate(((y_NK - mean_K) / sd_K).T.numpy()):
+            best = SVR(gamma=gamma, epsilon=self.epsilon, C=self.c[len(self.c) // 2])
+            if len(y_N) >= 10:
+                folds = KFold(5, shuffle=True, random_state=seed % 2**32)
+                best = GridSearchCV(best, {"C": list(self.c)}, cv=folds).fit(x_ND.numpy(), y_N).best_estimator_
+            fit = best.fit(x_ND.numpy(), y_N)
+            head.dual_KS[k, torch.from_numpy(fit.support_).long()] = torch.from_numpy(fit.dual_coef_[0]).float() * sd_K[k]
+            head.bias_K[k] = float(fit.intercept_[0]) * sd_K[k] + mean_K[k]
+        return head
+
+    def head(self, shapes, spec):
+        return Kernels(shapes["support_SD"][0], shapes["support_SD"][1], shapes["bias_K"][0])
+
+
+class Kernels(nn.Module):
+    """sum_s dual_ks exp(-gamma |f - support_s|^2) + bias_k: features [B, D] -> numbers [B, K]."""
+
+    support_SD: Tensor
+    dual_KS: Tensor
+    bias_K: Tensor
+    gamma: Tensor
+
+    def __init__(self, supports: int, width: int, numbers: int):
+        super().__init__()
+        self.register_buffer("support_SD", torch.zeros(supports, width))
+        self.register_buffer("dual_KS", torch.zeros(numbers, supports))
+        self.register_buffer("bias_K", torch.zeros(numbers))
+        self.register_buffer("gamma", torch.zeros(()))
+
+    def forward(self, f_BD: Tensor) -> Tensor:
+        return (-self.gamma * torch.cdist(f_BD, self.support_SD).square()).exp() @ self.dual_KS.T + self.bias_K

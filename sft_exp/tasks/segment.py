@@ -1,0 +1,153 @@
+"""Semantic segmentation: a class for each pixel, from an encoder's maps. Masks hold 255 where nothing is annotated.
+
+Loss: of each image's annotated pixels, the weighted sum of the cross-entropy, the focal loss -(1 - p)^2 log p (Lin et al.,
+arXiv:1708.02002, equation 4) and the soft Dice loss (Milletari et al., arXiv:1606.04797, section 3), a mean over images.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sft_exp import dense
+from sft_exp.augment import view_with_mask
+from sft_exp.core import Task
+from sft_exp.errors import require
+from sft_exp.experiment import Views
+
+IGNORE = 255
+SAMPLED = 200  # pixels of an image that a solved head is fitted on
+COLOURS = torch.tensor(  # of overlays; class 0, most often the background, is left as it is
+    [[0, 0, 0], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
+).div(255)
+
+
+@dataclass
+class Segment(Task):
+    predicts: ClassVar[str] = "pixels"
+    needs: ClassVar[tuple[str, ...]] = ("mask",)
+    pooled: ClassVar[bool] = False
+    readout: ClassVar[str] = "head.linear"
+    score: ClassVar[str] = "miou"
+    columns: ClassVar[dict[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixels", "dice": "Dice"}
+    footing: ClassVar[str] = "of all test pixels together, on the data set's canvas; mIoU and Dice are means over classes"
+
+    head: str = "fpn"  # fpn (a feature pyramid); torchvision's fcn, deeplabv3, lraspp; pixel (linear, of the largest map)
+    width: int = 64  # channels of the head
+    cross_entropy: float = 1.0  # weights of the losses
+    dice: float = 0.0
+    focal: float = 0.0
+    augment: bool = False  # train on views of the images, the masks moved with them, as the group `augment` draws them
+    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
+
+    def __post_init__(self):
+        require(self.head in dense.HEADS, "head", self.head, ", ".join(dense.HEADS))
+        require(self.width > 0, "width", self.width, "above 0")
+        for name in ("cross_entropy", "dice", "focal"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.cross_entropy + self.dice + self.focal > 0, "cross_entropy", self.cross_entropy, "above 0, or dice or focal")
+        self.views = self.views if self.augment else {}  # what is not used is no difference between two requests
+        self.how = Views(**self.views)
+
+    def alters(self):
+        return self.augment
+
+    def networks(self, encoder, spec):
+        classes = len(spec.of("mask").classes)
+        return nn.ModuleDict({"encoder": encoder, "head": dense.head(self.head, encoder.shapes, classes, self.width)})
+
+    def draw(self, batch, rng, progress):
+        x_BCHW, mask_BHW = batch["labelled"]["x"], batch["labelled"]["mask"]
+        return view_with_mask(x_BCHW, mask_BHW, self.how, rng) if self.augment else (x_BCHW, mask_BHW)
+
+    def loss(self, nets, x_BCHW, mask_BHW):
+        logits_BYHW = self.predict(nets, x_BCHW)
+        known_BHW = mask_BHW != IGNORE
+        count_B = known_BHW.sum((1, 2)).clamp_min(1)
+        log_BYHW = logits_BYHW.log_softmax(1)
+        error_BHW = F.nll_loss(log_BYHW, mask_BHW, reduction="none", ignore_index=IGNORE)  # 0 where nothing is annotated
+        parts = {}
+        if self.cross_entropy:
+            parts["cross_entropy"] = (error_BHW.sum((1, 2)) / count_B).mean()
+        if self.focal:
+            parts["focal"] = (((1 - (-error_BHW).exp()) ** 2 * error_BHW).sum((1, 2)) / count_B).mean()
+        if self.dice:
+            parts["dice"] = soft_dice(log_BYHW.exp(), mask_BHW, known_BHW)
+        right = ((logits_BYHW.argmax(1) == mask_BHW) & known_BHW).sum() / known_BHW.sum().clamp_min(1)
+        return sum(getattr(self, name) * value for name, value in parts.items()), {**parts, "pixel_accuracy": right}
+
+    def predict(self, nets, x_BCHW):
+        """-> logits [B, Y, H, W]"""
+        low_BYHW = nets["head"](dict(nets["encoder"].maps(x_BCHW)))
+        if low_BYHW.shape[2:] == x_BCHW.shape[2:]:
+            return low_BYHW
+        return F.interpolate(low_BYHW, x_BCHW.shape[2:], mode="bilinear", align_corners=False)
+
+    def metrics(self, spec):
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
+        classes = len(spec.of("mask").classes)
+        of: dict[str, Any] = {"ignore_index": IGNORE, "validate_args": False}
+        return nn.ModuleDict(
+            {
+                "miou": MulticlassJaccardIndex(classes, average="macro", **of),
+                "iou": MulticlassJaccardIndex(classes, average="none", **of),
+                "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **of),
+                "dice": MulticlassF1Score(classes, average="macro", **of),  # of pixels taken together, the two are one number
+            }
+        )
+
+    def compared(self, predictions, batch):
+        return predictions.argmax(1), batch["mask"]
+
+    def record(self, predictions, batch):
+        """`intersection` and `union` of each class, in pixels, int32 [B, Y]: what mIoU is made of."""
+        known_BHW, classes = batch["mask"] != IGNORE, predictions.shape[1]
+        told_BYHW, true_BYHW = (one_hot(m, known_BHW, classes) for m in (predictions.argmax(1), batch["mask"]))
+        both_BY = (told_BYHW & true_BYHW).sum((2, 3))
+        return {"intersection": both_BY.int(), "union": (told_BYHW | true_BYHW).sum((2, 3)).int()}
+
+    def show(self, predictions, batch, spec):
+        x_BCHW = batch["x"].expand(-1, 3, -1, -1)
+        return {
+            "image": x_BCHW,
+            "truth": overlay(x_BCHW, batch["mask"]),
+            "predicted": overlay(x_BCHW, predictions.argmax(1)),
+        }
+
+    def solvable(self):
+        return replace(self, head="pixel", augment=False, views={})
+
+    def examples(self, nets, batch, rng):
+        """Some annotated pixels of each image: the features of the head's map there [M, D] and their classes [M]."""
+        maps, name = dict(nets["encoder"].maps(batch["x"])), nets["head"].name
+        mask_BHW = F.interpolate(batch["mask"][:, None].float(), maps[name].shape[2:], mode="nearest-exact")[:, 0].long()
+        f_BLD, mask_BL = maps[name].flatten(2).mT, mask_BHW.flatten(1)
+        some_BM = torch.rand(mask_BL.shape, generator=rng, device=mask_BL.device).topk(min(SAMPLED, mask_BL.shape[1])).indices
+        f_MD = f_BLD.gather(1, some_BM[..., None].expand(-1, -1, f_BLD.shape[2])).flatten(0, 1)
+        y_M = mask_BL.gather(1, some_BM).flatten()
+        return f_MD[y_M != IGNORE], y_M[y_M != IGNORE]
+
+
+def soft_dice(p_BYHW: torch.Tensor, mask_BHW: torch.Tensor, known_BHW: torch.Tensor) -> torch.Tensor:
+    """1 - 2 |p y| / (|p| + |y|) of each class, a mean over images and classes; a class that neither shows counts as right."""
+    y_BYHW = one_hot(mask_BHW, known_BHW, p_BYHW.shape[1]).to(p_BYHW)
+    p_BYHW = p_BYHW * known_BHW[:, None]
+    both_BY, sizes_BY = (p_BYHW * y_BYHW).sum((2, 3)), (p_BYHW + y_BYHW).sum((2, 3))
+    return 1 - ((2 * both_BY + 1) / (sizes_BY + 1)).mean()
+
+
+def one_hot(mask_BHW: torch.Tensor, known_BHW: torch.Tensor, classes: int) -> torch.Tensor:
+    """-> bool [B, Y, H, W], nothing where nothing is annotated."""
+    return (mask_BHW[:, None] == torch.arange(classes, device=mask_BHW.device)[:, None, None]) & known_BHW[:, None]
+
+
+def overlay(x_B3HW: torch.Tensor, mask_BHW: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] under half-transparent colours of their classes; white where nothing is annotated."""
+    seen_BHW = mask_BHW.where(mask_BHW != IGNORE, 0)
+    coloured = seen_BHW.where(seen_BHW == 0, (seen_BHW - 1) % (len(COLOURS) - 1) + 1)
+    colour_B3HW = COLOURS.to(x_B3HW)[coloured].movedim(-1, 1)
+    mixed = torch.where((seen_BHW > 0)[:, None], 0.5 * x_B3HW + 0.5 * colour_B3HW, x_B3HW)
+    return torch.where((mask_BHW == IGNORE)[:, None], 0.5 * x_B3HW + 0.5, mixed)

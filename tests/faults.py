@@ -42,7 +42,7 @@ def fork(function: Callable[..., Any], *arguments: Any) -> Any:
     return process
 
 
-def ended(process: Any, seconds: float = 30) -> int:
+def ended(process: Any, seconds: float = 120) -> int:
     """The exit code; minus the signal's number, if one ended it."""
     process.join(seconds)
     if process.exitcode is None:

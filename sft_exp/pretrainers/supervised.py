@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core import Pretrainer, Task
 from sft_exp.errors import require
 from sft_exp.nets import DENSE, Readout
 
@@ -26,6 +26,7 @@ class Supervised(Pretrainer):
     task: Any = None  # what is learnt there of masks or boxes; null = classes of images
 
     def __post_init__(self):
+        require(self.task is None or isinstance(self.task, Task), "task", self.task, "a task, or null")
         if self.task is not None and self.task.predicts == "classes":
             self.task = None
         learnable = self.task is None or not self.task.pooled

@@ -160,7 +160,8 @@ def open_ended(kind: type, file: Path) -> Any:
         return kind
     made = OmegaConf.structured(kind)
     for name in ast.literal_eval(held[0]):
-        OmegaConf.set_struct(made[name], False)
+        if OmegaConf.is_dict(made[name]):
+            OmegaConf.set_struct(made[name], False)
     return made
 
 
@@ -262,7 +263,9 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
     for key, of in getattr(found, "holds", {}).items():
-        options[key] = {k: named(v, of, f"{group}.{key}.{k}") for k, v in (options.get(key) or {}).items()}
+        held: Any = options.get(key)
+        inside = {k: named(v, of, f"{group}.{key}.{k}") for k, v in held.items()} if isinstance(held, dict) else None
+        options[key] = named(held, of, f"{group}.{key}") if inside is None else inside
     names = [f.name for f in fields_of(found)]
     for key in options:
         if key not in names:

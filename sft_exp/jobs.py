@@ -558,6 +558,8 @@ def alone(task: Task) -> Task:
     same views."""
     if "unlabelled" not in task.pools:
         return task
+    if isinstance(inner := getattr(task, "task", None), Task):
+        return inner
     shared = {f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)}
     return Classify(**shared, augment="views" in shared)
 

@@ -326,7 +326,10 @@ def test_an_encoder_works_or_refuses_small_images(stem, size):
 
 
 HEADS = {"y": part("task", "classify")(), "mask": part("task", "segment")(), "value": part("task", "regress")()}
-WITH = {"multitask": {"heads": HEADS, "weighting": "gradnorm"}}  # what an option of a task cannot do without
+WITH = {  # what an option of a task cannot do without
+    "multitask": {"heads": HEADS, "weighting": "gradnorm"},
+    "joint": {"task": part("task", "classify")(), "objective": part("pretrainer", "ae")()},
+}
 LARGER = 4  # times the digits, where maps have rows and columns of their own
 
 

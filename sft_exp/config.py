@@ -82,7 +82,7 @@ def register() -> None:
     store.store(group="schema", name="augment", node=Views)
     for group, file, module in parts({**FOLDERS, "study": "studies"}):
         with suppress(SyntaxError, ValueError, KeyError):  # a broken part breaks itself alone, when it is asked for
-            store.store(group=f"schema/{group}", name=file.stem, node=node(file, module))
+            store.store(group=f"schema/{group}", name=file.stem, node=open_ended(node(file, module), file))
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("dataset_option", dataset_option, replace=True)
@@ -150,6 +150,19 @@ def node(file: Path, module: str) -> type:
     made: list[Any] = [("_target_", str, field(default=f"{module}.{kind.name}"))]
     made += [f for base in kind.bases for f in inherited(ast.unparse(base))] + own(kind)
     return make_dataclass(kind.name, made)
+
+
+def open_ended(kind: type, file: Path) -> Any:
+    """The node, where fields hold parts (`holds`) open for names that nobody foresaw: `task.heads.mask=segment`."""
+    lines = (line for c in ast.parse(file.read_text()).body if isinstance(c, ast.ClassDef) for line in c.body)
+    held = [line.value for line in lines if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "holds"]
+    if not held or held[0] is None:
+        return kind
+    made = OmegaConf.structured(kind)
+    for name in ast.literal_eval(held[0]):
+        if OmegaConf.is_dict(made[name]):
+            OmegaConf.set_struct(made[name], False)
+    return made
 
 
 def own(kind: ast.ClassDef) -> list[Any]:
@@ -250,7 +263,9 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
     for key, of in getattr(found, "holds", {}).items():
-        options[key] = {k: named(v, of, f"{group}.{key}.{k}") for k, v in (options.get(key) or {}).items()}
+        held: Any = options.get(key)
+        inside = {k: named(v, of, f"{group}.{key}.{k}") for k, v in held.items()} if isinstance(held, dict) else None
+        options[key] = named(held, of, f"{group}.{key}") if inside is None else inside
     names = [f.name for f in fields_of(found)]
     for key in options:
         if key not in names:

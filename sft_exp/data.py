@@ -232,22 +232,40 @@ def decode(content: bytes, image: tuple[int, int, int], fit: str = "crop") -> Te
     DataError says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
     """
     import numpy as np
+    from PIL import Image
+
+    _, height, width = image
+    picture = opened(content, image[0], 2 * max(height, width))
+    picture = fitting(picture, (width, height), fit, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).reshape(height, width, image[0]).permute(2, 0, 1)
+
+
+def whole(content: bytes, channels: int) -> Tensor:
+    """An image file's content in its own size, float [C, H, W] in [0, 1]. DataError as for `decode`."""
+    import numpy as np
+
+    picture = opened(content, channels, None)
+    held = torch.from_numpy(np.array(picture)).reshape(picture.height, picture.width, channels)
+    return held.permute(2, 0, 1).float().div(255)
+
+
+def opened(content: bytes, channels: int, least: int | None) -> Any:
+    """The Pillow image, upright, in grey or colour; of a JPEG perhaps one whose sides are smaller, but `least` pixels or more."""
+    import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    channels, height, width = image
     try:
         with Image.open(io.BytesIO(content), formats=formats()) as file:
             if file.width * file.height > (most := Image.MAX_IMAGE_PIXELS or float("inf")):
                 raise DataError(f"has {file.width} x {file.height} pixels, more than Pillow's limit of {most:,}")
-            file.draft(None, (2 * max(height, width),) * 2)  # a large JPEG is decoded at a fraction of its size: 10 times faster
+            if least:
+                file.draft(None, (least, least))  # a large JPEG is decoded at a fraction of its size: 10 times faster
             picture = ImageOps.exif_transpose(file)
             if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 and not scale
                 picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
             elif picture.mode == "F":
                 raise DataError("holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel")
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            picture = fitting(picture, (width, height), fit, Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(picture)).reshape(height, width, channels).permute(2, 0, 1)
+            return picture.convert("L" if channels == 1 else "RGB")
     except DataError:
         raise
     except UnidentifiedImageError as error:

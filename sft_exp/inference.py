@@ -32,9 +32,19 @@ def load(path: Path) -> Predictor:
     if path.suffix == ".pt2":
         raise DataError(f"{path}: torch.export.load may run code of the file, so take the run's folder, or an .onnx or .ort file")
     model = models.load(models.folder_of(path))
+    if model.task.predicts != "classes":
+        raise DataError(f"{path}: its task predicts {model.task.predicts}, and this is for models that give an image a class")
     return Predictor(
         model.spec.image, model.spec.classes, model.probabilistic, lambda x_BCHW: model.predict(x_BCHW.float().div(255))
     )
+
+
+def load_other(path: Path) -> models.Model | None:
+    """The model of a run folder or a store folder whose task gives images something else than one class; else None."""
+    if path.suffix in (*GRAPHS, ".pt2"):
+        return None
+    model = models.load(models.folder_of(path))
+    return None if model.task.predicts == "classes" else model
 
 
 def from_graph(path: Path) -> Predictor:

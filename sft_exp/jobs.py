@@ -219,6 +219,16 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
         raise error.under("pretrain_dataset") from error
     if e.pretrainer.labelled and pool.fingerprint == data.fingerprint:
         raise ConfigError("pretrain_dataset", pool.name, "must be another data set: labels of this one are counted by labels=")
+    if e.pretrainer.labelled:
+        needs = e.task.needs if getattr(e.pretrainer, "task", None) else ()
+        if missing := [t for t in needs or ("y",) if t not in (*pool.train.targets, *(["y"] if pool.labelled else []))]:
+            missing = [called(t) for t in missing]
+            raise ConfigError("pretrain_dataset", pool.name, f"has no {' and '.join(missing)}, which are learnt from")
+        if needs and pool.image[1:] != data.image[1:]:
+            size = f"images of {pool.image[1]}x{pool.image[2]}, and {data.name} of {data.image[1]}x{data.image[2]}"
+            raise ConfigError(
+                "pretrain_dataset", pool.name, f"has {size}: give both the same dataset.size, as masks move with it"
+            )
     if pool is not data:
         copies.refuse_elsewhere(pool, data, e.protocol.transductive)
     return pool
@@ -548,6 +558,8 @@ def alone(task: Task) -> Task:
     same views."""
     if "unlabelled" not in task.pools:
         return task
+    if isinstance(inner := getattr(task, "task", None), Task):
+        return inner
     shared = {f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)}
     return Classify(**shared, augment="views" in shared)
 

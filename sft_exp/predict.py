@@ -1,7 +1,8 @@
-"""Classes of images, by a model that a run has left: `python -m sft_exp.predict RUN FILES... > classes.csv`.
+"""What a model that a run has left says of images: `python -m sft_exp.predict RUN FILES... > classes.csv`.
 
 Writes `file,class,probability` for each image (an SVM has no probabilities), or with --format jsonl an object a line with
-the probabilities of all classes. What cannot be read is named on stderr and left out; then the exit code is 3.
+the probabilities of all classes. Models of other tasks write `file` and their numbers; or masks, with overlays, into the
+folder --out, at the images' own size. What cannot be read is named on stderr and left out; then the exit code is 3.
 """
 
 import argparse
@@ -32,11 +33,21 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("files", metavar="FILES", nargs="+", help="image files, folders of them, globs; - reads them from stdin")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv")
+    parser.add_argument("--out", type=Path, default=Path("outputs/predictions"), help="folder of masks and overlays")
+    parser.add_argument(
+        "--scale", type=float, help="of images whose pixels are predicted, in windows of the model's size; default: fitted to it"
+    )
     args = parser.parse_args(arguments)
-    from sft_exp.inference import load  # after the arguments, so that --help does not wait for torch
+    from sft_exp.inference import load, load_other  # after the arguments, so that --help does not wait for torch
 
     try:
-        unread = predict(load(Path(args.run)), list(named(args.files, sys.stdin)), sys.stdout, args.format)
+        entries, other = list(named(args.files, sys.stdin)), load_other(Path(args.run))
+        if other is None:
+            unread = predict(load(Path(args.run)), entries, sys.stdout, args.format)
+        else:
+            from sft_exp.predictions import writer
+
+            unread = each(writer(other, args.out, sys.stdout, args.scale), entries)
     except Failure as error:
         print(f"sft_exp.predict: {error}", file=sys.stderr)
         return error.code
@@ -69,6 +80,21 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
                     write(path, p_Y)
             done += len(some)
             advance(done, f"{len(unread)} unread" if unread else "")
+    return unread
+
+
+def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
+    """Let each image be written; gives what could not be read, with the reason."""
+    from sft_exp.progress import bar
+
+    paths, unread = list(files(entries)), []
+    with bar("predict", len(paths)) as advance:
+        for n, path in enumerate(paths, start=1):
+            try:
+                write(path, path.read_bytes())
+            except (DataError, OSError) as error:
+                unread.append(f"{path}: {'no image lies there' if path.is_dir() else getattr(error, 'strerror', None) or error}")
+            advance(n, f"{len(unread)} unread" if unread else "")
     return unread
 
 

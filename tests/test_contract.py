@@ -19,6 +19,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.experiment import Target
 from sft_exp.nets import Readout, layers
 from sft_exp.schedule import Schedule
+from sft_exp.stages.model import Model, measure, named
 from sft_exp.train import only, optimizers_for, train
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def networks(pretrainer, encoder, image=DIGITS.image, seed=0):
 
 GRADIENT = [stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "by gradient"]
 CLOSED = [stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "in closed form"]
-SOLVING = [stem for stem in parts("strategy") if part("strategy", stem).solves]
+SOLVING = [stem for stem in parts("strategy") if part("strategy", stem).solves and "classes" in part("strategy", stem).solved]
 
 
 def parameters(encoder):
@@ -324,20 +325,66 @@ def test_an_encoder_works_or_refuses_small_images(stem, size):
 # Tasks
 
 
+HEADS = {"y": part("task", "classify")(), "mask": part("task", "segment")(), "value": part("task", "regress")()}
+WITH = {  # what an option of a task cannot do without
+    "multitask": {"heads": HEADS, "weighting": "gradnorm"},
+    "joint": {"task": part("task", "classify")(), "objective": part("pretrainer", "ae")()},
+}
+LARGER = 4  # times the digits, where maps have rows and columns of their own
+
+
+def specimen(stem):
+    return part("task", stem)(**WITH.get(stem, {}))
+
+
+@cache
+def annotated(stem):
+    """64 digits with all that a task may learn of them: ink, a box around it, how much there is."""
+    from sft_exp.datasets.digits import Digits
+
+    images = Digits().load().train.at(torch.arange(64))
+    x_NCHW = images.floats(torch.arange(64), CPU).mul(255).to(torch.uint8)
+    if not specimen(stem).pooled:
+        x_NCHW = x_NCHW.repeat_interleave(LARGER, 2).repeat_interleave(LARGER, 3)
+    ink_NHW = x_NCHW[:, 0] > 96
+    sides = [[i.any(1 - d).nonzero()[[0, -1], 0] for d in (1, 0)] for i in ink_NHW]  # columns, rows
+    boxes = torch.tensor([[[x[0], y[0], x[1] + 1, y[1] + 1]] for x, y in sides], dtype=torch.float32)
+    targets = {
+        "mask": ink_NHW.to(torch.uint8),
+        "value": ink_NHW.float().mean((1, 2))[:, None],
+        "boxes": boxes,
+        "labels": images.y[:, None] + 1,
+        "crowd": torch.zeros(64, 1, dtype=torch.uint8),
+    }
+    return Images(x_NCHW, images.y, images.ids, targets=targets)
+
+
+def told(stem):
+    image = tuple(annotated(stem).raw(0).shape)
+    return Spec(image, DIGITS.classes, {"mask": ("paper", "ink"), "value": ("ink",)})
+
+
 def supervised(stem):
     torch.manual_seed(0)
-    task = part("task", stem)()
-    return task, task.networks(part("encoder", parts("encoder")[0])().build(DIGITS.image), DIGITS)
+    task, spec = specimen(stem), told(stem)
+    encoder = part("encoder", "conv")().build(spec.image)
+    return task, task.networks(Readout(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec)
+
+
+def flat(predictions):
+    """What a task predicts as tensors by name."""
+    return predictions if isinstance(predictions, dict) else {"": predictions}
 
 
 @every("task")
-def test_a_task_learns_what_it_is_shown(digits, training, stem):
+def test_a_task_learns_what_it_is_shown(training, stem):
     """Loss without randomness, gradients in every network, and a loss that falls on labels it has seen."""
     task, nets = supervised(stem)
-    images = digits.train.at(torch.arange(64))
+    images = annotated(stem)
     target = Target("torch.optim.Adam", {"lr": 1e-3})
     found, _ = training(task, nets, images, target)
-    assert all(p.grad is not None for p in nets.parameters() if p.requires_grad)
+    idle = {n for n, p in nets.named_parameters() if p.requires_grad and p.grad is None}
+    assert not {n for n in idle if not n.startswith("encoder.")}, "of the encoder, what no map asked for needs may rest"
     again, _ = training(*supervised(stem), images, target)
     assert found == again
     of_labels = "labels" if "labels" in found[0] else next(iter(task.objectives))  # other terms may rise as their weights do
@@ -345,28 +392,38 @@ def test_a_task_learns_what_it_is_shown(digits, training, stem):
 
 
 @every("task")
-def test_a_task_predicts_and_is_measured_in_pieces(digits, stem):
+def test_a_task_predicts_and_is_measured_in_pieces(stem):
     task, nets = supervised(stem)
-    (batch,) = digits.train.batches([torch.arange(30)], CPU)
+    images, model = annotated(stem), Model(task, nets.eval(), told(stem))
+    batches = list(images.batches(torch.arange(30).split(7), CPU))
+    (batch,) = images.batches([torch.arange(30)], CPU)
     with torch.no_grad():
-        whole = task.predict(nets.eval(), batch["x"])
-        pieces = torch.cat([task.predict(nets, x) for x in batch["x"].split(7)])
-    assert torch.allclose(whole, pieces, atol=1e-5)
-    one, many = task.metrics(DIGITS), task.metrics(DIGITS)
-    assert "accuracy" in one
-    for name, metric in one.items():
-        metric.update(whole, batch["y"])
-        for p, y in zip(whole.split(7), batch["y"].split(7), strict=True):
-            many[name].update(p, y)
-        assert float(metric.compute()) == pytest.approx(float(many[name].compute()))
-        assert 0 <= float(metric.compute()) <= 1
+        whole, pieces = task.predict(nets, batch["x"]), [flat(task.predict(nets, b["x"])) for b in batches]
+    for name, found in flat(whole).items():
+        assert torch.allclose(found, torch.cat([p[name] for p in pieces]), atol=1e-4)
+    one, many = task.metrics(told(stem)), task.metrics(told(stem))
+    for metrics, seen in ((one, [(whole, batch)]), (many, [(task.predict(nets, b["x"]), b) for b in batches])):
+        for metric in metrics.values():
+            for predictions, b in seen:
+                metric.update(*task.compared(predictions, b))
+    for name in one:
+        found, again = (named(name, of[name].compute(), task.of(told(stem))) for of in (one, many))
+        assert found == pytest.approx(again, abs=1e-4)
+        assert all(v <= 1 for k, v in found.items() if k == task.score)
+    scores, kept = measure(model, images.at(torch.arange(30)), CPU)
+    assert task.score in scores
+    assert set(task.columns) <= set(scores) | {f"{task.score}_sd"}
+    assert next(iter(task.columns)) == task.score
+    assert all(len(rows) == 30 for rows in kept.values())
+    shown = task.show(whole, batch, told(stem))
+    assert all(x.shape[:2] == (30, 3) and 0 <= x.min() <= x.max() <= 1 for x in shown.values())
 
 
 @every("task")
-def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(digits, stem):
+def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(stem):
     """The same stream, the same draws, from images alone where nothing is labelled; what it is given stays as it is."""
     task, nets = supervised(stem)
-    batch, state = batch_of(task, digits.train), torch.get_rng_state()
+    batch, state = batch_of(task, annotated(stem)), torch.get_rng_state()
     before = deepcopy(batch)
     first = task.draw(batch, stream(0, "draw"), 0.5)
     assert all(equal(before[pool], batch[pool]) for pool in batch)
@@ -384,8 +441,8 @@ def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(dig
 
 
 @every("task")
-def test_a_task_restarts_from_a_checkpoint_in_the_same_bits(digits, training, stem):
-    images, target = digits.train.at(torch.arange(64)), Target("torch.optim.Adam", {"lr": 1e-3})
+def test_a_task_restarts_from_a_checkpoint_in_the_same_bits(training, stem):
+    images, target = annotated(stem), Target("torch.optim.Adam", {"lr": 1e-3})
     task, nets = supervised(stem)
     whole, _ = training(task, nets, images, target)
     task, half = supervised(stem)
@@ -464,4 +521,6 @@ def test_a_data_sets_corpus_is_whole(stem):
         assert len(images) == len(images.ids) == len(images.floats(torch.arange(len(images)), CPU))
         assert tuple(images.raw(0).shape) == corpus.image
         assert images.raw(0).dtype == torch.uint8
-    assert set(corpus.train.y.tolist()) == set(range(len(corpus.classes)))
+    assert set(corpus.train.y.tolist()) == set(range(len(corpus.strata)))
+    for name in part("dataset", stem).gives:
+        assert name in corpus.train.targets if name != "y" else corpus.labelled

@@ -37,7 +37,8 @@ class VocSegmentation(Dataset):
 
     def __post_init__(self):
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
-        require(len(self.classes) != 1, "classes", self.classes, "two names or more, the first of value 0; or none for VOC's")
+        ok = isinstance(self.classes, list) and len(self.classes) != 1
+        require(ok, "classes", self.classes, "two names or more, the first of value 0; or none for VOC's")
 
     def load(self):
         if not self.root:

@@ -1,17 +1,20 @@
 """Learn the classes of another data set: what transfer learning has always done, and what any self-supervised claim is held
 against. Yosinski et al., arXiv:1411.1792; Kornblith et al., arXiv:1805.08974.
 
-Loss: cross-entropy over the other set's classes. Kept: the encoder, without that head. The other set is pretrain_dataset=..., or
-for those that need no further keys, pretrainer.source=...; labels of `dataset` itself are never seen.
+Loss: cross-entropy over the other set's classes; of masks or boxes that of `task`. Kept: the encoder, without that head. The
+other set is pretrain_dataset=..., or for those that need no further keys, pretrainer.source=...; labels of `dataset` itself are
+never seen.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core import Pretrainer, Task
+from sft_exp.errors import require
+from sft_exp.nets import DENSE, Readout
 
 
 @dataclass
@@ -20,14 +23,34 @@ class Supervised(Pretrainer):
     labelled: ClassVar[bool] = True
 
     source: str | None = None  # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
+    task: Any = None  # what is learnt there of masks or boxes; null = classes of images
+
+    def __post_init__(self):
+        require(self.task is None or isinstance(self.task, Task), "task", self.task, "a task, or null")
+        if self.task is not None and self.task.predicts == "classes":
+            self.task = None
+        learnable = self.task is None or not self.task.pooled
+        kind = type(self.task).__name__
+        require(learnable, "task", kind, "one of classes, pixels or boxes: another set's numbers have another scale")
+
+    @property
+    def keeps(self):
+        return "encoder.backbone" if self.task else "encoder"
 
     def networks(self, encoder, spec):
+        if self.task:
+            return self.task.networks(Readout(encoder, [DENSE], "avg", 1, spec.image), spec)
         return nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, len(spec.classes))})
 
     def draw(self, batch, rng, progress):
+        if self.task:
+            return self.task.draw({"labelled": batch["pool"]}, rng, progress)
         return batch["pool"]["x"], batch["pool"]["y"]
 
-    def loss(self, nets, x_BCHW, y_B):
+    def loss(self, nets, x_BCHW, *targets):
+        if self.task:
+            return self.task.loss(nets, x_BCHW, *targets)
+        (y_B,) = targets
         logits_BY = nets["head"](nets["encoder"](x_BCHW))
         return F.cross_entropy(logits_BY, y_B), {"accuracy": (logits_BY.argmax(1) == y_B).float().mean()}
 

@@ -69,7 +69,7 @@ def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Rep
         source, _ = transfer.read(request["_init"], request["init"])
         report = transfer.transfer(encoder, source, request["_init"])
         report.check(request["_min_loaded"])
-    return request["method"].networks(encoder, Spec(request["image"], corpus.classes)), report
+    return request["method"].networks(encoder, Spec(request["image"], corpus.classes, corpus.named)), report
 
 
 def numbers(net: nn.Module) -> dict[str, Tensor]:

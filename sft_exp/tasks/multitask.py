@@ -63,6 +63,8 @@ class MultiTask(Task):
 
     @property
     def needs(self):
+        if not self.heads:
+            raise ConfigError("task.heads", self.heads, "must name a task for each target, e.g. {left: classify, mask: segment}")
         return tuple(self.heads)
 
     @property
@@ -86,8 +88,6 @@ class MultiTask(Task):
         return {name: replace(self, heads={name: task}, weighting="fixed", weights={}) for name, task in self.heads.items()}
 
     def networks(self, encoder, spec):
-        if not self.heads:
-            raise ConfigError("task.heads", self.heads, "must name a task for each target, e.g. {left: classify, mask: segment}")
         made = {name: task.networks(encoder, inner(spec, name, task)) for name, task in self.heads.items()}
         heads = {name: nn.ModuleDict({k: net for k, net in nets.items() if k != "encoder"}) for name, nets in made.items()}
         nets = nn.ModuleDict({"encoder": encoder, "heads": nn.ModuleDict(heads)})

@@ -1,0 +1,95 @@
+"""A task and a pretrainer's objective at the same time, on one encoder: what two stages do one after the other (Rasmus et al.,
+arXiv:1507.02672, section 2, for reconstruction; for SimCLR's objective Zhai et al., arXiv:1905.03670, equation 1).
+
+Loss: the task's on the labels + weight * the pretrainer's on the unlabelled images.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from sft_exp.core import Pretrainer, Task
+from sft_exp.errors import ConfigError, require
+
+
+@dataclass
+class Joint(Task):
+    holds: ClassVar[dict[str, str]] = {"task": "task", "objective": "pretrainer"}
+    per_row: ClassVar[bool] = False  # rows of two pools
+
+    task: Any = None  # what is learnt from the labels, e.g. classify
+    objective: Any = None  # what is learnt from the images, e.g. ae or simclr
+    weight: float = 1.0  # of the objective
+    ratio: int = 1  # unlabelled images for each labelled one of a step
+
+    def __post_init__(self):
+        one = self.task is None or (isinstance(self.task, Task) and "unlabelled" not in self.task.pools)
+        require(one, "task", self.task, "a task of labels alone, e.g. classify")
+        fit = self.objective is None or (
+            isinstance(self.objective, Pretrainer)
+            and (self.objective.learns, self.objective.keeps, [*self.objective.objectives])
+            == ("by gradient", "encoder", ["loss"])
+            and type(self.objective).after is Pretrainer.after
+            and not self.objective.labelled
+        )
+        require(fit, "objective", self.objective, "a pretrainer of one loss and one network, e.g. ae, dae, vae or simclr")
+        require(self.weight >= 0, "weight", self.weight, "0 or more")
+        require(self.ratio > 0, "ratio", self.ratio, "above 0")
+        if self.task is not None:
+            for word in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
+                setattr(self, word, getattr(self.task, word))  # whatever it is asked about, the task answers
+
+    @property
+    def pools(self):
+        return {"labelled": 1, "unlabelled": self.ratio}
+
+    def alters(self):
+        return True
+
+    def of(self, spec):
+        return self.task.of(spec)
+
+    def probed(self):
+        return self.task.probed()
+
+    def networks(self, encoder, spec):
+        if self.task is None or self.objective is None:
+            raise ConfigError("task.objective", self.objective, "must name a pretrainer, and task.task a task")
+        nets = self.task.networks(encoder, spec)
+        beside = self.objective.networks(encoder.backbone, spec)
+        nets["beside"] = nn.ModuleDict({name: net for name, net in beside.items() if name != "encoder"})
+        return nets
+
+    def prepare(self, nets, data):
+        self.task.prepare(nets, data)
+
+    def draw(self, batch, rng, progress):
+        """-> what the task draws, then what the objective does"""
+        return *self.task.draw(batch, rng, progress), *self.objective.draw({"pool": batch["unlabelled"]}, rng, progress)
+
+    def loss(self, nets, *drawn):
+        labelled, shown = drawn[: self.count()], drawn[self.count() :]
+        own, logged = self.task.loss(nets, *labelled)
+        beside, _ = self.objective.loss({**nets["beside"], "encoder": nets["encoder"].backbone}, *shown)
+        return own + self.weight * beside, {**logged, "labels": own, "objective": beside}
+
+    def count(self):
+        """How many draws are the task's: x, its targets, and what mixing adds."""
+        mixed = 2 if getattr(self.task, "mixup", 0) or getattr(self.task, "cutmix", 0) else 0
+        return 1 + max(1, len(self.task.needs)) + mixed
+
+    def predict(self, nets, x_BCHW):
+        return self.task.predict(nets, x_BCHW)
+
+    def metrics(self, spec):
+        return self.task.metrics(spec)
+
+    def compared(self, predictions, batch):
+        return self.task.compared(predictions, batch)
+
+    def record(self, predictions, batch):
+        return self.task.record(predictions, batch)
+
+    def show(self, predictions, batch, spec):
+        return self.task.show(predictions, batch, spec)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= pretrainer=vae optim=adam
 
-.PHONY: run test test-full check bench clean
+.PHONY: run test test-full check bench results clean
 
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
@@ -21,6 +21,9 @@ check: .venv/dev          ## format, lint, types
 
 bench: .venv/test         ## measured side by side with what it is compared to
 	$(BIN)/python -m benchmarks
+
+results: .venv/test       ## the reports in docs/results and README's table of them, or NAMES="mnist"; hours on two cores
+	$(BIN)/python -m benchmarks.results $(NAMES)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

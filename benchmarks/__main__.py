@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import heads, probe, sweep, textbook, views
+from benchmarks import heads, probe, sweep, textbook, useless, views
 
 ROOT = Path(__file__).parent.parent
 
@@ -13,8 +13,9 @@ def main() -> None:
     data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
-    wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views"]
-    for name, part in (("textbook", textbook), ("heads", heads), ("probe", probe), ("sweep", sweep), ("views", views)):
+    wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views", "useless"]
+    parts = {"textbook": textbook, "heads": heads, "probe": probe, "sweep": sweep, "views": views, "useless": useless}
+    for name, part in parts.items():
         if name in wanted:
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")
             part.main(data / "mnist")

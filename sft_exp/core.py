@@ -234,8 +234,13 @@ class Strategy:
         """A term of the loss [scalar], of what moves: the parameters now, and the encoder's as they started."""
         return None
 
+    def unlabelled(self) -> int:
+        """How many unlabelled images `solve` is shown at most."""
+        return 0
+
     def solve(self, f_BD: Tensor, y_B: Tensor, spec: Spec, seed: int) -> nn.Module:
-        """A head fitted to convergence on frozen features; `y_B` are classes, or numbers [B, K]."""
+        """A head fitted to convergence on frozen features; `y_B` are classes, or numbers [B, K]. Unlabelled images come last,
+        with the class -1."""
         raise NotImplementedError
 
     def head(self, shapes: dict[str, torch.Size], spec: Spec) -> nn.Module:

@@ -47,9 +47,11 @@ from sft_exp.stages import (
 from sft_exp.stages.context import Context, corpus, pick
 from sft_exp.store import Request, Result, Stage
 from sft_exp.strategies import distill
+from sft_exp.strategies.knn import KNN
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
 from sft_exp.strategies.ridge import Ridge
+from sft_exp.strategies.spread import Spread
 from sft_exp.strategies.svm import Svm
 from sft_exp.strategies.svr import Svr
 from sft_exp.tasks.classify import Classify
@@ -64,7 +66,15 @@ FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predic
     "numbers": {"raw_pixels": (Pixels(), Ridge()), "raw_svm": (Pixels(), Svr()), "pca_svm": (Projection(), Svr())},
     "pixels": {"raw_pixels": (Colours(), Logistic())},
 }
-MORE_CONTROLS = ("scratch_long",)  # only where they are asked for by name
+MORE_FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # only where they are asked for by name, as are those below
+    "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), Spread())}
+}
+FROZEN: dict[str, dict[str, Strategy]] = {  # what a task predicts -> heads on the pretrained encoder at rest
+    "classes": {"frozen_svm": Svm(), "frozen_linear": Logistic(), "frozen_spread": Spread()},
+    "numbers": {"frozen_svm": Svr(), "frozen_linear": Ridge()},
+    "pixels": {"frozen_linear": Logistic()},
+}
+LONG = "scratch_long"
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
     "pretrain": pretrain.run,
@@ -157,7 +167,7 @@ def prepare(e: Experiment) -> Job:
     if e.nll_samples:
         add(job, "likelihood", likely(job, {**shared, **tested}, starts[0]))
     for arm in (MAIN, *controls(e)):
-        which = range(1 if arm == "scratch_long" else e.draws)  # it costs as much as the pretraining, each time
+        which = range(1 if arm == LONG else e.draws)  # it costs as much as the pretraining, each time
         requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in which]
         job.arms[arm] = [add(job, "finetune", r) for r in requests]
         for r in requests:
@@ -401,7 +411,7 @@ def controls(e: Experiment) -> tuple[str, ...]:
     usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
     if isinstance(e.controls, bool):
         return usual if e.controls else ()
-    valid = (*usual, *MORE_CONTROLS)
+    valid = (*usual, LONG, *MORE_FLOORS.get(e.task.predicts, {}), *FROZEN.get(e.task.predicts, {}))
     for name in e.controls:
         if name not in valid:
             raise ConfigError("controls", name, f"true, false, or a list of {', '.join(valid)}")
@@ -528,16 +538,16 @@ def finetuning(
     }
     if arm.startswith(SINGLE):
         request |= {"task": e.task.alone()[arm.removeprefix(SINGLE)]}
-    elif arm not in (MAIN, SCRATCH, *MORE_CONTROLS):
+    elif arm not in (MAIN, SCRATCH, LONG):
         request |= {"task": alone(e.task)}  # floors and labels_only: what the labels alone give
     floor = {"features": {"maps": [-1] if e.task.pooled else [DENSE], "pool": "avg", "grid": 1}, "val": "none"}
     if arm == SCRATCH:
         request |= {"start": None}
-    elif arm == "scratch_long":
+    elif arm == LONG:
         request |= {"start": None, **longer(request, job)}
     elif arm == "random_frozen":
         request |= {"start": None, "strategy": Linear()}
-    elif arm in (floors := FLOORS.get(e.task.predicts, {})):
+    elif arm in (floors := {**FLOORS.get(e.task.predicts, {}), **MORE_FLOORS.get(e.task.predicts, {})}):
         encoder, strategy = floors[arm]
         request |= {"start": None, "encoder": encoder, "strategy": strategy, **floor, "task": request["task"].solvable()}
         if isinstance(encoder, Projection):
@@ -546,6 +556,8 @@ def finetuning(
             none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
             fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
             request |= {"start": start_of(job, fit), "encoder": projection}
+    elif arm in (frozen := FROZEN.get(e.task.predicts, {})):
+        request |= {"strategy": frozen[arm], "val": "none", "task": request["task"].solvable()}
     return (
         closed(request)
         if request["strategy"].solves

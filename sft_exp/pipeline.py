@@ -105,7 +105,7 @@ def results(job: Job) -> dict[str, Any]:
             "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
             "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not falling(job), **rates(job)},
             "evaluate": about([job.results["evaluate"][i] for i in main]),
-            **{name: about(job.results[name]) for name in ("compress", "bill") if job.results[name]},
+            **{name: about(job.results[name]) for name in ("search", "validate", "compress", "bill") if job.results[name]},
             **({"export": {**about(made), **read(made[0], "export.json")}} if (made := job.results["export"]) else {}),
         },
         "data": {

@@ -30,6 +30,12 @@ MEANING = {
     "raw_pixels": "a linear model of the pixels, in closed form",
     "raw_svm": "an RBF support-vector machine on the pixels",
     "pca_svm": "an RBF support-vector machine on principal components of the pixels",
+    "raw_knn": "nearest neighbours among the pixels",
+    "raw_spread": "labels spread among the pixels of unlabelled images too",
+    "frozen_svm": "an RBF support-vector machine on the pretrained encoder, which rests",
+    "frozen_linear": "a linear model on the pretrained encoder, which rests",
+    "frozen_spread": "labels spread among the features of unlabelled images too; the pretrained encoder rests",
+    "scratch_long": "never pretrained, but fine-tuned on as many images more as the pretraining saw",
     LABELS_ONLY: "the same start, without the unlabelled images",
 }
 VALIDATION = {

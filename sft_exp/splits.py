@@ -133,16 +133,21 @@ def everything(corpus: Corpus) -> Images:
 
 
 def unlabelled(corpus: Corpus, labels: Labels, draw: int) -> Images:
-    """What a semi-supervised task sees beside the draw's labels: its other training images, without their labels, and the
-    data set's unlabelled ones; never an image that is tested. DataError if there are none."""
-    known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.strata, draw)[0]
-    told = {*make(corpus, labels, draw).labelled.ids}
-    rest = corpus.train.at(torch.tensor([r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long))
-    rest = replace(rest, y=torch.full_like(rest.y, -1))
-    found = rest if corpus.extra is None else join(rest, corpus.extra)
+    """What a semi-supervised task sees beside the draw's labels. DataError if there is nothing."""
+    found = rest(corpus, labels, draw)
     if not len(found):
         raise DataError(f"{labels} leaves no unlabelled images of {corpus.name}, which this task learns from; take fewer labels")
     return found
+
+
+def rest(corpus: Corpus, labels: Labels, draw: int) -> Images:
+    """The draw's other training images, without their labels, and the data set's unlabelled ones; never an image that is
+    tested."""
+    known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.strata, draw)[0]
+    told = {*make(corpus, labels, draw).labelled.ids}
+    others = corpus.train.at(torch.tensor([r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long))
+    others = replace(others, y=torch.full_like(others.y, -1))
+    return others if corpus.extra is None else join(others, corpus.extra)
 
 
 def outside(corpus: Corpus, draw: Draw, most: int = 5_000) -> Images:

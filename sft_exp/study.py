@@ -4,10 +4,11 @@
 others, so they are cached, resumed and compared like any others.
 """
 
+import sys
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,6 +20,9 @@ from sft_exp.page import Grid
 
 if TYPE_CHECKING:
     from sft_exp.data import Corpus
+    from sft_exp.experiment import Experiment
+
+MAIN, SCRATCH = "pretrained", "scratch"  # arms of every job
 
 
 @dataclass
@@ -39,17 +43,30 @@ class Conclusion:
 class Study:
     """A question, as hyperparameters."""
 
-    def grid(self, corpus: "Corpus") -> dict[str, str]:
-        """Key -> comma-separated values that the multirun ranges over. ConfigError for what the data set cannot give."""
-        raise NotImplementedError
+    instead: ClassVar[dict[str, str]] = {}  # key that the study ranges over -> where its values are given
+
+    def jobs(self, corpus: "Corpus", base: "Experiment") -> list[list[str]]:
+        """The overrides of each job, which the study adds to the base experiment. Empty where a sweeper chooses among
+        `grid`. ConfigError for what the data set cannot give."""
+        return []
+
+    def grid(self) -> dict[str, str]:
+        """Key -> comma-separated values that a sweeper chooses among."""
+        return {}
 
     def conclude(self, jobs: list[compare.Job]) -> Conclusion:
         """Only from results of jobs that are done; what is missing is named in the notes."""
         raise NotImplementedError
 
 
+def cost(jobs: list[compare.Job]) -> float:
+    """Seconds of the stages' computing, each folder once."""
+    folders = {s["folder"]: s["seconds"] for j in jobs for s in j.result["stages"].values() if "folder" in s}
+    return sum(folders.values())
+
+
 def finish(study: Study, folder: Path, command: str) -> None:
-    """Concludes, writes study.html, study.json and the pictures into the sweep's folder, and tells it on the terminal."""
+    """Concludes, writes study.html, study.md, study.json and the pictures into the sweep's folder, and tells it."""
     jobs = compare.collect([folder])
     found = study.conclude([j for j in jobs if j.result])
     undone = [j.name for j in jobs if not j.result]
@@ -62,6 +79,7 @@ def finish(study: Study, folder: Path, command: str) -> None:
     about = {"title": found.title, "study": asdict(study), "sentences": found.sentences, "notes": found.notes, **found.facts}
     durable.write_json(folder / "study.json", {**about, "command": command})
     durable.write(folder / "study.html", page.whole(found.title, body(found, command)))
+    durable.write(folder / "study.md", markdown(found, command))
     tell(found)
     print(folder / "study.html")
 
@@ -82,8 +100,30 @@ def body(found: Conclusion, command: str) -> str:
     )
 
 
+def markdown(found: Conclusion, command: str) -> str:
+    """What study.html says, for a repository's pages; the pictures are the files beside it."""
+    answer, *others = found.sentences
+    head, rows = found.table
+    lines = [
+        f"# {found.title}",
+        f"**{answer}**",
+        "\n".join(f"* {sentence}" for sentence in others),
+        *(f"![{picture.title}]({picture.name}.png)\n\n{picture.caption}" for picture in found.pictures),
+        "\n".join(
+            [
+                f"| {' | '.join(head)} |",
+                f"| {' | '.join('---:' if h in found.numbers else '---' for h in head)} |",
+                *(f"| {' | '.join(row)} |" for row in rows),
+            ]
+        ),
+        "\n".join(f"* {note}" for note in found.notes),
+        f"    {command}",
+    ]
+    return "\n\n".join(filter(None, lines)) + "\n"
+
+
 def tell(found: Conclusion) -> None:
-    screen = Console(highlight=False, markup=False)
+    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # what reads a pipe looks for sentences
     table = Table(box=SIMPLE_HEAD)
     head, rows = found.table

@@ -21,13 +21,16 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp import config, durable
 from sft_exp.errors import ConfigError, Failure, Interrupted
+from sft_exp.listed import listed
 from sft_exp.orphan import when_orphaned
 from sft_exp.progress import console
 
+BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
@@ -91,7 +94,7 @@ def begin(cfg: DictConfig) -> None:
     _driver = True
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
     lay_out(cfg)
-    if cfg.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+    if cfg.hydra.sweeper._target_ not in (BASIC, LISTED):
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
@@ -112,23 +115,23 @@ def begin(cfg: DictConfig) -> None:
 
 
 def lay_out(cfg: DictConfig) -> None:
-    """Let the study, if the sweep is one, say what the sweeper ranges over."""
+    """Let the study, if the sweep is one, say which jobs there are, or what a sweeper that chooses them ranges over."""
     if not cfg.get("study"):
         return
     job = {"config": config.plain(cfg), "choices": config.choices(cfg)}
     study = OmegaConf.to_container(cfg.study, resolve=True)
-    answer = worker(threads(cfg)).ask({"do": "grid", "study": study, **job})
+    answer = worker(threads(cfg)).ask({"do": "lay out", "study": study, **job})
     if answer["code"]:
         raise JobFailure(answer["error"], answer["code"])
     for override in cfg.hydra.overrides.task:
         key, _, value = override.partition("=")
-        if key in answer["grid"]:
-            raise ConfigError(
-                key, value, "is what the study ranges over; give it study." + ("seeds" if key == "seed" else f"{key}s")
-            )
-    params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
-    with read_write(cfg):
-        cfg.hydra.sweeper.params = params
+        if key in answer["instead"]:
+            raise ConfigError(key, value, f"is what the study ranges over; give it {answer['instead'][key]}")
+    with read_write(cfg), open_dict(cfg.hydra.sweeper):
+        if answer["jobs"]:
+            cfg.hydra.sweeper._target_ = LISTED
+            cfg.hydra.sweeper.jobs = answer["jobs"]
+        cfg.hydra.sweeper.params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
 
 
 def compose(cfg: DictConfig) -> Jobs:
@@ -138,7 +141,7 @@ def compose(cfg: DictConfig) -> Jobs:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
     jobs = []
-    for one in batch:
+    for one in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]]):
         job = loader.load_sweep_config(cfg, list(one))
         jobs.append({"overrides": list(one), "config": config.plain(job), "choices": config.choices(job)})
     return jobs

@@ -26,13 +26,13 @@ def main() -> None:
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
-    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `grid` says
-    what a study ranges over on the job's data."""
+    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `lay out` says
+    which jobs a study has on the job's data."""
     from sft_exp import session
 
     try:
-        if message["do"] == "grid":
-            return {"code": 0, "grid": grid(message)}
+        if message["do"] == "lay out":
+            return {"code": 0, **laid_out(message)}
         job = prepared(message)
         if message["do"] == "check":
             return {"code": 0}
@@ -48,14 +48,17 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         return {"code": 1, "error": f"{type(error).__name__}: {error}"}
 
 
-def grid(message: dict[str, Any]) -> dict[str, str]:
+def laid_out(message: dict[str, Any]) -> dict[str, Any]:
     from sft_exp.stages.context import corpus
 
     study = config.part(message["study"], "study", "sft_exp.study.Study")
+    base = config.experiment(message["config"], message["choices"])
     try:
-        return study.grid(corpus(config.experiment(message["config"], message["choices"]).dataset))
+        jobs, grid = study.jobs(corpus(base.dataset), base), study.grid()
     except ConfigError as error:
         raise error.under("study") from error
+    keys = {o.partition("=")[0] for job in jobs for o in job} | set(grid)
+    return {"jobs": jobs, "grid": grid, "instead": {key: said for key, said in study.instead.items() if key in keys}}
 
 
 def prepared(job: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from test_contract import part, parts
 from torch import nn
@@ -24,6 +25,7 @@ from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.lora import LoRA
 from sft_exp.strategies.lp_ft import LPFT
 from sft_exp.strategies.partial import Partial
+from sft_exp.strategies.spread import Spread
 from sft_exp.tasks.classify import Classify
 from sft_exp.train import optimizers_for, train, wake
 
@@ -243,6 +245,51 @@ def test_neighbours_are_no_more_than_there_are():
     f_ND, y_N = torch.rand(3, 4, generator=stream("few")), torch.tensor([0, 1, 2])
     head = KNN(k=[20]).solve(f_ND, y_N, SPEC, seed=0)
     assert head(f_ND).argmax(1).tolist() == [0, 1, 2]
+
+
+# Labels spread over a graph
+
+
+def solution(f_ND, y_N, k, alpha):
+    """Zhou et al.'s closed form, with a dense matrix: class shares [N, Y]."""
+    n = len(f_ND)
+    d_NN = torch.cdist(f_ND, f_ND)
+    order = d_NN.fill_diagonal_(torch.inf).argsort(1)[:, :k]
+    scale_N = d_NN.gather(1, order)[:, -1]
+    w_NN = torch.zeros(n, n)
+    for i in range(n):
+        for j in order[i].tolist():
+            w_NN[i, j] += torch.exp(-(d_NN[i, j] ** 2) / (scale_N[i] * scale_N[j])) / 2
+    w_NN = w_NN + w_NN.T
+    d_N = w_NN.sum(1)
+    s_NN = w_NN / (d_N[:, None] * d_N).sqrt()
+    start_NY = F.one_hot(y_N.clamp_min(0), 10).float() * (y_N >= 0)[:, None]
+    share_NY = torch.linalg.solve(torch.eye(n) - alpha * s_NN, start_NY)
+    share_NY = share_NY / share_NY.sum(0).clamp_min(1e-6)
+    return share_NY / share_NY.sum(1, keepdim=True).clamp_min(1e-12)
+
+
+def test_labels_spread_to_where_zhous_closed_form_has_them(digits):
+    f_ND, y_N = F.normalize(digits.train.floats(torch.arange(200), CPU).flatten(1)), digits.train.y[:200].clone()
+    y_N[40:] = -1
+    head = Spread(k=5, alpha=0.8, turns=200).solve(f_ND, y_N, SPEC, seed=0)
+    place = torch.cdist(f_ND, head.f_ND).argmin(1)
+    assert head.share_NY[place].numpy() == pytest.approx(solution(f_ND, y_N, 5, 0.8).numpy(), abs=1e-4)
+
+
+def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, tmp_path):
+    from sft_exp import jobs, pipeline
+    from sft_exp.stages.context import Context
+    from sft_exp.track import Tracker
+
+    few = ["pretrainer=none", "draws=1", "labels=2", "val=none", "finetune.steps=1", "strategy=linear"]
+    e = experiment(*few, "controls=[raw_knn,raw_spread]", f"store={tmp_path}")
+    job = jobs.prepare(e)
+    result = pipeline.run(job, Context.on(e.hardware, Tracker()))
+    assert result["controls"]["raw_spread"]["accuracy"] > result["controls"]["raw_knn"]["accuracy"] + 0.05
+    net = model.load(job.results["finetune"][job.arms["raw_spread"][0]].folder)
+    tested = F.normalize(job.corpus.test.floats(torch.arange(500), CPU).flatten(1))
+    assert torch.cdist(tested, net.nets["head"].f_ND).min() > 1e-3
 
 
 # The table

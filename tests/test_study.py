@@ -11,6 +11,8 @@ from test_sweeps import command, environment
 from sft_exp import config
 from sft_exp.compare import Job
 from sft_exp.errors import ConfigError
+from sft_exp.listed import listed
+from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
 from sft_exp.studies.label_efficiency import LabelEfficiency, reached, times
 
@@ -45,6 +47,7 @@ def test_a_study_is_a_multirun_that_ends_with_its_answer():
     [
         (["pretrainer=[ae,vae]"], ["pretrainer=[ae,vae]: takes one", "study.pretrainers=[ae,vae]", "-m pretrainer=ae,vae"]),
         (["study=label_efficiency", "labels=5"], ["labels=5", "study.labels"]),
+        (["study=attribution", "pretrainer=vae"], ["pretrainer=vae", "study.pretrainer"]),
         (["study=label_efficiency", "study.seeds=1"], ["study.seeds=1", "2 or more"]),
         (["study=label_efficiency", "study.labels=[1000]"], ["study.labels=[1000]", "1 to 128 a class"]),
         (["study=label_efficency"], ["did you mean study=label_efficiency?"]),
@@ -101,6 +104,62 @@ def test_worth_is_read_off_the_curve_from_scratch():
     assert times(concluded(jobs(0.15, 0.05)).facts["cells"][1]["worth"]) == "at least 1x"
 
 
+def test_scratch_long_stands_at_the_primary_count_and_weights_bring_two_kinds_of_arms(digits, experiment):
+    study, base = LabelEfficiency(labels=[1, 10], seeds=2, weights="w.safetensors"), experiment("study=label_efficiency")
+    rows = study.jobs(digits, base)
+    assert len(rows) == 2 * 2 * 3
+    assert {o for row in rows for o in row if o.startswith("pretrainer=")} == {"pretrainer=vae", "pretrainer=checkpoint"}
+    assert sum("pretrainer.init=w.safetensors" in row for row in rows) == 2 * 2 * 2
+    long = [[o.partition("=")[2] for o in row if o.startswith("labels=")] for row in rows if "scratch_long" in row[-1]]
+    assert long == [["10"]] * 6
+    assert not [row for row in LabelEfficiency(long=False).jobs(digits, base) if "scratch_long" in row[-1]]
+
+
+def test_a_jobs_own_keys_replace_those_of_the_command():
+    assert listed([["a=1", "+b=2"]], [["b=3"], []]) == [["a=1", "b=3"], ["a=1", "+b=2"]]
+
+
+# Attribution
+
+STEPS = {"network": ["pretrainer=none"], "augmentation": ["task.augment=true"], "semi": ["task=fixmatch"]}
+
+
+def test_each_arm_of_an_attribution_keeps_what_the_arms_before_it_changed(digits, experiment):
+    rows = Attribution(steps=STEPS, seeds=2).jobs(digits, experiment())
+    assert [row[3:] for row in rows[:3]] == [
+        ["pretrainer=none"],
+        ["pretrainer=none", "task.augment=true"],
+        ["pretrainer=none", "task=fixmatch"],  # another task has no such key
+    ]
+    assert [row[0] for row in rows] == ["seed=0"] * 3 + ["seed=1"] * 3
+    assert [row[2] for row in rows[:2]] == ["controls=[raw_pixels,pca_svm]", "controls=[]"]
+    assert changed({"a.b": "1"}, ["a.b=2"]) == {"a.b": "2"}
+
+
+def arm(name, seed, accuracies, **floors):
+    result = {"draws": {"pretrained": accuracies, **floors}, "config": {"name": name}, "stages": {}}
+    return Job("0", Path(), {"seed": seed, "dataset": "digits", "labels": 10}, {"state": "done"}, result)
+
+
+def test_steps_are_paired_and_judged_together():
+    floors = {"raw_pixels": [0.5, 0.6, 0.7], "pca_svm": [0.52, 0.621, 0.72]}
+    wobble = [[0.001, 0.0, -0.001], [0.0, 0.002, 0.0], [-0.001, 0.0, 0.001]]
+    arms = []
+    for s in range(3):
+        network = [v + w for v, w in zip((0.6, 0.7, 0.8), wobble[s], strict=True)]
+        arms += [arm("network", s, network, **floors), arm("augmentation", s, [v + 0.1 for v in network])]
+        arms += [arm("semi", s, [v + 0.1 + w for v, w in zip(network, wobble[s - 1], strict=True)])]
+    found = Attribution(steps=STEPS).conclude(arms)
+    steps = found.facts["steps"]
+    assert list(steps) == ["pca_svm", "network", "augmentation", "semi"]
+    assert steps["augmentation"]["difference"] == pytest.approx(0.1)
+    assert steps["network"]["word"] == "helped"
+    assert steps["semi"]["word"] == "too small to matter"
+    assert steps["semi"]["level"] == pytest.approx(1 - 0.05 / 4)
+    assert found.sentences[0].startswith("From 60.0 % (raw_pixels) to 80.0 % (semi); the largest step is")
+    assert found.pictures[0].png.startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_choosing_halves_inside_the_budget_and_writes_an_experiment(tmp_path):
     given = ["study=choose", "study.pretrainers=[none,vae]", "study.optims=[adam]", "hydra.sweeper.least=3", "draws=1"]
@@ -119,7 +178,7 @@ def test_choosing_halves_inside_the_budget_and_writes_an_experiment(tmp_path):
 def finished(optim, strategy, steps, val, test):
     keys = {"pretrainer": "vae", "strategy": strategy, "optim": optim, "optim.lr": 0.1, "finetune.steps": steps}
     result = {"val": {"accuracy": val}, "test": {"accuracy": test}}
-    return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, result)
+    return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, {**result, "stages": {}})
 
 
 def test_the_pick_is_of_the_last_rung_and_its_distance_is_read_off_the_full_grid():

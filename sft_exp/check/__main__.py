@@ -32,11 +32,13 @@ def grade(paths: Sequence[Path], again: bool = False) -> list[Grade]:
         missing += sweeps.undone(path)
         found += mine
         study = (path / "study.json").exists()
+        graded: list[Grade] = []
         for run in mine:
             several = len(paths) > 1 or len(mine) > 1
             points = runs.grade(run)
             points.append(repetition.grade(run) if again else unknown("6.5", "needs the data set: --again"))
-            grades += [replace(g, of=run.folder.name if several else "") for g in points]
+            graded += [replace(g, of=run.folder.name if several else "") for g in points]
+        grades += sweeps.beside(path, graded) if study else graded
         if study and mine:
             grades += [replace(g, of="study") for g in sweeps.study(path, mine)]
     if not found:

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from math import isclose
 from pathlib import Path
+from typing import Any
 
 from sft_exp import compare
 from sft_exp.check import runs
 from sft_exp.check.artefacts import Run
 from sft_exp.check.standard import MAIN, SCRATCH, Grade, ok
-from sft_exp.verdict import SAYS, judge_all
+from sft_exp.studies.attribution import judged, sentence
+from sft_exp.studies.label_efficiency import pretraining_of
+from sft_exp.verdict import LEVEL, SAYS, judge_all, shared
 
 CHANCE = frozenset({"seed", "draw", "fold"})  # what a request may differ in and still be the same experiment
 
@@ -44,12 +49,16 @@ def place(run: Run, finetune: str) -> tuple[int, int]:
 def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
     """Points 7.1 and 7.2 of a study's sentences, made again from the predictions of its runs."""
     about = json.loads((folder / "study.json").read_text())
+    if "steps" in about:
+        return attribution(about, found)
     if "cells" not in about:  # it says nothing of a gain
         return []
     cells: dict[tuple[str, str], dict[int, Run]] = {}
     for run in found:
-        key = run.result["choices"]["pretrainer"], str(run.result["config"]["labels"])
-        cells.setdefault(key, {})[run.result["config"]["seed"]] = run
+        config = run.result["config"]
+        named = {"pretrainer": run.result["choices"]["pretrainer"], "pretrainer.init": config["pretrainer"].get("init")}
+        key = pretraining_of(named), str(config["labels"])
+        cells.setdefault(key, {})[config["seed"]] = run
     gains = {key: [gain(of[seed]) for seed in sorted(of)] for key, of in cells.items()}
     ratio = sum(runs.ratio(r) for r in found) / len(found)
     stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
@@ -68,6 +77,38 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         told = cell["text"].startswith(SAYS[right.word]) and any(cell["text"] in sentence for sentence in about["sentences"])
         if cell["word"] != right.word or not told:
             words.append(f"{name(key)}: `{cell['word']}` stated, `{right.word}` follows")
+    return [ok("7.1", faults), ok("7.2", words)]
+
+
+def beside(folder: Path, grades: list[Grade]) -> list[Grade]:
+    """Without what a single job of an attribution cannot pass: its arms stand beside each other in several jobs."""
+    if "steps" not in json.loads((folder / "study.json").read_text()):
+        return grades
+    why = "the arms of an attribution are jobs of their own"
+    return [replace(g, passed=None, reason=why) if g.point in ("4.4", "4.5") else g for g in grades]
+
+
+def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
+    """The same points of an attribution's steps."""
+    levels: dict[str, dict[int, list[float]]] = {}
+    for run in found:
+        config = run.result["config"]
+        mine = {config["name"] if arm == MAIN else arm: run.accuracies(arm) for arm in run.arms}
+        for arm, accuracies in mine.items():
+            levels.setdefault(arm, {})[config["seed"]] = accuracies
+    arms, faults, words = list(about["arms"]), [], []
+    if missing := [arm for arm in arms if arm not in levels]:
+        return [ok(point, [f"{arm} has no runs" for arm in missing]) for point in ("7.1", "7.2")]
+    seeds = sorted(set.intersection(*(set(levels[arm]) for arm in arms)))
+    rows = {arm: [levels[arm][seed] for seed in seeds] for arm in arms}
+    for before, arm in pairwise(arms):
+        told = about["steps"][arm]
+        made = judged(rows[before], rows[arm], shared(LEVEL, len(arms) - 1), about["study"]["margin"])
+        for field in ("difference", "low", "high", "level"):
+            if not isclose(told[field], made[field], rel_tol=1e-4, abs_tol=runs.CLOSE):
+                faults.append(f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * made[field]:.2f} made from the draws")
+        if told["word"] != made["word"] or sentence(arm, told, 100 * told["level"]) not in about["sentences"]:
+            words.append(f"{arm}: `{told['word']}` stated, `{made['word']}` follows")
     return [ok("7.1", faults), ok("7.2", words)]
 
 

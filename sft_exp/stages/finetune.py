@@ -181,9 +181,14 @@ def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) ->
     """Frozen features and a head in closed form."""
     spec, name = ctx.corpus(request["dataset"]).spec, ("solve", request["draw"], fold)
     model = Model(request["task"], start(request, ctx), spec, request["strategy"].probabilistic)
-    rows, rng = torch.arange(len(labelled)).split(models.at_once(labelled)), stream(*name, "examples", device=ctx.device)
+    seen = labelled
+    if most := request["strategy"].unlabelled():
+        rest = splits.rest(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+        some = torch.randperm(len(rest), generator=stream("unlabelled", request["draw"]))[:most]
+        seen = splits.join(labelled, rest.at(some))
+    rows, rng = torch.arange(len(seen)).split(models.at_once(seen)), stream(*name, "examples", device=ctx.device)
     with torch.no_grad():
-        found = [model.task.examples(model.nets.eval(), batch, rng) for batch in labelled.batches(rows, ctx.device)]
+        found = [model.task.examples(model.nets.eval(), batch, rng) for batch in seen.batches(rows, ctx.device)]
     f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
     head = request["strategy"].solve(f_MD, y_M, model.task.of(spec), seed_of(*name))
     model.nets.set_submodule(model.task.readout, head.to(ctx.device))

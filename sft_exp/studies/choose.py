@@ -3,11 +3,11 @@
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sft_exp.compare import Job, collect, percent
 from sft_exp.errors import require
-from sft_exp.study import Conclusion, Study
+from sft_exp.study import Conclusion, Study, cost
 
 KEYS = ("pretrainer", "strategy", "optim", "optim.lr")
 HEAD = [*KEYS, "steps", "val", "test"]
@@ -15,6 +15,13 @@ HEAD = [*KEYS, "steps", "val", "test"]
 
 @dataclass
 class Choose(Study):
+    instead: ClassVar[dict[str, str]] = {
+        "pretrainer": "study.pretrainers",
+        "strategy": "study.strategies",
+        "optim": "study.optims",
+        "optim.lr": "study.rates",
+    }
+
     pretrainers: list[str] = field(default_factory=lambda: ["none", "dae", "vae"])
     strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
@@ -26,7 +33,7 @@ class Choose(Study):
             require(bool(getattr(self, name)), name, getattr(self, name), "a list of options")
         require(all(r > 0 for r in self.rates), "rates", self.rates, "a list of numbers above 0")
 
-    def grid(self, corpus):
+    def grid(self):
         ranges: dict[str, list] = {
             "pretrainer": self.pretrainers,
             "strategy": self.strategies,
@@ -42,13 +49,17 @@ class Choose(Study):
         command = shlex.join(["python", "-m", "sft_exp", *(f"{k}={v}" for k, v in kept(best).items()), "finetune.horizon=null"])
         sentences = [f"Take {' '.join(f'{k}={v}' for k, v in overrides.items())}: validation {percent(best.val)} %."]
         if self.against:
-            sentences.append(distance(best, collect([Path(self.against)])))
+            grid = collect([Path(self.against)])
+            sentences.append(f"{distance(best, grid)} {share(jobs, grid)}")
         return Conclusion(
             f"Choice for {best.settings['dataset']}, labels={best.settings['labels']}",
             [*sentences, f"Run it: {command}"],
             (HEAD, [[*(str(j.settings[k]) for k in KEYS), str(steps(j)), percent(j.val), percent(j.test)] for j in order]),
             ["optim.lr", "steps", "val", "test"],
-            ["The choice is made by validation inside the label budget; test stands beside it to be read, not to choose by."],
+            [
+                "The choice is made by validation inside the label budget; test stands beside it to be read, not to choose by.",
+                f"Cost: {cost(jobs):.0f} s of computing.",
+            ],
             facts={"best": overrides, "val": best.val, "test": best.test, "run": command},
             files={"best.yaml": "".join(f"{line}\n" for line in yaml(overrides, command))},
         )
@@ -73,6 +84,11 @@ def yaml(overrides: dict[str, Any], command: str) -> list[str]:
         *(f"  - override /{group}: {option}" for group, option in groups.items()),
         f"optim: {{lr: {overrides['optim.lr']}}}",
     ]
+
+
+def share(jobs: list[Job], grid: list[Job]) -> str:
+    spent, all_of_it = cost(jobs), cost([j for j in grid if j.result])
+    return f"It cost {spent:.0f} s of computing, the full grid {all_of_it:.0f} s: {spent / all_of_it:.2f} of it."
 
 
 def distance(best: Job, grid: list[Job]) -> str:

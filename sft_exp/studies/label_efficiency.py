@@ -1,30 +1,41 @@
 """How much does pretraining add, at which number of labels? Pretrainers x label counts x pretraining seeds x label draws."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sft_exp.compare import Job, percent
 from sft_exp.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.errors import require
-from sft_exp.study import Conclusion, Study
+from sft_exp.page import Grid
+from sft_exp.study import MAIN, SCRATCH, Conclusion, Study, cost
 from sft_exp.verdict import Verdict, interval, judge_all
 
-MAIN, SCRATCH = "pretrained", "scratch"
+if TYPE_CHECKING:
+    from sft_exp.experiment import Experiment
+
 Cell = tuple[str, str]  # (pretrainer, labels)
+LONG = "scratch_long"
+FLOORS = ("random_frozen", "raw_pixels", "raw_svm", "raw_knn", "raw_spread", "pca_svm")
 HEAD = ["pretrainer", "labels", "pretrained", "scratch", "gain", "low", "high", "verdict", "worth", "best floor"]
-NUMBERS = ["labels", "pretrained", "scratch", "gain", "low", "high"]
+NUMBERS = ["labels", "pretrained", "scratch", "gain", "low", "high", "frozen_svm", "frozen_linear", "frozen_spread", LONG]
 
 
 @dataclass
 class LabelEfficiency(Study):
+    instead: ClassVar[dict[str, str]] = {"pretrainer": "study.pretrainers", "labels": "study.labels", "seed": "study.seeds"}
+
     pretrainers: list[str] = field(default_factory=lambda: ["vae"])
     labels: list[Any] = field(
         default_factory=lambda: [1, 2, 5, 10, 20, 50, 100, 500, "all"]
     )  # a class; more than exist are left out
     seeds: int = 5  # pretraining seeds; with 3 the simultaneous intervals are too wide to say much
     primary: Any = 10  # the label count whose sentence has its own 95 % interval, declared before anything runs
+    weights: str | None = None  # public ones (a file, or torchvision:resnet18), as they are and as a start of each pretrainer
+    long: bool = True  # at the primary label count also scratch_long: from scratch, with the pretraining's images on top
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
     def __post_init__(self):
@@ -33,12 +44,31 @@ class LabelEfficiency(Study):
         require(self.seeds > 1, "seeds", self.seeds, "2 or more: one seed says nothing of another")
         require(self.margin >= 0, "margin", self.margin, "0 or more")
 
-    def grid(self, corpus):
+    def jobs(self, corpus, base):
         most = min((corpus.train.y == c).sum().item() for c in range(len(corpus.strata)))
         counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= most]
         require(bool(counts), "labels", self.labels, f"counts of 1 to {most} a class, or all")
-        seeds = ",".join(map(str, range(self.seeds)))
-        return {"labels": ",".join(counts), "seed": seeds, "pretrainer": ",".join(self.pretrainers)}
+        primary = str(self.primary) if str(self.primary) in counts else counts[len(counts) // 2]
+        return [
+            [f"labels={count}", f"seed={seed}", *pretraining, *self.controls(base, count == primary)]
+            for seed in range(self.seeds)
+            for count in counts
+            for pretraining in self.pretrainings()
+        ]
+
+    def pretrainings(self) -> list[list[str]]:
+        """Overrides of each pretraining: every pretrainer, and where there are weights, these and every pretrainer from them."""
+        plain = [[f"pretrainer={p}"] for p in self.pretrainers]
+        if self.weights is None:
+            return plain
+        start = f"pretrainer.init={self.weights}"
+        return [*plain, ["pretrainer=checkpoint", start], *([*p, start] for p in plain)]
+
+    def controls(self, base: "Experiment", primary: bool) -> list[str]:
+        """scratch_long costs a pretraining for each seed and label count, so it stands beside the primary one alone."""
+        if not self.long or not primary or not isinstance(base.controls, list) or LONG in base.controls:
+            return []
+        return [f"controls=[{','.join([*base.controls, LONG])}]"]
 
     def conclude(self, jobs):
         cells = by_cell(jobs)
@@ -53,10 +83,7 @@ class LabelEfficiency(Study):
         return Conclusion(
             f"Label efficiency on {', '.join(sorted(sets))}",
             [f"{name(c)}{' (primary)' if c[1] == primary else ''}: {verdicts[c].text}" for c in first],
-            (
-                HEAD,
-                [row(c, cells, verdicts[c], worths[c]) for c in cells],
-            ),
+            beside(HEAD, [row(c, cells, verdicts[c], worths[c]) for c in cells], list(cells.values())),
             NUMBERS,
             [
                 f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed; intervals speak of other seeds and "
@@ -71,8 +98,16 @@ class LabelEfficiency(Study):
             {
                 "primary": primary,
                 "cells": [
-                    {"pretrainer": p, "labels": n, **vars(verdicts[p, n]), "worth": worths[p, n], "gains": gains[p, n]}
-                    for p, n in cells
+                    {
+                        "pretrainer": p,
+                        "labels": n,
+                        **vars(verdicts[p, n]),
+                        "worth": worths[p, n],
+                        "gains": gains[p, n],
+                        "floor": floor(of),
+                        **{arm: accuracy(of, arm) for arm in of[0].result["draws"]},
+                    }
+                    for (p, n), of in cells.items()
                 ],
             },
         )
@@ -82,10 +117,16 @@ def by_cell(jobs: list[Job]) -> dict[Cell, list[Job]]:
     """Jobs by pretrainer and label count, in the order of their seeds; of each cell the seeds that all have."""
     found: dict[Cell, dict[Any, Job]] = {}
     for job in jobs:
-        found.setdefault((str(job.settings["pretrainer"]), str(job.settings["labels"])), {})[job.settings["seed"]] = job
+        found.setdefault((pretraining_of(job.settings), str(job.settings["labels"])), {})[job.settings["seed"]] = job
     common = set.intersection(*(set(of) for of in found.values()))
     order = sorted(found, key=lambda cell: (cell[0], labels_of(next(iter(found[cell].values())))))
     return {cell: [found[cell][seed] for seed in sorted(common)] for cell in order}
+
+
+def pretraining_of(settings: Mapping[str, Any]) -> str:
+    """A pretraining's name: `simclr`, or where it started from weights, `simclr from resnet18.safetensors`."""
+    name, start = str(settings["pretrainer"]), settings.get("pretrainer.init")
+    return f"{name} from {Path(str(start)).name}" if start else name
 
 
 def middle(cells: dict[Cell, list[Job]]) -> str:
@@ -131,9 +172,16 @@ def row(cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[
     ]
 
 
+def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -> Grid:
+    """The table with the other arms that some cell has: the pretrained encoder at rest, and scratch given more."""
+    more = [arm for arm in NUMBERS if arm not in head and any(arm in jobs[0].result["draws"] for jobs in cells)]
+    columns = [[percent(accuracy(jobs, arm)) if arm in jobs[0].result["draws"] else "" for arm in more] for jobs in cells]
+    return [*head, *more], [[*row, *of] for row, of in zip(body, columns, strict=True)]
+
+
 def floor(jobs: list[Job]) -> dict[str, float]:
     """The best of the controls that never pretrained a network and are not the same one: {arm: accuracy}."""
-    reached = {arm: accuracy(jobs, arm) for arm in jobs[0].result["draws"] if arm not in (MAIN, SCRATCH, "scratch_long")}
+    reached = {arm: accuracy(jobs, arm) for arm in jobs[0].result["draws"] if arm in FLOORS}
     best = max(reached, key=lambda arm: reached[arm], default=None)
     return {best: reached[best]} if best else {}
 
@@ -153,12 +201,6 @@ def departures(jobs: list[Job]) -> list[str]:
     if any(j.settings.get("protocol.transductive") for j in jobs):
         found.append("protocol.transductive=true: test images, without their labels, may have been pretrained on.")
     return found
-
-
-def cost(jobs: list[Job]) -> float:
-    """Seconds of the stages' computing, each folder once."""
-    folders = {s["folder"]: s["seconds"] for j in jobs for s in j.result["stages"].values() if "folder" in s}
-    return sum(folders.values())
 
 
 def worth(cell: Cell, cells: dict[Cell, list[Job]]) -> dict[str, Any]:
@@ -207,10 +249,11 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     figure, axes = blank(3.6)
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     lines = {p: (p, MAIN) for p in pretrainers}
-    arms = next(iter(cells.values()))[0].result["draws"]
-    lines |= {arm: (pretrainers[0], arm) for arm in arms if arm != MAIN}
+    arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].result["draws"])
+    lines |= {arm: (pretrainers[0], arm) for arm in arms if arm in (SCRATCH, LONG, *FLOORS)}
+    lines |= {f"{p}, {arm}": (p, arm) for arm in arms if arm.startswith("frozen") for p in pretrainers}
     for (label, (pretrainer, arm)), colour in zip(lines.items(), LINES * 2, strict=False):
-        rows = [jobs for (p, _), jobs in cells.items() if p == pretrainer]
+        rows = [jobs for (p, _), jobs in cells.items() if p == pretrainer and arm in jobs[0].result["draws"]]
         x = [labels_of(jobs[0]) for jobs in rows]
         bands = [interval([[fmean(j.result["draws"][arm])] for j in jobs]) for jobs in rows]
         style = "-" if arm in (MAIN, SCRATCH) else ":"
@@ -222,7 +265,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     axes.set_ylabel(f"test {score} (%)")
     axes.grid(axis="y")
     axes.legend(fontsize=8, ncols=2)
-    caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors."
+    caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors and other arms."
     return Picture(score, f"{score[0].upper()}{score[1:]} against labels", caption, png(figure))
 
 

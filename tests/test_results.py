@@ -1,0 +1,37 @@
+"""README's table says what the reports say, and the reports what their numbers say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import results  # noqa: E402 - of this repository, not of the package
+
+REPORTS = results.pages()
+
+
+def test_readme_holds_the_table_of_the_reports():
+    text = (ROOT / "README.md").read_text()
+    assert results.filled(text) == text
+
+
+def test_every_folder_of_reports_is_one_that_make_results_writes():
+    assert {p.name for p in results.PAGES.iterdir() if p.is_dir()} <= set(results.STUDIES)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_was_made_by_the_command_that_make_results_runs(name):
+    said = REPORTS[name]["command"]
+    missing = [o for o in results.STUDIES[name] if o.replace(" ", "") not in said.replace("'", "").replace(" ", "")]
+    assert not missing, said
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_shows_its_sentences_and_pictures(name):
+    page = (results.PAGES / name / "README.md").read_text()
+    assert not [s for s in REPORTS[name]["sentences"] if s not in page]
+    assert not [p.name for p in (results.PAGES / name).glob("*.png") if f"]({p.name})" not in page]
+    assert str(ROOT) not in page

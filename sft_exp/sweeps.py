@@ -114,7 +114,9 @@ def ranked() -> int:
     if "SUBMITIT_EXECUTOR" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
         import submitit
 
-        submitit.helpers.TorchDistributedEnvironment().export()
+        found = submitit.helpers.TorchDistributedEnvironment()
+        for name in ("master_addr", "master_port", "rank", "world_size", "local_rank", "local_world_size"):
+            os.environ[name.upper()] = str(getattr(found, name))
     return int(os.environ.get("RANK", 0))
 
 

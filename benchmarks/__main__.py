@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import heads, probe, sweep, textbook, useless, views
+from benchmarks import heads, probe, scale, sweep, textbook, useless, views
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,8 +14,15 @@ def main() -> None:
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
     wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views", "useless"]
-    parts = {"textbook": textbook, "heads": heads, "probe": probe, "sweep": sweep, "views": views, "useless": useless}
-    for name, part in parts.items():
+    for name, part in (
+        ("textbook", textbook),
+        ("heads", heads),
+        ("probe", probe),
+        ("sweep", sweep),
+        ("views", views),
+        ("useless", useless),
+        ("scale", scale),
+    ):
         if name in wanted:
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")
             part.main(data / "mnist")

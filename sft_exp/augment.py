@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft_exp.core import Stream
 from sft_exp.experiment import Views
 
 NUMBERS = 20  # drawn for each image, whether used or not, so that one switch changes no other operation's numbers
@@ -22,13 +23,13 @@ TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.211
 FROM_YIQ = torch.linalg.inv(TO_YIQ)
 
 
-def view(x_BCHW: Tensor, how: Views, rng: torch.Generator) -> Tensor:
+def view(x_BCHW: Tensor, how: Views, rng: Stream) -> Tensor:
     """Another view of each image of [0, 1], in its size."""
     u = drawn(x_BCHW, rng)
     return repainted(resample(x_BCHW, how, u[:7]), how, u)
 
 
-def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: Stream) -> tuple[Tensor, Tensor]:
     """The same, and the masks [B, H, W] or [B, M, H, W], whole numbers from 0 on, as they are seen there: the nearest pixel's
     value, OUTSIDE where the view leaves the image."""
     u = drawn(x_BCHW, rng)
@@ -41,8 +42,8 @@ def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: torch.Gene
     return repainted(sampled(x_BCHW, grid_BHW2), how, u), moved_BMHW.view_as(mask_BHW)
 
 
-def drawn(x_BCHW: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-    return torch.rand(len(x_BCHW), NUMBERS, generator=rng, device=x_BCHW.device).unbind(1)
+def drawn(x_BCHW: Tensor, rng: Stream) -> tuple[Tensor, ...]:
+    return rng.rand(len(x_BCHW), NUMBERS).unbind(1)
 
 
 def repainted(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:

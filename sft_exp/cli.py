@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -36,12 +36,34 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list what our text does not show, for two seconds
         print(config.options_help().replace("$$", "$"))
         sys.exit(0)
+    if os.environ.get("RANK", "0") != "0":
+        follow(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
         config.plug(config.plugins_in(sys.argv[1:]))
         one_each(sys.argv[1:])
+        if "RANK" in os.environ and {"-m", "--multirun"} & set(sys.argv[1:]):
+            raise ConfigError("--multirun", "torchrun", "each job starts its own processes: hardware=ddp hardware.processes=2")
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
-    sys.exit(max(_codes, default=0))
+    leave(max(_codes, default=0))
+
+
+def follow(overrides: list[str]) -> NoReturn:
+    """Work on the job of the first process that torchrun started. Hydra would make this one a run folder of its own."""
+    from sft_exp import api, pipeline, together
+
+    with reported():
+        job = pipeline.prepare(config.experiment(*api.compose(overrides)))
+        leave(together.follow(job))
+    raise AssertionError
+
+
+def leave(code: int) -> NoReturn:
+    if "RANK" in os.environ:
+        from sft_exp import together
+
+        together.leave(code)
+    sys.exit(code)
 
 
 def one_each(overrides: list[str]) -> None:
@@ -64,7 +86,8 @@ def task(cfg: DictConfig) -> float:
         job, folder = _prepared.pop(), Path(HydraConfig.get().runtime.output_dir)
         command = ["python", "-m", "sft_exp", *sys.argv[1:]]
         result = session.work(job, folder, config.plain(cfg), command)
-        report.show(job, result, folder, command)
+        if job.results:  # else the processes that worked on it have shown it
+            report.show(job, result, folder, command)
         return result["val"].get(result["score"], result["test"][result["score"]])
     _codes.append(ended[0])
     return float("nan")
@@ -125,6 +148,10 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
         code.append(StorageError.code if disk else 1)
         say(error, f"{'' if disk else 'a bug, please report it: '}{error.filename}: {error.strerror or error}", always=not disk)
     except Exception as error:  # noqa: BLE001 - Hydra swallows what callbacks raise; nothing may pass unseen
+        if type(error).__module__.partition(".")[0] in ("submitit", "ray"):
+            from sft_exp import sweeps
+
+            sys.exit(sweeps.lost(error))
         code.append(1)
         say(error, f"a bug, please report it: {type(error).__name__}: {error}", always=True)
     if code and leave:

@@ -5,6 +5,7 @@ plugin breaks only itself.
 """
 
 import ast
+import os
 import sys
 import time
 import uuid
@@ -85,8 +86,14 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=file.stem, node=open_ended(node(file, module), file))
     OmegaConf.register_new_resolver("short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("plugins_path", plugins_path, replace=True)
     OmegaConf.register_new_resolver("dataset_option", dataset_option, replace=True)
     OmegaConf.register_new_resolver("options_help", options_help, replace=True)
+
+
+def plugins_path() -> str:
+    """PYTHONPATH for processes of launchers that unpickle a job before they import us."""
+    return os.pathsep.join([str(HERE / "plugins"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def parts(folders: dict[str, str] = FOLDERS) -> list[tuple[str, Path, str]]:

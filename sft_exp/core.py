@@ -9,13 +9,15 @@ Shape legend, the same in every file:
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from sft_exp.ranks import Share
 
 Tensors = dict[str, Tensor]
 Batch = dict[str, Tensors]  # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B],
@@ -29,13 +31,60 @@ def seed_of(*name: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(name).encode(), digest_size=8).digest(), "big") >> 1
 
 
-def stream(*name: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+class Stream(torch.Generator):
+    """A source of random numbers for the rows of a batch.
+
+    Where several processes share the batch, numbers are drawn for all of it and each process gets those of its rows: the same
+    draws whatever the number of processes. Shapes begin with rows, a multiple of the batch's here; or are empty: one number
+    for the whole batch. `torch.rand(..., generator=rng)` would give the first rows' numbers to every process.
+    """
+
+    def __new__(cls, device: torch.device | str = "cpu", share: Share | None = None) -> "Stream":
+        return super().__new__(cls, device)  # type: ignore[call-arg]
+
+    def __init__(self, device: torch.device | str = "cpu", share: Share | None = None):
+        self.share = share
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform between 0 and 1."""
+        return self.mine(torch.rand(self.whole(shape), generator=self, device=self.device), shape)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal."""
+        return self.mine(torch.randn(self.whole(shape), generator=self, device=self.device), shape)
+
+    def bernoulli(self, p: Tensor) -> Tensor:
+        """1 with the probability p, else 0: [B, ...] -> [B, ...]."""
+        if self.share is None:
+            return torch.bernoulli(p, generator=self)
+        every = p.new_zeros(self.whole(p.shape))
+        self.mine(every, p.shape).copy_(p)
+        return self.mine(torch.bernoulli(every, generator=self), p.shape)
+
+    def beta(self, a: float, rows: int) -> Tensor:
+        """Beta(a, a) [rows]: the ratio of Gamma(a) draws."""
+        g_2N = torch._standard_gamma(torch.full((2, *self.whole((rows,))), a, device=self.device), generator=self)
+        return self.mine(g_2N[0] / g_2N.sum(0).clamp_min(1e-30), (rows,))
+
+    def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape for the whole batch."""
+        if self.share is None or not shape:
+            return tuple(shape)
+        return (self.share.times(shape[0]) * self.share.total, *shape[1:])
+
+    def mine(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x if self.share is None or not shape else self.share.of(x)
+
+
+def stream(*name: int | str, device: torch.device | str = "cpu", share: Share | None = None) -> Stream:
     """The random stream named by `name`, e.g. (seed, "draw", step): asking again gives it again from its start.
 
     Nothing random is carried from step to step, so a checkpoint holds no random state, and neither resuming nor the
     number of workers can change a result.
     """
-    return torch.Generator(device).manual_seed(seed_of(*name))
+    made = Stream(device, share)
+    made.manual_seed(seed_of(*name))
+    return made
 
 
 def seed_global(seed: int, device: torch.device) -> None:
@@ -97,6 +146,7 @@ class Method:
     objectives: ClassVar[dict[str, tuple[str, int]]] = {"loss": ("", 1)}  # loss method -> (network it moves, every n-th step)
     pools: ClassVar[dict[str, int]] = {"labelled": 1}  # pool -> rows taken from it for each row of the batch size
     per_row: ClassVar[bool] = True  # the loss is a mean over rows, so a batch may be taken in pieces
+    shared: ClassVar[bool] = True  # several processes may each have rows of it; False: a library's loss looks across them all
 
     def networks(self, encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
         """All networks of the method, `encoder` among them."""
@@ -106,7 +156,7 @@ class Method:
         """Closed forms, before the first step and without gradients: a head's start, a PCA. `data`: x [N, C, H, W] of the pool;
         of a task that starts at features, f [N, D], y [N], its targets by name, and the pool's features, pool [N, D]."""
 
-    def draw(self, batch: Batch, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
+    def draw(self, batch: Batch, rng: Stream, progress: float) -> tuple[Tensor, ...]:
         """ALL randomness of one step, made before any network runs; each [B or a multiple of B, ...] or 0-dim."""
         raise NotImplementedError
 
@@ -134,15 +184,15 @@ class Pretrainer(Method):
 
     init: str | None = field(default=None, kw_only=True)  # weights to start from: a file, a folder of ours, torchvision:resnet18
 
-    def observe(self, x_BCHW: Tensor, rng: torch.Generator) -> Tensor:
+    def observe(self, x_BCHW: Tensor, rng: Stream) -> Tensor:
         """What of the images is modelled: their grey levels, unless the method draws something from them."""
         return x_BCHW
 
-    def log_weights(self, nets: nn.ModuleDict, x_BCHW: Tensor, samples: int, rng: torch.Generator) -> Tensor:
+    def log_weights(self, nets: nn.ModuleDict, x_BCHW: Tensor, samples: int, rng: Stream) -> Tensor:
         """log p(x, z) - log q(z | x) [samples, B], nats, of what was observed, z from q: their log-mean-exp bounds log p(x)."""
         raise NotImplementedError
 
-    def show(self, nets: nn.ModuleDict, x_BCHW: Tensor, rng: torch.Generator) -> Tensors:
+    def show(self, nets: nn.ModuleDict, x_BCHW: Tensor, rng: Stream) -> Tensors:
         """Pictures for the report: name -> images [B, C, H, W] in [0, 1]; e.g. reconstructions, samples."""
         return {}
 

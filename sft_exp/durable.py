@@ -11,14 +11,32 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
 from sft_exp.errors import StorageError
 
+P = ParamSpec("P")
 SEAL = "done.json"
+_follows: list[bool] = []  # whether this process only follows another one, which keeps the results
 HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
+
+
+def follow() -> None:
+    """From now on this process changes nothing on disk: another one, doing the same, keeps the results."""
+    _follows.append(True)
+
+
+def changes(what: Callable[P, None]) -> Callable[P, None]:
+    @wraps(what)
+    def unless_following(*args: P.args, **kwargs: P.kwargs) -> None:
+        if not _follows:
+            what(*args, **kwargs)
+
+    return unless_following
 
 
 @contextmanager
@@ -31,6 +49,7 @@ def storage(path: Path, needed: int | None = None) -> Iterator[None]:
         raise StorageError(f"{path}: {error.strerror or error}; {needs}{free(path)} free") from error
 
 
+@changes
 def write(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`, so that whoever reads, and whenever we are killed, it is the old file or the new."""
     data = content.encode() if isinstance(content, str) else content
@@ -69,6 +88,7 @@ def read_checked(path: Path) -> bytes:
     return data
 
 
+@changes
 def seal(folder: Path, facts: dict) -> None:
     """Mark the folder's work as finished: `facts` and the SHA-256 of every file, written when all else is on disk."""
     with storage(folder):
@@ -97,6 +117,7 @@ def check(folder: Path) -> list[str]:
     return faults
 
 
+@changes
 def publish(work: Path, final: Path) -> None:
     """Give a sealed folder its name. Whoever comes second to the same name drops its own: both hold the same result."""
     with storage(final):
@@ -111,11 +132,13 @@ def publish(work: Path, final: Path) -> None:
 
 
 def folder(path: Path) -> Path:
-    with storage(path):
-        path.mkdir(parents=True, exist_ok=True)
+    if not _follows:
+        with storage(path):
+            path.mkdir(parents=True, exist_ok=True)
     return path
 
 
+@changes
 def remove(path: Path) -> None:
     """A file, link or folder, if it is there; what another process adds to the folder meanwhile stays."""
     if path.is_dir() and not path.is_symlink():
@@ -125,24 +148,28 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+@changes
 def prune(folder: Path) -> None:
     """Remove a folder if it is empty."""
     with suppress(OSError):
         folder.rmdir()
 
 
+@changes
 def copy(path: Path, to: Path) -> None:
     """A folder's files, over what `to` holds."""
     with storage(to):
         shutil.copytree(path, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", HALF_DONE))
 
 
+@changes
 def move(path: Path, to: Path) -> None:
     with storage(to):
         to.parent.mkdir(parents=True, exist_ok=True)
         path.rename(to)
 
 
+@changes
 def link(path: Path, to: Path) -> None:
     """Point the symbolic link `path` at `to`, replacing an older link in one step; file systems without links do without."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -49,6 +49,12 @@ class ToleranceError(Failure):
     code = 7
 
 
+class LostRank(Failure):
+    """One of the processes that share a training was killed or hangs; the same command continues from the last checkpoint."""
+
+    code = 8
+
+
 class Interrupted(Failure):
     """Asked to stop; the same command continues from the last checkpoint."""
 

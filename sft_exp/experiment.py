@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sft_exp.errors import ConfigError, require
 
 PRECISIONS = ("fp32", "bf16")
+ENGINES = ("local", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,19 @@ class Hardware:
     precision: str = "fp32"  # fp32, or bf16 by autocast
     compile: bool = False  # torch.compile the losses
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage
+    engine: str = "local"  # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
+    processes: int = 1  # started on this machine for ddp or fsdp, where torchrun or Slurm has not started them
+    timeout: float = 300.0  # seconds that processes wait for one of them before they give up
+    accumulate: int = 1  # pieces that a process takes its rows of a batch in, adding gradients: memory for time
+    recompute: bool = False  # blocks of the network keep their input alone and are computed again in backward: the same
 
     def __post_init__(self):
+        require(self.engine in ENGINES, "engine", self.engine, ", ".join(ENGINES))
+        require(whole(self.processes), "processes", self.processes, "1 or more")
+        valid = "1 with engine=local; take hardware=ddp or hardware=fsdp"
+        require(self.processes == 1 or self.engine != "local", "processes", self.processes, valid)
+        require(0 < self.timeout < inf, "timeout", self.timeout, "above 0")
+        require(whole(self.accumulate), "accumulate", self.accumulate, "1 or more")
         require(
             self.threads == "auto" or whole(self.threads),
             "threads",

@@ -90,6 +90,7 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "bill": bill.run,
     "export": export.run,
 }
+SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")  # with all processes, where there are several
 FOLDS = 5  # of val=cv
 ORIGINAL = "original"  # what the model is called beside its compressed forms
 
@@ -113,12 +114,15 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
     def run(folders: list[Path], requests: list[Request]) -> None:
         assert ctx is not None
         if len(requests) > 1:
-            finetune.run_alike(folders, requests, ctx)
+            finetune.run_alike(folders, requests, replace(ctx, group=None))
+        elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
+            function(folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0])))
         else:
-            function(folders[0], requests[0], ctx)
+            function(folders[0], requests[0], replace(ctx, group=None))
 
     alike = finetune.alike if name == "finetune" else None
-    return Stage(name, run, lambda request: {**plain(request), "code": digest(request, function.__module__)}, alike)
+    made = Stage(name, run, lambda request: {**plain(request), "code": digest(request, function.__module__)}, alike)
+    return made
 
 
 def prepare(e: Experiment) -> Job:

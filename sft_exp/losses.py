@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft_exp.errors import require
+from sft_exp.ranks import gather, now
 
 OUTPUTS = {"linear": lambda h: h, "relu": F.relu, "sigmoid": F.sigmoid}
 
@@ -42,30 +43,40 @@ def kl_to_standard_normal(mean_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
     return 0.5 * (mean_BZ.square() + logvar_BZ.exp() - logvar_BZ - 1).sum() / len(mean_BZ)
 
 
+def precise(x: Tensor) -> Tensor:
+    """In single precision at least: sums over a batch are no affair of half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def nt_xent(a_BZ: Tensor, b_BZ: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross-entropy [scalar, nats]: each of the 2B rows must pick its partner among the 2B - 1
     others by cosine. Chen et al., arXiv:2002.05709, equation 1."""
-    z_MZ = F.normalize(torch.cat([a_BZ, b_BZ]).float(), dim=1)
-    similar_MM = (z_MZ @ z_MZ.T / temperature).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(similar_MM, torch.arange(len(z_MZ), device=z_MZ.device).roll(len(a_BZ)))
+    z_MZ = F.normalize(precise(torch.cat([a_BZ, b_BZ])), dim=1)
+    every_NZ = torch.cat([gather(half) for half in z_MZ.chunk(2)])  # of all ranks
+    half, here_B = len(every_NZ) // 2, now().places(len(a_BZ), z_MZ.device)
+    self_M, partner_M = torch.cat([here_B, here_B + half]), torch.cat([here_B + half, here_B])
+    similar_MN = (z_MZ @ every_NZ.T / temperature).scatter(1, self_M[:, None], -torch.inf)
+    return F.cross_entropy(similar_MN, partner_M)
 
 
 def info_nce(q_BZ: Tensor, k_BZ: Tensor, others_KZ: Tensor, temperature: float) -> Tensor:
     """Each query must pick its key among it and K others by cosine [scalar, nats]. He et al., arXiv:1911.05722, equation 1."""
-    q_BZ, k_BZ, others_KZ = (F.normalize(z.float(), dim=1) for z in (q_BZ, k_BZ, others_KZ))
+    q_BZ, k_BZ, others_KZ = (F.normalize(precise(z), dim=1) for z in (q_BZ, k_BZ, others_KZ))
     logits_BM = torch.cat([(q_BZ * k_BZ).sum(1, keepdim=True), q_BZ @ others_KZ.T], 1) / temperature
     return F.cross_entropy(logits_BM, torch.zeros(len(q_BZ), dtype=torch.long, device=q_BZ.device))
 
 
 def cosine(a_BZ: Tensor, b_BZ: Tensor) -> Tensor:
     """Mean cosine of the angle between rows [scalar]."""
-    return F.cosine_similarity(a_BZ.float(), b_BZ.float()).mean()
+    return F.cosine_similarity(precise(a_BZ), precise(b_BZ)).mean()
 
 
 def barlow_twins(a_BZ: Tensor, b_BZ: Tensor, off_diagonal: float) -> Tensor:
     """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2 [scalar], C the correlation of a's columns with b's over the batch.
     Zbontar et al., arXiv:2103.03230, equations 1 and 2."""
-    a_BZ, b_BZ = ((z - z.mean(0)) / z.std(0, correction=0).clamp_min(1e-4) for z in (a_BZ.float(), b_BZ.float()))
+    a_BZ, b_BZ = (
+        (z - z.mean(0)) / z.std(0, correction=0).clamp_min(1e-4) for z in (gather(precise(a_BZ)), gather(precise(b_BZ)))
+    )
     c_ZZ = a_BZ.T @ b_BZ / len(a_BZ)
     on = (1 - c_ZZ.diagonal()).square().sum()
     return on + off_diagonal * (c_ZZ.square().sum() - c_ZZ.diagonal().square().sum())
@@ -75,7 +86,7 @@ def vicreg(a_BZ: Tensor, b_BZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(invariance, variance, covariance) [scalars]: mean squared distance of partners, how far each column's standard deviation
     falls short of 1, and the squared covariances of different columns. Bardes et al., arXiv:2105.04906, equations 1 to 5;
     variance and covariance are summed over both views."""
-    a_BZ, b_BZ = a_BZ.float(), b_BZ.float()
+    a_BZ, b_BZ = gather(precise(a_BZ)), gather(precise(b_BZ))
     short, square = torch.zeros((), device=a_BZ.device), torch.zeros((), device=a_BZ.device)
     for z_BZ in (a_BZ, b_BZ):
         c_ZZ = (z_BZ - z_BZ.mean(0)).T @ (z_BZ - z_BZ.mean(0)) / (len(z_BZ) - 1)
@@ -87,7 +98,7 @@ def vicreg(a_BZ: Tensor, b_BZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def dino(student_BK: Tensor, teacher_BK: Tensor, centre_K: Tensor, student_t: float, teacher_t: Tensor | float) -> Tensor:
     """Cross-entropy of the student's distribution over K prototypes to the teacher's centred and sharpened one [scalar, nats].
     Caron et al., arXiv:2104.14294, equations 1 and 2 and algorithm 1."""
-    return F.cross_entropy(student_BK.float() / student_t, ((teacher_BK.float() - centre_K) / teacher_t).softmax(1))
+    return F.cross_entropy(precise(student_BK) / student_t, ((precise(teacher_BK) - centre_K) / teacher_t).softmax(1))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sft_exp import deploy, durable, gc, mirror, pipeline, report
+from sft_exp import deploy, durable, gc, mirror, pipeline, report, together
+from sft_exp.engines.group import missing, present
 from sft_exp.errors import Failure, Interrupted, StorageError
 from sft_exp.pipeline import Job
 from sft_exp.progress import console
@@ -22,18 +23,22 @@ def work(
 
     `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
     """
+    hardware = job.experiment.hardware
+    if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
+        return together.launch(job, folder, config, command, sweep=others is not None)
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command)
     durable.folder(folder)
     durable.link(LATEST, folder)
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     durable.write_json(folder / "status.json", status)
     try:
+        together.led(job, ctx)
         table, rows = report.movements(job)
         if others is None:
             console.print(table)
         durable.write_json(folder / "strategy.json", rows)
         gc.refer(Path(job.experiment.store), folder, pipeline.names(job))
-        with Stop.listening():
+        with Stop.listening(), missing(ctx.group):
             result = {**pipeline.run(job, ctx, others or ()), "choices": job.experiment.choices, "config": config}
         durable.write_json(folder / "results.json", result)
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
@@ -59,6 +64,8 @@ def work(
         ended = {**status, "state": state, "exit_code": code, "resumable": True, "error": f"{type(error).__name__}: {error}"}
         with suppress(StorageError):  # a full disk must not hide what went wrong
             durable.write_json(folder / "status.json", ended)
+        together.ended(ctx, code)
         raise
     durable.write_json(folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False})
+    together.ended(ctx, 0)
     return result

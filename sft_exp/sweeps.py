@@ -13,7 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
+_folder: list[Path] = []  # of the sweep that this process began
 _driver = False  # whether this process began the sweep, or was started by its launcher
 
 
@@ -58,7 +62,18 @@ class Worker:
         self.line = ours.makefile("rw")
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The worker's answer; a worker that died answers with how."""
+        """The worker's answer; a worker that died answers with how. Slurm's word that time is up reaches the job first, then
+        the launcher, which queues it again."""
+        try:
+            with preemptible() as launcher:
+                return self._ask(message)
+        except Preempted:
+            self.process.send_signal(signal.SIGTERM)
+            self.line.readline()
+            launcher(signal.SIGUSR2, None)
+            return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
             self.line.write(json.dumps(message) + "\n")
             self.line.flush()
@@ -73,6 +88,39 @@ class Worker:
         code = self.process.wait()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
         return {"code": code if code > 0 else 128 - code, "error": f"the worker was {how}" if code < 0 else f"the worker {how}"}
+
+
+class Preempted(BaseException):
+    """The time that Slurm gave this job is almost up."""
+
+
+@contextmanager
+def preemptible() -> Iterator[Callable[..., Any]]:
+    """Inside, the signal by which Slurm says so raises Preempted; gives whoever else listens to it."""
+    launcher = signal.getsignal(signal.SIGUSR2)
+    if not callable(launcher) or threading.current_thread() is not threading.main_thread():
+        yield lambda *_: None
+        return
+
+    def hear(*_: Any) -> None:
+        raise Preempted
+
+    signal.signal(signal.SIGUSR2, hear)
+    try:
+        yield launcher
+    finally:
+        signal.signal(signal.SIGUSR2, launcher)
+
+
+def ranked() -> int:
+    """Of a Slurm job with several tasks, each is a process of one group: its rank, told to the worker by the environment."""
+    if "SUBMITIT_EXECUTOR" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
+        import submitit
+
+        found = submitit.helpers.TorchDistributedEnvironment()
+        for name in ("master_addr", "master_port", "rank", "world_size", "local_rank", "local_world_size"):
+            os.environ[name.upper()] = str(getattr(found, name))
+    return int(os.environ.get("RANK", 0))
 
 
 def worker(threads: int | None = None) -> Worker:
@@ -110,6 +158,9 @@ def begin(cfg: DictConfig) -> None:
         answer = worker(threads(cfg)).ask({"do": "check", "config": job["config"], "choices": job["choices"]})
         if answer["code"]:
             raise JobFailure(f"job {n} ({' '.join(job['overrides'])}): {answer['error']}", answer["code"])
+    _folder.append(folder)
+    os.environ["PYTHONPATH"] = config.plugins_path()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     durable.write_json(folder / JOBS, jobs)
     snapshot(folder / "conf")
 
@@ -164,6 +215,8 @@ def run(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     folder, started = Path(hydra.runtime.output_dir), time.perf_counter()
     job = {"config": config.plain(cfg), "choices": config.choices(cfg, hydra)}
+    if ranked():
+        return follow(cfg, job)
     if finished(folder, job):
         return value(json.loads((folder / "results.json").read_text()))
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
@@ -192,6 +245,25 @@ def run(cfg: DictConfig) -> float:
         f"job {hydra.job.num} ({what}): {val}test {100 * answer['test']:.1f} in {seconds:.0f} s", highlight=False, markup=False
     )
     return answer["test"] if answer["val"] is None else answer["val"]
+
+
+def follow(cfg: DictConfig, job: dict[str, Any]) -> float:
+    """The part of a job's processes that are not the first."""
+    answer = worker(threads(HydraConfig.get())).ask({"do": "follow", **job})
+    if answer["code"] not in (0, Interrupted.code):
+        console.print(f"process {os.environ['RANK']}: {answer['error']}", highlight=False, markup=False, soft_wrap=True)
+    return float("nan")
+
+
+def lost(error: BaseException) -> int:
+    """A launcher has lost a job: say so, show what there is, 6. The others may still be at work; nothing of them is lost."""
+    print(f"sft_exp: a job was lost: {str(error).splitlines()[0]}", file=sys.stderr)
+    print("sft_exp: other jobs may still run; the same command again waits for them and does what is missing", file=sys.stderr)
+    if _folder:
+        from sft_exp import compare
+
+        compare.finish(_folder[-1])
+    return 6
 
 
 def finish(cfg: DictConfig) -> int:

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from sft_exp.core import Method, Rates, Tensors, seed_global, seed_of, stream
 from sft_exp.data import Images, rows_of_step
+from sft_exp.engines.local import Engine
 from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.experiment import Target
+from sft_exp.ranks import Share, sharing
 from sft_exp.schedule import Schedule
 
 Phases = list[tuple[float, Rates]]  # (share of the steps, rates of all parameters of the networks)
@@ -36,8 +38,10 @@ class Plan:
     phases: Phases
     name: tuple[int | str, ...]  # names the random streams: seed, and whatever else sets this training apart
     piece: int | None = None  # rows a backward pass; a larger batch is taken in pieces and their gradients added
+    accumulate: int = 1  # or pieces of a process's rows
     precision: str = "fp32"  # fp32, or bf16 for autocast
     compile: bool = False
+    recompute: bool = False  # blocks keep their input alone and are computed again in backward
     rests: str = ""  # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes everything
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = (
         None  # a term of every loss that is the strategy's, not the method's
@@ -54,6 +58,7 @@ class Plan:
 class Step:
     done: int  # steps taken so far
     metrics: Tensors  # scalars of this step, still on the device
+    refresh: Callable[[], None]  # to be called before looking at the networks; it costs something where they are sharded
 
 
 def train(
@@ -64,11 +69,16 @@ def train(
     plan: Plan,
     device: torch.device,
     start: int = 0,
+    engine: Engine | None = None,
 ) -> Iterator[Step]:
-    """Move `nets` in place, from step `start` to `plan.stop`."""
-    losses = {o: torch.compile(getattr(method, o)) if plan.compile else getattr(method, o) for o in method.objectives}
+    """Move `nets` in place, from step `start` to `plan.stop`. An engine of several processes has its own copy or share of
+    them: optimizers are then for `engine.nets`, and `engine.refresh` brings `nets` up to date."""
+    engine = engine or Engine(method, nets, plan.penalty, plan.compile, plan.recompute)
+    nets, mine = engine.nets, engine.ranks.share
     steps = range(start, plan.stop)
-    batches = {pool: batches_of(data[pool], pool, plan.batch_size * m, plan, steps, device) for pool, m in method.pools.items()}
+    batches = {
+        pool: batches_of(data[pool], pool, plan.batch_size * m, plan, steps, device, mine) for pool, m in method.pools.items()
+    }
     free: tuple[Rates, str] | None = None  # (phase, network) that gradients reach now
     awake: Rates | None = None  # phase whose frozen parts rest now
     for step in steps:
@@ -77,8 +87,9 @@ def train(
             wake(nets, plan.rests, rates)
             awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
-        drawn = method.draw(batch, stream(*plan.name, "draw", step, device=device), progress)
-        seed_global(seed_of(*plan.name, "dropout", step), device)  # for what draws inside its own forward
+        drawn = method.draw(batch, stream(*plan.name, "draw", step, device=device, share=mine), progress)
+        own = (engine.ranks.rank,) if engine.ranks.rank else ()  # other rows, other masks
+        seed_global(seed_of(*plan.name, "dropout", step, *own), device)  # for what draws inside its own forward
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
             if step % every:
@@ -89,48 +100,52 @@ def train(
             if free != (rates, network):
                 only(nets, rates, network)
                 free = rates, network
-
-            closure: Any = partial(descend, losses[objective], objective, step, optimizer, nets, drawn, plan, metrics)
+                engine.begin(objective, rates)
+            closure: Any = partial(descend, engine, objective, step, optimizer, drawn, plan, metrics)
             update(optimizer, closure)
-        with torch.no_grad():
-            method.after(nets, *drawn)
-        yield Step(step + 1, metrics)
+        with torch.no_grad(), sharing(engine.ranks):
+            engine.after(*drawn)
+        yield Step(step + 1, metrics, engine.refresh)
 
 
-def batches_of(images: Images, pool: str, size: int, plan: Plan, steps: Iterable[int], device: torch.device) -> Iterator[Tensors]:
-    """The pool's batch of each step, in a walk of its own."""
-    return images.batches((rows_of_step(len(images), size, t, *plan.name, pool) for t in steps), device)
+def batches_of(
+    images: Images, pool: str, size: int, plan: Plan, steps: Iterable[int], device: torch.device, mine: Share | None
+) -> Iterator[Tensors]:
+    """The pool's batch of each step, in a walk of its own; of a shared one, this process's rows."""
+    rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)
+    return images.batches(rows if mine is None else (mine.of(r) for r in rows), device)
 
 
 def descend(
-    loss: Callable[..., tuple[Tensor, Tensors]],
-    name: str,
+    engine: Engine,
+    objective: str,
     step: int,
     optimizer: torch.optim.Optimizer,
-    nets: nn.ModuleDict,
     drawn: tuple[Tensor, ...],
     plan: Plan,
     metrics: Tensors,
 ) -> Tensor:
     """Gradients of this step's loss, for an optimizer's `step`; fills `metrics`. Stops before a bad loss spreads."""
     optimizer.zero_grad(set_to_none=True)
-    total, means = torch.zeros((), device=drawn[0].device), dict[str, Tensor]()
-    for share, piece in pieces(drawn, plan.piece):
-        with autocast(drawn[0].device, plan.precision):
-            value, logged = loss(nets, *piece)
-        if not value.isfinite():
-            beside = "".join(f", {k} {v:.4g}" for k, v in logged.items())
-            raise NonFiniteError(f"{name} is {value.item()} at step {step}{beside}, before the update")
-        (value * share).backward()
-        total += value.detach() * share
-        means |= {k: means.get(k, 0) + v.detach() * share for k, v in logged.items()}
-    if plan.penalty and (term := plan.penalty(nets)) is not None:
-        term.backward()
-        total, means["penalty"] = total + term.detach(), term.detach()
+    device = drawn[0].device
+    total, logged = torch.zeros((), device=device), dict[str, Tensor]()
+    with sharing(engine.ranks):
+        for share, piece, last in pieces(drawn, plan.piece, plan.accumulate):
+            with engine.adding(objective, last):
+                with autocast(device, plan.precision):
+                    value, shown = engine.loss(objective, *piece)
+                (value * (share * engine.weight)).backward()
+            total = total + value.detach() * share
+            logged |= {k: logged.get(k, 0) + v.detach() * share for k, v in shown.items()}
+    means = engine.mean({**logged, objective: total})
+    value = means[objective]
+    if not value.isfinite():
+        beside = "".join(f", {k} {v:.4g}" for k, v in means.items() if k != objective)
+        raise NonFiniteError(f"{objective} is {value.item()} at step {step}{beside}, before the update")
     if plan.clip:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip)
-    metrics.update({**means, name: total})
-    return total
+    metrics.update(means)
+    return value
 
 
 def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> None:
@@ -175,15 +190,18 @@ def belongs(parameter: str, network: str) -> bool:
     return not network or parameter.startswith(f"{network}.")
 
 
-def pieces(drawn: tuple[Tensor, ...], size: int | None) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
-    """(share of the batch, rows of every draw): gradients of means over rows add up to the whole batch's."""
+def pieces(drawn: tuple[Tensor, ...], size: int | None, count: int = 1) -> Iterator[tuple[float, tuple[Tensor, ...], bool]]:
+    """(share of the batch, rows of every draw, whether they are the last): gradients of means over rows add up to the whole
+    batch's."""
     n = len(drawn[0])
+    if count > 1:
+        size = min(size or n, -(-n // count))
     if size is None or size >= n:
-        yield 1.0, drawn
+        yield 1.0, drawn, True
         return
     for i in range(0, n, size):
         cut = tuple(d if d.dim() == 0 else d[i : i + size] for d in drawn)
-        yield len(cut[0]) / n, cut
+        yield len(cut[0]) / n, cut, i + size >= n
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -224,7 +242,8 @@ def build_optimizer(target: Target, groups: list[dict]) -> torch.optim.Optimizer
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise ConfigError("_target_", target.path, "must be a class derived from torch.optim.Optimizer")
     options = dict(target.options)
-    if "fused" in kind.__init__.__code__.co_varnames and "fused" not in options and "foreach" not in options:
+    shares = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])  # not all fused kernels know these
+    if "fused" in kind.__init__.__code__.co_varnames and not shares and "fused" not in options and "foreach" not in options:
         options["fused"] = True
     try:
         optimizer = kind(groups, **options)

@@ -28,7 +28,7 @@ def main() -> None:
 def answer(message: dict[str, Any]) -> dict[str, Any]:
     """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `lay out` says
     which jobs a study has on the job's data."""
-    from sft_exp import session
+    from sft_exp import session, together
 
     try:
         if message["do"] == "lay out":
@@ -36,6 +36,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         job = prepared(message)
         if message["do"] == "check":
             return {"code": 0}
+        if message["do"] == "follow":
+            return {"code": together.follow(job), "error": "left with the first process"}
         others = [prepared(s) for s in siblings(message)]
         result = session.work(job, Path(message["folder"]), message["config"], message["command"], others)
         return {"code": 0, "val": result["val"].get(result["score"]), "test": result["test"][result["score"]]}

@@ -156,7 +156,7 @@ def contents(store: Path) -> dict[str, dict[str, str]]:
 def spelt(checkpoint: Path) -> str:
     import torch
 
-    from sft_exp.stages.fit import load
+    from sft_exp.stages.checkpoints import load
 
     def spell(value: Any) -> str:
         if isinstance(value, torch.Tensor):
@@ -191,9 +191,9 @@ def stepwise(kill_at: int = 0, signals: tuple[int, ...] = (), lose: str = "") ->
     sends itself signals. With `lose`, a resumed training lacks a part of its state."""
     import torch
 
-    from sft_exp.stages import fit
+    from sft_exp.stages import checkpoints, fit
 
-    seconds, steps, train, restore = itertools.count(), itertools.count(1), fit.train, fit.restore
+    seconds, steps, train, restore = itertools.count(), itertools.count(1), fit.train, checkpoints.restore
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for step in train(*arguments):
@@ -212,7 +212,7 @@ def stepwise(kill_at: int = 0, signals: tuple[int, ...] = (), lose: str = "") ->
     if lose == "optimizer":
         torch.optim.Optimizer.load_state_dict = lambda self, state: None  # type: ignore[assignment]
     fit.time = SimpleNamespace(monotonic=lambda: next(seconds))  # type: ignore[assignment]
-    fit.train, fit.restore = watched, forgetful  # type: ignore[assignment]
+    fit.train, checkpoints.restore = watched, forgetful  # type: ignore[assignment]
 
 
 def warm() -> None:

@@ -21,20 +21,22 @@ HYDRA = {
 ABOVE = {"train", "store", "provenance", "jobs", "pipeline", "session", "report", "config", "cli", "api", "sweeps", "worker"}
 LOW = {  # of ours, all that these may import
     "errors": set(),
-    "core": {"errors"},
+    "core": {"errors", "ranks"},
     "durable": {"errors"},
     "store": {"durable", "errors"},
     "experiment": {"errors"},
     "schedule": {"errors"},
-    "losses": {"errors"},
+    "ranks": set(),
+    "losses": {"errors", "ranks"},
     "heads": {"errors"},
-    "nets": {"core", "errors"},
-    "augment": {"experiment"},
+    "nets": {"core", "errors", "ranks"},
+    "augment": {"core", "experiment"},
     "classifier": {"core", "errors", "experiment", "heads", "nets"},
     "sam": set(),
     "data": {"core", "errors"},
     "splits": {"core", "data", "errors"},
-    "train": {"core", "data", "errors", "experiment", "schedule"},
+    "train": {"core", "data", "engines.local", "errors", "experiment", "ranks", "schedule"},
+    "engines.local": {"core", "nets", "ranks"},
 }
 
 
@@ -112,6 +114,14 @@ def test_methods_know_neither_each_other_nor_who_runs_them(module):
 def test_hydra_is_known_where_configs_are_composed_and_nowhere_else(module):
     if module not in HYDRA and not in_folders(module, ["plugins"]):
         assert not libraries(module, "hydra", "omegaconf")
+
+
+@modules
+def test_processes_are_known_to_the_engines_alone(module):
+    """Methods gather, the loop asks its engine: neither knows how many there are."""
+    assert not libraries(module, "torch.distributed", "torch.nn.parallel", "torch.multiprocessing") or in_folders(
+        module, ["engines"]
+    )
 
 
 @modules
@@ -225,6 +235,8 @@ def writes(module, node):
     owner, name = called(node)
     if name == "export" and owner in ("torch.export", "torch.onnx"):  # a program in memory, unless a file is named
         return len(node.args) > 2 or any(k.arg == "f" for k in node.keywords)
+    if owner == "dcp" and module == "engines.sharded":  # into a new folder of `durable`'s, which seals it before it has a name
+        return False
     if name == "save" and owner.startswith("workspace("):  # on W&B's server
         return False
     values = [literal(a) for a in [*node.args, *(k.value for k in node.keywords)]]

@@ -80,10 +80,11 @@ def test_what_is_logged_of_pieces_is_the_whole_batchs(images, plan):
 def test_pieces_are_all_rows_and_their_shares():
     drawn = torch.arange(10).float(), torch.arange(20).reshape(10, 2), torch.tensor(3.0)
     found = list(pieces(drawn, 4))
-    assert [len(p[0]) for _, p in found] == [4, 4, 2]
-    assert sum(share for share, _ in found) == pytest.approx(1)
-    assert torch.equal(torch.cat([p[1] for _, p in found]), drawn[1])
-    assert all(p[2] is drawn[2] for _, p in found)
+    assert [len(p[0]) for _, p, _ in found] == [4, 4, 2]
+    assert [last for _, _, last in found] == [False, False, True]
+    assert sum(share for share, _, _ in found) == pytest.approx(1)
+    assert torch.equal(torch.cat([p[1] for _, p, _ in found]), drawn[1])
+    assert all(p[2] is drawn[2] for _, p, _ in found)
 
 
 def test_pieces_of_mean_squared_error_add_up(images, plan):

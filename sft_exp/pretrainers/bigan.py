@@ -48,7 +48,7 @@ class BiGAN(Pretrainer):
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        return x_BCHW, torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        return x_BCHW, rng.randn(len(x_BCHW), self.latent)
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ):
         real_B, fake_B = self.judge(nets, x_BCHW, z_BZ)
@@ -71,6 +71,6 @@ class BiGAN(Pretrainer):
         return nets["inverses"]["generator"](z_BZ).sigmoid()
 
     def show(self, nets, x_BCHW, rng):
-        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        z_BZ = rng.randn(len(x_BCHW), self.latent)
         code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
         return {"input": x_BCHW, "reconstruction": self.generate(nets, code_BZ), "sample": self.generate(nets, z_BZ)}

@@ -5,7 +5,6 @@ Loss: the reconstruction error between x and g(f(x~)). Kept: the encoder's code.
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from sft_exp.core import Pretrainer
@@ -31,9 +30,9 @@ class DAE(Pretrainer):
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        noise = torch.rand if self.corruption == "mask" else torch.randn
-        r_BCHW = noise(x_BCHW.shape, generator=rng, device=x_BCHW.device)
-        return x_BCHW, x_BCHW * (r_BCHW >= self.amount) if self.corruption == "mask" else x_BCHW + self.amount * r_BCHW
+        if self.corruption == "mask":
+            return x_BCHW, x_BCHW * (rng.rand(*x_BCHW.shape) >= self.amount)
+        return x_BCHW, x_BCHW + self.amount * rng.randn(*x_BCHW.shape)
 
     def loss(self, nets, x_BCHW, noisy_BCHW):
         return self.match.error(nets["decoder"](nets["encoder"](noisy_BCHW)), x_BCHW), {}

@@ -19,6 +19,7 @@ from sft_exp.errors import require
 from sft_exp.experiment import Views
 from sft_exp.losses import dino
 from sft_exp.nets import Memory, chain, follow, projector, taught, teacher_of
+from sft_exp.ranks import gather
 
 CENTRE_MOMENTUM = 0.9
 
@@ -67,7 +68,7 @@ class DINO(Pretrainer):
         return sum(dino(s, t, nets["centre"].value, *temperatures) for s, t in pairs) / len(pairs), {}
 
     def after(self, nets, a_BCHW, b_BCHW, momentum, *local):
-        centre_K = taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW])).mean(0)
+        centre_K = gather(taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW]))).mean(0)
         nets["centre"].value.lerp_(centre_K, 1 - CENTRE_MOMENTUM)
         follow(nets["teacher"], nets["student"], momentum)
 

@@ -9,7 +9,6 @@ encoder meets later. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -45,7 +44,7 @@ class GAN(Pretrainer):
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        return x_BCHW, torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        return x_BCHW, rng.randn(len(x_BCHW), self.latent)
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ):
         real_B, fake_B = self.judge(nets, x_BCHW), self.judge_fake(nets, self.generate(nets, z_BZ).detach())
@@ -68,5 +67,5 @@ class GAN(Pretrainer):
         return nets["generator"](z_BZ).sigmoid()
 
     def show(self, nets, x_BCHW, rng):
-        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        z_BZ = rng.randn(len(x_BCHW), self.latent)
         return {"input": x_BCHW, "sample": self.generate(nets, z_BZ)}

@@ -9,7 +9,6 @@ the code.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
 from sft_exp.core import Pretrainer
@@ -39,7 +38,7 @@ class MAE(Pretrainer):
         x_BCHW = batch["pool"]["x"]
         rows, columns = (-(-side // self.patch) for side in x_BCHW.shape[2:])
         count = min(max(1, round(self.masked * rows * columns)), rows * columns - 1)
-        order_BN = torch.rand(len(x_BCHW), rows * columns, generator=rng, device=x_BCHW.device).argsort(1)
+        order_BN = rng.rand(len(x_BCHW), rows * columns).argsort(1)
         return x_BCHW, self.pixels((order_BN < count).unflatten(1, (rows, columns)), x_BCHW)
 
     def pixels(self, of_patch_BRC, x_BCHW):

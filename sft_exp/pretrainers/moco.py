@@ -18,6 +18,7 @@ from sft_exp.errors import require
 from sft_exp.experiment import Views
 from sft_exp.losses import info_nce
 from sft_exp.nets import Memory, chain, follow, projector, taught, teacher_of
+from sft_exp.ranks import gather
 
 
 @dataclass
@@ -55,7 +56,7 @@ class MoCo(Pretrainer):
 
     def after(self, nets, a_BCHW, b_BCHW):
         queue_KZ = nets["queue"].value
-        queue_KZ.copy_(torch.cat([normalize(taught(nets["teacher"], b_BCHW), dim=1), queue_KZ])[: len(queue_KZ)])
+        queue_KZ.copy_(torch.cat([gather(normalize(taught(nets["teacher"], b_BCHW), dim=1)), queue_KZ])[: len(queue_KZ)])
         follow(nets["teacher"], nets["student"], self.momentum)
 
     def show(self, nets, x_BCHW, rng):

@@ -15,6 +15,7 @@ from sft_exp.errors import require
 from sft_exp.experiment import Views
 from sft_exp.losses import cosine
 from sft_exp.nets import projector
+from sft_exp.ranks import gather
 
 
 @dataclass
@@ -47,7 +48,8 @@ class SimSiam(Pretrainer):
 
     def loss(self, nets, a_BCHW, b_BCHW):
         z_MZ = nets["projector"](nets["encoder"](torch.cat([a_BCHW, b_BCHW])))
-        spread = nn.functional.normalize(z_MZ, dim=1).std(0).mean() * self.projection**0.5  # 1 spread out, 0 collapsed
+        directions_NZ = gather(nn.functional.normalize(z_MZ.detach(), dim=1))
+        spread = directions_NZ.std(0).mean() * self.projection**0.5  # 1 spread out, 0 collapsed
         return -cosine(nets["predictor"](z_MZ), z_MZ.detach().roll(len(a_BCHW), 0)), {"spread": spread}
 
     def show(self, nets, x_BCHW, rng):

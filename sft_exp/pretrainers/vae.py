@@ -45,11 +45,11 @@ class VAE(Pretrainer):
         )
 
     def observe(self, x_BCHW, rng):
-        return torch.bernoulli(x_BCHW, generator=rng) if self.binarise else x_BCHW
+        return rng.bernoulli(x_BCHW) if self.binarise else x_BCHW
 
     def draw(self, batch, rng, progress):
         x_BCHW = self.observe(batch["pool"]["x"], rng)
-        eps_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        eps_BZ = rng.randn(len(x_BCHW), self.latent)
         beta = self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
         return x_BCHW, eps_BZ, torch.tensor(beta, device=x_BCHW.device)
 
@@ -66,7 +66,7 @@ class VAE(Pretrainer):
 
     def log_weights(self, nets, x_BCHW, samples, rng):
         mean_BZ, logvar_BZ = self.posterior(nets, x_BCHW)
-        eps_KBZ = torch.randn(samples, *mean_BZ.shape, generator=rng, device=x_BCHW.device)
+        eps_KBZ = rng.randn(samples, *mean_BZ.shape)
         z_KBZ = mean_BZ + eps_KBZ * (logvar_BZ / 2).exp()
         h_KBCHW = nets["decoder"](z_KBZ.flatten(0, 1)).unflatten(0, (samples, -1))
         ratio_KB = 0.5 * (eps_KBZ.square() + logvar_BZ - z_KBZ.square()).sum(2)  # log N(z; 0, I) - log N(z; mean, exp logvar)
@@ -81,6 +81,6 @@ class VAE(Pretrainer):
     def show(self, nets, x_BCHW, rng):
         x_BCHW = self.observe(x_BCHW, rng)
         mean_BZ, _ = self.posterior(nets, x_BCHW)
-        z_BZ = torch.randn(mean_BZ.shape, generator=rng, device=x_BCHW.device)
+        z_BZ = rng.randn(*mean_BZ.shape)
         pictures = {"reconstruction": nets["decoder"](mean_BZ), "sample": nets["decoder"](z_BZ)}
         return {"input": x_BCHW, **{name: h_BCHW.sigmoid() for name, h_BCHW in pictures.items()}}

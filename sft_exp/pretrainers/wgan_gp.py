@@ -44,8 +44,8 @@ class WGANGP(Pretrainer):
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
-        return x_BCHW, z_BZ, torch.rand(len(x_BCHW), 1, 1, 1, generator=rng, device=x_BCHW.device)
+        z_BZ = rng.randn(len(x_BCHW), self.latent)
+        return x_BCHW, z_BZ, rng.rand(len(x_BCHW), 1, 1, 1)
 
     def critic_loss(self, nets, x_BCHW, z_BZ, share_B111):
         fake_BCHW = self.generate(nets, z_BZ).detach()
@@ -72,5 +72,5 @@ class WGANGP(Pretrainer):
         return nets["generator"](z_BZ).sigmoid()
 
     def show(self, nets, x_BCHW, rng):
-        z_BZ = torch.randn(len(x_BCHW), self.latent, generator=rng, device=x_BCHW.device)
+        z_BZ = rng.randn(len(x_BCHW), self.latent)
         return {"input": x_BCHW, "sample": self.generate(nets, z_BZ)}

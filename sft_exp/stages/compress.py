@@ -19,7 +19,7 @@ from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget
 from sft_exp.stages.imitate import Imitation
 from sft_exp.store import Request
-from sft_exp.train import Plan, optimizers_for
+from sft_exp.train import Plan
 
 CALIBRATION, AT_ONCE = 512, 64  # training images that set the ranges of activations
 GRAPH, FACTS = "model.onnx", "facts.json"
@@ -61,7 +61,7 @@ def imitate(folder: Path, request: Request, step: Compressor, network: Network, 
     original = models.load(request["model"], ctx.device)
     method = Imitation(network.task, original)
     phases = [(1.0, {name: 1.0 for name, _ in network.nets.named_parameters()})]
-    optimizers = optimizers_for(method, network.nets, Target("torch.optim.Adam", {"lr": lr}), phases)
+    optim = Target("torch.optim.Adam", {"lr": lr})
     plan = Plan(
         steps=count,
         stop=count,
@@ -72,7 +72,7 @@ def imitate(folder: Path, request: Request, step: Compressor, network: Network, 
         precision=request["precision"],
     )
     data = {"labelled": draw.labelled, "unlabelled": draw.pool}
-    for _ in fit(folder, method, network.nets.train(), optimizers, data, plan, ctx, f"compress {type(step).__name__}"):
+    for _ in fit(folder, method, network.nets.train(), optim, data, plan, ctx, f"compress {type(step).__name__}"):
         pass
     forget(folder, {"steps": count, "stop": count})
 

@@ -3,19 +3,26 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
-from sft_exp.data import Corpus, Dataset
+from sft_exp.core import Method
+from sft_exp.data import Corpus, Dataset, Images
+from sft_exp.engines.choose import engine_for
+from sft_exp.engines.group import Group, first, present
+from sft_exp.engines.local import Engine
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Hardware
 from sft_exp.provenance import plain
 from sft_exp.track import About, Run, Tracker
+from sft_exp.train import Plan
 
 _corpora: dict[str, Corpus] = {}  # data sets read by this process, by their configuration
 
@@ -29,17 +36,37 @@ class Context:
     typed: Sequence[str] = ()  # the overrides that the user gave
     mirrored: dict[str, About] = field(default_factory=dict)  # name of a store folder -> the run it has in the tracker
     runs: dict[str, Run] = field(default_factory=dict)  # those open now
+    group: Group | None = None  # the processes that this stage is shared with
 
     @classmethod
     def on(
         cls, hardware: Hardware, tracker: Tracker, config: dict[str, Any] | None = None, typed: Sequence[str] = ()
     ) -> "Context":
         """Claims the device and sets the process's threads. Of several processes, the first one alone has a tracker."""
-        device = pick(hardware.device)
+        local = int(os.environ.get("LOCAL_RANK", 0)) if present() else None
+        device = pick(hardware.device, local)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         limit = int(os.environ.get("OMP_NUM_THREADS", threads))
         torch.set_num_threads(min(threads, limit) if hardware.threads == "auto" else hardware.threads)
-        return cls(hardware, device, tracker if os.environ.get("RANK", "0") == "0" else Tracker(), config or {}, typed)
+        return cls(hardware, device, tracker if first() else Tracker(), config or {}, typed)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process keeps what the stage makes."""
+        return self.group is None or self.group.rank == 0
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Each flag, if one of the processes raises it: the same answer for all."""
+        return list(flags) if self.group is None else self.group.any(*flags)
+
+    def led(self, stage: str, folder: Path, request: str) -> "Context":
+        """This context, once the other processes have been told which stage to share, of which request, in which folder."""
+        if self.group and self.group.rank == 0:
+            self.group.tell({"stage": stage, "folder": str(folder), "request": request})
+        return self
+
+    def engine(self, method: Method, nets: nn.ModuleDict, plan: Plan, data: Mapping[str, Images]) -> Engine:
+        return engine_for(self.hardware.engine, self.group, method, nets, plan, data)
 
     def watch(self, folder: str) -> Run:
         """The tracker's run of a store folder; one that keeps nothing, where the folder is not mirrored."""
@@ -73,10 +100,13 @@ def corpus(dataset: Dataset, device: torch.device | None = None) -> Corpus:
     return found
 
 
-def pick(name: str) -> torch.device:
-    """The device of that name; `auto` takes cuda, then mps, then cpu. ConfigError if it is not there."""
+def pick(name: str, local: int | None = None) -> torch.device:
+    """The device of that name; `auto` takes cuda, then mps, then cpu. Of a machine's processes each takes the GPU of its
+    number `local`. ConfigError if it is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and local is not None:
+        name = f"cuda:{local}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # `meta` exists and holds nothing

@@ -19,13 +19,13 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     those learnt from, `accuracy_apart` (after the task's score) is that of the others."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = models.load(request["model"], ctx.device)
-    scores, kept = models.measure(model, draw.test, ctx.device)
+    scores, kept = models.measure(model, draw.test, ctx.device, ctx.group)
     manifest = json.loads((request["test"] / "manifest.json").read_text())
     held = {*draw.test.ids} if manifest["folds"] else set()
     copied = {test for test, seen, _ in manifest["copies"] if seen not in held}
     apart = torch.tensor([name not in copied for name in draw.test.ids])
     if 0 < apart.sum() < len(apart):
-        others = models.measure(model, draw.test.at(apart.nonzero().flatten()), ctx.device)[0]
+        others = models.measure(model, draw.test.at(apart.nonzero().flatten()), ctx.device, ctx.group)[0]
         scores[f"{model.task.score}_apart"] = others[model.task.score]
     durable.write_json(folder / "scores.json", scores)
     places = {name: n for n, name in enumerate(manifest["ids"])}

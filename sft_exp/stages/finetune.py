@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sft_exp import durable, splits, transfer
 from sft_exp.core import Method, Spec, Strategy, Tensors, seed_global, seed_of, stream
 from sft_exp.data import Images
+from sft_exp.engines.group import shared
 from sft_exp.experiment import Target
 from sft_exp.nets import layers
 from sft_exp.provenance import plain
@@ -29,7 +30,7 @@ from sft_exp.store import Request
 from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.linear import Linear
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import Phases, Plan, optimizers_for
+from sft_exp.train import Phases, Plan
 
 SCALE_ROWS = 1_000  # pool images whose features set the scale
 LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
@@ -109,16 +110,18 @@ def learn(
     if val and nets["encoder"] is not encoder:
         val = val.having(features(encoder, val, ctx))
     method = method_of(request, ctx)
-    optimizers = optimizers_for(method, nets, known(request["optim"]), plan.phases)
     notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
     score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
-    for step in fit(folder, method, nets.train(), optimizers, data, plan, ctx, label, notes, previous(request, fold)):
+    optim = known(request["optim"])
+    for step in fit(folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)):
+        if request["ema"] or val:
+            step.refresh()
         if request["ema"]:
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             with holding(nets, notes.get("mean")):
-                reached = models.measure(model, val, ctx.device)[0][score]
+                reached = models.measure(model, val, ctx.device, ctx.group)[0][score]
                 step.metrics[f"val/{score}"] = torch.tensor(reached)
                 better = reached > notes.get("score", -inf)
                 if better:
@@ -289,7 +292,8 @@ def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
     """What the encoder, at rest, makes of the images: [N, D]."""
     encoder.eval()
     rows, images = torch.arange(len(images)).split(models.at_once(images)), replace(images, targets={})
-    return torch.cat([encoder(batch["x"]) for batch in images.batches(rows, ctx.device)])
+    found = shared(lambda mine: (encoder(b["x"]) for b in images.batches(mine, ctx.device)), rows, ctx.group)
+    return torch.cat([f_BD.to(ctx.device) for f_BD in found])
 
 
 def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from sft_exp import durable, transfer
 from sft_exp.core import Encoder, Method, Spec, Strategy, Task, Tensors
 from sft_exp.data import Images
+from sft_exp.engines.group import Group, shared
 from sft_exp.errors import DataError, StorageError
 from sft_exp.nets import Readout
 from sft_exp.provenance import plain
@@ -97,17 +99,24 @@ def resize(nets: nn.ModuleDict, state: Tensors) -> None:
 
 
 @torch.no_grad()
-def measure(model: Model, images: Images, device: torch.device) -> tuple[dict[str, float], Tensors]:
-    """(scores, what the task keeps of each prediction [N, ...]), batch by batch; a score that the task cannot give is left
-    out."""
-    metrics: Any = model.task.metrics(model.spec).to(device)
+def measure(model: Model, images: Images, device: torch.device, group: Group | None = None) -> tuple[dict[str, float], Tensors]:
+    """(scores, what the task keeps of each prediction [N, ...]), batch by batch, each batch by one process of the group; a score
+    that the task cannot give is left out."""
+    metrics: Any = model.task.metrics(model.spec).to("cpu" if group else device)
+    for part in metrics.modules():
+        part.sync_on_compute = False  # every process sees every prediction
     kept: list[Tensors] = []
-    for batch in images.batches(torch.arange(len(images)).split(at_once(images)), device):
-        predictions = model.predict(batch["x"])
-        compared = model.task.compared(predictions, batch)
+
+    def seen(rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensors]]:
+        for batch in images.batches(rows, device):
+            predictions = model.predict(batch["x"])
+            record = {name: value.cpu() for name, value in model.task.record(predictions, batch).items()}
+            yield model.task.compared(predictions, batch), record
+
+    for compared, record in shared(seen, torch.arange(len(images)).split(at_once(images)), group):
         for metric in metrics.values():
             metric.update(*compared)
-        kept.append({name: value.cpu() for name, value in model.task.record(predictions, batch).items()})
+        kept.append(record)
     scores: dict[str, float] = {}
     for name, metric in metrics.items():
         if model.probabilistic or name not in NEED_PROBABILITIES:

@@ -17,7 +17,6 @@ from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.stages.monitor import LOOKS, Monitor
 from sft_exp.store import Request
-from sft_exp.train import optimizers_for
 
 SHOWN = 16  # images in the report's pictures
 
@@ -39,14 +38,14 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     if method.learns == "by gradient":
         phases = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
         plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
-        optimizers = optimizers_for(method, nets, request["optim"], phases)
         label, encoder, watched = f"pretrain {type(method).__name__}", nets.get_submodule(method.keeps), request["_monitor"]
         after, every = request["_after"], plan.steps // LOOKS
-        monitor = Monitor(folder, watched, encoder, nets, pool, ctx, after) if watched and every else None
+        monitor = Monitor(folder, watched, encoder, nets, pool, ctx, after) if watched and every and ctx.first else None
         seen = monitor.look(0) if monitor else {}
-        for step in fit(folder, method, nets, optimizers, {"pool": pool}, plan, ctx, label, previous=after):
-            if monitor and step.done % every == 0:
-                seen = monitor.look(step.done)
+        for step in fit(folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after):
+            if watched and every and step.done % every == 0:
+                step.refresh()
+                seen = monitor.look(step.done) if monitor else {}
         if monitor:
             console.print(f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False)
             ctx.watch(folder.name).summary({f"monitor/{name}": value for name, value in seen.items()})

@@ -20,7 +20,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         work = durable.folder(folder / f"fold-{k}")
         known, held = splits.fold(draw.labelled, corpus.strata, k, request["folds"])
         model = learn(work, request, ctx, draw.labelled.at(known), draw.pool, fold=k)
-        scores, _ = models.measure(model, draw.labelled.at(held), ctx.device)
+        scores, _ = models.measure(model, draw.labelled.at(held), ctx.device, ctx.group)
         for name, value in scores.items():
             totals[name] = totals.get(name, 0.0) + value * len(held) / len(draw.labelled)
         forget(work, request)

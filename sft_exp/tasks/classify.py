@@ -8,7 +8,7 @@ from torch import nn
 
 from sft_exp import classifier
 from sft_exp.augment import view
-from sft_exp.core import Task
+from sft_exp.core import Stream, Task
 from sft_exp.errors import require
 from sft_exp.experiment import Views
 
@@ -61,13 +61,13 @@ class Classify(Task):
             return x_BCHW, y_B
         other_B = torch.arange(len(y_B), device=y_B.device) ^ 1  # neighbours of a shuffled order are a random pair
         other_B = other_B.where(other_B < len(y_B), len(y_B) - 1)  # an odd one out stays as it is
-        share_B = beta(self.mixup or self.cutmix, len(y_B), rng).to(x_BCHW)
+        share_B = rng.beta(self.mixup or self.cutmix, len(y_B)).to(x_BCHW)
         if self.mixup:
             x_BCHW = torch.lerp(x_BCHW, x_BCHW[other_B], share_B[:, None, None, None])
         else:
             taken_BHW = window(x_BCHW.shape, share_B, rng)
             x_BCHW = torch.where(taken_BHW[:, None], x_BCHW[other_B], x_BCHW)
-            share_B = taken_BHW.float().mean((1, 2))
+            share_B = taken_BHW.to(x_BCHW).mean((1, 2))
         return x_BCHW, y_B, y_B[other_B], share_B
 
     def loss(self, nets, x_BCHW, y_B, other_B=None, share_B=None):
@@ -103,18 +103,11 @@ class Weights(nn.Module):
         self.register_buffer("y", torch.ones(classes))
 
 
-def beta(a: float, n: int, rng: torch.Generator) -> torch.Tensor:
-    """n draws of Beta(a, a), on the CPU: the ratio of Gamma(a) draws."""
-    device = rng.device
-    g_2N = torch._standard_gamma(torch.full((2, n), a, device=device), generator=rng)
-    return g_2N[0] / g_2N.sum(0).clamp_min(1e-30)
-
-
-def window(shape: torch.Size, share_B: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def window(shape: torch.Size, share_B: torch.Tensor, rng: Stream) -> torch.Tensor:
     """True inside a rectangle of about that share of each image [B, H, W], centred anywhere, cut off at the border."""
     at_BHW = []
     for size in shape[2:]:
-        centre_B = torch.rand(len(share_B), generator=rng, device=share_B.device)
+        centre_B = rng.rand(len(share_B))
         middle_S = (torch.arange(size, device=share_B.device) + 0.5) / size
         at_BHW.append((middle_S - centre_B[:, None]).abs() < share_B.sqrt()[:, None] / 2)
     return at_BHW[0][:, :, None] & at_BHW[1][:, None, :]

@@ -50,7 +50,7 @@ class M1M2(Task):
 
     def draw(self, batch, rng, progress):
         x, u = batch["labelled"]["x"], batch["unlabelled"]["x"]
-        eps_BZ, eps_MZ = (torch.randn(len(v), self.latent, generator=rng, device=v.device) for v in (x, u))
+        eps_BZ, eps_MZ = (rng.randn(len(v), self.latent) for v in (x, u))
         return x, batch["labelled"]["y"], u, eps_BZ, eps_MZ
 
     def loss(self, nets, x_BCHW, y_B, u_MCHW, eps_BZ, eps_MZ):

@@ -20,6 +20,7 @@ from sft_exp.core import Task
 from sft_exp.errors import ConfigError, require
 from sft_exp.experiment import Views
 from sft_exp.nets import Memory
+from sft_exp.ranks import now
 
 WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
@@ -142,8 +143,10 @@ class MultiTask(Task):
         with torch.enable_grad():
             shared.begin()
             loss_T, _ = self.losses(nets, shared, targets)
-            norms_T = torch.stack([norm(loss, shared.leaves()) for loss in loss_T]).detach()
-        loss_T, first_T, w_T = loss_T.detach(), nets["first"].value, nets["weights"].value
+            square_T = torch.stack([square(loss, shared.leaves()) for loss in loss_T]).detach()
+        ranks = now()  # of all rows, wherever they are: each process's gradients are of its own mean
+        norms_T = torch.tensordot(ranks.parts.to(square_T).square(), ranks.each(square_T), 1).sqrt()
+        loss_T, first_T, w_T = ranks.mean(loss_T.detach()), nets["first"].value, nets["weights"].value
         fall_T = (loss_T / first_T).where(first_T > 0, torch.ones_like(loss_T)).clamp_min(1e-8)
         size_T = w_T * norms_T
         wanted_T = (size_T.mean() * (fall_T / fall_T.mean()) ** self.alpha).detach()
@@ -153,7 +156,7 @@ class MultiTask(Task):
         if self.weighting != "gradnorm":
             return
         if not nets["first"].value.any():
-            nets["first"].value.copy_(self.losses(nets, Shared(nets["encoder"], x_BCHW), targets)[0])
+            nets["first"].value.copy_(now().mean(self.losses(nets, Shared(nets["encoder"], x_BCHW), targets)[0]))
         w_T = nets["weights"].value.clamp_min(1e-3)
         nets["weights"].value.copy_(w_T * len(w_T) / w_T.sum())
 
@@ -224,9 +227,10 @@ class Shared:
         return list(self.found.values())
 
 
-def norm(loss: Tensor, leaves: list[Tensor]) -> Tensor:
+def square(loss: Tensor, leaves: list[Tensor]) -> Tensor:
+    """The squared norm of the loss's gradient at the leaves."""
     grads = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
-    return torch.stack([g.square().sum() for g in grads if g is not None]).sum().sqrt()
+    return torch.stack([g.square().sum() for g in grads if g is not None]).sum()
 
 
 class Numbers(nn.Module):

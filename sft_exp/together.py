@@ -1,0 +1,136 @@
+"""A job that several processes work on: the first one is in charge and keeps everything, the others share its trainings.
+
+torchrun or Slurm start the processes, or `launch` does by torch's elastic launcher. The first process goes through the job as
+if it were alone. Before a stage that is shared it says which; the others run the same stage on the same request, with a disk
+that they cannot change, and meet it in every batch.
+"""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sft_exp import config, durable, pipeline
+from sft_exp.engines.group import Group, first, missing, present
+from sft_exp.errors import ConfigError, Failure, Interrupted, LostRank
+from sft_exp.orphan import when_orphaned
+from sft_exp.pipeline import Job
+from sft_exp.progress import console
+from sft_exp.stages.context import Context, Stop
+
+NEWS = "launch.json"  # in the run folder: what its processes are to do
+
+
+def led(job: Job, ctx: Context) -> None:
+    """Give the context of the first process the others. ConfigError if they have another job, code or data."""
+    if not present():
+        return
+    kind = job.experiment.hardware.engine
+    if kind == "local":
+        raise ConfigError("hardware", kind, "must be ddp or fsdp where several processes are started together")
+    ctx.group = Group(ctx.device, job.experiment.hardware.timeout)
+    mine = pipeline.names(job)
+    for rank, theirs in enumerate(ctx.group.same(mine)):
+        if theirs != mine:
+            raise ConfigError("hardware", kind, f"process {rank} has another config, other code or other data than the first")
+
+
+def ended(ctx: Context, code: int) -> None:
+    """Let the others go. After a failure that they do not share they may wait for us somewhere else: leaving ends them."""
+    if ctx.group:
+        with suppress(RuntimeError):  # whoever passes messages on may be gone as well
+            ctx.group.tell({"end": code})
+        if code in (0, Interrupted.code):
+            ctx.group.close()
+        ctx.group = None
+
+
+def follow(job: Job) -> int:
+    """What all processes but the first do; the exit code."""
+    durable.follow()
+    console.quiet = True
+    ctx = Context.on(job.experiment.hardware, job.experiment.tracker)
+    led(job, ctx)
+    assert ctx.group is not None
+    requests = {pipeline.stage(name).folder_name(r): r for name, rs in job.requests.items() for r in rs}
+    with Stop.listening():
+        while "end" not in (news := ctx.group.hear()):
+            try:
+                with missing(ctx.group):
+                    pipeline.stage(news["stage"], ctx).run([Path(news["folder"])], [requests[news["request"]]])
+            except LostRank:
+                raise
+            except Failure:
+                pass  # the first process has met the same, and says what follows from it
+    if news["end"] in (0, Interrupted.code):
+        ctx.group.close()
+    return int(news["end"])
+
+
+def leave(code: int) -> NoReturn:
+    """End a process of a group. Threads of its libraries have been seen to abort a process on its way out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def launch(job: Job, folder: Path, config: dict[str, Any], command: list[str], sweep: bool) -> dict[str, Any]:
+    """Work on the job with hardware.processes processes of this machine; its results, or the failure of the first of them."""
+    from sft_exp.engines.launch import start
+
+    durable.folder(folder)
+    news = {"config": config, "choices": job.experiment.choices, "folder": str(folder), "command": command, "sweep": sweep}
+    durable.write_json(folder / NEWS, news)
+    durable.remove(folder / "status.json")
+    killed, cause = start(job.experiment.hardware.processes, "sft_exp.together", str(folder / NEWS))
+    status = read(folder / "status.json")
+    if status.get("state") == "done":
+        return read(folder / "results.json")
+    if killed or status.get("state") not in ("failed", "interrupted") or status["exit_code"] == LostRank.code:
+        error = f"{cause}; the same command continues from the last checkpoint"
+        durable.write_json(
+            folder / "status.json",
+            {**status, "state": "failed", "exit_code": LostRank.code, "resumable": True, "error": error},
+        )
+        raise LostRank(error)
+    raise Reported(status["exit_code"], status["error"].partition(": ")[2])
+
+
+class Reported(Failure):
+    """What a process has said of its failure."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(text)
+        self.code = code
+
+
+def read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def main() -> None:
+    """One of the processes that `launch` starts."""
+    from sft_exp import report, session
+    from sft_exp.cli import reported
+
+    when_orphaned(Stop.ask)
+    news = json.loads(Path(sys.argv[1]).read_text())
+    with reported(leave=False) as codes:
+        job = pipeline.prepare(config.experiment(news["config"], news["choices"]))
+        if first():
+            folder, command = Path(news["folder"]), news["command"]
+            result = session.work(job, folder, news["config"], command, [] if news["sweep"] else None)
+            if not news["sweep"]:
+                report.show(job, result, folder, command)
+        else:
+            codes.append(follow(job))
+    leave(max(codes, default=0))
+
+
+if __name__ == "__main__":
+    main()

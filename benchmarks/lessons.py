@@ -74,7 +74,13 @@ def measure(name: str, dataset: str, seeds: int, data: Path | None, outputs: Pat
     results = []
     for seed in range(seeds):
         folder = outputs / "lessons" / f"{name}-{dataset}-{seed}"
-        rest = [f"controls=[{','.join(FLOORS)}]", "tracker=none", "monitors=false", f"report={str(seed == 0).lower()}", f"store={outputs}/store"]
+        rest = [
+            f"controls=[{','.join(FLOORS)}]",
+            "tracker=none",
+            "monitors=false",
+            f"report={str(seed == 0).lower()}",
+            f"store={outputs}/store",
+        ]
         results.append(sft_exp.run([*asked, f"seed={seed}", *rest], folder))
     floors = {arm: fmean(r["controls"][arm]["accuracy"] for r in results) for arm in FLOORS}
     shown = " ".join(o for o in asked if not o.startswith("dataset.root") and not o.startswith("dataset.download"))

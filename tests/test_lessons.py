@@ -14,7 +14,8 @@ def test_every_pretrainer_has_a_page_of_its_own_words(name):
     text = lessons.page(name, [], [])
     assert config.options("pretrainer")[name] in text
     assert lessons.kind_of(name).__module__.rsplit(".")[-1] in (name, "checkpoint")
-    assert "<dataclasses" not in text and "MISSING" not in text
+    assert "<dataclasses" not in text
+    assert "MISSING" not in text
 
 
 def test_a_row_says_which_floor_was_not_beaten(tmp_path):

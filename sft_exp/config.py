@@ -269,10 +269,8 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
     if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
-    for key, of in getattr(found, "holds", {}).items():
-        held: Any = options.get(key)
-        inside = {k: named(v, of, f"{group}.{key}.{k}") for k, v in held.items()} if isinstance(held, dict) else None
-        options[key] = named(held, of, f"{group}.{key}") if inside is None else inside
+    for key in {*getattr(found, "holds", {})} & {*options}:
+        options[key] = named(options[key], found.holds[key], f"{group}.{key}")
     names = [f.name for f in fields_of(found)]
     for key in options:
         if key not in names:
@@ -293,15 +291,18 @@ def inner(value: Any, key: str) -> Any:
 
 
 def named(value: Any, group: str, key: str) -> Any:
-    """A part of a group by the name of its file, with its defaults; what is a part already stays."""
-    if not isinstance(value, str):
-        return value
+    """A part of a group by the name of its file, with its defaults, or several in a dict; what is a part already stays."""
     known = {file.stem: (file, module) for g, file, module in parts() if g == group}
-    if value not in known:
-        raise ConfigError(key, value, f"names no {group}{did_you_mean(value, list(known))}")
-    file, module = known[value]
-    target = next(f.default for f in fields_of(node(file, module)) if f.name == "_target_")
-    return part({"_target_": target}, key, KINDS[group])
+
+    def made(name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        if name not in known:
+            raise ConfigError(key, value, f"{name!r} names no {group}{did_you_mean(name, list(known))}")
+        target = next(f.default for f in fields_of(node(*known[name])) if f.name == "_target_")
+        return part({"_target_": target}, key, KINDS[group])
+
+    return {k: made(v) for k, v in value.items()} if isinstance(value, dict) else made(value)
 
 
 def locate(path: str) -> Any:

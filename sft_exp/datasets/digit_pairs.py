@@ -21,8 +21,8 @@ class DigitPairs(Dataset):
 
     train: int = 2_000  # images made of each part of the digits
     test: int = 500
-    high: int = 16  # pixels of the canvas; the digits have 8 x 8
-    wide: int = 24
+    high: int = 10  # pixels of the canvas; the digits have 8 x 8
+    wide: int = 20
 
     def __post_init__(self):
         require(self.train > 0, "train", self.train, "above 0")

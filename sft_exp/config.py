@@ -269,8 +269,9 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
     if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
-    for key in {*getattr(found, "holds", {})} & {*options}:
-        options[key] = named(options[key], found.holds[key], f"{group}.{key}")
+    for key, of in getattr(found, "holds", {}).items():
+        if key in options:
+            options[key] = named(options[key], of, f"{group}.{key}")
     names = [f.name for f in fields_of(found)]
     for key in options:
         if key not in names:

@@ -173,7 +173,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("weighting", ["gradnorm", "uncertainty"])
+@pytest.mark.parametrize("weighting", ["gradnorm", pytest.param("uncertainty", marks=pytest.mark.slow)])
 def test_the_whole_line_with_each_head_alone(weighting, tmp_path, capsys):
     sizes = ["dataset.train=60", "dataset.test=30", "encoder.channels=[8,16]"]
     result = sft_exp.run([*SMALL, "dataset=digit_pairs", *sizes, f"task.weighting={weighting}"], "run")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft_exp import boxes
 from sft_exp.core import Stream
 from sft_exp.experiment import Views
 
@@ -40,6 +41,18 @@ def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: Stream) ->
     moved_BMHW = F.grid_sample(mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False).long() - 1
     moved_BMHW = moved_BMHW.where(moved_BMHW >= 0, OUTSIDE)
     return repainted(sampled(x_BCHW, grid_BHW2), how, u), moved_BMHW.view_as(mask_BHW)
+
+
+def view_with_boxes(
+    x_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor, how: Views, rng: Stream
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the boxes [B, M, 4] as they are seen there, with their labels [B, M]: 0 for one that is gone."""
+    u = drawn(x_BCHW, rng)
+    window_B23 = window(x_BCHW.shape, how, u[:7])
+    if window_B23 is None:
+        return repainted(x_BCHW, how, u), boxes_BM4, labels_BM
+    boxes_BM4, labels_BM = boxes.moved(boxes_BM4, labels_BM, window_B23, (x_BCHW.shape[2], x_BCHW.shape[3]))
+    return repainted(resample(x_BCHW, how, u[:7]), how, u), boxes_BM4, labels_BM
 
 
 def drawn(x_BCHW: Tensor, rng: Stream) -> tuple[Tensor, ...]:
@@ -75,6 +88,12 @@ def sampled(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
 
 def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
     """Where in the image each pixel of the view is looked up, (x, y) in [-1, 1] [B, H, W, 2]; None where it stays."""
+    window_B23 = window(shape, how, u)
+    return None if window_B23 is None else F.affine_grid(window_B23, list(shape), align_corners=False)
+
+
+def window(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
+    """The affine map from places in the view to places in the image, either in [-1, 1] across each side [B, 2, 3]; or None."""
     if how.crop == [1, 1] and how.ratio == 1 and not (how.flip or how.rotate or how.shear or how.shift):
         return None
     height, width = shape[2:]
@@ -90,7 +109,7 @@ def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | Non
     # Across either side of the image it is -1 to 1, so a turn of pixels needs the image's proportions.
     top_B3 = torch.stack([cos_B * w_B, (cos_B * slant_B - sin_B) * h_B * height / width, x0_B], 1)
     bottom_B3 = torch.stack([sin_B * w_B * width / height, (sin_B * slant_B + cos_B) * h_B, y0_B], 1)
-    return F.affine_grid(torch.stack([top_B3, bottom_B3], 1), list(shape), align_corners=False)
+    return torch.stack([top_B3, bottom_B3], 1)
 
 
 def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:

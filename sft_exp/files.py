@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from sft_exp.data import decode, formats
 from sft_exp.errors import DataError
 from sft_exp.progress import bar
 
+ORIENTATION = 0x0112  # Exif's tag: 5 to 8 = the camera was held on its side
 CHUNK = 1000  # images read between two looks at the progress bar
 
 
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
     """What reading a file showed."""
 
     sha256: str = ""
-    size: tuple[int, int] = (0, 0)  # width, height
+    size: tuple[int, int] = (0, 0)  # width, height, upright
     fault: str = ""  # why it cannot be used; empty = it can
 
 
@@ -81,7 +82,8 @@ def survey(
         if hold:
             x_NCHW[row] = pixels
         with Image.open(io.BytesIO(content)) as picture:
-            return Seen(hashlib.sha256(content).hexdigest(), picture.size)
+            turned = picture.getexif().get(ORIENTATION, 1) >= 5
+            return Seen(hashlib.sha256(content).hexdigest(), picture.size[::-1] if turned else picture.size)
 
     seen: list[Seen] = []
     with ThreadPoolExecutor(threads) as pool, bar("reading images", len(files)) as advance:
@@ -162,3 +164,20 @@ def suffixes() -> frozenset[str]:
     from PIL import Image
 
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats())
+
+
+def png(picture: Any) -> bytes:
+    """A Pillow image as a file's content."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def unique(stem: str, taken: set[str]) -> str:
+    """The stem, or with a number behind it the first that is not taken yet; it is then."""
+    name, n = stem, 1
+    while name in taken:
+        n += 1
+        name = f"{stem}-{n}"
+    taken.add(name)
+    return name

@@ -196,6 +196,7 @@ def check_task(e: Experiment, data: Corpus) -> None:
             f"learns from {' and '.join(map(called, missing))}, and dataset={e.choices.get('dataset', data.name)} has "
             f"{' and '.join(map(called, told))}; data sets that have them: {', '.join(giving(*missing)) or 'none'}",
         )
+    e.task.metrics(data.spec)  # what they are made of may not be installed: better said now than after training
     for key, chosen, wanted in (
         ("compress", e.compress and e.compress.forms(""), ("classes",)),
         ("export", e.export and e.export.file, ("classes",)),

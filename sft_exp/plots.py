@@ -176,7 +176,8 @@ def examples(job: Job, result: Result) -> Picture | None:
     names = sorted(found, key=lambda name: (name != "input", name))
     columns = min(10, len(found[names[0]]))
     _, _, high, wide = found[names[0]].shape
-    figure, grid = blank(0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names))
+    figure, rows = blank(0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names))
+    grid = rows if len(names) > 1 else [rows]
     for axes, name in zip(grid, names, strict=True):
         axes.imshow(strip(found[name][:columns]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_ylabel(name, rotation=0, ha="right", va="center")

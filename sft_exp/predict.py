@@ -1,8 +1,9 @@
 """What a model that a run has left says of images: `python -m sft_exp.predict RUN FILES... > classes.csv`.
 
 Writes `file,class,probability` for each image (an SVM has no probabilities), or with --format jsonl an object a line with
-the probabilities of all classes. Models of other tasks write `file` and their numbers; or masks, with overlays, into the
-folder --out, at the images' own size. What cannot be read is named on stderr and left out; then the exit code is 3.
+the probabilities of all classes. Models of other tasks write `file` and their numbers; or masks, or one COCO json of boxes, with
+overlays, into the folder --out, in the images' own pixels. What cannot be read is named on stderr and left out; then the exit
+code is 3.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--scale", type=float, help="of images whose pixels are predicted, in windows of the model's size; default: fitted to it"
     )
+    parser.add_argument("--like", type=Path, help="of boxes: a COCO json; they are written as results with its ids")
     args = parser.parse_args(arguments)
     from sft_exp.inference import load, load_other  # after the arguments, so that --help does not wait for torch
 
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             from sft_exp.predictions import writer
 
-            unread = each(writer(other, args.out, sys.stdout, args.scale), entries)
+            unread = each(writer(other, args.out, sys.stdout, args.scale, args.like), entries)
     except Failure as error:
         print(f"sft_exp.predict: {error}", file=sys.stderr)
         return error.code
@@ -95,6 +97,7 @@ def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
             except (DataError, OSError) as error:
                 unread.append(f"{path}: {'no image lies there' if path.is_dir() else getattr(error, 'strerror', None) or error}")
             advance(n, f"{len(unread)} unread" if unread else "")
+    getattr(write, "close", lambda: None)()  # boxes of all images are one file
     return unread
 
 

@@ -1,10 +1,10 @@
-"""Predictions of tasks that give an image something else than one class, as files: masks as PNGs with overlays, numbers as CSV.
+"""Predictions of tasks that give an image something else than one class, as files: masks as PNGs with overlays, numbers as CSV,
+boxes as COCO json.
 
 A writer is made for a model, an output folder and a stream, and called with each image's file and content.
 """
 
 import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +18,8 @@ from sft_exp import durable
 from sft_exp.core import Task
 from sft_exp.data import decode, whole
 from sft_exp.errors import DataError
+from sft_exp.files import png, unique
+from sft_exp.found_boxes import BoxFiles
 from sft_exp.stages.model import Model
 from sft_exp.tiles import tiled
 
@@ -25,9 +27,11 @@ Write = Callable[[Path, bytes], None]
 PALETTE = (0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167)
 
 
-def writer(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
+def writer(model: Model, folder: Path, out: TextIO, scale: float | None, like: Path | None = None) -> Write:
     """What writes the predictions of the model's task. `scale`: of images before windows of the model's size are predicted;
-    None = until the shorter side is the model's."""
+    None = until the shorter side is the model's. `like`: a COCO json, whose ids boxes are written with."""
+    if model.task.predicts == "boxes":
+        return BoxFiles(model, folder, out, like)
     made = WRITERS.get(model.task.predicts)
     if made is None:
         raise DataError(f"predictions of {type(model.task).__name__} have no files to be written to")
@@ -122,18 +126,3 @@ def save(mask: Path, overlay: Path, mask_HW: Tensor, x_CHW: Tensor) -> None:
     image_HW3 = x_CHW.expand(3, -1, -1).movedim(0, -1).mul(255).numpy()
     mixed = np.where(mask_HW.numpy()[..., None] > 0, 0.5 * image_HW3 + 0.5 * colours_HW3, image_HW3)
     durable.write(overlay, png(Image.fromarray(mixed.round().astype(np.uint8))))
-
-
-def png(picture) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def unique(stem: str, taken: set[str]) -> str:
-    name, n = stem, 1
-    while name in taken:
-        n += 1
-        name = f"{stem}-{n}"
-    taken.add(name)
-    return name

@@ -37,6 +37,10 @@ class Supervised(Pretrainer):
     def keeps(self):
         return "encoder.backbone" if self.task else "encoder"
 
+    @property
+    def per_row(self):
+        return self.task is None or self.task.per_row
+
     def networks(self, encoder, spec):
         if self.task:
             return self.task.networks(Readout(encoder, [DENSE], "avg", 1, spec.image), spec)

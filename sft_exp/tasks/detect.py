@@ -1,0 +1,93 @@
+"""Object detection: torchvision's FCOS or RetinaNet on a pyramid of the encoder's maps.
+
+Draws x [B, C, H, W], boxes [B, M, 4] (x0 y0 x1 y1 in pixels of the canvas) and labels [B, M] (0 = none); loss: the model's
+own. Predicts [B, most, 6]: a box, its score, its label from 1; 0 = none.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from sft_exp import detectors
+from sft_exp.augment import view_with_boxes
+from sft_exp.core import Task
+from sft_exp.errors import require
+from sft_exp.experiment import Views
+
+
+@dataclass
+class Detect(Task):
+    predicts: ClassVar[str] = "boxes"
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
+    pooled: ClassVar[bool] = False
+    per_row: ClassVar[bool] = False  # its terms are divided by the boxes of the whole batch
+    score: ClassVar[str] = "map"
+    columns: ClassVar[dict[str, str]] = {"map": "mAP", "map_50": "AP50", "map_75": "AP75"}
+    footing: ClassVar[str] = "mAP: mean over classes and overlaps of 50 to 95 % (COCO's); AP50, AP75: at these overlaps alone"
+
+    model: str = "fcos"  # fcos, or retinanet
+    strides: list[int] = field(default_factory=lambda: [8, 16, 32])  # pixels between points on each level, finest first
+    width: int = 64  # channels of the pyramid and of the head
+    convs: int = 2  # layers of either half of FCOS's head; RetinaNet has 4
+    threshold: float = 0.05  # least score of a box
+    overlap: float = 0.5  # of two boxes of a class that overlap more (intersection over union), the better one stays
+    most: int = 100  # boxes of an image
+    augment: bool = True  # train on views of the images, boxes and all
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`: how far a view may be from the image
+
+    def __post_init__(self):
+        require(self.model in detectors.MODELS, "model", self.model, " or ".join(detectors.MODELS))
+        ok = bool(self.strides) and min(self.strides) > 0 and sorted({*self.strides}) == list(self.strides)
+        require(ok, "strides", self.strides, "numbers of pixels above 0, finest first")
+        require(self.width > 0, "width", self.width, "above 0")
+        require(self.convs >= 0, "convs", self.convs, "0 or more")
+        require(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
+        require(0 < self.overlap <= 1, "overlap", self.overlap, "above 0, to 1")
+        require(self.most > 0, "most", self.most, "above 0")
+        self.views = self.views if self.augment else {}  # what is not used is no difference between two requests
+        self.how = Views(**self.views)
+
+    def alters(self):
+        return self.augment
+
+    def networks(self, encoder, spec):
+        pyramid = detectors.Pyramid(encoder, spec.image, self.strides, self.width)
+        limits = {"score_thresh": self.threshold, "nms_thresh": self.overlap, "detections_per_img": self.most}
+        net = detectors.detector(self.model, pyramid, spec.image, len(spec.classes), self.convs, limits)
+        return nn.ModuleDict({"encoder": encoder, "detector": net})
+
+    def draw(self, batch, rng, progress):
+        given = batch["labelled"]
+        x_BCHW, boxes_BM4, labels_BM = given["x"], given["boxes"], given["labels"].masked_fill(given["crowd"] > 0, 0)
+        return view_with_boxes(x_BCHW, boxes_BM4, labels_BM, self.how, rng) if self.augment else (x_BCHW, boxes_BM4, labels_BM)
+
+    def loss(self, nets, x_BCHW, boxes_BM4, labels_BM):
+        parts = detectors.losses(nets["detector"], nets["encoder"], x_BCHW, boxes_BM4, labels_BM)
+        return torch.stack([*parts.values()]).sum(), parts
+
+    def predict(self, nets, x_BCHW):
+        """-> boxes [B, most, 6]: x0 y0 x1 y1, score, label; best first, label 0 = none"""
+        return detectors.found(nets["detector"], nets["encoder"], x_BCHW)
+
+    def metrics(self, spec):
+        return nn.ModuleDict({"map": detectors.precision(spec.classes)})
+
+    def compared(self, predictions, batch):
+        found = [f[f[:, 5] > 0] for f in predictions]
+        true = zip(batch["boxes"], batch["labels"], batch["crowd"], strict=True)
+        return (
+            [{"boxes": f[:, :4], "scores": f[:, 4], "labels": f[:, 5].long()} for f in found],
+            [{"boxes": b[l > 0], "labels": l[l > 0], "iscrowd": c[l > 0]} for b, l, c in true],
+        )
+
+    def record(self, predictions, batch):
+        return {"found": predictions}
+
+    def show(self, predictions, batch, spec):
+        scored = [f[(f[:, 5] > 0) & (f[:, 4] >= detectors.SURE)] for f in predictions]
+        true = [
+            torch.cat([b, l[:, None] * 0 + 1, l[:, None]], 1)[l > 0] for b, l in zip(batch["boxes"], batch["labels"], strict=True)
+        ]
+        return {"truth": detectors.pictures(batch["x"], true), "predicted": detectors.pictures(batch["x"], scored)}

@@ -85,6 +85,8 @@ def cases():
     heads = {"mask": part("task", "segment")(), "value": part("task", "regress")(), "kind": classify()}
     for way in ("fixed", "uncertainty", "gradnorm"):
         found[f"task MultiTask {way}"] = partial(tuning, part("task", "multitask"), heads=heads, weighting=way)
+    joined = {"task": classify(), "objective": part("pretrainer", "simclr")(), "ratio": 2}
+    found["task Joint"] = partial(tuning, part("task", "joint"), **joined)
     found |= {f"strategy {k.__name__}": partial(tuning, classify, k) for k in parts("strategy") if not k.solves}
     more = {"mixup": 0.3}, {"cutmix": 1.0}, {"augment": True}, {"balanced": True}
     return found | {f"classify {options}": partial(tuning, classify, **options) for options in more}

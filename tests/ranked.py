@@ -63,7 +63,8 @@ def pretraining(kind):
 def tuning(kind, strategy=None, **options):
     """A task; with a strategy in its phases, with what it adds and its penalty."""
     task, strategy = kind(**options), strategy() if strategy else None
-    encoder = Readout(part("encoder", "conv")().build(DIGITS.image), [-1], "avg", 1, DIGITS.image)
+    maps = [-1] if task.pooled else [0, 1]  # the code, or what has a height and a width
+    encoder = Readout(part("encoder", "conv")().build(DIGITS.image), maps, "avg", 1, DIGITS.image)
     nets = task.networks(encoder, DIGITS)
     if task.probed():
         found = {name: made[:50] for name, made in targets(50).items()}

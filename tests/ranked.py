@@ -71,7 +71,7 @@ def tuning(kind, strategy=None, **options):
         with torch.no_grad():
             task.prepare(nets, {"f": torch.rand(50, encoder.width), "y": torch.arange(50) % 10, **found, "pool": encoder(SOME)})
     if strategy is None:
-        return task, nets, everything(nets), None
+        return task, nets, moving(part("strategy", "full")(), nets, DIGITS.image), None
     strategy.adapt(encoder, stream("adapt"))
     start = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
     return task, nets, moving(strategy, nets, DIGITS.image), partial(pull, strategy, start)

@@ -4,7 +4,7 @@
 random state, so it continues from (networks, optimizers, step) as if it had never stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sft_exp.core import Method, Rates, Tensors, seed_global, seed_of, stream
 from sft_exp.data import Images, rows_of_step
-from sft_exp.engines.local import Engine
+from sft_exp.engines.local import Engine, inside
 from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.experiment import Target
 from sft_exp.ranks import Share, sharing
@@ -98,7 +98,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * plan.schedule(progress)
             if free != (rates, network):
-                only(nets, rates, network)
+                only(nets, rates, network, inside(method, network))
                 free = rates, network
                 engine.begin(objective, rates)
             closure: Any = partial(descend, engine, objective, step, optimizer, drawn, plan, metrics)
@@ -180,10 +180,10 @@ def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
         module.training = all(own) if own else parents[path]
 
 
-def only(nets: nn.ModuleDict, moving: Rates, network: str) -> None:
-    """Let gradients reach what moves in this phase and belongs to the objective's network, and nothing else."""
+def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()) -> None:
+    """Let gradients reach what moves in this phase and belongs to the objective's network, but not to those `apart`."""
     for name, p in nets.named_parameters():
-        p.requires_grad_(name in moving and belongs(name, network))
+        p.requires_grad_(name in moving and belongs(name, network) and not any(belongs(name, a) for a in apart))
 
 
 def belongs(parameter: str, network: str) -> bool:

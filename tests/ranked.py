@@ -63,14 +63,15 @@ def pretraining(kind):
 def tuning(kind, strategy=None, **options):
     """A task; with a strategy in its phases, with what it adds and its penalty."""
     task, strategy = kind(**options), strategy() if strategy else None
-    encoder = Readout(part("encoder", "conv")().build(DIGITS.image), [-1], "avg", 1, DIGITS.image)
+    maps = [-1] if task.pooled else [0, 1]  # the code, or what has a height and a width
+    encoder = Readout(part("encoder", "conv")().build(DIGITS.image), maps, "avg", 1, DIGITS.image)
     nets = task.networks(encoder, DIGITS)
     if task.probed():
         found = {name: made[:50] for name, made in targets(50).items()}
         with torch.no_grad():
             task.prepare(nets, {"f": torch.rand(50, encoder.width), "y": torch.arange(50) % 10, **found, "pool": encoder(SOME)})
     if strategy is None:
-        return task, nets, everything(nets), None
+        return task, nets, moving(part("strategy", "full")(), nets, DIGITS.image), None
     strategy.adapt(encoder, stream("adapt"))
     start = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
     return task, nets, moving(strategy, nets, DIGITS.image), partial(pull, strategy, start)
@@ -85,6 +86,8 @@ def cases():
     heads = {"mask": part("task", "segment")(), "value": part("task", "regress")(), "kind": classify()}
     for way in ("fixed", "uncertainty", "gradnorm"):
         found[f"task MultiTask {way}"] = partial(tuning, part("task", "multitask"), heads=heads, weighting=way)
+    joined = {"task": classify(), "objective": part("pretrainer", "simclr")(), "ratio": 2}
+    found["task Joint"] = partial(tuning, part("task", "joint"), **joined)
     found |= {f"strategy {k.__name__}": partial(tuning, classify, k) for k in parts("strategy") if not k.solves}
     more = {"mixup": 0.3}, {"cutmix": 1.0}, {"augment": True}, {"balanced": True}
     return found | {f"classify {options}": partial(tuning, classify, **options) for options in more}

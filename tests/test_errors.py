@@ -47,6 +47,7 @@ def test_each_kind_of_failure_has_a_code_of_its_own():
         "NonFiniteError": 4,
         "StorageError": 5,
         "ToleranceError": 7,
+        "LostRank": 8,
         "Interrupted": 75,
     }
 

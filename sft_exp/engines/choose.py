@@ -7,17 +7,18 @@ from torch import nn
 
 from sft_exp.core import Method
 from sft_exp.engines.group import Group
-from sft_exp.engines.local import Engine
+from sft_exp.engines.local import Engine, inside
 from sft_exp.engines.replicated import Replicated
 
 
 def engine_for(kind: str, group: Group | None, method: Method, nets: nn.ModuleDict, plan: Any, data: Mapping[str, Any]) -> Engine:
     """The engine of that kind (ddp or fsdp) over the group. A batch that cannot be shared out is computed whole by every
-    process, each with the same result."""
+    process, each with the same result. An objective of a network inside another's (GradNorm's weights) takes gradients within
+    its forward, for which FSDP2 does not keep parameters together: that is left to DDP."""
     options = (plan.penalty, plan.compile, plan.recompute)
     if group is None or not divisible(method, plan.batch_size, data, group.count):
         return Engine(method, nets, *options)
-    if kind == "fsdp":
+    if kind == "fsdp" and not any(inside(method, network) for network, _ in method.objectives.values()):
         from sft_exp.engines.sharded import Sharded
 
         return Sharded(method, nets, group, plan.batch_size, *options)

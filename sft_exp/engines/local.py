@@ -81,6 +81,12 @@ class Engine:
         """Bring the networks that the engine was given up to date with those that are trained."""
 
 
+def inside(method: Method, network: str) -> list[str]:
+    """Networks of other objectives that lie inside this one, and that its own objective leaves alone."""
+    others = (other for other, _ in method.objectives.values())
+    return [other for other in others if other != network and (not network or other.startswith(f"{network}."))]
+
+
 @contextmanager
 def recomputing(net: nn.Module) -> Iterator[None]:
     """Blocks called inside keep their input and nothing else: backward computes the rest again. Chen et al., arXiv:1604.06174.

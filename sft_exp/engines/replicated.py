@@ -59,9 +59,7 @@ class Replicated(Shared):
         if objective in self.wrapped and self.wrapped[objective][0] is moving:
             return
         self.wrapped = {o: (rates, ddp) for o, (rates, ddp) in self.wrapped.items() if rates is moving}
-        network, others = self.method.objectives[objective][0], [n for n, _ in self.method.objectives.values()]
-        moved_elsewhere = any(n != network and n.startswith(network) for n in others)  # what this loss may not reach
-        self.wrapped[objective] = moving, DistributedDataParallel(self.bound, find_unused_parameters=moved_elsewhere, **KEPT)
+        self.wrapped[objective] = moving, DistributedDataParallel(self.bound, **KEPT)
 
     def loss(self, objective: str, *drawn: Tensor) -> tuple[Tensor, Tensors]:
         return self.wrapped[objective][1](objective, *drawn)

@@ -55,8 +55,11 @@ def restore(
     folder: Path, previous: Path | None, engine: Engine, optimizers: Optimizers, notes: dict[str, Any], ctx: Context
 ) -> tuple[int, list[str]]:
     """Fill networks, optimizers and notes from the newest sound checkpoint; gives the step it holds and the record's rows."""
-    newest, earlier = (SHARDS, EARLIER) if engine.shares else (CHECKPOINT, PREVIOUS)
-    for file in (folder / newest, folder / earlier, previous and previous / newest):
+    for file in (
+        newest(folder, engine),
+        folder / (EARLIER if engine.shares else PREVIOUS),
+        previous and newest(previous, engine),
+    ):
         if file and file.exists():
             try:
                 state = sound(file) if engine.shares else load(file, ctx.device)
@@ -74,6 +77,11 @@ def restore(
             notes.update(state["notes"])
             return state["step"], state["rows"]
     return 0, []
+
+
+def newest(folder: Path, engine: Engine) -> Path:
+    """Where the last checkpoint lies, if there is one."""
+    return folder / (SHARDS if engine.shares else CHECKPOINT)
 
 
 def sound(folder: Path) -> dict[str, Any]:

@@ -77,7 +77,11 @@ def fit(
         raise
     except NonFiniteError as error:
         record(folder, rows)
-        last = f"the last good checkpoint, in {folder}, is of step {kept}" if kept else "there is no checkpoint yet"
+        last = (
+            f"the last good checkpoint, {checkpoints.newest(folder, engine)}, is of step {kept}"
+            if kept
+            else "there is no checkpoint yet"
+        )
         raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
     if plan.stop < plan.steps:
         checkpoints.save(folder, plan.stop, engine, optimizers, rows, notes, ctx)

@@ -246,7 +246,7 @@ def draw(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> list[Pi
 
 
 def curves(cells: dict[Cell, list[Job]]) -> Picture:
-    figure, axes = blank(3.6)
+    figure, axes = blank(4.2)
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     lines = {p: (p, MAIN) for p in pretrainers}
     arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].result["draws"])
@@ -264,7 +264,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     score = next(iter(cells.values()))[0].score
     axes.set_ylabel(f"test {score} (%)")
     axes.grid(axis="y")
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(fontsize=8, ncols=3, loc="outside lower center")
     caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors and other arms."
     return Picture(score, f"{score[0].upper()}{score[1:]} against labels", caption, png(figure))
 

@@ -242,6 +242,7 @@ def test_only_the_first_of_several_processes_has_a_tracker(experiment_of, monkey
 
     e = experiment_of("tracker=wandb")
     assert Context.on(e.hardware, e.tracker).tracker is e.tracker
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert type(Context.on(e.hardware, e.tracker).tracker).__name__ == "Tracker"
 

@@ -22,7 +22,8 @@ class Detect(Task):
     predicts: ClassVar[str] = "boxes"
     needs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
     pooled: ClassVar[bool] = False
-    per_row: ClassVar[bool] = False  # its terms are divided by the boxes of the whole batch
+    per_row: ClassVar[bool] = False  # its terms are divided by the boxes of the whole batch,
+    shared: ClassVar[bool] = False  # inside torchvision, which knows of no other process
     score: ClassVar[str] = "map"
     columns: ClassVar[dict[str, str]] = {"map": "mAP", "map_50": "AP50", "map_75": "AP75"}
     footing: ClassVar[str] = "mAP: mean over classes and overlaps of 50 to 95 % (COCO's); AP50, AP75: at these overlaps alone"

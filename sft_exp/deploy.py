@@ -25,8 +25,13 @@ from PIL import Image
 image = Image.open("photo.jpg").convert("{mode}").resize(({width}, {height}), Image.Resampling.BILINEAR)
 pixels = np.asarray(image, "uint8").reshape(1, {height}, {width}, {channels})
 {scaling}
-print(classes[int(predict(images).argmax())])
+{answer}
 """
+ANSWERS = {
+    "classes": "print(classes[int(predict(images).argmax())])",
+    "pixels": "mask = predict(images)[0].argmax(0)  # [rows, columns]: of each pixel its class's place in `classes`",
+    "numbers": "print(dict(zip(classes, predict(images)[0].tolist())))",
+}
 
 
 def publish(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
@@ -60,8 +65,9 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
             f"`{result['stages']['finetune']['folder']}`.",
         ],
         "Protocol": [
-            f"Whatever is chosen is chosen inside the labels (val={e.val}); the test images were read once, at the end.",
-            f"{e.draws} label draws, seed {e.seed}. This model is the first draw's.",
+            f"Whatever is chosen is chosen inside the labels (val={e.val}); the test images were read at the end, and nothing "
+            "was chosen by them.",
+            f"{e.draws} label {'draws' if e.draws > 1 else 'draw'}, seed {e.seed}. This model is the first draw's.",
         ],
         "Numbers": numbers(job, result),
         "Cost": [cost(result)],
@@ -93,13 +99,21 @@ def numbers(job: Job, result: dict[str, Any]) -> list[str]:
     found = ["\n".join(lines), f"{own}; this very model, the first draw's: {100 * result['draws'][MAIN][0]:.2f} %."]
     if result["bill"]:
         rows = [
-            f"| {r['form']} | {100 * r['accuracy']:.2f} | {100 * r['difference'][0]:+.2f} ({100 * r['difference'][1]:+.2f} to "
-            f"{100 * r['difference'][2]:+.2f}) | {r['bytes']:,} | {1000 * r['latency_p50']:.3g} |"
-            for r in result["bill"]["rows"]
+            f"| {r['form']} | {100 * r['accuracy']:.2f} | {'' if n == 0 else difference(r)} | {r['bytes']:,} | "
+            f"{1000 * r['latency_p50']:.3g} |"
+            for n, r in enumerate(result["bill"]["rows"])
         ]
         head = "| form | test accuracy, % | difference, points | bytes | ms for an image |\n| --- | --- | --- | --- | --- |"
         found.append("\n".join([head, *rows]))
+        found.append(
+            f"Intervals are over the test images; times are ONNX Runtime's, on one thread of {result['bill']['machine']}."
+        )
     return [*filter(None, [result["verdict"].get("text")]), *found]
+
+
+def difference(row: dict[str, Any]) -> str:
+    mean, low, high = (100 * v for v in row["difference"])
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def cost(result: dict[str, Any]) -> str:
@@ -117,7 +131,10 @@ def loading(job: Job, result: dict[str, Any]) -> list[str]:
     channels, height, width = job.corpus.image
     scaled = "images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype='float32') / 255"
     taken = "images = pixels" if getattr(request["exporter"], "preprocess", False) else scaled
-    image = IMAGE.format(mode="L" if channels == 1 else "RGB", width=width, height=height, channels=channels, scaling=taken)
+    answer = ANSWERS[job.experiment.task.predicts]
+    image = IMAGE.format(
+        mode="L" if channels == 1 else "RGB", width=width, height=height, channels=channels, scaling=taken, answer=answer
+    )
     export = result["stages"]["export"]
     return [
         f"{'Without' if request['exporter'].alone else 'With'} this package, from the folder of `{export['file']}`. A fresh "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core import Spec
+from sft_exp.core import Finished, Spec
 from sft_exp.errors import ConfigError
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `export`
@@ -154,6 +154,12 @@ def with_pixels(graph: bytes) -> bytes:
         node.input[:] = [INPUT if name == "pixels/pixels" else name for name in node.input]
     whole.graph.input[0].name = INPUT
     return whole.SerializeToString()
+
+
+def facts(model: Finished) -> dict[str, Any]:
+    """What whoever loads the file must know. Images are divided by `scale` first, unless `preprocess` is true."""
+    predicts = model.network.task.predicts if model.network else "classes"
+    return {"classes": model.spec.classes, "image": model.spec.image, "predicts": predicts, "preprocess": False, "scale": 255}
 
 
 def with_about(graph: bytes, about: dict[str, Any]) -> bytes:

@@ -26,14 +26,14 @@ class Predictor:
 
 
 def load(path: Path) -> Predictor:
-    """The model of a run folder, a store folder, or an exported .onnx or .ort file; DataError if it is none of these."""
-    if path.suffix in GRAPHS:
-        return from_graph(path)
+    """The model of a run folder, a store folder, or an exported .onnx or .ort file, also by the folder that it was exported to;
+    DataError if it is none of these."""
+    if file := graph_of(path):
+        return from_graph(file)
     if path.suffix == ".pt2":
         raise DataError(f"{path}: torch.export.load may run code of the file, so take the run's folder, or an .onnx or .ort file")
     model = models.load(models.folder_of(path))
-    if model.task.predicts != "classes":
-        raise DataError(f"{path}: its task predicts {model.task.predicts}, and this is for models that give an image a class")
+    require_classes(path, model.task.predicts)
     return Predictor(
         model.spec.image, model.spec.classes, model.probabilistic, lambda x_BCHW: model.predict(x_BCHW.float().div(255))
     )
@@ -41,10 +41,22 @@ def load(path: Path) -> Predictor:
 
 def load_other(path: Path) -> models.Model | None:
     """The model of a run folder or a store folder whose task gives images something else than one class; else None."""
-    if path.suffix in (*GRAPHS, ".pt2"):
+    if path.suffix == ".pt2" or graph_of(path):
         return None
     model = models.load(models.folder_of(path))
     return None if model.task.predicts == "classes" else model
+
+
+def graph_of(path: Path) -> Path | None:
+    """The exported graph that is meant: the file itself, or the one in a folder that holds no other form of the model."""
+    inside = [path / f"model{suffix}" for suffix in GRAPHS if not (path / "model.json").exists()]
+    return path if path.suffix in GRAPHS else next((file for file in inside if file.is_file()), None)
+
+
+def require_classes(path: Path, predicts: str) -> None:
+    """DataError for a model that gives an image no class."""
+    if predicts != "classes":
+        raise DataError(f"{path}: its task predicts {predicts}, and this is for models that give an image a class")
 
 
 def from_graph(path: Path) -> Predictor:
@@ -59,6 +71,7 @@ def from_graph(path: Path) -> Predictor:
         raise DataError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
     if about is None:
         raise DataError(f"{path}: its metadata does not say what it takes and which classes it knows; export=onnx writes that")
+    require_classes(path, about.get("predicts", "classes"))
     pixels = about["preprocess"]
     return Predictor(
         tuple(about["image"]),

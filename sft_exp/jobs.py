@@ -199,7 +199,7 @@ def check_task(e: Experiment, data: Corpus) -> None:
     e.task.metrics(data.spec)  # what they are made of may not be installed: better said now than after training
     for key, chosen, wanted in (
         ("compress", e.compress and e.compress.forms(""), ("classes",)),
-        ("export", e.export and e.export.file, ("classes",)),
+        ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
         ("strategy", isinstance(e.strategy, distill.Distil), ("classes",)),
         ("strategy", e.strategy.solves, e.strategy.solved),
     ):

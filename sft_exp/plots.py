@@ -1,5 +1,6 @@
 """The pictures of a run: accuracy by arm, loss curves, what the pretraining makes of images, confusions, the features."""
 
+import itertools
 import json
 from collections.abc import Callable
 from statistics import fmean
@@ -11,7 +12,7 @@ from torch import Tensor
 from sft_exp import curves, pipeline, splits, transfer
 from sft_exp.core import seed_global
 from sft_exp.data import Images
-from sft_exp.drawing import FAINT, INK, STYLE, WIDTH, Picture, blank, png
+from sft_exp.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
 from sft_exp.jobs import LABELS_ONLY, MAIN, SCRATCH, Job
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
@@ -302,19 +303,22 @@ def bill(job: Job, result: Result) -> Picture | None:
         return None
     rows = result["bill"]["rows"]
     figure, axes = blank(3.3)
-    for n, row in enumerate(rows):
-        x, y = 1000 * row["latency_p50"], 100 * row["accuracy"]
-        _, low, high = (100 * d for d in row["difference"])
-        colour = INK if n == 0 else OBJECTIVES[(n - 1) % len(OBJECTIVES)]
-        top = 100 * rows[0]["accuracy"]
-        axes.plot([x, x], [top + low, top + high], color=colour, linewidth=1.2, alpha=0.5)
-        axes.plot([x, 1000 * row["latency_p95"]], [y, y], color=colour, linewidth=1.2, alpha=0.5)
+    top = 100 * rows[0]["accuracy"]
+    seen = [top]
+    for row, colour in zip(rows, itertools.cycle((INK, *LINES)), strict=False):
+        x, y, late = 1000 * row["latency_p50"], 100 * row["accuracy"], 1000 * row["latency_p95"]
+        _, low, high = (top + 100 * d for d in row["difference"])
+        axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
+        axes.plot([x, late], [y, y], color=colour, linewidth=1.2, alpha=0.5)
         axes.scatter([x], [y], s=20 + 180 * row["bytes"] / rows[0]["bytes"], color=colour, alpha=0.8, linewidths=0, zorder=2)
         place: Any = {"xy": (x, y), "xytext": (7, 5), "textcoords": "offset points"}
         axes.annotate(row["form"], **place, color=colour, size=8.5)
-    axes.set_xscale("log")
+        seen += [low, high]
     axes.grid()
-    axes.margins(x=0.15, y=0.15)
+    axes.margins(x=0.15)
+    axes.set_xlim(left=0)
+    middle, half = (min(seen) + max(seen)) / 2, max(0.6, 0.65 * (max(seen) - min(seen)))  # hundredths of a point fill no picture
+    axes.set_ylim(middle - half, middle + half)
     axes.set_xlabel("milliseconds for one image, one thread (line to the 95th percentile)")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("Accuracy against latency")

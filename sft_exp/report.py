@@ -64,9 +64,7 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
     if result["bill"]:
-        for columns in (slice(0, 3), slice(3, None)):  # each narrow enough for a terminal of 80 columns
-            screen.print(bill_table(result["bill"], columns))
-        screen.print(bill_footing(result["bill"]), style="dim", soft_wrap=whole)
+        show_bill(result["bill"], screen)
     for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
         screen.print(sentence, soft_wrap=whole)
     screen.print(f"Next: {following}", soft_wrap=True)
@@ -74,6 +72,12 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     if "export" in result["stages"]:
         screen.print(f"Exported: {folder / deploy.FOLDER / result['stages']['export']['file']}", soft_wrap=True)
     screen.print(f"Results: {folder}", soft_wrap=True)
+
+
+def show_bill(bill: dict[str, Any], screen: Console) -> None:
+    for columns in (slice(0, 3), slice(3, 7), slice(7, None)):  # each narrow enough for a terminal of 80 columns
+        screen.print(bill_table(bill, columns))
+    screen.print(bill_footing(bill), style="dim", soft_wrap=not screen.is_terminal)
 
 
 def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> dict[str, Path]:

@@ -57,8 +57,7 @@ def model_of(path: Path) -> "Predictor":
         return inference.from_graph(found[0])
     graphs.require_onnx("run", path)
     model = models.load(models.folder_of(path))
-    if model.task.predicts != "classes":
-        raise DataError(f"{path}: its task predicts {model.task.predicts}, and the page is for models that give an image a class")
+    inference.require_classes(path, model.task.predicts)
     if not model.probabilistic:
         raise DataError(f"{path}: its SVM leaves votes and no network with logits; take a run of another strategy")
     opened = graphs.session(graphs.from_network(Network(model.task, model.nets), model.spec))

@@ -8,7 +8,7 @@ from typing import Any
 
 from sft_exp import deploy, durable, gc, mirror, pipeline, report, together
 from sft_exp.engines.group import missing, present
-from sft_exp.errors import Failure, Interrupted, StorageError
+from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
 from sft_exp.pipeline import Job
 from sft_exp.progress import console
 from sft_exp.stages.context import Context, Stop
@@ -51,6 +51,8 @@ def work(
                 run.table("bill", mirror.bill(result))
             ctx.finish(name)
     except BaseException as error:
+        if isinstance(error, ToleranceError) and others is None:
+            report.show_bill(pipeline.read(job.results["bill"][0], "bill.json"), console)
         code = (
             error.code
             if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)

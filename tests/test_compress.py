@@ -333,6 +333,17 @@ def test_the_line_ends_in_a_bill(line):
     assert "Accuracy against latency" in page
 
 
+def test_a_bill_that_fails_is_shown(line, capsys):
+    """Also of a stricter tolerance afterwards, which computes nothing again."""
+    store = line[0].parent / "store"
+    command = [*SMALL, *SHORT, f"store={store}", "compress=int8", "compress.tolerance=-1", "export=onnx", "report=false"]
+    with pytest.raises(ToleranceError):
+        sft_exp.run(command, line[0].parent / "strict")
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("original", "int8", "p95 ms"))
+    assert json.loads((line[0].parent / "strict" / "status.json").read_text())["exit_code"] == 7
+
+
 def test_ls_has_words_for_each_stage(line):
     from sft_exp import ls
 

@@ -13,7 +13,7 @@ from sft_exp import inference
 from sft_exp.core import Finished, Network, Spec, stream
 from sft_exp.data import Corpus, Images
 from sft_exp.encoders.conv import Conv
-from sft_exp.errors import StorageError
+from sft_exp.errors import DataError, StorageError
 from sft_exp.exporters.onnx import Onnx
 from sft_exp.exporters.ort import Ort
 from sft_exp.exporters.safetensors import Safetensors
@@ -24,6 +24,8 @@ from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
+from sft_exp.tasks.regress import Regress
+from sft_exp.tasks.segment import Segment
 
 SPEC = Spec((3, 12, 9), ("cat", "dog", "a fish"))
 EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors()]
@@ -88,6 +90,30 @@ def test_a_file_is_loaded_by_a_fresh_process_and_says_the_same(exporter, trained
     assert (model.image, model.classes) == (SPEC.image, SPEC.classes)
     with torch.no_grad():
         assert torch.allclose(model.logits(pixels[:5]), network()(pixels[:5].float() / 255), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", [Onnx(), TorchExport()], ids=["onnx", "pt2"])
+@pytest.mark.parametrize(
+    ("task", "maps", "named"),
+    [(Segment(width=8), ["conv1", "conv2"], {"mask": ("ground", "cell")}), (Regress(), ["code"], {"value": ("height", "width")})],
+    ids=["segment", "regress"],
+)
+def test_masks_and_numbers_leave_too(task, maps, named, exporter, tmp_path, ctx):
+    """Predict, which gives images a class, refuses them."""
+    available(exporter)
+    spec, features = Spec(SPEC.image, (), named), {"maps": maps, "pool": "avg", "grid": 1}
+    torch.manual_seed(0)
+    nets = task.networks(models.readout(Conv([8, 8], 8), features, spec), spec)
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "made").mkdir()
+    request = {"encoder": Conv([8, 8], 8), "features": features, "task": task, "strategy": Full()}
+    models.save(tmp_path / "trained", Model(task, nets, spec), request)
+    export.run(tmp_path / "made", {"model": tmp_path / "trained", "exporter": exporter, "dataset": None}, ctx)
+    assert json.loads((tmp_path / "made" / "export.json").read_text())["difference"] <= 1e-4
+    for place in (tmp_path / "trained", *([tmp_path / "made" / exporter.file] if not exporter.network else [])):
+        with pytest.raises(DataError, match=f"its task predicts {task.predicts}"):
+            inference.load(place)
 
 
 @pytest.mark.slow

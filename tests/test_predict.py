@@ -158,8 +158,9 @@ def test_an_exported_file_says_what_the_run_says(run, rows, capsys, pixels):
     for n in range(3):
         picture(Path(f"{n}.png"), n)
     Onnx(preprocess=pixels).write(export.finished(model.folder_of(run)), Path())
-    assert predict.main(["model.onnx", "0.png", "1.png", "2.png"]) == 0
-    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == rows("0.png", "1.png", "2.png")[1]
+    for where in ("model.onnx", "."):
+        assert predict.main([where, "0.png", "1.png", "2.png"]) == 0
+        assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == rows("0.png", "1.png", "2.png")[1]
 
 
 @pytest.mark.parametrize(("name", "said"), [("model.pt2", "may run code"), ("model.onnx", "no such file")])

@@ -409,7 +409,7 @@ def test_predict_writes_masks_of_the_files_own_size(run, tmp_path, capsys):
         (["task=regress"], "learns from value, and dataset=digits has classes"),
         (["dataset=digit_pairs", "task=classify"], "learns from classes, and dataset=digit_pairs has left and right and mask"),
         (["dataset=digit_pairs", "task=segment", "strategy=ridge"], "strategy=ridge: is for tasks that predict numbers"),
-        (["dataset=digit_pairs", "task=segment", "export=onnx"], "export=onnx: is for tasks that predict classes"),
+        (["dataset=digit_pairs", "task=segment", "compress=int8"], "compress=int8: is for tasks that predict classes"),
         (["strategy=svr"], "strategy=svr: is for tasks that predict numbers"),
     ],
 )

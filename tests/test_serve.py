@@ -63,8 +63,8 @@ def running(app):
     thread.join()
 
 
-def service():
-    return serve.app(Predictor((1, 8, 8), CLASSES, True, by_brightness), MOST, "127.0.0.1")
+def service(classes=CLASSES):
+    return serve.app(Predictor((1, 8, 8), classes, True, by_brightness), MOST, "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -137,22 +137,36 @@ def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
     assert capsys.readouterr().err.startswith("sft_exp.serve: gone: neither a run folder")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
-@pytest.mark.parametrize(("content", "expected"), [(png(255), "bright &lt;b&gt;"), (b"no image", "This file is no image")])
-def test_the_page_shows_the_class_of_a_dropped_image(content, expected, tmp_path):
-    """In a real browser: drop a file, read the class. A class's name is text, and no part of the page."""
+def dropped(classes, content, folder):
+    """What a real browser shows, as HTML, after this was dropped on the page."""
     from fastapi.responses import HTMLResponse
 
-    app = service()
+    app = service(classes)
     script = DROP.replace("CONTENT", base64.b64encode(content).decode())
     app.add_api_route("/test", lambda: HTMLResponse(serve.PAGE.read_text().replace("</body>", f"{script}</body>")))
     with running(app) as port:
         browser = subprocess.run(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}/profile", f"http://127.0.0.1:{port}/test"],
+            [CHROMIUM, *FLAGS, f"--user-data-dir={folder}/profile", f"http://127.0.0.1:{port}/test"],
             capture_output=True,
             text=True,
             timeout=50,
         )
-    (shown,) = re.findall(r'<div id="class"[^>]*>(.*?)</div>', browser.stdout)
+    return browser.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@pytest.mark.parametrize(("content", "expected"), [(png(255), "bright &lt;b&gt;"), (b"no image", "This file is no image")])
+def test_the_page_shows_the_class_of_a_dropped_image(content, expected, tmp_path):
+    """A class's name is text, and no part of the page; what is no image is not shown as a broken one."""
+    page = dropped(CLASSES, content, tmp_path)
+    (shown,) = re.findall(r'<div id="class"[^>]*>(.*?)</div>', page)
+    (image,) = re.findall(r'<img id="shown"[^>]*>', page)
     assert shown.startswith(expected)
-    assert ("<meter" in browser.stdout) == (expected[0] == "b")
+    assert ("<meter" in page) == ("hidden" not in image) == (expected[0] == "b")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+def test_the_page_puts_the_likeliest_first(tmp_path):
+    """Also where classes are numbers, whose order in a JavaScript object is their own."""
+    names = re.findall(r"<tr><td>(.*?)</td>", dropped(("0", "1"), png(255), tmp_path))
+    assert names == ["1", "0"]

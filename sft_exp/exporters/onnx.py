@@ -16,7 +16,7 @@ class Onnx(Exporter):
 
     def write(self, model, folder):
         graph = model.graph or graphs.from_network(model.network, model.spec)
-        about = {"classes": model.spec.classes, "image": model.spec.image, "preprocess": self.preprocess, "scale": 255}
+        about = {**graphs.facts(model), "preprocess": self.preprocess}
         graph = graphs.with_pixels(graph) if self.preprocess else graph
         durable.write(folder / self.file, graphs.with_about(graph, about))
 

@@ -14,5 +14,4 @@ class Ort(Exporter):
 
     def write(self, model, folder):
         graph = model.graph or graphs.from_network(model.network, model.spec)
-        about = {"classes": model.spec.classes, "image": model.spec.image, "preprocess": False, "scale": 255}
-        graphs.to_ort(graphs.with_about(graph, about), folder / self.file)
+        graphs.to_ort(graphs.with_about(graph, graphs.facts(model)), folder / self.file)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from sft_exp import durable
+from sft_exp import durable, graphs
 from sft_exp.core import Exporter
 
 LOADER = """
@@ -36,7 +36,6 @@ class TorchExport(Exporter):
         assert model.network is not None, "checked before anything ran"
         x_BCHW = torch.zeros(2, *model.spec.image)
         program = torch.export.export(model.network.eval(), (x_BCHW,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        about = {"classes": model.spec.classes, "image": model.spec.image}
         buffer = io.BytesIO()
-        torch.export.save(program, buffer, extra_files={"about.json": json.dumps(about)})
+        torch.export.save(program, buffer, extra_files={"about.json": json.dumps(graphs.facts(model))})
         durable.write(folder / self.file, buffer.getvalue())

@@ -40,7 +40,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     durable.write(folder / "load.py", exporter.loader.lstrip())
     train = ctx.corpus(request["dataset"]).train
     x_BCHW = torch.stack([train.raw(row).cpu() for row in range(min(IMAGES, len(train)))])
-    expected_BY, found_BY = outputs(model, x_BCHW), reloaded(folder, exporter, exporter.input(x_BCHW))
+    expected_BY, found_BY = outputs(model, x_BCHW).flatten(1), reloaded(folder, exporter, exporter.input(x_BCHW))
     difference, tolerance = (found_BY - expected_BY).abs().max().item(), TOLERANCE * max(10.0, expected_BY.abs().max().item())
     if not difference <= tolerance:
         raise StorageError(
@@ -59,12 +59,12 @@ def finished(folder: Path) -> Finished:
         about = json.loads((folder / FACTS).read_text())
         return Finished(Spec(tuple(about["image"]), tuple(about["classes"])), None, graph, "")
     model = models.load(folder)
-    return Finished(model.spec, Network(model.task, model.nets).eval(), graph, (folder / "model.json").read_text())
+    return Finished(model.task.of(model.spec), Network(model.task, model.nets).eval(), graph, (folder / "model.json").read_text())
 
 
 @torch.no_grad()
 def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
-    """What the model says here and now [B, Y]."""
+    """What the model says here and now [B, ...]."""
     x = x_BCHW.float().div(255)
     if model.network is not None:
         return model.network(x)
@@ -73,7 +73,7 @@ def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
 
 
 def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
-    """What a fresh process says that has only load.py; StorageError with its last words if it fails."""
+    """What a fresh process says that has only load.py, flattened [B, L]; StorageError with its last words if it fails."""
     code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
     ours = {} if exporter.alone else {"PYTHONPATH": str(Path(__file__).parents[2])}
     child = subprocess.run(  # noqa: S603 - our own text, this very Python

@@ -311,12 +311,11 @@ def bill(job: Job, result: Result) -> Picture | None:
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot([x, late], [y, y], color=colour, linewidth=1.2, alpha=0.5)
         axes.scatter([x], [y], s=20 + 180 * row["bytes"] / rows[0]["bytes"], color=colour, alpha=0.8, linewidths=0, zorder=2)
-        place: Any = {"xy": (x, y), "xytext": (7, 5), "textcoords": "offset points"}
-        axes.annotate(row["form"], **place, color=colour, size=8.5)
+        axes.plot([], [], "o", color=colour, label=row["form"])
         seen += [low, high]
     axes.grid()
-    axes.margins(x=0.15)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1500 * max(row["latency_p50"] for row in rows))  # a busy machine's tail may lie beyond
+    figure.legend(loc="outside right center", fontsize=8.5)
     middle, half = (min(seen) + max(seen)) / 2, max(0.6, 0.65 * (max(seen) - min(seen)))  # hundredths of a point fill no picture
     axes.set_ylim(middle - half, middle + half)
     axes.set_xlabel("milliseconds for one image, one thread (line to the 95th percentile)")

@@ -7,7 +7,7 @@ nothing else, so equal ones are one folder whoever asks.
 
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from math import ceil, prod
 from pathlib import Path
@@ -55,6 +55,8 @@ from sft_exp.strategies.spread import Spread
 from sft_exp.strategies.svm import Svm
 from sft_exp.strategies.svr import Svr
 from sft_exp.tasks.classify import Classify
+from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
+from sft_exp.tasks.regress import Regress
 from sft_exp.train import build_optimizer
 
 MAIN, SCRATCH = "pretrained", "scratch"
@@ -577,6 +579,10 @@ def alone(task: Task) -> Task:
         return task
     if isinstance(inner := getattr(task, "task", None), Task):
         return inner
+    if isinstance(task, MeanTeacherNumbers):
+        return Regress(
+            **{**{f.name: getattr(task, f.name) for f in fields(Regress)}, "augment": True, "views": asdict(task.seen)}
+        )
     shared = {f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)}
     return Classify(**shared, augment="views" in shared)
 

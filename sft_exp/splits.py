@@ -146,7 +146,7 @@ def rest(corpus: Corpus, labels: Labels, draw: int) -> Images:
     known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.strata, draw)[0]
     told = {*make(corpus, labels, draw).labelled.ids}
     others = corpus.train.at(torch.tensor([r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long))
-    others = replace(others, y=torch.full_like(others.y, -1))
+    others = replace(others, y=torch.full_like(others.y, -1), targets={})
     return others if corpus.extra is None else join(others, corpus.extra)
 
 

@@ -54,8 +54,8 @@ def main(sweep: Path, docs: Path = ROOT / "docs") -> None:
     seeds = {len(by_seed) for by_seed in found.values()}
     draws = {len(d) for by_seed in found.values() for d in by_seed.values()}
     about = (
-        f"Accuracy in % on MNIST's test images after a denoising autoencoder, {'/'.join(map(str, seeds))} pretraining seeds x "
-        f"{'/'.join(map(str, draws))} label draws. Differences are of the same seed and draw; all intervals of the table hold at "
+        f"Accuracy in % on MNIST's test images after a denoising autoencoder; pretraining seeds: {'/'.join(map(str, seeds))}, label "
+        f"draws: {'/'.join(map(str, draws))}. Differences are of the same seed and draw; all intervals of the table hold at "
         "once with 95 %."
     )
     command = (ROOT / "conf" / "experiment" / "adaptation.yaml").read_text().split("#   ")[1].splitlines()[0]

@@ -19,4 +19,4 @@ def test_a_strategy_is_compared_with_full_on_the_same_seed_and_draw(tmp_path):
     assert "| 10 | full | 75.83 | | | |" in text
     assert "| 10 | lp_ft | 77.84 | +2.01 | " in text
     assert "| better |" in text
-    assert "2 pretraining seeds x 3 label draws" in text
+    assert "pretraining seeds: 2, label draws: 3" in text

@@ -54,9 +54,9 @@ def main(sweep: Path, docs: Path = ROOT / "docs") -> None:
     seeds = {len(by_seed) for by_seed in found.values()}
     draws = {len(d) for by_seed in found.values() for d in by_seed.values()}
     about = (
-        f"Accuracy in % on MNIST's test images after a denoising autoencoder; pretraining seeds: {'/'.join(map(str, seeds))}, label "
-        f"draws: {'/'.join(map(str, draws))}. Differences are of the same seed and draw; all intervals of the table hold at "
-        "once with 95 %."
+        f"Accuracy in % on MNIST's test images after a denoising autoencoder; pretraining seeds: {'/'.join(map(str, seeds))}, "
+        f"label draws: {'/'.join(map(str, draws))}. Differences are of the same seed and draw; all intervals of the table "
+        "hold at once with 95 %."
     )
     command = (ROOT / "conf" / "experiment" / "adaptation.yaml").read_text().split("#   ")[1].splitlines()[0]
     text = ["# Strategies against full fine-tuning", "", about, "", *table(found), "", f"    {command}"]

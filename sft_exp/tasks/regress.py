@@ -36,7 +36,8 @@ class Regress(regressor.Numbers):
         return view(x_BCHW, self.how, rng) if self.augment else x_BCHW, batch["labelled"]["value"]
 
     def loss(self, nets, x_BCHW, value_BK):
-        told_BK, true_BK = regressor.told(nets, x_BCHW), nets["units"].inverse(value_BK)
+        units = nets["units"]
+        told_BK, true_BK = units.inverse(self.predict(nets, x_BCHW)), units.inverse(value_BK)
         return regressor.error(self, told_BK, true_BK), {"mae": (told_BK - true_BK).abs().mean()}
 
     def predict(self, nets, x_BCHW):

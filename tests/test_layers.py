@@ -33,6 +33,7 @@ LOW = {  # of ours, all that these may import
     "boxes": set(),
     "augment": {"boxes", "core", "experiment"},
     "classifier": {"core", "errors", "experiment", "heads", "nets"},
+    "regressor": {"core", "errors", "heads", "nets"},
     "sam": set(),
     "data": {"core", "errors"},
     "splits": {"core", "data", "errors"},

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sft_exp import jobs, splits
+from sft_exp import jobs, regressor, splits
 from sft_exp.core import Spec, stream
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
@@ -38,7 +38,7 @@ def started():
 def test_the_teacher_starts_as_the_student_and_predicts_in_the_labels_units(started):
     task, nets, batch = started
     x = batch["labelled"]["x"]
-    student = nets["units"](task.numbers(nets, x))
+    student = nets["units"](regressor.told(nets, x))
     assert torch.equal(task.predict(nets, x), student)
     assert 60 < student.mean() < 140
 
@@ -52,9 +52,9 @@ def test_loss_is_the_error_and_the_rising_weight_times_the_disagreement(started)
     assert weight.item() == pytest.approx(2.0 * torch.tensor(-1.25).exp().item())
     loss, logged = task.loss(nets, *drawn)
     true = (value - nets["units"].mean) / nets["units"].sd
-    known = (task.numbers(nets, x) - true).square().mean()
+    known = (regressor.told(nets, x) - true).square().mean()
     target = (task.predict(nets, weak) - nets["units"].mean) / nets["units"].sd
-    apart = (task.numbers(nets, seen) - target).square().mean()
+    apart = (regressor.told(nets, seen) - target).square().mean()
     assert loss.item() == pytest.approx((known + weight * apart).item(), rel=1e-5)
     assert logged["disagreement"].item() == pytest.approx(apart.item(), rel=1e-5)
 

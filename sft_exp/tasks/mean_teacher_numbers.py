@@ -13,15 +13,15 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp import classifier
+from sft_exp import classifier, regressor
 from sft_exp.augment import view
 from sft_exp.errors import require
+from sft_exp.experiment import Views
 from sft_exp.nets import follow_all, teacher_of
-from sft_exp.tasks.regress import Regress
 
 
 @dataclass
-class MeanTeacherNumbers(Regress):
+class MeanTeacherNumbers(regressor.Numbers):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
     per_row: ClassVar[bool] = False  # rows of two pools
 
@@ -37,11 +37,13 @@ class MeanTeacherNumbers(Regress):
     shift: float = 0.07  # of shifted images, as a share of the image's size
 
     def __post_init__(self):
-        super().__post_init__()
+        regressor.check(self)
         require(0 <= self.decay < 1, "decay", self.decay, "from 0 to below 1")
         require(self.weight >= 0, "weight", self.weight, "0 or more")
         require(0 <= self.ramp <= 1, "ramp", self.ramp, "from 0 to 1")
         require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
+        self.views = self.views if self.augment else {}
+        self.how = Views(**self.views)
         self.shifted = classifier.weak(self.how, self.shift)
         self.seen = self.how if self.augment else self.shifted
 
@@ -49,12 +51,12 @@ class MeanTeacherNumbers(Regress):
         return True
 
     def networks(self, encoder, spec):
-        nets = super().networks(encoder, spec)
+        nets = regressor.networks(encoder, spec)
         nets["teacher"] = teacher_of(nets)
         return nets
 
     def prepare(self, nets, data):
-        super().prepare(nets, data)
+        regressor.prepare(self, nets, data)
         nets["teacher"]["units"].load_state_dict(nets["units"].state_dict())
         self.teach(nets, decay=0.0)
 
@@ -67,11 +69,11 @@ class MeanTeacherNumbers(Regress):
 
     def loss(self, nets, x_BCHW, value_BK, weak_NCHW, seen_NCHW, weight):
         with torch.no_grad():
-            target_NK = self.numbers(nets["teacher"], weak_NCHW)  # by the batch's statistics: docs/decisions/0013
-        told = self.numbers(nets, torch.cat([x_BCHW, seen_NCHW]))  # at once: BatchNorm must see one mixture
+            target_NK = regressor.told(nets["teacher"], weak_NCHW)  # by the batch's statistics: docs/decisions/0013
+        told = regressor.told(nets, torch.cat([x_BCHW, seen_NCHW]))  # at once: BatchNorm must see one mixture
         told_BK, told_NK = told.split([len(x_BCHW), len(seen_NCHW)])
         true_BK = nets["units"].inverse(value_BK)
-        known = (F.mse_loss if self.error == "mse" else F.huber_loss)(told_BK, true_BK)
+        known = regressor.error(self, told_BK, true_BK)
         apart = F.mse_loss(told_NK, target_NK)
         return known + weight * apart, {"labels": known, "disagreement": apart, "mae": (told_BK - true_BK).abs().mean()}
 
@@ -82,10 +84,7 @@ class MeanTeacherNumbers(Regress):
         for part in ("encoder", "scale", "head"):
             follow_all(nets["teacher"][part], nets[part], decay)
 
-    def numbers(self, nets, x_BCHW):
-        """-> numbers of the student, or of `nets` = the teacher, on the scale of the labels' spread [B, K]"""
-        return nets["head"](nets["scale"](nets["encoder"](x_BCHW)))
-
     def predict(self, nets, x_BCHW):
         """-> numbers in their units [B, K], of the teacher, at rest"""
-        return super().predict(nets["teacher"].eval(), x_BCHW)
+        teacher = nets["teacher"].eval()
+        return teacher["units"](regressor.told(teacher, x_BCHW))

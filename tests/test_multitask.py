@@ -190,6 +190,19 @@ def test_the_whole_line_with_each_head_alone(weighting, tmp_path, capsys):
     assert Path(row[3]).exists()
 
 
+def test_a_pretrainers_objective_is_learnt_beside_the_labels():
+    """The arms differ in one thing: labels_only starts from the same weights and learns the labels alone."""
+    options = ["task=joint", "task.objective=dae", "task.weight=0.01", "labels=10", "finetune.steps=120"]
+    result = sft_exp.run([*SMALL, "pretrainer=none", *options], "run")
+    assert result["score"] == "accuracy"
+    assert set(result["controls"]) == {"scratch", "labels_only", "random_frozen", "raw_pixels", "raw_svm", "pca_svm"}
+    assert result["test"]["accuracy"] > 0.75
+    assert "labels_only" in result["draws"]
+    assert result["draws"]["pretrained"] != result["draws"]["labels_only"]
+    nothing = sft_exp.run([*SMALL, "pretrainer=none", *options, "task.weight=0"], "weightless")
+    assert nothing["draws"]["pretrained"] == nothing["draws"]["labels_only"], "an objective of no weight changes nothing"
+
+
 def read(capsys):
     return list(csv.reader(io.StringIO(capsys.readouterr().out)))[-2:]
 

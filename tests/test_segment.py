@@ -433,3 +433,38 @@ def test_one_sets_masks_are_learnt_for_another(experiment, tmp_path):
     assert result["test"]["miou"] >= 0
     names = {f.name for f in Path(result["stages"]["pretrain"]["folder"]).iterdir()}
     assert "encoder.safetensors" in names
+
+
+def town(root):
+    """Cityscapes' layout, with a car in each street."""
+    for n in range(12):
+        image, mask = squares(n, size=(64, 32))
+        part, name = ("val", "ulm") if n % 4 == 3 else ("train", "aachen")
+        save(root / "leftImg8bit" / part / name / f"{name}_{n:03d}_leftImg8bit.png", image)
+        save(root / "gtFine" / part / name / f"{name}_{n:03d}_gtFine_labelIds.png", np.array([7, 26], np.uint8)[mask])
+    return root
+
+
+def test_the_experiment_from_cityscapes_to_ones_own(experiment, tmp_path):
+    source = f"pretrain_dataset.root={town(tmp_path / 'city')}"
+    options = [
+        "experiment=cityscapes_to_folder", source, f"dataset.root={folder(tmp_path / 'mine', 30, size=(32, 32))}",
+        "dataset.size=32", "encoder=conv", "labels=6", "pretrain.steps=60", "finetune.steps=40", "finetune.batch_size=6",
+        "task.width=16", "optim.lr=0.01", "tracker=none", "report=false",
+    ]  # fmt: skip
+    result = sft_exp.run(options)
+    assert len(result["draws"]["pretrained"]) == 3
+    assert {"scratch", "random_frozen", "raw_pixels"} == set(result["controls"])
+    assert result["test"]["miou"] > 0.6
+    assert "of mIoU against the same model from scratch" in result["verdict"]["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_from_a_towns_streets_to_the_real_nuclei(shared_data, tmp_path):
+    source = [f"pretrain_dataset.root={town(tmp_path / 'city')}", "pretrain_dataset.size=64"]
+    options = ["dataset=nuclei", f"dataset.root={shared_data}/dsb2018", "dataset.size=64", "encoder=conv", "labels=50"]
+    steps = ["draws=1", "pretrain.steps=60", "finetune.steps=150", "optim.lr=0.003", "tracker=none", "report=false"]
+    result = sft_exp.run(["experiment=cityscapes_to_folder", *source, *options, *steps])
+    assert result["test"]["miou"] > result["controls"]["raw_pixels"]["miou"]
+    assert result["test"]["miou"] > 0.65

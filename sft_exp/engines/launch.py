@@ -10,6 +10,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from sft_exp.errors import LostRank
+
 
 def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
     """Run `python -m module arguments` count times, as one group, and wait. Whether one of them was killed, and what ended
@@ -30,7 +32,8 @@ def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
     try:
         elastic_launch(plan, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # Those that left because another was gone are no cause, though they may be seen in the same moment as the first to go.
+        rank, failure = min(error.failures.items(), key=lambda f: (f[1].exitcode == LostRank.code, f[1].timestamp))
         code = failure.exitcode
         how = f"was killed by {Signals(-code).name}" if code < 0 else f"left with exit code {code}"
         return code < 0, f"process {rank} (pid {failure.pid}) {how}"

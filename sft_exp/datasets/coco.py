@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import boxed
-from sft_exp.boxed import Box, Marked, path_of
 from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import DataError, listing
-from sft_exp.files import File
+from sft_exp.readers import boxed
+from sft_exp.readers.boxed import Box, Marked, path_of
+from sft_exp.readers.files import File
 
 LAYOUT = (
     "Expected is root/annotations/instances_train2017.json with root/train2017/<images>, or dataset.train=<a COCO json>, "

@@ -29,8 +29,8 @@ import torch
 
 from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.files import File, Seen, below, find, is_image, survey, visible
 from sft_exp.progress import console
+from sft_exp.readers.files import File, Seen, below, find, is_image, survey, visible
 
 PARTS = ("train", "val", "test")
 LAYOUTS = (

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import masks
 from sft_exp.data import Dataset
 from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.files import below, is_image
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.readers import masks
+from sft_exp.readers.files import below, is_image
+from sft_exp.readers.masks import Canvas, Codes, Pair
 
 LAYOUTS = "Expected is root/images and root/masks with files called alike, or root/train and root/test with these two in each"
 

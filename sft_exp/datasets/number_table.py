@@ -17,9 +17,9 @@ import torch
 
 from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.files import File, below, is_image, survey
-from sft_exp.masks import Canvas
 from sft_exp.progress import console
+from sft_exp.readers.files import File, below, is_image, survey
+from sft_exp.readers.masks import Canvas
 
 
 class Row(NamedTuple):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import masks
 from sft_exp.data import Dataset
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.readers import masks
+from sft_exp.readers.masks import Canvas, Codes, Pair
 
 
 @dataclass

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import boxed
-from sft_exp.boxed import Box, Marked, path_of, refuse
 from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import DataError, require
-from sft_exp.files import File, is_image
+from sft_exp.readers import boxed
+from sft_exp.readers.boxed import Box, Marked, path_of, refuse
+from sft_exp.readers.files import File, is_image
 
 LAYOUT = "Expected is root/Annotations/<name>.xml, root/JPEGImages/<name>.jpg and root/ImageSets/Main/train.txt, a name a line"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import masks
 from sft_exp.data import Dataset
 from sft_exp.errors import ConfigError, DataError, require
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.readers import masks
+from sft_exp.readers.masks import Canvas, Codes, Pair
 
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

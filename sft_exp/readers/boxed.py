@@ -17,8 +17,8 @@ from torch import Tensor
 from sft_exp.boxes import Letterbox, pad
 from sft_exp.data import Corpus, Images
 from sft_exp.errors import DataError, listing, require
-from sft_exp.files import File, survey
 from sft_exp.progress import console
+from sft_exp.readers.files import File, survey
 
 NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sft_exp.data import FITS, Corpus, Held, Images, fitting, formats
 from sft_exp.errors import ConfigError, DataError, listing
-from sft_exp.files import File, survey
 from sft_exp.progress import bar, console
+from sft_exp.readers.files import File, survey
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # kinds of files that keep a pixel's value as it is

@@ -37,6 +37,7 @@ LOW = {  # of ours, all that these may import
     "augment": {"boxes", "core", "experiment"},
     "heads.classifier": {"core", "errors", "experiment", "heads.fitted", "nets"},
     "heads.regressor": {"core", "errors", "heads.fitted", "nets"},
+    "heads.teacher": {"augment", "core", "errors", "experiment", "nets"},
     "heads.dense": {"errors"},
     "heads.detectors": {"errors", "nets"},
     "sam": set(),

@@ -13,12 +13,13 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from sft_exp import acquire, api, splits
+from sft_exp import api, splits
 from sft_exp.core import stream
 from sft_exp.data import Corpus
-from sft_exp.heads import fit_linear
+from sft_exp.heads.fitted import fit_linear
 from sft_exp.label import POOL, outputs
-from sft_exp.learning_curve import forecast
+from sft_exp.labelling import acquire
+from sft_exp.labelling.learning_curve import forecast
 from sft_exp.nets import Standardise
 from sft_exp.splits import Labels
 from sft_exp.stages.context import corpus

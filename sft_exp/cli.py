@@ -80,7 +80,8 @@ def task(cfg: DictConfig) -> float:
         from sft_exp import sweeps
 
         return sweeps.run(cfg)
-    from sft_exp import report, session
+    from sft_exp import session
+    from sft_exp.reports import report
 
     with reported(leave=False) as ended:
         job, folder = _prepared.pop(), Path(HydraConfig.get().runtime.output_dir)
@@ -123,7 +124,7 @@ def prepare(cfg: DictConfig, hydra_node: Any) -> "Job":
 
 
 def planned(jobs: list["Job"]) -> None:
-    from sft_exp import report
+    from sft_exp.reports import report
 
     report.plan(jobs)
     sys.exit(0)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from sft_exp import durable
 from sft_exp.errors import DataError, Failure
-from sft_exp.page import Grid
+from sft_exp.reports.page import Grid
 
 SILENT = ("tracker", "hardware", "store", "name", "plan", "report", "monitors", "choices")  # say nothing about a result ...
 EXCEPT = ("hardware.precision",)  # ... but this does
@@ -384,7 +384,7 @@ def read(path: Path, default: Any) -> Any:
 
 def write(found: Comparison, folder: Path, title: str) -> None:
     """compare.csv and compare.html into the folder."""
-    from sft_exp import compare_page
+    from sft_exp.reports import compare_page
 
     durable.write(folder / "compare.csv", found.csv())
     durable.write(folder / "compare.html", compare_page.page(found, title))

@@ -75,7 +75,7 @@ def curve(run: Path) -> dict[str, Any]:
 
 def words(found: dict[str, Any], n: int) -> str:
     """`50 more labels: 88.1 to 92.3 % (100 labels now: 86.0 %). ...`"""
-    from sft_exp.learning_curve import forecast
+    from sft_exp.labelling.learning_curve import forecast
 
     scores = {int(count): accuracies for count, accuracies in found["scores"].items()}
     coming = forecast(scores, found["labels"] + round(found["share"] * n))

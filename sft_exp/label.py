@@ -22,9 +22,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft_exp import keys, sheet
+from sft_exp import keys
 from sft_exp.errors import DataError, Failure, require
-from sft_exp.sheet import Sheet
+from sft_exp.labelling import sheet
+from sft_exp.labelling.sheet import Sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,8 +122,9 @@ def choose(ask: Ask, known: "Images", open_: "Images") -> "Tensor":
     """Rows of `open_`, the most wanted first."""
     import torch
 
-    from sft_exp import acquire, api
+    from sft_exp import api
     from sft_exp.core import stream
+    from sft_exp.labelling import acquire
 
     looked = torch.randperm(len(open_), generator=stream(ask.seed, "looked"))[:POOL].sort().values
     some = open_.at(looked)
@@ -209,7 +211,7 @@ def tell(ask: Ask, made: Sheet) -> None:
 
 def serve(ask: Ask) -> None:
     """Until Ctrl-C."""
-    from sft_exp.desk import Desk
+    from sft_exp.labelling.desk import Desk
 
     with Desk(ask.folder, ask.port) as desk:
         print(f"Label at {desk.url} (Ctrl-C ends; the same command goes on)", flush=True)

@@ -21,7 +21,7 @@ from sft_exp.errors import DataError, Failure
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sft_exp.inference import Predictor
+    from sft_exp.predicting.inference import Predictor
 
 BATCH = 256  # images predicted at once
 Row = Callable[[Path, "Tensor"], None]  # writes an image's probabilities [Y]
@@ -40,14 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--like", type=Path, help="of boxes: a COCO json; they are written as results with its ids")
     args = parser.parse_args(arguments)
-    from sft_exp.inference import load, load_other  # after the arguments, so that --help does not wait for torch
+    from sft_exp.predicting.inference import load, load_other  # after the arguments, so that --help does not wait for torch
 
     try:
         entries, other = list(named(args.files, sys.stdin)), load_other(Path(args.run))
         if other is None:
             unread = predict(load(Path(args.run)), entries, sys.stdout, args.format)
         else:
-            from sft_exp.predictions import writer
+            from sft_exp.predicting.predictions import writer
 
             unread = each(writer(other, args.out, sys.stdout, args.scale, args.like), entries)
     except Failure as error:
@@ -130,7 +130,7 @@ def named(entries: list[str], stdin: Iterable[str]) -> Iterator[str]:
 
 def files(entries: list[str]) -> Iterator[Path]:
     """The files themselves, the images in folders and below them, and the images that globs match."""
-    from sft_exp.files import below, is_image
+    from sft_exp.readers.files import below, is_image
 
     for entry in entries:
         path = Path(entry)

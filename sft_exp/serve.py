@@ -16,7 +16,7 @@ from sft_exp.errors import ConfigError, DataError, Failure
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from sft_exp.inference import Predictor
+    from sft_exp.predicting.inference import Predictor
 
 PAGE = Path(__file__).with_name("serve.html")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -48,8 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def model_of(path: Path) -> "Predictor":
     """The model in ONNX Runtime. DataError, ConfigError."""
-    from sft_exp import graphs, inference
+    from sft_exp import graphs
     from sft_exp.core import Network
+    from sft_exp.predicting import inference
     from sft_exp.stages import model as models
 
     found = [path] if path.suffix in inference.GRAPHS else sorted((path / "export").glob("model.o[nr][nt]*"))

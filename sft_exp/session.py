@@ -6,11 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sft_exp import deploy, durable, gc, mirror, pipeline, report, together
+from sft_exp import durable, gc, mirror, pipeline, together
 from sft_exp.engines.group import missing, present
 from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
 from sft_exp.pipeline import Job
 from sft_exp.progress import console
+from sft_exp.reports import model_card, report
 from sft_exp.stages.context import Context, Stop
 
 LATEST = Path("outputs/latest")
@@ -43,7 +44,7 @@ def work(
         durable.write_json(folder / "results.json", result)
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
         pictures = report.write(job, result, folder, command) if wanted else {}
-        deploy.publish(job, result, folder, command)
+        model_card.publish(job, result, folder, command)
         for name, run in list(ctx.runs.items()):
             run.summary(mirror.summary(job, result, ctx))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})

@@ -14,9 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import compare, durable, page
-from sft_exp.drawing import Picture
-from sft_exp.page import Grid
+from sft_exp import compare, durable
+from sft_exp.reports import page
+from sft_exp.reports.drawing import Picture
+from sft_exp.reports.page import Grid
 
 if TYPE_CHECKING:
     from sft_exp.data import Corpus

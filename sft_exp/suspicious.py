@@ -48,8 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ranked(run: str) -> list[list[str]]:
     """The CSV's rows."""
-    from sft_exp import acquire, api
+    from sft_exp import api
     from sft_exp.label import opened, outputs
+    from sft_exp.labelling import acquire
 
     _, data, known, _ = opened(run)
     if len(known) < 3:

@@ -115,8 +115,9 @@ def read(file: Path) -> dict[str, Any]:
 
 def main() -> None:
     """One of the processes that `launch` starts."""
-    from sft_exp import report, session
+    from sft_exp import session
     from sft_exp.cli import reported
+    from sft_exp.reports import report
 
     when_orphaned(Stop.ask)
     news = json.loads(Path(sys.argv[1]).read_text())

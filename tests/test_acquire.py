@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sft_exp import acquire, label
-from sft_exp.acquire import coreset, margin, random, typiclust
+from sft_exp import label
 from sft_exp.core import stream
+from sft_exp.labelling import acquire
+from sft_exp.labelling.acquire import coreset, margin, random, typiclust
 
 CENTRES = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 

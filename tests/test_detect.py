@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import sft_exp
-from sft_exp import boxes, detectors
+from sft_exp import boxes
 from sft_exp.augment import view_with_boxes
 from sft_exp.boxes import Letterbox
 from sft_exp.core import Spec, stream
@@ -20,6 +20,7 @@ from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.vit import ViT
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.experiment import Views
+from sft_exp.heads import detectors
 from sft_exp.nets import DENSE, Readout
 from sft_exp.tasks.detect import Detect
 

@@ -27,7 +27,7 @@ def status():
 
 def without_report():
     """A child that draws no pictures: they take most of a small run's time."""
-    from sft_exp import report
+    from sft_exp.reports import report
 
     report.write = lambda *_, **__: {}
 

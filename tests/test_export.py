@@ -9,7 +9,6 @@ from importlib import import_module
 import pytest
 import torch
 
-from sft_exp import inference
 from sft_exp.core import Finished, Network, Spec, stream
 from sft_exp.data import Corpus, Images
 from sft_exp.encoders.conv import Conv
@@ -19,6 +18,7 @@ from sft_exp.exporters.ort import Ort
 from sft_exp.exporters.safetensors import Safetensors
 from sft_exp.exporters.torch_export import TorchExport
 from sft_exp.nets import Readout
+from sft_exp.predicting import inference
 from sft_exp.stages import export
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model

@@ -10,7 +10,7 @@ from torch import nn
 from sft_exp.core import Spec, seed_of, stream
 from sft_exp.data import Images
 from sft_exp.experiment import Target
-from sft_exp.heads import SEARCH_ROWS, fit_linear, grid_fit
+from sft_exp.heads.fitted import SEARCH_ROWS, fit_linear, grid_fit
 from sft_exp.nets import Standardise
 from sft_exp.schedule import Schedule
 from sft_exp.stages.stacked import STACKABLE, stacked

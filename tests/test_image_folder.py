@@ -23,7 +23,7 @@ from sft_exp import copies, splits
 from sft_exp.data import decode
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.files import find
+from sft_exp.readers.files import find
 from sft_exp.splits import Labels
 
 CPU = torch.device("cpu")

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp import forecast, label, sheet, splits, suspicious
+from sft_exp import forecast, label, splits, suspicious
 from sft_exp.data import Corpus, Images
 from sft_exp.errors import DataError
+from sft_exp.labelling import sheet
 from sft_exp.splits import Labels
 
 SMALL = ["tracker=none", "hardware=cpu", "pretrain.steps=2", "finetune.steps=0", "val=none", "controls=false", "report=false"]

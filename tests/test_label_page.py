@@ -18,8 +18,8 @@ from browser import CHROMIUM, Browser
 from PIL import Image
 
 import sft_exp
-from sft_exp import sheet
-from sft_exp.sheet import Sheet
+from sft_exp.labelling import sheet
+from sft_exp.labelling.sheet import Sheet
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 DIGITS = [str(n) for n in range(10)]
@@ -183,8 +183,9 @@ def test_the_server_takes_what_is_on_the_sheet_and_from_this_machine_alone(folde
 
 
 def test_a_full_disk_is_no_acknowledgement(folder, monkeypatch):
-    from sft_exp import desk, durable
+    from sft_exp import durable
     from sft_exp.errors import StorageError
+    from sft_exp.labelling import desk
 
     def full(path, content):
         raise StorageError(f"{path}: No space left on device")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sft_exp.learning_curve import forecast
+from sft_exp.labelling.learning_curve import forecast
 
 COUNTS = (20, 40, 80, 160)
 

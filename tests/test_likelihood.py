@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from sft_exp import advice, pipeline
+from sft_exp import pipeline
 from sft_exp.datasets.torchvision_set import TorchvisionSet
 from sft_exp.errors import ConfigError
 from sft_exp.pretrainers.vae import VAE
+from sft_exp.reports import advice
 from sft_exp.stages import likelihood
 from sft_exp.stages.context import Context
 from sft_exp.track import Tracker

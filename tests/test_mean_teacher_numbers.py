@@ -5,10 +5,11 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sft_exp import jobs, regressor, splits
+from sft_exp import jobs, splits
 from sft_exp.core import Spec, stream
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
+from sft_exp.heads import regressor
 from sft_exp.nets import Readout
 from sft_exp.stages import finetune
 from sft_exp.stages.context import Context

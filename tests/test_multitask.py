@@ -232,7 +232,7 @@ def test_huber_is_less_moved_by_an_outlier():
         def predict(self, nets, x):
             return x
 
-    from sft_exp.regressor import Units
+    from sft_exp.heads.regressor import Units
 
     nets, told, true = {"units": Units(1)}, torch.tensor([[0.0], [0.5]]), torch.tensor([[10.0], [0.0]])
     assert Told().loss(nets, told, true)[0].item() == pytest.approx((100 + 0.25) / 2)

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sft_exp import jobs
-from sft_exp.classifier import balance
 from sft_exp.core import stream
 from sft_exp.errors import ConfigError, Interrupted
 from sft_exp.experiment import Target
+from sft_exp.heads.classifier import balance
 from sft_exp.stages import finetune
 from sft_exp.stages.context import Context, Stop
 from sft_exp.tasks.classify import Classify, window

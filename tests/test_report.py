@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp import advice, page, pipeline, plots, report
+from sft_exp import pipeline
 from sft_exp.api import compose as composed
 from sft_exp.core import Task
 from sft_exp.curves import converged
 from sft_exp.jobs import CONTROLS, FUNCTIONS, MAIN
+from sft_exp.reports import advice, page, plots, report
 from sft_exp.session import work
 from sft_exp.store import Result
 from sft_exp.verdict import half_width, judge

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp import dense, masks, pipeline, predict, tiles
+from sft_exp import pipeline, predict
 from sft_exp.augment import OUTSIDE, view_with_mask
 from sft_exp.core import Spec, stream
 from sft_exp.datasets import cityscapes
@@ -24,7 +24,10 @@ from sft_exp.datasets.voc_segmentation import VocSegmentation
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.experiment import Views
+from sft_exp.heads import dense
 from sft_exp.nets import Readout
+from sft_exp.predicting import tiles
+from sft_exp.readers import masks
 from sft_exp.tasks.segment import IGNORE, Segment
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from sft_exp import serve
-from sft_exp.inference import Predictor
+from sft_exp.predicting.inference import Predictor
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")

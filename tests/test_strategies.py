@@ -296,7 +296,8 @@ def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, 
 
 
 def test_the_table_counts_every_parameter_once(experiment, tmp_path):
-    from sft_exp import jobs, report
+    from sft_exp import jobs
+    from sft_exp.reports import report
 
     job = jobs.prepare(experiment("strategy=gradual", "pretrainer=none", "controls=false", f"store={tmp_path}"))
     table, rows = report.movements(job)

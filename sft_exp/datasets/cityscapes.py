@@ -8,21 +8,17 @@ Masks hold label ids; the 19 classes of the benchmark are their train ids, by th
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from sft_exp import masks
-from sft_exp.data import Dataset
-from sft_exp.errors import ConfigError, DataError
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.errors import DataError
+from sft_exp.readers import masks
+from sft_exp.readers.masks import Codes, Pair
 
 UNKNOWN = 255  # train id of what is not counted; -1, the licence plates', is none either
 
 
 @dataclass
-class Cityscapes(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
-    gives: ClassVar[tuple[str, ...]] = ("mask",)
-
+class Cityscapes(masks.MaskSet):
     root: str | None = None  # folder of leftImg8bit/ and gtFine/
     size: Any = 256  # pixels, or [rows, columns], of all images; the originals have [1024, 2048]
     channels: int = 3  # 3 = colour, 1 = grey
@@ -30,20 +26,15 @@ class Cityscapes(Dataset):
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
-    def __post_init__(self):
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
-
     def load(self):
-        if not self.root:
-            raise ConfigError("dataset.root", self.root, "must name the folder that holds leftImg8bit/ and gtFine/")
-        root = Path(self.root).expanduser()
+        root = self.folder("the folder that holds leftImg8bit/ and gtFine/")
         pairs = [
             *self.inside(root, "train", "train"),
             *self.inside(root, "val", "test"),
             *self.inside(root, "train_extra", "pool"),
         ]
         classes, codes = table()
-        return masks.corpus("Cityscapes", classes, pairs, self.canvas, codes, self.memory, self.workers)
+        return masks.corpus(self, "Cityscapes", classes, pairs, codes)
 
     def inside(self, root: Path, part: str, split: str) -> list[Pair]:
         """The images of one part with their masks, in the order of their names."""

@@ -11,13 +11,13 @@ and the test json's categories are matched by name. Crowds (iscrowd) are neither
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from sft_exp import boxed
-from sft_exp.boxed import Box, Marked, path_of
-from sft_exp.data import Corpus, Dataset
+from sft_exp.data import Corpus
 from sft_exp.errors import DataError, listing
-from sft_exp.files import File
+from sft_exp.readers import boxed
+from sft_exp.readers.boxed import Box, Marked, path_of
+from sft_exp.readers.files import File
 
 LAYOUT = (
     "Expected is root/annotations/instances_train2017.json with root/train2017/<images>, or dataset.train=<a COCO json>, "
@@ -26,10 +26,7 @@ LAYOUT = (
 
 
 @dataclass
-class Coco(Dataset):
-    gives: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
-
+class Coco(boxed.BoxSet):
     root: str | None = None  # folder of the data set
     train: str = "annotations/instances_train2017.json"  # relative to root
     test: str | None = "annotations/instances_val2017.json"  # null = folds of the training images serve as test
@@ -39,9 +36,6 @@ class Coco(Dataset):
     boxes: str = "refuse"  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
-
-    def __post_init__(self):
-        boxed.check(self)
 
     def load(self) -> Corpus:
         root = path_of(self.root, LAYOUT)

@@ -11,9 +11,7 @@ An exact copy counts once; a labelled image is no part of the pool; a test image
 before anything is trained, unless protocol.transductive=true allows it.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -29,8 +27,8 @@ import torch
 
 from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.files import File, Seen, below, find, is_image, survey, visible
 from sft_exp.progress import console
+from sft_exp.readers.files import File, Seen, below, find, is_image, read_table, survey, visible
 
 PARTS = ("train", "val", "test")
 LAYOUTS = (
@@ -153,16 +151,7 @@ class ImageFolder(Dataset):
         """The rows of the CSV; DataError names the line."""
         table = Path(str(self.labels)).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
-        try:
-            reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline=""), restval="")
-            lines = [(reader.line_num, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"dataset.labels={table}: {getattr(error, 'strerror', None) or error}") from error
-        columns = list(reader.fieldnames or [])
-        if missing := [c for c in ("file", "label") if c not in columns]:
-            raise DataError(
-                f"{table}: no column {' and '.join(missing)}; its first line has {','.join(columns) or 'nothing'}. {LAYOUTS}"
-            )
+        columns, lines = read_table(table, "dataset.labels", ("file", "label"), f". {LAYOUTS}")
         column = self.group if self.group in columns else "group" if self.group is None and "group" in columns else None
         rows: dict[str, tuple[int, Row]] = {}
         for number, line in lines:

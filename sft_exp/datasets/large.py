@@ -22,8 +22,8 @@ import torch
 
 from sft_exp.data import Corpus, Dataset, Images, decode
 from sft_exp.errors import DataError, require
-from sft_exp.files import is_image, visible
 from sft_exp.progress import bar
+from sft_exp.readers.files import is_image, visible
 
 
 class Place(NamedTuple):

@@ -12,19 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import masks
-from sft_exp.data import Dataset
-from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.files import below, is_image
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.errors import DataError, listing, require
+from sft_exp.readers import masks
+from sft_exp.readers.files import images_in
+from sft_exp.readers.masks import Codes, Pair
 
 LAYOUTS = "Expected is root/images and root/masks with files called alike, or root/train and root/test with these two in each"
 
 
 @dataclass
-class MaskFolder(Dataset):
+class MaskFolder(masks.MaskSet):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "unlabelled", "memory", "workers")
-    gives: ClassVar[tuple[str, ...]] = ("mask",)
 
     root: str | None = None  # folder of images/ and masks/
     classes: list[str] = field(default_factory=lambda: ["background", "object"])  # names of what a pixel may be
@@ -40,7 +38,7 @@ class MaskFolder(Dataset):
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+        super().__post_init__()
         require(1 < len(self.classes) <= 255, "classes", self.classes, "two names or more")
         n, distinct = len(self.classes), len(set(self.values))
         require(not self.values or len(self.values) == distinct == n, "values", self.values, f"{n} different numbers, or none")
@@ -49,9 +47,7 @@ class MaskFolder(Dataset):
         require(ok, "group", self.group, "a regular expression with one group, such as (p[0-9]+)_, or null")
 
     def load(self):
-        if not self.root:
-            raise ConfigError("dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}")
-        root = Path(self.root).expanduser()
+        root = self.folder(f"the folder of your images. {LAYOUTS}")
         parts = [root / name for name in ("train", "test") if (root / name).is_dir()] or [root]
         if not (parts[0] / "images").is_dir() or not (parts[0] / "masks").is_dir():
             raise DataError(f"dataset.root={root}: there is no {parts[0] / 'images'} or no {parts[0] / 'masks'}. {LAYOUTS}")
@@ -60,18 +56,17 @@ class MaskFolder(Dataset):
         ]
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
-            found = [p for p in below(pool) if is_image(p.name)] if pool.is_dir() else []
-            if not found:
+            if not (found := images_in(pool) if pool.is_dir() else []):
                 raise DataError(f"dataset.unlabelled={pool}: no folder with images in it")
             pairs += [Pair(f"unlabelled/{p.relative_to(pool).as_posix()}", "pool", p) for p in found]
         codes = Codes.plain(len(self.classes), self.ignore, self.values)
         name = root.resolve().name
-        return masks.corpus(name, tuple(self.classes), pairs, self.canvas, codes, self.memory, self.workers)
+        return masks.corpus(self, name, tuple(self.classes), pairs, codes)
 
     def inside(self, root: Path, part: Path, split: str) -> list[Pair]:
         """The images of one part with their masks. DataError for what has no counterpart."""
-        images = {p.relative_to(part / "images").with_suffix(""): p for p in below(part / "images") if is_image(p.name)}
-        found = {p.relative_to(part / "masks").with_suffix(""): p for p in below(part / "masks") if is_image(p.name)}
+        images = {p.relative_to(part / "images").with_suffix(""): p for p in images_in(part / "images")}
+        found = {p.relative_to(part / "masks").with_suffix(""): p for p in images_in(part / "masks")}
         if alone := [str(found[stem]) for stem in found if stem not in images]:
             raise DataError(f"{len(alone)} masks have no image of their name in {part / 'images'}:{listing(alone)}")
         bare = [stem for stem in images if stem not in found]

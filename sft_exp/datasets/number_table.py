@@ -4,9 +4,7 @@ Files are relative to root, or to the table. A column `split` says train or test
 `group` keeps images that belong together on one side of every split.
 """
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import dataclass, field
 from math import isfinite, prod
@@ -15,11 +13,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from sft_exp.data import Corpus, Dataset, Images
+from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.files import File, below, is_image, survey
-from sft_exp.masks import Canvas
 from sft_exp.progress import console
+from sft_exp.readers.files import File, images_in, part, read_table, survey
+from sft_exp.readers.masks import Canvas
 
 
 class Row(NamedTuple):
@@ -28,6 +26,7 @@ class Row(NamedTuple):
     split: str  # train, test, or pool (without numbers)
     value: tuple[float, ...] = ()
     group: str | None = None
+    stratum: int = 0
 
 
 @dataclass
@@ -54,9 +53,9 @@ class NumberTable(Dataset):
         rows = self.rows()
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
-            found = [p for p in below(pool) if is_image(p.name)] if pool.is_dir() else []
             taken = {r.path.resolve() for r in rows}
-            rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in found if p.resolve() not in taken]
+            found = [p for p in (images_in(pool) if pool.is_dir() else []) if p.resolve() not in taken]
+            rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in found]
             if not any(r.split == "pool" for r in rows):
                 raise DataError(f"dataset.unlabelled={pool}: no folder with images in it that the table does not have")
         image = self.canvas.image
@@ -67,19 +66,11 @@ class NumberTable(Dataset):
         none = (0.0,) * len(self.columns)
         value_NK = torch.tensor([r.value or none for r in rows], dtype=torch.float32)
 
-        def split(which: str) -> Images | None:
-            mine = [n for n, r in enumerate(rows) if r.split == which]
-            y = torch.full((len(mine),), -1 if which == "pool" else 0)
-            groups = [g for n in mine if (g := rows[n].group) is not None] or None
-            targets = {} if which == "pool" else {"value": value_NK}
-            ids = [rows[n].id for n in mine]
-            return Images(x, y, ids, groups, self.workers, torch.tensor(mine), targets) if mine else None
-
         def fingerprint(*splits: str) -> str:
             told = [(r.id, r.split, r.value, r.group, s.sha256) for r, s in zip(rows, seen, strict=True) if r.split in splits]
             return hashlib.sha256(json.dumps([image, self.fit, self.columns, told]).encode()).hexdigest()
 
-        train = split("train")
+        train, test, extra = (part(which, rows, x, {"value": value_NK}, self.workers) for which in ("train", "test", "pool"))
         if train is None:
             raise DataError(f"{self.table}: no row to learn from")
         name, spread = Path(str(self.table)).stem, train.target("value").std(0).nan_to_num().tolist()
@@ -87,7 +78,7 @@ class NumberTable(Dataset):
             raise DataError(f"{self.table}: column {flat[0]} is the same in all rows, and nothing can be learnt of it")
         console.print(f"{name}: {len(train):,} images with {', '.join(self.columns)}, at {image[2]}x{image[1]}.", soft_wrap=True)
         return Corpus(
-            name, (), train, split("test"), split("pool"), image, {}, fingerprint("train", "pool"), fingerprint("test"),
+            name, (), train, test, extra, image, {}, fingerprint("train", "pool"), fingerprint("test"),
             {r.id: r.path for r in rows}, strata=("image",), named={"value": tuple(self.columns)},
         )  # fmt: skip
 
@@ -97,14 +88,7 @@ class NumberTable(Dataset):
             raise ConfigError("dataset.table", self.table, f"must name a CSV with the columns file,{','.join(self.columns)}")
         table = Path(self.table).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
-        try:
-            reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline=""), restval="")
-            lines = [(reader.line_num, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"dataset.table={table}: {getattr(error, 'strerror', None) or error}") from error
-        there = list(reader.fieldnames or [])
-        if missing := [c for c in ("file", *self.columns) if c not in there]:
-            raise DataError(f"{table}: no column {' and '.join(missing)}; its first line has {','.join(there) or 'nothing'}")
+        there, lines = read_table(table, "dataset.table", ("file", *self.columns))
         rows: dict[str, Row] = {}
         for number, line in lines:
             where, name = f"{table}, line {number}", line["file"]

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import masks
-from sft_exp.data import Dataset
-from sft_exp.errors import ConfigError, DataError
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.errors import DataError
+from sft_exp.readers import masks
+from sft_exp.readers.masks import Codes, Pair
 
 
 @dataclass
-class OxfordPets(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
+class OxfordPets(masks.MaskSet):
     gives: ClassVar[tuple[str, ...]] = ("y", "mask")
 
     root: str | None = None  # folder of images/ and annotations/, or the one that torchvision makes around it
@@ -24,13 +22,8 @@ class OxfordPets(Dataset):
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
-    def __post_init__(self):
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
-
     def load(self):
-        if not self.root:
-            raise ConfigError("dataset.root", self.root, "must name the folder that holds images/ and annotations/")
-        given = Path(self.root).expanduser()
+        given = self.folder("the folder that holds images/ and annotations/")
         root = next((r for r in (given, given / "oxford-iiit-pet") if (r / "annotations").is_dir()), None)
         if root is None:
             raise DataError(f"dataset.root={given}: there is no {given / 'annotations'}")
@@ -44,7 +37,7 @@ class OxfordPets(Dataset):
         names = ("background", "pet", *(["border"] if self.border else []))
         codes = Codes({1: 1, 2: 0, 3: 2 if self.border else masks.IGNORE}, len(names))
         classes = tuple(breeds[number] for number in sorted(breeds))
-        return masks.corpus("OxfordPets", classes, pairs, self.canvas, codes, self.memory, self.workers, classes, {"mask": names})
+        return masks.corpus(self, "OxfordPets", classes, pairs, codes, classes, {"mask": names})
 
 
 def listed(root: Path, name: str) -> list[tuple[str, int]]:

@@ -12,23 +12,20 @@ objects are neither learnt nor counted.
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from sft_exp import boxed
-from sft_exp.boxed import Box, Marked, path_of, refuse
-from sft_exp.data import Corpus, Dataset
+from sft_exp.data import Corpus
 from sft_exp.errors import DataError, require
-from sft_exp.files import File, is_image
+from sft_exp.readers import boxed
+from sft_exp.readers.boxed import Box, Marked, path_of, refuse
+from sft_exp.readers.files import File, is_image, names_in
 
 LAYOUT = "Expected is root/Annotations/<name>.xml, root/JPEGImages/<name>.jpg and root/ImageSets/Main/train.txt, a name a line"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass
-class VocDetection(Dataset):
-    gives: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
-
+class VocDetection(boxed.BoxSet):
     root: str | None = None  # folder of the data set
     train: str = "train"  # a list of ImageSets/Main
     test: str | None = "val"  # another one; null = folds of the training images serve as test
@@ -41,7 +38,7 @@ class VocDetection(Dataset):
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
-        boxed.check(self)
+        super().__post_init__()
         require(self.first in (0, 1), "first", self.first, "0 or 1")
 
     def load(self) -> Corpus:
@@ -57,10 +54,7 @@ class VocDetection(Dataset):
 
     def part(self, root: Path, split: str) -> list[Marked]:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
-        try:
-            names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
-        except OSError as error:
-            raise DataError(f"{listed}: {error.strerror}. {LAYOUT}") from error
+        names = names_in(listed, f". {LAYOUT}")
         images = {p.stem: p for p in sorted((root / "JPEGImages").iterdir()) if is_image(p.name)}
         refuse([f"{listed}: {n} is not in {root / 'JPEGImages'}" for n in names if n not in images], "images are missing")
         return [self.marked(root / "Annotations" / f"{n}.xml", images[n]) for n in names]

@@ -5,12 +5,12 @@ A mask is a PNG whose pixel values are classes, 255 where nothing is annotated (
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from sft_exp import masks
-from sft_exp.data import Dataset
-from sft_exp.errors import ConfigError, DataError, require
-from sft_exp.masks import Canvas, Codes, Pair
+from sft_exp.errors import DataError, require
+from sft_exp.readers import masks
+from sft_exp.readers.files import names_in
+from sft_exp.readers.masks import Codes, Pair
 
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -19,10 +19,7 @@ VOC = (
 
 
 @dataclass
-class VocSegmentation(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
-    gives: ClassVar[tuple[str, ...]] = ("mask",)
-
+class VocSegmentation(masks.MaskSet):
     root: str | None = None  # folder that holds VOCdevkit/, or VOC<year>/
     year: str = "2012"
     train: str = "train"  # list in ImageSets/Segmentation whose images are learnt from
@@ -36,14 +33,13 @@ class VocSegmentation(Dataset):
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+        super().__post_init__()
         ok = isinstance(self.classes, list) and len(self.classes) != 1
         require(ok, "classes", self.classes, "two names or more, the first of value 0; or none for VOC's")
 
     def load(self):
-        if not self.root:
-            raise ConfigError("dataset.root", self.root, "must name the folder that holds VOCdevkit")
-        tops = [Path(self.root).expanduser() / "VOCdevkit" / f"VOC{self.year}", Path(self.root).expanduser() / f"VOC{self.year}"]
+        root = self.folder("the folder that holds VOCdevkit")
+        tops = [root / "VOCdevkit" / f"VOC{self.year}", root / f"VOC{self.year}"]
         top = next((t for t in tops if t.is_dir()), None)
         if top is None:
             raise DataError(f"dataset.root={self.root}: there is no {tops[0]}")
@@ -55,13 +51,9 @@ class VocSegmentation(Dataset):
         pairs += [p for p in self.listed(top, "Main", self.extra, "pool") if p.id not in taken] if self.extra else []
         classes = tuple(self.classes or VOC)
         codes = Codes.plain(len(classes), masks.IGNORE)
-        return masks.corpus(top.name, classes, pairs, self.canvas, codes, self.memory, self.workers)
+        return masks.corpus(self, top.name, classes, pairs, codes)
 
     def listed(self, top: Path, kind: str, name: str, split: str) -> list[Pair]:
-        file = top / "ImageSets" / kind / f"{name}.txt"
-        try:
-            names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}; it lists the images of {split}") from error
+        names = names_in(top / "ImageSets" / kind / f"{name}.txt", f"; it lists the images of {split}")
         mask = (lambda n: None) if split == "pool" else (lambda n: top / "SegmentationClass" / f"{n}.png")
         return [Pair(n, split, top / "JPEGImages" / f"{n}.jpg", mask(n)) for n in names]

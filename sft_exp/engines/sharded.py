@@ -20,28 +20,19 @@ from torch.distributed.tensor import DTensor
 
 from sft_exp.core import Method, Tensors
 from sft_exp.engines.group import Group
-from sft_exp.engines.local import Penalty
-from sft_exp.engines.replicated import Shared
-from sft_exp.nets import across_ranks, blocks
+from sft_exp.engines.shared import Shared
+from sft_exp.nets import blocks
 
 
 class Sharded(Shared):
     shares = True
 
-    def __init__(
-        self,
-        method: Method,
-        nets: nn.ModuleDict,
-        group: Group,
-        batch_size: int,
-        penalty: Penalty | None = None,
-        compiled: bool = False,
-        recompute: bool = False,
-    ):
-        across_ranks(nets)
-        super().__init__(method, deepcopy(nets), penalty, compiled, recompute)
-        self.share(group, batch_size)
+    def moved(self, nets: nn.ModuleDict) -> nn.ModuleDict:
         self.whole = nets
+        return deepcopy(nets)
+
+    def wrap(self, group: Group) -> None:
+        penalty = self.bound.penalty
         mesh = init_device_mesh(group.device.type, (group.count,))
         still = {p for p in self.nets.parameters() if not p.requires_grad}
         pulled = penalty is not None and penalty(self.nets) is not None  # it sees all parameters at once: no block by itself

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sft_exp import durable, splits
 from sft_exp.core import stream
 from sft_exp.data import Images
-from sft_exp.heads import fit_linear
+from sft_exp.heads.fitted import fit_linear
 from sft_exp.stages.context import Context
 from sft_exp.store import Request
 

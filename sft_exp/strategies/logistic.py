@@ -8,7 +8,7 @@ from torch import nn
 
 from sft_exp.core import Strategy
 from sft_exp.errors import require
-from sft_exp.heads import grid_fit
+from sft_exp.heads.fitted import grid_fit
 
 
 @dataclass

@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from sft_exp.compare import Job, percent
-from sft_exp.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.errors import require
+from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.study import MAIN, Conclusion, Study, cost
 from sft_exp.verdict import LEVEL, interval, shared, word_of
 

@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sft_exp.compare import Job, percent
-from sft_exp.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.errors import require
-from sft_exp.page import Grid
+from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
+from sft_exp.reports.page import Grid
 from sft_exp.study import MAIN, SCRATCH, Conclusion, Study, cost
 from sft_exp.verdict import Verdict, interval, judge_all
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp import classifier
 from sft_exp.augment import view
 from sft_exp.core import Stream, Task
 from sft_exp.errors import require
 from sft_exp.experiment import Views
+from sft_exp.heads import classifier
 
 
 @dataclass

@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp import detectors
 from sft_exp.augment import view_with_boxes
 from sft_exp.core import Task
 from sft_exp.errors import require
 from sft_exp.experiment import Views
+from sft_exp.heads import detectors
 
 
 @dataclass

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp import classifier
 from sft_exp.augment import view
 from sft_exp.core import Task
 from sft_exp.errors import require
 from sft_exp.experiment import Views
+from sft_exp.heads import classifier
 
 
 @dataclass

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp import classifier
 from sft_exp.core import Task
 from sft_exp.errors import require
+from sft_exp.heads import classifier
 from sft_exp.nets import perceptron
 
 LOGVAR = 6.0  # largest size of a log-variance: a feature that never moves must not have infinite density

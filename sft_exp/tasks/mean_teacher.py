@@ -5,25 +5,16 @@ exp(-5 (1 - t)^2). The teacher, which starts as the student does and is never tr
 """
 
 from dataclasses import dataclass, field
-from math import exp
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from sft_exp import classifier
-from sft_exp.augment import view
-from sft_exp.core import Task
-from sft_exp.errors import require
 from sft_exp.experiment import Views
-from sft_exp.nets import follow_all, teacher_of
+from sft_exp.heads import classifier, teacher
 
 
 @dataclass
-class MeanTeacher(Task):
-    pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
-    per_row: ClassVar[bool] = False  # rows of two pools
-
+class MeanTeacher(teacher.Taught):
     head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
     standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
@@ -36,32 +27,17 @@ class MeanTeacher(Task):
 
     def __post_init__(self):
         classifier.check(self)
-        require(0 <= self.decay < 1, "decay", self.decay, "from 0 to below 1")
-        require(self.weight >= 0, "weight", self.weight, "0 or more")
-        require(0 <= self.ramp <= 1, "ramp", self.ramp, "from 0 to 1")
-        require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
+        teacher.check(self)
         how = Views(**self.views)
         self.shifted = classifier.weak(how, self.shift)
         self.seen = how if self.strong else self.shifted
 
-    def alters(self):
-        return True
-
     def networks(self, encoder, spec):
-        nets = classifier.networks(encoder, spec)
-        nets["teacher"] = teacher_of(nets)
-        return nets
+        return teacher.beside(classifier.networks(encoder, spec))
 
     def prepare(self, nets, data):
         classifier.prepare(self, nets, data)
-        self.teach(nets, decay=0.0)
-
-    def draw(self, batch, rng, progress):
-        x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
-        rise = 1.0 if progress >= self.ramp else exp(-5 * (1 - progress / self.ramp) ** 2)
-        weight = torch.tensor(self.weight * rise, device=x_BCHW.device)
-        views = view(x_BCHW, self.seen, rng), view(u_MCHW, self.shifted, rng), view(u_MCHW, self.seen, rng)
-        return views[0], batch["labelled"]["y"], *views[1:], weight
+        teacher.teach(nets, decay=0.0)
 
     def loss(self, nets, x_BCHW, y_B, weak_MCHW, seen_MCHW, weight):
         with torch.no_grad():
@@ -71,13 +47,6 @@ class MeanTeacher(Task):
         apart = (student_MY.softmax(1) - target_MY).square().sum(1).mean()
         shown = {"labels": known, "disagreement": apart, "accuracy": classifier.accuracy(student_BY, y_B)}
         return known + weight * apart, shown
-
-    def after(self, nets, *drawn):
-        self.teach(nets, self.decay)
-
-    def teach(self, nets, decay):
-        for part in ("encoder", "scale", "head"):
-            follow_all(nets["teacher"][part], nets[part], decay)
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y] of the teacher, at rest"""

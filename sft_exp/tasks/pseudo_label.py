@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp import classifier
 from sft_exp.core import Task
 from sft_exp.errors import require
+from sft_exp.heads import classifier
 
 
 @dataclass

@@ -3,9 +3,9 @@
 
 from dataclasses import dataclass, field
 
-from sft_exp import regressor
 from sft_exp.augment import view
 from sft_exp.experiment import Views
+from sft_exp.heads import regressor
 
 
 @dataclass

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp import dense
 from sft_exp.augment import view_with_mask
 from sft_exp.core import Task
 from sft_exp.errors import require
 from sft_exp.experiment import Views
+from sft_exp.heads import dense
 
 IGNORE = 255
 SAMPLED = 200  # pixels of an image that a solved head is fitted on

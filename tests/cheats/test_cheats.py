@@ -24,6 +24,7 @@ from sft_exp.data import Images
 from sft_exp.datasets.digits import Digits
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import DataError
+from sft_exp.jobs.arms import with_rate
 from sft_exp.stages import context, finetune
 from sft_exp.studies.label_efficiency import LabelEfficiency
 
@@ -131,7 +132,7 @@ def mcnemar(b, c):
     [
         (lambda r: {"steps": 10, "stop": 10}, "stop: 40 against 10"),  # under-trained
         (lambda r: {"encoder": MLP(hidden=[4])}, "encoder.hidden: [16] against [4]"),
-        (lambda r: {"optim": jobs.with_rate(r["optim"], 0.5)}, "optim.options.lr: 1e-05 against 0.5"),
+        (lambda r: {"optim": with_rate(r["optim"], 0.5)}, "optim.options.lr: 1e-05 against 0.5"),
         (lambda r: {"task": replace(r["task"], head="random")}, "task.head: probe against random"),
         (lambda r: {"augment": "shift"}, "augment: None against shift"),
     ],

@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable, sheet
+from sft_exp import durable
 from sft_exp.errors import ConfigError, StorageError
+from sft_exp.labelling import sheet
 
 HOST = "127.0.0.1"
 LONGEST = 1_000_000  # bytes of a request

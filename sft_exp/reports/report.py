@@ -13,12 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import advice, deploy, durable, page, pipeline, plots
+from sft_exp import durable, pipeline
 from sft_exp.core import Task
-from sft_exp.drawing import Picture
 from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, SINGLE, Job, stage
 from sft_exp.ls import bytes_
 from sft_exp.provenance import plain
+from sft_exp.reports import advice, model_card, page, plots
+from sft_exp.reports.drawing import Picture
 from sft_exp.stages import finetune
 from sft_exp.stages.context import pick
 from sft_exp.store import Request, Store
@@ -70,7 +71,7 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(f"Next: {following}", soft_wrap=True)
     screen.print(f"      ({why})", soft_wrap=whole)
     if "export" in result["stages"]:
-        screen.print(f"Exported: {folder / deploy.FOLDER / result['stages']['export']['file']}", soft_wrap=True)
+        screen.print(f"Exported: {folder / model_card.FOLDER / result['stages']['export']['file']}", soft_wrap=True)
     screen.print(f"Results: {folder}", soft_wrap=True)
 
 

@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 
 from sft_exp import curves
 from sft_exp.compare import NUMBERS, SENTENCES, Comparison, Job, Row, show
-from sft_exp.drawing import LINES, STYLE, WIDTH, Picture, png
-from sft_exp.page import Grid, pictures, table, whole
+from sft_exp.reports.drawing import LINES, STYLE, WIDTH, Picture, png
+from sft_exp.reports.page import Grid, pictures, table, whole
 
 SCALE = colormaps["viridis"]
 RULE = "#b5b5b5"

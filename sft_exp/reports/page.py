@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from sft_exp.drawing import Picture
+from sft_exp.reports.drawing import Picture
 
 PAGE = Path(__file__).with_name("page.html")
 Grid = tuple[list[str], list[list[str]]]  # a table's head and its rows

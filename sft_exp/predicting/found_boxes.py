@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sft_exp import detectors, durable
+from sft_exp import durable
 from sft_exp.boxes import Letterbox
 from sft_exp.data import decode, whole
 from sft_exp.errors import DataError
-from sft_exp.files import png, unique
+from sft_exp.heads import detectors
+from sft_exp.readers.files import png, unique
 from sft_exp.stages.model import Model
 
 FILE = "boxes.json"

@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sft_exp.data import FITS, Corpus, Held, Images, fitting, formats
+from sft_exp.data import FITS, Corpus, Dataset, Held, fitting, formats
 from sft_exp.errors import ConfigError, DataError, listing
-from sft_exp.files import File, survey
 from sft_exp.progress import bar, console
+from sft_exp.readers.files import File, part, survey
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # kinds of files that keep a pixel's value as it is
@@ -128,22 +128,44 @@ def placed(mask_HW: np.ndarray, canvas: Canvas) -> Tensor:
     return torch.from_numpy(np.array(picture))
 
 
+class MaskSet(Dataset):
+    """Images with masks from files. The fields that all of these have, whatever else they have."""
+
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
+    gives: ClassVar[tuple[str, ...]] = ("mask",)
+
+    root: str | None  # folder of the data set
+    size: Any  # pixels, or [rows, columns], of all images
+    channels: int  # 3 = colour, 1 = grey
+    fit: str  # how an image becomes that size
+    memory: float  # GB of images and masks held; a larger set is decoded as it is used
+    workers: int  # processes that decode it
+
+    def __post_init__(self):
+        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+
+    def folder(self, what: str) -> Path:
+        """The folder that root names. ConfigError says what it must be."""
+        if not self.root:
+            raise ConfigError("dataset.root", self.root, f"must name {what}")
+        return Path(self.root).expanduser()
+
+
 def corpus(
+    source: MaskSet,
     name: str,
     classes: tuple[str, ...],
     pairs: list[Pair],
-    canvas: Canvas,
     codes: Codes,
-    memory: float,
-    workers: int,
     strata: tuple[str, ...] = ("image",),
     named: dict[str, tuple[str, ...]] | None = None,
 ) -> Corpus:
     """The corpus that these files are: masks as the target `mask`. DataError names every file that cannot be used, and why."""
+    canvas, workers = source.canvas, source.workers
     bare = [f"{p.id}: there is no mask {p.mask}" for p in pairs if p.mask is not None and not p.mask.is_file()]
     if bare:
         raise DataError(f"{len(bare)} images have no mask:{listing(bare)}")
-    hold = len(pairs) * prod(canvas.image[1:]) * (canvas.image[0] + 1) <= memory * 1e9
+    hold = len(pairs) * prod(canvas.image[1:]) * (canvas.image[0] + 1) <= source.memory * 1e9
     files = [File(p.id, p.image) for p in pairs]
     x, seen = survey(files, canvas.image, hold, max(1, workers), canvas.fit)
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
@@ -157,26 +179,19 @@ def corpus(
         masks[torch.tensor([place.get(n, 0) for n in range(len(pairs))])] if isinstance(masks, Tensor) else _at(masks, place)
     )
 
-    def split(which: str) -> Images | None:
-        mine = [n for n, p in enumerate(pairs) if p.split == which]
-        y = torch.tensor([pairs[n].stratum if which != "pool" else -1 for n in mine], dtype=torch.long)
-        groups = [g for n in mine if (g := pairs[n].group) is not None] or None
-        targets = {"mask": target} if which != "pool" else {}
-        return Images(x, y, [pairs[n].id for n in mine], groups, workers, torch.tensor(mine), targets) if mine else None
-
     def fingerprint(*splits: str) -> str:
         told = [(p.id, p.split, p.stratum, p.group, s.sha256, hashes[place[n]] if n in place else "")
                 for n, (p, s) in enumerate(zip(pairs, seen, strict=True)) if p.split in splits]  # fmt: skip
         text = json.dumps([canvas.image, canvas.fit, classes, sorted(codes.known.items()), told])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    train = split("train")
+    train, test, pool = (part(which, pairs, x, {"mask": target}, workers) for which in ("train", "test", "pool"))
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
     console.print(told(name, pairs, [s.size for s in seen], canvas), highlight=False, soft_wrap=True)
     where = {p.id: p.image for p in pairs}
     return Corpus(
-        name, classes, train, split("test"), split("pool"), canvas.image, {}, fingerprint("train", "pool"), fingerprint("test"),
+        name, classes, train, test, pool, canvas.image, {}, fingerprint("train", "pool"), fingerprint("test"),
         where, strata=strata, named=named or {},
     )  # fmt: skip
 
@@ -222,8 +237,3 @@ def told(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Can
     how = {"crop": "cropped in the middle", "stretch": "stretched", "letterbox": "with a margin"}[canvas.fit]
     span = "x".join(map(str, low)) + ("" if low == high else f" to {'x'.join(map(str, high))}")
     return f"{name}: images {', '.join(counts)}; {span} pixels, {how} to {canvas.image[2]}x{canvas.image[1]}."
-
-
-def beside(folder: Path, stem: str) -> Path | None:
-    """The mask in the folder that is called like the image."""
-    return next((p for suffix in MASKS if (p := folder / f"{stem}{suffix}").is_file()), None)

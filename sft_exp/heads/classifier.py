@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sft_exp.core import Spec, Tensors
 from sft_exp.errors import require
 from sft_exp.experiment import Views
-from sft_exp.heads import fit_linear
+from sft_exp.heads.fitted import fit_linear
 from sft_exp.nets import Standardise
 
 SCALES = ("common", "each", "none")

@@ -9,16 +9,16 @@ import json
 from collections import Counter
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sft_exp.boxes import Letterbox, pad
-from sft_exp.data import Corpus, Images
+from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import DataError, listing, require
-from sft_exp.files import File, survey
 from sft_exp.progress import console
+from sft_exp.readers.files import File, survey
 
 NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
 
@@ -41,8 +41,11 @@ class Marked(NamedTuple):
     told: str  # the file of annotations
 
 
-class Source(Protocol):
-    """The fields that all data sets of boxes have."""
+class BoxSet(Dataset):
+    """Images with boxes from files. The fields that all of these have, whatever else they have."""
+
+    gives: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
 
     root: str | None  # folder of the data set
     size: Any  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
@@ -51,19 +54,17 @@ class Source(Protocol):
     memory: float  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int  # processes that decode it
 
-
-def check(source: Source) -> None:
-    """ConfigError for values that cannot be."""
-    sides = source.size if isinstance(source.size, list) else [source.size]
-    whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
-    require(whole and len(sides) in (1, 2), "size", source.size, "a number of pixels, or [rows, columns]")
-    require(source.channels in (1, 3), "channels", source.channels, "1 (grey) or 3 (colour)")
-    require(source.boxes in ("refuse", "drop"), "boxes", source.boxes, "refuse or drop")
-    require(source.memory >= 0, "memory", source.memory, "0 or more")
-    require(source.workers >= 0, "workers", source.workers, "0 or more")
+    def __post_init__(self):
+        sides = self.size if isinstance(self.size, list) else [self.size]
+        whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
+        require(whole and len(sides) in (1, 2), "size", self.size, "a number of pixels, or [rows, columns]")
+        require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
+        require(self.boxes in ("refuse", "drop"), "boxes", self.boxes, "refuse or drop")
+        require(self.memory >= 0, "memory", self.memory, "0 or more")
+        require(self.workers >= 0, "workers", self.workers, "0 or more")
 
 
-def corpus(source: Source, name: str, classes: tuple[str, ...], train: list[Marked], test: list[Marked] | None) -> Corpus:
+def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Marked], test: list[Marked] | None) -> Corpus:
     """The data set; DataError if an image cannot be used, is in both parts, or has a box that cannot be."""
     sides = source.size if isinstance(source.size, list) else [source.size]
     image = (source.channels, sides[0], sides[-1])

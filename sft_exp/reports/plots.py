@@ -12,8 +12,8 @@ from torch import Tensor
 from sft_exp import curves, pipeline, splits, transfer
 from sft_exp.core import seed_global
 from sft_exp.data import Images
-from sft_exp.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
 from sft_exp.jobs import LABELS_ONLY, MAIN, SCRATCH, Job
+from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
 

@@ -1,9 +1,11 @@
 """Image files: found in folders, by globs and in tar files, and each read once, so that a broken one is known before any use."""
 
+import csv
 import hashlib
 import io
 import os
 import tarfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from glob import glob, has_magic
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sft_exp.data import decode, formats
+from sft_exp.data import Held, Images, decode, formats
 from sft_exp.errors import DataError
 from sft_exp.progress import bar
 
@@ -128,6 +130,43 @@ def below(folder: Path) -> list[Path]:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Every file in a folder and its subfolders that is named like an image, in the order of their paths. OSError as `below`."""
+    return [p for p in below(folder) if is_image(p.name)]
+
+
+def names_in(file: Path, hint: str) -> list[str]:
+    """The first word of each line. DataError with the hint where the file cannot be read."""
+    try:
+        return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}{hint}") from error
+
+
+def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """A CSV with the columns that it needs, which `key` names: (its columns, its lines with their numbers). DataError."""
+    try:
+        reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""), restval="")
+        lines = [(reader.line_num, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
+    columns = list(reader.fieldnames or [])
+    if missing := [c for c in needs if c not in columns]:
+        has = ",".join(columns) or "nothing"
+        raise DataError(f"{file}: no column {' and '.join(missing)}; its first line has {has}{hint}")
+    return columns, lines
+
+
+def part(which: str, rows: Sequence[Any], x: Held, targets: Mapping[str, Held], workers: int) -> Images | None:
+    """The images of one split (train, test, or pool: without annotations), where there are any. Each row has an id, a split, a
+    stratum, and perhaps a group; `x` and `targets` hold what belongs to all rows, in order."""
+    mine, pool = [n for n, r in enumerate(rows) if r.split == which], which == "pool"
+    y = torch.tensor([-1 if pool else rows[n].stratum for n in mine], dtype=torch.long)
+    groups = [g for n in mine if (g := rows[n].group) is not None] or None
+    ids = [rows[n].id for n in mine]
+    return Images(x, y, ids, groups, workers, torch.tensor(mine), {} if pool else targets) if mine else None
 
 
 def members(archive: Path, name: str, most: float) -> list[File]:

@@ -18,10 +18,10 @@ from sft_exp import durable
 from sft_exp.core import Task
 from sft_exp.data import decode, whole
 from sft_exp.errors import DataError
-from sft_exp.files import png, unique
-from sft_exp.found_boxes import BoxFiles
+from sft_exp.predicting.found_boxes import BoxFiles
+from sft_exp.predicting.tiles import tiled
+from sft_exp.readers.files import png, unique
 from sft_exp.stages.model import Model
-from sft_exp.tiles import tiled
 
 Write = Callable[[Path, bytes], None]
 PALETTE = (0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167)

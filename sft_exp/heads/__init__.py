@@ -1,0 +1,1 @@
+"""What stands on an encoder: heads, what their tasks share, and where they start."""

@@ -1,0 +1,177 @@
+"""The arms that are compared: the main one, and its controls, fine-tuning requests that differ from it in what their name says
+and in nothing else, so equal ones are one folder whoever asks."""
+
+from dataclasses import asdict, fields, replace
+from math import ceil, prod
+from pathlib import Path
+
+from sft_exp import splits
+from sft_exp.core import Encoder, Strategy, Task
+from sft_exp.encoders.colours import Colours
+from sft_exp.encoders.pixels import Pixels
+from sft_exp.encoders.projection import Projection
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Experiment, Target
+from sft_exp.jobs.job import Job, add, closed, going_on, place, steps
+from sft_exp.jobs.starts import start_of
+from sft_exp.nets import DENSE
+from sft_exp.pretrainers.pca import PCA
+from sft_exp.splits import Labels
+from sft_exp.store import Request
+from sft_exp.strategies.knn import KNN
+from sft_exp.strategies.linear import Linear
+from sft_exp.strategies.logistic import Logistic
+from sft_exp.strategies.ridge import Ridge
+from sft_exp.strategies.spread import Spread
+from sft_exp.strategies.svm import Svm
+from sft_exp.strategies.svr import Svr
+from sft_exp.tasks.classify import Classify
+from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
+from sft_exp.tasks.regress import Regress
+
+MAIN, SCRATCH, RANDOM = "pretrained", "scratch", "random_frozen"
+LONG = "scratch_long"  # as many more steps as the pretraining had
+LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without the unlabelled images
+SINGLE = "alone_"  # of a task that learns several things at once: one of them
+CONTROLS = (SCRATCH, RANDOM, "raw_pixels", "raw_svm", "pca_svm")
+FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
+    "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
+    "numbers": {"raw_pixels": (Pixels(), Ridge()), "raw_svm": (Pixels(), Svr()), "pca_svm": (Projection(), Svr())},
+    "pixels": {"raw_pixels": (Colours(), Logistic())},
+}
+MORE_FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # only where they are asked for by name, as are those below
+    "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), Spread())}
+}
+FROZEN: dict[str, dict[str, Strategy]] = {  # what a task predicts -> heads on the pretrained encoder at rest
+    "classes": {"frozen_svm": Svm(), "frozen_linear": Logistic(), "frozen_spread": Spread()},
+    "numbers": {"frozen_svm": Svr(), "frozen_linear": Ridge()},
+    "pixels": {"frozen_linear": Logistic()},
+}
+FOLDS = 5  # of val=cv
+
+
+def controls(e: Experiment) -> tuple[str, ...]:
+    """The arms beside the main one."""
+    usual = (SCRATCH, RANDOM, *FLOORS.get(e.task.predicts, {}))
+    usual = (*usual, LABELS_ONLY) if "unlabelled" in e.task.pools else usual
+    usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
+    if isinstance(e.controls, bool):
+        return usual if e.controls else ()
+    valid = (*usual, LONG, *MORE_FLOORS.get(e.task.predicts, {}), *FROZEN.get(e.task.predicts, {}))
+    for name in e.controls:
+        if name not in valid:
+            raise ConfigError("controls", name, f"true, false, or a list of {', '.join(valid)}")
+    return tuple(e.controls)
+
+
+def finetuning(
+    job: Job, shared: Request, arm: str, features: dict, labels: Labels, draw: int, size: int, start: Path | None
+) -> Request:
+    """The request of one arm and draw. Arms differ from the main one in what their name says and in nothing else."""
+    e = job.experiment
+    request: Request = {
+        **shared,
+        "task": e.task,
+        "strategy": e.strategy,
+        "encoder": e.encoder,
+        "features": features,
+        "start": start,
+        "labels": labels,
+        "draw": draw,
+        "seed": e.seed,
+        "val": e.val if e.val in ("holdout", "full") else "none",
+        "optim": e.optim,
+        "schedule": e.schedule,
+        **steps(e.finetune, size),
+        "batch_size": e.finetune.size(size),
+        "piece": e.finetune.piece,
+        "clip": e.finetune.clip,
+        "ema": e.finetune.ema,
+        "patience": e.finetune.patience,
+        "precision": e.hardware.precision,
+    }
+    request |= difference(job, shared, arm, request)
+    if request["strategy"].solves:
+        return closed(request)
+    return going_on(job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size))
+
+
+def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
+    """What an arm's name says that it does otherwise than the main one."""
+    task: Task = main["task"]
+    if arm == MAIN:
+        return {}
+    if arm == SCRATCH:
+        return {"start": None}
+    if arm == LONG:
+        return {"start": None, **longer(main, job)}
+    if arm.startswith(SINGLE):
+        return {"task": task.alone()[arm.removeprefix(SINGLE)]}
+    supervised = alone(task)  # floors and labels_only: what the labels alone give
+    if arm == LABELS_ONLY:
+        return {"task": supervised}
+    if arm == RANDOM:
+        return {"task": supervised, "start": None, "strategy": Linear()}
+    solved: Request = {"task": supervised.solvable(), "val": "none"}
+    if arm in (frozen := FROZEN.get(task.predicts, {})):
+        return {**solved, "strategy": frozen[arm]}
+    encoder, strategy = {**FLOORS.get(task.predicts, {}), **MORE_FLOORS.get(task.predicts, {})}[arm]
+    floor = {"features": {"maps": [-1] if task.pooled else [DENSE], "pool": "avg", "grid": 1}, "strategy": strategy}
+    if isinstance(encoder, Projection):
+        return {**solved, **floor, **components(job, shared, main["draw"])}
+    return {**solved, **floor, "encoder": encoder, "start": None}
+
+
+def components(job: Job, shared: Request, draw: int) -> Request:
+    """The encoder of the PCA floor, and where it starts: the components of the images that the draw may learn from."""
+    fold = splits.pretrainings(job.corpus, job.experiment.draws)[draw]
+    projection = Projection(min(50, prod(job.corpus.image)))
+    none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
+    fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
+    return {"encoder": projection, "start": start_of(job, fit)}
+
+
+def alone(task: Task) -> Task:
+    """The task itself, or for a semi-supervised one that which learns from the labels alone, from the same start and on the
+    same views."""
+    if "unlabelled" not in task.pools:
+        return task
+    if isinstance(inner := getattr(task, "task", None), Task):
+        return inner
+    if isinstance(task, MeanTeacherNumbers):
+        return Regress(
+            **{**{f.name: getattr(task, f.name) for f in fields(Regress)}, "augment": True, "views": asdict(task.seen)}
+        )
+    shared = {f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)}
+    return Classify(**shared, augment="views" in shared)
+
+
+def longer(request: Request, job: Job) -> Request:
+    """The steps of a fine-tuning that sees, beside its own, as many images as the pretraining saw."""
+    seen = max((r["stop"] * r["batch_size"] for r in job.requests["pretrain"]), default=0)
+    steps = request["stop"] + ceil(seen / request["batch_size"])
+    return {"steps": steps, "stop": steps, "_after": None}
+
+
+def tuned(job: Job, request: Request) -> Target:
+    """The request's optimizer. With lr=auto or search its rate is what another stage finds for this very arm and draw,
+    inside its labels; every arm gets the same search."""
+    optim: Target = request["optim"]
+    rate = optim.options["lr"]
+    if isinstance(rate, float):
+        return optim
+    if rate == "auto":
+        name, finding = "lr_find", {**request, "optim": with_rate(optim, 1.0), "schedule": None}
+    else:
+        trials = [{**request, "optim": with_rate(optim, r), "folds": FOLDS} for r in optim.hints["search"]["lr"]]
+        for trial in trials:
+            add(job, "search", trial)
+        folders = [place(job, "search", t) for t in trials]
+        rates = [float(r) for r in optim.hints["search"]["lr"]]
+        name, finding = "choose", {"rates": rates, "trials": folders, "score": request["task"].score}
+    add(job, name, finding)
+    return with_rate(optim, place(job, name, finding))
+
+
+def with_rate(optim: Target, rate: float | Path) -> Target:
+    return replace(optim, options={**optim.options, "lr": rate})

@@ -1,0 +1,115 @@
+"""A job: an experiment and everything that it asks of the store, by stage."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sft_exp.data import Corpus
+from sft_exp.experiment import Budget, Experiment
+from sft_exp.provenance import digest, plain
+from sft_exp.splits import Labels
+from sft_exp.stages import (
+    bill,
+    choose,
+    compress,
+    describe,
+    describe_test,
+    evaluate,
+    export,
+    finetune,
+    likelihood,
+    lr_find,
+    pretrain,
+    validate,
+)  # fmt: skip
+from sft_exp.stages.context import Context
+from sft_exp.store import Request, Result, Stage
+
+FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
+    "data": describe.run,
+    "pretrain": pretrain.run,
+    "lr_find": lr_find.run,
+    "search": validate.run,
+    "choose": choose.run,
+    "finetune": finetune.run,
+    "validate": validate.run,
+    "test": describe_test.run,
+    "likelihood": likelihood.run,
+    "evaluate": evaluate.run,
+    "compress": compress.run,
+    "bill": bill.run,
+    "export": export.run,
+}
+SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")  # with all processes, where there are several
+
+
+@dataclass
+class Job:
+    """An experiment with all its requests. `requests[stage]` in order; arms hold positions in them, one a draw."""
+
+    experiment: Experiment
+    corpus: Corpus
+    labels: Labels
+    requests: dict[str, list[Request]] = field(default_factory=lambda: {name: [] for name in FUNCTIONS})
+    arms: dict[str, list[int]] = field(default_factory=dict)  # arm -> positions of its draws in requests["finetune"]
+    results: dict[str, list[Result]] = field(default_factory=dict)
+
+
+def stage(name: str, ctx: Context | None = None) -> Stage:
+    """The stage of that name; without a context it can name folders, but not run."""
+    function = FUNCTIONS[name]
+
+    def run(folders: list[Path], requests: list[Request]) -> None:
+        assert ctx is not None
+        if len(requests) > 1:
+            finetune.run_alike(folders, requests, replace(ctx, group=None))
+        elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
+            function(folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0])))
+        else:
+            function(folders[0], requests[0], replace(ctx, group=None))
+
+    alike = finetune.alike if name == "finetune" else None
+    made = Stage(name, run, lambda request: {**plain(request), "code": digest(request, function.__module__)}, alike)
+    return made
+
+
+def add(job: Job, name: str, request: Request) -> int:
+    job.requests[name].append(request)
+    return len(job.requests[name]) - 1
+
+
+def place(job: Job, name: str, request: Request) -> Path:
+    """Where a stage's answer to the request will lie: what requests that need it name as their input."""
+    return Path(job.experiment.store) / stage(name).folder_name(request)
+
+
+def steps(budget: Budget, n: int) -> Request:
+    """Where schedules end, and where one stops, for a data set of n."""
+    return {"steps": budget.end(n), "stop": budget.total(n), "_after": None}
+
+
+def going_on(job: Job, name: str, request: Request, before: int | None) -> Request:
+    """The request, with the folder of the same one that stopped after `before` steps: its checkpoint is where this starts,
+    if it is there; the result is the same to the bit."""
+    if before is None:
+        return request
+    return {**request, "_after": place(job, name, {**request, "stop": before})}
+
+
+def closed(request: Request) -> Request:
+    """A request without what only gradient training reads, so that equal work has equal names."""
+    return {
+        **request,
+        "seed": 0,
+        "optim": None,
+        "schedule": None,
+        "steps": 0,
+        "stop": 0,
+        "_after": None,
+        "_monitor": None,
+        "batch_size": 0,
+        "piece": None,
+        "clip": None,
+        "precision": "fp32",
+        **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None)) if key in request},
+    }

@@ -1,0 +1,85 @@
+"""What fine-tunings start from: a pretraining for each fold that needs its own, and the weights that one starts from itself."""
+
+from pathlib import Path
+
+from sft_exp import transfer
+from sft_exp.data import Corpus
+from sft_exp.errors import ConfigError
+from sft_exp.experiment import Experiment
+from sft_exp.jobs.job import Job, add, closed, going_on, place, steps
+from sft_exp.splits import Labels
+from sft_exp.stages import pretrain
+from sft_exp.store import Request
+
+
+def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:
+    """Adds the request of the pretraining that this fold's draws start from; its folder-to-be, or None for pretrainer=none."""
+    e = job.experiment
+    if e.pretrainer.learns == "nothing":
+        return None
+    size = len(pretrain.pool_of(pool, fold, e.pretrainer, job.corpus.image))
+    request: Request = {
+        **shared,
+        **initial(e),
+        "method": e.pretrainer,
+        "encoder": e.encoder,
+        "image": job.corpus.image,
+        "fold": fold,
+        "seed": e.seed,
+        "optim": e.pretrain_optim,
+        "schedule": e.pretrain_schedule,
+        **steps(e.pretrain, size),
+        "batch_size": e.pretrain.size(size),
+        "piece": e.pretrain.piece,
+        "clip": e.pretrain.clip,
+        "precision": e.hardware.precision,
+        "_monitor": watched(job, fold) if e.monitors else None,
+    }
+    if e.pretrainer.learns != "by gradient":
+        return start_of(job, closed(request))
+    return start_of(job, going_on(job, "pretrain", request, e.pretrain.before(size)))
+
+
+def initial(e: Experiment) -> Request:
+    """What a pretraining's request says of the weights it starts from: the file by the hash of its content."""
+    path, learns = e.pretrainer.init, e.pretrainer.learns
+    if path and learns in ("nothing", "in closed form"):
+        raise ConfigError("pretrainer.init", path, "must be null: nothing starts from weights here; take pretrainer=checkpoint")
+    if learns == "from a file" and not path:
+        raise ConfigError(
+            "pretrainer.init", path, f"must name weights: a file, a folder of ours, or {transfer.TORCHVISION}resnet18"
+        )
+    file = transfer.locate(path) if path else None
+    digest = transfer.read(file)[1] if file else None
+    return {"init": digest, "_init": file, "_min_loaded": e.transfer.min_loaded}
+
+
+def watched(job: Job, fold: int | str | None) -> Request:
+    """What is looked at while pretraining: the first draw's labels, or where a pretraining is of one fold, its draw's."""
+    e = job.experiment
+    labels = Labels.parse(e.labels, e.labels_total)
+    return {"dataset": e.dataset, "labels": labels, "draw": fold if isinstance(fold, int) else 0}
+
+
+def start_of(job: Job, request: Request) -> Path:
+    if request not in job.requests["pretrain"]:
+        add(job, "pretrain", request)
+    return place(job, "pretrain", request)
+
+
+def likely(job: Job, shared: Request, start: Path | None) -> Request:
+    """The request of the test images' likelihood. ConfigError if there is none."""
+    e = job.experiment
+    if start is None or not e.pretrainer.has_likelihood:
+        raise ConfigError("nll_samples", e.nll_samples, f"must be 0: {type(e.pretrainer).__name__} has no likelihood")
+    if job.corpus.test is None:
+        raise ConfigError("nll_samples", e.nll_samples, f"must be 0: {job.corpus.name} has no images for testing alone")
+    return {
+        **shared,
+        "method": e.pretrainer,
+        "encoder": e.encoder,
+        "image": job.corpus.image,
+        "start": start,
+        "seed": e.seed,
+        "samples": e.nll_samples,
+    }

@@ -10,7 +10,7 @@ from typing import Any
 from sft_exp import curves, mirror, splits
 from sft_exp.compressors.distill import ALONE
 from sft_exp.errors import NonFiniteError, ToleranceError
-from sft_exp.jobs import MAIN, SCRATCH, SINGLE, Job, prepare, stage
+from sft_exp.jobs import LABELS_ONLY, MAIN, SCRATCH, SINGLE, Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
@@ -100,6 +100,7 @@ def results(job: Job) -> dict[str, Any]:
         "controls": {arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
         "verdict": asdict(verdict) if verdict else {},
         "heads": together(job, scores),
+        "unlabelled": unlabelled(job, scores),
         "likelihood": likelihoods[0] if likelihoods else {},
         "stages": {
             "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
@@ -137,6 +138,7 @@ SHARING = {
     "too small to matter": "the difference is too small to matter",
     "cannot tell": "cannot tell which is better",
 }
+ADDING = {**SHARING, "helped": "what is learnt without labels helps", "hurt": "what is learnt without labels hurts"}
 
 
 def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -145,19 +147,39 @@ def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, A
     for name, task in job.experiment.task.alone().items():
         _, metric = task.columns
         alone = scores.get(f"{SINGLE}{name}")
-        if not alone or not all(metric in s for s in (*scores[MAIN], *alone)):
-            continue
-        shared, own = ([s[metric] for s in rows] for rows in (scores[MAIN], alone))
-        gains = [[a - b for a, b in zip(shared, own, strict=True)]]
-        ratio = fmean(splits.make(job.corpus, job.labels, d).ratio for d in range(job.experiment.draws))
-        said = judge(gains, ratio, "")
-        interval = "" if said.low is None or said.high is None else f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})"
-        text = (
-            f"{task.columns[metric]}: {100 * fmean(shared):.1f} together, {100 * fmean(own):.1f} alone, "
-            f"{100 * said.difference:+.1f} points{interval}: {SHARING[said.word]}."
-        )
-        found[name] = {**asdict(said), "text": text}
+        if alone and all(metric in s for s in (*scores[MAIN], *alone)):
+            found[name] = beside(job, scores[MAIN], alone, metric, task.columns[metric], ("together", "alone"), SHARING)
     return found
+
+
+def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Of a task that learns from images without labels, against the labels alone from the same start; empty if not asked for."""
+    if LABELS_ONLY not in scores:
+        return {}
+    task = job.experiment.task
+    ways = ("with unlabelled images", "with the labels alone")
+    return beside(job, scores[MAIN], scores[LABELS_ONLY], task.score, task.columns[task.score], ways, ADDING)
+
+
+def beside(
+    job: Job,
+    ours: list[dict[str, float]],
+    theirs: list[dict[str, float]],
+    metric: str,
+    name: str,
+    ways: tuple[str, str],
+    says: dict[str, str],
+) -> dict[str, Any]:
+    """A verdict on a difference that is not the pretraining's, and its sentence."""
+    a, b = ([s[metric] for s in rows] for rows in (ours, theirs))
+    ratio = fmean(splits.make(job.corpus, job.labels, d).ratio for d in range(job.experiment.draws))
+    said = judge([[x - y for x, y in zip(a, b, strict=True)]], ratio, "")
+    interval = "" if said.low is None or said.high is None else f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})"
+    text = (
+        f"{name}: {100 * fmean(a):.1f} {ways[0]}, {100 * fmean(b):.1f} {ways[1]}, "
+        f"{100 * said.difference:+.1f} points{interval}: {says[said.word]}."
+    )
+    return {**asdict(said), "text": text}
 
 
 def falling(job: Job) -> list[str]:

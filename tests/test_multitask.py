@@ -197,7 +197,9 @@ def test_a_pretrainers_objective_is_learnt_beside_the_labels():
     assert result["score"] == "accuracy"
     assert set(result["controls"]) == {"scratch", "labels_only", "random_frozen", "raw_pixels", "raw_svm", "pca_svm"}
     assert result["test"]["accuracy"] > 0.75
-    assert "labels_only" in result["draws"]
+    gain = np.mean(result["draws"]["pretrained"]) - np.mean(result["draws"]["labels_only"])
+    assert result["unlabelled"]["difference"] == pytest.approx(gain)
+    assert f"with the labels alone, {100 * gain:+.1f} points" in result["unlabelled"]["text"]
     assert result["draws"]["pretrained"] != result["draws"]["labels_only"]
     nothing = sft_exp.run([*SMALL, "pretrainer=none", *options, "task.weight=0"], "weightless")
     assert nothing["draws"]["pretrained"] == nothing["draws"]["labels_only"], "an objective of no weight changes nothing"

@@ -27,7 +27,7 @@ def notes(job: Job, result: Result) -> list[str]:
     """What must be known beside the verdict; empty if nothing must."""
     found = []
     if not result["verdict"]:
-        missing = "pretrainer=none starts from scratch" if no_pretraining(job.experiment) else "controls=false leaves none"
+        missing = "pretrainer=none starts from scratch" if no_pretraining(job.experiment) else "controls leaves scratch out"
         found.append(f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}.")
     if not result["stages"]["finetune"]["converged"]:
         arms = " and ".join(pipeline.falling(job))
@@ -39,6 +39,7 @@ def notes(job: Job, result: Result) -> list[str]:
             "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
         )
     found += [head["text"] for head in result.get("heads", {}).values()]
+    found += [told["text"]] if (told := result.get("unlabelled")) else []
     return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
 
 

@@ -247,6 +247,10 @@ def test_folders_without_their_counterparts(tmp_path):
         MaskFolder(root=str(tmp_path)).load()
     with pytest.raises(DataError, match=r"there is no .*Expected is root/images and root/masks"):
         MaskFolder(root=str(tmp_path / "masks")).load()
+    folder(tmp_path, 3, "train")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match=r"there is no .*test/images\. Expected is"):
+        MaskFolder(root=str(tmp_path)).load()
     with pytest.raises(DataError, match=r"leftImg8bit/train/<city>"):
         Cityscapes(root=str(tmp_path)).load()
 

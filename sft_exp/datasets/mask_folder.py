@@ -49,8 +49,8 @@ class MaskFolder(masks.MaskSet):
     def load(self):
         root = self.folder(f"the folder of your images. {LAYOUTS}")
         parts = [root / name for name in ("train", "test") if (root / name).is_dir()] or [root]
-        if not (parts[0] / "images").is_dir() or not (parts[0] / "masks").is_dir():
-            raise DataError(f"dataset.root={root}: there is no {parts[0] / 'images'} or no {parts[0] / 'masks'}. {LAYOUTS}")
+        if missing := [folder for part in parts for folder in (part / "images", part / "masks") if not folder.is_dir()]:
+            raise DataError(f"dataset.root={root}: there is no {missing[0]}. {LAYOUTS}")
         pairs = [
             p for part in parts for p in self.inside(root, part, "test" if part.name == "test" and part != root else "train")
         ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sft_exp.boxes import Letterbox, pad
 from sft_exp.data import Corpus, Dataset, Images
-from sft_exp.errors import DataError, listing, require
+from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 from sft_exp.readers.files import File, survey
 
@@ -188,9 +188,9 @@ def told(name: str, report: dict[str, Any]) -> str:
 
 
 def path_of(root: str | None, layout: str) -> Path:
-    """The data set's folder; DataError says what is expected there."""
+    """The data set's folder. ConfigError if none is named, DataError if there is none; both say what is expected there."""
     if not root:
-        raise DataError(f"dataset.root names no folder. {layout}")
+        raise ConfigError("dataset.root", root, f"must name a folder. {layout}")
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(f"dataset.root={root}: no such folder. {layout}")

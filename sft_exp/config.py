@@ -149,14 +149,11 @@ def dataset_option(name: str | None) -> dict[str, Any] | None:
 
 def node(file: Path, module: str) -> type:
     """The dataclass in a part's file as a typed Hydra node: its fields with their literal defaults, and where to find it."""
-    (kind,) = [
-        c
-        for c in ast.parse(file.read_text()).body
-        if isinstance(c, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in c.decorator_list)
-    ]
-    made: list[Any] = [("_target_", str, field(default=f"{module}.{kind.name}"))]
-    made += [f for base in kind.bases for f in inherited(ast.unparse(base))] + own(kind)
-    return make_dataclass(kind.name, made)
+    body = ast.parse(file.read_text()).body
+    (kind,) = [c for c in body if isinstance(c, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in c.decorator_list)]
+    target: Any = ("_target_", str, field(default=f"{module}.{kind.name}"))
+    found = [target, *(f for base in kind.bases for f in inherited(ast.unparse(base), body)), *own(kind)]
+    return make_dataclass(kind.name, list({f[0]: f for f in found}.values()))  # a field given anew has its new default
 
 
 def open_ended(kind: type, file: Path) -> Any:
@@ -182,9 +179,24 @@ def own(kind: ast.ClassDef) -> list[Any]:
     ]
 
 
+def inherited(base: str, body: list[ast.stmt]) -> list[Any]:
+    """The fields that a part has from its base: those of the other part that it builds on, `class Mine(VAE)`, or those that every
+    part of its kind has."""
+    source = next(
+        (n.module for n in body if isinstance(n, ast.ImportFrom) and base in [a.asname or a.name for a in n.names]), None
+    )
+    if found := next(((file, module) for _, file, module in parts() if module == source), None):
+        return [
+            (f.name, f.type, field(default=f.default, default_factory=f.default_factory))
+            for f in fields_of(node(*found))
+            if f.name != "_target_"
+        ]
+    return of_kind(base)
+
+
 @cache
-def inherited(base: str) -> list[Any]:
-    """The fields that every part of a kind has, from the kind's own source."""
+def of_kind(base: str) -> list[Any]:
+    """The fields of a class of core.py."""
     file = HERE / "core.py"
     return [f for c in ast.parse(file.read_text()).body if isinstance(c, ast.ClassDef) and c.name == base for f in own(c)]
 

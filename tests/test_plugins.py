@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
@@ -81,6 +82,15 @@ def test_a_users_method_gets_the_contract_tests(mine):
     )
     assert answer.returncode == 0, answer.stdout
     assert int(re.search(r"(\d+) passed", answer.stdout)[1]) > 15
+
+
+def test_a_method_that_builds_on_another_has_its_fields(tmp_path):
+    file = tmp_path / "mine.py"
+    head = "from dataclasses import dataclass\nfrom sft_exp.pretrainers.vae import VAE as Theirs\n"
+    file.write_text(f"{head}@dataclass\nclass Mine(Theirs):\n    latent: int = 7\n    sharp: float = 0.5\n")
+    ours = {f.name: f.default for f in fields(config.node(file, "mine"))}
+    theirs = {f.name: f.default for f in fields(config.node(HERE / "pretrainers" / "vae.py", "vae"))}
+    assert ours == {**theirs, "_target_": "mine.Mine", "latent": 7, "sharp": 0.5}
 
 
 @pytest.mark.parametrize("name", ["nowhere", "my-methods/x", "json"])

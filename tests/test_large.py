@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from typing import ClassVar
 
 import pytest
 import torch
@@ -104,3 +105,28 @@ def test_the_whole_line(shards, tmp_path):
     result = api.run(["dataset=webdataset", f"dataset.root={shards.root}", *small, *sizes])
     assert result["data"]["train"] == 12
     assert result["data"]["test"] == 4
+
+
+def test_from_imagenets_layout_to_cifar(shared_data, monkeypatch):
+    """The experiment on small sets: pictures in folders of classes, then those that torchvision reads."""
+    import torchvision.datasets
+
+    class Small(torchvision.datasets.CIFAR10):
+        train_list: ClassVar = [["data_batch_1", None]]
+        test_list: ClassVar = [["test_batch", None]]
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Small)
+    sets = [f"pretrain_dataset.root={shared_data}/cifar10_jpeg12k", f"dataset.root={shared_data}/cifar10_exact5k"]
+    options = [
+        "pretrain_dataset.workers=0",
+        "dataset.download=false",
+        "encoder=conv",
+        "labels=5",
+        "draws=2",
+        "controls=[scratch]",
+    ]
+    steps = ["pretrain.steps=4", "pretrain.batch_size=16", "finetune.steps=4", "tracker=none", "report=false"]
+    result = api.run(["experiment=imagenet_to_cifar10", *sets, *options, *steps])
+    assert (result["data"]["train"], result["data"]["test"], result["data"]["labelled"]) == (4000, 1000, 50)
+    assert len(result["draws"]["scratch"]) == 2
+    assert result["stages"]["pretrain"]["folder"]

@@ -18,7 +18,7 @@ OUTPUTS = {"linear": lambda h: h, "relu": F.relu, "sigmoid": F.sigmoid}
 
 def bernoulli(logits_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """-log p(x) of independent Bernoulli pixels [scalar, nats an image]; grey levels in [0, 1] count as probabilities."""
-    return F.binary_cross_entropy_with_logits(logits_BCHW, x_BCHW, reduction="sum") / len(x_BCHW)
+    return F.binary_cross_entropy_with_logits(precise(logits_BCHW), x_BCHW, reduction="sum") / len(x_BCHW)
 
 
 def log_bernoulli(logits_KBCHW: Tensor, x_BCHW: Tensor) -> Tensor:
@@ -40,6 +40,7 @@ def squared(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
 
 def kl_to_standard_normal(mean_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
     """KL(N(mean, exp logvar) || N(0, I)) [scalar, nats an image]. Kingma & Welling, arXiv:1312.6114, appendix B."""
+    mean_BZ, logvar_BZ = precise(mean_BZ), precise(logvar_BZ)
     return 0.5 * (mean_BZ.square() + logvar_BZ.exp() - logvar_BZ - 1).sum() / len(mean_BZ)
 
 

@@ -196,6 +196,7 @@ def test_patience_needs_images_to_look_at(experiment):
         "strategy=l2sp val=none optim=sam optim.lr=0.01",
         "task=mean_teacher val=none finetune.clip=1",
         "task=fixmatch strategy=layerwise val=holdout finetune.ema=0.9",
+        "task=fixmatch task.align=true val=none",
         "task=m1_m2 strategy=linear val=none",
     ],
 )

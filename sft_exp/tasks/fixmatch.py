@@ -1,6 +1,8 @@
 """FixMatch: what a weak view shows for sure, a strong view must show too. Sohn et al., arXiv:2001.07685, equations 3 and 4.
 
-Loss: H(y, p(weak x)) + weight * mean[max p(weak u) >= threshold] H(argmax p(weak u), p(strong u)).
+Loss: H(y, p(weak x)) + weight * mean[max q(u) >= threshold] H(argmax q(u), p(strong u)), where q(u) = p(weak u). With align=true
+q(u) ~ p(weak u) * (share of the class among the labels / its running share among p(weak u)): distribution alignment, Berthelot et
+al., arXiv:1911.09785, section 3.1. Without it a class that is taken for another early on may never come back.
 """
 
 from dataclasses import dataclass, field, replace
@@ -8,12 +10,17 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch.nn.functional import normalize
 
 from sft_exp.augment import view
 from sft_exp.core import Task
 from sft_exp.errors import require
 from sft_exp.experiment import Views
 from sft_exp.heads import classifier
+from sft_exp.nets import Memory, statistics_kept
+from sft_exp.ranks import gather
+
+SHARE_MOMENTUM = 0.99  # of the guesses' running share of each class
 
 
 @dataclass
@@ -26,6 +33,7 @@ class FixMatch(Task):
     standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
     threshold: float = 0.95  # probability above which a guess is a label
     weight: float = 1.0  # of the guesses
+    align: bool = False  # guesses follow the labels' shares of the classes: right where the labels are drawn as the images are
     labelled: str = "weak"  # views of labelled images: weak (the paper's) or strong (better where they are very few)
     shift: float = 0.07  # of weak views, as a share of the image's size
     cutout: float = 1.0  # chance of a cutout in strong views
@@ -46,10 +54,18 @@ class FixMatch(Task):
         return True
 
     def networks(self, encoder, spec):
-        return classifier.networks(encoder, spec)
+        nets = classifier.networks(encoder, spec)
+        if self.align:
+            even_Y = torch.full((len(spec.classes),), 1 / len(spec.classes))
+            nets.update({"known": Memory(even_Y), "guessed": Memory(even_Y.clone())})
+        return nets
 
     def prepare(self, nets, data):
         classifier.prepare(self, nets, data)
+        if self.align:
+            share_Y = data["y"].bincount(minlength=len(nets["known"].value)) / len(data["y"])
+            nets["known"].value.copy_(share_Y)
+            nets["guessed"].value.copy_(share_Y)
 
     def draw(self, batch, rng, progress):
         x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
@@ -59,12 +75,21 @@ class FixMatch(Task):
         sizes = [len(x_BCHW), len(weak_MCHW), len(strong_MCHW)]
         every = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))  # at once: BatchNorm must see one mixture
         logits_BY, weak_MY, strong_MY = every.split(sizes)
-        sure_M, guess_M = weak_MY.detach().softmax(1).max(1)
+        q_MY = weak_MY.detach().softmax(1)
+        if self.align:
+            q_MY = normalize(q_MY * nets["known"].value / nets["guessed"].value, p=1, dim=1)
+        sure_M, guess_M = q_MY.max(1)
         kept_M = (sure_M >= self.threshold).float()
         known = F.cross_entropy(logits_BY, y_B)
         guessed = (F.cross_entropy(strong_MY, guess_M, reduction="none") * kept_M).mean()
         shown = {"labels": known, "guesses": guessed, "kept": kept_M.mean(), "accuracy": classifier.accuracy(logits_BY, y_B)}
         return known + self.weight * guessed, shown
+
+    def after(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
+        if self.align:
+            with statistics_kept(nets):
+                share_Y = gather(self.predict(nets, weak_MCHW).softmax(1)).mean(0)
+            nets["guessed"].value.lerp_(share_Y, 1 - SHARE_MOMENTUM)
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y]"""

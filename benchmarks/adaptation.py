@@ -6,24 +6,22 @@ A difference is between the same pretraining and the same label draw; its interv
 """
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from sft_exp import durable, verdict
+from benchmarks import read
+from sft_exp import durable
 
 ROOT = Path(__file__).parent.parent
 BASE = "full"
-Accuracies = dict[tuple[Any, str], dict[int, list[float]]]  # (labels, strategy) -> seed -> accuracy of each draw
+Accuracies = dict[tuple[Any, str], read.By]  # of (labels, strategy)
 
 
-def read(sweep: Path) -> Accuracies:
+def collect(sweep: Path) -> Accuracies:
     """The jobs that are done; a strategy with a head that starts at random is a strategy of its own."""
     found: Accuracies = defaultdict(dict)
-    for file in sorted(sweep.glob("*/results.json")):
-        result = json.loads(file.read_text())
+    for result in read.results(sweep):
         config, name = result["config"], result["choices"]["strategy"]
         if config["task"].get("head") == "random":
             name += ", head at random"
@@ -34,23 +32,20 @@ def read(sweep: Path) -> Accuracies:
 def table(found: Accuracies) -> list[str]:
     """Markdown: a row a number of labels and strategy. Sentences of one table hold together (Bonferroni)."""
     others = [key for key in found if key[1] != BASE]
-    level = verdict.shared(verdict.LEVEL, len(others))
     text = ["| labels a class | strategy | accuracy | against full | interval | |", "| --- | --- | --- | --- | --- | --- |"]
     for labels, name in sorted(found, key=lambda key: (key[0], key[1] != BASE, key[1])):
-        mean = 100 * fmean(a for draws in found[labels, name].values() for a in draws)
+        mean = read.mean(found[labels, name])
         if name == BASE:
             text.append(f"| {labels} | {name} | {mean:.2f} | | | |")
             continue
-        pairs = [(draws, found[labels, BASE][seed]) for seed, draws in sorted(found[labels, name].items())]
-        differences = [[a - b for a, b in zip(ours, full, strict=True)] for ours, full in pairs]
-        middle, low, high = (100 * v for v in verdict.interval(differences, level=level))
-        word = {"helped": "better", "hurt": "worse"}.get(w := verdict.word_of(low / 100, high / 100, verdict.MARGIN), w)
+        middle, low, high, word = read.against(found[labels, name], found[labels, BASE], len(others))
+        word = {"helped": "better", "hurt": "worse"}.get(word, word)
         text.append(f"| {labels} | {name} | {mean:.2f} | {middle:+.2f} | {low:+.2f} to {high:+.2f} | {word} |")
     return text
 
 
 def main(sweep: Path, docs: Path = ROOT / "docs") -> None:
-    found = read(sweep)
+    found = collect(sweep)
     seeds = {len(by_seed) for by_seed in found.values()}
     draws = {len(d) for by_seed in found.values() for d in by_seed.values()}
     about = (

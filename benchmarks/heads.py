@@ -23,7 +23,7 @@ def main(_: Path) -> None:
     f_ND = torch.randn(10_000, 100)
     y_N = (f_ND @ torch.randn(100, 10)).argmax(1)
     images = Images(f_ND, y_N, [""] * len(y_N))
-    plan = Plan(156, 128, Schedule(), [(1.0, {"head.weight": 1.0, "head.bias": 1.0})], (0, "bench"))
+    plan = Plan(156, 156, 128, Schedule(), [(1.0, {"head.weight": 1.0, "head.bias": 1.0})], (0, "bench"))
     start, task = nn.Linear(100, 10), Classify()
 
     def alone(optim: Target, method: Method) -> None:

@@ -26,12 +26,12 @@ def main(root: Path) -> None:
             request, ctx = job.requests["finetune"][0], Context.on(job.experiment.hardware, job.experiment.tracker)
             draw = splits.make(job.corpus, request["labels"], 0)
 
-            def ready(request=request, ctx=ctx, draw=draw):  # type: ignore[no-untyped-def]
+            def ready(request=request, ctx=ctx, draw=draw):
                 return finetune.ready(request, ctx, draw.labelled, draw.pool, "all")
 
             made = ready()
 
-            def epoch(request=request, ctx=ctx, made=made):  # type: ignore[no-untyped-def]
+            def epoch(request=request, ctx=ctx, made=made):
                 model, data, plan, _ = made
                 optimizers = optimizers_for(request["task"], model.nets, request["optim"], plan.phases)
                 for _ in train(request["task"], model.nets.train(), optimizers, data, plan, ctx.device):

@@ -1,11 +1,11 @@
 """Alternate what is compared, so that noise and a machine's moods hit all alike; quote medians."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 
-def interleaved(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleaved(parts: Mapping[str, Callable[..., object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each part in each round, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for n in range(rounds + 1):

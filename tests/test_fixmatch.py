@@ -63,9 +63,7 @@ def test_the_share_of_guesses_is_a_running_mean():
     with torch.no_grad():
         task.after(nets, LABELLED, Y, WEAK, STRONG)
     mean = WEAK.softmax(1).mean(0)
-    torch.testing.assert_close(
-        nets["guessed"].value, SHARE_MOMENTUM * torch.tensor([2 / 3, 1 / 3]) + (1 - SHARE_MOMENTUM) * mean
-    )
+    torch.testing.assert_close(nets["guessed"].value, SHARE_MOMENTUM * torch.tensor([2 / 3, 1 / 3]) + (1 - SHARE_MOMENTUM) * mean)
 
 
 @pytest.mark.parametrize("align", [False, True])

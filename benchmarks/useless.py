@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sft_exp import api, config, jobs, splits
-from sft_exp.jobs import MAIN, SCRATCH, Job
+from sft_exp.arms import MAIN, SCRATCH
+from sft_exp.jobs import Job
 from sft_exp.stages import finetune, pretrain
 from sft_exp.stages import model as models
 from sft_exp.stages.context import Context

@@ -54,6 +54,11 @@ class Job:
         return self.result.get("score", "accuracy")
 
     @property
+    def score_name(self) -> str:
+        """The same as people write it."""
+        return self.result.get("score_name", self.score)
+
+    @property
     def val(self) -> float | None:
         return self.result.get("val", {}).get(self.score)
 

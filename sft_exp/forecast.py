@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from sft_exp import durable, keys
+from sft_exp.arms import MAIN
 from sft_exp.errors import DataError, Failure, require
 
 HALVINGS = 3
@@ -59,7 +60,7 @@ def curve(run: Path) -> dict[str, Any]:
     counts = [labelled >> k for k in range(1, HALVINGS + 1) if labelled >> k >= classes]
     # With all labels of a set with a test split, the draws share their labels: their spread says nothing of label draws.
     same = job.labels.count == "all" and job.corpus.test is not None
-    scores = {} if same else {labelled: result["draws"][jobs.MAIN]}
+    scores = {} if same else {labelled: result["draws"][MAIN]}
     if len(counts) + len(scores) < 2:
         raise DataError(
             f"{run}: {labelled} labels of {classes} classes cannot be halved; a curve needs at least two label counts"
@@ -68,9 +69,9 @@ def curve(run: Path) -> dict[str, Any]:
     with Stop.listening():
         for count in counts:
             small = replace(e, labels_total=count, controls=False, val="none")
-            scores[count] = pipeline.run(jobs.prepare(small), ctx)["draws"][jobs.MAIN]
+            scores[count] = pipeline.run(jobs.prepare(small), ctx)["draws"][MAIN]
     share = 1.0 if job.corpus.test is not None else 1 - 1 / FOLDS
-    return {"labels": labelled, "share": share, "now": fmean(result["draws"][jobs.MAIN]), "scores": scores}
+    return {"labels": labelled, "share": share, "now": fmean(result["draws"][MAIN]), "scores": scores}
 
 
 def words(found: dict[str, Any], n: int) -> str:

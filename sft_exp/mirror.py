@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp import curves, durable, transfer
-from sft_exp.jobs import MAIN, Job, stage
+from sft_exp.arms import MAIN
+from sft_exp.jobs import Job, stage
 from sft_exp.stages.context import Context
 from sft_exp.stages.pretrain import strip
 from sft_exp.track import About, Artifact

@@ -8,9 +8,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sft_exp import curves, mirror, splits
+from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
 from sft_exp.compressors.distill import ALONE
 from sft_exp.errors import NonFiniteError, ToleranceError
-from sft_exp.jobs import LABELS_ONLY, MAIN, SCRATCH, SINGLE, Job, prepare, stage
+from sft_exp.jobs import Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
@@ -95,6 +96,7 @@ def results(job: Job) -> dict[str, Any]:
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return {
         "score": score,
+        "score_name": e.task.columns[score],
         "test": average(scores[MAIN], score),
         "val": validation(job),
         "controls": {arm: average(s, score) for arm, s in scores.items() if arm != MAIN},

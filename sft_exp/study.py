@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from sft_exp.data import Corpus
     from sft_exp.experiment import Experiment
 
-MAIN, SCRATCH = "pretrained", "scratch"  # arms of every job
-
 
 @dataclass
 class Conclusion:

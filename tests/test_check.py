@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sft_exp.arms import FLOORS
 from sft_exp.check import __main__ as checker
 from sft_exp.check import predictions
-from sft_exp.check.standard import FLOORS, POINTS, VERSION, Grade
+from sft_exp.check.standard import POINTS, VERSION, Grade
 
 STANDARD = Path(__file__).parents[1] / "docs" / "standard.md"
 ARMS = {"ours": 0.95, "scratch": 0.8, **dict.fromkeys(FLOORS, 0.5)}

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sft_exp import jobs, splits
+from sft_exp import arms, jobs, splits
 from sft_exp.core import Spec, stream
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
@@ -75,13 +75,13 @@ def test_the_teacher_follows_and_no_gradient_reaches_it(started):
 def test_it_is_given_images_without_their_numbers_and_beside_it_labels_alone(experiment, tmp_path):
     e = experiment(*PAIRS, f"store={tmp_path}")
     job = jobs.prepare(e)
-    assert jobs.LABELS_ONLY in job.arms
-    (alone,) = {type(job.requests["finetune"][i]["task"]) for i in job.arms[jobs.LABELS_ONLY]}
+    assert arms.LABELS_ONLY in job.arms
+    (alone,) = {type(job.requests["finetune"][i]["task"]) for i in job.arms[arms.LABELS_ONLY]}
     assert alone is Regress
-    request = job.requests["finetune"][job.arms[jobs.LABELS_ONLY][0]]
+    request = job.requests["finetune"][job.arms[arms.LABELS_ONLY][0]]
     assert request["task"].augment
     assert asdict(request["task"].how) == asdict(e.task.seen), "the same views of labelled images"
-    main, ctx = job.requests["finetune"][job.arms[jobs.MAIN][0]], Context.on(e.hardware, Tracker())
+    main, ctx = job.requests["finetune"][job.arms[arms.MAIN][0]], Context.on(e.hardware, Tracker())
     draw = splits.make(job.corpus, main["labels"], 0)
     _, data, _, _ = finetune.ready(main, ctx, draw.labelled, draw.pool, "all")
     (batch,) = data["unlabelled"].batches([torch.arange(5)], torch.device("cpu"))

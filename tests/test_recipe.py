@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from sft_exp import jobs
+from sft_exp import arms, jobs
 from sft_exp.core import stream
 from sft_exp.errors import ConfigError, Interrupted
 from sft_exp.experiment import Target
@@ -229,11 +229,11 @@ def test_stopped_and_started_again_it_ends_in_the_same_bits(tuning, tmp_path, mo
 def test_a_semi_supervised_task_is_given_the_pool_and_beside_it_labels_alone(experiment, tmp_path, task):
     e = experiment(*SMALL, "draws=2", f"task={task}", "finetune.steps=3", f"store={tmp_path}")
     job = jobs.prepare(e)
-    assert list(job.arms) == [jobs.MAIN, *jobs.CONTROLS, jobs.LABELS_ONLY]
+    assert list(job.arms) == [arms.MAIN, *arms.CONTROLS, arms.LABELS_ONLY]
     for arm, places in job.arms.items():
         kinds = {type(job.requests["finetune"][i]["task"]) for i in places}
-        assert kinds == {type(e.task) if arm in (jobs.MAIN, jobs.SCRATCH) else Classify}
-    request, ctx = job.requests["finetune"][job.arms[jobs.MAIN][0]], Context.on(e.hardware, Tracker())
+        assert kinds == {type(e.task) if arm in (arms.MAIN, arms.SCRATCH) else Classify}
+    request, ctx = job.requests["finetune"][job.arms[arms.MAIN][0]], Context.on(e.hardware, Tracker())
     labelled, pool = parts(request, ctx)
     _, data, _, _ = finetune.ready(request, ctx, labelled, pool, "all")
     assert data.keys() == {"labelled", "unlabelled"}

@@ -15,9 +15,10 @@ from PIL import Image
 
 from sft_exp import pipeline
 from sft_exp.api import compose as composed
+from sft_exp.arms import CONTROLS, MAIN
 from sft_exp.core import Task
 from sft_exp.curves import converged
-from sft_exp.jobs import CONTROLS, FUNCTIONS, MAIN
+from sft_exp.jobs import FUNCTIONS
 from sft_exp.reports import advice, page, plots, report
 from sft_exp.session import work
 from sft_exp.store import Result

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from sft_exp.check.standard import FLOORS, SCRATCH, Grade, ok, unknown
+from sft_exp.arms import FLOORS, SCRATCH
+from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.errors import DataError
 from sft_exp.verdict import Verdict, judge_all
 

@@ -9,9 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from sft_exp import curves, durable
+from sft_exp.arms import FLOORS, MAIN, SCRATCH
 from sft_exp.check import weights
 from sft_exp.check.artefacts import Arm, Run
-from sft_exp.check.standard import FLOORS, MAIN, SCRATCH, Grade, ok, unknown
+from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.copies import OVERLAP
 from sft_exp.verdict import MARGIN, SAYS, judge, word_of
 

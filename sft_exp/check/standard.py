@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 VERSION = "1.0"
-MAIN, SCRATCH = "pretrained", "scratch"
-FLOORS = ("random_frozen", "raw_pixels", "raw_svm", "pca_svm")
 POINTS = {
     "1.1": "labels learnt from lie inside the budget",
     "1.2": "labels chosen by lie inside the budget",

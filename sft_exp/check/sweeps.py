@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp import compare
+from sft_exp.arms import MAIN, SCRATCH
 from sft_exp.check import runs
 from sft_exp.check.artefacts import Run
-from sft_exp.check.standard import MAIN, SCRATCH, Grade, ok
+from sft_exp.check.standard import Grade, ok
 from sft_exp.studies.attribution import judged, sentence
 from sft_exp.studies.label_efficiency import pretraining_of
 from sft_exp.verdict import LEVEL, SAYS, judge_all, shared

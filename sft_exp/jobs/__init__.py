@@ -12,10 +12,11 @@ A request names its inputs by folder and folders are named by hash, so the plan,
 from dataclasses import replace
 
 from sft_exp import copies, splits
+from sft_exp.arms import LONG, MAIN
 from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Experiment
-from sft_exp.jobs.arms import CONTROLS, FOLDS, LABELS_ONLY, LONG, MAIN, SCRATCH, SINGLE, controls, finetuning
+from sft_exp.jobs.arms import FOLDS, controls, finetuning
 from sft_exp.jobs.deployment import deployment
 from sft_exp.jobs.job import FUNCTIONS, Job, add, going_on, place, stage
 from sft_exp.jobs.refusals import check_fit, check_task, pretrained_on, teacher_of

@@ -6,6 +6,7 @@ from math import ceil, prod
 from pathlib import Path
 
 from sft_exp import splits
+from sft_exp.arms import LABELS_ONLY, LONG, MAIN, RANDOM, SCRATCH, SINGLE
 from sft_exp.core import Encoder, Strategy, Task
 from sft_exp.encoders.colours import Colours
 from sft_exp.encoders.pixels import Pixels
@@ -29,17 +30,12 @@ from sft_exp.tasks.classify import Classify
 from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
 from sft_exp.tasks.regress import Regress
 
-MAIN, SCRATCH, RANDOM = "pretrained", "scratch", "random_frozen"
-LONG = "scratch_long"  # as many more steps as the pretraining had
-LABELS_ONLY = "labels_only"  # of a semi-supervised task: the same start without the unlabelled images
-SINGLE = "alone_"  # of a task that learns several things at once: one of them
-CONTROLS = (SCRATCH, RANDOM, "raw_pixels", "raw_svm", "pca_svm")
-FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
+UNTRAINED: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
     "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
     "numbers": {"raw_pixels": (Pixels(), Ridge()), "raw_svm": (Pixels(), Svr()), "pca_svm": (Projection(), Svr())},
     "pixels": {"raw_pixels": (Colours(), Logistic())},
 }
-MORE_FLOORS: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # only where they are asked for by name, as are those below
+MORE_UNTRAINED: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # only where they are asked for by name, as are those below
     "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), Spread())}
 }
 FROZEN: dict[str, dict[str, Strategy]] = {  # what a task predicts -> heads on the pretrained encoder at rest
@@ -52,12 +48,12 @@ FOLDS = 5  # of val=cv
 
 def controls(e: Experiment) -> tuple[str, ...]:
     """The arms beside the main one."""
-    usual = (SCRATCH, RANDOM, *FLOORS.get(e.task.predicts, {}))
+    usual = (SCRATCH, RANDOM, *UNTRAINED.get(e.task.predicts, {}))
     usual = (*usual, LABELS_ONLY) if "unlabelled" in e.task.pools else usual
     usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
     if isinstance(e.controls, bool):
         return usual if e.controls else ()
-    valid = (*usual, LONG, *MORE_FLOORS.get(e.task.predicts, {}), *FROZEN.get(e.task.predicts, {}))
+    valid = (*usual, LONG, *MORE_UNTRAINED.get(e.task.predicts, {}), *FROZEN.get(e.task.predicts, {}))
     for name in e.controls:
         if name not in valid:
             raise ConfigError("controls", name, f"true, false, or a list of {', '.join(valid)}")
@@ -115,7 +111,7 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
     solved: Request = {"task": supervised.solvable(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
         return {**solved, "strategy": frozen[arm]}
-    encoder, strategy = {**FLOORS.get(task.predicts, {}), **MORE_FLOORS.get(task.predicts, {})}[arm]
+    encoder, strategy = {**UNTRAINED.get(task.predicts, {}), **MORE_UNTRAINED.get(task.predicts, {})}[arm]
     floor = {"features": {"maps": [-1] if task.pooled else [DENSE], "pool": "avg", "grid": 1}, "strategy": strategy}
     if isinstance(encoder, Projection):
         return {**solved, **floor, **components(job, shared, main["draw"])}

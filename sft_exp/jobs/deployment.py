@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from sft_exp import graphs
+from sft_exp.arms import MAIN
 from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.prune import Prune
 from sft_exp.core import Compressor
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Target
-from sft_exp.jobs.arms import MAIN
 from sft_exp.jobs.job import Job, add, place
 from sft_exp.schedule import Schedule
 from sft_exp.stages import model

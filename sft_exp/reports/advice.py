@@ -5,8 +5,9 @@ from statistics import fmean, variance
 from typing import Any
 
 from sft_exp import pipeline, splits
+from sft_exp.arms import CONTROLS, MAIN, SCRATCH
 from sft_exp.experiment import Experiment
-from sft_exp.jobs import CONTROLS, MAIN, SCRATCH, Job
+from sft_exp.jobs import Job
 from sft_exp.verdict import MOST_DRAWS, half_width
 
 Result = dict[str, Any]

@@ -6,7 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from sft_exp import durable, splits
-from sft_exp.jobs import MAIN, SCRATCH, Job
+from sft_exp.arms import MAIN, SCRATCH
+from sft_exp.jobs import Job
 from sft_exp.verdict import interval
 
 FOLDER = "export"  # of the run folder

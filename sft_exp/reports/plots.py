@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sft_exp import curves, pipeline, splits, transfer
+from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH
 from sft_exp.core import seed_global
 from sft_exp.data import Images
-from sft_exp.jobs import LABELS_ONLY, MAIN, SCRATCH, Job
+from sft_exp.jobs import Job
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip

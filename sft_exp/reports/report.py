@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp import durable, pipeline
+from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
 from sft_exp.core import Task
-from sft_exp.jobs import FUNCTIONS, LABELS_ONLY, MAIN, SCRATCH, SINGLE, Job, stage
+from sft_exp.jobs import FUNCTIONS, Job, stage
 from sft_exp.ls import bytes_
 from sft_exp.provenance import plain
 from sft_exp.reports import advice, model_card, page, plots

@@ -5,10 +5,11 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, ClassVar
 
+from sft_exp.arms import MAIN
 from sft_exp.compare import Job, percent
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
-from sft_exp.study import MAIN, Conclusion, Study, cost
+from sft_exp.study import Conclusion, Study, cost
 from sft_exp.verdict import LEVEL, interval, shared, word_of
 
 Levels = dict[str, list[list[float]]]  # arm, from the bottom up -> accuracies [S][D]

@@ -100,4 +100,4 @@ def distance(best: Job, grid: list[Job]) -> str:
     behind = (reached.test or 0.0) - (same[0].test or 0.0)
     spent = f"{' '.join(f'{k}={reached.settings[k]}' for k in KEYS)}"
     best_one = f"{spent}, {percent(reached.test)} %"
-    return f"In the full grid the pick is {100 * behind:.1f} points of test {same[0].score} behind its best ({best_one})."
+    return f"In the full grid the pick is {100 * behind:.1f} points of test {same[0].score_name} behind its best ({best_one})."

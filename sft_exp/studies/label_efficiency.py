@@ -7,19 +7,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sft_exp.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.compare import Job, percent
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.reports.page import Grid
-from sft_exp.study import MAIN, SCRATCH, Conclusion, Study, cost
+from sft_exp.study import Conclusion, Study, cost
 from sft_exp.verdict import Verdict, interval, judge_all
 
 if TYPE_CHECKING:
     from sft_exp.experiment import Experiment
 
 Cell = tuple[str, str]  # (pretrainer, labels)
-LONG = "scratch_long"
-FLOORS = ("random_frozen", "raw_pixels", "raw_svm", "raw_knn", "raw_spread", "pca_svm")
 HEAD = ["pretrainer", "labels", "pretrained", "scratch", "gain", "low", "high", "verdict", "worth", "best floor"]
 NUMBERS = ["labels", "pretrained", "scratch", "gain", "low", "high", "frozen_svm", "frozen_linear", "frozen_spread", LONG]
 
@@ -75,7 +74,7 @@ class LabelEfficiency(Study):
         primary = str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
         ratio = fmean(j.result["data"].get("ratio", 0.0) for j in jobs)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
-        verdicts = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score)
+        verdicts = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score_name)
         first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
         sets = {str(j.settings.get("dataset")) for j in jobs}
         seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
@@ -181,7 +180,7 @@ def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -
 
 def floor(jobs: list[Job]) -> dict[str, float]:
     """The best of the controls that never pretrained a network and are not the same one: {arm: accuracy}."""
-    reached = {arm: accuracy(jobs, arm) for arm in jobs[0].result["draws"] if arm in FLOORS}
+    reached = {arm: accuracy(jobs, arm) for arm in jobs[0].result["draws"] if arm in (*FLOORS, *MORE_FLOORS)}
     best = max(reached, key=lambda arm: reached[arm], default=None)
     return {best: reached[best]} if best else {}
 
@@ -250,7 +249,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     lines = {p: (p, MAIN) for p in pretrainers}
     arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].result["draws"])
-    lines |= {arm: (pretrainers[0], arm) for arm in arms if arm in (SCRATCH, LONG, *FLOORS)}
+    lines |= {arm: (pretrainers[0], arm) for arm in arms if arm in (SCRATCH, LONG, *FLOORS, *MORE_FLOORS)}
     lines |= {f"{p}, {arm}": (p, arm) for arm in arms if arm.startswith("frozen") for p in pretrainers}
     for (label, (pretrainer, arm)), colour in zip(lines.items(), LINES * 2, strict=False):
         rows = [jobs for (p, _), jobs in cells.items() if p == pretrainer and arm in jobs[0].result["draws"]]
@@ -261,12 +260,12 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
         if arm in (MAIN, SCRATCH):
             axes.fill_between(x, [100 * b[1] for b in bands], [100 * b[2] for b in bands], color=colour, alpha=0.15, linewidth=0)
     labels_axis(axes, cells)
-    score = next(iter(cells.values()))[0].score
-    axes.set_ylabel(f"test {score} (%)")
+    job = next(iter(cells.values()))[0]
+    axes.set_ylabel(f"test {job.score_name} (%)")
     axes.grid(axis="y")
     figure.legend(fontsize=8, ncols=3, loc="outside lower center")
     caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors and other arms."
-    return Picture(score, f"{score[0].upper()}{score[1:]} against labels", caption, png(figure))
+    return Picture(job.score, f"{job.score_name[0].upper()}{job.score_name[1:]} against labels", caption, png(figure))
 
 
 def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> Picture:

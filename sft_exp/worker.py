@@ -7,6 +7,7 @@ that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoeve
 import json
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 def main() -> None:
     when_orphaned(stop)
-    with socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
+    with suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:  # whoever asked may be gone
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
             line.flush()

@@ -139,11 +139,10 @@ def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture
                 axes.plot([begin + 100 * step["low"], begin + 100 * step["high"]], [n, n], color=INK, linewidth=1.1)
                 axes.plot([begin, begin], [n - 1, n], color=FAINT, linewidth=0.7)
                 said += f"  ({percent(step['difference'], '+')})"
-            right = max(value, begin, *([begin + 100 * steps[n - 1]["high"]] if n else []))
-            axes.text(min(right, 100.0) + 0.8, n, said, va="center", fontsize=8)
+            axes.text(1.02, n, said, va="center", fontsize=8, transform=axes.get_yaxis_transform())  # where no line goes
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlim(least, 100 + 0.22 * (100 - least))
+        axes.set_xlim(least, 100)
         axes.set_xticks([t for t in range(0, 101, 10) if t >= least])
         axes.set_xlabel("test accuracy (%)")
         axes.grid(axis="x")

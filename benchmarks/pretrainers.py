@@ -28,8 +28,8 @@ def collect(results: Iterable[dict[str, Any]]) -> tuple[dict[Key, read.By], dict
     for r in results:
         name, seed = r["choices"]["pretrainer"], r["config"]["seed"]
         found[name, str(r["config"]["labels"]), r["choices"]["strategy"]][seed] = r["draws"]["pretrained"]
-        if "pretrain" in r["stages"]:
-            seconds[name].append(r["stages"]["pretrain"]["seconds"])
+        if took := r["stages"].get("pretrain", {}).get("seconds"):  # of the job that trained it; the others found it
+            seconds[name].append(took)
     return found, {name: fmean(s) for name, s in seconds.items()}
 
 

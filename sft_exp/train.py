@@ -92,7 +92,7 @@ def train(
         seed_global(seed_of(*plan.name, "dropout", step, *own), device)  # for what draws inside its own forward
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
-            if step % every:
+            if (step + 1) % every:  # the last of each so many
                 continue
             optimizer = optimizers[objective]
             for group in optimizer.param_groups:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp import pipeline
+from sft_exp import api, curves, pipeline
 from sft_exp.api import compose as composed
 from sft_exp.arms import CONTROLS, MAIN
 from sft_exp.core import Task
@@ -365,3 +365,14 @@ def test_converged_holds_for_rates_that_anneal():
     walked = [i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)]  # the sum of the rates so far
     assert not converged([[2 - w for w in walked]])
     assert converged([[0.2 + 2 * exp(-40 * w) for w in walked]])
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_a_generator_that_moves_every_fifth_step_is_drawn_if_it_moved(tmp_path, monkeypatch, steps):
+    monkeypatch.chdir(tmp_path)
+    small = ["encoder=conv", "encoder.norm=layer", "encoder.channels=[4,8]", "encoder.code=8", "controls=false", "draws=1"]
+    budget = [f"pretrain.steps={steps}", "finetune.steps=2", "monitors=false", "val=none", "report=true", "tracker=none"]
+    result = api.run(["pretrainer=wgan_gp", *small, *budget], tmp_path / "run")
+    rows = curves.read(Path(result["stages"]["pretrain"]["folder"]))
+    assert [r["step"] for r in rows if "generator_loss" in r] == ([5] if steps == 7 else [])
+    assert (tmp_path / "run" / "pretraining.png").exists()

@@ -87,6 +87,8 @@ def pretraining(job: Job, result: Result) -> Picture | None:
         for steps, values in lines:
             axes.plot(steps, values, color=colour, linewidth=1.3, alpha=1 if len(runs) == 1 else 0.4)
         steps, values = lines[0]
+        if not len(steps):  # too short a training for its turn to come
+            continue
         if len(objectives) > 1:
             place: Any = {"xy": (steps[-1], values[-1]), "xytext": (4, 0), "textcoords": "offset points"}
             axes.annotate(name.replace("_", " "), **place, color=colour, va="center")

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def fit(
     start, rows = checkpoints.restore(folder, previous, engine, optimizers, notes, ctx)
     agreed(start, ctx)
     kept, saved = start, time.monotonic()
-    every, epoch, run = max(1, plan.steps // ROWS), steps_an_epoch(method, data, plan), ctx.watch(folder.name)
+    slowest = max(n for _, n in method.objectives.values())
+    every = slowest * ceil(max(1, plan.steps // ROWS) / slowest)  # a row says every objective
+    epoch, run = steps_an_epoch(method, data, plan), ctx.watch(folder.name)
     for earlier in rows:
         run.log(json.loads(earlier))
     try:

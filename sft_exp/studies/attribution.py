@@ -70,7 +70,10 @@ class Attribution(Study):
             (
                 HEAD,
                 [[names[0], percent(reached[names[0]]), "", "", "", ""]]
-                + [[name, percent(reached[name]), *numbers(s), s["word"]] for name, s in zip(names[1:], steps, strict=True)],
+                + [
+                    [name, percent(reached[name]), *numbers(s), WORDS.get(s["word"], s["word"])]
+                    for name, s in zip(names[1:], steps, strict=True)
+                ],
             ),
             ["accuracy", "step", "low", "high"],
             [

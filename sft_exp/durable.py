@@ -127,7 +127,7 @@ def publish(work: Path, final: Path) -> None:
         except OSError:
             if check(final):
                 raise
-            shutil.rmtree(work)
+            discard(work)
         sync(final.parent)
 
 
@@ -146,6 +146,15 @@ def remove(path: Path) -> None:
     else:
         with storage(path):
             path.unlink(missing_ok=True)
+
+
+@changes
+def discard(path: Path) -> None:
+    """A folder that others may be copying: it loses its name before its files, so that nobody takes half of it for all."""
+    nameless = path.with_name(f".{uuid.uuid4().hex[:8]}.gone")
+    with suppress(OSError):  # somebody else was faster
+        path.rename(nameless)
+    remove(nameless)
 
 
 @changes

@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import ENOLCK, ENOSYS, ENOTSUP
 from glob import glob
@@ -114,7 +114,7 @@ class Store:
             durable.publish(folder, self.root / name)
             self.verified.add(self.root / name)
             for unfinished in [*self._find(f"work/*/{name}"), *self._find(f"work/*/.{name}")]:
-                durable.remove(unfinished)
+                durable.discard(unfinished)
         for work in self._find("work/*"):
             if ended(work):
                 durable.prune(work)
@@ -147,8 +147,8 @@ class Store:
             if ended(left.parent):
                 durable.move(left, mine)
             else:
-                with suppress(StorageError):  # what its owner takes away meanwhile is not needed
-                    durable.copy(left, coming)
+                if not copied(left, coming):
+                    durable.remove(coming)
                 durable.move(durable.folder(coming), mine)  # only now ours is the newest
         return durable.folder(mine)
 
@@ -169,9 +169,18 @@ class Store:
     def _set_aside(self, name: str) -> None:
         """Clear the name of a damaged folder. Only under its lock: what another process has repaired must stay."""
         folder, aside = self.root / name, self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
-        if folder.exists():
-            print(f"store: {'; '.join(durable.check(folder))}. Set aside as {aside}; it is computed again.", file=sys.stderr)
+        if folder.exists() and (faults := durable.check(folder)):  # sound, where locks do nothing: somebody has just finished it
+            print(f"store: {'; '.join(faults)}. Set aside as {aside}; it is computed again.", file=sys.stderr)
             durable.move(folder, aside)
+
+
+def copied(left: Path, to: Path) -> bool:
+    """Whether the copy is whole: its owner, who was alive, may have finished meanwhile and taken files or all away."""
+    try:
+        durable.copy(left, to)
+    except StorageError:
+        return False
+    return left.exists()
 
 
 def ended(work: Path) -> bool:

@@ -189,7 +189,7 @@ def test_work_of_another_machine_is_copied_and_taken_up(monkeypatch):
     theirs = Path(f"store/work/1.{os.getpid()}.elsewhere") / name
     durable.write(theirs / "reached", "2")
     durable.write(theirs / "first", "written first")
-    monkeypatch.setattr(durable, "remove", lambda path: None)
+    monkeypatch.setattr(durable, "discard", lambda path: None)
     ask(request)
     assert log() == ["8 from 2"]
     assert (theirs / "reached").read_text() == "2"

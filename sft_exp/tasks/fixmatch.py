@@ -2,7 +2,7 @@
 
 Loss: H(y, p(weak x)) + weight * mean[max q(u) >= threshold] H(argmax q(u), p(strong u)), where q(u) = p(weak u). With align=true
 q(u) ~ p(weak u) * (share of the class among the labels / its running share among p(weak u)): distribution alignment, Berthelot et
-al., arXiv:1911.09785, section 3.1. Without it a class that is taken for another early on may never come back.
+al., arXiv:1911.09785, section 3.1.
 """
 
 from dataclasses import dataclass, field, replace

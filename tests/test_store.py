@@ -324,3 +324,22 @@ def test_a_store_is_found_again_from_another_folder(tmp_path):
     Path("store").rename("../moved")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def test_what_somebody_has_just_finished_is_not_set_aside(capsys):
+    """Without locks a folder may be published between the look that missed it and the clearing of its name."""
+    ask({"x": 11})
+    (folder,) = Path("store").glob("square-*")
+    store.Store(Path("store"))._set_aside(folder.name)
+    assert durable.check(folder) == []
+    assert "Set aside" not in capsys.readouterr().err
+
+
+def test_half_a_copy_is_not_taken_up(tmp_path, monkeypatch):
+    """Its owner took the folder away while it was copied."""
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / "first").write_text("")
+    assert store.copied(tmp_path / "left", tmp_path / "whole")
+    real = durable.copy
+    monkeypatch.setattr(durable, "copy", lambda path, to: (real(path, to), durable.discard(path)))
+    assert not store.copied(tmp_path / "left", tmp_path / "half")

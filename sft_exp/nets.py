@@ -16,10 +16,14 @@ from sft_exp.errors import ConfigError
 from sft_exp.ranks import now
 
 
-def perceptron(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of these widths with an activation between them: [B, widths[0]] -> [B, widths[-1]]."""
-    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), activation())]
-    return nn.Sequential(*layers[:-1])
+def perceptron(
+    *widths: int, activation: type[nn.Module] = nn.ReLU, norm: Callable[[int], nn.Module] | None = None
+) -> nn.Sequential:
+    """Linear layers of these widths with an activation, and a norm before it, between them: [B, widths[0]] -> [B, widths[-1]]."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), *([norm(b)] if norm else []), activation()]
+    return nn.Sequential(*layers[: -2 if norm else -1])
 
 
 def projector(*widths: int, norm: bool = False) -> nn.Sequential:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import lessons
-from sft_exp import config
+from sft_exp import arms, config
 
 
 @pytest.mark.parametrize("name", config.options("pretrainer"))
@@ -19,7 +19,7 @@ def test_every_pretrainer_has_a_page_of_its_own_words(name):
 
 
 def test_a_row_says_which_floor_was_not_beaten(tmp_path):
-    floors = dict(zip(lessons.FLOORS, (0.5, 0.6, 0.9, 0.7), strict=True))
+    floors = dict(zip(arms.FLOORS, (0.5, 0.6, 0.9, 0.7), strict=True))
     rows = [lessons.Row("mnist", "python -m sft_exp", 0.85, floors, 3, Path("nowhere"))]
     assert rows[0].advantage == pytest.approx(-0.05)
     lessons.write("dae", rows, tmp_path)

@@ -309,26 +309,39 @@ def test_wgans_critic_has_no_batchnorm():
 
 def test_bigans_losses_are_the_papers():
     """Discriminator -log D(x, E(x)) - log(1 - D(G(z), z)); the other two with the labels exchanged."""
-    method = BiGAN(latent=3)
+    method = BiGAN(latent=3, hidden=4, noise=0.2)
     nets = networks(method)
-    x_BCHW, z_BZ = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    drawn = x_BCHW, z_BZ, noise_B2CHW, on_B2H = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
     judge, inverses = nets["discriminator"], nets["inverses"]
-    d = lambda x, z: judge["pair"](torch.cat([judge["image"](x), z], 1)).squeeze(1).sigmoid().double()  # noqa: E731
-    real, fake = d(x_BCHW, inverses["code"](inverses["encoder"](x_BCHW))), d(inverses["generator"](z_BZ).sigmoid(), z_BZ)
-    close(method.discriminator_loss(nets, x_BCHW, z_BZ)[0], -real.log().mean() - (1 - fake).log().mean())
-    close(method.inverses_loss(nets, x_BCHW, z_BZ)[0], -(1 - real).log().mean() - fake.log().mean())
+
+    def d(x, z, n):
+        h = judge["both"](torch.cat([judge["image"](x + noise_B2CHW[:, n]), z], 1)).relu() * on_B2H[:, n]
+        return judge["verdict"](h).squeeze(1).sigmoid().double()
+
+    real, fake = d(x_BCHW, inverses["code"](inverses["encoder"](x_BCHW)), 0), d(inverses["generator"](z_BZ).sigmoid(), z_BZ, 1)
+    close(method.discriminator_loss(nets, *drawn)[0], -real.log().mean() - (1 - fake).log().mean())
+    close(method.inverses_loss(nets, *drawn)[0], -(1 - real).log().mean() - fake.log().mean())
+    assert set(on_B2H.unique().tolist()) == {0.0, 2.0}  # half of the units, each twice as strong
+
+
+def test_bigans_discriminator_has_no_batchnorm():
+    nets = BiGAN().networks(Conv([4, 8]).build((1, 8, 8)), SPEC)
+    kinds = {part: [m for m in nets[part].modules() if isinstance(m, nn.BatchNorm2d)] for part in nets}
+    assert kinds["inverses"]
+    assert not kinds["discriminator"]
 
 
 def test_bigan_cannot_tell_pairs_of_exact_inverses_apart():
     """If images are G(z) and E inverts G, both kinds of pairs are the same, and the optimal discriminator says 1/2."""
-    method = BiGAN(latent=3)
+    method = BiGAN(latent=3, hidden=6, noise=0.0, dropout=0.0)
     nets = networks(method)
     z_BZ = torch.randn(5, 3, generator=stream("z"))
     nets["inverses"]["encoder"], nets["inverses"]["code"] = nn.Identity(), nn.Flatten()
     nets["inverses"]["generator"] = nn.Unflatten(1, (1, 1, 3))
-    nets["discriminator"]["image"], nets["discriminator"]["pair"] = nn.Flatten(), nn.Linear(6, 1)
-    real_B, fake_B = method.judge(nets, z_BZ.sigmoid().view(5, 1, 1, 3), z_BZ.sigmoid())
-    assert torch.equal(real_B, nets["discriminator"]["pair"](torch.cat([z_BZ.sigmoid()] * 2, 1)).squeeze(1))
+    nets["discriminator"]["image"], nets["discriminator"]["both"] = nn.Flatten(), nn.Identity()
+    nothing, all_on = torch.zeros(5, 2, 1, 1, 3), torch.ones(5, 2, 6)
+    real_B, fake_B = method.judge(nets, z_BZ.sigmoid().view(5, 1, 1, 3), z_BZ.sigmoid(), nothing, all_on)
+    assert torch.equal(real_B, nets["discriminator"]["verdict"](torch.cat([z_BZ.sigmoid()] * 2, 1)).squeeze(1))
     assert fake_B.shape == real_B.shape
 
 

@@ -1,0 +1,186 @@
+"""Which pretrainer? Every method with one recipe, by what its features are used for and how many labels there are."""
+
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, ClassVar
+
+from sft_exp.arms import MAIN
+from sft_exp.compare import Job, percent
+from sft_exp.errors import require
+from sft_exp.reports.drawing import FAINT, LINES, STYLE, Picture, blank, png
+from sft_exp.study import Conclusion, Study, cost
+from sft_exp.verdict import LEVEL, interval, shared, word_of
+
+Use = tuple[str, str]  # (labels a class, strategy)
+Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
+CONTROL = "none"  # a random encoder at rest; where the strategy trains the encoder, training from scratch
+
+
+@dataclass
+class Pretrainers(Study):
+    instead: ClassVar[dict[str, str]] = {
+        "pretrainer": "study.pretrainers",
+        "labels": "study.labels",
+        "strategy": "study.strategies",
+        "seed": "study.seeds",
+    }
+
+    pretrainers: list[str] = field(default_factory=lambda: ["none", "vae"])
+    labels: list[Any] = field(default_factory=lambda: [10, "all"])  # a class
+    strategies: list[str] = field(default_factory=lambda: ["linear", "knn", "full"])
+    verdicts: list[str] = field(default_factory=lambda: ["full"])  # those of them whose gain over pretrainer=none is judged
+    seeds: int = 3  # pretraining seeds
+    recipes: dict[str, list[str]] = field(default_factory=lambda: {})  # value of one of these -> what it alone needs
+    margin: float = 0.005  # of accuracy: a difference within it is too small to matter
+
+    def __post_init__(self):
+        require(CONTROL in self.pretrainers, "pretrainers", self.pretrainers, f"a list with {CONTROL}, the control of the others")
+        require(bool(self.labels), "labels", self.labels, "a list of label counts a class, or all")
+        require(bool(self.strategies), "strategies", self.strategies, "a list of strategies")
+        rest = set(self.verdicts) - set(self.strategies)
+        require(not rest, "verdicts", self.verdicts, f"some of {', '.join(self.strategies)}")
+        require(self.seeds > 1, "seeds", self.seeds, "2 or more: one seed says nothing of another")
+        require(self.margin >= 0, "margin", self.margin, "0 or more")
+
+    def jobs(self, corpus, base):
+        return [
+            [f"seed={seed}", *self.taking("pretrainer", name), *self.taking("labels", count), *self.taking("strategy", strategy)]
+            for seed in range(self.seeds)
+            for name in self.pretrainers
+            for count in self.labels
+            for strategy in self.strategies
+        ]
+
+    def taking(self, key: str, value: Any) -> list[str]:
+        """The overrides of one value of one axis."""
+        return [f"{key}={value}", *self.recipes.get(str(value), [])]
+
+    def conclude(self, jobs):
+        scores = by_use(jobs)
+        uses = [use for n in self.labels for s in self.strategies if CONTROL in scores.get(use := (str(n), s), {})]
+        names = [n for n in self.pretrainers if all(n in scores[use] for use in uses)]
+        order = sorted(names, key=lambda n: -mean(scores[uses[0]][n]))
+        told = [use for use in uses if use[1] in self.verdicts]
+        sentences = len(told) * (len(names) - 1)
+        gains = {use: self.gains(scores[use], names, shared(LEVEL, sentences)) for use in told}
+        seconds = pretraining_seconds(jobs)
+        control = scores[uses[0]][CONTROL]
+        draws = {n: len(next(iter(scores[n, s][CONTROL].values()))) for n, s in uses}
+        return Conclusion(
+            f"Pretrainers on {jobs[0].settings['dataset']}",
+            [*(best(use, scores[use], names) for use in uses), *(sentence(use, of) for use, of in gains.items() if of)],
+            (
+                ["pretrainer", *map(name_of, uses), *(h for u in told for h in (f"gain, {name_of(u)}", "")), "seconds"],
+                [
+                    [
+                        name,
+                        *(percent(mean(scores[use][name])) for use in uses),
+                        *(text for of in gains.values() for text in beside(of.get(name))),
+                        f"{seconds[name]:.0f}" if name in seconds else "",
+                    ]
+                    for name in order
+                ],
+            ),
+            [*map(name_of, uses), "seconds"],
+            [
+                f"{CONTROL} is the control: a random encoder at rest, or training from scratch where the strategy trains it. "
+                f"Gains over it are of the same seed and label draw; their {sentences} intervals hold simultaneously at "
+                f"{100 * LEVEL:g} %.",
+                f"{len(control)} pretraining seeds; label draws: {', '.join(f'{d} at {n}' for n, d in draws.items())}.",
+                *(f"{name}: {' '.join(recipe)}" for name, recipe in self.recipes.items()),
+                f"seconds: of one pretraining. Cost of all jobs: {cost(jobs):.0f} s of computing.",
+            ],
+            [dots(scores, uses, order)],
+            {
+                "pretrainers": {
+                    name: {
+                        "seconds": seconds.get(name),
+                        "scores": {name_of(use): scores[use][name] for use in uses},
+                        "gains": {name_of(use): of[name] for use, of in gains.items() if name in of},
+                    }
+                    for name in order
+                }
+            },
+        )
+
+    def gains(self, scores: dict[str, Scores], names: list[str], level: float) -> dict[str, dict[str, Any]]:
+        """Of every pretrainer but the control: its difference to it, the interval and the word for it."""
+        found = {}
+        for name in (n for n in names if n != CONTROL):
+            pairs = [[a - b for a, b in zip(of, scores[CONTROL][seed], strict=True)] for seed, of in scores[name].items()]
+            middle, low, high = interval(pairs, level=level)
+            found[name] = {"difference": middle, "low": low, "high": high, "word": word_of(low, high, self.margin)}
+        return found
+
+
+def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
+    """use -> pretrainer -> its scores, of the seeds that the control has."""
+    found: dict[Use, dict[str, Scores]] = {}
+    for job in jobs:
+        use = str(job.settings["labels"]), str(job.settings["strategy"])
+        scores = found.setdefault(use, {}).setdefault(str(job.settings["pretrainer"]), {})
+        scores[int(job.settings["seed"])] = job.result["draws"][MAIN]
+    for of in found.values():
+        common = set.intersection(*(set(scores) for scores in of.values()))
+        of.update({name: {seed: scores[seed] for seed in sorted(common)} for name, scores in of.items()})
+    return found
+
+
+def mean(scores: Scores) -> float:
+    return fmean(a for draws in scores.values() for a in draws)
+
+
+def beside(gain: dict[str, Any] | None) -> list[str]:
+    if gain is None:
+        return ["", ""]
+    middle, low, high = (percent(gain[key], "+") for key in ("difference", "low", "high"))
+    return [f"{middle} ({low} to {high})", gain["word"]]
+
+
+def name_of(use: Use) -> str:
+    return f"{use[0]}: {use[1]}"
+
+
+def best(use: Use, scores: dict[str, Scores], names: list[str]) -> str:
+    first, *_ = sorted(names, key=lambda n: -mean(scores[n]))
+    reached, base = percent(mean(scores[first])), percent(mean(scores[CONTROL]))
+    return f"{spoken(use)}: {first} is best, {reached} % ({CONTROL}: {base} %)."
+
+
+def sentence(use: Use, gains: dict[str, dict[str, Any]]) -> str:
+    """Which pretrainers helped, hurt, or make no difference; of the others it cannot be told."""
+    words = list(dict.fromkeys(gain["word"] for gain in gains.values()))
+    told = "; ".join(f"{word}: {', '.join(n for n, gain in gains.items() if gain['word'] == word)}" for word in sorted(words))
+    return f"{spoken(use)}, against {CONTROL}: {told}."
+
+
+def spoken(use: Use) -> str:
+    return f"{use[1]}, {use[0]} labels a class" if use[0].isdecimal() else f"{use[1]}, {use[0]} labels"
+
+
+def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:
+    """Of each pretrainer's pretrainings, the mean."""
+    folders: dict[str, dict[str, float]] = {}
+    for job in jobs:
+        if stage := job.result["stages"].get("pretrain"):
+            folders.setdefault(str(job.settings["pretrainer"]), {})[stage["folder"]] = stage["seconds"]
+    return {name: fmean(of.values()) for name, of in folders.items()}
+
+
+def dots(scores: dict[Use, dict[str, Scores]], uses: list[Use], order: list[str]) -> Picture:
+    """A row a pretrainer, a dot a use."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure, axes = blank(1.2 + 0.3 * len(order))
+        for use, colour in zip(uses, LINES * 2, strict=False):
+            x = [100 * mean(scores[use][name]) for name in order]
+            axes.plot(x, range(len(order)), "o", color=colour, markersize=5, label=name_of(use))
+        for n in range(len(order)):
+            axes.axhline(n, color=FAINT, linewidth=0.4, zorder=0)
+        axes.set_yticks(range(len(order)), order)
+        axes.invert_yaxis()
+        axes.set_xlabel("test accuracy (%)")
+        axes.grid(axis="x")
+        figure.legend(fontsize=8, ncols=3, loc="outside lower center")
+    return Picture("pretrainers", "Every pretrainer", "Means over seeds and label draws.", png(figure))

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from sft_exp.core import stream
+from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.timm_model import TimmModel
 from sft_exp.encoders.torchvision_model import TorchvisionModel
@@ -144,3 +146,16 @@ def test_timm_is_asked_for_by_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"pip install 'sft_exp\[timm\]'"):
         TimmModel().build((3, 32, 32))
+
+
+def test_the_fully_connected_encoders_norm_is_between_its_layers_and_the_decoders():
+    net = MLP([6, 4], norm="batch").build((1, 3, 3))
+    decoder = net.mirror(2)
+    x_BCHW = torch.rand(8, 1, 3, 3, generator=stream("x"))
+    (_, first_BD), *_ = net.maps(x_BCHW)
+    normal_BD = net.layers[0](x_BCHW.flatten(1))
+    normal_BD = (normal_BD - normal_BD.mean(0)) / (normal_BD.var(0, correction=0) + 1e-5).sqrt()
+    assert torch.allclose(first_BD, normal_BD.relu(), atol=1e-5)
+    kinds = [type(m) for m in decoder.modules() if not list(m.children())]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.Unflatten]
+    assert decoder(torch.rand(8, 2)).shape == x_BCHW.shape

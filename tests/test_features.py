@@ -27,5 +27,5 @@ def outputs(tmp_path_factory):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", MARGINS)
 def test_features_beat_every_floor(name, outputs, shared_data):
-    row = lessons.measure(name, "mnist", 3, shared_data, outputs)
+    row = lessons.measure(name, lessons.home(name), 3, shared_data, outputs)
     assert row.advantage >= MARGINS[name], row

@@ -309,19 +309,30 @@ def test_wgans_critic_has_no_batchnorm():
 
 def test_bigans_losses_are_the_papers():
     """Discriminator -log D(x, E(x)) - log(1 - D(G(z), z)); the other two with the labels exchanged."""
-    method = BiGAN(latent=3, hidden=4, noise=0.2)
+    method = BiGAN(latent=3, noise=0.2, penalty=0.0)
     nets = networks(method)
-    drawn = x_BCHW, z_BZ, noise_B2CHW, on_B2H = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    drawn = x_BCHW, z_BZ, noise_B2CHW = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
     judge, inverses = nets["discriminator"], nets["inverses"]
-
-    def d(x, z, n):
-        h = judge["both"](torch.cat([judge["image"](x + noise_B2CHW[:, n]), z], 1)).relu() * on_B2H[:, n]
-        return judge["verdict"](h).squeeze(1).sigmoid().double()
-
-    real, fake = d(x_BCHW, inverses["code"](inverses["encoder"](x_BCHW)), 0), d(inverses["generator"](z_BZ).sigmoid(), z_BZ, 1)
+    d = lambda x, z: judge["pair"](torch.cat([judge["image"](x), z], 1)).squeeze(1).sigmoid().double()  # noqa: E731
+    real = d(x_BCHW + noise_B2CHW[:, 0], inverses["code"](inverses["encoder"](x_BCHW)))
+    fake = d(inverses["generator"](z_BZ).sigmoid() + noise_B2CHW[:, 1], z_BZ)
     close(method.discriminator_loss(nets, *drawn)[0], -real.log().mean() - (1 - fake).log().mean())
     close(method.inverses_loss(nets, *drawn)[0], -(1 - real).log().mean() - fake.log().mean())
-    assert set(on_B2H.unique().tolist()) == {0.0, 2.0}  # half of the units, each twice as strong
+
+
+def test_bigans_discriminator_pays_for_its_slope_at_real_pairs():
+    """A discriminator whose logit is linear in image and code has the same slope everywhere: its weights."""
+    method = BiGAN(latent=3, penalty=0.5)
+    nets = networks(method)
+    drawn = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    nets["discriminator"]["image"] = nn.Flatten()
+    nets["discriminator"]["pair"] = nn.Linear(X_BCHW[0].numel() + 3, 1)
+    slope = nets["discriminator"]["pair"].weight.square().sum()
+    loss, told = method.discriminator_loss(nets, *drawn)
+    close(told["slope"], slope)
+    close(loss - BiGAN(latent=3, penalty=0.0).discriminator_loss(nets, *drawn)[0], 0.25 * slope)
+    (pull_1D,) = torch.autograd.grad(told["slope"], nets["discriminator"]["pair"].weight)
+    assert torch.allclose(pull_1D, 2 * nets["discriminator"]["pair"].weight)  # so that training makes it flatter
 
 
 def test_bigans_discriminator_has_no_batchnorm():
@@ -333,16 +344,21 @@ def test_bigans_discriminator_has_no_batchnorm():
 
 def test_bigan_cannot_tell_pairs_of_exact_inverses_apart():
     """If images are G(z) and E inverts G, both kinds of pairs are the same, and the optimal discriminator says 1/2."""
-    method = BiGAN(latent=3, hidden=6, noise=0.0, dropout=0.0)
+    method = BiGAN(latent=3)
     nets = networks(method)
     z_BZ = torch.randn(5, 3, generator=stream("z"))
-    nets["inverses"]["encoder"], nets["inverses"]["code"] = nn.Identity(), nn.Flatten()
-    nets["inverses"]["generator"] = nn.Unflatten(1, (1, 1, 3))
-    nets["discriminator"]["image"], nets["discriminator"]["both"] = nn.Flatten(), nn.Identity()
-    nothing, all_on = torch.zeros(5, 2, 1, 1, 3), torch.ones(5, 2, 6)
-    real_B, fake_B = method.judge(nets, z_BZ.sigmoid().view(5, 1, 1, 3), z_BZ.sigmoid(), nothing, all_on)
-    assert torch.equal(real_B, nets["discriminator"]["verdict"](torch.cat([z_BZ.sigmoid()] * 2, 1)).squeeze(1))
-    assert fake_B.shape == real_B.shape
+    nets["inverses"]["encoder"], nets["inverses"]["generator"] = nn.Flatten(), nn.Unflatten(1, (1, 1, 3))
+    nets["inverses"]["code"] = Inverted()
+    real, fake = method.pairs(nets, method.generate(nets, z_BZ), z_BZ, torch.zeros(5, 2, 1, 1, 3))
+    for a, b in zip(real, fake, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+class Inverted(nn.Module):
+    """What a sigmoid was made of."""
+
+    def forward(self, p):
+        return torch.logit(p)
 
 
 # Masked autoencoder

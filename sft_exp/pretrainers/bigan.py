@@ -3,9 +3,9 @@
 A discriminator is shown pairs, (x, E(x)) of an image and (G(z), z) of a code, and says which: E and G can only fool it by
 becoming each other's inverse (theorem 2). Discriminator: -log D(x, E(x)) - log(1 - D(G(z), z)); encoder and generator
 together, not saturating: -log(1 - D(x, E(x))) - log D(G(z), z) (section 3.4). The discriminator is the encoder's architecture
-without BatchNorm, and sees the images through noise (Sonderby et al., arXiv:1610.04490, section 3.2) and dropout, without which
-it is soon right about every pair. Kept: the encoder; E's last layer, to the Z latents, is linear and stays behind. Adam with
-beta1 = 0.5: pretrain_optim=adam_gan.
+without BatchNorm. It would soon be right about every pair, so it sees images through noise (Sonderby et al., arXiv:1610.04490,
+section 3.2) and pays for its slope at real pairs, R/2 |d logit / d(x, E(x))|^2 (Mescheder et al., arXiv:1801.04406, equation 9).
+Kept: the encoder; E's last layer, to the Z latents, is linear and stays behind. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
 """
 
 from copy import deepcopy
@@ -18,6 +18,7 @@ from torch import nn
 
 from sft_exp.core import Pretrainer
 from sft_exp.errors import require
+from sft_exp.nets import perceptron
 
 
 def plain(net: nn.Module) -> nn.Module:
@@ -38,48 +39,55 @@ class BiGAN(Pretrainer):
 
     latent: int = 50  # Z
     hidden: int = 512  # units where the discriminator sees image and code together
-    dropout: float = 0.5  # share of these units that are off, for each pair
+    penalty: float = 1.0  # R, of the discriminator's slope
     noise: float = 0.3  # standard deviation of what is added to the images that the discriminator sees
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
-        require(self.noise >= 0, "noise", self.noise, "0 or more")
+        require(0 <= self.penalty < float("inf"), "penalty", self.penalty, "0 or more")
+        require(0 <= self.noise < float("inf"), "noise", self.noise, "0 or more")
 
     def networks(self, encoder, spec):
-        both, verdict = nn.Linear(encoder.width + self.latent, self.hidden), nn.Linear(self.hidden, 1)
+        generator, pair = encoder.mirror(self.latent), perceptron(encoder.width + self.latent, self.hidden, 1)
         return nn.ModuleDict(
             {
                 "inverses": nn.ModuleDict(
-                    {"encoder": encoder, "code": nn.Linear(encoder.width, self.latent), "generator": encoder.mirror(self.latent)}
+                    {"encoder": encoder, "code": nn.Linear(encoder.width, self.latent), "generator": generator}
                 ),
-                "discriminator": nn.ModuleDict({"image": plain(deepcopy(encoder)), "both": both, "verdict": verdict}),
+                "discriminator": nn.ModuleDict({"image": plain(deepcopy(encoder)), "pair": pair}),
             }
         )
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
         b = len(x_BCHW)
-        on_B2H = (rng.rand(b, 2, self.hidden) >= self.dropout) / (1 - self.dropout)
-        return x_BCHW, rng.randn(b, self.latent), self.noise * rng.randn(b, 2, *x_BCHW.shape[1:]), on_B2H
+        return x_BCHW, rng.randn(b, self.latent), self.noise * rng.randn(b, 2, *x_BCHW.shape[1:])
 
-    def discriminator_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW, on_B2H):
-        real_B, fake_B = self.judge(nets, x_BCHW, z_BZ, noise_B2CHW, on_B2H)
-        loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
-        return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean()}
+    def discriminator_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW):
+        with torch.no_grad():
+            real, fake = self.pairs(nets, x_BCHW, z_BZ, noise_B2CHW)
+        with torch.enable_grad():
+            real = [part.requires_grad_() for part in real]
+            real_B, fake_B = self.judge(nets, real), self.judge(nets, fake)
+            slopes = torch.autograd.grad(real_B.sum(), real, create_graph=True)
+        slope_B = torch.cat([s.flatten(1) for s in slopes], 1).square().sum(1)
+        loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean() + self.penalty / 2 * slope_B.mean()
+        return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean(), "slope": slope_B.mean()}
 
-    def inverses_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW, on_B2H):
-        real_B, fake_B = self.judge(nets, x_BCHW, z_BZ, noise_B2CHW, on_B2H)
-        return F.softplus(real_B).mean() + F.softplus(-fake_B).mean(), {}
+    def inverses_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW):
+        real, fake = self.pairs(nets, x_BCHW, z_BZ, noise_B2CHW)
+        return F.softplus(self.judge(nets, real)).mean() + F.softplus(-self.judge(nets, fake)).mean(), {}
 
-    def judge(self, nets, x_BCHW, z_BZ, noise_B2CHW, on_B2H):
-        """-> logits that the pair is (x, E(x)): of (x, E(x)) [B], and of (G(z), z) [B]."""
-        inverses, discriminator = nets["inverses"], nets["discriminator"]
-        images = torch.cat([x_BCHW + noise_B2CHW[:, 0], self.generate(nets, z_BZ) + noise_B2CHW[:, 1]])
-        codes = torch.cat([inverses["code"](inverses["encoder"](x_BCHW)), z_BZ])
-        h_PH = discriminator["both"](torch.cat([discriminator["image"](images), codes], 1)).relu() * torch.cat(on_B2H.unbind(1))
-        return discriminator["verdict"](h_PH).squeeze(1).chunk(2)
+    def pairs(self, nets, x_BCHW, z_BZ, noise_B2CHW):
+        """-> (x, E(x)) and (G(z), z), images with their noise"""
+        code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
+        return (x_BCHW + noise_B2CHW[:, 0], code_BZ), (self.generate(nets, z_BZ) + noise_B2CHW[:, 1], z_BZ)
+
+    def judge(self, nets, pair):
+        """-> logit that the pair is of an image and its code [B]"""
+        x_BCHW, z_BZ = pair
+        return nets["discriminator"]["pair"](torch.cat([nets["discriminator"]["image"](x_BCHW), z_BZ], 1)).squeeze(1)
 
     def generate(self, nets, z_BZ):
         return nets["inverses"]["generator"](z_BZ).sigmoid()

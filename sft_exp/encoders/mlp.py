@@ -10,14 +10,22 @@ from sft_exp.core import Backbone, Encoder
 from sft_exp.errors import require
 from sft_exp.nets import perceptron
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+class LeakyReLU(nn.LeakyReLU):
+    """With DCGAN's slope."""
+
+    def __init__(self):
+        super().__init__(0.2)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": LeakyReLU, "tanh": nn.Tanh}
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn.BatchNorm1d}
 
 
 @dataclass
 class MLP(Encoder):
     hidden: list[int] = field(default_factory=lambda: [400, 100])  # widths of the layers; the last is the code
-    activation: str = "relu"  # relu or tanh
+    activation: str = "relu"  # relu, leaky_relu (slope 0.2) or tanh
     norm: str = "none"  # none, or batch (before each activation)
 
     def __post_init__(self):

@@ -62,7 +62,11 @@ class BiGAN(Pretrainer):
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
         b = len(x_BCHW)
-        return x_BCHW, rng.randn(b, self.latent), self.noise * rng.randn(b, 2, *x_BCHW.shape[1:])
+        return x_BCHW, self.codes(b, rng), self.noise * rng.randn(b, 2, *x_BCHW.shape[1:])
+
+    def codes(self, count, rng):
+        """Uniform in [-1, 1], as in the paper's section 4.2 [count, Z]"""
+        return 2 * rng.rand(count, self.latent) - 1
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW):
         with torch.no_grad():
@@ -93,6 +97,6 @@ class BiGAN(Pretrainer):
         return nets["inverses"]["generator"](z_BZ).sigmoid()
 
     def show(self, nets, x_BCHW, rng):
-        z_BZ = rng.randn(len(x_BCHW), self.latent)
+        z_BZ = self.codes(len(x_BCHW), rng)
         code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
         return {"input": x_BCHW, "reconstruction": self.generate(nets, code_BZ), "sample": self.generate(nets, z_BZ)}

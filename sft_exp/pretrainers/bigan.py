@@ -2,14 +2,15 @@
 
 A discriminator is shown pairs, (x, E(x)) of an image and (G(z), z) of a code, and says which: E and G can only fool it by
 becoming each other's inverse (theorem 2). Discriminator: -log D(x, E(x)) - log(1 - D(G(z), z)); encoder and generator
-together, not saturating: -log(1 - D(x, E(x))) - log D(G(z), z) (section 3.4). The discriminator is the encoder's architecture
-without BatchNorm. It would soon be right about every pair, so it sees images through noise (Sonderby et al., arXiv:1610.04490,
-section 3.2) and pays for its slope at real pairs, R/2 |d logit / d(x, E(x))|^2 (Mescheder et al., arXiv:1801.04406, equation 9).
-Kept: the encoder; E's last layer, to the Z latents, is linear and stays behind. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
+together, not saturating: -log(1 - D(x, E(x))) - log D(G(z), z) (section 3.4). The discriminator is fully connected, of pixels
+and code together, as the paper's on MNIST (section 4.2), without BatchNorm. It would soon be right about every pair, so it sees
+images through noise (Sonderby et al., arXiv:1610.04490, section 3.2) and pays for its slope at real pairs,
+R/2 |d logit / d(x, E(x))|^2 (Mescheder et al., arXiv:1801.04406, equation 9). Kept: the encoder; E's last layer, to the Z
+latents, is linear and stays behind. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -18,14 +19,6 @@ from torch import nn
 
 from sft_exp.core import Pretrainer
 from sft_exp.errors import require
-from sft_exp.nets import perceptron
-
-
-def plain(net: nn.Module) -> nn.Module:
-    """Without BatchNorm, in place: its statistics would be of real and made images together."""
-    for name, child in net.named_children():
-        setattr(net, name, nn.Identity() if isinstance(child, nn.modules.batchnorm._BatchNorm) else plain(child))
-    return net
 
 
 @dataclass
@@ -38,7 +31,7 @@ class BiGAN(Pretrainer):
     per_row: ClassVar[bool] = False  # BatchNorm, where the encoder has it
 
     latent: int = 50  # Z
-    hidden: int = 512  # units where the discriminator sees image and code together
+    hidden: int = 512  # units of each of the discriminator's two layers
     penalty: float = 1.0  # R, of the discriminator's slope
     noise: float = 0.3  # standard deviation of what is added to the images that the discriminator sees
 
@@ -49,15 +42,10 @@ class BiGAN(Pretrainer):
         require(0 <= self.noise < float("inf"), "noise", self.noise, "0 or more")
 
     def networks(self, encoder, spec):
-        generator, pair = encoder.mirror(self.latent), perceptron(encoder.width + self.latent, self.hidden, 1)
-        return nn.ModuleDict(
-            {
-                "inverses": nn.ModuleDict(
-                    {"encoder": encoder, "code": nn.Linear(encoder.width, self.latent), "generator": generator}
-                ),
-                "discriminator": nn.ModuleDict({"image": plain(deepcopy(encoder)), "pair": pair}),
-            }
-        )
+        inverses = {"encoder": encoder, "code": nn.Linear(encoder.width, self.latent), "generator": encoder.mirror(self.latent)}
+        first, second = nn.Linear(prod(spec.image) + self.latent, self.hidden), nn.Linear(self.hidden, self.hidden)
+        layers = nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Linear(self.hidden, 1))
+        return nn.ModuleDict({"inverses": nn.ModuleDict(inverses), "discriminator": layers})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
@@ -91,7 +79,7 @@ class BiGAN(Pretrainer):
     def judge(self, nets, pair):
         """-> logit that the pair is of an image and its code [B]"""
         x_BCHW, z_BZ = pair
-        return nets["discriminator"]["pair"](torch.cat([nets["discriminator"]["image"](x_BCHW), z_BZ], 1)).squeeze(1)
+        return nets["discriminator"](torch.cat([x_BCHW.flatten(1), z_BZ], 1)).squeeze(1)
 
     def generate(self, nets, z_BZ):
         return nets["inverses"]["generator"](z_BZ).sigmoid()

@@ -41,7 +41,7 @@ def test_a_pretrainer_is_compared_with_none_on_the_same_seed_and_draw(tmp_path):
     of = dict(zip(head, rows[0], strict=True))
     assert (of["10: linear"], of["all: knn"], of["seconds"]) == ("90.0", "90.1", "11")
     assert of["gain, 10: full"] == "+20.0 (+20.0 to +20.0)"  # the wobble is both's
-    assert rows[1][7:] == ["", "", "", "", ""]  # nothing that the control is compared with
+    assert rows[1][7:] == ["", "", "", "", "3", ""]  # nothing that the control is compared with
     assert "linear, 10 labels a class: vicreg is best, 90.0 % (none: 70.0 %)." in found.sentences
     assert "full, all labels, against none: helped: vicreg; hurt: ae." in found.sentences
     assert any("their 4 intervals" in note for note in found.notes)  # two pretrainers at two label counts
@@ -51,6 +51,15 @@ def test_a_pretrainer_is_compared_with_none_on_the_same_seed_and_draw(tmp_path):
 def test_a_pretrainer_that_is_not_done_everywhere_has_no_row(tmp_path):
     done = [j for j in jobs(tmp_path, {"none": 0.0, "ae": 0.1}) if (j.settings["pretrainer"], j.settings["labels"]) != ("ae", 10)]
     assert [row[0] for row in concluded(done, ["none", "ae"]).table[1]] == ["none"]
+
+
+def test_seeds_that_are_not_done_yet_are_left_out_of_their_pretrainer_alone(tmp_path):
+    gains = {"none": 0.0, "ae": 0.1, "vae": 0.1, "dae": 0.1}
+    gone = {("ae", 2), ("dae", 1), ("dae", 2)}
+    done = [j for j in jobs(tmp_path, gains, 3) if (j.settings["pretrainer"], j.settings["seed"]) not in gone]
+    found = concluded(done, gains)
+    assert {name: of["seeds"] for name, of in found.facts["pretrainers"].items()} == {"none": 3, "ae": 2, "vae": 3}  # dae has one
+    assert any(note.startswith("2 to 3 seeds of pretraining") for note in found.notes)
 
 
 def test_only_seeds_that_the_control_has_are_compared(tmp_path):

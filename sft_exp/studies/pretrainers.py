@@ -1,5 +1,6 @@
 """Which pretrainer? Every method with one recipe, by what its features are used for and how many labels there are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
@@ -58,35 +59,37 @@ class Pretrainers(Study):
     def conclude(self, jobs):
         scores = by_use(jobs)
         uses = [use for n in self.labels for s in self.strategies if CONTROL in scores.get(use := (str(n), s), {})]
-        names = [n for n in self.pretrainers if all(n in scores[use] for use in uses)]
+        names = [n for n in self.pretrainers if all(len(scores[use].get(n, {})) > 1 for use in uses)]
         order = sorted(names, key=lambda n: -mean(scores[uses[0]][n]))
         told = [use for use in uses if use[1] in self.verdicts]
         sentences = len(told) * (len(names) - 1)
         gains = {use: self.gains(scores[use], names, shared(LEVEL, sentences)) for use in told}
         seconds = pretraining_seconds(jobs)
-        control = scores[uses[0]][CONTROL]
+        seeds = {n: min(len(scores[use][n]) for use in uses) for n in names}
         draws = {n: len(next(iter(scores[n, s][CONTROL].values()))) for n, s in uses}
+        drawn = ", ".join(f"{d} at {n}" for n, d in draws.items())
         return Conclusion(
             f"Pretrainers on {jobs[0].settings['dataset']}",
             [*(best(use, scores[use], names) for use in uses), *(sentence(use, of) for use, of in gains.items() if of)],
             (
-                ["pretrainer", *map(name_of, uses), *(h for u in told for h in (f"gain, {name_of(u)}", "")), "seconds"],
+                ["pretrainer", *map(name_of, uses), *(h for u in told for h in (f"gain, {name_of(u)}", "")), "seeds", "seconds"],
                 [
                     [
                         name,
                         *(percent(mean(scores[use][name])) for use in uses),
                         *(text for of in gains.values() for text in beside(of.get(name))),
+                        str(seeds[name]),
                         f"{seconds[name]:.0f}" if name in seconds else "",
                     ]
                     for name in order
                 ],
             ),
-            [*map(name_of, uses), "seconds"],
+            [*map(name_of, uses), "seeds", "seconds"],
             [
                 f"{CONTROL} is the control: a random encoder at rest, or training from scratch where the strategy trains it. "
                 f"Gains over it are of the same seed and label draw; their {sentences} intervals hold simultaneously at "
                 f"{100 * LEVEL:g} %.",
-                f"{len(control)} pretraining seeds; label draws: {', '.join(f'{d} at {n}' for n, d in draws.items())}.",
+                f"{few_to_many(seeds.values())} seeds of pretraining, draws of labels: {drawn}.",
                 *(f"{name}: {' '.join(recipe)}" for name, recipe in self.recipes.items()),
                 f"seconds: of one pretraining. Cost of all jobs: {cost(jobs):.0f} s of computing.",
             ],
@@ -95,6 +98,7 @@ class Pretrainers(Study):
                 "pretrainers": {
                     name: {
                         "seconds": seconds.get(name),
+                        "seeds": seeds[name],
                         "scores": {name_of(use): scores[use][name] for use in uses},
                         "gains": {name_of(use): of[name] for use, of in gains.items() if name in of},
                     }
@@ -114,20 +118,25 @@ class Pretrainers(Study):
 
 
 def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
-    """use -> pretrainer -> its scores, of the seeds that the control has."""
+    """use -> pretrainer -> its scores, of the seeds that the control has too, in their order."""
     found: dict[Use, dict[str, Scores]] = {}
     for job in jobs:
         use = str(job.settings["labels"]), str(job.settings["strategy"])
         scores = found.setdefault(use, {}).setdefault(str(job.settings["pretrainer"]), {})
         scores[int(job.settings["seed"])] = job.result["draws"][MAIN]
     for of in found.values():
-        common = set.intersection(*(set(scores) for scores in of.values()))
-        of.update({name: {seed: scores[seed] for seed in sorted(common)} for name, scores in of.items()})
+        known = sorted(of.get(CONTROL, {}))
+        of.update({name: {seed: scores[seed] for seed in known if seed in scores} for name, scores in of.items()})
     return found
 
 
 def mean(scores: Scores) -> float:
     return fmean(a for draws in scores.values() for a in draws)
+
+
+def few_to_many(counts: Iterable[int]) -> str:
+    least, *rest = sorted(set(counts))
+    return f"{least} to {rest[-1]}" if rest else str(least)
 
 
 def beside(gain: dict[str, Any] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Slow: what frozen features are worth on MNIST, 10 labels a class, three seeds: the lessons of benchmarks/lessons.py."""
+"""Slow: what features at rest are worth on MNIST or CIFAR-10, three seeds: the lessons of benchmarks/lessons.py."""
 
 import pytest
 
@@ -6,9 +6,11 @@ from benchmarks import lessons
 
 MARGINS = {  # pretrainer -> advantage over the best floor at least
     **dict.fromkeys(("vicreg", "simclr", "barlow_twins", "simsiam", "dino", "moco", "byol"), 0.09),
-    **dict.fromkeys(("mae", "rotation"), 0.02),
+    **dict.fromkeys(("mae", "rotation", "kmeans"), 0.02),
+    **dict.fromkeys(("ae", "vae"), 0.02),  # labels spread over their features' graph, against the same on pixels
+    **dict.fromkeys(("dae", "pca"), 0.0),
 }
-BELOW = ("ae", "dae", "vae", "gan", "wgan_gp", "bigan", "pca", "kmeans")  # a floor, at rest with so few labels
+BELOW = ("gan", "wgan_gp", "bigan")  # a floor, at rest with so few labels
 
 
 def test_every_pretrainer_is_above_its_floors_or_said_to_be_below():

@@ -135,6 +135,7 @@ def test_opened_as_a_file_it_keeps_answers_and_downloads_the_same_table(folder, 
     for label in list(TRUTH.values())[:5]:
         browser.press(label)
     browser.press("Backspace")
+    browser.until("document.getElementById('count').textContent.startsWith('4 of 20')")
     browser.reload()
     assert browser.run("document.getElementById('count').textContent").startswith("4 of 20 labelled")
     caught = "URL.createObjectURL = blob => { window.text = blob.text(); return '#'; }; download(); window.text"

@@ -189,7 +189,8 @@ def main(data: Path | None, outputs: Path, names: list[str] | None = None, seeds
     docs, lessons = ROOT / "docs" / "pretrainers", dict[str, list[Row]]()
     (docs / "images").mkdir(parents=True, exist_ok=True)
     for name in names or config.options("pretrainer"):
-        wanted = sets or (dict.fromkeys(("digits", "mnist", home(name))) if data else ("digits",))
+        its = dict.fromkeys(("digits", "mnist", home(name))) if data else ("digits",)
+        wanted = [d for d in its if not sets or d in sets]
         lessons[name] = [measure(name, d, seeds, data, outputs) for d in wanted] if name not in NOT_MEASURED else []
         write(name, lessons[name], docs)
         print(name, *(f"{r.dataset} {100 * r.accuracy:.1f} ({100 * r.advantage:+.1f})" for r in lessons[name]), flush=True)

@@ -89,7 +89,12 @@ def sampled(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
 def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
     """Where in the image each pixel of the view is looked up, (x, y) in [-1, 1] [B, H, W, 2]; None where it stays."""
     window_B23 = window(shape, how, u)
-    return None if window_B23 is None else F.affine_grid(window_B23, list(shape), align_corners=False)
+    if window_B23 is None:
+        return None
+    # As F.affine_grid, which multiplies matrices of three columns: half of a view's time.
+    x_W, y_H = (((2 * torch.arange(n, device=window_B23.device) + 1) / n - 1) for n in (shape[3], shape[2]))
+    rows_B2H = window_B23[:, :, 1, None] * y_H + window_B23[:, :, 2, None]
+    return (window_B23[:, :, 0, None, None] * x_W + rows_B2H[..., None]).permute(0, 2, 3, 1)
 
 
 def window(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
@@ -124,13 +129,15 @@ def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
         hue_B = 0.4 * pi * strength_B * either(1, u[4])
         cos_B, sin_B, zero_B = saturation_B * hue_B.cos(), saturation_B * hue_B.sin(), torch.zeros_like(hue_B)
         yiq_B33 = torch.stack([zero_B + 1, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B], 1).unflatten(1, (3, 3))
-        x_BCHW = ((FROM_YIQ.to(x_BCHW) @ yiq_B33 @ TO_YIQ.to(x_BCHW)) @ x_BCHW.flatten(2)).view_as(x_BCHW)
-        luma_BCHW = (x_BCHW * TO_YIQ[0].to(x_BCHW)[:, None, None]).sum(1, keepdim=True)
+        colours_BCC, luma_C = FROM_YIQ.to(x_BCHW) @ yiq_B33 @ TO_YIQ.to(x_BCHW), TO_YIQ[0].to(x_BCHW)
     else:
-        luma_BCHW = x_BCHW
-    mean_B = luma_BCHW.mean((1, 2, 3))
+        channels = x_BCHW.shape[1]
+        colours_BCC = torch.eye(channels).to(x_BCHW).expand(len(x_BCHW), -1, -1)
+        luma_C = x_BCHW.new_full((channels,), 1 / channels)
+    mean_B = (colours_BCC @ x_BCHW.mean((2, 3))[..., None])[..., 0] @ luma_C
     gain_B, offset_B = bright_B * contrast_B, bright_B * (1 - contrast_B) * mean_B
-    return (x_BCHW * gain_B[:, None, None, None] + offset_B[:, None, None, None]).clamp_(0, 1)
+    map_BCC = gain_B[:, None, None] * colours_BCC
+    return torch.baddbmm(offset_B[:, None, None], map_BCC, x_BCHW.flatten(2)).clamp_(0, 1).view_as(x_BCHW)
 
 
 def blur(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:

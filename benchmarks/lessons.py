@@ -32,7 +32,7 @@ NOT_MEASURED = {  # pretrainer -> why it has no row
 ALIKE = ("encoder=conv", "pretrain.steps=1000", "pretrain.batch_size=128", "hardware.precision=bf16")  # as study=pretrainers
 RECIPES: dict[str, tuple[str, ...]] = {  # what each gets on MNIST
     **dict.fromkeys(("simclr", "moco", "byol", "simsiam", "barlow_twins", "vicreg", "dino"), ALIKE),
-    **dict.fromkeys(("ae", "dae", "mae", "rotation", "gan", "bigan"), ALIKE),
+    **dict.fromkeys(("ae", "dae", "mae", "rotation", "jigsaw", "gan", "bigan"), ALIKE),
     "vae": (*ALIKE, "features.maps=[code]"),
     "wgan_gp": (*ALIKE, "encoder.norm=layer"),
     "pca": (),

@@ -18,6 +18,7 @@ from sft_exp.pretrainers.ae import AE
 from sft_exp.pretrainers.bigan import BiGAN
 from sft_exp.pretrainers.dae import DAE
 from sft_exp.pretrainers.gan import GAN
+from sft_exp.pretrainers.jigsaw import Jigsaw, far_apart, shuffled
 from sft_exp.pretrainers.kmeans import KMeans
 from sft_exp.pretrainers.mae import MAE
 from sft_exp.pretrainers.pca import PCA
@@ -406,7 +407,42 @@ def test_rotation_asks_for_every_turn_of_every_image_once():
     assert two.tolist() == [0, 1] * 5, "an image that is not square has two turns"
 
 
-@pytest.mark.parametrize(("method", "answers"), [(Rotation(), 2), (Supervised(), len(SPEC.classes))])
+# Jigsaw
+
+
+def test_tiles_lie_in_the_order_that_is_asked_for():
+    x_BCHW = torch.rand(2, 2, 5, 4, generator=stream("x"))
+    order_BT = torch.tensor([[0, 1, 2, 3], [2, 0, 3, 1]])
+    same, other = shuffled(x_BCHW, order_BT, torch.zeros(2, 4, 2), side=2, gap=0.0)
+    assert torch.equal(same[:, :4], x_BCHW[0, :, :4]), "the first is as it was, but for the row below that is left over"
+    assert not same[:, 4:].any()
+    assert torch.equal(other[:, :2, :2], x_BCHW[1, :, 2:4, :2])
+    assert torch.equal(other[:, :2, 2:], x_BCHW[1, :, :2, :2])
+    assert torch.equal(other[:, 2:4, :2], x_BCHW[1, :, 2:4, 2:])
+    assert torch.equal(other[:, 2:4, 2:], x_BCHW[1, :, :2, 2:])
+
+
+def test_of_a_tile_what_lies_at_its_place_is_seen():
+    x_BCHW = torch.rand(1, 1, 12, 9, generator=stream("x"))
+    place_BT2 = torch.zeros(1, 9, 2)
+    place_BT2[0, 4] = torch.tensor([0.99, 0.5])  # of the two places along 4 pixels the last, of the two along 3 the second
+    seen = shuffled(x_BCHW, torch.arange(9)[None], place_BT2, side=3, gap=0.4)[0, 0]
+    assert torch.equal(seen[0:3, 0:2], x_BCHW[0, 0, 0:3, 0:2])
+    assert torch.equal(seen[4:7, 3:5], x_BCHW[0, 0, 5:8, 4:6])
+    assert not seen[3::4].any()
+    assert not seen[:, 2::3].any()
+
+
+def test_orders_are_far_apart():
+    """Noroozi & Favaro's table of sets: as many places as can be differ. Of nine tiles nine orders differ in all places."""
+    orders = torch.tensor(far_apart(9, 9))
+    differing = (orders[:, None] != orders).sum(2)
+    assert torch.equal(differing, 9 - 9 * torch.eye(9, dtype=torch.int64))
+    assert len(set(far_apart(4, 24))) == 24
+    assert len(set(far_apart(9, 100))) == 100
+
+
+@pytest.mark.parametrize(("method", "answers"), [(Rotation(), 2), (Jigsaw(), 24), (Supervised(), len(SPEC.classes))])
 def test_not_knowing_costs_the_logarithm_of_the_number_of_answers(method, answers):
     nets = networks(method)
     nn.init.zeros_(nets["head"].weight)

@@ -143,6 +143,8 @@ def begin(cfg: DictConfig) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
     lay_out(cfg)
     if cfg.hydra.sweeper._target_ not in (BASIC, LISTED):
+        if cfg.plan:
+            raise ConfigError("plan", True, "false where the sweeper chooses its jobs as it goes; they are not known beforehand")
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
@@ -158,6 +160,11 @@ def begin(cfg: DictConfig) -> None:
         answer = worker(threads(cfg)).ask({"do": "check", "config": job["config"], "choices": job["choices"]})
         if answer["code"]:
             raise JobFailure(f"job {n} ({' '.join(job['overrides'])}): {answer['error']}", answer["code"])
+    if cfg.plan:
+        answer = worker(threads(cfg)).ask({"do": "plan", "jobs": jobs})
+        if answer["code"]:
+            raise JobFailure(answer["error"], answer["code"])
+        sys.exit(0)
     _folder.append(folder)
     os.environ["PYTHONPATH"] = config.plugins_path()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -27,13 +27,18 @@ def main() -> None:
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
-    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `lay out` says
-    which jobs a study has on the job's data."""
+    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `plan` says
+    what several would compute, `lay out` which jobs a study has on the job's data."""
     from sft_exp import session, together
 
     try:
         if message["do"] == "lay out":
             return {"code": 0, **laid_out(message)}
+        if message["do"] == "plan":
+            from sft_exp.reports import report
+
+            report.plan([prepared(job) for job in message["jobs"]])
+            return {"code": 0}
         job = prepared(message)
         if message["do"] == "check":
             return {"code": 0}

@@ -76,6 +76,21 @@ def test_pretrains_once_and_repeats_nothing():
     assert made == {f: f.stat().st_mtime_ns for f in Path("outputs/store").glob("*-*")}
 
 
+def test_a_plan_counts_what_all_jobs_would_compute_and_runs_none():
+    def counts() -> dict[str, list[str]]:
+        rows = [line.split() for line in sweep(*GRID, *TINY, "plan=true").splitlines()]
+        return {row[0]: row[1:4] for row in rows if row and row[0] in ("pretrain", "finetune")}
+
+    assert counts() == {"pretrain": ["2", "0", "2"], "finetune": ["8", "0", "8"]}
+    assert not Path("outputs").exists()
+    sweep("pretrainer=ae", "optim=sgd", "optim.lr=1e-2", *TINY)
+    assert counts() == {"pretrain": ["2", "1", "1"], "finetune": ["8", "1", "7"]}
+    assert len(list(Path("outputs/multirun").iterdir())) == 1
+    said = sweep("hydra/sweeper=halving", *GRID, *TINY, "plan=true", code=2)
+    assert "plan" in said
+    assert "not known beforehand" in said
+
+
 @pytest.mark.slow
 def test_parallel_jobs_share_one_pretraining():
     sweep(*GRID, *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

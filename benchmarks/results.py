@@ -30,7 +30,7 @@ STUDIES = {
         "controls=[scratch,random_frozen,raw_pixels,raw_svm,raw_spread,pca_svm,frozen_svm,frozen_spread]",
         "study.long=false",  # scratch_long would take as long as all the rest
     ],
-    "pretrainers_mnist": ["study=pretrainers", "dataset=mnist", "dataset.root=data/mnist", "study.seeds=2", "report=false"],
+    "pretrainers_mnist": ["study=pretrainers", "dataset=mnist", "dataset.root=data/mnist", "study.seeds=4", "report=false"],
     "attribution_mnist": ["study=attribution", *VICREG, FIXMATCH, "labels=10", *MNIST],
     "attribution_cifar10_jpeg": ["study=attribution", *SIMCLR, FIXMATCH, *CIFAR],
     "blood_cells": [

@@ -20,8 +20,8 @@ MNIST = ["dataset=mnist", "dataset.root=data/mnist", "encoder=conv", "features.m
 MNIST += ["pretrain.steps=1500", "pretrain.batch_size=256", "finetune.ema=0.99"]
 CIFAR = ["dataset=image_folder", "dataset.root=data/cifar10_jpeg12k", "dataset.size=32", "augment=pictures", "encoder=conv"]
 CIFAR += ["hardware.precision=bf16", "pretrain.max_steps=null", "pretrain.steps=600", "pretrain.batch_size=256", "labels=50"]
-SIMCLR = ["study.pretrainer=simclr", "study.short=300", "study.long=800", "study.seeds=4", "draws=4"]
-VICREG = ["study.pretrainer=vicreg", "study.short=300", "study.long=800", "study.seeds=4", "draws=4"]
+SIMCLR = ["study.pretrainer=simclr", "study.short=300", "study.long=800", "draws=4"]
+VICREG = ["study.pretrainer=vicreg", "study.short=300", "study.long=800", "draws=4"]
 FIXMATCH = 'study.steps.semi_supervised=["task=fixmatch","task.cutout=0","task.labelled=strong"]'
 STUDIES = {
     "mnist": [
@@ -30,7 +30,7 @@ STUDIES = {
         "controls=[scratch,random_frozen,raw_pixels,raw_svm,raw_spread,pca_svm,frozen_svm,frozen_spread]",
         "study.long=false",  # scratch_long would take as long as all the rest
     ],
-    "pretrainers_mnist": ["study=pretrainers", "dataset=mnist", "dataset.root=data/mnist", "study.seeds=4", "report=false"],
+    "pretrainers_mnist": ["study=pretrainers", "dataset=mnist", "dataset.root=data/mnist", "report=false"],
     "attribution_mnist": ["study=attribution", *VICREG, FIXMATCH, "labels=10", *MNIST],
     "attribution_cifar10_jpeg": ["study=attribution", *SIMCLR, FIXMATCH, *CIFAR],
     "blood_cells": [

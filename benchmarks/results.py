@@ -20,8 +20,8 @@ MNIST = ["dataset=mnist", "dataset.root=data/mnist", "encoder=conv", "features.m
 MNIST += ["pretrain.steps=1500", "pretrain.batch_size=256", "finetune.ema=0.99"]
 CIFAR = ["dataset=image_folder", "dataset.root=data/cifar10_jpeg12k", "dataset.size=32", "augment=pictures", "encoder=conv"]
 CIFAR += ["hardware.precision=bf16", "pretrain.max_steps=null", "pretrain.steps=600", "pretrain.batch_size=256", "labels=50"]
-SIMCLR = ["study.pretrainer=simclr", "study.short=300", "study.long=800", "draws=4"]
-VICREG = ["study.pretrainer=vicreg", "study.short=300", "study.long=800", "draws=4"]
+SIMCLR = ["study.pretrainer=simclr", "study.short=300", "study.long=800", "study.seeds=4", "draws=4"]
+VICREG = ["study.pretrainer=vicreg", "study.short=300", "study.long=800", "study.seeds=4", "draws=4"]
 FIXMATCH = 'study.steps.semi_supervised=["task=fixmatch","task.cutout=0","task.labelled=strong"]'
 STUDIES = {
     "mnist": [

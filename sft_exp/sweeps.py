@@ -144,7 +144,7 @@ def begin(cfg: DictConfig) -> None:
     lay_out(cfg)
     if cfg.hydra.sweeper._target_ not in (BASIC, LISTED):
         if cfg.plan:
-            raise ConfigError("plan", True, "false where the sweeper chooses its jobs as it goes; they are not known beforehand")
+            raise ConfigError("plan", True, "must be false where the sweeper chooses its jobs as it goes: nobody knows them yet")
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")

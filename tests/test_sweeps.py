@@ -88,7 +88,7 @@ def test_a_plan_counts_what_all_jobs_would_compute_and_runs_none():
     assert len(list(Path("outputs/multirun").iterdir())) == 1
     said = sweep("hydra/sweeper=halving", *GRID, *TINY, "plan=true", code=2)
     assert "plan" in said
-    assert "not known beforehand" in said
+    assert "nobody knows them yet" in said
 
 
 @pytest.mark.slow

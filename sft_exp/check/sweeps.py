@@ -28,11 +28,10 @@ def seeds(found: Sequence[Run], missing: Iterable[str]) -> Grade:
         for one in run.arms[MAIN]:
             reported.setdefault((run.shelf.root, same(run, one.finetune)), set()).add(place(run, one.finetune))
     for run in {r.shelf.root: r for r in found}.values():
-        for name in run.shelf.of("finetune"):
-            key = run.shelf.root, same(run, name)
-            if key in reported and place(run, name) not in reported[key]:
-                seed, draw = place(run, name)
-                faults.append(f"seed {seed}, draw {draw} was run too ({name}) and is not among what is graded")
+        known = {name: reported.get((run.shelf.root, same(run, name))) for name in run.shelf.of("finetune")}
+        others = [(*place(run, name), name) for name, places in known.items() if places and place(run, name) not in places]
+        for seed, draw, name in sorted(others):
+            faults.append(f"seed {seed}, draw {draw} was run too ({name}) and is not among what is graded")
     return ok("6.4", faults)
 
 

@@ -434,7 +434,7 @@ def test_of_a_tile_what_lies_at_its_place_is_seen():
 
 
 def test_orders_are_far_apart():
-    """Noroozi & Favaro's table of sets: as many places as can be differ. Of nine tiles nine orders differ in all places."""
+    """Nine orders of nine tiles can differ in all places, and do."""
     orders = torch.tensor(far_apart(9, 9))
     differing = (orders[:, None] != orders).sum(2)
     assert torch.equal(differing, 9 - 9 * torch.eye(9, dtype=torch.int64))

@@ -2,10 +2,10 @@
 
 The orders are few and far from each other: each next one differs in the most places from all before it (their algorithm 1);
 of four tiles there are only 24, and all are taken. The tiles are put together again, as in Carlucci et al., arXiv:1903.06864,
-so that any encoder serves. Of each, what is seen is smaller than its place and lies anywhere in it, or edges that fit would
-give the order away (section 4.2: 64 of 75 pixels). Loss: cross-entropy over the orders. Kept: the maps below the code, where they
-were in the image, as of rotation.
-It assumes that an image has a middle and that its parts have their places: of textures nothing is learned.
+so that any encoder serves. Of each, what is seen is smaller than its place and lies anywhere in it (64 of 75 pixels in the
+paper), or edges that fit would give the order away. Loss: cross-entropy over the orders. Kept: the maps below the code, where
+they were in the image, as of rotation.
+It assumes that the parts of an image have their places; those of a texture have none.
 """
 
 from dataclasses import dataclass

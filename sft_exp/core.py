@@ -102,10 +102,11 @@ class Spec:
     image: tuple[int, int, int]  # C, H, W
     classes: tuple[str, ...]  # names of the Y classes, in the order of their labels; none where numbers are predicted
     named: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # target -> its classes, where targets differ
+    levels: tuple[int, int] | None = None  # values of deep files that are black and white; None = each file by its own
 
     def of(self, target: str) -> "Spec":
         """What a network of this target must fit."""
-        return Spec(self.image, self.named.get(target, self.classes))
+        return Spec(self.image, self.named.get(target, self.classes), levels=self.levels)
 
 
 class Backbone(nn.Module):

@@ -159,7 +159,8 @@ def with_pixels(graph: bytes) -> bytes:
 def facts(model: Finished) -> dict[str, Any]:
     """What whoever loads the file must know. Images are divided by `scale` first, unless `preprocess` is true."""
     predicts = model.network.task.predicts if model.network else "classes"
-    return {"classes": model.spec.classes, "image": model.spec.image, "predicts": predicts, "preprocess": False, "scale": 255}
+    about = {"classes": model.spec.classes, "image": model.spec.image, "predicts": predicts, "preprocess": False, "scale": 255}
+    return {**about, "levels": model.spec.levels} if model.spec.levels else about  # how files of more than 8 bits become 0 to 255
 
 
 def with_about(graph: bytes, about: dict[str, Any]) -> bytes:

@@ -72,7 +72,7 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
             read, images = [], []
             for path in some:
                 try:
-                    images.append(decode(path.read_bytes(), model.image))
+                    images.append(decode(path.read_bytes(), model.image, levels=model.levels))
                     read.append(path)
                 except (DataError, OSError) as error:
                     reason = "no image lies there" if path.is_dir() else getattr(error, "strerror", None) or error

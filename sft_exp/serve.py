@@ -63,7 +63,11 @@ def model_of(path: Path) -> "Predictor":
         raise DataError(f"{path}: its SVM leaves votes and no network with logits; take a run of another strategy")
     opened = graphs.session(graphs.from_network(Network(model.task, model.nets), model.spec))
     return inference.Predictor(
-        model.spec.image, model.spec.classes, True, lambda x_BCHW: graphs.run(opened, x_BCHW.float().div(255))
+        model.spec.image,
+        model.spec.classes,
+        True,
+        lambda x_BCHW: graphs.run(opened, x_BCHW.float().div(255)),
+        model.spec.levels,
     )
 
 
@@ -105,7 +109,7 @@ def answer(model: "Predictor", content: bytes) -> dict[str, Any]:
     """Class and probabilities of an image file's bytes, the likeliest first; DataError if it is no image."""
     from sft_exp.data import decode
 
-    p_Y = model.probabilities(decode(content, model.image)[None])[0]
+    p_Y = model.probabilities(decode(content, model.image, levels=model.levels)[None])[0]
     order = p_Y.argsort(descending=True).tolist()
     return {"class": model.classes[order[0]], "probabilities": {model.classes[i]: round(p_Y[i].item(), 6) for i in order}}
 

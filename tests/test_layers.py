@@ -44,8 +44,9 @@ LOW = {  # of ours, all that these may import
     "data": {"core", "errors"},
     "splits": {"core", "data", "errors"},
     "readers.files": {"data", "errors", "progress"},
-    "readers.masks": {"data", "errors", "progress", "readers.files"},
-    "readers.boxed": {"boxes", "data", "errors", "progress", "readers.files"},
+    "readers.findings": {"data", "errors", "progress", "readers.files"},
+    "readers.masks": {"data", "errors", "progress", "readers", "readers.files", "readers.findings"},
+    "readers.boxed": {"boxes", "data", "errors", "progress", "readers", "readers.files", "readers.findings"},
     "train": {"core", "data", "engines.local", "errors", "experiment", "ranks", "schedule"},
     "engines.local": {"core", "nets", "ranks"},
 }

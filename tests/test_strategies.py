@@ -292,6 +292,31 @@ def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, 
     assert torch.cdist(tested, net.nets["head"].f_ND).min() > 1e-3
 
 
+@pytest.mark.parametrize("strategy", ["logistic", "svm", "knn"])
+def test_features_are_standardised_each_before_a_head_is_solved(experiment, tmp_path, strategy):
+    """The head is fitted on, and later given, features of mean 0 and spread 1; by default on the features as they are."""
+    from sft_exp import jobs
+    from sft_exp.stages.context import Context
+    from sft_exp.track import Tracker
+
+    asked = [f"strategy={strategy}", "encoder=pixels", "pretrainer=none", "draws=1", "controls=false", "val=none"]
+    heads = {}
+    for how in ("each", "common", "none"):
+        e = experiment(*asked, f"task.standardise={how}", f"store={tmp_path}")
+        job = jobs.prepare(e)
+        finetune.run(tmp_path / how, {**job.requests["finetune"][0]}, Context.on(e.hardware, Tracker()))
+        heads[how] = model.load(tmp_path / how)
+    scale = heads["each"].nets["scale"]
+    f_ND = job.corpus.train.floats(torch.arange(len(job.corpus.train)), CPU).flatten(1)
+    alive_D = f_ND.std(0) > 0.05
+    assert ((scale(f_ND).std(0)[alive_D] - 1).abs() < 0.1).all()
+    x_BCHW = job.corpus.test.floats(torch.arange(200), CPU)
+    told = {how: found.predict(x_BCHW) for how, found in heads.items()}
+    assert torch.equal(told["common"], told["none"])
+    assert not torch.allclose(told["each"], told["none"])
+    assert (told["each"].argmax(1) == job.corpus.test.y[:200]).float().mean() > 0.7
+
+
 # The table
 
 

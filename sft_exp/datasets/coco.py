@@ -15,7 +15,7 @@ from typing import Any
 
 from sft_exp.data import Corpus
 from sft_exp.errors import DataError, listing
-from sft_exp.readers import boxed
+from sft_exp.readers import boxed, findings
 from sft_exp.readers.boxed import Box, Marked, path_of
 from sft_exp.readers.files import File
 
@@ -51,7 +51,7 @@ class Coco(boxed.BoxSet):
         """(the images of a json, names of its categories by id). DataError."""
         file = root / name
         content = read(file)
-        names = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
+        names = {c["id"]: findings.class_name(str(c["name"])) for c in sorted(content["categories"], key=lambda c: c["id"])}
         images = {image["id"]: image for image in content["images"]}
         if len(images) < len(content["images"]):
             raise DataError(f"{file}: {len(content['images']) - len(images)} images have the id of another")

@@ -2,7 +2,8 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
 
     root/<class>/...            no test images: repeated stratified folds take turns as test
     root/train/<class>/...      with root/test/<class>/... as test, if it is there; the images of root/val/<class>/..., if it is
-                                there, are training images like the others, because their labels cost the same
+                                there, are training images like the others, because their labels cost the same. Other usual
+                                names of the three (Training, valid, test_set, ...) are understood, in any case
     labels=<table.csv>          columns file, label and, where images belong together, group; files relative to root or to the
                                 table; folds take turns as test, unless a column split says train, val or test
 
@@ -28,6 +29,7 @@ import torch
 from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
+from sft_exp.readers import findings
 from sft_exp.readers.files import File, Seen, below, find, is_image, read_table, survey, visible
 
 PARTS = ("train", "val", "test")
@@ -84,14 +86,22 @@ class ImageFolder(Dataset):
         ignored, rows = [r for r in rows if r.fate], [r for r in rows if not r.fate]
         image = (self.channels, self.size, self.size)
         held = len(rows) * prod(image) <= self.memory * 1e9
-        x, seen = survey([r.file for r in rows], image, held, max(1, self.workers))
+        learnt = [r.split != "test" for r in rows]
+        x, seen, levels = survey([r.file for r in rows], image, held, max(1, self.workers), learnt=learnt)
         rows, leaks = judged([r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip")
-        classes = complete(rows)
+        classes, name = complete(rows), Path(str(self.root or self.labels)).expanduser().resolve().stem
         report = {
             "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
             "unlabelled": facts([r for r in rows + ignored if r.split == "pool"]),
         }
         console.print(told(report, self.size), highlight=False, soft_wrap=True)
+        used = [r for r in rows if r.fate == "used"]
+        warnings = [
+            *findings.class_names(classes),
+            *findings.labels(classes, (r.label for r in used if r.split == "test")),
+            *findings.images([r.seen for r in used], levels),
+        ]
+        report |= findings.said(name, warnings)
         if self.unlabelled and not report["unlabelled"]["images"]:
             raise DataError(f"dataset.unlabelled={self.unlabelled}: no image there can be read and is not a labelled one")
 
@@ -108,10 +118,9 @@ class ImageFolder(Dataset):
         def fingerprint(*splits: str) -> str:
             return hashlib.sha256(json.dumps([image, classes, [c for c in content if c[1] in splits]]).encode()).hexdigest()
 
-        name = Path(str(self.root or self.labels)).expanduser().resolve().stem
         files = {r.file.id: r.file.path for r in rows if r.fate == "used" and r.file.size < 0 and r.file.content is None}
         hashes = fingerprint("train", "pool"), fingerprint("test")
-        return Corpus(name, classes, train, test, extra, image, report, *hashes, files, leaks)
+        return Corpus(name, classes, train, test, extra, image, report, *hashes, files, leaks, levels=levels)
 
     def folders(self) -> list[Row]:
         """What lies in the classes' folders."""
@@ -120,32 +129,60 @@ class ImageFolder(Dataset):
         root = Path(self.root).expanduser()
         if not root.is_dir():
             raise DataError(f"dataset.root={root}: no such folder. {LAYOUTS}")
-        inside = self.subfolders(root)
-        parts = [inside.pop(part) for part in PARTS if part in inside]
-        if parts and parts[0].name != "train":
-            raise DataError(f"{root}: there is {parts[0].name}/ and no train/. {LAYOUTS}")
-        if parts and inside:
-            raise DataError(f"{root}: beside train/ there is {', '.join(f'{name}/' for name in inside)}. {LAYOUTS}")
         rows = []
-        for part in parts or [root]:
+        for split, part in self.parts(root) or [("train", root)]:
+            inside: dict[str, set[str]] = {}  # class's folder -> its own folders
             if loose := [f.name for f in sorted(part.iterdir()) if f.is_file() and visible(f.name) and is_image(f.name)]:
                 raise DataError(f"{part}: {loose[0]} lies in no class's folder. {LAYOUTS}")
             if not (folders := self.subfolders(part)):
                 raise DataError(f"{part}: no class has a folder there. {LAYOUTS}")
-            split = "test" if part.name == "test" and parts else "train"
-            for label, folder in folders.items():
+            for folder in folders:
+                label = findings.class_name(folder.name)
                 files = [File(path.relative_to(root).as_posix(), path) for path in below(folder)]
                 images = [f for f in files if is_image(f.id)]
                 if not images:
                     raise DataError(f"{folder}: a class without an image. Add some, or remove the folder. {LAYOUTS}")
                 rows += [Row(f, split, label, self.group_in(f.id)) for f in images]
                 rows += [Row(f, split, label, fate="ignored") for f in files if not is_image(f.id)]
+                deeper = (f.path.relative_to(folder).parts for f in images)
+                inside[folder.name] = {findings.class_name(parts[0]) for parts in deeper if len(parts) > 1}
+            findings.same_subfolders(inside, str(part))
         return rows
 
-    def subfolders(self, folder: Path) -> dict[str, Path]:
-        """Name -> folder, without those that are given as unlabelled."""
+    def parts(self, root: Path) -> list[tuple[str, Path]]:
+        """(train or test, folder) of the folders that are named like splits; none where all folders are classes.
+
+        A word such as Testing may be a class's name too. It is a split's, if it is exactly train, val or test; if all folders
+        are named like splits; or if one is train and those named like splits hold folders of classes. DataError where it
+        is not clear which folder is what.
+        """
+        folders = self.subfolders(root)
+        named = [(split, folder) for folder in folders if (split := findings.split_named(folder.name))]
+        others = [f for f in folders if not findings.split_named(f.name)]
+        splits = {split for split, _ in named}
+        exact = any(folder.name in PARTS for _, folder in named)
+        nested = "train" in splits and all(self.subfolders(folder) for _, folder in named)
+        if not named or not (exact or nested or (not others and len(splits) > 1)):
+            return []
+        if "train" not in splits:
+            raise DataError(f"{root}: there is {named[0][1].name}/ and no train/. {LAYOUTS}")
+        if others:
+            first = next(folder.name for split, folder in named if split == "train")
+            raise DataError(f"{root}: beside {first}/ there is {', '.join(f'{f.name}/' for f in others)}. {LAYOUTS}")
+        order = sorted(named, key=lambda found: PARTS.index(found[0]))
+        return [("test" if split == "test" else "train", self.inner(folder)) for split, folder in order]
+
+    def inner(self, part: Path) -> Path:
+        """The folder of a split, or the one of the split's name that alone lies in it, as archives that are unpacked into a
+        folder of their own name leave them: seg_train/seg_train."""
+        inside = self.subfolders(part)
+        again = len(inside) == 1 and findings.split_named(inside[0].name) == findings.split_named(part.name)
+        return inside[0] if again else part
+
+    def subfolders(self, folder: Path) -> list[Path]:
+        """Without those that are given as unlabelled."""
         pools = {Path(entry).expanduser().resolve() for entry in self.unlabelled}
-        return {d.name: d for d in sorted(folder.iterdir()) if d.is_dir() and visible(d.name) and d.resolve() not in pools}
+        return [d for d in sorted(folder.iterdir()) if d.is_dir() and visible(d.name) and d.resolve() not in pools]
 
     def table(self) -> list[Row]:
         """The rows of the CSV; DataError names the line."""
@@ -267,6 +304,7 @@ def facts(rows: list[Row]) -> dict[str, Any]:
     fates = Counter(r.fate for r in rows)
     return {
         "images": len(used),
+        "tested": sum(r.split == "test" for r in used),
         "classes": dict(Counter(r.label for r in used if r.label)),
         "sizes": {name: [of(side) for side in sides] for name, of in (("min", min), ("median", median_low), ("max", max))},
         "broken": [f"{r.file.id}: {r.seen.fault}" for r in broken][:LISTED],
@@ -278,7 +316,7 @@ def facts(rows: list[Row]) -> dict[str, Any]:
 
 
 def told(report: dict[str, Any], size: int) -> str:
-    """The report in a sentence."""
+    """The report in a sentence. Images that are tested are not counted as labelled ones to learn from."""
     parts = []
     for kind, found in report.items():
         low, high = ("x".join(map(str, found["sizes"][which])) for which in ("min", "max"))
@@ -291,5 +329,7 @@ def told(report: dict[str, Any], size: int) -> str:
             **found["ignored"],
         }
         left = ", ".join(f"{what} {count:,}" for what, count in out.items() if count)
-        parts.append(f"{found['images']:,} {kind}{classes}{sizes}{f' (left out: {left})' if left else ''}")
+        tested = found["tested"]
+        count = f"{found['images'] - tested:,} {kind} and {tested:,} test" if tested else f"{found['images']:,} {kind}"
+        parts.append(f"{count}{classes}{sizes}{f' (left out: {left})' if left else ''}")
     return f"{'; '.join(parts)}. All are used at {size}x{size} pixels."

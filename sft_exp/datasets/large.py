@@ -5,7 +5,8 @@
 
 Names, sizes and labels are read at the start, images when their batch comes, by a few processes and each where it lies: a tar
 file is never unpacked, and the batches after a restart are those that would have come. What is not known before is whether an
-image can be read, and its pixels: the fingerprint is of names, sizes and labels.
+image can be read, and its pixels: the fingerprint is of names, sizes and labels. A sample is looked at for what is doubtful, and
+for the scale of files with more than 8 bits a pixel.
 """
 
 import hashlib
@@ -20,10 +21,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from sft_exp.data import Corpus, Dataset, Images, decode
-from sft_exp.errors import DataError, require
+from sft_exp.data import Corpus, Dataset, Images, Levels, look
+from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import bar
-from sft_exp.readers.files import is_image, visible
+from sft_exp.readers import findings
+from sft_exp.readers.files import File, is_image, survey, visible
+
+SAMPLED = 64  # images of each split that are looked at before any use
 
 
 class Place(NamedTuple):
@@ -59,11 +63,14 @@ class Large(Dataset):
         require(bool(self.train), "dataset.train", self.train, "a folder of classes, or a glob of tar files")
         found = {split: self.places(split) for split in ("train", "test", "unlabelled") if getattr(self, split)}
         names = self.names({p.label for split in ("train", "test") for p in found.get(split, ())})
-        made = {split: self.images(split, places, names) for split, places in found.items()}
-        image = (self.channels, self.size, self.size)
+        image, name = (
+            (self.channels, self.size, self.size),
+            (Path(self.root) / str(self.train)).expanduser().absolute().parent.name,
+        )
+        levels, report = self.looked(name, image, names, found)
+        made = {split: self.images(split, places, names, levels) for split, places in found.items()}
         marks = {split: mark(image, names, places) for split, places in found.items()}
         pool = hashlib.sha256((marks["train"] + marks.get("unlabelled", "")).encode()).hexdigest()
-        name = (Path(self.root) / str(self.train)).expanduser().absolute().parent.name
         return Corpus(
             name,
             tuple(names.values()),
@@ -71,9 +78,29 @@ class Large(Dataset):
             made.get("test"),
             made.get("unlabelled"),
             image,
+            report,
             fingerprint=pool,
             test_fingerprint=marks.get("test", ""),
+            levels=levels,
         )
+
+    def looked(
+        self, name: str, image: tuple[int, int, int], names: dict[str, str], found: dict[str, list[Place]]
+    ) -> tuple[Levels | None, dict[str, Any]]:
+        """(the scale of files with more than 8 bits a pixel, by images to learn from; the report): from a sample, evenly spaced.
+        An image of it that cannot be read is left to be named when its batch comes."""
+        some = [(split, p) for split, places in found.items() for p in places[:: -(-len(places) // SAMPLED)]]
+        files = [File(p.name, Path(p.file), p.offset, p.size) for _, p in some]
+        _, seen, levels = survey(files, image, False, max(1, self.workers), learnt=[s != "test" for s, _ in some])
+        of = {split: [names[p.label] for p in found.get(split, ())] for split in ("train", "test")}
+        classes = tuple(names.values())
+        warnings = [
+            *findings.class_names(classes),
+            *findings.labels(classes, of["train"], "training image"),
+            *findings.labels(classes, of["test"]),
+            *findings.images([s for s in seen if not s.fault], levels),
+        ]
+        return levels, findings.said(f"{name} ({len(some)} images looked at)", warnings)
 
     def places(self, split: str) -> list[Place]:
         """Every image of a split, in the order of names."""
@@ -107,17 +134,19 @@ class Large(Dataset):
             raise DataError(f"dataset.classes={self.classes}: has {len(named)} lines, and there are images of class {unknown[0]}")
         return named
 
-    def images(self, split: str, places: list[Place], names: dict[str, str]) -> Images:
+    def images(self, split: str, places: list[Place], names: dict[str, str], levels: Levels | None) -> Images:
         number = {label: n for n, label in enumerate(names)}
         y = torch.tensor([number.get(p.label, -1) if split != "unlabelled" else -1 for p in places])
-        return Images(Reader(places, (self.channels, self.size, self.size)), y, [p.name for p in places], workers=self.workers)
+        reader = Reader(places, (self.channels, self.size, self.size), levels, split != "test")
+        return Images(reader, y, [p.name for p in places], workers=self.workers)
 
 
 class Reader:
-    """row -> uint8 [C, H, W]. DataError names an image that is not what it was, or cannot be read. Holds each file's name once
-    and 20 bytes an image."""
+    """row -> uint8 [C, H, W]. DataError names an image that is not what it was, cannot be read, or if it is `learnt` from, holds
+    values outside of the levels. Holds each file's name once and 20 bytes an image."""
 
-    def __init__(self, places: list[Place], image: tuple[int, int, int]):
+    def __init__(self, places: list[Place], image: tuple[int, int, int], levels: Levels | None = None, learnt: bool = True):
+        self.levels, self.learnt = levels, learnt
         self.image, self.files = image, list(dict.fromkeys(p.file for p in places))
         number = {file: n for n, file in enumerate(self.files)}
         self.file = np.array([number[p.file] for p in places], np.int32)
@@ -135,7 +164,15 @@ class Reader:
         if len(content) < size:
             raise DataError(f"{path}: shorter than when the run began")
         try:
-            return decode(content, self.image)
+            x_CHW, traits = look(content, self.image, levels=self.levels)
+            if self.learnt and (span := traits.span):
+                black, white = self.levels or (0, 255)
+                if span[0] < black or span[2] > white:
+                    raise DataError(
+                        f"has the values {span[0]:,} to {span[2]:,}, and the images looked at before had {black:,} to {white:,}: "
+                        "dataset=image_folder looks at all of them for one scale"
+                    )
+            return x_CHW
         except DataError as error:
             raise DataError(f"{path}, image at byte {self.offset[row]}: {error}") from error
 
@@ -145,7 +182,7 @@ def in_folder(root: Path) -> Iterator[Place]:
     for folder in sorted(d for d in root.iterdir() if d.is_dir() and visible(d.name)):
         with os.scandir(folder) as entries:
             for entry in sorted((e for e in entries if is_image(e.name) and visible(e.name)), key=lambda e: e.name):
-                yield Place(f"{folder.name}/{entry.name}", entry.path, 0, entry.stat().st_size, folder.name)
+                yield Place(f"{folder.name}/{entry.name}", entry.path, 0, entry.stat().st_size, findings.class_name(folder.name))
 
 
 def in_tar(shard: Path) -> list[Place]:
@@ -164,6 +201,9 @@ def in_tar(shard: Path) -> list[Place]:
                     images.append((key, path, member.offset_data, member.size))
     except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
         raise DataError(f"{shard}: cannot be read as a tar file that is not compressed ({error})") from error
+    first: dict[str, PurePosixPath] = {}
+    if double := [f"{first[key]} and {path}" for key, path, *_ in images if first.setdefault(key, path) != path]:
+        raise DataError(f"{shard}: {len(double)} samples have two images, and one .cls:{listing(double)}\nRemove one of each")
     return [Place(f"{shard.name}::{path}", str(shard), at, size, labels.get(key, "")) for key, path, at, size in images]
 
 

@@ -1,7 +1,7 @@
 """The user's own images with masks, called alike:
 
     root/images/a.jpg, root/masks/a.png                    folds take turns as test
-    root/{train,test}/images/..., root/{train,test}/masks/...
+    root/{train,val,test}/images/..., and masks/...        val is learnt from, too; other usual names of the three are understood
 
 A mask has one whole number a pixel: 0, 1, ... in the order of `classes`, or what `values` says; and `ignore` where nothing is
 annotated.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sft_exp.errors import DataError, listing, require
-from sft_exp.readers import masks
+from sft_exp.readers import findings, masks
 from sft_exp.readers.files import images_in
 from sft_exp.readers.masks import Codes, Pair
 
@@ -48,12 +48,10 @@ class MaskFolder(masks.MaskSet):
 
     def load(self):
         root = self.folder(f"the folder of your images. {LAYOUTS}")
-        parts = [root / name for name in ("train", "test") if (root / name).is_dir()] or [root]
-        if missing := [folder for part in parts for folder in (part / "images", part / "masks") if not folder.is_dir()]:
+        parts = self.parts(root) or [("train", root)]
+        if missing := [folder for _, part in parts for folder in (part / "images", part / "masks") if not folder.is_dir()]:
             raise DataError(f"dataset.root={root}: there is no {missing[0]}. {LAYOUTS}")
-        pairs = [
-            p for part in parts for p in self.inside(root, part, "test" if part.name == "test" and part != root else "train")
-        ]
+        pairs = [p for split, part in parts for p in self.inside(root, part, split)]
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
             if not (found := images_in(pool) if pool.is_dir() else []):
@@ -63,10 +61,19 @@ class MaskFolder(masks.MaskSet):
         name = root.resolve().name
         return masks.corpus(self, name, tuple(self.classes), pairs, codes)
 
+    def parts(self, root: Path) -> list[tuple[str, Path]]:
+        """(train or test, folder) of the folders named like splits that hold images."""
+        folders = sorted(root.iterdir()) if root.is_dir() else []
+        named = [
+            (split, folder) for folder in folders if (split := findings.split_named(folder.name)) and (folder / "images").is_dir()
+        ]
+        order = sorted(named, key=lambda found: ("train", "val", "test").index(found[0]))
+        return [("test" if split == "test" else "train", folder) for split, folder in order]
+
     def inside(self, root: Path, part: Path, split: str) -> list[Pair]:
         """The images of one part with their masks. DataError for what has no counterpart."""
-        images = {p.relative_to(part / "images").with_suffix(""): p for p in images_in(part / "images")}
-        found = {p.relative_to(part / "masks").with_suffix(""): p for p in images_in(part / "masks")}
+        images = findings.by_stem(images_in(part / "images"), part / "images")
+        found = findings.by_stem(images_in(part / "masks"), part / "masks")
         if alone := [str(found[stem]) for stem in found if stem not in images]:
             raise DataError(f"{len(alone)} masks have no image of their name in {part / 'images'}:{listing(alone)}")
         bare = [stem for stem in images if stem not in found]

@@ -16,6 +16,7 @@ import torch
 from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
+from sft_exp.readers import findings
 from sft_exp.readers.files import File, images_in, part, read_table, survey
 from sft_exp.readers.masks import Canvas
 
@@ -60,7 +61,8 @@ class NumberTable(Dataset):
                 raise DataError(f"dataset.unlabelled={pool}: no folder with images in it that the table does not have")
         image = self.canvas.image
         hold = len(rows) * prod(image) <= self.memory * 1e9
-        x, seen = survey([File(r.id, r.path) for r in rows], image, hold, max(1, self.workers), self.fit)
+        learnt = [r.split != "test" for r in rows]
+        x, seen, levels = survey([File(r.id, r.path) for r in rows], image, hold, max(1, self.workers), self.fit, learnt)
         if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
             raise DataError(f"{len(faults)} images cannot be used:{listing(faults)}\nRepair them, or remove their rows")
         none = (0.0,) * len(self.columns)
@@ -77,9 +79,10 @@ class NumberTable(Dataset):
         if flat := [c for c, sd in zip(self.columns, spread, strict=True) if sd == 0]:
             raise DataError(f"{self.table}: column {flat[0]} is the same in all rows, and nothing can be learnt of it")
         console.print(f"{name}: {len(train):,} images with {', '.join(self.columns)}, at {image[2]}x{image[1]}.", soft_wrap=True)
+        report = findings.said(name, findings.images(seen, levels))
         return Corpus(
-            name, (), train, test, extra, image, {}, fingerprint("train", "pool"), fingerprint("test"),
-            {r.id: r.path for r in rows}, strata=("image",), named={"value": tuple(self.columns)},
+            name, (), train, test, extra, image, report, fingerprint("train", "pool"), fingerprint("test"),
+            {r.id: r.path for r in rows}, strata=("image",), named={"value": tuple(self.columns)}, levels=levels,
         )  # fmt: skip
 
     def rows(self) -> list[Row]:

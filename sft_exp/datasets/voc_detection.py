@@ -16,7 +16,7 @@ from typing import Any
 
 from sft_exp.data import Corpus
 from sft_exp.errors import DataError, require
-from sft_exp.readers import boxed
+from sft_exp.readers import boxed, findings
 from sft_exp.readers.boxed import Box, Marked, path_of, refuse
 from sft_exp.readers.files import File, is_image, names_in
 
@@ -55,7 +55,8 @@ class VocDetection(boxed.BoxSet):
     def part(self, root: Path, split: str) -> list[Marked]:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
         names = names_in(listed, f". {LAYOUT}")
-        images = {p.stem: p for p in sorted((root / "JPEGImages").iterdir()) if is_image(p.name)}
+        folder, listed_names = root / "JPEGImages", set(names)
+        images = findings.by_stem((p for p in sorted(folder.iterdir()) if is_image(p.name) and p.stem in listed_names), folder)
         refuse([f"{listed}: {n} is not in {root / 'JPEGImages'}" for n in names if n not in images], "images are missing")
         return [self.marked(root / "Annotations" / f"{n}.xml", images[n]) for n in names]
 
@@ -69,7 +70,10 @@ class VocDetection(boxed.BoxSet):
             raise DataError(f"{file}: no XML ({error})") from error
         boxes = []
         for n, thing in enumerate(tree.iter("object"), start=1):
-            label, found = thing.findtext("name", "").strip(), [thing.findtext(f"bndbox/{c}", "") for c in CORNERS]
+            label, found = (
+                findings.class_name(thing.findtext("name", "").strip()),
+                [thing.findtext(f"bndbox/{c}", "") for c in CORNERS],
+            )
             try:
                 x0, y0, x1, y1 = map(float, found)
             except ValueError as error:

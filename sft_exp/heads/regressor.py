@@ -35,7 +35,7 @@ class Numbers(Task):
         return {"predicted": predictions.float(), "true": batch["value"].float()}
 
     def examples(self, nets, batch, rng):
-        return nets["encoder"](batch["x"]), batch["value"]
+        return nets["scale"](nets["encoder"](batch["x"])), batch["value"]
 
 
 def check(task: Any) -> None:

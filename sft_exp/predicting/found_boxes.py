@@ -40,7 +40,7 @@ class BoxFiles:
         self.drawn = set[str]()
 
     def __call__(self, path: Path, content: bytes) -> None:
-        x_CHW = whole(content, 3)
+        x_CHW = whole(content, 3, self.model.spec.levels)
         width, height = x_CHW.shape[2], x_CHW.shape[1]
         if self.like and path.name not in self.images_there:
             raise DataError(f"is not among the images of {self.like}")
@@ -72,7 +72,7 @@ class BoxFiles:
 def on_image(model: Model, content: bytes, size: tuple[int, int]) -> Tensor:
     """Boxes [M, 6] in pixels of the image, `size` = (width, height): x0 y0 x1 y1, score, label; best first."""
     canvas = model.spec.image
-    x_BCHW = decode(content, canvas, "letterbox")[None].float() / 255
+    x_BCHW = decode(content, canvas, "letterbox", model.spec.levels)[None].float() / 255
     (found_M6,) = model.predict(x_BCHW)
     found_M6 = found_M6[found_M6[:, 5] > 0]
     boxes_M4 = Letterbox.fit(size, (canvas[1], canvas[2])).back(found_M6[:, :4])

@@ -19,6 +19,7 @@ class Predictor:
     classes: tuple[str, ...]
     probabilistic: bool  # whether the softmax of its logits means anything
     logits: Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> [B, Y]
+    levels: tuple[int, int] | None = None  # which files of more than 8 bits a pixel are scaled by
 
     def probabilities(self, x_BCHW: Tensor) -> Tensor:
         """Of uint8 images [B, C, H, W]: [B, Y]."""
@@ -35,7 +36,11 @@ def load(path: Path) -> Predictor:
     model = models.load(models.folder_of(path))
     require_classes(path, model.task.predicts)
     return Predictor(
-        model.spec.image, model.spec.classes, model.probabilistic, lambda x_BCHW: model.predict(x_BCHW.float().div(255))
+        model.spec.image,
+        model.spec.classes,
+        model.probabilistic,
+        lambda x_BCHW: model.predict(x_BCHW.float().div(255)),
+        model.spec.levels,
     )
 
 
@@ -78,4 +83,5 @@ def from_graph(path: Path) -> Predictor:
         tuple(about["classes"]),
         True,
         lambda x_BCHW: graphs.run(opened, x_BCHW.permute(0, 2, 3, 1).contiguous() if pixels else x_BCHW.float().div(255)),
+        models.levels_in(about),
     )

@@ -57,7 +57,7 @@ def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write
     rows.writerow(["file", "mask", *classes])
 
     def write(path: Path, content: bytes) -> None:
-        x_CHW = whole(content, model.spec.image[0])
+        x_CHW = whole(content, model.spec.image[0], model.spec.levels)
         mask_HW = segmented(model.predict, x_CHW, model.spec.image, scale)
         name = unique(path.stem, taken)
         save(folder / f"{name}.png", folder / f"{name}-overlay.png", mask_HW, x_CHW)
@@ -103,7 +103,7 @@ WRITERS: dict[str, Callable[[Model, Path, TextIO, float | None], Write]] = {
 
 def seen(model: Model, content: bytes) -> Tensor:
     """The image as the model was trained to see it: [1, C, H, W]."""
-    return decode(content, model.spec.image)[None].float() / 255
+    return decode(content, model.spec.image, levels=model.spec.levels)[None].float() / 255
 
 
 def segmented(predict: Callable[[Tensor], Tensor], x_CHW: Tensor, image: tuple[int, int, int], scale: float | None) -> Tensor:

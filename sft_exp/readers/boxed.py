@@ -18,6 +18,7 @@ from sft_exp.boxes import Letterbox, pad
 from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
+from sft_exp.readers import findings
 from sft_exp.readers.files import File, survey
 
 NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
@@ -72,7 +73,8 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
     if not train:
         raise DataError(f"{source.root}: no image to train on")
     held = len(marked) * prod(image) <= source.memory * 1e9
-    x, seen = survey([m.file for m in marked], image, held, max(1, source.workers), "letterbox")
+    learnt = [n < len(train) for n in range(len(marked))]
+    x, seen, levels = survey([m.file for m in marked], image, held, max(1, source.workers), "letterbox", learnt)
     refuse([f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault], "images cannot be used")
     refuse(
         [
@@ -97,7 +99,9 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
         **({"test": facts(test, kept[len(train) :], classes)} if test else {}),
         "dropped": faults,
     }
-    console.print(told(name, report), highlight=False, soft_wrap=True, markup=False)
+    console.print(told(name, report, len(classes)), highlight=False, soft_wrap=True, markup=False)
+    warnings = [*findings.class_names(classes), *findings.images(seen, levels, "boxes")]
+    report |= findings.said(name, warnings)
 
     def part(start: int, end: int) -> Images:
         rows = torch.arange(start, end)
@@ -120,6 +124,7 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
         test_fingerprint=fingerprint(n, all_),
         files={m.file.id: m.file.path for m in marked},
         strata=("image",),
+        levels=levels,
     )
 
 
@@ -172,12 +177,14 @@ def facts(marked: list[Marked], kept: list[list[Box]], classes: tuple[str, ...])
     }
 
 
-def told(name: str, report: dict[str, Any]) -> str:
+def told(name: str, report: dict[str, Any], classes: int) -> str:
+    """The data set in a sentence; it says where some of the classes have no box."""
     parts = []
     for split in ("train", "test"):
         if about := report.get(split):
             most = sorted(about["boxes"].items(), key=lambda item: -item[1])
             named = ", ".join(f"{label} {count:,}" for label, count in most[:5]) + (", ..." if len(most) > 5 else "")
+            named += f"; of {len(most)} of the {classes} classes" if len(most) < classes else ""
             crowds = f", of which {about['crowds']} crowds or difficult are not counted" if about["crowds"] else ""
             none = f", {about['without boxes']} images without boxes" if about["without boxes"] else ""
             parts.append(f"{split} {about['images']:,} images, {sum(about['boxes'].values()):,} boxes ({named}){crowds}{none}")

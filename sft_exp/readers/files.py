@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sft_exp.data import Held, Images, decode, formats
+from sft_exp.data import ORIENTATION, Held, Images, Levels, Traits, decode, formats, look
 from sft_exp.errors import DataError
 from sft_exp.progress import bar
 
-ORIENTATION = 0x0112  # Exif's tag: 5 to 8 = the camera was held on its side
 CHUNK = 1000  # images read between two looks at the progress bar
 
 
@@ -46,13 +45,24 @@ class Seen(NamedTuple):
     sha256: str = ""
     size: tuple[int, int] = (0, 0)  # width, height, upright
     fault: str = ""  # why it cannot be used; empty = it can
+    traits: Traits = Traits()
+    extremes: tuple[int, int] = (0, 255)  # the lowest and the highest grey level after decoding
+    shade: str = ""  # of an image whose pixels are all equal, what they are
 
 
 class Decoder:
     """row -> uint8 [C, H, W], as long as the row's file is what it was when the run began; else DataError."""
 
-    def __init__(self, files: list[File], seen: list[Seen], image: tuple[int, int, int], fit: str = "crop"):
+    def __init__(
+        self,
+        files: list[File],
+        seen: list[Seen],
+        image: tuple[int, int, int],
+        fit: str = "crop",
+        levels: Levels | None = None,
+    ):
         self.files, self.sha256, self.image, self.fit = files, [s.sha256 for s in seen], image, fit
+        self.levels = levels
 
     def __call__(self, row: int) -> Tensor:
         file = self.files[row]
@@ -64,35 +74,74 @@ class Decoder:
             raise DataError(
                 f"{file.path}: changed while the run used it; start again, so that what is trained on is what is recorded"
             )
-        return decode(content, self.image, self.fit)
+        return decode(content, self.image, self.fit, self.levels)
 
 
 def survey(
-    files: list[File], image: tuple[int, int, int], hold: bool, threads: int, fit: str = "crop"
-) -> tuple[Tensor | Decoder, list[Seen]]:
-    """Read and decode each file once: (all images, uint8 [N, C, H, W], or unless `hold` what decodes one; what was seen)."""
+    files: list[File],
+    image: tuple[int, int, int],
+    hold: bool,
+    threads: int,
+    fit: str = "crop",
+    learnt: Sequence[bool] = (),
+) -> tuple[Tensor | Decoder, list[Seen], Levels | None]:
+    """Read and decode each file once.
+
+    Files of more than 8 bits a pixel are all scaled by the values that those `learnt` from use (one flag a file; none: all
+    of them), so that no test image has a say. That scale is known when all are read; a file that its own values would
+    scale otherwise is then decoded again.
+
+    Returns:
+        all images, uint8 [N, C, H, W], or unless `hold` what decodes one; what was seen of each; and the scale, None where
+        no file has more than 8 bits a pixel.
+    """
     x_NCHW = torch.zeros(len(files) if hold else 0, *image, dtype=torch.uint8)
 
-    def look(row: int) -> Seen:
+    def read(row: int) -> Seen:
         from PIL import Image
 
         try:
             content = files[row].read()
-            pixels = decode(content, image, fit)
+            pixels, traits = look(content, image, fit)
         except (DataError, OSError) as error:
             return Seen(fault=getattr(error, "strerror", None) or str(error))
         if hold:
             x_NCHW[row] = pixels
         with Image.open(io.BytesIO(content)) as picture:
-            turned = picture.getexif().get(ORIENTATION, 1) >= 5
-            return Seen(hashlib.sha256(content).hexdigest(), picture.size[::-1] if turned else picture.size)
+            on_side = picture.getexif().get(ORIENTATION, 1) >= 5
+            size = picture.size[::-1] if on_side else picture.size
+        return Seen(hashlib.sha256(content).hexdigest(), size, "", traits, *summary(pixels))
+
+    def again(row: int) -> Seen:
+        pixels = decode(files[row].read(), image, fit, levels)
+        if hold:
+            x_NCHW[row] = pixels
+        extremes, shade = summary(pixels)
+        return seen[row]._replace(extremes=extremes, shade=shade)
 
     seen: list[Seen] = []
     with ThreadPoolExecutor(threads) as pool, bar("reading images", len(files)) as advance:
         for first in range(0, len(files), CHUNK):
-            seen += pool.map(look, range(first, min(first + CHUNK, len(files))))
+            seen += pool.map(read, range(first, min(first + CHUNK, len(files))))
             advance(len(seen), "")
-    return x_NCHW if hold else Decoder(files, seen, image, fit), seen
+        levels = levels_of([s.traits for n, s in enumerate(seen) if not learnt or learnt[n]])
+        other = [n for n, s in enumerate(seen) if (span := s.traits.span) and Levels.spanning(span[0], span[2]) != levels]
+        for row, found in zip(other, pool.map(again, other), strict=True):
+            seen[row] = found
+    return x_NCHW if hold else Decoder(files, seen, image, fit, levels), seen, levels
+
+
+def summary(x_CHW: Tensor) -> tuple[tuple[int, int], str]:
+    """`Seen.extremes` and `Seen.shade` of a decoded image."""
+    extremes = int(x_CHW.min()), int(x_CHW.max())
+    one = extremes[0] == extremes[1] or bool((x_CHW == x_CHW[:, :1, :1]).all())
+    return extremes, ", ".join(map(str, x_CHW[:, 0, 0].tolist())) if one else ""
+
+
+def levels_of(traits: Sequence[Traits]) -> Levels | None:
+    """The one scale of files with more than 8 bits a pixel; None where there are none."""
+    spans = [t.span for t in traits if t.span]
+    return Levels.spanning(min(s[0] for s in spans), max(s[2] for s in spans)) if spans else None
 
 
 def find(entry: str, most: float = float("inf")) -> list[File]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sft_exp.data import FITS, Corpus, Dataset, Held, fitting, formats
 from sft_exp.errors import ConfigError, DataError, listing
 from sft_exp.progress import bar, console
+from sft_exp.readers import findings
 from sft_exp.readers.files import File, part, survey
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
@@ -167,10 +168,11 @@ def corpus(
         raise DataError(f"{len(bare)} images have no mask:{listing(bare)}")
     hold = len(pairs) * prod(canvas.image[1:]) * (canvas.image[0] + 1) <= source.memory * 1e9
     files = [File(p.id, p.image) for p in pairs]
-    x, seen = survey(files, canvas.image, hold, max(1, workers), canvas.fit)
+    learnt = [p.split != "test" for p in pairs]
+    x, seen, levels = survey(files, canvas.image, hold, max(1, workers), canvas.fit, learnt)
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
     paths = [m for p in pairs if (m := p.mask) is not None]
-    masks, hashes, faults = surveyed(paths, [seen[n].size for n in masked], codes, canvas, hold, workers)
+    masks, hashes, counts, faults = surveyed(paths, [seen[n].size for n in masked], codes, canvas, hold, workers)
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
     if faults:
         raise DataError(f"{len(faults)} files of {name} cannot be used:{listing(faults)}\nRepair or remove them")
@@ -189,10 +191,20 @@ def corpus(
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
     console.print(told(name, pairs, [s.size for s in seen], canvas), highlight=False, soft_wrap=True)
+    of: dict[str, tuple[str, ...]] = named or {}
+    pixels, tested = of.get("mask", classes), [pairs[n].split == "test" for n in masked]
+    learnt_MY, test_MY = counts[~np.array(tested)], counts[tested]
+    ignored = sorted(v for v, c in codes.known.items() if c == IGNORE)
+    values = [min(v for v, c in codes.known.items() if c == n) for n in range(codes.classes)]
+    warnings = [
+        *findings.class_names(pixels),
+        *findings.masks(pixels, learnt_MY, test_MY if test is not None else None, ignored, values),
+        *findings.images(seen, levels, "masks"),
+    ]
     where = {p.id: p.image for p in pairs}
     return Corpus(
-        name, classes, train, test, pool, canvas.image, {}, fingerprint("train", "pool"), fingerprint("test"),
-        where, strata=strata, named=named or {},
+        name, classes, train, test, pool, canvas.image, findings.said(name, warnings),
+        fingerprint("train", "pool"), fingerprint("test"), where, strata=strata, named=of, levels=levels,
     )  # fmt: skip
 
 
@@ -202,9 +214,10 @@ def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[in
 
 def surveyed(
     files: list[Path], sizes: list[tuple[int, int]], codes: Codes, canvas: Canvas, hold: bool, workers: int
-) -> tuple[Tensor | MaskDecoder, list[str], list[str]]:
-    """Read each mask once: (all masks uint8 [N, H, W], or what decodes one; hashes of the files; what is wrong with which).
-    `sizes` are those of their images, (width, height)."""
+) -> tuple[Tensor | MaskDecoder, list[str], np.ndarray, list[str]]:
+    """Read each mask once: (all masks uint8 [N, H, W], or what decodes one; hashes of the files; pixels of each class in each
+    file, and of those ignored, [N, Y + 1]; what is wrong with which). `sizes` are those of their images, (width, height)."""
+    count_MY = np.zeros((len(files), codes.classes + 1), np.int64)
     held_NHW = torch.zeros(len(files) if hold else 0, *canvas.image[1:], dtype=torch.uint8)
 
     def look(row: int) -> tuple[str, str]:
@@ -216,6 +229,8 @@ def surveyed(
         if sizes[row] != (0, 0) and mask_HW.shape[::-1] != sizes[row]:
             high, wide = mask_HW.shape
             return "", f"{files[row]}: is {wide} x {high}, its image {sizes[row][0]} x {sizes[row][1]}"
+        each = np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)
+        count_MY[row] = [*each[: codes.classes], each[IGNORE]]
         if hold:
             held_NHW[row] = placed(mask_HW, canvas)
         return hashlib.sha256(content).hexdigest(), ""
@@ -226,7 +241,8 @@ def surveyed(
             found.append(one)
             advance(n, "")
     hashes = [sha for sha, _ in found]
-    return held_NHW if hold else MaskDecoder(files, hashes, codes, canvas), hashes, [fault for _, fault in found if fault]
+    faults = [fault for _, fault in found if fault]
+    return held_NHW if hold else MaskDecoder(files, hashes, codes, canvas), hashes, count_MY, faults
 
 
 def told(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Canvas) -> str:

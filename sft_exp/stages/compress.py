@@ -40,7 +40,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             imitate(durable.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
         step.restore(network)
     network.eval()
-    about = {"image": model.spec.image, "classes": model.spec.classes}
+    about = {"image": model.spec.image, "classes": model.spec.classes, "levels": model.spec.levels}
     durable.write_json(folder / FACTS, {**about, **cost(network, x_BCHW[:1])})
     if not any(step.graph for step in steps):
         description = json.loads((request["model"] / "model.json").read_text())

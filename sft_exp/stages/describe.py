@@ -23,5 +23,6 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             "groups": {name: images.groups for name, images in splits.items() if images.groups},
             "labels": corpus.train.y.tolist(),
             "strata": corpus.strata,
+            **({"levels": corpus.levels} if corpus.levels else {}),
         },
     )

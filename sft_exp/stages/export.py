@@ -57,7 +57,7 @@ def finished(folder: Path) -> Finished:
     graph = (folder / GRAPH).read_bytes() if (folder / GRAPH).exists() else None
     if not (folder / "model.json").exists():  # an ONNX graph alone
         about = json.loads((folder / FACTS).read_text())
-        return Finished(Spec(tuple(about["image"]), tuple(about["classes"])), None, graph, "")
+        return Finished(Spec(tuple(about["image"]), tuple(about["classes"]), levels=models.levels_in(about)), None, graph, "")
     model = models.load(folder)
     return Finished(model.task.of(model.spec), Network(model.task, model.nets).eval(), graph, (folder / "model.json").read_text())
 

@@ -104,7 +104,7 @@ def learn(
     With `ema` weights are a running mean of those trained. With `patience` it ends after so many looks at `val` without a gain.
     """
     if request["strategy"].solves:
-        return solved(request, ctx, labelled, fold)
+        return solved(request, ctx, labelled, pool, fold)
     model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
@@ -180,10 +180,14 @@ def previous(request: Request, fold: int | str) -> Path | None:
     return after if after is None or fold == "all" else after / f"fold-{fold}"
 
 
-def solved(request: Request, ctx: Context, labelled: Images, fold: int | str) -> Model:
-    """Frozen features and a head in closed form."""
+def solved(request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str) -> Model:
+    """Frozen features and a head in closed form, with `standardise=each` on features of mean 0 and spread 1 in the pool. One
+    common scale is left out: the strategies' grids are of the features as they are, or relative to their spread."""
     spec, name = ctx.corpus(request["dataset"]).spec, ("solve", request["draw"], fold)
     model = Model(request["task"], start(request, ctx), spec, request["strategy"].probabilistic)
+    if getattr(model.task, "standardise", None) == "each":
+        scale: Any = model.nets["scale"]
+        scale.fit(features(model.nets["encoder"], pool.at(scaling(request, pool)), ctx), each=True)
     seen = labelled
     if most := request["strategy"].unlabelled():
         rest = splits.rest(ctx.corpus(request["dataset"]), request["labels"], request["draw"])

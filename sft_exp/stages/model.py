@@ -49,7 +49,8 @@ def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
     """`request` names the encoder, features, task and strategy."""
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
     spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
-    durable.write_json(folder / "model.json", {**build, **spec})
+    levels = {"levels": model.spec.levels} if model.spec.levels else {}
+    durable.write_json(folder / "model.json", {**build, **spec, **levels})
     durable.write(folder / "model.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}))
 
 
@@ -57,7 +58,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     """The model a fine-tuning left in `folder`; StorageError if its files do not fit together."""
     about = json.loads((folder / "model.json").read_text())
     named = {target: tuple(names) for target, names in about.get("named", {}).items()}
-    spec = Spec(tuple(about["image"]), tuple(about["classes"]), named)
+    spec = Spec(tuple(about["image"]), tuple(about["classes"]), named, levels_in(about))
     task, encoder, strategy = (rebuild(about[k]) for k in ("task", "encoder", "strategy"))
     state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
@@ -69,6 +70,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
         resize(nets, state)
     transfer.load_own(nets, state, folder / "model.safetensors")
     return Model(task, nets.to(device).eval(), spec, strategy.probabilistic)
+
+
+def levels_in(about: dict[str, Any]) -> tuple[int, int] | None:
+    """`Spec.levels` as a model's description names them, if it does."""
+    return tuple(about["levels"]) if about.get("levels") else None
 
 
 def folder_of(path: Path) -> Path:

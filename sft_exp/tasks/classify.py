@@ -17,7 +17,7 @@ from sft_exp.heads import classifier
 class Classify(Task):
     head: str = "probe"  # where the head starts: probe (fitted on the frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"  # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
     smoothing: float = 0.0  # share of the target spread over all classes (arXiv:1512.00567, section 7)
     balanced: bool = False  # weigh classes by how rare they are among the labels
     mixup: float = 0.0  # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
@@ -88,6 +88,9 @@ class Classify(Task):
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y]"""
         return classifier.logits(nets, x_BCHW)
+
+    def examples(self, nets, batch, rng):
+        return nets["scale"](nets["encoder"](batch["x"])), batch["y"]
 
     def metrics(self, spec):
         return classifier.metrics(spec)

@@ -465,6 +465,87 @@ def test_numbers_look_at_their_images():
     assert len(warnings(corpus)) == 1
 
 
+# Tables
+
+
+def written(header="file,label", rows=None, separator=",", encoding="utf-8", end="\n", first=""):
+    """labels.csv beside the images, as another program would write it."""
+    rows = rows or [f"{c}/{n}.png,{'grün' if c == 'a' else 'rot'}" for c in "ab" for n in range(4)]
+    text = first + end.join(line.replace(",", separator) for line in [header, *rows, ""])
+    Path("root/labels.csv").write_bytes(text.encode(encoding))
+    return "root/labels.csv"
+
+
+@each(
+    "habits",
+    [
+        {"separator": ";", "encoding": "utf-8-sig", "end": "\r\n"},
+        {"separator": ";", "encoding": "cp1252", "end": "\r\n"},
+        {"separator": "\t", "encoding": "utf-16"},
+        {"separator": "|"},
+        {"separator": ";", "first": "sep=;\r\n", "end": "\r\n"},
+        {"header": " File , LABEL "},
+        {"header": "note,label,file", "rows": [f'"x; y; z",{c}l,{c}/{n}.png' for c in "ab" for n in range(4)]},
+        {"rows": [f'"{c}/{n}.png","{c}, or not"' for c in "ab" for n in range(4)]},
+        {"rows": [f"{c}\\\\{n}.png,{c}".replace("\\\\", "\\") for c in "ab" for n in range(4)]},
+        {"rows": [*(f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)), ",", ","]},
+    ],
+)
+def test_tables_as_programs_write_them(habits):
+    classes(Path("root"))
+    corpus = ImageFolder(labels=written(**habits), size=8).load()
+    assert corpus.train.ids == [f"{c}/{n}.png" for c in "ab" for n in range(4)]
+    assert torch.bincount(corpus.train.y).tolist() == [4, 4]
+    if "rows" not in habits:
+        assert corpus.classes == ("grün", "rot")
+
+
+def test_columns_are_named_and_ids_find_their_files():
+    classes(Path("root"))
+    classes(Path("root"), names=("b",), first=700, suffix="jpg", count=2)
+    rows = [f"{c}/{n},{'ab'.index(c)}" for c in "ab" for n in range(4) if c == "a" or n > 1]
+    table = written("id_code,diagnosis", rows)
+    with pytest.raises(DataError, match=r"no column file and label.*file_column= and dataset\.label_column= name others"):
+        ImageFolder(labels=table, size=8).load()
+    named = {"file_column": "id_code", "label_column": "diagnosis"}
+    corpus = ImageFolder(labels=table, size=8, **named).load()
+    assert corpus.train.ids == [f"a/{n}.png" for n in range(4)] + ["b/2.png", "b/3.png"]
+    with pytest.raises(DataError, match=r"line 2: b/1 stands for 1\.jpg and 1\.png in root/b; write the suffix, too"):
+        ImageFolder(labels=written("id_code,diagnosis", ["b/1,0"]), size=8, **named).load()
+    plain = ImageFolder(labels=written(rows=[f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)]), size=8).load()
+    again = [f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)]
+    assert ImageFolder(labels=written("id_code,diagnosis", again), size=8, **named).load().fingerprint == plain.fingerprint
+
+
+def test_images_without_a_label_are_pretrained_on():
+    classes(Path("root"), names=("a", "b", "u"))
+    rows = [f"{c}/{n}.png,{c.replace('u', '')}" for c in "abu" for n in range(4)]
+    corpus = ImageFolder(labels=written(rows=rows), size=8).load()
+    assert corpus.classes == ("a", "b")
+    assert corpus.extra.ids == [f"u/{n}.png" for n in range(4)]
+    assert len(corpus.train) == 8
+
+
+@each("words", [("Train", "valid", "Test"), ("TRAINING", "dev", "testing"), ("train_set", "Validation", "test-set")])
+def test_words_for_splits_in_a_table(words):
+    classes(Path("root"))
+    rows = [f"{c}/{n}.png,{c},{words[max(0, n - 1)]}" for c in "ab" for n in range(4)]
+    corpus = ImageFolder(labels=written("file,label,split", rows), size=8).load()
+    assert (len(corpus.train), len(corpus.test)) == (6, 2)
+    rows = [row.replace(",a,", ",1,").replace(",b,", ",2,") for row in rows]
+    Path("root/numbers.csv").write_text("\n".join(["file,target,split", *rows]))
+    corpus = NumberTable(table="root/numbers.csv", size=8).load()
+    assert (len(corpus.train), len(corpus.test)) == (6, 2)
+
+
+def test_numbers_with_decimal_commas():
+    classes(Path("root"))
+    rows = [f"{c}/{n};{n},{'5' if c == 'a' else '25'}" for c in "ab" for n in range(4)]
+    Path("root/numbers.csv").write_text("\n".join(["id;Grösse", *rows]), encoding="cp1252")
+    corpus = NumberTable(table="root/numbers.csv", file_column="id", columns=["Grösse"], size=8).load()
+    assert corpus.train.target("value")[:, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 0.25, 1.25, 2.25, 3.25]
+
+
 # Predictions
 
 

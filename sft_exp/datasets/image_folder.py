@@ -5,7 +5,8 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
                                 there, are training images like the others, because their labels cost the same. Other usual
                                 names of the three (Training, valid, test_set, ...) are understood, in any case
     labels=<table.csv>          columns file, label and, where images belong together, group; files relative to root or to the
-                                table; folds take turns as test, unless a column split says train, val or test
+                                table, with or without suffix; folds take turns as test, unless a column split says train,
+                                val or test. An image without a label is pretrained on
 
 One pass reads and decodes each file once, so that what is broken, double or in the wrong place is said before any compute.
 An exact copy counts once; a labelled image is no part of the pool; a test image in train is refused here, and one in the pool
@@ -30,7 +31,7 @@ from sft_exp.data import Corpus, Dataset, Images
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 from sft_exp.readers import findings
-from sft_exp.readers.files import File, Seen, below, find, is_image, read_table, survey, visible
+from sft_exp.readers.files import File, Finder, Seen, below, find, is_image, read_table, survey, visible
 
 PARTS = ("train", "val", "test")
 LAYOUTS = (
@@ -53,10 +54,14 @@ class Row(NamedTuple):
 
 @dataclass
 class ImageFolder(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "labels", "unlabelled", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = (
+        "root", "labels", "file_column", "label_column", "unlabelled", "memory", "workers",
+    )  # fmt: skip
 
     root: str | None = None  # folder of the labelled images
     labels: str | None = None  # CSV of file,label[,group]; null = folders are classes
+    file_column: str = "file"  # its column with the names of the images, or ids: names without suffix
+    label_column: str = "label"  # and the one with their classes; an empty label = unlabelled
     unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
     size: int = 64  # pixels, height and width of all images
     channels: int = 3  # 3 = colour, 1 = grey
@@ -188,25 +193,41 @@ class ImageFolder(Dataset):
         """The rows of the CSV; DataError names the line."""
         table = Path(str(self.labels)).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
-        columns, lines = read_table(table, "dataset.labels", ("file", "label"), f". {LAYOUTS}")
+        named, label = self.file_column, self.label_column
+        hint = f"; dataset.file_column= and dataset.label_column= name others. {LAYOUTS}"
+        columns, lines, _ = read_table(table, "dataset.labels", (named, label), hint)
         column = self.group if self.group in columns else "group" if self.group is None and "group" in columns else None
+        finder = Finder(root, table)
         rows: dict[str, tuple[int, Row]] = {}
         for number, line in lines:
-            where = f"{table}, line {number}"
-            if empty := [c for c in ("file", "label", column) if c and not line[c]]:
-                raise DataError(f"{where}: the {empty[0]} is missing{f' (of {name})' if (name := line['file']) else ''}")
-            path = next((p for p in (root / line["file"], table.parent / line["file"]) if p.is_file()), None)
+            where, name = f"{table}, line {number}", line[named]
+            if not name:
+                raise DataError(f"{where}: the {named} is missing")
+            if column and line[label] and not line[column]:
+                raise DataError(f"{where}: the {column} is missing (of {name})")
+            try:
+                path = finder.find(name)
+            except DataError as error:
+                raise DataError(f"{where}: {error}; write the suffix, too") from error
             if path is None:
-                raise DataError(f"{where}: there is no file {line['file']}, neither below {root} nor beside the table")
+                raise DataError(f"{where}: there is no file {name}, {finder}")
             file = File(Path(os.path.relpath(path, root)).as_posix(), path)
             if file.id in rows:
-                raise DataError(f"{where}: {line['file']} is already in line {rows[file.id][0]}; an image has one row")
+                raise DataError(f"{where}: {name} is already in line {rows[file.id][0]}; an image has one row")
+            split = findings.split_named(given) if (given := line.get("split", "")) else "train"
+            if split is None:
+                raise DataError(f"{where}: split is {given!r}; valid: {', '.join(PARTS)}")
+            if not line[label]:
+                if split == "test":
+                    raise DataError(f"{where}: {name} is to be tested on and has no {label}")
+                rows[file.id] = number, Row(file, "pool")
+                continue
             group = line[column] if column else self.group_in(file.id, columns)
-            if (part := line.get("split") or "train") not in PARTS:
-                raise DataError(f"{where}: split is {part!r}; valid: {', '.join(PARTS)}")
-            rows[file.id] = number, Row(file, "test" if part == "test" else "train", line["label"], group)
+            rows[file.id] = number, Row(file, "test" if split == "test" else "train", findings.class_name(line[label]), group)
         if not rows:
             raise DataError(f"{table}: no row below the first line")
+        if all(row.split == "pool" for _, row in rows.values()):
+            raise DataError(f"{table}: column {label} is empty in all rows")
         return [row for _, row in rows.values()]
 
     def group_in(self, name: str, columns: Iterable[str] = ()) -> str | None:

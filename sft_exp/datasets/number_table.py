@@ -17,7 +17,7 @@ from sft_exp.data import Corpus, Dataset
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 from sft_exp.readers import findings
-from sft_exp.readers.files import File, images_in, part, read_table, survey
+from sft_exp.readers.files import File, Finder, images_in, part, read_table, survey
 from sft_exp.readers.masks import Canvas
 
 
@@ -32,11 +32,12 @@ class Row(NamedTuple):
 
 @dataclass
 class NumberTable(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "table", "unlabelled", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "table", "file_column", "unlabelled", "memory", "workers")
     gives: ClassVar[tuple[str, ...]] = ("value",)
 
     table: str | None = None  # CSV of file,target
     root: str | None = None  # folder that files are relative to; null = the table's
+    file_column: str = "file"  # its column with the names of the images, or ids: names without suffix
     columns: list[str] = field(default_factory=lambda: ["target"])  # the numbers to predict
     unlabelled: str | None = None  # folder of images to pretrain on
     size: Any = 64  # pixels, or [rows, columns], of all images
@@ -91,25 +92,37 @@ class NumberTable(Dataset):
             raise ConfigError("dataset.table", self.table, f"must name a CSV with the columns file,{','.join(self.columns)}")
         table = Path(self.table).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
-        there, lines = read_table(table, "dataset.table", ("file", *self.columns))
+        hint = "; dataset.file_column= and dataset.columns= name others"
+        there, lines, separator = read_table(table, "dataset.table", (self.file_column, *self.columns), hint)
+        finder = Finder(root, table)
         rows: dict[str, Row] = {}
+        taken: set[Path] = set()
         for number, line in lines:
-            where, name = f"{table}, line {number}", line["file"]
-            path = next((p for p in (root / name, table.parent / name) if p.is_file()), None)
-            if path is None or not name:
-                raise DataError(f"{where}: there is no file {name!r}, neither below {root} nor beside the table")
-            if name in rows:
+            where, name = f"{table}, line {number}", line[self.file_column]
+            try:
+                path = finder.find(name)
+            except DataError as error:
+                raise DataError(f"{where}: {error}; write the suffix, too") from error
+            if path is None:
+                raise DataError(f"{where}: there is no file {name!r}, {finder}")
+            if name in rows or path in taken:
                 raise DataError(f"{where}: {name} has two rows; an image has one")
-            if (split := line.get("split") or "train") not in ("train", "test"):
-                raise DataError(f"{where}: split is {split!r}; valid: train, test")
-            value = tuple(numeric(line[c], c, where) for c in self.columns)
-            rows[name] = Row(name, path, split, value, line["group"] or None if "group" in there else None)
+            taken.add(path)
+            split = findings.split_named(given) if (given := line.get("split", "")) else "train"
+            if split is None:
+                raise DataError(f"{where}: split is {given!r}; valid: train, val, test")
+            value = tuple(numeric(line[c], c, where, separator) for c in self.columns)
+            group = line["group"] or None if "group" in there else None
+            rows[name] = Row(name, path, "test" if split == "test" else "train", value, group)
         if not rows:
             raise DataError(f"{table}: no row below the first line")
         return list(rows.values())
 
 
-def numeric(text: str, column: str, where: str) -> float:
+def numeric(text: str, column: str, where: str, separator: str) -> float:
+    """The number. Where commas do not separate columns, one may separate decimals: 3,5. DataError."""
+    if separator != "," and text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
     try:
         value = float(text)
     except ValueError:

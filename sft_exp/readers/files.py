@@ -1,5 +1,6 @@
 """Image files: found in folders, by globs and in tar files, and each read once, so that a broken one is known before any use."""
 
+import codecs
 import csv
 import hashlib
 import io
@@ -194,18 +195,110 @@ def names_in(file: Path, hint: str) -> list[str]:
         raise DataError(f"{file}: {error.strerror}{hint}") from error
 
 
-def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """A CSV with the columns that it needs, which `key` names: (its columns, its lines with their numbers). DataError."""
+SEPARATORS = ",;\t|"
+
+
+class Table(NamedTuple):
+    """A table's columns, and its lines by column with their numbers."""
+
+    columns: list[str]
+    lines: list[tuple[int, dict[str, str]]]
+    separator: str
+
+
+def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Table:
+    """A CSV as spreadsheets and other programs write it: separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16,
+    else in Windows-1252, with or without a byte order mark and Excel's line `sep=;`. Columns are found whatever their case.
+
+    Args:
+        key: the configuration's key that names the file.
+        needs: columns that it must have; they come back under these names.
+        hint: added to the message where one is missing.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
     try:
-        reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""), restval="")
-        lines = [(reader.line_num, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = decoded(file.read_bytes())
+        first, _, rest = text.partition("\n")
+        given = first.strip().casefold().removeprefix("sep=") if first.casefold().startswith("sep=") else ""
+        text = rest if given else text
+        separator = given if given and given in SEPARATORS else separator_of(text, needs)
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
+        columns = renamed([c.strip() for c in reader.fieldnames or []], needs)
+        reader.fieldnames = columns
+        skipped = 1 if given else 0
+        lines = [(reader.line_num + skipped, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
+        lines = [(number, line) for number, line in lines if any(line.values())]  # spreadsheets leave empty rows behind
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
-    columns = list(reader.fieldnames or [])
     if missing := [c for c in needs if c not in columns]:
         has = ",".join(columns) or "nothing"
         raise DataError(f"{file}: no column {' and '.join(missing)}; its first line has {has}{hint}")
-    return columns, lines
+    return Table(columns, lines, separator)
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file in UTF-16 with its mark, in UTF-8, or in Windows-1252. UnicodeError where it is none of these."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def separator_of(text: str, needs: Sequence[str]) -> str:
+    """The separator with which the first line has most of the needed columns, and then most columns."""
+
+    def found(separator: str) -> tuple[int, int]:
+        columns = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+        there = {c.strip().casefold() for c in columns}
+        return sum(c.casefold() in there for c in needs), len(columns)
+
+    return max(SEPARATORS, key=found)
+
+
+def renamed(columns: list[str], needs: Sequence[str]) -> list[str]:
+    """The columns, those that are needed and differ in case alone as they are asked for."""
+    asked = {c.casefold(): c for c in needs if c not in columns}
+    return [c if c in needs else asked.pop(c.casefold(), c) for c in columns]
+
+
+class Finder:
+    """Finds the files that a table names: relative to `root` or to the table, absolute, written with backslashes, and of ids
+    without a suffix the image of that name."""
+
+    def __init__(self, root: Path, table: Path):
+        self.places = list(dict.fromkeys([root, table.parent]))
+        self.stems: dict[Path, dict[str, list[Path]]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """None where there is no such file. DataError where an id stands for several."""
+        for text in dict.fromkeys([name, name.replace("\\", "/")]):
+            for place in self.places:
+                if text and (place / text).is_file():
+                    return place / text
+            for place in self.places:
+                path = place / text
+                if text and not is_image(text) and (found := self.named(path.parent).get(path.name)):
+                    if len(found) > 1:
+                        raise DataError(f"{name} stands for {' and '.join(p.name for p in found)} in {path.parent}")
+                    return found[0]
+        return None
+
+    def named(self, folder: Path) -> dict[str, list[Path]]:
+        """Name without suffix -> images of the folder."""
+        if folder not in self.stems:
+            found: dict[str, list[Path]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+                if is_image(path.name) and visible(path.name):
+                    found.setdefault(path.stem, []).append(path)
+            self.stems[folder] = found
+        return self.stems[folder]
+
+    def __str__(self) -> str:
+        return f"neither below {self.places[0]} nor beside the table"
 
 
 def part(which: str, rows: Sequence[Any], x: Held, targets: Mapping[str, Held], workers: int) -> Images | None:

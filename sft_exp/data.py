@@ -8,10 +8,13 @@ import hashlib
 import io
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from importlib import import_module
 from itertools import repeat, tee
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -260,24 +263,27 @@ class Traits(NamedTuple):
     turned: bool = False  # by its Exif orientation
 
 
-def decode(content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None) -> Tensor:
+def decode(
+    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None, most: int | None = None
+) -> Tensor:
     """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized; or
     fitted otherwise.
 
-    DataError says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
+    `levels` scale files of more than 8 bits a pixel; `most` pixels are decoded, by default as many as Pillow allows. DataError
+    says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
     """
-    return look(content, image, fit, levels)[0]
+    return look(content, image, fit, levels, most)[0]
 
 
 def look(
-    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None
+    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None, most: int | None = None
 ) -> tuple[Tensor, Traits]:
     """(what `decode` gives, what decoding had to leave out or scale)."""
     import numpy as np
     from PIL import Image
 
     _, height, width = image
-    picture, traits = opened(content, image[0], 2 * max(height, width), levels)
+    picture, traits = opened(content, image[0], 2 * max(height, width), levels, most)
     picture = fitting(picture, (width, height), fit, Image.Resampling.BILINEAR)
     x_CHW = torch.from_numpy(np.array(picture)).reshape(height, width, image[0]).permute(2, 0, 1)
     return x_CHW, traits
@@ -296,7 +302,9 @@ ORIENTATION = 0x0112  # Exif's tag: 1 = upright
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further images are frames or pages, and no previews
 
 
-def opened(content: bytes, channels: int, least: int | None, levels: tuple[int, int] | None) -> tuple[Any, Traits]:
+def opened(
+    content: bytes, channels: int, least: int | None, levels: tuple[int, int] | None, most: int | None = None
+) -> tuple[Any, Traits]:
     """The Pillow image, upright, in grey or colour; of a JPEG perhaps one whose sides are smaller, but `least` pixels or more.
 
     `levels` scale files of more than 8 bits a pixel; without them each is scaled by its own values.
@@ -305,9 +313,7 @@ def opened(content: bytes, channels: int, least: int | None, levels: tuple[int, 
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content), formats=formats()) as file:
-            if file.width * file.height > (most := Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise DataError(f"has {file.width} x {file.height} pixels, more than Pillow's limit of {most:,}")
+        with unpacked(content, most) as file:
             traits = Traits(
                 deep=";16" in str(file.tile) and not file.mode.startswith("I"),
                 frames=getattr(file, "n_frames", 1) if file.format in ANIMATED else 1,
@@ -332,6 +338,34 @@ def opened(content: bytes, channels: int, least: int | None, levels: tuple[int, 
         raise DataError("is no image that Pillow reads" if content else "is empty") from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+class TooLarge(DataError):
+    """An image of more pixels than may be decoded. Readers of data sets have a key for that, `most_pixels`."""
+
+
+_opening = Lock()
+
+
+def unpacked(content: bytes, most: int | None = None) -> Any:
+    """The image file, none of whose pixels are decoded yet. DataError where it has more than `most` of them; null = Pillow's
+    limit, which Pillow itself only warns of."""
+    from PIL import Image
+
+    with _opening:  # the limit is Pillow's own global, and other threads read it
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            file = Image.open(io.BytesIO(content), formats=formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    limit = most or usual
+    if limit and file.width * file.height > limit:
+        file.close()
+        raise TooLarge(
+            f"has {file.width} x {file.height} pixels, more than the limit of {limit:,}: it may be a decompression bomb"
+        )
+    return file
 
 
 def without_alpha(picture: Any) -> tuple[Any, str]:
@@ -359,6 +393,8 @@ def formats() -> tuple[str, ...]:
     """Pillow's formats, but for those that it knows and leaves to another program (EPS would start Ghostscript)."""
     from PIL import Image
 
+    with suppress(ImportError):  # Apple's photographs: an extra that Pillow does not bring
+        import_module("pillow_heif").register_heif_opener()
     Image.init()
     return tuple(name for name in Image.OPEN if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
 

@@ -224,6 +224,32 @@ def test_some_constant_images_are_counted():
     assert warnings(load()) == ["2 of 10 images have the same value in all pixels"]
 
 
+@each("reader", ["folder", "masks", "numbers", "large"])
+def test_images_above_pillows_limit_are_read_where_a_key_allows_them(reader, monkeypatch):
+    """Pillow only warns of them, and its own limit, which others may have set, stays as it is."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    kinds = {
+        "folder": lambda **more: ImageFolder(root="root", size=8, **more),
+        "masks": lambda **more: MaskFolder(root="masks", size=8, **more),
+        "numbers": lambda **more: NumberTable(table="root/table.csv", size=8, **more),
+        "large": lambda **more: Large(root="root", train=".", size=8, workers=0, **more),
+    }
+    classes(Path("root"))
+    mask_set("masks")
+    Path("root/table.csv").write_text("\n".join(["file,target", *(f"{c}/{n},{n}" for c in "ab" for n in range(4))]))
+    with pytest.raises(DataError, match=r"has 16 x 16 pixels, more than the limit of 200: it may be a decompression bomb"):
+        torch.cat(list(kinds[reader]().load().train.held()))
+    torch.cat(list(kinds[reader](most_pixels=256).load().train.held()))
+    assert Image.MAX_IMAGE_PIXELS == 200
+
+
+def test_photographs_that_pillow_does_not_read_are_named_with_the_way_out():
+    classes(Path("root"))
+    for n in range(3):
+        (Path("root/a") / f"IMG_{n}.HEIC").write_bytes(b"ftypheic")
+    assert warnings(load()) == ["3 files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"]
+
+
 # Splits
 
 
@@ -269,6 +295,13 @@ def test_classes_that_all_hold_the_same_folders_are_asked_about(parts):
     for n, part in enumerate(parts):
         classes(Path("root") / part, names=("glioma", "healthy"), first=1000 * n)
     with pytest.raises(DataError, match=r"hold the same folders \(glioma, healthy\): are these splits\?"):
+        load()
+
+
+def test_a_root_one_folder_too_high_is_said():
+    for n, part in enumerate(("fold1", "fold2")):
+        classes(Path("root/photos") / part, names=("glioma", "healthy"), first=1000 * n)
+    with pytest.raises(DataError, match=r"one class, photos.*Below it are fold1, fold2: is dataset\.root one folder too high\?"):
         load()
 
 

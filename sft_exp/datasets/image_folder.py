@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import median_low
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,6 +39,7 @@ LAYOUTS = (
     "or dataset.labels=<table.csv> with columns file,label and, where images belong together, group"
 )
 LISTED = 100  # files that the report names
+FEW = 8  # folders that a message names
 
 
 class Row(NamedTuple):
@@ -55,7 +56,7 @@ class Row(NamedTuple):
 @dataclass
 class ImageFolder(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = (
-        "root", "labels", "file_column", "label_column", "unlabelled", "memory", "workers",
+        "root", "labels", "file_column", "label_column", "unlabelled", "most_pixels", "memory", "workers",
     )  # fmt: skip
 
     root: str | None = None  # folder of the labelled images
@@ -67,6 +68,7 @@ class ImageFolder(Dataset):
     channels: int = 3  # 3 = colour, 1 = grey
     group: str | None = None  # never split: a column of the CSV, or a regular expression whose one group is found in a path
     broken: str = "refuse"  # labelled images that cannot be read: refuse, or skip = leave them out and count them
+    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
@@ -76,6 +78,7 @@ class ImageFolder(Dataset):
         paths = all(isinstance(entry, str) and entry for entry in entries)
         require(paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them")
         self.unlabelled = entries
+        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
@@ -92,7 +95,7 @@ class ImageFolder(Dataset):
         image = (self.channels, self.size, self.size)
         held = len(rows) * prod(image) <= self.memory * 1e9
         learnt = [r.split != "test" for r in rows]
-        x, seen, levels = survey([r.file for r in rows], image, held, max(1, self.workers), learnt=learnt)
+        x, seen, levels = survey([r.file for r in rows], image, held, max(1, self.workers), learnt=learnt, most=self.most_pixels)
         rows, leaks = judged([r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip")
         classes, name = complete(rows), Path(str(self.root or self.labels)).expanduser().resolve().stem
         report = {
@@ -103,6 +106,7 @@ class ImageFolder(Dataset):
         used = [r for r in rows if r.fate == "used"]
         warnings = [
             *findings.class_names(classes),
+            *findings.unread([r.file.id for r in ignored]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),
             *findings.images([r.seen for r in used], levels),
         ]
@@ -303,7 +307,10 @@ def complete(rows: list[Row]) -> tuple[str, ...]:
     """Names of the classes. DataError unless there are two or more, each has a training image, and no group is on both sides."""
     classes = tuple(sorted({r.label for r in rows if r.split != "pool"}))
     if len(classes) < 2:
-        raise DataError(f"there is one class, {classes[0]}; telling apart takes 2 or more. {LAYOUTS}")
+        first = [PurePosixPath(r.file.id).parts for r in rows if r.split != "pool"]
+        below = sorted({parts[1] for parts in first if len(parts) > 2 and findings.class_name(parts[0]) == classes[0]})
+        inside = f" Below it are {', '.join(below[:FEW])}: is dataset.root one folder too high?" if len(below) > 1 else ""
+        raise DataError(f"there is one class, {classes[0]}; telling apart takes 2 or more.{inside} {LAYOUTS}")
     train = [r for r in rows if r.split == "train" and r.fate == "used"]
     if bare := sorted(set(classes) - {r.label for r in train}):
         raise DataError(f"class {bare[0]} has no training image that can be used, so it cannot be learnt")

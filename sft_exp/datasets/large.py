@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Large(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "train", "test", "unlabelled", "classes", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "train", "test", "unlabelled", "classes", "most_pixels", "workers")
 
     root: str = "."  # folder that the others are looked for in
     train: Any = None  # labelled images: a folder of classes, or a glob of tar files
@@ -51,12 +51,14 @@ class Large(Dataset):
     classes: str | None = None  # file with the names of numbered classes, one a line
     size: int = 224  # pixels, height and width
     channels: int = 3  # 3 = colour, 1 = grey
+    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     workers: int = 2  # processes that read and decode
 
     def __post_init__(self):
         require(isinstance(self.train, str | None), "train", self.train, "a folder of classes, or a glob of tar files")
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
+        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):
@@ -91,7 +93,9 @@ class Large(Dataset):
         An image of it that cannot be read is left to be named when its batch comes."""
         some = [(split, p) for split, places in found.items() for p in places[:: -(-len(places) // SAMPLED)]]
         files = [File(p.name, Path(p.file), p.offset, p.size) for _, p in some]
-        _, seen, levels = survey(files, image, False, max(1, self.workers), learnt=[s != "test" for s, _ in some])
+        _, seen, levels = survey(
+            files, image, False, max(1, self.workers), learnt=[s != "test" for s, _ in some], most=self.most_pixels
+        )
         of = {split: [names[p.label] for p in found.get(split, ())] for split in ("train", "test")}
         classes = tuple(names.values())
         warnings = [
@@ -137,7 +141,7 @@ class Large(Dataset):
     def images(self, split: str, places: list[Place], names: dict[str, str], levels: Levels | None) -> Images:
         number = {label: n for n, label in enumerate(names)}
         y = torch.tensor([number.get(p.label, -1) if split != "unlabelled" else -1 for p in places])
-        reader = Reader(places, (self.channels, self.size, self.size), levels, split != "test")
+        reader = Reader(places, (self.channels, self.size, self.size), levels, split != "test", self.most_pixels)
         return Images(reader, y, [p.name for p in places], workers=self.workers)
 
 
@@ -145,8 +149,15 @@ class Reader:
     """row -> uint8 [C, H, W]. DataError names an image that is not what it was, cannot be read, or if it is `learnt` from, holds
     values outside of the levels. Holds each file's name once and 20 bytes an image."""
 
-    def __init__(self, places: list[Place], image: tuple[int, int, int], levels: Levels | None = None, learnt: bool = True):
-        self.levels, self.learnt = levels, learnt
+    def __init__(
+        self,
+        places: list[Place],
+        image: tuple[int, int, int],
+        levels: Levels | None = None,
+        learnt: bool = True,
+        most: int | None = None,
+    ):
+        self.levels, self.learnt, self.most = levels, learnt, most
         self.image, self.files = image, list(dict.fromkeys(p.file for p in places))
         number = {file: n for n, file in enumerate(self.files)}
         self.file = np.array([number[p.file] for p in places], np.int32)
@@ -164,7 +175,7 @@ class Reader:
         if len(content) < size:
             raise DataError(f"{path}: shorter than when the run began")
         try:
-            x_CHW, traits = look(content, self.image, levels=self.levels)
+            x_CHW, traits = look(content, self.image, levels=self.levels, most=self.most)
             if self.learnt and (span := traits.span):
                 black, white = self.levels or (0, 255)
                 if span[0] < black or span[2] > white:

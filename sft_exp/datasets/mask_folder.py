@@ -22,7 +22,7 @@ LAYOUTS = "Expected is root/images and root/masks with files called alike, or ro
 
 @dataclass
 class MaskFolder(masks.MaskSet):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "unlabelled", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "unlabelled", "most_pixels", "memory", "workers")
 
     root: str | None = None  # folder of images/ and masks/
     classes: list[str] = field(default_factory=lambda: ["background", "object"])  # names of what a pixel may be
@@ -34,6 +34,7 @@ class MaskFolder(masks.MaskSet):
     size: Any = 256  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 @dataclass
 class NumberTable(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "table", "file_column", "unlabelled", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "table", "file_column", "unlabelled", "most_pixels", "memory", "workers")
     gives: ClassVar[tuple[str, ...]] = ("value",)
 
     table: str | None = None  # CSV of file,target
@@ -43,10 +43,12 @@ class NumberTable(Dataset):
     size: Any = 64  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     memory: float = 4.0  # GB of images held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
+        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
         ok = bool(self.columns) and len(set(self.columns)) == len(self.columns)
         require(ok, "columns", self.columns, "a list of columns of the table, each once")
@@ -63,7 +65,9 @@ class NumberTable(Dataset):
         image = self.canvas.image
         hold = len(rows) * prod(image) <= self.memory * 1e9
         learnt = [r.split != "test" for r in rows]
-        x, seen, levels = survey([File(r.id, r.path) for r in rows], image, hold, max(1, self.workers), self.fit, learnt)
+        x, seen, levels = survey(
+            [File(r.id, r.path) for r in rows], image, hold, max(1, self.workers), self.fit, learnt, self.most_pixels
+        )
         if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
             raise DataError(f"{len(faults)} images cannot be used:{listing(faults)}\nRepair them, or remove their rows")
         none = (0.0,) * len(self.columns)

@@ -34,6 +34,7 @@ class VocDetection(boxed.BoxSet):
     size: Any = 320  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
     channels: int = 3  # 3 = colour, 1 = grey
     boxes: str = "refuse"  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

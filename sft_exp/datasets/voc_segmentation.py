@@ -29,6 +29,7 @@ class VocSegmentation(masks.MaskSet):
     size: Any = 256  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
+    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

@@ -46,12 +46,13 @@ class BoxSet(Dataset):
     """Images with boxes from files. The fields that all of these have, whatever else they have."""
 
     gives: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
 
     root: str | None  # folder of the data set
     size: Any  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
     channels: int  # 3 = colour, 1 = grey
     boxes: str  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    most_pixels: int | None  # of an image that is decoded
     memory: float  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int  # processes that decode it
 
@@ -61,6 +62,7 @@ class BoxSet(Dataset):
         require(whole and len(sides) in (1, 2), "size", self.size, "a number of pixels, or [rows, columns]")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.boxes in ("refuse", "drop"), "boxes", self.boxes, "refuse or drop")
+        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.memory >= 0, "memory", self.memory, "0 or more")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
@@ -74,7 +76,9 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
         raise DataError(f"{source.root}: no image to train on")
     held = len(marked) * prod(image) <= source.memory * 1e9
     learnt = [n < len(train) for n in range(len(marked))]
-    x, seen, levels = survey([m.file for m in marked], image, held, max(1, source.workers), "letterbox", learnt)
+    x, seen, levels = survey(
+        [m.file for m in marked], image, held, max(1, source.workers), "letterbox", learnt, source.most_pixels
+    )
     refuse([f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault], "images cannot be used")
     refuse(
         [

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sft_exp.data import ORIENTATION, Held, Images, Levels, Traits, decode, formats, look
+from sft_exp.data import ORIENTATION, Held, Images, Levels, TooLarge, Traits, decode, formats, look, unpacked
 from sft_exp.errors import DataError
 from sft_exp.progress import bar
 
@@ -61,9 +61,10 @@ class Decoder:
         image: tuple[int, int, int],
         fit: str = "crop",
         levels: Levels | None = None,
+        most: int | None = None,
     ):
         self.files, self.sha256, self.image, self.fit = files, [s.sha256 for s in seen], image, fit
-        self.levels = levels
+        self.levels, self.most = levels, most
 
     def __call__(self, row: int) -> Tensor:
         file = self.files[row]
@@ -75,7 +76,7 @@ class Decoder:
             raise DataError(
                 f"{file.path}: changed while the run used it; start again, so that what is trained on is what is recorded"
             )
-        return decode(content, self.image, self.fit, self.levels)
+        return decode(content, self.image, self.fit, self.levels, self.most)
 
 
 def survey(
@@ -85,6 +86,7 @@ def survey(
     threads: int,
     fit: str = "crop",
     learnt: Sequence[bool] = (),
+    most: int | None = None,
 ) -> tuple[Tensor | Decoder, list[Seen], Levels | None]:
     """Read and decode each file once.
 
@@ -99,22 +101,22 @@ def survey(
     x_NCHW = torch.zeros(len(files) if hold else 0, *image, dtype=torch.uint8)
 
     def read(row: int) -> Seen:
-        from PIL import Image
-
         try:
             content = files[row].read()
-            pixels, traits = look(content, image, fit)
+            pixels, traits = look(content, image, fit, most=most)
+        except TooLarge as error:
+            return Seen(fault=f"{error}. dataset.most_pixels= allows more")
         except (DataError, OSError) as error:
             return Seen(fault=getattr(error, "strerror", None) or str(error))
         if hold:
             x_NCHW[row] = pixels
-        with Image.open(io.BytesIO(content)) as picture:
+        with unpacked(content, most) as picture:
             on_side = picture.getexif().get(ORIENTATION, 1) >= 5
             size = picture.size[::-1] if on_side else picture.size
         return Seen(hashlib.sha256(content).hexdigest(), size, "", traits, *summary(pixels))
 
     def again(row: int) -> Seen:
-        pixels = decode(files[row].read(), image, fit, levels)
+        pixels = decode(files[row].read(), image, fit, levels, most)
         if hold:
             x_NCHW[row] = pixels
         extremes, shade = summary(pixels)
@@ -129,7 +131,7 @@ def survey(
         other = [n for n, s in enumerate(seen) if (span := s.traits.span) and Levels.spanning(span[0], span[2]) != levels]
         for row, found in zip(other, pool.map(again, other), strict=True):
             seen[row] = found
-    return x_NCHW if hold else Decoder(files, seen, image, fit, levels), seen, levels
+    return x_NCHW if hold else Decoder(files, seen, image, fit, levels, most), seen, levels
 
 
 def summary(x_CHW: Tensor) -> tuple[tuple[int, int], str]:

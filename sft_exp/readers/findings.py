@@ -21,6 +21,7 @@ from sft_exp.readers.files import Seen
 
 FAINT = 16  # grey levels, of 256: images that use no more are nearly black to whoever looks at them
 LEFT = 64  # grey levels, of 256, below which 16-bit colour has lost its content with the lower 8 bits
+HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 FEW = 8  # names that a warning lists
 UNANNOTATED = 0.5  # share of a mask set's pixels above which it is said that they are ignored
 
@@ -187,6 +188,14 @@ def masks(
         if absent:
             warnings.append(f"no test mask holds a pixel of {some(absent)}: test scores are means over the other classes")
     return warnings
+
+
+def unread(names: Iterable[str]) -> list[str]:
+    """A warning of image files, by their suffix, that Pillow does not read here: an iPhone's photographs are most often HEIC."""
+    found = Counter(Path(name).suffix.lower() for name in names)
+    if not (count := sum(found[suffix] for suffix in HEIF)):
+        return []
+    return [f"{count:,} files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"]
 
 
 def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image") -> list[str]:

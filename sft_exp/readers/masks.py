@@ -2,7 +2,6 @@
 is said before any use, by file and reason. Image and mask are brought to the canvas together."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_exp.data import FITS, Corpus, Dataset, Held, fitting, formats
-from sft_exp.errors import ConfigError, DataError, listing
+from sft_exp.data import FITS, Corpus, Dataset, Held, fitting, unpacked
+from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import bar, console
 from sft_exp.readers import findings
 from sft_exp.readers.files import File, part, survey
@@ -69,13 +68,15 @@ class Codes:
         told = {value: n for n, value in enumerate(values or range(classes))}
         return Codes({**({} if ignore is None else {ignore: IGNORE}), **told}, classes)
 
-    def read(self, content: bytes) -> np.ndarray:
+    def read(self, content: bytes, most: int | None = None) -> np.ndarray:
         """The classes of all pixels, uint8 [H, W]. DataError says what is wrong."""
-        from PIL import Image, UnidentifiedImageError
+        from PIL import UnidentifiedImageError
 
         try:
-            with Image.open(io.BytesIO(content), formats=formats()) as file:
+            with unpacked(content, most) as file:
                 mode, value_HW = file.mode, np.asarray(file)
+        except DataError:
+            raise
         except UnidentifiedImageError as error:
             raise DataError("is no image that Pillow reads" if content else "is empty") from error
         except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
@@ -103,14 +104,14 @@ class Codes:
 class MaskDecoder:
     """row -> uint8 [H, W], as long as the row's file is what it was when the run began; else DataError."""
 
-    def __init__(self, files: list[Path], sha256: list[str], codes: Codes, canvas: Canvas):
-        self.files, self.sha256, self.codes, self.canvas = files, sha256, codes, canvas
+    def __init__(self, files: list[Path], sha256: list[str], codes: Codes, canvas: Canvas, most: int | None = None):
+        self.files, self.sha256, self.codes, self.canvas, self.most = files, sha256, codes, canvas, most
 
     def __call__(self, row: int) -> Tensor:
         content = read(self.files[row])
         if hashlib.sha256(content).hexdigest() != self.sha256[row]:
             raise DataError(f"{self.files[row]}: changed while the run used it; start again")
-        return placed(self.codes.read(content), self.canvas)
+        return placed(self.codes.read(content, self.most), self.canvas)
 
 
 def read(path: Path) -> bytes:
@@ -132,17 +133,19 @@ def placed(mask_HW: np.ndarray, canvas: Canvas) -> Tensor:
 class MaskSet(Dataset):
     """Images with masks from files. The fields that all of these have, whatever else they have."""
 
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
     gives: ClassVar[tuple[str, ...]] = ("mask",)
 
     root: str | None  # folder of the data set
     size: Any  # pixels, or [rows, columns], of all images
     channels: int  # 3 = colour, 1 = grey
     fit: str  # how an image becomes that size
+    most_pixels: int | None  # of an image that is decoded
     memory: float  # GB of images and masks held; a larger set is decoded as it is used
     workers: int  # processes that decode it
 
     def __post_init__(self):
+        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
     def folder(self, what: str) -> Path:
@@ -169,10 +172,12 @@ def corpus(
     hold = len(pairs) * prod(canvas.image[1:]) * (canvas.image[0] + 1) <= source.memory * 1e9
     files = [File(p.id, p.image) for p in pairs]
     learnt = [p.split != "test" for p in pairs]
-    x, seen, levels = survey(files, canvas.image, hold, max(1, workers), canvas.fit, learnt)
+    x, seen, levels = survey(files, canvas.image, hold, max(1, workers), canvas.fit, learnt, source.most_pixels)
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
     paths = [m for p in pairs if (m := p.mask) is not None]
-    masks, hashes, counts, faults = surveyed(paths, [seen[n].size for n in masked], codes, canvas, hold, workers)
+    masks, hashes, counts, faults = surveyed(
+        paths, [seen[n].size for n in masked], codes, canvas, hold, workers, source.most_pixels
+    )
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
     if faults:
         raise DataError(f"{len(faults)} files of {name} cannot be used:{listing(faults)}\nRepair or remove them")
@@ -213,7 +218,7 @@ def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[in
 
 
 def surveyed(
-    files: list[Path], sizes: list[tuple[int, int]], codes: Codes, canvas: Canvas, hold: bool, workers: int
+    files: list[Path], sizes: list[tuple[int, int]], codes: Codes, canvas: Canvas, hold: bool, workers: int, most: int | None
 ) -> tuple[Tensor | MaskDecoder, list[str], np.ndarray, list[str]]:
     """Read each mask once: (all masks uint8 [N, H, W], or what decodes one; hashes of the files; pixels of each class in each
     file, and of those ignored, [N, Y + 1]; what is wrong with which). `sizes` are those of their images, (width, height)."""
@@ -223,7 +228,7 @@ def surveyed(
     def look(row: int) -> tuple[str, str]:
         try:
             content = read(files[row])
-            mask_HW = codes.read(content)
+            mask_HW = codes.read(content, most)
         except DataError as error:
             return "", str(error) if str(error).startswith(str(files[row])) else f"{files[row]}: {error}"
         if sizes[row] != (0, 0) and mask_HW.shape[::-1] != sizes[row]:
@@ -242,7 +247,7 @@ def surveyed(
             advance(n, "")
     hashes = [sha for sha, _ in found]
     faults = [fault for _, fault in found if fault]
-    return held_NHW if hold else MaskDecoder(files, hashes, codes, canvas), hashes, count_MY, faults
+    return held_NHW if hold else MaskDecoder(files, hashes, codes, canvas, most), hashes, count_MY, faults
 
 
 def told(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Canvas) -> str:

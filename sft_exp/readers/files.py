@@ -346,7 +346,8 @@ def is_image(name: str) -> bool:
 def suffixes() -> frozenset[str]:
     from PIL import Image
 
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats())
+    known = formats()  # before extensions are asked for: it may register a format
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in known)
 
 
 def png(picture: Any) -> bytes:

@@ -383,7 +383,7 @@ def mask_set(root, values=(0, 1), count=6, part="", names=(), share=0.25):
     ("values", "names", "words"),
     [
         ((0, 255), ("background", "object"), r"no training mask holds a pixel of object.*255.*dataset\.values=\[0,255\]"),
-        ((0, 255), ("background", "a", "b"), r"no training mask holds a pixel of a, b.*of their pixels have the value 255"),
+        ((0, 255), ("background", "a", "b"), r"no training mask holds a pixel of a, b.*of the masks' pixels have the value 255"),
         ((0, 0), ("background", "object"), r"pixel of object.*Check dataset\.classes and the values"),
         ((1, 1), ("background", "object"), r"pixel of background"),
     ],
@@ -415,7 +415,7 @@ def test_classes_that_no_mask_holds_are_named():
 
 def test_masks_that_are_mostly_ignored_are_named():
     (said,) = warnings(MaskFolder(root=mask_set("root", (255, 0, 1)), size=16).load())
-    assert said.endswith("% of their pixels have the value 255, which is ignored")
+    assert said.endswith("% of the masks' pixels have the value 255, which is ignored")
 
 
 def test_masks_in_parts_of_usual_names():

@@ -167,7 +167,9 @@ def masks(
     missing = [name for name, count in zip(classes, total_Y, strict=False) if not count]
     named = some(missing)
     blank = (
-        f"{100 * share:.0f} % of their pixels have the value {' or '.join(map(str, ignored))}, which is ignored" if share else ""
+        f"{100 * share:.0f} % of the masks' pixels have the value {' or '.join(map(str, ignored))}, which is ignored"
+        if share
+        else ""
     )
     guess = ""
     if missing and share and len(ignored) == 1:
@@ -175,14 +177,14 @@ def masks(
         if len(there) == len(classes):
             guess = f": did you mean dataset.values=[{','.join(map(str, there))}]?"
     if len(classes) - len(missing) < 2:
-        why = f", and {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
+        why = f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
         raise DataError(f"no training mask holds a pixel of {named}, so there is nothing to tell apart{why}")
     warnings = []
     if missing:
-        also = f", and {blank}{guess}" if guess else ""
+        also = f"; {blank}{guess}" if guess else ""
         warnings.append(f"no training mask holds a pixel of {named}: means over classes leave out what is never there{also}")
     elif share > UNANNOTATED:
-        warnings.append(f"of the training masks {blank}")
+        warnings.append(blank)
     if test_MY is not None:
         absent = [c for c, count in zip(classes, test_MY.sum(0), strict=False) if not count and c not in missing]
         if absent:

@@ -61,6 +61,7 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "transfer": Transfer,
     "hardware": Hardware,
 }
+ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}  # library -> our part that reads its classes, and its group
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
 
 _plugged: list[Path] = []  # folders of the user's own parts
@@ -157,13 +158,15 @@ def node(file: Path, module: str) -> type:
 
 
 def open_ended(kind: type, file: Path) -> Any:
-    """The node, where fields hold parts (`holds`) open for names that nobody foresaw: `task.heads.mask=segment`."""
+    """The node, where fields hold parts (`holds`) or a library's arguments (`free`) open for names that nobody foresaw:
+    `task.heads.mask=segment`, `dataset.options.split=letters`."""
     lines = (line for c in ast.parse(file.read_text()).body if isinstance(c, ast.ClassDef) for line in c.body)
-    held = [line.value for line in lines if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "holds"]
-    if not held or held[0] is None:
+    declared = {ast.unparse(line.target): line.value for line in lines if isinstance(line, ast.AnnAssign)}
+    names = [name for key in ("holds", "free") if (value := declared.get(key)) for name in ast.literal_eval(value)]
+    if not names:
         return kind
     made = OmegaConf.structured(kind)
-    for name in ast.literal_eval(held[0]):
+    for name in names:
         if OmegaConf.is_dict(made[name]):
             OmegaConf.set_struct(made[name], False)
     return made
@@ -270,6 +273,7 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
 
 def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
     """The object that a node with `_target_` describes, if it is a class of a kind that the group wants."""
+    value = adopted(value)
     path = (value or {}).get("_target_")
     kind = " or ".join(kinds)
     if not isinstance(path, str):
@@ -292,6 +296,20 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         return found(**options)
     except ConfigError as error:
         raise error.under(group) from error
+
+
+def adopted(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A node that names a library's class, `torchvision.datasets.GTSRB`, as our part that reads it. Keys that are not fields of
+    the part are the class's own arguments."""
+    library, _, name = str((value or {}).get("_target_")).rpartition(".")
+    if not value or library not in ADOPTED:
+        return value
+    stem, group = ADOPTED[library]
+    made = node(HERE / FOLDERS[group] / f"{stem}.py", f"{HERE.name}.{FOLDERS[group]}.{stem}")
+    known = {f.name: f.default for f in fields_of(made)}
+    fields = {k: v for k, v in value.items() if k in known}
+    options = {k: v for k, v in value.items() if k not in known}
+    return {**fields, "_target_": known["_target_"], "name": name, "options": {**options, **fields.get("options", {})}}
 
 
 def inner(value: Any, key: str) -> Any:

@@ -304,16 +304,20 @@ def test_colour_images_are_turned_to_channels_first(monkeypatch):
     """torchvision holds CIFAR as [N, H, W, C] and STL as [N, C, H, W]; names come from the set, the config, or by counting."""
     import torchvision.datasets
 
-    class Fake:
+    class Fake(torchvision.datasets.VisionDataset):
         def __init__(self, root, download, data=None):
             self.data, self.labels = data, [0, 2]
+
+        def __len__(self):
+            return len(self.data)
 
     rows = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
     monkeypatch.setattr(torchvision.datasets, "Fake", Fake, raising=False)
     last, first = (
-        TorchvisionSet("Fake", train={"data": d}, test={"data": d}).load() for d in (rows, rows.transpose(0, 3, 1, 2).copy())
+        TorchvisionSet(name="Fake", train={"data": d}, test={"data": d}).load() for d in (rows, rows.transpose(0, 3, 1, 2).copy())
     )
     assert last.image == first.image == (3, 5, 4)
     assert torch.equal(last.train.x, first.train.x)
     assert torch.equal(last.train.x[1, 2], torch.from_numpy(rows[1, :, :, 2]))
-    assert last.classes == ("0", "1", "2")
+    assert last.classes == ("0", "2")
+    assert last.train.y.tolist() == [0, 1]

@@ -4,7 +4,7 @@
     root/JPEGImages/<name>.jpg
     root/ImageSets/Main/<split>.txt   a name a line
 
-root may also be the VOCdevkit around one VOC<year>, or the folder around that. VOC counts pixels from 1 and a box's last ones
+root may also be the VOCdevkit around VOC<year>, or the folder around that. VOC counts pixels from 1 and a box's last ones
 belong to it: `first=1` makes (1, 1, 1, 1) the box of the first pixel. Tools that write edges instead want `first=0`. Difficult
 objects are neither learnt nor counted.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from sft_exp.data import Corpus
 from sft_exp.errors import DataError, require
-from sft_exp.readers import boxed, findings
+from sft_exp.readers import boxed, findings, voc
 from sft_exp.readers.boxed import Box, Marked, path_of, refuse
 from sft_exp.readers.files import File, is_image, names_in
 
@@ -27,6 +27,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 @dataclass
 class VocDetection(boxed.BoxSet):
     root: str | None = None  # folder of the data set
+    year: str | None = None  # which VOC<year>, where root holds several
     train: str = "train"  # a list of ImageSets/Main
     test: str | None = "val"  # another one; null = folds of the training images serve as test
     classes: list[str] = field(default_factory=lambda: [])  # names in the order of their labels; [] = those in train, sorted
@@ -43,7 +44,8 @@ class VocDetection(boxed.BoxSet):
         require(self.first in (0, 1), "first", self.first, "0 or 1")
 
     def load(self) -> Corpus:
-        root = home(path_of(self.root, LAYOUT))
+        needs = ("Annotations", "JPEGImages", "ImageSets/Main")
+        root = voc.home(path_of(self.root, LAYOUT), self.year, needs, LAYOUT)
         train = self.part(root, self.train)
         test = self.part(root, self.test) if self.test else None
         classes = tuple(self.classes or sorted({b.label for m in train for b in m.boxes}))
@@ -86,17 +88,3 @@ class VocDetection(boxed.BoxSet):
         sides = [tree.findtext(f"size/{side}", "") for side in ("width", "height")]
         size = (int(sides[0]), int(sides[1])) if all(s.isdecimal() and int(s) for s in sides) else None
         return Marked(File(image.stem, image), boxes, size, str(file))
-
-
-def home(folder: Path) -> Path:
-    """The folder with Annotations in it: this one, or the one VOC<year> below it. DataError unless there is exactly one."""
-    found = [
-        f for f in (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*"))) if (f / "Annotations").is_dir()
-    ]
-    if len(found) != 1:
-        several = f"one of {', '.join(f.name for f in found)} must be named" if found else f"no Annotations there. {LAYOUT}"
-        raise DataError(f"dataset.root={folder}: {several}")
-    for name in ("JPEGImages", "ImageSets/Main"):
-        if not (found[0] / name).is_dir():
-            raise DataError(f"{found[0]}: no {name} there. {LAYOUT}")
-    return found[0]

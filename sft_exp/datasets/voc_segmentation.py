@@ -1,6 +1,7 @@
 """Masks in Pascal VOC's layout (Everingham et al., IJCV 2010): VOCdevkit/VOC<year>/{JPEGImages, SegmentationClass, ImageSets}.
 
-A mask is a PNG whose pixel values are classes, 255 where nothing is annotated (VOC's outlines).
+root may be VOC<year>, the VOCdevkit around it, or the folder around that. A mask is a PNG whose pixel values are classes, 255
+where nothing is annotated (VOC's outlines).
 """
 
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.errors import DataError, require
-from sft_exp.readers import masks
+from sft_exp.readers import masks, voc
 from sft_exp.readers.files import names_in
 from sft_exp.readers.masks import Codes, Pair
 
+LAYOUT = "Expected is VOC<year> with JPEGImages, SegmentationClass and ImageSets/Segmentation/train.txt, a name a line"
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -20,8 +22,8 @@ VOC = (
 
 @dataclass
 class VocSegmentation(masks.MaskSet):
-    root: str | None = None  # folder that holds VOCdevkit/, or VOC<year>/
-    year: str = "2012"
+    root: str | None = None  # folder of the data set
+    year: str | None = None  # which VOC<year>, where root holds several
     train: str = "train"  # list in ImageSets/Segmentation whose images are learnt from
     test: str | None = "val"  # and tested on; null = folds of the others take turns
     extra: str | None = None  # list in ImageSets/Main whose images, but for those, are pretrained on, too
@@ -39,11 +41,8 @@ class VocSegmentation(masks.MaskSet):
         require(ok, "classes", self.classes, "two names or more, the first of value 0; or none for VOC's")
 
     def load(self):
-        root = self.folder("the folder that holds VOCdevkit")
-        tops = [root / "VOCdevkit" / f"VOC{self.year}", root / f"VOC{self.year}"]
-        top = next((t for t in tops if t.is_dir()), None)
-        if top is None:
-            raise DataError(f"dataset.root={self.root}: there is no {tops[0]}")
+        root = self.folder("VOC<year>, the VOCdevkit around it, or the folder around that")
+        top = voc.home(root, self.year, ("SegmentationClass", "JPEGImages", "ImageSets/Segmentation"), LAYOUT)
         pairs = self.listed(top, "Segmentation", self.train, "train")
         pairs += self.listed(top, "Segmentation", self.test, "test") if self.test else []
         taken = {p.id for p in pairs}

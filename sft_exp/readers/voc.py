@@ -1,0 +1,34 @@
+"""Where Pascal VOC's folder lies: what people call its root is VOC<year>, the VOCdevkit around it, or the folder around that."""
+
+from pathlib import Path
+
+from sft_exp.errors import DataError
+
+
+def home(folder: Path, year: str | None, needs: tuple[str, ...], layout: str) -> Path:
+    """The one folder at or below `folder` that has `needs[0]` in it, of this year if one is given.
+
+    Raises DataError that lists the years which are there, or names what is missing.
+    """
+    places = (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*")))
+    there = [p for p in places if (p / needs[0]).is_dir()]
+    found = [p for p in there if year is None or named(p) in (year, None)]
+    if len(found) != 1:
+        years = ", ".join(named(p) or p.name for p in there)
+        if not there:
+            why = f"no {needs[0]} there. {layout}"
+        elif year is None:
+            why = f"several years are there, name one of them: dataset.year={' or '.join(years.split(', '))}"
+        else:
+            why = f"dataset.year={year} is not there; there: {years}"
+        raise DataError(f"dataset.root={folder}: {why}")
+    for name in needs[1:]:
+        if not (found[0] / name).is_dir():
+            raise DataError(f"{found[0]}: no {name} there. {layout}")
+    return found[0]
+
+
+def named(folder: Path) -> str | None:
+    """The year in a folder's name, VOC2012 -> 2012; None for a folder of any other name."""
+    rest = folder.resolve().name.removeprefix("VOC")
+    return rest if rest.isdecimal() else None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 
 from sft_exp import config, pipeline, session, transfer
 from sft_exp.core import Backbone
@@ -33,13 +32,13 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
 
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """(resolved config, option taken in each group) that these overrides stand for."""
-    config.register()
-    config.plug(config.plugins_in(overrides))
-    if GlobalHydra.instance().is_initialized():
-        GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
-    return config.plain(cfg), config.choices(cfg)
+    given = config.without_nulls(overrides)
+    with config.alone():
+        config.register()
+        config.plug(config.plugins_in(given))
+        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+            cfg = hydra.compose("config", overrides=given, return_hydra_config=True)
+        return config.plain(cfg), config.choices(cfg)
 
 
 def load_model(path: str | Path) -> Model:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 NOISE = ("full_key:", "reference_type=", "object_type=")  # lines of OmegaConf that name our classes, not the user's keys
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENOTDIR, errno.EEXIST)
+VALUED = (  # flags of Hydra that a value follows
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
 _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
 _codes: list[int] = []  # how this process's single run ended
 
@@ -33,19 +39,88 @@ config.register()  # at import, so that a launcher's own processes can compose t
 
 
 def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list what our text does not show, for two seconds
-        print(config.options_help().replace("$$", "$"))
+    try:
+        command(sys.argv[1:])
+    except BrokenPipeError:  # whoever read our output has left: `--help | head`
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdout.fileno())  # else the interpreter would fail to flush it
         sys.exit(0)
+
+
+def command(words: list[str]) -> NoReturn:
+    """Do what the words of a command say, and leave with the exit code."""
+    if {"--help", "-h"} & set(words):  # Hydra would list what our text does not show, for two seconds
+        print(config.options_help().replace("$$", "$"), flush=True)
+        sys.exit(0)
+    with reported():
+        words = again(config.without_nulls(flags_first(words)))
+    sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
-        follow(sys.argv[1:])
+        follow(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say it in our words
     with reported():
-        config.plug(config.plugins_in(sys.argv[1:]))
-        one_each(sys.argv[1:])
-        if "RANK" in os.environ and {"-m", "--multirun"} & set(sys.argv[1:]):
+        config.plug(config.plugins_in(words))
+        one_each(words)
+        if "RANK" in os.environ and {"-m", "--multirun"} & set(words):
             raise ConfigError("--multirun", "torchrun", "each job starts its own processes: hardware=ddp hardware.processes=2")
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(task)()
     leave(max(_codes, default=0))
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Hydra's flags before the overrides: its parser takes no override behind a flag that follows one (hydra issue 3133)."""
+    flags, overrides, rest = [], [], iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if word in VALUED and (value := next(rest, None)) is not None:
+            flags.append(value)
+    return [*flags, *overrides]
+
+
+def again(words: list[str]) -> list[str]:
+    """`--config-path RUN/.hydra --config-name config`, Hydra's way to run a saved config again, or the same with --config-dir, as
+    the overrides that the run was started with. ConfigError if these no longer compose to what was saved."""
+    at = next((n for n, w in enumerate(words[:-1]) if w in ("--config-path", "-cp", "--config-dir", "-cd")), None)
+    if at is None:
+        return words
+    folder = Path(words[at + 1])
+    if not all((folder / f"{name}.yaml").is_file() for name in ("config", "hydra", "overrides")):
+        if words[at] in ("--config-path", "-cp"):
+            valid = "must be the .hydra folder of a run; options of your own come by --config-dir FOLDER"
+            raise ConfigError(words[at], words[at + 1], valid)
+        return words
+    rest = [*words[:at], *words[at + 2 :]]
+    for flag in ("--config-name", "-cn"):
+        if flag in rest:
+            place = rest.index(flag)
+            del rest[place : place + 2]
+    overrides = [str(o) for o in OmegaConf.load(folder / "overrides.yaml")]
+    same_as_saved(folder, overrides)
+    first = next((n for n, w in enumerate(rest) if not w.startswith("-") and (n == 0 or rest[n - 1] not in VALUED)), len(rest))
+    return [*rest[:first], *overrides, *rest[first:]]
+
+
+def same_as_saved(folder: Path, overrides: list[str]) -> None:
+    """ConfigError unless the overrides compose to the config that was saved: another version may have other defaults, and a saved
+    file may have been edited."""
+    from sft_exp import api
+
+    composed, _ = api.compose(overrides)
+    saved = config.plain(OmegaConf.load(folder / "config.yaml"))  # type: ignore[arg-type]
+    theirs, ours = (flat({k: v for k, v in c.items() if k not in ("choices",)}) for c in (saved, composed))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            valid = f"is what {folder}/config.yaml holds, but its overrides compose to {ours.get(key)}: give {key}=VALUE as well"
+            raise ConfigError(key, theirs.get(key), f"{valid}, with python -m sft_exp {shlex.join(overrides)}")
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a container by dotted key."""
+    if not isinstance(node, dict) or not node:
+        return {prefix.rstrip("."): node}
+    return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
 
 def follow(overrides: list[str]) -> NoReturn:
@@ -76,6 +151,8 @@ def one_each(overrides: list[str]) -> None:
 
 def task(cfg: DictConfig) -> float:
     """One job. Returns the validation's score, for sweepers; failures become exit codes, not exceptions."""
+    if HydraConfig.get().job.chdir:  # paths of a config are relative to where the command was typed
+        os.chdir(HydraConfig.get().runtime.cwd)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from sft_exp import sweeps
 
@@ -144,6 +221,8 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
         say(error, explain(error))
     except KeyboardInterrupt:
         sys.exit(130)  # before or after a run; during one, the run hears it and leaves a checkpoint
+    except BrokenPipeError:
+        raise
     except OSError as error:
         disk = error.errno in DISK
         code.append(StorageError.code if disk else 1)
@@ -172,7 +251,28 @@ def explain(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("    ", "Set the environment"))]
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         lines += [line for line in str(error.__cause__).splitlines() if line.strip() and not line.strip().startswith(NOISE)]
+    if hints := unquoted(sys.argv[1:]):
+        return "\n  ".join(hints)
     return "\n  ".join([*dict.fromkeys(lines), *suggestions(sys.argv[1:])])
+
+
+def unquoted(words: list[str]) -> list[str]:
+    """Each override whose value Hydra cannot read, or takes for several, as it must be typed."""
+    multirun, found = {"-m", "--multirun"} & set(words), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word.startswith("-") or not equals or not value or value[0] in "[{'\"$":
+            continue
+        try:
+            read = OverridesParser.create().parse_override(word)
+            wrong = read.is_sweep_override() and not multirun and key.lstrip("+") not in config.GROUPS and "." in key
+        except HydraException:
+            wrong = True
+        if wrong:
+            escaped = value.replace('"', '\\"')
+            typed = shlex.quote(f'{key}="{escaped}"')
+            found.append(f"{word}: a value with = , blanks or brackets is typed in quotes within quotes: {typed}")
+    return found
 
 
 def suggestions(overrides: list[str]) -> list[str]:

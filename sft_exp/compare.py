@@ -254,15 +254,25 @@ def collect(folders: Sequence[Path]) -> list[Job]:
     jobs = []
     for folder in (f.resolve() for f in folders):
         planned = read(folder / "jobs.json", [])
-        numbers = {int(p.name) for p in folder.glob("*") if p.name.isdecimal()} | set(range(len(planned)))
+        places = [folder / about.get("folder", str(n)) for n, about in enumerate(planned)]
+        more = {p for p in folder.glob("*") if p.name.isdecimal()}
+        if not planned:  # a sweeper that chose its jobs as it went: they lie wherever hydra.sweep.subdir put them
+            more |= {p.parent for p in folder.rglob("status.json")}
+        others = sorted(more - {folder, *places}, key=lambda p: natural(p, folder))
         before = f"{folder.name}/" if len(folders) > 1 else ""
         if (folder / "status.json").exists():
             jobs.append(job(folder, folder.name))
-        elif numbers or (folder / "jobs.json").exists():
-            jobs += [job(folder / str(n), f"{before}{n}", planned[n] if n < len(planned) else None) for n in sorted(numbers)]
+        elif places or others or (folder / "jobs.json").exists():
+            jobs += [job(place, f"{before}{n}", planned[n]) for n, place in enumerate(places)]
+            jobs += [job(place, f"{before}{place.relative_to(folder).as_posix()}") for place in others]
         else:
-            raise DataError(f"{folder}: neither a sweep (jobs.json, or folders 0, 1, ...) nor a run (status.json)")
+            raise DataError(f"{folder}: neither a sweep (jobs.json, or folders of runs) nor a run (status.json)")
     return jobs
+
+
+def natural(path: Path, below: Path) -> list[tuple[int, str]]:
+    """A key that sorts folders as people do: 2 before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in path.relative_to(below).parts]
 
 
 def job(folder: Path, name: str, planned: dict[str, Any] | None = None) -> Job:

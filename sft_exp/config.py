@@ -6,10 +6,12 @@ plugin breaks only itself.
 
 import ast
 import os
+import re
 import sys
 import time
 import uuid
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import MISSING, field, make_dataclass
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
@@ -22,7 +24,9 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Budget, Experiment, Features, Hardware, Protocol, Transfer, Tuning, Views, target
@@ -64,6 +68,9 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
 ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}  # library -> our part that reads its classes, and its group
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
 
+SECRET = re.compile(r"oc\.env:\s*([^,}]*(?:SECRET|TOKEN|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE|CREDENTIAL)[^,}]*)", re.IGNORECASE)
+NULLABLE = ("pretrain_dataset", "study", "experiment", "debug")  # groups of which none is taken unless one is named
+
 _plugged: list[Path] = []  # folders of the user's own parts
 _sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]  # of sweeps whose jobs are not known beforehand
 
@@ -90,6 +97,41 @@ def register() -> None:
     OmegaConf.register_new_resolver("plugins_path", plugins_path, replace=True)
     OmegaConf.register_new_resolver("dataset_option", dataset_option, replace=True)
     OmegaConf.register_new_resolver("options_help", options_help, replace=True)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, Hydra's global state is ours; afterwards that of the program which called us is as it was: its GlobalHydra,
+    HydraConfig, job runtime and version base, and its resolvers."""
+    kept, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
+    for kind in [k for k in kept if k.__name__ in ("GlobalHydra", "HydraConfig", "JobRuntime", "VersionBase")]:
+        del Singleton._instances[kind]
+    try:
+        yield
+    finally:
+        Singleton._instances.clear()
+        Singleton._instances.update(kept)
+        BaseContainer._resolvers.clear()
+        BaseContainer._resolvers.update(resolvers)
+
+
+def without_nulls(overrides: list[str]) -> list[str]:
+    """The overrides with `tracker=null` as `tracker=none`, and likewise in other groups that have an option of that name; a group
+    of which none is taken by default is left at that. ConfigError for the others, which need an option."""
+    made: list[str] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        group = key.lstrip("+")
+        values = value.split(",")
+        if not equals or group not in GROUPS or not {"null", "None"} & set(values):
+            made.append(override)
+        elif "none" in options(group):
+            made.append(f"{key}={','.join('none' if v in ('null', 'None') else v for v in values)}")
+        elif group in NULLABLE and len(values) == 1:
+            made = [o for o in made if o.partition("=")[0].lstrip("+") != group]
+        else:
+            raise ConfigError(group, value, f"needs an option; valid: {', '.join(options(group))}")
+    return made
 
 
 def plugins_path() -> str:
@@ -233,7 +275,17 @@ def default(tree: ast.expr | None) -> Any:
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """One job's part of a composed config, resolved, as plain data."""
     ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
+    no_secrets(OmegaConf.to_container(ours, resolve=False))
     return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def no_secrets(node: Any, key: str = "") -> None:
+    """ConfigError for a value that reads a secret of the environment: values are written to results.json and report.html."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            no_secrets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, str) and (found := SECRET.search(node)):
+        raise ConfigError(key, node, f"would write the secret {found[1].strip()} of the environment into the run's files")
 
 
 def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
@@ -263,6 +315,9 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
     if values.get("pretrain_dataset") is not None:
         values["pretrain_dataset"] = part(values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"])
     for key, made in KEYS.items():
+        if not isinstance(values[key], dict):
+            names = ", ".join(f"{key}.{f.name}" for f in fields_of(made))
+            raise ConfigError(key, values[key], f"is a group of keys, and takes no value itself; valid: {names}")
         try:
             values[key] = made(**values[key])
         except ConfigError as error:

@@ -232,6 +232,10 @@ class Experiment:
         require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
         require(self.val in ("cv", "holdout", "none", "full"), "val", self.val, "cv, holdout, none or full")
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
+        named = isinstance(self.controls, list) and all(isinstance(c, str) for c in self.controls)
+        require(
+            isinstance(self.controls, bool) or named, "controls", self.controls, "true, false, or a list of names of controls"
+        )
         watched = self.finetune.patience is None or self.val in ("holdout", "full")
         if not watched:
             raise ConfigError("finetune.patience", self.finetune.patience, "must be null but with val=holdout or full")

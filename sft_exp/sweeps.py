@@ -153,7 +153,8 @@ def begin(cfg: DictConfig) -> None:
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
     config.name_sweep(f"{hashlib.sha256(text.encode()).hexdigest()[:10]}")
     folder = Path(cfg.hydra.sweep.dir)
-    left = [(n, j) for n, j in enumerate(jobs) if not finished(folder / str(n), j)]
+    places = lay_folders(cfg, jobs)
+    left = [(n, j) for n, j in enumerate(jobs) if not finished(places[n], j)]
     if len(left) < len(jobs):
         console.print(f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}", highlight=False)
     for n, job in left:
@@ -168,8 +169,33 @@ def begin(cfg: DictConfig) -> None:
     _folder.append(folder)
     os.environ["PYTHONPATH"] = config.plugins_path()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    durable.write_json(folder / JOBS, jobs)
+    planned = [{**j, "folder": os.path.relpath(p, folder)} for j, p in zip(jobs, places, strict=True)]
+    durable.write_json(folder / JOBS, planned)
     snapshot(folder / "conf")
+
+
+def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
+    """The folder that Hydra will give each job, by `hydra.sweep.dir` and `hydra.sweep.subdir` as the job resolves them.
+
+    Raises ConfigError if two jobs would share one.
+    """
+    loader, before, places = GlobalHydra.instance().config_loader(), HydraConfig.instance().cfg, list[Path]()
+    for number, job in enumerate(jobs):
+        node = loader.load_sweep_config(cfg, job["overrides"])
+        with read_write(node), open_dict(node):
+            node.hydra.job.id = node.hydra.job.num = number
+        HydraConfig.instance().set_config(node)  # `${hydra:job.num}` reads it
+        try:
+            places.append(Path(node.hydra.sweep.dir) / node.hydra.sweep.subdir)
+        finally:
+            HydraConfig.instance().cfg = before
+    seen: dict[Path, int] = {}
+    for number, place in enumerate(places):
+        if (first := seen.setdefault(place.absolute(), number)) != number:
+            subdir = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
+            valid = f"jobs {first} and {number} would share the folder {place}; ${{hydra:job.num}} tells all jobs apart"
+            raise ConfigError("hydra.sweep.subdir", subdir, valid)
+    return places
 
 
 def lay_out(cfg: DictConfig) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sft_exp import api, transfer
+from sft_exp.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TINY = ["pretrain.steps=4", "finetune.steps=4", "draws=1", "controls=false", "tracker=none", "val=none"]
@@ -251,3 +252,62 @@ def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
         a, b = (transfer.read_own(Path(store) / name / "model.safetensors") for store in ("alone", "together"))
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=0, atol=1e-5)
+
+
+# Where jobs lie
+
+
+def laid(*overrides: str, jobs=(["seed=0"], ["seed=1"])) -> list[str]:
+    """The folders that a sweep gives its jobs."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from sft_exp import config, sweeps
+
+    config.register()
+    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        given = ["seed=0,1", *overrides]
+        cfg = GlobalHydra.instance().hydra.compose_config("config", given, run_mode=RunMode.MULTIRUN)
+        places = sweeps.lay_folders(cfg, [{"overrides": job} for job in jobs])
+        assert HydraConfig.instance().cfg is None, "what Hydra knows of the running job is as it was"
+        return [str(p) for p in places]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "places"),
+    [
+        (["hydra.sweep.dir=there"], ["there/0", "there/1"]),
+        (["hydra.sweep.dir=there", "hydra.sweep.subdir=seed_${seed}"], ["there/seed_0", "there/seed_1"]),
+        (["hydra.sweep.dir=there", "hydra.sweep.subdir=a/${hydra.job.num}"], ["there/a/0", "there/a/1"]),
+        (["hydra.sweep.dir=there", "hydra.sweep.subdir=${hydra.job.override_dirname}"], ["there/seed=0", "there/seed=1"]),
+        (["hydra.sweep.dir=by/${seed}", "hydra.sweep.subdir=x"], ["by/0/x", "by/1/x"]),
+    ],
+)
+def test_jobs_lie_where_hydra_puts_them(overrides, places):
+    assert laid(*overrides) == places
+
+
+@pytest.mark.parametrize("subdir", ["same", "${labels}", "s${draws}"])
+def test_two_jobs_in_one_folder_are_refused(subdir):
+    with pytest.raises(ConfigError, match=r"hydra.sweep.subdir=.*: jobs 0 and 1 would share the folder there"):
+        laid("hydra.sweep.dir=there", f"hydra.sweep.subdir={subdir}")
+
+
+@pytest.mark.parametrize("subdir", ["${hydra.job.override_dirname}", "a/seed_${seed}"])
+def test_a_sweep_in_folders_of_ones_own_is_whole(subdir):
+    given = [
+        "seed=0,1",
+        "pretrainer=none",
+        *TINY,
+        f"hydra.sweep.subdir={subdir}",
+        "hydra.sweep.dir=there",
+        "hydra.job.chdir=true",
+    ]
+    said = sweep(*given)
+    assert "2 of 2 jobs done" in said
+    assert len(list(Path("there").rglob("results.json"))) == 2
+    assert Path("outputs/store").is_dir(), "paths are relative to where the command was typed"
+    if subdir.startswith("a"):
+        assert "2 of 2 jobs were done before" in sweep(*given)

@@ -19,7 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp import config
+from sft_exp import config, ownership
+from sft_exp.config import plain
 from sft_exp.errors import ConfigError, Failure, StorageError
 
 if TYPE_CHECKING:
@@ -179,6 +180,9 @@ class Line(Callback):
             job = prepare(config, config.hydra)
             if job.experiment.plan:
                 planned([job])
+            folder = run_folder(config)
+            ownership.take(folder)  # before Hydra writes into it
+            ownership.fits(folder, plain(config), job.experiment.choices)
             _prepared.append(job)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -192,6 +196,16 @@ class Line(Callback):
 
         with reported():
             sys.exit(sweeps.finish(config))
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The folder that Hydra will make for a single run; what it resolves is kept, so that both resolve the same."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)  # `${hydra:...}` reads it
+    try:
+        return Path(str(cfg.hydra.run.dir))
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def prepare(cfg: DictConfig, hydra_node: Any) -> "Job":

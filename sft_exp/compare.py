@@ -25,7 +25,17 @@ from sft_exp import durable
 from sft_exp.errors import DataError, Failure
 from sft_exp.reports.page import Grid
 
-SILENT = ("tracker", "hardware", "store", "name", "plan", "report", "monitors", "choices")  # say nothing about a result ...
+SILENT = (
+    "tracker",
+    "hardware",
+    "store",
+    "name",
+    "plan",
+    "report",
+    "monitors",
+    "choices",
+    "replace",
+)  # say nothing about a result ...
 EXCEPT = ("hardware.precision",)  # ... but this does
 RATES = ("optim.lr", "pretrain_optim.lr")
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")  # columns set to the right

@@ -221,6 +221,7 @@ class Experiment:
     monitors: bool = True  # look at the features while pretraining: probes inside the label budget, rank, clusters
     report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
     plan: bool = False  # print what would run, and run nothing
+    replace: bool = False  # remove the results of another experiment that lie in the run folder, instead of refusing it
     store: str = "outputs/store"  # where stage folders live
     plugins: str | None = None  # folder of your own methods: pretrainers/mine.py, encoders/..., their YAMLs with --config-dir
     name: str = ""  # of the experiment, for titles

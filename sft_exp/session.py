@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable, gc, mirror, pipeline, together
+from sft_exp import durable, gc, mirror, ownership, pipeline, together
 from sft_exp.engines.group import missing, present
 from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
 from sft_exp.pipeline import Job
@@ -24,9 +24,17 @@ def work(
 
     `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
     """
+    with ownership.holding(folder) as token:
+        ownership.fits(folder, config, job.experiment.choices)
+        return _work(job, folder, config, command, others, token)
+
+
+def _work(
+    job: Job, folder: Path, config: dict[str, Any], command: list[str], others: Sequence[Job] | None, token: str
+) -> dict[str, Any]:
     hardware = job.experiment.hardware
     if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
-        return together.launch(job, folder, config, command, sweep=others is not None)
+        return together.launch(job, folder, config, command, others is not None, token)
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command)
     durable.folder(folder)
     durable.link(LATEST, folder)
@@ -41,6 +49,7 @@ def work(
         gc.refer(Path(job.experiment.store), folder, pipeline.names(job))
         with Stop.listening(), missing(ctx.group):
             result = {**pipeline.run(job, ctx, others or ()), "choices": job.experiment.choices, "config": config}
+        ownership.require(folder)
         durable.write_json(folder / "results.json", result)
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
         pictures = report.write(job, result, folder, command) if wanted else {}
@@ -65,10 +74,12 @@ def work(
             ctx.finish(name, code)
         state = "interrupted" if isinstance(error, Interrupted) else "failed"
         ended = {**status, "state": state, "exit_code": code, "resumable": True, "error": f"{type(error).__name__}: {error}"}
-        with suppress(StorageError):  # a full disk must not hide what went wrong
+        with suppress(StorageError):  # a full disk, or who has taken the folder up since, must not hide what went wrong
+            ownership.require(folder)
             durable.write_json(folder / "status.json", ended)
         together.ended(ctx, code)
         raise
+    ownership.require(folder)
     durable.write_json(folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False})
     together.ended(ctx, 0)
     return result

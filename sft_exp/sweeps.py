@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from sft_exp import config, durable
+from sft_exp import config, durable, ownership
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.listed import listed
 from sft_exp.orphan import when_orphaned
@@ -35,6 +35,7 @@ from sft_exp.progress import console
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
+NEITHER = {"tracker": None, "replace": None}  # keys that make no other job
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
 _folder: list[Path] = []  # of the sweep that this process began
@@ -158,6 +159,8 @@ def begin(cfg: DictConfig) -> None:
     if len(left) < len(jobs):
         console.print(f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}", highlight=False)
     for n, job in left:
+        if not job["config"]["replace"]:  # else the job itself clears its folder
+            ownership.fits(places[n], job["config"], job["choices"], "hydra.sweep.dir")
         answer = worker(threads(cfg)).ask({"do": "check", "config": job["config"], "choices": job["choices"]})
         if answer["code"]:
             raise JobFailure(f"job {n} ({' '.join(job['overrides'])}): {answer['error']}", answer["code"])
@@ -264,7 +267,7 @@ def run(cfg: DictConfig) -> float:
             markup=False,
             soft_wrap=True,
         )
-        if not ended(folder):
+        if not ended(folder) and ownership.idle(folder):
             code = answer["code"]
             durable.write_json(
                 folder / "status.json", {"state": "failed", "exit_code": code, "resumable": True, "error": answer["error"]}
@@ -319,7 +322,7 @@ def finished(folder: Path, job: dict[str, Any]) -> bool:
         result = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError, KeyError):
         return False
-    same = {**result["config"], "tracker": None} == {**job["config"], "tracker": None}
+    same = {**result["config"], **NEITHER} == {**job["config"], **NEITHER}
     return done and same and result["choices"] == job["choices"]
 
 

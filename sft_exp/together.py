@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sft_exp import config, durable, pipeline
+from sft_exp import config, durable, ownership, pipeline
 from sft_exp.engines.group import Group, first, missing, present
 from sft_exp.errors import ConfigError, Failure, Interrupted, LostRank
 from sft_exp.orphan import when_orphaned
@@ -76,12 +76,19 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def launch(job: Job, folder: Path, config: dict[str, Any], command: list[str], sweep: bool) -> dict[str, Any]:
+def launch(job: Job, folder: Path, config: dict[str, Any], command: list[str], sweep: bool, token: str) -> dict[str, Any]:
     """Work on the job with hardware.processes processes of this machine; its results, or the failure of the first of them."""
     from sft_exp.engines.launch import start
 
     durable.folder(folder)
-    news = {"config": config, "choices": job.experiment.choices, "folder": str(folder), "command": command, "sweep": sweep}
+    news = {
+        "config": config,
+        "choices": job.experiment.choices,
+        "folder": str(folder),
+        "command": command,
+        "sweep": sweep,
+        "token": token,
+    }
     durable.write_json(folder / NEWS, news)
     durable.remove(folder / "status.json")
     killed, cause = start(job.experiment.hardware.processes, "sft_exp.together", str(folder / NEWS))
@@ -125,6 +132,7 @@ def main() -> None:
         job = pipeline.prepare(config.experiment(news["config"], news["choices"]))
         if first():
             folder, command = Path(news["folder"]), news["command"]
+            ownership.adopt(folder, news["token"])
             result = session.work(job, folder, news["config"], command, [] if news["sweep"] else None)
             if not news["sweep"]:
                 report.show(job, result, folder, command)

@@ -310,7 +310,9 @@ def suggestions(overrides: list[str]) -> list[str]:
     except (HydraException, OmegaConfBaseException):  # what is wrong is in a YAML, and has been said
         return found
     for key, _, value in given:
-        if key not in known and not key.startswith("hydra") and "@" not in key and (meant := nearest(key, known)):
+        if key in config.RETIRED:
+            found.append(f"{key} is no more: {config.RETIRED[key]}")
+        elif key not in known and not key.startswith("hydra") and "@" not in key and (meant := nearest(key, known)):
             found.append(f"{key}={value}: did you mean {meant}={value}?")
     return found
 

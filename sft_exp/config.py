@@ -66,6 +66,9 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "hardware": Hardware,
 }
 ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}  # library -> our part that reads its classes, and its group
+RETIRED = {  # keys that once were, and may stand in the results of old runs -> what to say instead
+    "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
+}
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {"Any": Any}
 
 SECRET = re.compile(r"oc\.env:\s*([^,}]*(?:SECRET|TOKEN|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE|CREDENTIAL)[^,}]*)", re.IGNORECASE)
@@ -200,11 +203,11 @@ def node(file: Path, module: str) -> type:
 
 
 def open_ended(kind: type, file: Path) -> Any:
-    """The node, where fields hold parts (`holds`) or a library's arguments (`free`) open for names that nobody foresaw:
-    `task.heads.mask=segment`, `dataset.options.split=letters`."""
+    """The node, where fields hold parts (`holds`) or a library's arguments (`passes`) open for names that nobody foresaw:
+    `task.heads.mask=segment`, `encoder.options={img_size: 32}`, `dataset.options.split=letters`."""
     lines = (line for c in ast.parse(file.read_text()).body if isinstance(c, ast.ClassDef) for line in c.body)
     declared = {ast.unparse(line.target): line.value for line in lines if isinstance(line, ast.AnnAssign)}
-    names = [name for key in ("holds", "free") if (value := declared.get(key)) for name in ast.literal_eval(value)]
+    names = [name for key in ("holds", "passes") if (value := declared.get(key)) for name in ast.literal_eval(value)]
     if not names:
         return kind
     made = OmegaConf.structured(kind)
@@ -303,6 +306,10 @@ def study(cfg: DictConfig) -> Any:
 def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
     """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
     values = dict(config)
+    for key in RETIRED:
+        node, _, word = key.rpartition(".")
+        if word in values.get(node, {}):
+            values[node] = {k: v for k, v in values[node].items() if k != word}
     plug(values.get("plugins"))
     known = [f.name for f in fields_of(Experiment)]
     for key in values:

@@ -130,11 +130,22 @@ class Backbone(nn.Module):
 
 @dataclass
 class Encoder:
-    """A network from images to features, as hyperparameters."""
+    """A network from images to features, as hyperparameters.
+
+    `mean` and `std` are applied around what `build` returns, by `nets.backbone`.
+    """
+
+    mean: list[float] | None = field(default=None, kw_only=True)  # of each channel: what public weights subtract from [0, 1]
+    std: list[float] | None = field(default=None, kw_only=True)  # of each channel: what they then divide by; null = neither
 
     def build(self, image: tuple[int, int, int]) -> Backbone:
         """ConfigError if the encoder does not fit the image."""
         raise NotImplementedError
+
+    def variants(self, image: tuple[int, int, int]) -> "list[Encoder]":
+        """The encoders that fields left open (`auto`) may stand for, the usual one for such images first. Weights from a file
+        choose the one that they fit best."""
+        return [self]
 
 
 @dataclass

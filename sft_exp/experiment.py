@@ -112,10 +112,11 @@ class Features:
 class Transfer:
     """What is asked of weights that come from a file."""
 
-    min_loaded: float = 0.95  # share of the encoder's numbers that must be in it
+    allow: list[str] = field(default_factory=list)  # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
 
     def __post_init__(self):
-        require(0 <= self.min_loaded <= 1, "min_loaded", self.min_loaded, "from 0 to 1")
+        ok = isinstance(self.allow, list) and all(isinstance(name, str) and name for name in self.allow)
+        require(ok, "allow", self.allow, "a list of layers, e.g. [conv1]")
 
 
 @dataclass

@@ -249,11 +249,12 @@ def rates(job: Job) -> dict[str, Any]:
 
 
 def transferred(found: list[Result]) -> dict[str, Any]:
-    """Where the pretraining's weights began in a file: which, and the share of the encoder's numbers that came from it."""
+    """Where the pretraining's weights began in a file: which, how many of the encoder's layers came from it, and which did
+    not."""
     if not found or not (found[0].folder / "transfer.json").exists():
         return {}
     report = read(found[0], "transfer.json")
-    return {"transfer": {"file": report["file"], "fraction": report["fraction"]}}
+    return {"transfer": {name: report[name] for name in ("file", "layers", "loaded", "missing", "resized", "images")}}
 
 
 def about(found: list[Result]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """Weights from a file into a network, counted: which tensors came, under which name, and which did not.
 
 Weights that silently did not load are the classic way to compare nothing with nothing. So there is one way in, and it says
-what it did; below a share of the network's numbers it refuses. Files are safetensors, or PyTorch's with `weights_only`: a
-pickle that holds code is refused and not run. Names need not agree as a whole: a common prefix on either side (`module.`,
-`encoder.backbone.`, `state_dict.`) is found by what fits best, and heads that the network does not have are left over.
+what it did. A transfer is judged by layers, because every image passes through every one of them: a first convolution is a
+ten-thousandth of a ResNet's numbers, and a random one spoils all that follows. A layer that did not come whole is named and
+refused, unless the user allows it. Files are safetensors, or PyTorch's with `weights_only`: a pickle that holds code is
+refused and not run. Names need not agree as a whole: a common prefix on either side (`module.`, `encoder.backbone.`,
+`state_dict.`) is found by what fits best, and heads that the network does not have are left over.
 """
 
 import hashlib
 import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from math import isqrt
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,13 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from torch import Tensor, nn
 
-from sft_exp import durable
-from sft_exp.errors import DataError, StorageError
+from sft_exp.errors import ConfigError, DataError, StorageError
 
 Tensors = dict[str, Tensor]
 
-TORCHVISION = "torchvision:"
-OURS = ("encoder.safetensors", "model.safetensors")  # what a store folder of ours holds: of a pretraining, of a fine-tuning
+NORMALISATION = ("normalise.mean", "normalise.std")  # ends of names in our files: the encoder's own, and no weights
 NAMED = 6  # tensors that a message names
 ANCHORS = 3  # of the network's largest tensors, that are looked for in the file to find how names differ
 ARRIVED = ("loaded", "renamed", "resized")
@@ -39,10 +39,12 @@ class Row:
     """What became of one tensor of the network."""
 
     tensor: str
+    layer: str  # that it belongs to
     state: str  # loaded, renamed (found under another name), resized, skipped
     shape: list[int]
     source: str | None = None  # its name in the file
     why: str = ""  # it was skipped, or how it was resized
+    learned: bool = True  # False of integers: counters and tables of indices, which the network sets itself
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,49 @@ class Report:
     file: str
     rows: list[Row]
     unused: list[str]  # of the file
-
-    def numbers(self, *states: str) -> int:
-        return sum(size(row.shape) for row in self.rows if row.state in states)
+    beyond: dict[str, list[str]]  # layer of the network -> tensors that the file has for it and the network has not
 
     @property
-    def fraction(self) -> float:
-        """Share of the network's numbers that came from the file."""
-        return self.numbers(*ARRIVED) / max(1, self.numbers(*ARRIVED, "skipped"))
+    def layers(self) -> list[str]:
+        """Names of the network's layers, in its order."""
+        return list(dict.fromkeys(row.layer for row in self.rows if row.learned))
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The layers that did not come whole, each with the reason."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.learned and row.state == "skipped":
+                leaf = row.tensor.removeprefix(row.layer).removeprefix(".")
+                found.setdefault(row.layer, []).append(f"{leaf} {row.why}".strip())
+        for layer, names in self.beyond.items():
+            found.setdefault(layer, []).append(f"{listed(names)} of the file is not in the encoder")
+        return {layer: "; ".join(found[layer]) for layer in self.layers if layer in found}
+
+    @property
+    def resized(self) -> list[str]:
+        return [f"{row.tensor} ({row.why})" for row in self.rows if row.state == "resized"]
+
+    def numbers(self, state: str) -> int:
+        return sum(size(row.shape) for row in self.rows if row.state == state)
+
+    def summary(self) -> dict[str, Any]:
+        """What results.json says of it: `layers` that the encoder has, `loaded` ones, and the names of the `missing`."""
+        layers, missing = len(self.layers), list(self.missing)
+        return {
+            "file": self.file,
+            "layers": layers,
+            "loaded": layers - len(missing),
+            "missing": missing,
+            "resized": self.resized,
+        }
 
     def json(self) -> dict[str, Any]:
-        return {**asdict(self), "fraction": self.fraction}
+        return {**self.summary(), "rows": [asdict(row) for row in self.rows], "unused": self.unused}
 
     def table(self) -> str:
-        """A few lines for people."""
-        lines = [f"weights from {self.file}: {100 * self.fraction:.1f} % of the encoder's numbers"]
+        """A few lines for people, the first one complete."""
+        lines = [sentence(self.summary())]
         for state in (*ARRIVED, "skipped"):
             rows = [row for row in self.rows if row.state == state]
             if rows:
@@ -76,55 +106,44 @@ class Report:
             lines.append(f"  {'unused':8} {len(self.unused):4} tensors of the file  {listed(self.unused)}")
         return "\n".join(lines)
 
-    def check(self, least: float) -> None:
-        """DataError that names the tensors if less than this share came."""
-        if self.fraction < least:
-            skipped = [shown(row) for row in self.rows if row.state == "skipped"]
+    def check(self, allow: Sequence[str] = ()) -> None:
+        """DataError that names the layers that did not come whole, but for those that `allow` names by their path, the path of
+        a module around them, or a pattern (`layer4.*.bn1`). ConfigError if it names none of the encoder's layers."""
+        for pattern in allow:
+            if not any(covers(pattern, layer) for layer in self.layers):
+                valid = f"names no layer of the encoder; its layers are {listed(self.layers)}"
+                raise ConfigError("transfer.allow", pattern, valid)
+        missing, total = self.missing, len(self.layers)
+        refused = [layer for layer in missing if not any(covers(pattern, layer) for pattern in allow)]
+        if len(missing) == total:
             raise DataError(
-                f"{self.file}: {100 * self.fraction:.1f} % of the encoder's numbers are in it, and "
-                f"transfer.min_loaded={least:g} wants more. Skipped: {listed(skipped)}. "
-                f"Unused of the file: {listed(self.unused) or 'none'}. Choose the encoder that the file is of"
+                f"{self.file}: none of the encoder's {total} layers is in it whole. {self.reasons(list(missing))} "
+                "Choose the encoder that the file is of"
+            )
+        if refused:
+            raise DataError(
+                f"{self.file}: {listed(refused)} did not come; {total - len(missing)} of {total} layers did. "
+                f"{self.reasons(refused)} Choose the encoder that the file is of, or start there without "
+                f"{'it' if len(refused) == 1 else 'them'}: 'transfer.allow=[{','.join(refused[:NAMED])}]'"
             )
 
-
-def locate(init: str) -> Path:
-    """The file that `pretrainer.init` names: a file; a run folder or store folder of ours; `torchvision:resnet18`, downloaded
-    unless it is there. DataError if there is none."""
-    if init.startswith(TORCHVISION):
-        return published(init.removeprefix(TORCHVISION))
-    path = Path(init).expanduser()
-    if (path / "results.json").is_file():  # a run: what its pretraining left, named from where the run was started
-        folder = json.loads((path / "results.json").read_text())["stages"]["pretrain"].get("folder", "")
-        starts = (Path(), *path.resolve().parents)
-        path = next((start / folder for start in starts if folder and (start / folder).is_dir()), path)
-    for name in OURS:
-        if (path / name).is_file():
-            return path / name
-    if path.is_dir():
-        raise DataError(f"pretrainer.init={init}: a folder with neither {' nor '.join(OURS)}; name a file of weights")
-    if not path.is_file():
-        raise DataError(f"pretrainer.init={init}: no such file")
-    return path
+    def reasons(self, layers: list[str]) -> str:
+        why = "; ".join(f"{layer}: {self.missing[layer]}" for layer in layers[:NAMED])
+        return f"{why}. Unused of the file: {listed(self.unused) or 'none'}."
 
 
-def published(name: str) -> Path:
-    """torchvision's weights by model (`resnet18`: its best) or by their own name (`ResNet50_Weights.IMAGENET1K_V1`)."""
-    from torchvision.models import get_model_weights, get_weight
+def sentence(summary: dict[str, Any]) -> str:
+    """A summary as one sentence. Of runs from before layers were counted, which have a share of numbers, it says that."""
+    if "layers" not in summary:
+        return f"weights from {summary['file']}: {100 * summary['fraction']:.1f} % of the encoder's numbers"
+    text = f"weights from {summary['file']}: {summary['loaded']} of {summary['layers']} layers"
+    if summary["missing"]:
+        text += f"; not {listed(summary['missing'])}"
+    return text
 
-    try:
-        weights: Any = get_weight(name) if "." in name else get_model_weights(name).DEFAULT
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"pretrainer.init={TORCHVISION}{name}: torchvision has no such weights ({error})") from error
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if not file.is_file():
-        try:
-            durable.folder(file.parent)
-            torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=file.stem.rpartition("-")[2])
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{weights.url} could not be downloaded ({error}); fetch it elsewhere and give pretrainer.init=<file>"
-            ) from error
-    return file
+
+def covers(pattern: str, layer: str) -> bool:
+    return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")
 
 
 def read(file: Path, sha256: str | None = None) -> tuple[Tensors, str]:
@@ -168,21 +187,32 @@ def transfer(net: nn.Module, source: Tensors, file: Path | str) -> Report:
     """Fill `net` with what fits it, and say tensor by tensor what did."""
     state, rows, used = net.state_dict(), [], set()
     theirs, mine = prefixes(state, source)
+    leaves = {path for path, module in net.named_modules() if not list(module.children())}
     for name, tensor in state.items():
+        owner = name.rpartition(".")[0]
+        layer = owner if owner in leaves and owner else name
+        shape, learned = list(tensor.shape), tensor.is_floating_point()
         key = theirs + name.removeprefix(mine) if name.startswith(mine) else name
         found = source.get(key)
         if found is None:
-            rows.append(Row(name, "skipped", list(tensor.shape), why="not in the file"))
+            rows.append(Row(name, layer, "skipped", shape, None, "is not in the file", learned))
             continue
         used.add(key)
         fits, how = fitted(name, found, tensor)
         if fits is None:
-            rows.append(Row(name, "skipped", list(tensor.shape), key, how))
+            rows.append(Row(name, layer, "skipped", shape, key, how, learned))
             continue
         state[name] = fits.to(tensor.dtype)
-        rows.append(Row(name, "resized" if how else "loaded" if key == name else "renamed", list(tensor.shape), key, how))
+        became = "resized" if how else "loaded" if key == name else "renamed"
+        rows.append(Row(name, layer, became, shape, key, how, learned))
     net.load_state_dict(state)
-    return Report(str(file), rows, [key for key in source if key not in used])
+    unused = [key for key in source if key not in used and not key.endswith(NORMALISATION)]
+    layers, beyond = {row.layer for row in rows}, dict[str, list[str]]()
+    for key in unused:
+        owner, _, leaf = (mine + key.removeprefix(theirs)).rpartition(".")
+        if key.startswith(theirs) and owner in layers and source[key].is_floating_point():
+            beyond.setdefault(owner, []).append(leaf)
+    return Report(str(file), rows, unused, beyond)
 
 
 def prefixes(state: Tensors, source: Tensors) -> tuple[str, str]:
@@ -228,7 +258,7 @@ def fitted(name: str, found: Tensor, wanted: Tensor) -> tuple[Tensor | None, str
                 grid = found[:, first:].float().transpose(1, 2).unflatten(2, (sides[0], sides[0]))
                 grid = F.interpolate(grid, (sides[1], sides[1]), mode="bicubic", antialias=True)
                 return torch.cat([found[:, :first].float(), grid.flatten(2).transpose(1, 2)], 1), "positions interpolated"
-    return None, f"{a} in the file"
+    return None, f"is {a} in the file and {b} in the encoder"
 
 
 def load_own(net: nn.Module, state: Tensors, file: Path) -> None:
@@ -255,6 +285,16 @@ def read_own(file: Path) -> Tensors:
 def shown(row: Row) -> str:
     source = f" = {row.source}" if row.state == "renamed" else ""
     return f"{row.tensor}{source} {row.shape}{f' ({row.why})' if row.why else ''}"
+
+
+def normalisation(source: Tensors) -> tuple[list[float], list[float]] | None:
+    """(mean, std) that a file of ours says its encoder sees images by; None of any other file."""
+    ends = tuple(f".{end}" for end in NORMALISATION)
+    mean, std = (next((t for name, t in source.items() if f".{name}".endswith(end)), None) for end in ends)
+    if mean is None or std is None:
+        return None
+    digits = [[float(f"{v:.7g}") for v in t.flatten().tolist()] for t in (mean, std)]  # 0.485 is not 0.48500001 in a request
+    return digits[0], digits[1]
 
 
 def listed(names: list[str]) -> str:

@@ -331,3 +331,14 @@ def test_a_broken_part_breaks_itself_alone(tmp_path, monkeypatch):
     (tmp_path / "schedule.py").write_text((HERE / "schedule.py").read_text())
     monkeypatch.setattr(config, "HERE", tmp_path)
     config.register()
+
+
+@pytest.mark.parametrize("words", ["{img_size: 32}", "{a: {b: [1, 2]}, c: null}"])
+@pytest.mark.parametrize("encoder", ["timm", "torchvision"])
+def test_a_librarys_arguments_are_taken_from_the_command_line(compose, encoder, words):
+    """Whole, or one by one. Keys of our own stay checked."""
+    options = compose(f"encoder={encoder}", f"encoder.options={words}").encoder.options
+    assert OmegaConf.to_container(options) == OmegaConf.to_container(OmegaConf.create(words))
+    assert compose(f"encoder={encoder}", "encoder.options.img_size=32").encoder.options == {"img_size": 32}
+    with pytest.raises(HydraException, match="nme"):
+        compose(f"encoder={encoder}", "encoder.nme=a")

@@ -148,7 +148,9 @@ def test_a_checkpoint_is_taken_as_it_is(run, trained):
     folder, encoder = trained
     job, result = run("pretrainer=checkpoint", f"pretrainer.init={folder}")
     assert same(encoder_of(job), encoder)
-    assert result["stages"]["pretrain"]["transfer"]["fraction"] == 1
+    said = result["stages"]["pretrain"]["transfer"]
+    assert (said["loaded"], said["layers"], said["missing"]) == (2, 2, [])
+    assert said["images"] == "images are seen as they are, in [0, 1]"
     report = json.loads((job.results["pretrain"][0].folder / "transfer.json").read_text())
     assert {row["state"] for row in report["rows"]} == {"loaded"}
 
@@ -176,9 +178,14 @@ def test_a_files_content_names_the_stage_and_not_its_path(experiment, tmp_path, 
 def test_what_does_not_fit_is_the_users_affair_before_anything_is_computed(experiment, tmp_path, trained):
     """Exit code 3, with the tensors' names, unless less was asked for."""
     options = ("pretrainer=checkpoint", f"pretrainer.init={trained[0]}", "encoder.hidden=[50,100]")
-    with pytest.raises(DataError, match=r"encoder.safetensors: 1\.2 % .*layers.0.weight \[50, 64\] \(\[400, 64\] in the file\)"):
+    with pytest.raises(DataError, match=r"none of .* 2 layers .*layers.0: weight is \[400, 64\] in the file and \[50, 64\]"):
         pipeline.prepare(experiment(*TINY, *options))
-    pipeline.prepare(experiment(*TINY, *options, "transfer.min_loaded=0"))
+    wider = ("pretrainer=checkpoint", f"pretrainer.init={trained[0]}", "encoder.hidden=[400,50]")
+    with pytest.raises(DataError, match=r"layers.1 did not come; 1 of 2 layers did.*'transfer.allow=\[layers.1\]'"):
+        pipeline.prepare(experiment(*TINY, *wider))
+    pipeline.prepare(experiment(*TINY, *wider, "transfer.allow=[layers.1]"))
+    with pytest.raises(ConfigError, match=r"transfer.allow=layers.2: names no layer of the encoder; .* layers.0, layers.1"):
+        pipeline.prepare(experiment(*TINY, *wider, "transfer.allow=[layers.1,layers.2]"))
     assert DataError.code == 3
 
 

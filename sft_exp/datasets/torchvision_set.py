@@ -31,7 +31,7 @@ SIDE = 64  # pixels of images decoded from files, unless `size` is given
 @dataclass
 class TorchvisionSet(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "download", "memory", "workers")
-    free: ClassVar[tuple[str, ...]] = ("train", "test", "extra", "options")  # fields whose keys are the set's own
+    passes: ClassVar[tuple[str, ...]] = ("train", "test", "extra", "options")  # fields whose keys are the set's own
 
     name: str = "MNIST"  # class in torchvision.datasets
     root: str = "data"  # folder of the files
@@ -48,7 +48,7 @@ class TorchvisionSet(Dataset):
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
-        for name in self.free:
+        for name in self.passes:
             given = getattr(self, name)
             require(isinstance(given, dict), name, given, "arguments of the set by name, e.g. {split: val}")
         sides = self.size if isinstance(self.size, list) else [self.size, self.size]

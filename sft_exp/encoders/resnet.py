@@ -1,6 +1,6 @@
 """Residual network, torchvision's. He et al., arXiv:1512.03385; for small images with the stem of their section 4.2."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from torch import nn
@@ -23,15 +23,18 @@ LAYERS = {
 @dataclass
 class ResNet(Encoder):
     depth: int = 18  # 10, 18, 34, 50 or 101 layers
-    stem: str = "auto"  # small (3x3, no stride, no pooling), large (7x7, a quarter of the size), auto (small below 64 pixels)
+    stem: str = "auto"  # small (3x3, no pooling), large (7x7, stride 4), auto (as its weights; else small below 64 pixels)
 
     def __post_init__(self):
         require(self.depth in LAYERS, "depth", self.depth, f"one of {', '.join(map(str, LAYERS))}")
         require(self.stem in ("small", "large", "auto"), "stem", self.stem, "small, large or auto")
 
     def build(self, image):
-        small = self.stem == "small" or (self.stem == "auto" and max(image[1:]) < 64)
-        return Residual(image, *LAYERS[self.depth], small)
+        return Residual(image, *LAYERS[self.depth], small=self.variants(image)[0].stem == "small")
+
+    def variants(self, image):
+        usual = ("small", "large") if max(image[1:]) < 64 else ("large", "small")
+        return [replace(self, stem=stem) for stem in usual] if self.stem == "auto" else [self]
 
 
 class Residual(Backbone):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,6 +15,8 @@ WIDEST = 512  # channels of the decoder
 
 @dataclass
 class TimmModel(Encoder):
+    passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
+
     name: str = "resnet10t"  # in timm; it starts without weights
     options: dict = field(default_factory=lambda: {})  # arguments of timm.create_model, e.g. {img_size: 32} of transformers
 

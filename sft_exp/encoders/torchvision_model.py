@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ WIDEST = 512  # channels of the decoder
 
 @dataclass
 class TorchvisionModel(Encoder):
+    passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
+
     name: str = "mobilenet_v3_small"  # in torchvision.models; it starts without weights
     options: dict = field(default_factory=lambda: {})  # arguments of its builder, e.g. {image_size: 32} of vit_b_16
 

@@ -20,7 +20,7 @@ from sft_exp.jobs.arms import FOLDS, controls, finetuning
 from sft_exp.jobs.deployment import deployment
 from sft_exp.jobs.job import FUNCTIONS, Job, add, going_on, place, stage
 from sft_exp.jobs.refusals import check_fit, check_task, pretrained_on, teacher_of
-from sft_exp.jobs.starts import likely, pretraining
+from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.nets import DENSE, Readout
 from sft_exp.splits import Labels
 from sft_exp.stages import model, validate
@@ -38,6 +38,7 @@ def prepare(e: Experiment) -> Job:
     if isinstance(e.strategy, Distil):
         e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
     check_task(e, data)
+    e = fitted(e, data.image)
     copies.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]

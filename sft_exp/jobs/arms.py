@@ -14,7 +14,7 @@ from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Experiment, Target
 from sft_exp.jobs.job import Job, add, closed, going_on, place, steps
-from sft_exp.jobs.starts import start_of
+from sft_exp.jobs.starts import WITHOUT, start_of
 from sft_exp.nets import DENSE
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.splits import Labels
@@ -122,8 +122,7 @@ def components(job: Job, shared: Request, draw: int) -> Request:
     """The encoder of the PCA floor, and where it starts: the components of the images that the draw may learn from."""
     fold = splits.pretrainings(job.corpus, job.experiment.draws)[draw]
     projection = Projection(min(50, prod(job.corpus.image)))
-    none: Request = {"init": None, "_init": None, "_min_loaded": 0.0, "image": job.corpus.image}
-    fit = closed({**shared, **none, "method": PCA(), "encoder": projection, "fold": fold})
+    fit = closed({**shared, **WITHOUT, "image": job.corpus.image, "method": PCA(), "encoder": projection, "fold": fold})
     return {"encoder": projection, "start": start_of(job, fit)}
 
 

@@ -1,8 +1,9 @@
 """What fine-tunings start from: a pretraining for each fold that needs its own, and the weights that one starts from itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from sft_exp import transfer
+from sft_exp import transfer, weights
 from sft_exp.data import Corpus
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Experiment
@@ -10,6 +11,11 @@ from sft_exp.jobs.job import Job, add, closed, going_on, place, steps
 from sft_exp.splits import Labels
 from sft_exp.stages import pretrain
 from sft_exp.store import Request
+from sft_exp.transfer import Tensors
+from sft_exp.weights import Weights
+
+STARTLESS = ("nothing", "in closed form")  # what pretrainers learn that weights are no start for
+WITHOUT: Request = {"init": None, "_init": None, "_allow": []}  # of a pretraining that starts from no weights
 
 
 def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:
@@ -43,15 +49,38 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
 def initial(e: Experiment) -> Request:
     """What a pretraining's request says of the weights it starts from: the file by the hash of its content."""
     path, learns = e.pretrainer.init, e.pretrainer.learns
-    if path and learns in ("nothing", "in closed form"):
+    if path and learns in STARTLESS:
         raise ConfigError("pretrainer.init", path, "must be null: nothing starts from weights here; take pretrainer=checkpoint")
     if learns == "from a file" and not path:
-        raise ConfigError(
-            "pretrainer.init", path, f"must name weights: a file, a folder of ours, or {transfer.TORCHVISION}resnet18"
-        )
-    file = transfer.locate(path) if path else None
-    digest = transfer.read(file)[1] if file else None
-    return {"init": digest, "_init": file, "_min_loaded": e.transfer.min_loaded}
+        valid = f"must name weights: a file, a folder of ours, or {weights.TORCHVISION}resnet18"
+        raise ConfigError("pretrainer.init", path, valid)
+    if not path:
+        return WITHOUT
+    found, _, sha256 = started(path)
+    return {"init": sha256, "_init": found, "_allow": e.transfer.allow}
+
+
+def started(init: str) -> tuple[Weights, Tensors, str]:
+    """What `pretrainer.init` names: (where it is and which images it wants, its tensors, the SHA-256 of its content)."""
+    located = weights.locate(init)
+    tensors, sha256 = transfer.read(located.file)
+    return weights.prepared(located, tensors, sha256), tensors, sha256
+
+
+def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
+    """The experiment with the encoder as its weights want it: images are normalised as those that they were trained on, and
+    fields left open are those of the file; what the user states stays. Requests, and their hashes, know this encoder alone."""
+    if not e.pretrainer.init or e.pretrainer.learns in STARTLESS:
+        return e
+    found, tensors, _ = started(e.pretrainer.init)
+    encoder = e.encoder
+    if encoder.mean is None and encoder.std is None:
+        encoder = replace(encoder, mean=found.mean, std=found.std)
+    variants = encoder.variants(image)
+    if len(variants) > 1:
+        loaded = [transfer.transfer(v.build(image), tensors, found.file).summary()["loaded"] for v in variants]
+        encoder = variants[loaded.index(max(loaded))]
+    return replace(e, encoder=encoder)
 
 
 def watched(job: Job, fold: int | str | None) -> Request:

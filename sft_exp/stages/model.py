@@ -17,7 +17,7 @@ from sft_exp.core import Encoder, Method, Spec, Strategy, Task, Tensors
 from sft_exp.data import Images
 from sft_exp.engines.group import Group, shared
 from sft_exp.errors import DataError, StorageError
-from sft_exp.nets import Readout
+from sft_exp.nets import Readout, backbone
 from sft_exp.provenance import plain
 
 BATCH = 250  # images predicted at once: larger ones spend their time on fresh memory
@@ -42,7 +42,7 @@ class Model:
 
 
 def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> Readout:
-    return Readout(encoder.build(spec.image), features["maps"], features["pool"], features["grid"], spec.image)
+    return Readout(backbone(encoder, spec.image), features["maps"], features["pool"], features["grid"], spec.image)
 
 
 def save(folder: Path, model: Model, request: dict[str, Any]) -> None:

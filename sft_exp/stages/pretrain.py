@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp import durable, splits, transfer
+from sft_exp import durable, splits, transfer, weights
 from sft_exp.core import Pretrainer, Spec, seed_global, seed_of, stream
 from sft_exp.data import Corpus, Images, fitted
 from sft_exp.errors import ConfigError
+from sft_exp.nets import Normalised, backbone
 from sft_exp.progress import console
 from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
@@ -30,8 +31,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     nets, report = build(request, corpus)
     nets.to(ctx.device)
     if report:
-        console.print(report.table(), markup=False, highlight=False, soft_wrap=True)
-        durable.write_json(folder / "transfer.json", report.json())
+        images = weights.images(request["_init"], request["encoder"], request["image"])
+        console.print(f"{report.table()}\n  {images}", markup=False, highlight=False, soft_wrap=True)
+        durable.write_json(folder / "transfer.json", {**report.json(), "images": images})
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
     with torch.no_grad():
         method.prepare(nets, {"x": pool.floats(shuffled[:20_000], ctx.device)} if method.learns == "in closed form" else {})
@@ -60,14 +62,15 @@ def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Rep
     """The method's networks as the request's seed starts them, the encoder with the numbers of `_init` if there is one; and
     what came from there. DataError if that is too little or not the file it was; ConfigError if the encoder learns nothing."""
     seed_global(seed_of(request["seed"], "init"), torch.device("cpu"))
-    encoder, report = request["encoder"].build(request["image"]), None
+    encoder, report = backbone(request["encoder"], request["image"]), None
     if not list(encoder.parameters()):
         kind = type(request["encoder"]).__name__
         raise ConfigError("encoder", kind, "has nothing to pretrain; take another encoder, or pretrainer=none")
     if request["_init"]:
-        source, _ = transfer.read(request["_init"], request["init"])
-        report = transfer.transfer(encoder, source, request["_init"])
-        report.check(request["_min_loaded"])
+        file = request["_init"].file
+        source, _ = transfer.read(file, request["init"])
+        report = transfer.transfer(encoder.body if isinstance(encoder, Normalised) else encoder, source, file)
+        report.check(request["_allow"])
     return request["method"].networks(encoder, Spec(request["image"], corpus.classes, corpus.named)), report
 
 

@@ -1,0 +1,359 @@
+"""Public weights: they arrive whole or not at all, and see images as their own library shows them."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import ResNet18_Weights, VisionTransformer, resnet18, squeezenet1_1
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+from sft_exp import config, transfer, weights
+from sft_exp.core import Network, Spec, stream
+from sft_exp.encoders.conv import Conv
+from sft_exp.encoders.resnet import ResNet
+from sft_exp.encoders.torchvision_model import Traced
+from sft_exp.errors import ConfigError, DataError
+from sft_exp.jobs.starts import fitted, initial
+from sft_exp.nets import backbone
+from sft_exp.stages import model, pretrain
+from sft_exp.strategies.full import Full
+from sft_exp.tasks.classify import Classify
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+CORPUS = SimpleNamespace(classes=(), named={})
+
+
+def used(net: nn.Module) -> nn.Module:
+    """The network with numbers as training leaves them: running statistics that are not 0 and 1."""
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name.endswith(("running_mean", "running_var", "pos_embedding", "class_token", "bn1.weight", "bn1.bias")):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=stream(name)))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def published():
+    """torchvision's ResNet-18."""
+    torch.manual_seed(0)
+    return used(resnet18(weights=None))
+
+
+@pytest.fixture
+def downloaded(published, tmp_path, monkeypatch):
+    """Its file where torchvision keeps what it downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(published.state_dict(), file)
+    return file
+
+
+def prepared(experiment, *overrides, image=(3, 32, 32)):
+    """(the experiment with its encoder fitted to the weights, that encoder with these weights in it, the report)"""
+    e = fitted(experiment(*overrides), image)
+    request = {"method": e.pretrainer, "encoder": e.encoder, "seed": 0, "image": image, **initial(e)}
+    nets, report = pretrain.build(request, CORPUS)
+    return e, nets["encoder"].eval(), report
+
+
+# As the library has it
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_features_are_torchvisions_at_any_size(experiment, published, downloaded, size):
+    """The stem is the file's and not the image size's, and the network normalises as the library's transform does."""
+    image = (3, size, size)
+    e, net, report = prepared(experiment, "encoder=resnet18", "pretrainer=imagenet", image=image)
+    assert (e.encoder.stem, e.encoder.mean, e.encoder.std) == ("large", MEAN, STD)
+    assert report.missing == {}
+    x_BCHW = torch.rand(2, *image, generator=stream("x"))
+    transform = ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=size, resize_size=size)
+    theirs, fc = transform(x_BCHW), published.fc
+    try:
+        published.fc = nn.Identity()
+        theirs = published(theirs)
+    finally:
+        published.fc = fc
+    torch.testing.assert_close(net(x_BCHW), theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_grey_images_are_seen_as_colour_ones(experiment, downloaded):
+    """Each channel by its own mean, so no filter is added up; and the decoder draws grey images."""
+    _, colour, _ = prepared(experiment, "encoder=resnet18", "pretrainer=imagenet")
+    _, grey, report = prepared(experiment, "encoder=resnet18", "pretrainer=imagenet", image=(1, 32, 32))
+    assert report.resized == []
+    x_BCHW = torch.rand(2, 1, 32, 32, generator=stream("x"))
+    torch.testing.assert_close(grey(x_BCHW), colour(x_BCHW.expand(-1, 3, -1, -1)))
+    assert grey.mirror(5)(torch.rand(2, 5)).shape == (2, 1, 32, 32)
+
+
+# Whole, or not at all
+
+
+IMAGE = (3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def state():
+    """The numbers of a small ResNet of torchvision's, with its classifier."""
+    return used(TorchvisionResNet(BasicBlock, [1, 1, 1, 1])).state_dict()
+
+
+def moved(state, stem="large"):
+    return transfer.transfer(ResNet(10, stem).build(IMAGE), state, "resnet10.pth")
+
+
+def test_a_file_that_fits_is_whole(state):
+    report = moved(state)
+    report.check()
+    assert report.table().startswith("weights from resnet10.pth: 24 of 24 layers\n")
+    moved({k: v for k, v in state.items() if "num_batches_tracked" not in k}).check()  # counters, which hold nothing learned
+
+
+BN = "layer2.0.bn1"
+
+
+@pytest.mark.parametrize(
+    ("stem", "change", "layer", "why"),
+    [
+        ("small", lambda s: s, "conv1", r"weight is \[64, 3, 7, 7\] in the file and \[64, 3, 3, 3\] in the encoder"),
+        ("large", lambda s: without(s, "conv1."), "conv1", "weight is not in the file"),
+        ("large", lambda s: without(s, f"{BN}."), BN, "weight is not in the file; bias .*; running_mean .*; running_var .*"),
+        ("large", lambda s: without(s, f"{BN}.running"), BN, "running_mean is not in the file; running_var is not in the file"),
+        ("large", lambda s: s | {f"{BN}.bias": torch.zeros(3)}, BN, r"bias is \[3\] in the file and \[128\]"),
+        ("large", lambda s: s | {"conv1.bias": torch.zeros(64)}, "conv1", "bias of the file is not in the encoder"),
+    ],
+    ids=["another size", "no first layer", "no norm", "no running statistics", "half a norm", "more than the encoder has"],
+)
+def test_a_layer_that_did_not_come_is_named_and_refused(state, stem, change, layer, why):
+    """However few numbers it has: without conv1, 99.8 % of the numbers came."""
+    report = moved(change(state), stem)
+    with pytest.raises(DataError, match=rf"resnet10.pth: {layer} did not come; 23 of 24 layers did. {layer}: {why}") as refusal:
+        report.check()
+    assert f"'transfer.allow=[{layer}]'" in str(refusal.value)
+    assert report.summary()["missing"] == [layer]
+    assert report.table().splitlines()[0].endswith(f"23 of 24 layers; not {layer}")
+    report.check([layer])
+    with pytest.raises(DataError, match=layer):
+        report.check(["layer4"])
+
+
+def without(state, start):
+    return {k: v for k, v in state.items() if not k.startswith(start)}
+
+
+def test_allowed_layers_are_named_by_path_by_the_path_around_them_or_by_pattern(state):
+    report = moved(without(without(state, "layer4."), "layer3.0.bn2"))
+    for allow in (["layer4", "layer3.0.bn2"], ["layer4.*", "layer3.0.bn?"], ["layer[34]"]):
+        report.check(allow)
+    with pytest.raises(DataError, match=r"layer3.0.bn2 did not come; 17 of 24 layers"):
+        report.check(["layer4"])
+    with pytest.raises(ConfigError, match=r"transfer.allow=bn1x: names no layer of the encoder; its layers are conv1, bn1"):
+        report.check(["bn1x"])
+    with pytest.raises(DataError, match=r"layer3\.0\.bn2"):  # `bn2` is the path of no layer here
+        report.check(["layer4", "*.bn1"])
+
+
+def transformer(size):
+    options = {"patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}
+    return used(VisionTransformer(image_size=size, **options))
+
+
+POSITIONS = "encoder.pos_embedding"
+
+
+@torch.no_grad()
+def test_a_transformers_positions(state):
+    """As they are, or interpolated from another grid, which is said; missing or of no grid, they are refused by name."""
+    theirs = transformer(32)
+    net, state = Traced((3, 32, 32), transformer(32)).eval(), theirs.state_dict()
+    transfer.transfer(net, state, "vit.pth").check()
+    x_BCHW = torch.rand(2, 3, 32, 32, generator=stream("x"))
+    theirs.heads = nn.Identity()
+    torch.testing.assert_close(net(x_BCHW), theirs(x_BCHW), rtol=1e-5, atol=1e-5)
+    larger = transfer.transfer(Traced((3, 64, 64), transformer(64)), state, "vit.pth")
+    larger.check()
+    assert larger.summary()["resized"] == [f"net.{POSITIONS} (positions interpolated)"]
+    for spoilt in (without(state, POSITIONS), state | {POSITIONS: torch.zeros(1, 14, 16)}):
+        with pytest.raises(DataError, match=rf"vit.pth: net.{POSITIONS} did not come"):
+            transfer.transfer(net, spoilt, "vit.pth").check()
+
+
+def test_a_stem_that_the_user_names_is_kept_and_refused(experiment, downloaded):
+    """What the encoder leaves open follows the file; what it states does not."""
+    with pytest.raises(DataError, match=r"resnet18-f37072fd.pth: conv1 did not come; 39 of 40 layers did"):
+        prepared(experiment, "encoder=resnet18", "encoder.stem=small", "pretrainer=imagenet")
+    _, _, report = prepared(experiment, "encoder=resnet18", "encoder.stem=small", "pretrainer=imagenet", "transfer.allow=[conv1]")
+    assert report.summary()["loaded"] == 39
+
+
+def test_a_small_stem_follows_its_file_too(experiment, tmp_path):
+    save_file(ResNet(10, "small").build(IMAGE).state_dict(), tmp_path / "small.safetensors")
+    init = f"pretrainer.init={tmp_path / 'small.safetensors'}"
+    e, _, _ = prepared(experiment, "encoder=resnet18", "encoder.depth=10", "pretrainer=checkpoint", init, image=(3, 96, 96))
+    assert e.encoder.stem == "small"
+
+
+# What images are normalised by
+
+
+def test_a_published_file_is_known_by_its_content(downloaded, tmp_path, monkeypatch):
+    file = tmp_path / "mine.pth"
+    file.write_bytes(downloaded.read_bytes())
+    tensors, sha256 = transfer.read(file)
+    assert weights.prepared(weights.locate(str(file)), tensors, sha256).by == ""
+    entry = SimpleNamespace(url=f"https://example.org/resnet18-{sha256[:8]}.pth", transforms=ResNet18_Weights.DEFAULT.transforms)
+    monkeypatch.setattr(weights, "every", lambda: iter([("resnet18", entry)]))
+    found = weights.prepared(weights.locate(str(file)), tensors, sha256)
+    assert (found.by, found.mean, found.std, found.size) == ("torchvision", MEAN, STD, 224)
+
+
+def test_our_own_file_says_it_itself(experiment, tmp_path):
+    """Also where it was copied to; what the user states wins."""
+    net = backbone(Conv([4, 6], 5, mean=[0.25], std=[0.125]), (1, 8, 8))
+    save_file(net.state_dict(), tmp_path / "copy.safetensors")
+    options = ("encoder=conv", "encoder.channels=[4,6]", "encoder.code=5", "pretrainer=checkpoint")
+    init = f"pretrainer.init={tmp_path / 'copy.safetensors'}"
+    e, same, report = prepared(experiment, *options, init, image=(1, 8, 8))
+    assert (e.encoder.mean, e.encoder.std) == ([0.25], [0.125])
+    assert report.missing == {}
+    assert report.unused == []
+    x_BCHW = torch.rand(2, 1, 8, 8, generator=stream("x"))
+    assert torch.equal(same(x_BCHW), net.eval()(x_BCHW))
+    e, other, _ = prepared(experiment, *options, init, "encoder.mean=[0]", "encoder.std=[1]", image=(1, 8, 8))
+    assert (e.encoder.mean, e.encoder.std) == ([0.0], [1.0])
+    assert torch.equal(other.normalise(x_BCHW), x_BCHW)
+
+
+def test_timms_description_beside_the_file(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    trained = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 96, 96]}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "any", "pretrained_cfg": trained}))
+    found = weights.prepared(weights.locate(str(file)), *transfer.read(file))
+    assert (found.mean, found.std, found.size) == ([0.5] * 3, [0.5] * 3, 96)
+    assert found.by == str(tmp_path / "config.json")
+
+
+def test_a_detectors_own_normalisation():
+    """torchvision's transform of a detector's weights does nothing: the network does it, and not always by ImageNet's mean."""
+    from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights as Weights
+
+    found = weights.published_as(None, "ssdlite320_mobilenet_v3_large", Weights.DEFAULT)
+    assert (found.mean, found.std) == ([0.5] * 3, [0.5] * 3)
+
+
+def test_what_the_weights_saw_is_said():
+    plain, known = Conv(), weights.Weights(None, "torchvision", MEAN, STD, 224)
+    normal = Conv(mean=MEAN, std=STD)
+    assert "nothing says how those of the weights were normalised" in weights.images(weights.Weights(None), plain, IMAGE)
+    assert weights.images(weights.Weights(None, "the run"), plain, IMAGE) == "images are seen as they are, in [0, 1]"
+    assert weights.images(known, normal, IMAGE).endswith("as torchvision says; here at 32x32 pixels, in training at 224")
+    assert weights.images(weights.Weights(None), normal, IMAGE).endswith("as encoder.mean and encoder.std say")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        ([0.5], None, "std=None: must be given"),
+        (None, [0.5], "mean=None: must be given"),
+        ([0.5, 0.5], [0.5], "std="),
+        ([0.5], [0.0], "std=.*: must be numbers above 0"),
+        ([0.5, 0.5], [0.5, 0.5], "mean=.*: must be one number, or one for each of the images' 3 channels"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(mean, std, text):
+    with pytest.raises(ConfigError, match=text):
+        backbone(Conv(mean=mean, std=std), IMAGE)
+
+
+# Into what a model is used for
+
+
+def test_a_models_file_and_its_graph_normalise(tmp_path):
+    task, spec, request = Classify(), Spec(IMAGE, ("a", "b")), {"maps": [-1], "pool": "avg", "grid": 1}
+    encoder = Conv([4, 6], 5, mean=MEAN, std=STD)
+    net = model.readout(encoder, request, spec)
+    made = model.Model(task, used(task.networks(net, spec)), spec)
+    described = {"encoder": encoder, "features": request, "task": task, "strategy": Full()}
+    model.save(tmp_path, made, described)
+    x_BCHW = torch.rand(2, *IMAGE, generator=stream("x"))
+    logits = made.predict(x_BCHW)
+    assert torch.equal(model.load(tmp_path).predict(x_BCHW), logits)
+    graph = torch.export.export(Network(task, made.nets), (x_BCHW,)).module()
+    torch.testing.assert_close(graph(x_BCHW), logits)
+    bare = model.Model(task, nn.ModuleDict({**made.nets, "encoder": net.backbone.body}), spec)
+    normal_BCHW = (x_BCHW - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(bare.predict(normal_BCHW), logits)
+
+
+def test_encoders_without_weights_are_what_they_were(tmp_path):
+    """The same names and numbers; models that were saved before encoders had a normalisation load."""
+    torch.manual_seed(0)
+    ours = backbone(ResNet(10), IMAGE)
+    torch.manual_seed(0)
+    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in ResNet(10).build(IMAGE).state_dict().items())
+    task, spec, request = Classify(), Spec(IMAGE, ("a", "b")), {"maps": [-1], "pool": "avg", "grid": 1}
+    made = model.Model(task, task.networks(model.readout(Conv([4], 5), request, spec), spec), spec)
+    model.save(tmp_path, made, {"encoder": Conv([4], 5), "features": request, "task": task, "strategy": Full()})
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["encoder"]["mean"], about["encoder"]["std"]
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    x_BCHW = torch.rand(2, *IMAGE, generator=stream("x"))
+    assert torch.equal(model.load(tmp_path).predict(x_BCHW), made.predict(x_BCHW))
+
+
+def test_results_from_before_layers_were_counted_are_read(compose):
+    said = {"file": "resnet18.pth", "fraction": 0.9998}
+    assert transfer.sentence(said) == "weights from resnet18.pth: 100.0 % of the encoder's numbers"
+    cfg = compose()
+    values = config.plain(cfg)
+    values["transfer"] = {"min_loaded": 0.95}
+    assert config.experiment(values, config.choices(cfg)).transfer.allow == []
+
+
+# Where they are
+
+
+def test_where_weights_are_looked_for(tmp_path):
+    file = tmp_path / "w.pt"
+    file.touch()
+    assert weights.locate(str(file)) == weights.Weights(file)
+    (tmp_path / "pretrain-1").mkdir()
+    (tmp_path / "pretrain-1" / "encoder.safetensors").touch()
+    assert weights.locate(str(tmp_path / "pretrain-1")).file.name == "encoder.safetensors"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "results.json").write_text(json.dumps({"stages": {"pretrain": {"folder": "pretrain-1"}}}))
+    assert weights.locate(str(run)).file.parent.name == "pretrain-1"
+    with pytest.raises(DataError, match=r"pretrainer.init=nowhere.pt: no such file"):
+        weights.locate("nowhere.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"neither encoder.safetensors nor model.safetensors"):
+        weights.locate(str(tmp_path / "empty"))
+    with pytest.raises(DataError, match=r"torchvision has no such weights"):
+        weights.locate("torchvision:resnet19")
+
+
+def test_torchvisions_files_are_read_as_they_are(tmp_path, monkeypatch):
+    """From torch's own cache, without the net, into torchvision's own model behind a prefix; the head is left over."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.manual_seed(0)
+    published = squeezenet1_1()
+    torch.save(published.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    found = weights.locate("torchvision:squeezenet1_1")
+    assert found == weights.locate("torchvision:SqueezeNet1_1_Weights.IMAGENET1K_V1")
+    assert (found.mean, found.std, found.size) == (MEAN, STD, 224)
+    net = nn.ModuleDict({"body": squeezenet1_1().features})
+    report = transfer.transfer(net, transfer.read(found.file)[0], found.file)
+    assert report.missing == {}
+    assert report.unused == ["classifier.1.weight", "classifier.1.bias"]
+    assert all(torch.equal(v, net["body"].state_dict()[k]) for k, v in published.features.state_dict().items())

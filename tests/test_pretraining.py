@@ -12,6 +12,7 @@ from sft_exp.config import CONF, options
 from sft_exp.data import Corpus, Images, fitted
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError, DataError, StorageError
+from sft_exp.reports import advice
 from sft_exp.stages import pretrain
 from sft_exp.stages.context import Context
 from sft_exp.track import Tracker
@@ -151,6 +152,8 @@ def test_a_checkpoint_is_taken_as_it_is(run, trained):
     said = result["stages"]["pretrain"]["transfer"]
     assert (said["loaded"], said["layers"], said["missing"]) == (2, 2, [])
     assert said["images"] == "images are seen as they are, in [0, 1]"
+    assert advice.weights(result).endswith("encoder.safetensors: 2 of 2 layers; images are seen as they are, in [0, 1]")
+    assert advice.weights({"stages": {"pretrain": {}}}) == ""
     report = json.loads((job.results["pretrain"][0].folder / "transfer.json").read_text())
     assert {row["state"] for row in report["rows"]} == {"loaded"}
 

@@ -4,7 +4,7 @@ import shlex
 from statistics import fmean, variance
 from typing import Any
 
-from sft_exp import pipeline, splits
+from sft_exp import pipeline, splits, transfer
 from sft_exp.arms import CONTROLS, MAIN, SCRATCH
 from sft_exp.experiment import Experiment
 from sft_exp.jobs import Job
@@ -42,6 +42,13 @@ def notes(job: Job, result: Result) -> list[str]:
     found += [head["text"] for head in result.get("heads", {}).values()]
     found += [told["text"]] if (told := result.get("unlabelled")) else []
     return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
+
+
+def weights(result: Result) -> str:
+    """What came from a file of weights, and how images are prepared for them; empty if nothing did."""
+    if not (said := result["stages"]["pretrain"].get("transfer")):
+        return ""
+    return "; ".join(filter(None, [transfer.sentence(said), *said.get("resized", []), said.get("images")]))
 
 
 def generated(result: Result) -> str:

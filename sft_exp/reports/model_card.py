@@ -8,6 +8,7 @@ from typing import Any
 from sft_exp import durable, splits
 from sft_exp.arms import MAIN, SCRATCH
 from sft_exp.jobs import Job
+from sft_exp.reports import advice
 from sft_exp.verdict import interval
 
 FOLDER = "export"  # of the run folder
@@ -62,6 +63,7 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
         "Data": [
             f"{job.corpus.name}: {data['train']:,} training images, of which {data['labelled']:,} with labels "
             f"({job.labels}); {data['test']:,} test images.",
+            *filter(None, [advice.weights(result)]),
             f"SHA-256 of images and labels: `{data['manifest']}`. The labelled images are named in `labels.json` of "
             f"`{result['stages']['finetune']['folder']}`.",
         ],

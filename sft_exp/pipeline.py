@@ -105,7 +105,7 @@ def results(job: Job) -> dict[str, Any]:
         "unlabelled": unlabelled(job, scores),
         "likelihood": likelihoods[0] if likelihoods else {},
         "stages": {
-            "pretrain": {**about(started_from(job)), **transferred(started_from(job))},
+            "pretrain": {**about(started_from(job)), **transferred(started_from(job)), **last(started_from(job))},
             "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not falling(job), **rates(job)},
             "evaluate": about([job.results["evaluate"][i] for i in main]),
             **{name: about(job.results[name]) for name in ("search", "validate", "compress", "bill") if job.results[name]},
@@ -255,6 +255,12 @@ def transferred(found: list[Result]) -> dict[str, Any]:
         return {}
     report = read(found[0], "transfer.json")
     return {"transfer": {name: report[name] for name in ("file", "layers", "loaded", "missing", "resized", "images")}}
+
+
+def last(found: list[Result]) -> dict[str, Any]:
+    """The metrics at the end of the pretraining, of several (one a fold) of the first."""
+    rows = curves.read(found[0].folder) if found else []
+    return {"last": rows[-1]} if rows else {}
 
 
 def about(found: list[Result]) -> dict[str, Any]:

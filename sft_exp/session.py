@@ -18,24 +18,36 @@ LATEST = Path("outputs/latest")
 
 
 def work(
-    job: Job, folder: Path, config: dict[str, Any], command: list[str], others: Sequence[Job] | None = None
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    others: Sequence[Job] | None = None,
+    varying: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run what is missing, write the run folder; status.json says how it ended, whatever happens.
 
     `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
+    `varying` are those of the job's overrides that tell it from them.
     """
     with ownership.holding(folder) as token:
         ownership.fits(folder, config, job.experiment.choices)
-        return _work(job, folder, config, command, others, token)
+        return _work(job, folder, config, command, others, varying, token)
 
 
 def _work(
-    job: Job, folder: Path, config: dict[str, Any], command: list[str], others: Sequence[Job] | None, token: str
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    others: Sequence[Job] | None,
+    varying: Sequence[str],
+    token: str,
 ) -> dict[str, Any]:
     hardware = job.experiment.hardware
     if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
-        return together.launch(job, folder, config, command, others is not None, token)
-    ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command)
+        return together.launch(job, folder, config, command, varying, others is not None, token)
+    ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command, varying)
     durable.folder(folder)
     durable.link(LATEST, folder)
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
@@ -55,7 +67,7 @@ def _work(
         pictures = report.write(job, result, folder, command) if wanted else {}
         model_card.publish(job, result, folder, command)
         for name, run in list(ctx.runs.items()):
-            run.summary(mirror.summary(job, result, ctx))
+            run.summary(mirror.summary(result, mirror.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
             if result["bill"]:
                 run.table("bill", mirror.bill(result))

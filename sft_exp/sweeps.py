@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from sft_exp import config, durable, ownership
+from sft_exp import config, durable, ownership, recipe
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.listed import listed
 from sft_exp.orphan import when_orphaned
@@ -36,6 +36,7 @@ BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 NEITHER = {"tracker": None, "replace": None}  # keys that make no other job
+COMMON = "common.json"  # there too: the overrides that all its jobs share
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
 _folder: list[Path] = []  # of the sweep that this process began
@@ -143,11 +144,14 @@ def begin(cfg: DictConfig) -> None:
     _driver = True
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
     lay_out(cfg)
+    if budget := cfg.hydra.sweeper.get("budget"):
+        refuse_budget(cfg.hydra.overrides.task, budget)
     if cfg.hydra.sweeper._target_ not in (BASIC, LISTED):
         if cfg.plan:
             raise ConfigError("plan", True, "must be false where the sweeper chooses its jobs as it goes: nobody knows them yet")
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         config.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
+        durable.write_json(Path(cfg.hydra.sweep.dir) / COMMON, list(cfg.hydra.overrides.task))
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
         return
     jobs = compose(cfg)
@@ -174,6 +178,7 @@ def begin(cfg: DictConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     planned = [{**j, "folder": os.path.relpath(p, folder)} for j, p in zip(jobs, places, strict=True)]
     durable.write_json(folder / JOBS, planned)
+    durable.write_json(folder / COMMON, sorted(set.intersection(*(set(j["overrides"]) for j in jobs))))
     snapshot(folder / "conf")
 
 
@@ -199,6 +204,16 @@ def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
             valid = f"jobs {first} and {number} would share the folder {place}; ${{hydra:job.num}} tells all jobs apart"
             raise ConfigError("hydra.sweep.subdir", subdir, valid)
     return places
+
+
+def refuse_budget(overrides: Sequence[str], budget: str) -> None:
+    """ConfigError if the user sets what each rung of hydra/sweeper=halving sets itself."""
+    stage = budget.partition(".")[0]
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in (budget, f"{stage}.horizon", f"{stage}.after"):
+            said = "is set by each rung of hydra/sweeper=halving; give it hydra.sweeper.least (the first rung) and"
+            raise ConfigError(key, value, f"{said} hydra.sweeper.factor (how many times longer the next one is)")
 
 
 def lay_out(cfg: DictConfig) -> None:
@@ -257,8 +272,13 @@ def run(cfg: DictConfig) -> float:
         return value(json.loads((folder / "results.json").read_text()))
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     siblings = str(Path(hydra.sweep.dir) / JOBS)
-    command = ["python", "-m", "sft_exp", *hydra.overrides.task]
-    answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), "siblings": siblings, "command": command})
+    alone = (
+        recipe.overrides(job["config"], job["choices"]) if cfg.get("study") else [*config.search_path(), *hydra.overrides.task]
+    )
+    command = ["python", "-m", "sft_exp", *alone]
+    common = json.loads((Path(hydra.sweep.dir) / COMMON).read_text())
+    told = {"siblings": siblings, "command": command, "varying": [o for o in hydra.overrides.task if o not in common]}
+    answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), **told})
     what = " ".join(o for o in hydra.overrides.task)
     if answer["code"]:
         console.print(
@@ -311,7 +331,7 @@ def finish(cfg: DictConfig) -> int:
     if study := config.study(cfg):
         from sft_exp import study as studies
 
-        studies.finish(study, folder, shlex.join(["python", "-m", "sft_exp", *cfg.hydra.overrides.task]))
+        studies.finish(study, folder, shlex.join(["python", "-m", "sft_exp", *sys.argv[1:]]))
     return 6 if undone else 0
 
 
@@ -340,7 +360,7 @@ def value(result: dict[str, Any]) -> float:
 
 def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:
     """The sweep's runs belong together and lie in its folder, unless the user said otherwise."""
-    usual = {"group": sweep.name, "dir": str(sweep)}
+    usual = {"group": os.environ.get("WANDB_RUN_GROUP") or sweep.name, "dir": str(sweep)}
     return {**tracker, **{key: value for key, value in usual.items() if key in tracker and tracker[key] is None}}
 
 

@@ -8,6 +8,7 @@ that they cannot change, and meet it in every batch.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -76,19 +77,21 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def launch(job: Job, folder: Path, config: dict[str, Any], command: list[str], sweep: bool, token: str) -> dict[str, Any]:
+def launch(
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    varying: Sequence[str],
+    sweep: bool,
+    token: str,
+) -> dict[str, Any]:
     """Work on the job with hardware.processes processes of this machine; its results, or the failure of the first of them."""
     from sft_exp.engines.launch import start
 
     durable.folder(folder)
-    news = {
-        "config": config,
-        "choices": job.experiment.choices,
-        "folder": str(folder),
-        "command": command,
-        "sweep": sweep,
-        "token": token,
-    }
+    what = {"config": config, "choices": job.experiment.choices, "folder": str(folder), "token": token}
+    news = {**what, "command": command, "varying": list(varying), "sweep": sweep}
     durable.write_json(folder / NEWS, news)
     durable.remove(folder / "status.json")
     killed, cause = start(job.experiment.hardware.processes, "sft_exp.together", str(folder / NEWS))
@@ -133,7 +136,7 @@ def main() -> None:
         if first():
             folder, command = Path(news["folder"]), news["command"]
             ownership.adopt(folder, news["token"])
-            result = session.work(job, folder, news["config"], command, [] if news["sweep"] else None)
+            result = session.work(job, folder, news["config"], command, [] if news["sweep"] else None, news["varying"])
             if not news["sweep"]:
                 report.show(job, result, folder, command)
         else:

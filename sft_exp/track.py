@@ -35,17 +35,36 @@ class About:
     makes: list[Artifact] = field(default_factory=list)  # in the folder, when it is finished
 
 
+class Logged:
+    """Which scalars a run has by now, so that a record may be logged again from its beginning."""
+
+    def __init__(self, step: int = -1):
+        """`step`: the newest one that the run has, with all its scalars."""
+        self.step, self.names = step, set[str]()
+        self.complete = True
+
+    def new(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What of the row the run does not have; nothing for a step before the newest one."""
+        if row["step"] < self.step or (row["step"] == self.step and self.complete):
+            return {}
+        if row["step"] > self.step:
+            self.step, self.names, self.complete = row["step"], set(), False
+        found = {name: value for name, value in row.items() if name not in self.names}
+        self.names |= found.keys()
+        return found
+
+
 class Run:
     """One run of a tracker; this one keeps nothing."""
 
     where: str = ""  # where a person finds it: an address or a folder
 
     def log(self, row: dict[str, Any]) -> None:
-        """Scalars of the step `row["step"]`. Steps that the run has already are passed over, so whoever continues a
-        training logs its whole record again."""
+        """Scalars of the step `row["step"]`. Rows of the same step are merged, and what the run has already is passed
+        over, so whoever continues a training logs its whole record again."""
 
     def summary(self, values: dict[str, Any]) -> None:
-        """Final numbers and words."""
+        """Final numbers, lists of numbers, and words. They stand as given: no scalar that is logged replaces them."""
 
     def pictures(self, pngs: dict[str, bytes]) -> None:
         """PNG images by title."""

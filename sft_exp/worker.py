@@ -45,7 +45,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         if message["do"] == "follow":
             return {"code": together.follow(job), "error": "left with the first process"}
         others = [prepared(s) for s in siblings(message)]
-        result = session.work(job, Path(message["folder"]), message["config"], message["command"], others)
+        folder, varying = Path(message["folder"]), message["varying"]
+        result = session.work(job, folder, message["config"], message["command"], others, varying)
         return {"code": 0, "val": result["val"].get(result["score"]), "test": result["test"][result["score"]]}
     except Failure as error:
         return {"code": error.code, "error": str(error)}

@@ -15,7 +15,7 @@ import pytest
 from faults import cli, ended, find, fork, run
 from wandb_server import API_KEY, FakeWandb
 
-from sft_exp import config
+from sft_exp import config, curves
 from sft_exp.trackers import wandb as tracker
 
 ROOT = Path(__file__).parents[1]
@@ -90,16 +90,48 @@ def steps(one):
 
 def rows(identity):
     """The record on disk."""
-    (file,) = find(f"outputs/store/{identity}/metrics.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    (folder,) = find(f"outputs/store/{identity}")
+    return curves.record(folder)
 
 
 def mirrored(one):
     """A run's history as the record has it."""
-    kind = one["job_type"]
-    names = ("step", "epoch", "loss", "accuracy", "reconstruction", "kl")
-    found = [{n: row[f"{kind}/{n}"] for n in names if f"{kind}/{n}" in row} for row in one["history"]]
+    start = f"{one['job_type']}/"
+    curve = (start, "monitor/", "val/")
+    found = [{k.removeprefix(start): v for k, v in row.items() if k.startswith(curve)} for row in one["history"]]
     return [row for row in found if row]
+
+
+def numbers(summary):
+    """What W&B's own keys leave of a summary."""
+    return {k: v for k, v in summary.items() if not k.startswith(("_", "pictures/")) and k not in ("results", "bill")}
+
+
+def same_as_results(tuned, folder="outputs/latest"):
+    """The run's summary says what results.json says, all of it and nothing else."""
+    result = json.loads(Path(folder, "results.json").read_text())
+    said = numbers(tuned["summary"])
+    score = result["score"]
+    alike = {f"{split}/score": result[split][score] for split in ("test", "val") if result[split]}
+    alike |= {"gain_vs_scratch": result["verdict"]["difference"]} if result["verdict"] else {}
+    assert {k: said.pop(k) for k in alike} == alike
+    said.pop("pretrain/url", None)
+    for part in ("config", "choices", "folders"):
+        del result[part]
+    assert said == dict(leaves(result))
+    return said
+
+
+def leaves(node, *path):
+    """(path, value) of everything in results.json that says something, found without the code that is tested."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, *path, key)
+    elif isinstance(node, list) and node and isinstance(node[0], dict):
+        for value in node:
+            yield from leaves(value, *path, value["form"])
+    elif node not in (None, []):
+        yield "/".join(path), node
 
 
 def lineage(state):
@@ -136,23 +168,21 @@ def test_a_run_of_each_stage_as_people_look_for_them(online, server):
     assert first["display_name"] == "vae digits encoder.hidden=[8] pretrain.steps=12"
     assert second["display_name"].startswith("vae digits full adam")
     assert "optim.lr=1e-2" in second["display_name"]
-    assert {"finetune", "vae", "adam", "digits"} <= set(second["tags"])
+    assert (first["tags"], second["tags"]) == ([], []), "nothing but defaults"
     assert second["config"]["optim"]["lr"] == 0.01
     assert second["config"]["choices"]["optim"] == "adam"
     assert "optim" not in first["config"], "what cannot change a pretraining is not its config"
     assert first["config"]["pretrain_optim"]["_target_"] == "torch.optim.Adam"
-    axes = {
-        m["name"]: m["step_metric"] for r in (first, second) for m in r["metrics_defined"] if m["glob"] and "val" not in m["name"]
-    }
-    assert axes == {"pretrain/*": "pretrain/step", "finetune/*": "finetune/epoch"}
-    result = json.loads(Path("outputs/latest/results.json").read_text())
-    plain = {k: second["summary"][k] for k in ("test/accuracy", "scratch/accuracy", "gain_vs_scratch", "verdict")}
-    assert plain == {
-        "test/accuracy": result["test"]["accuracy"],
-        "scratch/accuracy": result["controls"]["scratch"]["accuracy"],
-        "gain_vs_scratch": result["verdict"]["difference"],
-        "verdict": result["verdict"]["text"],
-    }
+    axes = {m["name"]: m["step_metric"] for r in (first, second) for m in r["metrics_defined"]}
+    assert (axes["pretrain/loss"], axes["monitor/probe"]) == ("pretrain/step", "pretrain/step")
+    assert axes["finetune/loss"] == "finetune/epoch"
+    said = same_as_results(second)
+    assert {"test/accuracy", "controls/scratch/accuracy", "draws/scratch", "verdict/text", "data/labelled"} <= said.keys()
+    looks = [row for row in first["history"] if "monitor/probe" in row]
+    assert [(row["pretrain/step"], row["pretrain/images"]) for row in looks] == [(n, 128 * n) for n in (0, 3, 6, 9, 12)]
+    probe = [row["monitor/probe"] for row in looks]
+    assert first["summary"]["monitor/probe"] == {"last": probe[-1], "max": max(probe)}
+    assert {"monitor/knn", "monitor/rank"} <= looks[0].keys()
     assert all(any(f"pictures/{name}" in file for file in first["files"]) for name in ("reconstruction", "sample"))
     assert not find("outputs/wandb/*/pending.json"), "the server has everything"
 
@@ -162,11 +192,32 @@ def test_a_run_of_each_stage_as_people_look_for_them(online, server):
     assert first.get("resumes", 0) == 0, "a pretraining from the store is linked, not logged again"
     address = f"{server.base_url}/fake-team/sft_exp/runs/{first['run_id']}"
     assert [r["config"]["lineage"]["pretrain"]["url"] for r in tuned] == [address] * 2
-    assert [r["summary"]["pretrain/loss"] for r in tuned] == [rows(first["run_id"])[-1]["loss"]] * 2
+    assert [r["summary"]["stages/pretrain/last/loss"] for r in tuned] == [rows(first["run_id"])[-1]["loss"]] * 2
 
     kept = [f for f in (*Path("outputs").rglob("*"), *Path("settings").rglob("*")) if f.is_file()]
     assert len(kept) > 50
     assert not [f for f in kept if API_KEY.encode() in f.read_bytes()], "the key is nowhere"
+
+
+@pytest.mark.parametrize(
+    ("val", "labels"),
+    [
+        ("holdout", "3"),
+        pytest.param("cv", "3", marks=pytest.mark.slow),
+        pytest.param("full", "3", marks=pytest.mark.slow),
+        pytest.param("holdout", "all", marks=pytest.mark.slow, id="folds of one set"),
+    ],
+)
+def test_the_summary_is_results_json(online, server, val, labels):
+    """With val=holdout and val=full the history has a curve `val/accuracy` of the first draw. The summary has a number
+    of the same name, the mean over the draws."""
+    given = ("draws=2", f"val={val}", f"labels={labels}", "controls=[scratch]", "report=false")
+    experiment(online, *TINY[:3], *given)
+    (_,), (tuned,) = whole(clean(server))
+    said = same_as_results(tuned)
+    assert "val/accuracy" in said
+    curve = [row["val/accuracy"] for row in tuned["history"] if "val/accuracy" in row]
+    assert bool(curve) == (val != "cv")
 
 
 @pytest.mark.slow
@@ -174,7 +225,7 @@ def test_the_same_once_more_adds_nothing_and_a_report_its_pictures(online, serve
     for more in ((), ("report=true",)):
         assert "Traceback" not in experiment(online, *LITTLE, *more)
     state = clean(server)
-    assert [steps(r) for r in state["runs"]] == [[*range(1, 13)]] * 2
+    assert [steps(r) for r in state["runs"]] == [[*range(13)], [*range(1, 13)]]
     (tuned,) = of(state, "finetune")
     assert all(any(f"pictures/{name}" in file for file in tuned["files"]) for name in ("Confusion matrix", "Features"))
 
@@ -205,6 +256,7 @@ def test_stopped_in_the_middle_it_is_one_run(online, server):
         assert ended(process) == -signal.SIGKILL
     experiment(online, *long)
     (_,), (tuned,) = whole(clean(server))
+    same_as_results(tuned)
     assert steps(tuned) == [*range(15, 3001, 15)], "monotone, each once"
     assert not find("outputs/wandb/*/pending.json")
 

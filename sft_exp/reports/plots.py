@@ -103,7 +103,7 @@ def pretraining(job: Job, result: Result) -> Picture | None:
 
 
 def monitors(job: Job, result: Result) -> Picture | None:
-    files = [file for start in starts(job) if (file := start / "monitors.jsonl").exists()]
+    files = [file for start in starts(job) if (file := start / curves.MONITORS).exists()]
     floor, *rows = [json.loads(line) for line in files[0].read_text().splitlines()] if files else [{}]
     lines = {"probe": "linear probe", "knn": "nearest neighbours", "cluster_accuracy": "clusters, no label"}
     shown = [(name, label) for name, label in lines.items() if rows and name in rows[0]]

@@ -34,13 +34,19 @@ class Context:
     tracker: Tracker = field(default_factory=Tracker)
     config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
     typed: Sequence[str] = ()  # the overrides that the user gave
+    varying: Sequence[str] = ()  # those of them that tell the job from the others of its sweep
     mirrored: dict[str, About] = field(default_factory=dict)  # name of a store folder -> the run it has in the tracker
     runs: dict[str, Run] = field(default_factory=dict)  # those open now
     group: Group | None = None  # the processes that this stage is shared with
 
     @classmethod
     def on(
-        cls, hardware: Hardware, tracker: Tracker, config: dict[str, Any] | None = None, typed: Sequence[str] = ()
+        cls,
+        hardware: Hardware,
+        tracker: Tracker,
+        config: dict[str, Any] | None = None,
+        typed: Sequence[str] = (),
+        varying: Sequence[str] = (),
     ) -> "Context":
         """Claims the device and sets the process's threads. Of several processes, the first one alone has a tracker."""
         local = int(os.environ.get("LOCAL_RANK", 0)) if present() else None
@@ -48,7 +54,7 @@ class Context:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         limit = int(os.environ.get("OMP_NUM_THREADS", threads))
         torch.set_num_threads(min(threads, limit) if hardware.threads == "auto" else hardware.threads)
-        return cls(hardware, device, tracker if first() else Tracker(), config or {}, typed)
+        return cls(hardware, device, tracker if first() else Tracker(), config or {}, typed, varying)
 
     @property
     def first(self) -> bool:

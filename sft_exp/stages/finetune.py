@@ -75,7 +75,7 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
         model.nets["head"].load_state_dict(state)
         durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
         epoch = max(1, len(y_N) // plan.batch_size)
-        rows = [{"step": row["step"], "epoch": round(row["step"] / epoch, 4), **row} for row in rows]
+        rows = [{"step": (n := row["step"]), "epoch": round(n / epoch, 4), "images": n * plan.batch_size, **row} for row in rows]
         durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         models.save(folder, model, request)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sft_exp import durable
+from sft_exp import curves, durable
 from sft_exp.core import Method
 from sft_exp.data import Images
 from sft_exp.errors import Interrupted, NonFiniteError, StorageError
@@ -50,19 +50,21 @@ def fit(
     kept, saved = start, time.monotonic()
     slowest = max(n for _, n in method.objectives.values())
     every = slowest * ceil(max(1, plan.steps // ROWS) / slowest)  # a row says every objective
-    epoch, run = steps_an_epoch(method, data, plan), ctx.watch(folder.name)
-    for earlier in rows:
-        run.log(json.loads(earlier))
+    pool, sets = next(iter(method.pools.items()))
+    images, run = plan.batch_size * sets, ctx.watch(folder.name)
+    epoch = max(1, len(data[pool]) // images)
+    for earlier in curves.joined([json.loads(row) for row in rows], folder):
+        run.log(earlier)
     try:
         with bar(label, plan.stop) as advance:
             for step in train(method, nets, optimizers, data, plan, ctx.device, start, engine):
                 own = len(step.metrics)
                 yield step
                 if step.done % every == 0 or step.done == plan.stop or len(step.metrics) > own:
-                    row = row_of(step, epoch)
+                    row = row_of(step, epoch, images)
                     rows.append(json.dumps(row))
                     run.log(row)
-                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "epoch")))
+                    advance(step.done, " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "epoch", "images")))
                 late = time.monotonic() - saved > ctx.hardware.checkpoint_seconds
                 stop, due = ctx.any(Stop.asked, late and ctx.first)
                 if stop or due:
@@ -74,7 +76,7 @@ def fit(
                     raise Interrupted(f"{label}: stopped after step {kept} of {plan.stop}; the same command continues from there")
         check_finite(engine.nets, plan.stop)
     except GeneratorExit:  # whoever iterates has seen enough, in this step
-        row = row_of(step, epoch)
+        row = row_of(step, epoch, images)
         run.log(row)
         record(folder, [*rows, json.dumps(row)])
         raise
@@ -98,16 +100,10 @@ def agreed(start: int, ctx: Context) -> None:
         raise StorageError(f"processes found checkpoints of different steps ({starts}): the store must be on a disk they share")
 
 
-def row_of(step: Step, epoch: int) -> dict[str, float]:
-    """A row of metrics.jsonl; `epoch` in steps."""
+def row_of(step: Step, epoch: int, images: int) -> dict[str, float]:
+    """A row of metrics.jsonl; an epoch is `epoch` steps, and a step sees `images` rows of the method's first pool."""
     scalars = {k: round(v.item(), 6) for k, v in step.metrics.items()}
-    return {"step": step.done, "epoch": round(step.done / epoch, 4), **scalars}
-
-
-def steps_an_epoch(method: Method, data: Mapping[str, Images], plan: Plan) -> int:
-    """Batches that the method's first pool fills."""
-    pool, rows = next(iter(method.pools.items()))
-    return max(1, len(data[pool]) // (plan.batch_size * rows))
+    return {"step": step.done, "epoch": round(step.done / epoch, 4), "images": step.done * images, **scalars}
 
 
 def check_finite(nets: nn.ModuleDict, done: int) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from sft_exp import durable, splits
 from sft_exp.core import stream
+from sft_exp.curves import MONITORS
 from sft_exp.data import Images
 from sft_exp.heads.fitted import fit_linear
 from sft_exp.stages.context import Context
 from sft_exp.store import Request
 
-FILE = "monitors.jsonl"
 LOOKS = 4  # times while pretraining, after a first one at the start
 ROWS = 1_000  # images of the pool whose features are looked at
 PROBED = 500  # labelled images at most
@@ -45,10 +45,10 @@ class Monitor:
         draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         few = torch.randperm(len(draw.labelled), generator=stream("monitor"))[:PROBED]
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
-        self.file, self.encoder, self.nets, self.device = folder / FILE, encoder, nets, ctx.device
+        self.file, self.encoder, self.nets, self.device = folder / MONITORS, encoder, nets, ctx.device
         self.labelled, self.pool, self.labels = held(draw.labelled.at(few)), held(pool.at(some)), str(request["labels"])
         self.classed = len(ctx.corpus(request["dataset"]).strata) > 1  # else there is nothing to read off
-        earlier = next((f for f in (self.file, previous and previous / FILE) if f and f.exists()), None)
+        earlier = next((f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None)
         rows = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
         self.rows: dict[int | None, dict[str, Any]] = {row["step"]: row for row in rows}
         self.seconds = 0.0

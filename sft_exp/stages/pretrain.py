@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp import durable, splits, transfer, weights
+from sft_exp import curves, durable, splits, transfer, weights
 from sft_exp.core import Pretrainer, Spec, seed_global, seed_of, stream
 from sft_exp.data import Corpus, Images, fitted
 from sft_exp.errors import ConfigError
@@ -43,14 +43,15 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         label, encoder, watched = f"pretrain {type(method).__name__}", nets.get_submodule(method.keeps), request["_monitor"]
         after, every = request["_after"], plan.steps // LOOKS
         monitor = Monitor(folder, watched, encoder, nets, pool, ctx, after) if watched and every and ctx.first else None
-        seen = monitor.look(0) if monitor else {}
+        if monitor:
+            ctx.watch(folder.name).log(curves.monitored(monitor.look(0)))
         for step in fit(folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after):
             if watched and every and step.done % every == 0:
                 step.refresh()
-                seen = monitor.look(step.done) if monitor else {}
+                if monitor:
+                    ctx.watch(folder.name).log(curves.monitored(monitor.look(step.done)))
         if monitor:
             console.print(f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False)
-            ctx.watch(folder.name).summary({f"monitor/{name}": value for name, value in seen.items()})
     durable.write(folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps))))
     if method.has_likelihood:
         durable.write(folder / "networks.safetensors", to_bytes(numbers(nets)))

@@ -2,17 +2,19 @@
 
 import io
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from sft_exp import durable
 from sft_exp.progress import console
-from sft_exp.track import Run, Tracker
+from sft_exp.track import Logged, Run, Tracker
 
 
 @dataclass
 class Tensorboard(Tracker):
     dir: str | None = None  # where tensorboard/ is written; null: the sweep's folder, or outputs
+    images: bool = True  # show pictures; false keeps private images out, and the numbers go on
 
     def open(self, about, stop):
         try:
@@ -24,30 +26,29 @@ class Tensorboard(Tracker):
         durable.remove(folder)  # a continued training logs its whole record again
         writer = SummaryWriter(str(folder))
         writer.add_text("about", f"{about.name}\n\n{about.config}")
-        return Events(writer, about.kind, str(folder))
+        return Events(writer, about.kind, str(folder), self.images)
 
 
 class Events(Run):
-    def __init__(self, writer: Any, kind: str, where: str):
-        self.writer, self.kind, self.where, self.last = writer, kind, where, -1
+    def __init__(self, writer: Any, kind: str, where: str, images: bool):
+        self.writer, self.kind, self.where, self.images, self.logged = writer, kind, where, images, Logged()
 
     def log(self, row):
-        new, self.last = row["step"] > self.last, max(row["step"], self.last)
-        for name, value in row.items() if new else ():
+        for name, value in self.logged.new(row).items():
             self.writer.add_scalar(name if "/" in name else f"{self.kind}/{name}", value, row["step"])
 
     def summary(self, values):
         for name, value in values.items():
-            if isinstance(value, str):
-                self.writer.add_text(name, value)
-            else:
+            if isinstance(value, Real):
                 self.writer.add_scalar(name, value)
+            else:
+                self.writer.add_text(name, str(value))
 
     def pictures(self, pngs):
         import numpy as np
         from PIL import Image
 
-        for title, png in pngs.items():
+        for title, png in pngs.items() if self.images else ():
             self.writer.add_image(title, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), dataformats="HWC")
 
     def finish(self, code=0):

@@ -8,12 +8,13 @@ last seconds before a kill.
 import json
 import netrc
 import os
+import shlex
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +24,15 @@ from urllib.parse import urlparse
 from sft_exp import curves, durable
 from sft_exp.errors import DataError, StorageError, require
 from sft_exp.progress import console
-from sft_exp.track import About, Artifact, Run, Tracker
+from sft_exp.track import About, Artifact, Logged, Run, Tracker
 
 PENDING = "pending.json"
 MODES = ("auto", "online", "offline", "disabled")
 TABLE = "results"  # one row a fine-tuning, for charts over many runs
 COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
 LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
-SYNC = "python -m sft_exp.sync"
+LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that the server takes
+OUTPUTS = "outputs"  # where W&B's files are written, and where `sft_exp.sync` looks, unless told otherwise
 _told: set[str] = set()  # lines of explanation, each once a process
 _offline = threading.Event()  # the server did not answer: this process does not ask again
 
@@ -41,29 +43,48 @@ class Wandb(Tracker):
     entity: str | None = None
     mode: str = "auto"  # auto (online with a key, else offline), online, offline, disabled
     group: str | None = None  # runs shown together; a sweep's are, unless this says otherwise
+    name: str | None = None  # of the run; null: what was chosen, in a sweep what varies in it
+    tags: list[str] = field(default_factory=lambda: [])  # beside those of the options that are not the defaults
+    notes: str | None = None  # a longer description of the run
+    job_type: str | None = None  # null: pretrain or finetune
+    images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
     dir: str | None = None  # where wandb/ is written; null: the sweep's folder, or outputs
     init_timeout: float = 5.0  # seconds to reach the server before going offline
     finish_timeout: float = 15.0  # seconds to upload what is left at the end
 
     def __post_init__(self):
         require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
+        valid = f"a list of words of 1 to {LONGEST_TAG} characters"
+        require(all(0 < len(tag) <= LONGEST_TAG for tag in self.tags), "tags", self.tags, valid)
+
+    @property
+    def uploading(self) -> str:
+        """The command that uploads what this tracker has left on the disk."""
+        where = Path(self.dir or OUTPUTS)
+        below = where.resolve().is_relative_to(Path(OUTPUTS).resolve())
+        return shlex.join(["python", "-m", "sft_exp.sync", *([] if below else [str(where)])])
 
     def open(self, about, stop):
         if os.environ.get("WANDB_MODE", self.mode) == "disabled":
             return Run()
         trial = claimed()  # before W&B reads its environment
+        sweep = trial.get("WANDB_SWEEP_ID")
+        given = os.environ.get
+        mine = replace(
+            self,
+            project=given("WANDB_PROJECT", self.project),
+            group=self.group or given("WANDB_RUN_GROUP") or sweep,
+            name=self.name or given("WANDB_NAME"),
+            tags=[*self.tags, *filter(None, given("WANDB_TAGS", "").split(","))],
+            notes=self.notes or given("WANDB_NOTES"),
+            job_type=self.job_type or given("WANDB_JOB_TYPE"),
+            dir=given("WANDB_DIR") or self.dir or OUTPUTS,
+        )
         mode = os.environ.get("WANDB_MODE", self.mode)
         if mode == "auto":
             mode = "online" if has_key() else "offline"
             if mode == "offline":
-                tell(f"W&B: no key, so runs stay offline; after `wandb login`, `{SYNC}` uploads them")
-        sweep = trial.get("WANDB_SWEEP_ID")
-        mine = replace(
-            self,
-            project=os.environ.get("WANDB_PROJECT", self.project),
-            group=self.group or sweep or os.environ.get("WANDB_RUN_GROUP"),
-            dir=os.environ.get("WANDB_DIR") or self.dir or "outputs",
-        )
+                tell(f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them")
         identity = trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None  # the trial is the fine-tuning
         for attempt in ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline"):
             try:
@@ -71,13 +92,14 @@ class Wandb(Tracker):
             except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs
                 let_go()
                 _offline.set()
-                going_on = "without it; metrics are in the store" if attempt == "offline" else f"offline; `{SYNC}` uploads"
+                later = f"offline; `{mine.uploading}` uploads"
+                going_on = "without it; metrics are in the store" if attempt == "offline" else later
                 tell(f"W&B: {first_line(error)}; going on {going_on}")
         return Run()
 
     def start(self, about: About, identity: str, mode: str, stop: Callable[[], None], sweep: str | None = None) -> "Mirror":
         """The run in this very mode; raises whatever W&B raises."""
-        where = Path(self.dir or "outputs")
+        where = Path(self.dir or OUTPUTS)
         for older in (where / "wandb").glob(f"*run-*-{identity}"):
             if (older / PENDING).exists():  # its training was killed, or it failed; all it holds is logged again
                 durable.remove(older)
@@ -98,9 +120,10 @@ class Wandb(Tracker):
             project=self.project,
             entity=self.entity,
             group=self.group,
-            name=about.name,
-            tags=about.tags,
-            job_type=about.kind,
+            name=shortened(self.name or about.name, LONGEST_NAME),
+            tags=[shortened(tag, LONGEST_TAG) for tag in dict.fromkeys([*about.tags, *self.tags])],
+            notes=self.notes,
+            job_type=self.job_type or about.kind,
             dir=str(durable.folder(where)),
             config=about.config,
             mode=mode,
@@ -110,10 +133,6 @@ class Wandb(Tracker):
         )
         if not run.offline:
             tell(f"W&B: {run.project_url}")
-        for name in ("step", "epoch"):
-            run.define_metric(f"{about.kind}/{name}")
-        for name in (f"{about.kind}/*", "val/*"):
-            run.define_metric(name, step_metric=f"{about.kind}/{'epoch' if about.kind == 'finetune' else 'step'}")
         return Mirror(run, about, replace(self, entity=run.entity or self.entity))
 
 
@@ -122,23 +141,36 @@ class Mirror(Run):
 
     def __init__(self, run: Any, about: About, tracker: Wandb):
         self.run, self.id, self.about, self.tracker = run, run.id, about, tracker
-        self.last = run.starting_step - 1  # the newest step that the server has
+        self.logged, self.axis = Logged(run.starting_step - 1), "epoch" if about.kind == "finetune" else "step"
+        self.defined: set[str] = set()
         self.folder = Path(run.settings.sync_dir)
         self.where = run.url or os.path.relpath(self.folder)
         self.results: dict[str, Any] = {}
         self.note(None)
 
     def log(self, row):
-        if row["step"] > self.last:
-            self.last = row["step"]
-            named = {k if "/" in k else f"{self.about.kind}/{k}": v for k, v in row.items()}
+        named = {k if "/" in k else f"{self.about.kind}/{k}": v for k, v in self.logged.new(row).items()}
+        for name in named.keys() - self.defined:
+            self.define(name)
+        if named:
             self.tried(lambda: self.run.log(named, step=row["step"]))
+
+    def define(self, name: str) -> None:
+        """Says against what a curve is drawn and what of it the summary shows. Of a fine-tuning that is nothing: its curves
+        are one label draw's, and its summary holds the results of all. Of a monitor, where more is better, the best too."""
+        self.defined.add(name)
+        axes = [f"{self.about.kind}/{axis}" for axis in ("step", "epoch", "images")]
+        against = None if name in axes else f"{self.about.kind}/{self.axis}"
+        best = "last,max" if name.startswith("monitor/") else None
+        shown = "none" if self.about.kind == "finetune" else best
+        self.tried(lambda: self.run.define_metric(name, step_metric=against, summary=shown))
 
     def summary(self, values):
         self.results |= values
-        self.tried(lambda: self.run.summary.update(values))
 
     def pictures(self, pngs):
+        if not self.tracker.images:
+            return
         files = {title: self.folder / "pictures" / f"{title}.png" for title in pngs}
         with suppress(StorageError):
             for title, png in pngs.items():
@@ -160,7 +192,8 @@ class Mirror(Run):
                 within(LINEAGE, self.link)
                 linked = True
             except Exception as error:  # noqa: BLE001
-                tell(f"W&B: what came from what is not there yet ({first_line(error)}); `{SYNC}` adds it")
+                tell(f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it")
+        self.tried(lambda: self.run.summary.update(self.results))  # last, so that nothing replaces it
         self.tried(lambda: self.run.finish(exit_code=code))
         if self.run is not None and not self.run.offline and linked:
             durable.remove(self.folder / PENDING)
@@ -198,12 +231,18 @@ class Mirror(Run):
         except TimeoutError:
             self.run = None
             _offline.set()
-            tell(f"W&B: the server did not answer in time; `{SYNC}` uploads what it does not have")
+            tell(f"W&B: the server did not answer in time; `{self.tracker.uploading}` uploads what it does not have")
         except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
             self.run = None
             if isinstance(error, ConnectionError):
                 let_go()
-            tell(f"W&B stopped ({type(error).__name__}: {first_line(error)}); metrics are in the store, `{SYNC}` uploads them")
+            why = f"{type(error).__name__}: {first_line(error)}"
+            tell(f"W&B stopped ({why}); metrics are in the store, `{self.tracker.uploading}` uploads them")
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and an ellipsis if it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def cells(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +308,7 @@ def sync(folder: Path) -> str:
             start["url"] = tracker.shown(about.uses[-1].folder)
             record["summary"] |= {"pretrain/url": start["url"]} if record["summary"] else {}
         run = tracker.start(about, record["id"], "online", lambda: None)
-        for row in curves.read(about.folder):
+        for row in curves.record(about.folder):
             run.log(row)
         if uploaded:
             run.tried(lambda: run.run.summary.update(record["summary"]))

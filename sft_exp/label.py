@@ -17,6 +17,7 @@ import base64
 import io
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -205,8 +206,18 @@ def tell(ask: Ask, made: Sheet) -> None:
     if curve.exists():
         print(forecast.words(json.loads(curve.read_text()), ask.n))
     else:
-        print(f"What they would bring: python -m sft_exp.forecast run={ask.run} n={ask.n}")
-    print(f"Train with them: the run's command and {made.key}={ask.folder / 'labels.csv'}")
+        print("What they would bring:", shlex.join(["python", "-m", "sft_exp.forecast", f"run={ask.run}", f"n={ask.n}"]))
+    print(f"Train with them: {training(ask, made)}")
+
+
+def training(ask: Ask, made: Sheet) -> str:
+    """The run's own command with the new table of labels."""
+    from sft_exp import recipe
+
+    result = json.loads((Path(ask.run) / "results.json").read_text())
+    replaced = (made.key, "labels_total") if made.key == "labels" else (made.key,)
+    kept = [o for o in recipe.overrides(result["config"], result["choices"]) if o.partition("=")[0] not in replaced]
+    return recipe.command([*kept, f"{made.key}={recipe.quoted(str((ask.folder / 'labels.csv').absolute()))}"])
 
 
 def serve(ask: Ask) -> None:

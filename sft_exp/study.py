@@ -36,6 +36,7 @@ class Conclusion:
     pictures: list[Picture] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)  # for study.json
     files: dict[str, str] = field(default_factory=dict)  # others to write beside it: name -> text
+    command: str = ""  # a complete command that is worth running next
 
 
 @dataclass
@@ -90,6 +91,7 @@ def body(found: Conclusion, command: str) -> str:
             f"<h1>{escape(found.title)}</h1>",
             f'<p class="verdict">{escape(answer)}</p>',
             *(f"<p>{escape(sentence)}</p>" for sentence in others),
+            *([f'<p>Run it:</p><pre class="command">{escape(found.command)}</pre>'] if found.command else []),
             page.table(found.table, found.numbers, ()),
             *(f'<p class="soft">{escape(note)}</p>' for note in found.notes),
             page.pictures(found.pictures),
@@ -107,6 +109,7 @@ def markdown(found: Conclusion, command: str) -> str:
         f"# {found.title}",
         f"**{answer}**",
         "\n".join(f"* {sentence}" for sentence in others),
+        f"Run it:\n\n    {found.command}" if found.command else "",
         *(f"![{picture.title}]({picture.name}.png)\n\n{picture.caption}" for picture in found.pictures),
         "\n".join(
             [
@@ -134,5 +137,7 @@ def tell(found: Conclusion) -> None:
     screen.print(table)
     for sentence in found.sentences:
         screen.print(sentence, soft_wrap=whole)
+    if found.command:
+        screen.print(f"Run it: {found.command}", soft_wrap=True)  # a command that is broken over lines cannot be copied
     for note in found.notes:
         screen.print(note, style="dim", soft_wrap=whole)

@@ -1,14 +1,19 @@
 """A study lays out its own sweep, and its sentences follow from what the sweep's jobs left."""
 
 import json
+import shlex
+import shutil
 import subprocess
+from functools import cache
 from math import exp, log
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_sweeps import command, environment
 
-from sft_exp import config
+from sft_exp import api, config
 from sft_exp.compare import Job
 from sft_exp.errors import ConfigError
 from sft_exp.listed import listed
@@ -161,24 +166,60 @@ def test_steps_are_paired_and_judged_together():
 
 
 @pytest.mark.slow
-def test_choosing_halves_inside_the_budget_and_writes_an_experiment(tmp_path):
-    given = ["study=choose", "study.pretrainers=[none,vae]", "study.optims=[adam]", "hydra.sweeper.least=3", "draws=1"]
+def test_choosing_halves_inside_the_budget_and_ends_with_a_recipe_that_can_be_run(tmp_path, monkeypatch):
+    """From another folder, where nothing is in the store, the printed command and best.yaml give the job's own numbers."""
+    pictures(tmp_path / "a b/photos")
+    given = ["study=choose", "study.pretrainers=[none,vae]", "study.optims=[adam]", "hydra.sweeper.least=3", "draws=2"]
+    given += ["dataset=image_folder", "dataset.root='a b/photos'", "labels=4", "encoder=conv", "encoder.channels=[8,8]"]
     said = started(*given, "pretrain.steps=20", "tracker=none")
     (folder,) = Path("outputs/multirun").iterdir()
     jobs = [json.loads(f.read_text())["config"]["finetune"]["steps"] for f in folder.glob("*/results.json")]
     assert sorted(jobs) == [3, 3, 3, 3, 9, 9, 27]
-    best = json.loads((folder / "study.json").read_text())["best"]
+    about = json.loads((folder / "study.json").read_text())
+    best = about["best"]
     assert f"Take pretrainer={best['pretrainer']} strategy={best['strategy']} optim=adam" in said
     (tmp_path / "mine/experiment").mkdir(parents=True)
     (tmp_path / "mine/experiment/best.yaml").write_text((folder / "best.yaml").read_text())
-    shown = started("--config-dir", str(tmp_path / "mine"), "experiment=best", "--cfg", "job", "--package", "strategy")
-    assert f"sft_exp.strategies.{best['strategy']}." in shown
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (line,) = [line for line in said.splitlines() if line.startswith("Run it: ")]
+    program, *printed = shlex.split(line.removeprefix("Run it: "))
+    assert program == "python"
+    for words in (printed[2:], ["--config-dir", str(tmp_path / "mine"), "experiment=best"]):
+        started(*words, "store=fresh", "report=false")
+        result = json.loads(Path("outputs/latest/results.json").read_text())
+        assert [result[split]["accuracy"] for split in ("val", "test")] == [about["val"], about["test"]]
+        shutil.rmtree("fresh")
+
+
+def pictures(folder: Path) -> None:
+    """Twenty small images of each of two classes that can be told apart."""
+    rng = np.random.default_rng(0)
+    for name, brightness in (("dark", 60), ("light", 180)):
+        (folder / name).mkdir(parents=True)
+        for n in range(20):
+            pixels = rng.normal(brightness, 40, (16, 16)).clip(0, 255).astype("uint8")
+            Image.fromarray(pixels).save(folder / name / f"{n}.png")
+
+
+def test_a_budget_that_every_rung_sets_is_refused():
+    for given in ("finetune.steps=50", "finetune.horizon=90"):
+        said = started("study=choose", given, "tracker=none", code=2)
+        assert given in said
+        assert "hydra.sweeper.least" in said
+    assert not list(Path().iterdir())
 
 
 def finished(optim, strategy, steps, val, test):
     keys = {"pretrainer": "vae", "strategy": strategy, "optim": optim, "optim.lr": 0.1, "finetune.steps": steps}
-    result = {"val": {"accuracy": val}, "test": {"accuracy": test}}
-    return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, {**result, "stages": {}})
+    config, choices = composed(f"optim={optim}", f"strategy={strategy}", f"finetune.steps={steps}")
+    result = {"val": {"accuracy": val}, "test": {"accuracy": test}, "config": config, "choices": choices, "stages": {}}
+    return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, result)
+
+
+@cache
+def composed(*overrides):
+    return api.compose(list(overrides))
 
 
 def test_the_pick_is_of_the_last_rung_and_its_distance_is_read_off_the_full_grid():

@@ -1,10 +1,10 @@
 """Which pretrainer, strategy and optimizer for these labels? Successive halving inside the label budget, by validation."""
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sft_exp import recipe
 from sft_exp.compare import Job, collect, percent
 from sft_exp.errors import require
 from sft_exp.study import Conclusion, Study, cost
@@ -45,23 +45,25 @@ class Choose(Study):
     def conclude(self, jobs):
         order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
         best = order[0]
-        overrides = {key: best.settings[key] for key in KEYS}
-        command = shlex.join(["python", "-m", "sft_exp", *(f"{k}={v}" for k, v in kept(best).items()), "finetune.horizon=null"])
-        sentences = [f"Take {' '.join(f'{k}={v}' for k, v in overrides.items())}: validation {percent(best.val)} %."]
+        picked = {key: best.settings[key] for key in KEYS}
+        config, options = alone(best.result["config"]), best.result["choices"]
+        command = recipe.command(recipe.overrides(config, options))
+        sentences = [f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."]
         if self.against:
             grid = collect([Path(self.against)])
             sentences.append(f"{distance(best, grid)} {share(jobs, grid)}")
         return Conclusion(
             f"Choice for {best.settings['dataset']}, labels={best.settings['labels']}",
-            [*sentences, f"Run it: {command}"],
+            sentences,
             (HEAD, [[*(str(j.settings[k]) for k in KEYS), str(steps(j)), percent(j.val), percent(j.test)] for j in order]),
             ["optim.lr", "steps", "val", "test"],
             [
                 "The choice is made by validation inside the label budget; test stands beside it to be read, not to choose by.",
                 f"Cost: {cost(jobs):.0f} s of computing.",
             ],
-            facts={"best": overrides, "val": best.val, "test": best.test, "run": command},
-            files={"best.yaml": "".join(f"{line}\n" for line in yaml(overrides, command))},
+            facts={"best": picked, "val": best.val, "test": best.test, "run": command},
+            files={"best.yaml": recipe.experiment(config, options, f"Chosen by study=choose: {command}")},
+            command=command,
         )
 
 
@@ -69,21 +71,11 @@ def steps(job: Job) -> int:
     return int(job.settings["finetune.steps"])
 
 
-def kept(job: Job) -> dict[str, Any]:
-    """What the command needs: the choices, and the protocol of the study."""
-    return {key: job.settings[key] for key in ("dataset", *KEYS, "labels", "finetune.steps")}
-
-
-def yaml(overrides: dict[str, Any], command: str) -> list[str]:
-    """An experiment file: what a user puts into conf/experiment/."""
-    groups = {k: v for k, v in overrides.items() if "." not in k}
-    return [
-        "# @package _global_",
-        f"# Chosen by study=choose: {command}",
-        "defaults:",
-        *(f"  - override /{group}: {option}" for group, option in groups.items()),
-        f"optim: {{lr: {overrides['optim.lr']}}}",
-    ]
+def alone(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a job of the last rung as one undisturbed run, which ends in the same numbers."""
+    budget = {**config["finetune"], "after": None}
+    length = budget["epochs"] if budget["steps"] is None else budget["steps"]
+    return {**config, "finetune": {**budget, "horizon": None if budget["horizon"] == length else budget["horizon"]}}
 
 
 def share(jobs: list[Job], grid: list[Job]) -> str:

@@ -42,31 +42,30 @@ CURVES = {
         {"mark": {"type": "line", "point": True}, "encoding": {"y": {**TEST, "aggregate": "mean"}}},
     ],
 }
+CHARTS = {"heat": HEAT, "curves": CURVES}
+TITLES = {"heat": "learning rate x optimizer", "curves": "label efficiency"}
 COLUMNS = (
     "config:choices.value.pretrainer", "config:choices.value.encoder", "config:choices.value.strategy",
     "config:choices.value.optim", "config:optim.value.lr", "config:labels.value", "config:seed.value",
     "summary:val/score", "summary:val/accuracy", "summary:test/score", "summary:test/accuracy", "summary:gain_vs_scratch",
-    "summary:verdict", "summary:pretrain/url",
+    "summary:verdict/text", "summary:pretrain/url",
 )  # fmt: skip
 
 
 def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
-    """The view; `charts` are the presets' ids by name."""
+    """The view; `charts` are the presets' ids by name. A chart without a preset is left out."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
-    def chart(name: str, strings: dict[str, str], **fields: str) -> Any:
-        return wr.CustomChart(
-            query={"summaryTable": {"tableKey": wandb.TABLE}},
-            chart_name=charts[name],
-            chart_fields=fields,
-            chart_strings=strings,
-        )
+    def chart(name: str, strings: dict[str, str], **fields: str) -> list[Any]:
+        query = {"summaryTable": {"tableKey": wandb.TABLE}}
+        made = [charts[name]] if name in charts else []
+        return [wr.CustomChart(query=query, chart_name=m, chart_fields=fields, chart_strings=strings) for m in made]
 
     columns = [wr.Config(key) for key in ("choices.pretrainer", "choices.strategy", "choices.optim", "optim.lr", "labels")]
     answers: list[Any] = [
-        chart("heat", {"z": "validation score"}, x="lr", y="optimizer", z="val_score"),
+        *chart("heat", {"z": "validation score"}, x="lr", y="optimizer", z="val_score"),
         wr.BarPlot(
             title="Gain over scratch by pretrainer",
             metrics=[wr.SummaryMetric("gain_vs_scratch")],
@@ -74,7 +73,7 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
             groupby_aggfunc="mean",
             groupby_rangefunc="stderr",
         ),
-        chart("curves", {}, x="labels", y="test_score", group="pretrainer"),
+        *chart("curves", {}, x="labels", y="test_score", group="pretrainer"),
         wr.ParallelCoordinatesPlot(
             title="Every setting",
             columns=[
@@ -85,6 +84,8 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
     ]
     training: list[Any] = [
         wr.LinePlot(title="Pretraining", x="pretrain/step", y=["pretrain/loss"]),
+        wr.LinePlot(title="Accuracy read off the features", x="pretrain/images", y=["monitor/probe", "monitor/knn"]),
+        wr.LinePlot(title="Dimensions of the features used", x="pretrain/images", y=["monitor/rank"]),
         wr.LinePlot(title="Fine-tuning", x="finetune/epoch", y=["finetune/loss"], log_y=True),
         wr.LinePlot(title="Validation", x="finetune/epoch", y=["val/accuracy"]),
     ]
@@ -118,6 +119,17 @@ def preset(api: Any, entity: str, name: str, spec: dict[str, Any]) -> str:
         return f"{entity}/{name}"
 
 
+def presets(api: Any, entity: str) -> dict[str, str]:
+    """The ids of the charts' presets by name. One that the server does not take is said to be missing, in a line."""
+    made = {}
+    for name, spec in CHARTS.items():
+        try:
+            made[name] = preset(api, entity, name, spec)
+        except Exception as error:  # noqa: BLE001 - whatever the server says, the other charts are worth having
+            print(f"sft_exp.dashboard: without the chart {TITLES[name]}: {wandb.first_line(error)}", file=sys.stderr)
+    return made
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sft_exp.dashboard", description=__doc__)
     parser.add_argument("--project", default="sft_exp")
@@ -126,8 +138,7 @@ def main() -> int:
     try:
         api = wandb.library().Api()
         entity = args.entity or api.default_entity
-        charts = {name: preset(api, entity, name, spec) for name, spec in (("heat", HEAT), ("curves", CURVES))}
-        saved = workspace(entity, args.project, charts).save()
+        saved = workspace(entity, args.project, presets(api, entity)).save()
     except ImportError as error:
         print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
         return 2

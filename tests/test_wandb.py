@@ -340,6 +340,20 @@ def test_the_dashboard_is_saved(online, server):
     assert len(server.state()["charts"]) == 2
 
 
+@pytest.mark.skipif(not find_spec("wandb_workspaces"), reason="wandb-workspaces is not installed")
+@pytest.mark.filterwarnings("default")
+def test_a_dashboard_does_without_the_charts_that_cannot_be_made(online, server):
+    for refused, left in (("sft_exp-heat", ["sft_exp-curves"]), ("sft_exp-", [])):
+        server.fault(refused, status=400, times=100)
+        said = program(online, sys.executable, "-m", "sft_exp.dashboard", "--project", refused.replace("-", "_"))
+        assert said.count("sft_exp.dashboard: without the chart") == 2 - len(left), said
+        state = server.state()
+        spec = json.dumps(state["views"][-1]["spec"])
+        assert [chart["name"].rpartition("-")[0] for chart in state["charts"]] == left or not left
+        assert all((name in spec) == (name in left) for name in ("sft_exp-heat", "sft_exp-curves"))
+        assert "gain_vs_scratch" in spec
+
+
 @pytest.mark.skipif(not find_spec("tensorboard"), reason="tensorboard is not installed")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_is_the_same_seam(env):

@@ -95,7 +95,12 @@ def quoted(value: Any) -> str:
         return "[" + ",".join(map(quoted, value)) + "]"
     if not isinstance(value, str):
         return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    if value and all(c.isalnum() or c in "_-./" for c in value) and value[0].isalpha() and value.lower() not in WORDS:
+    if (
+        value
+        and all(c.isalnum() or c in "_-./" for c in value)
+        and (value[0].isalpha() or value[0] == "/")
+        and value.lower() not in WORDS
+    ):
         return value
     return "'" + value.replace("'", "\\'") + "'"
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,14 @@ def table(path):
     return list(csv.reader(io.StringIO(Path(path).read_text())))
 
 
+def printed(said):
+    """The overrides of the command that `sft_exp.label` prints."""
+    (line,) = [line for line in said.splitlines() if line.startswith("Train with them: ")]
+    program, *words = shlex.split(line.removeprefix("Train with them: "))
+    assert (program, words[:2]) == ("python", ["-m", "sft_exp"])
+    return words[2:]
+
+
 # Choosing
 
 
@@ -42,7 +51,8 @@ def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(r
     code = label.main([f"run={run}", "n=7", f"label.strategy={strategy}", "out=sheet", "serve=false"])
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
-    assert "labels=sheet/labels.csv" in said.out
+    again = printed(said.out)
+    assert again[-1] == f"labels={Path('sheet/labels.csv').absolute()}"
     first = json.loads((run / "results.json").read_text())["stages"]["finetune"]["folder"]
     known = json.loads((Path(first) / "labels.json").read_text())["labelled"]
     chosen = [row[0] for row in table("sheet/chosen.csv")[1:] if row[1]]
@@ -52,7 +62,9 @@ def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(r
 
     made = sheet.load(Path("sheet"))
     Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(chosen, "3")))  # an annotator who always says 3
-    job = sft_exp.api.pipeline.prepare(sft_exp.api.config.experiment(*sft_exp.api.compose([*SMALL, "labels=sheet/labels.csv"])))
+    job = sft_exp.api.pipeline.prepare(sft_exp.api.config.experiment(*sft_exp.api.compose(again)))
+    assert type(job.experiment.strategy).__name__ == "Linear", "the run's own command, but for the labels"
+    assert job.experiment.draws == 3
     labelled = splits.make(job.corpus, job.labels, 0).labelled
     assert labelled.ids == sorted([*known, *chosen])
     assert {int(labelled.y[labelled.ids.index(name)]) for name in chosen} == {3}
@@ -183,10 +195,10 @@ def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
     own = ["dataset=image_folder", *where, "dataset.size=16", "encoder=mlp", "draws=1"]
     sft_exp.run([*SMALL, *own], "run")
     assert label.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0
-    assert "dataset.labels=sheet/labels.csv" in capsys.readouterr().out
+    again = printed(capsys.readouterr().out)
     made = sheet.load(Path("sheet"))
     Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(made.chosen, "light")))
-    result = sft_exp.run([*SMALL, *own, f"dataset.labels={tmp_path}/sheet/labels.csv"], "again")
+    result = sft_exp.run(again, "again")
     if layout == "split":
         assert (result["data"]["train"], result["data"]["labelled"], result["data"]["test"]) == (16, 16, 12)
     else:

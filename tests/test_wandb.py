@@ -220,6 +220,21 @@ def test_the_summary_is_results_json(online, server, val, labels):
     assert bool(curve) == (val != "cv")
 
 
+def test_names_tags_and_notes_are_the_users_and_pictures_stay_at_home(online, server):
+    """W&B's environment variables count, a key of ours before them; tags of both stand beside those of the options."""
+    user = {"WANDB_TAGS": "paper,ablation", "WANDB_NOTES": "first try", "WANDB_NAME": "mine", "WANDB_RUN_GROUP": "ours"}
+    given = ("tracker.tags=[a]", "tracker.name=better", "tracker.images=false", "optim=sgd", "report=true")
+    experiment({**online, **user, "WANDB_JOB_TYPE": "night"}, *LITTLE[:-1], *given)
+    first, second = sorted(clean(server)["runs"], key=lambda r: r["run_id"], reverse=True)
+    assert {r["display_name"] for r in (first, second)} == {"better"}
+    assert sorted(first["tags"]) == ["a", "ablation", "paper"], "how one fine-tunes is not the pretraining's"
+    assert sorted(second["tags"]) == ["a", "ablation", "optim:sgd", "paper"]
+    for one in (first, second):
+        assert (one["notes"], one["group"], one["job_type"]) == ("first try", "ours", "night")
+        assert not [file for file in one["files"] if "pictures" in file]
+    assert second["summary"]["test/accuracy"] > 0
+
+
 @pytest.mark.slow
 def test_the_same_once_more_adds_nothing_and_a_report_its_pictures(online, server):
     for more in ((), ("report=true",)):
@@ -394,6 +409,8 @@ def of_a_sweep(state):
     assert settings == {(n, f"torch.optim.{k}", lr) for n, k in (("sgd", "SGD"), ("adam", "Adam")) for lr in (1e-2, 1e-3)}
     results = [json.loads(f.read_text())["test"]["accuracy"] for f in folder.glob("*/results.json")]
     assert sorted(r["summary"]["test/accuracy"] for r in tuned) == sorted(results)
+    names = {f"optim={optim} optim.lr={rate}" for optim in ("sgd", "adam") for rate in ("1e-2", "1e-3")}
+    assert {r["display_name"] for r in tuned} == names, "what varies, and nothing else"
     assert len(find(f"{folder}/wandb/*run-*")) == 5, "one folder for a sweep"
     return folder
 

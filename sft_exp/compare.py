@@ -21,9 +21,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import durable
+from sft_exp import durable, health
+from sft_exp.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError, Failure
 from sft_exp.reports.page import Grid
+from sft_exp.verdict import WITHHELD
 
 SILENT = (
     "tracker",
@@ -79,6 +81,23 @@ class Job:
     @property
     def verdict(self) -> dict[str, Any]:
         return self.result.get("verdict", {})
+
+    @property
+    def gain(self) -> float | None:
+        """Over scratch, where that trained."""
+        return None if self.verdict.get("word") == WITHHELD else self.verdict.get("difference")
+
+    def faults(self, arm: str) -> list[str]:
+        """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
+        return self.result.get("faults", {}).get(arm) or [""] * len(self.result.get("draws", {}).get(arm, []))
+
+    @property
+    def said(self) -> str:
+        """The verdict's word, or which of the two arms that it compares failed to train."""
+        names = {SCRATCH: SCRATCH, MAIN: MAIN if self.verdict else ""}  # without a pretraining nothing is called pretrained
+        failures = [f"{name} {how}".strip() for arm, name in names.items() if (how := health.state(self.faults(arm)))]
+        word = self.verdict.get("word", "")
+        return "; ".join([*([word] if word and word != WITHHELD else []), *failures])
 
 
 @dataclass(frozen=True)
@@ -174,7 +193,7 @@ class Comparison:
         head = ["job", *(self.names[k] for k in self.keys), "seeds", "val", "± val", "test", "± test", "gain", "verdict", "state"]
         body = []
         for r in self.rows:
-            words = [str(j.verdict["word"]) for j in r.done if j.verdict]
+            words = [j.said for j in r.done if j.said]
             states = [j.state for j in r.jobs if j.state != "done"]
             body.append(
                 [
@@ -185,7 +204,7 @@ class Comparison:
                     percent(spread(r, "val", self.several)),
                     percent(r.test),
                     percent(spread(r, "test", self.several)),
-                    percent(mean(j.verdict["difference"] for j in r.done if j.verdict), "+"),
+                    percent(mean(j.gain for j in r.done), "+"),
                     counted(words),
                     counted(states),
                 ]
@@ -215,6 +234,11 @@ class Comparison:
             lines.append("val=full: validation uses labels outside the budget.")
         if any(j.settings.get("protocol.transductive") for j in self.jobs):
             lines.append("protocol.transductive=true: test images, without their labels, may have been pretrained on.")
+        if failed := [j.name for j in self.jobs if any((*j.faults(SCRATCH), *j.faults(MAIN)))]:
+            lines.append(
+                f"Trainings diverged or collapsed in jobs {ranges(failed)}: the verdict's column names the "
+                "arms. A difference from a scratch arm that did is no gain and is left out."
+            )
         if any(j.verdict for j in self.jobs):
             lines.append(
                 f"gain: points of test {self.score} over the same model from scratch with the same settings, which need not be "
@@ -254,7 +278,7 @@ class Comparison:
             settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]
             measured = [j.result.get(split, {}).get(s) for split in ("val", "test") for s in scores]
             scratch = j.result.get("controls", {}).get("scratch", {}).get(j.score)
-            told = [j.verdict.get(k) for k in ("difference", "low", "high", "word")]
+            told = [j.gain, *(None if j.gain is None else j.verdict.get(k) for k in ("low", "high")), j.said]
             writer.writerow([j.name, j.state, j.status.get("exit_code"), first_line(j), *settings, *measured, scratch, *told])
         return text.getvalue()
 
@@ -359,7 +383,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def counted(words: list[str]) -> str:
-    """`helped`; where they differ, `cannot tell 1, helped 2`."""
+    """Empty without words; `helped`; where they differ, `cannot tell 1, helped 2`."""
     groups = [(word, len(list(same))) for word, same in groupby(sorted(words))]
     return groups[0][0] if len(groups) == 1 else ", ".join(f"{word} {n}" for word, n in groups)
 

@@ -1,12 +1,16 @@
 """A training's record read back: its curves, and whether they had stopped falling."""
 
 import json
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
 
 MONITORS = "monitors.jsonl"  # in a pretraining's folder: one row for each look at the features
 SHARE = 0.05  # of a loss's whole fall
+RISEN = 3.0  # times the first loss
+LEAST = 1.0  # nats, or squared spreads of the labels: smaller first losses count as this
+EXPLODED = 1e6  # no mean loss of a fine-tuning that works is this large
 LEARNT = 0.01  # nats: each label is given a probability of about 0.99; cross-entropy falls for ever below, to no effect
 
 
@@ -48,7 +52,8 @@ def column(rows: list[dict[str, float]], name: str) -> tuple[list[int], list[flo
 
 
 def converged(losses: list[list[float]]) -> bool:
-    """Whether the losses of these trainings (one list each, in the order of steps) had stopped falling, taken together.
+    """Whether the losses of these trainings (one list each, in the order of steps) had stopped falling, taken together, and
+    none of them had risen instead (`exploded`).
 
     They have not if the mean of the last quarter lies above LEARNT, and below the mean of the quarter before it by more
     than SHARE of the fall from the first quarter to the last (an exponential fall then fits fewer than five of its time
@@ -58,11 +63,23 @@ def converged(losses: list[list[float]]) -> bool:
     losses = [loss for loss in losses if loss]
     if not losses:
         return True
+    if any(map(exploded, losses)):
+        return False
     if min(map(len, losses)) < 8:
         return False
     first, third, last, noise = zip(*map(quarters, losses), strict=True)
     drop, fall = fmean(third) - fmean(last), fmean(first) - fmean(last)
     return fmean(last) < LEARNT or drop <= max(SHARE * fall, 2 * sqrt(sum(noise)) / len(losses))
+
+
+def exploded(loss: list[float]) -> bool:
+    """Whether a loss ended far above where it began, or beyond any sensible number: flat there, it has still not converged."""
+    return ended(loss) > min(RISEN * max(abs(loss[0]), LEAST), EXPLODED)
+
+
+def ended(values: Sequence[float]) -> float:
+    """The mean of a record's last quarter."""
+    return fmean(values[-max(1, len(values) // 4) :])
 
 
 def quarters(loss: list[float]) -> tuple[float, float, float, float]:

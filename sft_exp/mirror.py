@@ -15,6 +15,7 @@ from sft_exp.jobs import Job, stage
 from sft_exp.stages.context import Context
 from sft_exp.stages.pretrain import strip
 from sft_exp.track import About, Artifact
+from sft_exp.verdict import WITHHELD
 
 OF_PRETRAINING = (
     "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "augment",
@@ -139,7 +140,8 @@ def summary(result: dict[str, Any], url: str) -> dict[str, Any]:
     score = result["score"]
     alike = {f"{split}/score": result[split][score] for split in ("test", "val") if score in result[split]}
     if result["verdict"]:
-        alike["gain_vs_scratch"] = result["verdict"]["difference"]
+        if result["verdict"]["word"] != WITHHELD:  # else the difference is none to sort runs by
+            alike["gain_vs_scratch"] = result["verdict"]["difference"]
     if url:
         alike["pretrain/url"] = url
     return {**flattened({k: v for k, v in result.items() if k not in NO_RESULT}), **alike}

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from sft_exp import curves, mirror, splits
+from sft_exp import curves, health, mirror, splits
 from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
 from sft_exp.compressors.distill import ALONE
 from sft_exp.errors import NonFiniteError, ToleranceError
@@ -15,7 +15,7 @@ from sft_exp.jobs import Job, prepare, stage
 from sft_exp.progress import bar
 from sft_exp.stages.context import Context, Stop
 from sft_exp.store import Request, Result, Stage, Store
-from sft_exp.verdict import Verdict, judge
+from sft_exp.verdict import WITHHELD, Verdict, given_faults, judge
 
 __all__ = ["Job", "names", "prepare", "run", "stage"]
 
@@ -92,7 +92,8 @@ def results(job: Job) -> dict[str, Any]:
     if SCRATCH in scores and job.requests["pretrain"] and job.requests["finetune"][main[0]]["start"]:
         pretrained, scratch = ([s[score] for s in scores[arm]] for arm in (MAIN, SCRATCH))
         gains = [a - b for a, b in zip(pretrained, scratch, strict=True)]
-        verdict = judge([gains], fmean(d.ratio for d in labelled), covers(job), score=e.task.columns[score])
+        judged = judge([gains], fmean(d.ratio for d in labelled), covers(job), score=e.task.columns[score])
+        verdict = given_faults(judged, health.said(faults(job, SCRATCH)), health.said(faults(job, MAIN)))
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return {
         "score": score,
@@ -106,7 +107,7 @@ def results(job: Job) -> dict[str, Any]:
         "likelihood": likelihoods[0] if likelihoods else {},
         "stages": {
             "pretrain": {**about(started_from(job)), **transferred(started_from(job)), **last(started_from(job))},
-            "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not falling(job), **rates(job)},
+            "finetune": {**about([job.results["finetune"][i] for i in main]), "converged": not unsettled(job), **rates(job)},
             "evaluate": about([job.results["evaluate"][i] for i in main]),
             **{name: about(job.results[name]) for name in ("search", "validate", "compress", "bill") if job.results[name]},
             **({"export": {**about(made), **read(made[0], "export.json")}} if (made := job.results["export"]) else {}),
@@ -125,6 +126,7 @@ def results(job: Job) -> dict[str, Any]:
             "ratio": fmean(d.ratio for d in labelled),  # images tested over trained on, where draws are folds of one set
         },
         "draws": {arm: [s[score] for s in rows] for arm, rows in scores.items()},
+        "faults": {arm: found for arm in job.arms if any(found := faults(job, arm))},
         "bill": read(job.results["bill"][0], "bill.json") if job.results["bill"] else {},
         "folders": {
             "data": job.results["data"][0].folder.name,
@@ -150,7 +152,9 @@ def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, A
         _, metric = task.columns
         alone = scores.get(f"{SINGLE}{name}")
         if alone and all(metric in s for s in (*scores[MAIN], *alone)):
-            found[name] = beside(job, scores[MAIN], alone, metric, task.columns[metric], ("together", "alone"), SHARING)
+            ways = ("together", "alone")
+            dead = health.said(faults(job, f"{SINGLE}{name}"))
+            found[name] = beside(job, scores[MAIN], alone, metric, task.columns[metric], ways, SHARING, dead)
     return found
 
 
@@ -160,7 +164,8 @@ def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str,
         return {}
     task = job.experiment.task
     ways = ("with unlabelled images", "with the labels alone")
-    return beside(job, scores[MAIN], scores[LABELS_ONLY], task.score, task.columns[task.score], ways, ADDING)
+    dead = health.said(faults(job, LABELS_ONLY))
+    return beside(job, scores[MAIN], scores[LABELS_ONLY], task.score, task.columns[task.score], ways, ADDING, dead)
 
 
 def beside(
@@ -171,21 +176,34 @@ def beside(
     name: str,
     ways: tuple[str, str],
     says: dict[str, str],
+    dead: str = "",
 ) -> dict[str, Any]:
-    """A verdict on a difference that is not the pretraining's, and its sentence."""
+    """A verdict on a difference that is not the pretraining's, and its sentence; `dead` says how the other arm's training
+    failed, and then no word is given."""
     a, b = ([s[metric] for s in rows] for rows in (ours, theirs))
     ratio = fmean(splits.make(job.corpus, job.labels, d).ratio for d in range(job.experiment.draws))
     said = judge([[x - y for x, y in zip(a, b, strict=True)]], ratio, "")
     interval = "" if said.low is None or said.high is None else f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})"
     text = (
-        f"{name}: {100 * fmean(a):.1f} {ways[0]}, {100 * fmean(b):.1f} {ways[1]}, "
-        f"{100 * said.difference:+.1f} points{interval}: {says[said.word]}."
+        f"{name}: {100 * fmean(a):.1f} {ways[0]}, {100 * fmean(b):.1f} {ways[1]}, {100 * said.difference:+.1f} points{interval}"
     )
-    return {**asdict(said), "text": text}
+    if dead:
+        return {**asdict(said), "word": WITHHELD, "text": f"{text}; no verdict: {ways[1]}, it {dead}."}
+    return {**asdict(said), "text": f"{text}: {says[said.word]}."}
+
+
+def faults(job: Job, arm: str) -> list[str]:
+    """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
+    return [health.of(job.results["finetune"][i].folder) for i in job.arms[arm]]
 
 
 def falling(job: Job) -> list[str]:
-    """Of the two arms that the verdict compares, those whose training loss had not stopped falling."""
+    """Of the two arms that the verdict compares, those whose training loss had not stopped falling, and had not risen either."""
+    return [arm for arm in unsettled(job) if not any(map(curves.exploded, filter(None, losses(job, arm))))]
+
+
+def unsettled(job: Job) -> list[str]:
+    """Of the same two, those whose training loss had not converged."""
     return [arm for arm in (MAIN, SCRATCH) if arm in job.arms and not curves.converged(losses(job, arm))]
 
 

@@ -4,7 +4,7 @@ Shape legend: S pretraining seeds, D label draws. A difference is (pretrained - 
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite, sqrt
 from typing import TypeVar
 
@@ -14,25 +14,46 @@ LEVEL = 0.95
 SILENT_LEVEL = 0.99  # of the other sentences, where the primary one cannot tell
 MOST_DRAWS = 100  # counted as affordable
 MARGIN = 0.005  # of accuracy, or whatever the score is: less than this is too small to matter
+WITHHELD = "no verdict"
 SAYS = {
     "helped": "Pretraining helped",
     "hurt": "Pretraining hurt",
     "too small to matter": "The difference is too small to matter",
     "cannot tell": "Cannot tell whether pretraining helped",
+    WITHHELD: "No verdict",
 }
+REMEDY = (
+    "Give both arms a lower learning rate (optim.lr), or let each search its own among lower ones (optim.lr=search, "
+    "optim.hints.search.lr)."
+)
 Differences = Sequence[Sequence[float]]  # [S][D]
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    word: str  # one of SAYS
+    word: str  # one of SAYS; WITHHELD where the control did not train
     difference: float  # mean of (pretrained - scratch), a fraction
     low: float | None  # of the interval; None for a single draw, which has none
     high: float | None
     draws: int
     text: str
     level: float = LEVEL  # of the interval
+
+
+def given_faults(found: Verdict, control: str, ours: str = "", names: tuple[str, str] = ("scratch", "pretrained")) -> Verdict:
+    """The verdict, once it is known which trainings of the control and of our arm failed (`health.said`; empty: none).
+
+    A difference from a control that did not train says nothing of pretraining, so no word is given. Our own arm counts as it
+    is: a method under which training fails is worse than one under which it does not. But the text says so.
+    """
+    if control:
+        text = (
+            f"{SAYS[WITHHELD]}: {names[0]} {control}, so the difference of {100 * found.difference:+.1f} points says nothing "
+            f"about pretraining. {REMEDY}"
+        )
+        return replace(found, word=WITHHELD, text=text if not ours else f"{text} {names[1]} {ours}, too.")
+    return replace(found, text=f"{found.text} {names[1]} {ours}, and counts as it is. {REMEDY}") if ours else found
 
 
 def interval(differences: Differences, ratio: float = 0.0, level: float = LEVEL) -> tuple[float, float, float]:

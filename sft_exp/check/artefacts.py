@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable
+from sft_exp import durable, health
 from sft_exp.errors import DataError
 
 NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
@@ -110,6 +110,10 @@ class Run:
             rows, predicted = self.rows[one]
             found.append(sum(labels[r] == p for r, p in zip(rows, predicted, strict=True)) / max(1, len(rows)))
         return found
+
+    def faults(self, arm: str) -> list[str]:
+        """How the arm's training failed in each draw, from what the trainings left; empty strings where it did not."""
+        return [health.of(self.shelf.root / one.finetune) for one in self.arms.get(arm, [])]
 
     def labels_of(self, arm: Arm) -> tuple[list[str], list[str]]:
         """Names of the images (learnt from with their labels, chosen by)."""

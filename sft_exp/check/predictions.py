@@ -24,6 +24,7 @@ HIDDEN = {  # what predictions cannot show
     "4.1": "networks and trainings",
     "4.2": "weights",
     "4.3": "weights",
+    "4.6": "trainings",
     "5.1": "trainings",
     "5.2": "trainings",
     "6.1": "seals",

@@ -8,13 +8,13 @@ from math import isclose
 from statistics import fmean
 from typing import Any
 
-from sft_exp import curves, durable
+from sft_exp import curves, durable, health
 from sft_exp.arms import FLOORS, MAIN, SCRATCH
 from sft_exp.check import weights
 from sft_exp.check.artefacts import Arm, Run
 from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.copies import OVERLAP
-from sft_exp.verdict import MARGIN, SAYS, judge, word_of
+from sft_exp.verdict import MARGIN, SAYS, WITHHELD, given_faults, judge, word_of
 
 CLOSE = 1e-6  # two ways to the same accuracy or interval
 START = frozenset({"start"})
@@ -147,6 +147,16 @@ def arms(run: Run) -> Iterator[Grade]:
     low = [f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * fmean(ours):.1f} %" for arm, s in floors.items()]
     low = [text for text, s in zip(low, floors.values(), strict=True) if s >= fmean(ours)]
     yield ok("4.5", low) if floors else unknown("4.5", "there are no floors")
+    yield ok("4.6", failures(run)) if run.result["verdict"] else unknown("4.6", "there is no verdict")
+
+
+def failures(run: Run) -> Iterator[str]:
+    """Arms that the verdict compares although their training failed. Our own counts as it is, once the text names it."""
+    verdict = run.result["verdict"]
+    if (how := health.said(run.faults(SCRATCH))) and verdict["word"] != WITHHELD:
+        yield f"`{verdict['word']}` is stated, and {SCRATCH} {how}"
+    if (how := health.said(run.faults(MAIN))) and f"{MAIN} {health.state(run.faults(MAIN))}" not in verdict["text"]:
+        yield f"{MAIN} {how}, and the verdict does not say so"
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -177,7 +187,9 @@ def trainings(run: Run) -> Iterator[Grade]:
     for arm in (MAIN, SCRATCH):
         losses = [curves.column(curves.read(run.shelf.root / one.finetune), "loss")[1] for one in run.arms.get(arm, [])]
         if not curves.converged(losses):
-            falling.append(f"{arm}: its training loss was still falling")
+            falling.append(
+                f"{arm}: its training loss {'rose' if any(map(curves.exploded, filter(None, losses))) else 'was still falling'}"
+            )
     yield ok("5.2", falling)
 
 
@@ -241,8 +253,11 @@ def words(run: Run) -> Iterator[Grade]:
         if (stated is None) != (made is None) or (made is not None and not isclose(stated, made, abs_tol=CLOSE)):
             faults.append(f"{key} {percent(stated)} stated, {percent(made)} made from the draws")
     yield ok("7.1", faults)
+    if verdict["word"] == WITHHELD:
+        right = given_faults(right, health.said(run.faults(SCRATCH)))
     faults = [f"`{verdict['word']}` stated, `{right.word}` follows"] if verdict["word"] != right.word else []
-    if verdict["low"] is not None and verdict["word"] not in (word_of(verdict["low"], verdict["high"], MARGIN), "cannot tell"):
+    follows = (word_of(verdict["low"], verdict["high"], MARGIN), "cannot tell", WITHHELD) if verdict["low"] is not None else ()
+    if follows and verdict["word"] not in follows:
         faults.append(
             f"`{verdict['word']}` does not follow from the stated {percent(verdict['low'])} to {percent(verdict['high'])}"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-VERSION = "1.0"
+VERSION = "1.1"
 POINTS = {
     "1.1": "labels learnt from lie inside the budget",
     "1.2": "labels chosen by lie inside the budget",
@@ -19,6 +19,7 @@ POINTS = {
     "4.3": "the pretrained weights arrived",
     "4.4": "scratch and the floors stand beside the result",
     "4.5": "the result beats its floors",
+    "4.6": "no word is given on an arm whose training failed",
     "5.1": "every training ran to the end of its budget",
     "5.2": "the compared arms had converged",
     "6.1": "stored folders hold what they were sealed with",

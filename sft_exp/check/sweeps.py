@@ -8,14 +8,14 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from sft_exp import compare
+from sft_exp import compare, health
 from sft_exp.arms import MAIN, SCRATCH
 from sft_exp.check import runs
 from sft_exp.check.artefacts import Run
 from sft_exp.check.standard import Grade, ok
 from sft_exp.studies.attribution import judged, sentence
 from sft_exp.studies.label_efficiency import pretraining_of
-from sft_exp.verdict import LEVEL, SAYS, judge_all, shared
+from sft_exp.verdict import LEVEL, SAYS, WITHHELD, given_faults, judge_all, shared
 
 CHANCE = frozenset({"seed", "draw", "fold"})  # what a request may differ in and still be the same experiment
 
@@ -65,7 +65,14 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
     faults, words = [f"{name(key)} is missing" for key in gains if key not in stated], []
     if len({len(of) for of in gains.values()}) > 1:
         faults.append("its cells have different numbers of seeds")
-    verdicts = judge_all(gains, [k for k in gains if k[1] == about["primary"]], ratio, "", about["study"]["margin"])
+    judged_all = judge_all(gains, [k for k in gains if k[1] == about["primary"]], ratio, "", about["study"]["margin"])
+    verdicts, broken = {}, []
+    for key, judgement in judged_all.items():
+        scratch, main = (health.said([f for r in cells[key].values() for f in r.faults(arm)]) for arm in (SCRATCH, MAIN))
+        withheld = key in stated and stated[key]["word"] == WITHHELD
+        verdicts[key] = given_faults(judgement, scratch if withheld else "", main)
+        if scratch and not withheld:
+            broken.append(f"{name(key)}: a word is given, and {SCRATCH} {scratch}")
     for key, cell in stated.items():
         if key not in verdicts:
             faults.append(f"{name(key)} has no runs")
@@ -77,7 +84,7 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         told = cell["text"].startswith(SAYS[right.word]) and any(cell["text"] in sentence for sentence in about["sentences"])
         if cell["word"] != right.word or not told:
             words.append(f"{name(key)}: `{cell['word']}` stated, `{right.word}` follows")
-    return [ok("7.1", faults), ok("7.2", words)]
+    return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
 
 def beside(folder: Path, grades: list[Grade]) -> list[Grade]:
@@ -101,15 +108,20 @@ def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
         return [ok(point, [f"{arm} has no runs" for arm in missing]) for point in ("7.1", "7.2")]
     seeds = sorted(set.intersection(*(set(levels[arm]) for arm in arms)))
     rows = {arm: [levels[arm][seed] for seed in seeds] for arm in arms}
+    broken: list[str] = []
     for before, arm in pairwise(arms):
         told = about["steps"][arm]
-        made = judged(rows[before], rows[arm], shared(LEVEL, len(arms) - 1), about["study"]["margin"])
+        how = health.said([f for run in found if run.result["config"]["name"] == before for f in run.faults(MAIN)])
+        withheld = bool(how) and told["word"] == WITHHELD
+        made = judged(rows[before], rows[arm], shared(LEVEL, len(arms) - 1), about["study"]["margin"], withheld)
+        if how and not withheld:
+            broken.append(f"{arm}: a word is given, and {before} {how}")
         for field in ("difference", "low", "high", "level"):
             if not isclose(told[field], made[field], rel_tol=1e-4, abs_tol=runs.CLOSE):
                 faults.append(f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * made[field]:.2f} made from the draws")
         if told["word"] != made["word"] or sentence(arm, told, 100 * told["level"]) not in about["sentences"]:
             words.append(f"{arm}: `{told['word']}` stated, `{made['word']}` follows")
-    return [ok("7.1", faults), ok("7.2", words)]
+    return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
 
 def name(key: tuple[str, str]) -> str:

@@ -4,16 +4,17 @@ import shlex
 from statistics import fmean, variance
 from typing import Any
 
-from sft_exp import pipeline, splits, transfer
+from sft_exp import health, pipeline, splits, transfer
 from sft_exp.arms import CONTROLS, MAIN, SCRATCH
 from sft_exp.experiment import Experiment
 from sft_exp.jobs import Job
-from sft_exp.verdict import MOST_DRAWS, half_width
+from sft_exp.verdict import MOST_DRAWS, WITHHELD, half_width
 
 Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
 
 PRETRAINERS = ("dae", "vae", "ae", "gan")  # in the order in which they are worth a try
+NEVER = "not pretrained"  # the main arm's name where pretrainer=none
 VOID = {  # what a changed key leaves without meaning
     "encoder": ("encoder.", "features."),
     "pretrainer": ("pretrainer.", "features."),
@@ -30,8 +31,9 @@ def notes(job: Job, result: Result) -> list[str]:
     if not result["verdict"]:
         missing = "pretrainer=none starts from scratch" if no_pretraining(job.experiment) else "controls leaves scratch out"
         found.append(f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}.")
-    if not result["stages"]["finetune"]["converged"]:
-        arms = " and ".join(pipeline.falling(job))
+    broken = {arm: health.said(faults) for arm, faults in result.get("faults", {}).items()}
+    found += [f"{arm} {how}." for arm, how in broken.items() if f"{arm} {how}" not in result["verdict"].get("text", "")]
+    if not result["stages"]["finetune"]["converged"] and (arms := " and ".join(pipeline.falling(job))):
         found.append(f"not converged: the training loss ({arms}) was still falling at the end of the fine-tuning.")
     if result["stages"]["finetune"].get("lr_at_edge"):
         found.append("The best learning rate lies at the edge of those tried: widen optim.hints.search.lr.")
@@ -63,6 +65,14 @@ def generated(result: Result) -> str:
 
 def no_pretraining(e: Experiment) -> bool:
     return e.pretrainer.learns == "nothing"
+
+
+def called(job: Job, arm: str, result: Result) -> str:
+    """The arm's name in a table, with what became of its training if that failed. Nothing that was never pretrained is called
+    so."""
+    name = NEVER if arm == MAIN and no_pretraining(job.experiment) else arm
+    broken = health.state(result.get("faults", {}).get(arm, []))
+    return f"{name} ({broken})" if broken else name
 
 
 def floors(result: Result) -> dict[str, float]:
@@ -100,6 +110,8 @@ def next_command(job: Job, result: Result, command: list[str]) -> tuple[str, str
 def next_change(job: Job, result: Result) -> tuple[Changes, str]:
     """Doubts about the result come first, then whether it is worth having, then the verdict."""
     e, verdict = job.experiment, result["verdict"]
+    if verdict.get("word") == WITHHELD or MAIN in result.get("faults", {}):
+        return slower(e), "a training that fails is compared with nothing; a lower rate, the same for both arms"
     if not result["stages"]["finetune"]["converged"]:
         steps = 2 * max(100, *(job.requests["finetune"][i]["stop"] for i in job.arms[MAIN]))
         return {"finetune.steps": steps}, "longer fine-tuning, until the training loss no longer falls"
@@ -121,6 +133,13 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
         small = f"{points(verdict)} is too small for {MOST_DRAWS} draws to tell; fewer labels leave more to gain"
         return fewer, "it helped; does it with fewer labels?" if helped else small
     return {"seed": e.seed + 1}, "the verdict is of one pretraining seed; does another agree?"
+
+
+def slower(e: Experiment) -> Changes:
+    """A tenth of the learning rate, or of the least of those that a search tries."""
+    given = e.optim.options["lr"]
+    rate = given if isinstance(given, float) else min(e.optim.hints.get("search", {}).get("lr", [1e-3]))
+    return {"optim.lr": float(f"{rate / 10:.1g}")}
 
 
 def draws_needed(job: Job, result: Result) -> int | None:

@@ -97,8 +97,8 @@ def numbers(job: Job, result: dict[str, Any]) -> list[str]:
         _, low, high = interval([draws], ratio)
         span = f"{100 * low:.2f} to {100 * high:.2f}" if len(draws) > 1 else "one draw"
         calibration = f"{scores['ece']:.3f}" if "ece" in scores else ""
-        lines.append(f"| {arm} | {100 * fmean(draws):.2f} | {span} | {calibration} |")
-    own = f"`{MAIN}` is this model's recipe, `{SCRATCH}` the same without pretraining"
+        lines.append(f"| {advice.called(job, arm, result)} | {100 * fmean(draws):.2f} | {span} | {calibration} |")
+    own = f"`{advice.called(job, MAIN, {})}` is this model's recipe, `{SCRATCH}` the same without pretraining"
     found = ["\n".join(lines), f"{own}; this very model, the first draw's: {100 * result['draws'][MAIN][0]:.2f} %."]
     if result["bill"]:
         rows = [

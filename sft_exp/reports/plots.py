@@ -14,9 +14,11 @@ from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH
 from sft_exp.core import seed_global
 from sft_exp.data import Images
 from sft_exp.jobs import Job
+from sft_exp.reports import advice
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
+from sft_exp.verdict import WITHHELD
 
 Result = dict[str, Any]
 
@@ -63,13 +65,14 @@ def accuracies(job: Job, result: Result) -> Picture:
         axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS.get(arm, OTHER), linewidth=2.5)
         place: Any = {"xy": (1.02, height[arm]), "xycoords": ("axes fraction", "data"), "annotation_clip": False}
         axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS.get(arm, OTHER))
-    axes.set_yticks(list(height.values()), list(height))
+    axes.set_yticks(list(height.values()), [advice.called(job, arm, result) for arm in height])
     axes.set_ylim(0.5 - len(draws), 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     score = job.experiment.task.columns[result["score"]]
     axes.set_xlabel(f"test {score} (%)")
-    difference = f", {100 * result['verdict']['difference']:+.1f} points against scratch" if result["verdict"] else ""
+    worded = result["verdict"].get("word", WITHHELD) != WITHHELD
+    difference = f", {100 * result['verdict']['difference']:+.1f} points against scratch" if worded else ""
     axes.set_title(f"{part(job, 'pretrainer')}: {100 * result['test'][result['score']]:.1f} %{difference}")
     caption = "A dot is one label draw, a bar and its number their mean. Lines join the same draw, pretrained and from scratch."
     return Picture(result["score"], f"Test {score} by arm", caption, png(figure))

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import durable, pipeline
+from sft_exp import durable, health, pipeline
 from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
 from sft_exp.core import Task
 from sft_exp.jobs import FUNCTIONS, Job, stage
@@ -59,7 +59,7 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     for head in heads(job.experiment.task):
         table.add_column(head, justify="right")
     for arm, cells in rows(job.experiment.task, result):
-        table.add_row(arm, *cells, style="bold" if arm == MAIN else None)
+        table.add_row(advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None)
     following, why = advice.next_command(job, result, command)
     whole = not screen.is_terminal  # what reads a pipe looks for sentences; a command is never broken
     screen.print(title(job), style="bold", soft_wrap=whole)
@@ -239,7 +239,10 @@ def html_table(job: Job, result: dict[str, Any]) -> str:
     cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job.experiment.task))
     main, lines = ' class="main"', []
     for arm, values in rows(job.experiment.task, result):
-        name = f'<th scope="row">{arm}<br><span class="soft">{meaning(arm)}</span></th>'
+        why = health.said(result.get("faults", {}).get(arm, []))
+        what = MEANING[SCRATCH] if arm == MAIN and advice.no_pretraining(job.experiment) else meaning(arm)
+        about = escape(f"{what}; {why}" if why else what)
+        name = f'<th scope="row">{advice.called(job, arm, result)}<br><span class="soft">{about}</span></th>'
         numbers = "".join(f'<td class="number">{value}</td>' for value in values)
         lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
     caption = escape(footing(job)).replace("\n", "<br>")

@@ -25,6 +25,7 @@ from sft_exp.stages.context import Context
 from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.stages.imitate import Imitation
 from sft_exp.stages.model import Model
+from sft_exp.stages.outcome import norm, on_training_images
 from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import Request
 from sft_exp.strategies.distill import Distil
@@ -37,16 +38,25 @@ LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """model.json, model.safetensors, labels.json, metrics.jsonl; with val=holdout or full also validation.json."""
+    """model.json, model.safetensors, labels.json, metrics.jsonl; where something was trained by gradient also training.json;
+    with val=holdout or full also validation.json."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     labelled, val = hold_out(request, draw, ctx)
     durable.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids if val else []})
-    model = learn(folder, request, ctx, labelled, draw.pool, val)
+    norms: list[float] = []
+    model = learn(folder, request, ctx, labelled, draw.pool, val, norms=norms)
+    if not request["strategy"].solves:
+        outcome(folder, model, labelled, norms, ctx)
     if val:
         scores, _ = models.measure(model, val, ctx.device)
         durable.write_json(folder / "validation.json", scores)
     models.save(folder, model, request)
     forget(folder, request)
+
+
+def outcome(folder: Path, model: Model, labelled: Images, norms: list[float], ctx: Context) -> None:
+    """training.json: the norms of the parameters at the start and at the end, and how training images are predicted."""
+    durable.write_json(folder / "training.json", {"norm": norms, **on_training_images(model, labelled, ctx.device)})
 
 
 def alike(request: Request) -> str | None:
@@ -70,6 +80,7 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
         f_ND = model.nets["scale"](f_ND)
     plan, head = plan_of(request, [(1.0, {})], name_of(request, "all"), ctx), model.nets["head"]
     assert isinstance(head, nn.Linear)
+    before = norm(head)
     heads = stacked(head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan)
     for folder, request, (state, rows) in zip(folders, requests, heads, strict=True):
         model.nets["head"].load_state_dict(state)
@@ -77,6 +88,7 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
         epoch = max(1, len(y_N) // plan.batch_size)
         rows = [{"step": (n := row["step"]), "epoch": round(n / epoch, 4), "images": n * plan.batch_size, **row} for row in rows]
         durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        outcome(folder, model, draw.labelled, [before, norm(head)], ctx)
         models.save(folder, model, request)
 
 
@@ -98,8 +110,10 @@ def learn(
     pool: Images,
     val: Images | None = None,
     fold: int | str = "all",
+    norms: list[float] | None = None,
 ) -> Model:
-    """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there.
+    """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there. `norms`
+    receives the norm of the parameters at the start, and of those kept.
 
     With `ema` weights are a running mean of those trained. With `patience` it ends after so many looks at `val` without a gain.
     """
@@ -114,6 +128,7 @@ def learn(
     score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
     optim = known(request["optim"])
+    before = norm(nets)
     for step in fit(folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)):
         if request["ema"] or val:
             step.refresh()
@@ -131,6 +146,8 @@ def learn(
                 break
     if kept := notes.get("best") or notes.get("mean"):
         nets.load_state_dict(kept)
+    if norms is not None:
+        norms += [before, norm(nets)]
     nets["encoder"] = encoder
     request["strategy"].merge(encoder)
     return model

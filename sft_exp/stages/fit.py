@@ -60,7 +60,8 @@ def fit(
             for step in train(method, nets, optimizers, data, plan, ctx.device, start, engine):
                 own = len(step.metrics)
                 yield step
-                if step.done % every == 0 or step.done == plan.stop or len(step.metrics) > own:
+                marked = step.done in (1, plan.stop)  # where a loss ended says little without where it began
+                if marked or step.done % every == 0 or len(step.metrics) > own:
                     row = row_of(step, epoch, images)
                     rows.append(json.dumps(row))
                     run.log(row)

@@ -50,7 +50,7 @@ def stacked(
         share_K = lr_K * plan.schedule(step / plan.steps)
         w_KYD.copy_(torch.lerp(before[0], w_KYD, share_K[:, None, None]))
         b_KY.copy_(torch.lerp(before[1], b_KY, share_K[:, None]))
-        if (step + 1) % every == 0 or step + 1 == plan.stop:
+        if (step + 1) % every == 0 or step + 1 in (1, plan.stop):
             accuracy_K = (logits_BKY.argmax(2) == y_N[r_B, None]).float().mean(0)
             rows.append((step + 1, accuracy_K.tolist(), loss_K.tolist()))
     if not (w_KYD.isfinite().all() and b_KY.isfinite().all()):

@@ -5,12 +5,13 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, ClassVar
 
+from sft_exp import health
 from sft_exp.arms import MAIN
 from sft_exp.compare import Job, percent
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.study import Conclusion, Study, cost
-from sft_exp.verdict import LEVEL, interval, shared, word_of
+from sft_exp.verdict import LEVEL, WITHHELD, interval, shared, word_of
 
 Levels = dict[str, list[list[float]]]  # arm, from the bottom up -> accuracies [S][D]
 WORDS = {"helped": "adds", "hurt": "costs"}
@@ -54,7 +55,8 @@ class Attribution(Study):
         levels = self.levels(jobs)
         names = list(levels)
         level = shared(LEVEL, len(names) - 1)
-        steps = [judged(levels[a], levels[b], level, self.margin) for a, b in pairwise(names)]
+        broken = failures(jobs)
+        steps = [judged(levels[a], levels[b], level, self.margin, a in broken) for a, b in pairwise(names)]
         reached = {name: fmean(a for row in rows for a in row) for name, rows in levels.items()}
         most = max(range(len(steps)), key=lambda n: steps[n]["difference"])
         seeds, draws = len(levels[names[0]]), len(levels[names[0]][0])
@@ -81,6 +83,7 @@ class Attribution(Study):
                 f"Paired over {seeds} seeds and {draws} label draws, crossed; the {len(steps)} intervals hold simultaneously at "
                 f"{100 * LEVEL:g} %.",
                 *(f"{name}: {' '.join(overrides)}" for name, overrides in self.steps.items()),
+                *(f"{name} {how}, so the step from it is not judged." for name, how in broken.items()),
                 f"Cost: {cost(jobs):.0f} s of computing.",
             ],
             [waterfall(reached, steps)],
@@ -107,10 +110,27 @@ def changed(taken: dict[str, str], overrides: list[str]) -> dict[str, str]:
     return taken
 
 
-def judged(before: list[list[float]], after: list[list[float]], level: float, margin: float) -> dict[str, Any]:
+def failures(jobs: list[Job]) -> dict[str, str]:
+    """arm -> how its fine-tunings failed, of all seeds and draws; only those that did."""
+    faults: dict[str, list[str]] = {}
+    for job in jobs:
+        faults.setdefault(job.result["config"]["name"], []).extend(job.faults(MAIN))
+    return {name: how for name, found in faults.items() if (how := health.said(found))}
+
+
+def judged(
+    before: list[list[float]], after: list[list[float]], level: float, margin: float, broken: bool = False
+) -> dict[str, Any]:
+    """The step from one arm to the next; it gets no word where the training of the arm before it is broken."""
     gains = [[b - a for a, b in zip(*rows, strict=True)] for rows in zip(before, after, strict=True)]
     mean, low, high = interval(gains, level=level)
-    return {"difference": mean, "low": low, "high": high, "level": level, "word": word_of(low, high, margin)}
+    return {
+        "difference": mean,
+        "low": low,
+        "high": high,
+        "level": level,
+        "word": WITHHELD if broken else word_of(low, high, margin),
+    }
 
 
 def sentence(name: str, step: dict[str, Any], level: float) -> str:

@@ -7,13 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sft_exp import health
 from sft_exp.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.compare import Job, percent
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.reports.page import Grid
 from sft_exp.study import Conclusion, Study, cost
-from sft_exp.verdict import Verdict, interval, judge_all
+from sft_exp.verdict import WITHHELD, Verdict, given_faults, interval, judge_all
 
 if TYPE_CHECKING:
     from sft_exp.experiment import Experiment
@@ -74,7 +75,8 @@ class LabelEfficiency(Study):
         primary = str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
         ratio = fmean(j.result["data"].get("ratio", 0.0) for j in jobs)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
-        verdicts = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score_name)
+        judged = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score_name)
+        verdicts = {c: given_faults(v, failed_in(cells[c], SCRATCH), failed_in(cells[c], MAIN)) for c, v in judged.items()}
         first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
         sets = {str(j.settings.get("dataset")) for j in jobs}
         seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
@@ -139,6 +141,11 @@ def labels_of(job: Job) -> float:
     return data["labelled"] / data.get("strata", data["classes"])
 
 
+def failed_in(jobs: list[Job], arm: str) -> str:
+    """How trainings of the arm failed, of all seeds and draws of a cell; empty if none did."""
+    return health.said([fault for job in jobs for fault in job.faults(arm)])
+
+
 def gain(job: Job) -> list[float]:
     draws = job.result["draws"]
     return [a - b for a, b in zip(draws[MAIN], draws[SCRATCH], strict=True)]
@@ -157,16 +164,15 @@ def name(cell: Cell) -> str:
 
 
 def row(cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[str, Any]) -> list[str]:
-    jobs = cells[cell]
+    jobs, spoke = cells[cell], verdict.word != WITHHELD
+    curve = not any(failed_in(of, SCRATCH) for (pretrainer, _), of in cells.items() if pretrainer == cell[0])
     return [
         *cell,
         percent(accuracy(jobs, MAIN)),
         percent(accuracy(jobs, SCRATCH)),
-        percent(verdict.difference, "+"),
-        percent(verdict.low, "+"),
-        percent(verdict.high, "+"),
+        *(percent(v, "+") if spoke else "" for v in (verdict.difference, verdict.low, verdict.high)),
         verdict.word,
-        times(worth),
+        times(worth) if curve else "",
         " ".join(f"{arm} {percent(score)}" for arm, score in floor(jobs).items()),
     ]
 
@@ -273,7 +279,9 @@ def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> 
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     axes.axhline(0, color=INK, linewidth=0.8)
     for i, (pretrainer, colour) in enumerate(zip(pretrainers, LINES * 2, strict=False)):
-        mine = [(labels_of(jobs[0]), verdicts[c]) for c, jobs in cells.items() if c[0] == pretrainer]
+        mine = [
+            (labels_of(jobs[0]), verdicts[c]) for c, jobs in cells.items() if c[0] == pretrainer and verdicts[c].word != WITHHELD
+        ]
         x = [n * 1.06 ** (i - (len(pretrainers) - 1) / 2) for n, _ in mine]
         y = [100 * v.difference for _, v in mine]
         reach = [100 * (v.high - v.difference) if v.high is not None else 0.0 for _, v in mine]

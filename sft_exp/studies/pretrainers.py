@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
 
+from sft_exp import health
 from sft_exp.arms import MAIN
 from sft_exp.compare import Job, percent
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, LINES, STYLE, Picture, blank, png
 from sft_exp.study import Conclusion, Study, cost
-from sft_exp.verdict import LEVEL, interval, shared, word_of
+from sft_exp.verdict import LEVEL, WITHHELD, interval, shared, word_of
 
 Use = tuple[str, str]  # (labels a class, strategy)
 Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
@@ -63,7 +64,8 @@ class Pretrainers(Study):
         order = sorted(names, key=lambda n: -mean(scores[uses[0]][n]))
         told = [use for use in uses if use[1] in self.verdicts]
         sentences = len(told) * (len(names) - 1)
-        gains = {use: self.gains(scores[use], names, shared(LEVEL, sentences)) for use in told}
+        broken = failures(jobs)
+        gains = {use: self.gains(scores[use], names, shared(LEVEL, sentences), CONTROL in broken[use]) for use in told}
         seconds = pretraining_seconds(jobs)
         seeds = {n: min(len(scores[use][n]) for use in uses) for n in names}
         draws = {n: len(next(iter(scores[n, s][CONTROL].values()))) for n, s in uses}
@@ -91,6 +93,11 @@ class Pretrainers(Study):
                 f"{100 * LEVEL:g} %.",
                 f"{few_to_many(seeds.values())} seeds of pretraining, draws of labels: {drawn}.",
                 *(f"{name}: {' '.join(recipe)}" for name, recipe in self.recipes.items()),
+                *(
+                    f"{spoken(use)}: {name} {how}{', so no gain over it is judged' * (name == CONTROL)}."
+                    for use, of in broken.items()
+                    for name, how in of.items()
+                ),
                 f"seconds: of one pretraining. Cost of all jobs: {cost(jobs):.0f} s of computing.",
             ],
             [dots(scores, uses, order)],
@@ -107,13 +114,19 @@ class Pretrainers(Study):
             },
         )
 
-    def gains(self, scores: dict[str, Scores], names: list[str], level: float) -> dict[str, dict[str, Any]]:
-        """Of every pretrainer but the control: its difference to it, the interval and the word for it."""
+    def gains(self, scores: dict[str, Scores], names: list[str], level: float, broken: bool) -> dict[str, dict[str, Any]]:
+        """Of every pretrainer but the control: its difference to it, the interval and the word for it; none over a control
+        whose training is broken."""
         found = {}
         for name in (n for n in names if n != CONTROL):
             pairs = [[a - b for a, b in zip(of, scores[CONTROL][seed], strict=True)] for seed, of in scores[name].items()]
             middle, low, high = interval(pairs, level=level)
-            found[name] = {"difference": middle, "low": low, "high": high, "word": word_of(low, high, self.margin)}
+            found[name] = {
+                "difference": middle,
+                "low": low,
+                "high": high,
+                "word": WITHHELD if broken else word_of(low, high, self.margin),
+            }
         return found
 
 
@@ -130,6 +143,15 @@ def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
     return found
 
 
+def failures(jobs: list[Job]) -> dict[Use, dict[str, str]]:
+    """use -> pretrainer -> how its fine-tunings failed, of all seeds and draws; only those that did."""
+    faults: dict[Use, dict[str, list[str]]] = {}
+    for job in jobs:
+        of = faults.setdefault((str(job.settings["labels"]), str(job.settings["strategy"])), {})
+        of.setdefault(str(job.settings["pretrainer"]), []).extend(job.faults(MAIN))
+    return {use: {name: how for name, found in of.items() if (how := health.said(found))} for use, of in faults.items()}
+
+
 def mean(scores: Scores) -> float:
     return fmean(a for draws in scores.values() for a in draws)
 
@@ -140,8 +162,8 @@ def few_to_many(counts: Iterable[int]) -> str:
 
 
 def beside(gain: dict[str, Any] | None) -> list[str]:
-    if gain is None:
-        return ["", ""]
+    if gain is None or gain["word"] == WITHHELD:
+        return ["", gain["word"] if gain else ""]
     middle, low, high = (percent(gain[key], "+") for key in ("difference", "low", "high"))
     return [f"{middle} ({low} to {high})", gain["word"]]
 

@@ -139,9 +139,8 @@ def summary(result: dict[str, Any], url: str) -> dict[str, Any]:
     them, under names that are the same for every task: the scores and the gain; and where the pretraining is shown."""
     score = result["score"]
     alike = {f"{split}/score": result[split][score] for split in ("test", "val") if score in result[split]}
-    if result["verdict"]:
-        if result["verdict"]["word"] != WITHHELD:  # else the difference is none to sort runs by
-            alike["gain_vs_scratch"] = result["verdict"]["difference"]
+    if result["verdict"] and result["verdict"]["word"] != WITHHELD:  # else the difference is none to sort runs by
+        alike["gain_vs_scratch"] = result["verdict"]["difference"]
     if url:
         alike["pretrain/url"] = url
     return {**flattened({k: v for k, v in result.items() if k not in NO_RESULT}), **alike}

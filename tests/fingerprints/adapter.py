@@ -81,7 +81,7 @@ def node(group: str, option: str) -> Any:
         except HydraException:  # it overrides other groups
             cfg = hydra.compose("config", overrides=[f"{group}={option}"])
         defaults = {"augment": defaults_of("augment", "digits"), "task": defaults_of("task", "classify")}
-    return OmegaConf.to_container(OmegaConf.create({**defaults, group: cfg[group]}), resolve=True)[group]  # type: ignore[index]
+    return OmegaConf.to_container(OmegaConf.create({**defaults, group: cfg[group]}), resolve=True)[group]
 
 
 @cache
@@ -166,7 +166,7 @@ def spec_of(image: Image) -> Spec:
 
 def numbers_of(images: Images) -> tuple[Tensor, Tensor, Tensor]:
     """(images as vectors [N, C * H * W], classes [N], a number of each [N, 1])."""
-    return images.x.flatten(1), images.y, images.target("value")  # type: ignore[union-attr]
+    return images.x.flatten(1), images.y, images.target("value")
 
 
 # Networks
@@ -202,14 +202,14 @@ def built(encoder: Any, image: Image, seed: int) -> nn.Module | None:
 
 
 def maps_of(backbone: nn.Module, x_BCHW: Tensor) -> list[Tensor]:
-    return [m for _, m in backbone.maps(x_BCHW)]  # type: ignore[operator,union-attr]
+    return [m for _, m in backbone.maps(x_BCHW)]
 
 
 def decoded(backbone: nn.Module, z_BD: Tensor, seed: int) -> Tensor | None:
     """What the encoder's decoder makes of a code; None where it has none."""
     seeded(seed)
     try:
-        return backbone.mirror(z_BD.shape[1])(z_BD)  # type: ignore[operator,union-attr]
+        return backbone.mirror(z_BD.shape[1])(z_BD)
     except ConfigError:
         return None
 
@@ -255,14 +255,14 @@ def steps(
     With a strategy its phases and its penalty apply, else everything moves. `state` is filled with the optimizers' state, and
     where it has some already, that is loaded first.
     """
-    image = tuple(images.x.shape[1:])  # type: ignore[union-attr]
+    image = tuple(images.x.shape[1:])
     everything = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}
     phases, rests, penalty = [(1.0, everything)], "", None
     if strategy is not None:
         encoder: Any = nets["encoder"]
         strategy.adapt(encoder, stream(seed, "adapt"))
         begun = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
-        phases, rests = moving(strategy, nets, image), "encoder"  # type: ignore[arg-type]
+        phases, rests = moving(strategy, nets, image), "encoder"
         penalty = partial(pull, strategy, begun)
     made = Plan(
         **{
@@ -291,12 +291,12 @@ def with_teacher(strategy: Any, task: Any, encoder: Any, image: Image) -> Any:
         features = {"maps": [-1], "pool": "avg", "grid": 1}
         models.save(Path(folder), models.Model(task, nets, spec_of(image)), {**parts, "features": features})
         strategy = replace(strategy, teacher=Path(folder))
-        return method_of({"strategy": strategy, "task": task}, SimpleNamespace(device=CPU))  # type: ignore[arg-type]
+        return method_of({"strategy": strategy, "task": task}, SimpleNamespace(device=CPU))
 
 
 def shown(method: Any, nets: nn.ModuleDict, images: Images, seed: int) -> list[Tensor]:
     """A pretrainer's pictures, and the terms of its likelihood where it has one."""
-    x_BCHW: Any = images.x[:5]  # type: ignore[index]
+    x_BCHW: Any = images.x[:5]
     with torch.no_grad():
         found = list(method.show(nets.eval(), x_BCHW, stream(seed, "show")).values())
         if method.has_likelihood:
@@ -313,7 +313,7 @@ def predicted(task: Any, nets: nn.ModuleDict, images: Images) -> list[Tensor]:
 
 def scores(task: Any, nets: nn.ModuleDict, images: Images) -> list[float]:
     """The task's metrics, in ascending order of their names."""
-    found, _ = models.measure(models.Model(task, nets.eval(), spec_of(tuple(images.x.shape[1:]))), images, CPU)  # type: ignore
+    found, _ = models.measure(models.Model(task, nets.eval(), spec_of(tuple(images.x.shape[1:]))), images, CPU)
     return [found[name] for name in sorted(found)]
 
 
@@ -458,7 +458,7 @@ def rewritten(part: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(node, ast.Constant):
             node.value = node.value + 1 if isinstance(node.value, int) else node.value * 0.9
         else:
-            node.op = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()  # type: ignore[attr-defined]
+            node.op = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
         copied = ModuleType(module.__name__)
         copied.__file__ = module.__file__
         try:
@@ -466,7 +466,7 @@ def rewritten(part: Any) -> Iterator[tuple[str, Any]]:
             mutant = getattr(copied, kind.__name__)(**{f.name: getattr(part, f.name) for f in fields(part)})
         except (ConfigError, TypeError, ValueError, AttributeError, IndexError):
             continue  # what cannot be made proves nothing
-        yield f"line {spot.lineno}", mutant  # type: ignore[attr-defined]
+        yield f"line {spot.lineno}", mutant
 
 
 def mutable(node: ast.AST) -> bool:

@@ -19,7 +19,7 @@ HYDRA = {
     "compare",
 }  # and the plugins it loads; `compare` reads what it left of a job
 ABOVE = {
-    "train", "store", "provenance", "jobs", "pipeline", "session", "config", "cli", "api", "sweeps", "worker",
+    "train", "store", "provenance", "code_hash", "jobs", "pipeline", "session", "config", "cli", "api", "sweeps", "worker",
     "reports", "labelling", "predicting",
 }  # fmt: skip
 LOW = {  # of ours, all that these may import

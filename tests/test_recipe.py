@@ -13,6 +13,7 @@ from sft_exp.core import stream
 from sft_exp.errors import ConfigError, Interrupted
 from sft_exp.experiment import Target
 from sft_exp.heads.classifier import balance
+from sft_exp.jobs.job import function_of
 from sft_exp.stages import finetune
 from sft_exp.stages.context import Context, Stop
 from sft_exp.tasks.classify import Classify, window
@@ -46,7 +47,7 @@ def tuning(experiment, tmp_path):
 def tuned(folder, request, ctx):
     """Weights, and rows of metrics."""
     folder.mkdir(exist_ok=True)
-    finetune.run(folder, request, ctx)
+    function_of("finetune", request)(folder, request, ctx)
     return load_file(folder / "model.safetensors"), [json.loads(r) for r in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -18,7 +18,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.experiment import Experiment
 from sft_exp.jobs.arms import FOLDS, controls, finetuning
 from sft_exp.jobs.deployment import deployment
-from sft_exp.jobs.job import FUNCTIONS, Job, add, going_on, place, stage
+from sft_exp.jobs.job import FUNCTIONS, Job, add, going_on, model_parts, place, stage
 from sft_exp.jobs.refusals import check_fit, check_task, pretrained_on, teacher_of
 from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.nets import DENSE, Readout
@@ -68,7 +68,8 @@ def prepare(e: Experiment) -> Job:
         requests = [finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d]) for d in which]
         job.arms[arm] = [add(job, "finetune", r) for r in requests]
         for r in requests:
-            add(job, "evaluate", {**tested, "labels": labels, "model": place(job, "finetune", r), "draw": r["draw"]})
+            model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
+            add(job, "evaluate", {**tested, "labels": labels, **model_of, "draw": r["draw"]})
         if arm == MAIN and e.val == "cv":
             for r, draw in zip(requests, draws, strict=True):
                 if validate.count(draw.labelled, FOLDS):

@@ -9,7 +9,7 @@ from sft_exp.compressors.prune import Prune
 from sft_exp.core import Compressor
 from sft_exp.errors import ConfigError
 from sft_exp.experiment import Target
-from sft_exp.jobs.job import Job, add, place
+from sft_exp.jobs.job import Job, add, model_parts, place
 from sft_exp.schedule import Schedule
 from sft_exp.stages import model
 from sft_exp.store import Request
@@ -46,7 +46,7 @@ def deployment(job: Job, shared: Request) -> None:
             graphs.require_onnx("export", wanted)
         if e.export.alone:
             need_logits(main, "export", wanted)
-        add(job, "export", {**shared, "model": exported, "exporter": e.export})
+        add(job, "export", {**shared, "model": exported, "parts": model_parts(main), "exporter": e.export})
 
 
 def need_logits(main: Request, key: str, value: str) -> None:
@@ -56,16 +56,17 @@ def need_logits(main: Request, key: str, value: str) -> None:
 
 def compression(job: Job, shared: Request, main: Request, steps: list[Compressor]) -> Path:
     """Adds one form of the model; its folder-to-be. A student is fine-tuned first, like any other model."""
-    e, begun = job.experiment, place(job, "finetune", main)
+    e, begun, parts = job.experiment, place(job, "finetune", main), model_parts(main)
     if steps and isinstance(steps[0], Distil):
         request = studying(job, main, steps[0], begun)
         add(job, "finetune", request)
-        begun, steps = place(job, "finetune", request), steps[1:]
+        begun, parts, steps = place(job, "finetune", request), model_parts(request), steps[1:]
     if any(isinstance(step, Distil) for step in steps):
         raise ConfigError("compress", e.choices.get("compress"), "distill must come first: a student is a new network")
     request = {
         **shared,
         "model": begun,
+        "parts": parts,
         "steps": steps,
         "labels": main["labels"],
         "draw": main["draw"],

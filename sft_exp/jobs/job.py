@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from sft_exp.code_hash import digest
 from sft_exp.data import Corpus
 from sft_exp.experiment import Budget, Experiment
-from sft_exp.provenance import digest, plain
+from sft_exp.provenance import plain
 from sft_exp.splits import Labels
 from sft_exp.stages import (
     bill,
@@ -57,10 +59,10 @@ class Job:
 
 def stage(name: str, ctx: Context | None = None) -> Stage:
     """The stage of that name; without a context it can name folders, but not run."""
-    function = FUNCTIONS[name]
 
     def run(folders: list[Path], requests: list[Request]) -> None:
         assert ctx is not None
+        function = function_of(name, requests[0])
         if len(requests) > 1:
             finetune.run_alike(folders, requests, replace(ctx, group=None))
         elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
@@ -68,9 +70,31 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
         else:
             function(folders[0], requests[0], replace(ctx, group=None))
 
+    def named(request: Request) -> Request:
+        return {**plain(request), "code": digest(request, *functions_of(name, request))}
+
     alike = finetune.alike if name == "finetune" else None
-    made = Stage(name, run, lambda request: {**plain(request), "code": digest(request, function.__module__)}, alike)
+    made = Stage(name, run, named, alike)
     return made
+
+
+def function_of(name: str, request: Request) -> Callable[[Path, Request, Context], None]:
+    """What computes a stage's answer to the request."""
+    if name == "finetune" and request["val"] != "none":
+        return finetune.run_validated
+    return FUNCTIONS[name]
+
+
+def functions_of(name: str, request: Request) -> list[Callable]:
+    """All that may compute it: the one alone, or that for several requests at once."""
+    together = [finetune.run_alike] if name == "finetune" and finetune.alike(request) else []
+    return [function_of(name, request), *together]
+
+
+def model_parts(request: Request) -> list[Any]:
+    """The parts of a fine-tuning's model. Requests that take the model from its folder name them, since the code hash of the
+    fine-tuning covers what trains them, and not all of what predicts."""
+    return [request["encoder"], request["task"], request["strategy"]]
 
 
 def add(job: Job, name: str, request: Request) -> int:

@@ -38,25 +38,50 @@ LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """model.json, model.safetensors, labels.json, metrics.jsonl; where something was trained by gradient also training.json;
-    with val=holdout or full also validation.json."""
+    """model.json, model.safetensors, labels.json, metrics.jsonl; where something was trained by gradient also training.json."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
-    labelled, val = hold_out(request, draw, ctx)
-    durable.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids if val else []})
+    durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
     norms: list[float] = []
-    model = learn(folder, request, ctx, labelled, draw.pool, val, norms=norms)
-    if not request["strategy"].solves:
-        outcome(folder, model, labelled, norms, ctx)
-    if val:
-        scores, _ = models.measure(model, val, ctx.device)
-        durable.write_json(folder / "validation.json", scores)
+    model = learn(folder, request, ctx, draw.labelled, draw.pool, norms=norms)
+    outcome(folder, request, model, draw.labelled, norms, ctx)
     models.save(folder, model, request)
     forget(folder, request)
 
 
-def outcome(folder: Path, model: Model, labelled: Images, norms: list[float], ctx: Context) -> None:
-    """training.json: the norms of the parameters at the start and at the end, and how training images are predicted."""
-    durable.write_json(folder / "training.json", {"norm": norms, **on_training_images(model, labelled, ctx.device)})
+def run_validated(folder: Path, request: Request, ctx: Context) -> None:
+    """The same with val=holdout or full, whose images choose the epoch; also validation.json. A function of its own, since
+    the code hash of a training without validation must not depend on the metrics."""
+    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    labelled, val = hold_out(request, draw, ctx)
+    durable.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids})
+    norms: list[float] = []
+    model = learn(folder, request, ctx, labelled, draw.pool, Validation(val, ctx), norms=norms)
+    outcome(folder, request, model, labelled, norms, ctx)
+    durable.write_json(folder / "validation.json", models.measure(model, val, ctx.device)[0])
+    models.save(folder, model, request)
+    forget(folder, request)
+
+
+def outcome(folder: Path, request: Request, model: Model, labelled: Images, norms: list[float], ctx: Context) -> None:
+    """training.json, if anything was trained by gradient: the norms of the parameters at the start and at the end, and how
+    training images are predicted."""
+    if not request["strategy"].solves:
+        durable.write_json(folder / "training.json", {"norm": norms, **on_training_images(model, labelled, ctx.device)})
+
+
+@dataclass
+class Validation:
+    """Images that a model in training is scored on."""
+
+    images: Images
+    ctx: Context
+
+    def through(self, encoder: nn.Module) -> "Validation":
+        """The same images as features of this encoder."""
+        return replace(self, images=self.images.having(features(encoder, self.images, self.ctx)))
+
+    def score(self, model: Model) -> float:
+        return models.measure(model, self.images, self.ctx.device, self.ctx.group)[0][model.task.score]
 
 
 def alike(request: Request) -> str | None:
@@ -88,18 +113,16 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
         epoch = max(1, len(y_N) // plan.batch_size)
         rows = [{"step": (n := row["step"]), "epoch": round(n / epoch, 4), "images": n * plan.batch_size, **row} for row in rows]
         durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        outcome(folder, model, draw.labelled, [before, norm(head)], ctx)
+        outcome(folder, request, model, draw.labelled, [before, norm(head)], ctx)
         models.save(folder, model, request)
 
 
-def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images, Images | None]:
+def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images, Images]:
     """(training images, images the epoch is chosen on): a fold of the labels, or with val=full others' labels."""
-    if request["val"] == "holdout":
-        known, held = splits.fold(draw.labelled, ctx.corpus(request["dataset"]).strata, 0)
-        return draw.labelled.at(known), draw.labelled.at(held)
     if request["val"] == "full":
         return draw.labelled, splits.outside(ctx.corpus(request["dataset"]), draw)
-    return draw.labelled, None
+    known, held = splits.fold(draw.labelled, ctx.corpus(request["dataset"]).strata, 0)
+    return draw.labelled.at(known), draw.labelled.at(held)
 
 
 def learn(
@@ -108,7 +131,7 @@ def learn(
     ctx: Context,
     labelled: Images,
     pool: Images,
-    val: Images | None = None,
+    val: Validation | None = None,
     fold: int | str = "all",
     norms: list[float] | None = None,
 ) -> Model:
@@ -122,7 +145,7 @@ def learn(
     model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
-        val = val.having(features(encoder, val, ctx))
+        val = val.through(encoder)
     method = method_of(request, ctx)
     notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
     score = request["task"].score
@@ -136,7 +159,7 @@ def learn(
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             with holding(nets, notes.get("mean")):
-                reached = models.measure(model, val, ctx.device, ctx.group)[0][score]
+                reached = val.score(model)
                 step.metrics[f"val/{score}"] = torch.tensor(reached)
                 better = reached > notes.get("score", -inf)
                 if better:

@@ -10,6 +10,7 @@ import ast
 import builtins
 import hashlib
 import importlib.util
+import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ NEUTRAL = {
         "engines.sharded": "the same",
     }.items()
 }
-MESSAGES = ("print", "warnings.warn", "logging", f"{PACKAGE}.errors", f"{PACKAGE}.progress")  # strings given to these are text
+SPEECH = ("print", "warnings.warn", "logging", f"{PACKAGE}.progress")  # what these are given is text,
+REFUSALS = f"{PACKAGE}.errors"  # and so are the strings that these are given
 ENTRIES = ("load",)  # methods of parts that neutral code calls: the context loads data sets
 
 IMPORTERS = {"importlib.import_module", "__import__"}
@@ -81,6 +83,7 @@ class Library(NamedTuple):
 
 Meaning = Key | Inside | Library
 Import = tuple[str, str | None]  # (module, name in it or None for the module itself)
+Scope = dict[str, list[Import]]  # a function's own names, and what its imports bind them to
 
 
 @dataclass(frozen=True)
@@ -185,10 +188,9 @@ def everything(module: str) -> Iterator[Key]:
     if known is None:
         return
     yield Key(module, "")
-    for name in known.names:
-        if known.statements(name):
-            yield Key(module, name)
-            yield from (Key(module, f"{name}.{member}") for member, _, _ in known.members(name))
+    for name in [*known.names]:
+        yield Key(module, name)
+        yield from (Key(module, f"{name}.{member}") for member, _, _ in known.members(name))
 
 
 def neutral(module: str, name: str = "") -> bool:
@@ -375,7 +377,8 @@ def read(module: str) -> Module | None:
 
 
 def source(file: Path) -> str:
-    return file.read_text(encoding="utf-8")
+    with tokenize.open(file) as opened:
+        return opened.read()
 
 
 @cache
@@ -470,9 +473,9 @@ class Class:
 
     @cached_property
     def libraries(self) -> set[str | None]:
-        """Library classes at the top of its ancestry, by path."""
-        return {base.path if isinstance(base, Library) else None
-                for kind in self.ancestors for base in kind.bases if not isinstance(base, Key)}  # fmt: skip
+        """Library classes at the top of its ancestry, by path; None for a base that may be any class."""
+        bases = [base for kind in self.ancestors for base in kind.bases if not (isinstance(base, Key) and is_class(base))]
+        return {base.path if isinstance(base, Library) else None for base in bases}
 
     @cached_property
     def whole(self) -> bool:
@@ -505,6 +508,12 @@ class Class:
 @cache
 def class_of(module: Module, node: ast.ClassDef) -> Class:
     return Class(module, node)
+
+
+def is_class(key: Key) -> bool:
+    """Whether a name stands for a class of ours, whatever happens."""
+    module = read(key.module)
+    return module is not None and len(module.classes(key.name)) == len(module.names[key.name]) > 0
 
 
 @cache
@@ -568,13 +577,12 @@ def called_by(decorator: ast.expr) -> ast.expr:
     return decorator.func if isinstance(decorator, ast.Call) else decorator
 
 
-FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
-def bound(body: Iterable[ast.AST], module: Module | None = None) -> dict[str, Import | None]:
-    """Names that a scope binds itself, with what its imports bind them to."""
-    found: dict[str, Import | None] = {}
+def bound(body: Iterable[ast.AST], module: Module | None = None) -> Scope:
+    """Names that a scope binds itself, with all that its imports bind them to."""
+    found: Scope = defaultdict(list)
     elsewhere: set[str] = set()
     todo = list(body)
     while todo:
@@ -582,23 +590,19 @@ def bound(body: Iterable[ast.AST], module: Module | None = None) -> dict[str, Im
         if isinstance(node, ast.Global | ast.Nonlocal):
             elsewhere.update(node.names)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found.update(module.imported(node) if module else ())
+            for name, target in module.imported(node) if module else ():
+                found[name].append(target)
         elif isinstance(node, ast.Name):
-            if not isinstance(node.ctx, ast.Load):
-                found.setdefault(node.id, None)
-        elif isinstance(node, FUNCTIONS | ast.ClassDef):
-            if not isinstance(node, ast.Lambda):
-                found.setdefault(node.name, None)
-        else:
-            if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
-                found.setdefault(node.name, None)
-            if isinstance(node, ast.MatchMapping) and node.rest:
-                found.setdefault(node.rest, None)
-            inner = ast.iter_child_nodes(node)
-            if isinstance(node, COMPREHENSIONS):
-                inner = (n.target for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
-            todo.extend(inner)
-    return {name: target for name, target in found.items() if name not in elsewhere}
+            found |= {} if isinstance(node.ctx, ast.Load) else {node.id: found[node.id]}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found[node.name] = found[node.name]
+        elif isinstance(node, COMPREHENSIONS):
+            todo.extend(n.target for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
+        elif not isinstance(node, ast.Lambda):
+            given = getattr(node, "rest" if isinstance(node, ast.MatchMapping) else "name", None)  # an exception's, a pattern's
+            found |= {given: found[given]} if isinstance(given, str) else {}
+            todo.extend(ast.iter_child_nodes(node))
+    return {name: targets for name, targets in found.items() if name not in elsewhere}
 
 
 class Reader(ast.NodeVisitor):
@@ -617,7 +621,7 @@ class Reader(ast.NodeVisitor):
         self.whole: set[str] = set()
         self.loads: set[str] = set()
         self.any_name = False
-        self.scopes: list[dict[str, Import | None]] = []
+        self.scopes: list[Scope] = []
         self.testing = False  # inside `isinstance` or `except`, where a class is only told apart
 
     def found(self, name: str, loads: frozenset[str] = frozenset()) -> Definition:
@@ -644,18 +648,14 @@ class Reader(ast.NodeVisitor):
 
     def only_told_apart(self, key: Key) -> bool:
         module = read(key.module)
-        if module is None:
-            return False
-        kinds = module.classes(key.name)
-        return bool(kinds) and len(kinds) == len(module.names[key.name]) and all(k.ordinary for k in kinds)
+        return module is not None and is_class(key) and all(kind.ordinary for kind in module.classes(key.name))
 
     def meanings(self, node: ast.expr) -> list[Meaning]:
         """What a name or a chain `a.b.c` of modules stands for; none if it is local, a builtin or an object's attribute."""
         if isinstance(node, ast.Name):
             for scope in reversed(self.scopes):
                 if node.id in scope:
-                    target = scope[node.id]
-                    return [] if target is None else self.module.follow(target)
+                    return [meaning for target in scope[node.id] for meaning in self.module.follow(target)]
             found = self.module.meanings(node.id)
             return found or ([Library(node.id)] if node.id in BUILTINS else [])
         if isinstance(node, ast.Subscript):
@@ -718,10 +718,8 @@ class Reader(ast.NodeVisitor):
     # Calls
 
     def visit_Call(self, node: ast.Call) -> None:
-        called = self.meanings(node.func)
-        paths = {f"{m.module}.{m.name}" if isinstance(m, Key) else m.path for m in called if not isinstance(m, Inside)}
-        paths |= {self.path_of(node.func)}
-        if any(below(p, MESSAGES) for p in paths):
+        paths = self.paths(node.func)
+        if any(below(p, (*SPEECH, REFUSALS)) for p in paths):
             self.message(node)
             return
         given = not (node.args and isinstance(node.args[0], ast.Constant))
@@ -744,11 +742,12 @@ class Reader(ast.NodeVisitor):
             self.all(node.keywords)
         self.out.append(")")
 
-    def path_of(self, node: ast.expr) -> str:
-        """`module.name.method` of a call such as `console.print`, whose owner is a definition of ours."""
-        if isinstance(node, ast.Attribute) and (owners := self.meanings(node.value)) and isinstance(owners[0], Key):
-            return f"{owners[0].module}.{owners[0].name}.{node.attr}"
-        return ""
+    def paths(self, node: ast.expr) -> set[str]:
+        """The full paths of what is called, also of an object that is a definition of ours: `console.print`."""
+        found = {".".join(meaning) for meaning in self.meanings(node)}
+        if not found and isinstance(node, ast.Attribute):
+            found = {f"{path}.{node.attr}" for path in self.paths(node.value)}
+        return found
 
     def message(self, node: ast.Call) -> None:
         """A call that speaks to the user: its text does not count, what it computes does."""
@@ -777,12 +776,9 @@ class Reader(ast.NodeVisitor):
         if is_text(node):
             return
         if isinstance(node.value, ast.Call):
-            call = node.value
-            spoken = [*call.args, *(k.value for k in call.keywords)]
-            called = {m.path for m in self.meanings(call.func) if isinstance(m, Library)} | {self.path_of(call.func)}
-            speech = (*MESSAGES[:3], *(m for m in MESSAGES[3:] if not m.endswith(".errors")))
-            if any(below(p, speech) for p in called) and not any(map(has_call, spoken)):
-                return  # nothing is done but to speak
+            spoken = [*node.value.args, *(k.value for k in node.value.keywords)]
+            if any(below(p, SPEECH) for p in self.paths(node.value.func)) and not any(map(has_call, spoken)):
+                return  # it only speaks
         self.visit(node.value)
 
     def visit_Raise(self, node: ast.Raise) -> None:
@@ -825,7 +821,7 @@ class Reader(ast.NodeVisitor):
     # Scopes
 
     @contextmanager
-    def scope(self, names: dict[str, Import | None]) -> Iterator[None]:
+    def scope(self, names: Scope) -> Iterator[None]:
         self.scopes.append(names)
         try:
             yield
@@ -854,7 +850,7 @@ class Reader(ast.NodeVisitor):
         self.out.append("/".join(",".join(a.arg for a in group if a) for group in (
             arguments.posonlyargs, arguments.args, arguments.kwonlyargs, [arguments.vararg], [arguments.kwarg])))  # fmt: skip
         body = [node.body] if isinstance(node, ast.Lambda) else node.body
-        with self.scope({**bound(body, self.module), **{a.arg: None for a in given if a}}):
+        with self.scope({**bound(body, self.module), **{a.arg: [] for a in given if a}}):
             self.block(body)
         self.out.append(")")
 

@@ -193,13 +193,21 @@ HELPED = {
     ],
     "a base class": [("class Part:", "class Part(scale):")],
     "an exception": [("raise ValueError(", "raise scale(")],
+    "two lazy imports": [
+        (IMPORT, ""),
+        (
+            "        # a comment",
+            "        if y:\n            from mine.helper import scale\n        else:\n            from math import sqrt as scale",
+        ),
+    ],
+    "a module as a value": [("from mine.helper", "from mine import again\nfrom mine.helper"), (CALL, "self.x(again)(y) * 2")],
     "globals": [(CALL, 'globals()["other"](y)'), ("def run(", "def other(y):\n    return scale(y)\n\n\ndef run(")],
 }
 
 
 @pytest.mark.parametrize("changes", HELPED.values(), ids=HELPED)
 def test_a_helper_counts_however_it_is_reached(plugin, changes):
-    files = part(*changes) | {"mine/__init__.py": "from mine.helper import scale as scale\n"}
+    files = part(*changes) | dict.fromkeys(("mine/__init__.py", "mine/again.py"), "from mine.helper import scale as scale\n")
     assert plugin(files) != plugin(files | {"mine/helper.py": HELPER.replace("3", "5")})
 
 
@@ -221,6 +229,14 @@ METHODS = {
 def test_a_method_counts_however_it_is_asked_for(plugin, change):
     looked_at = [("scale(y) * 2", "self.unused[y] * 2")] if "property" in change[1] else []
     assert plugin(part(change, *looked_at)) != plugin(part(change, *looked_at, BODY))
+
+
+def test_a_class_whose_base_may_be_anything_counts_as_a_whole(plugin):
+    aliased = part(
+        ("@dataclass\n", "from torch.utils.data import Dataset\n\nBase = Dataset\n\n\n@dataclass\n"),
+        ("class Part:", "class Part(Base):"),
+    )
+    assert plugin(aliased) != plugin({"mine/part.py": aliased["mine/part.py"].replace(*BODY)})
 
 
 def test_only_a_look_into_an_attribute_calls_no_method(plugin):

@@ -18,7 +18,9 @@ from sft_exp.jobs.starts import WITHOUT, start_of
 from sft_exp.nets import DENSE
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.splits import Labels
+from sft_exp.stages import model
 from sft_exp.store import Request
+from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.knn import KNN
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
@@ -87,6 +89,8 @@ def finetuning(
         "precision": e.hardware.precision,
     }
     request |= difference(job, shared, arm, request)
+    if isinstance(request["strategy"], Distil):
+        request["parts"] = model.parts_of(request["strategy"].teacher)  # whose predictions are learnt from
     if request["strategy"].solves:
         return closed(request)
     return going_on(job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size))

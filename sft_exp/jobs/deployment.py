@@ -91,6 +91,7 @@ def studying(job: Job, main: Request, how: Distil, teacher: Path) -> Request:
         "features": {"maps": readout.names, "pool": "avg", "grid": 1},
         "start": None,
         "strategy": distill.Distil(teacher, how.temperature, how.weight),
+        "parts": model_parts(main),
         "val": "none",
         "optim": Target("torch.optim.Adam", {"lr": how.lr}),
         "schedule": Schedule([[0.0, 1.0], [1.0, 0.0]]),

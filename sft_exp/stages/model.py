@@ -59,7 +59,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     about = json.loads((folder / "model.json").read_text())
     named = {target: tuple(names) for target, names in about.get("named", {}).items()}
     spec = Spec(tuple(about["image"]), tuple(about["classes"]), named, levels_in(about))
-    task, encoder, strategy = (rebuild(about[k]) for k in ("task", "encoder", "strategy"))
+    encoder, task, strategy = parts_of(folder)
     state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
     if strategy.solves:
@@ -75,6 +75,12 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
 def levels_in(about: dict[str, Any]) -> tuple[int, int] | None:
     """`Spec.levels` as a model's description names them, if it does."""
     return tuple(about["levels"]) if about.get("levels") else None
+
+
+def parts_of(folder: Path) -> list[Any]:
+    """The encoder, task and strategy of the model in a folder."""
+    about = json.loads((folder / "model.json").read_text())
+    return [rebuild(about[k]) for k in ("encoder", "task", "strategy")]
 
 
 def folder_of(path: Path) -> Path:

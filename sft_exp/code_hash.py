@@ -260,6 +260,7 @@ class Module:
             self.enter(statement)
         self.typed = any(word in text for word in READ_ANNOTATIONS) and not names_of(tree).isdisjoint(READ_ANNOTATIONS)
         self.known: dict[str, Definition] = {}
+        self.followed: set[str] = set()  # names whose imports are followed now
 
     def enter(self, statement: ast.stmt) -> None:
         if not isinstance(statement, ast.Import | ast.ImportFrom):
@@ -318,9 +319,13 @@ class Module:
     def meanings(self, name: str) -> list[Meaning]:
         """What a name at the top of this module may stand for; none for a builtin."""
         found: list[Meaning] = []
+        if name in self.followed:
+            return found  # modules that import a name from each other
+        self.followed.add(name)
         for binding in self.names.get(name, ()):
             more = self.follow(binding) if isinstance(binding, tuple) else [Key(self.name, name)]
             found.extend(meaning for meaning in more if meaning not in found)
+        self.followed.discard(name)
         return found
 
     def follow(self, target: Import) -> list[Meaning]:
@@ -466,9 +471,10 @@ class Class:
     def ancestors(self) -> list["Class"]:
         """Classes of ours that it is derived from, itself the first."""
         found = [self]
-        for base in self.bases:
-            if isinstance(base, Key) and (module := read(base.module)):
-                found += [a for kind in module.classes(base.name) for a in kind.ancestors]
+        for kind in found:
+            for base in kind.bases:
+                if isinstance(base, Key) and (module := read(base.module)):
+                    found += [k for k in module.classes(base.name) if k not in found]
         return found
 
     @cached_property

@@ -930,6 +930,7 @@ class Reader(ast.NodeVisitor):
         for name, value in ast.iter_fields(node):
             if value is None or value == [] or name in SILENT:
                 continue
+            self.out.append(f"{name}=")  # `x[a:]` is not `x[:a]`
             if isinstance(value, list):
                 self.out.append("[")
                 self.block(value) if isinstance(value[0], ast.stmt) else self.all(value)

@@ -11,7 +11,7 @@ from sft_exp import code_hash, jobs
 from sft_exp.code_hash import Key
 from sft_exp.config import HERE
 from sft_exp.jobs.job import function_of, functions_of
-from sft_exp.stages import finetune
+from sft_exp.stages import context, finetune
 from sft_exp.store import Request, Stage, Store
 
 OPTIMIZED = 0x1  # flag of code objects that are functions: bodies of modules and classes have it not
@@ -57,6 +57,7 @@ def run(job: jobs.Job, ctx, check: Callable[[str, Request, set[Key]], None]) -> 
         def watched(folders, group, name=name):
             seen: set = set()
             function = function_of(name, group[0])
+            context._corpora.clear()  # so that the reading of data is seen, too
             with watching(seen):
                 if len(group) > 1:
                     finetune.run_alike(folders, group, replace(ctx, group=None))

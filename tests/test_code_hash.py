@@ -3,6 +3,7 @@
 import sys
 from importlib import invalidate_caches
 from pathlib import Path
+from textwrap import indent
 
 import profiled
 import pytest
@@ -320,6 +321,171 @@ def test_names_that_lead_back_to_themselves_end(plugin):
     assert plugin(files) != plugin(files | {"mine/helper.py": HELPER.replace("3", "5")})
 
 
+BODIES = """
+x[1:]  |  x[:1]  |  x[::1]  |  x[1]  |  x.a  |  x['a']  |  x(1)  |  x(a=1)  |  x(*a)  |  x(**a)
+x, 1  |  (x, 1),  |  [x, 1]  |  {x, 1}  |  {x: 1}  |  {**x}  |  x - -1  |  x + 1  |  x + 1.0
+x + True  |  x + '1'  |  x + b'1'  |  -x  |  not x  |  x < 1  |  x < 1 < 2  |  1 < x  |  x and 1
+x or 1  |  x if 1 else 2  |  1 if x else 2  |  lambda: x  |  lambda x: x  |  lambda x=1: x
+lambda *x: x  |  lambda **x: x  |  lambda *, x: x  |  lambda *, x=1: x  |  lambda x, /: x
+[y for y in x]  |  [y async for y in x]  |  (y for y in x)  |  {y for y in x}
+[y for y in x if y]  |  [y for z in x for y in z]  |  f'{x}'  |  f'{x!r}'  |  f'{x:1}'  |  f'x'
+(yield x)  |  (yield)  |  (yield from x)  |  x[1, 2]  |  x[(1, 2):3]  |  (y := x)  |  x @ 1
+x is 1  |  x in y  |  x not in y  |  await x  |  x.a.b  |  x.a(b)  |  x.a.b()
+"""  # expressions, between bars and ends of lines
+BLOCKS = """
+try:
+    x()
+except E:
+    y()
+else:
+    z()
+--
+try:
+    x()
+except E:
+    y()
+finally:
+    z()
+--
+try:
+    x()
+except E as e:
+    y()
+else:
+    z()
+--
+try:
+    x()
+    y()
+finally:
+    z()
+--
+try:
+    x()
+finally:
+    y()
+    z()
+--
+for y in x:
+    z()
+--
+for y in x:
+    pass
+else:
+    z()
+--
+for y in x:
+    pass
+z()
+--
+while x:
+    z()
+--
+if x:
+    z()
+--
+if x:
+    pass
+else:
+    z()
+--
+with x:
+    z()
+--
+with x as y:
+    z()
+--
+with x, y:
+    z()
+--
+del x
+--
+del x.y
+--
+del x[0]
+--
+x = y = 1
+--
+x, y = 1
+--
+x += 1
+--
+x.y = 1
+--
+x[0] = 1
+--
+global x
+x = 1
+--
+nonlocal_ = x
+--
+return
+--
+return x
+--
+x
+--
+raise
+--
+raise x
+--
+assert x
+--
+def y():
+    z()
+--
+async def y():
+    z()
+--
+class y:
+    z()
+--
+match x:
+    case 1:
+        z()
+--
+match x:
+    case [1]:
+        z()
+--
+match x:
+    case y:
+        z()
+--
+match x:
+    case [*y]:
+        z()
+--
+match x:
+    case y.z:
+        z()
+--
+match x:
+    case {'a': 1}:
+        z()
+--
+match x:
+    case {'a': 1, **y}:
+        z()
+--
+match x:
+    case 1 if y:
+        z()
+"""
+
+
+def test_code_of_another_meaning_has_another_hash(plugin):
+    bodies = [body.strip() for line in BODIES.strip().splitlines() for body in line.split("  |  ")]
+    functions = [f"    return {body}" for body in bodies] + [indent(block.strip(), "    ") for block in BLOCKS.split("--")]
+    text = "".join(f"async def f{n}(x):\n{body}\n\n\n" for n, body in enumerate(functions) if "yield from" not in body)
+    plugin({"mine/many.py": text})
+    module = code_hash.read("mine.many")
+    found = {name: module.definition(name).text.replace(name, "f") for name in module.names if name[1:].isdigit()}
+    assert len(found) == len(functions) - 1
+    same = [(a, b) for a in found for b in found if a < b and found[a] == found[b]]
+    assert [(functions[int(a[1:])], functions[int(b[1:])]) for a, b in same] == []
+
+
 def test_a_local_name_hides_a_definition(plugin):
     hides = part(("def loss(self, y):", "def loss(self, y, scale):"))
     assert plugin(hides) == plugin(hides | {"mine/helper.py": HELPER.replace("3", "5")})
@@ -497,7 +663,28 @@ SLOW = [
     ("pretrainer=mae", "encoder=vit", "strategy=layerwise", "val=none", "controls=false"),
     ("pretrainer=moco", "encoder=conv", "optim=sam", "val=none", "controls=false"),
     ("pretrainer=jigsaw", "encoder=conv", "strategy=l2sp", "val=none", "controls=false"),
-    ("pretrainer=none", "encoder=conv", "compress=prune", "export=torch_export", "val=none", "controls=false"),
+    ("pretrainer=none", "encoder=conv", "export=safetensors", "val=none", "controls=false"),
+    ("pretrainer=kmeans", "encoder=patches", "val=none", "controls=false"),
+    ("pretrainer=wgan_gp", "encoder=conv", "encoder.norm=layer", "strategy=gradual", "val=none", "controls=false"),
+    ("pretrainer=bigan", "strategy=bitfit", "val=none", "controls=false"),
+    ("pretrainer=vicreg", "encoder=conv", "strategy=lp_ft", "val=none", "controls=false"),
+    ("pretrainer=simsiam", "encoder=conv", "strategy=knn", "val=none", "controls=false"),
+    ("pretrainer=rotation", "encoder=conv", "strategy=spread", "val=none", "controls=false"),
+    ("pretrainer=ae", "task=m1_m2", "val=none", "controls=false"),
+    ("pretrainer=ae", "task=pseudo_label", "val=cv", "controls=false"),
+    ("pretrainer=ae", "dataset=digit_pairs", "task=regress", "val=none"),
+    ("pretrainer=ae", "dataset=digit_pairs", "task=mean_teacher_numbers", "val=none", "controls=[labels_only]"),
+    ("pretrainer=ae", "dataset=digit_pairs", "task=segment", "val=none"),
+    (
+        "pretrainer=ae",
+        "dataset=digit_pairs",
+        "task=multitask",
+        "task.heads={left: classify, mask: segment}",
+        "encoder=conv",
+        "task.weighting=gradnorm",
+        "val=none",
+        "controls=false",
+    ),
 ]
 TINY = ("tracker=none", "monitors=false", "hardware=cpu", "pretrain.steps=2", "finetune.steps=2", "draws=1", "store=store")
 

@@ -49,6 +49,12 @@ LOW = {  # of ours, all that these may import
     "readers.boxed": {"boxes", "data", "errors", "progress", "readers", "readers.files", "readers.findings"},
     "train": {"core", "data", "engines.local", "errors", "experiment", "ranks", "schedule"},
     "engines.local": {"core", "nets", "ranks"},
+    "judgement.design": set(),
+    "judgement.words": set(),
+    "judgement.archive": {"errors", "judgement.design"},
+    "judgement.evidence": {"judgement.archive", "judgement.design"},
+    "judgement.collapse": {"judgement.archive", "judgement.design"},
+    "judgement.worth": {"errors", "judgement.evidence"},
 }
 
 

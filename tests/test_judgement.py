@@ -1,0 +1,641 @@
+"""The rule of the verdict: its intervals and tests by hand and beside scipy, and what it promises by simulation."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations, pairwise
+from math import exp, log, sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import verdict as benchmark
+from sft_exp import judgement
+from sft_exp.errors import ConfigError, DataError
+from sft_exp.judgement import Comparison, Setting, judge, primary_weights
+from sft_exp.judgement import archive as archives
+from sft_exp.judgement.collapse import trained
+from sft_exp.judgement.design import grand_mean, half_width, mean_squares, p_value, weighted_holm
+from sft_exp.judgement.evidence import Evidence, Moments, forecast, study_scale, weigh
+from sft_exp.judgement.sequential import ALPHAS, LOOKS, Look, alpha_of, holm_after, look, next_design, spent
+from sft_exp.judgement.worth import worth
+
+ROOT = Path(__file__).parent.parent
+A = [0.81, 0.79, 0.84, 0.80, 0.83]
+B = [0.78, 0.78, 0.79, 0.79, 0.77]
+PRIOR = archives.frozen().prior
+each = pytest.mark.parametrize
+
+
+def one(pretrained, scratch, archive=None, setting=None, **more):
+    """The verdict on a single comparison."""
+    return judge({"a": Comparison(pretrained, scratch, **more)}, setting or Setting(), archive).verdicts["a"]
+
+
+def scores(seed, seeds, draws, gain=0.0, sd=0.005):
+    """Two arms around 0.9 whose gains vary by `sd` over seeds, draws and rest alike."""
+    rng = np.random.default_rng(seed)
+    scratch = 0.9 + 0.01 * rng.normal(size=(seeds, draws))
+    parts = [rng.normal(size=shape) for shape in ((seeds, 1), (1, draws), (seeds, draws))]
+    return scratch + gain + sd * sum(parts), scratch
+
+
+# Intervals and tests
+
+
+def test_one_seed_without_an_archive_is_the_paired_t_test_of_scipy():
+    this = one([A], [B]).this
+    theirs = stats.ttest_rel(A, B)
+    interval = theirs.confidence_interval(0.95)
+    assert (this.low, this.high) == pytest.approx((interval.low, interval.high))
+    assert this.p == pytest.approx(theirs.pvalue, rel=1e-6)
+    assert (this.word, this.level) == ("helped", pytest.approx(0.95))
+
+
+def test_all_labels_leave_the_seeds_alone():
+    verdict = one([[a] for a in A], [[b] for b in B], all_labels=True)
+    interval = stats.ttest_rel(A, B).confidence_interval(0.95)
+    assert (verdict.low, verdict.high) == pytest.approx((interval.low, interval.high))
+    assert "one set of all labels" in verdict.covers
+
+
+def test_folds_widen_the_interval_as_nadeau_and_bengio_ask():
+    """Equation 5: s^2 (1/n + n_test/n_train), here 1/5 + 1/4 instead of 1/5."""
+    gains = np.subtract(A, B)
+    this = one([A], [B], setting=Setting(ratio=0.25)).this
+    half = stats.t.ppf(0.975, 4) * sqrt(gains.var(ddof=1) * (1 / 5 + 1 / 4))
+    assert (this.low, this.high) == pytest.approx((gains.mean() - half, gains.mean() + half))
+    assert "other folds" in this.covers
+
+
+def test_a_crossed_design_by_hand():
+    """2 x 3: mean squares 1.5 of seeds (1 degree), 0.5 of draws (2 degrees), 0 of the rest."""
+    gains = [[1.0, 2.0, 1.5], [0.0, 1.0, 0.5]]
+    squares, degrees = mean_squares(gains)
+    assert squares == pytest.approx([1.5, 0.5, 0.0])
+    assert degrees.tolist() == [1, 2, 2]
+    t = stats.t.ppf(0.975, [1, 2])
+    assert half_width(squares / 6, degrees, 0.05) == pytest.approx(sqrt((t[0] ** 2 * 1.5 + t[1] ** 2 * 0.5) / 6))
+
+
+def test_the_rest_is_subtracted_with_the_smallest_quantile():
+    t = stats.t.ppf(0.975, [2, 3, 6])
+    assert half_width([2.0, 3.0, 1.0], [2, 3, 6], 0.05) == pytest.approx(sqrt(t[0] ** 2 * 2 + t[1] ** 2 * 3 - t[2] ** 2))
+    assert half_width([2.0, 0.1, 9.0], [2, 3, 6], 0.05) == pytest.approx(t[0] * sqrt(2)), "never less than one factor alone"
+
+
+@each("shape", [(2, 3), (3, 3), (3, 10), (5, 6), (1, 10), (4, 1)], ids=str)
+def test_p_values_invert_the_intervals(shape):
+    gains = np.random.default_rng(1).normal(0.4, 1, (300, *shape))
+    squares, degrees = mean_squares(gains)
+    variances, mean = squares / np.prod(shape), grand_mean(gains)
+    p = p_value(mean, variances, degrees)
+    assert half_width(variances, degrees, p) == pytest.approx(np.abs(mean), rel=1e-6)
+    for alpha in (0.001, 0.05, 0.3):
+        assert ((p <= alpha) == (np.abs(mean) >= half_width(variances, degrees, alpha))).all()
+        resolved = p_value(mean, variances, degrees, largest=alpha)
+        assert np.allclose(resolved, np.where(p <= alpha, p, 1.0), rtol=1e-6)
+
+
+def test_a_wider_level_is_never_narrower_and_a_shift_changes_nothing():
+    gains = np.random.default_rng(2).normal(size=(200, 3, 4))
+    squares, degrees = mean_squares(gains)
+    halves = [half_width(squares, degrees, a) for a in (0.2, 0.05, 0.01, 0.001)]
+    assert all((a < b).all() for a, b in pairwise(halves))
+    assert np.allclose(mean_squares(gains + 7)[0], squares)
+    assert np.allclose(mean_squares(gains[:, ::-1, ::-1])[0], squares)
+
+
+def test_seeds_that_do_not_count_are_as_if_they_were_not_there():
+    gains = np.random.default_rng(3).normal(size=(4, 5))
+    kept = np.array([True, False, True, True])
+    for with_mask, without in zip(mean_squares(gains, kept), mean_squares(gains[kept]), strict=True):
+        assert with_mask == pytest.approx(without)
+    assert grand_mean(gains, kept) == pytest.approx(gains[kept].mean())
+
+
+def test_equivalence_is_scipys_two_one_sided_tests():
+    gains = np.array([[0.001, 0.002, -0.001, 0.0005, 0.0015, 0.0]])
+    evidence = weigh(Moments.of([gains]), None, other_seeds=False)
+    sides = stats.ttest_1samp(gains[0], -0.005, alternative="greater"), stats.ttest_1samp(gains[0], 0.005, alternative="less")
+    assert evidence.p_equivalence(0.005)[0] == pytest.approx(max(s.pvalue for s in sides), rel=1e-6)
+    interval = stats.ttest_1samp(gains[0], 0).confidence_interval(0.90)
+    inside = max(abs(interval.low), abs(interval.high))
+    assert evidence.p_equivalence(inside)[0] == pytest.approx(0.05, rel=1e-6), "at 0.05 it is the interval of 90 %"
+    assert evidence.p_equivalence(abs(gains.mean()) / 2)[0] == 1.0
+
+
+@each("seed", range(3))
+def test_weighted_holm_is_the_closed_test_by_bonferroni(seed):
+    """A hypothesis is rejected if and only if the weighted Bonferroni test rejects every set that it is in."""
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        m = int(rng.integers(1, 6))
+        p, w = rng.random(m) ** 4 * 0.2, rng.random(m) + 0.1
+        sets = [s for k in range(1, m + 1) for s in combinations(range(m), k)]
+        closed = [all(any(p[j] <= 0.05 * w[j] / w[list(s)].sum() for j in s) for s in sets if i in s) for i in range(m)]
+        assert weighted_holm(p, w)[0].tolist() == closed
+
+
+def test_holm_by_hand():
+    rejected, share = weighted_holm([0.01, 0.04, 0.03], [1, 1, 1])
+    assert rejected.tolist() == [True, False, False]
+    assert share == pytest.approx([0.05 / 3, 0.025, 0.025])
+    assert weighted_holm([0.01, 0.02, 0.03], [1, 1, 1])[0].all()
+    assert weighted_holm([0.039, 0.2, 0.049], [8, 1, 1])[0].tolist() == [True, False, False]
+    assert primary_weights([True, True, False]) == pytest.approx([0.4, 0.4, 0.2])
+    assert primary_weights([False, False]) == [1.0, 1.0]
+
+
+def test_few_seeds_keep_their_wide_quantile_however_small_their_mean_square():
+    """Satterthwaite's single t would take the draws' many degrees here."""
+    degrees = np.array([1.0, 30.0, 30.0])
+    small = half_width([0.3, 1.0, 0.1], degrees, 0.05)
+    assert small > stats.t.ppf(0.975, 1) * sqrt(0.3)
+
+
+# The archive
+
+
+def test_the_expected_mean_squares_by_hand():
+    prior = archives.Prior(seed=0.02, draw=0.05, rest=0.04, degrees=3)
+    q2 = (0.9 * 0.1) ** 2 + (0.8 * 0.2) ** 2
+    rest = q2 * 0.04**2 + 0.5 * (0.9 * 0.1 + 0.8 * 0.2) / 1000
+    expected = [rest + 5 * q2 * 0.02**2, rest + 3 * q2 * 0.05**2, rest]
+    assert prior.expected(0.9, 0.8, 3, 5, 1000) == pytest.approx(expected)
+    assert prior.expected(0.9, 0.8, 3, 5, proportion=False)[2] == pytest.approx(0.04**2)
+
+
+def test_the_frozen_archive_is_what_the_committed_results_give():
+    stored = json.loads((ROOT / "sft_exp" / "judgement" / "archive.json").read_text())
+    studies = sorted((ROOT / "docs" / "results").glob("*/study.json"))
+    again = json.loads(archives.freeze(stored["version"], studies))
+    assert again["records"] == stored["records"]
+    for mine, theirs in zip(again["fits"], stored["fits"], strict=True):
+        assert mine["without"] == theirs["without"]
+        assert list(mine["prior"].values()) == pytest.approx(list(theirs["prior"].values()), rel=0.02)
+
+
+@each("name", ["mnist", "MNIST", "blood_cells", "cifar10_jpeg12k"])
+def test_the_archive_never_holds_results_of_the_set_it_judges(name):
+    archive = archives.frozen().leaving_out([name])
+    assert name.lower() not in archive.datasets
+    assert archive.records
+    assert archive.prior != PRIOR
+    assert name.lower() in archive.describe()
+    assert archive.prior == archives.fit(archive.records)
+
+
+def test_a_set_that_the_archive_does_not_know_leaves_it_whole():
+    assert archives.frozen().leaving_out(["pathmnist"]) == archives.frozen()
+    with pytest.raises(DataError, match="archive=none"):
+        archives.frozen().leaving_out(archives.frozen().datasets)
+
+
+def test_the_fit_finds_the_spread_that_made_the_records():
+    truth, rng = archives.Prior(0.02, 0.05, 0.045, 3.0), np.random.default_rng(4)
+    records = []
+    for n in range(400):
+        r = archives.Record("set", str(n), "vae", 4, 6, (1.0, 1.0, 1.0), 0.92, 0.9, 5000)
+        squares = archives.expected(truth, r) * stats.f.rvs(r.degrees, 6.0, random_state=rng)
+        records.append(replace(r, squares=tuple(squares)))
+    fitted = archives.fit(records)
+    assert (fitted.seed, fitted.draw, fitted.rest) == pytest.approx((0.02, 0.05, 0.045), rel=0.2)
+    assert fitted.degrees == archives.MOST_DEGREES, "the true 6 degrees are more than is ever borrowed"
+
+
+def study_of(gains, name="vae"):
+    cell = {"pretrainer": name, "labels": "10", "gains": gains, "pretrained": 0.92, "scratch": 0.9}
+    return {"command": "python -m sft_exp study=label_efficiency dataset=kmnist", "cells": [cell]}
+
+
+def test_a_laboratory_can_use_its_own_studies(tmp_path):
+    rng = np.random.default_rng(5)
+    for n in range(3):
+        (tmp_path / f"study{n}").mkdir()
+        (tmp_path / f"study{n}" / "study.json").write_text(
+            json.dumps(study_of((rng.normal(0, 20, (3, 4)).round() / 2000).tolist()))
+        )
+    archive = archives.from_folder(tmp_path)
+    assert len(archive.records) == 3
+    assert archive.datasets == ["kmnist"]
+    assert {r.tested for r in archive.records} == {2000}
+    verdict = one(*scores(1, 3, 4, 0.02), archive)
+    assert "Without the archive" in verdict.text
+    with pytest.raises(DataError, match="archive=none"):
+        judge({"a": Comparison(*scores(1, 3, 4))}, archive=archive, without=["kmnist"])
+
+
+@each("text", ["", "{", '{"command": "x"}', '{"cells": [{}], "command": ""}', "[]"])
+def test_an_unreadable_study_is_named(tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(DataError, match=r"study\.json: cannot be read as a finished study"):
+        archives.from_folder(tmp_path)
+
+
+def test_an_empty_folder_is_no_archive(tmp_path):
+    with pytest.raises(DataError, match="hold 0 comparisons"):
+        archives.from_folder(tmp_path)
+
+
+@each(
+    ("command", "name"),
+    [
+        ("python -m sft_exp dataset=mnist dataset.root=data/mnist", "mnist"),
+        ("python -m sft_exp dataset=image_folder dataset.root=data/blood_cells", "blood_cells"),
+        ("python -m sft_exp study=attribution", "digits"),
+        ("python -m sft_exp 'study.steps=[\"a=b\"]' dataset=voc_segmentation dataset.root=data", "voc_segmentation"),
+    ],
+)
+def test_a_data_set_has_its_own_name_or_its_folders(command, name):
+    assert archives.dataset_of({"command": command}) == name
+
+
+# The rule
+
+
+def test_mean_squares_are_moderated_by_smyths_formula():
+    gains, prior = np.random.default_rng(6).normal(0, 0.01, (3, 4)), archives.Prior(0.02, 0.05, 0.045, 3.0)
+    expected = prior.expected(0.9, 0.88, 3, 4, 1000)[None]
+    moments = Moments.of([gains] * 12)
+    evidence = weigh(moments, prior, np.repeat(expected, 12, 0))
+    squares, degrees = mean_squares(gains)
+    moderated = (3 * evidence.scale[0] * expected[0] + degrees * squares) / (3 + degrees)
+    assert evidence.variances[0] == pytest.approx(moderated / 12)
+    assert evidence.degrees[0] == pytest.approx(degrees + 3)
+    alone = weigh(Moments.of([gains]), prior, expected)
+    assert alone.degrees[0] == pytest.approx(degrees + 1.2), "a report of one sentence borrows less"
+    single = weigh(Moments.of([gains[:1]]), prior, prior.expected(0.9, 0.88, 1, 4, 1000)[None])
+    assert single.degrees[0].tolist() == pytest.approx([3, 3 + 1.2, 3]), "but for what it has not seen"
+
+
+def test_the_study_scale_is_raised_freely_and_lowered_slowly():
+    f = np.array([[2.0, 9.0, 18.0]])
+    expected = np.ones((1, 3))
+    assert study_scale(np.full((1, 3), 50.0), f, expected).tolist() == [[50.0] * 3]
+    low = study_scale(np.full((1, 3), 0.01), f, expected)
+    assert low[0, 0] == pytest.approx((29 * 0.01 + 8) / (29 + 8))
+    high_seeds = study_scale(np.array([[50.0, 1.0, 1.0]]), f, expected)[0]
+    assert high_seeds[0] == 50
+    assert 1 < high_seeds[2] < 50
+    unknown = study_scale(np.full((1, 3), 1e-4), f, expected, known=False)
+    assert unknown.tolist() == [[1e-4] * 3]
+
+
+def test_a_label_count_that_varies_much_is_not_hidden_by_the_others():
+    f = np.tile([2.0, 9.0, 18.0], (3, 1))
+    squares = np.array([[10.0] * 3, [1.0] * 3, [0.1] * 3])
+    scale = study_scale(squares, f, np.ones((3, 3)), ["1", "10", "100"])
+    assert (scale[0] >= 10).all()
+    assert (scale[0] > scale[1]).all()
+    assert (scale[1] > scale[2]).all()
+
+
+def test_one_wild_comparison_does_not_silence_all_others():
+    f = np.tile([2.0, 9.0, 18.0], (5, 1))
+    squares = np.ones((5, 3))
+    squares[0] = 1000.0
+    assert study_scale(squares, f, np.ones((5, 3))).max() == pytest.approx((4 + 3) / 5)
+
+
+def test_the_report_says_what_was_borrowed_and_what_it_is_without():
+    arms = scores(7, 3, 4, 0.02)
+    report = judge({"a": Comparison(*arms)}, Setting(tested=1000), archives.frozen(), ["mnist"])
+    alone = judge({"a": Comparison(*arms)}, Setting(tested=1000))
+    mine, theirs = report.verdicts["a"], alone.verdicts["a"]
+    assert mine.alone == pytest.approx((theirs.low, theirs.high))
+    assert f"Without the archive: {100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}." in mine.text
+    assert "Without" not in theirs.text
+    assert "without results of mnist" in report.notes[0]
+    assert "No archive" in alone.notes[0]
+    assert report.scale is not None
+
+
+def test_the_words():
+    assert one(*scores(1, 3, 6, 0.05)).word == "helped"
+    hurt = one(*scores(1, 3, 6, -0.05))
+    assert hurt.word == "hurt"
+    assert hurt.text.startswith("Pretraining hurt: -")
+    assert one(*scores(1, 3, 6, 0.0, 1e-4)).word == "too small to matter"
+    silent = one(*scores(2, 3, 4, 0.003, 0.02))
+    assert silent.word == "cannot tell"
+    assert silent.text.startswith("Cannot tell whether pretraining helped")
+    assert one(*scores(1, 4, 8, 0.002, 1e-5)).word == "too small to matter", "real, and still too small to matter"
+
+
+@each("gain", [0.0, 0.25, -0.1])
+@each("archive", [None, archives.frozen()], ids=["alone", "archive"])
+@each("shape", [(1, 5), (3, 4), (4, 1)], ids=str)
+def test_the_same_gain_everywhere_proves_nothing(gain, archive, shape):
+    scratch = np.full(shape, 0.6)
+    verdict = one(scratch + gain, scratch, archive)
+    assert verdict.word == "cannot tell"
+    assert verdict.this is None or verdict.this.word == "cannot tell"
+    assert one([[0.9, 0.92]], [[0.88, 0.90]], archive).this.word == "cannot tell", "rounding does not hide it"
+
+
+def test_one_seed_says_two_sentences():
+    pretrained, scratch = scores(8, 1, 10, 0.02, 0.003)
+    verdict = one(pretrained, scratch, archives.frozen(), Setting(tested=1000))
+    assert verdict.this.word == "helped"
+    assert "this one pretraining" in verdict.this.covers
+    assert "other pretraining seeds by the archive" in verdict.covers
+    assert verdict.low < verdict.this.low < verdict.this.high < verdict.high
+    alone = one(pretrained, scratch)
+    assert (alone.word, alone.this.word) == ("cannot tell", "helped")
+    assert alone.low == -np.inf
+    assert "says nothing of other seeds" in alone.covers
+
+
+@each("archive", [None, archives.frozen()], ids=["alone", "archive"])
+def test_one_run_of_each_arm_has_no_interval(archive):
+    verdict = one([[0.9]], [[0.5]], archive)
+    assert (verdict.word, verdict.low) == ("cannot tell", -np.inf)
+    assert "no interval" in verdict.text
+
+
+def test_a_word_and_its_printed_interval_never_contradict_each_other():
+    rng, told_wider = np.random.default_rng(9), 0
+    for _ in range(60):
+        comparisons = {n: Comparison(*scores(int(rng.integers(1e9)), 3, 4, 0.012 * n)) for n in range(4)}
+        for v in judge(comparisons, Setting(tested=2000), archives.frozen()).verdicts.values():
+            if v.word in ("helped", "hurt"):
+                assert v.low > 0 or v.high < 0
+            told_wider += v.level < 0.9875 - 1e-9
+            assert ("the level it was judged at" in v.text) == (v.level < 0.9875 - 1e-9)
+    assert told_wider, "some are told by Holm's test alone"
+
+
+def test_scores_in_other_units_are_judged_alike_in_any_unit():
+    pretrained, scratch = scores(10, 3, 5, 0.02)
+    small, large = (
+        one(k * pretrained, k * scratch, archives.frozen(), Setting(score="error", proportion=False, margin=0.005 * k))
+        for k in (1, 1000)
+    )
+    assert (large.low, large.high) == pytest.approx((1000 * small.low, 1000 * small.high))
+    assert large.word == small.word == "helped"
+    assert "+20.4" in large.text or f"{large.gain:+.3g} of error" in large.text
+    with pytest.raises(DataError, match="between 0 and 1"):
+        one(1000 * pretrained, 1000 * scratch, archives.frozen())
+
+
+@each(
+    ("pretrained", "scratch", "message"),
+    [
+        ([[0.9, float("nan")]], [[0.8, 0.8]], "not finite"),
+        ([[0.9, 0.9]], [[0.8, float("inf")]], "not finite"),
+        ([[0.9, 0.9]], [[0.8]], "paired by seed and draw"),
+        ([[0.9, 0.9], [0.9]], [[0.8, 0.8], [0.8]], "same number of draws"),
+        ([0.9, 0.9], [0.8, 0.8], "paired by seed and draw"),
+        ([], [], "paired by seed and draw"),
+        ([["a"]], [[0.8]], "must be numbers"),
+    ],
+)
+def test_scores_that_cannot_be_judged_are_refused(pretrained, scratch, message):
+    with pytest.raises(DataError, match=message):
+        one(pretrained, scratch)
+
+
+def test_what_would_tell_tells():
+    arms = scores(11, 3, 4, 0.006)
+    verdict = one(*arms, archives.frozen(), Setting(tested=2000))
+    assert verdict.word == "cannot tell"
+    seeds, draws = verdict.needed
+    assert f"{seeds} seeds and {draws} draws would tell" in verdict.text
+    moments = Moments.of([arms[0] - arms[1]])
+    expected = PRIOR.expected(arms[0].mean(), arms[1].mean(), 3, 4, 2000)[None]
+    evidence = weigh(moments, PRIOR, expected)
+    assert forecast(evidence, moments, seeds, draws).half(0.05)[0] < abs(verdict.gain)
+    assert forecast(evidence, moments, 3, 4).half(0.05)[0] == pytest.approx(evidence.half(0.05)[0], rel=0.25)
+
+
+# Collapsed seeds
+
+
+@each(
+    ("arm", "seeds", "fallen"),
+    [(0, 3, [1]), (0, 5, [0, 3]), (1, 4, [2]), (0, 6, [5])],
+)
+def test_collapsed_seeds_are_found_and_named(arm, seeds, fallen):
+    arms = list(scores(12, seeds, 4, 0.03, 0.002))
+    arms[arm] = arms[arm].copy()
+    arms[arm][fallen] = 0.1
+    verdict = one(*arms, archives.frozen(), Setting(tested=1000))
+    assert verdict.collapsed == tuple(fallen)
+    assert f"the {seeds - len(fallen)} of {seeds} seeds that trained" in verdict.covers
+    assert f"{', '.join(map(str, fallen))}." in verdict.covers
+    kept = [s for s in range(seeds) if s not in fallen]
+    rest = one(arms[0][kept], arms[1][kept], archives.frozen(), Setting(tested=1000))
+    assert (verdict.low, verdict.high) == pytest.approx((rest.low, rest.high))
+
+
+def test_of_two_seeds_nobody_can_say_which_collapsed():
+    arms = list(scores(13, 2, 4, 0.03, 0.002))
+    arms[0][1] = 0.1
+    verdict = one(*arms, archives.frozen(), Setting(tested=1000))
+    assert (verdict.collapsed, verdict.word) == ((), "cannot tell")
+
+
+@each("truth", ["prior right", "prior 10x low", "exponential", "cells as in archive"])
+def test_seeds_that_only_vary_are_not_called_collapsed(truth):
+    design = benchmark.Design(4, 6)
+    reports = benchmark.simulate(np.random.default_rng(14), 4000, design, (1, 1), benchmark.TRUTHS[truth])
+    called = (~trained(reports.pretrained, PRIOR, benchmark.TESTED)).any(-1).mean()
+    assert called <= 0.012, "of arms; the prior 10x low is the worst"
+
+
+# Worth
+
+
+def test_worth_by_hand():
+    """Scratch rises by 0.1 from 10 to 100 labels; the pretrained score lies half of the way."""
+    scratch = {10: [[0.8, 0.8], [0.8, 0.8]], 100: [[0.9, 0.9], [0.9, 0.9]]}
+    found = worth([[0.84, 0.85], [0.85, 0.86]], scratch, 10)
+    assert found.times == pytest.approx(sqrt(10))
+    slope = 0.1 / log(10)
+    squares, degrees = mean_squares(np.array([[-0.01, 0.0], [0.0, 0.01]]) / slope)
+    half = half_width(squares / 4, degrees, 0.05)
+    assert (found.low, found.high) == pytest.approx((sqrt(10) * exp(-half), sqrt(10) * exp(half)))
+    assert "times the labels" in str(found)
+
+
+def test_the_derivatives_of_worth_are_those_of_the_curve():
+    """Moving every score of one arm moves the logarithm as the delta method says."""
+    rng = np.random.default_rng(15)
+    arms = [m + 0.001 * rng.normal(size=(2, 3)) for m in (0.85, 0.8, 0.9)]
+
+    def logarithm(p, a, b):
+        return log(worth(p, {10: a, 100: b}, 10).times)
+
+    share, slope = (
+        (arms[0].mean() - arms[1].mean()) / (arms[2].mean() - arms[1].mean()),
+        (arms[2].mean() - arms[1].mean()) / log(10),
+    )
+    for n, derivative in enumerate((1 / slope, -(1 - share) / slope, -share / slope)):
+        moved = [a + 1e-6 * (n == k) for k, a in enumerate(arms)]
+        assert (logarithm(*moved) - logarithm(*arms)) / 1e-6 == pytest.approx(derivative, rel=1e-3)
+
+
+def test_worth_beyond_the_curve_is_a_bound():
+    scratch = {10: [[0.8, 0.81]], 100: [[0.9, 0.91]]}
+    above, below = worth([[0.95, 0.96]], scratch, 10), worth([[0.5, 0.6]], scratch, 100)
+    assert (above.beyond, above.low, above.high) == (1, 10.0, np.inf)
+    assert (below.beyond, below.low, below.high) == (-1, 0.0, pytest.approx(0.1))
+    assert "more than 10 times" in str(above)
+    assert "less than 0.1 times" in str(below)
+    flat = worth([[0.8, 0.8]], {10: [[0.8, 0.8]], 100: [[0.8, 0.8]]}, 10)
+    assert (flat.low, flat.high) == (0.0, np.inf)
+    with pytest.raises(DataError, match="two label counts"):
+        worth([[0.8]], {10: [[0.8]]}, 10)
+    with pytest.raises(DataError, match="seeds and draws"):
+        worth([[0.8, 0.8]], {10: [[0.8, 0.8, 0.8]], 100: [[0.9, 0.9]]}, 10)
+
+
+def test_the_worth_interval_covers_where_draws_are_shared_by_all_seeds():
+    old, new = benchmark.worth_cells(150, 5, 6, 0.0)
+    assert float(new.split()[0]) >= 92 > 75 > float(old.split()[0])
+
+
+# Looks
+
+
+def evidence_at(arms, seeds, draws):
+    gains = [(p - s)[:seeds, :draws] for p, s in arms]
+    moments = Moments.of(gains)
+    expected = PRIOR.expected(0.9, 0.9, moments.seeds, moments.draws, 2000)
+    return weigh(moments, PRIOR, expected), moments
+
+
+def test_looks_spend_five_per_cent_and_a_word_stands():
+    assert sum(ALPHAS) == pytest.approx(0.05)
+    arms = [scores(16, 8, 12, 0.08, 0.002), scores(17, 8, 12, 0.008), scores(18, 8, 12, 0.0)]
+    history, keys = [], ["large", "small", "none"]
+    while design := next_design(history):
+        history.append(look(history, keys, *evidence_at(arms, *design), keep_going=keys))
+    assert [(h.seeds, h.draws) for h in history] == list(LOOKS)
+    assert spent(history) == pytest.approx(0.05)
+    assert history[0].words["large"] == "helped"
+    assert history[-1].words["large"] == "helped"
+    assert "large" not in history[0].going
+    assert not history[-1].going
+    again = look(history, keys, *evidence_at(arms, 8, 12))
+    assert (again.alpha, again.words) == (0.0, history[-1].words), "looking again without new runs spends nothing"
+
+
+def test_a_rerun_with_more_seeds_counts_as_a_look_and_deleted_ones_do_not_come_back():
+    first = Look(3, 4, ALPHAS[0], {"a": "cannot tell"}, frozenset({"a"}), frozenset())
+    assert alpha_of([], 3, 4) == ALPHAS[0]
+    assert alpha_of([first], 5, 4) == ALPHAS[1]
+    assert alpha_of([first], 3, 4) == 0.0
+    spent_all = [replace(first, seeds=n, alpha=a) for n, a in enumerate(ALPHAS, 2)]
+    assert alpha_of(spent_all, 20, 20) == 0.0
+    with pytest.raises(ConfigError, match="must hold the 3x4"):
+        alpha_of([first], 2, 4)
+    with pytest.raises(ConfigError, match="must hold the comparisons"):
+        look([first], ["b"], *evidence_at([scores(1, 3, 6)], 3, 6))
+    assert next_design([replace(first, going=frozenset())]) is None
+
+
+def test_after_all_alpha_is_spent_nothing_new_is_said():
+    done = [Look(n, n, a, {"a": "cannot tell"}, frozenset({"a"}), frozenset()) for n, a in enumerate(ALPHAS, 2)]
+    assert look(done, ["a"], *evidence_at([scores(16, 8, 12, 0.2)], 8, 12)).words == {"a": "cannot tell"}
+
+
+def test_the_share_of_what_differs_passes_on_and_no_other():
+    p, weights = np.array([1.0, 0.004, 0.5]), np.ones(3)
+    assert holm_after(p, weights, 0.01, np.array([True, False, False]))[1]
+    assert not holm_after(p, weights, 0.01, np.zeros(3, bool))[1], "a stopped comparison keeps its share"
+
+
+def test_a_hopeless_comparison_is_stopped():
+    gains = 0.002 + np.array([[0.05, 0.05, 0.04, 0.05], [-0.05, -0.05, -0.04, -0.05]])
+    arms = [(0.9 + gains, np.full(gains.shape, 0.9))]
+    found = look([], ["a"], *evidence_at(arms, 2, 4))
+    assert found.hopeless == {"a"}
+    assert not found.going
+    assert next_design([found]) is None
+
+
+@each("truth", ["prior right", "prior 10x low", "seeds 25x"])
+def test_looks_hold_the_promise_together(truth):
+    seeds, draws = LOOKS[-1]
+    reports = benchmark.simulate(np.random.default_rng(20), 400, benchmark.Design(seeds, draws), (1, 2), benchmark.TRUTHS[truth])
+    word, cost = benchmark.go_on(reports)
+    assert np.isin(word, (1, 2)).any(-1).mean() <= 0.07
+    assert cost.max() <= benchmark.cost_of(seeds, draws)
+
+
+# The promise
+
+
+@each(
+    ("truth", "seeds", "draws", "sentences"),
+    [
+        ("prior right", 3, 10, 6),
+        ("prior 10x low", 3, 4, 1),
+        ("half of cells 10x", 3, 10, 18),
+        ("scratch 10x", 4, 10, 6),
+        ("seeds 25x", 5, 6, 6),
+        ("exponential", 3, 10, 1),
+        ("label counts 10x to 0.1x", 3, 10, 6),
+        ("cells as in archive", 3, 4, 6),
+        ("prior right", 1, 10, 6),
+    ],
+)
+def test_a_report_says_a_false_word_in_at_most_five_per_cent(truth, seeds, draws, sentences):
+    """600 reports with a fixed seed: 7 % are two standard errors above 5 %. The long form is benchmarks/verdict.py."""
+    count = 600 * benchmark.SHARE[sentences] // (3 if sentences > 6 else 1)
+    found = benchmark.measured(count, benchmark.Design(seeds, draws), sentences, benchmark.TRUTHS[truth], 0.0, 21)
+    assert found["false new"] <= 7
+    assert found["covered new"] >= 93
+
+
+def test_large_gains_are_found_where_the_first_standard_was_mute():
+    found = benchmark.measured(150 * 5, benchmark.Design(3, 4), 18, benchmark.TRUTHS["cells as in archive"], 0.05, 22)
+    assert found["found new"] > 85
+    assert found["found old"] < 70
+
+
+def test_the_committed_studies_are_judged_again():
+    """Of 56 sentences the first standard could not tell 44, with the data set itself left out of the archive now 26."""
+    words = []
+    for path in sorted((ROOT / "docs" / "results").glob("*/study.json")):
+        study = json.loads(path.read_text())
+        comparisons, _, tested = benchmark.committed(study)
+        report = judge(comparisons, Setting(tested=tested), archives.frozen(), [archives.dataset_of(study)])
+        words += [v.word for v in report.verdicts.values()]
+    assert len(words) == 56
+    assert words.count("cannot tell") <= 27
+
+
+# The library
+
+
+def test_the_library_is_light():
+    """Neither torch nor Hydra is imported, and that within half a second of computing."""
+    code = (
+        "import time; t = time.process_time(); import sft_exp.judgement, sys; t = time.process_time() - t;"
+        "print(t, *({m.partition('.')[0] for m in sys.modules} & {'torch', 'hydra', 'omegaconf', 'sklearn', 'matplotlib'}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert out[1:] == []
+    assert float(out[0]) < 0.5
+
+
+def test_the_example_of_the_package_runs():
+    pretrained, scratch = scores(23, 3, 4, 0.03)
+    report = judgement.judge(
+        {"vae": judgement.Comparison(pretrained, scratch)},
+        judgement.Setting(tested=10_000),
+        judgement.frozen(),
+        without=["mnist"],
+    )
+    assert report.verdicts["vae"].text.startswith(judgement.SAYS[report.verdicts["vae"].word])
+
+
+def test_evidence_without_any_spread_says_so():
+    evidence = Evidence(np.zeros(2), np.array([[0.0, 0, 0], [0, 1e-9, 0]]), np.zeros((2, 3)), np.ones((2, 3)))
+    assert evidence.without_noise().tolist() == [True, False]

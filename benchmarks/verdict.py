@@ -64,6 +64,7 @@ TRUTHS = {
     "Student's t of 3": Truth(noise="t"),
     "prior 10x high": Truth(every=0.1),
 }
+HARD = {"seeds 25x", "a seed in ten collapses"}  # truths whose coverage is told apart: no rule of few seeds holds there
 SHORT_TRUTHS = ["prior right", "prior 10x low", "half of cells 10x", "seeds 25x", "exponential", "collapses, of the trained"]
 
 
@@ -292,8 +293,8 @@ def measured(count: int, design: Design, sentences: int, truth: Truth, effect: F
 def promise_table(count: int, truths: list[str], sentences: list[int]) -> None:
     """False reports where nothing is true, and where every other gain is +2 points."""
     print("\nFalse reports in %, standard 1.0 -> this rule; nothing is true, in `mixed` every other gain is +2 points\n")
-    row("design", "sentences", *truths, "mixed", "least coverage")
-    row(*["---"] * (len(truths) + 4))
+    row("design", "sentences", *truths, "mixed", "least joint coverage", "the same, seeds 25x or collapsing")
+    row(*["---"] * (len(truths) + 5))
     for design in DESIGNS:
         for n in sentences:
             cells = [measured(count, design, n, TRUTHS[t], 0.0, 1) for t in truths]
@@ -306,7 +307,9 @@ def promise_table(count: int, truths: list[str], sentences: list[int]) -> None:
                 cells += mixed
             else:
                 told.append("")
-            row(design, n, *told, f"{min(c['covered new'] for c in cells):.1f}")
+            hard = [c["covered new"] for t, c in zip(truths, cells, strict=False) if t in HARD]
+            easy = [c["covered new"] for t, c in zip([*truths, "", ""], cells, strict=False) if t not in HARD]
+            row(design, n, *told, f"{min(easy):.1f}", f"{min(hard):.1f}")
 
 
 def power_table(count: int, sentences: list[int]) -> None:

@@ -20,6 +20,7 @@ from sft_exp.judgement import archive as archives
 from sft_exp.judgement.collapse import trained
 from sft_exp.judgement.design import grand_mean, half_width, mean_squares, p_value, weighted_holm
 from sft_exp.judgement.evidence import Evidence, Moments, forecast, study_scale, weigh
+from sft_exp.judgement.selection import pick
 from sft_exp.judgement.sequential import ALPHAS, LOOKS, Look, alpha_of, holm_after, look, next_design, spent
 from sft_exp.judgement.worth import worth
 
@@ -499,6 +500,43 @@ def test_the_worth_interval_covers_where_draws_are_shared_by_all_seeds():
     assert float(new.split()[0]) >= 92 > 75 > float(old.split()[0])
 
 
+# Picks
+
+
+def settings(seed, count, gap=0.0):
+    """Scores [3][6] of settings whose true means rise by `gap` from one to the next."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(size=(count, *shape)) for shape in ((3, 1), (1, 6), (3, 6))]
+    return 0.9 + gap * np.arange(count)[:, None, None] + 0.004 * sum(parts)
+
+
+def test_the_settings_that_may_be_best_hold_the_one_that_is():
+    held = [7 in pick(settings(n, 8, 0.001)).contenders for n in range(150)]
+    assert np.mean(held) >= 0.95
+    assert pick(settings(0, 3, 0.2)).contenders == (2,)
+    assert pick(settings(0, 5, 0.2), PRIOR, 1000, proportion=False).contenders == (4,)
+
+
+def test_a_pick_knows_that_it_was_picked():
+    """Of eight settings that are all alike the best score exceeds the truth; of one that leads clearly it does not."""
+    excess, estimate = [], []
+    for n in range(100):
+        scores_of = settings(n, 8)
+        found = pick(scores_of)
+        excess.append(scores_of[found.best].mean() - 0.9)
+        estimate.append(found.optimism)
+    assert 0.5 * np.mean(excess) < np.mean(estimate) < 1.2 * np.mean(excess)
+    assert pick(settings(1, 8, 0.2)).optimism < 0.1 * np.mean(excess)
+
+
+def test_one_run_of_each_setting_tells_nothing():
+    assert pick([[[0.9]], [[0.1]]]).contenders == (0, 1)
+    assert pick([[[0.9, 0.8]]]).contenders == (0,)
+    for wrong in ([[[0.9]], [[0.9, 0.8]]], [], [[[float("nan")]], [[0.8]]], [[0.9], [0.8]]):
+        with pytest.raises(DataError):
+            pick(wrong)
+
+
 # Looks
 
 
@@ -591,6 +629,25 @@ def test_a_report_says_a_false_word_in_at_most_five_per_cent(truth, seeds, draws
     found = benchmark.measured(count, benchmark.Design(seeds, draws), sentences, benchmark.TRUTHS[truth], 0.0, 21)
     assert found["false new"] <= 7
     assert found["covered new"] >= 93
+
+
+STATED = {  # percent of reports, in docs/verdict.md: where the promise is not kept
+    ("seeds 25x", 1, 10): 40,
+    ("seeds 25x", 3, 10): 8,
+    ("seeds 25x", 4, 10): 6,
+    ("collapses, of the trained", 1, 10): 25,
+}
+
+
+@pytest.mark.slow
+@each("sentences", [1, 6])
+@each("design", benchmark.DESIGNS, ids=str)
+def test_every_design_keeps_the_promise_or_its_number_is_stated(design, sentences):
+    """3,000 and 1,500 reports of every truth: a rate of 5 % is measured as 6.2 % at most."""
+    for name, truth in benchmark.TRUTHS.items():
+        if name != "a seed in ten collapses":  # the mean over seeds that collapse: no rule of few seeds knows it
+            found = benchmark.measured(3000, design, sentences, truth, 0.0, 24)["false new"]
+            assert found <= 1.25 * STATED.get((name, design.seeds, design.draws), 5), (name, found)
 
 
 def test_large_gains_are_found_where_the_first_standard_was_mute():

@@ -55,6 +55,7 @@ LOW = {  # of ours, all that these may import
     "judgement.evidence": {"judgement.archive", "judgement.design"},
     "judgement.collapse": {"judgement.archive", "judgement.design"},
     "judgement.worth": {"errors", "judgement.evidence"},
+    "judgement.selection": {"errors", "judgement.archive", "judgement.design", "judgement.evidence"},
 }
 
 

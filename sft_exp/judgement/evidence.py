@@ -165,17 +165,18 @@ def pooled(u: Floats, f: Floats) -> tuple[Floats, Floats, Floats]:
     return own, np.where(total > 0, (own * most).sum(-1, keepdims=True) / np.maximum(total, 1.0), 1.0), total
 
 
-def forecast(evidence: Evidence, moments: Moments, seeds: float, draws: float) -> Evidence:
-    """The evidence that other numbers of seeds and draws would give, if means and spread stayed as they are.
+def forecast(evidence: Evidence, moments: Moments, seeds: ArrayLike, draws: ArrayLike) -> Evidence:
+    """The evidence that other numbers of seeds and draws [..., m] would give, if means and spread stayed as they are.
 
     The variances are taken apart into v_S, v_D and v_E, and put together again; degrees of freedom grow by those added.
     """
-    size = (moments.seeds * moments.draws)[..., None]
-    now = evidence.variances * size
+    seeds, draws = np.asarray(seeds, float), np.asarray(draws, float)
+    now = evidence.variances * (moments.seeds * moments.draws)[..., None]
     rest = now[..., REST]
     by_seed = np.maximum(now[..., SEED] - rest, 0) / moments.draws
     by_draw = np.maximum(now[..., DRAW] - rest, 0) / moments.seeds
-    then = np.stack([rest + draws * by_seed, rest + seeds * by_draw, rest], -1)
-    new = np.array([seeds - 1, draws - 1, (seeds - 1) * (draws - 1)])
-    degrees = np.where(evidence.degrees > 0, evidence.degrees - moments.degrees + new, 0.0)
-    return replace(evidence, variances=np.where(evidence.degrees > 0, then / (seeds * draws), 0.0), degrees=degrees)
+    then = np.stack(np.broadcast_arrays(rest + draws * by_seed, rest + seeds * by_draw, rest), -1)
+    added = np.stack(np.broadcast_arrays(seeds - 1, draws - 1, (seeds - 1) * (draws - 1)), -1) - moments.degrees
+    seen = evidence.degrees > 0
+    variances = np.where(seen, then / (seeds * draws)[..., None], 0.0)
+    return replace(evidence, variances=variances, degrees=np.where(seen, evidence.degrees + added, 0.0))

@@ -261,24 +261,18 @@ def verdicts(
 def required(evidence: Evidence, moments: Moments, shares: Floats, margin: float) -> list[tuple[int, int] | None]:
     """Of each comparison the least seeds and draws, both larger in proportion, whose interval would leave out 0, or lie inside
     the margin, if mean and spread stayed as they are; None if more than MOST of either would be needed."""
-    found: list[tuple[int, int] | None] = []
-    for n in range(len(evidence.mean)):
-        one = Evidence(evidence.mean[n], evidence.variances[n], evidence.degrees[n], evidence.scale[n])
-        of = Moments(*(x[n] for x in (moments.mean, moments.squares, moments.degrees, moments.seeds, moments.draws)))
-        reach = max(abs(float(one.mean)), margin - abs(float(one.mean)))
-        by_draws = one.variances[DRAW] > 0
-        found.append(None)
-        for factor in np.geomspace(1.05, MOST, 60):
-            # the epsilon keeps 3 x 1.33 from becoming 4 seeds by rounding error
-            seeds, draws = (
-                int(np.ceil(of.seeds * factor - 1e-9)),
-                int(np.ceil(of.draws * factor - 1e-9)) if by_draws else int(of.draws),
-            )
-            if max(seeds, draws) > MOST:
-                break
-            if float(forecast(one, of, seeds, draws).half(shares[n])) < reach:
-                found[-1] = (seeds, draws)
-                break
+    reach = np.maximum(np.abs(evidence.mean), margin - np.abs(evidence.mean))
+    drawn = evidence.variances[:, DRAW] > 0
+    found: list[tuple[int, int] | None] = [None] * len(reach)
+    for factor in np.geomspace(1.05, MOST, 60):
+        # a hair less, so that 3 x 4/3 does not become 5 by rounding
+        seeds, draws = (
+            np.ceil(moments.seeds * factor - 1e-9),
+            np.ceil(np.where(drawn, moments.draws * factor, moments.draws) - 1e-9),
+        )
+        enough = (forecast(evidence, moments, seeds, draws).half(shares) < reach) & (np.maximum(seeds, draws) <= MOST)
+        for n in np.flatnonzero(enough):
+            found[n] = found[n] or (int(seeds[n]), int(draws[n]))
     return found
 
 

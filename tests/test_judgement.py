@@ -378,7 +378,7 @@ def test_scores_in_other_units_are_judged_alike_in_any_unit():
     )
     assert (large.low, large.high) == pytest.approx((1000 * small.low, 1000 * small.high))
     assert large.word == small.word == "helped"
-    assert "+20.4" in large.text or f"{large.gain:+.3g} of error" in large.text
+    assert f"{large.gain:+.3g} of error against the same model from scratch" in large.text
     with pytest.raises(DataError, match="between 0 and 1"):
         one(1000 * pretrained, 1000 * scratch, archives.frozen())
 
@@ -398,6 +398,11 @@ def test_scores_in_other_units_are_judged_alike_in_any_unit():
 def test_scores_that_cannot_be_judged_are_refused(pretrained, scratch, message):
     with pytest.raises(DataError, match=message):
         one(pretrained, scratch)
+
+
+def test_nothing_to_judge_is_refused():
+    with pytest.raises(DataError, match="no comparison"):
+        judge({})
 
 
 def test_what_would_tell_tells():
@@ -431,6 +436,16 @@ def test_collapsed_seeds_are_found_and_named(arm, seeds, fallen):
     kept = [s for s in range(seeds) if s not in fallen]
     rest = one(arms[0][kept], arms[1][kept], archives.frozen(), Setting(tested=1000))
     assert (verdict.low, verdict.high) == pytest.approx((rest.low, rest.high))
+
+
+def test_training_itself_may_say_which_seeds_trained():
+    arms = scores(12, 4, 4, 0.03, 0.002)
+    told = one(*arms, archives.frozen(), Setting(tested=1000), trained=[True, False, True, True])
+    assert told.collapsed == (1,)
+    assert "the 3 of 4 seeds that trained" in told.covers
+    for wrong in ([True], [False] * 4):
+        with pytest.raises(DataError, match="must say of each of 4 seeds"):
+            one(*arms, trained=wrong)
 
 
 def test_of_two_seeds_nobody_can_say_which_collapsed():

@@ -36,6 +36,7 @@ class Comparison:
     group: Hashable = ""  # comparisons of one group share their control, e.g. those at one label count
     weight: float = 1.0  # of its share of the 5 %, relative to the others'; see `primary_weights`
     all_labels: bool = False  # every label is used: there is one label set, and no other to speak of
+    trained: Sequence[bool] | None = None  # which seeds did, where training itself tells; else found from the scores
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Setting:
     tested: int | None = None  # test images
     ratio: float = 0.0  # of folds of one data set: images tested over images trained on; 0 for independent draws
     score: str = "accuracy"
+    against: str = "the same model from scratch"  # what the scores are compared with, in words
     proportion: bool = True  # whether the score is a share of test images; mIoU, average precision and errors are not
     margin: float = MARGIN  # a difference within it is too small to matter; in units of the score
     alpha: float = ALPHA
@@ -81,13 +83,17 @@ def judge(
         without: the data sets that the comparisons are about. Their results are left out of the archive.
 
     Raises:
-        DataError: scores that are not finite, or arms whose seeds or draws differ.
+        DataError: nothing to judge, scores that are not finite, or arms whose seeds or draws differ.
     """
+    if not comparisons:
+        raise DataError("there is no comparison to judge")
     setting = setting or Setting()
     archive = archive.leaving_out(without) if archive else None
     prior = archive.prior if archive else None
     arms = [checked(str(key), c) for key, c in comparisons.items()]
-    kept = [np.logical_and(*(trained(a, prior, setting.tested, setting.proportion) for a in pair)) for pair in arms]
+    kept = [
+        seeds_that_trained(str(key), c, pair, prior, setting) for (key, c), pair in zip(comparisons.items(), arms, strict=True)
+    ]
     gains = [p - s for p, s in arms]
     moments = Moments.of(gains, kept)
     context = Context(list(comparisons.values()), setting, prior, moments, expected_squares(arms, kept, moments, prior, setting))
@@ -148,6 +154,20 @@ def checked(name: str, comparison: Comparison) -> tuple[Floats, Floats]:
     if comparison.weight <= 0:
         raise DataError(f"{name}: weight={comparison.weight} must be above 0")
     return pretrained, scratch
+
+
+def seeds_that_trained(
+    name: str, comparison: Comparison, arms: tuple[Floats, Floats], prior: Prior | None, setting: Setting
+) -> NDArray[np.bool_]:
+    """Of a comparison [S]: a seed counts if both of its arms trained."""
+    if comparison.trained is None:
+        return np.logical_and(*(trained(a, prior, setting.tested, setting.proportion) for a in arms))
+    told = np.asarray(comparison.trained, bool)
+    if told.shape != arms[0].shape[:1] or not told.any():
+        raise DataError(
+            f"{name}: trained={list(comparison.trained)} must say of each of {len(arms[0])} seeds, and of one that it did"
+        )
+    return told
 
 
 def expected_squares(
@@ -246,6 +266,7 @@ def verdicts(
         text = sentence(
             verdict,
             setting.score,
+            setting.against,
             setting.proportion,
             len(context.comparisons),
             setting.alpha,

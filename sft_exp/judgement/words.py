@@ -40,6 +40,7 @@ def amount(x: float, proportion: bool) -> str:
 def sentence(
     verdict: Verdict,
     score: str,
+    against: str,
     proportion: bool,
     sentences: int,
     alpha: float,
@@ -59,7 +60,7 @@ def sentence(
     gain, low, high = (amount(x, proportion) for x in (verdict.gain, verdict.low, verdict.high))
     unit = f"points of {score}" if proportion else f"of {score}"
     reach = interval(verdict, low, high, sentences, alpha, judged_alone)
-    parts = [f"{SAYS[verdict.word]}: {gain} {unit} against the same model from scratch{reach}."]
+    parts = [f"{SAYS[verdict.word]}: {gain} {unit} against {against}{reach}."]
     if verdict.word == "too small to matter":
         size = f"{100 * margin:g} points" if proportion else f"{margin:g}"
         parts.append(f"By two one-sided tests it lies within {size} of zero.")

@@ -651,6 +651,9 @@ STATED = {  # percent of reports, in docs/verdict.md: where the promise is not k
     ("seeds 25x", 3, 10): 8,
     ("seeds 25x", 4, 10): 6,
     ("collapses, of the trained", 1, 10): 25,
+    ("seeds shared, 25x", 1, 10): 40,
+    ("seeds shared, 25x", 3, 10): 8,
+    ("seeds shared, 25x", 4, 10): 6,
 }
 
 

@@ -20,6 +20,7 @@ from sft_exp.judgement import archive as archives
 from sft_exp.judgement.collapse import trained
 from sft_exp.judgement.design import grand_mean, half_width, mean_squares, p_value, weighted_holm
 from sft_exp.judgement.evidence import Evidence, Moments, forecast, study_scale, weigh
+from sft_exp.judgement.rule import prepare
 from sft_exp.judgement.selection import pick
 from sft_exp.judgement.sequential import ALPHAS, LOOKS, Look, alpha_of, holm_after, look, next_design, spent
 from sft_exp.judgement.worth import worth
@@ -36,10 +37,10 @@ def one(pretrained, scratch, archive=None, setting=None, **more):
     return judge({"a": Comparison(pretrained, scratch, **more)}, setting or Setting(), archive).verdicts["a"]
 
 
-def scores(seed, seeds, draws, gain=0.0, sd=0.005):
-    """Two arms around 0.9 whose gains vary by `sd` over seeds, draws and rest alike."""
+def scores(seed, seeds, draws, gain=0.0, sd=0.005, base=0.9):
+    """Two arms around `base` whose gains vary by `sd` over seeds, draws and rest alike."""
     rng = np.random.default_rng(seed)
-    scratch = 0.9 + 0.01 * rng.normal(size=(seeds, draws))
+    scratch = base + 0.01 * rng.normal(size=(seeds, draws))
     parts = [rng.normal(size=shape) for shape in ((seeds, 1), (1, draws), (seeds, draws))]
     return scratch + gain + sd * sum(parts), scratch
 
@@ -54,6 +55,15 @@ def test_one_seed_without_an_archive_is_the_paired_t_test_of_scipy():
     assert (this.low, this.high) == pytest.approx((interval.low, interval.high))
     assert this.p == pytest.approx(theirs.pvalue, rel=1e-6)
     assert (this.word, this.level) == ("helped", pytest.approx(0.95))
+
+
+@each("values", [[A], A, [[a] for a in A]], ids=["draws", "flat", "seeds"])
+def test_the_interval_of_a_mean_is_students(values):
+    theirs = stats.ttest_1samp(A, 0).confidence_interval(0.9)
+    assert judgement.interval(values, alpha=0.1) == pytest.approx((np.mean(A), theirs.low, theirs.high))
+    assert judgement.interval([[0.5]]) == (0.5, -np.inf, np.inf)
+    crossed = np.add.outer(A, B)
+    assert judgement.interval(crossed)[1] == pytest.approx(one(crossed, np.zeros((5, 5)), setting=Setting(proportion=False)).low)
 
 
 def test_all_labels_leave_the_seeds_alone():
@@ -556,15 +566,14 @@ def test_one_run_of_each_setting_tells_nothing():
 
 
 def evidence_at(arms, seeds, draws):
-    gains = [(p - s)[:seeds, :draws] for p, s in arms]
-    moments = Moments.of(gains)
-    expected = PRIOR.expected(0.9, 0.9, moments.seeds, moments.draws, 2000)
-    return weigh(moments, PRIOR, expected), moments
+    now = {n: Comparison(p[:seeds, :draws], s[:seeds, :draws]) for n, (p, s) in enumerate(arms)}
+    context = prepare(now, Setting(tested=2000), archives.frozen())
+    return context.evidence(PRIOR), context.moments
 
 
 def test_looks_spend_five_per_cent_and_a_word_stands():
     assert sum(ALPHAS) == pytest.approx(0.05)
-    arms = [scores(16, 8, 12, 0.08, 0.002), scores(17, 8, 12, 0.008), scores(18, 8, 12, 0.0)]
+    arms = [scores(16, 8, 12, 0.08, 0.002, 0.8), scores(17, 8, 12, 0.008), scores(18, 8, 12, 0.0)]
     history, keys = [], ["large", "small", "none"]
     while design := next_design(history):
         history.append(look(history, keys, *evidence_at(arms, *design), keep_going=keys))
@@ -594,7 +603,7 @@ def test_a_rerun_with_more_seeds_counts_as_a_look_and_deleted_ones_do_not_come_b
 
 def test_after_all_alpha_is_spent_nothing_new_is_said():
     done = [Look(n, n, a, {"a": "cannot tell"}, frozenset({"a"}), frozenset()) for n, a in enumerate(ALPHAS, 2)]
-    assert look(done, ["a"], *evidence_at([scores(16, 8, 12, 0.2)], 8, 12)).words == {"a": "cannot tell"}
+    assert look(done, ["a"], *evidence_at([scores(16, 8, 12, 0.2, base=0.7)], 8, 12)).words == {"a": "cannot tell"}
 
 
 def test_the_share_of_what_differs_passes_on_and_no_other():

@@ -14,6 +14,7 @@ docs/verdict.md states every formula with its source, and what it does not promi
 """
 
 from sft_exp.judgement.archive import Archive, Prior, from_folder, frozen
+from sft_exp.judgement.evidence import interval
 from sft_exp.judgement.rule import Comparison, Report, Setting, judge, primary_weights
 from sft_exp.judgement.words import SAYS, Verdict
 
@@ -27,6 +28,7 @@ __all__ = [
     "Verdict",
     "from_folder",
     "frozen",
+    "interval",
     "judge",
     "primary_weights",
 ]

@@ -117,6 +117,21 @@ def weigh(
     return Evidence(moments.mean, np.where(spoken, squares / size * inflation, 0.0), np.where(spoken, degrees, 0.0), scale)
 
 
+def interval(values: ArrayLike, ratio: float = 0.0, alpha: float = 0.05) -> tuple[float, float, float]:
+    """Mean, lower and upper end of the interval of level 1 - alpha for values [S, D], without an archive: for the scores of one
+    arm, a band of a figure, a difference that is not the pretraining's.
+
+    It speaks of other seeds and draws where there are several of each, and else of what there are several of. A single value has
+    no interval: its ends are infinite.
+    """
+    x = np.atleast_2d(np.asarray(values, float))
+    mean = float(x.mean())
+    if x.size == 1:
+        return mean, -np.inf, np.inf
+    half = float(weigh(Moments.of([x]), None, ratio=ratio).half(np.array([alpha]))[0])
+    return mean, mean - half, mean + half
+
+
 def study_scale(
     squares: Floats, degrees: Floats, expected: Floats, groups: Sequence[object] | None = None, known: bool = True
 ) -> Floats:

@@ -85,30 +85,21 @@ def judge(
     Raises:
         DataError: nothing to judge, scores that are not finite, or arms whose seeds or draws differ.
     """
-    if not comparisons:
-        raise DataError("there is no comparison to judge")
-    setting = setting or Setting()
-    archive = archive.leaving_out(without) if archive else None
-    prior = archive.prior if archive else None
-    arms = [checked(str(key), c) for key, c in comparisons.items()]
-    kept = [
-        seeds_that_trained(str(key), c, pair, prior, setting) for (key, c), pair in zip(comparisons.items(), arms, strict=True)
-    ]
-    gains = [p - s for p, s in arms]
-    moments = Moments.of(gains, kept)
-    context = Context(list(comparisons.values()), setting, prior, moments, expected_squares(arms, kept, moments, prior, setting))
-    silent = np.array([np.ptp(g[k]) < EQUAL for g, k in zip(gains, kept, strict=True)])
-    one_seed = moments.degrees[:, SEED] == 0
-    unknown = one_seed if prior is None else np.zeros(len(arms), bool)
+    context = prepare(comparisons, setting or Setting(), archive.leaving_out(without) if archive else None)
+    moments, prior = context.moments, context.prior
+    silent, one_seed = context.equal, moments.degrees[:, SEED] == 0
+    known = np.zeros(len(one_seed), bool)
+    unknown = one_seed if prior is None else known
     evidence, alone = context.evidence(prior), context.evidence(None)
-    main = verdicts(context, evidence, alone, silent | unknown, unknown, kept)
+    main = verdicts(context, evidence, alone, silent | unknown, unknown)
     if one_seed.any():
         this = context.evidence(prior, other_seeds=False), context.evidence(None, other_seeds=False)
-        own = verdicts(context, *this, silent, np.zeros(len(arms), bool), kept, this_one=True)
+        own = verdicts(context, *this, silent, known, this_one=True)
         main = [replace(v, this=o) if one else v for v, o, one in zip(main, own, one_seed, strict=True)]
     seeds, draws, rest = (float(x) for x in np.median(evidence.scale, 0))
-    scale = (seeds, draws, rest) if archive else None
-    return Report(dict(zip(comparisons, main, strict=True)), archive, scale, tuple(notes(archive, scale, len(arms), setting)))
+    scale = (seeds, draws, rest) if prior else None
+    said = notes(context.archive, scale, len(main), context.setting)
+    return Report(dict(zip(comparisons, main, strict=True)), context.archive, scale, tuple(said))
 
 
 @dataclass(frozen=True)
@@ -117,9 +108,15 @@ class Context:
 
     comparisons: list[Comparison]
     setting: Setting
-    prior: Prior | None
+    archive: Archive | None
+    kept: list[NDArray[np.bool_]]  # of each comparison, the seeds that trained [S]
+    equal: NDArray[np.bool_]  # [m], comparisons whose gains are all the same number
     moments: Moments
-    expected: Floats | None  # [m, 3]
+    expected: Floats | None  # [m, 3], the archive's mean squares
+
+    @property
+    def prior(self) -> Prior | None:
+        return self.archive.prior if self.archive else None
 
     def evidence(self, prior: Prior | None, other_seeds: bool = True) -> Evidence:
         return weigh(
@@ -136,6 +133,22 @@ class Context:
     @property
     def weights(self) -> Floats:
         return np.array([c.weight for c in self.comparisons])
+
+
+def prepare(comparisons: Mapping[Key, Comparison], setting: Setting, archive: Archive | None) -> Context:
+    """Everything that words and intervals follow from; `sequential.look` takes `evidence(prior)` and `moments` of it."""
+    if not comparisons:
+        raise DataError("there is no comparison to judge")
+    prior = archive.prior if archive else None
+    arms = [checked(str(key), c) for key, c in comparisons.items()]
+    kept = [
+        seeds_that_trained(str(key), c, pair, prior, setting) for (key, c), pair in zip(comparisons.items(), arms, strict=True)
+    ]
+    gains = [p - s for p, s in arms]
+    moments = Moments.of(gains, kept)
+    equal = np.array([np.ptp(g[k]) < EQUAL for g, k in zip(gains, kept, strict=True)])
+    expected = expected_squares(arms, kept, moments, prior, setting)
+    return Context(list(comparisons.values()), setting, archive, kept, equal, moments, expected)
 
 
 def checked(name: str, comparison: Comparison) -> tuple[Floats, Floats]:
@@ -225,7 +238,6 @@ def verdicts(
     alone: Evidence,
     silent: NDArray[np.bool_],
     unknown: NDArray[np.bool_],
-    kept: Sequence[NDArray[np.bool_]],
     this_one: bool = False,
 ) -> list[Verdict]:
     """One verdict a comparison. `unknown` ones have no interval; `silent` ones no word."""
@@ -241,7 +253,7 @@ def verdicts(
     shares = setting.alpha * weights / weights.sum()
     needed = required(evidence, moments, shares, setting.margin)
     found = []
-    for n, (comparison, keep) in enumerate(zip(context.comparisons, kept, strict=True)):
+    for n, (comparison, keep) in enumerate(zip(context.comparisons, context.kept, strict=True)):
         word = WORDS[int(decision.word[n])]
         gain, seeds, draws = float(evidence.mean[n]), int(moments.seeds[n]), int(moments.draws[n])
         collapsed = tuple(int(s) for s in np.flatnonzero(~keep))

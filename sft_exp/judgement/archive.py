@@ -13,7 +13,7 @@ mean squares of S seeds x D draws by
 
 The term with `tested`, the number of test images, is there because two networks trained alike disagree on single test images.
 An observed mean square of f degrees of freedom is modelled as e F(f, d), with d the degrees that the archive is worth (Smyth,
-Statistical Applications in Genetics and Molecular Biology 3, 2004, section 4). The four numbers seed, draw, rest and d maximise
+Statistical Applications in Genetics and Molecular Biology 3, 2004). The four numbers seed, draw, rest and d maximise
 the likelihood of all mean squares of the archive. Sentences that share a control count together as the square root of their
 number.
 

@@ -21,7 +21,7 @@ def mean_squares(gains: ArrayLike, kept: ArrayLike | None = None) -> tuple[Float
     """Mean squares [..., 3] of seeds, draws and rest, and their degrees of freedom [..., 3], of gains [..., S, D].
 
     `kept` [..., S] says which seeds count; by default all do. A factor with one level has no mean square: its degrees of freedom
-    are 0 and its value is 0. (Searle, Casella & McCulloch, Variance Components, 1992, section 4.3. Expectations:
+    are 0 and its value is 0. (Searle, Casella & McCulloch, Variance Components, 1992, chapter 4. Expectations:
     v_E + D v_S, v_E + S v_D, v_E.)
     """
     x = np.asarray(gains, float)
@@ -107,7 +107,7 @@ def p_value(distance: ArrayLike, variances: ArrayLike, degrees: ArrayLike, large
 def weighted_holm(p: ArrayLike, weights: ArrayLike, alpha: float = 0.05) -> tuple[NDArray[np.bool_], Floats]:
     """Which of m hypotheses are rejected [..., m], and the share of alpha [..., m] that each was last tested at.
 
-    The step-down test of Holm (Scandinavian Journal of Statistics 6, 1979, section 4) with weights [m]: hypothesis i is
+    The step-down test of Holm (Scandinavian Journal of Statistics 6, 1979) with weights [m]: hypothesis i is
     rejected if p_i <= alpha w_i / (sum of the weights not yet rejected), until no more are. The chance of any false
     rejection is at most alpha, whichever hypotheses are true and however the p values depend on each other.
     """

@@ -13,7 +13,7 @@ from sft_exp.judgement.archive import Prior
 from sft_exp.judgement.design import DRAW, REST, SEED, Floats, grand_mean, half_width, mean_squares, p_value
 
 OUTLIER = 3.0  # a mean square counts in the study scale as at most this many medians of its group
-PER_COMPARISON = 0.2  # degrees borrowed for each comparison, on top of one: few cannot show that the prior is wrong
+PER_COMPARISON = 0.2  # degrees borrowed for each comparison, on top of one
 CAUTION = 8.0  # degrees of freedom of the belief that a study spreads as much as the archive says; they slow a lower scale
 
 
@@ -85,8 +85,8 @@ def weigh(
     """Combine the mean squares of the gains with those `expected` [..., m, 3] by a prior.
 
     With f degrees of freedom of an observed mean square MS, d those that the prior is worth and lambda the study scale, the
-    moderated mean square (d lambda expected + f MS) / (d + f) has d + f degrees (Smyth 2004, equation 4). d is the prior's
-    own, but at most 1 + PER_COMPARISON m for components that the report has degrees of.
+    moderated mean square (d lambda expected + f MS) / (d + f) has d + f degrees (Smyth 2004). d is the prior's
+    own for components that the report has no degrees of, else `borrowed_degrees`.
 
     Args:
         groups: of each comparison, what it shares its control with (usually the label count).
@@ -101,8 +101,7 @@ def weigh(
     if prior is not None:
         assert expected is not None
         scale = study_scale(squares, degrees, expected, groups, known_scale)
-        most = 1 + PER_COMPARISON * squares.shape[-2]
-        worth = np.where(degrees > 0, min(prior.degrees, most), prior.degrees)
+        worth = np.where(degrees > 0, borrowed_degrees(prior, squares.shape[-2]), prior.degrees)
         squares = (degrees * squares + worth * scale * expected) / (degrees + worth)
         degrees = degrees + worth
     size = (moments.seeds * moments.draws)[..., None]
@@ -115,6 +114,11 @@ def weigh(
     inflation = np.ones(degrees.shape)
     inflation[..., DRAW] = 1 + moments.draws * ratio
     return Evidence(moments.mean, np.where(spoken, squares / size * inflation, 0.0), np.where(spoken, degrees, 0.0), scale)
+
+
+def borrowed_degrees(prior: Prior, comparisons: int) -> float:
+    """Degrees of freedom that a report borrows for what it has seen itself: few comparisons cannot show that a prior is wrong."""
+    return min(prior.degrees, 1 + PER_COMPARISON * comparisons)
 
 
 def interval(values: ArrayLike, ratio: float = 0.0, alpha: float = 0.05) -> tuple[float, float, float]:

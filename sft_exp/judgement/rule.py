@@ -15,7 +15,7 @@ from sft_exp.errors import DataError
 from sft_exp.judgement.archive import Archive, Prior
 from sft_exp.judgement.collapse import trained
 from sft_exp.judgement.design import DRAW, SEED, Floats, weighted_holm
-from sft_exp.judgement.evidence import Evidence, Moments, forecast, weigh
+from sft_exp.judgement.evidence import Evidence, Moments, borrowed_degrees, forecast, weigh
 from sft_exp.judgement.words import CANNOT_TELL, HELPED, HURT, SMALL, WORDS, Verdict, coverage, sentence
 
 ALPHA = 0.05
@@ -252,7 +252,7 @@ def verdicts(
     half_alone = np.where(single | (one_seed & (not this_one)), np.inf, half_alone)
     shares = setting.alpha * weights / weights.sum()
     needed = required(evidence, moments, shares, setting.margin)
-    found = []
+    judged = []
     for n, (comparison, keep) in enumerate(zip(context.comparisons, context.kept, strict=True)):
         word = WORDS[int(decision.word[n])]
         gain, seeds, draws = float(evidence.mean[n]), int(moments.seeds[n]), int(moments.draws[n])
@@ -287,8 +287,8 @@ def verdicts(
             judged_alone=wider,
             borrowed=context.prior is not None,
         )
-        found.append(replace(verdict, text=text))
-    return found
+        judged.append(replace(verdict, text=text))
+    return judged
 
 
 def required(evidence: Evidence, moments: Moments, shares: Floats, margin: float) -> list[tuple[int, int] | None]:
@@ -296,17 +296,15 @@ def required(evidence: Evidence, moments: Moments, shares: Floats, margin: float
     the margin, if mean and spread stayed as they are; None if more than MOST of either would be needed."""
     reach = np.maximum(np.abs(evidence.mean), margin - np.abs(evidence.mean))
     drawn = evidence.variances[:, DRAW] > 0
-    found: list[tuple[int, int] | None] = [None] * len(reach)
+    needed: list[tuple[int, int] | None] = [None] * len(reach)
     for factor in np.geomspace(1.05, MOST, 60):
-        # a hair less, so that 3 x 4/3 does not become 5 by rounding
-        seeds, draws = (
-            np.ceil(moments.seeds * factor - 1e-9),
-            np.ceil(np.where(drawn, moments.draws * factor, moments.draws) - 1e-9),
-        )
+        # a hair less, so that rounding errors do not add a seed
+        seeds = np.ceil(moments.seeds * factor - 1e-9)
+        draws = np.ceil(np.where(drawn, moments.draws * factor, moments.draws) - 1e-9)
         enough = (forecast(evidence, moments, seeds, draws).half(shares) < reach) & (np.maximum(seeds, draws) <= MOST)
         for n in np.flatnonzero(enough):
-            found[n] = found[n] or (int(seeds[n]), int(draws[n]))
-    return found
+            needed[n] = needed[n] or (int(seeds[n]), int(draws[n]))
+    return needed
 
 
 def notes(archive: Archive | None, scale: tuple[float, ...] | None, sentences: int, setting: Setting) -> list[str]:
@@ -319,8 +317,8 @@ def notes(archive: Archive | None, scale: tuple[float, ...] | None, sentences: i
     fitted = ", ".join(f"{name} {x:.2g}" for name, x in kinds)
     return [
         *said,
-        f"Borrowed: {archive.prior.degrees:.2g} degrees of freedom for each mean square from {archive.describe()}. Scale of this "
-        f"study beside it: {fitted} times.",
+        f"Borrowed: {borrowed_degrees(archive.prior, sentences):.2g} degrees of freedom for each mean square from "
+        f"{archive.describe()}. This study's mean squares beside the archive's: {fitted} times.",
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import read
-from sft_exp import durable
+from sft_exp.store import atomic_io
 
 ROOT = Path(__file__).parent.parent
 BASE = "full"
@@ -32,15 +32,22 @@ def collect(sweep: Path) -> Accuracies:
 def table(found: Accuracies) -> list[str]:
     """Markdown: a row a number of labels and strategy. Sentences of one table hold together (Bonferroni)."""
     others = [key for key in found if key[1] != BASE]
-    text = ["| labels a class | strategy | accuracy | against full | interval | |", "| --- | --- | --- | --- | --- | --- |"]
+    text = [
+        "| labels a class | strategy | accuracy | against full | interval | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for labels, name in sorted(found, key=lambda key: (key[0], key[1] != BASE, key[1])):
         mean = read.mean(found[labels, name])
         if name == BASE:
             text.append(f"| {labels} | {name} | {mean:.2f} | | | |")
             continue
-        middle, low, high, word = read.against(found[labels, name], found[labels, BASE], len(others))
+        middle, low, high, word = read.against(
+            found[labels, name], found[labels, BASE], len(others)
+        )
         word = {"helped": "better", "hurt": "worse"}.get(word, word)
-        text.append(f"| {labels} | {name} | {mean:.2f} | {middle:+.2f} | {low:+.2f} to {high:+.2f} | {word} |")
+        text.append(
+            f"| {labels} | {name} | {mean:.2f} | {middle:+.2f} | {low:+.2f} to {high:+.2f} | {word} |"
+        )
     return text
 
 
@@ -53,10 +60,23 @@ def main(sweep: Path, docs: Path = ROOT / "docs") -> None:
         f"label draws: {'/'.join(map(str, draws))}. Differences are of the same seed and draw; all intervals of the table "
         "hold at once with 95 %."
     )
-    command = (ROOT / "conf" / "experiment" / "adaptation.yaml").read_text().split("#   ")[1].splitlines()[0]
-    text = ["# Strategies against full fine-tuning", "", about, "", *table(found), "", f"    {command}"]
+    command = (
+        (ROOT / "conf" / "experiment" / "adaptation.yaml")
+        .read_text()
+        .split("#   ")[1]
+        .splitlines()[0]
+    )
+    text = [
+        "# Strategies against full fine-tuning",
+        "",
+        about,
+        "",
+        *table(found),
+        "",
+        f"    {command}",
+    ]
     text += ["    python -m benchmarks.adaptation outputs/multirun/<sweep>", ""]
-    durable.write(docs / "adaptation.md", "\n".join(text))
+    atomic_io.write(docs / "adaptation.md", "\n".join(text))
     print("\n".join(text))
 
 

@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from benchmarks.timing import interleaved, report
-from sft_exp.core import Method
-from sft_exp.data import Images
-from sft_exp.experiment import Target
-from sft_exp.schedule import Schedule
+from sft_exp.config.schema import Target
+from sft_exp.core.method import Method
+from sft_exp.data.images import Images
 from sft_exp.stages.stacked import stacked
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import Plan, optimizers_for, train
+from sft_exp.training.loop import Plan, train
+from sft_exp.training.optim import optimizers_for
+from sft_exp.training.schedule import Schedule
 
 RATES = torch.logspace(-3, -1, 32).tolist()
 
@@ -23,15 +24,23 @@ def main(_: Path) -> None:
     f_ND = torch.randn(10_000, 100)
     y_N = (f_ND @ torch.randn(100, 10)).argmax(1)
     images = Images(f_ND, y_N, [""] * len(y_N))
-    plan = Plan(156, 156, 128, Schedule(), [(1.0, {"head.weight": 1.0, "head.bias": 1.0})], (0, "bench"))
+    plan = Plan(
+        156, 156, 128, Schedule(), [(1.0, {"head.weight": 1.0, "head.bias": 1.0})], (0, "bench")
+    )
     start, task = nn.Linear(100, 10), Classify()
 
     def alone(optim: Target, method: Method) -> None:
         for rate in RATES:
-            nets = nn.ModuleDict({"encoder": nn.Identity(), "scale": nn.Identity(), "head": nn.Linear(100, 10)})
+            nets = nn.ModuleDict(
+                {"encoder": nn.Identity(), "scale": nn.Identity(), "head": nn.Linear(100, 10)}
+            )
             nets["head"].load_state_dict(start.state_dict())
-            optimizers = optimizers_for(method, nets, Target(optim.path, {**optim.options, "lr": rate}), plan.phases)
-            for _ in train(method, nets, optimizers, {"labelled": images}, plan, torch.device("cpu")):
+            optimizers = optimizers_for(
+                method, nets, Target(optim.path, {**optim.options, "lr": rate}), plan.phases
+            )
+            for _ in train(
+                method, nets, optimizers, {"labelled": images}, plan, torch.device("cpu")
+            ):
                 pass
 
     for name in ("SGD", "Adam", "AdamW", "RMSprop"):

@@ -13,24 +13,46 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from sft_exp import api, splits
-from sft_exp.core import stream
-from sft_exp.data import Corpus
-from sft_exp.heads.fitted import fit_linear
-from sft_exp.label import POOL, outputs
-from sft_exp.labelling import acquire
-from sft_exp.labelling.learning_curve import forecast
-from sft_exp.nets import Standardise
-from sft_exp.splits import Labels
-from sft_exp.stages.context import corpus
-from sft_exp.suspicious import agreement
+from sft_exp import api
+from sft_exp.core.rng import stream
+from sft_exp.data import splits
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.splits import Labels
+from sft_exp.label import acquire
+from sft_exp.label.learning_curve import forecast
+from sft_exp.label.selection import POOL, outputs
+from sft_exp.label.suspicious import agreement
+from sft_exp.models.heads.fitted import fit_linear
+from sft_exp.models.layers import Standardise
 from sft_exp.tasks.classify import Classify
-from sft_exp.verdict import interval
+from sft_exp.training.context import corpus
+from sft_exp.verdict.crossed import interval
 
 DRAWS = 10
 EACH = (1, 2, 5)  # labels a class
-COUNTS = (10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1920, 2560)  # of the learning curve
-SEEN, FARTHEST = 4, 4  # halvings a forecast sees at most; how many times their largest count it goes
+COUNTS = (
+    10,
+    15,
+    20,
+    30,
+    40,
+    60,
+    80,
+    120,
+    160,
+    240,
+    320,
+    480,
+    640,
+    960,
+    1280,
+    1920,
+    2560,
+)  # of the learning curve
+SEEN, FARTHEST = (
+    4,
+    4,
+)  # halvings a forecast sees at most; how many times their largest count it goes
 FLIPPED = 0.05
 
 
@@ -40,7 +62,10 @@ class Probe:
     def __init__(self, run: str):
         self.data: Corpus = corpus(api.reopen(run).dataset)
         if self.data.test is None:
-            test, train = (self.data.train.at(rows) for rows in reversed(splits.fold(self.data.train, self.data.classes, 0)))
+            test, train = (
+                self.data.train.at(rows)
+                for rows in reversed(splits.fold(self.data.train, self.data.classes, 0))
+            )
         else:
             test, train = self.data.test, self.data.train
         encoder = api.load_pretrained(run)
@@ -64,18 +89,32 @@ class Probe:
 def chosen(probe: Probe) -> None:
     """Each strategy without a label to start from; differences to uniform draws, paired by number."""
     looked = torch.randperm(len(probe.f_ND), generator=stream("looked"))[:POOL]
-    f_ND, none = acquire.directions(probe.raw_ND[looked]), torch.zeros(len(looked), dtype=torch.bool)
+    f_ND, none = (
+        acquire.directions(probe.raw_ND[looked]),
+        torch.zeros(len(looked), dtype=torch.bool),
+    )
     for each in EACH:
         n = each * len(probe.data.classes)
         found = {
             "random": [probe.accuracy(looked[acquire.random(none, n, d)]) for d in range(DRAWS)],
             "stratified": [probe.accuracy(probe.drawn(n, d)) for d in range(DRAWS)],
-            "typiclust": [probe.accuracy(looked[acquire.typiclust(f_ND, none, n, d)]) for d in range(DRAWS)],
-            "coreset": [probe.accuracy(looked[acquire.coreset(f_ND, none, n, d)]) for d in range(DRAWS)],
+            "typiclust": [
+                probe.accuracy(looked[acquire.typiclust(f_ND, none, n, d)]) for d in range(DRAWS)
+            ],
+            "coreset": [
+                probe.accuracy(looked[acquire.coreset(f_ND, none, n, d)]) for d in range(DRAWS)
+            ],
         }
         for name, scores in found.items():
-            mean, low, high = (100 * v for v in interval([[a - b for a, b in zip(scores, found["random"], strict=True)]]))
-            against = "" if name == "random" else f"  {mean:+5.1f} points ({low:+.1f} to {high:+.1f}) against random"
+            mean, low, high = (
+                100 * v
+                for v in interval([[a - b for a, b in zip(scores, found["random"], strict=True)]])
+            )
+            against = (
+                ""
+                if name == "random"
+                else f"  {mean:+5.1f} points ({low:+.1f} to {high:+.1f}) against random"
+            )
             print(f"  {n:4} labels  {name:10} {100 * fmean(scores):5.1f} %{against}", flush=True)
 
 
@@ -92,7 +131,10 @@ def forecasts(scores: dict[int, list[float]]) -> Iterator[tuple[bool, float]]:
             continue
         for count in (n for n in scores if last < n <= FARTHEST * last):
             coming = forecast({n: scores[n] for n in seen}, count)
-            yield from ((coming.low <= score <= coming.high, coming.high - coming.low) for score in scores[count])
+            yield from (
+                (coming.low <= score <= coming.high, coming.high - coming.low)
+                for score in scores[count]
+            )
 
 
 def flips(probe: Probe) -> float:
@@ -100,7 +142,9 @@ def flips(probe: Probe) -> float:
     n, classes = len(probe.y_N), len(probe.data.classes)
     rows = torch.randperm(n, generator=stream("flips"))[: round(FLIPPED * n)]
     wrong_N = probe.y_N.clone()
-    wrong_N[rows] = (wrong_N[rows] + torch.randint(1, classes, (len(rows),), generator=stream("flips to"))) % classes
+    wrong_N[rows] = (
+        wrong_N[rows] + torch.randint(1, classes, (len(rows),), generator=stream("flips to"))
+    ) % classes
     agreement_N, _ = agreement(acquire.directions(probe.raw_ND), wrong_N, classes)
     first = agreement_N.argsort()[: n // 10]
     return float(torch.isin(rows, first).float().mean())
@@ -113,8 +157,13 @@ def main() -> None:
         chosen(probe)
         inside, widths = zip(*forecasts(curve(probe)), strict=True)
         covered, width = 100 * fmean(inside), 100 * fmean(widths)
-        print(f"  forecasts: {covered:.1f} % of {len(inside)} held-out accuracies inside; mean width {width:.1f} points")
-        print(f"  flipped labels: {100 * flips(probe):.1f} % in the first tenth of the ranking", flush=True)
+        print(
+            f"  forecasts: {covered:.1f} % of {len(inside)} held-out accuracies inside; mean width {width:.1f} points"
+        )
+        print(
+            f"  flipped labels: {100 * flips(probe):.1f} % in the first tenth of the ranking",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from statistics import fmean
 from typing import Any
 
 import sft_exp
-from sft_exp import arms, config, durable
-from sft_exp.core import Pretrainer
+from sft_exp.config import help_text
+from sft_exp.core import arms
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.store import atomic_io
 
 ROOT = Path(__file__).parent.parent
 NOT_MEASURED = {  # pretrainer -> why it has no row
@@ -29,7 +31,12 @@ NOT_MEASURED = {  # pretrainer -> why it has no row
     "imagenet": "Needs torchvision's weights, which are downloaded.",
     "supervised": "Needs the labels of another data set.",
 }
-ALIKE = ("encoder=conv", "pretrain.steps=1000", "pretrain.batch_size=128", "hardware.precision=bf16")  # as study=pretrainers
+ALIKE = (
+    "encoder=conv",
+    "pretrain.steps=1000",
+    "pretrain.batch_size=128",
+    "hardware.precision=bf16",
+)  # as study=pretrainers
 RECIPES: dict[str, tuple[str, ...]] = {  # what each gets on MNIST
     **dict.fromkeys(("simclr", "moco", "byol", "simsiam", "barlow_twins", "vicreg", "dino"), ALIKE),
     **dict.fromkeys(("ae", "dae", "mae", "rotation", "jigsaw", "gan", "bigan"), ALIKE),
@@ -38,7 +45,9 @@ RECIPES: dict[str, tuple[str, ...]] = {  # what each gets on MNIST
     "pca": (),
     "kmeans": (),
 }
-CIFAR = ("kmeans",)  # whose MNIST patches are mostly blank, so that CIFAR-10 is the set to judge it on
+CIFAR = (
+    "kmeans",
+)  # whose MNIST patches are mostly blank, so that CIFAR-10 is the set to judge it on
 SPREAD = ("ae", "dae", "vae", "pca")  # whose features are worth most as a graph
 
 
@@ -66,7 +75,11 @@ def home(name: str) -> str:
 
 def overrides(name: str, dataset: str, data: Path | None) -> list[str]:
     """What both a lesson and the test of its method run, but for the seed."""
-    asked = [f"pretrainer={name}", f"strategy={'spread' if name in SPREAD else 'logistic'}", "val=none"]
+    asked = [
+        f"pretrainer={name}",
+        f"strategy={'spread' if name in SPREAD else 'logistic'}",
+        "val=none",
+    ]
     if dataset == "digits":
         return [*asked, "labels=10", "draws=10"]
     if dataset == "cifar10":  # 12,000 of its images as JPEG files in a folder for each class
@@ -93,29 +106,58 @@ def measure(name: str, dataset: str, seeds: int, data: Path | None, outputs: Pat
         results.append(sft_exp.run([*asked, f"seed={seed}", *rest], folder))
     floors = {arm: fmean(r["controls"][arm]["accuracy"] for r in results) for arm in beside}
     root = {f"dataset.root={data}/cifar10_jpeg12k": "dataset.root=<folder>"}
-    shown = " ".join(root.get(o, o) for o in asked if o in root or not o.startswith(("dataset.root", "dataset.download")))
+    shown = " ".join(
+        root.get(o, o)
+        for o in asked
+        if o in root or not o.startswith(("dataset.root", "dataset.download"))
+    )
     accuracy = fmean(r["test"]["accuracy"] for r in results)
-    return Row(dataset, f"python -m sft_exp {shown}", accuracy, floors, seeds, outputs / "lessons" / f"{name}-{dataset}-0")
+    return Row(
+        dataset,
+        f"python -m sft_exp {shown}",
+        accuracy,
+        floors,
+        seeds,
+        outputs / "lessons" / f"{name}-{dataset}-0",
+    )
 
 
 def page(name: str, rows: list[Row], pictures: list[tuple[str, str]]) -> str:
     """The lesson as Markdown. `pictures`: (caption, file beside the page)."""
     kind = kind_of(name)
-    text = [f"# {name}", "", f"*{config.options('pretrainer')[name]}*", "", *quoted(inspect.getmodule(kind).__doc__)]
+    text = [
+        f"# {name}",
+        "",
+        f"*{help_text.options('pretrainer')[name]}*",
+        "",
+        *quoted(inspect.getmodule(kind).__doc__),
+    ]
     if settings := settings_of(kind):
         text += ["", "| field | default | |", "| --- | --- | --- |", *settings]
     text += ["", "## What its features are worth", ""]
     if not rows:
         text.append(NOT_MEASURED.get(name, "Not measured."))
     else:
-        how = "labels spread over the graph of features" if name in SPREAD else "logistic regression on features"
-        text += [f"Accuracy in %, {how} at rest, 10 labels a class (CIFAR-10: 50); mean over seeds and label draws.", ""]
+        how = (
+            "labels spread over the graph of features"
+            if name in SPREAD
+            else "logistic regression on features"
+        )
+        text += [
+            f"Accuracy in %, {how} at rest, 10 labels a class (CIFAR-10: 50); mean over seeds and label draws.",
+            "",
+        ]
         floors = rows[0].floors
-        text += [f"| data | {name} | {' | '.join(floors)} | beats every floor |", "| --- " * (len(floors) + 3) + "|"]
+        text += [
+            f"| data | {name} | {' | '.join(floors)} | beats every floor |",
+            "| --- " * (len(floors) + 3) + "|",
+        ]
         for r in rows:
             numbers = " | ".join(f"{100 * a:.1f}" for a in (r.accuracy, *r.floors.values()))
             verdict = f"{'yes' if r.advantage > 0 else 'no'}, {100 * r.advantage:+.1f}"
-            text.append(f"| {r.dataset} ({r.seeds} {'seed' if r.seeds == 1 else 'seeds'}) | {numbers} | {verdict} |")
+            text.append(
+                f"| {r.dataset} ({r.seeds} {'seed' if r.seeds == 1 else 'seeds'}) | {numbers} | {verdict} |"
+            )
         text += ["", *(f"    {r.command}" for r in rows)]
     for caption, file in pictures:
         text += ["", f"![{caption}]({file})"]
@@ -126,7 +168,11 @@ def kind_of(name: str) -> type[Pretrainer]:
     """The class of an option of the group `pretrainer`."""
     module = "checkpoint" if name == "imagenet" else name
     found = vars(importlib.import_module(f"sft_exp.pretrainers.{module}")).values()
-    (kind,) = [c for c in found if inspect.isclass(c) and issubclass(c, Pretrainer) and c.__module__.endswith(f".{module}")]
+    (kind,) = [
+        c
+        for c in found
+        if inspect.isclass(c) and issubclass(c, Pretrainer) and c.__module__.endswith(f".{module}")
+    ]
     return kind
 
 
@@ -143,11 +189,15 @@ def quoted(docstring: str | None) -> list[str]:
 
 def settings_of(kind: type[Pretrainer]) -> list[str]:
     """A row of a table for each field of the method's own."""
-    comments = config.field_comments(Path(inspect.getfile(kind)), kind.__name__)
+    comments = help_text.field_comments(Path(inspect.getfile(kind)), kind.__name__)
     rows = []
     for f in fields(kind):
         if f.name in comments:
-            value: Any = f.default if f.default is not inspect._empty and "MISSING" not in repr(f.default) else "as the group"
+            value: Any = (
+                f.default
+                if f.default is not inspect._empty and "MISSING" not in repr(f.default)
+                else "as the group"
+            )
             rows.append(f"| `{f.name}` | `{value}` | {comments[f.name].replace('|', '&#124;')} |")
     return rows
 
@@ -156,13 +206,16 @@ def write(name: str, rows: list[Row], docs: Path) -> None:
     """The page, and the pictures of the last data set's run beside it."""
     pictures = []
     for r in rows[-1:]:
-        for file, caption in (("pretraining", "Loss of the pretraining"), ("examples", "What it makes of images")):
+        for file, caption in (
+            ("pretraining", "Loss of the pretraining"),
+            ("examples", "What it makes of images"),
+        ):
             if (r.folder / f"{file}.png").exists():
                 target = docs / "images" / f"{name}-{file}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(r.folder / f"{file}.png", target)
                 pictures.append((f"{caption}, {r.dataset}", f"images/{target.name}"))
-    durable.write(docs / f"{name}.md", page(name, rows, pictures))
+    atomic_io.write(docs / f"{name}.md", page(name, rows, pictures))
 
 
 def index(lessons: dict[str, list[Row]], docs: Path) -> None:
@@ -174,26 +227,52 @@ def index(lessons: dict[str, list[Row]], docs: Path) -> None:
         "",
     ]
     text += ["| | digits | MNIST | over its best floor |", "| --- | --- | --- | --- |"]
-    order = sorted(lessons, key=lambda n: -max((r.accuracy for r in lessons[n] if r.dataset == "mnist"), default=0))
+    order = sorted(
+        lessons,
+        key=lambda n: -max((r.accuracy for r in lessons[n] if r.dataset == "mnist"), default=0),
+    )
     for name in order:
         of = {r.dataset: r for r in lessons[name]}
         shown = [f"{100 * of[d].accuracy:.1f}" if d in of else "" for d in ("digits", "mnist")]
         judged = of.get(home(name))
-        gain = f"{100 * judged.advantage:+.1f}{' on CIFAR-10' if judged.dataset == 'cifar10' else ''}" if judged else ""
+        gain = (
+            f"{100 * judged.advantage:+.1f}{' on CIFAR-10' if judged.dataset == 'cifar10' else ''}"
+            if judged
+            else ""
+        )
         text.append(f"| [{name}]({name}.md) | {' | '.join(shown)} | {gain} |")
-    durable.write(docs / "README.md", "\n".join([*text, "", "Made by `python -m benchmarks.lessons`.", ""]))
+    atomic_io.write(
+        docs / "README.md", "\n".join([*text, "", "Made by `python -m benchmarks.lessons`.", ""])
+    )
 
 
-def main(data: Path | None, outputs: Path, names: list[str] | None = None, seeds: int = 3, sets: tuple[str, ...] = ()) -> None:
+def main(
+    data: Path | None,
+    outputs: Path,
+    names: list[str] | None = None,
+    seeds: int = 3,
+    sets: tuple[str, ...] = (),
+) -> None:
     """Measure and write; of no names all, and then the table of all."""
     docs, lessons = ROOT / "docs" / "pretrainers", dict[str, list[Row]]()
     (docs / "images").mkdir(parents=True, exist_ok=True)
-    for name in names or config.options("pretrainer"):
+    for name in names or help_text.options("pretrainer"):
         its = dict.fromkeys(("digits", "mnist", home(name))) if data else ("digits",)
         wanted = [d for d in its if not sets or d in sets]
-        lessons[name] = [measure(name, d, seeds, data, outputs) for d in wanted] if name not in NOT_MEASURED else []
+        lessons[name] = (
+            [measure(name, d, seeds, data, outputs) for d in wanted]
+            if name not in NOT_MEASURED
+            else []
+        )
         write(name, lessons[name], docs)
-        print(name, *(f"{r.dataset} {100 * r.accuracy:.1f} ({100 * r.advantage:+.1f})" for r in lessons[name]), flush=True)
+        print(
+            name,
+            *(
+                f"{r.dataset} {100 * r.accuracy:.1f} ({100 * r.advantage:+.1f})"
+                for r in lessons[name]
+            ),
+            flush=True,
+        )
     if not names:
         index(lessons, docs)
 
@@ -206,4 +285,10 @@ if __name__ == "__main__":
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     asked = parser.parse_args()
     folder = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
-    main(folder if folder.is_dir() else None, asked.outputs, asked.names, asked.seeds, tuple(asked.sets))
+    main(
+        folder if folder.is_dir() else None,
+        asked.outputs,
+        asked.names,
+        asked.seeds,
+        tuple(asked.sets),
+    )

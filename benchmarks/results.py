@@ -16,12 +16,42 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "results"
 KEPT = ("study.json", "*.png")
 BEGIN, END = "<!-- results: make results -->", "<!-- /results -->"
-MNIST = ["dataset=mnist", "dataset.root=data/mnist", "encoder=conv", "features.maps=[code]", "hardware.precision=bf16"]
+MNIST = [
+    "dataset=mnist",
+    "dataset.root=data/mnist",
+    "encoder=conv",
+    "features.maps=[code]",
+    "hardware.precision=bf16",
+]
 MNIST += ["pretrain.steps=1500", "pretrain.batch_size=256", "finetune.ema=0.99"]
-CIFAR = ["dataset=image_folder", "dataset.root=data/cifar10_jpeg12k", "dataset.size=32", "augment=pictures", "encoder=conv"]
-CIFAR += ["hardware.precision=bf16", "pretrain.max_steps=null", "pretrain.steps=600", "pretrain.batch_size=256", "labels=50"]
-SIMCLR = ["study.pretrainer=simclr", "study.short=300", "study.long=800", "study.seeds=4", "draws=4"]
-VICREG = ["study.pretrainer=vicreg", "study.short=300", "study.long=800", "study.seeds=4", "draws=4"]
+CIFAR = [
+    "dataset=image_folder",
+    "dataset.root=data/cifar10_jpeg12k",
+    "dataset.size=32",
+    "augment=pictures",
+    "encoder=conv",
+]
+CIFAR += [
+    "hardware.precision=bf16",
+    "pretrain.max_steps=null",
+    "pretrain.steps=600",
+    "pretrain.batch_size=256",
+    "labels=50",
+]
+SIMCLR = [
+    "study.pretrainer=simclr",
+    "study.short=300",
+    "study.long=800",
+    "study.seeds=4",
+    "draws=4",
+]
+VICREG = [
+    "study.pretrainer=vicreg",
+    "study.short=300",
+    "study.long=800",
+    "study.seeds=4",
+    "draws=4",
+]
 FIXMATCH = 'study.steps.semi_supervised=["task=fixmatch","task.cutout=0","task.labelled=strong"]'
 STUDIES = {
     "mnist": [
@@ -52,7 +82,14 @@ def main(names: list[str]) -> None:
     if not (folders / "blood_cells").exists():
         cut_out(data / "bccd", folders / "blood_cells")
     for name in names or STUDIES:
-        command = [sys.executable, "-m", "sft_exp", *STUDIES[name], "tracker=none", f"hydra.sweep.dir={name}"]
+        command = [
+            sys.executable,
+            "-m",
+            "sft_exp",
+            *STUDIES[name],
+            "tracker=none",
+            f"hydra.sweep.dir={name}",
+        ]
         subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
         keep(work / name, PAGES / name)
     readme = ROOT / "README.md"
@@ -80,8 +117,12 @@ def cut_out(source: Path, target: Path) -> None:
             x, y, width, height = box["bbox"]
             folder = target / part / names[box["category_id"]]
             folder.mkdir(parents=True, exist_ok=True)
-            with Image.open(source / "VOCdevkit" / "VOC2007" / "JPEGImages" / files[box["image_id"]]) as picture:
-                picture.crop((x, y, x + width, y + height)).save(folder / f"{Path(files[box['image_id']]).stem}_{n}.png")
+            with Image.open(
+                source / "VOCdevkit" / "VOC2007" / "JPEGImages" / files[box["image_id"]]
+            ) as picture:
+                picture.crop((x, y, x + width, y + height)).save(
+                    folder / f"{Path(files[box['image_id']]).stem}_{n}.png"
+                )
 
 
 def pages() -> dict[str, dict[str, Any]]:
@@ -92,14 +133,35 @@ def pages() -> dict[str, dict[str, Any]]:
 
 def table() -> str:
     """README's table: a row for each pretraining and label count of each report."""
-    rows = [["data", "pretraining", "labels a class", "pretrained", "scratch", "gain (interval)", "", "best floor"]]
+    rows = [
+        [
+            "data",
+            "pretraining",
+            "labels a class",
+            "pretrained",
+            "scratch",
+            "gain (interval)",
+            "",
+            "best floor",
+        ]
+    ]
     for name, about in pages().items():
         for cell in about.get("cells", []):
             gain, low, high = (f"{100 * cell[k]:+.1f}" for k in ("difference", "low", "high"))
             floor = " ".join(f"{arm} {100 * score:.1f}" for arm, score in cell["floor"].items())
             reached = [f"{100 * cell[arm]:.1f}" for arm in ("pretrained", "scratch")]
             link = f"[{name}](docs/results/{name}/README.md){' (never tuned on)' if name == UNTUNED else ''}"
-            rows.append([link, cell["pretrainer"], cell["labels"], *reached, f"{gain} ({low} to {high})", cell["word"], floor])
+            rows.append(
+                [
+                    link,
+                    cell["pretrainer"],
+                    cell["labels"],
+                    *reached,
+                    f"{gain} ({low} to {high})",
+                    cell["word"],
+                    floor,
+                ]
+            )
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "| --- | --- | ---: | ---: | ---: | --- | --- | --- |", *lines[1:]])
 

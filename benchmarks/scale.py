@@ -11,22 +11,34 @@ from statistics import median
 import torch
 
 from benchmarks.timing import interleaved
-from sft_exp import api, config, jobs
+from sft_exp.config import build, compose
+from sft_exp.jobs import prepare
 from sft_exp.stages import pretrain
-from sft_exp.stages.context import Context
+from sft_exp.training.context import Context
 
 STEPS, BATCH, ROUNDS = 400, 128, 3
 
 
 def main(root: Path) -> None:
     """Images a second, alternating, medians; bytes on the loopback device a step."""
-    textbook = ["experiment=seed_autoencoder", f"pretrain.steps={STEPS}", "controls=false", "tracker=none", "monitors=false"]
+    textbook = [
+        "experiment=seed_autoencoder",
+        f"pretrain.steps={STEPS}",
+        "controls=false",
+        "tracker=none",
+        "monitors=false",
+    ]
     parts = {}
     for precision, compiled in product(("fp32", "bf16"), (False, True)):
         hardware = [f"hardware.precision={precision}", f"hardware.compile={compiled}"]
-        values, choices = api.compose([*textbook, *hardware, "dataset.download=false", f"dataset.root={root}"])
-        job = jobs.prepare(config.experiment(values, choices))
-        request, ctx = job.requests["pretrain"][0], Context.on(job.experiment.hardware, job.experiment.tracker)
+        values, choices = compose.compose(
+            [*textbook, *hardware, "dataset.download=false", f"dataset.root={root}"]
+        )
+        job = prepare.prepare(build.experiment(values, choices))
+        request, ctx = (
+            job.requests["pretrain"][0],
+            Context.on(job.experiment.hardware, job.experiment.tracker),
+        )
 
         def some(request=request, ctx=ctx) -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +49,9 @@ def main(root: Path) -> None:
     print(f"  {torch.get_num_threads()} threads")
     for name, found in seconds.items():
         ratio = median(a / b for a, b in zip(seconds["fp32"], found, strict=True))
-        print(f"  {name:20} {STEPS * BATCH / median(found):10,.0f} images/s   {ratio:.2f} times fp32")
+        print(
+            f"  {name:20} {STEPS * BATCH / median(found):10,.0f} images/s   {ratio:.2f} times fp32"
+        )
     sent(root)
 
 
@@ -82,5 +96,9 @@ def run(root: Path, engine: str, steps: int) -> None:
 
 def loopback() -> int:
     """Bytes that this machine has sent to itself."""
-    (line,) = [line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:")]
+    (line,) = [
+        line
+        for line in Path("/proc/net/dev").read_text().splitlines()
+        if line.strip().startswith("lo:")
+    ]
     return int(line.split(":")[1].split()[0])

@@ -43,13 +43,38 @@ RATES = ("0.001", "0.003", "0.01", "0.03")
 def main(root: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sft_exp", "-m", "experiment=seed_autoencoder", f"dataset.root={root}"]
-        command += ["dataset.download=false", "labels=100", "pretrain.epochs=3", "finetune.epochs=20", "finetune.batch_size=32"]
-        command += ["optim=sgd,adam", f"optim.lr={','.join(RATES)}", "controls=false", "tracker=none", "draws=1"]
+        command = [
+            sys.executable,
+            "-m",
+            "sft_exp",
+            "-m",
+            "experiment=seed_autoencoder",
+            f"dataset.root={root}",
+        ]
+        command += [
+            "dataset.download=false",
+            "labels=100",
+            "pretrain.epochs=3",
+            "finetune.epochs=20",
+            "finetune.batch_size=32",
+        ]
+        command += [
+            "optim=sgd,adam",
+            f"optim.lr={','.join(RATES)}",
+            "controls=false",
+            "tracker=none",
+            "draws=1",
+        ]
         ours = timed(command, folder, env)
-    alone = sum(timed([sys.executable, "-c", SCRIPT, str(root), name, lr], "/", env) for name in ("sgd", "adam") for lr in RATES)
+    alone = sum(
+        timed([sys.executable, "-c", SCRIPT, str(root), name, lr], "/", env)
+        for name in ("sgd", "adam")
+        for lr in RATES
+    )
     print(f"  sft_exp -m, eight jobs             {ours:8.1f} s")
-    print(f"  the textbook script, eight times   {alone:8.1f} s   sft_exp / this = {ours / alone:.3f} (1/{alone / ours:.1f})")
+    print(
+        f"  the textbook script, eight times   {alone:8.1f} s   sft_exp / this = {ours / alone:.3f} (1/{alone / ours:.1f})"
+    )
 
 
 def timed(command: list[str], folder: str, env: dict[str, str]) -> float:

@@ -11,9 +11,10 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from benchmarks.timing import interleaved, report
-from sft_exp import api, config, jobs
+from sft_exp.config import build, compose
+from sft_exp.jobs import prepare
 from sft_exp.stages import pretrain
-from sft_exp.stages.context import Context
+from sft_exp.training.context import Context
 
 BATCH = 128
 
@@ -21,15 +22,28 @@ BATCH = 128
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     widths = (784, 400, 100, 400, 784)
-    return nn.Sequential(*[layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())])
+    return nn.Sequential(
+        *[layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    )
 
 
 def main(root: Path) -> None:
-    overrides = ["experiment=seed_autoencoder", "pretrain.epochs=1", "controls=false", "tracker=none", "dataset.download=false"]
-    overrides.append("monitors=false")  # they look five times a pretraining, however many epochs it has: no part of an epoch
-    values, choices = api.compose([*overrides, f"dataset.root={root}"])
-    job = jobs.prepare(config.experiment(values, choices))
-    request, ctx = job.requests["pretrain"][0], Context.on(job.experiment.hardware, job.experiment.tracker)
+    overrides = [
+        "experiment=seed_autoencoder",
+        "pretrain.epochs=1",
+        "controls=false",
+        "tracker=none",
+        "dataset.download=false",
+    ]
+    overrides.append(
+        "monitors=false"
+    )  # they look five times a pretraining, however many epochs it has: no part of an epoch
+    values, choices = compose.compose([*overrides, f"dataset.root={root}"])
+    job = prepare.prepare(build.experiment(values, choices))
+    request, ctx = (
+        job.requests["pretrain"][0],
+        Context.on(job.experiment.hardware, job.experiment.tracker),
+    )
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:

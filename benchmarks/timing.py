@@ -22,4 +22,6 @@ def report(seconds: dict[str, list[float]], ours: str, unit: str) -> None:
     for name, values in seconds.items():
         ratio = median(a / b for a, b in zip(seconds[ours], values, strict=True))
         share = "" if name == ours else f"   {ours} / this = {ratio:.2f}"
-        print(f"  {name:34} {median(values):8.3f} s {unit} ({min(values):.3f} to {max(values):.3f}){share}")
+        print(
+            f"  {name:34} {median(values):8.3f} s {unit} ({min(values):.3f} to {max(values):.3f}){share}"
+        )

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sft_exp import api, config, jobs, splits
-from sft_exp.arms import MAIN, SCRATCH
-from sft_exp.jobs import Job
+from sft_exp.config import build, compose
+from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.core.tracker import Tracker
+from sft_exp.data import splits
+from sft_exp.jobs import prepare
+from sft_exp.jobs.stage_requests import Job
 from sft_exp.stages import finetune, pretrain
 from sft_exp.stages import model as models
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
-from sft_exp.track import Tracker
-from sft_exp.verdict import interval
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
+from sft_exp.verdict.crossed import interval
 
 STUDIES, SEEDS, DRAWS = 200, 5, 4
 PLANTED = [
@@ -36,12 +38,14 @@ def main(root: Path) -> None:
         found = list(intervals(strategy, STUDIES // len(STRATEGIES)))
         inside = sum(low <= 0 <= high for _, low, high in found)
         wide = 100 * sum(high - low for _, low, high in found) / len(found) / 2
-        print(f"  strategy={strategy:8} {inside} of {len(found)} intervals contain zero; they reach {wide:.1f} points on average")
+        print(
+            f"  strategy={strategy:8} {inside} of {len(found)} intervals contain zero; they reach {wide:.1f} points on average"
+        )
 
 
 def intervals(strategy: str, studies: int) -> Iterator[tuple[float, float, float]]:
-    values, choices = api.compose([*PLANTED, f"strategy={strategy}"])
-    job = jobs.prepare(config.experiment(values, choices))
+    values, choices = compose.compose([*PLANTED, f"strategy={strategy}"])
+    job = prepare.prepare(build.experiment(values, choices))
     ctx = Context.on(job.experiment.hardware, Tracker())
     for n in range(studies):
         with TemporaryDirectory() as folder:

@@ -24,11 +24,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from sft_exp.judgement import archive, collapse, sequential, words
-from sft_exp.judgement.design import Floats, mean_squares
-from sft_exp.judgement.evidence import Evidence, Moments, weigh
-from sft_exp.judgement.rule import ALPHA, MARGIN, Comparison, Setting, decide, judge, primary_weights, printed_share
-from sft_exp.judgement.worth import worth
+from sft_exp.verdict import archive, collapse, sequential, words
+from sft_exp.verdict.design import Floats, mean_squares
+from sft_exp.verdict.evidence import Evidence, Moments, weigh
+from sft_exp.verdict.rule import (
+    ALPHA,
+    MARGIN,
+    Comparison,
+    Setting,
+    decide,
+    judge,
+    primary_weights,
+    printed_share,
+)
+from sft_exp.verdict.worth import worth
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -48,7 +57,9 @@ class Truth:
     labels: float = 1.0  # from this at the first label count down to its reciprocal at the last
     degrees: float | None = None  # of inverse chi-squared factors, one an arm and component
     noise: str = "normal"
-    shared: bool = False  # whether a seed's part is the same at every label count, as pretrainings are
+    shared: bool = (
+        False  # whether a seed's part is the same at every label count, as pretrainings are
+    )
     collapse: float = 0.0  # share of pretrained seeds that end 20 seed deviations below the others
     only_trained: bool = False  # whether the gain is that of the seeds that trained, and sentences are taken as about these
 
@@ -73,7 +84,14 @@ HARD = {
     "seeds shared, 25x",
     "a seed in ten collapses",
 }  # truths whose coverage is told apart: no rule of few seeds holds there
-SHORT_TRUTHS = ["prior right", "prior 10x low", "half of cells 10x", "seeds 25x", "exponential", "collapses, of the trained"]
+SHORT_TRUTHS = [
+    "prior right",
+    "prior 10x low",
+    "half of cells 10x",
+    "seeds 25x",
+    "exponential",
+    "collapses, of the trained",
+]
 
 
 @dataclass(frozen=True)
@@ -86,9 +104,21 @@ class Design:
         return f"{self.seeds}x{self.draws}" + (" folds" if self.ratio else "")
 
 
-DESIGNS = [Design(1, 10), Design(3, 4), Design(3, 10), Design(4, 10), Design(5, 6), Design(3, 5, RATIO)]
+DESIGNS = [
+    Design(1, 10),
+    Design(3, 4),
+    Design(3, 10),
+    Design(4, 10),
+    Design(5, 6),
+    Design(3, 5, RATIO),
+]
 SENTENCES = {1: (1, 1), 6: (3, 2), 18: (1, 18), 36: (2, 18)}  # label counts x pretrainers
-SHARE = {1: 1, 6: 2, 18: 5, 36: 5}  # a table's reports of so many sentences are its number of reports over this
+SHARE = {
+    1: 1,
+    6: 2,
+    18: 5,
+    36: 5,
+}  # a table's reports of so many sentences are its number of reports over this
 
 
 def noise(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Floats:
@@ -126,28 +156,44 @@ class Reports:
 
 
 def simulate(
-    rng: np.random.Generator, count: int, design: Design, shape: tuple[int, int], truth: Truth, effect: Floats | float = 0.0
+    rng: np.random.Generator,
+    count: int,
+    design: Design,
+    shape: tuple[int, int],
+    truth: Truth,
+    effect: Floats | float = 0.0,
 ) -> Reports:
     labels, pretrainers = shape
     s, d = design.seeds, design.draws
     v = ACCURACY * (1 - ACCURACY)
     parts = np.array([v * PRIOR.seed, v * PRIOR.draw, v * PRIOR.rest]) ** 2 * [truth.seed, 1, 1]
     parts[2] += archive.FLIPS * v / TESTED  # of one arm: half of a gain's
-    by_label = np.geomspace(truth.labels, 1 / truth.labels, labels) if labels > 1 else np.array([truth.labels])
+    by_label = (
+        np.geomspace(truth.labels, 1 / truth.labels, labels)
+        if labels > 1
+        else np.array([truth.labels])
+    )
 
     def arms(number: int, factor: Floats | float) -> tuple[Floats, Floats]:
         variance = np.broadcast_to(
-            (truth.every * np.asarray(factor) * by_label[:, None] * np.ones(number))[..., None] * parts,
+            (truth.every * np.asarray(factor) * by_label[:, None] * np.ones(number))[..., None]
+            * parts,
             (count, labels, number, 3),
         )
         if truth.degrees:
             variance = variance * truth.degrees / rng.chisquare(truth.degrees, variance.shape)
         sd = np.sqrt(variance)[..., None, None]
         by_draw = noise(rng, truth.noise, (count, labels, number, 1, d))
-        if design.ratio:  # folds share training images, and correlate by tested / all (Nadeau & Bengio 2003)
+        if (
+            design.ratio
+        ):  # folds share training images, and correlate by tested / all (Nadeau & Bengio 2003)
             rho = design.ratio / (1 + design.ratio)
-            by_draw = (1 - rho) ** 0.5 * by_draw + rho**0.5 * noise(rng, truth.noise, (count, labels, number, 1, 1))
-        by_seed = sd[..., 0, :, :] * noise(rng, truth.noise, (count, 1 if truth.shared else labels, number, s, 1))
+            by_draw = (1 - rho) ** 0.5 * by_draw + rho**0.5 * noise(
+                rng, truth.noise, (count, labels, number, 1, 1)
+            )
+        by_seed = sd[..., 0, :, :] * noise(
+            rng, truth.noise, (count, 1 if truth.shared else labels, number, s, 1)
+        )
         rest = sd[..., 2, :, :] * noise(rng, truth.noise, (count, labels, number, s, d))
         return by_seed + sd[..., 1, :, :] * by_draw + rest, by_seed
 
@@ -156,10 +202,20 @@ def simulate(
     scratch, scratch_seeds = arms(1, truth.scratch)
     depth = 20 * 2**0.5 * v * PRIOR.seed
     fell = depth * (rng.random((count, 1, pretrainers, s, 1)) < truth.collapse)
-    e = np.broadcast_to(np.asarray(effect, float) - depth * truth.collapse * truth.only_trained, (labels, pretrainers))
+    e = np.broadcast_to(
+        np.asarray(effect, float) - depth * truth.collapse * truth.only_trained,
+        (labels, pretrainers),
+    )
     trained = e + depth * truth.collapse
     single = (trained[:, :, None, None] + seeds_of - fell - scratch_seeds).mean((-1, -2))
-    return Reports(ACCURACY + trained[..., None, None] + pretrained - fell, ACCURACY + scratch, e, trained, single, design.ratio)
+    return Reports(
+        ACCURACY + trained[..., None, None] + pretrained - fell,
+        ACCURACY + scratch,
+        e,
+        trained,
+        single,
+        design.ratio,
+    )
 
 
 # Rules. Each answers with the words [R, m] and the printed intervals' half widths and middles.
@@ -181,20 +237,29 @@ def kept_seeds(reports: Reports) -> list[NDArray[np.bool_]]:
 
 
 def evidence_of(
-    reports: Reports, kept: list[NDArray[np.bool_]] | None, prior: archive.Prior | None = PRIOR, **more: Any
+    reports: Reports,
+    kept: list[NDArray[np.bool_]] | None,
+    prior: archive.Prior | None = PRIOR,
+    **more: Any,
 ) -> Evidence:
     """Of all comparisons, with what the archive expects of arms that score ACCURACY."""
     gains = reports.gains
     moments = Moments.of(list(np.moveaxis(gains, 1, 0)), kept)
-    seeds, draws = (moments.seeds, moments.draws) if kept else (moments.seeds[:1], moments.draws[:1])
+    seeds, draws = (
+        (moments.seeds, moments.draws) if kept else (moments.seeds[:1], moments.draws[:1])
+    )
     expected = prior.expected(ACCURACY, ACCURACY, seeds, draws, TESTED) if prior else None
     if not kept:  # the same degrees in every report: one row of quantiles serves all
-        moments = Moments(moments.mean, moments.squares, moments.degrees[:1], moments.seeds[:1], moments.draws[:1])
+        moments = Moments(
+            moments.mean, moments.squares, moments.degrees[:1], moments.seeds[:1], moments.draws[:1]
+        )
     return weigh(moments, prior, expected, reports.groups, ratio=reports.ratio, **more)
 
 
-def new_rule(reports: Reports, prior: archive.Prior | None = PRIOR, margin: float = MARGIN, **more: Any) -> Answer:
-    """The rule of sft_exp.judgement. Reports with a collapsed seed are judged by their own degrees of freedom."""
+def new_rule(
+    reports: Reports, prior: archive.Prior | None = PRIOR, margin: float = MARGIN, **more: Any
+) -> Answer:
+    """The rule of sft_exp.verdict. Reports with a collapsed seed are judged by their own degrees of freedom."""
     count, m = len(reports.pretrained), len(reports.groups)
     kept = kept_seeds(reports)
     named = np.any(~np.stack(kept, 1), -1)  # [R, m]
@@ -210,7 +275,9 @@ def new_rule(reports: Reports, prior: archive.Prior | None = PRIOR, margin: floa
                 reports.single[some],
                 reports.ratio,
             )
-            evidence = evidence_of(part, [k[some] for k in kept] if some is fell else None, prior, **more)
+            evidence = evidence_of(
+                part, [k[some] for k in kept] if some is fell else None, prior, **more
+            )
             decision = decide(evidence, reports.weights, margin, ALPHA, largest=ALPHA)
             word[some], mean[some] = decision.word, evidence.mean
             half[some] = evidence.half(printed_share(evidence, decision, reports.weights))
@@ -244,7 +311,11 @@ def old_rule(reports: Reports) -> Answer:
         rest = np.where(spoke, 0.05, 0.01) / (~primary).sum()
         half = np.where(primary, half, stdtrit(degrees, 1 - rest / 2) * error)
     small = np.abs(mean) + half <= MARGIN
-    word = np.where(small, words.SMALL, np.where(mean > half, words.HELPED, np.where(mean < -half, words.HURT, 0)))
+    word = np.where(
+        small,
+        words.SMALL,
+        np.where(mean > half, words.HELPED, np.where(mean < -half, words.HURT, 0)),
+    )
     return Answer(word, mean, half, np.zeros(mean.shape, bool))
 
 
@@ -281,7 +352,9 @@ def batches(count: int, design: Design, shape: tuple[int, int]) -> Iterator[int]
     yield from [most] * (count // most) + ([count % most] if count % most else [])
 
 
-def measured(count: int, design: Design, sentences: int, truth: Truth, effect: Floats | float, seed: int) -> dict[str, float]:
+def measured(
+    count: int, design: Design, sentences: int, truth: Truth, effect: Floats | float, seed: int
+) -> dict[str, float]:
     """False reports, coverage, words and widths of the old and the new rule over `count` reports, in per cent."""
     shape, count = SENTENCES[sentences], count // SHARE[sentences]
     rng = np.random.default_rng(seed)
@@ -289,7 +362,11 @@ def measured(count: int, design: Design, sentences: int, truth: Truth, effect: F
     for some in batches(count, design, shape):
         reports = simulate(rng, some, design, shape, truth, effect)
         for name, answer in (("old", old_rule(reports)), ("new", new_rule(reports))):
-            target = np.broadcast_to(reports.trained.ravel(), answer.word.shape) if truth.only_trained else aim(reports, answer)
+            target = (
+                np.broadcast_to(reports.trained.ravel(), answer.word.shape)
+                if truth.only_trained
+                else aim(reports, answer)
+            )
             right = (answer.word == words.HELPED) & (target > 0)
             sums[f"false {name}"] += float(false_words(answer, target).sum())
             sums[f"covered {name}"] += float(covered(answer, target).sum())
@@ -300,8 +377,17 @@ def measured(count: int, design: Design, sentences: int, truth: Truth, effect: F
 
 def promise_table(count: int, truths: list[str], sentences: list[int]) -> None:
     """False reports where nothing is true, and where every other gain is +2 points."""
-    print("\nFalse reports in %, standard 1.0 -> this rule; nothing is true, in `mixed` every other gain is +2 points\n")
-    row("design", "sentences", *truths, "mixed", "least joint coverage", "the same, seeds 25x or collapsing")
+    print(
+        "\nFalse reports in %, standard 1.0 -> this rule; nothing is true, in `mixed` every other gain is +2 points\n"
+    )
+    row(
+        "design",
+        "sentences",
+        *truths,
+        "mixed",
+        "least joint coverage",
+        "the same, seeds 25x or collapsing",
+    )
     row(*["---"] * (len(truths) + 5))
     for design in DESIGNS:
         for n in sentences:
@@ -309,21 +395,34 @@ def promise_table(count: int, truths: list[str], sentences: list[int]) -> None:
             told = [f"{c['false old']:.1f} -> {c['false new']:.1f}" for c in cells]
             if n > 1:
                 labels, pretrainers = SENTENCES[n]
-                half = np.broadcast_to(np.where(np.arange(pretrainers) % 2 == 0, 0.02, 0.0), (labels, pretrainers))
-                mixed = [measured(count, design, n, TRUTHS[t], half, 2) for t in ("prior right", "cells as in archive")]
-                told.append(f"{max(c['false old'] for c in mixed):.1f} -> {max(c['false new'] for c in mixed):.1f}")
+                half = np.broadcast_to(
+                    np.where(np.arange(pretrainers) % 2 == 0, 0.02, 0.0), (labels, pretrainers)
+                )
+                mixed = [
+                    measured(count, design, n, TRUTHS[t], half, 2)
+                    for t in ("prior right", "cells as in archive")
+                ]
+                told.append(
+                    f"{max(c['false old'] for c in mixed):.1f} -> {max(c['false new'] for c in mixed):.1f}"
+                )
                 cells += mixed
             else:
                 told.append("")
             hard = [c["covered new"] for t, c in zip(truths, cells, strict=False) if t in HARD]
-            easy = [c["covered new"] for t, c in zip([*truths, "", ""], cells, strict=False) if t not in HARD]
+            easy = [
+                c["covered new"]
+                for t, c in zip([*truths, "", ""], cells, strict=False)
+                if t not in HARD
+            ]
             row(design, n, *told, f"{min(easy):.1f}", f"{min(hard):.1f}")
 
 
 def power_table(count: int, sentences: list[int]) -> None:
     """Gains found where all are the same, and how wide the printed intervals are."""
     gains = (0.01, 0.02, 0.05)
-    print("\nGains found in %, standard 1.0 -> this rule; cells as in archive; half widths in points\n")
+    print(
+        "\nGains found in %, standard 1.0 -> this rule; cells as in archive; half widths in points\n"
+    )
     row("design", "sentences", *(f"+{100 * g:g}" for g in gains), "half width")
     row(*["---"] * 6)
     for design in DESIGNS:
@@ -335,7 +434,9 @@ def power_table(count: int, sentences: list[int]) -> None:
 
 def one_pretraining(count: int) -> None:
     """The two sentences of a run of one seed: is that about this pretraining right where it gained nothing?"""
-    print("\nOne pretraining, 10 draws: sentences about it that are false, in %, where it gained nothing itself\n")
+    print(
+        "\nOne pretraining, 10 draws: sentences about it that are false, in %, where it gained nothing itself\n"
+    )
     row("truth", "standard 1.0", "this rule")
     row(*["---"] * 3)
     for name in ("prior right", "prior 10x low", "seeds 25x", "exponential", "cells as in archive"):
@@ -349,14 +450,18 @@ def one_pretraining(count: int) -> None:
 
 def equivalence_table(count: int) -> None:
     """Too small to matter: false where the gain is the margin itself, found where it is 0."""
-    print("\nToo small to matter, in % of sentences, standard 1.0 -> this rule: at a gain of 0.5 points (false), and at 0\n")
+    print(
+        "\nToo small to matter, in % of sentences, standard 1.0 -> this rule: at a gain of 0.5 points (false), and at 0\n"
+    )
     row("design", "truth", "at 0.5", "at 0")
     row(*["---"] * 4)
     for design in (Design(3, 10), Design(5, 6), Design(8, 12)):
         for name in ("prior right", "prior 10x high", "seeds 25x"):
             cells = []
             for effect in (MARGIN, 0.0):
-                reports = simulate(np.random.default_rng(5), count, design, (1, 1), TRUTHS[name], effect)
+                reports = simulate(
+                    np.random.default_rng(5), count, design, (1, 1), TRUTHS[name], effect
+                )
                 pair = [percent(rule(reports).word == words.SMALL) for rule in (old_rule, new_rule)]
                 cells.append(f"{pair[0]:.1f} -> {pair[1]:.1f}")
             row(design, name, *cells)
@@ -364,22 +469,40 @@ def equivalence_table(count: int) -> None:
 
 def scale_free_table(count: int) -> None:
     """Scores that are not proportions: the prior gives ratios alone, at three scales of truth."""
-    print("\nScores in their own units (the archive gives ratios alone): false reports in %, and +2 points found\n")
-    row("design", "sentences", *(t for t in SCALE_FREE), "+2 points, prior right", "without archive")
+    print(
+        "\nScores in their own units (the archive gives ratios alone): false reports in %, and +2 points found\n"
+    )
+    row(
+        "design", "sentences", *(t for t in SCALE_FREE), "+2 points, prior right", "without archive"
+    )
     row(*["---"] * (len(SCALE_FREE) + 4))
     for design in DESIGNS[1:]:
         for n in (1, 6):
             cells = []
             for name in SCALE_FREE:
-                reports = simulate(np.random.default_rng(6), count, design, SENTENCES[n], TRUTHS[name])
+                reports = simulate(
+                    np.random.default_rng(6), count, design, SENTENCES[n], TRUTHS[name]
+                )
                 answer = new_rule(reports, known_scale=False)
                 cells.append(f"{percent(false_words(answer, aim(reports, answer))):.1f}")
-            reports = simulate(np.random.default_rng(7), count, design, SENTENCES[n], TRUTHS["prior right"], 0.02)
-            found = [percent(new_rule(reports, p, known_scale=False).word == words.HELPED) for p in (PRIOR, None)]
+            reports = simulate(
+                np.random.default_rng(7), count, design, SENTENCES[n], TRUTHS["prior right"], 0.02
+            )
+            found = [
+                percent(new_rule(reports, p, known_scale=False).word == words.HELPED)
+                for p in (PRIOR, None)
+            ]
             row(design, n, *cells, *(f"{x:.0f}" for x in found))
 
 
-SCALE_FREE = ["prior right", "prior 10x low", "prior 10x high", "half of cells 10x", "seeds 25x", "exponential"]
+SCALE_FREE = [
+    "prior right",
+    "prior 10x low",
+    "prior 10x high",
+    "half of cells 10x",
+    "seeds 25x",
+    "exponential",
+]
 
 
 def sequential_table(count: int) -> None:
@@ -387,16 +510,34 @@ def sequential_table(count: int) -> None:
     print(
         "\nLooks at 2x4, 3x6, 4x8, 6x10, 8x12 beside a fixed 5x6 of standard 1.0 (cost 160; a pretraining is 20 fine-tunings)\n"
     )
-    row("truth", "gain", "sentences", "fixed: told", "false", "looks: told", "small", "false", "cost", "of all looks")
+    row(
+        "truth",
+        "gain",
+        "sentences",
+        "fixed: told",
+        "false",
+        "looks: told",
+        "small",
+        "false",
+        "cost",
+        "of all looks",
+    )
     row(*["---"] * 10)
     cases = [("cells as in archive", g) for g in (0.2, 0.05, 0.02, 0.01, 0.0)]
-    cases += [(t, 0.0) for t in ("prior right", "prior 10x low", "seeds 25x", "collapses, of the trained")]
+    cases += [
+        (t, 0.0) for t in ("prior right", "prior 10x low", "seeds 25x", "collapses, of the trained")
+    ]
     for n, shape in ((1, (1, 1)), (4, (1, 4))):
         for name, effect in cases:
             seeds, draws = sequential.LOOKS[-1]
-            reports = simulate(np.random.default_rng(8), count, Design(seeds, draws), shape, TRUTHS[name], effect)
+            reports = simulate(
+                np.random.default_rng(8), count, Design(seeds, draws), shape, TRUTHS[name], effect
+            )
             fixed = old_rule(cut(reports, 5, 6))
-            truth = np.broadcast_to((reports.trained if TRUTHS[name].only_trained else reports.effect).ravel(), fixed.word.shape)
+            truth = np.broadcast_to(
+                (reports.trained if TRUTHS[name].only_trained else reports.effect).ravel(),
+                fixed.word.shape,
+            )
             word, cost = go_on(reports)
             answers = [fixed, Answer(word, fixed.mean, fixed.half, fixed.named)]
             told = [percent((a.word == words.HELPED) | (a.word == words.HURT)) for a in answers]
@@ -408,7 +549,10 @@ def sequential_table(count: int) -> None:
 
 
 def cut(reports: Reports, seeds: int, draws: int) -> Reports:
-    return replace(reports, **{arm: getattr(reports, arm)[..., :seeds, :draws] for arm in ("pretrained", "scratch")})
+    return replace(
+        reports,
+        **{arm: getattr(reports, arm)[..., :seeds, :draws] for arm in ("pretrained", "scratch")},
+    )
 
 
 def cost_of(seeds: int, draws: int) -> int:
@@ -418,7 +562,11 @@ def cost_of(seeds: int, draws: int) -> int:
 def go_on(reports: Reports) -> tuple[NDArray[np.int64], Floats]:
     """Words [R, m] after all looks, and the cost [R] of those taken."""
     shape = len(reports.pretrained), len(reports.groups)
-    word, stopped, cost = np.zeros(shape, int), np.zeros(shape, bool), np.zeros(len(reports.pretrained))
+    word, stopped, cost = (
+        np.zeros(shape, int),
+        np.zeros(shape, bool),
+        np.zeros(len(reports.pretrained)),
+    )
     for (seeds, draws), alpha in zip(sequential.LOOKS, sequential.ALPHAS, strict=True):
         going = ((word == words.CANNOT_TELL) & ~stopped).any(-1)
         if not going.any():
@@ -426,7 +574,9 @@ def go_on(reports: Reports) -> tuple[NDArray[np.int64], Floats]:
         now = cut(reports, seeds, draws)
         now = replace(now, pretrained=now.pretrained[going], scratch=now.scratch[going])
         moments = Moments.of(list(np.moveaxis(now.gains, 1, 0)))
-        moments = Moments(moments.mean, moments.squares, moments.degrees[:1], moments.seeds[:1], moments.draws[:1])
+        moments = Moments(
+            moments.mean, moments.squares, moments.degrees[:1], moments.seeds[:1], moments.draws[:1]
+        )
         word[going], stopped[going] = sequential.step(
             word[going], stopped[going], evidence_of(now, None), moments, reports.weights, alpha
         )
@@ -436,7 +586,9 @@ def go_on(reports: Reports) -> tuple[NDArray[np.int64], Floats]:
 
 def worth_table(count: int) -> None:
     """`worth n times the labels`: coverage of the 95 % interval and its median width as a factor."""
-    print("\nWorth: coverage in % of the 95 % interval, and median upper over lower end; true worth 2.1 of 10 labels\n")
+    print(
+        "\nWorth: coverage in % of the 95 % interval, and median upper over lower end; true worth 2.1 of 10 labels\n"
+    )
     row("design", "draws of label counts", "standard 1.0", "this rule")
     row(*["---"] * 4)
     for seeds, draws in ((2, 3), (3, 4), (3, 10), (5, 6)):
@@ -451,13 +603,19 @@ def worth_cells(count: int, seeds: int, draws: int, shared: float) -> list[str]:
 
     def arm(mean: float, size: float, common: Floats) -> Floats:
         by_draw = 0.010 * (shared**0.5 * common + (1 - shared) ** 0.5 * rng.normal(size=(1, draws)))
-        return mean + size * (0.002 * rng.normal(size=(seeds, 1)) + by_draw + 0.005 * rng.normal(size=(seeds, draws)))
+        return mean + size * (
+            0.002 * rng.normal(size=(seeds, 1)) + by_draw + 0.005 * rng.normal(size=(seeds, draws))
+        )
 
     hits, n = [0, 0], 0
     widths: list[list[float]] = [[], []]
     for _ in range(count):
         common = rng.normal(size=(1, draws))
-        low, pretrained, high = arm(means[0], 1, common), arm(main, 0.8, common), arm(means[1], 0.4, rng.normal(size=(1, draws)))
+        low, pretrained, high = (
+            arm(means[0], 1, common),
+            arm(main, 0.8, common),
+            arm(means[1], 0.4, rng.normal(size=(1, draws))),
+        )
         if not low.mean() < pretrained.mean() < high.mean():
             continue
         n += 1
@@ -465,11 +623,17 @@ def worth_cells(count: int, seeds: int, draws: int, shared: float) -> list[str]:
         share = (pretrained.mean(1) - low.mean(1)) / (high.mean(1) - low.mean(1)) * np.log(10)
         reach = float(stdtrit(seeds - 1, 0.975)) * share.std(ddof=1) / seeds**0.5
         w = worth(pretrained, scratch, 10)
-        found = [(float(share.mean() - reach), float(share.mean() + reach)), (log(max(w.low, 1e-9)), log(min(w.high, 1e9)))]
+        found = [
+            (float(share.mean() - reach), float(share.mean() + reach)),
+            (log(max(w.low, 1e-9)), log(min(w.high, 1e9))),
+        ]
         for i, (a, b) in enumerate(found):
             hits[i] += a <= true <= b
             widths[i].append(b - a)
-    return [f"{100 * h / n:.1f} (x{np.exp(np.median(w)):.3g})" for h, w in zip(hits, widths, strict=True)]
+    return [
+        f"{100 * h / n:.1f} (x{np.exp(np.median(w)):.3g})"
+        for h, w in zip(hits, widths, strict=True)
+    ]
 
 
 # Real scores
@@ -493,7 +657,9 @@ def real_scores(solver: str, rate: float, labels: int) -> Floats:
     scores = np.empty((REAL_SEEDS, REAL_DRAWS))
     for d in range(REAL_DRAWS):
         rng = np.random.default_rng(d)
-        rows = np.concatenate([rng.choice(np.flatnonzero(y == c), labels, replace=False) for c in range(10)])
+        rows = np.concatenate(
+            [rng.choice(np.flatnonzero(y == c), labels, replace=False) for c in range(10)]
+        )
         for s in range(REAL_SEEDS):
             net = MLPClassifier(
                 (64,),
@@ -514,7 +680,9 @@ def real_table(count: int) -> None:
     """Every arm of a report is the same method from other seeds, so that no gain is true: which words are said all the same?"""
     tested = DIGITS - REAL_TRAIN
     pools = {name: real_scores(*how) for name, how in REAL.items()}
-    print("\nReal scores, no gain: false reports in %, standard 1.0 -> this rule (joint coverage); and +5 points found\n")
+    print(
+        "\nReal scores, no gain: false reports in %, standard 1.0 -> this rule (joint coverage); and +5 points found\n"
+    )
     row("design", "sentences", *pools, *(f"+5 points, {name}" for name in pools))
     row(*["---"] * (2 + 2 * len(pools)))
     for design in (Design(3, 4), Design(3, 10), Design(4, 10), Design(5, 6)):
@@ -523,7 +691,9 @@ def real_table(count: int) -> None:
             row(design, n, *(c[0] for c in cells), *(c[1] for c in cells))
 
 
-def real_cells(pool: Floats, count: int, design: Design, sentences: int, tested: int) -> tuple[str, str]:
+def real_cells(
+    pool: Floats, count: int, design: Design, sentences: int, tested: int
+) -> tuple[str, str]:
     rng = np.random.default_rng(10)
     false, found, held = np.zeros(2), np.zeros(2), 0
     for _ in range(count):
@@ -535,7 +705,10 @@ def real_cells(pool: Floats, count: int, design: Design, sentences: int, tested:
             comparisons = {n: Comparison(arm, np.maximum(lower, 0.0)) for n, arm in enumerate(arms)}
             report = judge(comparisons, Setting(tested=tested), archive.frozen(), ["digits"])
             old = old_words(np.stack([arm - lower for arm in arms]))
-            words_said = [np.array([words.WORDS.index(v.word) for v in report.verdicts.values()]), old]
+            words_said = [
+                np.array([words.WORDS.index(v.word) for v in report.verdicts.values()]),
+                old,
+            ]
             for k, said in enumerate(reversed(words_said)):
                 if effect:
                     found[k] += np.mean(said == words.HELPED)
@@ -551,7 +724,9 @@ def old_words(gains: Floats) -> NDArray[np.int64]:
     """Words [m] of version 1.0 on gains [m, S, D] of one label count."""
     zeros = np.zeros((1, 1, *gains.shape[-2:]))
     nothing = np.zeros((1, len(gains)))
-    return old_rule(Reports(gains[None, None], zeros[:, :, None], nothing, nothing, nothing[None], 0.0)).word[0]
+    return old_rule(
+        Reports(gains[None, None], zeros[:, :, None], nothing, nothing, nothing[None], 0.0)
+    ).word[0]
 
 
 # The committed studies
@@ -567,7 +742,15 @@ def results() -> None:
         report = judge(comparisons, Setting(tested=tested), archive.frozen(), [dataset])
         without = judge(comparisons, Setting(tested=tested))
         print(f"\n{path.parent.name}: {'; '.join(report.notes)}\n")
-        row("sentence", "standard 1.0", "this rule", "without archive", "gain", "interval", "interval without")
+        row(
+            "sentence",
+            "standard 1.0",
+            "this rule",
+            "without archive",
+            "gain",
+            "interval",
+            "interval without",
+        )
         row(*["---"] * 7)
         for key, v in report.verdicts.items():
             total[f"1.0: {old[key]}"] += 1
@@ -582,7 +765,9 @@ def results() -> None:
     print("\n" + "\n".join(f"{k}: {n}" for k, n in sorted(total.items())))
 
 
-def committed(study: dict[str, Any]) -> tuple[dict[tuple[str, str], Comparison], dict[tuple[str, str], str], int]:
+def committed(
+    study: dict[str, Any],
+) -> tuple[dict[tuple[str, str], Comparison], dict[tuple[str, str], str], int]:
     """Comparisons of a study, the words it said, and the number of test images. Of label efficiency, gains are stored and the
     arms' means: arms of these gains and means are made up, half of each deviation in either, of which the rule uses no more."""
     if "cells" in study:
@@ -593,22 +778,38 @@ def committed(study: dict[str, Any]) -> tuple[dict[tuple[str, str], Comparison],
             for (k, c), w in zip(cells.items(), weights, strict=True)
             for off in [(np.array(c["gains"]) - np.mean(c["gains"])) / 2]
         }
-        tested = archive.count_tested(np.concatenate([np.ravel(c["gains"]) for c in cells.values()]))
+        tested = archive.count_tested(
+            np.concatenate([np.ravel(c["gains"]) for c in cells.values()])
+        )
         return made, {k: c["word"] for k, c in cells.items()}, tested
     arms = {(arm, group): pair for (group, arm), pair in archive.arms_of(study, fixed=True)}
     said = (
         {(k, ""): s["word"] for k, s in study["steps"].items()}
         if "steps" in study
-        else {(p, use): g["word"] for p, of in study["pretrainers"].items() for use, g in of["gains"].items()}
+        else {
+            (p, use): g["word"]
+            for p, of in study["pretrainers"].items()
+            for use, g in of["gains"].items()
+        }
     )
-    made = {k: Comparison(arms[k][0], arms[k][1], k[1], all_labels=k[1].startswith("all")) for k in said}
-    return made, said, archive.count_tested(np.concatenate([np.ravel(x) for pair in arms.values() for x in pair]))
+    made = {
+        k: Comparison(arms[k][0], arms[k][1], k[1], all_labels=k[1].startswith("all")) for k in said
+    }
+    return (
+        made,
+        said,
+        archive.count_tested(np.concatenate([np.ravel(x) for pair in arms.values() for x in pair])),
+    )
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--long", action="store_true", help="the tables of docs/verdict.md; half an hour")
-    options.add_argument("--real", action="store_true", help="reports resampled from real trainings; ten minutes")
+    options.add_argument(
+        "--long", action="store_true", help="the tables of docs/verdict.md; half an hour"
+    )
+    options.add_argument(
+        "--real", action="store_true", help="reports resampled from real trainings; ten minutes"
+    )
     options.add_argument("--results", action="store_true", help="judge docs/results again")
     options.add_argument("--freeze", metavar="VERSION", help="write archive.json from docs/results")
     asked = options.parse_args()
@@ -621,7 +822,11 @@ def main() -> None:
     if asked.real:
         return real_table(500)
     count = 3000 if asked.long else 400
-    promise_table(count, list(TRUTHS) if asked.long else SHORT_TRUTHS, list(SENTENCES) if asked.long else [1, 6])
+    promise_table(
+        count,
+        list(TRUTHS) if asked.long else SHORT_TRUTHS,
+        list(SENTENCES) if asked.long else [1, 6],
+    )
     power_table(count, list(SENTENCES) if asked.long else [1, 6])
     one_pretraining(5 * count)
     equivalence_table(count)

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import interleaved, report
-from sft_exp.augment import view
-from sft_exp.core import stream
-from sft_exp.experiment import Views
+from sft_exp.config.schema import Views
+from sft_exp.core.rng import stream
+from sft_exp.data.augment import view
 
 BATCH = 256
 DIGITS = Views(crop=[0.5, 1.0], flip=0.0, rotate=20.0, shear=15.0, jitter=0.4, grey=0.0)
@@ -21,8 +21,21 @@ def main(_: Path) -> None:
     scaled = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8)
     blur = v2.RandomApply([v2.GaussianBlur(9, (0.1, 2.0))], 0.5)
-    pictures = [random_crop(32, (0.2, 1.0)), v2.RandomHorizontalFlip(), jitter, v2.RandomGrayscale(0.2), scaled]
-    photos = [random_crop(96, (0.2, 1.0)), v2.RandomHorizontalFlip(), jitter, v2.RandomGrayscale(0.2), blur, scaled]
+    pictures = [
+        random_crop(32, (0.2, 1.0)),
+        v2.RandomHorizontalFlip(),
+        jitter,
+        v2.RandomGrayscale(0.2),
+        scaled,
+    ]
+    photos = [
+        random_crop(96, (0.2, 1.0)),
+        v2.RandomHorizontalFlip(),
+        jitter,
+        v2.RandomGrayscale(0.2),
+        blur,
+        scaled,
+    ]
     digits = [
         v2.RandomAffine(20, shear=15),
         random_crop(28, (0.5, 1.0)),
@@ -37,7 +50,9 @@ def main(_: Path) -> None:
         raw_BCHW = torch.randint(256, (BATCH, *size), dtype=torch.uint8, generator=stream("views"))
         pil, one = [v2.functional.to_pil_image(x) for x in raw_BCHW], v2.Compose(transforms)
         parts = {
-            f"{name}, batch": lambda raw=raw_BCHW, how=how: view(raw.float().div_(255), how, stream("views")),
+            f"{name}, batch": lambda raw=raw_BCHW, how=how: view(
+                raw.float().div_(255), how, stream("views")
+            ),
             f"{name}, one by one": lambda pil=pil, one=one: torch.stack([one(x) for x in pil]),
         }
         report(interleaved(parts, rounds=7), f"{name}, batch", f"for {BATCH}")

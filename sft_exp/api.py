@@ -6,13 +6,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import hydra
-
-from sft_exp import config, pipeline, session, transfer
-from sft_exp.core import Backbone
+from sft_exp.config import build
+from sft_exp.config.compose import compose
+from sft_exp.config.schema import Experiment
+from sft_exp.core.encoder import Backbone
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.experiment import Experiment
-from sft_exp.nets import Readout
+from sft_exp.execution import session
+from sft_exp.jobs import prepare
+from sft_exp.models import transfer
+from sft_exp.models.feature_extractor import Readout
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
 
@@ -27,18 +29,7 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
     where = Path(folder) if folder else Path("outputs/runs") / name / stamp
     command = ["python", "-m", "sft_exp", *(overrides or [])]
-    return session.work(pipeline.prepare(config.experiment(values, choices)), where, values, command)
-
-
-def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(resolved config, option taken in each group) that these overrides stand for."""
-    given = config.without_nulls(overrides)
-    with config.alone():
-        config.register()
-        config.plug(config.plugins_in(given))
-        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-            cfg = hydra.compose("config", overrides=given, return_hydra_config=True)
-        return config.plain(cfg), config.choices(cfg)
+    return session.work(prepare.prepare(build.experiment(values, choices)), where, values, command)
 
 
 def load_model(path: str | Path) -> Model:
@@ -73,6 +64,8 @@ def reopen(path: str | Path) -> Experiment:
         raise DataError(f"{path}: no run folder with a results.json")
     result = json.loads(file.read_text())
     try:
-        return config.experiment(result["config"], result["choices"])
+        return build.experiment(result["config"], result["choices"])
     except (ConfigError, KeyError) as error:
-        raise DataError(f"{path}: another version of sft_exp made this run ({error}); make it again with this one") from error
+        raise DataError(
+            f"{path}: another version of sft_exp made this run ({error}); make it again with this one"
+        ) from error

@@ -69,4 +69,6 @@ def require(ok: bool, key: str, value: object, valid: str) -> None:
 
 def listing(lines: list[str]) -> str:
     """The first of the lines, below each other."""
-    return "".join(f"\n  {line}" for line in lines[:NAMED]) + (f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else "")
+    return "".join(f"\n  {line}" for line in lines[:NAMED]) + (
+        f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    )

@@ -10,20 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft_exp.core.comm import gather, now
 from sft_exp.errors import require
-from sft_exp.ranks import gather, now
 
 OUTPUTS = {"linear": lambda h: h, "relu": F.relu, "sigmoid": F.sigmoid}
 
 
 def bernoulli(logits_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """-log p(x) of independent Bernoulli pixels [scalar, nats an image]; grey levels in [0, 1] count as probabilities."""
-    return F.binary_cross_entropy_with_logits(precise(logits_BCHW), x_BCHW, reduction="sum") / len(x_BCHW)
+    return F.binary_cross_entropy_with_logits(precise(logits_BCHW), x_BCHW, reduction="sum") / len(
+        x_BCHW
+    )
 
 
 def log_bernoulli(logits_KBCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     """log p(x) of each image under each of K sets of logits [K, B], in nats."""
-    each = F.binary_cross_entropy_with_logits(logits_KBCHW, x_BCHW.expand_as(logits_KBCHW), reduction="none")
+    each = F.binary_cross_entropy_with_logits(
+        logits_KBCHW, x_BCHW.expand_as(logits_KBCHW), reduction="none"
+    )
     return -each.flatten(2).sum(2)
 
 
@@ -76,7 +80,8 @@ def barlow_twins(a_BZ: Tensor, b_BZ: Tensor, off_diagonal: float) -> Tensor:
     """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2 [scalar], C the correlation of a's columns with b's over the batch.
     Zbontar et al., arXiv:2103.03230, equations 1 and 2."""
     a_BZ, b_BZ = (
-        (z - z.mean(0)) / z.std(0, correction=0).clamp_min(1e-4) for z in (gather(precise(a_BZ)), gather(precise(b_BZ)))
+        (z - z.mean(0)) / z.std(0, correction=0).clamp_min(1e-4)
+        for z in (gather(precise(a_BZ)), gather(precise(b_BZ)))
     )
     c_ZZ = a_BZ.T @ b_BZ / len(a_BZ)
     on = (1 - c_ZZ.diagonal()).square().sum()
@@ -96,10 +101,18 @@ def vicreg(a_BZ: Tensor, b_BZ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return F.mse_loss(a_BZ, b_BZ), short, square
 
 
-def dino(student_BK: Tensor, teacher_BK: Tensor, centre_K: Tensor, student_t: float, teacher_t: Tensor | float) -> Tensor:
+def dino(
+    student_BK: Tensor,
+    teacher_BK: Tensor,
+    centre_K: Tensor,
+    student_t: float,
+    teacher_t: Tensor | float,
+) -> Tensor:
     """Cross-entropy of the student's distribution over K prototypes to the teacher's centred and sharpened one [scalar, nats].
     Caron et al., arXiv:2104.14294, equations 1 and 2 and algorithm 1."""
-    return F.cross_entropy(precise(student_BK) / student_t, ((precise(teacher_BK) - centre_K) / teacher_t).softmax(1))
+    return F.cross_entropy(
+        precise(student_BK) / student_t, ((precise(teacher_BK) - centre_K) / teacher_t).softmax(1)
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,10 @@ class Reconstruction:
         )
         require(self.output in OUTPUTS, "output", self.output, f"one of {', '.join(OUTPUTS)}")
         require(
-            self.kind != "bernoulli" or self.output == "sigmoid", "output", self.output, "sigmoid with reconstruction=bernoulli"
+            self.kind != "bernoulli" or self.output == "sigmoid",
+            "output",
+            self.output,
+            "sigmoid with reconstruction=bernoulli",
         )
 
     def error(self, h_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import time
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
@@ -30,7 +32,9 @@ class Browser:
             *QUIET,
             f"--user-data-dir={profile}",
         ]
-        self.process = subprocess.Popen(start, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            start, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self.numbers, self.left, self.session = itertools.count(1), b"", None
@@ -41,7 +45,11 @@ class Browser:
     def call(self, method, **params):
         number = next(self.numbers)
         session = {"sessionId": self.session} if self.session else {}
-        os.write(self.to, json.dumps({"id": number, "method": method, "params": params, **session}).encode() + b"\0")
+        os.write(
+            self.to,
+            json.dumps({"id": number, "method": method, "params": params, **session}).encode()
+            + b"\0",
+        )
         while (message := self.read()).get("id") != number:
             pass
         assert "error" not in message, message
@@ -65,17 +73,26 @@ class Browser:
         self.until("document.body && document.body.dataset.ready === 'yes'")
 
     def run(self, script):
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get("value")
+        return self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )["result"].get("value")
 
     def until(self, script):
         last = time.monotonic() + PATIENCE
         while not self.run(script):
-            assert time.monotonic() < last, f"{script} has not come true; {self.run('document.body.innerText')}"
+            assert time.monotonic() < last, (
+                f"{script} has not come true; {self.run('document.body.innerText')}"
+            )
             time.sleep(0.02)
 
     def press(self, key):
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" and len(key) == 1 else "")
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                text=key if kind == "keyDown" and len(key) == 1 else "",
+            )
 
     def close(self):
         self.process.terminate()

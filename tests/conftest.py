@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the programs that tests start
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is imported, and for the programs that tests start
+)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--methods", help="folder of your own methods: tests/test_contract.py then runs on them, too")
+    parser.addoption(
+        "--methods",
+        help="folder of your own methods: tests/test_contract.py then runs on them, too",
+    )
 
 
 def pytest_configure(config):
-    from sft_exp import config as ours
+    from sft_exp.config import register
 
-    ours.plug(config.getoption("--methods"))
+    register.plug(config.getoption("--methods"))
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +66,18 @@ def digits():
 @pytest.fixture(scope="session")
 def plan():
     """Networks -> a Plan that moves all of them at a constant rate, unless told otherwise."""
-    from sft_exp.schedule import Schedule
-    from sft_exp.train import Plan
+    from sft_exp.training.loop import Plan
+    from sft_exp.training.schedule import Schedule
 
     def made(nets, steps, **changes):
         everything = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
-        usual = {"stop": steps, "batch_size": 16, "schedule": Schedule(), "phases": everything, "name": (0, "test")}
+        usual = {
+            "stop": steps,
+            "batch_size": 16,
+            "schedule": Schedule(),
+            "phases": everything,
+            "name": (0, "test"),
+        }
         return Plan(**{"steps": steps, **usual, **changes})
 
     return made
@@ -77,14 +88,16 @@ def compose():
     """Overrides -> the config that Hydra composes."""
     import hydra
 
-    from sft_exp import config
+    from sft_exp.config import register, sources
 
-    config.register()
+    register.register()
 
     @cache
     def composed(*overrides: str):
-        users = [f"hydra.searchpath=[{','.join(f'file://{folder}/conf' for folder in config.plugged())}]"]
-        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        users = [
+            f"hydra.searchpath=[{','.join(f'file://{folder}/conf' for folder in sources.plugged())}]"
+        ]
+        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
             return hydra.compose("config", overrides=[*users, *overrides], return_hydra_config=True)
 
     return composed
@@ -93,10 +106,10 @@ def compose():
 @pytest.fixture(scope="session")
 def experiment(compose):
     """Overrides -> Experiment."""
-    from sft_exp import config
+    from sft_exp.config import build
 
     def made(*overrides: str):
         cfg = compose(*overrides)
-        return config.experiment(config.plain(cfg), config.choices(cfg))
+        return build.experiment(build.plain(cfg), build.choices(cfg))
 
     return made

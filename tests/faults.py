@@ -21,7 +21,11 @@ from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).parent
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "FORK_SERVER": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+    "FORK_SERVER": "1",
+}
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate"}
 TINY = (
     "tracker=none", "encoder.hidden=[8]", "pretrain.steps=5", "finetune.steps=5", "draws=1", "controls=false", "val=holdout",
@@ -70,7 +74,11 @@ class Disk:
     def hear(self, event: str, arguments: tuple) -> None:
         if self.busy or not (event in CHANGES or (event == "open" and writes(arguments))):
             return
-        path = os.path.abspath(os.path.join(base(event, arguments), arguments[0])) if isinstance(arguments[0], str | Path) else ""
+        path = (
+            os.path.abspath(os.path.join(base(event, arguments), arguments[0]))
+            if isinstance(arguments[0], str | Path)
+            else ""
+        )
         if not path.startswith(self.root) or path.endswith(".lock"):
             return
         self.busy = True
@@ -89,7 +97,9 @@ class Disk:
 
 def base(event: str, arguments: tuple) -> str:
     """The folder that a name is relative to: `shutil.rmtree` names files below an open folder."""
-    below = event in ("os.remove", "os.rmdir") and arguments[1] >= 0 and os.path.isdir("/proc/self/fd")
+    below = (
+        event in ("os.remove", "os.rmdir") and arguments[1] >= 0 and os.path.isdir("/proc/self/fd")
+    )
     return os.readlink(f"/proc/self/fd/{arguments[1]}") if below else ""
 
 
@@ -108,7 +118,9 @@ def child(out: Path, prepare: Callable[[], None] | None) -> None:
         prepare()
 
 
-def cli(out: Path, prepare: Callable[[], None] | None, fault: Fault | None, *overrides: str) -> None:
+def cli(
+    out: Path, prepare: Callable[[], None] | None, fault: Fault | None, *overrides: str
+) -> None:
     """`python -m sft_exp OVERRIDES`."""
     child(out, prepare)
     if fault:
@@ -119,25 +131,30 @@ def cli(out: Path, prepare: Callable[[], None] | None, fault: Fault | None, *ove
     main()
 
 
-def line(out: Path, prepare: Callable[[], None] | None, fault: Fault | None, config: dict, choices: dict) -> None:
+def line(
+    out: Path, prepare: Callable[[], None] | None, fault: Fault | None, config: dict, choices: dict
+) -> None:
     """All stages of one job, without the command line and the report: what a crash test repeats hundreds of times."""
     child(out, prepare)
     Disk(Path.cwd() / "outputs", fault, count=Path("changes").absolute())
-    from sft_exp import pipeline
-    from sft_exp.config import experiment
+    from sft_exp.config.build import experiment
     from sft_exp.errors import Failure
-    from sft_exp.stages.context import Context, Stop
+    from sft_exp.jobs import prepare
+    from sft_exp.runs import pipeline
+    from sft_exp.training.context import Context, Stop
 
     made = experiment(config, choices)
     try:
         with Stop.listening():
-            pipeline.run(pipeline.prepare(made), Context.on(made.hardware, made.tracker))
+            pipeline.run(prepare.prepare(made), Context.on(made.hardware, made.tracker))
     except Failure as error:
         print(error)
         sys.exit(error.code)
 
 
-def run(function: Callable[..., None], *arguments: Any, prepare: Any = None, fault: Fault | None = None) -> tuple[int, str]:
+def run(
+    function: Callable[..., None], *arguments: Any, prepare: Any = None, fault: Fault | None = None
+) -> tuple[int, str]:
     """(exit code, what it said) of `cli` or `line` in a forked process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -147,7 +164,10 @@ def run(function: Callable[..., None], *arguments: Any, prepare: Any = None, fau
 
 def contents(store: Path) -> dict[str, dict[str, str]]:
     """Checksums of all files of all finished folders; of a checkpoint, what is in it: pickles of equal values may differ."""
-    found = {seal.parent.name: json.loads(seal.read_text())["sha256"] for seal in sorted(store.glob("*/done.json"))}
+    found = {
+        seal.parent.name: json.loads(seal.read_text())["sha256"]
+        for seal in sorted(store.glob("*/done.json"))
+    }
     for checkpoint in store.glob("*/checkpoint.pt"):
         found[checkpoint.parent.name][checkpoint.name] = spelt(checkpoint)
     return found
@@ -156,7 +176,7 @@ def contents(store: Path) -> dict[str, dict[str, str]]:
 def spelt(checkpoint: Path) -> str:
     import torch
 
-    from sft_exp.stages.checkpoints import load
+    from sft_exp.training.checkpoints import load
 
     def spell(value: Any) -> str:
         if isinstance(value, torch.Tensor):
@@ -170,7 +190,11 @@ def spelt(checkpoint: Path) -> str:
 
 def leftovers(store: Path) -> list[Path]:
     """Files that no finished run may leave behind."""
-    return [*store.rglob("*.tmp"), *(p for p in store.glob("work/**/*") if p.is_file()), *store.rglob("checkpoint.previous*")]
+    return [
+        *store.rglob("*.tmp"),
+        *(p for p in store.glob("work/**/*") if p.is_file()),
+        *store.rglob("checkpoint.previous*"),
+    ]
 
 
 def find(pattern: str) -> list[Path]:
@@ -181,7 +205,8 @@ def find(pattern: str) -> list[Path]:
 @contextmanager
 def memory() -> Iterator[Path]:
     """A folder on a file system in memory, where there is one: for tests with thousands of changes on disk."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:  # noqa: S108
+    memory_disk = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as folder:
         yield Path(folder)
 
 
@@ -191,9 +216,14 @@ def stepwise(kill_at: int = 0, signals: tuple[int, ...] = (), lose: str = "") ->
     sends itself signals. With `lose`, a resumed training lacks a part of its state."""
     import torch
 
-    from sft_exp.stages import checkpoints, fit
+    from sft_exp.training import checkpoints, fit
 
-    seconds, steps, train, restore = itertools.count(), itertools.count(1), fit.train, checkpoints.restore
+    seconds, steps, train, restore = (
+        itertools.count(),
+        itertools.count(1),
+        fit.train,
+        checkpoints.restore,
+    )
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for step in train(*arguments):

@@ -45,10 +45,22 @@ KEPT = [
         "    def input(self, x_BCHW: Tensor) -> Tensor:",
         "    def more(self):\n        return 1\n\n    def input(self, x_BCHW: Tensor) -> Tensor:",
     ),
-    Kept("an error's words", "has no maps with rows and columns, which this task starts at", "has none"),
-    Kept("a word in a tuple", '("crop", "stretch", "letterbox")', '("crop", "stretch", "letterbox", "pad")'),
+    Kept(
+        "an error's words",
+        "has no maps with rows and columns, which this task starts at",
+        "has none",
+    ),
+    Kept(
+        "a word in a tuple",
+        '("crop", "stretch", "letterbox")',
+        '("crop", "stretch", "letterbox", "pad")',
+    ),
     # Text
-    Kept("a footnote of a table", "macro precision, recall and F1", "macro-averaged precision, recall and F1"),
+    Kept(
+        "a footnote of a table",
+        "macro precision, recall and F1",
+        "macro-averaged precision, recall and F1",
+    ),
     Kept("a docstring", "A task's networks, ready to predict.", "Networks that predict."),
     Kept("a comment", "# the last of each so many", "# each so many"),
     Kept("a message", "looking at the features took", "monitors took"),
@@ -65,7 +77,11 @@ KEPT = [
     ),
     # What the jobs do not use
     Kept("another pretrainer", "class DAE(Pretrainer):", "class DAE(Pretrainer):\n    more = 1\n"),
-    Kept("a new loss", "def squared(mean_BCHW: Tensor", "def cubed(x):\n    return x**3\n\n\ndef squared(mean_BCHW: Tensor"),
+    Kept(
+        "a new loss",
+        "def squared(mean_BCHW: Tensor",
+        "def cubed(x):\n    return x**3\n\n\ndef squared(mean_BCHW: Tensor",
+    ),
     Kept("a likelihood not asked for", "- z_KBZ.square()).sum(2)", "- z_KBZ.square()).mean(2)"),
     Kept(
         "a new word of the contract",
@@ -86,7 +102,9 @@ KEPT = [
         "    buffer = io.BytesIO()\n\n    assert state\n    torch.save",
     ),
     Kept("monitors", "clamp_min(1e-12) + 1e-7", "clamp_min(1e-12) + 1e-8"),
-    Kept("engines of several processes", "batch_size >= 2 * processes", "batch_size >= 4 * processes"),
+    Kept(
+        "engines of several processes", "batch_size >= 2 * processes", "batch_size >= 4 * processes"
+    ),
     Kept("the context", '"cpu"\n    if name == "cuda"', '"cpu"\n    if name != "cpu"'),
 ]
 METRIC = '            "accuracy": MulticlassAccuracy(classes, average="micro"),\n'
@@ -106,11 +124,41 @@ LOST = [
         EVALUATED,
         EVALUATED_SIMCLR,
     ),
-    Lost("the loss of the VAE", "return 0.5 * (mean_BZ.square() +", "return 0.6 * (mean_BZ.square() +", MAIN, NOTHING),
-    Lost("the loss of SimCLR", "z_MZ @ every_NZ.T / temperature", "z_MZ @ every_NZ.T * temperature", NOTHING, MAIN),
-    Lost("a method that a loss calls", "min(1.0, progress / self.warmup)", "min(2.0, progress / self.warmup)", MAIN, NOTHING),
-    Lost("a layer's forward", "h_BD = self.activation(h_BD)", "h_BD = self.activation(h_BD) * 2", NETWORKS, NOTHING),
-    Lost("a table of layers", '"leaky_relu": LeakyReLU, "tanh"', '"leaky_relu": nn.ReLU, "tanh"', NETWORKS, NOTHING),
+    Lost(
+        "the loss of the VAE",
+        "return 0.5 * (mean_BZ.square() +",
+        "return 0.6 * (mean_BZ.square() +",
+        MAIN,
+        NOTHING,
+    ),
+    Lost(
+        "the loss of SimCLR",
+        "z_MZ @ every_NZ.T / temperature",
+        "z_MZ @ every_NZ.T * temperature",
+        NOTHING,
+        MAIN,
+    ),
+    Lost(
+        "a method that a loss calls",
+        "min(1.0, progress / self.warmup)",
+        "min(2.0, progress / self.warmup)",
+        MAIN,
+        NOTHING,
+    ),
+    Lost(
+        "a layer's forward",
+        "h_BD = self.activation(h_BD)",
+        "h_BD = self.activation(h_BD) * 2",
+        NETWORKS,
+        NOTHING,
+    ),
+    Lost(
+        "a table of layers",
+        '"leaky_relu": LeakyReLU, "tanh"',
+        '"leaky_relu": nn.ReLU, "tanh"',
+        NETWORKS,
+        NOTHING,
+    ),
     Lost(
         "a projector",
         "nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn",
@@ -118,9 +166,27 @@ LOST = [
         NOTHING,
         MAIN,
     ),
-    Lost("a constant of the views", "COLOUR_CHANCE = 0.8", "COLOUR_CHANCE = 0.7", TUNED, {"pretrain", *TUNED_SIMCLR}),
-    Lost("a default of the views", "grey: float = 0.2", "grey: float = 0.3", TUNED, {"pretrain", *TUNED_SIMCLR}),
-    Lost("the schedule", "return high if a == b", "return low if a == b", NETWORKS, {"pretrain", *TUNED_SIMCLR}),
+    Lost(
+        "a constant of the views",
+        "COLOUR_CHANCE = 0.8",
+        "COLOUR_CHANCE = 0.7",
+        TUNED,
+        {"pretrain", *TUNED_SIMCLR},
+    ),
+    Lost(
+        "a default of the views",
+        "grey: float = 0.2",
+        "grey: float = 0.3",
+        TUNED,
+        {"pretrain", *TUNED_SIMCLR},
+    ),
+    Lost(
+        "the schedule",
+        "return high if a == b",
+        "return low if a == b",
+        NETWORKS,
+        {"pretrain", *TUNED_SIMCLR},
+    ),
     Lost(
         "the shuffled walk",
         "divmod(step, n // size)",
@@ -128,8 +194,20 @@ LOST = [
         {"pretrain", *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
-    Lost("the name of a stream", '"finetune", request["draw"], fold)', '"tune", request["draw"], fold)', TUNED, TUNED_SIMCLR),
-    Lost("a step", "(value * (share * engine.weight))", "(value * share)", {"pretrain", *TUNED}, {"pretrain", *TUNED_SIMCLR}),
+    Lost(
+        "the name of a stream",
+        '"finetune", request["draw"], fold)',
+        '"tune", request["draw"], fold)',
+        TUNED,
+        TUNED_SIMCLR,
+    ),
+    Lost(
+        "a step",
+        "(value * (share * engine.weight))",
+        "(value * share)",
+        {"pretrain", *TUNED},
+        {"pretrain", *TUNED_SIMCLR},
+    ),
     Lost(
         "the engine of one process",
         "value + term, {**logged",
@@ -144,8 +222,20 @@ LOST = [
         {"pretrain", *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
-    Lost("a fit in closed form", '"C": list(self.c)}, few_BR', '"C": list(self.c)[:2]}, few_BR', arms("raw_pixels"), NOTHING),
-    Lost("a forward that torch calls", "votes[:, i] += d_B > 0", "votes[:, i] += d_B >= 0", arms("raw_svm", "pca_svm"), NOTHING),
+    Lost(
+        "a fit in closed form",
+        '"C": list(self.c)}, few_BR',
+        '"C": list(self.c)[:2]}, few_BR',
+        arms("raw_pixels"),
+        NOTHING,
+    ),
+    Lost(
+        "a forward that torch calls",
+        "votes[:, i] += d_B > 0",
+        "votes[:, i] += d_B >= 0",
+        arms("raw_svm", "pca_svm"),
+        NOTHING,
+    ),
     Lost("a strategy", f"{FULL}1.0", f"{FULL}0.9", TUNED_SIMCLR, TUNED_SIMCLR),
     Lost("where a head starts", "max_iter=200, line", "max_iter=100, line", TUNED, TUNED_SIMCLR),
     Lost(

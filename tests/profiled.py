@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sft_exp import code_hash, jobs
-from sft_exp.code_hash import Key
-from sft_exp.config import HERE
-from sft_exp.jobs.job import function_of, functions_of
-from sft_exp.stages import context, finetune
-from sft_exp.store import Request, Stage, Store
+from sft_exp.config.sources import HERE
+from sft_exp.jobs import stage_requests
+from sft_exp.jobs.stage_requests import function_of, functions_of
+from sft_exp.stages import finetune
+from sft_exp.store import code_hash
+from sft_exp.store.code_hash import Key
+from sft_exp.store.store import Request, Stage, Store
+from sft_exp.training import context
 
-OPTIMIZED = 0x1  # flag of code objects that are functions: bodies of modules and classes have it not
+OPTIMIZED = (
+    0x1  # flag of code objects that are functions: bodies of modules and classes have it not
+)
 
 
 @contextmanager
@@ -34,7 +38,11 @@ def watching(seen: set[Key], roots: tuple[Path, ...] = (HERE,)) -> Iterator[None
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-        found = {key for file, name in {c for c in calls if not isinstance(c, Key)} for key in key_of(file, name, roots)}
+        found = {
+            key
+            for file, name in {c for c in calls if not isinstance(c, Key)}
+            for key in key_of(file, name, roots)
+        }
         seen.clear()
         seen |= found
 
@@ -42,17 +50,19 @@ def watching(seen: set[Key], roots: tuple[Path, ...] = (HERE,)) -> Iterator[None
 def key_of(file: str, name: str, roots: tuple[Path, ...]) -> Iterator[Key]:
     for root in roots:
         if Path(file).is_relative_to(root):
-            module = ".".join([root.name, *Path(file).relative_to(root).with_suffix("").parts]).removesuffix(".__init__")
+            module = ".".join(
+                [root.name, *Path(file).relative_to(root).with_suffix("").parts]
+            ).removesuffix(".__init__")
             name = name.partition(".<locals>")[0]
             if not name.startswith("<"):
                 yield Key(module, ".".join(name.split(".")[:2]))
 
 
-def run(job: jobs.Job, ctx, check: Callable[[str, Request, set[Key]], None]) -> None:
+def run(job: stage_requests.Job, ctx, check: Callable[[str, Request, set[Key]], None]) -> None:
     """Runs all stages of a job, and hands each stage's requests and what ran to `check`."""
     store = Store(Path(job.experiment.store))
     for name, requests in job.requests.items():
-        made: Stage = jobs.stage(name, ctx)
+        made: Stage = stage_requests.stage(name, ctx)
 
         def watched(folders, group, name=name):
             seen: set = set()

@@ -11,20 +11,27 @@ from pathlib import Path
 
 import torch
 
-from sft_exp import config
-from sft_exp.core import Spec, stream
-from sft_exp.data import Images
-from sft_exp.engines.choose import engine_for
-from sft_exp.engines.group import Group, shared
+from sft_exp.config import sources
+from sft_exp.config.schema import Target
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
+from sft_exp.data.images import Images
+from sft_exp.distributed.group import Group, shared
+from sft_exp.distributed.select import engine_for
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Target
-from sft_exp.nets import Readout
-from sft_exp.schedule import Schedule
+from sft_exp.models.feature_extractor import Readout
 from sft_exp.stages.finetune import moving, pull
-from sft_exp.train import Plan, optimizers_for, train
+from sft_exp.training.loop import Plan, train
+from sft_exp.training.optim import optimizers_for
+from sft_exp.training.schedule import Schedule
 
 CPU, BATCH = torch.device("cpu"), 10
-NAMED = {"mask": ("nothing", "a", "b"), "value": ("u", "v"), "kind": tuple("0123456789"), "boxes": ("a", "b")}
+NAMED = {
+    "mask": ("nothing", "a", "b"),
+    "value": ("u", "v"),
+    "kind": tuple("0123456789"),
+    "boxes": ("a", "b"),
+}
 DIGITS = Spec((1, 8, 8), tuple("0123456789"), NAMED)
 SOME = torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ENCODERS = ("conv", "mlp")  # the first that a method takes: one with BatchNorm, if it may be
@@ -32,17 +39,19 @@ STEPS = 4
 
 
 def part(group, stem):
-    for g, file, name in config.parts():
+    for g, file, name in sources.parts():
         if (g, file.stem) == (group, stem):
             module = import_module(name)
             (kind,) = [
-                v for v in vars(module).values() if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__
+                v
+                for v in vars(module).values()
+                if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__
             ]
             return kind
 
 
 def parts(group):
-    return [part(g, file.stem) for g, file, _ in config.parts() if g == group]
+    return [part(g, file.stem) for g, file, _ in sources.parts() if g == group]
 
 
 def everything(nets):
@@ -69,7 +78,15 @@ def tuning(kind, strategy=None, **options):
     if task.probed():
         found = {name: made[:50] for name, made in targets(50).items()}
         with torch.no_grad():
-            task.prepare(nets, {"f": torch.rand(50, encoder.width), "y": torch.arange(50) % 10, **found, "pool": encoder(SOME)})
+            task.prepare(
+                nets,
+                {
+                    "f": torch.rand(50, encoder.width),
+                    "y": torch.arange(50) % 10,
+                    **found,
+                    "pool": encoder(SOME),
+                },
+            )
     if strategy is None:
         return task, nets, moving(part("strategy", "full")(), nets, DIGITS.image), None
     strategy.adapt(encoder, stream("adapt"))
@@ -80,15 +97,31 @@ def tuning(kind, strategy=None, **options):
 def cases():
     """Name -> what makes (method, networks, phases, penalty)."""
     classify = part("task", "classify")
-    found = {f"pretrainer {k.__name__}": partial(pretraining, k) for k in parts("pretrainer") if k.learns == "by gradient"}
+    found = {
+        f"pretrainer {k.__name__}": partial(pretraining, k)
+        for k in parts("pretrainer")
+        if k.learns == "by gradient"
+    }
     found |= {f"recomputed {k}": found[f"pretrainer {k}"] for k in ("VAE", "SimCLR")}
-    found |= {f"task {k.__name__}": partial(tuning, k) for k in parts("task") if not hasattr(k, "holds")}
-    heads = {"mask": part("task", "segment")(), "value": part("task", "regress")(), "kind": classify()}
+    found |= {
+        f"task {k.__name__}": partial(tuning, k) for k in parts("task") if not hasattr(k, "holds")
+    }
+    heads = {
+        "mask": part("task", "segment")(),
+        "value": part("task", "regress")(),
+        "kind": classify(),
+    }
     for way in ("fixed", "uncertainty", "gradnorm"):
-        found[f"task MultiTask {way}"] = partial(tuning, part("task", "multitask"), heads=heads, weighting=way)
+        found[f"task MultiTask {way}"] = partial(
+            tuning, part("task", "multitask"), heads=heads, weighting=way
+        )
     joined = {"task": classify(), "objective": part("pretrainer", "simclr")(), "ratio": 2}
     found["task Joint"] = partial(tuning, part("task", "joint"), **joined)
-    found |= {f"strategy {k.__name__}": partial(tuning, classify, k) for k in parts("strategy") if not k.solves}
+    found |= {
+        f"strategy {k.__name__}": partial(tuning, classify, k)
+        for k in parts("strategy")
+        if not k.solves
+    }
     more = {"mixup": 0.3}, {"cutmix": 1.0}, {"augment": True}, {"balanced": True}
     return found | {f"classify {options}": partial(tuning, classify, **options) for options in more}
 
@@ -110,7 +143,9 @@ def images():
     from sft_exp.datasets.digits import Digits
 
     found = Digits().load().train.at(torch.arange(200))
-    return Images(found.floats(torch.arange(200), CPU).double(), found.y, found.ids, targets=targets(200))
+    return Images(
+        found.floats(torch.arange(200), CPU).double(), found.y, found.ids, targets=targets(200)
+    )
 
 
 def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
@@ -122,7 +157,9 @@ def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
     optimizers = optimizers_for(method, engine.nets, Target(optim, {"lr": 0.01}), phases)
     gradients = []
     for _ in train(method, nets, optimizers, pools, plan, CPU, engine=engine):
-        gradients.append({n: full(p.grad) for n, p in engine.nets.named_parameters() if p.grad is not None})
+        gradients.append(
+            {n: full(p.grad) for n, p in engine.nets.named_parameters() if p.grad is not None}
+        )
     engine.refresh()
     return gradients, dict(nets.state_dict())
 
@@ -134,7 +171,11 @@ def full(x):
 def apart(a, b):
     """The largest difference, relative to the largest number of its tensor where that is above 1."""
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
-    return max(float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp_min(1)) for k in a if a[k].is_floating_point())
+    return max(
+        float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp_min(1))
+        for k in a
+        if a[k].is_floating_point()
+    )
 
 
 def main(folder, engines, only=""):
@@ -164,7 +205,10 @@ def main(folder, engines, only=""):
         for engine in engines:
             try:
                 theirs, last = trained(deepcopy(made), engine, group, data, **changes)
-                found = {"gradients": max(apart(a, b) for a, b in zip(gradients, theirs, strict=True)), "end": apart(end, last)}
+                found = {
+                    "gradients": max(apart(a, b) for a, b in zip(gradients, theirs, strict=True)),
+                    "end": apart(end, last),
+                }
             except Exception as error:  # both processes fail alike, and the others go on
                 if os.environ.get("RAISE"):
                     raise

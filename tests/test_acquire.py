@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from sft_exp import label
-from sft_exp.core import stream
-from sft_exp.labelling import acquire
-from sft_exp.labelling.acquire import coreset, margin, random, typiclust
+from sft_exp.core.rng import stream
+from sft_exp.label import acquire, selection
+from sft_exp.label.acquire import coreset, margin, random, typiclust
 
 CENTRES = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 
@@ -39,7 +38,7 @@ def every(f_ND, known_N, n, seed):
 
 
 def test_the_commands_strategies_are_these():
-    assert set(label.STRATEGIES) == set(every(torch.rand(9, 2), unknown(9), 1, 0))
+    assert set(selection.STRATEGIES) == set(every(torch.rand(9, 2), unknown(9), 1, 0))
 
 
 @pytest.mark.parametrize("n", [1, 7, 95])

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sft_exp.augment import resample, view
-from sft_exp.core import stream
+from sft_exp.config.schema import Views
+from sft_exp.core.rng import stream
+from sft_exp.data.augment import resample, view
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Views
 
 NONE = Views(crop=[1.0, 1.0], ratio=1.0, flip=0.0, jitter=0.0, grey=0.0)
 ALL = Views(crop=[0.3, 1.2], rotate=20, shear=10, shift=0.1, blur=0.5, cutout=0.5)
@@ -55,7 +55,9 @@ def test_flip_changes_left_and_right():
     always = seen(COLOUR, flip=1.0)
     assert torch.allclose(always, COLOUR.flip(3), atol=1e-5)
     half = seen(COLOUR, flip=0.5)
-    flipped = torch.tensor([torch.allclose(a, b, atol=1e-5) for a, b in zip(half, COLOUR.flip(3), strict=True)])
+    flipped = torch.tensor(
+        [torch.allclose(a, b, atol=1e-5) for a, b in zip(half, COLOUR.flip(3), strict=True)]
+    )
     assert 20 < flipped.sum() < 44
     assert torch.allclose(half[~flipped], COLOUR[~flipped], atol=1e-5)
 
@@ -65,7 +67,10 @@ def test_a_window_lies_inside_and_has_the_area_asked_for():
     y_H, x_W = torch.linspace(0, 1, 101), torch.linspace(0, 1, 101)
     ramp_BCHW = torch.stack(torch.meshgrid(y_H, x_W, indexing="ij")).expand(200, 2, 101, 101)
     looked = view(ramp_BCHW, replace(NONE, crop=[0.25, 0.25], ratio=1.33), stream("crop"))
-    height_B, width_B = 2 * (looked[:, 0, 75, 50] - looked[:, 0, 25, 50]), 2 * (looked[:, 1, 50, 75] - looked[:, 1, 50, 25])
+    height_B, width_B = (
+        2 * (looked[:, 0, 75, 50] - looked[:, 0, 25, 50]),
+        2 * (looked[:, 1, 50, 75] - looked[:, 1, 50, 25]),
+    )
     assert torch.allclose(height_B * width_B, torch.tensor(0.25), atol=0.01)
     assert (height_B / width_B).log().abs().max() <= torch.tensor(1.33).log() + 0.02
     middle_B2 = looked[:, :, 50, 50]
@@ -131,7 +136,11 @@ def test_blur_is_a_gaussian():
 def test_cutout_takes_a_rectangle():
     gone = seen(torch.ones(300, 2, 40, 40), cutout=1.0) == 0
     assert torch.equal(gone[:, 0], gone[:, 1])
-    share_B, rows_B, columns_B = gone[:, 0].float().mean((1, 2)), gone[:, 0].any(2).sum(1), gone[:, 0].any(1).sum(1)
+    share_B, rows_B, columns_B = (
+        gone[:, 0].float().mean((1, 2)),
+        gone[:, 0].any(2).sum(1),
+        gone[:, 0].any(1).sum(1),
+    )
     assert torch.equal(gone[:, 0].sum((1, 2)), rows_B * columns_B)
     assert 0.03 < share_B.min() < 0.08
     assert 0.28 < share_B.max() < 0.38
@@ -141,7 +150,9 @@ def test_presets_are_of_the_data_sets_kind(experiment):
     """Digits are never mirrored; pictures are; the method takes what the group says, and the user has the last word."""
     assert experiment("dataset=mnist", "pretrainer=simclr").pretrainer.how.flip == 0
     assert experiment("dataset=cifar10", "pretrainer=simclr").pretrainer.how == Views()
-    changed = experiment("dataset=cifar10", "pretrainer=simclr", "augment=digits", "augment.flip=0.25").pretrainer.how
+    changed = experiment(
+        "dataset=cifar10", "pretrainer=simclr", "augment=digits", "augment.flip=0.25"
+    ).pretrainer.how
     assert (changed.flip, changed.rotate) == (0.25, 20.0)
 
 
@@ -162,6 +173,8 @@ def test_impossible_views_are_refused_by_their_key(experiment, override, message
 def test_a_turn_is_the_textbooks():
     """The sampling grid of a quarter turn of a square image: its transpose, mirrored."""
     x_BCHW = torch.rand(1, 1, 7, 7, generator=stream("square"))
-    u = tuple(torch.tensor([v]) for v in (0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5))  # no crop, shift, flip or shear; the largest turn
+    u = tuple(
+        torch.tensor([v]) for v in (0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
+    )  # no crop, shift, flip or shear; the largest turn
     turned = resample(x_BCHW, replace(NONE, rotate=90.0), u)
     assert torch.allclose(turned, x_BCHW.rot90(1, (2, 3)), atol=1e-5)

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_exp import durable, pipeline
-from sft_exp.api import compose
-from sft_exp.config import experiment
-from sft_exp.core import stream
-from sft_exp.data import fingerprint
+from sft_exp.config.build import experiment
+from sft_exp.config.compose import compose
+from sft_exp.core.rng import stream
+from sft_exp.data.corpus import fingerprint
 from sft_exp.datasets.digits import Digits
-from sft_exp.stages import context
-from sft_exp.stages.context import Context
+from sft_exp.jobs import prepare
+from sft_exp.runs import pipeline
+from sft_exp.store import atomic_io
+from sft_exp.training import context
+from sft_exp.training.context import Context
 
 TINY = (
     "tracker=none",
@@ -26,19 +28,30 @@ TINY = (
     "labels=3",
     "hardware.threads=1",
 )
-MAY_CHANGE = ("test-", "evaluate-", "likelihood-")  # the manifest of the test images, and what is made of them
+MAY_CHANGE = (
+    "test-",
+    "evaluate-",
+    "likelihood-",
+)  # the manifest of the test images, and what is made of them
 
 
 def contents(store: Path) -> dict[str, bytes]:
     """Every file of the finished folders; of seals the checksums alone, because a seal also holds the seconds it took."""
-    found = {str(f.relative_to(store)): f.read_bytes() for f in sorted(store.glob("*-*/**/*")) if f.is_file()}
-    return {n: json.dumps(json.loads(b)["sha256"]).encode() if n.endswith(durable.SEAL) else b for n, b in found.items()}
+    found = {
+        str(f.relative_to(store)): f.read_bytes()
+        for f in sorted(store.glob("*-*/**/*"))
+        if f.is_file()
+    }
+    return {
+        n: json.dumps(json.loads(b)["sha256"]).encode() if n.endswith(atomic_io.SEAL) else b
+        for n, b in found.items()
+    }
 
 
 def line(folder: Path, *overrides: str) -> dict[str, bytes]:
     values, choices = compose([*TINY, *overrides, f"store={folder}"])
     e = experiment(values, choices)
-    pipeline.run(pipeline.prepare(e), Context.on(e.hardware, e.tracker))
+    pipeline.run(prepare.prepare(e), Context.on(e.hardware, e.tracker))
     return contents(folder)
 
 
@@ -55,12 +68,16 @@ def pixels_permuted(test):
 
 
 def noise(test):
-    return replace(test, x=torch.randint(256, test.x.shape, generator=stream("noise"), dtype=torch.uint8))
+    return replace(
+        test, x=torch.randint(256, test.x.shape, generator=stream("noise"), dtype=torch.uint8)
+    )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return cache(lambda val: line(tmp_path_factory.mktemp("blind") / val, f"val={val}", *SETTINGS[val]))
+    return cache(
+        lambda val: line(tmp_path_factory.mktemp("blind") / val, f"val={val}", *SETTINGS[val])
+    )
 
 
 SETTINGS = {
@@ -71,9 +88,13 @@ SETTINGS = {
 
 @pytest.mark.parametrize("val", ["cv", pytest.param("holdout", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "change", [labels_permuted, pixels_permuted, pytest.param(noise, marks=pytest.mark.slow)], ids=lambda f: f.__name__
+    "change",
+    [labels_permuted, pixels_permuted, pytest.param(noise, marks=pytest.mark.slow)],
+    ids=lambda f: f.__name__,
 )
-def test_no_byte_outside_of_evaluations_depends_on_the_test_images(val, change, undisturbed, monkeypatch, tmp_path, digits):
+def test_no_byte_outside_of_evaluations_depends_on_the_test_images(
+    val, change, undisturbed, monkeypatch, tmp_path, digits
+):
     before, test = undisturbed(val), change(digits.test)
     other = replace(digits, test=test, test_fingerprint=fingerprint(test))
     monkeypatch.setattr(Digits, "load", lambda self: other)
@@ -90,7 +111,9 @@ def test_no_byte_outside_of_evaluations_depends_on_the_test_images(val, change, 
 
 def test_a_change_of_the_training_images_is_seen(undisturbed, monkeypatch, tmp_path, digits):
     before, train = undisturbed("cv"), replace(digits.train, x=digits.train.x.flip(0))
-    monkeypatch.setattr(Digits, "load", lambda self: replace(digits, train=train, fingerprint=fingerprint(train)))
+    monkeypatch.setattr(
+        Digits, "load", lambda self: replace(digits, train=train, fingerprint=fingerprint(train))
+    )
     monkeypatch.setattr(context, "_corpora", {})
     after = line(tmp_path / "store", "val=cv", *SETTINGS["cv"])
     assert not [name for name in after if name in before], "every folder has another name"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sft_exp.arms import FLOORS
 from sft_exp.check import __main__ as checker
 from sft_exp.check import predictions
 from sft_exp.check.standard import POINTS, VERSION, Grade
+from sft_exp.core.arms import FLOORS
 
 STANDARD = Path(__file__).parents[1] / "docs" / "standard.md"
 ARMS = {"ours": 0.95, "scratch": 0.8, **dict.fromkeys(FLOORS, 0.5)}
@@ -57,7 +57,9 @@ def test_predictions_of_another_framework_are_graded_as_far_as_they_show_anythin
     assert set(found) == set(POINTS)
     assert {p for p, g in found.items() if g.passed} == {"4.4", "4.5", "6.2", "6.3", "7.3"}
     assert not [g for g in found.values() if g.passed is False]
-    assert all(g.reason.startswith("predictions do not show") for g in found.values() if g.passed is None)
+    assert all(
+        g.reason.startswith("predictions do not show") for g in found.values() if g.passed is None
+    )
     (sentence,) = sentences
     assert sentence.startswith("ours: Pretraining helped: +15")
     assert "3 seeds and 3 draws" in sentence
@@ -73,8 +75,16 @@ def test_the_truth_may_lie_in_a_file_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("kept", "point", "said"),
     [
-        (lambda r: (r[4], r[3]) != ("ours", "1"), "6.3", "ours lacks seed 1, draw 0"),  # a bad seed is left out
-        (lambda r: r[4] != "ours" or r[0] != "199", "6.3", "199 of 200 images are predicted"),  # so is a hard image
+        (
+            lambda r: (r[4], r[3]) != ("ours", "1"),
+            "6.3",
+            "ours lacks seed 1, draw 0",
+        ),  # a bad seed is left out
+        (
+            lambda r: r[4] != "ours" or r[0] != "199",
+            "6.3",
+            "199 of 200 images are predicted",
+        ),  # so is a hard image
         (lambda r: (r[3], r[5]) != ("2", "2"), "6.3", "not crossed: 8 runs"),
         (lambda r: r[4] != "raw_svm", "4.4", "there is no arm raw_svm"),
         (lambda r: (r[3], r[5]) == ("0", "0"), "7.3", "(McNemar) says nothing of the method"),
@@ -96,7 +106,9 @@ def test_a_floor_as_good_is_failing_to_learn(tmp_path):
 
 def test_an_image_that_is_predicted_twice(tmp_path):
     path = table(tmp_path / "p.csv")
-    path.write_text(path.read_text() + "0,0,0.9,0,ours,0,0\n1,1,1.5,0,late,0,1\n2,2,0.5,0,late,0,1\n")
+    path.write_text(
+        path.read_text() + "0,0,0.9,0,ours,0,0\n1,1,1.5,0,late,0,1\n2,2,0.5,0,late,0,1\n"
+    )
     reason = graded(path)[0]["6.2"].reason
     assert "line 10802: 0 was predicted before" in reason
     assert "1.5 is no probability" in reason
@@ -109,7 +121,10 @@ def test_an_image_that_is_predicted_twice(tmp_path):
         ("", "needs rows with the columns id,class,probability,seed,arm"),
         ("id,class,probability,seed\n1,2,0.5,0\n", "no arm"),
         ("id,class,probability,seed,arm\n1,2,0.5,0,x\n", "line 2: no label of 1"),
-        ("id,class,probability,seed,arm,label\n1,2,sure,0,x,1\n", "probability 'sure' is no number"),
+        (
+            "id,class,probability,seed,arm,label\n1,2,sure,0,x,1\n",
+            "probability 'sure' is no number",
+        ),
         (None, "No such file"),
     ],
 )
@@ -127,12 +142,16 @@ def test_a_folder_that_is_no_run_ends_with_3(tmp_path, monkeypatch, capsys):
     assert checker.main() == 3
     assert "neither a sweep" in capsys.readouterr().err
     (tmp_path / "status.json").write_text('{"state": "done"}')
-    (tmp_path / "results.json").write_text(json.dumps({"test": {"accuracy": 0.5}, "config": {"store": "s"}}))
+    (tmp_path / "results.json").write_text(
+        json.dumps({"test": {"accuracy": 0.5}, "config": {"store": "s"}})
+    )
     assert checker.main() == 3
     assert "does not name 'folders'; the same command writes it anew" in capsys.readouterr().err
 
 
-def test_the_table_says_each_point_and_the_exit_code_whether_one_failed(tmp_path, monkeypatch, capsys):
+def test_the_table_says_each_point_and_the_exit_code_whether_one_failed(
+    tmp_path, monkeypatch, capsys
+):
     path = table(tmp_path / "p.csv")
     monkeypatch.setattr("sys.argv", ["check", str(path)])
     assert checker.main() == 0
@@ -146,7 +165,12 @@ def test_the_table_says_each_point_and_the_exit_code_whether_one_failed(tmp_path
 
 
 def test_several_runs_fail_a_point_together():
-    grades = [Grade("1.1", True, of="0"), Grade("1.1", False, "why", "1"), Grade("1.2", None, "how"), Grade("2.1", True)]
+    grades = [
+        Grade("1.1", True, of="0"),
+        Grade("1.1", False, "why", "1"),
+        Grade("1.2", None, "how"),
+        Grade("2.1", True),
+    ]
     found = {g.point: g for g in checker.together(grades)}
     assert (found["1.1"].passed, found["1.1"].reason) == (False, "1: why")
     assert (found["1.2"].passed, found["1.2"].reason) == (None, "how")

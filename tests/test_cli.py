@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from faults import ENVIRONMENT, cli, run
 
-from sft_exp.cli import nearest
 from sft_exp.errors import ConfigError, DataError
+from sft_exp.failures import nearest
 
 # What is typed, the exit code, and what the message must hold: the key, and what is valid.
 TYPED = [
@@ -26,11 +26,19 @@ TYPED = [
     ("encoder=conv encoder.channels=[8,8,8,8,8]", 2, "encoder.channels=[8, 8, 8, 8, 8]", "8x8"),
     ("optim._target_=os.system", 2, "optim._target_=os.system", "torch.optim.Optimizer"),
     ("labels=1000", 3, "labels=1000", "valid are 1 to 128"),
-    ("dataset=mnist dataset.root=nowhere dataset.download=false", 3, "nowhere", "MNIST", "download=true"),
+    (
+        "dataset=mnist dataset.root=nowhere dataset.download=false",
+        3,
+        "nowhere",
+        "MNIST",
+        "download=true",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("typed", "code", "words"), [(t, c, w) for t, c, *w in TYPED], ids=[t for t, *_ in TYPED])
+@pytest.mark.parametrize(
+    ("typed", "code", "words"), [(t, c, w) for t, c, *w in TYPED], ids=[t for t, *_ in TYPED]
+)
 def test_errors_come_before_compute_and_leave_nothing_behind(typed, code, words):
     before = sorted(Path().rglob("*"))
     left, said = run(cli, *typed.split())
@@ -56,7 +64,10 @@ REFUSED = [
     ("pretrain_optim.lr=fast", "pretrain_optim.lr=fast: must be a number above 0"),
     ("optim.betas=[2,3]", "optim", "Invalid beta"),
     ("optim._target_=nowhere.Adam", "optim._target_=nowhere.Adam: cannot be imported"),
-    ("pretrainer._target_=subprocess.Popen", "must be a class derived from sft_exp.core.Pretrainer"),
+    (
+        "pretrainer._target_=subprocess.Popen",
+        "must be a class derived from sft_exp.core.pretrainer.Pretrainer",
+    ),
     ("encoder._target_=sft_exp.pretrainers.ae.Autoencoder", "encoder._target_"),
     ("+pretrainer.key=1", "pretrainer.key"),
     ("pretrain.steps=-1", "pretrain.steps=-1: must be 0 or more"),
@@ -74,24 +85,39 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "words"), [(t, w) for t, *w in REFUSED], ids=[t for t, *_ in REFUSED])
+@pytest.mark.parametrize(
+    ("typed", "words"), [(t, w) for t, *w in REFUSED], ids=[t for t, *_ in REFUSED]
+)
 def test_values_that_cannot_be_are_refused_before_anything_runs(typed, words, experiment):
     from hydra.errors import HydraException
 
-    from sft_exp import pipeline
+    from sft_exp.jobs import prepare
 
     with pytest.raises((ConfigError, DataError, HydraException)) as error:
-        pipeline.prepare(experiment(*typed.split()))
+        prepare.prepare(experiment(*typed.split()))
     assert not [word for word in words if word not in str(error.value)], error.value
     assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("optim.momentm", "optim.momentum"), ("pretrain.epoch", "pretrain.epochs"), ("optm.lr", "optim.lr"), ("optim.zzz", None)],
+    [
+        ("optim.momentm", "optim.momentum"),
+        ("pretrain.epoch", "pretrain.epochs"),
+        ("optm.lr", "optim.lr"),
+        ("optim.zzz", None),
+    ],
 )
 def test_a_slip_is_sought_beside_the_right_words_first(typed, meant):
-    known = ["optim", "optim.lr", "optim.momentum", "optim.hints", "pretrain.epochs", "pretrain_optim.lr", "seed"]
+    known = [
+        "optim",
+        "optim.lr",
+        "optim.momentum",
+        "optim.hints",
+        "pretrain.epochs",
+        "pretrain_optim.lr",
+        "seed",
+    ]
     assert nearest(typed, known) == meant
 
 
@@ -133,7 +159,11 @@ for typed in ("--help", "--cfg job", "--info", "-sc query=bash", "optm=adam", "l
 
 def test_help_completion_and_typing_errors_do_not_wait_for_torch():
     process = subprocess.run(
-        [sys.executable, "-c", QUICK], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", QUICK],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     answered = [line for line in process.stderr.splitlines() if line.endswith("]")]
     assert answered == [
@@ -144,5 +174,11 @@ def test_help_completion_and_typing_errors_do_not_wait_for_torch():
         "optm=adam 2 []",
         "labels=x1 seed=y 2 []",
     ]
-    for word in ("python -m sft_exp pretrainer=vae optim=adam", "momentum", "labels", "checkpoint", "optim=adam optim=adam_gan"):
+    for word in (
+        "python -m sft_exp pretrainer=vae optim=adam",
+        "momentum",
+        "labels",
+        "checkpoint",
+        "optim=adam optim=adam_gan",
+    ):
         assert word in process.stdout

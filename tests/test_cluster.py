@@ -12,18 +12,35 @@ from pathlib import Path
 import psutil
 import pytest
 
-SMALL = ["draws=1", "controls=false", "val=none", "monitors=false", "tracker=none", "hardware.checkpoint_seconds=1"]
+SMALL = [
+    "draws=1",
+    "controls=false",
+    "val=none",
+    "monitors=false",
+    "tracker=none",
+    "hardware.checkpoint_seconds=1",
+]
 GRID = ["pretrainer=ae,vae", "optim.lr=1e-2,1e-3", "pretrain.steps=200", "finetune.steps=40"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 slurm = pytest.mark.skipif(
-    "SLURM_CONF" not in os.environ or not shutil.which("sbatch") or not importlib.util.find_spec("submitit"),
+    "SLURM_CONF" not in os.environ
+    or not shutil.which("sbatch")
+    or not importlib.util.find_spec("submitit"),
     reason="no Slurm: sbatch, SLURM_CONF and .[slurm] are needed",
 )
 ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="no Ray: .[ray] is needed")
 
 
 def sweep(launcher, *overrides):
-    command = [sys.executable, "-m", "sft_exp", "-m", f"hydra/launcher={launcher}", *SMALL, *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "sft_exp",
+        "-m",
+        f"hydra/launcher={launcher}",
+        *SMALL,
+        *overrides,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -37,10 +54,15 @@ def folders(stage):
 
 
 def weights(store):
-    return {f"{f.parent.name}/{f.name}": f.read_bytes() for f in sorted(Path(store).glob("*/*.safetensors"))}
+    return {
+        f"{f.parent.name}/{f.name}": f.read_bytes()
+        for f in sorted(Path(store).glob("*/*.safetensors"))
+    }
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("slurm", marks=slurm), pytest.param("ray", marks=ray)])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("slurm", marks=slurm), pytest.param("ray", marks=ray)]
+)
 def test_a_sweep_of_four_jobs_pretrains_twice(launcher):
     code, said = ended(sweep(launcher, *GRID))
     assert code == 0, said
@@ -51,7 +73,15 @@ def test_a_sweep_of_four_jobs_pretrains_twice(launcher):
 
 @slurm
 def test_two_tasks_of_a_job_are_a_group():
-    code, said = ended(sweep("slurm", "hardware=ddp", "hydra.launcher.tasks_per_node=2", "pretrain.steps=40", "seed=0,1"))
+    code, said = ended(
+        sweep(
+            "slurm",
+            "hardware=ddp",
+            "hydra.launcher.tasks_per_node=2",
+            "pretrain.steps=40",
+            "seed=0,1",
+        )
+    )
     assert code == 0, said
     assert len(folders("pretrain")) == 2
 
@@ -86,7 +116,11 @@ def test_a_job_that_is_killed_outright_is_reported():
     while not (found := list(Path("outputs/multirun").glob("*/0/status.json"))):
         assert time.monotonic() < end
         time.sleep(0.2)
-    jobs = [p for p in psutil.process_iter(["cmdline"]) if "submitit.core._submit" in (p.info["cmdline"] or [])]
+    jobs = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if "submitit.core._submit" in (p.info["cmdline"] or [])
+    ]
     for job in jobs:
         if str(found[0].parents[1].absolute()) in " ".join(job.info["cmdline"]):
             os.kill(job.pid, signal.SIGKILL)

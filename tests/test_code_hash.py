@@ -9,11 +9,12 @@ import profiled
 import pytest
 from planted import KEPT, LOST, SIMCLR, VAE
 
-from sft_exp import code_hash, jobs
-from sft_exp.code_hash import Key, digest, digest_of
-from sft_exp.config import HERE
-from sft_exp.jobs.job import functions_of
-from sft_exp.stages.context import Context
+from sft_exp.config.sources import HERE
+from sft_exp.jobs import prepare, stage_requests
+from sft_exp.jobs.stage_requests import functions_of
+from sft_exp.store import code_hash
+from sft_exp.store.code_hash import Key, digest, digest_of
+from sft_exp.training.context import Context
 
 PART = '''"""A part."""
 
@@ -70,13 +71,17 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def write(files, *roots):
-        for name, text in ({"mine/__init__.py": "", "mine/part.py": PART, "mine/helper.py": HELPER} | files).items():
+        for name, text in (
+            {"mine/__init__.py": "", "mine/part.py": PART, "mine/helper.py": HELPER} | files
+        ).items():
             file = tmp_path / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
         code_hash.forget_files()
         invalidate_caches()
-        return digest_of(frozenset(roots or {Key("mine.part", "run"), Key("mine.part", "Part")}), frozenset())
+        return digest_of(
+            frozenset(roots or {Key("mine.part", "run"), Key("mine.part", "Part")}), frozenset()
+        )
 
     yield write
     for name in [n for n in sys.modules if n.partition(".")[0] in OWN]:
@@ -133,12 +138,17 @@ def test_what_a_module_does_not_reach_does_not_count(plugin):
 def test_a_definition_may_move_to_another_file(plugin):
     moved = {"mine/helper.py": "from mine.deep import scale as scale\n", "mine/deep.py": HELPER}
     assert plugin(moved) == plugin({})
-    whole = part(("from mine.helper import scale", "from mine import helper"), ("scale(y) * 2", "helper.scale(y) * 2"))
+    whole = part(
+        ("from mine.helper import scale", "from mine import helper"),
+        ("scale(y) * 2", "helper.scale(y) * 2"),
+    )
     assert plugin(whole) == plugin({})
 
 
 def test_what_is_hashed_is_looked_at_and_not_run(plugin):
-    plugin({"mine/__init__.py": "raise SystemExit\n", "mine/helper.py": "raise SystemExit\n" + HELPER})
+    plugin(
+        {"mine/__init__.py": "raise SystemExit\n", "mine/helper.py": "raise SystemExit\n" + HELPER}
+    )
     assert not {"mine", "mine.part", "mine.helper"} & {*sys.modules}
 
 
@@ -159,7 +169,10 @@ def test_what_is_hashed_is_looked_at_and_not_run(plugin):
         ("raise ValueError(", "raise KeyError("),
         ('print("the value is", value)', "print(request.pop())"),
         ("from mine.helper import scale", "from math import sqrt as scale"),
-        ("def unused(self):", "def __getattr__(self, name):\n        return 3\n\n    def unused(self):"),
+        (
+            "def unused(self):",
+            "def __getattr__(self, name):\n        return 3\n\n    def unused(self):",
+        ),
         ('request["y"]', 'request["z"]'),
     ],
     ids=lambda change: change[1].strip().splitlines()[0][:40],
@@ -175,22 +188,46 @@ HELPED = {
     "from here": [(IMPORT, "from . import helper as h"), (CALL, "h.scale(y) * 2")],
     "dotted": [(IMPORT, "import mine.helper"), (CALL, "mine.helper.scale(y) * 2")],
     "star": [(IMPORT, "from mine.helper import *")],
-    "inside a function": [(IMPORT, ""), ("        # a comment", "        from mine.helper import scale")],
+    "inside a function": [
+        (IMPORT, ""),
+        ("        # a comment", "        from mine.helper import scale"),
+    ],
     "passed on": [(IMPORT, "from mine import scale")],
     "as a value": [(CALL, "partial(scale)(y) * 2")],
-    "in a table": [("@dataclass\n", 'TABLE = {"s": scale}\n\n\n@dataclass\n'), (CALL, 'TABLE["s"](y) * 2')],
+    "in a table": [
+        ("@dataclass\n", 'TABLE = {"s": scale}\n\n\n@dataclass\n'),
+        (CALL, 'TABLE["s"](y) * 2'),
+    ],
     "as a default": [("def loss(self, y)", "def loss(self, y, f=scale)"), (CALL, "f(y) * 2")],
     "as a decorator": [("    def loss", "    @scale\n    def loss")],
     "a field's default": [("    x: int = 1", "    x: int = field(default_factory=scale)")],
-    "by a string": [("from mine.helper", "import mine.helper as h\nfrom mine.helper"), (CALL, 'getattr(h, "scale")(y) * 2')],
-    "by any string": [("from mine.helper", "import mine.helper as h\nfrom mine.helper"), (CALL, "getattr(h, self.name)(y) * 2")],
-    "a module by name": [(IMPORT, "import importlib"), (CALL, 'importlib.import_module("mine.helper").scale(y) * 2')],
-    "a module by any name": [(IMPORT, "import importlib"), (CALL, "importlib.import_module(self.name).scale(y) * 2")],
+    "by a string": [
+        ("from mine.helper", "import mine.helper as h\nfrom mine.helper"),
+        (CALL, 'getattr(h, "scale")(y) * 2'),
+    ],
+    "by any string": [
+        ("from mine.helper", "import mine.helper as h\nfrom mine.helper"),
+        (CALL, "getattr(h, self.name)(y) * 2"),
+    ],
+    "a module by name": [
+        (IMPORT, "import importlib"),
+        (CALL, 'importlib.import_module("mine.helper").scale(y) * 2'),
+    ],
+    "a module by any name": [
+        (IMPORT, "import importlib"),
+        (CALL, "importlib.import_module(self.name).scale(y) * 2"),
+    ],
     "in a comprehension": [(CALL, "[y for scale in scale(y)]")],
-    "while imported": [(CALL, "y"), ("@dataclass\n", "import torch\n\ntorch.set_flush_denormal(scale(1))\n\n\n@dataclass\n")],
+    "while imported": [
+        (CALL, "y"),
+        ("@dataclass\n", "import torch\n\ntorch.set_flush_denormal(scale(1))\n\n\n@dataclass\n"),
+    ],
     "registered": [
         (CALL, "y"),
-        ("@dataclass\n", "LIST = []\n\n\n@LIST.append\ndef f(x):\n    return scale(x)\n\n\n@dataclass\n"),
+        (
+            "@dataclass\n",
+            "LIST = []\n\n\n@LIST.append\ndef f(x):\n    return scale(x)\n\n\n@dataclass\n",
+        ),
     ],
     "a base class": [("class Part:", "class Part(scale):")],
     "an exception": [("raise ValueError(", "raise scale(")],
@@ -201,14 +238,22 @@ HELPED = {
             "        if y:\n            from mine.helper import scale\n        else:\n            from math import sqrt as scale",
         ),
     ],
-    "a module as a value": [("from mine.helper", "from mine import again\nfrom mine.helper"), (CALL, "self.x(again)(y) * 2")],
-    "globals": [(CALL, 'globals()["other"](y)'), ("def run(", "def other(y):\n    return scale(y)\n\n\ndef run(")],
+    "a module as a value": [
+        ("from mine.helper", "from mine import again\nfrom mine.helper"),
+        (CALL, "self.x(again)(y) * 2"),
+    ],
+    "globals": [
+        (CALL, 'globals()["other"](y)'),
+        ("def run(", "def other(y):\n    return scale(y)\n\n\ndef run("),
+    ],
 }
 
 
 @pytest.mark.parametrize("changes", HELPED.values(), ids=HELPED)
 def test_a_helper_counts_however_it_is_reached(plugin, changes):
-    files = part(*changes) | dict.fromkeys(("mine/__init__.py", "mine/again.py"), "from mine.helper import scale as scale\n")
+    files = part(*changes) | dict.fromkeys(
+        ("mine/__init__.py", "mine/again.py"), "from mine.helper import scale as scale\n"
+    )
     assert plugin(files) != plugin(files | {"mine/helper.py": HELPER.replace("3", "5")})
 
 
@@ -234,7 +279,10 @@ def test_a_method_counts_however_it_is_asked_for(plugin, change):
 
 def test_a_class_whose_base_may_be_anything_counts_as_a_whole(plugin):
     aliased = part(
-        ("@dataclass\n", "from torch.utils.data import Dataset\n\nBase = Dataset\n\n\n@dataclass\n"),
+        (
+            "@dataclass\n",
+            "from torch.utils.data import Dataset\n\nBase = Dataset\n\n\n@dataclass\n",
+        ),
         ("class Part:", "class Part(Base):"),
     )
     assert plugin(aliased) != plugin({"mine/part.py": aliased["mine/part.py"].replace(*BODY)})
@@ -273,36 +321,56 @@ class Net(nn.Module):
 """
 
 
-@pytest.mark.parametrize(("change", "counts"), [("self.layer(x)", True), ("return 1", True), ("return 2", False)])
+@pytest.mark.parametrize(
+    ("change", "counts"), [("self.layer(x)", True), ("return 1", True), ("return 2", False)]
+)
 def test_torch_calls_some_methods_by_itself(plugin, change, counts):
     root = Key("mine.net", "Net")
     edited = NETWORK.replace(change, f"{change} * 2")
-    assert (plugin({"mine/net.py": NETWORK}, root) != plugin({"mine/net.py": edited}, root)) == counts
+    assert (
+        plugin({"mine/net.py": NETWORK}, root) != plugin({"mine/net.py": edited}, root)
+    ) == counts
 
 
 def test_a_class_that_is_only_told_apart_does_not_count(plugin):
     other = "class Other:\n    def loss(self):\n        return 1\n"
-    asks = part((IMPORT, f"{IMPORT}\nfrom mine.other import Other"), ("value < 0", "isinstance(part, Other)"))
+    asks = part(
+        (IMPORT, f"{IMPORT}\nfrom mine.other import Other"),
+        ("value < 0", "isinstance(part, Other)"),
+    )
     files = asks | {"mine/other.py": other}
     assert plugin(files) == plugin(files | {"mine/other.py": other.replace("1", "2")})
-    protocol = other.replace("class Other:", "from typing import Protocol\n\n\nclass Other(Protocol):")
+    protocol = other.replace(
+        "class Other:", "from typing import Protocol\n\n\nclass Other(Protocol):"
+    )
     files = asks | {"mine/other.py": protocol}
-    assert plugin(files) != plugin(files | {"mine/other.py": protocol.replace("def loss", "def less")})
+    assert plugin(files) != plugin(
+        files | {"mine/other.py": protocol.replace("def loss", "def less")}
+    )
 
 
 def test_annotations_count_where_something_reads_them(plugin):
     reads = part(("def run(", "import typing\n\nHINTS = typing.get_type_hints(Part)\n\n\ndef run("))
-    typed = {"mine/part.py": reads["mine/part.py"].replace("def loss(self, y)", "def loss(self, y: float)")}
+    typed = {
+        "mine/part.py": reads["mine/part.py"].replace(
+            "def loss(self, y)", "def loss(self, y: float)"
+        )
+    }
     assert plugin(reads) != plugin(typed)
 
 
 def test_files_beside_a_plugin_count(plugin):
     """Beside a module that is in no package, and beside a package."""
-    alone = {"alone.py": "import beside\n\n\ndef run():\n    return beside.three\n", "beside.py": "three = 3\n"}
+    alone = {
+        "alone.py": "import beside\n\n\ndef run():\n    return beside.three\n",
+        "beside.py": "three = 3\n",
+    }
     root = Key("alone", "run")
     assert plugin(alone, root) != plugin(alone | {"beside.py": "three = 4\n"}, root)
     near = part((IMPORT, "from apart import scale"))
-    assert plugin(near | {"apart.py": HELPER}) != plugin(near | {"apart.py": HELPER.replace("3", "5")})
+    assert plugin(near | {"apart.py": HELPER}) != plugin(
+        near | {"apart.py": HELPER.replace("3", "5")}
+    )
 
 
 def test_helpers_of_helpers_count_and_circles_end(plugin):
@@ -314,10 +382,15 @@ def test_helpers_of_helpers_count_and_circles_end(plugin):
 
 def test_names_that_lead_back_to_themselves_end(plugin):
     own = part(
-        (IMPORT, "from typing import TYPE_CHECKING\n\nfrom mine import scale\n\nif TYPE_CHECKING:\n    from mine import Part"),
+        (
+            IMPORT,
+            "from typing import TYPE_CHECKING\n\nfrom mine import scale\n\nif TYPE_CHECKING:\n    from mine import Part",
+        ),
         ("class Part:", "class Part(Part):"),
     )
-    files = own | {"mine/__init__.py": "from mine.helper import scale as scale\nfrom mine.part import Part as Part\n"}
+    files = own | {
+        "mine/__init__.py": "from mine.helper import scale as scale\nfrom mine.part import Part as Part\n"
+    }
     assert plugin(files) != plugin(files | {"mine/helper.py": HELPER.replace("3", "5")})
 
 
@@ -476,11 +549,21 @@ match x:
 
 def test_code_of_another_meaning_has_another_hash(plugin):
     bodies = [body.strip() for line in BODIES.strip().splitlines() for body in line.split("  |  ")]
-    functions = [f"    return {body}" for body in bodies] + [indent(block.strip(), "    ") for block in BLOCKS.split("--")]
-    text = "".join(f"async def f{n}(x):\n{body}\n\n\n" for n, body in enumerate(functions) if "yield from" not in body)
+    functions = [f"    return {body}" for body in bodies] + [
+        indent(block.strip(), "    ") for block in BLOCKS.split("--")
+    ]
+    text = "".join(
+        f"async def f{n}(x):\n{body}\n\n\n"
+        for n, body in enumerate(functions)
+        if "yield from" not in body
+    )
     plugin({"mine/many.py": text})
     module = code_hash.read("mine.many")
-    found = {name: module.definition(name).text.replace(name, "f") for name in module.names if name[1:].isdigit()}
+    found = {
+        name: module.definition(name).text.replace(name, "f")
+        for name in module.names
+        if name[1:].isdigit()
+    }
     assert len(found) == len(functions) - 1
     same = [(a, b) for a in found for b in found if a < b and found[a] == found[b]]
     assert [(functions[int(a[1:])], functions[int(b[1:])]) for a, b in same] == []
@@ -494,27 +577,37 @@ def test_a_local_name_hides_a_definition(plugin):
 def test_two_functions_of_the_same_text_are_told_apart_by_what_they_call(plugin):
     same = "def f(x):\n    return g(x)\n\n\ndef g(x):\n    return x {}\n"
     files = {"mine/a.py": same.format("+ 1"), "mine/b.py": same.format("+ 2")}
-    uses = part((IMPORT, "from mine import a, b"), (CALL, "a.f(b.f(y))"), ("if value < 0", "if a.f(value) < 0"))
+    uses = part(
+        (IMPORT, "from mine import a, b"),
+        (CALL, "a.f(b.f(y))"),
+        ("if value < 0", "if a.f(value) < 0"),
+    )
     other = {"mine/part.py": uses["mine/part.py"].replace("if a.f", "if b.f")}
     assert plugin(files | uses) != plugin(files | other)
 
 
 def test_parts_and_libraries_in_a_request():
-    from sft_exp.experiment import Target
+    from sft_exp.config.schema import Target
     from sft_exp.pretrainers.ae import AE
     from sft_exp.pretrainers.vae import VAE
 
     assert digest({"method": AE()}) != digest({"method": VAE()})
-    assert digest({"method": AE()}) == digest({"method": AE("squared")}), "numbers are the request's, not the code's"
-    assert digest({"optim": Target("torch.optim.SGD", {})}) == digest({}), "a library's version is recorded, not hashed"
-    assert digest({"optim": Target("sft_exp.sam.SAM", {})}) != digest({})
+    assert digest({"method": AE()}) == digest({"method": AE("squared")}), (
+        "numbers are the request's, not the code's"
+    )
+    assert digest({"optim": Target("torch.optim.SGD", {})}) == digest({}), (
+        "a library's version is recorded, not hashed"
+    )
+    assert digest({"optim": Target("sft_exp.training.sam.SAM", {})}) != digest({})
     assert digest({"_monitor": VAE()}) == digest({})
 
 
 def test_where_a_data_set_lies_reaches_no_method():
     from sft_exp.datasets.torchvision_set import TorchvisionSet
 
-    assert digest({"dataset": TorchvisionSet(root="metrics")}) == digest({"dataset": TorchvisionSet()})
+    assert digest({"dataset": TorchvisionSet(root="metrics")}) == digest(
+        {"dataset": TorchvisionSet()}
+    )
 
 
 def test_the_short_list_names_modules_that_exist():
@@ -525,7 +618,18 @@ def test_the_short_list_names_modules_that_exist():
 
 def test_what_reads_a_stage_is_not_what_it_depends_on(job):
     """Editing a report, the command line or the store's order of work must not train anything again."""
-    outside = {"api", "cli", "config", "pipeline", "session", "reports", "sweeps", "jobs", "store", "compare"}
+    outside = {
+        "api",
+        "cli",
+        "config",
+        "pipeline",
+        "session",
+        "reports",
+        "sweeps",
+        "jobs",
+        "store",
+        "compare",
+    }
     for name, request in requests(job("pretrainer=vae", "draws=1")):
         reached = code_hash.reached(request, *functions_of(name, request))
         assert not {key.module.split(".")[1] for key in reached if key.name} & outside, name
@@ -541,7 +645,9 @@ def job(experiment):
 
     def prepared(*overrides):
         if overrides not in made:
-            made[overrides] = jobs.prepare(experiment("tracker=none", "hardware=cpu", "store=store", *overrides))
+            made[overrides] = prepare.prepare(
+                experiment("tracker=none", "hardware=cpu", "store=store", *overrides)
+            )
         return made[overrides]
 
     return prepared
@@ -564,13 +670,15 @@ def hashes(job):
 
 
 def folders(job):
-    return [jobs.stage(name).folder_name(request) for name, request in requests(job)]
+    return [stage_requests.stage(name).folder_name(request) for name, request in requests(job)]
 
 
 def lost(job, names, before):
     """Which stages (and arms) are computed anew: those whose code changed, and those downstream of them."""
     gone, changed = set(), set()
-    for (name, arm, request), folder, old, new in zip(labelled(job), names, before, hashes(job), strict=True):
+    for (name, arm, request), folder, old, new in zip(
+        labelled(job), names, before, hashes(job), strict=True
+    ):
         if old != new or changed & inputs(request):
             changed.add(folder)
             gone.add(f"{name} {arm}".strip())
@@ -599,7 +707,9 @@ def edit(monkeypatch):
             assert text.count(old) == 1, (old, files[0])
             edited[files[0]] = text.replace(old, new)
         real = Path.read_text
-        monkeypatch.setattr(code_hash, "source", lambda file: edited[file] if file in edited else real(file))
+        monkeypatch.setattr(
+            code_hash, "source", lambda file: edited[file] if file in edited else real(file)
+        )
         code_hash.forget_files()
 
     return planted
@@ -626,7 +736,9 @@ def test_each_edit_that_changes_no_number_keeps_every_result(job, before, edit, 
 
 
 @pytest.mark.parametrize(
-    "change", LOST[::2] + [pytest.param(c, marks=pytest.mark.slow) for c in LOST[1::2]], ids=lambda change: change.what
+    "change",
+    LOST[::2] + [pytest.param(c, marks=pytest.mark.slow) for c in LOST[1::2]],
+    ids=lambda change: change.what,
 )
 def test_edits_that_change_numbers_lose_what_depends_on_them(job, before, edit, change):
     edit((change.old, change.new))
@@ -656,16 +768,35 @@ SLOW = [
     ("pretrainer=gan", "encoder=conv", "strategy=lora", "val=none", "controls=false"),
     ("pretrainer=ae", "strategy=linear", "optim.lr=search", "val=none", "controls=false"),
     ("pretrainer=ae", "optim.lr=auto", "val=none", "controls=false"),
-    ("pretrainer=pca", "encoder=projection", "val=none", "controls=[frozen_svm,raw_knn,raw_spread,frozen_spread]"),
+    (
+        "pretrainer=pca",
+        "encoder=projection",
+        "val=none",
+        "controls=[frozen_svm,raw_knn,raw_spread,frozen_spread]",
+    ),
     ("pretrainer=ae", "task=mean_teacher", "val=full", "finetune.patience=2", "controls=false"),
-    ("pretrainer=ae", "task=joint", "task.task=classify", "task.objective=vae", "val=none", "controls=false"),
+    (
+        "pretrainer=ae",
+        "task=joint",
+        "task.task=classify",
+        "task.objective=vae",
+        "val=none",
+        "controls=false",
+    ),
     ("pretrainer=dino", "encoder=vit", "val=none", "controls=false"),
     ("pretrainer=mae", "encoder=vit", "strategy=layerwise", "val=none", "controls=false"),
     ("pretrainer=moco", "encoder=conv", "optim=sam", "val=none", "controls=false"),
     ("pretrainer=jigsaw", "encoder=conv", "strategy=l2sp", "val=none", "controls=false"),
     ("pretrainer=none", "encoder=conv", "export=safetensors", "val=none", "controls=false"),
     ("pretrainer=kmeans", "encoder=patches", "val=none", "controls=false"),
-    ("pretrainer=wgan_gp", "encoder=conv", "encoder.norm=layer", "strategy=gradual", "val=none", "controls=false"),
+    (
+        "pretrainer=wgan_gp",
+        "encoder=conv",
+        "encoder.norm=layer",
+        "strategy=gradual",
+        "val=none",
+        "controls=false",
+    ),
     ("pretrainer=bigan", "strategy=bitfit", "val=none", "controls=false"),
     ("pretrainer=vicreg", "encoder=conv", "strategy=lp_ft", "val=none", "controls=false"),
     ("pretrainer=simsiam", "encoder=conv", "strategy=knn", "val=none", "controls=false"),
@@ -673,7 +804,13 @@ SLOW = [
     ("pretrainer=ae", "task=m1_m2", "val=none", "controls=false"),
     ("pretrainer=ae", "task=pseudo_label", "val=cv", "controls=false"),
     ("pretrainer=ae", "dataset=digit_pairs", "task=regress", "val=none"),
-    ("pretrainer=ae", "dataset=digit_pairs", "task=mean_teacher_numbers", "val=none", "controls=[labels_only]"),
+    (
+        "pretrainer=ae",
+        "dataset=digit_pairs",
+        "task=mean_teacher_numbers",
+        "val=none",
+        "controls=[labels_only]",
+    ),
     ("pretrainer=ae", "dataset=digit_pairs", "task=segment", "val=none"),
     (
         "pretrainer=ae",
@@ -686,10 +823,20 @@ SLOW = [
         "controls=false",
     ),
 ]
-TINY = ("tracker=none", "monitors=false", "hardware=cpu", "pretrain.steps=2", "finetune.steps=2", "draws=1", "store=store")
+TINY = (
+    "tracker=none",
+    "monitors=false",
+    "hardware=cpu",
+    "pretrain.steps=2",
+    "finetune.steps=2",
+    "draws=1",
+    "store=store",
+)
 
 
-@pytest.mark.parametrize("overrides", [*PROFILED, *(pytest.param(o, marks=pytest.mark.slow) for o in SLOW)], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides", [*PROFILED, *(pytest.param(o, marks=pytest.mark.slow) for o in SLOW)], ids=" ".join
+)
 def test_every_function_that_runs_in_a_stage_is_covered_or_neutral(experiment, overrides):
     """As sys.setprofile sees it, in all threads."""
     e = experiment(*TINY, *overrides)
@@ -699,17 +846,24 @@ def test_every_function_that_runs_in_a_stage_is_covered_or_neutral(experiment, o
         ran[name] = len(seen)
         assert not profiled.missed(name, request, seen), name
 
-    profiled.run(jobs.prepare(e), Context.on(e.hardware, e.tracker), check)
+    profiled.run(prepare.prepare(e), Context.on(e.hardware, e.tracker), check)
     assert ran["finetune"] > 40, "the profile saw something"
     assert ran["evaluate"] > 30
 
 
 def test_the_profile_would_see_a_function_that_is_not_covered(experiment, monkeypatch):
     e = experiment(*TINY, "pretrainer=none", "val=none", "controls=false")
-    job = jobs.prepare(e)
-    names = {Key("sft_exp.heads.fitted", "fit_linear"), Key("sft_exp.schedule", "Schedule.__call__")}
+    job = prepare.prepare(e)
+    names = {
+        Key("sft_exp.models.heads.fitted", "fit_linear"),
+        Key("sft_exp.training.schedule", "Schedule.__call__"),
+    }
     found = set()
     real = code_hash.closure
-    monkeypatch.setattr(code_hash, "closure", lambda *a: {k: v for k, v in real(*a).items() if k not in names})
-    profiled.run(job, Context.on(e.hardware, e.tracker), lambda *a: found.update(profiled.missed(*a)))
+    monkeypatch.setattr(
+        code_hash, "closure", lambda *a: {k: v for k, v in real(*a).items() if k not in names}
+    )
+    profiled.run(
+        job, Context.on(e.hardware, e.tracker), lambda *a: found.update(profiled.missed(*a))
+    )
     assert found == names

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sft_exp import compare
-from sft_exp.compare import Comparison, collect, finish
+from sft_exp.compare import __main__ as compare_command
+from sft_exp.compare import comparison
+from sft_exp.compare.comparison import Comparison, collect
+from sft_exp.compare.output import finish
 
 RATES = {"sgd": 0.01, "adam": 0.001}  # what the optimizer's YAML says
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -22,7 +24,10 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 def planned(pretrainer="ae", optim="adam", lr=None, seed=0, **more):
     """One entry of jobs.json; `more` are dotted keys with _ for the dot."""
     config = {
-        "pretrainer": {"_target_": f"sft_exp.pretrainers.{pretrainer}", **({"beta": 1.0} if pretrainer == "vae" else {})},
+        "pretrainer": {
+            "_target_": f"sft_exp.pretrainers.{pretrainer}",
+            **({"beta": 1.0} if pretrainer == "vae" else {}),
+        },
         "optim": {
             "_target_": f"torch.optim.{optim}",
             "lr": RATES[optim] if lr is None else lr,
@@ -45,7 +50,11 @@ def planned(pretrainer="ae", optim="adam", lr=None, seed=0, **more):
             config[group][name] = value
         else:
             config[group] = value
-    return {"overrides": [], "config": config, "choices": {"pretrainer": pretrainer, "optim": optim, "tracker": "none"}}
+    return {
+        "overrides": [],
+        "config": config,
+        "choices": {"pretrainer": pretrainer, "optim": optim, "tracker": "none"},
+    }
 
 
 def results(job, val=0.8, test=0.7, scratch=None, word="helped", **more):
@@ -75,7 +84,11 @@ def sweep(folder, jobs, outcomes, listed=True):
             continue
         here = folder / str(n)
         here.mkdir(exist_ok=True)
-        status = outcome if "state" in outcome else {"state": "done", "exit_code": 0, "started": time.ctime()}
+        status = (
+            outcome
+            if "state" in outcome
+            else {"state": "done", "exit_code": 0, "started": time.ctime()}
+        )
         (here / "status.json").write_text(json.dumps(status))
         if "state" not in outcome:
             (here / "results.json").write_text(json.dumps(results(jobs[n], **outcome)))
@@ -86,9 +99,16 @@ def sweep(folder, jobs, outcomes, listed=True):
 def grid(tmp_path):
     """2 pretrainers x 2 optimizers x 3 rates x 2 seeds; validation and test disagree about what is best."""
     jobs, outcomes = [], {}
-    for n, (p, o, lr, seed) in enumerate(product(("ae", "vae"), ("sgd", "adam"), (0.01, 0.03, 0.1), (0, 1))):
+    for n, (p, o, lr, seed) in enumerate(
+        product(("ae", "vae"), ("sgd", "adam"), (0.01, 0.03, 0.1), (0, 1))
+    ):
         jobs.append(planned(p, o, lr, seed))
-        val = 0.6 + 0.1 * (p == "vae") + {0.01: 0.0, 0.03: 0.05, 0.1: 0.1 if p == "ae" else 0.0}[lr] + 0.01 * (o == "sgd")
+        val = (
+            0.6
+            + 0.1 * (p == "vae")
+            + {0.01: 0.0, 0.03: 0.05, 0.1: 0.1 if p == "ae" else 0.0}[lr]
+            + 0.01 * (o == "sgd")
+        )
         outcomes[n] = {"val": val + 0.02 * seed, "test": 1.2 - val, "scratch": 0.3}
     return sweep(tmp_path / "grid", jobs, outcomes)
 
@@ -114,34 +134,49 @@ def test_rows_are_settings_and_sorted_by_validation(grid):
 
 def test_best_of_each_pretrainer_and_the_edge_of_its_grid(grid):
     head, body = Comparison(collect([grid])).chosen()
-    assert [row[: head.index("val")] for row in body] == [["vae", "sgd", "0.03"], ["ae", "sgd", "0.1"]]
+    assert [row[: head.index("val")] for row in body] == [
+        ["vae", "sgd", "0.03"],
+        ["ae", "sgd", "0.1"],
+    ]
     assert [row[-1] for row in body] == ["", "edge of the grid: try 0.3"]
 
 
 @pytest.mark.parametrize(
     ("end", "inner", "said"),
-    [(0.1, 0.03, "0.3"), (0.001, 0.003, "0.0003"), (0.4, 0.2, "0.8"), (0.11, 0.1, "0.12"), (1, 0.1, "10")],
+    [
+        (0.1, 0.03, "0.3"),
+        (0.001, 0.003, "0.0003"),
+        (0.4, 0.2, "0.8"),
+        (0.11, 0.1, "0.12"),
+        (1, 0.1, "10"),
+    ],
 )
 def test_the_next_rate_lies_outside(end, inner, said):
-    assert compare.beyond(end, inner) == said
+    assert comparison.beyond(end, inner) == said
 
 
 def test_a_rate_that_failed_belongs_to_the_grid(tmp_path):
     jobs = [planned(lr=lr) for lr in (0.01, 0.1, 1.0)]
     failed = {"state": "failed", "exit_code": 4, "error": "loss is nan"}
-    found = Comparison(collect([sweep(tmp_path / "s", jobs, {0: {"val": 0.5}, 1: {"val": 0.6}, 2: failed})]))
+    found = Comparison(
+        collect([sweep(tmp_path / "s", jobs, {0: {"val": 0.5}, 1: {"val": 0.6}, 2: failed})])
+    )
     assert found.edge(found.best[0]) == ""
 
 
 def test_words_for_a_rate_have_no_edge(tmp_path):
     jobs = [planned(lr=lr) for lr in ("auto", "search", 0.1)]
-    found = Comparison(collect([sweep(tmp_path / "s", jobs, {n: {"val": n / 10} for n in range(3)})]))
+    found = Comparison(
+        collect([sweep(tmp_path / "s", jobs, {n: {"val": n / 10} for n in range(3)})])
+    )
     assert [found.edge(r) for r in found.rows] == ["", "", ""]
 
 
 def test_without_validation_nothing_is_chosen(tmp_path, capsys):
     jobs = [planned(lr=lr) for lr in (0.01, 0.1, 1.0)]
-    folder = sweep(tmp_path / "s", jobs, {n: {"val": None, "test": t} for n, t in enumerate((0.1, 0.9, 0.5))})
+    folder = sweep(
+        tmp_path / "s", jobs, {n: {"val": None, "test": t} for n, t in enumerate((0.1, 0.9, 0.5))}
+    )
     assert [r["job"] for r in table(folder)] == ["0", "1", "2"]
     finish(folder)
     out = capsys.readouterr().out
@@ -157,29 +192,44 @@ def test_validation_outside_the_budget_is_named(tmp_path, grid):
 
 def test_test_accuracy_chooses_nothing(grid):
     """Order and choice stay whatever the test accuracies are."""
-    before = [(r["job"], r["val"]) for r in table(grid)], Comparison(collect([grid])).chosen()[1][0][0]
+    before = (
+        [(r["job"], r["val"]) for r in table(grid)],
+        Comparison(collect([grid])).chosen()[1][0][0],
+    )
     for n, file in enumerate(sorted(grid.glob("*/results.json"))):
         result = json.loads(file.read_text())
         result["test"]["accuracy"] = n * 7 % 10 / 10
         file.write_text(json.dumps(result))
-    assert ([(r["job"], r["val"]) for r in table(grid)], Comparison(collect([grid])).chosen()[1][0][0]) == before
+    assert (
+        [(r["job"], r["val"]) for r in table(grid)],
+        Comparison(collect([grid])).chosen()[1][0][0],
+    ) == before
 
 
 def test_only_what_differs_is_a_column_and_names_mean_one_key(tmp_path):
     jobs = [
-        planned("vae", pretrainer__beta=b, pretrain__epochs=e, hardware__device=d) for b, e, d in ((1, 5, "cpu"), (4, 9, "cuda"))
+        planned("vae", pretrainer__beta=b, pretrain__epochs=e, hardware__device=d)
+        for b, e, d in ((1, 5, "cpu"), (4, 9, "cuda"))
     ]
     rows = table(sweep(tmp_path / "s", jobs, {0: {}, 1: {}}))
-    assert [k for k in rows[0] if k not in compare.NUMBERS] == ["job", "beta", "pretrain.epochs"]
+    assert [k for k in rows[0] if k not in comparison.NUMBERS] == ["job", "beta", "pretrain.epochs"]
 
 
 def test_precision_differs_and_threads_do_not(tmp_path):
-    jobs = [planned(hardware__precision=p, hardware__threads=t) for p, t in (("fp32", 1), ("bf16", 2))]
-    assert [k for k in table(sweep(tmp_path / "s", jobs, {0: {}, 1: {}}))[0] if k not in compare.NUMBERS] == ["job", "precision"]
+    jobs = [
+        planned(hardware__precision=p, hardware__threads=t) for p, t in (("fp32", 1), ("bf16", 2))
+    ]
+    assert [
+        k
+        for k in table(sweep(tmp_path / "s", jobs, {0: {}, 1: {}}))[0]
+        if k not in comparison.NUMBERS
+    ] == ["job", "precision"]
 
 
 def test_the_default_rate_of_each_optimizer_is_shown(tmp_path):
-    rows = table(sweep(tmp_path / "s", [planned(optim="sgd"), planned(optim="adam")], {0: {}, 1: {}}))
+    rows = table(
+        sweep(tmp_path / "s", [planned(optim="sgd"), planned(optim="adam")], {0: {}, 1: {}})
+    )
     assert [r["optim.lr"] for r in rows] == ["0.01", "0.001"]
 
 
@@ -200,7 +250,9 @@ def test_verdicts_that_differ_are_counted(tmp_path):
 def test_failed_missing_and_torn_jobs(tmp_path, capsys, listed):
     jobs = [planned(lr=lr, seed=s) for lr in (0.1, 100.0) for s in (0, 1)] + [planned(lr=5.0)]
     failed = {"state": "failed", "exit_code": 4, "error": "NonFiniteError: loss is nan\nmore"}
-    folder = sweep(tmp_path / "s", jobs, {0: {}, 1: failed, 2: {"state": "running"}, 3: {}, 4: None}, listed)
+    folder = sweep(
+        tmp_path / "s", jobs, {0: {}, 1: failed, 2: {"state": "running"}, 3: {}, 4: None}, listed
+    )
     (folder / "3" / "results.json").write_text('{"test": {"accu')
     (folder / "conf").mkdir()
     assert finish(folder) == (4 if listed else 3)
@@ -211,7 +263,9 @@ def test_failed_missing_and_torn_jobs(tmp_path, capsys, listed):
     assert line.split()[:1] == ["1"]
     if listed:
         assert "optim.lr=0.1 seed=1" in line
-        assert "optim.lr=100 seed=0" in next(line for line in out.splitlines() if " running " in line and "=" in line)
+        assert "optim.lr=100 seed=0" in next(
+            line for line in out.splitlines() if " running " in line and "=" in line
+        )
         assert "never started" in out
     assert "damaged" in out
     (folder / "2" / "status.json").write_text('{"sta')
@@ -228,7 +282,12 @@ def test_nothing_done_and_nothing_there(tmp_path, capsys):
 
 def test_jobs_that_were_not_listed_are_known_by_their_results_or_by_hydras_notes(tmp_path):
     jobs = [planned(lr=0.1), planned(lr=0.2)]
-    folder = sweep(tmp_path / "s", jobs, {0: {}, 1: {"state": "failed", "exit_code": 1, "error": "x"}}, listed=False)
+    folder = sweep(
+        tmp_path / "s",
+        jobs,
+        {0: {}, 1: {"state": "failed", "exit_code": 1, "error": "x"}},
+        listed=False,
+    )
     notes = folder / "1" / ".hydra"
     notes.mkdir()
     (notes / "config.yaml").write_text(json.dumps(jobs[1]["config"] | {"labels": "${seed}"}))
@@ -304,14 +363,21 @@ def parsed(folder):
 
 
 def test_page_needs_nothing_else(grid, tmp_path):
-    for stage, losses in (("finetune", ("loss",)), ("pretrain", ("discriminator_loss", "generator_loss"))):
+    for stage, losses in (
+        ("finetune", ("loss",)),
+        ("pretrain", ("discriminator_loss", "generator_loss")),
+    ):
         folder = tmp_path / "outputs" / "store" / f"{stage}-0123456789abcdef"
         folder.mkdir(parents=True)
         rows = [{"step": s, **dict.fromkeys(losses, 2.0 / s)} for s in range(1, 9)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         for file in grid.glob("*/results.json"):
             result = json.loads(file.read_text())
-            result["stages"][stage] = {"folder": f"outputs/store/{folder.name}", "cached": True, "seconds": 1.0}
+            result["stages"][stage] = {
+                "folder": f"outputs/store/{folder.name}",
+                "cached": True,
+                "seconds": 1.0,
+            }
             file.write_text(json.dumps(result))
     assert finish(grid) == 0
     page = parsed(grid)
@@ -332,19 +398,19 @@ def test_several_sweeps_and_runs(grid, tmp_path, capsys, monkeypatch):
     other = sweep(tmp_path / "other", [planned("none", "sgd", 0.5)], {0: {"val": 0.99}})
     run = sweep(tmp_path, [planned()] * 8, {7: {"val": 0.01}}, listed=False) / "7"
     monkeypatch.setattr(sys, "argv", ["compare", str(grid), str(other), str(run)])
-    assert compare.main() == 0
+    assert compare_command.main() == 0
     out = capsys.readouterr().out
     assert out.splitlines()[3].split()[:2] == ["other/0", "none"]
     assert "26 of 26 jobs done" in out
     assert (tmp_path / "outputs/compare/compare.html").exists()
     monkeypatch.setattr(sys, "argv", ["compare", str(grid), str(grid), "--out", "twice"])
-    assert compare.main() == 0
+    assert compare_command.main() == 0
     assert len(Comparison(collect([grid, grid])).rows) == 12  # the same jobs count once
     assert {len(r.jobs) for r in Comparison(collect([grid, grid])).rows} == {2}
     lost = sweep(tmp_path / "lost", [planned("none", "sgd", 0.5)], {0: None})
     assert [len(r.done) for r in Comparison(collect([other, lost])).rows] == [1]
     monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "nowhere")])
-    assert compare.main() == 3
+    assert compare_command.main() == 3
 
 
 def test_quick_and_without_torch(tmp_path):
@@ -353,9 +419,11 @@ def test_quick_and_without_torch(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from sft_exp import compare
-compare.finish(Path({str(folder)!r}))
+from sft_exp.compare import output
+output.finish(Path({str(folder)!r}))
 assert "torch" not in sys.modules
 assert time.process_time() < 2.5, time.process_time()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(compare.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(comparison.__file__).parents[2]
+    )

@@ -10,28 +10,39 @@ import torch.nn.functional as F
 from torch import nn
 
 import sft_exp
-from sft_exp import jobs, pipeline
 from sft_exp.compressors.chain import Chain
 from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.int8 import Int8
 from sft_exp.compressors.prune import Prune
 from sft_exp.compressors.qat import Qat
-from sft_exp.core import Method, Network, Spec, stream
-from sft_exp.data import Images
+from sft_exp.core.method import Method
+from sft_exp.core.rng import stream
+from sft_exp.core.task import Network
+from sft_exp.core.types import Spec
+from sft_exp.data.images import Images
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError, ToleranceError
-from sft_exp.nets import Readout
+from sft_exp.jobs import checks, prepare
+from sft_exp.models.feature_extractor import Readout
+from sft_exp.runs import pipeline
 from sft_exp.stages import bill, compress
 from sft_exp.stages import model as models
-from sft_exp.stages.imitate import Imitation, divergence
+from sft_exp.stages.distillation import Imitation, divergence
 from sft_exp.stages.model import Model
-from sft_exp.store import Result
+from sft_exp.store.store import Result
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import train
+from sft_exp.training.loop import train
 
 SPEC = Spec((1, 28, 28), tuple("0123456789"))
-SMALL = ["tracker=none", "hardware=cpu", "pretrainer=none", "encoder=conv", "encoder.channels=[8,16]", "encoder.code=16"]
+SMALL = [
+    "tracker=none",
+    "hardware=cpu",
+    "pretrainer=none",
+    "encoder=conv",
+    "encoder.channels=[8,16]",
+    "encoder.code=16",
+]
 SHORT = ["finetune.steps=30", "draws=1", "val=none", "controls=false"]
 
 
@@ -54,7 +65,9 @@ def x_BCHW():
 def test_the_divergence_is_hintons():
     z, v = torch.randn(4, 3, generator=stream("z")), torch.randn(4, 3, generator=stream("v"))
     p, q = (v / 2).softmax(1), (z / 2).softmax(1)
-    assert divergence(z, v, 2.0) == pytest.approx((4 * (p * (p / q).log()).sum(1).mean()).item(), rel=1e-5)
+    assert divergence(z, v, 2.0) == pytest.approx(
+        (4 * (p * (p / q).log()).sum(1).mean()).item(), rel=1e-5
+    )
     assert divergence(v, v, 2.0).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -81,7 +94,8 @@ def test_imitation_moves_the_student_and_not_the_teacher(digits, plan):
     optimizers["loss"].param_groups[0]["base_lr"] = 1e-2
     data = {"labelled": digits.train.at(torch.arange(10)), "unlabelled": digits.train}
     losses = [
-        s.metrics["imitation"].item() for s in train(method, student, optimizers, data, plan(student, 40), torch.device("cpu"))
+        s.metrics["imitation"].item()
+        for s in train(method, student, optimizers, data, plan(student, 40), torch.device("cpu"))
     ]
     assert losses[-1] < losses[0] / 2
     assert all(torch.equal(v, before[k]) for k, v in teacher.nets.state_dict().items())
@@ -101,13 +115,24 @@ def test_each_pool_is_walked_by_its_own_size(plan):
             return nets["a"](x.flatten(1)).sum(), {}
 
     def images(n):
-        return Images(torch.zeros(n, 1, 2, 2, dtype=torch.uint8), torch.zeros(n, dtype=torch.long), [""] * n)
+        return Images(
+            torch.zeros(n, 1, 2, 2, dtype=torch.uint8), torch.zeros(n, dtype=torch.long), [""] * n
+        )
 
     seen, nets = [], nn.ModuleDict({"a": nn.Linear(4, 1)})
     optimizers = {"loss": torch.optim.SGD(nets.parameters(), 0.0)}
     optimizers["loss"].param_groups[0]["base_lr"] = 0.0
     told = plan(nets, 5, batch_size=4)
-    list(train(Both(), nets, optimizers, {"few": images(3), "many": images(40)}, told, torch.device("cpu")))
+    list(
+        train(
+            Both(),
+            nets,
+            optimizers,
+            {"few": images(3), "many": images(40)},
+            told,
+            torch.device("cpu"),
+        )
+    )
     assert all(s["few"] == [0, 1, 2] and len(s["many"]) == 8 for s in seen)
     assert len({row for s in seen for row in s["many"]}) == 40
 
@@ -132,7 +157,11 @@ def test_pruned_channels_are_gone(maps, x_BCHW):
 def test_a_pruned_model_is_loaded_from_its_numbers(tmp_path, x_BCHW):
     pytest.importorskip("torch_pruning", reason="the extra export is not installed")
     net = network()
-    request = {"encoder": Conv([8, 16], 24), "features": {"maps": ["code"], "pool": "avg", "grid": 1}, "task": Classify()}
+    request = {
+        "encoder": Conv([8, 16], 24),
+        "features": {"maps": ["code"], "pool": "avg", "grid": 1},
+        "task": Classify(),
+    }
     from sft_exp.strategies.full import Full
 
     Prune().alter(net, x_BCHW)
@@ -150,7 +179,10 @@ def test_a_pruned_model_is_loaded_from_its_numbers(tmp_path, x_BCHW):
 def test_qat_trains_on_the_grid_of_the_integers(x_BCHW):
     """A weight has at most 255 values a channel, multiples of one step; what does not run is left alone."""
     net = network(("conv1",))
-    layer, idle = net.nets["encoder"].backbone.blocks[0][0], net.nets["encoder"].backbone.blocks[1][0]
+    layer, idle = (
+        net.nets["encoder"].backbone.blocks[0][0],
+        net.nets["encoder"].backbone.blocks[1][0],
+    )
     plain, keys = layer.weight.detach().clone(), set(net.state_dict())
     Qat().alter(net, x_BCHW)
     net.train()(x_BCHW)
@@ -186,9 +218,11 @@ def test_that_grid_moves_with_the_channels_scale(x_BCHW):
 def test_integers_say_nearly_the_same(compressor, tmp_path, x_BCHW):
     onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-    graphs, net = pytest.importorskip("sft_exp.graphs"), network()
+    graphs, net = pytest.importorskip("sft_exp.models.graphs"), network()
     (tmp_path / "float.onnx").write_bytes(graph(net))
-    assert compressor.quantise(tmp_path / "float.onnx", tmp_path / "int8.onnx", iter(x_BCHW.split(5)))
+    assert compressor.quantise(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", iter(x_BCHW.split(5))
+    )
     made = onnx.load(tmp_path / "int8.onnx")
     held = {i.data_type for i in made.graph.initializer if len(i.dims) == 4}
     assert held == {onnx.TensorProto.INT8}
@@ -203,7 +237,7 @@ _graphs = {}
 
 def graph(net):
     """The network's graph, made once."""
-    from sft_exp import graphs
+    from sft_exp.models import graphs
 
     if "float" not in _graphs:
         _graphs["float"] = graphs.from_network(net, SPEC)
@@ -214,10 +248,20 @@ def graph(net):
 
 
 def test_a_chain_is_its_steps_and_several_are_forms(experiment):
-    forms = experiment("compress=prune_int8", "compress.parts.prune.ratio=0.3").compress.forms("prune_int8")
+    forms = experiment("compress=prune_int8", "compress.parts.prune.ratio=0.3").compress.forms(
+        "prune_int8"
+    )
     assert forms == {"prune_int8": [Prune(ratio=0.3), Int8()]}
     names = experiment("compress=all").compress.forms("all")
-    assert list(names) == ["int8", "int8_dynamic", "qat", "prune", "prune_int8", "distill", "distill_alone"]
+    assert list(names) == [
+        "int8",
+        "int8_dynamic",
+        "qat",
+        "prune",
+        "prune_int8",
+        "distill",
+        "distill_alone",
+    ]
     assert experiment().compress.forms("none") == {}
 
 
@@ -235,7 +279,10 @@ def test_the_student_alone_differs_in_the_teacher_and_in_nothing_else(experiment
         (["strategy=svm", "compress=int8"], "compress"),
         (["strategy=svm", "export=onnx"], "export"),
         (["compress=distill", "compress.student=null"], "compress.student"),
-        (["compress=distill", "compress.student.channels=[4,4,4,4,4]"], "compress.student.channels"),
+        (
+            ["compress=distill", "compress.student.channels=[4,4,4,4,4]"],
+            "compress.student.channels",
+        ),
         (["strategy=distill"], "strategy.teacher"),
         (["compress=prune", "features.maps=[layer1,layer2]"], "features.maps"),
     ],
@@ -244,7 +291,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(experiment, overrides, k
     if any(o.startswith("compress=") for o in overrides):
         pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     with pytest.raises(ConfigError) as error:
-        jobs.prepare(experiment("pretrainer=none", *overrides))
+        prepare.prepare(experiment("pretrainer=none", *overrides))
     assert error.value.key == key
 
 
@@ -255,12 +302,12 @@ def test_a_chain_refuses_what_cannot_follow(parts):
 
 
 def test_an_absent_library_is_named(experiment, monkeypatch):
-    from sft_exp import graphs
+    from sft_exp.models import graphs
 
     monkeypatch.setattr(graphs, "NEEDED", ("onnx_is_not_there",))
     for overrides in (["compress=int8"], ["export=onnx"]):
         with pytest.raises(ConfigError, match=r"pip install 'sft_exp\[export\]'"):
-            jobs.prepare(experiment("pretrainer=none", *overrides))
+            prepare.prepare(experiment("pretrainer=none", *overrides))
 
 
 # The bill
@@ -270,11 +317,16 @@ def row(form, accuracy):
     return {"form": form, "accuracy": accuracy}
 
 
-@pytest.mark.parametrize(("most", "said"), [(None, None), (0.02, None), (0.005, "int8 lost 1.00 points of accuracy")])
+@pytest.mark.parametrize(
+    ("most", "said"), [(None, None), (0.02, None), (0.005, "int8 lost 1.00 points of accuracy")]
+)
 def test_more_loss_than_allowed_fails(tmp_path, most, said):
     rows = [row("original", 0.9), row("int8", 0.89), row("distill_alone", 0.1)]
     (tmp_path / "bill.json").write_text(json.dumps({"rows": rows}))
-    job = SimpleNamespace(experiment=SimpleNamespace(compress=Int8(most)), results={"bill": [Result(tmp_path, False, 0.0)]})
+    job = SimpleNamespace(
+        experiment=SimpleNamespace(compress=Int8(most)),
+        results={"bill": [Result(tmp_path, False, 0.0)]},
+    )
     if said is None:
         pipeline.tolerated(job)
         return
@@ -304,7 +356,14 @@ def line(tmp_path_factory):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="the extra export is not installed")
     folder = tmp_path_factory.mktemp("line")
-    command = [*SMALL, *SHORT, f"store={folder}/store", "compress=int8", "compress.tolerance=0.5", "export=onnx"]
+    command = [
+        *SMALL,
+        *SHORT,
+        f"store={folder}/store",
+        "compress=int8",
+        "compress.tolerance=0.5",
+        "export=onnx",
+    ]
     patch = pytest.MonkeyPatch()
     patch.setattr(bill, "TURNS", {1: 5, 64: 5})
     first = sft_exp.run(command, folder / "run")
@@ -336,7 +395,15 @@ def test_the_line_ends_in_a_bill(line):
 def test_a_bill_that_fails_is_shown(line, capsys):
     """Also of a stricter tolerance afterwards, which computes nothing again."""
     store = line[0].parent / "store"
-    command = [*SMALL, *SHORT, f"store={store}", "compress=int8", "compress.tolerance=-1", "export=onnx", "report=false"]
+    command = [
+        *SMALL,
+        *SHORT,
+        f"store={store}",
+        "compress=int8",
+        "compress.tolerance=-1",
+        "export=onnx",
+        "report=false",
+    ]
     with pytest.raises(ToleranceError):
         sft_exp.run(command, line[0].parent / "strict")
     said = capsys.readouterr().err
@@ -345,10 +412,14 @@ def test_a_bill_that_fails_is_shown(line, capsys):
 
 
 def test_ls_has_words_for_each_stage(line):
-    from sft_exp import ls
+    from sft_exp.store import listing
 
     store = line[0].parent / "store"
-    words = {e.stage: ls.words(e, store) for e in ls.folders(store) if e.stage in ("compress", "bill", "export")}
+    words = {
+        e.stage: listing.words(e, store)
+        for e in listing.folders(store)
+        if e.stage in ("compress", "bill", "export")
+    }
     assert words["bill"] == "bill of original, int8"
     assert words["export"].startswith("Onnx file of Int8 of scratch Conv Full, Digits")
     assert words["compress"].endswith("10 labels a class, draw 0, seed 0, 30 steps, Adam lr 0.001")
@@ -356,7 +427,11 @@ def test_ls_has_words_for_each_stage(line):
 
 def test_the_line_leaves_a_card_and_the_exported_file(line):
     folder, result, _ = line
-    assert {p.name for p in (folder / "export").iterdir()} == {"model.onnx", "load.py", "model_card.md"}
+    assert {p.name for p in (folder / "export").iterdir()} == {
+        "model.onnx",
+        "load.py",
+        "model_card.md",
+    }
     assert result["stages"]["export"]["difference"] <= result["stages"]["export"]["tolerance"]
     card = (folder / "model_card.md").read_text()
     for word in (
@@ -375,17 +450,33 @@ def test_the_line_leaves_a_card_and_the_exported_file(line):
 def test_a_run_teaches_another(line, tmp_path):
     """strategy=distill: the teacher's folder is part of what the student's result depends on."""
     folder, _, _ = line
-    command = [*SMALL[:3], *SHORT, "encoder.hidden=[16]", "strategy=distill", f"strategy.teacher={folder}", "report=false"]
+    command = [
+        *SMALL[:3],
+        *SHORT,
+        "encoder.hidden=[16]",
+        "strategy=distill",
+        f"strategy.teacher={folder}",
+        "report=false",
+    ]
     result = sft_exp.run([*command, f"store={tmp_path}/store"], tmp_path / "run")
-    request = json.loads((tmp_path / "store" / result["stages"]["finetune"]["folder"] / "request.json").read_text())
+    request = json.loads(
+        (tmp_path / "store" / result["stages"]["finetune"]["folder"] / "request.json").read_text()
+    )
     assert request["strategy"]["teacher"].startswith("finetune-")
-    rows = (tmp_path / "store" / result["stages"]["finetune"]["folder"] / "metrics.jsonl").read_text().splitlines()
+    rows = (
+        (tmp_path / "store" / result["stages"]["finetune"]["folder"] / "metrics.jsonl")
+        .read_text()
+        .splitlines()
+    )
     assert json.loads(rows[-1])["imitation"] < json.loads(rows[0])["imitation"]
 
 
 def test_a_teacher_must_know_the_same_images(line, experiment):
     with pytest.raises(ConfigError) as error:
-        jobs.teacher_of(experiment("strategy=distill", f"strategy.teacher={line[0]}"), SimpleNamespace(spec=SPEC, name="others"))
+        checks.teacher_of(
+            experiment("strategy=distill", f"strategy.teacher={line[0]}"),
+            SimpleNamespace(spec=SPEC, name="others"),
+        )
     assert error.value.key == "strategy.teacher"
 
 

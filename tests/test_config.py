@@ -12,10 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp import config
-from sft_exp.config import CONF, FOLDERS, GROUPS, HERE, KINDS, first_comment, options
+from sft_exp.config import build, help_text, register, sources
+from sft_exp.config.help_text import GROUPS, first_comment, options
+from sft_exp.config.schema import Budget, Experiment, Target, target, valid_labels
+from sft_exp.config.sources import CONF, FOLDERS, HERE, KINDS
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Budget, Experiment, Target, target, valid_labels
 
 ROOTS = {
     "": "Experiment",
@@ -25,14 +26,21 @@ ROOTS = {
     "augment": "Views",
     "hardware": "Hardware",
 }
-PARTS = [(g, f.stem) for g, folder in FOLDERS.items() for f in sorted((HERE / folder).glob("*.py")) if f.stem != "__init__"]
-COLUMNS = list(zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS)))  # all parts in few compositions
+PARTS = [
+    (g, f.stem)
+    for g, folder in FOLDERS.items()
+    for f in sorted((HERE / folder).glob("*.py"))
+    if f.stem != "__init__"
+]
+COLUMNS = list(
+    zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS))
+)  # all parts in few compositions
 
 
 @pytest.fixture
 def values(compose):
     """A config as plain data, to be spoilt."""
-    return config.plain(compose())
+    return build.plain(compose())
 
 
 def spoilt(values, dotted, value):
@@ -41,7 +49,7 @@ def spoilt(values, dotted, value):
     for group in groups:
         node = node[group]
     node[key] = value
-    return config.experiment(values, {})
+    return build.experiment(values, {})
 
 
 # Options
@@ -51,10 +59,12 @@ def spoilt(values, dotted, value):
 def test_every_option_composes_to_an_experiment(experiment, group, option):
     e = experiment(f"{group}={option}")
     assert isinstance(e, Experiment)
-    assert group == "study" or e.choices[group] == option  # a study is of the multirun, not of its jobs
+    assert (
+        group == "study" or e.choices[group] == option
+    )  # a study is of the multirun, not of its jobs
     assert isinstance(e.optim, Target)
     for name, kind in KINDS.items():
-        assert isinstance(getattr(e, name), config.locate(kind))
+        assert isinstance(getattr(e, name), build.locate(kind))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -62,8 +72,13 @@ def test_every_group_has_a_folder_of_described_options(group):
     assert options(group)
     for file in (CONF / group).glob("*.yaml"):
         assert first_comment(file), file
-    others = {"wandb_sweep", "hydra"}  # read by `wandb sweep`, and by Hydra for itself: presets of its launchers
-    assert {d.name for d in CONF.iterdir() if d.is_dir()} <= {*GROUPS} | others, "a folder that --help does not know"
+    others = {
+        "wandb_sweep",
+        "hydra",
+    }  # read by `wandb sweep`, and by Hydra for itself: presets of its launchers
+    assert {d.name for d in CONF.iterdir() if d.is_dir()} <= {*GROUPS} | others, (
+        "a folder that --help does not know"
+    )
 
 
 def test_an_encoder_can_be_chosen_beside_an_option_that_brings_one(experiment):
@@ -108,7 +123,11 @@ def test_gradient_descent_takes_the_whole_set_unless_told_otherwise(experiment):
 
 def option_of(group, stem):
     """An option that takes the part in this file."""
-    return next(f.stem for f in sorted((CONF / group).glob("*.yaml")) if f"/schema/{group}/{stem}@" in f.read_text())
+    return next(
+        f.stem
+        for f in sorted((CONF / group).glob("*.yaml"))
+        if f"/schema/{group}/{stem}@" in f.read_text()
+    )
 
 
 WRONG = {"int": "x", "float": "fast", "bool": "perhaps", "list": 5, "dict": 5, "str": [1]}
@@ -116,7 +135,13 @@ WRONG = {"int": "x", "float": "fast", "bool": "perhaps", "list": 5, "dict": 5, "
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda c: "-".join(p[1] for p in c if p))
 def test_a_value_of_the_wrong_type_is_named(compose, column):
-    cfg = compose(*(f"{group}={option_of(group, stem)}" for group, stem in (p for p in column if p) if group != "dataset"))
+    cfg = compose(
+        *(
+            f"{group}={option_of(group, stem)}"
+            for group, stem in (p for p in column if p)
+            if group != "dataset"
+        )
+    )
     count = 0
     for group in (*FOLDERS, "hardware", "pretrain", "finetune", "features", "schedule"):
         for key in cfg[group]:
@@ -159,24 +184,38 @@ def required(file, name=None):
     tree = ast.parse(file.read_text())
     checks = [f for c in tree.body if isinstance(c, ast.ClassDef) and name in (None, c.name) for f in c.body
               if isinstance(f, ast.FunctionDef) and f.name == "__post_init__"]  # fmt: skip
-    calls = [n for f in checks for n in ast.walk(f) if isinstance(n, ast.Call) and ast.unparse(n.func) == "require"]
+    calls = [
+        n
+        for f in checks
+        for n in ast.walk(f)
+        if isinstance(n, ast.Call) and ast.unparse(n.func) == "require"
+    ]
     return {c.args[1].value for c in calls if isinstance(c.args[1], ast.Constant)}
 
 
 def nodes():
     """(dotted prefix, class path, keys with a `require`, type of each field) of every dataclass of the config."""
     for prefix, name in ROOTS.items():
-        kind = config.locate(f"sft_exp.experiment.{name}")
-        yield prefix, None, required(HERE / "experiment.py", name), {f.name: str(f.type) for f in fields(kind)}
+        kind = build.locate(f"sft_exp.config.schema.{name}")
+        yield (
+            prefix,
+            None,
+            required(HERE / "config" / "schema.py", name),
+            {f.name: str(f.type) for f in fields(kind)},
+        )
     shared = required(HERE / "losses.py")  # reconstruction and output, checked for whoever has them
     for group, stem in (*PARTS, ("schedule", "")):
-        file = HERE / FOLDERS[group] / f"{stem}.py" if stem else HERE / "schedule.py"
-        seen = config.node(file, f"sft_exp.{FOLDERS[group]}.{stem}" if stem else "sft_exp.schedule")
+        file = HERE / FOLDERS[group] / f"{stem}.py" if stem else HERE / "training" / "schedule.py"
+        seen = sources.node(
+            file, f"sft_exp.{FOLDERS[group]}.{stem}" if stem else "sft_exp.training.schedule"
+        )
         types = {f.name: str(f.type) for f in fields(seen)}
         yield group, seen()._target_, required(file) | (shared & types.keys()), types
 
 
-CASES = [(prefix, path, key, types[key]) for prefix, path, keys, types in nodes() for key in sorted(keys)]
+CASES = [
+    (prefix, path, key, types[key]) for prefix, path, keys, types in nodes() for key in sorted(keys)
+]
 BAD = {  # the first word that a field's type contains
     "list[list[float]]": [[], [[]], [[0.5, 1.0]], [[0.0, -1.0]]],
     "list[float]": [[], [-1.0], [nan]],
@@ -193,7 +232,11 @@ def bad_values(kind):
     return next(values for word, values in BAD.items() if word in kind)
 
 
-@pytest.mark.parametrize(("prefix", "path", "key", "kind"), CASES, ids=lambda v: str(v).rpartition(".")[2] if v else "root")
+@pytest.mark.parametrize(
+    ("prefix", "path", "key", "kind"),
+    CASES,
+    ids=lambda v: str(v).rpartition(".")[2] if v else "root",
+)
 def test_a_value_out_of_range_is_named(values, prefix, path, key, kind):
     """With its dotted key and what is valid; it never ends in another error, and no number is NaN."""
     dotted, refused = f"{prefix}.{key}".lstrip("."), []
@@ -219,9 +262,14 @@ def test_a_value_out_of_range_is_named(values, prefix, path, key, kind):
 
 def test_the_checks_were_found():
     """Should `require` be renamed, the test above must not pass by finding nothing."""
-    assert {"pretrainer.beta", "hardware.precision", ".draws", "pretrain.batch_size", "schedule.points", "encoder.hidden"} <= {
-        f"{prefix}.{key}" for prefix, _, key, _ in CASES
-    }
+    assert {
+        "pretrainer.beta",
+        "hardware.precision",
+        ".draws",
+        "pretrain.batch_size",
+        "schedule.points",
+        "encoder.hidden",
+    } <= {f"{prefix}.{key}" for prefix, _, key, _ in CASES}
 
 
 @pytest.mark.parametrize("lr", [0, -1e-3, nan, inf, "fast", None, True, [1e-3]])
@@ -242,7 +290,18 @@ def test_a_learning_rate_may_be_found_where_labels_are(values):
 
 
 @pytest.mark.parametrize("group", KINDS)
-@pytest.mark.parametrize("path", ["os.system", "sft_exp.core.Spec", "nowhere.Part", "sft_exp.core.Nothing", None, 5, "word"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "sft_exp.core.types.Spec",
+        "nowhere.Part",
+        "sft_exp.core.types.Nothing",
+        None,
+        5,
+        "word",
+    ],
+)
 def test_a_part_of_another_kind_is_refused(values, group, path):
     """Before it is called."""
     with pytest.raises(ConfigError, match=rf"^{group}\._target_="):
@@ -251,7 +310,9 @@ def test_a_part_of_another_kind_is_refused(values, group, path):
 
 def test_a_key_that_a_part_does_not_have_is_named_with_the_closest(values):
     """A user's own YAML is not typed by Hydra, so we look."""
-    with pytest.raises(ConfigError, match=r"pretrainer.betta=1: no such field of VAE; did you mean beta\?"):
+    with pytest.raises(
+        ConfigError, match=r"pretrainer.betta=1: no such field of VAE; did you mean beta\?"
+    ):
         spoilt(values, "pretrainer", {"_target_": "sft_exp.pretrainers.vae.VAE", "betta": 1})
     with pytest.raises(ConfigError, match=r"labells=1: no such key; did you mean labels\?"):
         spoilt(values, "labells", 1)
@@ -262,7 +323,9 @@ def test_labels_are_a_number_a_share_or_all(labels):
     assert valid_labels(labels)
 
 
-@pytest.mark.parametrize("labels", [0, -1, 2.5, True, None, "many", "%", "0%", "101%", "nan%", "-5%", "", [10]])
+@pytest.mark.parametrize(
+    "labels", [0, -1, 2.5, True, None, "many", "%", "0%", "101%", "nan%", "-5%", "", [10]]
+)
 def test_labels_are_nothing_else(values, labels):
     with pytest.raises(ConfigError, match=r"^labels=.*a share such as 5%, or all"):
         spoilt(values, "labels", labels)
@@ -302,23 +365,34 @@ def test_composing_needs_no_torch():
     code = """
 import sys
 import hydra
-from sft_exp import cli, config
-with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+from sft_exp import cli
+from sft_exp.config import help_text, sources
+with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
     hydra.compose("config", overrides=["pretrainer=gan", "dataset=cifar10"], return_hydra_config=True)
-    config.options_help()
+    help_text.options_help()
 print(sorted({"torch", "torchvision", "sklearn", "wandb", "matplotlib", "numpy"} & sys.modules.keys()))
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parent)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parent
+    )
     assert answer.stdout.strip() == "[]"
 
 
 def test_help_lists_every_option_with_its_description_and_every_key():
-    text = config.options_help().replace("$$", "$")
+    text = help_text.options_help().replace("$$", "$")
     for group in GROUPS:
         _, _, below = text.partition(f"\n  {group}\n")
         found = dict(line.split(None, 1) for line in below.partition("\n\n")[0].splitlines())
         assert found == options(group)
-    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "protocol", "choices"}  # shown by --cfg job
+    inside = {
+        *GROUPS,
+        "pretrain",
+        "finetune",
+        "features",
+        "transfer",
+        "protocol",
+        "choices",
+    }  # shown by --cfg job
     for f in fields(Experiment):
         assert f.name in inside or f"\n    {f.name}=" in text, f.name
 
@@ -328,9 +402,12 @@ def test_a_broken_part_breaks_itself_alone(tmp_path, monkeypatch):
     for folder in FOLDERS.values():
         (tmp_path / folder).mkdir()
     (tmp_path / "encoders" / "broken.py").write_text("class Broken(:\n")
-    (tmp_path / "schedule.py").write_text((HERE / "schedule.py").read_text())
-    monkeypatch.setattr(config, "HERE", tmp_path)
-    config.register()
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "schedule.py").write_text(
+        (HERE / "training" / "schedule.py").read_text()
+    )
+    monkeypatch.setattr(sources, "HERE", tmp_path)
+    register.register()
 
 
 @pytest.mark.parametrize("words", ["{img_size: 32}", "{a: {b: [1, 2]}, c: null}"])
@@ -339,6 +416,8 @@ def test_a_librarys_arguments_are_taken_from_the_command_line(compose, encoder, 
     """Whole, or one by one. Keys of our own stay checked."""
     options = compose(f"encoder={encoder}", f"encoder.options={words}").encoder.options
     assert OmegaConf.to_container(options) == OmegaConf.to_container(OmegaConf.create(words))
-    assert compose(f"encoder={encoder}", "encoder.options.img_size=32").encoder.options == {"img_size": 32}
+    assert compose(f"encoder={encoder}", "encoder.options.img_size=32").encoder.options == {
+        "img_size": 32
+    }
     with pytest.raises(HydraException, match="nme"):
         compose(f"encoder={encoder}", "encoder.nme=a")

@@ -12,18 +12,20 @@ import torch
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
-from sft_exp import config
-from sft_exp.core import Spec, stream
-from sft_exp.data import Images
+from sft_exp.config import build, help_text, sources
+from sft_exp.config.schema import Target
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
+from sft_exp.data.images import Images
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Target
-from sft_exp.nets import Readout, layers
-from sft_exp.schedule import Schedule
+from sft_exp.models.feature_extractor import Readout, layers
 from sft_exp.stages.model import Model, measure, named
-from sft_exp.train import only, optimizers_for, train
+from sft_exp.training.loop import only, train
+from sft_exp.training.optim import optimizers_for
+from sft_exp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
-MODULES = {(group, file.stem): (module, file) for group, file, module in config.parts()}
+MODULES = {(group, file.stem): (module, file) for group, file, module in sources.parts()}
 FILES = list(MODULES)
 SMALLER = {"resnet": {"depth": 10}}  # what makes training it in a test fast
 SIZES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 13)]
@@ -33,7 +35,11 @@ DIGITS = Spec((1, 8, 8), tuple("0123456789"))
 def part(group, stem):
     """The one dataclass in a part's file."""
     module = import_module(MODULES[group, stem][0])
-    (kind,) = [v for v in vars(module).values() if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__]
+    (kind,) = [
+        v
+        for v in vars(module).values()
+        if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__
+    ]
     return kind
 
 
@@ -56,9 +62,17 @@ def networks(pretrainer, encoder, image=DIGITS.image, seed=0):
         return None
 
 
-GRADIENT = [stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "by gradient"]
-CLOSED = [stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "in closed form"]
-SOLVING = [stem for stem in parts("strategy") if part("strategy", stem).solves and "classes" in part("strategy", stem).solved]
+GRADIENT = [
+    stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "by gradient"
+]
+CLOSED = [
+    stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "in closed form"
+]
+SOLVING = [
+    stem
+    for stem in parts("strategy")
+    if part("strategy", stem).solves and "classes" in part("strategy", stem).solved
+]
 
 
 def parameters(encoder):
@@ -70,21 +84,43 @@ def parameters(encoder):
 
 
 SIZE = {e: parameters(e) for e in parts("encoder")}
-ENCODERS = [e for e in ("mlp", "conv", *sorted({*SIZE} - {"mlp", "conv"})) if SIZE[e]]  # what has something to learn
-PAIRS = [(p, e) for p in GRADIENT for e in [e for e in ENCODERS if networks(p, e)][:2]]  # all would take an hour
-PAIRS += [(next(p for p in GRADIENT if networks(p, e)), e) for e in ENCODERS if e not in {taken for _, taken in PAIRS}]
+ENCODERS = [
+    e for e in ("mlp", "conv", *sorted({*SIZE} - {"mlp", "conv"})) if SIZE[e]
+]  # what has something to learn
+PAIRS = [
+    (p, e) for p in GRADIENT for e in [e for e in ENCODERS if networks(p, e)][:2]
+]  # all would take an hour
+PAIRS += [
+    (next(p for p in GRADIENT if networks(p, e)), e)
+    for e in ENCODERS
+    if e not in {taken for _, taken in PAIRS}
+]
 every_encoder = pytest.mark.parametrize(
-    "stem", [pytest.param(e, marks=pytest.mark.skipif(SIZE[e] is None, reason="its library is not installed")) for e in SIZE]
+    "stem",
+    [
+        pytest.param(
+            e, marks=pytest.mark.skipif(SIZE[e] is None, reason="its library is not installed")
+        )
+        for e in SIZE
+    ],
 )
-BORROWED = ("torchvision_model", "timm_model", "resnet")  # encoders that are slow to train, and others' to test
+BORROWED = (
+    "torchvision_model",
+    "timm_model",
+    "resnet",
+)  # encoders that are slow to train, and others' to test
 pairs = pytest.mark.parametrize(
-    ("pretrainer", "encoder"), [pytest.param(p, e, marks=[pytest.mark.slow] if e in BORROWED else []) for p, e in PAIRS]
+    ("pretrainer", "encoder"),
+    [pytest.param(p, e, marks=[pytest.mark.slow] if e in BORROWED else []) for p, e in PAIRS],
 )
 
 
 def batch_of(method, images, rows=16):
     (batch,) = images.batches([torch.arange(rows)], CPU)
-    return {pool: {k: v.repeat_interleave(m, 0) for k, v in batch.items()} for pool, m in method.pools.items()}
+    return {
+        pool: {k: v.repeat_interleave(m, 0) for k, v in batch.items()}
+        for pool, m in method.pools.items()
+    }
 
 
 def drawn_by(method, images, name="draw"):
@@ -105,25 +141,25 @@ def equal(a, b):
 @pytest.mark.parametrize(("group", "stem"), FILES)
 def test_builds_from_its_defaults(group, stem):
     kind = part(group, stem)
-    assert issubclass(kind, config.locate(config.KINDS[group]))
+    assert issubclass(kind, build.locate(sources.KINDS[group]))
     assert kind() == kind()
 
 
 @pytest.mark.parametrize(("group", "stem"), FILES)
 def test_has_a_yaml_with_a_one_line_description(group, stem):
     file = MODULES[group, stem][1]
-    folder = (config.CONF if config.HERE in file.parents else file.parents[1] / "conf") / group
+    folder = (sources.CONF if sources.HERE in file.parents else file.parents[1] / "conf") / group
     ours = [f for f in folder.glob("*.yaml") if f"/schema/{group}/{stem}@" in f.read_text()]
     assert ours, f"no YAML in {folder} uses {stem}.py"
     for file in ours:
-        assert 10 < len(config.first_comment(file)) < 120, file
+        assert 10 < len(help_text.first_comment(file)) < 120, file
 
 
 @pytest.mark.parametrize(("group", "stem"), FILES)
 def test_its_config_is_read_from_its_source(group, stem):
     """Names, defaults and types that Hydra sees without importing the part are those of the part."""
     kind = part(group, stem)
-    seen = config.node(MODULES[group, stem][1], kind.__module__)
+    seen = sources.node(MODULES[group, stem][1], kind.__module__)
     target, *rest = fields(seen)
     assert target.default == f"{kind.__module__}.{kind.__name__}"
     assert [f.name for f in rest] == [f.name for f in fields(kind)]
@@ -152,7 +188,9 @@ def test_all_randomness_of_a_step_is_in_its_draw(digits, pretrainer, encoder):
     first, again = (method.draw(batch, stream(0, "draw"), 0.5) for _ in range(2))
     assert len(first) == len(again)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert all(d.dim() == 0 or len(d) % 16 == 0 for d in first), "each [B or a multiple of B, ...] or 0-dim"
+    assert all(d.dim() == 0 or len(d) % 16 == 0 for d in first), (
+        "each [B or a multiple of B, ...] or 0-dim"
+    )
     for objective in method.objectives:
         (a, logged), (b, _) = (getattr(method, objective)(nets, *first) for _ in range(2))
         assert a.dim() == 0
@@ -166,15 +204,22 @@ def test_all_randomness_of_a_step_is_in_its_draw(digits, pretrainer, encoder):
 @pairs
 def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, encoder):
     method, nets = networks(pretrainer, encoder)
-    kept = {f"{method.keeps}.{name}" for name, _ in nets.get_submodule(method.keeps).named_parameters()}
-    everything, reached = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}, set()
+    kept = {
+        f"{method.keeps}.{name}" for name, _ in nets.get_submodule(method.keeps).named_parameters()
+    }
+    everything, reached = (
+        {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad},
+        set(),
+    )
     for objective, (network, often) in method.objectives.items():
         assert often >= 1
         own = nets.get_submodule(network) if network else nets
         nets.zero_grad(set_to_none=True)
         only(nets, everything, network)
         getattr(method, objective)(nets, *drawn_by(method, digits.train))[0].backward()
-        touched = {id(p) for p in nets.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        touched = {
+            id(p) for p in nets.parameters() if p.grad is not None and p.grad.abs().sum() > 0
+        }
         assert touched, f"{objective} moves nothing"
         assert touched <= {id(p) for p in own.parameters()}
         reached |= {name for name, p in nets.named_parameters() if p.grad is not None}
@@ -186,7 +231,10 @@ def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, enc
 def test_each_objective_falls_when_it_alone_is_followed(digits, pretrainer, encoder):
     """On one fixed draw; adversaries would each undo what the other gained."""
     method, nets = networks(pretrainer, encoder)
-    drawn, free = drawn_by(method, digits.train), [name for name, p in nets.named_parameters() if p.requires_grad]
+    drawn, free = (
+        drawn_by(method, digits.train),
+        [name for name, p in nets.named_parameters() if p.requires_grad],
+    )
     for objective, (network, _) in method.objectives.items():
         only(nets, dict.fromkeys(free, 1.0), network)
         optimizer = torch.optim.Adam([p for p in nets.parameters() if p.requires_grad], 3e-3)
@@ -211,9 +259,14 @@ def training(plan):
             nets.load_state_dict(saved["nets"])
             for objective, state in saved["optimizers"].items():
                 optimizers[objective].load_state_dict(state)
-        steps = train(method, nets, optimizers, dict.fromkeys(method.pools, images), told, CPU, start)
+        steps = train(
+            method, nets, optimizers, dict.fromkeys(method.pools, images), told, CPU, start
+        )
         found = [{k: v.item() for k, v in step.metrics.items()} for step in steps]
-        return found, {"nets": nets.state_dict(), "optimizers": {o: opt.state_dict() for o, opt in optimizers.items()}}
+        return found, {
+            "nets": nets.state_dict(),
+            "optimizers": {o: opt.state_dict() for o, opt in optimizers.items()},
+        }
 
     return run
 
@@ -225,7 +278,9 @@ def test_what_is_kept_moves(digits, training, pretrainer, encoder):
     kept = nets.get_submodule(method.keeps)
     before = bits(kept)
     training(method, nets, digits.train, Target("torch.optim.Adam", {"lr": 1e-3}), stop=3)
-    assert not [name for name, p in kept.named_parameters() if p.dim() > 1 and torch.equal(before[name], p)]
+    assert not [
+        name for name, p in kept.named_parameters() if p.dim() > 1 and torch.equal(before[name], p)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -237,9 +292,14 @@ def test_what_is_kept_moves(digits, training, pretrainer, encoder):
         if e in ENCODERS[:2] or o == "Adam"
     ],
 )
-def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(digits, training, pretrainer, encoder, optimizer):
+def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(
+    digits, training, pretrainer, encoder, optimizer
+):
     """Networks, optimizers and one integer are all there is to save: 20 steps = 9 steps, restart, 11 steps."""
-    target = Target(f"torch.optim.{optimizer}", {"lr": 1e-3, **({"momentum": 0.9} if optimizer == "SGD" else {})})
+    target = Target(
+        f"torch.optim.{optimizer}",
+        {"lr": 1e-3, **({"momentum": 0.9} if optimizer == "SGD" else {})},
+    )
     method, nets = networks(pretrainer, encoder)
     whole, _ = training(method, nets, digits.train, target)
     expected = bits(nets)
@@ -250,7 +310,9 @@ def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(digits, training, pre
     torch.save(state, file)
     file.seek(0)
     method, nets = networks(pretrainer, encoder, seed=1)
-    ended, _ = training(method, nets, digits.train, target, start=9, saved=torch.load(file, weights_only=True))
+    ended, _ = training(
+        method, nets, digits.train, target, start=9, saved=torch.load(file, weights_only=True)
+    )
     assert equal(bits(nets), expected)
     assert begun + ended == whole
 
@@ -289,7 +351,10 @@ def test_a_closed_form_sets_the_whole_encoder(digits, experiment, stem):
 @pytest.mark.parametrize("image", SIZES)
 @every_encoder
 def test_an_encoder_names_its_maps_in_order(stem, image):
-    backbone, x_BCHW = part("encoder", stem)().build(image), torch.rand(2, *image, generator=stream("maps"))
+    backbone, x_BCHW = (
+        part("encoder", stem)().build(image),
+        torch.rand(2, *image, generator=stream("maps")),
+    )
     maps = list(backbone.maps(x_BCHW))
     assert len({name for name, _ in maps}) == len(maps) > 0
     assert all(isinstance(name, str) and m.dim() in (2, 4) and len(m) == 2 for name, m in maps)
@@ -325,7 +390,11 @@ def test_an_encoder_works_or_refuses_small_images(stem, size):
 # Tasks
 
 
-HEADS = {"y": part("task", "classify")(), "mask": part("task", "segment")(), "value": part("task", "regress")()}
+HEADS = {
+    "y": part("task", "classify")(),
+    "mask": part("task", "segment")(),
+    "value": part("task", "regress")(),
+}
 WITH = {  # what an option of a task cannot do without
     "multitask": {"heads": HEADS, "weighting": "gradnorm"},
     "joint": {"task": part("task", "classify")(), "objective": part("pretrainer", "ae")()},
@@ -348,7 +417,9 @@ def annotated(stem):
         x_NCHW = x_NCHW.repeat_interleave(LARGER, 2).repeat_interleave(LARGER, 3)
     ink_NHW = x_NCHW[:, 0] > 96
     sides = [[i.any(1 - d).nonzero()[[0, -1], 0] for d in (1, 0)] for i in ink_NHW]  # columns, rows
-    boxes = torch.tensor([[[x[0], y[0], x[1] + 1, y[1] + 1]] for x, y in sides], dtype=torch.float32)
+    boxes = torch.tensor(
+        [[[x[0], y[0], x[1] + 1, y[1] + 1]] for x, y in sides], dtype=torch.float32
+    )
     targets = {
         "mask": ink_NHW.to(torch.uint8),
         "value": ink_NHW.float().mean((1, 2))[:, None],
@@ -368,7 +439,9 @@ def supervised(stem):
     torch.manual_seed(0)
     task, spec = specimen(stem), told(stem)
     encoder = part("encoder", "conv")().build(spec.image)
-    return task, task.networks(Readout(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec)
+    return task, task.networks(
+        Readout(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec
+    )
 
 
 def flat(predictions):
@@ -384,10 +457,14 @@ def test_a_task_learns_what_it_is_shown(training, stem):
     target = Target("torch.optim.Adam", {"lr": 1e-3})
     found, _ = training(task, nets, images, target)
     idle = {n for n, p in nets.named_parameters() if p.requires_grad and p.grad is None}
-    assert not {n for n in idle if not n.startswith("encoder.")}, "of the encoder, what no map asked for needs may rest"
+    assert not {n for n in idle if not n.startswith("encoder.")}, (
+        "of the encoder, what no map asked for needs may rest"
+    )
     again, _ = training(*supervised(stem), images, target)
     assert found == again
-    of_labels = "labels" if "labels" in found[0] else next(iter(task.objectives))  # other terms may rise as their weights do
+    of_labels = (
+        "labels" if "labels" in found[0] else next(iter(task.objectives))
+    )  # other terms may rise as their weights do
     assert found[-1][of_labels] < found[0][of_labels]
 
 
@@ -398,11 +475,17 @@ def test_a_task_predicts_and_is_measured_in_pieces(stem):
     batches = list(images.batches(torch.arange(30).split(7), CPU))
     (batch,) = images.batches([torch.arange(30)], CPU)
     with torch.no_grad():
-        whole, pieces = task.predict(nets, batch["x"]), [flat(task.predict(nets, b["x"])) for b in batches]
+        whole, pieces = (
+            task.predict(nets, batch["x"]),
+            [flat(task.predict(nets, b["x"])) for b in batches],
+        )
     for name, found in flat(whole).items():
         assert torch.allclose(found, torch.cat([p[name] for p in pieces]), atol=1e-4)
     one, many = task.metrics(told(stem)), task.metrics(told(stem))
-    for metrics, seen in ((one, [(whole, batch)]), (many, [(task.predict(nets, b["x"]), b) for b in batches])):
+    for metrics, seen in (
+        (one, [(whole, batch)]),
+        (many, [(task.predict(nets, b["x"]), b) for b in batches]),
+    ):
         for metric in metrics.values():
             for predictions, b in seen:
                 metric.update(*task.compared(predictions, b))
@@ -432,7 +515,9 @@ def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(ste
     again = task.draw(batch, stream(0, "draw"), 0.5)
     assert len(first) == len(again)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert all(d.dim() == 0 or len(d) % 16 == 0 for d in first), "each [B or a multiple of B, ...] or 0-dim"
+    assert all(d.dim() == 0 or len(d) % 16 == 0 for d in first), (
+        "each [B or a multiple of B, ...] or 0-dim"
+    )
     for objective in task.objectives:
         values = [getattr(task, objective)(nets, *first)[0].item() for _ in range(2)]
         assert values[0] == values[1]

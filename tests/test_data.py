@@ -7,8 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp.core import stream
-from sft_exp.data import Corpus, Images, decode, fingerprint, rows_of_step
+from sft_exp.core.rng import stream
+from sft_exp.data.corpus import Corpus, fingerprint
+from sft_exp.data.decode import decode
+from sft_exp.data.images import Images
+from sft_exp.data.order import rows_of_step
 from sft_exp.datasets.digits import Digits
 from sft_exp.datasets.torchvision_set import TorchvisionSet
 from sft_exp.errors import ConfigError, DataError
@@ -30,7 +33,15 @@ class Decode:
 
 
 def held(**changes):
-    return Images(**{"x": X, "y": Y, "ids": [f"i{n}" for n in range(30)], "groups": [f"g{n // 5}" for n in range(30)]} | changes)
+    return Images(
+        **{
+            "x": X,
+            "y": Y,
+            "ids": [f"i{n}" for n in range(30)],
+            "groups": [f"g{n // 5}" for n in range(30)],
+        }
+        | changes
+    )
 
 
 def streamed(workers):
@@ -43,7 +54,10 @@ def streamed(workers):
 @pytest.mark.parametrize(("n", "size"), [(30, 10), (30, 7), (31, 30), (5, 1)])
 def test_an_epoch_is_every_row_once_but_for_what_fills_no_batch(n, size):
     per_epoch = n // size
-    epochs = [torch.cat([rows_of_step(n, size, e * per_epoch + i, 0, "p") for i in range(per_epoch)]) for e in range(4)]
+    epochs = [
+        torch.cat([rows_of_step(n, size, e * per_epoch + i, 0, "p") for i in range(per_epoch)])
+        for e in range(4)
+    ]
     for rows in epochs:
         assert len(rows) == per_epoch * size
         assert len(set(rows.tolist())) == len(rows)
@@ -177,7 +191,11 @@ def test_any_change_of_the_content_changes_the_fingerprint(other):
 
 def test_the_fingerprint_is_of_the_content_alone():
     """However it is held."""
-    assert fingerprint(held()) == fingerprint(held(x=X.clone(), workers=3)) == fingerprint(held().at(torch.arange(30)))
+    assert (
+        fingerprint(held())
+        == fingerprint(held(x=X.clone(), workers=3))
+        == fingerprint(held().at(torch.arange(30)))
+    )
 
 
 # Files
@@ -202,7 +220,10 @@ def test_every_mode_and_size_becomes_the_wanted_one(mode, size, image):
     assert found.dtype == torch.uint8
 
 
-@pytest.mark.parametrize(("mode", "white"), [("1", 1), ("L", 255), ("RGB", (255, 255, 255)), ("I;16", 65535), ("I", 65535)])
+@pytest.mark.parametrize(
+    ("mode", "white"),
+    [("1", 1), ("L", 255), ("RGB", (255, 255, 255)), ("I;16", 65535), ("I", 65535)],
+)
 def test_white_stays_white_and_grey_grey(mode, white):
     """16 bits a pixel are scaled and not clipped."""
     kind = "TIFF" if mode == "I" else "PNG"
@@ -236,8 +257,14 @@ def test_pictures_are_turned_as_their_camera_says():
 def test_a_large_jpeg_is_what_it_would_be_decoded_whole():
     """It is decoded at a fraction of its size, which is ten times faster, and within rounding the same picture."""
     ramp = np.broadcast_to(np.linspace(0, 255, 1024, dtype=np.uint8), (1024, 1024))
-    whole = np.asarray(Image.fromarray(ramp.copy()).resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
-    found = decode(encoded(Image.fromarray(ramp.copy()), "JPEG", quality=95), (1, 16, 16))[0].numpy().astype(int)
+    whole = np.asarray(
+        Image.fromarray(ramp.copy()).resize((16, 16), Image.Resampling.BILINEAR)
+    ).astype(int)
+    found = (
+        decode(encoded(Image.fromarray(ramp.copy()), "JPEG", quality=95), (1, 16, 16))[0]
+        .numpy()
+        .astype(int)
+    )
     assert np.abs(found - whole).max() <= 4
 
 
@@ -287,8 +314,24 @@ def test_digits_are_split_by_blocks_of_writers(digits):
 def test_mnist_as_torchvision_stores_it(shared_data):
     corpus = TorchvisionSet(root=str(shared_data / "mnist"), download=False).load()
     assert isinstance(corpus, Corpus)
-    assert (len(corpus.train), len(corpus.test), corpus.extra, corpus.image) == (60000, 10000, None, (1, 28, 28))
-    assert torch.bincount(corpus.train.y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert (len(corpus.train), len(corpus.test), corpus.extra, corpus.image) == (
+        60000,
+        10000,
+        None,
+        (1, 28, 28),
+    )
+    assert torch.bincount(corpus.train.y).tolist() == [
+        5923,
+        6742,
+        5958,
+        6131,
+        5842,
+        5421,
+        5918,
+        6265,
+        5851,
+        5949,
+    ]
     assert corpus.train.x.float().mean() / 255 == pytest.approx(0.13066, abs=1e-5)
     assert len({*corpus.train.ids, *corpus.test.ids}) == 70000
 
@@ -314,7 +357,8 @@ def test_colour_images_are_turned_to_channels_first(monkeypatch):
     rows = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
     monkeypatch.setattr(torchvision.datasets, "Fake", Fake, raising=False)
     last, first = (
-        TorchvisionSet(name="Fake", train={"data": d}, test={"data": d}).load() for d in (rows, rows.transpose(0, 3, 1, 2).copy())
+        TorchvisionSet(name="Fake", train={"data": d}, test={"data": d}).load()
+        for d in (rows, rows.transpose(0, 3, 1, 2).copy())
     )
     assert last.image == first.image == (3, 5, 4)
     assert torch.equal(last.train.x, first.train.x)

@@ -19,7 +19,7 @@ import torch
 import torchvision.datasets as tv
 from PIL import Image
 
-from sft_exp.config import options
+from sft_exp.config.help_text import options
 from sft_exp.datasets.torchvision_set import TorchvisionSet
 from sft_exp.datasets.voc_detection import VocDetection
 from sft_exp.datasets.voc_segmentation import VocSegmentation
@@ -57,8 +57,12 @@ def idx(folder, prefixes=("train", "t10k"), labels=(0, 1, 2, 1)):
     folder.mkdir(parents=True)
     for prefix, count in zip(prefixes, (4, 3), strict=True):
         x, y = noise(count, 28, 28), np.array(labels[:count], np.uint8)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, *x.shape) + x.tobytes())
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + y.tobytes())
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 0x803, *x.shape) + x.tobytes()
+        )
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 0x801, count) + y.tobytes()
+        )
     return noise(4, 28, 28)[:, None], list(labels)
 
 
@@ -76,7 +80,9 @@ def cifar(kind, folder, key, names):
     def write(root, monkeypatch):
         top = root / folder
         top.mkdir(parents=True)
-        files = [(name, part) for part in ("train_list", "test_list") for name, _ in getattr(kind, part)]
+        files = [
+            (name, part) for part in ("train_list", "test_list") for name, _ in getattr(kind, part)
+        ]
         sums, x, y = {"train_list": [], "test_list": []}, [], []
         for n, (name, part) in enumerate(files):
             rows = noise(3 + n, 3072)
@@ -99,14 +105,20 @@ def stl10(root, monkeypatch):
     """https://cs.stanford.edu/~acoates/stl10: uint8, column-major in each channel; labels from 1."""
     top = root / "stl10_binary"
     top.mkdir(parents=True)
-    x = {"train": noise(4, 3, 96, 96), "test": noise(3, 3, 96, 96), "unlabeled": noise(5, 3, 96, 96)}
+    x = {
+        "train": noise(4, 3, 96, 96),
+        "test": noise(3, 3, 96, 96),
+        "unlabeled": noise(5, 3, 96, 96),
+    }
     for name, images in x.items():
         (top / f"{name}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
     (top / "train_y.bin").write_bytes(bytes([1, 2, 3, 2]))
     (top / "test_y.bin").write_bytes(bytes([1, 2, 3]))
     text(top / "class_names.txt", "airplane", "bird", "car")
     for part in ("train_list", "test_list"):
-        monkeypatch.setattr(tv.STL10, part, [[name, md5(top / name)] for name, _ in getattr(tv.STL10, part)])
+        monkeypatch.setattr(
+            tv.STL10, part, [[name, md5(top / name)] for name, _ in getattr(tv.STL10, part)]
+        )
     return (4, 3, 5), [], x["train"], [0, 1, 2, 1]
 
 
@@ -118,7 +130,13 @@ def svhn(root, monkeypatch):
     table = {}
     for part, (url, name, _) in tv.SVHN.split_list.items():
         x = noise(3 if part == "test" else 4, 32, 32, 3)
-        savemat(root / name, {"X": x.transpose(1, 2, 3, 0), "y": np.array([[10], [1], [2], [1]][: len(x)], np.uint8)})
+        savemat(
+            root / name,
+            {
+                "X": x.transpose(1, 2, 3, 0),
+                "y": np.array([[10], [1], [2], [1]][: len(x)], np.uint8),
+            },
+        )
         table[part] = [url, name, md5(root / name)]
     monkeypatch.setattr(tv.SVHN, "split_list", table)
     return (4, 3, 0), [], noise(4, 32, 32, 3).transpose(0, 3, 1, 2), [0, 1, 2, 1]
@@ -144,7 +162,13 @@ def classes_in_folders(root, _):
 
 def imagenet(root, _):
     for n in range(6):
-        picture(root / ("train" if n < 4 else "val") / ("n01440764", "n01443537")[n % 2] / f"n_{n}.JPEG", seed=n)
+        picture(
+            root
+            / ("train" if n < 4 else "val")
+            / ("n01440764", "n01443537")[n % 2]
+            / f"n_{n}.JPEG",
+            seed=n,
+        )
     return (4, 2, 0), ["size=16", "workers=0"], None, [0, 0, 1, 1]
 
 
@@ -181,7 +205,12 @@ def cityscapes(root, _):
     for n, part in enumerate(("train", "train", "val", "train_extra")):
         place, name = Path(part) / "aachen", f"aachen_{n:06d}_000019"
         picture(root / "leftImg8bit" / place / f"{name}_leftImg8bit.png", (32, 32), n)
-        masked(root / "unused" / f"{n}.png", root / "gtFine" / place / f"{name}_gtFine_labelIds.png", n, 26)
+        masked(
+            root / "unused" / f"{n}.png",
+            root / "gtFine" / place / f"{name}_gtFine_labelIds.png",
+            n,
+            26,
+        )
     return (2, 1, 1), ["size=32"], None, None
 
 
@@ -191,8 +220,13 @@ def oxford_pets(root, _):
     for n, name in enumerate(names):
         masked(root / "images" / f"{name}.jpg", root / "annotations" / "trimaps" / f"{name}.png", n)
         trimap = np.array(Image.open(root / "annotations" / "trimaps" / f"{name}.png"))
-        save(root / "annotations" / "trimaps" / f"{name}.png", np.where(trimap == 1, 1, 2).astype(np.uint8))
-    text(root / "annotations" / "trainval.txt", *(f"{n} {1 + (n[0] == 'b')} 1 1" for n in names[:3]))
+        save(
+            root / "annotations" / "trimaps" / f"{name}.png",
+            np.where(trimap == 1, 1, 2).astype(np.uint8),
+        )
+    text(
+        root / "annotations" / "trainval.txt", *(f"{n} {1 + (n[0] == 'b')} 1 1" for n in names[:3])
+    )
     text(root / "annotations" / "test.txt", "beagle_2 2 2 1")
     return (3, 1, 0), ["size=32"], None, None
 
@@ -202,7 +236,12 @@ def voc(root, years=("2012",), value=15):
     for year in years:
         top = root / "VOCdevkit" / f"VOC{year}"
         for n in range(3):
-            masked(top / "JPEGImages" / f"{year}_{n}.jpg", top / "SegmentationClass" / f"{year}_{n}.png", n, value)
+            masked(
+                top / "JPEGImages" / f"{year}_{n}.jpg",
+                top / "SegmentationClass" / f"{year}_{n}.png",
+                n,
+                value,
+            )
             box = "<xmin>9</xmin><ymin>9</ymin><xmax>24</xmax><ymax>24</ymax>"
             thing = f"<object><name>person</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
             text(top / "Annotations" / f"{year}_{n}.xml", f"<annotation>{thing}</annotation>")
@@ -219,13 +258,30 @@ def nuclei(root, _):
 def coco(root, _):
     """https://cocodataset.org/#format-data."""
     for part, count in (("train2017", 2), ("val2017", 1)):
-        images = [{"id": n, "file_name": f"{part}{n}.jpg", "width": 32, "height": 32} for n in range(count)]
-        for image in images:
-            picture(root / part / image["file_name"], (32, 32), image["id"] + (part == "val2017") * 5)
-        boxes = [
-            {"id": n, "image_id": n, "category_id": 18, "bbox": [4, 4, 9, 9], "area": 81, "iscrowd": 0} for n in range(count)
+        images = [
+            {"id": n, "file_name": f"{part}{n}.jpg", "width": 32, "height": 32}
+            for n in range(count)
         ]
-        content = {"images": images, "annotations": boxes, "categories": [{"id": 18, "name": "dog"}]}
+        for image in images:
+            picture(
+                root / part / image["file_name"], (32, 32), image["id"] + (part == "val2017") * 5
+            )
+        boxes = [
+            {
+                "id": n,
+                "image_id": n,
+                "category_id": 18,
+                "bbox": [4, 4, 9, 9],
+                "area": 81,
+                "iscrowd": 0,
+            }
+            for n in range(count)
+        ]
+        content = {
+            "images": images,
+            "annotations": boxes,
+            "categories": [{"id": 18, "name": "dog"}],
+        }
         text(root / "annotations" / f"instances_{part}.json", json.dumps(content))
     return (2, 1, 0), ["size=32", "workers=0"], None, None
 
@@ -242,8 +298,12 @@ LAYOUTS = {
     "binary_mnist": mnist_like("MNIST", drawn=True),
     "fashion_mnist": mnist_like("FashionMNIST"),
     "kmnist": mnist_like("KMNIST"),
-    "cifar10": cifar(tv.CIFAR10, "cifar-10-batches-py", "labels", ["airplane", "automobile", "bird"]),
-    "cifar100": cifar(tv.CIFAR100, "cifar-100-python", "fine_labels", ["apple", "aquarium_fish", "baby"]),
+    "cifar10": cifar(
+        tv.CIFAR10, "cifar-10-batches-py", "labels", ["airplane", "automobile", "bird"]
+    ),
+    "cifar100": cifar(
+        tv.CIFAR100, "cifar-100-python", "fine_labels", ["apple", "aquarium_fish", "baby"]
+    ),
     "stl10": stl10,
     "svhn": svhn,
     "torchvision": gtsrb,
@@ -263,7 +323,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g in ("dataset", "pretrain_dataset") for o in options(g)])
+@pytest.mark.parametrize(
+    ("group", "option"), [(g, o) for g in ("dataset", "pretrain_dataset") for o in options(g)]
+)
 def test_every_option_is_read_in_its_own_layout(group, option, tmp_path, monkeypatch, experiment):
     root = tmp_path / "there"
     counts, more, pixels, labels = LAYOUTS[option](root, monkeypatch)
@@ -275,7 +337,9 @@ def test_every_option_is_read_in_its_own_layout(group, option, tmp_path, monkeyp
     if group == "pretrain_dataset" and option in ("imagenet", "webdataset"):
         counts = (*counts[:1], None, 0)  # nothing is tested there
     corpus = data.load()
-    found = [None if part is None else len(part) for part in (corpus.train, corpus.test, corpus.extra)]
+    found = [
+        None if part is None else len(part) for part in (corpus.train, corpus.test, corpus.extra)
+    ]
     assert found == [counts[0], counts[1], counts[2] or None]
     assert tuple(corpus.train.raw(0).shape) == corpus.image
     if pixels is not None:
@@ -292,14 +356,19 @@ def test_every_option_is_read_in_its_own_layout(group, option, tmp_path, monkeyp
 
 def emnist(root, _):
     """https://www.nist.gov/itl/products-and-services/emnist-dataset: MNIST's format; letters are numbered from 1."""
-    x, _ = idx(root / "EMNIST" / "raw", ("emnist-letters-train", "emnist-letters-test"), (1, 2, 3, 2))
+    x, _ = idx(
+        root / "EMNIST" / "raw", ("emnist-letters-train", "emnist-letters-test"), (1, 2, 3, 2)
+    )
     return {"options": {"split": "letters"}}, (4, 3), ("a", "b", "c"), x
 
 
 def usps(root, _):
     """LIBSVM's format: labels from 1, values from -1 to 1."""
     root.mkdir(parents=True)
-    lines = [" ".join([str(1 + n % 2), *(f"{k}:{(k % 3) - 1}.0" for k in range(1, 257))]) for n in range(4)]
+    lines = [
+        " ".join([str(1 + n % 2), *(f"{k}:{(k % 3) - 1}.0" for k in range(1, 257))])
+        for n in range(4)
+    ]
     for name in ("usps.bz2", "usps.t.bz2"):
         (root / name).write_bytes(bz2.compress("\n".join(lines).encode() + b"\n"))
     return {}, (4, 4), ("0", "1"), None
@@ -331,7 +400,10 @@ def flowers(root, monkeypatch):
     for n in range(1, 7):
         picture(top / "jpg" / f"image_{n:05d}.jpg", (30 + n, 40), n)
     savemat(top / "imagelabels.mat", {"labels": np.array([[1, 2, 1, 2, 1, 2]])})
-    savemat(top / "setid.mat", {"trnid": np.array([[1, 2]]), "valid": np.array([[3, 4]]), "tstid": np.array([[5, 6]])})
+    savemat(
+        top / "setid.mat",
+        {"trnid": np.array([[1, 2]]), "valid": np.array([[3, 4]]), "tstid": np.array([[5, 6]])},
+    )
     known = {"label": "imagelabels.mat", "setid": "setid.mat", "image": None}
     table = {key: (name, name and md5(top / name)) for key, name in known.items()}
     monkeypatch.setattr(tv.Flowers102, "_file_dict", table)
@@ -358,7 +430,12 @@ def pets(root, _):
 
 
 def fake(root, _):
-    return {"options": {"size": 12, "image_size": [3, 20, 20], "num_classes": 3}}, (12, None), ("0", "1", "2"), None
+    return (
+        {"options": {"size": 12, "image_size": [3, 20, 20], "num_classes": 3}},
+        (12, None),
+        ("0", "1", "2"),
+        None,
+    )
 
 
 OTHERS = {
@@ -376,8 +453,12 @@ def test_any_other_set_of_torchvision_is_read(name, tmp_path, monkeypatch):
     assert held.train.y.min() == 0
     if pixels is not None:
         assert torch.equal(held.train.x, torch.from_numpy(pixels))
-    streamed = TorchvisionSet(name=name, root=str(tmp_path / "there"), download=False, memory=0, workers=0, **more).load()
-    assert torch.equal(torch.stack([streamed.train.raw(n) for n in range(len(streamed.train))]), held.train.x)
+    streamed = TorchvisionSet(
+        name=name, root=str(tmp_path / "there"), download=False, memory=0, workers=0, **more
+    ).load()
+    assert torch.equal(
+        torch.stack([streamed.train.raw(n) for n in range(len(streamed.train))]), held.train.x
+    )
     assert streamed.fingerprint
     assert streamed.train.y.tolist() == held.train.y.tolist()
 
@@ -385,26 +466,54 @@ def test_any_other_set_of_torchvision_is_read(name, tmp_path, monkeypatch):
 def test_a_set_by_its_own_target(tmp_path, experiment):
     """As Hydra's users write it: the class of torchvision, and its own arguments beside it."""
     gtsrb(tmp_path / "there", None)
-    made = experiment("dataset=torchvision", "dataset._target_=torchvision.datasets.GTSRB", f"dataset.root={tmp_path / 'there'}")
+    made = experiment(
+        "dataset=torchvision",
+        "dataset._target_=torchvision.datasets.GTSRB",
+        f"dataset.root={tmp_path / 'there'}",
+    )
     assert len(made.dataset.load().train) == 4
-    made = experiment("dataset=torchvision", "dataset._target_=torchvision.datasets.FakeData", "+dataset.num_classes=2")
+    made = experiment(
+        "dataset=torchvision",
+        "dataset._target_=torchvision.datasets.FakeData",
+        "+dataset.num_classes=2",
+    )
     assert made.dataset.options == {"num_classes": 2}
-    made = experiment("dataset=torchvision", "dataset.name=FakeData", "dataset.options.size=7", "dataset.size=8")
+    made = experiment(
+        "dataset=torchvision", "dataset.name=FakeData", "dataset.options.size=7", "dataset.size=8"
+    )
     assert len(made.dataset.load().train) == 7
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"name": "FakeData", "options": {"colour": 1}}, ["options.colour=1", "FakeData takes no such argument", "num_classes"]),
-        ({"name": "FakeData", "options": {"transform": 1}}, ["options.transform=1", "takes no such argument"]),
-        ({"name": "FakeData", "test": {"train": False}}, ["test.train=False", "takes no such argument"]),
-        ({"name": "MNIST", "train": {"split": "train"}}, ["train.split=train", "MNIST takes no such argument; valid: train"]),
+        (
+            {"name": "FakeData", "options": {"colour": 1}},
+            ["options.colour=1", "FakeData takes no such argument", "num_classes"],
+        ),
+        (
+            {"name": "FakeData", "options": {"transform": 1}},
+            ["options.transform=1", "takes no such argument"],
+        ),
+        (
+            {"name": "FakeData", "test": {"train": False}},
+            ["test.train=False", "takes no such argument"],
+        ),
+        (
+            {"name": "MNIST", "train": {"split": "train"}},
+            ["train.split=train", "MNIST takes no such argument; valid: train"],
+        ),
         ({"name": "EMNIST"}, ["EMNIST needs split", "dataset.options={split: ...}"]),
         ({"name": "EMNIST", "options": {"split": "runes"}}, ["'runes'", "letters"]),
-        ({"name": "DTD", "train": {"split": "exam"}}, ["train={'split': 'exam'}", "Valid values are", "val"]),
+        (
+            {"name": "DTD", "train": {"split": "exam"}},
+            ["train={'split': 'exam'}", "Valid values are", "val"],
+        ),
         ({"name": "mnist"}, ["name=mnist", "torchvision.datasets"]),
-        ({"name": "VOCDetection", "test": {"image_set": "val"}}, ["VOCDetection", "and not one class for each image"]),
+        (
+            {"name": "VOCDetection", "test": {"image_set": "val"}},
+            ["VOCDetection", "and not one class for each image"],
+        ),
         ({"train": True}, ["train=True", "arguments of the set by name"]),
         ({"size": 0}, ["size=0", "pixels"]),
         ({"name": "FakeData", "options": {"size": 4}, "classes": ["a"]}, ["classes=['a']"]),
@@ -438,7 +547,10 @@ def test_vocs_root_is_any_of_three_folders(kind, tmp_path):
         return kind(root=str(root), size=32, workers=0, **options).load()
 
     voc(tmp_path, ("2012",))
-    prints = {read(root).fingerprint for root in (tmp_path, tmp_path / "VOCdevkit", tmp_path / "VOCdevkit" / "VOC2012")}
+    prints = {
+        read(root).fingerprint
+        for root in (tmp_path, tmp_path / "VOCdevkit", tmp_path / "VOCdevkit" / "VOC2012")
+    }
     assert len(prints) == 1
     with pytest.raises(DataError, match=r"dataset\.year=1999 is not there; there: 2012"):
         read(tmp_path, year="1999")

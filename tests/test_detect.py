@@ -8,10 +8,12 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import sft_exp
-from sft_exp import boxes
-from sft_exp.augment import view_with_boxes
-from sft_exp.boxes import Letterbox
-from sft_exp.core import Spec, stream
+from sft_exp.config.schema import Views
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
+from sft_exp.data import boxes
+from sft_exp.data.augment import view_with_boxes
+from sft_exp.data.boxes import Letterbox
 from sft_exp.datasets.coco import Coco
 from sft_exp.datasets.voc_detection import VocDetection
 from sft_exp.encoders.conv import Conv
@@ -19,9 +21,8 @@ from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.vit import ViT
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.experiment import Views
-from sft_exp.heads import detectors
-from sft_exp.nets import DENSE, Readout
+from sft_exp.models.feature_extractor import DENSE, Readout
+from sft_exp.models.heads import detectors
 from sft_exp.tasks.detect import Detect
 
 CPU = torch.device("cpu")
@@ -30,15 +31,22 @@ SPEC = Spec((3, 64, 64), ("cell", "nucleus"))
 each = pytest.mark.parametrize
 
 
-def write_coco(folder, name="train", boxes=((1, [10, 10, 20, 20]),), size=(60, 40), seed=0, **changes):
+def write_coco(
+    folder, name="train", boxes=((1, [10, 10, 20, 20]),), size=(60, 40), seed=0, **changes
+):
     """One image with these (category, bbox), in the layout of COCO."""
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / name).mkdir(exist_ok=True)
-    noise = torch.randint(0, 255, (size[1], size[0], 3), generator=stream(name, seed), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 255, (size[1], size[0], 3), generator=stream(name, seed), dtype=torch.uint8
+    )
     Image.fromarray(noise.numpy()).save(folder / name / "a.png")
     content = {
         "images": [{"id": 7, "file_name": "a.png", "width": size[0], "height": size[1]}],
-        "annotations": [{"id": n, "image_id": 7, "category_id": c, "bbox": b, "iscrowd": 0} for n, (c, b) in enumerate(boxes)],
+        "annotations": [
+            {"id": n, "image_id": 7, "category_id": c, "bbox": b, "iscrowd": 0}
+            for n, (c, b) in enumerate(boxes)
+        ],
         "categories": [{"id": 90, "name": "nucleus"}, {"id": 1, "name": "cell"}],
         **changes,
     }
@@ -47,7 +55,13 @@ def write_coco(folder, name="train", boxes=((1, [10, 10, 20, 20]),), size=(60, 4
 
 
 def coco(folder, **options):
-    usual = {"root": str(folder), "train": "annotations/instances_train.json", "test": None, "size": 32, "workers": 0}
+    usual = {
+        "root": str(folder),
+        "train": "annotations/instances_train.json",
+        "test": None,
+        "size": 32,
+        "workers": 0,
+    }
     return Coco(**{**usual, **options})
 
 
@@ -78,12 +92,20 @@ def networks(task, encoder=None, spec=SPEC, seed=0):
 
 def scene(n=4, size=64):
     """Images with one bright square each, and where it is: a batch as the loop gives it."""
-    x_BCHW, at_B = torch.zeros(n, 3, size, size), torch.randint(2, size - 26, (n, 2), generator=stream("scene"))
+    x_BCHW, at_B = (
+        torch.zeros(n, 3, size, size),
+        torch.randint(2, size - 26, (n, 2), generator=stream("scene")),
+    )
     boxes_BM4, labels_BM = torch.zeros(n, 2, 4), torch.zeros(n, 2, dtype=torch.long)
     for b, (x, y) in enumerate(at_B.tolist()):
         x_BCHW[b, b % 2, y : y + 24, x : x + 24] = 1
         boxes_BM4[b, 0], labels_BM[b, 0] = torch.tensor([x, y, x + 24, y + 24]), 1 + b % 2
-    return {"x": x_BCHW, "boxes": boxes_BM4, "labels": labels_BM, "crowd": torch.zeros_like(labels_BM)}
+    return {
+        "x": x_BCHW,
+        "boxes": boxes_BM4,
+        "labels": labels_BM,
+        "crowd": torch.zeros_like(labels_BM),
+    }
 
 
 # Boxes on a canvas
@@ -94,7 +116,12 @@ def scene(n=4, size=64):
 def test_a_letterbox_is_pillows_and_leads_back(size, canvas):
     place = Letterbox.fit(size, canvas)
     white = ImageOps.pad(Image.new("L", size, 255), (canvas[1], canvas[0]), color=0)
-    assert white.getbbox() == (place.left, place.top, place.left + place.width, place.top + place.height)
+    assert white.getbbox() == (
+        place.left,
+        place.top,
+        place.left + place.width,
+        place.top + place.height,
+    )
     some_M4 = torch.tensor([[0.0, 0, *size], [1, 2, size[0] / 2, size[1] / 2]])
     assert torch.allclose(place.back(place.place(some_M4)), some_M4, atol=1e-3)
 
@@ -116,10 +143,17 @@ def test_boxes_move_with_their_pixels(how):
     x_BCHW, boxes_BM4 = torch.zeros(64, 1, *size), torch.zeros(64, 1, 4)
     for b in range(64):
         x, y = b % 8 * 7, b // 8 * 5
-        x_BCHW[b, 0, y : y + 18, x : x + 20], boxes_BM4[b, 0] = 1, torch.tensor([x, y, x + 20, y + 18])
-    seen_BCHW, moved_BM4, labels_BM = view_with_boxes(x_BCHW, boxes_BM4, torch.ones(64, 1).long(), how, stream("move"))
+        x_BCHW[b, 0, y : y + 18, x : x + 20], boxes_BM4[b, 0] = (
+            1,
+            torch.tensor([x, y, x + 20, y + 18]),
+        )
+    seen_BCHW, moved_BM4, labels_BM = view_with_boxes(
+        x_BCHW, boxes_BM4, torch.ones(64, 1).long(), how, stream("move")
+    )
     kept = 0
-    for picture_HW, box_4, label in zip(seen_BCHW[:, 0], moved_BM4[:, 0], labels_BM[:, 0], strict=True):
+    for picture_HW, box_4, label in zip(
+        seen_BCHW[:, 0], moved_BM4[:, 0], labels_BM[:, 0], strict=True
+    ):
         rows, columns = (picture_HW > 0.5).any(1).nonzero(), (picture_HW > 0.5).any(0).nonzero()
         if not label:
             assert box_4.tolist() == [0, 0, 0, 0]
@@ -132,8 +166,12 @@ def test_boxes_move_with_their_pixels(how):
 
 def test_a_box_of_which_little_is_left_is_none():
     half_B23 = torch.tensor([[[0.5, 0, -0.5], [0, 1, 0]]])  # the left half is seen
-    boxes_BM4 = torch.tensor([[[0.0, 0, 10, 10], [26, 0, 36, 10], [31, 0, 41, 10], [50, 0, 60, 10], [0, 0, 0, 0]]])
-    found_BM4, labels_BM = boxes.moved(boxes_BM4, torch.tensor([[1, 1, 1, 1, 0]]), half_B23, (64, 64))
+    boxes_BM4 = torch.tensor(
+        [[[0.0, 0, 10, 10], [26, 0, 36, 10], [31, 0, 41, 10], [50, 0, 60, 10], [0, 0, 0, 0]]]
+    )
+    found_BM4, labels_BM = boxes.moved(
+        boxes_BM4, torch.tensor([[1, 1, 1, 1, 0]]), half_B23, (64, 64)
+    )
     assert labels_BM.tolist() == [[1, 1, 0, 0, 0]]
     assert found_BM4[0, :3].tolist() == [[0, 0, 20, 10], [52, 0, 64, 10], [0, 0, 0, 0]]
 
@@ -151,14 +189,19 @@ def test_coco_is_read_as_pycocotools_reads_it(shared_data):
         theirs = COCO(shared_data / "coco_mini" / "annotations" / f"instances_{split}.json")
         assert len(part) == len(theirs.imgs)
         for name, image, box_M4, label_M, crowd_M in zip(
-            part.ids, theirs.imgs.values(), *(part.target(t) for t in ("boxes", "labels", "crowd")), strict=True
+            part.ids,
+            theirs.imgs.values(),
+            *(part.target(t) for t in ("boxes", "labels", "crowd")),
+            strict=True,
         ):
             assert name == f"{split}/{image['file_name']}"
             wanted = theirs.loadAnns(theirs.getAnnIds([image["id"]]))
             back_M4 = Letterbox.fit((image["width"], image["height"]), (64, 64)).back(box_M4)
             mine = [
                 (found.classes[label - 1], bool(crowd), box.tolist())
-                for label, crowd, box in zip(label_M.tolist(), crowd_M.tolist(), back_M4, strict=True)
+                for label, crowd, box in zip(
+                    label_M.tolist(), crowd_M.tolist(), back_M4, strict=True
+                )
                 if label
             ]
             assert len(mine) == len(wanted)
@@ -181,7 +224,9 @@ def test_gaps_in_category_ids_and_another_order_in_the_test_json(tmp_path):
 
 def test_voc_is_read_like_the_coco_json_that_was_made_of_it(shared_data):
     root = shared_data / "bccd"
-    mine = VocDetection(root=str(root), first=0, boxes="drop", train="val", test=None, size=16, workers=0).load()
+    mine = VocDetection(
+        root=str(root), first=0, boxes="drop", train="val", test=None, size=16, workers=0
+    ).load()
     theirs = json.loads((root / "annotations" / "instances_val.json").read_text())
     names = {c["id"]: c["name"] for c in theirs["categories"]}
     for row, image in enumerate(theirs["images"]):
@@ -189,21 +234,31 @@ def test_voc_is_read_like_the_coco_json_that_was_made_of_it(shared_data):
         wanted = [a for a in theirs["annotations"] if a["image_id"] == image["id"]]
         label_M, box_M4 = mine.train.target("labels")[row], mine.train.target("boxes")[row]
         assert mine.train.ids[row] + ".jpg" == image["file_name"]
-        assert [mine.classes[l - 1] for l in label_M.tolist() if l] == [names[a["category_id"]] for a in wanted]
+        assert [mine.classes[l - 1] for l in label_M.tolist() if l] == [
+            names[a["category_id"]] for a in wanted
+        ]
         x, y, w, h = torch.tensor([a["bbox"] for a in wanted], dtype=torch.float).T
         # The reader keeps boxes inside of the image, and some reach a pixel over its edge.
-        assert (place.back(box_M4[label_M > 0]) - torch.stack([x, y, x + w, y + h], 1)).abs().max() <= 1.01
+        assert (
+            place.back(box_M4[label_M > 0]) - torch.stack([x, y, x + w, y + h], 1)
+        ).abs().max() <= 1.01
     (dropped,) = mine.report["dropped"]
     assert "BloodImage_00338.xml" in dropped
     assert "has no area" in dropped
 
 
 def test_voc_counts_from_one_and_difficult_objects_are_marked(tmp_path):
-    write_voc(tmp_path / "VOCdevkit" / "VOC2012", [("dog", 0, (1, 1, 60, 40)), ("cat", 1, (11, 11, 20, 20))])
+    write_voc(
+        tmp_path / "VOCdevkit" / "VOC2012",
+        [("dog", 0, (1, 1, 60, 40)), ("cat", 1, (11, 11, 20, 20))],
+    )
     write_voc(tmp_path / "VOCdevkit" / "VOC2012", [], "b")
     found = voc(tmp_path, size=[40, 60]).load()
     assert found.classes == ("cat", "dog")
-    assert found.train.target("boxes").tolist() == [[[0, 0, 60, 40], [10, 10, 20, 20]], [[0, 0, 0, 0]] * 2]
+    assert found.train.target("boxes").tolist() == [
+        [[0, 0, 60, 40], [10, 10, 20, 20]],
+        [[0, 0, 0, 0]] * 2,
+    ]
     assert found.train.target("labels").tolist() == [[2, 1], [0, 0]]
     assert found.train.target("crowd").tolist() == [[0, 1], [0, 0]]
     assert found.report["train"]["without boxes"] == 1
@@ -233,12 +288,27 @@ def test_boxes_that_cannot_be_are_refused_or_dropped_by_name(tmp_path, bbox, rea
     ("changes", "reason"),
     [
         ({"annotations": None}, "no list 'annotations'"),
-        ({"annotations": [{"id": 5, "image_id": 8, "category_id": 1, "bbox": [1, 1, 2, 2]}]}, "annotation 5 is of image 8"),
-        ({"annotations": [{"id": 5, "image_id": 7, "category_id": 2, "bbox": [1, 1, 2, 2]}]}, "annotation 5 is of category 2"),
-        ({"annotations": [{"id": 5, "image_id": 7, "category_id": 1}]}, "annotation 5 has bbox=None"),
-        ({"annotations": [{"id": 5, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3]}]}, "annotation 5 has bbox="),
+        (
+            {"annotations": [{"id": 5, "image_id": 8, "category_id": 1, "bbox": [1, 1, 2, 2]}]},
+            "annotation 5 is of image 8",
+        ),
+        (
+            {"annotations": [{"id": 5, "image_id": 7, "category_id": 2, "bbox": [1, 1, 2, 2]}]},
+            "annotation 5 is of category 2",
+        ),
+        (
+            {"annotations": [{"id": 5, "image_id": 7, "category_id": 1}]},
+            "annotation 5 has bbox=None",
+        ),
+        (
+            {"annotations": [{"id": 5, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3]}]},
+            "annotation 5 has bbox=",
+        ),
         ({"images": [{"id": 7, "file_name": "b.png"}]}, "b.png (image 7)"),
-        ({"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 60}]}, "has 60 x 40 pixels"),
+        (
+            {"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 60}]},
+            "has 60 x 40 pixels",
+        ),
         ({"images": [{"id": 7}]}, "images[0] has no file_name"),
         ({"categories": [{"id": 1, "name": "cell"}, {"id": 1, "name": "x"}]}, "the same id"),
     ],
@@ -277,9 +347,15 @@ def test_a_test_image_must_not_be_a_training_image(tmp_path):
         (lambda f: (f / "Annotations" / "a.xml").write_text("<annotation>"), "a.xml: no XML"),
         (lambda f: (f / "Annotations" / "a.xml").unlink(), "a.xml: No such file"),
         (lambda f: (f / "JPEGImages" / "a.png").unlink(), "train.txt: a is not in"),
-        (lambda f: write_voc(f, [("dog", 0, (1, 1, "x", 4))], "b"), "b.xml: object 1 (dog) has bndbox 1, 1, x, 4"),
+        (
+            lambda f: write_voc(f, [("dog", 0, (1, 1, "x", 4))], "b"),
+            "b.xml: object 1 (dog) has bndbox 1, 1, x, 4",
+        ),
         (lambda f: write_voc(f, [("", 0, (1, 1, 2, 4))], "b"), "b.xml: object 1 has no name"),
-        (lambda f: write_voc(f, [("dog", 0, (5, 5, 90, 9))], "b"), "b.xml, object 1: dog (4, 4, 90, 9) of b reaches outside"),
+        (
+            lambda f: write_voc(f, [("dog", 0, (5, 5, 90, 9))], "b"),
+            "b.xml, object 1: dog (4, 4, 90, 9) of b reaches outside",
+        ),
         (lambda f: write_voc(f, [("dog", 0, (5, 5, 3, 9))], "b"), "has no area"),
         (lambda f: write_voc(f, [("cat", 0, (1, 1, 4, 4))], "b", "val"), "b.xml: 'cat'"),
     ],
@@ -293,11 +369,17 @@ def test_a_wrong_voc_folder_is_named_with_the_reason(tmp_path, spoil, reason):
 
 
 def test_exit_code_3_before_anything_is_trained(tmp_path, experiment):
-    from sft_exp.jobs import prepare
+    from sft_exp.jobs.prepare import prepare
 
     write_coco(tmp_path, boxes=[(1, [10, 10, 0, 5])])
-    data = [f"dataset.root={tmp_path}", "dataset.train=annotations/instances_train.json", "dataset.test=null"]
-    with pytest.raises(DataError, match=r"instances_train\.json, annotation 0: cell .* has no area") as raised:
+    data = [
+        f"dataset.root={tmp_path}",
+        "dataset.train=annotations/instances_train.json",
+        "dataset.test=null",
+    ]
+    with pytest.raises(
+        DataError, match=r"instances_train\.json, annotation 0: cell .* has no area"
+    ) as raised:
         prepare(experiment("dataset=coco", *data))
     assert raised.value.code == 3
 
@@ -323,7 +405,11 @@ def test_the_loss_has_no_randomness_and_reaches_encoder_and_detector(model):
     assert torch.equal(state, torch.get_rng_state())
     assert all(term.dim() == 0 for term in terms.values())
     one.backward()
-    reached = {name.split(".")[0] for name, p in nets.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    reached = {
+        name.split(".")[0]
+        for name, p in nets.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert reached == {"encoder", "detector"}
 
 
@@ -351,13 +437,19 @@ def test_predictions_are_padded_sorted_and_the_same_in_pieces():
     task = Detect(strides=[8, 16], width=16, threshold=0.005, most=7)
     nets, x_BCHW = networks(task).eval(), torch.rand(5, 3, 64, 64, generator=stream("x"))
     with torch.no_grad():
-        whole, pieces = task.predict(nets, x_BCHW), torch.cat([task.predict(nets, x) for x in x_BCHW.split(2)])
+        whole, pieces = (
+            task.predict(nets, x_BCHW),
+            torch.cat([task.predict(nets, x) for x in x_BCHW.split(2)]),
+        )
     assert whole.shape == (5, 7, 6)
     assert torch.allclose(whole, pieces, atol=1e-4)
     assert (whole[..., 4].diff(dim=1) <= 0).all()
     assert task.record(whole, {})["found"].shape == (5, 7, 6)
     shown = task.show(whole, scene(5), SPEC)
-    assert all(picture.shape == (5, 3, 64, 64) and 0 <= picture.min() <= picture.max() <= 1 for picture in shown.values())
+    assert all(
+        picture.shape == (5, 3, 64, 64) and 0 <= picture.min() <= picture.max() <= 1
+        for picture in shown.values()
+    )
 
 
 def test_average_precision_is_pycocotools_own():
@@ -367,13 +459,21 @@ def test_average_precision_is_pycocotools_own():
 
     rng = stream("precision")
     corner_BM2 = torch.randint(0, 40, (6, 5, 2), generator=rng).float()
-    boxes_BM4 = torch.cat([corner_BM2, corner_BM2 + torch.randint(8, 24, (6, 5, 2), generator=rng)], 2)
+    boxes_BM4 = torch.cat(
+        [corner_BM2, corner_BM2 + torch.randint(8, 24, (6, 5, 2), generator=rng)], 2
+    )
     labels_BM = torch.randint(0, 3, (6, 5), generator=rng)
-    batch = {"boxes": boxes_BM4, "labels": labels_BM, "crowd": (torch.rand(6, 5, generator=rng) < 0.2).long()}
+    batch = {
+        "boxes": boxes_BM4,
+        "labels": labels_BM,
+        "crowd": (torch.rand(6, 5, generator=rng) < 0.2).long(),
+    }
     found_BM6 = torch.zeros(6, 5, 6)
     found_BM6[..., :4] = boxes_BM4 + torch.randn(6, 5, 4, generator=rng)
     found_BM6[..., 4] = torch.rand(6, 5, generator=rng)
-    found_BM6[..., 5] = labels_BM.where(torch.rand(6, 5, generator=rng) < 0.8, 3 - labels_BM) * (labels_BM > 0)
+    found_BM6[..., 5] = labels_BM.where(torch.rand(6, 5, generator=rng) < 0.8, 3 - labels_BM) * (
+        labels_BM > 0
+    )
     metric = Detect().metrics(SPEC)["map"]
     for rows in (slice(0, 4), slice(4, 6)):  # in pieces, as evaluate does
         metric.update(*Detect().compared(found_BM6[rows], {k: v[rows] for k, v in batch.items()}))
@@ -381,7 +481,12 @@ def test_average_precision_is_pycocotools_own():
 
     def rows_of(b4, labels, more):
         return [
-            {"image_id": i, "category_id": int(l), "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()], **more(i, m)}
+            {
+                "image_id": i,
+                "category_id": int(l),
+                "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
+                **more(i, m),
+            }
             for i in range(6)
             for m, (box, l) in enumerate(zip(b4[i], labels[i], strict=True))
             if l > 0
@@ -389,26 +494,38 @@ def test_average_precision_is_pycocotools_own():
 
     truth, given = COCO(), []
     area = boxes.area(boxes_BM4)
-    annotations = rows_of(boxes_BM4, labels_BM, lambda i, m: {"iscrowd": int(batch["crowd"][i, m]), "area": float(area[i, m])})
+    annotations = rows_of(
+        boxes_BM4,
+        labels_BM,
+        lambda i, m: {"iscrowd": int(batch["crowd"][i, m]), "area": float(area[i, m])},
+    )
     truth.dataset = {
         "images": [{"id": i} for i in range(6)],
         "annotations": [{**a, "id": n} for n, a in enumerate(annotations, start=1)],
         "categories": [{"id": 1}, {"id": 2}],
     }
     truth.createIndex()
-    given = rows_of(found_BM6[..., :4], found_BM6[..., 5], lambda i, m: {"score": float(found_BM6[i, m, 4])})
+    given = rows_of(
+        found_BM6[..., :4], found_BM6[..., 5], lambda i, m: {"score": float(found_BM6[i, m, 4])}
+    )
     judge = COCOeval(truth, truth.loadRes(given), "bbox")
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    assert [mine["map"], mine["map_50"], mine["map_75"]] == pytest.approx(judge.stats[:3].tolist(), abs=1e-6)
+    assert [mine["map"], mine["map_50"], mine["map_75"]] == pytest.approx(
+        judge.stats[:3].tolist(), abs=1e-6
+    )
     for k, name in enumerate(SPEC.classes):
         at_TR = judge.eval["precision"][:, :, k, 0, -1]
         assert mine[f"map/{name}"] == pytest.approx(at_TR.mean(), abs=1e-6)
         assert mine[f"map_50/{name}"] == pytest.approx(at_TR[0].mean(), abs=1e-6)
 
 
-@each("encoder", [Conv([8, 16, 16], 8), ResNet(10, "small"), ViT(8, 16, 2, 2)], ids=["conv", "resnet", "vit"])
+@each(
+    "encoder",
+    [Conv([8, 16, 16], 8), ResNet(10, "small"), ViT(8, 16, 2, 2)],
+    ids=["conv", "resnet", "vit"],
+)
 def test_any_encoder_with_maps_carries_a_pyramid(encoder):
     """Levels finer and coarser than its maps, too."""
     task = Detect(strides=[4, 8, 32], width=16)
@@ -419,11 +536,13 @@ def test_any_encoder_with_maps_carries_a_pyramid(encoder):
 
 
 def test_an_encoder_without_maps_and_a_data_set_without_boxes_are_refused(experiment):
-    from sft_exp.jobs import prepare
+    from sft_exp.jobs.prepare import prepare
 
     with pytest.raises(ConfigError, match="no maps with rows and columns"):
         networks(Detect(), MLP())
-    with pytest.raises(ConfigError, match=r"task=detect: learns from boxes and labels .* coco, voc_detection"):
+    with pytest.raises(
+        ConfigError, match=r"task=detect: learns from boxes and labels .* coco, voc_detection"
+    ):
         prepare(experiment("task=detect", "dataset=digits"))
 
 
@@ -432,13 +551,18 @@ def test_weights_of_torchvisions_detectors_fit_our_encoders(tmp_path):
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-    from sft_exp import transfer
+    from sft_exp.models import transfer
 
     torch.manual_seed(0)
-    theirs = FCOS(resnet_fpn_backbone(backbone_name="resnet18", weights=None, returned_layers=[1, 2, 3, 4]), num_classes=91)
+    theirs = FCOS(
+        resnet_fpn_backbone(backbone_name="resnet18", weights=None, returned_layers=[1, 2, 3, 4]),
+        num_classes=91,
+    )
     torch.save(theirs.state_dict(), tmp_path / "fcos.pth")
     mine = ResNet(18, "large").build((3, 64, 64))
-    report = transfer.transfer(mine, *transfer.read(tmp_path / "fcos.pth")[:1], tmp_path / "fcos.pth")
+    report = transfer.transfer(
+        mine, *transfer.read(tmp_path / "fcos.pth")[:1], tmp_path / "fcos.pth"
+    )
     report.check()
     assert torch.equal(mine.layer4[1].conv2.weight, theirs.backbone.body["layer4"][1].conv2.weight)
 
@@ -452,12 +576,26 @@ def squares(folder, name, n, seed=0, categories=("cell", "nucleus")):
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / name).mkdir()
     for i in range(n):
-        picture = Image.fromarray(torch.randint(0, 60, (60, 90, 3), generator=rng, dtype=torch.uint8).numpy())
+        picture = Image.fromarray(
+            torch.randint(0, 60, (60, 90, 3), generator=rng, dtype=torch.uint8).numpy()
+        )
         for k in range(1 + i % 2):
-            x, y = int(torch.randint(45 * k, 20 + 45 * k, (), generator=rng)), int(torch.randint(0, 35, (), generator=rng))
-            ImageDraw.Draw(picture).rectangle((x, y, x + 23, y + 23), fill=(255, 0, 0) if (i + k) % 2 else (0, 255, 0))
+            x, y = (
+                int(torch.randint(45 * k, 20 + 45 * k, (), generator=rng)),
+                int(torch.randint(0, 35, (), generator=rng)),
+            )
+            ImageDraw.Draw(picture).rectangle(
+                (x, y, x + 23, y + 23), fill=(255, 0, 0) if (i + k) % 2 else (0, 255, 0)
+            )
             category = 5 if (i + k) % 2 else 9
-            annotations.append({"id": len(annotations), "image_id": 10 + i, "category_id": category, "bbox": [x, y, 24, 24]})
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": 10 + i,
+                    "category_id": category,
+                    "bbox": [x, y, 24, 24],
+                }
+            )
         picture.save(folder / name / f"{i}.png")
         images.append({"id": 10 + i, "file_name": f"{i}.png", "width": 90, "height": 60})
     named = [{"id": 5, "name": categories[0]}, {"id": 9, "name": categories[1]}]
@@ -473,8 +611,17 @@ def run(tmp_path_factory):
     squares(folder / "coco", "val2017", 2)
     squares(folder / "own", "train", 24, seed=1)
     squares(folder / "own", "val", 6, seed=2)
-    own = [f"dataset.root={folder / 'own'}", *(f"dataset.{s}=annotations/instances_{n}.json" for s, n in SPLITS)]
-    command = ["experiment=coco_to_own", f"pretrain_dataset.root={folder / 'coco'}", *own, *TINY, f"store={folder / 'store'}"]
+    own = [
+        f"dataset.root={folder / 'own'}",
+        *(f"dataset.{s}=annotations/instances_{n}.json" for s, n in SPLITS),
+    ]
+    command = [
+        "experiment=coco_to_own",
+        f"pretrain_dataset.root={folder / 'coco'}",
+        *own,
+        *TINY,
+        f"store={folder / 'store'}",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return folder, command, sft_exp.run(command, folder / "run")
@@ -507,14 +654,18 @@ def test_predictions_are_a_coco_json_and_pictures(run, capsys):
     """In pixels of the images; and as results that COCO's evaluation takes, with the ids of another json."""
     from pycocotools.coco import COCO
 
-    from sft_exp import predict
+    from sft_exp.predict import __main__ as predict_command
 
     folder, _, _ = run
     images, truth = folder / "own" / "val", folder / "own" / "annotations" / "instances_val.json"
-    assert predict.main([str(folder / "run"), str(images), "--out", str(folder / "out")]) == 0
+    assert (
+        predict_command.main([str(folder / "run"), str(images), "--out", str(folder / "out")]) == 0
+    )
     found = COCO(folder / "out" / "boxes.json")
     assert {c["name"] for c in found.cats.values()} == {"cell", "nucleus"}
-    assert [(i["file_name"], i["width"], i["height"]) for i in found.imgs.values()] == [(f"{n}.png", 90, 60) for n in range(6)]
+    assert [(i["file_name"], i["width"], i["height"]) for i in found.imgs.values()] == [
+        (f"{n}.png", 90, 60) for n in range(6)
+    ]
     wanted = COCO(truth)
     for image, other in zip(found.imgs, wanted.imgs, strict=True):
         best = max(found.imgToAnns[image], key=lambda a: a["score"])
@@ -522,7 +673,12 @@ def test_predictions_are_a_coco_json_and_pictures(run, capsys):
         assert max(overlaps) > 0.4
         with Image.open(folder / "out" / f"{image - 1}-boxes.png") as picture:
             assert picture.size == (90, 60)
-    assert predict.main([str(folder / "run"), str(images), "--out", str(folder / "like"), "--like", str(truth)]) == 0
+    assert (
+        predict_command.main(
+            [str(folder / "run"), str(images), "--out", str(folder / "like"), "--like", str(truth)]
+        )
+        == 0
+    )
     results = wanted.loadRes(str(folder / "like" / "boxes.json"))
     assert {a["image_id"] for a in results.anns.values()} == {*wanted.imgs}
     assert {a["category_id"] for a in results.anns.values()} <= {5, 9}
@@ -538,20 +694,31 @@ def iou(a, b):
 
 def test_a_killed_training_of_boxes_ends_in_the_same_bits(plan):
     """20 steps, or 9, a restart and 11, with views drawn for each step."""
-    from sft_exp.data import Images
-    from sft_exp.experiment import Target
-    from sft_exp.train import optimizers_for, train
+    from sft_exp.config.schema import Target
+    from sft_exp.data.images import Images
+    from sft_exp.training.loop import train
+    from sft_exp.training.optim import optimizers_for
 
     batch = scene(8, 32)
     held = {name: batch[name] for name in ("boxes", "labels", "crowd")}
-    images = Images((batch["x"] * 255).to(torch.uint8), torch.zeros(8).long(), [str(n) for n in range(8)], targets=held)
-    task, spec = Detect(strides=[8], width=8, views={"crop": [0.5, 1.0]}), Spec((3, 32, 32), SPEC.classes)
+    images = Images(
+        (batch["x"] * 255).to(torch.uint8),
+        torch.zeros(8).long(),
+        [str(n) for n in range(8)],
+        targets=held,
+    )
+    task, spec = (
+        Detect(strides=[8], width=8, views={"crop": [0.5, 1.0]}),
+        Spec((3, 32, 32), SPEC.classes),
+    )
     ends = []
     for stops in ((20,), (9, 20)):
         nets, start, saved = networks(task, spec=spec), 0, None
         for stop in stops:
             told = plan(nets, 20, stop=stop, batch_size=4)
-            optimizers = optimizers_for(task, nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases)
+            optimizers = optimizers_for(
+                task, nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases
+            )
             if saved:
                 optimizers["loss"].load_state_dict(saved)
             list(train(task, nets, optimizers, {"labelled": images}, told, CPU, start))

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from faults import Disk, Fault, ended, fork
 
-from sft_exp import durable
 from sft_exp.errors import StorageError
+from sft_exp.store import atomic_io
 
 
 def replace_file(path: Path, content: bytes, at: int) -> None:
     Disk(path.parent, Fault(at))
-    durable.write(path, content)
+    atomic_io.write(path, content)
 
 
 def test_write_killed_at_any_point_leaves_the_old_file_or_the_new(tmp_path):
@@ -36,12 +36,14 @@ def test_write_killed_at_any_point_leaves_the_old_file_or_the_new(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_is_said_with_path_and_sizes(tmp_path):
     """RLIMIT_FSIZE fails in the middle of the data (EFBIG), as a full disk does."""
     file = tmp_path / "weights"
-    durable.write(file, b"old")
+    atomic_io.write(file, b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(StorageError, match=rf"{file}: File too large; 10,000 bytes needed, [0-9,]+ bytes free"):
-            durable.write(file, b"x" * 10_000)
+        with pytest.raises(
+            StorageError, match=rf"{file}: File too large; 10,000 bytes needed, [0-9,]+ bytes free"
+        ):
+            atomic_io.write(file, b"x" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_bytes() == b"old"
@@ -58,14 +60,18 @@ def test_every_error_of_the_disk_is_a_storage_error(tmp_path, monkeypatch, name,
     file.write_bytes(b"old")
     monkeypatch.setattr(os, name, fail)
     with pytest.raises(StorageError, match=f"{file}: {os.strerror(code)}"):
-        durable.write(file, b"new")
+        atomic_io.write(file, b"new")
     assert file.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["weights"]
 
 
 def test_a_file_where_a_folder_should_be_is_a_storage_error(tmp_path):
     (tmp_path / "store").write_text("a file")
-    for use in (durable.folder, lambda p: durable.write(p / "x", b""), lambda p: durable.move(tmp_path, p / "y")):
+    for use in (
+        atomic_io.folder,
+        lambda p: atomic_io.write(p / "x", b""),
+        lambda p: atomic_io.move(tmp_path, p / "y"),
+    ):
         with pytest.raises(StorageError, match="store"):
             use(tmp_path / "store" / "inside")
 
@@ -79,14 +85,14 @@ def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", refuse_folders)
-    durable.write(tmp_path / "weights", b"new")
+    atomic_io.write(tmp_path / "weights", b"new")
     assert (tmp_path / "weights").read_bytes() == b"new"
 
 
 def sealed(folder: Path) -> Path:
     for name in ("weights", "fold-0/metrics.jsonl"):
-        durable.write(folder / name, name.encode() * 99)
-    durable.seal(folder, {"seconds": 1})
+        atomic_io.write(folder / name, name.encode() * 99)
+    atomic_io.seal(folder, {"seconds": 1})
     return folder
 
 
@@ -110,9 +116,9 @@ def flip(file: Path) -> None:
 )
 def test_check_names_the_damaged_file(tmp_path, name, damage, said):
     folder = sealed(tmp_path / "stage")
-    assert durable.check(folder) == []
+    assert atomic_io.check(folder) == []
     damage(folder / name)
-    (fault,) = durable.check(folder)
+    (fault,) = atomic_io.check(folder)
     assert str(folder / name) in fault
     assert said in fault
 
@@ -120,32 +126,34 @@ def test_check_names_the_damaged_file(tmp_path, name, damage, said):
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"sha256": 1}', "{}"])
 def test_check_notices_a_damaged_seal(tmp_path, content):
     folder = sealed(tmp_path / "stage")
-    (folder / durable.SEAL).unlink() if content is None else (folder / durable.SEAL).write_text(content)
-    assert "unreadable" in durable.check(folder)[0]
+    (folder / atomic_io.SEAL).unlink() if content is None else (folder / atomic_io.SEAL).write_text(
+        content
+    )
+    assert "unreadable" in atomic_io.check(folder)[0]
 
 
 def test_no_flipped_bit_of_a_checked_file_passes(tmp_path):
     file = tmp_path / "checkpoint"
-    durable.write_checked(file, b"numbers")
+    atomic_io.write_checked(file, b"numbers")
     whole = file.read_bytes()
-    assert durable.read_checked(file) == b"numbers"
+    assert atomic_io.read_checked(file) == b"numbers"
     for bit in range(8 * len(whole)):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
         with pytest.raises(StorageError, match="damaged"):
-            durable.read_checked(file)
+            atomic_io.read_checked(file)
     for size in range(len(whole)):
         file.write_bytes(whole[:size])
         with pytest.raises(StorageError, match="damaged"):
-            durable.read_checked(file)
+            atomic_io.read_checked(file)
 
 
 def race(work: Path, final: Path, gate: Path) -> None:
     while not gate.exists():
         pass
-    durable.publish(work, final)
-    assert not durable.check(final)
+    atomic_io.publish(work, final)
+    assert not atomic_io.check(final)
 
 
 def test_whoever_publishes_second_finds_the_first_ones_folder_whole(tmp_path):
@@ -155,7 +163,7 @@ def test_whoever_publishes_second_finds_the_first_ones_folder_whole(tmp_path):
         racers = [fork(race, work, final, tmp_path / f"gate{n}") for work in works]
         (tmp_path / f"gate{n}").touch()
         assert [ended(p) for p in racers] == [0] * 4
-        assert durable.check(final) == []
+        assert atomic_io.check(final) == []
         assert not [w for w in works if w.exists()]
 
 
@@ -163,7 +171,7 @@ def test_publish_never_replaces_a_folder_that_is_not_the_same_result(tmp_path):
     (tmp_path / "final").mkdir()
     (tmp_path / "final/thesis.tex").write_text("mine")
     with pytest.raises(StorageError, match="final"):
-        durable.publish(sealed(tmp_path / "work"), tmp_path / "final")
+        atomic_io.publish(sealed(tmp_path / "work"), tmp_path / "final")
     assert (tmp_path / "final/thesis.tex").read_text() == "mine"
 
 
@@ -184,33 +192,38 @@ def test_data_is_on_disk_before_the_seal_and_the_seal_before_the_name(tmp_path, 
 
     (work / "fold-0").mkdir(parents=True)
     (work / "fold-0/written by a library").write_text("not synced")
-    inodes = {p.name: p.stat().st_ino for p in (work, work / "fold-0", work / "fold-0/written by a library", tmp_path)}
+    inodes = {
+        p.name: p.stat().st_ino
+        for p in (work, work / "fold-0", work / "fold-0/written by a library", tmp_path)
+    }
     for name in ("fsync", "replace", "rename"):
         record(name)
-    durable.seal(work, {})
-    durable.publish(work, final)
+    atomic_io.seal(work, {})
+    atomic_io.publish(work, final)
 
-    seal, published = calls.index(("replace", durable.SEAL)), calls.index(("rename", "final"))
+    seal, published = calls.index(("replace", atomic_io.SEAL)), calls.index(("rename", "final"))
     assert calls.index(("fsync", inodes["written by a library"])) < seal
     assert calls.index(("fsync", inodes["fold-0"])) < seal
-    assert calls[seal - 1] == ("fsync", (final / durable.SEAL).stat().st_ino)
+    assert calls[seal - 1] == ("fsync", (final / atomic_io.SEAL).stat().st_ino)
     assert ("fsync", inodes["work"]) in calls[seal:published]
     assert calls.index(("fsync", inodes[tmp_path.name])) > published
 
 
 def test_link_follows_the_newest_and_needs_no_links(tmp_path, monkeypatch):
     for name in ("first", "second"):
-        durable.link(tmp_path / "latest", durable.folder(tmp_path / name))
+        atomic_io.link(tmp_path / "latest", atomic_io.folder(tmp_path / name))
         assert (tmp_path / "latest").resolve() == tmp_path / name
-    monkeypatch.setattr(os, "symlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
-    durable.link(tmp_path / "latest", tmp_path / "first")
+    monkeypatch.setattr(
+        os, "symlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here"))
+    )
+    atomic_io.link(tmp_path / "latest", tmp_path / "first")
     assert sorted(os.listdir(tmp_path)) == ["first", "latest", "second"]
 
 
 def test_copy_brings_neither_half_done_files_nor_bytecode(tmp_path):
     for name in ("a", ".a.1234.tmp", "__pycache__/x.pyc"):
-        durable.write(tmp_path / "from" / name, b"")
-    durable.copy(tmp_path / "from", tmp_path / "to")
+        atomic_io.write(tmp_path / "from" / name, b"")
+    atomic_io.copy(tmp_path / "from", tmp_path / "to")
     assert os.listdir(tmp_path / "to") == ["a"]
 
 
@@ -222,16 +235,22 @@ WRITERS = {
 
 def changes_files(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    modes = {a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant)}
-    return name in WRITERS or (name == "open" and bool(modes & {"w", "wb", "a", "ab", "x", "xb", "r+", "r+b"}))
+    modes = {
+        a.value
+        for a in [*call.args, *(k.value for k in call.keywords)]
+        if isinstance(a, ast.Constant)
+    }
+    return name in WRITERS or (
+        name == "open" and bool(modes & {"w", "wb", "a", "ab", "x", "xb", "r+", "r+b"})
+    )
 
 
 def test_nothing_else_writes_files():
-    package = Path(durable.__file__).parent
+    package = Path(atomic_io.__file__).parents[1]
     found = [
         f"{file.relative_to(package)}:{node.lineno}: {ast.unparse(node)}"
         for file in package.rglob("*.py")
-        if file.name != "durable.py"
+        if file.name != "atomic_io.py"
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and changes_files(node)
     ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sft_exp.core import stream
+from sft_exp.core.rng import stream
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.timm_model import TimmModel
@@ -65,7 +65,8 @@ def test_a_width_fits_its_heads():
 
 
 @pytest.mark.parametrize(
-    ("option", "parameters"), [("vit_tiny", 5.4e6), ("vit_small", 21.4e6), ("resnet18", 11.2e6), ("resnet50", 23.5e6)]
+    ("option", "parameters"),
+    [("vit_tiny", 5.4e6), ("vit_small", 21.4e6), ("resnet18", 11.2e6), ("resnet50", 23.5e6)],
 )
 def test_named_sizes_are_the_papers(experiment, option, parameters):
     """Without class scores; DeiT's table 1 and torchvision's models have 5.7, 22, 11.7 and 25.6 million with them."""
@@ -99,7 +100,9 @@ def test_a_small_image_keeps_its_size_in_the_small_stem():
 # Libraries' models by name
 
 
-@pytest.mark.parametrize(("name", "width"), [("shufflenet_v2_x0_5", 1024), ("squeezenet1_1", 1000), ("mnasnet0_5", 1280)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("shufflenet_v2_x0_5", 1024), ("squeezenet1_1", 1000), ("mnasnet0_5", 1280)]
+)
 def test_torchvisions_models_by_name(name, width):
     backbone = TorchvisionModel(name).build((1, 64, 48))
     found = dict(backbone.maps(X_BCHW[:, :1].repeat(1, 1, 2, 2)[:, :, :64, :48]))
@@ -114,7 +117,16 @@ def test_torchvisions_models_by_name(name, width):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "mobilenet_v2", "regnet_y_400mf", "swin_t", "vgg11_bn"],
+    [
+        "alexnet",
+        "convnext_tiny",
+        "densenet121",
+        "efficientnet_b0",
+        "mobilenet_v2",
+        "regnet_y_400mf",
+        "swin_t",
+        "vgg11_bn",
+    ],
 )
 def test_many_of_torchvisions_models_by_name(name):
     backbone = TorchvisionModel(name).build((3, 64, 64))
@@ -134,8 +146,14 @@ def test_an_unknown_name_is_answered_with_a_close_one():
 
 def test_timms_models_by_name():
     pytest.importorskip("timm", reason="timm, an extra, is not installed")
-    backbone = TimmModel("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2}).build((3, 32, 32))
-    assert [tuple(m.shape[1:]) for _, m in backbone.maps(X_BCHW)] == [(192, 4, 4), (192, 4, 4), (192,)]
+    backbone = TimmModel(
+        "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2}
+    ).build((3, 32, 32))
+    assert [tuple(m.shape[1:]) for _, m in backbone.maps(X_BCHW)] == [
+        (192, 4, 4),
+        (192, 4, 4),
+        (192,),
+    ]
     with pytest.raises(ConfigError, match=r"name=resnet_18: is no model of timm"):
         TimmModel("resnet_18").build((3, 32, 32))
 

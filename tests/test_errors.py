@@ -72,7 +72,10 @@ def test_a_diverging_pretraining_names_the_last_good_checkpoint():
     (checkpoint,) = STORE.glob("work/*/pretrain-*/checkpoint.pt")
     assert "\nsft_exp: pretrain VAE: loss is " in said
     assert " at step 1, " in said
-    assert f"the last good checkpoint, {checkpoint}, is of step 1. Try a smaller learning rate." in said
+    assert (
+        f"the last good checkpoint, {checkpoint}, is of step 1. Try a smaller learning rate."
+        in said
+    )
 
 
 def test_numbers_that_the_last_update_spoiled_are_not_published():
@@ -136,12 +139,12 @@ def test_a_bug_ends_with_1_and_its_traceback():
 
 
 def interrupt_preparation():
-    from sft_exp import pipeline
+    from sft_exp.jobs import prepare
 
     def interrupted(_):
         raise KeyboardInterrupt
 
-    pipeline.prepare = interrupted
+    prepare.prepare = interrupted
 
 
 def test_an_interrupt_before_the_run_is_quiet():

@@ -9,16 +9,20 @@ from importlib import import_module
 import pytest
 import torch
 
-from sft_exp.core import Finished, Network, Spec, stream
-from sft_exp.data import Corpus, Images
+from sft_exp.core.deploy import Finished
+from sft_exp.core.rng import stream
+from sft_exp.core.task import Network
+from sft_exp.core.types import Spec
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.images import Images
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import DataError, StorageError
 from sft_exp.exporters.onnx import Onnx
 from sft_exp.exporters.ort import Ort
 from sft_exp.exporters.safetensors import Safetensors
 from sft_exp.exporters.torch_export import TorchExport
-from sft_exp.nets import Readout
-from sft_exp.predicting import inference
+from sft_exp.models.feature_extractor import Readout
+from sft_exp.predict import inference
 from sft_exp.stages import export
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
@@ -34,7 +38,9 @@ EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors()]
 @cache
 def network():
     torch.manual_seed(0)
-    nets = Classify().networks(Readout(Conv([8, 8], 8).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC)
+    nets = Classify().networks(
+        Readout(Conv([8, 8], 8).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC
+    )
     return Network(Classify(), nets).eval()
 
 
@@ -44,7 +50,9 @@ def trained(tmp_path):
     request = {"encoder": Conv([8, 8], 8), "features": {"maps": ["code"], "pool": "avg", "grid": 1}}
     (tmp_path / "trained").mkdir()
     models.save(
-        tmp_path / "trained", Model(Classify(), network().nets, SPEC), {**request, "task": Classify(), "strategy": Full()}
+        tmp_path / "trained",
+        Model(Classify(), network().nets, SPEC),
+        {**request, "task": Classify(), "strategy": Full()},
     )
     return tmp_path / "trained"
 
@@ -73,9 +81,13 @@ def available(exporter):
 
 
 @pytest.mark.parametrize(
-    "exporter", EXPORTERS, ids=lambda e: f"{type(e).__name__}{'-pixels' if getattr(e, 'preprocess', 0) else ''}"
+    "exporter",
+    EXPORTERS,
+    ids=lambda e: f"{type(e).__name__}{'-pixels' if getattr(e, 'preprocess', 0) else ''}",
 )
-def test_a_file_is_loaded_by_a_fresh_process_and_says_the_same(exporter, trained, tmp_path, ctx, pixels):
+def test_a_file_is_loaded_by_a_fresh_process_and_says_the_same(
+    exporter, trained, tmp_path, ctx, pixels
+):
     """The stage's own check; then load.py once more, by a process that cannot import this package."""
     available(exporter)
     folder = tmp_path / "made"
@@ -89,14 +101,19 @@ def test_a_file_is_loaded_by_a_fresh_process_and_says_the_same(exporter, trained
     model = inference.load(folder / exporter.file)
     assert (model.image, model.classes) == (SPEC.image, SPEC.classes)
     with torch.no_grad():
-        assert torch.allclose(model.logits(pixels[:5]), network()(pixels[:5].float() / 255), atol=1e-4)
+        assert torch.allclose(
+            model.logits(pixels[:5]), network()(pixels[:5].float() / 255), atol=1e-4
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exporter", [Onnx(), TorchExport()], ids=["onnx", "pt2"])
 @pytest.mark.parametrize(
     ("task", "maps", "named"),
-    [(Segment(width=8), ["conv1", "conv2"], {"mask": ("ground", "cell")}), (Regress(), ["code"], {"value": ("height", "width")})],
+    [
+        (Segment(width=8), ["conv1", "conv2"], {"mask": ("ground", "cell")}),
+        (Regress(), ["code"], {"value": ("height", "width")}),
+    ],
     ids=["segment", "regress"],
 )
 def test_masks_and_numbers_leave_too(task, maps, named, exporter, tmp_path, ctx):
@@ -109,9 +126,16 @@ def test_masks_and_numbers_leave_too(task, maps, named, exporter, tmp_path, ctx)
     (tmp_path / "made").mkdir()
     request = {"encoder": Conv([8, 8], 8), "features": features, "task": task, "strategy": Full()}
     models.save(tmp_path / "trained", Model(task, nets, spec), request)
-    export.run(tmp_path / "made", {"model": tmp_path / "trained", "exporter": exporter, "dataset": None}, ctx)
+    export.run(
+        tmp_path / "made",
+        {"model": tmp_path / "trained", "exporter": exporter, "dataset": None},
+        ctx,
+    )
     assert json.loads((tmp_path / "made" / "export.json").read_text())["difference"] <= 1e-4
-    for place in (tmp_path / "trained", *([tmp_path / "made" / exporter.file] if not exporter.network else [])):
+    for place in (
+        tmp_path / "trained",
+        *([tmp_path / "made" / exporter.file] if not exporter.network else []),
+    ):
         with pytest.raises(DataError, match=f"its task predicts {task.predicts}"):
             inference.load(place)
 
@@ -130,7 +154,9 @@ def test_what_says_something_else_is_not_kept(trained, tmp_path, ctx, monkeypatc
             model.network.nets["head"].bias.sub_(1e-3)
 
     monkeypatch.setattr(Safetensors, "write", spoiled)
-    with pytest.raises(StorageError, match=r"not exported, since loaded again its outputs differ by 0.001 > 0.0001"):
+    with pytest.raises(
+        StorageError, match=r"not exported, since loaded again its outputs differ by 0.001 > 0.0001"
+    ):
         export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
 
 
@@ -138,13 +164,19 @@ def test_what_says_something_else_is_not_kept(trained, tmp_path, ctx, monkeypatc
 def test_what_cannot_be_loaded_is_not_kept(trained, tmp_path, ctx, monkeypatch):
     folder = tmp_path / "made"
     folder.mkdir()
-    monkeypatch.setattr(Safetensors, "write", lambda self, model, folder: (folder / self.file).write_bytes(b"no weights"))
+    monkeypatch.setattr(
+        Safetensors,
+        "write",
+        lambda self, model, folder: (folder / self.file).write_bytes(b"no weights"),
+    )
     with pytest.raises(StorageError, match="a fresh process cannot load it"):
         export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
 
 
 def test_the_check_would_see_an_import_of_ours(tmp_path):
-    found = subprocess.run([sys.executable, "-c", export.WITHOUT_US + "import sft_exp"], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", export.WITHOUT_US + "import sft_exp"], capture_output=True, text=True
+    )
     assert found.returncode == 1
     assert "ModuleNotFoundError" in found.stderr
 
@@ -159,7 +191,9 @@ def test_a_finished_graph_needs_no_network(tmp_path):
 def test_a_loader_stands_alone(name):
     """Its lines are in the model card, so they are Python that defines what the card says."""
     module = import_module(f"sft_exp.exporters.{name}")
-    (kind,) = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    (kind,) = [
+        v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__
+    ]
     names = set(compile(kind.loader, name, "exec").co_names)
     assert {"predict", "classes"} <= names
     assert ("sft_exp" in names) == (not kind.alone)

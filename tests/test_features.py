@@ -7,7 +7,9 @@ from benchmarks import lessons
 MARGINS = {  # pretrainer -> advantage over the best floor at least
     **dict.fromkeys(("vicreg", "simclr", "barlow_twins", "simsiam", "dino", "moco", "byol"), 0.09),
     **dict.fromkeys(("mae", "rotation", "jigsaw", "kmeans"), 0.02),
-    **dict.fromkeys(("ae", "vae"), 0.02),  # labels spread over their features' graph, against the same on pixels
+    **dict.fromkeys(
+        ("ae", "vae"), 0.02
+    ),  # labels spread over their features' graph, against the same on pixels
     **dict.fromkeys(("dae", "pca", "wgan_gp"), 0.0),
 }
 BELOW = ("gan", "bigan")  # a floor, at rest with so few labels
@@ -15,7 +17,11 @@ BELOW = ("gan", "bigan")  # a floor, at rest with so few labels
 
 def test_every_pretrainer_is_above_its_floors_or_said_to_be_below():
     assert sorted([*MARGINS, *BELOW]) == sorted(lessons.RECIPES)
-    (said,) = [p for p in (lessons.ROOT / "README.md").read_text().split("\n\n") if "have not beaten their floors" in p]
+    (said,) = [
+        p
+        for p in (lessons.ROOT / "README.md").read_text().split("\n\n")
+        if "have not beaten their floors" in p
+    ]
     assert all(f"`{name}`" in said for name in BELOW)
     assert not any(f"`{name}`" in said for name in MARGINS)
 

@@ -33,13 +33,19 @@ def test_the_numbers_are_those_that_were_blessed(group, option):
     found, kept = cases.fingerprint(group, option), cases.stored(group)
     if group not in cases.SPINE and not found and option not in kept:
         pytest.skip("its library is not installed")
-    assert option in kept, f"{group}/{option} has no digest: python -m tests.fingerprints --bless {group}/{option}"
+    assert option in kept, (
+        f"{group}/{option} has no digest: python -m tests.fingerprints --bless {group}/{option}"
+    )
     fault = cases.difference(kept[option], found, cases.tolerance(group, option))
-    assert fault is None, f"{group}/{option}, {fault}\nintended? python -m tests.fingerprints --bless {group}/{option}"
+    assert fault is None, (
+        f"{group}/{option}, {fault}\nintended? python -m tests.fingerprints --bless {group}/{option}"
+    )
 
 
 def test_no_digest_is_of_a_part_that_is_gone():
-    kept = {(group, option) for group in (*cases.KINDS, *cases.SPINE) for option in cases.stored(group)}
+    kept = {
+        (group, option) for group in (*cases.KINDS, *cases.SPINE) for option in cases.stored(group)
+    }
     assert kept <= {*cases.names()}
 
 
@@ -70,7 +76,11 @@ def test_a_difference_names_the_case_and_the_first_moment():
     kept = {"1x8x8, seed 0": {"init": [1.0], "step 1": [0.5, 2], "step 2": [0.25, 3]}}
     now = {"1x8x8, seed 0": {"init": [1.0 + 1e-9], "step 1": [0.5, 2], "step 2": [0.2501, 3]}}
     assert cases.difference(kept, kept) is None
-    assert cases.difference(kept, now).startswith("1x8x8, seed 0: step 2 differs first: [0.25, 3] before")
+    assert cases.difference(kept, now).startswith(
+        "1x8x8, seed 0: step 2 differs first: [0.25, 3] before"
+    )
     assert cases.difference(kept, {}) == "1x8x8, seed 0: is refused now"
     now["1x8x8, seed 0"]["step 1"] = [0.5, 3]
-    assert "step 1 differs first" in cases.difference(kept, now), "whole numbers are compared exactly"
+    assert "step 1 differs first" in cases.difference(kept, now), (
+        "whole numbers are compared exactly"
+    )

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Spec
+from sft_exp.core.types import Spec
 from sft_exp.tasks.fixmatch import SHARE_MOMENTUM, FixMatch
 
 LABELLED = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
@@ -36,7 +36,9 @@ def ready(**fields) -> tuple[FixMatch, nn.ModuleDict]:
 
 def test_only_sure_guesses_count_and_all_share_the_mean():
     task, nets = ready(threshold=0.95, weight=2.0)
-    loss, shown = task.loss(nets, LABELLED, Y, WEAK, STRONG)  # 4 - 0 in logits is 0.98; 1 - 0 is 0.73
+    loss, shown = task.loss(
+        nets, LABELLED, Y, WEAK, STRONG
+    )  # 4 - 0 in logits is 0.98; 1 - 0 is 0.73
     guessed = F.cross_entropy(STRONG[:1], torch.tensor([0])) / 3
     torch.testing.assert_close(loss, F.cross_entropy(LABELLED, Y) + 2 * guessed)
     torch.testing.assert_close(shown["kept"], torch.tensor(1 / 3))
@@ -54,7 +56,10 @@ def test_alignment_divides_by_what_was_guessed_and_multiplies_by_what_is_known()
     sure, guess = (q / q.sum(1, keepdim=True)).max(1)
     assert guess.tolist() == [0, 1, 1]  # the second image was taken for the first class
     kept = (sure >= 0.6).float()
-    expected = F.cross_entropy(LABELLED, Y) + (F.cross_entropy(STRONG, guess, reduction="none") * kept).mean()
+    expected = (
+        F.cross_entropy(LABELLED, Y)
+        + (F.cross_entropy(STRONG, guess, reduction="none") * kept).mean()
+    )
     torch.testing.assert_close(after, expected)
 
 
@@ -63,7 +68,10 @@ def test_the_share_of_guesses_is_a_running_mean():
     with torch.no_grad():
         task.after(nets, LABELLED, Y, WEAK, STRONG)
     mean = WEAK.softmax(1).mean(0)
-    torch.testing.assert_close(nets["guessed"].value, SHARE_MOMENTUM * torch.tensor([2 / 3, 1 / 3]) + (1 - SHARE_MOMENTUM) * mean)
+    torch.testing.assert_close(
+        nets["guessed"].value,
+        SHARE_MOMENTUM * torch.tensor([2 / 3, 1 / 3]) + (1 - SHARE_MOMENTUM) * mean,
+    )
 
 
 @pytest.mark.parametrize("align", [False, True])

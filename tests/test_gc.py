@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from sft_exp import durable, gc, ls
 from sft_exp.errors import StorageError
+from sft_exp.gc import __main__ as gc_command
+from sft_exp.ls import __main__ as ls_command
+from sft_exp.store import atomic_io, collect, listing
 
 WEEK = 8 * 86400
 
@@ -28,7 +30,7 @@ def folder(store, called, request=None, place="", old=False, sealed=True):
     (path / "request.json").write_text(json.dumps(request or {}))
     (path / "model.safetensors").write_bytes(b"x" * 1000)
     if sealed and not place:
-        durable.seal(path, {"seconds": 1.0})
+        atomic_io.seal(path, {"seconds": 1.0})
     if old:
         for file in (path, *path.rglob("*")):
             os.utime(file, (time.time() - WEEK,) * 2)
@@ -42,12 +44,12 @@ def run(path, store, folders, results=None):
     if results is not None:
         (path / "results.json").write_text(json.dumps(results))
     if folders is not None:
-        gc.refer(store, path, folders)
+        collect.refer(store, path, folders)
     return path
 
 
 def clean(store, runs="outputs", **options):
-    return gc.clean(Path(store), Path(runs), **{"dry_run": False, "yes": True, **options})
+    return gc_command.clean(Path(store), Path(runs), **{"dry_run": False, "yes": True, **options})
 
 
 def there(store):
@@ -89,7 +91,12 @@ def test_nothing_that_can_be_reached_goes(tmp_path, seed):
     names = [name(r.choice(("data", "pretrain", "finetune", "evaluate")), n) for n in range(40)]
     uses = {n: r.sample(names[:i], min(i, r.randrange(3))) for i, n in enumerate(names)}
     for n in names:
-        folder(store, n, {f"input{i}": u if r.random() < 0.5 else {"deep": [u]} for i, u in enumerate(uses[n])}, sealed=False)
+        folder(
+            store,
+            n,
+            {f"input{i}": u if r.random() < 0.5 else {"deep": [u]} for i, u in enumerate(uses[n])},
+            sealed=False,
+        )
     needed = set()
     for i in range(6):
         roots = r.sample(names, 2)
@@ -137,16 +144,25 @@ def test_runs_and_store_may_move_together(tmp_path, store):
 def test_unfinished_work(store):
     used = name("pretrain", 1)
     run(Path("outputs/runs/a/b"), store, [used, name("finetune", 5)])
-    folder(store, f"{used}.1.2.host", place="work", old=True)  # a killed run of somebody who may come back
-    folder(store, f"{name('pretrain', 2)}.1.2.host", {"data": name("data", 2)}, place="work")  # younger than a week
+    folder(
+        store, f"{used}.1.2.host", place="work", old=True
+    )  # a killed run of somebody who may come back
+    folder(
+        store, f"{name('pretrain', 2)}.1.2.host", {"data": name("data", 2)}, place="work"
+    )  # younger than a week
     folder(store, name("data", 2))
     folder(store, f"{name('pretrain', 3)}.1.2.host", place="work", old=True)
-    folder(store, f".{name('pretrain', 4)}.1.2.host", place="work", old=True)  # a copy that a kill interrupted
+    folder(
+        store, f".{name('pretrain', 4)}.1.2.host", place="work", old=True
+    )  # a copy that a kill interrupted
     folder(store, f"{name('finetune', 5)}.1.2.host", place="work", old=True)  # finished meanwhile
     folder(store, name("finetune", 5))
     folder(store, f"{used}.0123abcd", place="damaged")
     clean(store)
-    assert {p.name.partition(".")[0] for p in (store / "work").iterdir()} == {used, name("pretrain", 2)}
+    assert {p.name.partition(".")[0] for p in (store / "work").iterdir()} == {
+        used,
+        name("pretrain", 2),
+    }
     assert there(store) == {name("data", 2), name("finetune", 5)}
     assert list((store / "damaged").iterdir()) == []
 
@@ -157,7 +173,7 @@ def test_what_is_being_computed_stays(store, capsys):
     folder(store, f"{held}.1.2.host", {"start": name("pretrain", 1)}, place="work", old=True)
     folder(store, name("pretrain", 1))
     folder(store, other)
-    locks = durable.folder(store / "locks")
+    locks = atomic_io.folder(store / "locks")
     for n in (held, other, name("finetune", 3)):
         (locks / f"{n}.lock").touch()
     code = f"""
@@ -166,7 +182,9 @@ with FileLock({str(locks / f"{held}.lock")!r}):
     print(flush=True)
     input()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         process.stdout.readline()
         clean(store)
         assert there(store) == {name("pretrain", 1)}
@@ -183,19 +201,19 @@ def test_a_folder_that_is_taken_up_at_the_last_moment_stays(store, monkeypatch):
     one, two = name("finetune", 1), name("finetune", 2)
     for n in (one, two):
         folder(store, n)
-    shown = gc.rubbish(store, Path("outputs"))
+    shown = collect.rubbish(store, Path("outputs"))
     assert {p.name for p in shown} == {one, two}
     run(Path("outputs/runs/a/b"), store, [two])
-    looked = gc.rubbish
+    looked = collect.rubbish
 
     def late(*args):
         found = looked(*args)
         held.acquire()
         return found
 
-    held = FileLock(durable.folder(store / "locks") / f"{one}.lock", is_singleton=False)
-    monkeypatch.setattr(gc, "rubbish", late)
-    assert gc.collect(store, Path("outputs"), shown) == []
+    held = FileLock(atomic_io.folder(store / "locks") / f"{one}.lock", is_singleton=False)
+    monkeypatch.setattr(collect, "rubbish", late)
+    assert collect.collect(store, Path("outputs"), shown) == []
     held.release()
     assert there(store) == {one, two}
 
@@ -203,25 +221,28 @@ def test_a_folder_that_is_taken_up_at_the_last_moment_stays(store, monkeypatch):
 def test_work_that_is_finished_meanwhile_does_not_matter(store):
     """A lock is free again and what was shown is gone, or a temporary file is."""
     path = folder(store, f"{name('finetune', 1)}.1.2.host", place="work", old=True)
-    shown = gc.rubbish(store, Path("outputs"))
-    durable.remove(path)
-    assert not gc.discard(store, path)
-    assert gc.collect(store, Path("outputs"), shown) == []
-    assert not gc.old(path)
+    shown = collect.rubbish(store, Path("outputs"))
+    atomic_io.remove(path)
+    assert not collect.discard(store, path)
+    assert collect.collect(store, Path("outputs"), shown) == []
+    assert not collect.old(path)
 
 
 def test_only_what_was_shown_goes(store):
     folder(store, name("finetune", 1))
-    shown = gc.rubbish(store, Path("outputs"))
+    shown = collect.rubbish(store, Path("outputs"))
     folder(store, name("finetune", 2))
-    gc.collect(store, Path("outputs"), shown)
+    collect.collect(store, Path("outputs"), shown)
     assert there(store) == {name("finetune", 2)}
 
 
 def test_a_run_waits_while_gc_decides(store):
-    code = f"import sys; from pathlib import Path; from sft_exp import gc; gc.refer(Path({str(store)!r}), Path('r'), [])"
-    with gc.deciding(store):
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(gc.__file__).parents[1])
+    imports = "from pathlib import Path; from sft_exp.store import collect"
+    code = f"{imports}; collect.refer(Path({str(store)!r}), Path('r'), [])"
+    with collect.deciding(store):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=Path(collect.__file__).parents[2]
+        )
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(2)
         assert not (store / "roots").exists()
@@ -262,16 +283,16 @@ def test_killed_at_any_moment_it_does_no_harm(tmp_path, monkeypatch):
     for point in range(1, 100):
         store = made(str(point))
         with monkeypatch.context() as patch:
-            patch.setattr(durable, "move", counted(durable.move))
-            patch.setattr(durable, "remove", counted(durable.remove))
+            patch.setattr(atomic_io, "move", counted(atomic_io.move))
+            patch.setattr(atomic_io, "remove", counted(atomic_io.remove))
             left[0] = point
             try:
                 clean(store, tmp_path / str(point) / "runs")
                 break
             except Killed:
                 pass
-        assert all(durable.check(store / n) == [] for n in needed)
-        assert all(durable.check(store / n) == [] for n in there(store))  # whole, or gone
+        assert all(atomic_io.check(store / n) == [] for n in needed)
+        assert all(atomic_io.check(store / n) == [] for n in there(store))  # whole, or gone
         clean(store, tmp_path / str(point) / "runs")
         assert there(store) == needed
         assert [list((store / place).iterdir()) for place in ("trash", "damaged")] == [[], []]
@@ -281,9 +302,9 @@ def test_killed_at_any_moment_it_does_no_harm(tmp_path, monkeypatch):
 
 def test_a_note_that_cannot_be_read_stops_it(store, monkeypatch, capsys):
     folder(store, name("finetune", 1))
-    (durable.folder(store / "roots") / "x.json").write_text('{"run": ')
+    (atomic_io.folder(store / "roots") / "x.json").write_text('{"run": ')
     monkeypatch.setattr(sys, "argv", ["gc", "--yes"])
-    assert gc.main() == StorageError.code
+    assert gc_command.main() == StorageError.code
     assert "x.json" in capsys.readouterr().err
     assert there(store) == {name("finetune", 1)}
 
@@ -306,15 +327,15 @@ def test_asks_first(store, monkeypatch, capsys):
     folder(store, name("finetune", 1))
     monkeypatch.setattr(sys, "argv", ["gc"])
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
-    assert gc.main() == 2
+    assert gc_command.main() == 2
     assert "--yes" in capsys.readouterr().err
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer, left in (("", 1), ("n", 1), ("y", 0)):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
-        assert gc.main() == 0
+        assert gc_command.main() == 0
         assert len(there(store)) == left
     monkeypatch.setattr(sys, "argv", ["gc", "--store", "nowhere"])
-    assert gc.main() == 0
+    assert gc_command.main() == 0
     assert not Path("nowhere").exists()
 
 
@@ -341,36 +362,64 @@ def test_a_real_run_keeps_all_it_used(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["ls", "--limit", "0"])
     capsys.readouterr()
-    assert ls.main() == 0
+    assert ls_command.main() == 0
     out = capsys.readouterr().out
     assert all(n in out for n in there("outputs/store"))
     assert "VAE MLP, Digits, seed 0, 2 steps, Adam lr 0.001" in out
     assert "VAE Full, Digits, 10 labels a class, draw 0, seed 0, 2 steps, Adam lr 0.001" in out
     assert "test of VAE Full, Digits" in out
-    assert f"vae, full, adam, digits, labels 10, seed 0, val {100 * first['val']['accuracy']:.1f}" in out
-    durable.remove(Path("outputs/runs"))
+    assert (
+        f"vae, full, adam, digits, labels 10, seed 0, val {100 * first['val']['accuracy']:.1f}"
+        in out
+    )
+    atomic_io.remove(Path("outputs/runs"))
     clean("outputs/store")
     assert there("outputs/store") == set()
 
 
 def test_ls(store, monkeypatch, capsys):
     dataset = {"is": "sft_exp.datasets.digits.Digits"}
-    vae = {"dataset": dataset, "method": {"is": "x.VAE"}, "encoder": {"is": "x.MLP"}, "seed": 1, "steps": 5, "fold": None}
-    folder(store, name("pretrain", 1), vae | {"optim": {"path": "torch.optim.SGD", "options": {"lr": 0.1}}}, old=True)
+    vae = {
+        "dataset": dataset,
+        "method": {"is": "x.VAE"},
+        "encoder": {"is": "x.MLP"},
+        "seed": 1,
+        "steps": 5,
+        "fold": None,
+    }
+    folder(
+        store,
+        name("pretrain", 1),
+        vae | {"optim": {"path": "torch.optim.SGD", "options": {"lr": 0.1}}},
+        old=True,
+    )
     tuned = {"path": "torch.optim.Adam", "options": {"lr": name("lr_find", 1)}}
-    fine = {"dataset": dataset, "strategy": {"is": "x.Full"}, "encoder": {"is": "x.MLP"}, "start": None, "optim": tuned}
+    fine = {
+        "dataset": dataset,
+        "strategy": {"is": "x.Full"},
+        "encoder": {"is": "x.MLP"},
+        "start": None,
+        "optim": tuned,
+    }
     fine |= {"labels": {"count": "total:50"}, "draw": 3, "seed": 0, "steps": 7}
     folder(store, f"{name('finetune', 2)}.1.2.host", fine, place="work")
     folder(store, f"{name('pretrain', 1)}.0123abcd", vae, place="damaged")
     folder(store, name("data", 9), sealed=False)
-    run(Path("outputs/runs/a/b"), store, [], {"test": {"accuracy": 0.5}, "choices": {"pretrainer": "vae"}, "config": {"seed": 3}})
+    run(
+        Path("outputs/runs/a/b"),
+        store,
+        [],
+        {"test": {"accuracy": 0.5}, "choices": {"pretrainer": "vae"}, "config": {"seed": 3}},
+    )
     failed = run(Path("outputs/multirun/c/0"), store, [])
     (failed / "status.json").write_text('{"state": "failed", "error": "no such thing\\nat all"}')
 
     def said(*options):
         monkeypatch.setattr(sys, "argv", ["ls", *options])
-        assert ls.main() == 0
-        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()]
+        assert ls_command.main() == 0
+        return [
+            " ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.strip()
+        ]
 
     _, _, *lines, total = said()
     states = [line.split()[0] for line in lines]
@@ -384,7 +433,7 @@ def test_ls(store, monkeypatch, capsys):
     ):
         assert any(line.endswith(words) for line in lines), words
     assert total.startswith("1 data 1.0 kB, 1 finetune ")
-    assert total.endswith(f"; 6 in all, {ls.bytes_(sum(e.size for e in everything(store)))}")
+    assert total.endswith(f"; 6 in all, {listing.bytes_(sum(e.size for e in everything(store)))}")
     assert [line.split()[0] for line in said("--stage", "pretrain")[2:-1]] == ["damaged", "done"]
     assert len(said("--stage", "run")) == 2 + 2 + 1
     assert said("--limit", "2")[2:-1] == [*lines[:2], "... and 4 older (--limit 0 lists all)"]
@@ -392,7 +441,7 @@ def test_ls(store, monkeypatch, capsys):
 
 
 def everything(store):
-    return [*ls.folders(store), *map(ls.run, ls.runs(Path("outputs"), store))]
+    return [*listing.folders(store), *map(listing.run, listing.runs(Path("outputs"), store))]
 
 
 def test_ls_is_fast_on_thousands(tmp_path, monkeypatch, capsys):
@@ -404,6 +453,6 @@ def test_ls_is_fast_on_thousands(tmp_path, monkeypatch, capsys):
             (path / file).write_text("{}")
     monkeypatch.setattr(sys, "argv", ["ls", "--store", str(store)])
     before = time.process_time()
-    ls.main()
+    ls_command.main()
     assert time.process_time() - before < 2
     assert "3000 finetune 18.0 kB; 3000 in all" in capsys.readouterr().out

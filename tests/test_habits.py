@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from faults import ENVIRONMENT, TINY, cli, run
 
-from sft_exp import api, config
-from sft_exp.cli import flags_first, unquoted
+from sft_exp import api
+from sft_exp.config import build, compose, help_text, register
+from sft_exp.config.rerun import flags_first
 from sft_exp.errors import ConfigError
+from sft_exp.failures import unquoted
 
 
 @pytest.mark.parametrize(
@@ -26,38 +28,47 @@ from sft_exp.errors import ConfigError
     ],
 )
 def test_null_means_none(typed, read):
-    assert config.without_nulls(typed) == read
+    assert compose.without_nulls(typed) == read
 
 
 @pytest.mark.parametrize("group", ["optim", "dataset", "task"])
 def test_a_group_that_needs_an_option_says_which(group):
-    with pytest.raises(ConfigError, match=f"{group}=null: needs an option; valid: .*{config.options(group).popitem()[0]}"):
-        config.without_nulls([f"{group}=null"])
+    with pytest.raises(
+        ConfigError,
+        match=f"{group}=null: needs an option; valid: .*{help_text.options(group).popitem()[0]}",
+    ):
+        compose.without_nulls([f"{group}=null"])
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["features=${seed}"], "features=0: is a group of keys, and takes no value itself; valid: features.maps"),
+        (
+            ["features=${seed}"],
+            "features=0: is a group of keys, and takes no value itself; valid: features.maps",
+        ),
         (["controls=nan"], "controls=nan: must be true, false, or a list"),
         (["name='${oc.env:SECRET_TOKEN}'"], "would write the secret SECRET_TOKEN"),
         (["name='${oc.env:WANDB_API_KEY,none}'"], "would write the secret WANDB_API_KEY"),
-        (["encoder.hidden='${oc.decode:${oc.env:DB_PASSWORD}}'"], "would write the secret DB_PASSWORD"),
+        (
+            ["encoder.hidden='${oc.decode:${oc.env:DB_PASSWORD}}'"],
+            "would write the secret DB_PASSWORD",
+        ),
     ],
 )
 def test_a_slip_is_a_configuration_error(overrides, words, monkeypatch):
     for name in ("SECRET_TOKEN", "WANDB_API_KEY", "DB_PASSWORD"):
         monkeypatch.setenv(name, "[8]")
     with pytest.raises(ConfigError) as told:
-        config.experiment(*api.compose(overrides))
+        build.experiment(*compose.compose(overrides))
     assert words in str(told.value)
     assert "[8]" not in str(told.value)
 
 
 def test_the_environment_names_the_store(monkeypatch):
     monkeypatch.setenv("SFT_EXP_STORE", "elsewhere")
-    assert api.compose([])[0]["store"] == "elsewhere"
-    assert api.compose(["store=here"])[0]["store"] == "here"
+    assert compose.compose([])[0]["store"] == "elsewhere"
+    assert compose.compose(["store=here"])[0]["store"] == "here"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,10 @@ def test_flags_may_stand_anywhere(typed, read):
     ("typed", "shown"),
     [
         ("dataset.root=/t/my photos, v=2 (final)", "'dataset.root=\"/t/my photos, v=2 (final)\"'"),
-        ("pretrainer.init=epoch=9-step=90.safetensors", "'pretrainer.init=\"epoch=9-step=90.safetensors\"'"),
+        (
+            "pretrainer.init=epoch=9-step=90.safetensors",
+            "'pretrainer.init=\"epoch=9-step=90.safetensors\"'",
+        ),
         ("dataset.root=/t/photos, new", "'dataset.root=\"/t/photos, new\"'"),
         ('name=a "b"=c', '\'name="a \\"b\\"=c"\''),
     ],
@@ -107,9 +121,9 @@ def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
     try:
         with initialize_config_dir(str(tmp_path), version_base="1.3", job_name="theirs"):
             before, job = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-            api.compose(["seed=3"])
+            compose.compose(["seed=3"])
             with pytest.raises(Exception, match="optm"):
-                api.compose(["optm=adam"])
+                compose.compose(["optm=adam"])
             assert GlobalHydra.instance().hydra is before
             assert HydraConfig.instance().cfg is job
             assert JobRuntime.instance().get("name") == "theirs"
@@ -117,7 +131,7 @@ def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
             assert compose("own", overrides=["a=2"]).a == 2
     finally:
         OmegaConf.clear_resolver("short_id")
-        config.register()
+        register.register()
 
 
 def test_a_saved_config_is_run_again():
@@ -127,15 +141,21 @@ def test_a_saved_config_is_run_again():
     shown = run(cli, "--config-dir", "first/.hydra", "--config-name", "config", "--cfg", "job")[1]
     assert "labels: 3\n" in shown
     assert "  lr: 0.02\n" in shown
-    code, said = run(cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=second")
+    code, said = run(
+        cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=second"
+    )
     assert code == 0, said
     scores = [api.reopen(f) for f in ("first", "second")]
     assert scores[0].labels == scores[1].labels == 3
     file = Path("first/.hydra/config.yaml")
     file.write_text(file.read_text().replace("labels: 3", "labels: 4"))
-    code, said = run(cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=third")
+    code, said = run(
+        cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=third"
+    )
     assert code == 2
-    assert "labels=4: is what first/.hydra/config.yaml holds, but its overrides compose to 3" in said
+    assert (
+        "labels=4: is what first/.hydra/config.yaml holds, but its overrides compose to 3" in said
+    )
     code, said = run(cli, "--config-path", ".", "hydra.run.dir=third")
     assert code == 2
     assert "must be the .hydra folder of a run" in said
@@ -144,6 +164,12 @@ def test_a_saved_config_is_run_again():
 
 def test_help_into_head_leaves_quietly():
     shell = f"{sys.executable} -m sft_exp --help | head -1"
-    done = subprocess.run(["bash", "-c", shell], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.count("\n") == 1
     assert not done.stderr

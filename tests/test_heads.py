@@ -7,17 +7,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import nn
 
-from sft_exp.core import Spec, seed_of, stream
-from sft_exp.data import Images
-from sft_exp.experiment import Target
-from sft_exp.heads.fitted import SEARCH_ROWS, fit_linear, grid_fit
-from sft_exp.nets import Standardise
-from sft_exp.schedule import Schedule
+from sft_exp.config.schema import Target
+from sft_exp.core.rng import seed_of, stream
+from sft_exp.core.types import Spec
+from sft_exp.data.images import Images
+from sft_exp.models.heads.fitted import SEARCH_ROWS, fit_linear, grid_fit
+from sft_exp.models.layers import Standardise
 from sft_exp.stages.stacked import STACKABLE, stacked
 from sft_exp.strategies.logistic import Logistic
 from sft_exp.strategies.svm import Svm
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import build_optimizer, train
+from sft_exp.training.loop import train
+from sft_exp.training.optim import build_optimizer
+from sft_exp.training.schedule import Schedule
 
 SEED = seed_of("test")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
@@ -28,7 +30,10 @@ def pixels(digits):
     """(features [N, D], labels [N]) to fit on and to ask about; of the classes below some number."""
 
     def found(classes):
-        f_ND, y_N = digits.train.floats(torch.arange(len(digits.train)), torch.device("cpu")).flatten(1), digits.train.y
+        f_ND, y_N = (
+            digits.train.floats(torch.arange(len(digits.train)), torch.device("cpu")).flatten(1),
+            digits.train.y,
+        )
         f_ND, y_N = f_ND[y_N < classes], y_N[y_N < classes]
         return f_ND[:200], y_N[:200], f_ND[200:]
 
@@ -49,9 +54,13 @@ def test_fit_linear_is_multinomial_logistic_regression(pixels):
     f_ND, y_N, f_BD = pixels(10)
     head = nn.Linear(64, 10)
     fit_linear(head, f_ND, y_N, 1e-2)
-    theirs = LogisticRegression(C=1 / (2 * 1e-2 * len(y_N)), max_iter=5000, tol=1e-8).fit(f_ND.numpy(), y_N.numpy())
+    theirs = LogisticRegression(C=1 / (2 * 1e-2 * len(y_N)), max_iter=5000, tol=1e-8).fit(
+        f_ND.numpy(), y_N.numpy()
+    )
     with torch.no_grad():
-        assert head(f_BD).softmax(1).numpy() == pytest.approx(theirs.predict_proba(f_BD.numpy()), abs=2e-3)
+        assert head(f_BD).softmax(1).numpy() == pytest.approx(
+            theirs.predict_proba(f_BD.numpy()), abs=2e-3
+        )
     assert all(p.grad is None for p in head.parameters())
 
 
@@ -71,8 +80,12 @@ def test_fit_linear_forgets_where_the_head_began(pixels):
 def test_the_kernel_machine_is_scikit_learns(pixels, classes):
     """Its scores are `decision_function` of one-against-rest shape; its largest is `predict` where margins break ties."""
     f_ND, y_N, f_BD = pixels(classes)
-    head = Svm(c=[10.0], gamma=[1.0]).solve(f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED)
-    theirs = SVC(C=10.0, gamma=1 / (64 * f_ND.var().item()), break_ties=classes > 2).fit(*shuffled(f_ND, y_N))
+    head = Svm(c=[10.0], gamma=[1.0]).solve(
+        f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED
+    )
+    theirs = SVC(C=10.0, gamma=1 / (64 * f_ND.var().item()), break_ties=classes > 2).fit(
+        *shuffled(f_ND, y_N)
+    )
     scores = theirs.decision_function(f_BD.numpy())
     found = head(f_BD).numpy()
     if classes == 2:
@@ -99,7 +112,9 @@ def test_the_logistic_head_gives_scikit_learns_probabilities(pixels, classes):
     head = Logistic(c=[1.0]).solve(f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED)
     theirs = LogisticRegression(C=1.0, max_iter=1000).fit(*shuffled(f_ND, y_N))
     with torch.no_grad():
-        assert head(f_BD).softmax(1).numpy() == pytest.approx(theirs.predict_proba(f_BD.numpy()), abs=1e-5)
+        assert head(f_BD).softmax(1).numpy() == pytest.approx(
+            theirs.predict_proba(f_BD.numpy()), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("strategy", [Logistic(c=[1.0]), Svm(c=[10.0], gamma=[1.0])])
@@ -112,7 +127,9 @@ def test_classes_without_a_label_keep_their_places(pixels, strategy, seen):
         logits_BY = head(f_BD)
         expected = strategy.solve(f_ND, y_N, few, SEED)(f_BD).argmax(1)
     assert logits_BY.shape[1] == 10
-    assert (9 - logits_BY.argmax(1) == expected).float().mean() > 0.99  # the order of classes may turn a tie
+    assert (
+        9 - logits_BY.argmax(1) == expected
+    ).float().mean() > 0.99  # the order of classes may turn a tie
     assert logits_BY.softmax(1)[:, : 10 - seen].max() < 1e-6
 
 
@@ -136,12 +153,19 @@ def test_one_label_a_class_takes_the_middle_of_the_grid(pixels):
 
 def test_settings_are_chosen_on_some_rows_and_fitted_on_all():
     """The search would else cost minutes; whatever it looks at, the same seed looks at the same."""
-    f_ND, y_N = torch.randn(SEARCH_ROWS + 500, 3, generator=stream("f")), torch.arange(SEARCH_ROWS + 500) % 2
-    a, b = (grid_fit(LogisticRegression(), {"C": [0.1, 1.0]}, f_ND, y_N, SEED, 10_000) for _ in range(2))
+    f_ND, y_N = (
+        torch.randn(SEARCH_ROWS + 500, 3, generator=stream("f")),
+        torch.arange(SEARCH_ROWS + 500) % 2,
+    )
+    a, b = (
+        grid_fit(LogisticRegression(), {"C": [0.1, 1.0]}, f_ND, y_N, SEED, 10_000) for _ in range(2)
+    )
     assert a.C == b.C
     assert np.array_equal(a.coef_, b.coef_)
     kept = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(SEED))
-    assert np.allclose(a.coef_, LogisticRegression(C=a.C).fit(f_ND[kept].numpy(), y_N[kept].numpy()).coef_)
+    assert np.allclose(
+        a.coef_, LogisticRegression(C=a.C).fit(f_ND[kept].numpy(), y_N[kept].numpy()).coef_
+    )
 
 
 # Heads of a sweep
@@ -154,15 +178,26 @@ def test_heads_trained_together_are_those_trained_alone(pixels, plan, path):
     rates, target = [1e-4, 1e-2, 0.1], Target(path, {"lr": 1.0, "weight_decay": 1e-3})
     torch.manual_seed(0)
     head = nn.Linear(64, 10)
-    told = plan(nn.ModuleDict({"head": head}), 20, batch_size=32, schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]))
+    told = plan(
+        nn.ModuleDict({"head": head}),
+        20,
+        batch_size=32,
+        schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]),
+    )
     together = stacked(head, f_ND, y_N, target, rates, told)
     for rate, (state, rows) in zip(rates, together, strict=True):
         alone = nn.Linear(64, 10)
         alone.load_state_dict(head.state_dict())
         nets = nn.ModuleDict({"encoder": nn.Identity(), "scale": Standardise(64), "head": alone})
-        optimizer = build_optimizer(Target(path, {**target.options, "lr": rate}), [{"params": list(alone.parameters())}])
+        optimizer = build_optimizer(
+            Target(path, {**target.options, "lr": rate}), [{"params": list(alone.parameters())}]
+        )
         images = Images(f_ND, y_N, [str(n) for n in range(len(y_N))])
-        *_, last = train(Classify(), nets, {"loss": optimizer}, {"labelled": images}, told, torch.device("cpu"))
+        *_, last = train(
+            Classify(), nets, {"loss": optimizer}, {"labelled": images}, told, torch.device("cpu")
+        )
         assert torch.allclose(state["weight"], alone.weight, atol=1e-5)
         assert torch.allclose(state["bias"], alone.bias, atol=1e-5)
-        assert rows[-1] == pytest.approx({"step": 20, **{k: v.item() for k, v in last.metrics.items()}}, abs=1e-5)
+        assert rows[-1] == pytest.approx(
+            {"step": 20, **{k: v.item() for k, v in last.metrics.items()}}, abs=1e-5
+        )

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from sft_exp import api, compare, health
-from sft_exp.arms import SCRATCH
+from sft_exp import api
 from sft_exp.check.__main__ import grade, together
+from sft_exp.compare import comparison
+from sft_exp.core.arms import SCRATCH
 from sft_exp.stages.outcome import agreement, norm
+from sft_exp.training import health
 
 SMALL = (
     "labels=5", "draws=2", "val=none", "tracker=none", "report=false", "controls=[scratch]", "pretrain.steps=30",
@@ -21,7 +23,14 @@ SMALL = (
 def record(losses, accuracies=None, every=5):
     steps = [1, *range(every, every * len(losses), every)]
     rows = [{"step": step, "loss": loss} for step, loss in zip(steps, losses, strict=True)]
-    return [{**row, "accuracy": a} for row, a in zip(rows, accuracies or [None] * len(rows), strict=True)] if accuracies else rows
+    return (
+        [
+            {**row, "accuracy": a}
+            for row, a in zip(rows, accuracies or [None] * len(rows), strict=True)
+        ]
+        if accuracies
+        else rows
+    )
 
 
 def falling(first=2.3, last=0.1, n=40, noise=0.0):
@@ -31,13 +40,17 @@ def falling(first=2.3, last=0.1, n=40, noise=0.0):
 
 def predicted(counts, told, right, log_loss, norms=(10.0, 12.0)):
     """training.json of a model that says each class so often, of images that show each so often."""
-    found = agreement(torch.tensor(counts), torch.tensor(told), right * sum(counts), log_loss * sum(counts))
+    found = agreement(
+        torch.tensor(counts), torch.tensor(told), right * sum(counts), log_loss * sum(counts)
+    )
     return {"norm": list(norms), **found}
 
 
 EVEN = [10] * 10
 SOUND = predicted(EVEN, EVEN, 1.0, 0.05)
-RARE = predicted([980, 20], [1000, 0], 0.98, 0.07)  # never predicted, and yet the log loss is below the entropy, 0.098
+RARE = predicted(
+    [980, 20], [1000, 0], 0.98, 0.07
+)  # never predicted, and yet the log loss is below the entropy, 0.098
 RARE_OF_TEN = predicted([50] * 9 + [3], [50] * 9 + [0], 0.97, 0.1)
 NUMBERS = {"norm": [10.0, 11.0]}
 
@@ -47,19 +60,35 @@ NUMBERS = {"norm": [10.0, 11.0]}
     [
         pytest.param(record(falling()), SOUND, id="falls"),
         pytest.param(record(falling(noise=1.5)), SOUND, id="falls, very noisy"),
-        pytest.param(record([0.05, 0.4, 0.1, 0.5] * 10), SOUND, id="above its start, a head fitted beforehand"),
+        pytest.param(
+            record([0.05, 0.4, 0.1, 0.5] * 10),
+            SOUND,
+            id="above its start, a head fitted beforehand",
+        ),
         pytest.param(record([120.0] * 40), SOUND, id="a flat loss with terms of its own"),
         pytest.param(record(falling()), RARE, id="a rare class of two"),
         pytest.param(record(falling()), RARE_OF_TEN, id="a rare class of ten"),
         pytest.param(record([2.5]), predicted(EVEN, [100] + [0] * 9, 0.1, 2.5), id="one step"),
-        pytest.param([{"step": 1, "loss": 2.4}, {"step": 2, "loss": 2.9}], {}, id="two steps, of an older version"),
-        pytest.param(record(falling(7.0, 5.5)), predicted([1] * 1000, [2] * 340 + [0] * 660, 0.2, 5.5), id="many classes, early"),
+        pytest.param(
+            [{"step": 1, "loss": 2.4}, {"step": 2, "loss": 2.9}],
+            {},
+            id="two steps, of an older version",
+        ),
+        pytest.param(
+            record(falling(7.0, 5.5)),
+            predicted([1] * 1000, [2] * 340 + [0] * 660, 0.2, 5.5),
+            id="many classes, early",
+        ),
         pytest.param(record(falling(1.0, 0.2)), NUMBERS | {"r2": 0.8}, id="numbers"),
         pytest.param(record(falling(3.0, 1.2)), NUMBERS, id="boxes"),
         pytest.param(record(falling(-2.0, -4.0)), NUMBERS, id="several, with learnt weights"),
         pytest.param([], {}, id="solved in closed form"),
         pytest.param(record(falling()), predicted([7], [7], 1.0, 0.0), id="one class"),
-        pytest.param(record(falling()), predicted(EVEN, EVEN, 1.0, 0.05, (0.01, 10.0)), id="long parameters that serve"),
+        pytest.param(
+            record(falling()),
+            predicted(EVEN, EVEN, 1.0, 0.05, (0.01, 10.0)),
+            id="long parameters that serve",
+        ),
         pytest.param(record([1.0] + [1e9] * 39), SOUND, id="the best epoch was kept"),
     ],
 )
@@ -74,18 +103,42 @@ DEAD = predicted(EVEN, [100] + [0] * 9, 0.1, log(10))
 @pytest.mark.parametrize(
     ("rows", "outcome", "said"),
     [
-        (record([0.06, 0.04, 5.0] + [1.46e7] * 37), predicted(EVEN, EVEN, 0.1, 1.46e7), "diverged (loss 0.06 -> 1.46e+07)"),
+        (
+            record([0.06, 0.04, 5.0] + [1.46e7] * 37),
+            predicted(EVEN, EVEN, 0.1, 1.46e7),
+            "diverged (loss 0.06 -> 1.46e+07)",
+        ),
         (record([0.06, 0.04, 5.0] + [1.46e7] * 37), {}, "diverged (loss 0.06 -> 1.46e+07)"),
         (record([1e7] * 40), {}, "diverged (loss 1e+07 -> 1e+07)"),
         (record([2.3]), predicted(EVEN, EVEN, 0.1, 4.1e8), "diverged (loss 2.3 -> 4.1e+08)"),
         (record([2.0] + [30.0] * 39), NUMBERS, "diverged (loss 2 -> 30)"),
         (record([0.8] + [900.0] * 39), NUMBERS | {"r2": -900.0}, "diverged (loss 0.8 -> 900)"),
-        (record([2.3] * 40), {**DEAD, "norm": [7.0, 5e4]}, "diverged (norm of the parameters 7 -> 5e+04)"),
-        (record([0.1] + [1.87] * 39, [1.0] + [0.3] * 39), predicted(EVEN, EVEN, 0.34, 1.87), "100 -> 34 %"),
-        (record([0.1] + [1.87] * 39, [1.0] + [0.3] * 39), {}, "collapsed (accuracy on training images 100 -> 30 %)"),
-        (record([2.3] * 40), COLLAPSED, "collapsed (2 of 10 classes are predicted for training images)"),
+        (
+            record([2.3] * 40),
+            {**DEAD, "norm": [7.0, 5e4]},
+            "diverged (norm of the parameters 7 -> 5e+04)",
+        ),
+        (
+            record([0.1] + [1.87] * 39, [1.0] + [0.3] * 39),
+            predicted(EVEN, EVEN, 0.34, 1.87),
+            "100 -> 34 %",
+        ),
+        (
+            record([0.1] + [1.87] * 39, [1.0] + [0.3] * 39),
+            {},
+            "collapsed (accuracy on training images 100 -> 30 %)",
+        ),
+        (
+            record([2.3] * 40),
+            COLLAPSED,
+            "collapsed (2 of 10 classes are predicted for training images)",
+        ),
         (record([0.7] * 40), predicted([50, 50], [100, 0], 0.5, 0.69), "collapsed (1 of 2 classes"),
-        (record([2.3] * 40), predicted(EVEN, [20] * 5 + [0] * 5, 0.11, 2.3), "commonest class is 10 % of them"),
+        (
+            record([2.3] * 40),
+            predicted(EVEN, [20] * 5 + [0] * 5, 0.11, 2.3),
+            "commonest class is 10 % of them",
+        ),
         (record([1.0] * 40), NUMBERS | {"r2": -0.1}, "R2 -0.1 on training images"),
     ],
 )
@@ -142,7 +195,9 @@ def test_a_scratch_that_trains_gets_its_word(tmp_path):
     assert result["verdict"]["word"] != "no verdict"
 
 
-@pytest.mark.parametrize("overrides", [["finetune.steps=1"], ["finetune.steps=2", "task.head=random"], ["optim=sgd"]])
+@pytest.mark.parametrize(
+    "overrides", [["finetune.steps=1"], ["finetune.steps=2", "task.head=random"], ["optim=sgd"]]
+)
 def test_short_runs_and_sound_ones_have_no_fault(tmp_path, overrides):
     assert run(tmp_path, *overrides)["faults"] == {}
 
@@ -177,14 +232,16 @@ def test_a_folder_of_an_older_version_is_judged_by_its_record(exploded):
     for name in result["folders"]["arms"][SCRATCH]:
         store = folder.parent / "outputs/store"
         model = json.loads((store / name / "request.json").read_text())["model"]
-        rows = [json.loads(line) for line in (store / model / "metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line) for line in (store / model / "metrics.jsonl").read_text().splitlines()
+        ]
         assert health.of(store / model)
         assert health.fault(rows, {})
 
 
 def test_the_table_of_a_sweep_names_it_and_gives_no_gain(exploded):
     folder, _ = exploded
-    found = compare.Comparison(compare.collect([folder]))
+    found = comparison.Comparison(comparison.collect([folder]))
     head, (row,) = found.table()
     assert row[head.index("verdict")].startswith("scratch ")
     assert "gain" not in head

@@ -19,12 +19,12 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import sft_exp
-from sft_exp import copies, splits
-from sft_exp.data import decode
+from sft_exp.data import duplicates, splits
+from sft_exp.data.decode import decode
+from sft_exp.data.readers.files import find
+from sft_exp.data.splits import Labels
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.readers.files import find
-from sft_exp.splits import Labels
 
 CPU = torch.device("cpu")
 CLASSES = ("bolt", "nut")
@@ -82,7 +82,9 @@ def test_folders_of_classes():
     assert corpus.test is None
     assert corpus.extra is None
     assert corpus.image == (3, 8, 8)
-    assert corpus.train.ids == [f"{c}/{2 * n + i:03d}.png" for i, c in enumerate(CLASSES) for n in range(6)]
+    assert corpus.train.ids == [
+        f"{c}/{2 * n + i:03d}.png" for i, c in enumerate(CLASSES) for n in range(6)
+    ]
     assert corpus.train.y.tolist() == [0] * 6 + [1] * 6
     assert pixels(corpus.train).shape == (12, 3, 8, 8)
 
@@ -100,13 +102,20 @@ def test_train_test_and_val_whose_images_are_training_images():
 def test_a_table_finds_files_below_root_and_beside_itself():
     root, beside = classes(Path("root")), Path("tables")
     save(beside / "here.png", 50)
-    rows = [("bolt/000.png", "small", "a"), ("nut/001.png", "large", "a"), ("here.png", "large", "b")]
+    rows = [
+        ("bolt/000.png", "small", "a"),
+        ("nut/001.png", "large", "a"),
+        ("here.png", "large", "b"),
+    ]
     corpus = load(root=str(root), labels=str(table(beside / "labels.csv", rows)))
     assert corpus.classes == ("large", "small")
     assert corpus.train.y.tolist() == [1, 0, 0]
     assert corpus.train.groups == ["a", "a", "b"]
     assert corpus.train.ids == ["bolt/000.png", "nut/001.png", "../tables/here.png"]
-    assert load(labels=str(table(root / "own.csv", rows[:2]))).train.ids == ["bolt/000.png", "nut/001.png"]  # root is the table's
+    assert load(labels=str(table(root / "own.csv", rows[:2]))).train.ids == [
+        "bolt/000.png",
+        "nut/001.png",
+    ]  # root is the table's
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tiff", "webp", "ppm"])
@@ -132,7 +141,9 @@ def test_links_are_followed_once():
         (Path("root") / name).mkdir(parents=True)
         (Path("root") / name / "linked").symlink_to(Path("elsewhere").absolute() / name)
         (Path("root") / name / "loop").symlink_to(Path("root").absolute() / name)
-    assert load(root="root").train.ids == [f"{c}/linked/{2 * n + i:03d}.png" for i, c in enumerate(CLASSES) for n in range(2)]
+    assert load(root="root").train.ids == [
+        f"{c}/linked/{2 * n + i:03d}.png" for i, c in enumerate(CLASSES) for n in range(2)
+    ]
 
 
 # The unlabelled pool
@@ -161,23 +172,40 @@ def test_the_pool_takes_folders_globs_and_tar_files(mode, memory):
     pool(Path("photos/b"), 3, 2000)
     save(Path("photos/b/scan.png"), 3000)
     name = "more.tar" if mode == "w" else "more.tgz"
-    packed(Path(name), {"x/1.png": coded(4000), "x/2.png": coded(4001), "x/readme.md": b"text"}, mode)
+    packed(
+        Path(name), {"x/1.png": coded(4000), "x/2.png": coded(4001), "x/readme.md": b"text"}, mode
+    )
     if memory < 1 and mode == "w:gz":
         with pytest.raises(DataError, match=r"more\.tgz: it is compressed.*Decompress it"):
             load(root=str(root), unlabelled=[name], memory=memory)
         return
-    corpus = load(root=str(root), unlabelled=["photos/a", "photos/*/*.jpg", name], memory=memory, workers=0)
+    corpus = load(
+        root=str(root), unlabelled=["photos/a", "photos/*/*.jpg", name], memory=memory, workers=0
+    )
     a, b = [f"a/{n:03d}.jpg" for n in range(3)], [f"photos/b/{n:03d}.jpg" for n in range(3)]
-    assert corpus.extra.ids == [*a, *b, f"{name}::x/1.png", f"{name}::x/2.png"]  # what two entries name is there once
+    assert corpus.extra.ids == [
+        *a,
+        *b,
+        f"{name}::x/1.png",
+        f"{name}::x/2.png",
+    ]  # what two entries name is there once
     assert torch.equal(pixels(corpus.extra)[-1], decode(coded(4001), (3, 8, 8)).float() / 255)
     assert set(corpus.extra.y.tolist()) == {-1}
-    assert sorted(p.name for p in Path().iterdir()) == [name, "photos", "root"]  # nothing was unpacked
+    assert sorted(p.name for p in Path().iterdir()) == [
+        name,
+        "photos",
+        "root",
+    ]  # nothing was unpacked
 
 
 def test_only_regular_files_of_a_tar_file_are_read():
     root, secret = classes(Path("root")), save(Path("secret.png"), 66)
     with tarfile.open("evil.tar", "w") as tar:
-        for name, kind in (("link.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE), ("pipe.png", tarfile.FIFOTYPE)):
+        for name, kind in (
+            ("link.png", tarfile.SYMTYPE),
+            ("hard.png", tarfile.LNKTYPE),
+            ("pipe.png", tarfile.FIFOTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, str(secret.absolute())
             tar.addfile(info)
@@ -206,7 +234,11 @@ def test_images_of_the_pool_that_are_labelled_or_twice_there_are_counted_and_lef
     assert corpus.extra.ids == [f"photos/{n:03d}.jpg" for n in range(5)]
     labelled, unlabelled = corpus.report["labelled"], corpus.report["unlabelled"]
     assert (labelled["duplicates"], labelled["overlap"], labelled["broken"]) == (1, 0, [])
-    assert (unlabelled["duplicates"], unlabelled["overlap"], unlabelled["broken_count"]) == (1, 1, 1)
+    assert (unlabelled["duplicates"], unlabelled["overlap"], unlabelled["broken_count"]) == (
+        1,
+        1,
+        1,
+    )
     (broken,) = unlabelled["broken"]
     assert broken.startswith("photos/torn.jpg: cannot be decoded: ")
     assert "truncated" in broken.lower()
@@ -217,7 +249,12 @@ def test_equal_names_in_two_places_stay_apart():
     pool(Path("x/photos"), 2, 1000)
     pool(Path("y/photos"), 2, 2000)
     corpus = load(root="root", unlabelled=["x/photos", "y/photos"])
-    assert corpus.extra.ids == ["photos/000.jpg", "photos/001.jpg", "1/photos/000.jpg", "1/photos/001.jpg"]
+    assert corpus.extra.ids == [
+        "photos/000.jpg",
+        "photos/001.jpg",
+        "1/photos/000.jpg",
+        "1/photos/001.jpg",
+    ]
 
 
 def test_a_folder_of_unlabelled_images_inside_root_is_no_class():
@@ -240,14 +277,19 @@ def test_the_report_says_what_was_found(capsys):
     assert report["labelled"]["sizes"] == {"min": [12, 10], "median": [12, 10], "max": [40, 20]}
     assert report["unlabelled"]["images"] == 7
     said = " ".join(capsys.readouterr().err.split())
-    assert "13 labelled images of 2 classes, 12x10 to 40x20 pixels; 7 unlabelled, 12x10 pixels." in said
+    assert (
+        "13 labelled images of 2 classes, 12x10 to 40x20 pixels; 7 unlabelled, 12x10 pixels."
+        in said
+    )
 
 
 def test_the_fingerprint_is_of_what_can_change_a_result():
     root = classes(Path("root"))
     first = load(root="root").fingerprint
     shutil.copytree(root, "elsewhere")
-    assert load(root="elsewhere", memory=0, workers=0).fingerprint == first  # where the files lie cannot
+    assert (
+        load(root="elsewhere", memory=0, workers=0).fingerprint == first
+    )  # where the files lie cannot
     assert load(root="root", size=9).fingerprint != first
     assert load(root="root", channels=1).fingerprint != first
     assert load(root="root", group="([0-9])[.]").fingerprint != first
@@ -271,7 +313,9 @@ def refused(match, error=DataError, **options):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("prepare", [lambda r: None, lambda r: r.mkdir(), lambda r: (r / "bolt").mkdir(parents=True)])
+@pytest.mark.parametrize(
+    "prepare", [lambda r: None, lambda r: r.mkdir(), lambda r: (r / "bolt").mkdir(parents=True)]
+)
 def test_a_missing_or_empty_folder_is_refused_with_the_layouts(prepare):
     prepare(Path("root"))
     assert "root/<class>/<images>" in refused("root", root="root")
@@ -373,16 +417,22 @@ def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
     target = Path("root/train/nut/again.png") if where == "train" else photos / "again.png"
     shutil.copy("root/test/bolt/200.png", target)
     if where == "train":
-        said = refused("Test images must not be learnt from, but 1 are training", root="root", unlabelled=[str(photos)])
+        said = refused(
+            "Test images must not be learnt from, but 1 are training",
+            root="root",
+            unlabelled=[str(photos)],
+        )
         assert "train/nut/again.png" in said
     else:
         corpus = load(root="root", unlabelled=[str(photos)], memory=memory)
         assert corpus.leaks == [("photos/again.png", "test/bolt/200.png")]
-        with pytest.raises(DataError, match="Test images must not be pretrained on, but 1 of") as caught:
-            copies.refuse(corpus, transductive=False)
+        with pytest.raises(
+            DataError, match="Test images must not be pretrained on, but 1 of"
+        ) as caught:
+            duplicates.refuse(corpus, transductive=False)
         said = str(caught.value)
         assert "photos/again.png is test/bolt/200.png" in said
-        copies.refuse(corpus, transductive=True)
+        duplicates.refuse(corpus, transductive=True)
     assert "test/bolt/200.png" in said
 
 
@@ -399,11 +449,27 @@ def test_one_image_with_two_labels_is_refused():
         (("file", "class"), [], r"labels\.csv: no column label; its first line has file,class"),
         (("name", "class"), [], r"no column file and label"),
         (("file", "label"), [], r"labels\.csv: no row below the first line"),
-        (("file", "label"), [("bolt/000.png", "x"), ("gone.png", "x")], r"line 3: there is no file gone\.png"),
-        (("file", "label"), [("bolt/000.png", " "), ("nut/001.png",)], r"labels\.csv: column label is empty in all rows"),
+        (
+            ("file", "label"),
+            [("bolt/000.png", "x"), ("gone.png", "x")],
+            r"line 3: there is no file gone\.png",
+        ),
+        (
+            ("file", "label"),
+            [("bolt/000.png", " "), ("nut/001.png",)],
+            r"labels\.csv: column label is empty in all rows",
+        ),
         (("file", "label"), [("", "x")], r"line 2: the file is missing"),
-        (("file", "label", "split"), [("nut/001.png", "", "test")], r"line 2: nut/001\.png is to be tested on and has no label"),
-        (("file", "label", "split"), [("nut/001.png", "x", "later")], r"line 2: split is 'later'; valid: train, val, test"),
+        (
+            ("file", "label", "split"),
+            [("nut/001.png", "", "test")],
+            r"line 2: nut/001\.png is to be tested on and has no label",
+        ),
+        (
+            ("file", "label", "split"),
+            [("nut/001.png", "x", "later")],
+            r"line 2: split is 'later'; valid: train, val, test",
+        ),
         (("file", "label", "group"), [("nut/001.png", "x", "")], r"line 2: the group is missing"),
         (
             ("file", "label"),
@@ -429,11 +495,19 @@ def test_an_entry_of_the_pool_without_an_image_is_refused(entry):
     root = classes(Path("root"))
     Path("notes.txt").write_text("no images")
     Path("empty").mkdir()
-    refused(r"dataset\.unlabelled=.*: no image there\. It takes folders, globs", root=str(root), unlabelled=[entry])
+    refused(
+        r"dataset\.unlabelled=.*: no image there\. It takes folders, globs",
+        root=str(root),
+        unlabelled=[entry],
+    )
 
 
 def test_a_pool_of_labelled_images_alone_is_refused():
-    refused("no image there can be read and is not a labelled one", root=str(classes(Path("root"))), unlabelled=["root"])
+    refused(
+        "no image there can be read and is not a labelled one",
+        root=str(classes(Path("root"))),
+        unlabelled=["root"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -460,7 +534,12 @@ def patients(root, count=12, seed=0):
     rng, number = random.Random(seed), 0
     for patient in range(count):
         for _ in range(rng.randint(1, 4)):
-            save(root / CLASSES[(patient + rng.randint(0, 3) // 3) % 2] / f"p{patient:02d}_{number:03d}.png", number)
+            save(
+                root
+                / CLASSES[(patient + rng.randint(0, 3) // 3) % 2]
+                / f"p{patient:02d}_{number:03d}.png",
+                number,
+            )
             number += 1
     return root
 
@@ -485,15 +564,27 @@ def test_groups_are_never_split():
 
 def test_a_group_is_a_column_or_an_expression():
     root = patients(Path("root"))
-    rows = [(p.relative_to(root), p.parent.name, p.name[:3], n % 5) for n, p in enumerate(sorted(root.rglob("*.png")))]
+    rows = [
+        (p.relative_to(root), p.parent.name, p.name[:3], n % 5)
+        for n, p in enumerate(sorted(root.rglob("*.png")))
+    ]
     path = str(table(Path("labels.csv"), rows, ("file", "label", "group", "site")))
     assert set(load(root="root", labels=path).train.groups) == {f"p{n:02d}" for n in range(12)}
     assert set(load(root="root", labels=path, group="site").train.groups) == set("01234")
     assert set(load(root="root", labels=path, group="p([0-9])").train.groups) == {"0", "1"}
     valid = r"dataset\.group=who: must be a column of the table \(file, label, group, site\) or a regular expression"
     refused(valid, ConfigError, root="root", labels=path, group="who")
-    refused(r"dataset\.group=\(: must be a regular expression with one group", ConfigError, root="root", group="(")
-    refused(r"bolt/p.*png: dataset\.group=\(q\+\) finds no group in this path", root="root", group="(q+)")
+    refused(
+        r"dataset\.group=\(: must be a regular expression with one group",
+        ConfigError,
+        root="root",
+        group="(",
+    )
+    refused(
+        r"bolt/p.*png: dataset\.group=\(q\+\) finds no group in this path",
+        root="root",
+        group="(q+)",
+    )
 
 
 def test_a_group_in_train_and_test_is_refused():
@@ -507,7 +598,11 @@ def test_a_group_in_train_and_test_is_refused():
 
 
 def test_a_class_of_one_group_cannot_be_held_out():
-    rows = [(f"{c}/{2 * n + i:03d}.png", c, f"p{n}" if i else "p0") for i, c in enumerate(CLASSES) for n in range(6)]
+    rows = [
+        (f"{c}/{2 * n + i:03d}.png", c, f"p{n}" if i else "p0")
+        for i, c in enumerate(CLASSES)
+        for n in range(6)
+    ]
     classes(Path("root"))
     corpus = load(root="root", labels=str(table(Path("labels.csv"), rows)))
     with pytest.raises(DataError, match="1 groups of class 'bolt': at least 2 are needed"):
@@ -525,7 +620,9 @@ def test_pixels_are_upright_centred_and_scaled():
     tall.rotate(90, expand=True).save(buffer, "PNG", exif=exif)
     x_CHW = decode(buffer.getvalue(), (1, 20, 20))
     assert x_CHW.shape == (1, 20, 20)
-    assert torch.equal(x_CHW[0, :, 0], torch.arange(10, 30, dtype=torch.uint8) * 6)  # the middle half
+    assert torch.equal(
+        x_CHW[0, :, 0], torch.arange(10, 30, dtype=torch.uint8) * 6
+    )  # the middle half
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped():
@@ -534,7 +631,10 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
         buffer = io.BytesIO()
         Image.fromarray(deep).save(buffer, kind)
         for channels in (1, 3):
-            assert torch.equal(decode(buffer.getvalue(), (channels, 64, 64))[0], torch.from_numpy((deep >> 8).astype(np.uint8)))
+            assert torch.equal(
+                decode(buffer.getvalue(), (channels, 64, 64))[0],
+                torch.from_numpy((deep >> 8).astype(np.uint8)),
+            )
 
 
 def test_grey():
@@ -553,7 +653,11 @@ def test_batches_from_disk_equal_those_from_memory():
         disk = load(root=root, unlabelled=photos, memory=0, workers=workers)
         assert not isinstance(disk.extra.x, torch.Tensor)
         assert disk.fingerprint == held.fingerprint
-        for a, b in ((held.extra, disk.extra), (held.train, disk.train), (splits.everything(held), splits.everything(disk))):
+        for a, b in (
+            (held.extra, disk.extra),
+            (held.train, disk.train),
+            (splits.everything(held), splits.everything(disk)),
+        ):
             rows = torch.randperm(len(a), generator=torch.Generator().manual_seed(1)).split(7)
             state = torch.get_rng_state()
             for one, other in zip(a.batches(rows, CPU), b.batches(rows, CPU), strict=True):
@@ -574,7 +678,9 @@ def started(*more):
     """The command in a session of its own, so that signals can reach its whole process group."""
     environment = {**os.environ, "PYTHONPATH": str(Path(sft_exp.__file__).parents[1])}
     command = [sys.executable, "-m", "sft_exp", *overrides(*more)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.slow
@@ -584,7 +690,10 @@ def test_training_from_disk_ends_in_the_same_bits():
     ends = []
     for memory in (1, 0):
         result = sft_exp.run(
-            overrides(f"dataset.memory={memory}", f"store=store{memory}", "controls=false", "val=none"), f"run{memory}"
+            overrides(
+                f"dataset.memory={memory}", f"store=store{memory}", "controls=false", "val=none"
+            ),
+            f"run{memory}",
         )
         folder = Path(result["stages"]["finetune"]["folder"])
         ends.append((folder.name, (folder / "model.safetensors").read_bytes(), result["draws"]))
@@ -599,7 +708,9 @@ def test_a_file_that_changes_while_it_is_used_is_named():
         with pytest.raises(DataError, match=r"^root/bolt/004\.png: changed while the run used it"):
             list(train.batches(torch.arange(12).split(4), CPU))
     (root / "bolt" / "004.png").unlink()
-    with pytest.raises(DataError, match=r"^root/bolt/004\.png: No such file.*it was there when the run began"):
+    with pytest.raises(
+        DataError, match=r"^root/bolt/004\.png: No such file.*it was there when the run began"
+    ):
         list(train.batches(torch.arange(12).split(4), CPU))
 
 
@@ -616,9 +727,13 @@ def test_without_a_test_split_folds_give_the_verdict():
     assert result["choices"]["encoder"].startswith("conv")
     assert result["config"]["labels"] == "all"
     assert result["data"]["labelled"] + result["data"]["test"] == result["data"]["train"] == 16
-    (tested,) = [json.loads(p.read_text()) for p in Path("outputs/store").glob("test-*/manifest.json")]
+    (tested,) = [
+        json.loads(p.read_text()) for p in Path("outputs/store").glob("test-*/manifest.json")
+    ]
     assert tested["report"]["unlabelled"]["images"] == 20
-    (manifest,) = [json.loads(p.read_text()) for p in Path("outputs/store").glob("data-*/manifest.json")]
+    (manifest,) = [
+        json.loads(p.read_text()) for p in Path("outputs/store").glob("data-*/manifest.json")
+    ]
     assert manifest["ids"]["unlabelled"][0] == "photos/000.jpg"
 
 
@@ -654,9 +769,18 @@ def test_a_signal_to_the_whole_group_while_workers_decode_is_a_pause():
     """SIGTERM reaches trainer and workers alike; the trainer saves, and the same command ends as if nothing had been."""
     classes(Path("root"))
     pool(Path("photos"), 40)
-    process = started("dataset.memory=0", "pretrain.steps=3000", "pretrain.batch_size=4", "controls=false", "val=none", "draws=1")
+    process = started(
+        "dataset.memory=0",
+        "pretrain.steps=3000",
+        "pretrain.batch_size=4",
+        "controls=false",
+        "val=none",
+        "draws=1",
+    )
     deadline = time.monotonic() + 40
-    while not list(Path("outputs").rglob("*pretrain-*/request.json")) and time.monotonic() < deadline:
+    while (
+        not list(Path("outputs").rglob("*pretrain-*/request.json")) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     time.sleep(0.5)  # it trains now, for some seconds
     os.killpg(process.pid, signal.SIGTERM)

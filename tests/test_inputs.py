@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp.data import Levels, decode
+from sft_exp.data.decode import Levels, decode
+from sft_exp.data.readers import findings
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.datasets.large import Large
 from sft_exp.datasets.mask_folder import MaskFolder
 from sft_exp.datasets.number_table import NumberTable
 from sft_exp.datasets.voc_detection import VocDetection
 from sft_exp.errors import DataError
-from sft_exp.readers import findings
 
 each = pytest.mark.parametrize
 
@@ -131,7 +131,12 @@ def test_sixteen_bit_colour_that_uses_its_lower_bits_alone_is_refused():
         rows = b"".join(b"\0" + row.tobytes() for row in values)
 
         def chunk(kind, content):
-            return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+            return (
+                struct.pack(">I", len(content))
+                + kind
+                + content
+                + struct.pack(">I", zlib.crc32(kind + content))
+            )
 
         head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,14 +186,42 @@ def alone_in_alpha(number, colour=(0, 0, 0)):
     [
         (lambda n: alone_in_alpha(n), {}, "drawn in their alpha channel"),
         (lambda n: alone_in_alpha(n, (255, 255, 255)), {}, "drawn in their alpha channel"),
-        (lambda n: Image.merge("LA", (Image.new("L", (16, 16), 9), noise(n, mode="L"))), {}, "drawn in their alpha channel"),
-        (lambda n: Image.merge("RGBA", (*noise(n).split(), noise(n + 50, mode="L"))), {}, "transparent parts"),
-        (lambda n: Image.merge("LA", (noise(n, mode="L"), noise(n + 50, mode="L"))), {}, "transparent parts"),
-        (lambda n: noise(n), {"save_all": True, "append_images": [noise(900)], "suffix": "gif"}, "several frames or pages"),
-        (lambda n: noise(n), {"save_all": True, "append_images": [noise(900)], "suffix": "tiff"}, "several frames or pages"),
-        (lambda n: noise(n), {"save_all": True, "append_images": [noise(900)], "suffix": "webp"}, "several frames or pages"),
+        (
+            lambda n: Image.merge("LA", (Image.new("L", (16, 16), 9), noise(n, mode="L"))),
+            {},
+            "drawn in their alpha channel",
+        ),
+        (
+            lambda n: Image.merge("RGBA", (*noise(n).split(), noise(n + 50, mode="L"))),
+            {},
+            "transparent parts",
+        ),
+        (
+            lambda n: Image.merge("LA", (noise(n, mode="L"), noise(n + 50, mode="L"))),
+            {},
+            "transparent parts",
+        ),
+        (
+            lambda n: noise(n),
+            {"save_all": True, "append_images": [noise(900)], "suffix": "gif"},
+            "several frames or pages",
+        ),
+        (
+            lambda n: noise(n),
+            {"save_all": True, "append_images": [noise(900)], "suffix": "tiff"},
+            "several frames or pages",
+        ),
+        (
+            lambda n: noise(n),
+            {"save_all": True, "append_images": [noise(900)], "suffix": "webp"},
+            "several frames or pages",
+        ),
         (lambda n: noise(n, mode="CMYK"), {"suffix": "jpg"}, "CMYK"),
-        (lambda n: Image.fromarray(np.asarray(noise(n, mode="L")) // 64), {}, "grey levels 0 to 3 of 0 to 255 alone"),
+        (
+            lambda n: Image.fromarray(np.asarray(noise(n, mode="L")) // 64),
+            {},
+            "grey levels 0 to 3 of 0 to 255 alone",
+        ),
     ],
 )
 def test_what_decoding_leaves_out_is_said_in_one_line(make, options, words, capsys):
@@ -213,7 +246,10 @@ def test_images_without_anything_to_see_are_refused(value):
     for n, name in enumerate(("a", "b")):
         for k in range(3):
             save(Path("root") / name / f"{k}.png", Image.new("L", (8 + k, 9 + n), value))
-    with pytest.raises(DataError, match=f"all 6 images have the value {value}, {value}, {value} in all of their pixels"):
+    with pytest.raises(
+        DataError,
+        match=f"all 6 images have the value {value}, {value}, {value} in all of their pixels",
+    ):
         load()
 
 
@@ -236,8 +272,13 @@ def test_images_above_pillows_limit_are_read_where_a_key_allows_them(reader, mon
     }
     classes(Path("root"))
     mask_set("masks")
-    Path("root/table.csv").write_text("\n".join(["file,target", *(f"{c}/{n},{n}" for c in "ab" for n in range(4))]))
-    with pytest.raises(DataError, match=r"has 16 x 16 pixels, more than the limit of 200: it may be a decompression bomb"):
+    Path("root/table.csv").write_text(
+        "\n".join(["file,target", *(f"{c}/{n},{n}" for c in "ab" for n in range(4))])
+    )
+    with pytest.raises(
+        DataError,
+        match=r"has 16 x 16 pixels, more than the limit of 200: it may be a decompression bomb",
+    ):
         torch.cat(list(kinds[reader]().load().train.held()))
     torch.cat(list(kinds[reader](most_pixels=256).load().train.held()))
     assert Image.MAX_IMAGE_PIXELS == 200
@@ -247,7 +288,9 @@ def test_photographs_that_pillow_does_not_read_are_named_with_the_way_out():
     classes(Path("root"))
     for n in range(3):
         (Path("root/a") / f"IMG_{n}.HEIC").write_bytes(b"ftypheic")
-    assert warnings(load()) == ["3 files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"]
+    assert warnings(load()) == [
+        "3 files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"
+    ]
 
 
 # Splits
@@ -294,14 +337,19 @@ def test_a_class_may_be_called_like_a_split():
 def test_classes_that_all_hold_the_same_folders_are_asked_about(parts):
     for n, part in enumerate(parts):
         classes(Path("root") / part, names=("glioma", "healthy"), first=1000 * n)
-    with pytest.raises(DataError, match=r"hold the same folders \(glioma, healthy\): are these splits\?"):
+    with pytest.raises(
+        DataError, match=r"hold the same folders \(glioma, healthy\): are these splits\?"
+    ):
         load()
 
 
 def test_a_root_one_folder_too_high_is_said():
     for n, part in enumerate(("fold1", "fold2")):
         classes(Path("root/photos") / part, names=("glioma", "healthy"), first=1000 * n)
-    with pytest.raises(DataError, match=r"one class, photos.*Below it are fold1, fold2: is dataset\.root one folder too high\?"):
+    with pytest.raises(
+        DataError,
+        match=r"one class, photos.*Below it are fold1, fold2: is dataset\.root one folder too high\?",
+    ):
         load()
 
 
@@ -336,7 +384,10 @@ def test_names_that_look_the_same_are_one_class():
         corpus = load(root)
         assert set(corpus.classes) == {forms[0], "b"}
         assert len(corpus.test) == 8
-    both = classes(Path("both"), names=(unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"), "b"))
+    both = classes(
+        Path("both"),
+        names=(unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"), "b"),
+    )
     corpus = load(both)
     assert corpus.classes == ("b", "é")
     assert torch.bincount(corpus.train.y).tolist() == [4, 8]
@@ -355,13 +406,18 @@ def test_labels_of_a_table_and_of_annotations_are_compared_too():
     Path("labels.csv").write_text("\n".join(["file,label", *rows]))
     assert "'Cat' and 'cat'" in warnings(load(labels="labels.csv"))[0]
     mask_set("masks", names=("Cell", "cell"))
-    assert "'Cell' and 'cell'" in warnings(MaskFolder(root="masks", size=16, classes=["Cell", "cell"]).load())[0]
+    assert (
+        "'Cell' and 'cell'"
+        in warnings(MaskFolder(root="masks", size=16, classes=["Cell", "cell"]).load())[0]
+    )
 
 
 def test_a_class_without_a_test_image_is_named():
     classes(Path("root/train"), names=("a", "b", "c", "d"))
     classes(Path("root/test"), names=("a", "b"), first=500)
-    assert warnings(load()) == ["no test image is of class c, d: means over classes are of the other 2"]
+    assert warnings(load()) == [
+        "no test image is of class c, d: means over classes are of the other 2"
+    ]
 
 
 # Masks
@@ -382,9 +438,21 @@ def mask_set(root, values=(0, 1), count=6, part="", names=(), share=0.25):
 @each(
     ("values", "names", "words"),
     [
-        ((0, 255), ("background", "object"), r"no training mask holds a pixel of object.*255.*dataset\.values=\[0,255\]"),
-        ((0, 255), ("background", "a", "b"), r"no training mask holds a pixel of a, b.*of the masks' pixels have the value 255"),
-        ((0, 0), ("background", "object"), r"pixel of object.*Check dataset\.classes and the values"),
+        (
+            (0, 255),
+            ("background", "object"),
+            r"no training mask holds a pixel of object.*255.*dataset\.values=\[0,255\]",
+        ),
+        (
+            (0, 255),
+            ("background", "a", "b"),
+            r"no training mask holds a pixel of a, b.*of the masks' pixels have the value 255",
+        ),
+        (
+            (0, 0),
+            ("background", "object"),
+            r"pixel of object.*Check dataset\.classes and the values",
+        ),
         ((1, 1), ("background", "object"), r"pixel of background"),
     ],
 )
@@ -406,7 +474,10 @@ def test_classes_that_no_mask_holds_are_named():
     assert "no training mask holds a pixel of b" in said
     assert "did you mean dataset.values=[0,1,255]?" in said
     (said,) = warnings(MaskFolder(root=mask_set("two", (0, 2)), size=16, classes=names).load())
-    assert said == "no training mask holds a pixel of a: means over classes leave out what is never there"
+    assert (
+        said
+        == "no training mask holds a pixel of a: means over classes leave out what is never there"
+    )
     mask_set("three", (0, 1, 2), part="train")
     mask_set("three", (0, 2), part="test")
     (said,) = warnings(MaskFolder(root="three", size=16, classes=names).load())
@@ -432,7 +503,9 @@ def test_turned_images_with_masks_are_said(orientation):
     exif[0x0112] = orientation
     save(Path("root/images/0.png"), noise(0), exif=exif)
     (said,) = warnings(MaskFolder(root="root", size=16).load())
-    assert said.startswith("1 of 5 images are turned upright by their Exif orientation: their masks must be")
+    assert said.startswith(
+        "1 of 5 images are turned upright by their Exif orientation: their masks must be"
+    )
 
 
 # Names of files
@@ -441,7 +514,9 @@ def test_turned_images_with_masks_are_said(orientation):
 def test_images_of_one_name_and_two_suffixes_are_refused():
     mask_set("masks")
     save(Path("masks/images/3.jpg"), noise(99))
-    with pytest.raises(DataError, match=r"1 names belong to several files.*\n  3\.jpg and 3\.png in masks/images"):
+    with pytest.raises(
+        DataError, match=r"1 names belong to several files.*\n  3\.jpg and 3\.png in masks/images"
+    ):
         MaskFolder(root="masks", size=16).load()
     mask_set("other")
     save(Path("other/masks/3.tif"), Image.new("L", (16, 16)))
@@ -449,7 +524,10 @@ def test_images_of_one_name_and_two_suffixes_are_refused():
         MaskFolder(root="other", size=16).load()
     for name in ("a.jpg", "a.png", "b.jpg"):
         save(Path("voc/JPEGImages") / name, noise(sum(map(ord, name))))
-    for folder, name, text in (("ImageSets/Main", "train.txt", "a\nb\n"), ("Annotations", "a.xml", "<annotation/>")):
+    for folder, name, text in (
+        ("ImageSets/Main", "train.txt", "a\nb\n"),
+        ("Annotations", "a.xml", "<annotation/>"),
+    ):
         (Path("voc") / folder).mkdir(parents=True)
         (Path("voc") / folder / name).write_text(text)
     with pytest.raises(DataError, match=r"a\.jpg and a\.png"):
@@ -465,7 +543,9 @@ def test_two_images_of_a_sample_in_a_tar_file_are_refused():
         for n in range(2):
             Path(f"{n}.cls").write_text(str(n))
             tar.add(f"{n}.cls")
-    with pytest.raises(DataError, match=r"1 samples have two images, and one \.cls:\n  0\.png and 0\.jpg"):
+    with pytest.raises(
+        DataError, match=r"1 samples have two images, and one \.cls:\n  0\.png and 0\.jpg"
+    ):
         Large(root=".", train="train-*.tar", size=8).load()
 
 
@@ -485,7 +565,9 @@ def test_a_large_sets_image_beyond_its_samples_range_is_named(monkeypatch):
     classes(Path("data/train"), make=deep(1023), names=("a",))
     classes(Path("data/train"), make=deep(4095), names=("b",))
     corpus = Large(root="data", train="train", size=16, channels=1, workers=0).load()
-    with pytest.raises(DataError, match=r"values 0 to 4,095, and the images looked at before had 0 to 1,023"):
+    with pytest.raises(
+        DataError, match=r"values 0 to 4,095, and the images looked at before had 0 to 1,023"
+    ):
         list(corpus.train.held())
 
 
@@ -518,7 +600,10 @@ def written(header="file,label", rows=None, separator=",", encoding="utf-8", end
         {"separator": "|"},
         {"separator": ";", "first": "sep=;\r\n", "end": "\r\n"},
         {"header": " File , LABEL "},
-        {"header": "note,label,file", "rows": [f'"x; y; z",{c}l,{c}/{n}.png' for c in "ab" for n in range(4)]},
+        {
+            "header": "note,label,file",
+            "rows": [f'"x; y; z",{c}l,{c}/{n}.png' for c in "ab" for n in range(4)],
+        },
         {"rows": [f'"{c}/{n}.png","{c}, or not"' for c in "ab" for n in range(4)]},
         {"rows": [f"{c}\\\\{n}.png,{c}".replace("\\\\", "\\") for c in "ab" for n in range(4)]},
         {"rows": [*(f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)), ",", ","]},
@@ -538,16 +623,27 @@ def test_columns_are_named_and_ids_find_their_files():
     classes(Path("root"), names=("b",), first=700, suffix="jpg", count=2)
     rows = [f"{c}/{n},{'ab'.index(c)}" for c in "ab" for n in range(4) if c == "a" or n > 1]
     table = written("id_code,diagnosis", rows)
-    with pytest.raises(DataError, match=r"no column file and label.*file_column= and dataset\.label_column= name others"):
+    with pytest.raises(
+        DataError,
+        match=r"no column file and label.*file_column= and dataset\.label_column= name others",
+    ):
         ImageFolder(labels=table, size=8).load()
     named = {"file_column": "id_code", "label_column": "diagnosis"}
     corpus = ImageFolder(labels=table, size=8, **named).load()
     assert corpus.train.ids == [f"a/{n}.png" for n in range(4)] + ["b/2.png", "b/3.png"]
-    with pytest.raises(DataError, match=r"line 2: b/1 stands for 1\.jpg and 1\.png in root/b; write the suffix, too"):
+    with pytest.raises(
+        DataError,
+        match=r"line 2: b/1 stands for 1\.jpg and 1\.png in root/b; write the suffix, too",
+    ):
         ImageFolder(labels=written("id_code,diagnosis", ["b/1,0"]), size=8, **named).load()
-    plain = ImageFolder(labels=written(rows=[f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)]), size=8).load()
+    plain = ImageFolder(
+        labels=written(rows=[f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)]), size=8
+    ).load()
     again = [f"{c}/{n}.png,{c}" for c in "ab" for n in range(4)]
-    assert ImageFolder(labels=written("id_code,diagnosis", again), size=8, **named).load().fingerprint == plain.fingerprint
+    assert (
+        ImageFolder(labels=written("id_code,diagnosis", again), size=8, **named).load().fingerprint
+        == plain.fingerprint
+    )
 
 
 def test_images_without_a_label_are_pretrained_on():
@@ -559,7 +655,14 @@ def test_images_without_a_label_are_pretrained_on():
     assert len(corpus.train) == 8
 
 
-@each("words", [("Train", "valid", "Test"), ("TRAINING", "dev", "testing"), ("train_set", "Validation", "test-set")])
+@each(
+    "words",
+    [
+        ("Train", "valid", "Test"),
+        ("TRAINING", "dev", "testing"),
+        ("train_set", "Validation", "test-set"),
+    ],
+)
 def test_words_for_splits_in_a_table(words):
     classes(Path("root"))
     rows = [f"{c}/{n}.png,{c},{words[max(0, n - 1)]}" for c in "ab" for n in range(4)]
@@ -575,8 +678,19 @@ def test_numbers_with_decimal_commas():
     classes(Path("root"))
     rows = [f"{c}/{n};{n},{'5' if c == 'a' else '25'}" for c in "ab" for n in range(4)]
     Path("root/numbers.csv").write_text("\n".join(["id;Grösse", *rows]), encoding="cp1252")
-    corpus = NumberTable(table="root/numbers.csv", file_column="id", columns=["Grösse"], size=8).load()
-    assert corpus.train.target("value")[:, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 0.25, 1.25, 2.25, 3.25]
+    corpus = NumberTable(
+        table="root/numbers.csv", file_column="id", columns=["Grösse"], size=8
+    ).load()
+    assert corpus.train.target("value")[:, 0].tolist() == [
+        0.5,
+        1.5,
+        2.5,
+        3.5,
+        0.25,
+        1.25,
+        2.25,
+        3.25,
+    ]
 
 
 # Predictions
@@ -584,7 +698,7 @@ def test_numbers_with_decimal_commas():
 
 def test_a_model_scales_new_images_as_those_it_learnt_from(capsys):
     import sft_exp
-    from sft_exp import predict
+    from sft_exp.predict import __main__ as predict_command
 
     classes(Path("root"), make=deep(4095), count=6)
     here = Path().absolute()
@@ -605,6 +719,6 @@ def test_a_model_scales_new_images_as_those_it_learnt_from(capsys):
     save(Path("dark.png"), Image.fromarray(values.astype(np.uint16)))
     save(Path("same.png"), Image.fromarray((values // 16).astype(np.uint8)))
     capsys.readouterr()
-    assert predict.main(["run", "dark.png", "same.png"]) == 0
+    assert predict_command.main(["run", "dark.png", "same.png"]) == 0
     _, dark, same = capsys.readouterr().out.splitlines()
     assert dark.split(",")[1:] == same.split(",")[1:]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
-from sft_exp.core import Spec, stream
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
 from sft_exp.encoders.mlp import MLP
 from sft_exp.losses import barlow_twins, dino, info_nce, nt_xent, vicreg
 from sft_exp.pretrainers.barlow_twins import BarlowTwins
@@ -46,7 +47,9 @@ def drawn_by(method, name="draw", progress=0.5):
 
 
 def lightly():
-    return pytest.importorskip("lightly.loss", reason="lightly, an independent check, is not installed")
+    return pytest.importorskip(
+        "lightly.loss", reason="lightly, an independent check, is not installed"
+    )
 
 
 def close(a, b):
@@ -72,7 +75,10 @@ def test_nt_xent_is_equation_1(temperature):
     def l_of(i, j):
         return -log(s(i, j) / sum(s(i, k) for k in range(2 * n) if k != i))
 
-    close(nt_xent(A_BZ, B_BZ, temperature), sum(l_of(k, k + n) + l_of(k + n, k) for k in range(n)) / (2 * n))
+    close(
+        nt_xent(A_BZ, B_BZ, temperature),
+        sum(l_of(k, k + n) + l_of(k + n, k) for k in range(n)) / (2 * n),
+    )
 
 
 def test_nt_xent_of_equal_views_of_orthogonal_images():
@@ -129,7 +135,9 @@ def test_a_teacher_follows_its_student_by_the_momentum(method):
     """teacher <- m teacher + (1 - m) student, for weights; nobody else is moved; they start equal and share nothing."""
     nets = networks(method)
     teacher, student = nets["teacher"], nets["student"]
-    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True)
+    )
     with torch.no_grad():
         for p in student.parameters():
             p += 1
@@ -137,11 +145,15 @@ def test_a_teacher_follows_its_student_by_the_momentum(method):
         drawn = drawn_by(method, progress=0.0)
         method.after(nets, *drawn)
     for name, p in teacher.named_parameters():
-        assert torch.allclose(p, method.momentum * before[name] + (1 - method.momentum) * moved[name], atol=1e-6), name
+        assert torch.allclose(
+            p, method.momentum * before[name] + (1 - method.momentum) * moved[name], atol=1e-6
+        ), name
     assert all(torch.equal(v, student.state_dict()[k]) for k, v in moved.items())
 
 
-@pytest.mark.parametrize("method", [m for m in TEACHERS if not isinstance(m, MoCo)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method", [m for m in TEACHERS if not isinstance(m, MoCo)], ids=lambda m: type(m).__name__
+)
 def test_the_momentum_rises_to_1_along_a_cosine(method):
     """BYOL, section 3.2: 1 - (1 - m) (cos(pi k / K) + 1) / 2."""
     for k in (0.0, 0.3, 0.5, 1.0):
@@ -159,7 +171,9 @@ def test_byols_loss_is_the_distance_of_unit_vectors():
     with torch.no_grad():
         p_MZ = normalize(nets["predictor"](nets["student"](torch.cat([a_BCHW, b_BCHW]))), dim=1)
         z_MZ = normalize(nets["teacher"](torch.cat([b_BCHW, a_BCHW])), dim=1)
-        close(method.loss(nets, a_BCHW, b_BCHW, momentum)[0], 2 * (p_MZ - z_MZ).square().sum(1).mean())
+        close(
+            method.loss(nets, a_BCHW, b_BCHW, momentum)[0], 2 * (p_MZ - z_MZ).square().sum(1).mean()
+        )
 
 
 def test_simsiams_loss_is_equation_2():
@@ -221,7 +235,11 @@ def test_vicreg_punishes_a_collapse():
 
 def test_dinos_loss_is_equation_1_centred_and_sharpened():
     """-P_t log P_s, P_t = softmax((t - c) / t_t), P_s = softmax(s / t_s)."""
-    s, t, c = A_BZ.double().numpy(), B_BZ.double().numpy(), torch.randn(4, generator=stream("c")).double().numpy()
+    s, t, c = (
+        A_BZ.double().numpy(),
+        B_BZ.double().numpy(),
+        torch.randn(4, generator=stream("c")).double().numpy(),
+    )
     p_t, p_s = np.exp((t - c) / 0.5), np.exp(s / 0.1)
     p_t, p_s = p_t / p_t.sum(1, keepdims=True), p_s / p_s.sum(1, keepdims=True)
     close(dino(A_BZ, B_BZ, torch.from_numpy(c), 0.1, 0.5), -(p_t * np.log(p_s)).sum(1).mean())
@@ -280,11 +298,20 @@ def test_a_method_takes_the_views_of_the_experiment(method):
 @pytest.mark.parametrize("name", ["simclr", "barlow_twins", "vicreg", "dino"])
 def test_losses_are_lightlys(name):
     theirs = lightly()
-    centre_K, halved = torch.zeros(4), torch.tensor([25.0, 12.5, 1.0])  # lightly, as the authors' code, halves the variance term
+    centre_K, halved = (
+        torch.zeros(4),
+        torch.tensor([25.0, 12.5, 1.0]),
+    )  # lightly, as the authors' code, halves the variance term
     ours, other = {
         "simclr": lambda: (nt_xent(A_BZ, B_BZ, 0.5), theirs.NTXentLoss(0.5)(A_BZ, B_BZ)),
-        "barlow_twins": lambda: (barlow_twins(A_BZ, B_BZ, 0.01), theirs.BarlowTwinsLoss(0.01)(A_BZ, B_BZ)),
-        "vicreg": lambda: ((halved * torch.stack(vicreg(A_BZ, B_BZ))).sum(), theirs.VICRegLoss(25.0, 25.0, 1.0)(A_BZ, B_BZ)),
+        "barlow_twins": lambda: (
+            barlow_twins(A_BZ, B_BZ, 0.01),
+            theirs.BarlowTwinsLoss(0.01)(A_BZ, B_BZ),
+        ),
+        "vicreg": lambda: (
+            (halved * torch.stack(vicreg(A_BZ, B_BZ))).sum(),
+            theirs.VICRegLoss(25.0, 25.0, 1.0)(A_BZ, B_BZ),
+        ),
         "dino": lambda: (
             (dino(A_BZ, B_BZ, centre_K, 0.1, 0.04) + dino(B_BZ, A_BZ, centre_K, 0.1, 0.04)) / 2,
             theirs.DINOLoss(4)([A_BZ, B_BZ], [A_BZ, B_BZ]),

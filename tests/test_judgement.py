@@ -13,17 +13,26 @@ import pytest
 from scipy import stats
 
 from benchmarks import verdict as benchmark
-from sft_exp import judgement
+from sft_exp import verdict
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.judgement import Comparison, Setting, judge, primary_weights
-from sft_exp.judgement import archive as archives
-from sft_exp.judgement.collapse import trained
-from sft_exp.judgement.design import grand_mean, half_width, mean_squares, p_value, weighted_holm
-from sft_exp.judgement.evidence import Evidence, Moments, forecast, study_scale, weigh
-from sft_exp.judgement.rule import prepare
-from sft_exp.judgement.selection import pick
-from sft_exp.judgement.sequential import ALPHAS, LOOKS, Look, alpha_of, holm_after, look, next_design, spent
-from sft_exp.judgement.worth import worth
+from sft_exp.verdict import Comparison, Setting, judge, primary_weights
+from sft_exp.verdict import archive as archives
+from sft_exp.verdict.collapse import trained
+from sft_exp.verdict.design import grand_mean, half_width, mean_squares, p_value, weighted_holm
+from sft_exp.verdict.evidence import Evidence, Moments, forecast, study_scale, weigh
+from sft_exp.verdict.rule import prepare
+from sft_exp.verdict.selection import pick
+from sft_exp.verdict.sequential import (
+    ALPHAS,
+    LOOKS,
+    Look,
+    alpha_of,
+    holm_after,
+    look,
+    next_design,
+    spent,
+)
+from sft_exp.verdict.worth import worth
 
 ROOT = Path(__file__).parent.parent
 A = [0.81, 0.79, 0.84, 0.80, 0.83]
@@ -34,7 +43,9 @@ each = pytest.mark.parametrize
 
 def one(pretrained, scratch, archive=None, setting=None, **more):
     """The verdict on a single comparison."""
-    return judge({"a": Comparison(pretrained, scratch, **more)}, setting or Setting(), archive).verdicts["a"]
+    return judge(
+        {"a": Comparison(pretrained, scratch, **more)}, setting or Setting(), archive
+    ).verdicts["a"]
 
 
 def scores(seed, seeds, draws, gain=0.0, sd=0.005, base=0.9):
@@ -60,10 +71,14 @@ def test_one_seed_without_an_archive_is_the_paired_t_test_of_scipy():
 @each("values", [[A], A, [[a] for a in A]], ids=["draws", "flat", "seeds"])
 def test_the_interval_of_a_mean_is_students(values):
     theirs = stats.ttest_1samp(A, 0).confidence_interval(0.9)
-    assert judgement.interval(values, alpha=0.1) == pytest.approx((np.mean(A), theirs.low, theirs.high))
-    assert judgement.interval([[0.5]]) == (0.5, -np.inf, np.inf)
+    assert verdict.interval(values, alpha=0.1) == pytest.approx(
+        (np.mean(A), theirs.low, theirs.high)
+    )
+    assert verdict.interval([[0.5]]) == (0.5, -np.inf, np.inf)
     crossed = np.add.outer(A, B)
-    assert judgement.interval(crossed)[1] == pytest.approx(one(crossed, np.zeros((5, 5)), setting=Setting(proportion=False)).low)
+    assert verdict.interval(crossed)[1] == pytest.approx(
+        one(crossed, np.zeros((5, 5)), setting=Setting(proportion=False)).low
+    )
 
 
 def test_all_labels_leave_the_seeds_alone():
@@ -89,13 +104,19 @@ def test_a_crossed_design_by_hand():
     assert squares == pytest.approx([1.5, 0.5, 0.0])
     assert degrees.tolist() == [1, 2, 2]
     t = stats.t.ppf(0.975, [1, 2])
-    assert half_width(squares / 6, degrees, 0.05) == pytest.approx(sqrt((t[0] ** 2 * 1.5 + t[1] ** 2 * 0.5) / 6))
+    assert half_width(squares / 6, degrees, 0.05) == pytest.approx(
+        sqrt((t[0] ** 2 * 1.5 + t[1] ** 2 * 0.5) / 6)
+    )
 
 
 def test_the_rest_is_subtracted_with_the_smallest_quantile():
     t = stats.t.ppf(0.975, [2, 3, 6])
-    assert half_width([2.0, 3.0, 1.0], [2, 3, 6], 0.05) == pytest.approx(sqrt(t[0] ** 2 * 2 + t[1] ** 2 * 3 - t[2] ** 2))
-    assert half_width([2.0, 0.1, 9.0], [2, 3, 6], 0.05) == pytest.approx(t[0] * sqrt(2)), "never less than one factor alone"
+    assert half_width([2.0, 3.0, 1.0], [2, 3, 6], 0.05) == pytest.approx(
+        sqrt(t[0] ** 2 * 2 + t[1] ** 2 * 3 - t[2] ** 2)
+    )
+    assert half_width([2.0, 0.1, 9.0], [2, 3, 6], 0.05) == pytest.approx(t[0] * sqrt(2)), (
+        "never less than one factor alone"
+    )
 
 
 @each("shape", [(2, 3), (3, 3), (3, 10), (5, 6), (1, 10), (4, 1)], ids=str)
@@ -123,7 +144,9 @@ def test_a_wider_level_is_never_narrower_and_a_shift_changes_nothing():
 def test_seeds_that_do_not_count_are_as_if_they_were_not_there():
     gains = np.random.default_rng(3).normal(size=(4, 5))
     kept = np.array([True, False, True, True])
-    for with_mask, without in zip(mean_squares(gains, kept), mean_squares(gains[kept]), strict=True):
+    for with_mask, without in zip(
+        mean_squares(gains, kept), mean_squares(gains[kept]), strict=True
+    ):
         assert with_mask == pytest.approx(without)
     assert grand_mean(gains, kept) == pytest.approx(gains[kept].mean())
 
@@ -131,11 +154,16 @@ def test_seeds_that_do_not_count_are_as_if_they_were_not_there():
 def test_equivalence_is_scipys_two_one_sided_tests():
     gains = np.array([[0.001, 0.002, -0.001, 0.0005, 0.0015, 0.0]])
     evidence = weigh(Moments.of([gains]), None, other_seeds=False)
-    sides = stats.ttest_1samp(gains[0], -0.005, alternative="greater"), stats.ttest_1samp(gains[0], 0.005, alternative="less")
+    sides = (
+        stats.ttest_1samp(gains[0], -0.005, alternative="greater"),
+        stats.ttest_1samp(gains[0], 0.005, alternative="less"),
+    )
     assert evidence.p_equivalence(0.005)[0] == pytest.approx(max(s.pvalue for s in sides), rel=1e-6)
     interval = stats.ttest_1samp(gains[0], 0).confidence_interval(0.90)
     inside = max(abs(interval.low), abs(interval.high))
-    assert evidence.p_equivalence(inside)[0] == pytest.approx(0.05, rel=1e-6), "at 0.05 it is the interval of 90 %"
+    assert evidence.p_equivalence(inside)[0] == pytest.approx(0.05, rel=1e-6), (
+        "at 0.05 it is the interval of 90 %"
+    )
     assert evidence.p_equivalence(abs(gains.mean()) / 2)[0] == 1.0
 
 
@@ -147,7 +175,10 @@ def test_weighted_holm_is_the_closed_test_by_bonferroni(seed):
         m = int(rng.integers(1, 6))
         p, w = rng.random(m) ** 4 * 0.2, rng.random(m) + 0.1
         sets = [s for k in range(1, m + 1) for s in combinations(range(m), k)]
-        closed = [all(any(p[j] <= 0.05 * w[j] / w[list(s)].sum() for j in s) for s in sets if i in s) for i in range(m)]
+        closed = [
+            all(any(p[j] <= 0.05 * w[j] / w[list(s)].sum() for j in s) for s in sets if i in s)
+            for i in range(m)
+        ]
         assert weighted_holm(p, w)[0].tolist() == closed
 
 
@@ -187,7 +218,9 @@ def test_the_frozen_archive_is_what_the_committed_results_give():
     assert again["records"] == stored["records"]
     for mine, theirs in zip(again["fits"], stored["fits"], strict=True):
         assert mine["without"] == theirs["without"]
-        assert list(mine["prior"].values()) == pytest.approx(list(theirs["prior"].values()), rel=0.02)
+        assert list(mine["prior"].values()) == pytest.approx(
+            list(theirs["prior"].values()), rel=0.02
+        )
 
 
 @each("name", ["mnist", "MNIST", "blood_cells", "cifar10_jpeg12k"])
@@ -215,7 +248,9 @@ def test_the_fit_finds_the_spread_that_made_the_records():
         records.append(replace(r, squares=tuple(squares)))
     fitted = archives.fit(records)
     assert (fitted.seed, fitted.draw, fitted.rest) == pytest.approx((0.02, 0.05, 0.045), rel=0.2)
-    assert fitted.degrees == archives.MOST_DEGREES, "the true 6 degrees are more than is ever borrowed"
+    assert fitted.degrees == archives.MOST_DEGREES, (
+        "the true 6 degrees are more than is ever borrowed"
+    )
 
 
 def study_of(gains, name="vae"):
@@ -258,7 +293,10 @@ def test_an_empty_folder_is_no_archive(tmp_path):
         ("python -m sft_exp dataset=mnist dataset.root=data/mnist", "mnist"),
         ("python -m sft_exp dataset=image_folder dataset.root=data/blood_cells", "blood_cells"),
         ("python -m sft_exp study=attribution", "digits"),
-        ("python -m sft_exp 'study.steps=[\"a=b\"]' dataset=voc_segmentation dataset.root=data", "voc_segmentation"),
+        (
+            "python -m sft_exp 'study.steps=[\"a=b\"]' dataset=voc_segmentation dataset.root=data",
+            "voc_segmentation",
+        ),
     ],
 )
 def test_a_data_set_has_its_own_name_or_its_folders(command, name):
@@ -269,7 +307,10 @@ def test_a_data_set_has_its_own_name_or_its_folders(command, name):
 
 
 def test_mean_squares_are_moderated_by_smyths_formula():
-    gains, prior = np.random.default_rng(6).normal(0, 0.01, (3, 4)), archives.Prior(0.02, 0.05, 0.045, 3.0)
+    gains, prior = (
+        np.random.default_rng(6).normal(0, 0.01, (3, 4)),
+        archives.Prior(0.02, 0.05, 0.045, 3.0),
+    )
     expected = prior.expected(0.9, 0.88, 3, 4, 1000)[None]
     moments = Moments.of([gains] * 12)
     evidence = weigh(moments, prior, np.repeat(expected, 12, 0))
@@ -280,7 +321,9 @@ def test_mean_squares_are_moderated_by_smyths_formula():
     alone = weigh(Moments.of([gains]), prior, expected)
     assert alone.degrees[0] == pytest.approx(degrees + 1.2), "a report of one sentence borrows less"
     single = weigh(Moments.of([gains[:1]]), prior, prior.expected(0.9, 0.88, 1, 4, 1000)[None])
-    assert single.degrees[0].tolist() == pytest.approx([3, 3 + 1.2, 3]), "but for what it has not seen"
+    assert single.degrees[0].tolist() == pytest.approx([3, 3 + 1.2, 3]), (
+        "but for what it has not seen"
+    )
 
 
 def test_the_study_scale_is_raised_freely_and_lowered_slowly():
@@ -334,7 +377,9 @@ def test_the_words():
     silent = one(*scores(2, 3, 4, 0.003, 0.02))
     assert silent.word == "cannot tell"
     assert silent.text.startswith("Cannot tell whether pretraining helped")
-    assert one(*scores(1, 4, 8, 0.002, 1e-5)).word == "too small to matter", "real, and still too small to matter"
+    assert one(*scores(1, 4, 8, 0.002, 1e-5)).word == "too small to matter", (
+        "real, and still too small to matter"
+    )
 
 
 @each("gain", [0.0, 0.25, -0.1])
@@ -345,7 +390,9 @@ def test_the_same_gain_everywhere_proves_nothing(gain, archive, shape):
     verdict = one(scratch + gain, scratch, archive)
     assert verdict.word == "cannot tell"
     assert verdict.this is None or verdict.this.word == "cannot tell"
-    assert one([[0.9, 0.92]], [[0.88, 0.90]], archive).this.word == "cannot tell", "rounding does not hide it"
+    assert one([[0.9, 0.92]], [[0.88, 0.90]], archive).this.word == "cannot tell", (
+        "rounding does not hide it"
+    )
 
 
 def test_one_seed_says_two_sentences():
@@ -371,7 +418,9 @@ def test_one_run_of_each_arm_has_no_interval(archive):
 def test_a_word_and_its_printed_interval_never_contradict_each_other():
     rng, told_wider = np.random.default_rng(9), 0
     for _ in range(60):
-        comparisons = {n: Comparison(*scores(int(rng.integers(1e9)), 3, 4, 0.012 * n)) for n in range(4)}
+        comparisons = {
+            n: Comparison(*scores(int(rng.integers(1e9)), 3, 4, 0.012 * n)) for n in range(4)
+        }
         for v in judge(comparisons, Setting(tested=2000), archives.frozen()).verdicts.values():
             if v.word in ("helped", "hurt"):
                 assert v.low > 0 or v.high < 0
@@ -383,7 +432,12 @@ def test_a_word_and_its_printed_interval_never_contradict_each_other():
 def test_scores_in_other_units_are_judged_alike_in_any_unit():
     pretrained, scratch = scores(10, 3, 5, 0.02)
     small, large = (
-        one(k * pretrained, k * scratch, archives.frozen(), Setting(score="error", proportion=False, margin=0.005 * k))
+        one(
+            k * pretrained,
+            k * scratch,
+            archives.frozen(),
+            Setting(score="error", proportion=False, margin=0.005 * k),
+        )
         for k in (1, 1000)
     )
     assert (large.low, large.high) == pytest.approx((1000 * small.low, 1000 * small.high))
@@ -425,7 +479,9 @@ def test_what_would_tell_tells():
     expected = PRIOR.expected(arms[0].mean(), arms[1].mean(), 3, 4, 2000)[None]
     evidence = weigh(moments, PRIOR, expected)
     assert forecast(evidence, moments, seeds, draws).half(0.05)[0] < abs(verdict.gain)
-    assert forecast(evidence, moments, 3, 4).half(0.05)[0] == pytest.approx(evidence.half(0.05)[0], rel=0.25)
+    assert forecast(evidence, moments, 3, 4).half(0.05)[0] == pytest.approx(
+        evidence.half(0.05)[0], rel=0.25
+    )
 
 
 # Collapsed seeds
@@ -468,7 +524,9 @@ def test_of_two_seeds_nobody_can_say_which_collapsed():
 @each("truth", ["prior right", "prior 10x low", "exponential", "cells as in archive"])
 def test_seeds_that_only_vary_are_not_called_collapsed(truth):
     design = benchmark.Design(4, 6)
-    reports = benchmark.simulate(np.random.default_rng(14), 4000, design, (1, 1), benchmark.TRUTHS[truth])
+    reports = benchmark.simulate(
+        np.random.default_rng(14), 4000, design, (1, 1), benchmark.TRUTHS[truth]
+    )
     called = (~trained(reports.pretrained, PRIOR, benchmark.TESTED)).any(-1).mean()
     assert called <= 0.012, "of arms; the prior 10x low is the worst"
 
@@ -584,7 +642,9 @@ def test_looks_spend_five_per_cent_and_a_word_stands():
     assert "large" not in history[0].going
     assert not history[-1].going
     again = look(history, keys, *evidence_at(arms, 8, 12))
-    assert (again.alpha, again.words) == (0.0, history[-1].words), "looking again without new runs spends nothing"
+    assert (again.alpha, again.words) == (0.0, history[-1].words), (
+        "looking again without new runs spends nothing"
+    )
 
 
 def test_a_rerun_with_more_seeds_counts_as_a_look_and_deleted_ones_do_not_come_back():
@@ -602,14 +662,21 @@ def test_a_rerun_with_more_seeds_counts_as_a_look_and_deleted_ones_do_not_come_b
 
 
 def test_after_all_alpha_is_spent_nothing_new_is_said():
-    done = [Look(n, n, a, {"a": "cannot tell"}, frozenset({"a"}), frozenset()) for n, a in enumerate(ALPHAS, 2)]
-    assert look(done, ["a"], *evidence_at([scores(16, 8, 12, 0.2, base=0.7)], 8, 12)).words == {"a": "cannot tell"}
+    done = [
+        Look(n, n, a, {"a": "cannot tell"}, frozenset({"a"}), frozenset())
+        for n, a in enumerate(ALPHAS, 2)
+    ]
+    assert look(done, ["a"], *evidence_at([scores(16, 8, 12, 0.2, base=0.7)], 8, 12)).words == {
+        "a": "cannot tell"
+    }
 
 
 def test_the_share_of_what_differs_passes_on_and_no_other():
     p, weights = np.array([1.0, 0.004, 0.5]), np.ones(3)
     assert holm_after(p, weights, 0.01, np.array([True, False, False]))[1]
-    assert not holm_after(p, weights, 0.01, np.zeros(3, bool))[1], "a stopped comparison keeps its share"
+    assert not holm_after(p, weights, 0.01, np.zeros(3, bool))[1], (
+        "a stopped comparison keeps its share"
+    )
 
 
 def test_a_hopeless_comparison_is_stopped():
@@ -624,7 +691,13 @@ def test_a_hopeless_comparison_is_stopped():
 @each("truth", ["prior right", "prior 10x low", "seeds 25x"])
 def test_looks_hold_the_promise_together(truth):
     seeds, draws = LOOKS[-1]
-    reports = benchmark.simulate(np.random.default_rng(20), 400, benchmark.Design(seeds, draws), (1, 2), benchmark.TRUTHS[truth])
+    reports = benchmark.simulate(
+        np.random.default_rng(20),
+        400,
+        benchmark.Design(seeds, draws),
+        (1, 2),
+        benchmark.TRUTHS[truth],
+    )
     word, cost = benchmark.go_on(reports)
     assert np.isin(word, (1, 2)).any(-1).mean() <= 0.07
     assert cost.max() <= benchmark.cost_of(seeds, draws)
@@ -650,7 +723,9 @@ def test_looks_hold_the_promise_together(truth):
 def test_a_report_says_a_false_word_in_at_most_five_per_cent(truth, seeds, draws, sentences):
     """600 reports with a fixed seed: 7 % are two standard errors above 5 %. The long form is benchmarks/verdict.py."""
     count = 600 * benchmark.SHARE[sentences] // (3 if sentences > 6 else 1)
-    found = benchmark.measured(count, benchmark.Design(seeds, draws), sentences, benchmark.TRUTHS[truth], 0.0, 21)
+    found = benchmark.measured(
+        count, benchmark.Design(seeds, draws), sentences, benchmark.TRUTHS[truth], 0.0, 21
+    )
     assert found["false new"] <= 7
     assert found["covered new"] >= 93
 
@@ -672,13 +747,17 @@ STATED = {  # percent of reports, in docs/verdict.md: where the promise is not k
 def test_every_design_keeps_the_promise_or_its_number_is_stated(design, sentences):
     """3,000 and 1,500 reports of every truth: a rate of 5 % is measured as 6.2 % at most."""
     for name, truth in benchmark.TRUTHS.items():
-        if name != "a seed in ten collapses":  # the mean over seeds that collapse: no rule of few seeds knows it
+        if (
+            name != "a seed in ten collapses"
+        ):  # the mean over seeds that collapse: no rule of few seeds knows it
             found = benchmark.measured(3000, design, sentences, truth, 0.0, 24)["false new"]
             assert found <= 1.25 * STATED.get((name, design.seeds, design.draws), 5), (name, found)
 
 
 def test_large_gains_are_found_where_the_first_standard_was_mute():
-    found = benchmark.measured(150 * 5, benchmark.Design(3, 4), 18, benchmark.TRUTHS["cells as in archive"], 0.05, 22)
+    found = benchmark.measured(
+        150 * 5, benchmark.Design(3, 4), 18, benchmark.TRUTHS["cells as in archive"], 0.05, 22
+    )
     assert found["found new"] > 85
     assert found["found old"] < 70
 
@@ -689,7 +768,9 @@ def test_the_committed_studies_are_judged_again():
     for path in sorted((ROOT / "docs" / "results").glob("*/study.json")):
         study = json.loads(path.read_text())
         comparisons, _, tested = benchmark.committed(study)
-        report = judge(comparisons, Setting(tested=tested), archives.frozen(), [archives.dataset_of(study)])
+        report = judge(
+            comparisons, Setting(tested=tested), archives.frozen(), [archives.dataset_of(study)]
+        )
         words += [v.word for v in report.verdicts.values()]
     assert len(words) == 56
     assert words.count("cannot tell") <= 27
@@ -701,25 +782,29 @@ def test_the_committed_studies_are_judged_again():
 def test_the_library_is_light():
     """Neither torch nor Hydra is imported, and that within half a second of computing."""
     code = (
-        "import time; t = time.process_time(); import sft_exp.judgement, sys; t = time.process_time() - t;"
+        "import time; t = time.process_time(); import sft_exp.verdict, sys; t = time.process_time() - t;"
         "print(t, *({m.partition('.')[0] for m in sys.modules} & {'torch', 'hydra', 'omegaconf', 'sklearn', 'matplotlib'}))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert out[1:] == []
     assert float(out[0]) < 0.5
 
 
 def test_the_example_of_the_package_runs():
     pretrained, scratch = scores(23, 3, 4, 0.03)
-    report = judgement.judge(
-        {"vae": judgement.Comparison(pretrained, scratch)},
-        judgement.Setting(tested=10_000),
-        judgement.frozen(),
+    report = verdict.judge(
+        {"vae": verdict.Comparison(pretrained, scratch)},
+        verdict.Setting(tested=10_000),
+        verdict.frozen(),
         without=["mnist"],
     )
-    assert report.verdicts["vae"].text.startswith(judgement.SAYS[report.verdicts["vae"].word])
+    assert report.verdicts["vae"].text.startswith(verdict.SAYS[report.verdicts["vae"].word])
 
 
 def test_evidence_without_any_spread_says_so():
-    evidence = Evidence(np.zeros(2), np.array([[0.0, 0, 0], [0, 1e-9, 0]]), np.zeros((2, 3)), np.ones((2, 3)))
+    evidence = Evidence(
+        np.zeros(2), np.array([[0.0, 0, 0], [0, 1e-9, 0]]), np.zeros((2, 3)), np.ones((2, 3))
+    )
     assert evidence.without_noise().tolist() == [True, False]

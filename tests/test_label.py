@@ -13,13 +13,25 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp import forecast, label, splits, suspicious
-from sft_exp.data import Corpus, Images
+from sft_exp.data import splits
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.images import Images
+from sft_exp.data.splits import Labels
 from sft_exp.errors import DataError
-from sft_exp.labelling import sheet
-from sft_exp.splits import Labels
+from sft_exp.forecast import __main__ as forecast_command
+from sft_exp.label import __main__ as label_command
+from sft_exp.label import selection, sheet
+from sft_exp.suspicious import __main__ as suspicious_command
 
-SMALL = ["tracker=none", "hardware=cpu", "pretrain.steps=2", "finetune.steps=0", "val=none", "controls=false", "report=false"]
+SMALL = [
+    "tracker=none",
+    "hardware=cpu",
+    "pretrain.steps=2",
+    "finetune.steps=0",
+    "val=none",
+    "controls=false",
+    "report=false",
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +39,10 @@ def run(tmp_path_factory):
     """The folder of a finished run on the embedded digits, 40 labels; its store is an absolute path."""
     folder = tmp_path_factory.mktemp("run")
     with contextlib.chdir(folder):
-        sft_exp.run([*SMALL, f"store={folder}/store", "strategy=linear", "draws=3", "labels=4"], folder / "run")
+        sft_exp.run(
+            [*SMALL, f"store={folder}/store", "strategy=linear", "draws=3", "labels=4"],
+            folder / "run",
+        )
     return folder / "run"
 
 
@@ -46,9 +61,13 @@ def printed(said):
 # Choosing
 
 
-@pytest.mark.parametrize("strategy", label.STRATEGIES)
-def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(run, strategy, capsys):
-    code = label.main([f"run={run}", "n=7", f"label.strategy={strategy}", "out=sheet", "serve=false"])
+@pytest.mark.parametrize("strategy", selection.STRATEGIES)
+def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(
+    run, strategy, capsys
+):
+    code = label_command.main(
+        [f"run={run}", "n=7", f"label.strategy={strategy}", "out=sheet", "serve=false"]
+    )
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
     again = printed(said.out)
@@ -61,9 +80,15 @@ def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(r
     assert [row[0] for row in table("sheet/labels.csv")] == ["file", *known]
 
     made = sheet.load(Path("sheet"))
-    Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(chosen, "3")))  # an annotator who always says 3
-    job = sft_exp.api.pipeline.prepare(sft_exp.api.config.experiment(*sft_exp.api.compose(again)))
-    assert type(job.experiment.strategy).__name__ == "Linear", "the run's own command, but for the labels"
+    Path("sheet/labels.csv").write_text(
+        made.table(dict.fromkeys(chosen, "3"))
+    )  # an annotator who always says 3
+    job = sft_exp.api.pipeline.prepare(
+        sft_exp.api.config.experiment(*sft_exp.config.compose.compose(again))
+    )
+    assert type(job.experiment.strategy).__name__ == "Linear", (
+        "the run's own command, but for the labels"
+    )
     assert job.experiment.draws == 3
     labelled = splits.make(job.corpus, job.labels, 0).labelled
     assert labelled.ids == sorted([*known, *chosen])
@@ -72,13 +97,13 @@ def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(r
 
 def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
     command = [f"run={run}", "n=3", "serve=false"]
-    assert label.main(command) == 0
+    assert label_command.main(command) == 0
     (folder,) = Path("outputs/labels").iterdir()
     made = sheet.load(folder)
     before = (folder / "sheet.json").stat().st_mtime_ns
     (folder / "labels.csv").write_text(made.table({made.chosen[1]: "8"}))
     capsys.readouterr()
-    assert label.main(command) == 0
+    assert label_command.main(command) == 0
     assert "1 have one by now" in capsys.readouterr().out
     assert (folder / "sheet.json").stat().st_mtime_ns == before
 
@@ -90,22 +115,30 @@ def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
         (["run=gone"], 3, ["gone", "results.json"]),
         (["run=gone", "n=0"], 2, ["n=0", "above 0"]),
         (["run=gone", "n=x"], 2, ["n=x", "whole number"]),
-        (["run=gone", "label.strategy=best"], 2, ["label.strategy=best", "typiclust, coreset, margin or random"]),
-        (["run=gone", "label.stategy=random"], 2, ["label.stategy=random", "did you mean strategy?"]),
+        (
+            ["run=gone", "label.strategy=best"],
+            2,
+            ["label.strategy=best", "typiclust, coreset, margin or random"],
+        ),
+        (
+            ["run=gone", "label.stategy=random"],
+            2,
+            ["label.stategy=random", "did you mean strategy?"],
+        ),
         (["run=gone", "serve=maybe"], 2, ["serve=maybe", "true or false"]),
         (["run=gone", "port=99999"], 2, ["port=99999", "65535"]),
         (["RUN"], 2, ["RUN", "key=value"]),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments, code, words, capsys):
-    assert label.main(arguments) == code
+    assert label_command.main(arguments) == code
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert all(word in said for word in words), said
 
 
 def test_more_than_there_are_is_refused(run, capsys):
-    assert label.main([f"run={run}", "n=1258", "serve=false"]) == 3
+    assert label_command.main([f"run={run}", "n=1258", "serve=false"]) == 3
     assert "there are 1257 images without a label" in capsys.readouterr().err
     assert not Path("outputs").exists()
 
@@ -126,11 +159,19 @@ def chosen(text, total=None):
 
 
 def test_a_table_is_the_whole_budget_and_its_labels_count(corpus):
-    draws = [splits.make(corpus, chosen("file,label\ni3,c\ni7,b\ni9,\n"), d).labelled for d in (0, 1)]
+    draws = [
+        splits.make(corpus, chosen("file,label\ni3,c\ni7,b\ni9,\n"), d).labelled for d in (0, 1)
+    ]
     assert [d.ids for d in draws] == [["i3", "i7"]] * 2
-    assert draws[0].y.tolist() == [2, 1], "the annotator's, and a row without a label is not annotated"
-    assert splits.make(corpus, chosen("file\ni9\ni3\n"), 0).labelled.y.tolist() == [0, 0], "without the column: the data set's"
-    assert corpus.train.y.tolist() == (torch.arange(30) % 3).tolist(), "and nothing else has changed"
+    assert draws[0].y.tolist() == [2, 1], (
+        "the annotator's, and a row without a label is not annotated"
+    )
+    assert splits.make(corpus, chosen("file\ni9\ni3\n"), 0).labelled.y.tolist() == [0, 0], (
+        "without the column: the data set's"
+    )
+    assert corpus.train.y.tolist() == (torch.arange(30) % 3).tolist(), (
+        "and nothing else has changed"
+    )
 
 
 def test_labels_total_draws_inside_the_table(corpus):
@@ -142,11 +183,15 @@ def test_labels_total_draws_inside_the_table(corpus):
 
 
 def test_a_request_knows_the_tables_content_and_not_its_name(corpus):
-    from sft_exp.provenance import plain
+    from sft_exp.store.requests import plain
 
     first = chosen("file,label\ni3,c\ni7,b\n")
     Path("other.csv").write_text("label,file,why\nb,i7,x\nc,i3,y\n")
-    assert plain(first) == plain(Labels.parse("other.csv", None)) != plain(chosen("file,label\ni3,c\ni7,c\n"))
+    assert (
+        plain(first)
+        == plain(Labels.parse("other.csv", None))
+        != plain(chosen("file,label\ni3,c\ni7,c\n"))
+    )
     assert plain(first)["count"] == "all"
     assert plain(first) != plain(Labels("all"))
 
@@ -191,28 +236,41 @@ def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
                 photo(Path(f"photos/{part}{name}/{n}.png"), 120 * c, 100 * p + 10 * c + n)
     for n in range(9):
         photo(Path(f"more/{n}.png"), 120 * (n % 2), 1000 + n)
-    where = [f"dataset.root={tmp_path}/photos", f"dataset.unlabelled={tmp_path}/more"]  # one process reads one path once
+    where = [
+        f"dataset.root={tmp_path}/photos",
+        f"dataset.unlabelled={tmp_path}/more",
+    ]  # one process reads one path once
     own = ["dataset=image_folder", *where, "dataset.size=16", "encoder=mlp", "draws=1"]
     sft_exp.run([*SMALL, *own], "run")
-    assert label.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0
+    assert label_command.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0
     again = printed(capsys.readouterr().out)
     made = sheet.load(Path("sheet"))
     Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(made.chosen, "light")))
     result = sft_exp.run(again, "again")
     if layout == "split":
-        assert (result["data"]["train"], result["data"]["labelled"], result["data"]["test"]) == (16, 16, 12)
+        assert (result["data"]["train"], result["data"]["labelled"], result["data"]["test"]) == (
+            16,
+            16,
+            12,
+        )
     else:
         assert result["data"]["train"] == 16
     folder = Path(result["stages"]["finetune"]["folder"]).parent
-    (manifest,) = (m for m in folder.glob("data-*/manifest.json") if len(json.loads(m.read_text())["ids"]["train"]) == 16)
-    assert len(json.loads(manifest.read_text())["ids"]["unlabelled"]) == 5, "labelled images have left the pool"
+    (manifest,) = (
+        m
+        for m in folder.glob("data-*/manifest.json")
+        if len(json.loads(m.read_text())["ids"]["train"]) == 16
+    )
+    assert len(json.loads(manifest.read_text())["ids"]["unlabelled"]) == 5, (
+        "labelled images have left the pool"
+    )
 
 
 # Forecasts and suspicious labels
 
 
 def test_a_forecast_fills_in_the_curve_once(run, capsys):
-    assert forecast.main([f"run={run}", "n=40"]) == 0
+    assert forecast_command.main([f"run={run}", "n=40"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("40 more labels: ")
     curve = json.loads((run / "forecast.json").read_text())
@@ -220,27 +278,33 @@ def test_a_forecast_fills_in_the_curve_once(run, capsys):
     result = json.loads((run / "results.json").read_text())
     assert curve["scores"]["40"] == result["draws"]["pretrained"]
     before = {p for p in (run.parent / "store").iterdir() if p.is_dir()}
-    assert forecast.main([f"run={run}", "n=40"]) == 0
+    assert forecast_command.main([f"run={run}", "n=40"]) == 0
     assert capsys.readouterr().out == said
     assert {p for p in (run.parent / "store").iterdir() if p.is_dir()} == before
-    assert label.main([f"run={run}", "n=40", "serve=false"]) == 0
+    assert label_command.main([f"run={run}", "n=40", "serve=false"]) == 0
     assert said in capsys.readouterr().out
 
 
 def test_a_forecast_needs_draws_and_counts(run, capsys):
-    sft_exp.run([*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=2", "labels=4"], "two")
-    sft_exp.run([*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=3", "labels=1"], "one")
+    sft_exp.run(
+        [*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=2", "labels=4"], "two"
+    )
+    sft_exp.run(
+        [*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=3", "labels=1"], "one"
+    )
     for name, words in (("two", "draws=2"), ("one", "10 labels of 10 classes cannot be halved")):
-        assert forecast.main([f"run={name}"]) == 3
+        assert forecast_command.main([f"run={name}"]) == 3
         assert words in capsys.readouterr().err
 
 
 def test_suspicious_labels_are_ranked(run, capsys):
-    assert suspicious.main([f"run={run}"]) == 0
+    assert suspicious_command.main([f"run={run}"]) == 0
     head, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
     assert head == ["file", "label", "neighbours", "agreement"]
     assert len(rows) == 40
     scores = [float(r[3]) for r in rows]
     assert scores == sorted(scores)
-    assert all((r[1] == r[2]) == (s >= 0) for r, s in zip(rows, scores, strict=True) if abs(s) > 1e-3)
-    assert suspicious.main(["run=gone"]) == 3
+    assert all(
+        (r[1] == r[2]) == (s >= 0) for r, s in zip(rows, scores, strict=True) if abs(s) > 1e-3
+    )
+    assert suspicious_command.main(["run=gone"]) == 3

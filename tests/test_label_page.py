@@ -19,8 +19,8 @@ from browser import CHROMIUM, Browser
 from PIL import Image
 
 import sft_exp
-from sft_exp.labelling import sheet
-from sft_exp.labelling.sheet import Sheet
+from sft_exp.label import sheet
+from sft_exp.label.sheet import Sheet
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 DIGITS = [str(n) for n in range(10)]
@@ -36,7 +36,9 @@ def uri(shade):
 @pytest.fixture
 def folder(tmp_path):
     """A sheet of 20 images of 10 classes, with one row that was labelled before."""
-    made = Sheet("labels", ["file", "label"], DIGITS, list(TRUTH), [["train/000099", "7"]], "20 of 60,000")
+    made = Sheet(
+        "labels", ["file", "label"], DIGITS, list(TRUTH), [["train/000099", "7"]], "20 of 60,000"
+    )
     sheet.write(tmp_path / "sheet", made, map(uri, range(0, 200, 10)))
     return tmp_path / "sheet"
 
@@ -50,8 +52,19 @@ def serve(folder):
     running = []
 
     def start():
-        environment = {**os.environ, "PYTHONPATH": str(Path(sft_exp.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "sft_exp.label", "run=gone", f"out={folder}", f"port={port}"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(sft_exp.__file__).parents[1]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "sft_exp.label",
+            "run=gone",
+            f"out={folder}",
+            f"port={port}",
+        ]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert any(line.startswith("Label at") for line in process.stdout)
@@ -105,7 +118,9 @@ def test_twenty_images_an_undo_a_reload_and_a_killed_server(folder, serve, brows
     assert saved(folder) == first(9)
 
     browser.reload()
-    assert browser.run("document.getElementById('name').textContent") == truth[9][0], "it goes on where it was"
+    assert browser.run("document.getElementById('name').textContent") == truth[9][0], (
+        "it goes on where it was"
+    )
     browser.press(truth[9][1])
     browser.press(" ")  # image 10 is skipped, and comes again at the end
     for _, label in truth[11:14]:
@@ -119,7 +134,9 @@ def test_twenty_images_an_undo_a_reload_and_a_killed_server(folder, serve, brows
     for _, label in truth[14:16]:  # nobody answers, and the page keeps these
         browser.press(label)
     browser.until("document.body.innerText.includes('2 not yet on disk')")
-    browser.until("document.getElementById('trouble').textContent.includes('Start the command again')")
+    browser.until(
+        "document.getElementById('trouble').textContent.includes('Start the command again')"
+    )
     assert saved(folder) == acknowledged
 
     serve()
@@ -139,7 +156,9 @@ def test_opened_as_a_file_it_keeps_answers_and_downloads_the_same_table(folder, 
     browser.until("document.getElementById('count').textContent.startsWith('4 of 20')")
     time.sleep(1)  # a browser hands what a page keeps to the next one a moment later
     browser.reload()
-    assert browser.run("document.getElementById('count').textContent").startswith("4 of 20 labelled")
+    assert browser.run("document.getElementById('count').textContent").startswith(
+        "4 of 20 labelled"
+    )
     caught = "URL.createObjectURL = blob => { window.text = blob.text(); return '#'; }; download(); window.text"
     assert browser.run(caught) == sheet.load(folder).table(first(4))
 
@@ -178,24 +197,28 @@ def test_the_server_takes_what_is_on_the_sheet_and_from_this_machine_alone(folde
     refused = [{"train/000099": "1"}, {"train/000004": "cat"}, {"train/000004": 1}, 7]
     assert [ask(answers, json.dumps(r).encode())[0] for r in refused] == [400] * 4
     assert ask(answers, b"{")[0] == 400
-    assert ask(answers, b'{"train/000004": "1"}', **{"Content-Type": "text/plain"})[0] == 400, "a form of another site"
-    assert ask(answers, b'{"train/000004": "1"}', Host="evil.example")[0] == 403, "a name turned to this address"
+    assert ask(answers, b'{"train/000004": "1"}', **{"Content-Type": "text/plain"})[0] == 400, (
+        "a form of another site"
+    )
+    assert ask(answers, b'{"train/000004": "1"}', Host="evil.example")[0] == 403, (
+        "a name turned to this address"
+    )
     assert ask(f"{url}../sheet.json")[0] == 404
     assert ask(answers, json.dumps({"train/000003": None}).encode()) == (200, 0)
     assert saved(folder) == {}
 
 
 def test_a_full_disk_is_no_acknowledgement(folder, monkeypatch):
-    from sft_exp import durable
     from sft_exp.errors import StorageError
-    from sft_exp.labelling import desk
+    from sft_exp.label import desk
+    from sft_exp.store import atomic_io
 
     def full(path, content):
         raise StorageError(f"{path}: No space left on device")
 
     with desk.Desk(folder, 0) as table:
         table.record({"train/000001": "4"})
-        monkeypatch.setattr(durable, "write", full)
+        monkeypatch.setattr(atomic_io, "write", full)
         with pytest.raises(StorageError):
             table.record({"train/000002": "7"})
         assert table.answers == {"train/000001": "4"} == saved(folder)

@@ -35,9 +35,13 @@ def shards(tmp_path):
     """12 images of 2 classes in 3 shards, each of a red of its own; 4 to test on."""
     for n in range(3):
         rows = range(4 * n, 4 * n + 4)
-        samples = {f"{r:03}.png": png(10 * r) for r in rows} | {f"{r:03}.cls": str(r % 2).encode() for r in rows}
+        samples = {f"{r:03}.png": png(10 * r) for r in rows} | {
+            f"{r:03}.cls": str(r % 2).encode() for r in rows
+        }
         shard(tmp_path / f"train-{n}.tar", dict(sorted(samples.items())))
-    samples = {f"t{r}.png": png(200 + r) for r in range(4)} | {f"t{r}.cls": str(r % 2).encode() for r in range(4)}
+    samples = {f"t{r}.png": png(200 + r) for r in range(4)} | {
+        f"t{r}.cls": str(r % 2).encode() for r in range(4)
+    }
     shard(tmp_path / "test-0.tar", samples)
     return Large(root=str(tmp_path), train="train-*.tar", test="test-*.tar", size=8, workers=0)
 
@@ -58,7 +62,9 @@ def test_folders_of_classes_as_imagenets(tmp_path):
         for n, name in enumerate(("n01", "n02")):
             (tmp_path / split / name).mkdir(parents=True)
             for k in range(count):
-                (tmp_path / split / name / f"{k}.png").write_bytes(png(100 * n + k + 10 * (split == "val")))
+                (tmp_path / split / name / f"{k}.png").write_bytes(
+                    png(100 * n + k + 10 * (split == "val"))
+                )
     corpus = Large(root=str(tmp_path), train="train", test="val", size=8, workers=0).load()
     assert corpus.classes == ("n01", "n02")
     assert corpus.train.ids == [f"{c}/{k}.png" for c in ("n01", "n02") for k in range(3)]
@@ -100,8 +106,22 @@ def test_another_label_is_another_set(shards, tmp_path):
 
 
 def test_the_whole_line(shards, tmp_path):
-    small = ["draws=1", "val=none", "controls=false", "tracker=none", "monitors=false", "pretrain.steps=2", "finetune.steps=2"]
-    sizes = ["encoder=conv", "dataset.size=8", "dataset.workers=0", "pretrain.batch_size=4", "finetune.batch_size=4"]
+    small = [
+        "draws=1",
+        "val=none",
+        "controls=false",
+        "tracker=none",
+        "monitors=false",
+        "pretrain.steps=2",
+        "finetune.steps=2",
+    ]
+    sizes = [
+        "encoder=conv",
+        "dataset.size=8",
+        "dataset.workers=0",
+        "pretrain.batch_size=4",
+        "finetune.batch_size=4",
+    ]
     result = api.run(["dataset=webdataset", f"dataset.root={shards.root}", *small, *sizes])
     assert result["data"]["train"] == 12
     assert result["data"]["test"] == 4
@@ -116,7 +136,10 @@ def test_from_imagenets_layout_to_cifar(shared_data, monkeypatch):
         test_list: ClassVar = [["test_batch", None]]
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Small)
-    sets = [f"pretrain_dataset.root={shared_data}/cifar10_jpeg12k", f"dataset.root={shared_data}/cifar10_exact5k"]
+    sets = [
+        f"pretrain_dataset.root={shared_data}/cifar10_jpeg12k",
+        f"dataset.root={shared_data}/cifar10_exact5k",
+    ]
     options = [
         "pretrain_dataset.workers=0",
         "dataset.download=false",
@@ -125,8 +148,18 @@ def test_from_imagenets_layout_to_cifar(shared_data, monkeypatch):
         "draws=2",
         "controls=[scratch]",
     ]
-    steps = ["pretrain.steps=4", "pretrain.batch_size=16", "finetune.steps=4", "tracker=none", "report=false"]
+    steps = [
+        "pretrain.steps=4",
+        "pretrain.batch_size=16",
+        "finetune.steps=4",
+        "tracker=none",
+        "report=false",
+    ]
     result = api.run(["experiment=imagenet_to_cifar10", *sets, *options, *steps])
-    assert (result["data"]["train"], result["data"]["test"], result["data"]["labelled"]) == (4000, 1000, 50)
+    assert (result["data"]["train"], result["data"]["test"], result["data"]["labelled"]) == (
+        4000,
+        1000,
+        50,
+    )
     assert len(result["draws"]["scratch"]) == 2
     assert result["stages"]["pretrain"]["folder"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sft_exp.labelling.learning_curve import forecast
+from sft_exp.label.learning_curve import forecast
 
 COUNTS = (20, 40, 80, 160)
 
@@ -11,7 +11,10 @@ COUNTS = (20, 40, 80, 160)
 def curve(seed, a=0.1, b=1.5, c=0.5, spread=0.3, draws=10):
     """A power law's accuracies: draws lie around it by `spread` / count."""
     rng = np.random.default_rng(seed)
-    made = {n: 1 - a - b * n**-c + spread / n**0.75 * rng.standard_normal(draws) for n in (*COUNTS, 240, 320)}
+    made = {
+        n: 1 - a - b * n**-c + spread / n**0.75 * rng.standard_normal(draws)
+        for n in (*COUNTS, 240, 320)
+    }
     return {n: list(v) for n, v in made.items()}
 
 
@@ -19,7 +22,13 @@ def test_intervals_hold_what_they_promise_on_power_laws():
     inside = []
     for seed in range(40):
         rng = np.random.default_rng(1000 + seed)
-        scores = curve(seed, a=rng.uniform(0, 0.4), b=rng.uniform(0.5, 2), c=rng.uniform(0.2, 0.8), spread=rng.uniform(0.1, 0.6))
+        scores = curve(
+            seed,
+            a=rng.uniform(0, 0.4),
+            b=rng.uniform(0.5, 2),
+            c=rng.uniform(0.2, 0.8),
+            spread=rng.uniform(0.1, 0.6),
+        )
         for n in (240, 320):
             found = forecast({k: scores[k] for k in COUNTS}, n)
             inside += [found.low <= s <= found.high for s in scores[n]]

@@ -8,12 +8,20 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from sft_exp.core import Spec, stream
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
-from sft_exp.losses import Reconstruction, bernoulli, kl_to_standard_normal, log_bernoulli, log_gaussian, squared
-from sft_exp.nets import LinearMap, PatchNet
+from sft_exp.losses import (
+    Reconstruction,
+    bernoulli,
+    kl_to_standard_normal,
+    log_bernoulli,
+    log_gaussian,
+    squared,
+)
+from sft_exp.models.backbones import LinearMap, PatchNet
 from sft_exp.pretrainers.ae import AE
 from sft_exp.pretrainers.bigan import BiGAN
 from sft_exp.pretrainers.dae import DAE
@@ -51,22 +59,32 @@ def test_bernoulli_is_the_negative_log_likelihood_in_nats_an_image():
     by_hand = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3)).mean()
     close(bernoulli(H_BCHW, X_BCHW), by_hand)
     black_and_white = X_BCHW.round()
-    close(bernoulli(H_BCHW, black_and_white), -Bernoulli(logits=H_BCHW).log_prob(black_and_white).sum((1, 2, 3)).mean())
+    close(
+        bernoulli(H_BCHW, black_and_white),
+        -Bernoulli(logits=H_BCHW).log_prob(black_and_white).sum((1, 2, 3)).mean(),
+    )
 
 
 def test_bernoulli_is_finite_however_sure_the_logits():
-    assert bernoulli(torch.full((1, 1, 1, 2), 1e4), torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)) == pytest.approx(1e4)
+    assert bernoulli(
+        torch.full((1, 1, 1, 2), 1e4), torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
+    ) == pytest.approx(1e4)
 
 
 def test_squared_is_a_unit_gaussians_likelihood_up_to_its_constant():
     constant = 0.5 * log(2 * pi) * np.prod(IMAGE)
-    close(squared(H_BCHW, X_BCHW), -Normal(H_BCHW, 1).log_prob(X_BCHW).sum((1, 2, 3)).mean() - constant)
+    close(
+        squared(H_BCHW, X_BCHW),
+        -Normal(H_BCHW, 1).log_prob(X_BCHW).sum((1, 2, 3)).mean() - constant,
+    )
 
 
 @pytest.mark.parametrize("output", ["linear", "relu", "sigmoid"])
 def test_the_textbooks_mean_is_the_sum_up_to_its_factor(output):
     """mean over all pixels of all images = 2 / (C H W) x half the sum over pixels, mean over images."""
-    mean, half_sum = (Reconstruction(kind, output).error(H_BCHW, X_BCHW) for kind in ("mean_squared", "squared"))
+    mean, half_sum = (
+        Reconstruction(kind, output).error(H_BCHW, X_BCHW) for kind in ("mean_squared", "squared")
+    )
     close(mean, half_sum * 2 / np.prod(IMAGE))
     h = H_BCHW.double().numpy()
     picture = {"linear": h, "relu": h.clip(0), "sigmoid": 1 / (1 + np.exp(-h))}[output]
@@ -87,7 +105,11 @@ def test_bernoulli_wants_logits():
 def test_losses_are_means_over_rows():
     """So a batch may be taken in pieces: the whole is the mean of its parts, weighted by rows."""
     for loss in (bernoulli, squared, kl_to_standard_normal):
-        whole, a, b = loss(H_BCHW, X_BCHW), loss(H_BCHW[:2], X_BCHW[:2]), loss(H_BCHW[2:], X_BCHW[2:])
+        whole, a, b = (
+            loss(H_BCHW, X_BCHW),
+            loss(H_BCHW[:2], X_BCHW[:2]),
+            loss(H_BCHW[2:], X_BCHW[2:]),
+        )
         close(whole, (2 * a + 3 * b) / 5)
 
 
@@ -115,7 +137,9 @@ def test_vaes_loss_is_the_negative_evidence_lower_bound():
     loss, logged = method.loss(nets, x_BCHW, eps_BZ, beta)
     mean_BZ, logvar_BZ = nets["posterior"](nets["encoder"](x_BCHW)).chunk(2, 1)
     q = Normal(mean_BZ, (logvar_BZ / 2).exp())
-    log_likelihood = (x_BCHW * (h := nets["decoder"](q.loc + q.scale * eps_BZ)) - nn.functional.softplus(h)).sum((1, 2, 3))
+    log_likelihood = (
+        x_BCHW * (h := nets["decoder"](q.loc + q.scale * eps_BZ)) - nn.functional.softplus(h)
+    ).sum((1, 2, 3))
     close(loss, -(log_likelihood.mean() - kl_divergence(q, Normal(0, 1)).sum(1).mean()))
     close(loss, logged["reconstruction"] + logged["kl"])
 
@@ -143,14 +167,20 @@ def test_vae_without_kl_and_spread_is_an_autoencoder():
         nets["posterior"].weight[3:] = 0
         nets["posterior"].bias[3:] = -200  # log-variance
     code = nn.Sequential(nets["encoder"], nn.Linear(6, 3))
-    code[1].weight.data, code[1].bias.data = nets["posterior"].weight[:3], nets["posterior"].bias[:3]
+    code[1].weight.data, code[1].bias.data = (
+        nets["posterior"].weight[:3],
+        nets["posterior"].bias[:3],
+    )
     plain, _ = AE().loss({"encoder": code, "decoder": nets["decoder"]}, X_BCHW)
     close(method.loss(nets, *method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0))[0], plain)
 
 
 def test_vaes_beta_rises_over_the_warmup():
     method = VAE(beta=4.0, warmup=0.5)
-    betas = [method.draw({"pool": {"x": X_BCHW}}, stream("draw"), p)[2].item() for p in (0.0, 0.25, 0.5, 1.0)]
+    betas = [
+        method.draw({"pool": {"x": X_BCHW}}, stream("draw"), p)[2].item()
+        for p in (0.0, 0.25, 0.5, 1.0)
+    ]
     assert betas == [0.0, 2.0, 4.0, 4.0]
 
 
@@ -163,7 +193,10 @@ def test_vaes_gaussian_pixels_have_their_whole_density():
     nets = networks(method)
     loss, logged = method.loss(nets, *method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0))
     close(loss, logged["reconstruction"] + logged["kl"])
-    close(-log_gaussian(h_BCHW[None], X_BCHW, 1.0).mean(), squared(h_BCHW, X_BCHW) + 0.5 * log(2 * pi) * np.prod(IMAGE))
+    close(
+        -log_gaussian(h_BCHW[None], X_BCHW, 1.0).mean(),
+        squared(h_BCHW, X_BCHW) + 0.5 * log(2 * pi) * np.prod(IMAGE),
+    )
 
 
 def test_vaes_importance_weights_give_the_likelihood():
@@ -173,7 +206,9 @@ def test_vaes_importance_weights_give_the_likelihood():
     x_BCHW = torch.rand(3, 1, 4, 4, generator=stream("x")).round()
     with torch.no_grad():
         z_KZ = torch.randn(50_000, 2, generator=stream("prior"))
-        exact = log_bernoulli(nets["decoder"](z_KZ).unsqueeze(1).expand(-1, 3, -1, -1, -1), x_BCHW).logsumexp(0) - log(len(z_KZ))
+        exact = log_bernoulli(
+            nets["decoder"](z_KZ).unsqueeze(1).expand(-1, 3, -1, -1, -1), x_BCHW
+        ).logsumexp(0) - log(len(z_KZ))
         weights_KB = method.log_weights(nets, x_BCHW, 20_000, stream("posterior"))
         assert weights_KB.shape == (20_000, 3)
         assert torch.allclose(weights_KB.logsumexp(0) - log(20_000), exact, atol=0.03)
@@ -184,7 +219,9 @@ def test_vaes_importance_weights_give_the_likelihood():
 
 def test_vae_binarises_afresh_and_leaves_black_and_white_alone():
     method, grey = VAE(binarise=True), torch.full((500, 1, 4, 4), 0.3)
-    first, second = (method.draw({"pool": {"x": grey}}, stream("draw", n), 0.0)[0] for n in range(2))
+    first, second = (
+        method.draw({"pool": {"x": grey}}, stream("draw", n), 0.0)[0] for n in range(2)
+    )
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert first.mean() == pytest.approx(0.3, abs=0.02)
     assert not torch.equal(first, second)
@@ -225,7 +262,9 @@ def test_a_perfect_code_leaves_no_error():
 def gan(image=IMAGE, encoder=None):
     method = GAN(latent=3)
     nets = networks(method, encoder, image)
-    drawn = method.draw({"pool": {"x": torch.rand(5, *image, generator=stream("x"))}}, stream("draw"), 0.0)
+    drawn = method.draw(
+        {"pool": {"x": torch.rand(5, *image, generator=stream("x"))}}, stream("draw"), 0.0
+    )
     return method, nets, drawn
 
 
@@ -233,9 +272,13 @@ def gan(image=IMAGE, encoder=None):
 def test_gans_two_losses_are_the_papers(encoder):
     """Discriminator -log D(x) - log(1 - D(G(z))); generator, not saturating, -log D(G(z)). D's batches are judged apart."""
     method, nets, (x_BCHW, z_BZ) = gan((1, 8, 8), encoder)
-    d = lambda x: nets["discriminator"]["head"](nets["discriminator"]["encoder"](x)).squeeze(1).sigmoid().double()  # noqa: E731
+    judge = nets["discriminator"]
+    d = lambda x: judge["head"](judge["encoder"](x)).squeeze(1).sigmoid().double()  # noqa: E731
     fake_BCHW = nets["generator"](z_BZ).sigmoid()
-    close(method.discriminator_loss(nets, x_BCHW, z_BZ)[0], (-d(x_BCHW).log()).mean() - (1 - d(fake_BCHW)).log().mean())
+    close(
+        method.discriminator_loss(nets, x_BCHW, z_BZ)[0],
+        (-d(x_BCHW).log()).mean() - (1 - d(fake_BCHW)).log().mean(),
+    )
     close(method.generator_loss(nets, x_BCHW, z_BZ)[0], -d(fake_BCHW).log().mean())
 
 
@@ -262,7 +305,11 @@ def test_gans_batchnorm_remembers_real_images_alone():
     method.discriminator_loss(nets, x_BCHW, z_BZ)
     method.generator_loss(nets, x_BCHW, z_BZ)
     seen = nets["discriminator"]["encoder"].state_dict()
-    assert all(torch.equal(v, seen[k]) for k, v in judge.state_dict().items() if "running" in k or "num_batches" in k)
+    assert all(
+        torch.equal(v, seen[k])
+        for k, v in judge.state_dict().items()
+        if "running" in k or "num_batches" in k
+    )
 
 
 # Wasserstein GAN
@@ -286,7 +333,9 @@ def test_wgans_critic_loss_is_algorithm_1():
     loss, logged = method.critic_loss(nets, x_BCHW, z_BZ, share)
     close(loss, expected)
     close(logged["steepness"], slope.norm())
-    close(method.generator_loss(nets, x_BCHW, z_BZ, share)[0], -method.judge(nets, fake_BCHW).mean())
+    close(
+        method.generator_loss(nets, x_BCHW, z_BZ, share)[0], -method.judge(nets, fake_BCHW).mean()
+    )
 
 
 def test_wgans_penalty_is_itself_differentiated():
@@ -294,7 +343,9 @@ def test_wgans_penalty_is_itself_differentiated():
     method, nets, drawn, slope = linear_critic()
     plain = WGANGP(latent=3, penalty=0.0)
     head = nets["critic"]["head"].weight
-    with_it, without = (torch.autograd.grad(m.critic_loss(nets, *drawn)[0], head)[0] for m in (method, plain))
+    with_it, without = (
+        torch.autograd.grad(m.critic_loss(nets, *drawn)[0], head)[0] for m in (method, plain)
+    )
     (closed,) = torch.autograd.grad(7.0 * (slope.norm() - 1).square(), head)
     assert torch.allclose(with_it - without, closed, atol=1e-5)
 
@@ -340,7 +391,10 @@ def test_bigan_cannot_tell_pairs_of_exact_inverses_apart():
     method = BiGAN(latent=3)
     nets = networks(method)
     z_BZ = torch.randn(5, 3, generator=stream("z"))
-    nets["inverses"]["encoder"], nets["inverses"]["generator"] = nn.Flatten(), nn.Unflatten(1, (1, 1, 3))
+    nets["inverses"]["encoder"], nets["inverses"]["generator"] = (
+        nn.Flatten(),
+        nn.Unflatten(1, (1, 1, 3)),
+    )
     nets["inverses"]["code"] = Inverted()
     real, fake = method.pairs(nets, method.generate(nets, z_BZ), z_BZ, torch.zeros(5, 2, 1, 1, 3))
     for a, b in zip(real, fake, strict=True):
@@ -376,7 +430,12 @@ def test_maes_loss_is_the_squared_error_of_what_was_masked():
     method, x_BCHW, gone = mae()
     h_BCHW = torch.randn(5, 2, 9, 6, generator=stream("h"))
     where = gone.expand_as(x_BCHW).numpy()
-    expected = np.mean([((h - x)[w] ** 2).mean() for h, x, w in zip(h_BCHW.numpy(), x_BCHW.numpy(), where, strict=True)])
+    expected = np.mean(
+        [
+            ((h - x)[w] ** 2).mean()
+            for h, x, w in zip(h_BCHW.numpy(), x_BCHW.numpy(), where, strict=True)
+        ]
+    )
     says = lambda h: {"encoder": nn.Identity(), "decoder": lambda x: h}  # noqa: E731
     close(method.loss(says(h_BCHW), x_BCHW, gone)[0], expected)
     close(method.loss(says(h_BCHW.where(gone, torch.tensor(9.0))), x_BCHW, gone)[0], expected)
@@ -392,7 +451,9 @@ def test_maes_normalised_target_is_each_patchs_own():
     assert patch.mean() == pytest.approx(0, abs=1e-4)
     assert patch.var(unbiased=False) == pytest.approx(1, abs=1e-3)
     method, x_BCHW, _ = mae((1, 8, 7), normalise=True)
-    assert method.normalised(x_BCHW)[0, :, 6:8, 6:7].var(unbiased=False) == pytest.approx(1, abs=1e-2)
+    assert method.normalised(x_BCHW)[0, :, 6:8, 6:7].var(unbiased=False) == pytest.approx(
+        1, abs=1e-2
+    )
 
 
 # Rotation
@@ -402,7 +463,11 @@ def test_rotation_asks_for_every_turn_of_every_image_once():
     x_BCHW = torch.rand(3, 2, 4, 4, generator=stream("x"))
     turned, turn = Rotation().draw({"pool": {"x": x_BCHW}}, stream("draw"), 0.0)
     assert turn.tolist() == [0, 1, 2, 3] * 3
-    assert all(torch.equal(turned[4 * n + q].rot90(-q, (1, 2)), x_BCHW[n]) for n in range(3) for q in range(4))
+    assert all(
+        torch.equal(turned[4 * n + q].rot90(-q, (1, 2)), x_BCHW[n])
+        for n in range(3)
+        for q in range(4)
+    )
     _, two = Rotation().draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
     assert two.tolist() == [0, 1] * 5, "an image that is not square has two turns"
 
@@ -414,7 +479,9 @@ def test_tiles_lie_in_the_order_that_is_asked_for():
     x_BCHW = torch.rand(2, 2, 5, 4, generator=stream("x"))
     order_BT = torch.tensor([[0, 1, 2, 3], [2, 0, 3, 1]])
     same, other = shuffled(x_BCHW, order_BT, torch.zeros(2, 4, 2), side=2, gap=0.0)
-    assert torch.equal(same[:, :4], x_BCHW[0, :, :4]), "the first is as it was, but for the row below that is left over"
+    assert torch.equal(same[:, :4], x_BCHW[0, :, :4]), (
+        "the first is as it was, but for the row below that is left over"
+    )
     assert not same[:, 4:].any()
     assert torch.equal(other[:, :2, :2], x_BCHW[1, :, 2:4, :2])
     assert torch.equal(other[:, :2, 2:], x_BCHW[1, :, :2, :2])
@@ -425,7 +492,9 @@ def test_tiles_lie_in_the_order_that_is_asked_for():
 def test_of_a_tile_what_lies_at_its_place_is_seen():
     x_BCHW = torch.rand(1, 1, 12, 9, generator=stream("x"))
     place_BT2 = torch.zeros(1, 9, 2)
-    place_BT2[0, 4] = torch.tensor([0.99, 0.5])  # of the two places along 4 pixels the last, of the two along 3 the second
+    place_BT2[0, 4] = torch.tensor(
+        [0.99, 0.5]
+    )  # of the two places along 4 pixels the last, of the two along 3 the second
     seen = shuffled(x_BCHW, torch.arange(9)[None], place_BT2, side=3, gap=0.4)[0, 0]
     assert torch.equal(seen[0:3, 0:2], x_BCHW[0, 0, 0:3, 0:2])
     assert torch.equal(seen[4:7, 3:5], x_BCHW[0, 0, 5:8, 4:6])
@@ -442,13 +511,18 @@ def test_orders_are_far_apart():
     assert len(set(far_apart(9, 100))) == 100
 
 
-@pytest.mark.parametrize(("method", "answers"), [(Rotation(), 2), (Jigsaw(), 24), (Supervised(), len(SPEC.classes))])
+@pytest.mark.parametrize(
+    ("method", "answers"), [(Rotation(), 2), (Jigsaw(), 24), (Supervised(), len(SPEC.classes))]
+)
 def test_not_knowing_costs_the_logarithm_of_the_number_of_answers(method, answers):
     nets = networks(method)
     nn.init.zeros_(nets["head"].weight)
     nn.init.zeros_(nets["head"].bias)
     y_B = torch.arange(5) % len(SPEC.classes)
-    close(method.loss(nets, *method.draw({"pool": {"x": X_BCHW, "y": y_B}}, stream("draw"), 0.0))[0], log(answers))
+    close(
+        method.loss(nets, *method.draw({"pool": {"x": X_BCHW, "y": y_B}}, stream("draw"), 0.0))[0],
+        log(answers),
+    )
 
 
 # K-means
@@ -470,7 +544,9 @@ def test_patch_features_are_the_papers():
             expected[:, r, c] = (d.mean() - d).clamp_min(0)
     (_, triangle), (_, quadrants) = net.maps(x[None])
     assert torch.allclose(triangle[0], expected, atol=1e-4)
-    assert torch.allclose(quadrants.view(3, 2, 2)[:, 0, 0], expected[:, :2, :3].mean((1, 2)), atol=1e-4)
+    assert torch.allclose(
+        quadrants.view(3, 2, 2)[:, 0, 0], expected[:, :2, :3].mean((1, 2)), atol=1e-4
+    )
     assert quadrants.shape == (1, net.width) == (1, 12)
 
 

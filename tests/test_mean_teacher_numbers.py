@@ -5,17 +5,20 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sft_exp import arms, jobs, splits
-from sft_exp.core import Spec, stream
+from sft_exp.core import arms
+from sft_exp.core.rng import stream
+from sft_exp.core.tracker import Tracker
+from sft_exp.core.types import Spec
+from sft_exp.data import splits
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
-from sft_exp.heads import regressor
-from sft_exp.nets import Readout
+from sft_exp.jobs import prepare
+from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.heads import regressor
 from sft_exp.stages import finetune
-from sft_exp.stages.context import Context
 from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
 from sft_exp.tasks.regress import Regress
-from sft_exp.track import Tracker
+from sft_exp.training.context import Context
 
 SPEC = Spec((1, 8, 8), (), {"value": ("a", "b")})
 PAIRS = ["dataset=digit_pairs", "task=mean_teacher_numbers", "encoder=mlp", "encoder.hidden=[16,8]",
@@ -74,7 +77,7 @@ def test_the_teacher_follows_and_no_gradient_reaches_it(started):
 
 def test_it_is_given_images_without_their_numbers_and_beside_it_labels_alone(experiment, tmp_path):
     e = experiment(*PAIRS, f"store={tmp_path}")
-    job = jobs.prepare(e)
+    job = prepare.prepare(e)
     assert arms.LABELS_ONLY in job.arms
     (alone,) = {type(job.requests["finetune"][i]["task"]) for i in job.arms[arms.LABELS_ONLY]}
     assert alone is Regress

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sft_exp import api
-from sft_exp.data import Images
+from sft_exp.data.images import Images
 from sft_exp.stages.monitor import clusters, effective_rank, probes
 
 TINY = [
@@ -31,7 +31,14 @@ def test_training_is_the_same_bits_with_and_without(pretrainer):
     folders = {}
     for on in ("true", "false"):
         found = api.run(
-            [*TINY, f"pretrainer={pretrainer}", "encoder=conv", "encoder.channels=[8,8]", f"monitors={on}", f"store={on}"]
+            [
+                *TINY,
+                f"pretrainer={pretrainer}",
+                "encoder=conv",
+                "encoder.channels=[8,8]",
+                f"monitors={on}",
+                f"store={on}",
+            ]
         )
         folders[on] = Path(found["stages"]["pretrain"]["folder"])
     assert folders["true"].name == folders["false"].name
@@ -41,7 +48,10 @@ def test_training_is_the_same_bits_with_and_without(pretrainer):
     floor, *rows = rows_of(folders["true"])
     assert (floor["step"], floor["labels"]) == (None, "labels=5")
     assert [r["step"] for r in rows] == [0, 2, 4, 6, 8]
-    assert all({"probe", "knn", "rank", "nmi", "ari", "cluster_accuracy"} <= row.keys() for row in (floor, *rows))
+    assert all(
+        {"probe", "knn", "rank", "nmi", "ari", "cluster_accuracy"} <= row.keys()
+        for row in (floor, *rows)
+    )
     assert floor["probe"] > 0.5  # 50 labelled digits, read off their pixels
 
 
@@ -49,14 +59,19 @@ def test_effective_rank_counts_the_dimensions_used():
     """Equal singular values of 7 directions are 7; one direction alone is 1."""
     rng = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(50, 7, generator=rng)).Q
-    assert effective_rank(basis @ torch.linalg.qr(torch.randn(20, 7, generator=rng)).Q.T) == pytest.approx(7, abs=0.01)
+    assert effective_rank(
+        basis @ torch.linalg.qr(torch.randn(20, 7, generator=rng)).Q.T
+    ) == pytest.approx(7, abs=0.01)
     assert effective_rank(torch.ones(50, 20)) == pytest.approx(1, abs=0.01)
 
 
 def test_features_that_are_the_classes_score_1_and_noise_scores_chance():
     y = torch.arange(4).repeat(25)
     labelled = Images(torch.zeros(100, 1, 1, 1), y, [str(i) for i in range(100)])
-    told, noise = torch.nn.functional.one_hot(y).float(), torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    told, noise = (
+        torch.nn.functional.one_hot(y).float(),
+        torch.randn(100, 4, generator=torch.Generator().manual_seed(0)),
+    )
     for found in (probes(told, labelled), clusters(told, y)):
         assert all(value == pytest.approx(1) for value in found.values())
     assert max(probes(noise, labelled).values()) < 0.5

@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp import pipeline, predict
-from sft_exp.core import Spec, stream
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
 from sft_exp.datasets.digit_pairs import DigitPairs
 from sft_exp.datasets.number_table import NumberTable
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.nets import Readout
+from sft_exp.jobs import prepare
+from sft_exp.models.feature_extractor import Readout
+from sft_exp.predict import __main__ as predict_command
 from sft_exp.stages import model as models
 from sft_exp.strategies.ridge import Ridge
 from sft_exp.strategies.svr import Svr
@@ -37,7 +39,9 @@ def pairs():
 def made(pairs, **options):
     torch.manual_seed(0)
     task = MultiTask(**{"heads": HEADS, **options})
-    encoder = Readout(Conv(channels=[8, 16], norm="layer").build(pairs.image), ["dense"], "avg", 2, pairs.image)
+    encoder = Readout(
+        Conv(channels=[8, 16], norm="layer").build(pairs.image), ["dense"], "avg", 2, pairs.image
+    )
     return task, task.networks(encoder, pairs.spec)
 
 
@@ -56,7 +60,10 @@ def test_the_composite_is_what_it_says(pairs):
     assert torch.equal(pairs.train.target("value")[:, 0], (left_N + right_N).float())
     assert pairs.spec.of("left").classes == tuple("0123456789")
     again = DigitPairs(train=60, test=20).load()
-    assert (again.fingerprint, again.test_fingerprint) == (pairs.fingerprint, pairs.test_fingerprint)
+    assert (again.fingerprint, again.test_fingerprint) == (
+        pairs.fingerprint,
+        pairs.test_fingerprint,
+    )
 
 
 def test_a_head_among_others_says_what_it_says_alone(pairs):
@@ -72,24 +79,35 @@ def test_a_head_among_others_says_what_it_says_alone(pairs):
     _, losses = task.loss(nets, *drawn)
     for (name, sub), target in zip(HEADS.items(), drawn[1:], strict=True):
         alone = {**nets["heads"][name], "encoder": nets["encoder"]}
-        assert sub.loss(alone, drawn[0], target)[0].item() == pytest.approx(losses[name].item(), rel=1e-5)
+        assert sub.loss(alone, drawn[0], target)[0].item() == pytest.approx(
+            losses[name].item(), rel=1e-5
+        )
 
 
 def test_the_weightings_are_their_formulas(pairs):
     drawn = made(pairs)[0].draw(batch_of(pairs), stream("draw"), 0.5)
     task, nets = made(pairs, weights={"left": 2.0, "mask": 0.5})
     total, parts = task.loss(nets, *drawn)
-    assert total.item() == pytest.approx((2 * parts["left"] + 0.5 * parts["mask"] + parts["value"]).item())
+    assert total.item() == pytest.approx(
+        (2 * parts["left"] + 0.5 * parts["mask"] + parts["value"]).item()
+    )
 
     task, nets = made(pairs, weighting="uncertainty")
     s_T = torch.tensor([0.3, -0.2, 0.7])
     nets["weights"].value.data.copy_(s_T)
     total, parts = task.loss(nets, *drawn)
-    by_hand = sum((-s).exp() * h * parts[n] + s / 2 for s, h, n in zip(s_T, (1, 1, 0.5), HEADS, strict=True))
+    by_hand = sum(
+        (-s).exp() * h * parts[n] + s / 2 for s, h, n in zip(s_T, (1, 1, 0.5), HEADS, strict=True)
+    )
     assert total.item() == pytest.approx(by_hand.item())
     total.backward()
-    expected = [-(-s).exp() * h * parts[n].detach() + 0.5 for s, h, n in zip(s_T, (1, 1, 0.5), HEADS, strict=True)]
-    assert nets["weights"].value.grad.tolist() == pytest.approx([v.item() for v in expected], rel=1e-4)
+    expected = [
+        -(-s).exp() * h * parts[n].detach() + 0.5
+        for s, h, n in zip(s_T, (1, 1, 0.5), HEADS, strict=True)
+    ]
+    assert nets["weights"].value.grad.tolist() == pytest.approx(
+        [v.item() for v in expected], rel=1e-4
+    )
 
 
 def test_gradnorm_moves_weights_towards_equal_gradients(pairs):
@@ -106,7 +124,9 @@ def test_gradnorm_moves_weights_towards_equal_gradients(pairs):
     shared.begin()
     losses_T, _ = task.losses(nets, shared, drawn[1:])
     leaves = shared.leaves()
-    grads = [torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True) for loss in losses_T]
+    grads = [
+        torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True) for loss in losses_T
+    ]
     norms = [torch.cat([g.flatten() for g in found if g is not None]).norm() for found in grads]
     norms_T = torch.stack(norms)
     assert value.item() == pytest.approx((norms_T - norms_T.mean()).abs().sum().item(), rel=1e-5)
@@ -126,7 +146,9 @@ def test_the_metrics_of_a_head_are_its_own(pairs):
     model = models.Model(task, nets.eval(), pairs.spec)
     scores, kept = models.measure(model, pairs.test, CPU)
     assert {"left/accuracy", "mask/miou", "mask/iou/ink", "value/r2", "mean"} <= set(scores)
-    assert scores["mean"] == pytest.approx((scores["left/accuracy"] + scores["mask/miou"] + scores["value/r2"]) / 3, rel=1e-5)
+    assert scores["mean"] == pytest.approx(
+        (scores["left/accuracy"] + scores["mask/miou"] + scores["value/r2"]) / 3, rel=1e-5
+    )
     right = (kept["left/predicted"].long() == pairs.test.target("left")).float().mean().item()
     assert scores["left/accuracy"] == pytest.approx(right)
     assert list(task.columns.values()) == ["mean", "left accuracy", "mask mIoU", "value R2"]
@@ -149,16 +171,27 @@ def test_what_cannot_be_is_refused(options, said):
 
 def test_heads_are_named_by_options(experiment):
     e = experiment(
-        "dataset=digit_pairs", "task=multitask", "task.heads.left=classify", "task.heads.value=regress", "pretrainer=none"
+        "dataset=digit_pairs",
+        "task=multitask",
+        "task.heads.left=classify",
+        "task.heads.value=regress",
+        "pretrainer=none",
     )
     assert e.task.heads == {"left": Classify(), "value": Regress()}
     assert e.task.pooled
     with pytest.raises(ConfigError, match="names no task; did you mean classify"):
         experiment("dataset=digit_pairs", "task=multitask", "task.heads={left: clasify}")
     with pytest.raises(ConfigError, match="must name a task for each target"):
-        pipeline.prepare(experiment("dataset=digit_pairs", "task=multitask", "pretrainer=none"))
+        prepare.prepare(experiment("dataset=digit_pairs", "task=multitask", "pretrainer=none"))
     with pytest.raises(ConfigError, match="learns from middle"):
-        pipeline.prepare(experiment("dataset=digit_pairs", "task=multitask", "task.heads={middle: classify}", "pretrainer=none"))
+        prepare.prepare(
+            experiment(
+                "dataset=digit_pairs",
+                "task=multitask",
+                "task.heads={middle: classify}",
+                "pretrainer=none",
+            )
+        )
 
 
 SMALL = [
@@ -173,17 +206,29 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("weighting", ["gradnorm", pytest.param("uncertainty", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "weighting", ["gradnorm", pytest.param("uncertainty", marks=pytest.mark.slow)]
+)
 def test_the_whole_line_with_each_head_alone(weighting, tmp_path, capsys):
     sizes = ["dataset.train=60", "dataset.test=30", "encoder.channels=[8,16]"]
-    result = sft_exp.run([*SMALL, "dataset=digit_pairs", *sizes, f"task.weighting={weighting}"], "run")
+    result = sft_exp.run(
+        [*SMALL, "dataset=digit_pairs", *sizes, f"task.weighting={weighting}"], "run"
+    )
     assert result["score"] == "mean"
-    assert set(result["controls"]) == {"scratch", "random_frozen", "alone_left", "alone_right", "alone_mask"}
+    assert set(result["controls"]) == {
+        "scratch",
+        "random_frozen",
+        "alone_left",
+        "alone_right",
+        "alone_mask",
+    }
     assert set(result["heads"]) == {"left", "right", "mask"}
     assert "together" in result["heads"]["left"]["text"]
-    assert set(result["controls"]["alone_left"]) & {"left/accuracy", "right/accuracy"} == {"left/accuracy"}
+    assert set(result["controls"]["alone_left"]) & {"left/accuracy", "right/accuracy"} == {
+        "left/accuracy"
+    }
     Image.fromarray(np.zeros((32, 48), np.uint8)).save("a.png")
-    assert predict.main(["run", "a.png", "--out", "told"]) == 0
+    assert predict_command.main(["run", "a.png", "--out", "told"]) == 0
     head, row = read(capsys)
     assert head == ["file", "left", "right", "mask"]
     assert row[3] == "told/a-mask.png"
@@ -192,17 +237,32 @@ def test_the_whole_line_with_each_head_alone(weighting, tmp_path, capsys):
 
 def test_a_pretrainers_objective_is_learnt_beside_the_labels():
     """The arms differ in one thing: labels_only starts from the same weights and learns the labels alone."""
-    options = ["task=joint", "task.objective=dae", "task.weight=0.01", "labels=10", "finetune.steps=120"]
+    options = [
+        "task=joint",
+        "task.objective=dae",
+        "task.weight=0.01",
+        "labels=10",
+        "finetune.steps=120",
+    ]
     result = sft_exp.run([*SMALL, "pretrainer=none", *options], "run")
     assert result["score"] == "accuracy"
-    assert set(result["controls"]) == {"scratch", "labels_only", "random_frozen", "raw_pixels", "raw_svm", "pca_svm"}
+    assert set(result["controls"]) == {
+        "scratch",
+        "labels_only",
+        "random_frozen",
+        "raw_pixels",
+        "raw_svm",
+        "pca_svm",
+    }
     assert result["test"]["accuracy"] > 0.75
     gain = np.mean(result["draws"]["pretrained"]) - np.mean(result["draws"]["labels_only"])
     assert result["unlabelled"]["difference"] == pytest.approx(gain)
     assert f"with the labels alone, {100 * gain:+.1f} points" in result["unlabelled"]["text"]
     assert result["draws"]["pretrained"] != result["draws"]["labels_only"]
     nothing = sft_exp.run([*SMALL, "pretrainer=none", *options, "task.weight=0"], "weightless")
-    assert nothing["draws"]["pretrained"] == nothing["draws"]["labels_only"], "an objective of no weight changes nothing"
+    assert nothing["draws"]["pretrained"] == nothing["draws"]["labels_only"], (
+        "an objective of no weight changes nothing"
+    )
 
 
 def read(capsys):
@@ -234,11 +294,17 @@ def test_huber_is_less_moved_by_an_outlier():
         def predict(self, nets, x):
             return x
 
-    from sft_exp.heads.regressor import Units
+    from sft_exp.models.heads.regressor import Units
 
-    nets, told, true = {"units": Units(1)}, torch.tensor([[0.0], [0.5]]), torch.tensor([[10.0], [0.0]])
+    nets, told, true = (
+        {"units": Units(1)},
+        torch.tensor([[0.0], [0.5]]),
+        torch.tensor([[10.0], [0.0]]),
+    )
     assert Told().loss(nets, told, true)[0].item() == pytest.approx((100 + 0.25) / 2)
-    assert Told(error="huber").loss(nets, told, true)[0].item() == pytest.approx((10 - 0.5 + 0.5 * 0.25) / 2)
+    assert Told(error="huber").loss(nets, told, true)[0].item() == pytest.approx(
+        (10 - 0.5 + 0.5 * 0.25) / 2
+    )
 
 
 @pytest.mark.parametrize("strategy", [Ridge(), Svr()])
@@ -248,7 +314,9 @@ def test_solved_regressions_are_scikit_learns(strategy):
     head, again = (strategy.solve(f_BD, y_BK, Spec((1, 1, 5), ("a", "b")), 3) for _ in range(2))
     with torch.no_grad():
         assert torch.equal(head(f_BD), again(f_BD))
-        empty = strategy.head({k: v.shape for k, v in head.state_dict().items()}, Spec((1, 1, 5), ("a", "b")))
+        empty = strategy.head(
+            {k: v.shape for k, v in head.state_dict().items()}, Spec((1, 1, 5), ("a", "b"))
+        )
         empty.load_state_dict(head.state_dict())
         assert torch.equal(head(f_BD), empty(f_BD))
         assert (head(f_BD)[:, 0] - y_BK[:, 0]).abs().mean() < 0.5
@@ -258,8 +326,12 @@ def test_solved_regressions_are_scikit_learns(strategy):
         scale, y = 1 / (5 * f_BD.var().item()), y_BK[:, 1]
         t = ((y - y.mean()) / y.std()).numpy()
         kept = torch.randperm(120, generator=torch.Generator().manual_seed(3))
-        fits = [SVR(gamma=scale, C=c, epsilon=0.1).fit(f_BD[kept].numpy(), t[kept]) for c in strategy.c]
-        theirs = [torch.from_numpy(fit.predict(f_BD.numpy())).float() * y.std() + y.mean() for fit in fits]
+        fits = [
+            SVR(gamma=scale, C=c, epsilon=0.1).fit(f_BD[kept].numpy(), t[kept]) for c in strategy.c
+        ]
+        theirs = [
+            torch.from_numpy(fit.predict(f_BD.numpy())).float() * y.std() + y.mean() for fit in fits
+        ]
         assert min((head(f_BD)[:, 1] - told).abs().max().item() for told in theirs) < 1e-2
 
 
@@ -278,15 +350,27 @@ def table(folder, n=40):
 
 def test_numbers_go_through_the_whole_line(tmp_path, capsys):
     file = table(tmp_path / "squares")
-    options = ["dataset=number_table", f"dataset.table={file}", "dataset.size=12", "dataset.channels=1", "encoder=mlp"]
+    options = [
+        "dataset=number_table",
+        f"dataset.table={file}",
+        "dataset.size=12",
+        "dataset.channels=1",
+        "encoder=mlp",
+    ]
     result = sft_exp.run([*SMALL, *options, "val=cv", "report=true"], "run")
     assert result["score"] == "r2"
-    assert set(result["controls"]) == {"scratch", "random_frozen", "raw_pixels", "raw_svm", "pca_svm"}
+    assert set(result["controls"]) == {
+        "scratch",
+        "random_frozen",
+        "raw_pixels",
+        "raw_svm",
+        "pca_svm",
+    }
     assert result["controls"]["raw_pixels"]["r2"] > 0.9
     assert result["controls"]["raw_pixels"]["mae"] < 8
     assert "r2" in result["val"]
     capsys.readouterr()
-    assert predict.main(["run", str(tmp_path / "squares" / "00.png")]) == 0
+    assert predict_command.main(["run", str(tmp_path / "squares" / "00.png")]) == 0
     head, row = read(capsys)
     assert head == ["file", "target"]
     assert float(row[1]) == float(row[1])
@@ -317,6 +401,8 @@ def test_broken_images_and_flat_numbers_are_named(tmp_path):
         NumberTable(table=str(file), size=8).load()
     (file.parent / "03.png").write_bytes(whole)
     lines = file.read_text().splitlines()
-    file.write_text("\n".join([lines[0], *(f"{line.split(',')[0]},5,train," for line in lines[1:])]))
+    file.write_text(
+        "\n".join([lines[0], *(f"{line.split(',')[0]},5,train," for line in lines[1:])])
+    )
     with pytest.raises(DataError, match="is the same in all rows"):
         NumberTable(table=str(file), size=8).load()

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from sft_exp.core import Backbone, stream
+from sft_exp.core.encoder import Backbone
+from sft_exp.core.rng import stream
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
-from sft_exp.nets import LinearMap, Readout, Standardise, perceptron, resolve
+from sft_exp.models.backbones import LinearMap
+from sft_exp.models.feature_extractor import Readout, resolve
+from sft_exp.models.layers import Standardise, perceptron
 
 IMAGE = (1, 8, 8)
 X_BCHW = torch.rand(4, *IMAGE, generator=stream("x"))
@@ -37,11 +40,15 @@ def test_encoders_refuse_images_they_would_make_nothing_of():
 # Readout
 
 
-@pytest.mark.parametrize(("pool", "grid", "width"), [("avg", 1, 10), ("max", 1, 10), ("avg", 2, 40), ("max", 2, 40)])
+@pytest.mark.parametrize(
+    ("pool", "grid", "width"), [("avg", 1, 10), ("max", 1, 10), ("avg", 2, 40), ("max", 2, 40)]
+)
 def test_features_are_pooled_maps_side_by_side(pool, grid, width):
     net = readout(["conv1", "conv2"], pool, grid)
     reduce = nn.AdaptiveAvgPool2d(grid) if pool == "avg" else nn.AdaptiveMaxPool2d(grid)
-    expected = torch.cat([reduce(m).flatten(1) for name, m in net.backbone.maps(X_BCHW) if name != "code"], 1)
+    expected = torch.cat(
+        [reduce(m).flatten(1) for name, m in net.backbone.maps(X_BCHW) if name != "code"], 1
+    )
     assert torch.equal(net(X_BCHW), expected)
     assert net.width == width == expected.shape[1]
 
@@ -81,7 +88,9 @@ def test_building_leaves_the_encoder_as_it_was():
 
 def test_a_map_that_is_not_there_is_named_with_those_that_are():
     for wanted in ("conv9", 3):
-        with pytest.raises(ConfigError, match=rf"features.maps={wanted}: this encoder has conv1, conv2, code"):
+        with pytest.raises(
+            ConfigError, match=rf"features.maps={wanted}: this encoder has conv1, conv2, code"
+        ):
             readout([wanted])
 
 
@@ -89,7 +98,9 @@ def test_a_map_smaller_than_the_grid_stays_as_it_is():
     """One grid can be asked of maps of several sizes: here 4x4 and 2x2."""
     net = readout(["conv1", "conv2"], "max", grid=3)
     (_, larger), (_, smaller), _ = net.backbone.maps(X_BCHW)
-    assert torch.equal(net(X_BCHW), torch.cat([nn.AdaptiveMaxPool2d(3)(larger).flatten(1), smaller.flatten(1)], 1))
+    assert torch.equal(
+        net(X_BCHW), torch.cat([nn.AdaptiveMaxPool2d(3)(larger).flatten(1), smaller.flatten(1)], 1)
+    )
     assert net.width == 4 * 9 + 6 * 4
 
 
@@ -107,7 +118,9 @@ def test_the_vaes_second_last_map_is_the_only_one_of_a_short_encoder():
 
 def spread_features():
     """Features of very different spread; the last is dead."""
-    return torch.randn(500, 4, generator=stream("f")) * torch.tensor([1.0, 10.0, 0.5, 0.0]) + torch.tensor([0.0, 5.0, -3.0, 2.0])
+    return torch.randn(500, 4, generator=stream("f")) * torch.tensor(
+        [1.0, 10.0, 0.5, 0.0]
+    ) + torch.tensor([0.0, 5.0, -3.0, 2.0])
 
 
 def test_each_gives_every_living_feature_mean_0_and_spread_1():
@@ -125,14 +138,19 @@ def test_common_gives_all_features_one_scale():
     g_ND = scale(f_ND)
     assert g_ND.mean(0).numpy() == pytest.approx([0, 0, 0, 0], abs=1e-5)
     assert g_ND.std(0).square().mean() == pytest.approx(1, rel=1e-4)
-    assert (f_ND.std(0) / g_ND.std(0))[:3].tolist() == pytest.approx(scale.sd[:3].tolist(), rel=1e-4)
+    assert (f_ND.std(0) / g_ND.std(0))[:3].tolist() == pytest.approx(
+        scale.sd[:3].tolist(), rel=1e-4
+    )
     assert len(set(scale.sd.tolist())) == 1
 
 
 @pytest.mark.parametrize("each", [True, False])
 def test_a_nearly_dead_feature_is_not_blown_up(each):
     """Noise a thousandth as wide as the others' would else weigh as much as they do."""
-    scale, f_ND = Standardise(2), torch.randn(500, 2, generator=stream("f")) * torch.tensor([1.0, 1e-3])
+    scale, f_ND = (
+        Standardise(2),
+        torch.randn(500, 2, generator=stream("f")) * torch.tensor([1.0, 1e-3]),
+    )
     scale.fit(f_ND, each)
     assert scale(f_ND).std(0)[1] < 0.01
 
@@ -146,4 +164,6 @@ def test_features_without_any_spread_stay_finite(each):
 
 def test_a_linear_map_is_one():
     net = LinearMap(IMAGE, 6)
-    assert torch.allclose(net(2 * X_BCHW) - net.linear.bias, 2 * (net(X_BCHW) - net.linear.bias), atol=1e-5)
+    assert torch.allclose(
+        net(2 * X_BCHW) - net.linear.bias, 2 * (net(X_BCHW) - net.linear.bias), atol=1e-5
+    )

@@ -14,11 +14,17 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the kernel is another process, in another folder
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), "the example is kept without outputs"
+    assert all(not cell.get("outputs") for cell in notebook.cells), (
+        "the example is kept without outputs"
+    )
     NotebookClient(notebook, timeout=50, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream" and output["name"] == "stdout")
+    printed = "".join(
+        output["text"]
+        for output in outputs
+        if output["output_type"] == "stream" and output["name"] == "stdout"
+    )
     assert "of accuracy against the same model from scratch" in printed
     assert printed.count("+-") == 6, "a line for each arm"
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3

@@ -6,14 +6,15 @@ from importlib import import_module
 import pytest
 import torch
 
-from sft_exp import config
-from sft_exp.core import Spec
+from sft_exp.config import help_text
+from sft_exp.config.schema import Target
+from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Target
-from sft_exp.sam import SAM
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import build_optimizer, optimizers_for, train
+from sft_exp.training.loop import train
+from sft_exp.training.optim import build_optimizer, optimizers_for
+from sft_exp.training.sam import SAM
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
@@ -46,11 +47,14 @@ def run(target, images, plan, steps, start=0, saved=None, stop=None):
     if saved:
         nets.load_state_dict(saved[0])
         optimizers["loss"].load_state_dict(saved[1])
-    losses = [s.metrics["loss"].item() for s in train(Classify(), nets, optimizers, {"labelled": images}, told, CPU, start)]
+    losses = [
+        s.metrics["loss"].item()
+        for s in train(Classify(), nets, optimizers, {"labelled": images}, told, CPU, start)
+    ]
     return losses, nets, deepcopy((nets.state_dict(), optimizers["loss"].state_dict()))
 
 
-@pytest.mark.parametrize("option", config.options("optim"))
+@pytest.mark.parametrize("option", help_text.options("optim"))
 def test_it_learns_and_restarts_in_the_same_bits(digits, target, plan, option):
     images, chosen = digits.train.at(torch.arange(64)), target(option)
     losses, nets, _ = run(chosen, images, plan, 10)
@@ -58,11 +62,16 @@ def test_it_learns_and_restarts_in_the_same_bits(digits, target, plan, option):
     begun, _, saved = run(chosen, images, plan, 10, stop=4)
     ended, again, _ = run(chosen, images, plan, 10, start=4, saved=saved)
     assert begun + ended == losses
-    assert all(torch.equal(a, b) for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_an_optimizer_of_a_library_that_is_not_there_names_the_extra():
-    with pytest.raises(ConfigError, match=r'cannot be imported .*; pip install "sft_exp\[optimizers\]"'):
+    with pytest.raises(
+        ConfigError, match=r'cannot be imported .*; pip install "sft_exp\[optimizers\]"'
+    ):
         build_optimizer(Target("nowhere.optim.Lion", {"lr": 1e-3}, {"extra": "optimizers"}), [])
 
 
@@ -87,16 +96,28 @@ def test_sam_steps_with_the_gradient_from_further_up():
 def test_sam_without_a_radius_is_its_base(digits, plan):
     """In its weights; BatchNorm's statistics count both passes."""
     images = digits.train.at(torch.arange(64))
-    ours = run(Target("sft_exp.sam.SAM", {"lr": 0.05, "rho": 0.0, "momentum": 0.9}), images, plan, 8)[1]
-    plain = run(Target("torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "foreach": False}), images, plan, 8)[1]
+    ours = run(
+        Target("sft_exp.training.sam.SAM", {"lr": 0.05, "rho": 0.0, "momentum": 0.9}),
+        images,
+        plan,
+        8,
+    )[1]
+    plain = run(
+        Target("torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "foreach": False}), images, plan, 8
+    )[1]
     for (name, a), (_, b) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
 
 
-@pytest.mark.parametrize("base", ["os.system", "torch.nn.Linear", "nowhere.Adam", "torch.optim.Nothing", "Adam"])
+@pytest.mark.parametrize(
+    "base", ["os.system", "torch.nn.Linear", "nowhere.Adam", "torch.optim.Nothing", "Adam"]
+)
 def test_sam_takes_only_optimizers(base):
     with pytest.raises(ConfigError, match=r"SAM refuses these: base="):
-        build_optimizer(Target("sft_exp.sam.SAM", {"lr": 0.1, "base": base}), [{"params": [torch.nn.Parameter(torch.zeros(2))]}])
+        build_optimizer(
+            Target("sft_exp.training.sam.SAM", {"lr": 0.1, "base": base}),
+            [{"params": [torch.nn.Parameter(torch.zeros(2))]}],
+        )
 
 
 def test_between_steps_a_schedule_free_optimizer_holds_the_weights_to_keep(digits, target, plan):

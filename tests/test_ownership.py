@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 from faults import ENVIRONMENT
 
-from sft_exp import api, ownership, session
+from sft_exp import api
 from sft_exp.errors import ConfigError, StorageError
+from sft_exp.execution import ownership, session
 
-TINY = ["encoder.hidden=[8]", "pretrain.steps=2", "finetune.steps=2", "draws=1", "controls=false", "tracker=none", "val=none"]
+TINY = [
+    "encoder.hidden=[8]",
+    "pretrain.steps=2",
+    "finetune.steps=2",
+    "draws=1",
+    "controls=false",
+    "tracker=none",
+    "val=none",
+]
 HOLDER = """
 import sys
 from pathlib import Path
@@ -28,7 +37,11 @@ def holder():
     """Another process that works in the folder `run`."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdin=pipe, stdout=pipe, text=True, env={**os.environ, **ENVIRONMENT}
+        [sys.executable, "-c", HOLDER],
+        stdin=pipe,
+        stdout=pipe,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
     )
     assert process.stdout.readline() == "held\n"
     yield process
@@ -38,7 +51,9 @@ def holder():
 
 def test_a_second_writer_is_refused_by_pid_and_host_until_the_first_is_gone(holder):
     before = {p: p.read_bytes() for p in Path("run").iterdir()}
-    with pytest.raises(ConfigError, match=rf"hydra\.run\.dir=run: process {holder.pid} on .* is at work there"):
+    with pytest.raises(
+        ConfigError, match=rf"hydra\.run\.dir=run: process {holder.pid} on .* is at work there"
+    ):
         ownership.take(Path("run"))
     with pytest.raises(ConfigError, match=str(holder.pid)):
         api.run(TINY, folder="run")
@@ -53,7 +68,9 @@ def test_who_lost_the_folder_writes_nothing_there(monkeypatch):
     """An orphan whose run was taken up by another process must not say how it ended."""
 
     def overtaken(*_, **__):
-        Path("run", ownership.OWNER).write_text(json.dumps({"token": "another", "pid": 1, "host": "there"}))
+        Path("run", ownership.OWNER).write_text(
+            json.dumps({"token": "another", "pid": 1, "host": "there"})
+        )
         Path("run/status.json").write_text('{"state": "done"}')
         raise RuntimeError("late")
 
@@ -75,9 +92,14 @@ def test_a_folder_of_another_experiment_is_refused_or_cleared():
     before = {p: p.read_bytes() for p in Path("run").glob("*.*") if not p.name.startswith(".owner")}
     pictures = list(Path("run").glob("*.png"))
     assert pictures
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir=run: holds another experiment's results \(labels differs\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"hydra\.run\.dir=run: holds another experiment's results \(labels differs\)",
+    ):
         api.run([*TINY, "labels=3"], folder="run")
-    assert {p: p.read_bytes() for p in Path("run").glob("*.*") if not p.name.startswith(".owner")} == before
+    assert {
+        p: p.read_bytes() for p in Path("run").glob("*.*") if not p.name.startswith(".owner")
+    } == before
     api.run([*TINY, "labels=3", "replace=true", "report=false"], folder="run")
     assert json.loads(Path("run/results.json").read_text())["config"]["labels"] == 3
     assert not list(Path("run").glob("*.png")), "no stale pictures"

@@ -32,7 +32,9 @@ def source(tmp_path_factory):
     """A copy of what the repository holds of the package: builds leave files beside it, and tests edit it."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("sft_exp", "conf"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(
+            ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy)
@@ -54,13 +56,17 @@ def wheel(source, tmp_path_factory):
 def test_the_wheel_holds_every_module_and_every_config(source, wheel):
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {str(p.relative_to(source)) for p in (source / "sft_exp").rglob("*") if p.is_file()}
-    configs = {f"sft_exp/{p.relative_to(source)}" for p in (source / "conf").rglob("*") if p.is_file()}
+    configs = {
+        f"sft_exp/{p.relative_to(source)}" for p in (source / "conf").rglob("*") if p.is_file()
+    }
     assert inside == modules | configs
 
 
 def test_the_wheel_runs_from_anywhere(wheel, tmp_path):
     home = tmp_path / "site"
-    program("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(home), str(wheel), home="")
+    program(
+        "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(home), str(wheel), home=""
+    )
     where = program("-c", "import sft_exp; print(sft_exp.__file__)", home=home)
     assert where.startswith(str(home))
     assert "pretrainer:" in program("-m", "sft_exp", "--cfg", "job", home=home)
@@ -84,9 +90,9 @@ def test_only_edits_that_mean_something_compute_again(source, tmp_path):
         return names.count("pretrain"), names.count("finetune")
 
     assert folders(source) == (1, 1)
-    edit("nets.py", "\n# a remark\n")
+    edit("models/layers.py", "\n# a remark\n")
     edit("pretrainers/gan.py", "\nOF_ANOTHER_METHOD = 1\n")
     edit("strategies/full.py", "\nOF_FINE_TUNING = 1\n")
     assert folders(home) == (1, 2)
-    edit("nets.py", "\nOF_ALL = 1\n")
+    edit("models/layers.py", "\nOF_ALL = 1\n")
     assert folders(home) == (2, 3)

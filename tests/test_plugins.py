@@ -8,8 +8,8 @@ from dataclasses import fields
 
 import pytest
 
-from sft_exp import config
-from sft_exp.config import HERE
+from sft_exp.config import register, sources
+from sft_exp.config.sources import HERE
 from sft_exp.errors import ConfigError
 
 METHOD = '''"""Fill in what was taken away."""
@@ -48,27 +48,45 @@ defaults: [/schema/pretrainer/shuffled@_here_]
 @pytest.fixture
 def mine(tmp_path):
     folder = tmp_path / "my_methods"
-    for file, text in (("pretrainers/shuffled.py", METHOD), ("conf/pretrainer/shuffled.yaml", YAML)):
+    for file, text in (
+        ("pretrainers/shuffled.py", METHOD),
+        ("conf/pretrainer/shuffled.yaml", YAML),
+    ):
         (folder / file).parent.mkdir(parents=True)
         (folder / file).write_text(text)
     return folder
 
 
 def run(*command, cwd=None):
-    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, cwd=cwd, check=False
+    )
 
 
 @pytest.mark.slow
 def test_a_users_method_is_trained_and_swept_like_ours(mine, tmp_path):
     """Beside one of ours, with a field of its own; its source is part of what names its result."""
-    common = ["--config-dir", str(mine / "conf"), f"plugins={mine}", "debug=tiny", "controls=false", "val=none"]
+    common = [
+        "--config-dir",
+        str(mine / "conf"),
+        f"plugins={mine}",
+        "debug=tiny",
+        "controls=false",
+        "val=none",
+    ]
     answer = run("sft_exp", "-m", *common, "pretrainer=shuffled,ae", "hydra.sweep.dir=sweep")
     assert answer.returncode == 0, answer.stderr
     result = json.loads((tmp_path / "sweep" / "0" / "results.json").read_text())
     assert result["choices"]["pretrainer"] == "shuffled"
-    request = json.loads((tmp_path / result["stages"]["pretrain"]["folder"] / "request.json").read_text())
+    request = json.loads(
+        (tmp_path / result["stages"]["pretrain"]["folder"] / "request.json").read_text()
+    )
     assert request["method"] == {"is": "my_methods.pretrainers.shuffled.Shuffled", "share": 0.5}
-    rows = (tmp_path / result["stages"]["pretrain"]["folder"] / "metrics.jsonl").read_text().splitlines()
+    rows = (
+        (tmp_path / result["stages"]["pretrain"]["folder"] / "metrics.jsonl")
+        .read_text()
+        .splitlines()
+    )
     assert len(rows) == 2
     wrong = run("sft_exp", *common, "pretrainer=shuffled", "pretrainer.share=all")
     assert wrong.returncode == 2
@@ -78,7 +96,15 @@ def test_a_users_method_is_trained_and_swept_like_ours(mine, tmp_path):
 @pytest.mark.slow
 def test_a_users_method_gets_the_contract_tests(mine):
     answer = run(
-        "pytest", "tests/test_contract.py", "--methods", str(mine), "-k", "shuffled", "-p", "no:cacheprovider", cwd=HERE.parent
+        "pytest",
+        "tests/test_contract.py",
+        "--methods",
+        str(mine),
+        "-k",
+        "shuffled",
+        "-p",
+        "no:cacheprovider",
+        cwd=HERE.parent,
     )
     assert answer.returncode == 0, answer.stdout
     assert int(re.search(r"(\d+) passed", answer.stdout)[1]) > 15
@@ -87,9 +113,13 @@ def test_a_users_method_gets_the_contract_tests(mine):
 def test_a_method_that_builds_on_another_has_its_fields(tmp_path):
     file = tmp_path / "mine.py"
     head = "from dataclasses import dataclass\nfrom sft_exp.pretrainers.vae import VAE as Theirs\n"
-    file.write_text(f"{head}@dataclass\nclass Mine(Theirs):\n    latent: int = 7\n    sharp: float = 0.5\n")
-    ours = {f.name: f.default for f in fields(config.node(file, "mine"))}
-    theirs = {f.name: f.default for f in fields(config.node(HERE / "pretrainers" / "vae.py", "vae"))}
+    file.write_text(
+        f"{head}@dataclass\nclass Mine(Theirs):\n    latent: int = 7\n    sharp: float = 0.5\n"
+    )
+    ours = {f.name: f.default for f in fields(sources.node(file, "mine"))}
+    theirs = {
+        f.name: f.default for f in fields(sources.node(HERE / "pretrainers" / "vae.py", "vae"))
+    }
     assert ours == {**theirs, "_target_": "mine.Mine", "latent": 7, "sharp": 0.5}
 
 
@@ -100,11 +130,11 @@ def test_a_folder_that_cannot_be_plugged_in_is_named(mine, tmp_path, name):
     if name != "nowhere":
         folder = mine.rename(tmp_path / name.partition("/")[0])
     with pytest.raises(ConfigError, match=r"^plugins=.*(must be a folder|rename the folder)"):
-        config.plug(str(folder))
-    assert config.plugged() == []
+        register.plug(str(folder))
+    assert sources.plugged() == []
 
 
 def test_the_folder_is_found_among_a_commands_words():
-    assert config.plugins_in(["-m", "plugins=a", "seed=1"]) == "a"
-    assert config.plugins_in(["+plugins='a b'"]) == "a b"
-    assert config.plugins_in(["seed=1"]) is None
+    assert register.plugins_in(["-m", "plugins=a", "seed=1"]) == "a"
+    assert register.plugins_in(["+plugins='a b'"]) == "a b"
+    assert register.plugins_in(["seed=1"]) is None

@@ -16,15 +16,18 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp import predict
-from sft_exp.data import decode
+from sft_exp.data.decode import decode
+from sft_exp.predict import __main__ as predict_command
+from sft_exp.predict import files
 
 HEADER = ["file", "class", "probability"]
 
 
 def picture(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (11, 13, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (11, 13, 3), dtype=np.uint8)).save(
+        path
+    )
     return path
 
 
@@ -32,9 +35,18 @@ def picture(path, seed):
 def run(tmp_path_factory):
     """The folder of a finished run on the embedded digits; its store is an absolute path."""
     folder = tmp_path_factory.mktemp("run")
-    small = ["pretrain.steps=2", "finetune.steps=2", "draws=1", "val=none", "controls=false", "labels=2"]
+    small = [
+        "pretrain.steps=2",
+        "finetune.steps=2",
+        "draws=1",
+        "val=none",
+        "controls=false",
+        "labels=2",
+    ]
     with contextlib.chdir(folder):
-        sft_exp.run(["tracker=none", "hardware=cpu", f"store={folder}/store", *small], folder / "run")
+        sft_exp.run(
+            ["tracker=none", "hardware=cpu", f"store={folder}/store", *small], folder / "run"
+        )
     return folder / "run"
 
 
@@ -43,7 +55,7 @@ def rows(run, capsys):
     """Arguments behind RUN -> (exit code, rows of the CSV, what stderr says)."""
 
     def called(*files):
-        code = predict.main([str(run), *files])
+        code = predict_command.main([str(run), *files])
         out, said = capsys.readouterr()
         return code, list(csv.reader(io.StringIO(out))), said
 
@@ -65,7 +77,7 @@ def test_files_folders_and_globs_in_their_order(rows):
 def test_class_and_probability_are_the_models(rows, run, monkeypatch):
     """In batches of any size."""
     paths = [picture(Path(f"{n}.png"), n) for n in range(7)]
-    monkeypatch.setattr(predict, "BATCH", 3)
+    monkeypatch.setattr(files, "BATCH", 3)
     code, table, _ = rows(*map(str, paths))
     assert code == 0
     model = sft_exp.load_model(run)
@@ -83,7 +95,12 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(rows):
     assert code == 3
     assert [r[0] for r in table] == ["file", "good.png"]
     lines = said.splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["gone.png", "torn.png", "empty", "nothing/*.png"]
+    assert [line.split(": ")[1] for line in lines] == [
+        "gone.png",
+        "torn.png",
+        "empty",
+        "nothing/*.png",
+    ]
     assert "No such file" in lines[0]
     assert "cannot be decoded" in lines[1] or "is no image" in lines[1]
     assert "no image lies there" in lines[2]
@@ -92,7 +109,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(rows):
 def test_a_stage_folder_of_the_store_is_a_run_too(run, rows, capsys):
     picture(Path("good.png"), 1)
     folder = json.loads((run / "results.json").read_text())["stages"]["finetune"]["folder"]
-    assert predict.main([folder, "good.png"]) == 0
+    assert predict_command.main([folder, "good.png"]) == 0
     assert capsys.readouterr().out == "\n".join(",".join(r) for r in rows("good.png")[1]) + "\n"
 
 
@@ -105,17 +122,19 @@ def test_a_run_is_found_from_any_folder(run, monkeypatch):
     stage["folder"] = f"outputs/store/{Path(stage['folder']).name}"
     Path("project/outputs/runs/a").mkdir(parents=True)
     Path("project/outputs/runs/a/results.json").write_text(json.dumps(results))
-    assert predict.main(["project/outputs/runs/a", "good.png"]) == 0
+    assert predict_command.main(["project/outputs/runs/a", "good.png"]) == 0
     monkeypatch.chdir("project")
-    assert predict.main(["outputs/runs/a", "../good.png"]) == 0
+    assert predict_command.main(["outputs/runs/a", "../good.png"]) == 0
 
 
 def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
     for folder in ("gone", "."):
-        assert predict.main([folder, "x.png"]) == 3
+        assert predict_command.main([folder, "x.png"]) == 3
         out, said = capsys.readouterr()
         assert out == ""
-        assert said.startswith(f"sft_exp.predict: {folder}: neither a run folder (results.json) nor a store folder")
+        assert said.startswith(
+            f"sft_exp.predict: {folder}: neither a run folder (results.json) nor a store folder"
+        )
         assert len(said.splitlines()) == 1
 
 
@@ -124,8 +143,11 @@ def test_a_run_whose_store_is_gone_is_said_in_one_line(run, capsys):
     results["stages"]["finetune"]["folder"] = "outputs/store/finetune-0"
     Path("lonely").mkdir()
     Path("lonely/results.json").write_text(json.dumps(results))
-    assert predict.main(["lonely", "x.png"]) == 3
-    assert "what it trained should be in outputs/store/finetune-0, and is not there" in capsys.readouterr().err
+    assert predict_command.main(["lonely", "x.png"]) == 3
+    assert (
+        "what it trained should be in outputs/store/finetune-0, and is not there"
+        in capsys.readouterr().err
+    )
 
 
 def test_names_come_from_stdin_too(rows, monkeypatch):
@@ -141,7 +163,7 @@ def test_names_come_from_stdin_too(rows, monkeypatch):
 def test_json_lines_hold_all_probabilities(run, rows, capsys):
     picture(Path("good.png"), 1)
     _, table, _ = rows("good.png")
-    assert predict.main([str(run), "good.png", "--format", "jsonl"]) == 0
+    assert predict_command.main([str(run), "good.png", "--format", "jsonl"]) == 0
     (found,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert [found["file"], found["class"]] == table[1][:2]
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-4)
@@ -159,16 +181,21 @@ def test_an_exported_file_says_what_the_run_says(run, rows, capsys, pixels):
         picture(Path(f"{n}.png"), n)
     Onnx(preprocess=pixels).write(export.finished(model.folder_of(run)), Path())
     for where in ("model.onnx", "."):
-        assert predict.main([where, "0.png", "1.png", "2.png"]) == 0
-        assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == rows("0.png", "1.png", "2.png")[1]
+        assert predict_command.main([where, "0.png", "1.png", "2.png"]) == 0
+        assert (
+            list(csv.reader(io.StringIO(capsys.readouterr().out)))
+            == rows("0.png", "1.png", "2.png")[1]
+        )
 
 
-@pytest.mark.parametrize(("name", "said"), [("model.pt2", "may run code"), ("model.onnx", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("model.pt2", "may run code"), ("model.onnx", "no such file")]
+)
 def test_a_file_that_cannot_be_used_is_said_in_one_line(name, said, capsys):
     if name.endswith("onnx"):
         for library in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(library, reason="the extra export is not installed")
-    assert predict.main([name, "x.png"]) == 3
+    assert predict_command.main([name, "x.png"]) == 3
     assert said in capsys.readouterr().err
 
 
@@ -177,6 +204,8 @@ def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
     code = "import sys; sys.argv = ['predict', '--help']; import runpy\n"
     code += "try: runpy.run_module('sft_exp.predict', run_name='__main__')\n"
     code += "except SystemExit as end: assert end.code == 0 and 'torch' not in sys.modules, 'torch'"
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL
+    )
     with pytest.raises(SystemExit, match="2"):
-        predict.main([])
+        predict_command.main([])

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pytest
 
-from sft_exp.experiment import Target
-from sft_exp.provenance import plain
-from sft_exp.store import Stage
+from sft_exp.config.schema import Target
+from sft_exp.store.requests import plain
+from sft_exp.store.store import Stage
 
 
 @dataclass
@@ -22,7 +22,12 @@ def name(request):
     return Stage("s", lambda folders, requests: None, plain).folder_name(request)
 
 
-REQUEST = {"dataset": Data(), "options": {"lr": 0.1, "betas": (0.9, 0.99)}, "start": Path("store/pretrain-1234"), "seed": 0}
+REQUEST = {
+    "dataset": Data(),
+    "options": {"lr": 0.1, "betas": (0.9, 0.99)},
+    "start": Path("store/pretrain-1234"),
+    "seed": 0,
+}
 
 
 @pytest.mark.parametrize(
@@ -67,5 +72,7 @@ def test_parts_of_equal_fields_are_told_apart():
 def test_where_data_lies_and_who_decodes_it_is_not_hashed():
     from sft_exp.datasets.torchvision_set import TorchvisionSet
 
-    assert name({"dataset": TorchvisionSet(root="a", download=False)}) == name({"dataset": TorchvisionSet()})
+    assert name({"dataset": TorchvisionSet(root="a", download=False)}) == name(
+        {"dataset": TorchvisionSet()}
+    )
     assert name({"dataset": TorchvisionSet(name="KMNIST")}) != name({"dataset": TorchvisionSet()})

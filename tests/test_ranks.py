@@ -9,8 +9,8 @@ import pytest
 import ranked
 import torch
 
-from sft_exp.core import stream
-from sft_exp.ranks import share
+from sft_exp.core.comm import share
+from sft_exp.core.rng import stream
 
 HERE = Path(__file__).parent
 CASES = sorted(ranked.cases())
@@ -33,7 +33,10 @@ def differences(tmp_path_factory):
                 cwd=HERE.parent,
             )
             assert done.returncode == 0, done.stderr
-            found[engine] = {file.name.removesuffix(f" {engine}.json"): json.loads(file.read_text()) for file in folder.iterdir()}
+            found[engine] = {
+                file.name.removesuffix(f" {engine}.json"): json.loads(file.read_text())
+                for file in folder.iterdir()
+            }
         return found[engine]
 
     return of
@@ -61,10 +64,15 @@ def test_rows_are_handed_out_once_and_in_pairs(total, count):
 
 
 @pytest.mark.parametrize("rows", [8, 24])  # the batch's, and of a pool with three for each
-@pytest.mark.parametrize("draw", [lambda s, n: s.rand(n, 3), lambda s, n: s.randn(n), lambda s, n: s.beta(0.5, n)])
+@pytest.mark.parametrize(
+    "draw", [lambda s, n: s.rand(n, 3), lambda s, n: s.randn(n), lambda s, n: s.beta(0.5, n)]
+)
 def test_a_streams_numbers_are_the_whole_batchs(draw, rows):
     whole = draw(stream("x"), rows)
-    parts = [draw(stream("x", share=s), rows // 8 * len(s)) for s in (share(8, 0, 3), share(8, 1, 3), share(8, 2, 3))]
+    parts = [
+        draw(stream("x", share=s), rows // 8 * len(s))
+        for s in (share(8, 0, 3), share(8, 1, 3), share(8, 2, 3))
+    ]
     assert torch.equal(torch.cat(parts), whole)
 
 

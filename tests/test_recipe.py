@@ -8,17 +8,19 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from sft_exp import arms, jobs
-from sft_exp.core import stream
+from sft_exp.config.schema import Target
+from sft_exp.core import arms
+from sft_exp.core.rng import stream
+from sft_exp.core.tracker import Tracker
 from sft_exp.errors import ConfigError, Interrupted
-from sft_exp.experiment import Target
-from sft_exp.heads.classifier import balance
-from sft_exp.jobs.job import function_of
+from sft_exp.jobs import prepare
+from sft_exp.jobs.stage_requests import function_of
+from sft_exp.models.heads.classifier import balance
 from sft_exp.stages import finetune
-from sft_exp.stages.context import Context, Stop
 from sft_exp.tasks.classify import Classify, window
-from sft_exp.track import Tracker
-from sft_exp.train import optimizers_for, train
+from sft_exp.training.context import Context, Stop
+from sft_exp.training.loop import train
+from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
 SMALL = ("pretrainer=none", "encoder=conv", "encoder.channels=[4,8]", "encoder.code=16")
@@ -38,8 +40,10 @@ def tuning(experiment, tmp_path):
     """Overrides -> (request of the main arm's first draw, context)."""
 
     def made(*overrides):
-        e = experiment(*SMALL, "controls=false", "draws=1", f"store={tmp_path / 'store'}", *overrides)
-        return jobs.prepare(e).requests["finetune"][0], Context.on(e.hardware, Tracker())
+        e = experiment(
+            *SMALL, "controls=false", "draws=1", f"store={tmp_path / 'store'}", *overrides
+        )
+        return prepare.prepare(e).requests["finetune"][0], Context.on(e.hardware, Tracker())
 
     return made
 
@@ -48,7 +52,9 @@ def tuned(folder, request, ctx):
     """Weights, and rows of metrics."""
     folder.mkdir(exist_ok=True)
     function_of("finetune", request)(folder, request, ctx)
-    return load_file(folder / "model.safetensors"), [json.loads(r) for r in (folder / "metrics.jsonl").read_text().splitlines()]
+    return load_file(folder / "model.safetensors"), [
+        json.loads(r) for r in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def parts(request, ctx):
@@ -64,7 +70,9 @@ def test_mixup_mixes_an_image_and_its_neighbour_as_their_labels(digits, rows):
     x_BCHW, y_B, other_B, share_B = drawn(digits, rows, mixup=0.4)
     (batch,) = batch_of(digits, rows).values()
     pairs = [min(i ^ 1, rows - 1) for i in range(rows)]
-    expected = (1 - share_B)[:, None, None, None] * batch["x"] + share_B[:, None, None, None] * batch["x"][pairs]
+    expected = (1 - share_B)[:, None, None, None] * batch["x"] + share_B[
+        :, None, None, None
+    ] * batch["x"][pairs]
     assert torch.allclose(x_BCHW, expected, atol=1e-6)
     assert torch.equal(y_B, batch["y"])
     assert torch.equal(other_B, batch["y"][pairs])
@@ -79,7 +87,9 @@ def test_cutmix_takes_a_window_of_the_neighbour_and_counts_its_pixels(digits):
     assert ((x_BCHW == batch["x"]) | (x_BCHW == other_BCHW)).all()
     assert torch.equal(share_B * 64, (share_B * 64).round())
     taken_BHW = window(torch.Size((2000, 1, 16, 16)), torch.full((2000,), 0.25), stream("window"))
-    assert taken_BHW.flatten(1).sum(1).max() == 64, "a quarter of the image, where no border cuts it off"
+    assert taken_BHW.flatten(1).sum(1).max() == 64, (
+        "a quarter of the image, where no border cuts it off"
+    )
     sides = taken_BHW.any(1).sum(1), taken_BHW.any(2).sum(1)
     assert torch.equal(sides[0] * sides[1], taken_BHW.sum((1, 2))), "a rectangle"
 
@@ -87,9 +97,13 @@ def test_cutmix_takes_a_window_of_the_neighbour_and_counts_its_pixels(digits):
 def test_a_mixed_images_loss_is_the_mix_of_both_labels(digits):
     torch.manual_seed(0)
     x_BCHW, y_B, other_B, share_B = drawn(digits, mixup=1.0)
-    nets = nn.ModuleDict({"encoder": nn.Flatten(), "scale": nn.Identity(), "head": nn.Linear(64, 10)})
+    nets = nn.ModuleDict(
+        {"encoder": nn.Flatten(), "scale": nn.Identity(), "head": nn.Linear(64, 10)}
+    )
     found, _ = Classify(mixup=1.0, smoothing=0.1).loss(nets, x_BCHW, y_B, other_B, share_B)
-    target_BY = (1 - share_B[:, None]) * F.one_hot(y_B, 10) + share_B[:, None] * F.one_hot(other_B, 10)
+    target_BY = (1 - share_B[:, None]) * F.one_hot(y_B, 10) + share_B[:, None] * F.one_hot(
+        other_B, 10
+    )
     expected = F.cross_entropy(nets["head"](x_BCHW.flatten(1)), 0.9 * target_BY + 0.1 / 10)
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
@@ -106,13 +120,18 @@ def test_what_is_off_draws_nothing_and_is_no_difference(digits):
     assert torch.equal(y_B, batch["y"])
     assert Classify(views={"rotate": 10.0}) == Classify()
     assert Classify().plain
-    assert not any(Classify(**f).plain for f in ({"smoothing": 0.1}, {"balanced": True}, {"mixup": 1.0}, {"augment": True}))
+    assert not any(
+        Classify(**f).plain
+        for f in ({"smoothing": 0.1}, {"balanced": True}, {"mixup": 1.0}, {"augment": True})
+    )
 
 
 def test_weights_of_classes_make_rare_ones_count_as_much():
     y_N = torch.tensor([0] * 6 + [1] * 3 + [3])
     weight_Y = balance(y_N, 5)
-    assert torch.allclose(torch.stack([weight_Y[y_N][y_N == c].sum() for c in (0, 1, 3)]), torch.tensor(10 / 3))
+    assert torch.allclose(
+        torch.stack([weight_Y[y_N][y_N == c].sum() for c in (0, 1, 3)]), torch.tensor(10 / 3)
+    )
     assert weight_Y[[2, 4]].tolist() == [0, 0]
     assert weight_Y[y_N].mean().item() == pytest.approx(1)
 
@@ -121,9 +140,13 @@ def test_a_frozen_encoder_sees_augmented_images_and_stays_as_it_is(tuning, tmp_p
     """Features of views cannot be stored; frozen is frozen all the same."""
     found = {}
     for augment in ("true", "false"):
-        request, ctx = tuning("strategy=linear", f"task.augment={augment}", "finetune.steps=6", "val=none")
+        request, ctx = tuning(
+            "strategy=linear", f"task.augment={augment}", "finetune.steps=6", "val=none"
+        )
         _, data, plan, _ = finetune.ready(request, ctx, *parts(request, ctx), "all")
-        assert data["labelled"].floats(torch.arange(2), CPU).dim() == (4 if augment == "true" else 2)
+        assert data["labelled"].floats(torch.arange(2), CPU).dim() == (
+            4 if augment == "true" else 2
+        )
         assert bool(plan.rests) == (augment == "true")
         found[augment], _ = tuned(tmp_path / augment, request, ctx)
         initial = finetune.start(request, ctx).state_dict()
@@ -135,7 +158,13 @@ def test_a_frozen_encoder_sees_augmented_images_and_stays_as_it_is(tuning, tmp_p
 
 def test_heads_train_together_only_where_their_loss_is_plain(tuning):
     assert finetune.alike(tuning("strategy=linear", "val=none")[0])
-    for more in ("task.smoothing=0.1", "task.mixup=1", "finetune.ema=0.9", "finetune.clip=1", "task=pseudo_label"):
+    for more in (
+        "task.smoothing=0.1",
+        "task.mixup=1",
+        "finetune.ema=0.9",
+        "finetune.clip=1",
+        "task=pseudo_label",
+    ):
         assert finetune.alike(tuning("strategy=linear", "val=none", more)[0]) is None, more
 
 
@@ -145,12 +174,20 @@ def test_heads_train_together_only_where_their_loss_is_plain(tuning):
 @pytest.mark.parametrize("clip", [0.1, 1e6])
 def test_a_clipped_gradient_is_no_longer_than_it_may_be(digits, plan, clip):
     torch.manual_seed(0)
-    nets = nn.ModuleDict({"encoder": nn.Flatten(), "scale": nn.Identity(), "head": nn.Linear(64, 10)})
+    nets = nn.ModuleDict(
+        {"encoder": nn.Flatten(), "scale": nn.Identity(), "head": nn.Linear(64, 10)}
+    )
     before = nets["head"].weight.detach().clone(), nets["head"].bias.detach().clone()
     told = plan(nets, 1, clip=clip)
-    optimizers = optimizers_for(Classify(), nets, Target("torch.optim.SGD", {"lr": 1.0}), told.phases)
+    optimizers = optimizers_for(
+        Classify(), nets, Target("torch.optim.SGD", {"lr": 1.0}), told.phases
+    )
     next(train(Classify(), nets, optimizers, {"labelled": digits.train}, told, CPU))
-    moved = torch.cat([(before[0] - nets["head"].weight).flatten(), before[1] - nets["head"].bias]).norm().item()
+    moved = (
+        torch.cat([(before[0] - nets["head"].weight).flatten(), before[1] - nets["head"].bias])
+        .norm()
+        .item()
+    )
     assert moved == pytest.approx(0.1, rel=1e-4) if clip == 0.1 else 0.1 < moved < 1e6
 
 
@@ -169,14 +206,22 @@ def test_mean_weights_are_an_exponential_mean():
 def test_mean_weights_are_what_is_kept(tuning, tmp_path):
     """Other weights than the last ones, along the same path of training."""
     plain, rows = tuned(tmp_path / "plain", *tuning("finetune.steps=20", "val=none"))
-    mean, same = tuned(tmp_path / "mean", *tuning("finetune.steps=20", "val=none", "finetune.ema=0.9"))
+    mean, same = tuned(
+        tmp_path / "mean", *tuning("finetune.steps=20", "val=none", "finetune.ema=0.9")
+    )
     assert rows == same
     assert not torch.equal(plain["head.weight"], mean["head.weight"])
 
 
 def test_it_ends_after_so_many_looks_without_a_gain(tuning, tmp_path):
     """At a rate that changes nothing: a first look, then as many as patience has, of 20 in all."""
-    request, ctx = tuning("optim.lr=1e-12", "schedule=constant", "finetune.steps=40", "val=holdout", "finetune.patience=3")
+    request, ctx = tuning(
+        "optim.lr=1e-12",
+        "schedule=constant",
+        "finetune.steps=40",
+        "val=holdout",
+        "finetune.patience=3",
+    )
     best, rows = tuned(tmp_path / "early", request, ctx)
     assert rows[-1]["step"] == 8
     initial = finetune.start(request, ctx).state_dict()
@@ -185,7 +230,9 @@ def test_it_ends_after_so_many_looks_without_a_gain(tuning, tmp_path):
 
 
 def test_patience_needs_images_to_look_at(experiment):
-    with pytest.raises(ConfigError, match=r"finetune.patience=3: must be null but with val=holdout or full"):
+    with pytest.raises(
+        ConfigError, match=r"finetune.patience=3: must be null but with val=holdout or full"
+    ):
         experiment("finetune.patience=3")
 
 
@@ -227,14 +274,19 @@ def test_stopped_and_started_again_it_ends_in_the_same_bits(tuning, tmp_path, mo
 
 
 @pytest.mark.parametrize("task", ["fixmatch", "mean_teacher", "pseudo_label", "m1_m2"])
-def test_a_semi_supervised_task_is_given_the_pool_and_beside_it_labels_alone(experiment, tmp_path, task):
+def test_a_semi_supervised_task_is_given_the_pool_and_beside_it_labels_alone(
+    experiment, tmp_path, task
+):
     e = experiment(*SMALL, "draws=2", f"task={task}", "finetune.steps=3", f"store={tmp_path}")
-    job = jobs.prepare(e)
+    job = prepare.prepare(e)
     assert list(job.arms) == [arms.MAIN, *arms.CONTROLS, arms.LABELS_ONLY]
     for arm, places in job.arms.items():
         kinds = {type(job.requests["finetune"][i]["task"]) for i in places}
         assert kinds == {type(e.task) if arm in (arms.MAIN, arms.SCRATCH) else Classify}
-    request, ctx = job.requests["finetune"][job.arms[arms.MAIN][0]], Context.on(e.hardware, Tracker())
+    request, ctx = (
+        job.requests["finetune"][job.arms[arms.MAIN][0]],
+        Context.on(e.hardware, Tracker()),
+    )
     labelled, pool = parts(request, ctx)
     _, data, _, _ = finetune.ready(request, ctx, labelled, pool, "all")
     assert data.keys() == {"labelled", "unlabelled"}
@@ -243,4 +295,4 @@ def test_a_semi_supervised_task_is_given_the_pool_and_beside_it_labels_alone(exp
 
 def test_a_solved_head_has_no_use_for_unlabelled_images(experiment):
     with pytest.raises(ConfigError, match=r"task=fixmatch: needs a strategy that trains"):
-        jobs.prepare(experiment("task=fixmatch", "strategy=svm"))
+        prepare.prepare(experiment("task=fixmatch", "strategy=svm"))

@@ -41,7 +41,9 @@ RELEASED = Path(__file__).parent / "released"
 VERSIONS = sorted(p.name for p in RELEASED.iterdir() if (p / "expected.json").exists())
 ROUNDING = 1e-6  # of the outputs of one forward pass
 DRIFT = 1e-5  # of weights after a few steps on another processor
-pytestmark = pytest.mark.filterwarnings("ignore:'sft_exp.* found in sys.modules")  # imported by another test
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:'sft_exp.* found in sys.modules"
+)  # imported by another test
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 
 
@@ -101,16 +103,29 @@ def test_what_the_fine_tuning_started_from_is_loaded(released):
 
 
 def folders_of(run, file):
-    folder = json.loads(Path(f"runs/{run}/results.json").read_text())["stages"]["finetune"]["folder"]
+    folder = json.loads(Path(f"runs/{run}/results.json").read_text())["stages"]["finetune"][
+        "folder"
+    ]
     return [Path(folder, file)]
 
 
 @pytest.mark.parametrize("run", ["vae", "linear", "svm", "numbers"])
 def test_predict_writes_what_it_wrote(released, command, run):
-    wrote = command("sft_exp.predict", f"runs/{run}", "scans/images/00.png", "scans/images/01.png", "--format", "jsonl")
+    wrote = command(
+        "sft_exp.predict",
+        f"runs/{run}",
+        "scans/images/00.png",
+        "scans/images/01.png",
+        "--format",
+        "jsonl",
+    )
     expected = released[run]["predict"]
     assert NUMBER.sub("#", wrote) == NUMBER.sub("#", expected)
-    close([float(n) for n in NUMBER.findall(wrote)], [float(n) for n in NUMBER.findall(expected)], 2e-6)  # six digits
+    close(
+        [float(n) for n in NUMBER.findall(wrote)],
+        [float(n) for n in NUMBER.findall(expected)],
+        2e-6,
+    )  # six digits
 
 
 def test_predict_writes_masks(released, command):
@@ -121,8 +136,14 @@ def test_predict_writes_masks(released, command):
 @pytest.mark.parametrize(
     ("arguments", "points"),
     [
-        (["--again", "runs/linear"], {"1.1", "2.1", "2.2", "3.1", "4.2", "4.3", "6.1", "6.2", "6.5", "8.1"}),
-        (["sweep"], {"1.1", "2.1", "3.1", "4.1", "4.3", "6.1", "6.2", "6.3", "6.4", "7.1", "7.2", "8.1"}),
+        (
+            ["--again", "runs/linear"],
+            {"1.1", "2.1", "2.2", "3.1", "4.2", "4.3", "6.1", "6.2", "6.5", "8.1"},
+        ),
+        (
+            ["sweep"],
+            {"1.1", "2.1", "3.1", "4.1", "4.3", "6.1", "6.2", "6.3", "6.4", "7.1", "7.2", "8.1"},
+        ),
     ],
 )
 def test_check_grades_runs_and_sweeps(released, command, arguments, points):
@@ -137,7 +158,10 @@ def test_check_grades_runs_and_sweeps(released, command, arguments, points):
 def test_compare_tables_what_is_done_and_what_is_not(released, command):
     """Settings of finished jobs come from results.json and jobs.json, those of a failed one from .hydra."""
     command("sft_exp.compare", "sweep", "runs/vae", "runs/diverged", "--out", "compared")
-    rows = {row["job"]: row for row in csv.DictReader(Path("compared/compare.csv").read_text().splitlines())}
+    rows = {
+        row["job"]: row
+        for row in csv.DictReader(Path("compared/compare.csv").read_text().splitlines())
+    }
     assert {job: (row["state"], row["pretrainer"]) for job, row in rows.items()} == {
         "sweep/0": ("done", "ae"),
         "sweep/1": ("done", "vae"),
@@ -172,7 +196,9 @@ def test_gc_keeps_what_a_run_needs(released, command):
 
 def test_label_chooses_images_for_an_old_run(released, command):
     """It opens the experiment that results.json describes, with the class of every part."""
-    command("sft_exp.label", "run=runs/vae", "n=3", "serve=false", "out=chosen", "label.strategy=margin")
+    command(
+        "sft_exp.label", "run=runs/vae", "n=3", "serve=false", "out=chosen", "label.strategy=margin"
+    )
     assert len(list(csv.DictReader(Path("chosen/chosen.csv").read_text().splitlines()))) == 33
 
 
@@ -181,7 +207,10 @@ def test_a_runs_experiment_is_opened(released, run):
     from sft_exp.api import reopen
 
     e = reopen(f"runs/{run}")
-    assert e.choices["pretrainer"] == json.loads(Path(f"runs/{run}/results.json").read_text())["choices"]["pretrainer"]
+    assert (
+        e.choices["pretrainer"]
+        == json.loads(Path(f"runs/{run}/results.json").read_text())["choices"]["pretrainer"]
+    )
     assert e.encoder.build((1, 16, 16)).width in (4, 8)
 
 
@@ -189,7 +218,13 @@ def test_an_export_is_loaded_by_the_script_beside_it(released):
     """Started in the export's folder by somebody who has this version installed."""
     x = make.pattern(3, (1, 8, 8)).tolist()
     program = f"import json, numpy, load; x = numpy.array({x}, dtype='float32'); print(json.dumps(load.predict(x).tolist()))"
-    ran = subprocess.run([sys.executable, "-c", program], cwd="runs/vae/export", capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd="runs/vae/export",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
     close([v for row in said for v in row], released["vae"]["outputs"][""])
@@ -197,18 +232,24 @@ def test_an_export_is_loaded_by_the_script_beside_it(released):
 
 def test_a_server_loads_a_run(released):
     pytest.importorskip("onnxruntime", reason="the extra serve is not installed")
-    from sft_exp.serve import model_of
+    from sft_exp.serve.app import model_of
 
     pixels = make.pattern(3, (1, 8, 8)).mul(255).round().byte()
     expected = torch.tensor(released["vae"]["outputs"][""]).view(3, -1).softmax(1)
-    close(model_of(Path("runs/vae")).probabilities(pixels).flatten().tolist(), expected.flatten().tolist(), 1e-4)
+    close(
+        model_of(Path("runs/vae")).probabilities(pixels).flatten().tolist(),
+        expected.flatten().tolist(),
+        1e-4,
+    )
 
 
 def test_an_old_run_is_pretraining_and_teacher_of_a_new_one(released):
     small = [*make.DIGITS, "draws=1", "val=none", "controls=false", "store=new"]
     begun = sft_exp.run([*small, "pretrainer=checkpoint", "pretrainer.init=runs/vae"], "new/run")
     assert begun["stages"]["pretrain"]["transfer"]["fraction"] == 1.0
-    taught = sft_exp.run([*small, "pretrainer=none", "strategy=distill", "strategy.teacher=runs/vae"], "new/taught")
+    taught = sft_exp.run(
+        [*small, "pretrainer=none", "strategy=distill", "strategy.teacher=runs/vae"], "new/taught"
+    )
     assert 0 <= taught["test"]["accuracy"] <= 1
 
 

@@ -13,18 +13,29 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp import api, curves, pipeline
-from sft_exp.api import compose as composed
-from sft_exp.arms import CONTROLS, MAIN
-from sft_exp.core import Task
-from sft_exp.curves import converged
-from sft_exp.jobs import FUNCTIONS
+from sft_exp import api
+from sft_exp.config.compose import compose as composed
+from sft_exp.core.arms import CONTROLS, MAIN
+from sft_exp.core.task import Task
+from sft_exp.execution.session import work
+from sft_exp.jobs import prepare
+from sft_exp.jobs.stage_requests import FUNCTIONS
 from sft_exp.reports import advice, page, plots, report
-from sft_exp.session import work
-from sft_exp.store import Result
-from sft_exp.verdict import half_width, judge
+from sft_exp.runs import results
+from sft_exp.store.store import Result
+from sft_exp.training import metrics_log
+from sft_exp.training.metrics_log import converged
+from sft_exp.verdict.crossed import half_width, judge
 
-SMALL = ("pretrainer=vae", "labels=4", "draws=2", "val=none", "tracker=none", "pretrain.steps=30", "finetune.steps=20")
+SMALL = (
+    "pretrainer=vae",
+    "labels=4",
+    "draws=2",
+    "val=none",
+    "tracker=none",
+    "pretrain.steps=30",
+    "finetune.steps=20",
+)
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source"}
 
 
@@ -37,16 +48,25 @@ def done(tmp_path_factory, experiment):
     command = ["python", "-m", "sft_exp", *overrides]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        work(pipeline.prepare(experiment(*overrides, "report=false")), folder / "first", values, command)
-        job = pipeline.prepare(experiment(*overrides))
+        work(
+            prepare.prepare(experiment(*overrides, "report=false")),
+            folder / "first",
+            values,
+            command,
+        )
+        job = prepare.prepare(experiment(*overrides))
         result = work(job, folder / "run", values, command)
-    return SimpleNamespace(job=job, result=result, folder=folder / "run", command=command, store=folder / "store")
+    return SimpleNamespace(
+        job=job, result=result, folder=folder / "run", command=command, store=folder / "store"
+    )
 
 
 @pytest.fixture
 def job(experiment):
     """Overrides -> a job that has not run."""
-    return lambda *overrides: pipeline.prepare(experiment("tracker=none", "controls=true", *overrides))
+    return lambda *overrides: prepare.prepare(
+        experiment("tracker=none", "controls=true", *overrides)
+    )
 
 
 class Page(HTMLParser):
@@ -61,7 +81,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.seen.append(tag)
-        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "poster")]
+        self.loads += [
+            value
+            for name, value in attrs
+            if name in ("src", "href", "srcset", "data", "action", "poster")
+        ]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -78,9 +102,17 @@ def result(pretrained, scratch, converged=True, labelled=100, **controls):
     mean = sum(pretrained) / len(pretrained)
     return {
         "test": {"accuracy": mean},
-        "controls": {arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()},
-        "verdict": vars(judge([[a - b for a, b in zip(pretrained, scratch, strict=True)]], 0.0, "")),
-        "stages": {"pretrain": {"cached": False}, "finetune": {"converged": converged}, "evaluate": {}},
+        "controls": {
+            arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()
+        },
+        "verdict": vars(
+            judge([[a - b for a, b in zip(pretrained, scratch, strict=True)]], 0.0, "")
+        ),
+        "stages": {
+            "pretrain": {"cached": False},
+            "finetune": {"converged": converged},
+            "evaluate": {},
+        },
         "data": {"labelled": labelled},
         "draws": draws,
     }
@@ -96,7 +128,15 @@ UNSURE = ([0.90, 0.91, 0.92, 0.88], [0.90, 0.90, 0.91, 0.89])  # +0.25 points, s
 
 def test_every_picture_shows_something(done):
     files = sorted(done.folder.glob("*.png"))
-    assert [f.stem for f in files] == ["accuracy", "confusion", "examples", "features", "finetuning", "monitors", "pretraining"]
+    assert [f.stem for f in files] == [
+        "accuracy",
+        "confusion",
+        "examples",
+        "features",
+        "finetuning",
+        "monitors",
+        "pretraining",
+    ]
     for file in files:
         with Image.open(file) as picture:
             picture.load()
@@ -120,7 +160,14 @@ def test_the_page_says_the_verdict_before_the_numbers(done):
     verdict = done.result["verdict"]["text"]
     assert verdict in words
     assert words.index(verdict) < words.index("accuracy")
-    for said in (*CONTROLS, "labels=4", "draws=2", "val=none", done.result["data"]["manifest"], str(torch.__version__)):
+    for said in (
+        *CONTROLS,
+        "labels=4",
+        "draws=2",
+        "val=none",
+        done.result["data"]["manifest"],
+        str(torch.__version__),
+    ):
         assert said in words, said
     assert shlex.join(done.command) in words
     assert f"{100 * done.result['test']['accuracy']:.1f}" in words
@@ -135,7 +182,18 @@ def test_pictures_are_handed_on_by_title(done, tmp_path):
 
 def test_names_of_classes_are_never_markup(done):
     """A folder may be called anything."""
-    names = ("$a_", "b$", "<i>", "&amp;", "{x}", "%s", "\\frac", "^", "a class with a long name", "j")
+    names = (
+        "$a_",
+        "b$",
+        "<i>",
+        "&amp;",
+        "{x}",
+        "%s",
+        "\\frac",
+        "^",
+        "a class with a long name",
+        "j",
+    )
     odd = replace(done.job, corpus=replace(done.job.corpus, classes=names))
     for picture in plots.draw(odd, done.result):
         Image.open(BytesIO(picture.png)).load()
@@ -143,15 +201,32 @@ def test_names_of_classes_are_never_markup(done):
 
 
 def test_a_range_test_is_shown_with_the_rate_it_found(done, tmp_path):
-    (tmp_path / "lr.json").write_text('{"lr": 0.001, "rates": [1e-4, 1e-3, 1e-2], "losses": [2.0, 1.5, 3.0]}')
-    found = replace(done.job, results={**done.job.results, "lr_find": [Result(tmp_path, False, 1.0)]})
+    (tmp_path / "lr.json").write_text(
+        '{"lr": 0.001, "rates": [1e-4, 1e-3, 1e-2], "losses": [2.0, 1.5, 3.0]}'
+    )
+    found = replace(
+        done.job, results={**done.job.results, "lr_find": [Result(tmp_path, False, 1.0)]}
+    )
     assert [p.name for p in plots.draw(found, done.result)].count("lr_find") == 1
 
 
 def test_a_run_without_pretraining_and_controls_has_its_report_too(experiment, tmp_path):
-    overrides = ["pretrainer=none", "labels=2", "draws=1", "finetune.steps=2", "controls=false", "val=none", "tracker=none"]
+    overrides = [
+        "pretrainer=none",
+        "labels=2",
+        "draws=1",
+        "finetune.steps=2",
+        "controls=false",
+        "val=none",
+        "tracker=none",
+    ]
     values, _ = composed(overrides)
-    found = work(pipeline.prepare(experiment(*overrides)), tmp_path / "run", values, ["python", "-m", "sft_exp", *overrides])
+    found = work(
+        prepare.prepare(experiment(*overrides)),
+        tmp_path / "run",
+        values,
+        ["python", "-m", "sft_exp", *overrides],
+    )
     assert found["verdict"] == {}
     assert "No verdict" in Page((tmp_path / "run/report.html").read_text()).words
 
@@ -173,7 +248,11 @@ def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
 
 
 def test_a_single_draw_has_no_spread():
-    one = {"test": dict.fromkeys((*Task.columns, "accuracy_sd"), 0.0), "controls": {}, "draws": {MAIN: [0.0]}}
+    one = {
+        "test": dict.fromkeys((*Task.columns, "accuracy_sd"), 0.0),
+        "controls": {},
+        "draws": {MAIN: [0.0]},
+    }
     assert report.rows(Task, one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
 
 
@@ -181,7 +260,10 @@ def test_every_table_says_that_validation_saw_other_labels(done, job, capsys):
     full = replace(done.job, experiment=replace(done.job.experiment, val="full"))
     report.show(full, done.result, done.folder, done.command)
     assert "validation uses labels outside the budget" in capsys.readouterr().out
-    assert "validation uses labels outside the budget" in Page(report.body(full, done.result, done.command, [])).words
+    assert (
+        "validation uses labels outside the budget"
+        in Page(report.body(full, done.result, done.command, [])).words
+    )
     report.plan([job("val=full", "draws=1")])
     assert "validation uses labels outside the budget" in capsys.readouterr().out
     report.show(done.job, done.result, done.folder, done.command)
@@ -189,7 +271,10 @@ def test_every_table_says_that_validation_saw_other_labels(done, job, capsys):
 
 
 def test_reused_pretraining_is_said(done):
-    cached = {folder: [replace(r, cached=False) for r in rows] for folder, rows in done.job.results.items()}
+    cached = {
+        folder: [replace(r, cached=False) for r in rows]
+        for folder, rows in done.job.results.items()
+    }
     other = replace(done.job, results=cached)
     assert advice.reused(other, done.result) == "pretraining reused."
     fresh = {**done.result, "stages": {**done.result["stages"], "pretrain": {"cached": False}}}
@@ -203,7 +288,9 @@ def planned(capsys, *jobs):
     """stage -> (requests, cached, to compute, time)"""
     report.plan(list(jobs))
     rows = (line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines() if line.strip())
-    return {row[0]: (*(int(n) for n in row[1:4]), row[4].strip()) for row in rows if row[0] in FUNCTIONS}
+    return {
+        row[0]: (*(int(n) for n in row[1:4]), row[4].strip()) for row in rows if row[0] in FUNCTIONS
+    }
 
 
 def test_the_plan_of_an_empty_store_runs_and_writes_nothing(job, capsys):
@@ -218,17 +305,21 @@ def test_the_plan_counts_what_is_there_and_scales_what_it_took(done, experiment,
     same = planned(capsys, done.job)
     assert {row[2] for row in same.values()} == {0}
 
-    longer = pipeline.prepare(experiment(*SMALL, f"store={done.store}", "finetune.steps=2000", "draws=3"))
+    longer = prepare.prepare(
+        experiment(*SMALL, f"store={done.store}", "finetune.steps=2000", "draws=3")
+    )
     found = planned(capsys, done.job, longer)
     assert found["pretrain"][:3] == (2, 2, 0)
-    assert found["finetune"][:3] == (12 + 18 - 6, 12, 12), "two of the three draws of the heads in closed form are shared"
+    assert found["finetune"][:3] == (12 + 18 - 6, 12, 12), (
+        "two of the three draws of the heads in closed form are shared"
+    )
     number, unit = found["finetune"][3].split()
     assert (float(number), unit) > (0, "s"), "a hundred times the steps"
     assert {p: p.stat().st_mtime_ns for p in done.store.rglob("*")} == before
 
 
 def test_a_stage_unlike_all_before_takes_nobody_knows_how_long(done, experiment, capsys):
-    other = pipeline.prepare(experiment(*SMALL, f"store={done.store}", "encoder=conv"))
+    other = prepare.prepare(experiment(*SMALL, f"store={done.store}", "encoder=conv"))
     found = planned(capsys, other)
     assert found["pretrain"][2:] == (1, "unknown")
     assert found["finetune"][3].endswith("unknown")
@@ -259,16 +350,32 @@ CASES = {
         result(*HELPED, raw_svm=0.95),
         {"encoder": "conv", "pretrainer": "dae"},
     ),
-    "it hurt": (("pretrainer=vae", "pretrainer.beta=2"), result(*HURT), {"pretrainer": "ae", "pretrainer.beta": None}),
+    "it hurt": (
+        ("pretrainer=vae", "pretrainer.beta=2"),
+        result(*HURT),
+        {"pretrainer": "ae", "pretrainer.beta": None},
+    ),
     "one draw": (("draws=1",), result([0.9], [0.8]), {"draws": "10"}),
     "too few draws": (("draws=4",), result(*UNSURE), {"draws": "59"}),
     "too small a difference": (("labels=8",), result([0.9, 0.8], [0.9, 0.8]), {"labels": "4"}),
     "it helped": (("labels=8",), result(*HELPED), {"labels": "4"}),
     "it helped with a share": (("labels=20%",), result(*HELPED, labelled=259), {"labels": "10%"}),
     "it helped with all": (("labels=all",), result(*HELPED, labelled=1297), {"labels": "50%"}),
-    "it helped with a total": (("labels_total=50",), result(*HELPED, labelled=50), {"labels_total": "25"}),
-    "it helped with the fewest": (("labels=1", "seed=3"), result(*HELPED, labelled=10), {"labels": "1", "seed": "4"}),
-    "it helped with the fewest in total": (("labels_total=15",), result(*HELPED, labelled=15), {"seed": "1"}),
+    "it helped with a total": (
+        ("labels_total=50",),
+        result(*HELPED, labelled=50),
+        {"labels_total": "25"},
+    ),
+    "it helped with the fewest": (
+        ("labels=1", "seed=3"),
+        result(*HELPED, labelled=10),
+        {"labels": "1", "seed": "4"},
+    ),
+    "it helped with the fewest in total": (
+        ("labels_total=15",),
+        result(*HELPED, labelled=15),
+        {"seed": "1"},
+    ),
 }
 
 
@@ -284,18 +391,20 @@ def test_the_next_command_answers_the_open_question_and_composes(case, job, comp
     assert {key: said.get(key) for key in expected} == expected
     assert "hydra.run.dir" not in said, "that folder is taken"
     assert len(said) == len(following), "no key twice"
-    pipeline.prepare(job_of(compose, following))
+    prepare.prepare(job_of(compose, following))
 
 
 def job_of(compose, overrides):
-    from sft_exp import config
+    from sft_exp.config import build
 
     cfg = compose(*overrides)
-    return config.experiment(config.plain(cfg), config.choices(cfg))
+    return build.experiment(build.plain(cfg), build.choices(cfg))
 
 
 def test_without_controls_the_next_command_asks_for_them(job):
-    line, _ = advice.next_command(job("controls=false"), {**result(*HELPED), "verdict": {}}, ["sft_exp", "controls=false"])
+    line, _ = advice.next_command(
+        job("controls=false"), {**result(*HELPED), "verdict": {}}, ["sft_exp", "controls=false"]
+    )
     assert line == "sft_exp controls=true"
 
 
@@ -323,9 +432,10 @@ def test_a_result_below_a_floor_says_so(done):
 
 def test_a_loss_that_still_falls_is_said(done, monkeypatch):
     falling = {**done.result["stages"], "finetune": {"converged": False}}
-    monkeypatch.setattr(pipeline, "falling", lambda job: ["scratch"])
+    monkeypatch.setattr(results, "falling", lambda job: ["scratch"])
     assert any(
-        "not converged" in note and "scratch" in note for note in advice.notes(done.job, {**done.result, "stages": falling})
+        "not converged" in note and "scratch" in note
+        for note in advice.notes(done.job, {**done.result, "stages": falling})
     )
     assert isinstance(done.result["stages"]["finetune"]["converged"], bool)
 
@@ -345,8 +455,16 @@ def decay(constants, floor=0.2, noise=0.0, n=200, seed=0):
         pytest.param([decay(0.01)], False, id="hardly begun"),
         pytest.param([decay(12, noise=0.3)], True, id="flat and noisy"),
         pytest.param([decay(0, noise=0.3)], True, id="nothing but noise"),
-        pytest.param([decay(3, noise=0.3, seed=s) for s in range(10)], False, id="under way in ten noisy draws"),
-        pytest.param([[1 / (i + 1) ** 2 for i in range(200)]], True, id="learnt by heart, and falling for ever"),
+        pytest.param(
+            [decay(3, noise=0.3, seed=s) for s in range(10)],
+            False,
+            id="under way in ten noisy draws",
+        ),
+        pytest.param(
+            [[1 / (i + 1) ** 2 for i in range(200)]],
+            True,
+            id="learnt by heart, and falling for ever",
+        ),
         pytest.param([[float(i) for i in range(200)]], False, id="rising"),
         pytest.param([[1e7] * 200], False, id="flat where it exploded to"),
         pytest.param([[0.06, 0.04, 5.0, 1e3] + [1e5] * 100], False, id="flat after it exploded"),
@@ -366,7 +484,9 @@ def test_converged_holds_for_rates_that_anneal():
     from math import pi, sin
 
     n = 200
-    walked = [i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)]  # the sum of the rates so far
+    walked = [
+        i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)
+    ]  # the sum of the rates so far
     assert not converged([[2 - w for w in walked]])
     assert converged([[0.2 + 2 * exp(-40 * w) for w in walked]])
 
@@ -374,9 +494,23 @@ def test_converged_holds_for_rates_that_anneal():
 @pytest.mark.parametrize("steps", [3, 7])
 def test_a_generator_that_moves_every_fifth_step_is_drawn_if_it_moved(tmp_path, monkeypatch, steps):
     monkeypatch.chdir(tmp_path)
-    small = ["encoder=conv", "encoder.norm=layer", "encoder.channels=[4,8]", "encoder.code=8", "controls=false", "draws=1"]
-    budget = [f"pretrain.steps={steps}", "finetune.steps=2", "monitors=false", "val=none", "report=true", "tracker=none"]
+    small = [
+        "encoder=conv",
+        "encoder.norm=layer",
+        "encoder.channels=[4,8]",
+        "encoder.code=8",
+        "controls=false",
+        "draws=1",
+    ]
+    budget = [
+        f"pretrain.steps={steps}",
+        "finetune.steps=2",
+        "monitors=false",
+        "val=none",
+        "report=true",
+        "tracker=none",
+    ]
     result = api.run(["pretrainer=wgan_gp", *small, *budget], tmp_path / "run")
-    rows = curves.read(Path(result["stages"]["pretrain"]["folder"]))
+    rows = metrics_log.read(Path(result["stages"]["pretrain"]["folder"]))
     assert [r["step"] for r in rows if "generator_loss" in r] == ([5] if steps == 7 else [])
     assert (tmp_path / "run" / "pretraining.png").exists()

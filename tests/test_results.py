@@ -26,7 +26,10 @@ def test_every_folder_of_reports_is_one_that_make_results_writes():
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_was_made_by_the_command_that_make_results_runs(name):
     _, _, _, *overrides = shlex.split(REPORTS[name]["command"])
-    plain = [{o.replace(" ", "").replace("'", "") for o in of} for of in (overrides, results.STUDIES[name])]
+    plain = [
+        {o.replace(" ", "").replace("'", "") for o in of}
+        for of in (overrides, results.STUDIES[name])
+    ]
     assert plain[0] - {"tracker=none"} == plain[1]
 
 

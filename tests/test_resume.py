@@ -15,7 +15,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults import ENVIRONMENT, TINY, Fault, cli, contents, ended, find, fork, leftovers, line, memory, run, stepwise
+from faults import (
+    ENVIRONMENT,
+    TINY,
+    Fault,
+    cli,
+    contents,
+    ended,
+    find,
+    fork,
+    leftovers,
+    line,
+    memory,
+    run,
+    stepwise,
+)
 
 STORE = Path("outputs/store")
 METHODS = (
@@ -41,13 +55,13 @@ class Job(NamedTuple):
 @pytest.fixture(scope="module")
 def job(compose):
     """Overrides -> a job, run once undisturbed."""
-    from sft_exp import config
+    from sft_exp.config import build
 
     @cache
     def made(*overrides):
         tiny = [o for o in TINY if not (o.startswith("encoder.") and "pretrainer=pca" in overrides)]
         cfg = compose(*tiny, *overrides)
-        arguments = config.plain(cfg), config.choices(cfg)
+        arguments = build.plain(cfg), build.choices(cfg)
         code, said = run(line, *arguments)
         assert code == 0, said
         found, changes = contents(STORE), int(Path("changes").read_text())
@@ -71,7 +85,10 @@ def kill_at(job, *points):
     """Killed at one change on disk, and again while resuming, and again."""
     codes = [run(line, *job.arguments, fault=Fault(at))[0] for at in points]
     assert codes[0] == -signal.SIGKILL
-    assert set(codes) <= {-signal.SIGKILL, 0}  # so little may be left to do that a later one is not reached
+    assert set(codes) <= {
+        -signal.SIGKILL,
+        0,
+    }  # so little may be left to do that a later one is not reached
     finishes(job)
     shutil.rmtree("outputs")
 
@@ -129,7 +146,9 @@ def test_the_comparison_notices_a_lost_piece_of_state(job, lose):
 
 
 DAMAGES = {
-    "flipped": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 16]) + data[len(data) // 2 + 1 :],
+    "flipped": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 16]) + data[len(data) // 2 + 1 :]
+    ),
     "truncated": lambda data: data[:-1],
     "emptied": lambda data: b"",
 }
@@ -137,7 +156,8 @@ DAMAGES = {
 
 @pytest.mark.parametrize("step", [4, 9], ids=["pretrain", "finetune"])
 @pytest.mark.parametrize(
-    ("damage", "which"), [("flipped", "newest"), ("truncated", "newest"), ("emptied", "newest"), ("flipped", "all")]
+    ("damage", "which"),
+    [("flipped", "newest"), ("truncated", "newest"), ("emptied", "newest"), ("flipped", "all")],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(job, step, damage, which):
     what = job()
@@ -172,15 +192,22 @@ def test_a_checkpoint_that_is_not_ours_runs_no_code(job):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_is_a_checkpoint_at_the_end_of_the_step(job, name):
     what = job("hardware.checkpoint_seconds=1000")
-    code, said = run(line, *what.arguments, prepare=partial(stepwise, signals=(getattr(signal, name),)))
-    assert (code, said.strip()) == (75, "pretrain VAE: stopped after step 4 of 5; the same command continues from there")
+    code, said = run(
+        line, *what.arguments, prepare=partial(stepwise, signals=(getattr(signal, name),))
+    )
+    assert (code, said.strip()) == (
+        75,
+        "pretrain VAE: stopped after step 4 of 5; the same command continues from there",
+    )
     finishes(what, stepwise)
     assert steps() == [1, 2, 3, 4, 5] * 2
 
 
 def test_a_second_interrupt_leaves_at_once(job):
     what = job()
-    code, _ = run(line, *what.arguments, prepare=partial(stepwise, signals=(signal.SIGINT, signal.SIGINT)))
+    code, _ = run(
+        line, *what.arguments, prepare=partial(stepwise, signals=(signal.SIGINT, signal.SIGINT))
+    )
     assert code == 130
     finishes(what)
 
@@ -239,11 +266,28 @@ def test_a_finished_run_once_more_changes_nothing_in_the_store(job):
 @pytest.mark.timeout(600)
 def test_the_real_command_killed_at_random_moments():
     """Twice in each stage, at some moment after its first checkpoint."""
-    overrides = ("tracker=none", "pretrainer=dae", "pretrain.steps=3000", "finetune.steps=3000", "draws=1", "controls=false")
-    command = [sys.executable, "-m", "sft_exp", *overrides, "val=none", "report=false", "hardware.checkpoint_seconds=0.2"]
+    overrides = (
+        "tracker=none",
+        "pretrainer=dae",
+        "pretrain.steps=3000",
+        "finetune.steps=3000",
+        "draws=1",
+        "controls=false",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "sft_exp",
+        *overrides,
+        "val=none",
+        "report=false",
+        "hardware.checkpoint_seconds=0.2",
+    ]
 
     def start():
-        return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.DEVNULL
+        )
 
     assert start().wait(300) == 0
     expected = contents(STORE)

@@ -5,9 +5,9 @@ from math import cos, pi
 
 import pytest
 
-from sft_exp.config import options
+from sft_exp.config.help_text import options
 from sft_exp.errors import ConfigError
-from sft_exp.schedule import Schedule
+from sft_exp.training.schedule import Schedule
 
 AT = [i / 100 for i in range(101)]
 

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp import pipeline, predict
-from sft_exp.augment import OUTSIDE, view_with_mask
-from sft_exp.core import Spec, stream
+from sft_exp.config.schema import Views
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
+from sft_exp.data.augment import OUTSIDE, view_with_mask
+from sft_exp.data.readers import masks
 from sft_exp.datasets import cityscapes
 from sft_exp.datasets.cityscapes import Cityscapes
 from sft_exp.datasets.mask_folder import MaskFolder
@@ -23,11 +25,11 @@ from sft_exp.datasets.oxford_pets import OxfordPets
 from sft_exp.datasets.voc_segmentation import VocSegmentation
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.experiment import Views
-from sft_exp.heads import dense
-from sft_exp.nets import Readout
-from sft_exp.predicting import tiles
-from sft_exp.readers import masks
+from sft_exp.jobs import prepare
+from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.heads import dense
+from sft_exp.predict import __main__ as predict_command
+from sft_exp.predict import tiles
 from sft_exp.tasks.segment import IGNORE, Segment
 
 CPU = torch.device("cpu")
@@ -45,7 +47,10 @@ def squares(n, size=(40, 32), seed=0):
     """Grey noise with a bright square, and where it is: (uint8 [H, W, 3], uint8 [H, W])."""
     rng = np.random.default_rng(seed + n)
     wide, high = size
-    image, mask = rng.integers(0, 90, (high, wide, 3), dtype=np.uint8), np.zeros((high, wide), np.uint8)
+    image, mask = (
+        rng.integers(0, 90, (high, wide, 3), dtype=np.uint8),
+        np.zeros((high, wide), np.uint8),
+    )
     top, left = rng.integers(2, high - 14), rng.integers(2, wide - 14)
     image[top : top + 12, left : left + 12] += 120
     mask[top : top + 12, left : left + 12] = 1
@@ -77,18 +82,27 @@ def test_a_folder_of_images_and_masks(tmp_path):
     assert batch["mask"].shape == (2, 32, 32)
     assert batch["mask"].dtype == torch.int64
     image, mask = squares(3)
-    assert torch.equal(batch["mask"][0], torch.from_numpy(mask[:, 4:36]).long()), "cropped in the middle, as the image is"
-    assert torch.equal(batch["x"][0], torch.from_numpy(image[:, 4:36]).permute(2, 0, 1).float() / 255)
+    assert torch.equal(batch["mask"][0], torch.from_numpy(mask[:, 4:36]).long()), (
+        "cropped in the middle, as the image is"
+    )
+    assert torch.equal(
+        batch["x"][0], torch.from_numpy(image[:, 4:36]).permute(2, 0, 1).float() / 255
+    )
 
 
 def test_masks_read_as_they_are_used_are_those_held_in_memory(tmp_path):
     root = str(folder(tmp_path))
-    held, streamed = MaskFolder(root=root, size=16).load(), MaskFolder(root=root, size=16, memory=0.0).load()
+    held, streamed = (
+        MaskFolder(root=root, size=16).load(),
+        MaskFolder(root=root, size=16, memory=0.0).load(),
+    )
     assert held.fingerprint == streamed.fingerprint
     rows = [torch.tensor([5, 1, 7]), torch.tensor([0, 2])]
     for workers in (0, 2):
         streamed.train.workers = workers
-        for a, b in zip(held.train.batches(rows, CPU), streamed.train.batches(rows, CPU), strict=True):
+        for a, b in zip(
+            held.train.batches(rows, CPU), streamed.train.batches(rows, CPU), strict=True
+        ):
             assert a.keys() == b.keys()
             assert all(torch.equal(a[k], b[k]) for k in a)
     part = streamed.train.at(torch.tensor([4, 9]))
@@ -109,7 +123,9 @@ def test_other_values_parts_and_a_pool(tmp_path):
 
 
 def test_a_margin_is_not_annotated(tmp_path):
-    boxed = MaskFolder(root=str(folder(tmp_path, 4, size=(40, 20))), size=40, fit="letterbox").load()
+    boxed = MaskFolder(
+        root=str(folder(tmp_path, 4, size=(40, 20))), size=40, fit="letterbox"
+    ).load()
     mask_NHW = boxed.train.target("mask")
     assert (mask_NHW[:, :10] == IGNORE).all()
     assert (mask_NHW[:, -10:] == IGNORE).all()
@@ -120,7 +136,10 @@ def test_a_margin_is_not_annotated(tmp_path):
 
 def test_sixteen_bits_and_palettes_keep_their_values(tmp_path):
     _, mask = squares(0)
-    for kind, picture in (("I;16", Image.fromarray(mask.astype(np.uint16))), ("P", Image.fromarray(mask).convert("P"))):
+    for kind, picture in (
+        ("I;16", Image.fromarray(mask.astype(np.uint16))),
+        ("P", Image.fromarray(mask).convert("P")),
+    ):
         if kind == "P":
             picture = Image.fromarray(mask)
             picture.putpalette([0, 0, 0, 255, 0, 0] + [0] * 762)
@@ -134,16 +153,26 @@ def test_cityscapes_train_ids_are_the_official_ones(tmp_path):
     assert {v: c for v, c in codes.known.items() if c != IGNORE} == OFFICIAL
     assert set(codes.known) == set(range(34))
     ids = np.arange(34, dtype=np.uint8).reshape(2, 17).repeat(16, 0).repeat(4, 1)
-    for part, town in (("train", "aachen"), ("train", "bonn"), ("val", "ulm"), ("train_extra", "erlangen")):
+    for part, town in (
+        ("train", "aachen"),
+        ("train", "bonn"),
+        ("val", "ulm"),
+        ("train_extra", "erlangen"),
+    ):
         image = np.full((32, 68, 3), len(part), np.uint8)
-        save(tmp_path / "leftImg8bit" / part / town / f"{town}_000_leftImg8bit.png", image + ord(town[0]))
+        save(
+            tmp_path / "leftImg8bit" / part / town / f"{town}_000_leftImg8bit.png",
+            image + ord(town[0]),
+        )
         if part != "train_extra":
             save(tmp_path / "gtFine" / part / town / f"{town}_000_gtFine_labelIds.png", ids)
     corpus = Cityscapes(root=str(tmp_path), size=[32, 68]).load()
     assert [len(s) for s in (corpus.train, corpus.test, corpus.extra)] == [2, 1, 1]
     assert corpus.train.ids == ["train/aachen/aachen_000", "train/bonn/bonn_000"]
     seen = corpus.train.target("mask")[0]
-    assert [int(seen[16 * (n // 17), 4 * (n % 17)]) for n in range(34)] == [OFFICIAL.get(n, IGNORE) for n in range(34)]
+    assert [int(seen[16 * (n // 17), 4 * (n % 17)]) for n in range(34)] == [
+        OFFICIAL.get(n, IGNORE) for n in range(34)
+    ]
 
 
 def test_oxford_pets_have_breeds_and_masks(tmp_path):
@@ -192,7 +221,9 @@ def test_pascal_vocs_layout(tmp_path):
 
 def test_the_real_nuclei_are_read(shared_data):
     root = str(shared_data / "dsb2018")
-    corpus = VocSegmentation(root=root, year="2007", classes=["background", "nucleus"], size=16).load()
+    corpus = VocSegmentation(
+        root=root, year="2007", classes=["background", "nucleus"], size=16
+    ).load()
     assert (len(corpus.train), len(corpus.test)) == (519, 145)
 
 
@@ -214,7 +245,10 @@ def test_what_cannot_be_used_is_named(tmp_path):
     bad = np.zeros((32, 40), np.uint8)
     bad[7, 9] = 77
     save(mask, bad)
-    assert f"{mask}: holds the value 77 in row 7, column 9; valid are 0 to 20, and 255 where nothing is annotated" in said()
+    assert (
+        f"{mask}: holds the value 77 in row 7, column 9; valid are 0 to 20, and 255 where nothing is annotated"
+        in said()
+    )
     save(mask, np.zeros((32, 41), np.uint8))
     assert f"{mask}: is 41 x 32, its image 40 x 32" in said()
     save(mask, np.zeros((32, 40, 3), np.uint8))
@@ -257,7 +291,15 @@ def test_folders_without_their_counterparts(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": 0}, {"size": [3]}, {"fit": "pad"}, {"classes": ["one"]}, {"values": [0, 0]}, {"channels": 2}, {"group": "a"}],
+    [
+        {"size": 0},
+        {"size": [3]},
+        {"fit": "pad"},
+        {"classes": ["one"]},
+        {"values": [0, 0]},
+        {"channels": 2},
+        {"group": "a"},
+    ],
 )
 def test_values_that_cannot_be(options):
     with pytest.raises(ConfigError):
@@ -269,7 +311,12 @@ def test_values_that_cannot_be(options):
 
 def test_a_mask_moves_with_its_image():
     """Where the image shows the mask itself, the view of one is the view of the other."""
-    mask_BHW = (torch.rand(6, 24, 24, generator=stream("mask")) > 0.5).long().repeat_interleave(2, 1).repeat_interleave(2, 2)
+    mask_BHW = (
+        (torch.rand(6, 24, 24, generator=stream("mask")) > 0.5)
+        .long()
+        .repeat_interleave(2, 1)
+        .repeat_interleave(2, 2)
+    )
     how = Views(crop=[0.4, 1.4], rotate=60, shear=10, shift=0.1, jitter=0.0, grey=0.0)
     x_BCHW, moved_BHW = view_with_mask(mask_BHW[:, None].float(), mask_BHW, how, stream("view"))
     known_BHW = moved_BHW != OUTSIDE
@@ -277,7 +324,9 @@ def test_a_mask_moves_with_its_image():
     sure_BHW = known_BHW & ((x_BCHW[:, 0] < 0.01) | (x_BCHW[:, 0] > 0.99))
     assert sure_BHW.sum() > 1000
     assert torch.equal(x_BCHW[:, 0].round().long()[sure_BHW], moved_BHW[sure_BHW])
-    same_BHW = view_with_mask(x_BCHW, mask_BHW, Views(crop=[1, 1], ratio=1, flip=0), stream("view"))[1]
+    same_BHW = view_with_mask(
+        x_BCHW, mask_BHW, Views(crop=[1, 1], ratio=1, flip=0), stream("view")
+    )[1]
     assert torch.equal(same_BHW, mask_BHW)
 
 
@@ -292,7 +341,7 @@ def test_every_head_gives_logits_of_the_images_size(head):
 def test_an_encoder_without_maps_is_refused(experiment):
     e = experiment("dataset=digit_pairs", "task=segment", "encoder=mlp", "pretrainer=none")
     with pytest.raises(ConfigError, match="no maps with rows and columns"):
-        pipeline.prepare(e)
+        prepare.prepare(e)
 
 
 def test_the_losses_are_their_formulas_and_ignore_what_is_not_annotated():
@@ -313,7 +362,9 @@ def test_the_losses_are_their_formulas_and_ignore_what_is_not_annotated():
         focal.append((-((1 - right) ** 2) * right.log()).mean())
         for c in range(3):
             y = (mask[n][known] == c).double()
-            dice.append(1 - (2 * (p[n, c][known] * y).sum() + 1) / (p[n, c][known].sum() + y.sum() + 1))
+            dice.append(
+                1 - (2 * (p[n, c][known] * y).sum() + 1) / (p[n, c][known].sum() + y.sum() + 1)
+            )
     expected = {"cross_entropy": sum(ce) / 2, "focal": sum(focal) / 2, "dice": sum(dice) / 6}
     nothing = {"cross_entropy": 0.0, "focal": 0.0, "dice": 0.0}
     for name, value in expected.items():
@@ -326,7 +377,11 @@ def test_the_losses_are_their_formulas_and_ignore_what_is_not_annotated():
 def test_miou_is_made_of_what_is_kept():
     task, spec = Segment(), Spec((3, 6, 6), ("a", "b", "c"))
     logits = torch.randn(5, 3, 6, 6, generator=stream("logits"))
-    batch = {"mask": torch.randint(3, (5, 6, 6), generator=stream("mask")).where(torch.rand(5, 6, 6) > 0.2, IGNORE)}
+    batch = {
+        "mask": torch.randint(3, (5, 6, 6), generator=stream("mask")).where(
+            torch.rand(5, 6, 6) > 0.2, IGNORE
+        )
+    }
     metrics = task.metrics(spec)
     for metric in metrics.values():
         for rows in (slice(0, 2), slice(2, 5)):
@@ -346,11 +401,15 @@ def test_miou_is_made_of_what_is_kept():
 def test_tiles_of_a_local_function_are_the_whole(size):
     """A function of single pixels gives the same in windows; one that knows its window fades from one to the next."""
     x_CHW = torch.rand(3, *size, generator=stream("x"))
-    found = tiles.tiled(lambda x_BCHW: torch.stack([x_BCHW.sum(1), -x_BCHW[:, 0]], 1), x_CHW, (8, 8))
+    found = tiles.tiled(
+        lambda x_BCHW: torch.stack([x_BCHW.sum(1), -x_BCHW[:, 0]], 1), x_CHW, (8, 8)
+    )
     assert torch.allclose(found, torch.stack([x_CHW.sum(0), -x_CHW[0]]), atol=1e-5)
     for length in range(1, 40):
         starts = tiles.starts(length, 8)
-        assert all(b - a <= 6 for a, b in pairwise(starts)), "a quarter of each window overlaps the next"
+        assert all(b - a <= 6 for a, b in pairwise(starts)), (
+            "a quarter of each window overlaps the next"
+        )
         assert starts[-1] + 8 == max(8, length)
 
 
@@ -378,7 +437,9 @@ def test_masks_go_through_the_whole_line(run):
     assert set(result["controls"]) == {"scratch", "random_frozen", "raw_pixels"}
     assert result["data"]["labelled"] == 10
     assert result["test"]["miou"] > 0.6
-    assert {"miou", "iou/background", "iou/object", "pixel_accuracy", "dice", "miou_sd"} <= set(result["test"])
+    assert {"miou", "iou/background", "iou/object", "pixel_accuracy", "dice", "miou_sd"} <= set(
+        result["test"]
+    )
     assert result["val"]["miou"] > 0.4
     assert "of mIoU against the same model from scratch" in result["verdict"]["text"]
     assert "mIoU" in (where / "report.html").read_text()
@@ -392,7 +453,7 @@ def test_predict_writes_masks_of_the_files_own_size(run, tmp_path, capsys):
     image, mask = squares(7, size=(50, 90), seed=900)
     save(Path("large/a.png"), image)
     Path("large/b.png").write_bytes(b"no image")
-    assert predict.main([str(where), "large", "--out", "told", "--scale", "1"]) == 3
+    assert predict_command.main([str(where), "large", "--out", "told", "--scale", "1"]) == 3
     out, said = capsys.readouterr()
     ((file, written, *shares),) = list(csv.reader(io.StringIO(out)))[1:]
     assert (file, written) == ("large/a.png", "told/a.png")
@@ -412,17 +473,29 @@ def test_predict_writes_masks_of_the_files_own_size(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["task=segment"], "learns from mask, and dataset=digits has classes; data sets that have them: .*mask_folder"),
+        (
+            ["task=segment"],
+            "learns from mask, and dataset=digits has classes; data sets that have them: .*mask_folder",
+        ),
         (["task=regress"], "learns from value, and dataset=digits has classes"),
-        (["dataset=digit_pairs", "task=classify"], "learns from classes, and dataset=digit_pairs has left and right and mask"),
-        (["dataset=digit_pairs", "task=segment", "strategy=ridge"], "strategy=ridge: is for tasks that predict numbers"),
-        (["dataset=digit_pairs", "task=segment", "compress=int8"], "compress=int8: is for tasks that predict classes"),
+        (
+            ["dataset=digit_pairs", "task=classify"],
+            "learns from classes, and dataset=digit_pairs has left and right and mask",
+        ),
+        (
+            ["dataset=digit_pairs", "task=segment", "strategy=ridge"],
+            "strategy=ridge: is for tasks that predict numbers",
+        ),
+        (
+            ["dataset=digit_pairs", "task=segment", "compress=int8"],
+            "compress=int8: is for tasks that predict classes",
+        ),
         (["strategy=svr"], "strategy=svr: is for tasks that predict numbers"),
     ],
 )
 def test_pairs_that_cannot_be_are_refused_before_compute(experiment, changes, said):
     with pytest.raises(ConfigError, match=said):
-        pipeline.prepare(experiment("pretrainer=none", *changes))
+        prepare.prepare(experiment("pretrainer=none", *changes))
 
 
 def test_one_sets_masks_are_learnt_for_another(experiment, tmp_path):
@@ -435,7 +508,7 @@ def test_one_sets_masks_are_learnt_for_another(experiment, tmp_path):
         "pretrain.steps=2", "finetune.steps=2", "val=none", "tracker=none", "report=false",
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"give both the same dataset\.size"):
-        pipeline.prepare(experiment(*options))
+        prepare.prepare(experiment(*options))
     result = sft_exp.run([*options, "pretrain_dataset.size=16"])
     assert result["test"]["miou"] >= 0
     names = {f.name for f in Path(result["stages"]["pretrain"]["folder"]).iterdir()}
@@ -448,7 +521,10 @@ def town(root):
         image, mask = squares(n, size=(64, 32))
         part, name = ("val", "ulm") if n % 4 == 3 else ("train", "aachen")
         save(root / "leftImg8bit" / part / name / f"{name}_{n:03d}_leftImg8bit.png", image)
-        save(root / "gtFine" / part / name / f"{name}_{n:03d}_gtFine_labelIds.png", np.array([7, 26], np.uint8)[mask])
+        save(
+            root / "gtFine" / part / name / f"{name}_{n:03d}_gtFine_labelIds.png",
+            np.array([7, 26], np.uint8)[mask],
+        )
     return root
 
 
@@ -470,8 +546,21 @@ def test_the_experiment_from_cityscapes_to_ones_own(experiment, tmp_path):
 @pytest.mark.timeout(600)
 def test_from_a_towns_streets_to_the_real_nuclei(shared_data, tmp_path):
     source = [f"pretrain_dataset.root={town(tmp_path / 'city')}", "pretrain_dataset.size=64"]
-    options = ["dataset=nuclei", f"dataset.root={shared_data}/dsb2018", "dataset.size=64", "encoder=conv", "labels=50"]
-    steps = ["draws=1", "pretrain.steps=60", "finetune.steps=150", "optim.lr=0.003", "tracker=none", "report=false"]
+    options = [
+        "dataset=nuclei",
+        f"dataset.root={shared_data}/dsb2018",
+        "dataset.size=64",
+        "encoder=conv",
+        "labels=50",
+    ]
+    steps = [
+        "draws=1",
+        "pretrain.steps=60",
+        "finetune.steps=150",
+        "optim.lr=0.003",
+        "tracker=none",
+        "report=false",
+    ]
     result = sft_exp.run(["experiment=cityscapes_to_folder", *source, *options, *steps])
     assert result["test"]["miou"] > result["controls"]["raw_pixels"]["miou"]
     assert result["test"]["miou"] > 0.65

@@ -16,15 +16,18 @@ import pytest
 import torch
 from PIL import Image
 
-from sft_exp import serve
-from sft_exp.predicting.inference import Predictor
+from sft_exp.predict.inference import Predictor
+from sft_exp.serve import __main__ as serve_command
+from sft_exp.serve import app
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 CLASSES = ("dark", "bright <b>")
 MOST = 100_000
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--virtual-time-budget=8000", "--dump-dom",
@@ -53,7 +56,9 @@ def png(value, size=9):
 @contextmanager
 def running(app):
     """A server on a free port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -64,7 +69,7 @@ def running(app):
 
 
 def service(classes=CLASSES):
-    return serve.app(Predictor((1, 8, 8), classes, True, by_brightness), MOST, "127.0.0.1")
+    return app.app(Predictor((1, 8, 8), classes, True, by_brightness), MOST, "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -124,16 +129,16 @@ def test_a_page_elsewhere_cannot_use_a_name_of_its_own(ask):
 
 def test_it_listens_to_this_machine_alone_unless_told(monkeypatch):
     heard = {}
-    monkeypatch.setattr(serve, "model_of", lambda path: None)
+    monkeypatch.setattr(app, "model_of", lambda path: None)
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: heard.update(options))
-    assert serve.main(["run=x"]) == 0
+    assert serve_command.main(["run=x"]) == 0
     assert heard["host"] == "127.0.0.1"
-    assert serve.main(["run=x", "host=10.0.0.7", "port=9000"]) == 0
+    assert serve_command.main(["run=x", "host=10.0.0.7", "port=9000"]) == 0
     assert (heard["host"], heard["port"]) == ("10.0.0.7", 9000)
 
 
 def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
-    assert serve.main(["run=gone"]) == 3
+    assert serve_command.main(["run=gone"]) == 3
     assert capsys.readouterr().err.startswith("sft_exp.serve: gone: neither a run folder")
 
 
@@ -143,10 +148,17 @@ def dropped(classes, content, folder):
 
     app = service(classes)
     script = DROP.replace("CONTENT", base64.b64encode(content).decode())
-    app.add_api_route("/test", lambda: HTMLResponse(serve.PAGE.read_text().replace("</body>", f"{script}</body>")))
+    app.add_api_route(
+        "/test", lambda: HTMLResponse(app.PAGE.read_text().replace("</body>", f"{script}</body>"))
+    )
     with running(app) as port:
         browser = subprocess.run(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={folder}/profile", f"http://127.0.0.1:{port}/test"],
+            [
+                CHROMIUM,
+                *FLAGS,
+                f"--user-data-dir={folder}/profile",
+                f"http://127.0.0.1:{port}/test",
+            ],
             capture_output=True,
             text=True,
             timeout=50,
@@ -155,7 +167,10 @@ def dropped(classes, content, folder):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
-@pytest.mark.parametrize(("content", "expected"), [(png(255), "bright &lt;b&gt;"), (b"no image", "This file is no image")])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(png(255), "bright &lt;b&gt;"), (b"no image", "This file is no image")],
+)
 def test_the_page_shows_the_class_of_a_dropped_image(content, expected, tmp_path):
     """A class's name is text, and no part of the page; what is no image is not shown as a broken one."""
     page = dropped(CLASSES, content, tmp_path)

@@ -5,10 +5,22 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sft_exp.core import stream
-from sft_exp.data import Corpus, Images
+from sft_exp.core.rng import stream
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.images import Images
+from sft_exp.data.splits import (
+    FOLDS,
+    Labels,
+    choose,
+    fold,
+    join,
+    make,
+    outside,
+    pool,
+    pretrainings,
+    unlabelled,
+)
 from sft_exp.errors import DataError
-from sft_exp.splits import FOLDS, Labels, choose, fold, join, make, outside, pool, pretrainings, unlabelled
 
 CPU = torch.device("cpu")
 SEEDS = range(6)
@@ -20,18 +32,30 @@ def corpus(seed, test=True, extra=False, groups=False):
     rng = stream("corpus", seed)
     n, classes = (int(torch.randint(a, b, (1,), generator=rng)) for a, b in ((150, 300), (2, 7)))
     share = torch.rand(classes, generator=rng) + 0.3
-    y = torch.cat([torch.arange(classes).repeat(12), torch.multinomial(share, n, True, generator=rng)])
+    y = torch.cat(
+        [torch.arange(classes).repeat(12), torch.multinomial(share, n, True, generator=rng)]
+    )
     y = y[torch.randperm(len(y), generator=rng)]
 
     def images(name, y, first):
         numbers = first + torch.arange(len(y))
         x = torch.stack([numbers // 256, numbers % 256], 1).to(torch.uint8).reshape(-1, 1, 1, 2)
-        known = [f"{name}-g{k}" for k in torch.randint(40, (len(y),), generator=rng).tolist()] if groups else None
+        known = (
+            [f"{name}-g{k}" for k in torch.randint(40, (len(y),), generator=rng).tolist()]
+            if groups
+            else None
+        )
         return Images(x, y, [f"{name}{i}" for i in range(len(y))], known)
 
     names = tuple(f"c{k}" for k in range(classes))
     held = images("test", y[:50], 10_000) if test else None
-    return Corpus(f"set {seed}", names, images("train", y, 0), held, images("extra", y[:70], 20_000) if extra else None)
+    return Corpus(
+        f"set {seed}",
+        names,
+        images("train", y, 0),
+        held,
+        images("extra", y[:70], 20_000) if extra else None,
+    )
 
 
 def counts(images, data):
@@ -61,7 +85,9 @@ def test_smaller_budgets_are_inside_larger_ones(seed):
 def test_labels_a_class_are_so_many_of_each(seed, draw):
     data = corpus(seed)
     for each in (1, 3, 12):
-        assert counts(make(data, labels(each), draw).labelled, data).tolist() == [each] * len(data.classes)
+        assert counts(make(data, labels(each), draw).labelled, data).tolist() == [each] * len(
+            data.classes
+        )
 
 
 @seeds
@@ -75,13 +101,20 @@ def test_shares_and_totals_are_stratified(seed):
         assert (found - whole * total / whole.sum()).abs().max() <= 1
     half = make(data, labels("50%"), 0).labelled
     assert len(half) == round(len(data.train) / 2)
-    assert counts(make(data, Labels.parse(10, len(data.classes)), 0).labelled, data).tolist() == [1] * len(data.classes)
+    assert counts(make(data, Labels.parse(10, len(data.classes)), 0).labelled, data).tolist() == [
+        1
+    ] * len(data.classes)
 
 
 def test_a_rare_class_is_never_left_out():
     """However small the budget, and however little its share of it would be."""
     y = torch.tensor([0] * 300 + [1] * 3 + [2])
-    data = Corpus("rare", ("a", "b", "c"), Images(torch.zeros(304, 1, 1, 1), y, [str(n) for n in range(304)]), corpus(0).test)
+    data = Corpus(
+        "rare",
+        ("a", "b", "c"),
+        Images(torch.zeros(304, 1, 1, 1), y, [str(n) for n in range(304)]),
+        corpus(0).test,
+    )
     for total in (3, 10, 100):
         assert counts(make(data, Labels.parse(10, total), 0).labelled, data)[1:].tolist() == [1, 1]
 
@@ -89,7 +122,11 @@ def test_a_rare_class_is_never_left_out():
 @seeds
 def test_all_is_everything_and_the_same_in_every_draw(seed):
     data = corpus(seed)
-    assert make(data, labels("all"), 0).labelled.ids == make(data, labels("all"), 4).labelled.ids == data.train.ids
+    assert (
+        make(data, labels("all"), 0).labelled.ids
+        == make(data, labels("all"), 4).labelled.ids
+        == data.train.ids
+    )
     assert set(make(data, labels("100%"), 0).labelled.ids) == set(data.train.ids)
 
 
@@ -107,14 +144,20 @@ def test_a_draw_is_named_by_its_number(seed):
 
 def test_draws_of_a_class_cover_it_evenly():
     """No image is preferred: over 400 draws of 3 of 12, each is chosen about 100 times."""
-    data = Corpus("even", ("a",), Images(torch.zeros(12, 1, 1, 1), torch.zeros(12, dtype=torch.long), list("abcdefghijkl")))
+    data = Corpus(
+        "even",
+        ("a",),
+        Images(torch.zeros(12, 1, 1, 1), torch.zeros(12, dtype=torch.long), list("abcdefghijkl")),
+    )
     chosen = torch.cat([choose(data, torch.arange(12), labels(3), d) for d in range(400)])
     assert torch.bincount(chosen, minlength=12).sub(100).abs().max() < 35
 
 
 def test_images_without_annotation_are_never_drawn():
     y = torch.tensor([0, -1, 1, 0, -1, 1])
-    data = Corpus("part", ("a", "b"), Images(torch.zeros(6, 1, 1, 1), y, list("abcdef")), corpus(0).test)
+    data = Corpus(
+        "part", ("a", "b"), Images(torch.zeros(6, 1, 1, 1), y, list("abcdef")), corpus(0).test
+    )
     for count in (1, 2):
         assert (make(data, labels(count), 0).labelled.y >= 0).all()
 
@@ -130,7 +173,12 @@ def test_images_without_annotation_are_never_drawn():
 )
 def test_a_budget_that_cannot_be_met_says_what_can(count, total, words):
     y = torch.cat([torch.zeros(30, dtype=torch.long), torch.ones(12, dtype=torch.long)])
-    data = Corpus("toy", ("a", "b"), Images(torch.zeros(42, 1, 1, 1), y, [str(n) for n in range(42)]), corpus(0).test)
+    data = Corpus(
+        "toy",
+        ("a", "b"),
+        Images(torch.zeros(42, 1, 1, 1), y, [str(n) for n in range(42)]),
+        corpus(0).test,
+    )
     with pytest.raises(DataError) as error:
         make(data, Labels.parse(count, total), 0)
     assert all(word in str(error.value) for word in words), error.value
@@ -237,7 +285,8 @@ def test_joined_sets_are_both_in_order(seed, streamed):
     data = corpus(seed, extra=True)
     for view in (False, True):
         a, b = (
-            Images(i.x.__getitem__ if s else i.x, i.y, i.ids) for i, s in zip((data.train, data.extra), streamed, strict=True)
+            Images(i.x.__getitem__ if s else i.x, i.y, i.ids)
+            for i, s in zip((data.train, data.extra), streamed, strict=True)
         )
         if view:
             a, b = a.at(torch.arange(9, 2, -1)), b.at(torch.tensor([4, 4, 0]))
@@ -253,7 +302,9 @@ def test_joined_parts_of_one_set_are_not_copied():
     whole = corpus(0).train
     both = join(whole.at(torch.tensor([5, 2])), whole.at(torch.tensor([7])))
     assert both.x is whole.x
-    assert torch.equal(both.floats(torch.arange(3), CPU), whole.floats(torch.tensor([5, 2, 7]), CPU))
+    assert torch.equal(
+        both.floats(torch.arange(3), CPU), whole.floats(torch.tensor([5, 2, 7]), CPU)
+    )
 
 
 # Labels outside the budget
@@ -283,15 +334,21 @@ def test_outside_of_everything_is_nothing():
 
 
 @seeds
-@pytest.mark.parametrize(("test", "extra"), [(True, False), (True, True), (False, False), (False, True)])
-def test_the_unlabelled_pool_shares_nothing_with_labels_and_tests_and_knows_no_label(seed, test, extra):
+@pytest.mark.parametrize(
+    ("test", "extra"), [(True, False), (True, True), (False, False), (False, True)]
+)
+def test_the_unlabelled_pool_shares_nothing_with_labels_and_tests_and_knows_no_label(
+    seed, test, extra
+):
     data = corpus(seed, test=test, extra=extra)
     for number in range(3):
         draw, rest = make(data, labels(5), number), unlabelled(data, labels(5), number)
         assert not {*rest.ids} & {*draw.labelled.ids, *draw.test.ids}
         assert rest.y.unique().tolist() == [-1]
         known = {*data.train.ids} if test else {*data.train.ids} - {*draw.test.ids}
-        assert {*rest.ids} == (known - {*draw.labelled.ids}) | ({*data.extra.ids} if extra else set())
+        assert {*rest.ids} == (known - {*draw.labelled.ids}) | (
+            {*data.extra.ids} if extra else set()
+        )
         for row in (0, len(rest) - 1):
             source = data.extra if rest.ids[row].startswith("extra") else data.train
             assert torch.equal(rest.raw(row), source.raw(source.ids.index(rest.ids[row])))

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from faults import Disk, Fault, ended, find, fork, leftovers, memory
 
-from sft_exp import durable, store
 from sft_exp.errors import Failure, Interrupted, StorageError
-from sft_exp.store import Stage, Store
+from sft_exp.store import atomic_io, store
+from sft_exp.store.store import Stage, Store
 
 LOG = Path("log")  # a line for each computation
 
@@ -26,13 +26,13 @@ def compute(folders, requests):
         reached = int((folder / "reached").read_text()) if (folder / "reached").exists() else 0
         with LOG.open("a") as log:
             log.write(f"{request['x']} from {reached}\n")
-        durable.write(folder / "first", "written first")
+        atomic_io.write(folder / "first", "written first")
         for step in range(reached, request.get("steps", 3)):
-            durable.write(folder / "reached", str(step + 1))
+            atomic_io.write(folder / "reached", str(step + 1))
             time.sleep(request.get("seconds", 0))
         request.get("then", int)()
-        durable.remove(folder / "reached")
-        durable.write(folder / "square", str(request["x"] ** 2))
+        atomic_io.remove(folder / "reached")
+        atomic_io.write(folder / "square", str(request["x"] ** 2))
 
 
 STAGE = Stage("square", compute, lambda request: request)
@@ -106,7 +106,9 @@ def test_eight_processes_compute_once():
 
 def test_processes_with_other_requests_do_not_meet(in_memory):
     """Nor when one clears up while another looks around."""
-    asking = [fork(ask, *({"x": x, "steps": 0} for x in range(10 * n, 10 * n + 40))) for n in range(4)]
+    asking = [
+        fork(ask, *({"x": x, "steps": 0} for x in range(10 * n, 10 * n + 40))) for n in range(4)
+    ]
     assert [ended(p) for p in asking] == [0] * 4
     assert sorted(log()) == sorted(f"{x} from 0" for x in range(70))
     assert not leftovers(Path("store"))
@@ -119,7 +121,7 @@ def hold(request):
         if not (worker := os.fork()):
             time.sleep(60)
             os._exit(0)
-        durable.write(Path("worker"), str(worker))
+        atomic_io.write(Path("worker"), str(worker))
         compute(folders, [{**request, "then": lambda: time.sleep(60)}])
 
     ask(request, stage=replace(STAGE, run=hangs))
@@ -178,8 +180,13 @@ def test_results_are_right_without_locks(kind):
         gate.touch()
         assert [ended(p) for p in asking] == [0] * 4
         for folder in Path("store").glob("square-*"):
-            assert durable.check(folder) == []
-            assert {f.name for f in folder.iterdir()} == {"request.json", "first", "square", "done.json"}
+            assert atomic_io.check(folder) == []
+            assert {f.name for f in folder.iterdir()} == {
+                "request.json",
+                "first",
+                "square",
+                "done.json",
+            }
 
 
 def test_work_of_another_machine_is_copied_and_taken_up(monkeypatch):
@@ -187,9 +194,9 @@ def test_work_of_another_machine_is_copied_and_taken_up(monkeypatch):
     request = {"x": 8}
     name = STAGE.folder_name(request)
     theirs = Path(f"store/work/1.{os.getpid()}.elsewhere") / name
-    durable.write(theirs / "reached", "2")
-    durable.write(theirs / "first", "written first")
-    monkeypatch.setattr(durable, "discard", lambda path: None)
+    atomic_io.write(theirs / "reached", "2")
+    atomic_io.write(theirs / "first", "written first")
+    monkeypatch.setattr(atomic_io, "discard", lambda path: None)
     ask(request)
     assert log() == ["8 from 2"]
     assert (theirs / "reached").read_text() == "2"
@@ -203,7 +210,7 @@ def test_a_damaged_folder_is_set_aside_and_rebuilt_once(damage, capsys):
     if damage == "changed":
         (folder / "square").write_text("80")
     else:
-        (folder / ("square" if damage == "missing" else durable.SEAL)).unlink()
+        (folder / ("square" if damage == "missing" else atomic_io.SEAL)).unlink()
     readers = [fork(ask, {"x": 9}) for _ in range(4)]
     assert [ended(p) for p in readers] == [0] * 4
     assert log() == ["9 from 0"] * 2
@@ -218,7 +225,7 @@ def test_a_damaged_folder_is_set_aside_and_rebuilt_once(damage, capsys):
 
 def test_a_failing_stage_publishes_nothing_and_is_taken_up_next_time():
     def fails(folders, requests):
-        durable.write(folders[0] / "reached", "2")
+        atomic_io.write(folders[0] / "reached", "2")
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
@@ -250,7 +257,10 @@ def test_waiting_is_said():
     until(lambda: find("store/work/*/*"))
     waiter = fork(wait_impatiently, request)
     assert [ended(holder), ended(waiter)] == [0, 0]
-    assert f"waiting for another process that computes {STAGE.folder_name(request)}" in Path("said").read_text()
+    assert (
+        f"waiting for another process that computes {STAGE.folder_name(request)}"
+        in Path("said").read_text()
+    )
 
 
 def test_who_is_asked_to_stop_waits_no_longer_and_begins_nothing():
@@ -331,7 +341,7 @@ def test_what_somebody_has_just_finished_is_not_set_aside(capsys):
     ask({"x": 11})
     (folder,) = Path("store").glob("square-*")
     store.Store(Path("store"))._set_aside(folder.name)
-    assert durable.check(folder) == []
+    assert atomic_io.check(folder) == []
     assert "Set aside" not in capsys.readouterr().err
 
 
@@ -340,6 +350,8 @@ def test_half_a_copy_is_not_taken_up(tmp_path, monkeypatch):
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "first").write_text("")
     assert store.copied(tmp_path / "left", tmp_path / "whole")
-    real = durable.copy
-    monkeypatch.setattr(durable, "copy", lambda path, to: (real(path, to), durable.discard(path)))
+    real = atomic_io.copy
+    monkeypatch.setattr(
+        atomic_io, "copy", lambda path, to: (real(path, to), atomic_io.discard(path))
+    )
     assert not store.copied(tmp_path / "left", tmp_path / "half")

@@ -7,13 +7,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_contract import part, parts
 from torch import nn
 
-from sft_exp.core import Backbone, Encoder, Spec, stream
+from sft_exp.config.schema import Target
+from sft_exp.core.encoder import Backbone, Encoder
+from sft_exp.core.rng import stream
+from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Target
-from sft_exp.nets import Readout, follow_all, layers
+from sft_exp.models.ema import follow_all
+from sft_exp.models.feature_extractor import Readout, layers
 from sft_exp.stages import finetune, model
 from sft_exp.strategies.bitfit import BitFit
 from sft_exp.strategies.full import Full
@@ -27,7 +30,8 @@ from sft_exp.strategies.lp_ft import LPFT
 from sft_exp.strategies.partial import Partial
 from sft_exp.strategies.spread import Spread
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import optimizers_for, train, wake
+from sft_exp.training.loop import train, wake
+from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
@@ -42,8 +46,12 @@ class Dropping(Backbone):
 
     def __init__(self):
         super().__init__()
-        self.one = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3))
-        self.two = nn.Sequential(nn.Flatten(), nn.Linear(72, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3))
+        self.one = nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3)
+        )
+        self.two = nn.Sequential(
+            nn.Flatten(), nn.Linear(72, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3)
+        )
         self.three = nn.Linear(12, 5)
 
     def maps(self, x_BCHW):
@@ -71,7 +79,9 @@ def state(nets):
     return {name: v.clone() for name, v in nets.state_dict(keep_vars=False).items()}
 
 
-@pytest.mark.parametrize(("encoder", "maps"), [(Droppy(), (1,)), (Conv([8, 16], 16), (-1,)), (MLP([32, 16]), (-2,))])
+@pytest.mark.parametrize(
+    ("encoder", "maps"), [(Droppy(), (1,)), (Conv([8, 16], 16), (-1,)), (MLP([32, 16]), (-2,))]
+)
 @pytest.mark.parametrize("stem", TRAINING)
 def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
     """Through every phase: what the strategy moves moves, and of all else no byte does, statistics and decay included."""
@@ -79,9 +89,13 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
     nets = networks(encoder, strategy, maps)
     phases = finetune.moving(strategy, nets, SPEC.image)
     images, steps = digits.train.at(torch.arange(64)), 8 * len(phases)
-    told = plan(nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], rests="encoder")
+    told = plan(
+        nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], rests="encoder"
+    )
     optimizers = optimizers_for(Classify(), nets, DECAYING, told.phases)
-    statistics = {name for name, _ in nets.named_buffers() if "running" in name or "tracked" in name}
+    statistics = {
+        name for name, _ in nets.named_buffers() if "running" in name or "tracked" in name
+    }
     before, found = state(nets), []
     for step in train(Classify(), nets.train(), optimizers, {"labelled": images}, told, CPU):
         if step.done % 8 == 0:
@@ -93,7 +107,9 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
         assert changed - statistics == rates.keys()
         for name in statistics:
             owner = name.rpartition(".")[0]
-            assert (name in changed) == all(f"{owner}.{own}" in rates for own in ("weight", "bias")), name
+            assert (name in changed) == all(
+                f"{owner}.{own}" in rates for own in ("weight", "bias")
+            ), name
 
 
 @pytest.mark.parametrize("stem", TRAINING)
@@ -115,7 +131,9 @@ def test_layers_come_from_the_input_up_and_end_at_the_features():
         "one": ["one.0.weight", "one.0.bias", "one.1.weight", "one.1.bias"],
         "two": ["two.1.weight", "two.1.bias", "two.2.weight", "two.2.bias"],
     }
-    assert layers(Readout(Pixels().build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC.image) == {"pixels": []}
+    assert layers(Readout(Pixels().build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC.image) == {
+        "pixels": []
+    }
 
 
 ALL = ("a.weight", "a.bias", "b.weight", "b.bias")
@@ -154,7 +172,10 @@ def test_the_optimizer_gets_the_rates_that_the_strategy_names(plan):
     groups = optimizers_for(Classify(), nets, DECAYING, phases)["loss"].param_groups
     rate_of = {id(p): g["lr"] for g in groups for p in g["params"]}
     assert {name: rate_of[id(p)] for name, p in nets.named_parameters()} == pytest.approx(
-        {name: 1e-2 * (0.25 if "layers.0" in name else 0.5 if "layers.1" in name else 1) for name, _ in nets.named_parameters()}
+        {
+            name: 1e-2 * (0.25 if "layers.0" in name else 0.5 if "layers.1" in name else 1)
+            for name, _ in nets.named_parameters()
+        }
     )
 
 
@@ -176,9 +197,16 @@ def test_lora_merged_is_lora_unmerged(digits, plan, encoder):
     told = plan(nets, 20, phases=finetune.moving(strategy, nets, SPEC.image), rests="encoder")
     x_BCHW, before = images.floats(torch.arange(64), CPU), state(plain)
     with torch.no_grad():
-        assert torch.equal(nets.eval()["encoder"](x_BCHW), plain.eval()["encoder"](x_BCHW)), "at first it changes nothing"
+        assert torch.equal(nets.eval()["encoder"](x_BCHW), plain.eval()["encoder"](x_BCHW)), (
+            "at first it changes nothing"
+        )
     for _ in train(
-        Classify(), nets.train(), optimizers_for(Classify(), nets, DECAYING, told.phases), {"labelled": images}, told, CPU
+        Classify(),
+        nets.train(),
+        optimizers_for(Classify(), nets, DECAYING, told.phases),
+        {"labelled": images},
+        told,
+        CPU,
     ):
         pass
     with torch.no_grad():
@@ -191,7 +219,9 @@ def test_lora_merged_is_lora_unmerged(digits, plan, encoder):
     for name, p in plain.named_parameters():
         if name.startswith("encoder.") and name.endswith("weight") and p.dim() > 1:
             update = (p.detach() - before[name]).flatten(1)
-            assert 1 <= torch.linalg.matrix_rank(update, rtol=1e-3) <= 3, "the update has the rank asked for"
+            assert 1 <= torch.linalg.matrix_rank(update, rtol=1e-3) <= 3, (
+                "the update has the rank asked for"
+            )
 
 
 def test_a_teacher_follows_the_value_of_an_adapted_weight():
@@ -199,7 +229,9 @@ def test_a_teacher_follows_the_value_of_an_adapted_weight():
     nets, teacher = networks(MLP([32, 16]), strategy), networks(MLP([32, 16]), Full())
     nets["encoder"].backbone.layers[0].parametrizations.weight[0].up.data.fill_(0.1)
     follow_all(teacher["encoder"], nets["encoder"], 0.0)
-    assert torch.equal(teacher["encoder"].backbone.layers[0].weight, nets["encoder"].backbone.layers[0].weight)
+    assert torch.equal(
+        teacher["encoder"].backbone.layers[0].weight, nets["encoder"].backbone.layers[0].weight
+    )
 
 
 # L2-SP
@@ -217,16 +249,27 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
     for alpha in (0.0, 100.0):
         strategy = L2SP(alpha=alpha, beta=0.0)
         nets = networks(MLP([32, 16]), strategy)
-        start = {name: p.detach().clone() for name, p in nets["encoder"].named_parameters(prefix="encoder")}
+        start = {
+            name: p.detach().clone()
+            for name, p in nets["encoder"].named_parameters(prefix="encoder")
+        }
 
         def penalty(nets, strategy=strategy, start=start):
             return finetune.pull(strategy, start, nets)
 
         told = plan(nets, 30, rests="encoder", penalty=penalty)
-        optimizers = optimizers_for(Classify(), nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases)
+        optimizers = optimizers_for(
+            Classify(), nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases
+        )
         *_, last = train(Classify(), nets.train(), optimizers, {"labelled": images}, told, CPU)
         assert last.metrics["penalty"] >= 0
-        ends.append(sum((p - start[n]).square().sum().item() for n, p in nets.named_parameters() if n in start))
+        ends.append(
+            sum(
+                (p - start[n]).square().sum().item()
+                for n, p in nets.named_parameters()
+                if n in start
+            )
+        )
     assert ends[1] < ends[0] / 10
 
 
@@ -237,7 +280,11 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
 def test_neighbours_vote_as_scikit_learns(digits, metric, theirs):
     f_ND, y_N = digits.train.floats(torch.arange(400), CPU).flatten(1), digits.train.y[:400]
     head = KNN(k=[5], metric=metric).solve(f_ND[:300], y_N[:300], SPEC, seed=0)
-    expected = KNeighborsClassifier(5, metric=theirs).fit(f_ND[:300].numpy(), y_N[:300].numpy()).predict_proba(f_ND[300:].numpy())
+    expected = (
+        KNeighborsClassifier(5, metric=theirs)
+        .fit(f_ND[:300].numpy(), y_N[:300].numpy())
+        .predict_proba(f_ND[300:].numpy())
+    )
     assert head(f_ND[300:]).softmax(1).numpy() == pytest.approx(expected, abs=1e-6)
 
 
@@ -270,23 +317,39 @@ def solution(f_ND, y_N, k, alpha):
 
 
 def test_labels_spread_to_where_zhous_closed_form_has_them(digits):
-    f_ND, y_N = F.normalize(digits.train.floats(torch.arange(200), CPU).flatten(1)), digits.train.y[:200].clone()
+    f_ND, y_N = (
+        F.normalize(digits.train.floats(torch.arange(200), CPU).flatten(1)),
+        digits.train.y[:200].clone(),
+    )
     y_N[40:] = -1
     head = Spread(k=5, alpha=0.8, turns=200).solve(f_ND, y_N, SPEC, seed=0)
     place = torch.cdist(f_ND, head.f_ND).argmin(1)
-    assert head.share_NY[place].numpy() == pytest.approx(solution(f_ND, y_N, 5, 0.8).numpy(), abs=1e-4)
+    assert head.share_NY[place].numpy() == pytest.approx(
+        solution(f_ND, y_N, 5, 0.8).numpy(), abs=1e-4
+    )
 
 
 def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, tmp_path):
-    from sft_exp import jobs, pipeline
-    from sft_exp.stages.context import Context
-    from sft_exp.track import Tracker
+    from sft_exp.core.tracker import Tracker
+    from sft_exp.jobs import prepare
+    from sft_exp.runs import pipeline
+    from sft_exp.training.context import Context
 
-    few = ["pretrainer=none", "draws=1", "labels=2", "val=none", "finetune.steps=1", "strategy=linear"]
+    few = [
+        "pretrainer=none",
+        "draws=1",
+        "labels=2",
+        "val=none",
+        "finetune.steps=1",
+        "strategy=linear",
+    ]
     e = experiment(*few, "controls=[raw_knn,raw_spread]", f"store={tmp_path}")
-    job = jobs.prepare(e)
+    job = prepare.prepare(e)
     result = pipeline.run(job, Context.on(e.hardware, Tracker()))
-    assert result["controls"]["raw_spread"]["accuracy"] > result["controls"]["raw_knn"]["accuracy"] + 0.05
+    assert (
+        result["controls"]["raw_spread"]["accuracy"]
+        > result["controls"]["raw_knn"]["accuracy"] + 0.05
+    )
     net = model.load(job.results["finetune"][job.arms["raw_spread"][0]].folder)
     tested = F.normalize(job.corpus.test.floats(torch.arange(500), CPU).flatten(1))
     assert torch.cdist(tested, net.nets["head"].f_ND).min() > 1e-3
@@ -295,16 +358,25 @@ def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, 
 @pytest.mark.parametrize("strategy", ["logistic", "svm", "knn"])
 def test_features_are_standardised_each_before_a_head_is_solved(experiment, tmp_path, strategy):
     """The head is fitted on, and later given, features of mean 0 and spread 1; by default on the features as they are."""
-    from sft_exp import jobs
-    from sft_exp.stages.context import Context
-    from sft_exp.track import Tracker
+    from sft_exp.core.tracker import Tracker
+    from sft_exp.jobs import prepare
+    from sft_exp.training.context import Context
 
-    asked = [f"strategy={strategy}", "encoder=pixels", "pretrainer=none", "draws=1", "controls=false", "val=none"]
+    asked = [
+        f"strategy={strategy}",
+        "encoder=pixels",
+        "pretrainer=none",
+        "draws=1",
+        "controls=false",
+        "val=none",
+    ]
     heads = {}
     for how in ("each", "common", "none"):
         e = experiment(*asked, f"task.standardise={how}", f"store={tmp_path}")
-        job = jobs.prepare(e)
-        finetune.run(tmp_path / how, {**job.requests["finetune"][0]}, Context.on(e.hardware, Tracker()))
+        job = prepare.prepare(e)
+        finetune.run(
+            tmp_path / how, {**job.requests["finetune"][0]}, Context.on(e.hardware, Tracker())
+        )
         heads[how] = model.load(tmp_path / how)
     scale = heads["each"].nets["scale"]
     f_ND = job.corpus.train.floats(torch.arange(len(job.corpus.train)), CPU).flatten(1)
@@ -321,13 +393,17 @@ def test_features_are_standardised_each_before_a_head_is_solved(experiment, tmp_
 
 
 def test_the_table_counts_every_parameter_once(experiment, tmp_path):
-    from sft_exp import jobs
+    from sft_exp.jobs import prepare
     from sft_exp.reports import report
 
-    job = jobs.prepare(experiment("strategy=gradual", "pretrainer=none", "controls=false", f"store={tmp_path}"))
+    job = prepare.prepare(
+        experiment("strategy=gradual", "pretrainer=none", "controls=false", f"store={tmp_path}")
+    )
     table, rows = report.movements(job)
     request = job.requests["finetune"][0]
-    nets = request["task"].networks(model.readout(request["encoder"], request["features"], job.corpus.spec), job.corpus.spec)
+    nets = request["task"].networks(
+        model.readout(request["encoder"], request["features"], job.corpus.spec), job.corpus.spec
+    )
     assert sum(r["parameters"] for r in rows) == sum(p.numel() for p in nets.parameters())
     assert [(r["group"], r["rates"]) for r in rows] == [
         ("layer1", [None, None, 1.0]),

@@ -3,7 +3,7 @@
 import pytest
 from test_study import TINY, started
 
-from sft_exp.compare import Job
+from sft_exp.compare.comparison import Job
 from sft_exp.errors import ConfigError
 from sft_exp.studies.pretrainers import Pretrainers
 
@@ -16,11 +16,23 @@ def jobs(tmp_path, gains, seeds=3, labels=(10, "all")):
         Job(
             "0",
             tmp_path,
-            {"pretrainer": name, "labels": n, "strategy": strategy, "seed": seed, "dataset": "mnist"},
+            {
+                "pretrainer": name,
+                "labels": n,
+                "strategy": strategy,
+                "seed": seed,
+                "dataset": "mnist",
+            },
             {"state": "done"},
             {
-                "draws": {"pretrained": [0.7 + gain + w for w in (WOBBLE[seed] if n == 10 else WOBBLE[seed][:1])]},
-                "stages": {"pretrain": {"folder": f"{name}-{seed}", "seconds": 10.0 + seed}} if gain else {},
+                "draws": {
+                    "pretrained": [
+                        0.7 + gain + w for w in (WOBBLE[seed] if n == 10 else WOBBLE[seed][:1])
+                    ]
+                },
+                "stages": {"pretrain": {"folder": f"{name}-{seed}", "seconds": 10.0 + seed}}
+                if gain
+                else {},
             },
         )
         for seed in range(seeds)
@@ -35,7 +47,9 @@ def concluded(found, names, **fields):
 
 
 def test_a_pretrainer_is_compared_with_none_on_the_same_seed_and_draw(tmp_path):
-    found = concluded(jobs(tmp_path, {"none": 0.0, "ae": -0.1, "vicreg": 0.2}), ["none", "ae", "vicreg"])
+    found = concluded(
+        jobs(tmp_path, {"none": 0.0, "ae": -0.1, "vicreg": 0.2}), ["none", "ae", "vicreg"]
+    )
     head, rows = found.table
     assert [row[0] for row in rows] == ["vicreg", "none", "ae"]  # best first, by the first use
     of = dict(zip(head, rows[0], strict=True))
@@ -44,35 +58,64 @@ def test_a_pretrainer_is_compared_with_none_on_the_same_seed_and_draw(tmp_path):
     assert rows[1][7:] == ["", "", "", "", "3", ""]  # nothing that the control is compared with
     assert "linear, 10 labels a class: vicreg is best, 90.0 % (none: 70.0 %)." in found.sentences
     assert "full, all labels, against none: helped: vicreg; hurt: ae." in found.sentences
-    assert any("their 4 intervals" in note for note in found.notes)  # two pretrainers at two label counts
+    assert any(
+        "their 4 intervals" in note for note in found.notes
+    )  # two pretrainers at two label counts
     assert found.pictures[0].png.startswith(b"\x89PNG")
 
 
 def test_a_pretrainer_that_is_not_done_everywhere_has_no_row(tmp_path):
-    done = [j for j in jobs(tmp_path, {"none": 0.0, "ae": 0.1}) if (j.settings["pretrainer"], j.settings["labels"]) != ("ae", 10)]
+    done = [
+        j
+        for j in jobs(tmp_path, {"none": 0.0, "ae": 0.1})
+        if (j.settings["pretrainer"], j.settings["labels"]) != ("ae", 10)
+    ]
     assert [row[0] for row in concluded(done, ["none", "ae"]).table[1]] == ["none"]
 
 
 def test_seeds_that_are_not_done_yet_are_left_out_of_their_pretrainer_alone(tmp_path):
     gains = {"none": 0.0, "ae": 0.1, "vae": 0.1, "dae": 0.1}
     gone = {("ae", 2), ("dae", 1), ("dae", 2)}
-    done = [j for j in jobs(tmp_path, gains, 3) if (j.settings["pretrainer"], j.settings["seed"]) not in gone]
+    done = [
+        j
+        for j in jobs(tmp_path, gains, 3)
+        if (j.settings["pretrainer"], j.settings["seed"]) not in gone
+    ]
     found = concluded(done, gains)
-    assert {name: of["seeds"] for name, of in found.facts["pretrainers"].items()} == {"none": 3, "ae": 2, "vae": 3}  # dae has one
+    assert {name: of["seeds"] for name, of in found.facts["pretrainers"].items()} == {
+        "none": 3,
+        "ae": 2,
+        "vae": 3,
+    }  # dae has one
     assert any(note.startswith("2 to 3 seeds of pretraining") for note in found.notes)
 
 
 def test_only_seeds_that_the_control_has_are_compared(tmp_path):
-    done = [j for j in jobs(tmp_path, {"none": 0.0, "ae": 0.1}) if (j.settings["pretrainer"], j.settings["seed"]) != ("none", 2)]
+    done = [
+        j
+        for j in jobs(tmp_path, {"none": 0.0, "ae": 0.1})
+        if (j.settings["pretrainer"], j.settings["seed"]) != ("none", 2)
+    ]
     scores = concluded(done, ["none", "ae"]).facts["pretrainers"]["ae"]["scores"]
     assert {len(of) for of in scores.values()} == {2}
 
 
 def test_every_value_brings_what_it_alone_needs():
-    study = Pretrainers(pretrainers=["none", "pca"], seeds=2, recipes={"pca": ["encoder=projection"], "all": ["draws=1"]})
+    study = Pretrainers(
+        pretrainers=["none", "pca"],
+        seeds=2,
+        recipes={"pca": ["encoder=projection"], "all": ["draws=1"]},
+    )
     laid = study.jobs(None, None)
     assert len(laid) == 2 * 2 * 2 * 3
-    assert laid[-1] == ["seed=1", "pretrainer=pca", "encoder=projection", "labels=all", "draws=1", "strategy=full"]
+    assert laid[-1] == [
+        "seed=1",
+        "pretrainer=pca",
+        "encoder=projection",
+        "labels=all",
+        "draws=1",
+        "strategy=full",
+    ]
     assert laid[0] == ["seed=0", "pretrainer=none", "labels=10", "strategy=linear"]
 
 
@@ -90,7 +133,14 @@ def test_what_it_cannot_be_is_refused(fields, words):
 
 
 def test_one_command_makes_the_table():
-    asked = ["study=pretrainers", "study.pretrainers=[none,pca,ae]", "study.labels=[5]", "study.strategies=[linear,full]"]
-    said = started(*asked, "study.seeds=2", "report=false", *(t for t in TINY if not t.startswith("controls")))
+    asked = [
+        "study=pretrainers",
+        "study.pretrainers=[none,pca,ae]",
+        "study.labels=[5]",
+        "study.strategies=[linear,full]",
+    ]
+    said = started(
+        *asked, "study.seeds=2", "report=false", *(t for t in TINY if not t.startswith("controls"))
+    )
     assert "12 of 12 jobs done" in said
     assert "full, 5 labels a class, against none: " in said

@@ -2,14 +2,16 @@
 
 import torch
 
-from sft_exp.core import stream
-from sft_exp.suspicious import agreement
+from sft_exp.core.rng import stream
+from sft_exp.label.suspicious import agreement
 
 
 def test_flipped_labels_come_first():
     rng = stream("suspicious")
     y_N = torch.arange(300) % 3
-    f_ND = torch.nn.functional.normalize(torch.eye(3)[y_N] + 0.15 * torch.randn(300, 3, generator=rng))
+    f_ND = torch.nn.functional.normalize(
+        torch.eye(3)[y_N] + 0.15 * torch.randn(300, 3, generator=rng)
+    )
     flipped = torch.randperm(300, generator=rng)[:15]
     wrong_N = y_N.clone()
     wrong_N[flipped] = (y_N[flipped] + 1) % 3

@@ -12,11 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_exp import api, transfer
+from sft_exp import api
 from sft_exp.errors import ConfigError
+from sft_exp.models import transfer
 
 ROOT = Path(__file__).parent.parent
-TINY = ["pretrain.steps=4", "finetune.steps=4", "draws=1", "controls=false", "tracker=none", "val=none"]
+TINY = [
+    "pretrain.steps=4",
+    "finetune.steps=4",
+    "draws=1",
+    "controls=false",
+    "tracker=none",
+    "val=none",
+]
 PLANTED = """
 import os, signal, sys
 from dataclasses import dataclass
@@ -42,11 +50,17 @@ def command(*overrides: str) -> list[str]:
 
 
 def environment(*paths: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *paths])), "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *paths])),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def sweep(*overrides: str, paths: tuple[Path, ...] = (), code: int = 0) -> str:
-    done = subprocess.run(command("-m", *overrides), env=environment(*paths), capture_output=True, text=True)
+    done = subprocess.run(
+        command("-m", *overrides), env=environment(*paths), capture_output=True, text=True
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -138,13 +152,19 @@ def test_editing_yaml_changes_no_pending_job(tmp_path):
     (mine / "own.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.01\nmomentum: 0.5\n")
     given = ["--config-dir", str(tmp_path / "mine"), "optim=own", "seed=0,1,2", *TINY]
     running = subprocess.Popen(
-        command("-m", *given), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command("-m", *given),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     wait_for(lambda: list(Path("outputs/multirun").glob("*/0/status.json")), running)
     (mine / "own.yaml").write_text("momentum: [nonsense")
     said, _ = running.communicate()
     assert running.returncode == 0, said
-    jobs = [json.loads((only_sweep() / str(n) / "results.json").read_text())["config"] for n in range(3)]
+    jobs = [
+        json.loads((only_sweep() / str(n) / "results.json").read_text())["config"] for n in range(3)
+    ]
     assert [(j["seed"], j["optim"]["momentum"]) for j in jobs] == [(0, 0.5), (1, 0.5), (2, 0.5)]
 
 
@@ -160,7 +180,10 @@ def test_a_killed_driver_loses_nothing(tmp_path, monkeypatch):
     moments = random.Random(0)
     for _ in range(5):
         running = subprocess.Popen(
-            command("-m", *GRID, *long), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command("-m", *GRID, *long),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(moments.uniform(4, 12))
         running.send_signal(signal.SIGKILL)
@@ -180,9 +203,18 @@ def wait_for(there, running: subprocess.Popen, seconds: float = 40) -> None:
 @pytest.mark.slow
 def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
     """Successive halving: 8 steps of 24, then on to 24, against 24 at once."""
-    given = ["draws=1", "controls=false", "tracker=none", "val=cv", "pretrain.steps=8", "finetune.horizon=24"]
+    given = [
+        "draws=1",
+        "controls=false",
+        "tracker=none",
+        "val=cv",
+        "pretrain.steps=8",
+        "finetune.horizon=24",
+    ]
     api.run([*given, "store=rungs", "finetune.steps=8"], folder="first")
-    second = api.run([*given, "store=rungs", "finetune.steps=24", "finetune.after=8"], folder="second")
+    second = api.run(
+        [*given, "store=rungs", "finetune.steps=24", "finetune.after=8"], folder="second"
+    )
     undisturbed = api.run([*given, "store=whole", "finetune.steps=24"], folder="whole")
     a, b = (Path(r["stages"]["finetune"]["folder"]) for r in (second, undisturbed))
     assert a.name == b.name
@@ -193,11 +225,22 @@ def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
 
 @pytest.mark.slow
 def test_a_rung_of_pretraining_goes_on_too():
-    given = ["draws=1", "controls=false", "tracker=none", "val=none", "finetune.steps=2", "pretrain.horizon=24"]
+    given = [
+        "draws=1",
+        "controls=false",
+        "tracker=none",
+        "val=none",
+        "finetune.steps=2",
+        "pretrain.horizon=24",
+    ]
     api.run([*given, "store=rungs", "pretrain.steps=8"], folder="first")
-    second = api.run([*given, "store=rungs", "pretrain.steps=24", "pretrain.after=8"], folder="second")
+    second = api.run(
+        [*given, "store=rungs", "pretrain.steps=24", "pretrain.after=8"], folder="second"
+    )
     whole = api.run([*given, "store=whole", "pretrain.steps=24"], folder="whole")
-    a, b = (Path(r["stages"]["pretrain"]["folder"]) / "encoder.safetensors" for r in (second, whole))
+    a, b = (
+        Path(r["stages"]["pretrain"]["folder"]) / "encoder.safetensors" for r in (second, whole)
+    )
     assert a.read_bytes() == b.read_bytes()
 
 
@@ -212,27 +255,49 @@ def test_halving_keeps_the_best_third():
         "controls=false",
         "tracker=none",
     )
-    jobs = [json.loads(f.read_text())["config"]["finetune"] for f in sorted(only_sweep().glob("*/results.json"))]
-    assert [(j["steps"], j["horizon"], j["after"]) for j in jobs] == [(3, 9, None)] * 3 + [(9, 9, 3)]
+    jobs = [
+        json.loads(f.read_text())["config"]["finetune"]
+        for f in sorted(only_sweep().glob("*/results.json"))
+    ]
+    assert [(j["steps"], j["horizon"], j["after"]) for j in jobs] == [(3, 9, None)] * 3 + [
+        (9, 9, 3)
+    ]
     assert "4 of 4 jobs done" in said
 
 
 def test_learning_rate_finder_leaves_no_trace():
     """A run at the rate it found equals one that never looked, to the bit."""
-    given = ["draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20", "finetune.steps=10"]
+    given = [
+        "draws=1",
+        "controls=false",
+        "tracker=none",
+        "val=none",
+        "pretrain.steps=20",
+        "finetune.steps=10",
+    ]
     found = api.run([*given, "store=auto", "optim.lr=auto"], folder="auto")
     (file,) = Path("auto").glob("lr_find-*/lr.json")
     rate = json.loads(file.read_text())["lr"]
     assert 1e-6 < rate < 1
     plain = api.run([*given, "store=plain", f"optim.lr={rate!r}"], folder="plain")
-    a, b = (transfer.read_own(Path(r["stages"]["finetune"]["folder"]) / "model.safetensors") for r in (found, plain))
+    a, b = (
+        transfer.read_own(Path(r["stages"]["finetune"]["folder"]) / "model.safetensors")
+        for r in (found, plain)
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert found["test"] == plain["test"]
 
 
 @pytest.mark.slow
 def test_search_chooses_by_validation_and_flags_the_edge():
-    given = ["draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20", "finetune.steps=5"]
+    given = [
+        "draws=1",
+        "controls=false",
+        "tracker=none",
+        "val=none",
+        "pretrain.steps=20",
+        "finetune.steps=5",
+    ]
     api.run([*given, "optim.lr=search", "optim.hints.search.lr=[1e-9,1e-3]"], folder="run")
     (file,) = Path("outputs/store").glob("choose-*/lr.json")
     chosen = json.loads(file.read_text())
@@ -242,14 +307,28 @@ def test_search_chooses_by_validation_and_flags_the_edge():
 
 @pytest.mark.slow
 def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
-    given = ["strategy=linear", "draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=8", "finetune.steps=20"]
+    given = [
+        "strategy=linear",
+        "draws=1",
+        "controls=false",
+        "tracker=none",
+        "val=none",
+        "pretrain.steps=8",
+        "finetune.steps=20",
+    ]
     sweep(*given, "optim=momentum", "optim.lr=1e-3,1e-2,1e-1", "store=together")
-    seconds = {json.loads((f / "done.json").read_text())["seconds"] for f in Path("together").glob("finetune-*")}
+    seconds = {
+        json.loads((f / "done.json").read_text())["seconds"]
+        for f in Path("together").glob("finetune-*")
+    }
     assert len(seconds) == 1  # one call made all three
     for lr in ("1e-3", "1e-2", "1e-1"):
         alone = api.run([*given, "optim=momentum", f"optim.lr={lr}", "store=alone"], folder="run")
         name = Path(alone["stages"]["finetune"]["folder"]).name
-        a, b = (transfer.read_own(Path(store) / name / "model.safetensors") for store in ("alone", "together"))
+        a, b = (
+            transfer.read_own(Path(store) / name / "model.safetensors")
+            for store in ("alone", "together")
+        )
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=0, atol=1e-5)
 
@@ -264,14 +343,19 @@ def laid(*overrides: str, jobs=(["seed=0"], ["seed=1"])) -> list[str]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from sft_exp import config, sweeps
+    from sft_exp.config import register, sources
+    from sft_exp.sweep import sweeps
 
-    config.register()
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+    register.register()
+    with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
         given = ["seed=0,1", *overrides]
-        cfg = GlobalHydra.instance().hydra.compose_config("config", given, run_mode=RunMode.MULTIRUN)
+        cfg = GlobalHydra.instance().hydra.compose_config(
+            "config", given, run_mode=RunMode.MULTIRUN
+        )
         places = sweeps.lay_folders(cfg, [{"overrides": job} for job in jobs])
-        assert HydraConfig.instance().cfg is None, "what Hydra knows of the running job is as it was"
+        assert HydraConfig.instance().cfg is None, (
+            "what Hydra knows of the running job is as it was"
+        )
         return [str(p) for p in places]
 
 
@@ -279,9 +363,18 @@ def laid(*overrides: str, jobs=(["seed=0"], ["seed=1"])) -> list[str]:
     ("overrides", "places"),
     [
         (["hydra.sweep.dir=there"], ["there/0", "there/1"]),
-        (["hydra.sweep.dir=there", "hydra.sweep.subdir=seed_${seed}"], ["there/seed_0", "there/seed_1"]),
-        (["hydra.sweep.dir=there", "hydra.sweep.subdir=a/${hydra.job.num}"], ["there/a/0", "there/a/1"]),
-        (["hydra.sweep.dir=there", "hydra.sweep.subdir=${hydra.job.override_dirname}"], ["there/seed=0", "there/seed=1"]),
+        (
+            ["hydra.sweep.dir=there", "hydra.sweep.subdir=seed_${seed}"],
+            ["there/seed_0", "there/seed_1"],
+        ),
+        (
+            ["hydra.sweep.dir=there", "hydra.sweep.subdir=a/${hydra.job.num}"],
+            ["there/a/0", "there/a/1"],
+        ),
+        (
+            ["hydra.sweep.dir=there", "hydra.sweep.subdir=${hydra.job.override_dirname}"],
+            ["there/seed=0", "there/seed=1"],
+        ),
         (["hydra.sweep.dir=by/${seed}", "hydra.sweep.subdir=x"], ["by/0/x", "by/1/x"]),
     ],
 )
@@ -291,7 +384,9 @@ def test_jobs_lie_where_hydra_puts_them(overrides, places):
 
 @pytest.mark.parametrize("subdir", ["same", "${labels}", "s${draws}"])
 def test_two_jobs_in_one_folder_are_refused(subdir):
-    with pytest.raises(ConfigError, match=r"hydra.sweep.subdir=.*: jobs 0 and 1 would share the folder there"):
+    with pytest.raises(
+        ConfigError, match=r"hydra.sweep.subdir=.*: jobs 0 and 1 would share the folder there"
+    ):
         laid("hydra.sweep.dir=there", f"hydra.sweep.subdir={subdir}")
 
 

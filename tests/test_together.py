@@ -14,8 +14,21 @@ import pytest
 
 from sft_exp.errors import Interrupted, LostRank
 
-STEPS = ["pretrain.steps=300", "pretrain.batch_size=32", "finetune.steps=20", "hardware.checkpoint_seconds=0.2"]
-SMALL = ["tracker=none", "draws=1", "controls=false", "val=none", "monitors=false", "report=false", *STEPS]
+STEPS = [
+    "pretrain.steps=300",
+    "pretrain.batch_size=32",
+    "finetune.steps=20",
+    "hardware.checkpoint_seconds=0.2",
+]
+SMALL = [
+    "tracker=none",
+    "draws=1",
+    "controls=false",
+    "val=none",
+    "monitors=false",
+    "report=false",
+    *STEPS,
+]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 engines = pytest.mark.parametrize("engine", ["ddp", "fsdp"])
@@ -46,7 +59,10 @@ def started(store, *overrides, **how):
     """A run that has left a checkpoint of its pretraining."""
     process = subprocess.Popen(command(store, *overrides, **how), stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
-    while not [*Path(store).glob("work/*/pretrain-*/checkpoint.pt"), *Path(store).glob("work/*/pretrain-*/shards/done.json")]:
+    while not [
+        *Path(store).glob("work/*/pretrain-*/checkpoint.pt"),
+        *Path(store).glob("work/*/pretrain-*/shards/done.json"),
+    ]:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -55,7 +71,11 @@ def started(store, *overrides, **how):
 
 def ranks(process):
     """The processes of a group, in the order of ranks."""
-    found = {int(p.environ()["RANK"]): p for p in psutil.Process(process.pid).children(recursive=True) if "RANK" in p.environ()}
+    found = {
+        int(p.environ()["RANK"]): p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "RANK" in p.environ()
+    }
     return [found[r] for r in sorted(found)]
 
 

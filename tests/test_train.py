@@ -8,15 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Method, Spec, seed_of, stream
+from sft_exp.config.schema import Target
+from sft_exp.core.method import Method
+from sft_exp.core.rng import seed_of, stream
+from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError, NonFiniteError
-from sft_exp.experiment import Target
 from sft_exp.pretrainers.ae import AE
-from sft_exp.schedule import Schedule
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import build_optimizer, optimizers_for, pieces, train
+from sft_exp.training.loop import pieces, train
+from sft_exp.training.optim import build_optimizer, optimizers_for
+from sft_exp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
@@ -36,7 +39,9 @@ def classifier(encoder=None):
 def run(method, nets, images, plan, target=SGD, start=0, optimizers=None):
     """Every step, and the optimizers."""
     optimizers = optimizers or optimizers_for(method, nets, target, plan.phases)
-    return list(train(method, nets, optimizers, dict.fromkeys(method.pools, images), plan, CPU, start)), optimizers
+    return list(
+        train(method, nets, optimizers, dict.fromkeys(method.pools, images), plan, CPU, start)
+    ), optimizers
 
 
 def numbers(nets):
@@ -70,7 +75,10 @@ def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, st
 
 def test_what_is_logged_of_pieces_is_the_whole_batchs(images, plan):
     """Not the last piece's."""
-    found = [run(Classify(), nets := classifier(), images, plan(nets, 3, batch_size=50, piece=p))[0] for p in (None, 7)]
+    found = [
+        run(Classify(), nets := classifier(), images, plan(nets, 3, batch_size=50, piece=p))[0]
+        for p in (None, 7)
+    ]
     for whole, cut in zip(*found, strict=True):
         assert {k: v.item() for k, v in whole.metrics.items()} == pytest.approx(
             {k: v.item() for k, v in cut.metrics.items()}, abs=1e-6
@@ -107,7 +115,9 @@ class Noisy(Method):
     """Draws numbers, and drops out inside its own forward."""
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"net": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))})
+        return nn.ModuleDict(
+            {"net": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))}
+        )
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["labelled"]["x"]
@@ -121,7 +131,10 @@ class Noisy(Method):
 def test_a_step_is_a_function_of_its_number(images, plan):
     """Batch, draws and dropout of step t do not depend on where the loop began."""
     nets = Noisy().networks(None, SPEC)
-    half, rows = nn.ModuleDict({"net": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))}), []
+    half, rows = (
+        nn.ModuleDict({"net": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))}),
+        [],
+    )
     steps = plan(nets, 10)
     optimizers = optimizers_for(Noisy(), nets, SGD, steps.phases)
     for step in train(Noisy(), nets, optimizers, {"labelled": images}, steps, CPU):
@@ -134,7 +147,9 @@ def test_a_step_is_a_function_of_its_number(images, plan):
     assert torch.equal(half["net"][2].weight, nets["net"][2].weight)
     assert [s.done for s in later] == [7, 8, 9, 10]
     assert [r["progress"] for r in rows] == pytest.approx([i / 10 for i in range(10)])
-    assert len({r["drawn"] for r in rows}) == len({r["seen"] for r in rows}) == 10, "and each step has its own"
+    assert len({r["drawn"] for r in rows}) == len({r["seen"] for r in rows}) == 10, (
+        "and each step has its own"
+    )
 
 
 def test_stopping_early_is_the_start_of_the_longer_run(images, plan):
@@ -151,7 +166,12 @@ def test_another_name_is_another_run(images, plan):
     found = []
     for name in ((0, "a"), (1, "a"), (0, "b"), (0, "a")):
         nets = classifier()
-        found.append([s.metrics["loss"].item() for s in run(Classify(), nets, images, plan(nets, 5, name=name))[0]])
+        found.append(
+            [
+                s.metrics["loss"].item()
+                for s in run(Classify(), nets, images, plan(nets, 5, name=name))[0]
+            ]
+        )
     assert found[0] == found[3]
     assert found[0] != found[1]
     assert found[0] != found[2]
@@ -168,7 +188,11 @@ def test_an_epoch_shows_every_image_once(images, plan):
 
     nets = classifier()
     run(Watching(), nets, images, plan(nets, 10, batch_size=10))
-    assert sorted(torch.cat(seen[:5]).tolist()) == sorted(torch.cat(seen[5:]).tolist()) == list(range(50))
+    assert (
+        sorted(torch.cat(seen[:5]).tolist())
+        == sorted(torch.cat(seen[5:]).tolist())
+        == list(range(50))
+    )
     assert torch.cat(seen[:5]).tolist() != torch.cat(seen[5:]).tolist()
 
 
@@ -189,7 +213,9 @@ def test_a_nan_stops_before_the_update(images, plan, optimizer):
 def test_an_absurd_learning_rate_is_found_before_its_second_step(images, plan):
     nets, kept = classifier(), {}
     steps = plan(nets, 5)
-    optimizers = optimizers_for(Classify(), nets, Target("torch.optim.SGD", {"lr": 1e30}), steps.phases)
+    optimizers = optimizers_for(
+        Classify(), nets, Target("torch.optim.SGD", {"lr": 1e30}), steps.phases
+    )
 
     def go():
         for _ in train(Classify(), nets, optimizers, {"labelled": images}, steps, CPU):
@@ -205,7 +231,9 @@ def test_an_absurd_learning_rate_is_found_before_its_second_step(images, plan):
 
 def test_the_schedule_multiplies_each_groups_rate(images, plan):
     nets = classifier()
-    rates = {name: 0.5 if name.startswith("encoder.") else 1.0 for name, _ in nets.named_parameters()}
+    rates = {
+        name: 0.5 if name.startswith("encoder.") else 1.0 for name, _ in nets.named_parameters()
+    }
     cosine = Schedule([[0.0, 0.2], [0.5, 1.0], [1.0, 0.0]])
     steps = plan(nets, 8, schedule=cosine, phases=[(1.0, rates)])
     optimizers = optimizers_for(Classify(), nets, SGD, steps.phases)
@@ -218,13 +246,19 @@ def test_the_schedule_multiplies_each_groups_rate(images, plan):
 
 def test_rates_are_shares_of_the_learning_rate(images, plan):
     nets = classifier()
-    before, rates = numbers(nets), {name: 0.25 for name, _ in nets.named_parameters()} | {"head.bias": 2.0, "head.weight": 1.0}
+    before, rates = (
+        numbers(nets),
+        {name: 0.25 for name, _ in nets.named_parameters()}
+        | {"head.bias": 2.0, "head.weight": 1.0},
+    )
     run(Classify(), nets, images, plan(nets, 1, phases=[(1.0, rates)]))
     for name, p in nets.named_parameters():
         assert torch.allclose(before[name] - p, 0.1 * rates[name] * p.grad, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [SGD, Target("torch.optim.AdamW", {"lr": 0.1, "weight_decay": 0.5})])
+@pytest.mark.parametrize(
+    "optimizer", [SGD, Target("torch.optim.AdamW", {"lr": 0.1, "weight_decay": 0.5})]
+)
 def test_phases_switch_on_and_off_what_moves(images, plan, optimizer):
     """Frozen is frozen: no gradient, no momentum, no weight decay."""
     nets = classifier()
@@ -243,7 +277,9 @@ def test_a_number_has_one_rate(plan):
     """Phases may start and stop it; another rate in a later phase would be silently ignored."""
     nets = classifier()
     with pytest.raises(ConfigError, match=r"strategy=Classify: head.bias has several rates"):
-        optimizers_for(Classify(), nets, SGD, [(0.5, {"head.bias": 1.0}), (0.5, {"head.bias": 0.1})])
+        optimizers_for(
+            Classify(), nets, SGD, [(0.5, {"head.bias": 1.0}), (0.5, {"head.bias": 0.1})]
+        )
 
 
 def test_frozen_numbers_cost_no_gradient(images, plan):
@@ -256,10 +292,15 @@ def test_frozen_numbers_cost_no_gradient(images, plan):
 class Adversaries(Method):
     """Two objectives, the second every third step, on networks one of whose names begins like another's."""
 
-    objectives: ClassVar[dict[str, tuple[str, int]]] = {"critic_loss": ("net", 1), "generator_loss": ("net_ema", 3)}
+    objectives: ClassVar[dict[str, tuple[str, int]]] = {
+        "critic_loss": ("net", 1),
+        "generator_loss": ("net_ema", 3),
+    }
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"net": nn.Linear(64, 1), "net_ema": nn.Linear(64, 1), "teacher": nn.Linear(64, 1)})
+        return nn.ModuleDict(
+            {"net": nn.Linear(64, 1), "net_ema": nn.Linear(64, 1), "teacher": nn.Linear(64, 1)}
+        )
 
     def draw(self, batch, rng, progress):
         return (batch["labelled"]["x"].flatten(1),)
@@ -285,7 +326,10 @@ def test_objectives_move_their_networks_at_their_turns(images, plan):
     found, before = [], numbers(nets)
     for step in train(Adversaries(), nets, optimizers, {"labelled": images}, steps, CPU):
         found.append({name.partition(".")[0] for name in moved(before, nets)})
-        assert step.metrics.keys() == {"critic_loss", *(("generator_loss", "shown") if step.done % 3 == 0 else ())}
+        assert step.metrics.keys() == {
+            "critic_loss",
+            *(("generator_loss", "shown") if step.done % 3 == 0 else ()),
+        }
         before = numbers(nets)
     both, one = {"net", "net_ema", "teacher"}, {"net", "teacher"}
     assert found == [one, one, both, one, one, both]
@@ -310,7 +354,11 @@ def test_each_pool_is_walked_through_in_its_own_length(digits, images, plan):
     nets = TwoPools().networks(None, SPEC)
     steps = plan(nets, 30, batch_size=20)
     data = {"labelled": images, "unlabelled": digits.train.at(torch.arange(50, 500))}
-    seen = list(train(TwoPools(), nets, optimizers_for(TwoPools(), nets, SGD, steps.phases), data, steps, CPU))
+    seen = list(
+        train(
+            TwoPools(), nets, optimizers_for(TwoPools(), nets, SGD, steps.phases), data, steps, CPU
+        )
+    )
     assert {(int(s.metrics["rows"]), int(s.metrics["others"])) for s in seen} == {(20, 60)}
     assert len({s.metrics["sum"].item() for s in seen}) == 30
 
@@ -324,7 +372,13 @@ def test_bf16_keeps_the_numbers_and_the_loss_in_fp32(images, plan):
         torch.manual_seed(0)
         method = AE()
         nets = method.networks(Conv([8, 16], 16).build(SPEC.image), SPEC)
-        steps, _ = run(method, nets, images, plan(nets, 10, precision=precision), Target("torch.optim.Adam", {"lr": 1e-3}))
+        steps, _ = run(
+            method,
+            nets,
+            images,
+            plan(nets, 10, precision=precision),
+            Target("torch.optim.Adam", {"lr": 1e-3}),
+        )
         assert {p.dtype for p in nets.parameters()} == {torch.float32}
         found.append([s.metrics["loss"].item() for s in steps])
     assert found[1] == pytest.approx(found[0], rel=0.01)
@@ -339,7 +393,14 @@ PARAMETER = nn.Parameter(torch.zeros(2, 2))
 
 @pytest.mark.parametrize(
     "path",
-    ["os.system", "torch.load", "builtins.print", "torch.nn.Linear", "torch.optim.lr_scheduler.StepLR", "sft_exp.nets.LinearMap"],
+    [
+        "os.system",
+        "torch.load",
+        "builtins.print",
+        "torch.nn.Linear",
+        "torch.optim.lr_scheduler.StepLR",
+        "sft_exp.models.backbones.LinearMap",
+    ],
 )
 def test_only_optimizers_are_built(path):
     """And nothing else is called to find out what it is."""
@@ -353,10 +414,14 @@ def test_an_optimizer_that_is_not_there_is_named(path):
         build_optimizer(Target(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
 
 
-@pytest.mark.parametrize("options", [{"betas": 3}, {"beta": 0.9}, {"weight_decay": -1}, {"fused": True, "foreach": True}])
+@pytest.mark.parametrize(
+    "options", [{"betas": 3}, {"beta": 0.9}, {"weight_decay": -1}, {"fused": True, "foreach": True}]
+)
 def test_options_an_optimizer_refuses_are_passed_on_in_its_words(options):
     with pytest.raises(ConfigError, match=r"torch.optim.Adam refuses these: "):
-        build_optimizer(Target("torch.optim.Adam", {"lr": 0.1, **options}), [{"params": [PARAMETER]}])
+        build_optimizer(
+            Target("torch.optim.Adam", {"lr": 0.1, **options}), [{"params": [PARAMETER]}]
+        )
 
 
 def test_a_third_partys_optimizer_works_by_its_path(tmp_path, monkeypatch, images, plan):
@@ -374,8 +439,13 @@ def test_a_third_partys_optimizer_works_by_its_path(tmp_path, monkeypatch, image
     monkeypatch.syspath_prepend(tmp_path)
     nets = classifier()
     before = numbers(nets)
-    found, _ = run(Classify(), nets, images, plan(nets, 1), Target("their_optimizers.SignSGD", {"lr": 0.01}))
-    assert all(torch.allclose((before[n] - p).abs(), 0.01 * (p.grad != 0), atol=1e-6) for n, p in nets.named_parameters())
+    found, _ = run(
+        Classify(), nets, images, plan(nets, 1), Target("their_optimizers.SignSGD", {"lr": 0.01})
+    )
+    assert all(
+        torch.allclose((before[n] - p).abs(), 0.01 * (p.grad != 0), atol=1e-6)
+        for n, p in nets.named_parameters()
+    )
     assert found[0].metrics["loss"].isfinite()
 
 
@@ -384,7 +454,11 @@ def test_lbfgs_evaluates_its_closure_on_the_whole_set(images, plan):
     found = []
     for target in (SGD, Target("torch.optim.LBFGS", {"lr": 1.0})):
         nets = classifier()
-        found.append(run(Classify(), nets, images, plan(nets, 5, batch_size=50), target)[0][-1].metrics["loss"].item())
+        found.append(
+            run(Classify(), nets, images, plan(nets, 5, batch_size=50), target)[0][-1]
+            .metrics["loss"]
+            .item()
+        )
     assert found[1] < 0.05 < 1 < found[0]
 
 
@@ -392,7 +466,10 @@ def test_lbfgs_refuses_several_rates():
     nets = classifier()
     with pytest.raises(ConfigError, match=r"LBFGS refuses these: .*parameter"):
         optimizers_for(
-            Classify(), nets, Target("torch.optim.LBFGS", {"lr": 1.0}), [(1.0, {"head.bias": 1.0, "head.weight": 0.5})]
+            Classify(),
+            nets,
+            Target("torch.optim.LBFGS", {"lr": 1.0}),
+            [(1.0, {"head.bias": 1.0, "head.weight": 0.5})],
         )
 
 
@@ -401,7 +478,13 @@ def test_fused_kernels_compute_what_the_plain_ones_do(images, plan, name):
     found = []
     for extra in ({}, {"foreach": False}):
         nets = classifier()
-        _, optimizers = run(Classify(), nets, images, plan(nets, 5), Target(f"torch.optim.{name}", {"lr": 1e-2, **extra}))
+        _, optimizers = run(
+            Classify(),
+            nets,
+            images,
+            plan(nets, 5),
+            Target(f"torch.optim.{name}", {"lr": 1e-2, **extra}),
+        )
         assert optimizers["loss"].defaults["fused"] is (None if extra else True)
         found.append(numbers(nets))
     assert all(torch.allclose(found[0][k], found[1][k], atol=1e-5) for k in found[0])
@@ -410,5 +493,8 @@ def test_fused_kernels_compute_what_the_plain_ones_do(images, plan, name):
 def test_streams_are_named_by_value():
     """The same name is the same stream on every machine; neighbours and re-ordered names are others."""
     assert seed_of(0, "draw", 7) == 2215774998242444354
-    first = {torch.rand(1, generator=stream(*name)).item() for name in [(0, "a"), ("a", 0), (0, "b"), (1, "a"), (0, "a", 0)]}
+    first = {
+        torch.rand(1, generator=stream(*name)).item()
+        for name in [(0, "a"), ("a", 0), (0, "b"), (1, "a"), (0, "a", 0)]
+    }
     assert len(first) == 5

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sft_exp import transfer
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import DataError, StorageError
-from sft_exp.nets import perceptron
+from sft_exp.models import transfer
+from sft_exp.models.layers import perceptron
 
 IMAGE = (1, 8, 8)
 
@@ -35,7 +35,13 @@ def states(report):
 
 @pytest.mark.parametrize(
     ("theirs", "mine"),
-    [("", ""), ("module.", ""), ("state_dict.module.encoder.", ""), ("", "backbone."), ("student.trunk.", "encoder.backbone.")],
+    [
+        ("", ""),
+        ("module.", ""),
+        ("state_dict.module.encoder.", ""),
+        ("", "backbone."),
+        ("student.trunk.", "encoder.backbone."),
+    ],
 )
 def test_a_prefix_on_either_side_is_found(theirs, mine):
     """With what else such files hold: heads, an optimizer's moments under other names."""
@@ -76,7 +82,10 @@ def test_the_report_adds_up_and_is_json():
 def test_nothing_is_refused_whatever_is_allowed():
     report = transfer.transfer(encoder(), {"code.1.bias": torch.zeros(5)}, "file.pt")
     for allow in ([], ["*"]):
-        with pytest.raises(DataError, match=r"file.pt: none of the encoder's 5 layers .* blocks.0.0: weight is not in the file"):
+        with pytest.raises(
+            DataError,
+            match=r"file.pt: none of the encoder's 5 layers .* blocks.0.0: weight is not in the file",
+        ):
             report.check(allow)
     with pytest.raises(DataError, match=r"Unused of the file: other"):
         transfer.transfer(encoder(), {"other": torch.zeros(5)}, "file.pt").check()
@@ -158,7 +167,9 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
     assert not (tmp_path / "it-ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 broken", b"\x08\0\0\0\0\0\0\0{}      "[:10]])
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"PK\x03\x04 broken", b"\x08\0\0\0\0\0\0\0{}      "[:10]]
+)
 def test_a_file_that_is_no_weights_is_named(tmp_path, content):
     (tmp_path / "junk.pt").write_bytes(content)
     with pytest.raises(DataError, match=r"junk.pt: "):
@@ -185,7 +196,10 @@ def test_the_stores_own_files_must_fit_as_a_whole(tmp_path):
     transfer.load_own(net, transfer.read_own(file), file)
     spoilt = net.state_dict() | {"layers.1.bias": torch.zeros(9), "more": torch.zeros(1)}
     del spoilt["layers.0.bias"]
-    with pytest.raises(StorageError, match=r"layers.0.bias is missing, more is not wanted, layers.1.bias \[9\] is not \[3\]"):
+    with pytest.raises(
+        StorageError,
+        match=r"layers.0.bias is missing, more is not wanted, layers.1.bias \[9\] is not \[3\]",
+    ):
         transfer.load_own(net, spoilt, file)
     file.write_bytes(b"junk")
     with pytest.raises(StorageError, match=r"encoder\.safetensors"):

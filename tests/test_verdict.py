@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from sft_exp.verdict import half_width, interval, judge, judge_all
+from sft_exp.verdict.crossed import half_width, interval, judge, judge_all
 
 A = [0.81, 0.79, 0.84, 0.80, 0.83]
 B = [0.78, 0.78, 0.79, 0.79, 0.77]
@@ -60,7 +60,11 @@ def test_what_cannot_be_told_says_how_many_draws_would_tell():
     gains = [0.05, -0.03, 0.02, 0.04, -0.02]
     verdict = judge([gains], 0.0, "")
     (needed,) = re.findall(r"(\d+) draws would tell", verdict.text)
-    assert half_width(variance(gains), int(needed)) < verdict.difference <= half_width(variance(gains), int(needed) - 1)
+    assert (
+        half_width(variance(gains), int(needed))
+        < verdict.difference
+        <= half_width(variance(gains), int(needed) - 1)
+    )
 
 
 @pytest.mark.parametrize("differences", [[0.0, 0.0, 0.0], [0.25, 0.25], [-0.1, -0.1, -0.1]])
@@ -121,7 +125,10 @@ def test_the_whole_rule_holds_as_often_as_it_says(seeds, skewed):
 
 
 def test_a_primary_that_is_silent_makes_the_others_harder_to_hear():
-    clear, vague = [[0.05, 0.051, 0.049, 0.05, 0.052, 0.048]], [[0.05, -0.05, 0.04, -0.03, 0.02, 0.0]]
+    clear, vague = (
+        [[0.05, 0.051, 0.049, 0.05, 0.052, 0.048]],
+        [[0.05, -0.05, 0.04, -0.03, 0.02, 0.0]],
+    )
     heard = judge_all({"primary": clear, "a": clear, "b": clear}, ["primary"], 0.0, "")
     assert (heard["primary"].level, heard["a"].level) == pytest.approx((0.95, 0.975))
     silent = judge_all({"primary": vague, "a": clear, "b": clear}, ["primary"], 0.0, "")

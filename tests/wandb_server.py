@@ -211,7 +211,9 @@ class _Parser:
             args = self.arguments()
             dirs = self.directives()
             sel = self.selection() if self.peek() == "{" else None
-            out.append({"t": "field", "name": name, "alias": alias, "args": args, "dirs": dirs, "sel": sel})
+            out.append(
+                {"t": "field", "name": name, "alias": alias, "args": args, "dirs": dirs, "sel": sel}
+            )
         self.next()
         return out
 
@@ -251,7 +253,9 @@ class Executor:
     def __init__(self, unknown: dict[str, int]):
         self.unknown = unknown
 
-    def run(self, text: str, op_name: str | None, variables: dict, query: Obj, mutation: Obj) -> tuple[str, dict]:
+    def run(
+        self, text: str, op_name: str | None, variables: dict, query: Obj, mutation: Obj
+    ) -> tuple[str, dict]:
         ops, frags = _Parser(text).document()
         op = next((o for o in ops if op_name and o["name"] == op_name), ops[0] if ops else None)
         if op is None:
@@ -529,13 +533,19 @@ class Store:
                 for line in content:
                     run["summary"] = jloads(line) or {}
                 continue
-            kind = {"wandb-history.jsonl": "history", "wandb-events.jsonl": "events", "output.log": "console"}.get(fname)
+            kind = {
+                "wandb-history.jsonl": "history",
+                "wandb-events.jsonl": "events",
+                "output.log": "console",
+            }.get(fname)
             if kind is None:
                 self.problem(f"unknown filestream file {fname}")
                 continue
             lines = run[kind]
             if off > len(lines):
-                self.problem(f"run {run['run_id']}: {fname} offset {off} leaves a gap after line {len(lines)}")
+                self.problem(
+                    f"run {run['run_id']}: {fname} offset {off} leaves a gap after line {len(lines)}"
+                )
                 lines.extend([None] * (off - len(lines)))
             for k, line in enumerate(content):
                 val = line if kind == "console" else jloads(line)
@@ -551,7 +561,11 @@ class Store:
             run["completions"] += 1
             run["exitcode"] = body.get("exitcode") or 0
             run["state"] = "finished" if run["exitcode"] == 0 else "failed"
-        return {"exitcode": run["exitcode"], "stopped": bool(run["stop_requested"]), "limits": {"fileCount": 1000}}
+        return {
+            "exitcode": run["exitcode"],
+            "stopped": bool(run["stop_requested"]),
+            "limits": {"fileCount": 1000},
+        }
 
     def mark_uploaded(self, run: dict, name: str) -> None:
         if name in run["files"]:
@@ -588,12 +602,19 @@ class Store:
 
     # -- artifacts
     def collection(self, entity: str, project: str, name: str) -> list[dict]:
-        return [a for a in self.artifacts.values() if (a["entity"], a["project"], a["collection"]) == (entity, project, name)]
+        return [
+            a
+            for a in self.artifacts.values()
+            if (a["entity"], a["project"], a["collection"]) == (entity, project, name)
+        ]
 
     def create_artifact(self, i: dict) -> dict:
         names = i.get("artifactCollectionNames") or []
         coll = i.get("artifactCollectionName") or (names[0] if names else "artifact")
-        entity, project = i.get("entityName") or self.entity, i.get("projectName") or "uncategorized"
+        entity, project = (
+            i.get("entityName") or self.entity,
+            i.get("projectName") or "uncategorized",
+        )
         self.project(entity, project, create=True)
         versions = self.collection(entity, project, coll)
         aliases = [a["alias"] if isinstance(a, dict) else a for a in (i.get("aliases") or [])]
@@ -654,7 +675,11 @@ class Store:
     def commit(self, art: dict) -> None:
         if art["state"] == "COMMITTED":
             return
-        done = [a for a in self.collection(art["entity"], art["project"], art["collection"]) if a["state"] == "COMMITTED"]
+        done = [
+            a
+            for a in self.collection(art["entity"], art["project"], art["collection"])
+            if a["state"] == "COMMITTED"
+        ]
         art["version"] = len(done)
         art["state"] = "COMMITTED"
         self._alias(art, [*art.pop("aliases_wanted", []), "latest"])
@@ -668,8 +693,15 @@ class Store:
             if not entry.get("ref"):
                 blob = self.find_blob(entry.get("digest"))
                 if blob is None:
-                    self.problem(f"artifact {art['collection']}:v{art['version']}: no bytes for {name}")
-            files[name] = {"digest": entry.get("digest"), "size": entry.get("size"), "ref": entry.get("ref"), "blob": blob}
+                    self.problem(
+                        f"artifact {art['collection']}:v{art['version']}: no bytes for {name}"
+                    )
+            files[name] = {
+                "digest": entry.get("digest"),
+                "size": entry.get("size"),
+                "ref": entry.get("ref"),
+                "blob": blob,
+            }
         art["files"] = files
         for rn in art["logged_by"]:
             r = self.run(art["entity"], art["project"], rn)
@@ -677,7 +709,10 @@ class Store:
                 r["logged_artifacts"].append(self.art_name(art))
 
     def find_blob(self, md5_b64: str | None) -> str | None:
-        return next((k for k, b in self.blobs.items() if b.get("uploaded") and b.get("md5") == md5_b64), None)
+        return next(
+            (k for k, b in self.blobs.items() if b.get("uploaded") and b.get("md5") == md5_b64),
+            None,
+        )
 
     def art_name(self, a: dict) -> str:
         return f"{a['entity']}/{a['project']}/{a['collection']}:v{a['version']}"
@@ -687,7 +722,9 @@ class Store:
         coll, _, alias = name.partition(":")
         alias = alias or "latest"
         for a in self.collection(entity, project, coll):
-            if a["state"] == "COMMITTED" and (alias in a["aliases"] or alias == f"v{a['version']}" or alias == a["digest"]):
+            if a["state"] == "COMMITTED" and (
+                alias in a["aliases"] or alias == f"v{a['version']}" or alias == a["digest"]
+            ):
                 return a
         return None
 
@@ -702,7 +739,10 @@ class Store:
             text = i.get("config") or "{}"
             cfg = yaml.safe_load(text) or {}
             name = rid()
-            entity, project = i.get("entityName") or self.entity, i.get("projectName") or "uncategorized"
+            entity, project = (
+                i.get("entityName") or self.entity,
+                i.get("projectName") or "uncategorized",
+            )
             self.project(entity, project, create=True)
             sw = {
                 "gid": gid("Sweep", name),
@@ -722,7 +762,11 @@ class Store:
         elif i.get("config"):
             import yaml
 
-            sw["config_text"], sw["config"], sw["plan"] = i["config"], yaml.safe_load(i["config"]) or {}, None
+            sw["config_text"], sw["config"], sw["plan"] = (
+                i["config"],
+                yaml.safe_load(i["config"]) or {},
+                None,
+            )
         if i.get("state"):
             sw["state"] = i["state"]
         if i.get("displayName"):
@@ -806,16 +850,27 @@ class Store:
                     for n, f in a["files"].items()
                 }
                 arts.append(q)
-            sweeps = [{k: v for k, v in s.items() if k not in ("gid", "plan")} for s in self.sweeps.values()]
+            sweeps = [
+                {k: v for k, v in s.items() if k not in ("gid", "plan")}
+                for s in self.sweeps.values()
+            ]
             return copy.deepcopy(
                 {
-                    "server": {"base_url": self.base_url, "entity": self.entity, "written_at": now()},
+                    "server": {
+                        "base_url": self.base_url,
+                        "entity": self.entity,
+                        "written_at": now(),
+                    },
                     "projects": list(self.projects.values()),
                     "runs": runs,
                     "artifacts": arts,
                     "sweeps": sweeps,
-                    "agents": [{k: v for k, v in a.items() if k != "gid"} for a in self.agents.values()],
-                    "views": [{k: v for k, v in w.items() if k != "gid"} for w in self.views.values()],
+                    "agents": [
+                        {k: v for k, v in a.items() if k != "gid"} for a in self.agents.values()
+                    ],
+                    "views": [
+                        {k: v for k, v in w.items() if k != "gid"} for w in self.views.values()
+                    ],
                     "charts": list(self.charts.values()),
                     "alerts": self.alerts,
                     "problems": list(self.problems),
@@ -836,7 +891,11 @@ def _metrics(m: list) -> list[dict]:
     out = []
     for x in m:
         if isinstance(x, dict):
-            step = x.get("4") or (names[x["5"] - 1] if isinstance(x.get("5"), int) and 0 < x["5"] <= len(names) else None)
+            step = x.get("4") or (
+                names[x["5"] - 1]
+                if isinstance(x.get("5"), int) and 0 < x["5"] <= len(names)
+                else None
+            )
             out.append(
                 {
                     "name": x.get("1") or x.get("2"),
@@ -870,7 +929,11 @@ def _grid(params: dict) -> list[dict]:
             lists.append(_grid(p["parameters"]))
         elif "value" in p:
             lists.append([p["value"]])
-        elif "min" in p and "max" in p and p.get("distribution") in ("int_uniform", "q_uniform", None):
+        elif (
+            "min" in p
+            and "max" in p
+            and p.get("distribution") in ("int_uniform", "q_uniform", None)
+        ):
             step = p.get("q", 1)
             n = math.floor((p["max"] - p["min"]) / step) + 1
             lists.append([p["min"] + k * step for k in range(n)])
@@ -906,16 +969,30 @@ def _sample(params: dict, rng: random.Random) -> dict:
 # --------------------------------------------------------------------------- the schema
 
 
-def connection(nodes: list[Obj], after: str | None = None, first: int | None = None, total: int | None = None) -> Obj:
+def connection(
+    nodes: list[Obj], after: str | None = None, first: int | None = None, total: int | None = None
+) -> Obj:
     start = int(after) if after and str(after).isdigit() else 0
     first = first if first is not None else 10_000
     page = nodes[start : start + first]
     edges = [
-        {"node": n, "cursor": str(start + k + 1), **({"version": f"v{n.a['version']}"} if isinstance(n, ArtifactT) else {})}
+        {
+            "node": n,
+            "cursor": str(start + k + 1),
+            **({"version": f"v{n.a['version']}"} if isinstance(n, ArtifactT) else {}),
+        }
         for k, n in enumerate(page)
     ]
-    info = T("PageInfo", endCursor=str(start + len(page)), hasNextPage=start + len(page) < len(nodes))
-    return T("Connection", edges=edges, totalCount=len(nodes) if total is None else total, pageInfo=info, nodes=page)
+    info = T(
+        "PageInfo", endCursor=str(start + len(page)), hasNextPage=start + len(page) < len(nodes)
+    )
+    return T(
+        "Connection",
+        edges=edges,
+        totalCount=len(nodes) if total is None else total,
+        pageInfo=info,
+        nodes=page,
+    )
 
 
 class Schema:
@@ -941,7 +1018,15 @@ class Schema:
         return o
 
     def entity(self, name: str) -> Obj:
-        o = Obj({"id": gid("Entity", name), "name": name, "isTeam": False, "organization": None, "xxhashDigestsEnabled": False})
+        o = Obj(
+            {
+                "id": gid("Entity", name),
+                "name": name,
+                "isTeam": False,
+                "organization": None,
+                "xxhashDigestsEnabled": False,
+            }
+        )
         o.type = "Entity"
         return o
 
@@ -976,7 +1061,11 @@ class Schema:
                 return self.f_project(name, entityName)
 
             def f_models(self, entityName=None, after=None, first=None, **_):
-                ps = [ProjectT(s, p) for p in s.st.projects.values() if p["entity"] == (entityName or s.st.entity)]
+                ps = [
+                    ProjectT(s, p)
+                    for p in s.st.projects.values()
+                    if p["entity"] == (entityName or s.st.entity)
+                ]
                 return connection(ps, after, first)
 
             f_projects = f_models
@@ -1013,17 +1102,24 @@ class Schema:
                 return {"project": ProjectT(s, p), "model": ProjectT(s, p), "inserted": not known}
 
             def f_createRunFiles(self, input=None, **_):
-                run = st.run(input.get("entityName"), input.get("projectName"), input.get("runName"))
+                run = st.run(
+                    input.get("entityName"), input.get("projectName"), input.get("runName")
+                )
                 if run is None:
                     raise GraphQLError(f"run {input.get('runName')} not found")
                 return {
                     "runID": run["gid"],
                     "uploadHeaders": [],
-                    "files": [{"name": f, "uploadUrl": st.run_file_upload(run, f)} for f in input.get("files") or []],
+                    "files": [
+                        {"name": f, "uploadUrl": st.run_file_upload(run, f)}
+                        for f in input.get("files") or []
+                    ],
                 }
 
             def f_markRunFilesUploaded(self, input=None, **_):
-                run = st.run(input.get("entityName"), input.get("projectName"), input.get("runName"))
+                run = st.run(
+                    input.get("entityName"), input.get("projectName"), input.get("runName")
+                )
                 for f in input.get("files") or []:
                     if run:
                         st.mark_uploaded(run, f)
@@ -1053,7 +1149,12 @@ class Schema:
 
             # artifacts
             def f_createArtifactType(self, input=None, **_):
-                return {"artifactType": {"id": gid("ArtifactType", input.get("name")), "name": input.get("name")}}
+                return {
+                    "artifactType": {
+                        "id": gid("ArtifactType", input.get("name")),
+                        "name": input.get("name"),
+                    }
+                }
 
             def f_createArtifact(self, input=None, **_):
                 return {"artifact": ArtifactT(s, st.create_artifact(input))}
@@ -1064,12 +1165,21 @@ class Schema:
                     raise GraphQLError("artifact not found")
                 mid = gid("ArtifactManifest", next(st.seq))
                 bid = st.blob(input.get("name") or "manifest", kind="manifest", manifest=mid)
-                st.manifests[mid] = {"artifact": art["gid"], "digest": input.get("digest"), "content": None, "blob": bid}
+                st.manifests[mid] = {
+                    "artifact": art["gid"],
+                    "digest": input.get("digest"),
+                    "content": None,
+                    "blob": bid,
+                }
                 art["manifest"] = mid
                 return {
                     "artifactManifest": {
                         "id": mid,
-                        "file": {"id": gid("File", bid), "uploadUrl": st.url(bid), "uploadHeaders": []},
+                        "file": {
+                            "id": gid("File", bid),
+                            "uploadUrl": st.url(bid),
+                            "uploadHeaders": [],
+                        },
                     }
                 }
 
@@ -1082,7 +1192,11 @@ class Schema:
                 return {
                     "artifactManifest": {
                         "id": mid,
-                        "file": {"id": gid("File", bid), "uploadUrl": st.url(bid), "uploadHeaders": []},
+                        "file": {
+                            "id": gid("File", bid),
+                            "uploadUrl": st.url(bid),
+                            "uploadHeaders": [],
+                        },
                     }
                 }
 
@@ -1095,7 +1209,10 @@ class Schema:
                     if have is None:
                         url = st.url(
                             st.blob(
-                                spec.get("name"), kind="artifact_file", want_md5=spec.get("md5"), artifact=spec.get("artifactID")
+                                spec.get("name"),
+                                kind="artifact_file",
+                                want_md5=spec.get("md5"),
+                                artifact=spec.get("artifactID"),
                             )
                         )
                     edges.append(
@@ -1125,7 +1242,9 @@ class Schema:
                 art = st.artifacts.get(input.get("artifactID"))
                 if art is None:
                     raise GraphQLError("artifact not found")
-                run = st.run(input.get("entityName"), input.get("projectName"), input.get("runName"))
+                run = st.run(
+                    input.get("entityName"), input.get("projectName"), input.get("runName")
+                )
                 if input.get("runName") not in art["used_by"]:
                     art["used_by"].append(input.get("runName"))
                 if run is not None and st.art_name(art) not in run["used_artifacts"]:
@@ -1160,14 +1279,23 @@ class Schema:
                 return {"artifact": ArtifactT(s, art)}
 
             def f_createCustomChart(self, input=None, **_):
-                chart = {"id": f"{input['entity']}/{input['name']}", **input, "spec": jloads(input.get("spec"))}
+                chart = {
+                    "id": f"{input['entity']}/{input['name']}",
+                    **input,
+                    "spec": jloads(input.get("spec")),
+                }
                 st.charts[chart["id"]] = chart
                 return T("CreateCustomChartPayload", chart=T("CustomChart", id=chart["id"]))
 
             # saved workspaces and reports
             def f_upsertView(self, input=None, **_):
                 view = st.views.get(input.get("id") or "") or next(
-                    (v for v in st.views.values() if (v["project"], v["name"]) == (input.get("projectName"), input.get("name"))),
+                    (
+                        v
+                        for v in st.views.values()
+                        if (v["project"], v["name"])
+                        == (input.get("projectName"), input.get("name"))
+                    ),
                     None,
                 )
                 inserted = view is None
@@ -1241,11 +1369,18 @@ class ProjectT(Obj):
         )
 
     def _runs(self, filters=None, order=None):
-        rs = [r for r in self.st.runs.values() if (r["entity"], r["project"]) == (self.p["entity"], self.p["name"])]
+        rs = [
+            r
+            for r in self.st.runs.values()
+            if (r["entity"], r["project"]) == (self.p["entity"], self.p["name"])
+        ]
         rs = [r for r in rs if match(r, jloads(filters) or {})]
         key = order or "+created_at"
         rev, name = key.startswith("-"), key.lstrip("+-")
-        rs.sort(key=lambda r: _sort_key(lookup(r, name) if name != "created_at" else r["number"]), reverse=rev)
+        rs.sort(
+            key=lambda r: _sort_key(lookup(r, name) if name != "created_at" else r["number"]),
+            reverse=rev,
+        )
         return rs
 
     def f_entity(self, **_):
@@ -1282,7 +1417,11 @@ class ProjectT(Obj):
 
     def _types(self):
         return sorted(
-            {a["type"] for a in self.st.artifacts.values() if (a["entity"], a["project"]) == (self.p["entity"], self.p["name"])}
+            {
+                a["type"]
+                for a in self.st.artifacts.values()
+                if (a["entity"], a["project"]) == (self.p["entity"], self.p["name"])
+            }
         )
 
     def f_artifactTypes(self, after=None, first=None, **_):
@@ -1292,7 +1431,9 @@ class ProjectT(Obj):
         return ArtifactTypeT(self.s, self.p, name) if name in self._types() else None
 
     def f_sweep(self, sweepName=None, **_):
-        sw = self.st.sweeps.get(sweepName) or next((x for x in self.st.sweeps.values() if x["gid"] == sweepName), None)
+        sw = self.st.sweeps.get(sweepName) or next(
+            (x for x in self.st.sweeps.values() if x["gid"] == sweepName), None
+        )
         return SweepT(self.s, sw) if sw else None
 
     def f_allViews(self, viewType=None, viewName=None, after=None, first=None, **_):
@@ -1359,10 +1500,20 @@ class RunT(Obj):
         for line in r["history"]:
             for k, v in _flat(line or {}).items():
                 e = keys.setdefault(
-                    k, {"typeCounts": [{"type": "number" if isinstance(v, (int, float)) else "string", "count": 0}]}
+                    k,
+                    {
+                        "typeCounts": [
+                            {
+                                "type": "number" if isinstance(v, (int, float)) else "string",
+                                "count": 0,
+                            }
+                        ]
+                    },
                 )
                 e["typeCounts"][0]["count"] += 1
-                e["monotonic"] = e.get("monotonic", True) and not (isinstance(v, (int, float)) and v < e.get("previousValue", v))
+                e["monotonic"] = e.get("monotonic", True) and not (
+                    isinstance(v, (int, float)) and v < e.get("previousValue", v)
+                )
                 if isinstance(v, (int, float)):
                     e["previousValue"] = v
         last = r["history"][-1].get("_step", -1) if r["history"] and r["history"][-1] else -1
@@ -1385,7 +1536,11 @@ class RunT(Obj):
     def f_history(self, samples=None, minStep=None, maxStep=None, **_):
         rows = [x for x in self.r["history"] if x is not None]
         if minStep is not None:
-            rows = [x for x in rows if minStep <= x.get("_step", 0) < (maxStep if maxStep is not None else 1 << 62)]
+            rows = [
+                x
+                for x in rows
+                if minStep <= x.get("_step", 0) < (maxStep if maxStep is not None else 1 << 62)
+            ]
         return [json.dumps(x) for x in _thin(rows, samples if minStep is None else None)]
 
     def f_events(self, samples=None, **_):
@@ -1398,8 +1553,14 @@ class RunT(Obj):
             keys = spec.get("keys") or []
             rows = [x for x in self.r["history"] if x is not None and all(k in x for k in keys)]
             if spec.get("minStep") is not None:
-                rows = [x for x in rows if spec["minStep"] <= x.get("_step", 0) < spec.get("maxStep", 1 << 62)]
-            out.append([{k: x[k] for k in keys} if keys else x for x in _thin(rows, spec.get("samples"))])
+                rows = [
+                    x
+                    for x in rows
+                    if spec["minStep"] <= x.get("_step", 0) < spec.get("maxStep", 1 << 62)
+                ]
+            out.append(
+                [{k: x[k] for k in keys} if keys else x for x in _thin(rows, spec.get("samples"))]
+            )
         return out
 
     def f_parquetHistory(self, liveKeys=None, **_):
@@ -1437,17 +1598,24 @@ class RunT(Obj):
         arts = [
             ArtifactT(self.s, a)
             for a in self.st.artifacts.values()
-            if self.r["run_id"] in a["logged_by"] and a["state"] == "COMMITTED" and a["project"] == self.r["project"]
+            if self.r["run_id"] in a["logged_by"]
+            and a["state"] == "COMMITTED"
+            and a["project"] == self.r["project"]
         ]
         return connection(arts, after, first)
 
     def f_inputArtifacts(self, after=None, first=None, **_):
-        arts = [ArtifactT(self.s, a) for a in self.st.artifacts.values() if self.r["run_id"] in a["used_by"]]
+        arts = [
+            ArtifactT(self.s, a)
+            for a in self.st.artifacts.values()
+            if self.r["run_id"] in a["used_by"]
+        ]
         return connection(arts, after, first)
 
     def f_logLines(self, first=None, after=None, last=None, **_):
         rows = [
-            Obj({"number": i, "timestamp": "", "level": "info", "label": "", "line": l}) for i, l in enumerate(self.r["console"])
+            Obj({"number": i, "timestamp": "", "level": "info", "label": "", "line": l})
+            for i, l in enumerate(self.r["console"])
         ]
         if last:
             return connection(rows[-int(last) :])
@@ -1459,14 +1627,22 @@ class ArtifactTypeT(Obj):
 
     def __init__(self, s, p, name):
         self.s, self.p, self.name = s, p, name
-        super().__init__({"id": gid("ArtifactType", name), "name": name, "description": None, "createdAt": p["created_at"]})
+        super().__init__(
+            {
+                "id": gid("ArtifactType", name),
+                "name": name,
+                "description": None,
+                "createdAt": p["created_at"],
+            }
+        )
 
     def _names(self):
         return sorted(
             {
                 a["collection"]
                 for a in self.s.st.artifacts.values()
-                if (a["entity"], a["project"], a["type"]) == (self.p["entity"], self.p["name"], self.name)
+                if (a["entity"], a["project"], a["type"])
+                == (self.p["entity"], self.p["name"], self.name)
             }
         )
 
@@ -1497,7 +1673,11 @@ class CollectionT(Obj):
         )
 
     def _versions(self):
-        return [a for a in self.st.collection(self.p["entity"], self.p["name"], self.name) if a["state"] == "COMMITTED"]
+        return [
+            a
+            for a in self.st.collection(self.p["entity"], self.p["name"], self.name)
+            if a["state"] == "COMMITTED"
+        ]
 
     def f_project(self, **_):
         return ProjectT(self.s, self.p)
@@ -1513,7 +1693,9 @@ class CollectionT(Obj):
     f_type = f_defaultArtifactType
 
     def f_artifactMembership(self, aliasName=None, **_):
-        a = self.st.art_lookup(self.p["entity"], self.p["name"], f"{self.name}:{aliasName or 'latest'}")
+        a = self.st.art_lookup(
+            self.p["entity"], self.p["name"], f"{self.name}:{aliasName or 'latest'}"
+        )
         return MembershipT(self.s, a) if a else None
 
     def f_artifacts(self, after=None, first=None, **_):
@@ -1521,7 +1703,13 @@ class CollectionT(Obj):
 
     def f_aliases(self, after=None, first=None, **_):
         return connection(
-            [T("ArtifactAlias", id=gid("Alias", x), alias=x) for a in self._versions() for x in a["aliases"]], after, first
+            [
+                T("ArtifactAlias", id=gid("Alias", x), alias=x)
+                for a in self._versions()
+                for x in a["aliases"]
+            ],
+            after,
+            first,
         )
 
 
@@ -1543,7 +1731,9 @@ class MembershipT(Obj):
         return ArtifactT(self.s, self.a)
 
     def f_artifactCollection(self, **_):
-        return CollectionT(self.s, self.s.st.project(self.a["entity"], self.a["project"]), self.a["collection"])
+        return CollectionT(
+            self.s, self.s.st.project(self.a["entity"], self.a["project"]), self.a["collection"]
+        )
 
     def f_files(self, **kw):
         return ArtifactT(self.s, self.a).f_files(**kw)
@@ -1611,7 +1801,10 @@ class ArtifactT(Obj):
         man = self.st.manifests.get(self.a["manifest"] or "")
         if not man:
             return None
-        return {"id": self.a["manifest"], "file": {"id": gid("File", man["blob"]), "directUrl": self.st.url(man["blob"])}}
+        return {
+            "id": self.a["manifest"],
+            "file": {"id": gid("File", man["blob"]), "directUrl": self.st.url(man["blob"])},
+        }
 
     def f_artifactMemberships(self, **_):
         return connection([MembershipT(self.s, self.a)])
@@ -1621,7 +1814,9 @@ class ArtifactT(Obj):
         for n, f in self.a["files"].items():
             if names and n not in names:
                 continue
-            url = self.st.url(f["blob"]) if f["blob"] else (f["ref"] or "")  # a reference has no bytes here
+            url = (
+                self.st.url(f["blob"]) if f["blob"] else (f["ref"] or "")
+            )  # a reference has no bytes here
             out.append(
                 T(
                     "File",
@@ -1821,7 +2016,9 @@ def match(run: dict, flt: dict) -> bool:
                 elif op == "$in":
                     ok = any(h in val for h in have) if isinstance(have, list) else have in val
                 elif op == "$nin":
-                    ok = not (any(h in val for h in have) if isinstance(have, list) else have in val)
+                    ok = not (
+                        any(h in val for h in have) if isinstance(have, list) else have in val
+                    )
                 elif op == "$exists":
                     ok = (have is not None) == bool(val)
                 elif op == "$regex":
@@ -1829,7 +2026,12 @@ def match(run: dict, flt: dict) -> bool:
                 elif op in ("$gt", "$gte", "$lt", "$lte"):
                     ok = (
                         isinstance(have, (int, float, str))
-                        and {"$gt": have > val, "$gte": have >= val, "$lt": have < val, "$lte": have <= val}[op]
+                        and {
+                            "$gt": have > val,
+                            "$gte": have >= val,
+                            "$lt": have < val,
+                            "$lte": have <= val,
+                        }[op]
                     )
                 else:
                     ok = False
@@ -1864,7 +2066,13 @@ class Handler(BaseHTTPRequestHandler):
             data = gzip.decompress(data)
         return data
 
-    def _send(self, code: int, body: Any = b"", ctype: str = "application/json", headers: dict | None = None) -> None:
+    def _send(
+        self,
+        code: int,
+        body: Any = b"",
+        ctype: str = "application/json",
+        headers: dict | None = None,
+    ) -> None:
         if not isinstance(body, (bytes, bytearray)):
             body = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(code)
@@ -1929,7 +2137,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             if fault.get("status"):
-                self._send(int(fault["status"]), {"error": "injected fault", "errors": [{"message": "injected fault"}]})
+                self._send(
+                    int(fault["status"]),
+                    {"error": "injected fault", "errors": [{"message": "injected fault"}]},
+                )
                 return
         try:
             if kind == "graphql":
@@ -1954,7 +2165,10 @@ class Handler(BaseHTTPRequestHandler):
         self._send(
             204,
             b"",
-            headers={"Access-Control-Allow-Methods": "GET, PUT, POST, HEAD, OPTIONS", "Access-Control-Allow-Headers": "*"},
+            headers={
+                "Access-Control-Allow-Methods": "GET, PUT, POST, HEAD, OPTIONS",
+                "Access-Control-Allow-Headers": "*",
+            },
         )
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_PATCH = _handle
@@ -1962,7 +2176,9 @@ class Handler(BaseHTTPRequestHandler):
     def _graphql(self, body: bytes) -> None:
         st = self.server.store
         if not self._authed():
-            self._send(401, {"errors": [{"message": "user is not logged in"}], "error": "unauthorized"})
+            self._send(
+                401, {"errors": [{"message": "user is not logged in"}], "error": "unauthorized"}
+            )
             return
         req = jloads(body)
         if not isinstance(req, dict) or "query" not in req:
@@ -1992,7 +2208,9 @@ class Handler(BaseHTTPRequestHandler):
                 return
             st.ops[name] = st.ops.get(name, 0) + 1
             if req["query"].lstrip().startswith("mutation") or "mutation " in req["query"][:200]:
-                st.mutations.append({"op": name, "at": time.time(), "variables": _short(req.get("variables") or {})})
+                st.mutations.append(
+                    {"op": name, "at": time.time(), "variables": _short(req.get("variables") or {})}
+                )
         self._send(200, {"data": data})
 
     def _file_stream(self, path: str, body: bytes) -> None:
@@ -2019,7 +2237,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command in ("PUT", "POST"):
             with st.lock:
                 ok = st.put_blob(bid, body)
-            self._send(200 if ok else 404, b"", headers={"ETag": f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'})
+            self._send(
+                200 if ok else 404,
+                b"",
+                headers={"ETag": f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'},
+            )
             return
         b = st.blobs.get(bid)
         if not b or not b["uploaded"]:
@@ -2032,7 +2254,12 @@ class Handler(BaseHTTPRequestHandler):
         if rng:
             lo = int(rng[1])
             hi = min(int(rng[2]) if rng[2] else len(data) - 1, len(data) - 1)
-            self._send(206, data[lo : hi + 1], "application/octet-stream", {"Content-Range": f"bytes {lo}-{hi}/{len(data)}"})
+            self._send(
+                206,
+                data[lo : hi + 1],
+                "application/octet-stream",
+                {"Content-Range": f"bytes {lo}-{hi}/{len(data)}"},
+            )
         else:
             self._send(200, data, "application/octet-stream")
 
@@ -2051,7 +2278,9 @@ class Handler(BaseHTTPRequestHandler):
         arg = jloads(body) if body else {}
         if what == "state":
             self._send(200, json.dumps(strict(st.dump()), default=str, allow_nan=False))
-        elif what == "fault":  # {"match": "file_stream", "status": 500, "times": 3, "delay": 0, "drop": false}
+        elif (
+            what == "fault"
+        ):  # {"match": "file_stream", "status": 500, "times": 3, "delay": 0, "drop": false}
             with st.lock:
                 st.faults.append({"times": 1, **arg})
             self._send(200, {"ok": True})
@@ -2123,7 +2352,9 @@ class Server(ThreadingHTTPServer):
         if self.state_path is None:
             return
         tmp = self.state_path.with_suffix(f".tmp{threading.get_ident()}")
-        tmp.write_text(json.dumps(strict(self.store.dump()), indent=1, default=str, allow_nan=False))
+        tmp.write_text(
+            json.dumps(strict(self.store.dump()), indent=1, default=str, allow_nan=False)
+        )
         os.replace(tmp, self.state_path)
 
     def handle_error(self, request, client_address):
@@ -2138,7 +2369,9 @@ class Server(ThreadingHTTPServer):
         self.write_state()
 
 
-API_KEY = "local-" + "0" * 40  # the shape the client accepts for a self-hosted server; a dummy, not a secret
+API_KEY = (
+    "local-" + "0" * 40
+)  # the shape the client accepts for a self-hosted server; a dummy, not a secret
 
 
 def client_env(base_url: str, entity: str | None = None, api_key: str = API_KEY) -> dict[str, str]:
@@ -2158,7 +2391,13 @@ def client_env(base_url: str, entity: str | None = None, api_key: str = API_KEY)
 class FakeWandb(contextlib.AbstractContextManager):
     """In-process server for tests."""
 
-    def __init__(self, where: str | os.PathLike, entity: str = "fake-team", api_key: str | None = None, port: int = 0):
+    def __init__(
+        self,
+        where: str | os.PathLike,
+        entity: str = "fake-team",
+        api_key: str | None = None,
+        port: int = 0,
+    ):
         self.where = Path(where)
         self.where.mkdir(parents=True, exist_ok=True)
         self.server = Server(port, self.where / "blobs", self.where / "state.json", entity, api_key)
@@ -2170,7 +2409,9 @@ class FakeWandb(contextlib.AbstractContextManager):
         return self.server.base_url
 
     def __enter__(self) -> FakeWandb:
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
         self.thread.start()
         return self
 

@@ -36,7 +36,9 @@ def grade(paths: Sequence[Path], again: bool = False) -> list[Grade]:
         for run in mine:
             several = len(paths) > 1 or len(mine) > 1
             points = runs.grade(run)
-            points.append(repetition.grade(run) if again else unknown("6.5", "needs the data set: --again"))
+            points.append(
+                repetition.grade(run) if again else unknown("6.5", "needs the data set: --again")
+            )
             graded += [replace(g, of=run.folder.name if several else "") for g in points]
         grades += sweeps.beside(path, graded) if study else graded
         if study and mine:
@@ -75,16 +77,33 @@ def tell(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
     for sentence in sentences:
         screen.print(sentence, soft_wrap=True)
     count = [sum(g.passed is value for g in grades) for value in (True, False, None)]
-    screen.print(f"Standard {VERSION}: {count[0]} points passed, {count[1]} failed, {count[2]} cannot be graded from this.")
+    screen.print(
+        f"Standard {VERSION}: {count[0]} points passed, {count[1]} failed, {count[2]} cannot be graded from this."
+    )
 
 
 def main() -> int:
     about, _, rest = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m sft_exp.check", description=f"{about}\n{rest}")
-    parser.add_argument("paths", nargs="+", type=Path, help="run, sweep and study folders; or CSV files of predictions")
-    parser.add_argument("--truth", type=Path, help="CSV with columns id,label, for predictions without a column label")
-    parser.add_argument("--baseline", default="scratch", help="the arm that the others are compared with, in predictions")
-    parser.add_argument("--again", action="store_true", help="also read the data and predict again (point 6.5)")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        help="run, sweep and study folders; or CSV files of predictions",
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        help="CSV with columns id,label, for predictions without a column label",
+    )
+    parser.add_argument(
+        "--baseline",
+        default="scratch",
+        help="the arm that the others are compared with, in predictions",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="also read the data and predict again (point 6.5)"
+    )
     args = parser.parse_args()
     try:
         if all(p.suffix == ".csv" for p in args.paths):

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable, health
 from sft_exp.errors import DataError
+from sft_exp.store import atomic_io
+from sft_exp.training import health
 
 NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 
@@ -30,7 +31,9 @@ class Shelf:
         try:
             return json.loads((self.root / name / file).read_text())
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.root / name / file}: unreadable ({type(error).__name__})") from error
+            raise DataError(
+                f"{self.root / name / file}: unreadable ({type(error).__name__})"
+            ) from error
 
     def whole(self, value: Any, without: frozenset[str]) -> Any:
         """A request with the folders it names replaced by their own requests, and some keys left out at every depth."""
@@ -38,7 +41,11 @@ class Shelf:
             return {k: self.whole(v, without) for k, v in value.items() if k not in without}
         if isinstance(value, list):
             return [self.whole(v, without) for v in value]
-        if isinstance(value, str) and NAME.fullmatch(value) and (self.root / value / "request.json").exists():
+        if (
+            isinstance(value, str)
+            and NAME.fullmatch(value)
+            and (self.root / value / "request.json").exists()
+        ):
             return self.whole(self.request(value), without)
         return value
 
@@ -52,7 +59,7 @@ class Shelf:
         return found
 
     def of(self, stage: str) -> list[str]:
-        return sorted(p.parent.name for p in self.root.glob(f"{stage}-*/{durable.SEAL}"))
+        return sorted(p.parent.name for p in self.root.glob(f"{stage}-*/{atomic_io.SEAL}"))
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,10 @@ class Run:
         found = []
         for one in self.arms.get(arm, []):
             rows, predicted = self.rows[one]
-            found.append(sum(labels[r] == p for r, p in zip(rows, predicted, strict=True)) / max(1, len(rows)))
+            found.append(
+                sum(labels[r] == p for r, p in zip(rows, predicted, strict=True))
+                / max(1, len(rows))
+            )
         return found
 
     def faults(self, arm: str) -> list[str]:
@@ -147,11 +157,17 @@ def read(folder: Path) -> Run:
         result = json.loads((folder / "results.json").read_text())
         names, store = result["folders"], Path(result["config"]["store"])
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'results.json'}: unreadable ({type(error).__name__})") from error
+        raise DataError(
+            f"{folder / 'results.json'}: unreadable ({type(error).__name__})"
+        ) from error
     except KeyError as error:
-        raise DataError(f"{folder / 'results.json'}: does not name {error}; the same command writes it anew") from error
+        raise DataError(
+            f"{folder / 'results.json'}: does not name {error}; the same command writes it anew"
+        ) from error
     if (score := result.get("score", "accuracy")) != "accuracy":
-        raise DataError(f"{folder}: its score is {score}, and what is graded so far are runs that classify images")
+        raise DataError(
+            f"{folder}: its score is {score}, and what is graded so far are runs that classify images"
+        )
     places = (start / store for start in (Path(), *folder.resolve().parents))
     root = next((p for p in places if (p / names["data"]).is_dir()), None)
     if root is None:
@@ -160,5 +176,7 @@ def read(folder: Path) -> Run:
     run = Run(folder, result, shelf)
     for arm, evaluations in names["arms"].items():
         requests = [shelf.request(name) for name in evaluations]
-        run.arms[arm] = [Arm(n, r["model"], r["draw"]) for n, r in zip(evaluations, requests, strict=True)]
+        run.arms[arm] = [
+            Arm(n, r["model"], r["draw"]) for n, r in zip(evaluations, requests, strict=True)
+        ]
     return run

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from sft_exp.arms import FLOORS, SCRATCH
 from sft_exp.check.standard import Grade, ok, unknown
+from sft_exp.core.arms import FLOORS, SCRATCH
 from sft_exp.errors import DataError
-from sft_exp.verdict import Verdict, judge_all
+from sft_exp.verdict.crossed import Verdict, judge_all
 
 NEEDED = ("id", "class", "probability", "seed", "arm")
 HIDDEN = {  # what predictions cannot show
@@ -47,20 +47,28 @@ def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, st
     for file in files:
         for number, row in enumerate(rows(file, NEEDED), start=2):
             where = f"{file.name}, line {number}"
-            one = cells.setdefault(row["arm"], {}).setdefault((row["seed"], row.get("draw") or "0"), {})
+            one = cells.setdefault(row["arm"], {}).setdefault(
+                (row["seed"], row.get("draw") or "0"), {}
+            )
             if row["id"] in one:
                 faults.append(f"{where}: {row['id']} was predicted before")
             one[row["id"]] = row["class"]
             label = row.get("label") or labels.get(row["id"])
             if label is None:
-                raise DataError(f"{where}: no label of {row['id']}; add a column label, or --truth with columns id,label")
+                raise DataError(
+                    f"{where}: no label of {row['id']}; add a column label, or --truth with columns id,label"
+                )
             if labels.setdefault(row["id"], label) != label:
-                faults.append(f"{where}: {row['id']} is {label} here and {labels[row['id']]} elsewhere")
+                faults.append(
+                    f"{where}: {row['id']} is {label} here and {labels[row['id']]} elsewhere"
+                )
             try:
                 if not 0 <= float(row["probability"]) <= 1:
                     faults.append(f"{where}: {row['probability']} is no probability")
             except ValueError as error:
-                raise DataError(f"{where}: probability {row['probability']!r} is no number") from error
+                raise DataError(
+                    f"{where}: probability {row['probability']!r} is no number"
+                ) from error
     return cells, labels, faults
 
 
@@ -71,18 +79,25 @@ def rows(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if not found or (missing := [c for c in needed if c not in found[0]]):
-        raise DataError(f"{file}: needs rows with the columns {','.join(needed)}{f'; no {missing[0]}' if found else ''}")
+        raise DataError(
+            f"{file}: needs rows with the columns {','.join(needed)}{f'; no {missing[0]}' if found else ''}"
+        )
     return found
 
 
-def grade(files: Sequence[Path], truth: Path | None, baseline: str = SCRATCH) -> tuple[list[Grade], list[str]]:
+def grade(
+    files: Sequence[Path], truth: Path | None, baseline: str = SCRATCH
+) -> tuple[list[Grade], list[str]]:
     """(every point, the sentences that the predictions support)."""
     cells, labels, faults = read(files, truth)
     accuracy = {
-        arm: {p: fmean(labels[i] == c for i, c in one.items()) for p, one in places.items()} for arm, places in cells.items()
+        arm: {p: fmean(labels[i] == c for i, c in one.items()) for p, one in places.items()}
+        for arm, places in cells.items()
     }
     compared = [arm for arm in cells if arm != baseline and arm not in FLOORS]
-    grades = {point: unknown(point, f"predictions do not show {what}") for point, what in HIDDEN.items()}
+    grades = {
+        point: unknown(point, f"predictions do not show {what}") for point, what in HIDDEN.items()
+    }
     grades["6.2"] = ok("6.2", faults)
     grades["6.3"] = ok("6.3", unpaired(cells, labels, [baseline, *compared]))
     missing = [arm for arm in (baseline, *FLOORS) if arm not in cells]
@@ -97,32 +112,49 @@ def grade(files: Sequence[Path], truth: Path | None, baseline: str = SCRATCH) ->
     grades["4.5"] = ok("4.5", low) if floors else unknown("4.5", "there are no floors")
     counts = {arm: len(cells[arm]) for arm in compared}
     single = [
-        f"{arm} has one run; a test over its images (McNemar) says nothing of the method" for arm, n in counts.items() if n < 2
+        f"{arm} has one run; a test over its images (McNemar) says nothing of the method"
+        for arm, n in counts.items()
+        if n < 2
     ]
     grades["7.3"] = ok("7.3", single or ([] if compared else ["there is nothing to compare"]))
     paired = baseline in cells and grades["6.3"].passed and not single
     verdicts = judged(accuracy, compared, baseline) if paired and compared else {}
-    return [grades[point] for point in sorted(grades)], [f"{arm}: {v.text}" for arm, v in verdicts.items()]
+    return [grades[point] for point in sorted(grades)], [
+        f"{arm}: {v.text}" for arm, v in verdicts.items()
+    ]
 
 
 def unpaired(cells: Cells, labels: dict[str, str], arms: list[str]) -> list[str]:
     """Runs that one arm has and another lacks, and images that were not predicted."""
     known = [arm for arm in arms if arm in cells]
     everything = set().union(*(cells[arm] for arm in known))
-    found = [f"{arm} lacks seed {seed}, draw {draw}" for arm in known for seed, draw in sorted(everything - cells[arm].keys())]
+    found = [
+        f"{arm} lacks seed {seed}, draw {draw}"
+        for arm in known
+        for seed, draw in sorted(everything - cells[arm].keys())
+    ]
     seeds, draws = ({place[i] for place in everything} for i in (0, 1))
     if len(everything) != len(seeds) * len(draws):
-        found.append(f"{len(seeds)} seeds and {len(draws)} draws are not crossed: {len(everything)} runs")
+        found.append(
+            f"{len(seeds)} seeds and {len(draws)} draws are not crossed: {len(everything)} runs"
+        )
     for arm, places in cells.items():
         for (seed, draw), one in places.items():
             if len(one) != len(labels):
-                found.append(f"{arm}, seed {seed}, draw {draw}: {len(one)} of {len(labels)} images are predicted")
+                found.append(
+                    f"{arm}, seed {seed}, draw {draw}: {len(one)} of {len(labels)} images are predicted"
+                )
     return found
 
 
-def judged(accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str) -> dict[str, Verdict]:
+def judged(
+    accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str
+) -> dict[str, Verdict]:
     """A verdict an arm; several hold all at once."""
     seeds, draws = (sorted({place[i] for place in accuracy[baseline]}) for i in (0, 1))
-    gains = {arm: [[accuracy[arm][s, d] - accuracy[baseline][s, d] for d in draws] for s in seeds] for arm in arms}
+    gains = {
+        arm: [[accuracy[arm][s, d] - accuracy[baseline][s, d] for d in draws] for s in seeds]
+        for arm in arms
+    }
     covers = f"It covers {len(seeds)} seeds and {len(draws)} draws, if they are all that were run."
     return judge_all(gains, arms, 0.0, covers)

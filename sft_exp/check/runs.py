@@ -8,13 +8,14 @@ from math import isclose
 from statistics import fmean
 from typing import Any
 
-from sft_exp import curves, durable, health
-from sft_exp.arms import FLOORS, MAIN, SCRATCH
 from sft_exp.check import weights
 from sft_exp.check.artefacts import Arm, Run
 from sft_exp.check.standard import Grade, ok, unknown
-from sft_exp.copies import OVERLAP
-from sft_exp.verdict import MARGIN, SAYS, WITHHELD, given_faults, judge, word_of
+from sft_exp.core.arms import FLOORS, MAIN, SCRATCH
+from sft_exp.data.duplicates import OVERLAP
+from sft_exp.store import atomic_io
+from sft_exp.training import health, metrics_log
+from sft_exp.verdict.crossed import MARGIN, SAYS, WITHHELD, given_faults, judge, word_of
 
 CLOSE = 1e-6  # two ways to the same accuracy or interval
 START = frozenset({"start"})
@@ -36,7 +37,9 @@ def labels(run: Run) -> Iterator[Grade]:
             over.append(f"{where}: {len(set(labelled))} labels for a budget of {allowed}")
         counts = Counter(run.labels.get(name, -1) for name in labelled)
         if each and (uneven := {c: n for c, n in counts.items() if n > each}):
-            over.append(f"{where}: class {next(iter(uneven))} has {next(iter(uneven.values()))} labels, {each} are allowed")
+            over.append(
+                f"{where}: class {next(iter(uneven))} has {next(iter(uneven.values()))} labels, {each} are allowed"
+            )
         if len({*labelled, *validation}) > allowed:
             chosen.append(
                 f"{where}: {len(set(labelled))} labels and {len({*validation} - {*labelled})} more to choose by, for a budget of "
@@ -54,7 +57,9 @@ def budget(run: Run, one: Arm) -> tuple[int, int | None]:
         return n, None
     if count.isdecimal():
         return int(count) * len(run.learnt["classes"]), int(count)
-    return (int(count[6:]) if count.startswith("total:") else round(float(count[:-1]) / 100 * n)), None
+    return (
+        int(count[6:]) if count.startswith("total:") else round(float(count[:-1]) / 100 * n)
+    ), None
 
 
 def splits(run: Run) -> Iterator[Grade]:
@@ -67,26 +72,41 @@ def splits(run: Run) -> Iterator[Grade]:
         seen = {content["test"][name] for name in tested}
         pool = run.pooled(one)
         doubles = sum(content["learnt"][n] in seen for n in train)
-        own = set() if run.tested["folds"] or doubles > OVERLAP * len(tested) else train  # else it is reported by point 2.5
+        own = (
+            set() if run.tested["folds"] or doubles > OVERLAP * len(tested) else train
+        )  # else it is reported by point 2.5
         if both := sorted(known & tested):
             by_name.append(f"{where}: {both[0]} is learnt from and tested")
         if both := sorted(n for n in known if n not in own and content["learnt"].get(n) in seen):
             by_content.append(f"{where}: {both[0]} has the pixels of a test image")
-        if both := sorted({group[n] for n in (*known, *pool) if n in group} & {group[n] for n in tested if n in group}):
+        if both := sorted(
+            {group[n] for n in (*known, *pool) if n in group}
+            & {group[n] for n in tested if n in group}
+        ):
             groups.append(f"{where}: group {both[0]} is learnt from and tested")
-        if both := [n for n in pool if n in tested or (n not in own and content["learnt"].get(n) in seen)]:
+        if both := [
+            n for n in pool if n in tested or (n not in own and content["learnt"].get(n) in seen)
+        ]:
             pooled.append(f"{where}: {len(both)} test images were pretrained on, such as {both[0]}")
         if both := [n for n, h in run.elsewhere(one).items() if h in seen]:
-            pooled.append(f"{where}: {len(both)} test images were pretrained on in another data set, such as {both[0]}")
+            pooled.append(
+                f"{where}: {len(both)} test images were pretrained on in another data set, such as {both[0]}"
+            )
     yield ok("2.1", by_name)
     yield ok("2.2", by_content)
     yield ok("2.3", groups) if group else Grade("2.3", True)
     declared = run.result["config"]["protocol"]["transductive"]
     yield ok("2.4", ["declared: protocol.transductive=true"] if declared else pooled)
     copies, data = run.tested["copies"], run.result["data"]
-    faults = [] if data.get("copies") == len(copies) else [f"{len(copies)} copies were found, {data.get('copies')} are stated"]
+    faults = (
+        []
+        if data.get("copies") == len(copies)
+        else [f"{len(copies)} copies were found, {data.get('copies')} are stated"]
+    )
     if copies and not run.tested["folds"]:
-        faults += ["the accuracy without them is not stated"] * ("accuracy_apart" not in run.result["test"])
+        faults += ["the accuracy without them is not stated"] * (
+            "accuracy_apart" not in run.result["test"]
+        )
     yield ok("2.5", faults)
 
 
@@ -117,8 +137,13 @@ def selection(run: Run) -> Iterator[Grade]:
     for arm, one in every(run):
         found = rate(run, one)
         if found.get("edge"):
-            faults.append(f"{arm}, draw {one.draw}: lr {found['lr']:g} is the edge of {sorted(found['rates'])}")
-    grids = {arm: {json.dumps(rate(run, one).get("rates")) for one in ones} for arm, ones in run.arms.items()}
+            faults.append(
+                f"{arm}, draw {one.draw}: lr {found['lr']:g} is the edge of {sorted(found['rates'])}"
+            )
+    grids = {
+        arm: {json.dumps(rate(run, one).get("rates")) for one in ones}
+        for arm, ones in run.arms.items()
+    }
     if SCRATCH in grids and grids[SCRATCH] != grids[MAIN]:
         faults.append("pretrained and scratch were not searched over the same rates")
     yield ok("3.2", faults)
@@ -136,18 +161,30 @@ def arms(run: Run) -> Iterator[Grade]:
     differ = []
     for a, b in zip(main, scratch, strict=False):
         ours, theirs = (run.shelf.whole(run.shelf.request(x.finetune), START) for x in (a, b))
-        differ += [f"{key}: {x} against {y} from scratch" for key, x, y in differences(ours, theirs)]
+        differ += [
+            f"{key}: {x} against {y} from scratch" for key, x, y in differences(ours, theirs)
+        ]
         if run.shelf.request(b.finetune)["start"]:
-            differ.append(f"draw {b.draw}: scratch starts from {run.shelf.request(b.finetune)['start']}")
+            differ.append(
+                f"draw {b.draw}: scratch starts from {run.shelf.request(b.finetune)['start']}"
+            )
     yield ok("4.1", differ) if scratch else unknown("4.1", "there is no scratch")
     yield from weights.grade(run)
     missing = [arm for arm in (SCRATCH, *FLOORS) if not run.arms.get(arm)]
     yield ok("4.4", [f"there is no {arm}" for arm in missing])
-    ours, floors = run.accuracies(MAIN), {arm: fmean(run.accuracies(arm)) for arm in FLOORS if run.arms.get(arm)}
-    low = [f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * fmean(ours):.1f} %" for arm, s in floors.items()]
+    ours, floors = (
+        run.accuracies(MAIN),
+        {arm: fmean(run.accuracies(arm)) for arm in FLOORS if run.arms.get(arm)},
+    )
+    low = [
+        f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * fmean(ours):.1f} %"
+        for arm, s in floors.items()
+    ]
     low = [text for text, s in zip(low, floors.values(), strict=True) if s >= fmean(ours)]
     yield ok("4.5", low) if floors else unknown("4.5", "there are no floors")
-    yield ok("4.6", failures(run)) if run.result["verdict"] else unknown("4.6", "there is no verdict")
+    yield (
+        ok("4.6", failures(run)) if run.result["verdict"] else unknown("4.6", "there is no verdict")
+    )
 
 
 def failures(run: Run) -> Iterator[str]:
@@ -155,7 +192,9 @@ def failures(run: Run) -> Iterator[str]:
     verdict = run.result["verdict"]
     if (how := health.said(run.faults(SCRATCH))) and verdict["word"] != WITHHELD:
         yield f"`{verdict['word']}` is stated, and {SCRATCH} {how}"
-    if (how := health.said(run.faults(MAIN))) and f"{MAIN} {health.state(run.faults(MAIN))}" not in verdict["text"]:
+    if (
+        how := health.said(run.faults(MAIN))
+    ) and f"{MAIN} {health.state(run.faults(MAIN))}" not in verdict["text"]:
         yield f"{MAIN} {how}, and the verdict does not say so"
 
 
@@ -174,9 +213,14 @@ def short(value: Any) -> Any:
 
 def trainings(run: Run) -> Iterator[Grade]:
     cut = []
-    stages = {n for _, one in every(run) for n in run.shelf.below(one.finetune) if n.startswith(("finetune-", "pretrain-"))}
+    stages = {
+        n
+        for _, one in every(run)
+        for n in run.shelf.below(one.finetune)
+        if n.startswith(("finetune-", "pretrain-"))
+    }
     for name in stages:
-        rows = curves.read(run.shelf.root / name)
+        rows = metrics_log.read(run.shelf.root / name)
         stop = run.shelf.request(name).get("stop") or 0
         if rows and rows[-1]["step"] != stop:
             cut.append(f"{name} stopped after step {rows[-1]['step']:g} of {stop}")
@@ -185,11 +229,13 @@ def trainings(run: Run) -> Iterator[Grade]:
     yield ok("5.1", cut)
     falling = []
     for arm in (MAIN, SCRATCH):
-        losses = [curves.column(curves.read(run.shelf.root / one.finetune), "loss")[1] for one in run.arms.get(arm, [])]
-        if not curves.converged(losses):
-            falling.append(
-                f"{arm}: its training loss {'rose' if any(map(curves.exploded, filter(None, losses))) else 'was still falling'}"
-            )
+        losses = [
+            metrics_log.column(metrics_log.read(run.shelf.root / one.finetune), "loss")[1]
+            for one in run.arms.get(arm, [])
+        ]
+        if not metrics_log.converged(losses):
+            rose = any(map(metrics_log.exploded, filter(None, losses)))
+            falling.append(f"{arm}: its training loss {'rose' if rose else 'was still falling'}")
     yield ok("5.2", falling)
 
 
@@ -197,7 +243,7 @@ def sealed(run: Run) -> Iterator[Grade]:
     faults = []
     everything = {n for _, one in every(run) for n in run.shelf.below(one.evaluate)}
     for name in sorted(everything):
-        faults += durable.check(run.shelf.root / name)
+        faults += atomic_io.check(run.shelf.root / name)
         text = json.dumps(run.shelf.request(name), sort_keys=True)
         if name.rpartition("-")[2] != hashlib.sha256(text.encode()).hexdigest()[:16]:
             faults.append(f"{name} is not named by its request")
@@ -211,14 +257,21 @@ def scores(run: Run) -> Iterator[Grade]:
         for one, accuracy in zip(ones, run.accuracies(arm), strict=True):
             said = run.shelf.json(one.evaluate, "scores.json").get("accuracy", -1.0)
             if not isclose(said, accuracy, abs_tol=CLOSE):
-                faults.append(f"{arm}, draw {one.draw}: {100 * said:.2f} % stored, predictions give {100 * accuracy:.2f} %")
+                faults.append(
+                    f"{arm}, draw {one.draw}: {100 * said:.2f} % stored, predictions give {100 * accuracy:.2f} %"
+                )
         if len(stated) == len(ones):
             pairs = zip(ones, stated, run.accuracies(arm), strict=True)
             bad = [(o.draw, s, a) for o, s, a in pairs if not isclose(s, a, abs_tol=CLOSE)]
-            faults += [f"{arm}, draw {d}: {100 * s:.2f} % stated, predictions give {100 * a:.2f} %" for d, s, a in bad]
+            faults += [
+                f"{arm}, draw {d}: {100 * s:.2f} % stated, predictions give {100 * a:.2f} %"
+                for d, s, a in bad
+            ]
         mean = (run.result["test"] if arm == MAIN else run.result["controls"][arm])["accuracy"]
         if run.arms[arm] and not isclose(mean, fmean(run.accuracies(arm)), abs_tol=CLOSE):
-            faults.append(f"{arm}: a mean of {100 * mean:.2f} % stated, it is {100 * fmean(run.accuracies(arm)):.2f} %")
+            faults.append(
+                f"{arm}: a mean of {100 * mean:.2f} % stated, it is {100 * fmean(run.accuracies(arm)):.2f} %"
+            )
     yield ok("6.2", faults)
 
 
@@ -229,10 +282,16 @@ def draws(run: Run) -> Iterator[Grade]:
         have = [one.draw for one in ones]
         if have != wanted and arm != "scratch_long":
             missing = sorted(set(wanted) - set(have))
-            faults.append(f"{arm}: draws {missing} are missing" if missing else f"{arm}: has draws {have}")
+            faults.append(
+                f"{arm}: draws {missing} are missing" if missing else f"{arm}: has draws {have}"
+            )
         if len(run.result["draws"].get(arm, [])) != len(have):
-            faults.append(f"{arm}: {len(run.result['draws'].get(arm, []))} accuracies for {len(have)} draws")
-        if not run.tested["folds"] and any(sorted(run.rows[one][0]) != list(range(size)) for one in ones):
+            faults.append(
+                f"{arm}: {len(run.result['draws'].get(arm, []))} accuracies for {len(have)} draws"
+            )
+        if not run.tested["folds"] and any(
+            sorted(run.rows[one][0]) != list(range(size)) for one in ones
+        ):
             faults.append(f"{arm}: not every test image was predicted, once")
     yield ok("6.3", faults)
 
@@ -250,13 +309,23 @@ def words(run: Run) -> Iterator[Grade]:
     faults = []
     for key in ("difference", "low", "high"):
         stated, made = verdict[key], getattr(right, key)
-        if (stated is None) != (made is None) or (made is not None and not isclose(stated, made, abs_tol=CLOSE)):
+        if (stated is None) != (made is None) or (
+            made is not None and not isclose(stated, made, abs_tol=CLOSE)
+        ):
             faults.append(f"{key} {percent(stated)} stated, {percent(made)} made from the draws")
     yield ok("7.1", faults)
     if verdict["word"] == WITHHELD:
         right = given_faults(right, health.said(run.faults(SCRATCH)))
-    faults = [f"`{verdict['word']}` stated, `{right.word}` follows"] if verdict["word"] != right.word else []
-    follows = (word_of(verdict["low"], verdict["high"], MARGIN), "cannot tell", WITHHELD) if verdict["low"] is not None else ()
+    faults = (
+        [f"`{verdict['word']}` stated, `{right.word}` follows"]
+        if verdict["word"] != right.word
+        else []
+    )
+    follows = (
+        (word_of(verdict["low"], verdict["high"], MARGIN), "cannot tell", WITHHELD)
+        if verdict["low"] is not None
+        else ()
+    )
     if follows and verdict["word"] not in follows:
         faults.append(
             f"`{verdict['word']}` does not follow from the stated {percent(verdict['low'])} to {percent(verdict['high'])}"
@@ -264,20 +333,33 @@ def words(run: Run) -> Iterator[Grade]:
     if not verdict["text"].startswith(SAYS[right.word]):
         faults.append("the sentence says something else")
     yield ok("7.2", faults)
-    yield ok("7.3", ["one draw has no interval, and a test over its images says nothing of the method"] if len(main) < 2 else [])
+    yield ok(
+        "7.3",
+        ["one draw has no interval, and a test over its images says nothing of the method"]
+        if len(main) < 2
+        else [],
+    )
 
 
 def ratio(run: Run) -> float:
     """Images tested over images trained on, where draws are folds of one set."""
     if not run.tested["folds"]:
         return 0.0
-    return fmean(len(run.rows[one][0]) / len(set().union(*run.labels_of(one))) for one in run.arms[MAIN])
+    return fmean(
+        len(run.rows[one][0]) / len(set().union(*run.labels_of(one))) for one in run.arms[MAIN]
+    )
 
 
 def stated(run: Run) -> Iterator[Grade]:
     config, faults = run.result["config"], []
     table = str(config["labels"]).endswith(".csv")
-    count = f"total:{config['labels_total']}" if config.get("labels_total") else "all" if table else str(config["labels"])
+    count = (
+        f"total:{config['labels_total']}"
+        if config.get("labels_total")
+        else "all"
+        if table
+        else str(config["labels"])
+    )
     for arm, one in every(run):
         request = run.shelf.request(one.finetune)
         if request["labels"]["count"] != count:
@@ -296,10 +378,22 @@ def stated(run: Run) -> Iterator[Grade]:
     data = run.result["data"]
     faults += ["the stated hash is not the manifest's"] * (data["manifest"] != run.learnt["sha256"])
     yield ok("8.1", faults)
-    missing = [f"data.{k}" for k in ("manifest", "labelled", "val", "test", "copies", "transductive") if k not in data]
-    missing += [f"stages.{k}.seconds" for k in ("finetune", "evaluate") if "seconds" not in run.result["stages"].get(k, {})]
+    missing = [
+        f"data.{k}"
+        for k in ("manifest", "labelled", "val", "test", "copies", "transductive")
+        if k not in data
+    ]
+    missing += [
+        f"stages.{k}.seconds"
+        for k in ("finetune", "evaluate")
+        if "seconds" not in run.result["stages"].get(k, {})
+    ]
     missing += [k for k in ("labels", "draws", "seed", "val") if k not in config]
-    hidden = [] if bool(config["protocol"]["transductive"]) == bool(data.get("transductive")) else ["transductive is not stated"]
+    hidden = (
+        []
+        if bool(config["protocol"]["transductive"]) == bool(data.get("transductive"))
+        else ["transductive is not stated"]
+    )
     yield ok("8.2", [f"{name} is not stated" for name in missing] + hidden)
 
 

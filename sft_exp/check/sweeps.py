@@ -8,16 +8,19 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from sft_exp import compare, health
-from sft_exp.arms import MAIN, SCRATCH
 from sft_exp.check import runs
 from sft_exp.check.artefacts import Run
 from sft_exp.check.standard import Grade, ok
+from sft_exp.compare import comparison
+from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.studies.attribution import judged, sentence
 from sft_exp.studies.label_efficiency import pretraining_of
-from sft_exp.verdict import LEVEL, SAYS, WITHHELD, given_faults, judge_all, shared
+from sft_exp.training import health
+from sft_exp.verdict.crossed import LEVEL, SAYS, WITHHELD, given_faults, judge_all, shared
 
-CHANCE = frozenset({"seed", "draw", "fold"})  # what a request may differ in and still be the same experiment
+CHANCE = frozenset(
+    {"seed", "draw", "fold"}
+)  # what a request may differ in and still be the same experiment
 
 
 def seeds(found: Sequence[Run], missing: Iterable[str]) -> Grade:
@@ -26,12 +29,23 @@ def seeds(found: Sequence[Run], missing: Iterable[str]) -> Grade:
     reported: dict[tuple[Path, str], set[tuple[int, int]]] = {}
     for run in found:
         for one in run.arms[MAIN]:
-            reported.setdefault((run.shelf.root, same(run, one.finetune)), set()).add(place(run, one.finetune))
+            reported.setdefault((run.shelf.root, same(run, one.finetune)), set()).add(
+                place(run, one.finetune)
+            )
     for run in {r.shelf.root: r for r in found}.values():
-        known = {name: reported.get((run.shelf.root, same(run, name))) for name in run.shelf.of("finetune")}
-        others = [(*place(run, name), name) for name, places in known.items() if places and place(run, name) not in places]
+        known = {
+            name: reported.get((run.shelf.root, same(run, name)))
+            for name in run.shelf.of("finetune")
+        }
+        others = [
+            (*place(run, name), name)
+            for name, places in known.items()
+            if places and place(run, name) not in places
+        ]
         for seed, draw, name in sorted(others):
-            faults.append(f"seed {seed}, draw {draw} was run too ({name}) and is not among what is graded")
+            faults.append(
+                f"seed {seed}, draw {draw} was run too ({name}) and is not among what is graded"
+            )
     return ok("6.4", faults)
 
 
@@ -43,7 +57,9 @@ def same(run: Run, finetune: str) -> str:
 def place(run: Run, finetune: str) -> tuple[int, int]:
     request = run.shelf.request(finetune)
     start = run.shelf.request(request["start"]) if request["start"] else request
-    return (request if request["optim"] else start)["seed"], request["draw"]  # heads in closed form have no seed of their own
+    return (request if request["optim"] else start)["seed"], request[
+        "draw"
+    ]  # heads in closed form have no seed of their own
 
 
 def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
@@ -56,7 +72,10 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
     cells: dict[tuple[str, str], dict[int, Run]] = {}
     for run in found:
         config = run.result["config"]
-        named = {"pretrainer": run.result["choices"]["pretrainer"], "pretrainer.init": config["pretrainer"].get("init")}
+        named = {
+            "pretrainer": run.result["choices"]["pretrainer"],
+            "pretrainer.init": config["pretrainer"].get("init"),
+        }
         key = pretraining_of(named), str(config["labels"])
         cells.setdefault(key, {})[config["seed"]] = run
     gains = {key: [gain(of[seed]) for seed in sorted(of)] for key, of in cells.items()}
@@ -65,10 +84,15 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
     faults, words = [f"{name(key)} is missing" for key in gains if key not in stated], []
     if len({len(of) for of in gains.values()}) > 1:
         faults.append("its cells have different numbers of seeds")
-    judged_all = judge_all(gains, [k for k in gains if k[1] == about["primary"]], ratio, "", about["study"]["margin"])
+    judged_all = judge_all(
+        gains, [k for k in gains if k[1] == about["primary"]], ratio, "", about["study"]["margin"]
+    )
     verdicts, broken = {}, []
     for key, judgement in judged_all.items():
-        scratch, main = (health.said([f for r in cells[key].values() for f in r.faults(arm)]) for arm in (SCRATCH, MAIN))
+        scratch, main = (
+            health.said([f for r in cells[key].values() for f in r.faults(arm)])
+            for arm in (SCRATCH, MAIN)
+        )
         withheld = key in stated and stated[key]["word"] == WITHHELD
         verdicts[key] = given_faults(judgement, scratch if withheld else "", main)
         if scratch and not withheld:
@@ -80,8 +104,12 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         right = verdicts[key]
         for field in ("difference", "low", "high", "level"):
             if not isclose(cell[field], made := getattr(right, field), abs_tol=runs.CLOSE):
-                faults.append(f"{name(key)}: {field} {100 * cell[field]:.2f} stated, {100 * made:.2f} made from the draws")
-        told = cell["text"].startswith(SAYS[right.word]) and any(cell["text"] in sentence for sentence in about["sentences"])
+                faults.append(
+                    f"{name(key)}: {field} {100 * cell[field]:.2f} stated, {100 * made:.2f} made from the draws"
+                )
+        told = cell["text"].startswith(SAYS[right.word]) and any(
+            cell["text"] in sentence for sentence in about["sentences"]
+        )
         if cell["word"] != right.word or not told:
             words.append(f"{name(key)}: `{cell['word']}` stated, `{right.word}` follows")
     return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
@@ -111,15 +139,28 @@ def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
     broken: list[str] = []
     for before, arm in pairwise(arms):
         told = about["steps"][arm]
-        how = health.said([f for run in found if run.result["config"]["name"] == before for f in run.faults(MAIN)])
+        how = health.said(
+            [f for run in found if run.result["config"]["name"] == before for f in run.faults(MAIN)]
+        )
         withheld = bool(how) and told["word"] == WITHHELD
-        made = judged(rows[before], rows[arm], shared(LEVEL, len(arms) - 1), about["study"]["margin"], withheld)
+        made = judged(
+            rows[before],
+            rows[arm],
+            shared(LEVEL, len(arms) - 1),
+            about["study"]["margin"],
+            withheld,
+        )
         if how and not withheld:
             broken.append(f"{arm}: a word is given, and {before} {how}")
         for field in ("difference", "low", "high", "level"):
             if not isclose(told[field], made[field], rel_tol=1e-4, abs_tol=runs.CLOSE):
-                faults.append(f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * made[field]:.2f} made from the draws")
-        if told["word"] != made["word"] or sentence(arm, told, 100 * told["level"]) not in about["sentences"]:
+                faults.append(
+                    f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * made[field]:.2f} made from the draws"
+                )
+        if (
+            told["word"] != made["word"]
+            or sentence(arm, told, 100 * told["level"]) not in about["sentences"]
+        ):
             words.append(f"{arm}: `{told['word']}` stated, `{made['word']}` follows")
     return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
@@ -133,9 +174,9 @@ def gain(run: Run) -> list[float]:
 
 
 def undone(folder: Path) -> list[str]:
-    return [f"job {job.name}" for job in compare.collect([folder]) if not job.result]
+    return [f"job {job.name}" for job in comparison.collect([folder]) if not job.result]
 
 
 def jobs(folder: Path) -> list[Path]:
     """Folders of the jobs of a sweep that are done, or the run's own."""
-    return [job.folder for job in compare.collect([folder]) if job.result]
+    return [job.folder for job in comparison.collect([folder]) if job.result]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
 from sft_exp.errors import require
 
 
@@ -11,13 +11,29 @@ from sft_exp.errors import require
 class Chain(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that all of them together may lose; more fails the run
+    tolerance: float | None = (
+        None  # accuracy (a fraction) that all of them together may lose; more fails the run
+    )
     parts: dict = field(default_factory=lambda: {})  # name -> compressor, in their order
 
     def __post_init__(self):
         found = list(self.parts.values())
-        require(all(isinstance(p, Compressor) for p in found), "parts", self.parts, "options of the group compress")
-        require(not any(p.graph for p in found[:-1]), "parts", list(self.parts), "one into integers at most, and as the last")
+        require(
+            all(isinstance(p, Compressor) for p in found),
+            "parts",
+            self.parts,
+            "options of the group compress",
+        )
+        require(
+            not any(p.graph for p in found[:-1]),
+            "parts",
+            list(self.parts),
+            "one into integers at most, and as the last",
+        )
 
     def forms(self, name):
-        return {name: [step for key, part in self.parts.items() for step in part.forms(key)[key]]} if self.parts else {}
+        return (
+            {name: [step for key, part in self.parts.items() for step in part.forms(key)[key]]}
+            if self.parts
+            else {}
+        )

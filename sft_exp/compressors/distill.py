@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sft_exp.core import Compressor, Encoder
+from sft_exp.core.deploy import Compressor
+from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
 
 ALONE = "_alone"  # ends the name of the student that had no teacher: a control, and no form of the model
@@ -23,7 +24,12 @@ class Distil(Compressor):
     alone: bool = True  # also train the same student on the labels alone, for the table
 
     def __post_init__(self):
-        require(self.student is None or isinstance(self.student, Encoder), "student", self.student, "an encoder")
+        require(
+            self.student is None or isinstance(self.student, Encoder),
+            "student",
+            self.student,
+            "an encoder",
+        )
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
         require(0 <= self.weight <= 1, "weight", self.weight, "from 0 to 1")
         require(self.steps > 0, "steps", self.steps, "above 0")
@@ -31,4 +37,7 @@ class Distil(Compressor):
         require(self.batch_size > 0, "batch_size", self.batch_size, "above 0")
 
     def forms(self, name):
-        return {name: [self], **({f"{name}{ALONE}": [replace(self, weight=0.0)]} if self.alone else {})}
+        return {
+            name: [self],
+            **({f"{name}{ALONE}": [replace(self, weight=0.0)]} if self.alone else {}),
+        }

@@ -7,9 +7,9 @@ arXiv:2004.09602, section 3): the form that CPUs with VNNI multiply four at a ti
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sft_exp import graphs
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
 from sft_exp.errors import require
+from sft_exp.models import graphs
 
 
 @dataclass
@@ -18,7 +18,9 @@ class Int8(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
-    ranges: str = "minmax"  # of the activations: minmax, entropy, percentile (the last two cut outliers off)
+    ranges: str = (
+        "minmax"  # of the activations: minmax, entropy, percentile (the last two cut outliers off)
+    )
 
     def __post_init__(self):
         require(self.ranges in graphs.RANGES, "ranges", self.ranges, ", ".join(graphs.RANGES))

@@ -6,8 +6,8 @@ ONNX Runtime's dynamic quantizer. It suits linear layers; its integer convolutio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sft_exp import graphs
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
+from sft_exp.models import graphs
 
 
 @dataclass

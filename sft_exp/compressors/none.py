@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
 
 
 @dataclass

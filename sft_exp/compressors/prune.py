@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
 from sft_exp.errors import ConfigError, require
-from sft_exp.nets import Standardise
+from sft_exp.models.layers import Standardise
 
 
 @dataclass
@@ -37,7 +37,9 @@ class Prune(Compressor):
             import torch_pruning
             from torch_pruning.pruner.function import BasePruningFunc
         except ImportError as error:
-            raise ConfigError("compress", "prune", "needs torch-pruning: pip install 'sft_exp[export]'") from error
+            raise ConfigError(
+                "compress", "prune", "needs torch-pruning: pip install 'sft_exp[export]'"
+            ) from error
 
         class Scale(BasePruningFunc):
             """How channels are taken out of a Standardise."""
@@ -57,7 +59,9 @@ class Prune(Compressor):
 
         for p in network.parameters():
             p.requires_grad_(True)  # the graph is read off the gradients' path
-        *_, last = (m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d))  # its outputs are the classes
+        *_, last = (
+            m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)
+        )  # its outputs are the classes
         torch_pruning.pruner.MagnitudePruner(
             network.eval(),
             x_BCHW[:2],

@@ -10,12 +10,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torch.ao.quantization import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
 from torch.nn.utils import parametrize
 
-from sft_exp import graphs
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
 from sft_exp.errors import require
+from sft_exp.models import graphs
 
 ROUNDED = (nn.Conv2d, nn.Linear)  # layers whose weights and inputs become integers
 
@@ -61,7 +65,10 @@ class Qat(Compressor):
 def at_work(network: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
     """Layers that these images pass through; an encoder may have some above the features that are used."""
     seen: list[nn.Module] = []
-    hooks = [layer.register_forward_pre_hook(lambda layer, _: seen.append(layer)) for layer in network.modules()]
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: seen.append(layer))
+        for layer in network.modules()
+    ]
     network.eval()(x_BCHW)
     for hook in hooks:
         hook.remove()

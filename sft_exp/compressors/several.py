@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sft_exp.core import Compressor
+from sft_exp.core.deploy import Compressor
 from sft_exp.errors import require
 
 
@@ -11,12 +11,23 @@ from sft_exp.errors import require
 class Several(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that each of them may lose; more fails the run
+    tolerance: float | None = (
+        None  # accuracy (a fraction) that each of them may lose; more fails the run
+    )
     parts: dict = field(default_factory=lambda: {})  # name -> compressor
 
     def __post_init__(self):
         found = list(self.parts.values())
-        require(all(isinstance(p, Compressor) for p in found), "parts", self.parts, "options of the group compress")
+        require(
+            all(isinstance(p, Compressor) for p in found),
+            "parts",
+            self.parts,
+            "options of the group compress",
+        )
 
     def forms(self, name):
-        return {form: steps for key, part in self.parts.items() for form, steps in part.forms(key).items()}
+        return {
+            form: steps
+            for key, part in self.parts.items()
+            for form, steps in part.forms(key).items()
+        }

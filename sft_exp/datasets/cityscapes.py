@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft_exp.data.readers import masks
+from sft_exp.data.readers.masks import Codes, Pair
 from sft_exp.errors import DataError
-from sft_exp.readers import masks
-from sft_exp.readers.masks import Codes, Pair
 
 UNKNOWN = 255  # train id of what is not counted; -1, the licence plates', is none either
 
@@ -23,7 +23,9 @@ class Cityscapes(masks.MaskSet):
     size: Any = 256  # pixels, or [rows, columns], of all images; the originals have [1024, 2048]
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = (
+        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    )
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
@@ -43,9 +45,18 @@ class Cityscapes(masks.MaskSet):
         for image in sorted(folder.glob("*/*_leftImg8bit.png")):
             name = image.name.removesuffix("_leftImg8bit.png")
             mask = root / "gtFine" / part / image.parent.name / f"{name}_gtFine_labelIds.png"
-            found.append(Pair(f"{part}/{image.parent.name}/{name}", split, image, None if split == "pool" else mask))
+            found.append(
+                Pair(
+                    f"{part}/{image.parent.name}/{name}",
+                    split,
+                    image,
+                    None if split == "pool" else mask,
+                )
+            )
         if not found and split == "train":
-            raise DataError(f"dataset.root={root}: there is no {folder}/<city>/<name>_leftImg8bit.png")
+            raise DataError(
+                f"dataset.root={root}: there is no {folder}/<city>/<name>_leftImg8bit.png"
+            )
         return found
 
 
@@ -55,5 +66,7 @@ def table() -> tuple[tuple[str, ...], Codes]:
 
     counted = [c for c in Theirs.classes if 0 <= c.train_id < UNKNOWN]
     names = {c.train_id: c.name for c in counted}
-    known = {c.id: c.train_id if c in counted else masks.IGNORE for c in Theirs.classes if c.id >= 0}
+    known = {
+        c.id: c.train_id if c in counted else masks.IGNORE for c in Theirs.classes if c.id >= 0
+    }
     return tuple(names[n] for n in range(len(names))), Codes(known, len(names))

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from sft_exp.core import stream
-from sft_exp.data import Corpus, Dataset, Images, fingerprint
+from sft_exp.core.rng import stream
+from sft_exp.data.corpus import Corpus, Dataset, fingerprint
+from sft_exp.data.images import Images
 from sft_exp.errors import require
 
 LAST = 500  # digits at the end of the file, of which test images are made
@@ -59,7 +60,9 @@ class DigitPairs(Dataset):
         top_N2 = torch.randint(self.high - 7, (count, 2), generator=rng)
         left_N2 = torch.randint(half - 7, (count, 2), generator=rng) + torch.tensor([0, half])
         for n in range(count):
-            for which, top, left in zip(which_N2[n].tolist(), top_N2[n].tolist(), left_N2[n].tolist(), strict=True):
+            for which, top, left in zip(
+                which_N2[n].tolist(), top_N2[n].tolist(), left_N2[n].tolist(), strict=True
+            ):
                 x_NHW[n, top : top + 8, left : left + 8] = x_N88[which]
         digit_N2 = y_N[which_N2]
         targets = {
@@ -69,4 +72,6 @@ class DigitPairs(Dataset):
             "value": digit_N2.sum(1, keepdim=True).float(),
         }
         zeros = torch.zeros(count, dtype=torch.long)
-        return Images(x_NHW[:, None], zeros, [f"{name}/{n:05d}" for n in range(count)], targets=targets)
+        return Images(
+            x_NHW[:, None], zeros, [f"{name}/{n:05d}" for n in range(count)], targets=targets
+        )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sft_exp.data import Corpus, Dataset, Images, fingerprint
+from sft_exp.data.corpus import Corpus, Dataset, fingerprint
+from sft_exp.data.images import Images
 from sft_exp.errors import require
 
 
@@ -26,7 +27,10 @@ class Digits(Dataset):
         x = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8).unsqueeze(1)
         y = torch.from_numpy(bunch.target).long()
         ids, first = [f"{n:04d}" for n in range(len(y))], len(y) - self.test
-        train, test = Images(x[:first], y[:first], ids[:first]), Images(x[first:], y[first:], ids[first:])
+        train, test = (
+            Images(x[:first], y[:first], ids[:first]),
+            Images(x[first:], y[first:], ids[first:]),
+        )
         names = tuple(str(c) for c in bunch.target_names)
         return Corpus(
             "digits",

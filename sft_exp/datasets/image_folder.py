@@ -27,11 +27,22 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from sft_exp.data import Corpus, Dataset, Images
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.images import Images
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.files import (
+    File,
+    Finder,
+    Seen,
+    below,
+    find,
+    is_image,
+    read_table,
+    survey,
+    visible,
+)
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
-from sft_exp.readers import findings
-from sft_exp.readers.files import File, Finder, Seen, below, find, is_image, read_table, survey, visible
 
 PARTS = ("train", "val", "test")
 LAYOUTS = (
@@ -61,14 +72,20 @@ class ImageFolder(Dataset):
 
     root: str | None = None  # folder of the labelled images
     labels: str | None = None  # CSV of file,label[,group]; null = folders are classes
-    file_column: str = "file"  # its column with the names of the images, or ids: names without suffix
+    file_column: str = (
+        "file"  # its column with the names of the images, or ids: names without suffix
+    )
     label_column: str = "label"  # and the one with their classes; an empty label = unlabelled
     unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
     size: int = 64  # pixels, height and width of all images
     channels: int = 3  # 3 = colour, 1 = grey
-    group: str | None = None  # never split: a column of the CSV, or a regular expression whose one group is found in a path
+    group: str | None = (
+        None  # never split: a column of the CSV, or a regular expression whose one group is found in a path
+    )
     broken: str = "refuse"  # labelled images that cannot be read: refuse, or skip = leave them out and count them
-    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = (
+        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    )
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
@@ -76,9 +93,16 @@ class ImageFolder(Dataset):
         given = self.unlabelled or []
         entries = given if isinstance(given, list) else [given]
         paths = all(isinstance(entry, str) and entry for entry in entries)
-        require(paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them")
+        require(
+            paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them"
+        )
         self.unlabelled = entries
-        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
+        require(
+            self.most_pixels is None or self.most_pixels > 0,
+            "most_pixels",
+            self.most_pixels,
+            "above 0, or null",
+        )
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
@@ -88,16 +112,31 @@ class ImageFolder(Dataset):
     def load(self):
         try:
             rows = self.table() if self.labels else self.folders()
-            rows += [Row(f, "pool", fate="" if is_image(f.id) else "ignored") for f in self.pool({r.file.id for r in rows})]
+            rows += [
+                Row(f, "pool", fate="" if is_image(f.id) else "ignored")
+                for f in self.pool({r.file.id for r in rows})
+            ]
         except OSError as error:
             raise DataError(f"{error.filename}: {error.strerror}") from error
         ignored, rows = [r for r in rows if r.fate], [r for r in rows if not r.fate]
         image = (self.channels, self.size, self.size)
         held = len(rows) * prod(image) <= self.memory * 1e9
         learnt = [r.split != "test" for r in rows]
-        x, seen, levels = survey([r.file for r in rows], image, held, max(1, self.workers), learnt=learnt, most=self.most_pixels)
-        rows, leaks = judged([r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip")
-        classes, name = complete(rows), Path(str(self.root or self.labels)).expanduser().resolve().stem
+        x, seen, levels = survey(
+            [r.file for r in rows],
+            image,
+            held,
+            max(1, self.workers),
+            learnt=learnt,
+            most=self.most_pixels,
+        )
+        rows, leaks = judged(
+            [r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip"
+        )
+        classes, name = (
+            complete(rows),
+            Path(str(self.root or self.labels)).expanduser().resolve().stem,
+        )
         report = {
             "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
             "unlabelled": facts([r for r in rows + ignored if r.split == "pool"]),
@@ -112,36 +151,60 @@ class ImageFolder(Dataset):
         ]
         report |= findings.said(name, warnings)
         if self.unlabelled and not report["unlabelled"]["images"]:
-            raise DataError(f"dataset.unlabelled={self.unlabelled}: no image there can be read and is not a labelled one")
+            raise DataError(
+                f"dataset.unlabelled={self.unlabelled}: no image there can be read and is not a labelled one"
+            )
 
         def split(name: str) -> Images | None:
             mine = [n for n, r in enumerate(rows) if r.split == name and r.fate == "used"]
             y = torch.tensor([classes.index(rows[n].label) if rows[n].label else -1 for n in mine])
             groups = [g for n in mine if (g := rows[n].group) is not None] or None
-            return Images(x, y, [rows[n].file.id for n in mine], groups, self.workers, torch.tensor(mine)) if mine else None
+            return (
+                Images(
+                    x, y, [rows[n].file.id for n in mine], groups, self.workers, torch.tensor(mine)
+                )
+                if mine
+                else None
+            )
 
         train, test, extra = (split(name) for name in ("train", "test", "pool"))
         assert train is not None
-        content = [(r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in rows if r.fate == "used"]
+        content = [
+            (r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in rows if r.fate == "used"
+        ]
 
         def fingerprint(*splits: str) -> str:
-            return hashlib.sha256(json.dumps([image, classes, [c for c in content if c[1] in splits]]).encode()).hexdigest()
+            return hashlib.sha256(
+                json.dumps([image, classes, [c for c in content if c[1] in splits]]).encode()
+            ).hexdigest()
 
-        files = {r.file.id: r.file.path for r in rows if r.fate == "used" and r.file.size < 0 and r.file.content is None}
+        files = {
+            r.file.id: r.file.path
+            for r in rows
+            if r.fate == "used" and r.file.size < 0 and r.file.content is None
+        }
         hashes = fingerprint("train", "pool"), fingerprint("test")
-        return Corpus(name, classes, train, test, extra, image, report, *hashes, files, leaks, levels=levels)
+        return Corpus(
+            name, classes, train, test, extra, image, report, *hashes, files, leaks, levels=levels
+        )
 
     def folders(self) -> list[Row]:
         """What lies in the classes' folders."""
         if not self.root:
-            raise ConfigError("dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}")
+            raise ConfigError(
+                "dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}"
+            )
         root = Path(self.root).expanduser()
         if not root.is_dir():
             raise DataError(f"dataset.root={root}: no such folder. {LAYOUTS}")
         rows = []
         for split, part in self.parts(root) or [("train", root)]:
             inside: dict[str, set[str]] = {}  # class's folder -> its own folders
-            if loose := [f.name for f in sorted(part.iterdir()) if f.is_file() and visible(f.name) and is_image(f.name)]:
+            if loose := [
+                f.name
+                for f in sorted(part.iterdir())
+                if f.is_file() and visible(f.name) and is_image(f.name)
+            ]:
                 raise DataError(f"{part}: {loose[0]} lies in no class's folder. {LAYOUTS}")
             if not (folders := self.subfolders(part)):
                 raise DataError(f"{part}: no class has a folder there. {LAYOUTS}")
@@ -150,11 +213,15 @@ class ImageFolder(Dataset):
                 files = [File(path.relative_to(root).as_posix(), path) for path in below(folder)]
                 images = [f for f in files if is_image(f.id)]
                 if not images:
-                    raise DataError(f"{folder}: a class without an image. Add some, or remove the folder. {LAYOUTS}")
+                    raise DataError(
+                        f"{folder}: a class without an image. Add some, or remove the folder. {LAYOUTS}"
+                    )
                 rows += [Row(f, split, label, self.group_in(f.id)) for f in images]
                 rows += [Row(f, split, label, fate="ignored") for f in files if not is_image(f.id)]
                 deeper = (f.path.relative_to(folder).parts for f in images)
-                inside[folder.name] = {findings.class_name(parts[0]) for parts in deeper if len(parts) > 1}
+                inside[folder.name] = {
+                    findings.class_name(parts[0]) for parts in deeper if len(parts) > 1
+                }
             findings.same_subfolders(inside, str(part))
         return rows
 
@@ -166,7 +233,9 @@ class ImageFolder(Dataset):
         is not clear which folder is what.
         """
         folders = self.subfolders(root)
-        named = [(split, folder) for folder in folders if (split := findings.split_named(folder.name))]
+        named = [
+            (split, folder) for folder in folders if (split := findings.split_named(folder.name))
+        ]
         others = [f for f in folders if not findings.split_named(f.name)]
         splits = {split for split, _ in named}
         exact = any(folder.name in PARTS for _, folder in named)
@@ -177,21 +246,31 @@ class ImageFolder(Dataset):
             raise DataError(f"{root}: there is {named[0][1].name}/ and no train/. {LAYOUTS}")
         if others:
             first = next(folder.name for split, folder in named if split == "train")
-            raise DataError(f"{root}: beside {first}/ there is {', '.join(f'{f.name}/' for f in others)}. {LAYOUTS}")
+            raise DataError(
+                f"{root}: beside {first}/ there is {', '.join(f'{f.name}/' for f in others)}. {LAYOUTS}"
+            )
         order = sorted(named, key=lambda found: PARTS.index(found[0]))
-        return [("test" if split == "test" else "train", self.inner(folder)) for split, folder in order]
+        return [
+            ("test" if split == "test" else "train", self.inner(folder)) for split, folder in order
+        ]
 
     def inner(self, part: Path) -> Path:
         """The folder of a split, or the one of the split's name that alone lies in it, as archives that are unpacked into a
         folder of their own name leave them: seg_train/seg_train."""
         inside = self.subfolders(part)
-        again = len(inside) == 1 and findings.split_named(inside[0].name) == findings.split_named(part.name)
+        again = len(inside) == 1 and findings.split_named(inside[0].name) == findings.split_named(
+            part.name
+        )
         return inside[0] if again else part
 
     def subfolders(self, folder: Path) -> list[Path]:
         """Without those that are given as unlabelled."""
         pools = {Path(entry).expanduser().resolve() for entry in self.unlabelled}
-        return [d for d in sorted(folder.iterdir()) if d.is_dir() and visible(d.name) and d.resolve() not in pools]
+        return [
+            d
+            for d in sorted(folder.iterdir())
+            if d.is_dir() and visible(d.name) and d.resolve() not in pools
+        ]
 
     def table(self) -> list[Row]:
         """The rows of the CSV; DataError names the line."""
@@ -200,7 +279,13 @@ class ImageFolder(Dataset):
         named, label = self.file_column, self.label_column
         hint = f"; dataset.file_column= and dataset.label_column= name others. {LAYOUTS}"
         columns, lines, _ = read_table(table, "dataset.labels", (named, label), hint)
-        column = self.group if self.group in columns else "group" if self.group is None and "group" in columns else None
+        column = (
+            self.group
+            if self.group in columns
+            else "group"
+            if self.group is None and "group" in columns
+            else None
+        )
         finder = Finder(root, table)
         rows: dict[str, tuple[int, Row]] = {}
         for number, line in lines:
@@ -217,7 +302,9 @@ class ImageFolder(Dataset):
                 raise DataError(f"{where}: there is no file {name}, {finder}")
             file = File(Path(os.path.relpath(path, root)).as_posix(), path)
             if file.id in rows:
-                raise DataError(f"{where}: {name} is already in line {rows[file.id][0]}; an image has one row")
+                raise DataError(
+                    f"{where}: {name} is already in line {rows[file.id][0]}; an image has one row"
+                )
             split = findings.split_named(given) if (given := line.get("split", "")) else "train"
             if split is None:
                 raise DataError(f"{where}: split is {given!r}; valid: {', '.join(PARTS)}")
@@ -227,7 +314,15 @@ class ImageFolder(Dataset):
                 rows[file.id] = number, Row(file, "pool")
                 continue
             group = line[column] if column else self.group_in(file.id, columns)
-            rows[file.id] = number, Row(file, "test" if split == "test" else "train", findings.class_name(line[label]), group)
+            rows[file.id] = (
+                number,
+                Row(
+                    file,
+                    "test" if split == "test" else "train",
+                    findings.class_name(line[label]),
+                    group,
+                ),
+            )
         if not rows:
             raise DataError(f"{table}: no row below the first line")
         if all(row.split == "pool" for _, row in rows.values()):
@@ -245,7 +340,9 @@ class ImageFolder(Dataset):
         if pattern is None or pattern.groups != 1:
             valid = f"a column of the table ({', '.join(columns)}) or " if columns else ""
             raise ConfigError(
-                "dataset.group", self.group, f"must be {valid}a regular expression with one group, such as (p[0-9]+)_"
+                "dataset.group",
+                self.group,
+                f"must be {valid}a regular expression with one group, such as (p[0-9]+)_",
             )
         found = pattern.search(name)
         if found is None or not found[1]:
@@ -280,7 +377,9 @@ def judged(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]
         pair = f"{other.file.id} and {row.file.id}"
         if row.seen.fault and row.split != "pool":
             faults.append(f"{row.file.id}: {row.seen.fault}")
-        elif row.split == "pool" and other.split == "test":  # whether that may be is the protocol's affair
+        elif (
+            row.split == "pool" and other.split == "test"
+        ):  # whether that may be is the protocol's affair
             pooled.append((row.file.id, other.file.id))
             other = row
         elif row.split != other.split == "test" or other.split != row.split == "test":
@@ -288,7 +387,9 @@ def judged(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]
         elif row.split == other.split != "pool" and row.label != other.label:
             clashes.append(f"{pair} ({other.label} and {row.label})")
         copied = "duplicate" if row.split == other.split else "labelled"
-        done.append(row._replace(fate="broken" if row.seen.fault else "used" if other is row else copied))
+        done.append(
+            row._replace(fate="broken" if row.seen.fault else "used" if other is row else copied)
+        )
     if faults and not skip:
         raise DataError(
             f"{len(faults)} of {sum(r.split != 'pool' for r in rows)} labelled images cannot be used:{listing(faults)}\n"
@@ -299,7 +400,9 @@ def judged(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]
             f"Test images must not be learnt from, but {len(leaks)} are training images too:{listing(leaks)}\nRemove one of each"
         )
     if clashes:
-        raise DataError(f"An image has one label, but {len(clashes)} have two:{listing(clashes)}\nRemove the wrong copies")
+        raise DataError(
+            f"An image has one label, but {len(clashes)} have two:{listing(clashes)}\nRemove the wrong copies"
+        )
     return done, pooled
 
 
@@ -308,13 +411,29 @@ def complete(rows: list[Row]) -> tuple[str, ...]:
     classes = tuple(sorted({r.label for r in rows if r.split != "pool"}))
     if len(classes) < 2:
         first = [PurePosixPath(r.file.id).parts for r in rows if r.split != "pool"]
-        below = sorted({parts[1] for parts in first if len(parts) > 2 and findings.class_name(parts[0]) == classes[0]})
-        inside = f" Below it are {', '.join(below[:FEW])}: is dataset.root one folder too high?" if len(below) > 1 else ""
-        raise DataError(f"there is one class, {classes[0]}; telling apart takes 2 or more.{inside} {LAYOUTS}")
+        below = sorted(
+            {
+                parts[1]
+                for parts in first
+                if len(parts) > 2 and findings.class_name(parts[0]) == classes[0]
+            }
+        )
+        inside = (
+            f" Below it are {', '.join(below[:FEW])}: is dataset.root one folder too high?"
+            if len(below) > 1
+            else ""
+        )
+        raise DataError(
+            f"there is one class, {classes[0]}; telling apart takes 2 or more.{inside} {LAYOUTS}"
+        )
     train = [r for r in rows if r.split == "train" and r.fate == "used"]
     if bare := sorted(set(classes) - {r.label for r in train}):
-        raise DataError(f"class {bare[0]} has no training image that can be used, so it cannot be learnt")
-    if any(r.split == "test" for r in rows) and not any(r.split == "test" and r.fate == "used" for r in rows):
+        raise DataError(
+            f"class {bare[0]} has no training image that can be used, so it cannot be learnt"
+        )
+    if any(r.split == "test" for r in rows) and not any(
+        r.split == "test" and r.fate == "used" for r in rows
+    ):
         raise DataError("no test image can be used")
     groups = {r.group: r.file.id for r in train if r.group is not None}
     for row in rows:
@@ -334,12 +453,17 @@ def facts(rows: list[Row]) -> dict[str, Any]:
         "images": len(used),
         "tested": sum(r.split == "test" for r in used),
         "classes": dict(Counter(r.label for r in used if r.label)),
-        "sizes": {name: [of(side) for side in sides] for name, of in (("min", min), ("median", median_low), ("max", max))},
+        "sizes": {
+            name: [of(side) for side in sides]
+            for name, of in (("min", min), ("median", median_low), ("max", max))
+        },
         "broken": [f"{r.file.id}: {r.seen.fault}" for r in broken][:LISTED],
         "broken_count": len(broken),
         "duplicates": fates["duplicate"],
         "overlap": fates["labelled"],
-        "ignored": dict(Counter(Path(r.file.id).suffix or "no suffix" for r in rows if r.fate == "ignored")),
+        "ignored": dict(
+            Counter(Path(r.file.id).suffix or "no suffix" for r in rows if r.fate == "ignored")
+        ),
     }
 
 
@@ -358,6 +482,10 @@ def told(report: dict[str, Any], size: int) -> str:
         }
         left = ", ".join(f"{what} {count:,}" for what, count in out.items() if count)
         tested = found["tested"]
-        count = f"{found['images'] - tested:,} {kind} and {tested:,} test" if tested else f"{found['images']:,} {kind}"
+        count = (
+            f"{found['images'] - tested:,} {kind} and {tested:,} test"
+            if tested
+            else f"{found['images']:,} {kind}"
+        )
         parts.append(f"{count}{classes}{sizes}{f' (left out: {left})' if left else ''}")
     return f"{'; '.join(parts)}. All are used at {size}x{size} pixels."

@@ -21,11 +21,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from sft_exp.data import Corpus, Dataset, Images, Levels, look
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.decode import Levels, look
+from sft_exp.data.images import Images
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.files import File, is_image, survey, visible
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import bar
-from sft_exp.readers import findings
-from sft_exp.readers.files import File, is_image, survey, visible
 
 SAMPLED = 64  # images of each split that are looked at before any use
 
@@ -42,28 +44,59 @@ class Place(NamedTuple):
 
 @dataclass
 class Large(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "train", "test", "unlabelled", "classes", "most_pixels", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = (
+        "root",
+        "train",
+        "test",
+        "unlabelled",
+        "classes",
+        "most_pixels",
+        "workers",
+    )
 
     root: str = "."  # folder that the others are looked for in
     train: Any = None  # labelled images: a folder of classes, or a glob of tar files
     test: Any = None  # the same for images to test on; null = folds of `train`
-    unlabelled: Any = None  # more images to pretrain on: a folder of folders, or a glob of tar files
+    unlabelled: Any = (
+        None  # more images to pretrain on: a folder of folders, or a glob of tar files
+    )
     classes: str | None = None  # file with the names of numbered classes, one a line
     size: int = 224  # pixels, height and width
     channels: int = 3  # 3 = colour, 1 = grey
-    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = (
+        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    )
     workers: int = 2  # processes that read and decode
 
     def __post_init__(self):
-        require(isinstance(self.train, str | None), "train", self.train, "a folder of classes, or a glob of tar files")
+        require(
+            isinstance(self.train, str | None),
+            "train",
+            self.train,
+            "a folder of classes, or a glob of tar files",
+        )
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
-        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
+        require(
+            self.most_pixels is None or self.most_pixels > 0,
+            "most_pixels",
+            self.most_pixels,
+            "above 0, or null",
+        )
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):
-        require(bool(self.train), "dataset.train", self.train, "a folder of classes, or a glob of tar files")
-        found = {split: self.places(split) for split in ("train", "test", "unlabelled") if getattr(self, split)}
+        require(
+            bool(self.train),
+            "dataset.train",
+            self.train,
+            "a folder of classes, or a glob of tar files",
+        )
+        found = {
+            split: self.places(split)
+            for split in ("train", "test", "unlabelled")
+            if getattr(self, split)
+        }
         names = self.names({p.label for split in ("train", "test") for p in found.get(split, ())})
         image, name = (
             (self.channels, self.size, self.size),
@@ -87,14 +120,27 @@ class Large(Dataset):
         )
 
     def looked(
-        self, name: str, image: tuple[int, int, int], names: dict[str, str], found: dict[str, list[Place]]
+        self,
+        name: str,
+        image: tuple[int, int, int],
+        names: dict[str, str],
+        found: dict[str, list[Place]],
     ) -> tuple[Levels | None, dict[str, Any]]:
         """(the scale of files with more than 8 bits a pixel, by images to learn from; the report): from a sample, evenly spaced.
         An image of it that cannot be read is left to be named when its batch comes."""
-        some = [(split, p) for split, places in found.items() for p in places[:: -(-len(places) // SAMPLED)]]
+        some = [
+            (split, p)
+            for split, places in found.items()
+            for p in places[:: -(-len(places) // SAMPLED)]
+        ]
         files = [File(p.name, Path(p.file), p.offset, p.size) for _, p in some]
         _, seen, levels = survey(
-            files, image, False, max(1, self.workers), learnt=[s != "test" for s, _ in some], most=self.most_pixels
+            files,
+            image,
+            False,
+            max(1, self.workers),
+            learnt=[s != "test" for s, _ in some],
+            most=self.most_pixels,
         )
         of = {split: [names[p.label] for p in found.get(split, ())] for split in ("train", "test")}
         classes = tuple(names.values())
@@ -119,9 +165,13 @@ class Large(Dataset):
                     found += in_tar(Path(shard))
                     advance(n, "")
         if not found:
-            raise DataError(f"dataset.{split}={given}: no image there. It takes a folder of classes, or a glob of tar files")
+            raise DataError(
+                f"dataset.{split}={given}: no image there. It takes a folder of classes, or a glob of tar files"
+            )
         if split != "unlabelled" and (bare := next((p for p in found if not p.label), None)):
-            raise DataError(f"{bare.name}: has no label (a folder's name, or a number in a .cls beside it)")
+            raise DataError(
+                f"{bare.name}: has no label (a folder's name, or a number in a .cls beside it)"
+            )
         return found
 
     def names(self, labels: set[str]) -> dict[str, str]:
@@ -135,13 +185,19 @@ class Large(Dataset):
             raise DataError(f"dataset.classes={self.classes}: {error.strerror}") from error
         named = {str(n): line.strip() for n, line in enumerate(lines) if line.strip()}
         if unknown := sorted(labels - named.keys()):
-            raise DataError(f"dataset.classes={self.classes}: has {len(named)} lines, and there are images of class {unknown[0]}")
+            raise DataError(
+                f"dataset.classes={self.classes}: has {len(named)} lines, and there are images of class {unknown[0]}"
+            )
         return named
 
-    def images(self, split: str, places: list[Place], names: dict[str, str], levels: Levels | None) -> Images:
+    def images(
+        self, split: str, places: list[Place], names: dict[str, str], levels: Levels | None
+    ) -> Images:
         number = {label: n for n, label in enumerate(names)}
         y = torch.tensor([number.get(p.label, -1) if split != "unlabelled" else -1 for p in places])
-        reader = Reader(places, (self.channels, self.size, self.size), levels, split != "test", self.most_pixels)
+        reader = Reader(
+            places, (self.channels, self.size, self.size), levels, split != "test", self.most_pixels
+        )
         return Images(reader, y, [p.name for p in places], workers=self.workers)
 
 
@@ -171,7 +227,9 @@ class Reader:
                 file.seek(int(self.offset[row]))
                 content = file.read(size)
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror}, but it was there when the run began") from error
+            raise DataError(
+                f"{path}: {error.strerror}, but it was there when the run began"
+            ) from error
         if len(content) < size:
             raise DataError(f"{path}: shorter than when the run began")
         try:
@@ -192,8 +250,16 @@ def in_folder(root: Path) -> Iterator[Place]:
     """Images of the classes' folders."""
     for folder in sorted(d for d in root.iterdir() if d.is_dir() and visible(d.name)):
         with os.scandir(folder) as entries:
-            for entry in sorted((e for e in entries if is_image(e.name) and visible(e.name)), key=lambda e: e.name):
-                yield Place(f"{folder.name}/{entry.name}", entry.path, 0, entry.stat().st_size, findings.class_name(folder.name))
+            for entry in sorted(
+                (e for e in entries if is_image(e.name) and visible(e.name)), key=lambda e: e.name
+            ):
+                yield Place(
+                    f"{folder.name}/{entry.name}",
+                    entry.path,
+                    0,
+                    entry.stat().st_size,
+                    findings.class_name(folder.name),
+                )
 
 
 def in_tar(shard: Path) -> list[Place]:
@@ -211,11 +277,22 @@ def in_tar(shard: Path) -> list[Place]:
                 elif member.isreg() and is_image(path.name):
                     images.append((key, path, member.offset_data, member.size))
     except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
-        raise DataError(f"{shard}: cannot be read as a tar file that is not compressed ({error})") from error
+        raise DataError(
+            f"{shard}: cannot be read as a tar file that is not compressed ({error})"
+        ) from error
     first: dict[str, PurePosixPath] = {}
-    if double := [f"{first[key]} and {path}" for key, path, *_ in images if first.setdefault(key, path) != path]:
-        raise DataError(f"{shard}: {len(double)} samples have two images, and one .cls:{listing(double)}\nRemove one of each")
-    return [Place(f"{shard.name}::{path}", str(shard), at, size, labels.get(key, "")) for key, path, at, size in images]
+    if double := [
+        f"{first[key]} and {path}"
+        for key, path, *_ in images
+        if first.setdefault(key, path) != path
+    ]:
+        raise DataError(
+            f"{shard}: {len(double)} samples have two images, and one .cls:{listing(double)}\nRemove one of each"
+        )
+    return [
+        Place(f"{shard.name}::{path}", str(shard), at, size, labels.get(key, ""))
+        for key, path, at, size in images
+    ]
 
 
 def mark(image: tuple[int, int, int], names: dict[str, str], places: list[Place]) -> str:

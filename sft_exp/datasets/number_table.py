@@ -13,12 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from sft_exp.data import Corpus, Dataset
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.files import File, Finder, images_in, part, read_table, survey
+from sft_exp.data.readers.masks import Canvas
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
-from sft_exp.readers import findings
-from sft_exp.readers.files import File, Finder, images_in, part, read_table, survey
-from sft_exp.readers.masks import Canvas
 
 
 class Row(NamedTuple):
@@ -32,23 +32,40 @@ class Row(NamedTuple):
 
 @dataclass
 class NumberTable(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = ("root", "table", "file_column", "unlabelled", "most_pixels", "memory", "workers")
+    unhashed: ClassVar[tuple[str, ...]] = (
+        "root",
+        "table",
+        "file_column",
+        "unlabelled",
+        "most_pixels",
+        "memory",
+        "workers",
+    )
     gives: ClassVar[tuple[str, ...]] = ("value",)
 
     table: str | None = None  # CSV of file,target
     root: str | None = None  # folder that files are relative to; null = the table's
-    file_column: str = "file"  # its column with the names of the images, or ids: names without suffix
+    file_column: str = (
+        "file"  # its column with the names of the images, or ids: names without suffix
+    )
     columns: list[str] = field(default_factory=lambda: ["target"])  # the numbers to predict
     unlabelled: str | None = None  # folder of images to pretrain on
     size: Any = 64  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = (
+        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    )
     memory: float = 4.0  # GB of images held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
     def __post_init__(self):
-        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
+        require(
+            self.most_pixels is None or self.most_pixels > 0,
+            "most_pixels",
+            self.most_pixels,
+            "above 0, or null",
+        )
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
         ok = bool(self.columns) and len(set(self.columns)) == len(self.columns)
         require(ok, "columns", self.columns, "a list of columns of the table, each once")
@@ -58,32 +75,61 @@ class NumberTable(Dataset):
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
             taken = {r.path.resolve() for r in rows}
-            found = [p for p in (images_in(pool) if pool.is_dir() else []) if p.resolve() not in taken]
+            found = [
+                p for p in (images_in(pool) if pool.is_dir() else []) if p.resolve() not in taken
+            ]
             rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in found]
             if not any(r.split == "pool" for r in rows):
-                raise DataError(f"dataset.unlabelled={pool}: no folder with images in it that the table does not have")
+                raise DataError(
+                    f"dataset.unlabelled={pool}: no folder with images in it that the table does not have"
+                )
         image = self.canvas.image
         hold = len(rows) * prod(image) <= self.memory * 1e9
         learnt = [r.split != "test" for r in rows]
         x, seen, levels = survey(
-            [File(r.id, r.path) for r in rows], image, hold, max(1, self.workers), self.fit, learnt, self.most_pixels
+            [File(r.id, r.path) for r in rows],
+            image,
+            hold,
+            max(1, self.workers),
+            self.fit,
+            learnt,
+            self.most_pixels,
         )
         if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
-            raise DataError(f"{len(faults)} images cannot be used:{listing(faults)}\nRepair them, or remove their rows")
+            raise DataError(
+                f"{len(faults)} images cannot be used:{listing(faults)}\nRepair them, or remove their rows"
+            )
         none = (0.0,) * len(self.columns)
         value_NK = torch.tensor([r.value or none for r in rows], dtype=torch.float32)
 
         def fingerprint(*splits: str) -> str:
-            told = [(r.id, r.split, r.value, r.group, s.sha256) for r, s in zip(rows, seen, strict=True) if r.split in splits]
-            return hashlib.sha256(json.dumps([image, self.fit, self.columns, told]).encode()).hexdigest()
+            told = [
+                (r.id, r.split, r.value, r.group, s.sha256)
+                for r, s in zip(rows, seen, strict=True)
+                if r.split in splits
+            ]
+            return hashlib.sha256(
+                json.dumps([image, self.fit, self.columns, told]).encode()
+            ).hexdigest()
 
-        train, test, extra = (part(which, rows, x, {"value": value_NK}, self.workers) for which in ("train", "test", "pool"))
+        train, test, extra = (
+            part(which, rows, x, {"value": value_NK}, self.workers)
+            for which in ("train", "test", "pool")
+        )
         if train is None:
             raise DataError(f"{self.table}: no row to learn from")
-        name, spread = Path(str(self.table)).stem, train.target("value").std(0).nan_to_num().tolist()
+        name, spread = (
+            Path(str(self.table)).stem,
+            train.target("value").std(0).nan_to_num().tolist(),
+        )
         if flat := [c for c, sd in zip(self.columns, spread, strict=True) if sd == 0]:
-            raise DataError(f"{self.table}: column {flat[0]} is the same in all rows, and nothing can be learnt of it")
-        console.print(f"{name}: {len(train):,} images with {', '.join(self.columns)}, at {image[2]}x{image[1]}.", soft_wrap=True)
+            raise DataError(
+                f"{self.table}: column {flat[0]} is the same in all rows, and nothing can be learnt of it"
+            )
+        console.print(
+            f"{name}: {len(train):,} images with {', '.join(self.columns)}, at {image[2]}x{image[1]}.",
+            soft_wrap=True,
+        )
         report = findings.said(name, findings.images(seen, levels))
         return Corpus(
             name, (), train, test, extra, image, report, fingerprint("train", "pool"), fingerprint("test"),
@@ -93,11 +139,17 @@ class NumberTable(Dataset):
     def rows(self) -> list[Row]:
         """The rows of the table. DataError names the line."""
         if not self.table:
-            raise ConfigError("dataset.table", self.table, f"must name a CSV with the columns file,{','.join(self.columns)}")
+            raise ConfigError(
+                "dataset.table",
+                self.table,
+                f"must name a CSV with the columns file,{','.join(self.columns)}",
+            )
         table = Path(self.table).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
         hint = "; dataset.file_column= and dataset.columns= name others"
-        there, lines, separator = read_table(table, "dataset.table", (self.file_column, *self.columns), hint)
+        there, lines, separator = read_table(
+            table, "dataset.table", (self.file_column, *self.columns), hint
+        )
         finder = Finder(root, table)
         rows: dict[str, Row] = {}
         taken: set[Path] = set()

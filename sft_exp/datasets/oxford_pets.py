@@ -5,34 +5,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sft_exp.data.readers import masks
+from sft_exp.data.readers.masks import Codes, Pair
 from sft_exp.errors import DataError
-from sft_exp.readers import masks
-from sft_exp.readers.masks import Codes, Pair
 
 
 @dataclass
 class OxfordPets(masks.MaskSet):
     gives: ClassVar[tuple[str, ...]] = ("y", "mask")
 
-    root: str | None = None  # folder of images/ and annotations/, or the one that torchvision makes around it
+    root: str | None = (
+        None  # folder of images/ and annotations/, or the one that torchvision makes around it
+    )
     border: bool = False  # the border is a class of its own; else it is not counted
     size: Any = 128  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = (
+        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
+    )
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
     def load(self):
         given = self.folder("the folder that holds images/ and annotations/")
-        root = next((r for r in (given, given / "oxford-iiit-pet") if (r / "annotations").is_dir()), None)
+        root = next(
+            (r for r in (given, given / "oxford-iiit-pet") if (r / "annotations").is_dir()), None
+        )
         if root is None:
             raise DataError(f"dataset.root={given}: there is no {given / 'annotations'}")
-        lines = [(split, *line) for name, split in (("trainval", "train"), ("test", "test")) for line in listed(root, name)]
-        breeds = {number: name.rpartition("_")[0].replace("_", " ").lower() for _, name, number in lines}
+        lines = [
+            (split, *line)
+            for name, split in (("trainval", "train"), ("test", "test"))
+            for line in listed(root, name)
+        ]
+        breeds = {
+            number: name.rpartition("_")[0].replace("_", " ").lower() for _, name, number in lines
+        }
         order = {number: n for n, number in enumerate(sorted(breeds))}
         pairs = [
-            Pair(name, split, root / "images" / f"{name}.jpg", root / "annotations" / "trimaps" / f"{name}.png", order[number])
+            Pair(
+                name,
+                split,
+                root / "images" / f"{name}.jpg",
+                root / "annotations" / "trimaps" / f"{name}.png",
+                order[number],
+            )
             for split, name, number in lines
         ]
         names = ("background", "pet", *(["border"] if self.border else []))

@@ -15,12 +15,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sft_exp.core import stream
-from sft_exp.data import FITS, Corpus, Dataset, Images, fingerprint, fitted, fitting
+from sft_exp.core.rng import stream
+from sft_exp.data.corpus import Corpus, Dataset, fingerprint
+from sft_exp.data.decode import FITS, fitting
+from sft_exp.data.images import Images, fitted
 from sft_exp.errors import ConfigError, DataError, require
 from sft_exp.progress import bar
 
-OURS = ("root", "download", "transform", "target_transform", "transforms", "loader", "is_valid_file")  # not options of the user
+OURS = (
+    "root",
+    "download",
+    "transform",
+    "target_transform",
+    "transforms",
+    "loader",
+    "is_valid_file",
+)  # not options of the user
 WORDS = {  # what torchvision's sets call their parts, in the order in which they are tried
     "train": ("train", "trainval", "train-standard"),
     "test": ("test", "val", "valid"),
@@ -31,15 +41,28 @@ SIDE = 64  # pixels of images decoded from files, unless `size` is given
 @dataclass
 class TorchvisionSet(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "download", "memory", "workers")
-    passes: ClassVar[tuple[str, ...]] = ("train", "test", "extra", "options")  # fields whose keys are the set's own
+    passes: ClassVar[tuple[str, ...]] = (
+        "train",
+        "test",
+        "extra",
+        "options",
+    )  # fields whose keys are the set's own
 
     name: str = "MNIST"  # class in torchvision.datasets
     root: str = "data"  # folder of the files
     download: bool = True  # fetch what is missing there, where torchvision can
-    train: dict = field(default_factory=lambda: {})  # arguments that select the training images; {} = by the set's signature
-    test: dict = field(default_factory=lambda: {})  # the same for the test images; a set in one part is tested in folds
-    extra: dict = field(default_factory=lambda: {})  # arguments that select unlabelled images, if the set has any
-    options: dict = field(default_factory=lambda: {})  # arguments for every part, e.g. {split: letters} for EMNIST
+    train: dict = field(
+        default_factory=lambda: {}
+    )  # arguments that select the training images; {} = by the set's signature
+    test: dict = field(
+        default_factory=lambda: {}
+    )  # the same for the test images; a set in one part is tested in folds
+    extra: dict = field(
+        default_factory=lambda: {}
+    )  # arguments that select unlabelled images, if the set has any
+    options: dict = field(
+        default_factory=lambda: {}
+    )  # arguments for every part, e.g. {split: letters} for EMNIST
     classes: list[str] = field(default_factory=lambda: [])  # names, where torchvision has none
     binarise: bool = False  # make each pixel black or white, once: drawn with its grey level as probability, from a fixed stream
     size: Any = None  # pixels, or [rows, columns], of all images; null = as they are in one array, 64 where they are files
@@ -50,7 +73,12 @@ class TorchvisionSet(Dataset):
     def __post_init__(self):
         for name in self.passes:
             given = getattr(self, name)
-            require(isinstance(given, dict), name, given, "arguments of the set by name, e.g. {split: val}")
+            require(
+                isinstance(given, dict),
+                name,
+                given,
+                "arguments of the set by name, e.g. {split: val}",
+            )
         sides = self.size if isinstance(self.size, list) else [self.size, self.size]
         whole = [isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides]
         ok = self.size is None or (len(sides) == 2 and all(whole))
@@ -67,7 +95,11 @@ class TorchvisionSet(Dataset):
         found = self.opened(kind, "train")
         assert found is not None
         train = self.images(found, "train")
-        test = None if (other := self.opened(kind, "test")) is None else self.images(other, "test", train)
+        test = (
+            None
+            if (other := self.opened(kind, "test")) is None
+            else self.images(other, "test", train)
+        )
         extra = self.images(self.opened(kind, "extra"), "unlabelled", train) if self.extra else None
         names = self.names(found, [train, *filter(None, [test])])
         if extra is not None:
@@ -82,15 +114,25 @@ class TorchvisionSet(Dataset):
         Raises ConfigError for arguments that the set does not take, DataError for files that are missing or broken.
         """
         taken = parameters(kind)
-        usual = {k: v for k, v in {"root": self.root, "download": self.download}.items() if k in taken}
+        usual = {
+            k: v for k, v in {"root": self.root, "download": self.download}.items() if k in taken
+        }
         tries = self.selections(part, taken)
         for arguments in tries:
             given = {**usual, **self.options, **arguments}
-            self.fits(taken, given, {**dict.fromkeys(self.options, "options"), **dict.fromkeys(arguments, part)})
-            tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # else `../` leaves the folder
+            self.fits(
+                taken,
+                given,
+                {**dict.fromkeys(self.options, "options"), **dict.fromkeys(arguments, part)},
+            )
+            tarfile.TarFile.extraction_filter = staticmethod(
+                tarfile.data_filter
+            )  # else `../` leaves the folder
             try:
                 return kind(**given)
-            except Exception as error:  # torchvision's readers raise whatever a broken file leads them to
+            except (
+                Exception
+            ) as error:  # torchvision's readers raise whatever a broken file leads them to
                 if isinstance(error, ValueError) and str(error).startswith("Unknown value"):
                     if arguments is not tries[-1]:
                         continue
@@ -98,14 +140,18 @@ class TorchvisionSet(Dataset):
                 raise self.incomplete(error, "download" in taken) from error
         return None
 
-    def fits(self, taken: dict[str, inspect.Parameter], given: dict[str, Any], fields: dict[str, str]) -> None:
+    def fits(
+        self, taken: dict[str, inspect.Parameter], given: dict[str, Any], fields: dict[str, str]
+    ) -> None:
         """ConfigError for an argument that the set does not take, or needs and is not given; `fields` says where each stands."""
         valid = [name for name in taken if name not in OURS]
         for name, where in fields.items():
             if name not in valid:
                 told = f"{self.name} takes no such argument; valid: {', '.join(valid) or 'none'}"
                 raise ConfigError(f"{where}.{name}", given[name], told)
-        if missing := [name for name, p in taken.items() if p.default is p.empty and name not in given]:
+        if missing := [
+            name for name, p in taken.items() if p.default is p.empty and name not in given
+        ]:
             needs = f"{self.name} needs {missing[0]}: dataset.options={{{missing[0]}: ...}}"
             raise ConfigError("options", self.options, needs)
 
@@ -127,7 +173,9 @@ class TorchvisionSet(Dataset):
         else:
             hint = "with dataset.download=true it would be fetched"
         why = str(error) or type(error).__name__
-        return DataError(f"dataset.root={self.root}: torchvision finds no complete {self.name} there ({why}); {hint}")
+        return DataError(
+            f"dataset.root={self.root}: torchvision finds no complete {self.name} there ({why}); {hint}"
+        )
 
     def images(self, found: Any, label: str, like: Images | None = None) -> Images:
         """The images of one part, all of the size of `like`, if it is given."""
@@ -141,7 +189,9 @@ class TorchvisionSet(Dataset):
         images.ids = [f"{label}/{n:06d}" for n in range(len(images))]
         if self.binarise:
             if not isinstance(images.x, torch.Tensor):
-                raise ConfigError("binarise", True, "needs the images in memory; raise dataset.memory")
+                raise ConfigError(
+                    "binarise", True, "needs the images in memory; raise dataset.memory"
+                )
             drawn = torch.rand(images.x.shape, generator=stream("binarise", label)) * 255
             images.x = (drawn < images.x).to(torch.uint8) * 255
         return images
@@ -154,7 +204,11 @@ class TorchvisionSet(Dataset):
         count = len(found)
         hold = count * prod(image) <= self.memory * 1e9
         x = torch.empty(count if hold else 0, *image, dtype=torch.uint8)
-        y, digest, decode = torch.empty(count, dtype=torch.long), hashlib.sha256(), Decoder(found, self.name, image, self.fit)
+        y, digest, decode = (
+            torch.empty(count, dtype=torch.long),
+            hashlib.sha256(),
+            Decoder(found, self.name, image, self.fit),
+        )
         with bar(f"{self.name}, {label}", count) as advance:
             for n in range(count):
                 pixels, y[n] = decode.labelled(n)
@@ -171,10 +225,20 @@ class TorchvisionSet(Dataset):
         """Names of the classes that occur; labels are numbered anew where some do not, as `N/A` in EMNIST's letters."""
         labels = sorted({int(y) for images in parts for y in images.y.unique()})
         if labels[0] < 0:
-            raise ConfigError("train", self.train, f"selects images of {self.name} without labels; name these in extra")
-        named = self.classes or getattr(found, "classes", None) or getattr(found, "categories", None)
+            raise ConfigError(
+                "train",
+                self.train,
+                f"selects images of {self.name} without labels; name these in extra",
+            )
+        named = (
+            self.classes or getattr(found, "classes", None) or getattr(found, "categories", None)
+        )
         if self.classes and len(self.classes) <= labels[-1]:
-            raise ConfigError("classes", self.classes, f"names {len(self.classes)}, and there are labels to {labels[-1]}")
+            raise ConfigError(
+                "classes",
+                self.classes,
+                f"names {len(self.classes)}, and there are labels to {labels[-1]}",
+            )
         if not named or len(named) <= labels[-1]:
             named = [str(n) for n in range(labels[-1] + 1)]
         for images in parts:
@@ -185,7 +249,10 @@ class TorchvisionSet(Dataset):
         """SHA-256 of the content of these parts."""
         if all(p is None or isinstance(p.x, torch.Tensor) for p in parts):
             return fingerprint(*parts)
-        held = [p and replace(p, x=torch.empty(0)) if p and isinstance(p.x, Decoder) else p for p in parts]
+        held = [
+            p and replace(p, x=torch.empty(0)) if p and isinstance(p.x, Decoder) else p
+            for p in parts
+        ]
         pixels = [p.x.sha256 for p in parts if p and isinstance(p.x, Decoder)]
         return hashlib.sha256(f"{pixels} {fingerprint(*held)}".encode()).hexdigest()
 
@@ -200,7 +267,10 @@ def parameters(kind: type) -> dict[str, inspect.Parameter]:
 
 def in_one_array(found: Any) -> Images | None:
     """The images of a set that holds them all, uint8 [N, C, H, W], without copies; None for any other."""
-    held, labels = getattr(found, "data", None), getattr(found, "targets", getattr(found, "labels", None))
+    held, labels = (
+        getattr(found, "data", None),
+        getattr(found, "targets", getattr(found, "labels", None)),
+    )
     if not isinstance(held, np.ndarray | torch.Tensor) or labels is None or len(held) != len(found):
         return None
     x, y = torch.as_tensor(held), torch.as_tensor(labels)
@@ -218,10 +288,18 @@ def item(found: Any, row: int, name: str) -> tuple[Image.Image, int]:
     try:
         picture, label, *rest = found[row]
     except Exception as error:  # torchvision's readers raise whatever a broken file leads them to
-        raise DataError(f"{name}: image {row} cannot be read ({str(error) or type(error).__name__})") from error
-    single = isinstance(label, int | np.integer) or (isinstance(label, torch.Tensor) and label.dim() == 0)
+        raise DataError(
+            f"{name}: image {row} cannot be read ({str(error) or type(error).__name__})"
+        ) from error
+    single = isinstance(label, int | np.integer) or (
+        isinstance(label, torch.Tensor) and label.dim() == 0
+    )
     if rest or not single or not isinstance(picture, Image.Image):
-        raise ConfigError("name", name, f"its targets are {type(label).__name__}, and not one class for each image")
+        raise ConfigError(
+            "name",
+            name,
+            f"its targets are {type(label).__name__}, and not one class for each image",
+        )
     return picture, int(label)
 
 
@@ -239,5 +317,12 @@ class Decoder:
     def labelled(self, row: int) -> tuple[torch.Tensor, int]:
         channels, high, wide = self.image
         picture, label = item(self.found, row, self.name)
-        picture = fitting(picture.convert("L" if channels == 1 else "RGB"), (wide, high), self.fit, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(picture)).reshape(high, wide, channels).permute(2, 0, 1).contiguous(), label
+        picture = fitting(
+            picture.convert("L" if channels == 1 else "RGB"),
+            (wide, high),
+            self.fit,
+            Image.Resampling.BILINEAR,
+        )
+        return torch.from_numpy(np.array(picture)).reshape(high, wide, channels).permute(
+            2, 0, 1
+        ).contiguous(), label

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
 
 
@@ -24,4 +24,8 @@ class Channels(Backbone):
         yield "mean", x_BCHW.mean((2, 3))
 
     def mirror(self, width):
-        raise ConfigError("encoder", "colours", "has nothing to pretrain; take another encoder, or pretrainer=none")
+        raise ConfigError(
+            "encoder",
+            "colours",
+            "has nothing to pretrain; take another encoder, or pretrainer=none",
+        )

@@ -6,26 +6,38 @@ from math import ceil
 
 from torch import nn
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import require
-from sft_exp.nets import upsampler
+from sft_exp.models.layers import upsampler
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, channels)}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+}
 
 
 @dataclass
 class Conv(Encoder):
-    channels: list[int] = field(default_factory=lambda: [32, 64, 128])  # one convolution of stride 2 each
+    channels: list[int] = field(
+        default_factory=lambda: [32, 64, 128]
+    )  # one convolution of stride 2 each
     code: int = 128  # width of the linear layer on top
     norm: str = "batch"  # batch, or layer (over each image's channels and pixels, for losses of one image alone)
 
     def __post_init__(self):
-        require(bool(self.channels) and min(self.channels) > 0, "channels", self.channels, "a list of widths above 0")
+        require(
+            bool(self.channels) and min(self.channels) > 0,
+            "channels",
+            self.channels,
+            "a list of widths above 0",
+        )
         require(self.code > 0, "code", self.code, "above 0")
         require(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
 
     def build(self, image):
-        smallest = 2 ** (len(self.channels) - 1) + 1  # the last convolution must still see more than one pixel
+        smallest = (
+            2 ** (len(self.channels) - 1) + 1
+        )  # the last convolution must still see more than one pixel
         require(
             min(image[1:]) >= smallest,
             "channels",
@@ -38,17 +50,25 @@ class Conv(Encoder):
 class ConvNet(Backbone):
     """Maps `conv1`, `conv2`, ...: [B, D, H, W], each after its norm and ReLU; then `code`: [B, D]."""
 
-    def __init__(self, image: tuple[int, int, int], channels: list[int], code: int, norm: str = "batch"):
+    def __init__(
+        self, image: tuple[int, int, int], channels: list[int], code: int, norm: str = "batch"
+    ):
         super().__init__()
         self.norm = NORMS[norm]
         self.channels, self.sizes, self.width = [image[0], *channels], [image[1:]], code
         for _ in channels:
             self.sizes.append((ceil(self.sizes[-1][0] / 2), ceil(self.sizes[-1][1] / 2)))
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), self.norm(b), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), self.norm(b), nn.ReLU()
+            )
             for a, b in zip(self.channels, channels, strict=False)
         )
-        self.code = nn.Sequential(nn.Flatten(), nn.Linear(channels[-1] * self.sizes[-1][0] * self.sizes[-1][1], code), nn.ReLU())
+        self.code = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels[-1] * self.sizes[-1][0] * self.sizes[-1][1], code),
+            nn.ReLU(),
+        )
 
     def maps(self, x_BCHW):
         for n, block in enumerate(self.blocks, start=1):

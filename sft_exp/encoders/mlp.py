@@ -6,9 +6,9 @@ from math import prod
 
 from torch import nn
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import require
-from sft_exp.nets import perceptron
+from sft_exp.models.layers import perceptron
 
 
 class LeakyReLU(nn.LeakyReLU):
@@ -18,19 +18,32 @@ class LeakyReLU(nn.LeakyReLU):
         super().__init__(0.2)
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": LeakyReLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": LeakyReLU,
+    "tanh": nn.Tanh,
+}
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn.BatchNorm1d}
 
 
 @dataclass
 class MLP(Encoder):
-    hidden: list[int] = field(default_factory=lambda: [400, 100])  # widths of the layers; the last is the code
+    hidden: list[int] = field(
+        default_factory=lambda: [400, 100]
+    )  # widths of the layers; the last is the code
     activation: str = "relu"  # relu, leaky_relu (slope 0.2) or tanh
     norm: str = "none"  # none, or batch (before each activation)
 
     def __post_init__(self):
-        require(bool(self.hidden) and min(self.hidden) > 0, "hidden", self.hidden, "a list of widths above 0")
-        require(self.activation in ACTIVATIONS, "activation", self.activation, " or ".join(ACTIVATIONS))
+        require(
+            bool(self.hidden) and min(self.hidden) > 0,
+            "hidden",
+            self.hidden,
+            "a list of widths above 0",
+        )
+        require(
+            self.activation in ACTIVATIONS, "activation", self.activation, " or ".join(ACTIVATIONS)
+        )
         require(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
 
     def build(self, image):
@@ -50,7 +63,9 @@ class Perceptron(Backbone):
         super().__init__()
         self.activation, self.norm = activation(), norm
         self.image, self.hidden, self.width = image, hidden, hidden[-1]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip([prod(image), *hidden], hidden, strict=False))
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip([prod(image), *hidden], hidden, strict=False)
+        )
         if norm:
             self.norms = nn.ModuleList(map(norm, hidden))
 
@@ -62,5 +77,11 @@ class Perceptron(Backbone):
             yield f"layer{n + 1}", h_BD
 
     def mirror(self, width):
-        layers = perceptron(width, *self.hidden[-2::-1], prod(self.image), activation=type(self.activation), norm=self.norm)
+        layers = perceptron(
+            width,
+            *self.hidden[-2::-1],
+            prod(self.image),
+            activation=type(self.activation),
+            norm=self.norm,
+        )
         return nn.Sequential(layers, nn.Unflatten(1, self.image))

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Encoder
+from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
-from sft_exp.nets import PatchNet
+from sft_exp.models.backbones import PatchNet
 
 
 @dataclass
@@ -19,5 +19,10 @@ class Patches(Encoder):
         require(self.stride > 0, "stride", self.stride, "above 0")
 
     def build(self, image):
-        require(self.patch <= min(image[1:]), "patch", self.patch, f"at most {min(image[1:])}, the image's shorter side")
+        require(
+            self.patch <= min(image[1:]),
+            "patch",
+            self.patch,
+            f"at most {min(image[1:])}, the image's shorter side",
+        )
         return PatchNet(image, self.patch, self.count, self.stride)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
 
 
@@ -24,4 +24,6 @@ class Identity(Backbone):
         yield "pixels", x_BCHW.flatten(1)
 
     def mirror(self, width):
-        raise ConfigError("encoder", "pixels", "has nothing to pretrain; take another encoder, or pretrainer=none")
+        raise ConfigError(
+            "encoder", "pixels", "has nothing to pretrain; take another encoder, or pretrainer=none"
+        )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import prod
 
-from sft_exp.core import Encoder
+from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
-from sft_exp.nets import LinearMap
+from sft_exp.models.backbones import LinearMap
 
 
 @dataclass
@@ -13,5 +13,10 @@ class Projection(Encoder):
     width: int = 50
 
     def build(self, image):
-        require(0 < self.width <= prod(image), "width", self.width, f"1 to {prod(image)}, the number of pixels")
+        require(
+            0 < self.width <= prod(image),
+            "width",
+            self.width,
+            f"1 to {prod(image)}, the number of pixels",
+        )
         return LinearMap(image, self.width)

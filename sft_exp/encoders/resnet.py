@@ -7,9 +7,9 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as Theirs
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import require
-from sft_exp.nets import upsampler
+from sft_exp.models.layers import upsampler
 
 LAYERS = {
     10: (BasicBlock, [1, 1, 1, 1]),
@@ -47,7 +47,12 @@ class Residual(Backbone):
         self.conv1 = nn.Conv2d(image[0], 64, *((3, 1, 1) if small else (7, 2, 3)), bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1, self.maxpool = net.bn1, nn.Identity() if small else net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            net.layer1,
+            net.layer2,
+            net.layer3,
+            net.layer4,
+        )
 
     def maps(self, x_BCHW):
         x_BCHW = self.maxpool(self.bn1(self.conv1(x_BCHW)).relu())
@@ -59,5 +64,8 @@ class Residual(Backbone):
 
     def mirror(self, width):
         first = 1 if self.small else 4
-        sizes = [(ceil(self.image[1] / s), ceil(self.image[2] / s)) for s in (1, *(first * 2**n for n in range(4)))]
+        sizes = [
+            (ceil(self.image[1] / s), ceil(self.image[2] / s))
+            for s in (1, *(first * 2**n for n in range(4)))
+        ]
         return upsampler(width, [self.image[0], 64, 128, 256, 512], sizes)

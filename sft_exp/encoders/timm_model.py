@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
-from sft_exp.nets import upsampler
+from sft_exp.models.layers import upsampler
 
 WIDEST = 512  # channels of the decoder
 
@@ -18,7 +18,9 @@ class TimmModel(Encoder):
     passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
 
     name: str = "resnet10t"  # in timm; it starts without weights
-    options: dict = field(default_factory=lambda: {})  # arguments of timm.create_model, e.g. {img_size: 32} of transformers
+    options: dict = field(
+        default_factory=lambda: {}
+    )  # arguments of timm.create_model, e.g. {img_size: 32} of transformers
 
     def build(self, image):
         try:
@@ -27,12 +29,20 @@ class TimmModel(Encoder):
             raise ConfigError("", "timm", "needs the extra: pip install 'sft_exp[timm]'") from error
         if not timm.is_model(self.name):
             close = get_close_matches(self.name, timm.list_models(), n=3)
-            raise ConfigError("name", self.name, f"is no model of timm{'; close: ' if close else ''}{', '.join(close)}")
+            raise ConfigError(
+                "name",
+                self.name,
+                f"is no model of timm{'; close: ' if close else ''}{', '.join(close)}",
+            )
         try:
-            net = timm.create_model(self.name, pretrained=False, in_chans=image[0], num_classes=0, **self.options)
+            net = timm.create_model(
+                self.name, pretrained=False, in_chans=image[0], num_classes=0, **self.options
+            )
             return Intermediate(image, net)
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
-            raise ConfigError("name", self.name, f"does not fit images of {image}, or these options: {error}") from error
+            raise ConfigError(
+                "name", self.name, f"does not fit images of {image}, or these options: {error}"
+            ) from error
 
 
 class Intermediate(Backbone):
@@ -54,5 +64,7 @@ class Intermediate(Backbone):
         yield "code", self.net.forward_head(last, pre_logits=True)
 
     def mirror(self, width):
-        smaller = {s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]}  # the last of each size
+        smaller = {
+            s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]
+        }  # the last of each size
         return upsampler(width, [self.image[0], *smaller.values()], [self.image[1:], *smaller])

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
-from sft_exp.nets import upsampler
+from sft_exp.models.layers import upsampler
 
 WIDEST = 512  # channels of the decoder
 
@@ -19,7 +19,9 @@ class TorchvisionModel(Encoder):
     passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
 
     name: str = "mobilenet_v3_small"  # in torchvision.models; it starts without weights
-    options: dict = field(default_factory=lambda: {})  # arguments of its builder, e.g. {image_size: 32} of vit_b_16
+    options: dict = field(
+        default_factory=lambda: {}
+    )  # arguments of its builder, e.g. {image_size: 32} of vit_b_16
 
     def build(self, image):
         from torchvision import models
@@ -27,13 +29,21 @@ class TorchvisionModel(Encoder):
         known = models.list_models(module=models)
         if self.name not in known:
             close = get_close_matches(self.name, known, n=3) or known[:3]
-            raise ConfigError("name", self.name, f"must be a classifier of torchvision.models, e.g. {', '.join(close)}")
+            raise ConfigError(
+                "name",
+                self.name,
+                f"must be a classifier of torchvision.models, e.g. {', '.join(close)}",
+            )
         if image[0] not in (1, 3):
-            raise ConfigError("name", self.name, f"sees grey or colour images, and these have {image[0]} channels")
+            raise ConfigError(
+                "name", self.name, f"sees grey or colour images, and these have {image[0]} channels"
+            )
         try:
             return Traced(image, models.get_model(self.name, weights=None, **self.options))
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
-            raise ConfigError("name", self.name, f"does not fit images of {image}, or these options: {error}") from error
+            raise ConfigError(
+                "name", self.name, f"does not fit images of {image}, or these options: {error}"
+            ) from error
 
 
 class Traced(Backbone):
@@ -42,12 +52,17 @@ class Traced(Backbone):
 
     def __init__(self, image: tuple[int, int, int], net: nn.Module):
         super().__init__()
-        from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+        from torchvision.models.feature_extraction import (
+            create_feature_extractor,
+            get_graph_node_names,
+        )
 
         self.image = image
         names = get_graph_node_names(net)[1]
         with torch.no_grad():
-            found = create_feature_extractor(net, {n: n for n in names}).eval()(torch.zeros(2, 3, *image[1:]))
+            found = create_feature_extractor(net, {n: n for n in names}).eval()(
+                torch.zeros(2, 3, *image[1:])
+            )
         last: dict[tuple[int, int], str] = {}
         for name in names:
             m = found[name]
@@ -65,10 +80,17 @@ class Traced(Backbone):
 
     def mirror(self, width):
         sizes = [self.image[1:], *((s[1], s[2]) for s in self.shapes if s[1:] != self.image[1:])]
-        channels = [self.image[0], *(min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:])]
+        channels = [
+            self.image[0],
+            *(min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]),
+        ]
         return upsampler(width, channels, sizes)
 
 
 def proportional(size: tuple[int, ...], image: tuple[int, int]) -> bool:
     """Whether rows and columns were divided by the same number, up to rounding: maps that keep channels last are no maps."""
-    return size[0] <= image[0] and size[1] <= image[1] and abs(size[0] * image[1] - size[1] * image[0]) <= max(image)
+    return (
+        size[0] <= image[0]
+        and size[1] <= image[1]
+        and abs(size[0] * image[1] - size[1] * image[0]) <= max(image)
+    )

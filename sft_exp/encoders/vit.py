@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import Backbone, Encoder
+from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import require
-from sft_exp.nets import upsampler
+from sft_exp.models.layers import upsampler
 
 
 @dataclass
@@ -25,7 +25,12 @@ class ViT(Encoder):
         require(self.patch > 0, "patch", self.patch, "above 0")
         require(self.depth > 0, "depth", self.depth, "above 0")
         require(self.width > 0 and self.width % 4 == 0, "width", self.width, "a multiple of 4")
-        require(self.heads > 0 and self.width % self.heads == 0, "heads", self.heads, f"a divisor of width={self.width}")
+        require(
+            self.heads > 0 and self.width % self.heads == 0,
+            "heads",
+            self.heads,
+            f"a divisor of width={self.width}",
+        )
 
     def build(self, image):
         return Transformer(image, self.patch, self.width, self.depth, self.heads)
@@ -40,18 +45,25 @@ class Transformer(Backbone):
     def __init__(self, image: tuple[int, int, int], patch: int, width: int, depth: int, heads: int):
         super().__init__()
         self.image, self.patch, self.width = image, patch, width
-        self.grid = ceil(image[1] / patch), ceil(image[2] / patch)  # patches down, patches across: N of them
+        self.grid = (
+            ceil(image[1] / patch),
+            ceil(image[2] / patch),
+        )  # patches down, patches across: N of them
         self.embed = nn.Conv2d(image[0], width, patch, stride=patch)
         self.register_buffer("positions_ND", positions(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
 
     def patches(self, x_BCHW: Tensor) -> Tensor:
         """Embedded patches with their positions, row by row [B, N, D]."""
-        down, across = (n * self.patch - size for n, size in zip(self.grid, self.image[1:], strict=True))
+        down, across = (
+            n * self.patch - size for n, size in zip(self.grid, self.image[1:], strict=True)
+        )
         return self.embed(F.pad(x_BCHW, (0, across, 0, down))).flatten(2).mT + self.positions_ND
 
     def tokens(self, x_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:

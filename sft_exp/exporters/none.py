@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Exporter
+from sft_exp.core.deploy import Exporter
 
 
 @dataclass

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sft_exp import durable, graphs
-from sft_exp.core import Exporter
+from sft_exp.core.deploy import Exporter
+from sft_exp.models import graphs
+from sft_exp.store import atomic_io
 
 
 @dataclass
@@ -18,7 +19,9 @@ class Onnx(Exporter):
         graph = model.graph or graphs.from_network(model.network, model.spec)
         about = {**graphs.facts(model), "preprocess": self.preprocess}
         graph = graphs.with_pixels(graph) if self.preprocess else graph
-        durable.write(folder / self.file, graphs.with_about(graph, about))
+        atomic_io.write(folder / self.file, graphs.with_about(graph, about))
 
     def input(self, x_BCHW):
-        return x_BCHW.permute(0, 2, 3, 1).contiguous() if self.preprocess else x_BCHW.float().div(255)
+        return (
+            x_BCHW.permute(0, 2, 3, 1).contiguous() if self.preprocess else x_BCHW.float().div(255)
+        )

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sft_exp import graphs
-from sft_exp.core import Exporter
+from sft_exp.core.deploy import Exporter
+from sft_exp.models import graphs
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from safetensors.torch import save as to_bytes
 
-from sft_exp import durable
-from sft_exp.core import Exporter
+from sft_exp.core.deploy import Exporter
+from sft_exp.store import atomic_io
 
 LOADER = """
 import torch
@@ -32,5 +32,5 @@ class Safetensors(Exporter):
     def write(self, model, folder):
         assert model.network is not None, "checked before anything ran"
         state = {k: v.contiguous().cpu() for k, v in model.network.nets.state_dict().items()}
-        durable.write(folder / self.file, to_bytes(state))
-        durable.write(folder / "model.json", model.description)
+        atomic_io.write(folder / self.file, to_bytes(state))
+        atomic_io.write(folder / "model.json", model.description)

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from sft_exp import durable, graphs
-from sft_exp.core import Exporter
+from sft_exp.core.deploy import Exporter
+from sft_exp.models import graphs
+from sft_exp.store import atomic_io
 
 LOADER = """
 import json
@@ -35,7 +36,11 @@ class TorchExport(Exporter):
     def write(self, model, folder):
         assert model.network is not None, "checked before anything ran"
         x_BCHW = torch.zeros(2, *model.spec.image)
-        program = torch.export.export(model.network.eval(), (x_BCHW,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(
+            model.network.eval(), (x_BCHW,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
         buffer = io.BytesIO()
-        torch.export.save(program, buffer, extra_files={"about.json": json.dumps(graphs.facts(model))})
-        durable.write(folder / self.file, buffer.getvalue())
+        torch.export.save(
+            program, buffer, extra_files={"about.json": json.dumps(graphs.facts(model))}
+        )
+        atomic_io.write(folder / self.file, buffer.getvalue())

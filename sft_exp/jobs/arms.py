@@ -5,21 +5,23 @@ from dataclasses import asdict, fields, replace
 from math import ceil, prod
 from pathlib import Path
 
-from sft_exp import splits
-from sft_exp.arms import LABELS_ONLY, LONG, MAIN, RANDOM, SCRATCH, SINGLE
-from sft_exp.core import Encoder, Strategy, Task
+from sft_exp.config.schema import Experiment, Target
+from sft_exp.core.arms import LABELS_ONLY, LONG, MAIN, RANDOM, SCRATCH, SINGLE
+from sft_exp.core.encoder import Encoder
+from sft_exp.core.strategy import Strategy
+from sft_exp.core.task import Task
+from sft_exp.data import splits
+from sft_exp.data.splits import Labels
 from sft_exp.encoders.colours import Colours
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Experiment, Target
-from sft_exp.jobs.job import Job, add, closed, going_on, place, steps
+from sft_exp.jobs.stage_requests import Job, add, closed, going_on, place, steps
 from sft_exp.jobs.starts import WITHOUT, start_of
-from sft_exp.nets import DENSE
+from sft_exp.models.feature_extractor import DENSE
 from sft_exp.pretrainers.pca import PCA
-from sft_exp.splits import Labels
 from sft_exp.stages import model
-from sft_exp.store import Request
+from sft_exp.store.store import Request
 from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.knn import KNN
 from sft_exp.strategies.linear import Linear
@@ -32,15 +34,29 @@ from sft_exp.tasks.classify import Classify
 from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
 from sft_exp.tasks.regress import Regress
 
-UNTRAINED: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # what a task predicts -> the controls that train no network
-    "classes": {"raw_pixels": (Pixels(), Logistic()), "raw_svm": (Pixels(), Svm()), "pca_svm": (Projection(), Svm())},
-    "numbers": {"raw_pixels": (Pixels(), Ridge()), "raw_svm": (Pixels(), Svr()), "pca_svm": (Projection(), Svr())},
+UNTRAINED: dict[
+    str, dict[str, tuple[Encoder, Strategy]]
+] = {  # what a task predicts -> the controls that train no network
+    "classes": {
+        "raw_pixels": (Pixels(), Logistic()),
+        "raw_svm": (Pixels(), Svm()),
+        "pca_svm": (Projection(), Svm()),
+    },
+    "numbers": {
+        "raw_pixels": (Pixels(), Ridge()),
+        "raw_svm": (Pixels(), Svr()),
+        "pca_svm": (Projection(), Svr()),
+    },
     "pixels": {"raw_pixels": (Colours(), Logistic())},
 }
-MORE_UNTRAINED: dict[str, dict[str, tuple[Encoder, Strategy]]] = {  # only where they are asked for by name, as are those below
+MORE_UNTRAINED: dict[
+    str, dict[str, tuple[Encoder, Strategy]]
+] = {  # only where they are asked for by name, as are those below
     "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), Spread())}
 }
-FROZEN: dict[str, dict[str, Strategy]] = {  # what a task predicts -> heads on the pretrained encoder at rest
+FROZEN: dict[
+    str, dict[str, Strategy]
+] = {  # what a task predicts -> heads on the pretrained encoder at rest
     "classes": {"frozen_svm": Svm(), "frozen_linear": Logistic(), "frozen_spread": Spread()},
     "numbers": {"frozen_svm": Svr(), "frozen_linear": Ridge()},
     "pixels": {"frozen_linear": Logistic()},
@@ -55,7 +71,12 @@ def controls(e: Experiment) -> tuple[str, ...]:
     usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
     if isinstance(e.controls, bool):
         return usual if e.controls else ()
-    valid = (*usual, LONG, *MORE_UNTRAINED.get(e.task.predicts, {}), *FROZEN.get(e.task.predicts, {}))
+    valid = (
+        *usual,
+        LONG,
+        *MORE_UNTRAINED.get(e.task.predicts, {}),
+        *FROZEN.get(e.task.predicts, {}),
+    )
     for name in e.controls:
         if name not in valid:
             raise ConfigError("controls", name, f"true, false, or a list of {', '.join(valid)}")
@@ -63,7 +84,14 @@ def controls(e: Experiment) -> tuple[str, ...]:
 
 
 def finetuning(
-    job: Job, shared: Request, arm: str, features: dict, labels: Labels, draw: int, size: int, start: Path | None
+    job: Job,
+    shared: Request,
+    arm: str,
+    features: dict,
+    labels: Labels,
+    draw: int,
+    size: int,
+    start: Path | None,
 ) -> Request:
     """The request of one arm and draw. Arms differ from the main one in what their name says and in nothing else."""
     e = job.experiment
@@ -90,10 +118,14 @@ def finetuning(
     }
     request |= difference(job, shared, arm, request)
     if isinstance(request["strategy"], Distil):
-        request["parts"] = model.parts_of(request["strategy"].teacher)  # whose predictions are learnt from
+        request["parts"] = model.parts_of(
+            request["strategy"].teacher
+        )  # whose predictions are learnt from
     if request["strategy"].solves:
         return closed(request)
-    return going_on(job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size))
+    return going_on(
+        job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
+    )
 
 
 def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
@@ -115,8 +147,14 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
     solved: Request = {"task": supervised.solvable(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
         return {**solved, "strategy": frozen[arm]}
-    encoder, strategy = {**UNTRAINED.get(task.predicts, {}), **MORE_UNTRAINED.get(task.predicts, {})}[arm]
-    floor = {"features": {"maps": [-1] if task.pooled else [DENSE], "pool": "avg", "grid": 1}, "strategy": strategy}
+    encoder, strategy = {
+        **UNTRAINED.get(task.predicts, {}),
+        **MORE_UNTRAINED.get(task.predicts, {}),
+    }[arm]
+    floor = {
+        "features": {"maps": [-1] if task.pooled else [DENSE], "pool": "avg", "grid": 1},
+        "strategy": strategy,
+    }
     if isinstance(encoder, Projection):
         return {**solved, **floor, **components(job, shared, main["draw"])}
     return {**solved, **floor, "encoder": encoder, "start": None}
@@ -126,7 +164,16 @@ def components(job: Job, shared: Request, draw: int) -> Request:
     """The encoder of the PCA floor, and where it starts: the components of the images that the draw may learn from."""
     fold = splits.pretrainings(job.corpus, job.experiment.draws)[draw]
     projection = Projection(min(50, prod(job.corpus.image)))
-    fit = closed({**shared, **WITHOUT, "image": job.corpus.image, "method": PCA(), "encoder": projection, "fold": fold})
+    fit = closed(
+        {
+            **shared,
+            **WITHOUT,
+            "image": job.corpus.image,
+            "method": PCA(),
+            "encoder": projection,
+            "fold": fold,
+        }
+    )
     return {"encoder": projection, "start": start_of(job, fit)}
 
 
@@ -139,9 +186,15 @@ def alone(task: Task) -> Task:
         return inner
     if isinstance(task, MeanTeacherNumbers):
         return Regress(
-            **{**{f.name: getattr(task, f.name) for f in fields(Regress)}, "augment": True, "views": asdict(task.seen)}
+            **{
+                **{f.name: getattr(task, f.name) for f in fields(Regress)},
+                "augment": True,
+                "views": asdict(task.seen),
+            }
         )
-    shared = {f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)}
+    shared = {
+        f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)
+    }
     return Classify(**shared, augment="views" in shared)
 
 
@@ -162,12 +215,18 @@ def tuned(job: Job, request: Request) -> Target:
     if rate == "auto":
         name, finding = "lr_find", {**request, "optim": with_rate(optim, 1.0), "schedule": None}
     else:
-        trials = [{**request, "optim": with_rate(optim, r), "folds": FOLDS} for r in optim.hints["search"]["lr"]]
+        trials = [
+            {**request, "optim": with_rate(optim, r), "folds": FOLDS}
+            for r in optim.hints["search"]["lr"]
+        ]
         for trial in trials:
             add(job, "search", trial)
         folders = [place(job, "search", t) for t in trials]
         rates = [float(r) for r in optim.hints["search"]["lr"]]
-        name, finding = "choose", {"rates": rates, "trials": folders, "score": request["task"].score}
+        name, finding = (
+            "choose",
+            {"rates": rates, "trials": folders, "score": request["task"].score},
+        )
     add(job, name, finding)
     return with_rate(optim, place(job, name, finding))
 

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from sft_exp import graphs
-from sft_exp.arms import MAIN
 from sft_exp.compressors.distill import Distil
 from sft_exp.compressors.prune import Prune
-from sft_exp.core import Compressor
+from sft_exp.config.schema import Target
+from sft_exp.core.arms import MAIN
+from sft_exp.core.deploy import Compressor
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Target
-from sft_exp.jobs.job import Job, add, model_parts, place
-from sft_exp.schedule import Schedule
+from sft_exp.jobs.stage_requests import Job, add, model_parts, place
+from sft_exp.models import graphs
 from sft_exp.stages import model
-from sft_exp.store import Request
+from sft_exp.store.store import Request
 from sft_exp.strategies import distill
+from sft_exp.training.schedule import Schedule
 
 ORIGINAL = "original"  # what the model is called beside its compressed forms
 
@@ -31,27 +31,56 @@ def deployment(job: Job, shared: Request) -> None:
         graphs.require_onnx("compress", chosen)
         need_logits(main, "compress", chosen)
         maps = main["features"]["maps"]
-        if len(maps) > 1 and any(isinstance(step, Prune) for steps in forms.values() for step in steps):
-            raise ConfigError("features.maps", maps, f"must be one map: compress={chosen} cannot follow channels of several")
-        ends = {name: compression(job, shared, main, steps) for name, steps in {ORIGINAL: [], **forms}.items()}
-        tested = {"test": job.requests["evaluate"][0]["test"], "labels": main["labels"], "draw": main["draw"]}
+        if len(maps) > 1 and any(
+            isinstance(step, Prune) for steps in forms.values() for step in steps
+        ):
+            raise ConfigError(
+                "features.maps",
+                maps,
+                f"must be one map: compress={chosen} cannot follow channels of several",
+            )
+        ends = {
+            name: compression(job, shared, main, steps)
+            for name, steps in {ORIGINAL: [], **forms}.items()
+        }
+        tested = {
+            "test": job.requests["evaluate"][0]["test"],
+            "labels": main["labels"],
+            "draw": main["draw"],
+        }
         add(job, "bill", {**shared, **tested, "forms": ends})
         exported = ends[next(iter(forms))]
     if e.export and e.export.file:
         if len(forms) > 1 and chosen not in forms:
-            raise ConfigError("export", wanted, f"must be none: compress={chosen} leaves several models, {', '.join(forms)}")
+            raise ConfigError(
+                "export",
+                wanted,
+                f"must be none: compress={chosen} leaves several models, {', '.join(forms)}",
+            )
         if e.export.network and any(step.graph for step in last):
-            raise ConfigError("export", wanted, f"must be onnx or ort: compress={chosen} leaves an ONNX graph of integers")
+            raise ConfigError(
+                "export",
+                wanted,
+                f"must be onnx or ort: compress={chosen} leaves an ONNX graph of integers",
+            )
         if not e.export.network:
             graphs.require_onnx("export", wanted)
         if e.export.alone:
             need_logits(main, "export", wanted)
-        add(job, "export", {**shared, "model": exported, "parts": model_parts(main), "exporter": e.export})
+        add(
+            job,
+            "export",
+            {**shared, "model": exported, "parts": model_parts(main), "exporter": e.export},
+        )
 
 
 def need_logits(main: Request, key: str, value: str) -> None:
     if not main["strategy"].probabilistic:
-        raise ConfigError(key, value, f"must be none: {type(main['strategy']).__name__} leaves votes, and no network with logits")
+        raise ConfigError(
+            key,
+            value,
+            f"must be none: {type(main['strategy']).__name__} leaves votes, and no network with logits",
+        )
 
 
 def compression(job: Job, shared: Request, main: Request, steps: list[Compressor]) -> Path:
@@ -62,7 +91,11 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
         add(job, "finetune", request)
         begun, parts, steps = place(job, "finetune", request), model_parts(request), steps[1:]
     if any(isinstance(step, Distil) for step in steps):
-        raise ConfigError("compress", e.choices.get("compress"), "distill must come first: a student is a new network")
+        raise ConfigError(
+            "compress",
+            e.choices.get("compress"),
+            "distill must come first: a student is a new network",
+        )
     request = {
         **shared,
         "model": begun,
@@ -80,9 +113,13 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
 def studying(job: Job, main: Request, how: Distil, teacher: Path) -> Request:
     """The fine-tuning of a student: the main arm's task and labels, another encoder, from scratch, with the teacher's help."""
     if how.student is None:
-        raise ConfigError("compress.student", None, "names no encoder, e.g. encoder@compress.student=conv")
+        raise ConfigError(
+            "compress.student", None, "names no encoder, e.g. encoder@compress.student=conv"
+        )
     try:
-        readout = model.readout(how.student, {"maps": [-1], "pool": "avg", "grid": 1}, job.corpus.spec)
+        readout = model.readout(
+            how.student, {"maps": [-1], "pool": "avg", "grid": 1}, job.corpus.spec
+        )
     except ConfigError as error:
         raise error.under("compress.student") from error
     return {

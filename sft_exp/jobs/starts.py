@@ -3,19 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sft_exp import transfer, weights
-from sft_exp.data import Corpus
+from sft_exp.config.schema import Experiment
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.splits import Labels
 from sft_exp.errors import ConfigError
-from sft_exp.experiment import Experiment
-from sft_exp.jobs.job import Job, add, closed, going_on, place, steps
-from sft_exp.splits import Labels
+from sft_exp.jobs.stage_requests import Job, add, closed, going_on, place, steps
+from sft_exp.models import transfer, weights
+from sft_exp.models.transfer import Tensors
+from sft_exp.models.weights import Weights
 from sft_exp.stages import pretrain
-from sft_exp.store import Request
-from sft_exp.transfer import Tensors
-from sft_exp.weights import Weights
+from sft_exp.store.store import Request
 
 STARTLESS = ("nothing", "in closed form")  # what pretrainers learn that weights are no start for
-WITHOUT: Request = {"init": None, "_init": None, "_allow": []}  # of a pretraining that starts from no weights
+WITHOUT: Request = {
+    "init": None,
+    "_init": None,
+    "_allow": [],
+}  # of a pretraining that starts from no weights
 
 
 def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:
@@ -50,7 +54,11 @@ def initial(e: Experiment) -> Request:
     """What a pretraining's request says of the weights it starts from: the file by the hash of its content."""
     path, learns = e.pretrainer.init, e.pretrainer.learns
     if path and learns in STARTLESS:
-        raise ConfigError("pretrainer.init", path, "must be null: nothing starts from weights here; take pretrainer=checkpoint")
+        raise ConfigError(
+            "pretrainer.init",
+            path,
+            "must be null: nothing starts from weights here; take pretrainer=checkpoint",
+        )
     if learns == "from a file" and not path:
         valid = f"must name weights: a file, a folder of ours, {weights.NAMES}"
         raise ConfigError("pretrainer.init", path, valid)
@@ -78,7 +86,10 @@ def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
         encoder = replace(encoder, mean=found.mean, std=found.std)
     variants = encoder.variants(image)
     if len(variants) > 1:
-        loaded = [transfer.transfer(v.build(image), tensors, found.file).summary()["loaded"] for v in variants]
+        loaded = [
+            transfer.transfer(v.build(image), tensors, found.file).summary()["loaded"]
+            for v in variants
+        ]
         encoder = variants[loaded.index(max(loaded))]
     return replace(e, encoder=encoder)
 
@@ -100,9 +111,17 @@ def likely(job: Job, shared: Request, start: Path | None) -> Request:
     """The request of the test images' likelihood. ConfigError if there is none."""
     e = job.experiment
     if start is None or not e.pretrainer.has_likelihood:
-        raise ConfigError("nll_samples", e.nll_samples, f"must be 0: {type(e.pretrainer).__name__} has no likelihood")
+        raise ConfigError(
+            "nll_samples",
+            e.nll_samples,
+            f"must be 0: {type(e.pretrainer).__name__} has no likelihood",
+        )
     if job.corpus.test is None:
-        raise ConfigError("nll_samples", e.nll_samples, f"must be 0: {job.corpus.name} has no images for testing alone")
+        raise ConfigError(
+            "nll_samples",
+            e.nll_samples,
+            f"must be 0: {job.corpus.name} has no images for testing alone",
+        )
     return {
         **shared,
         "method": e.pretrainer,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.losses import Reconstruction
 
 
@@ -29,4 +29,7 @@ class AE(Pretrainer):
         return self.match.error(nets["decoder"](nets["encoder"](x_BCHW)), x_BCHW), {}
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "reconstruction": self.match.picture(nets["decoder"](nets["encoder"](x_BCHW)))}
+        return {
+            "input": x_BCHW,
+            "reconstruction": self.match.picture(nets["decoder"](nets["encoder"](x_BCHW))),
+        }

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import barlow_twins
-from sft_exp.nets import projector
+from sft_exp.models.layers import projector
 
 
 @dataclass
@@ -24,7 +24,9 @@ class BarlowTwins(Pretrainer):
     off_diagonal: float = 0.003  # lambda
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
         require(self.off_diagonal >= 0, "off_diagonal", self.off_diagonal, "0 or more")
@@ -45,4 +47,8 @@ class BarlowTwins(Pretrainer):
         return barlow_twins(a_BZ, b_BZ, self.off_diagonal), {}
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }

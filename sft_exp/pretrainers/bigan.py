@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 
 
@@ -33,7 +33,9 @@ class BiGAN(Pretrainer):
     latent: int = 50  # Z
     hidden: int = 512  # units of each of the discriminator's two layers
     penalty: float = 1.0  # R, of the discriminator's slope
-    noise: float = 0.3  # standard deviation of what is added to the images that the discriminator sees
+    noise: float = (
+        0.3  # standard deviation of what is added to the images that the discriminator sees
+    )
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
@@ -42,9 +44,18 @@ class BiGAN(Pretrainer):
         require(0 <= self.noise < float("inf"), "noise", self.noise, "0 or more")
 
     def networks(self, encoder, spec):
-        inverses = {"encoder": encoder, "code": nn.Linear(encoder.width, self.latent), "generator": encoder.mirror(self.latent)}
-        first, second = nn.Linear(prod(spec.image) + self.latent, self.hidden), nn.Linear(self.hidden, self.hidden)
-        layers = nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Linear(self.hidden, 1))
+        inverses = {
+            "encoder": encoder,
+            "code": nn.Linear(encoder.width, self.latent),
+            "generator": encoder.mirror(self.latent),
+        }
+        first, second = (
+            nn.Linear(prod(spec.image) + self.latent, self.hidden),
+            nn.Linear(self.hidden, self.hidden),
+        )
+        layers = nn.Sequential(
+            first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Linear(self.hidden, 1)
+        )
         return nn.ModuleDict({"inverses": nn.ModuleDict(inverses), "discriminator": layers})
 
     def draw(self, batch, rng, progress):
@@ -64,17 +75,30 @@ class BiGAN(Pretrainer):
             real_B, fake_B = self.judge(nets, real), self.judge(nets, fake)
             slopes = torch.autograd.grad(real_B.sum(), real, create_graph=True)
         slope_B = torch.cat([s.flatten(1) for s in slopes], 1).square().sum(1)
-        loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean() + self.penalty / 2 * slope_B.mean()
-        return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean(), "slope": slope_B.mean()}
+        loss = (
+            F.softplus(-real_B).mean()
+            + F.softplus(fake_B).mean()
+            + self.penalty / 2 * slope_B.mean()
+        )
+        return loss, {
+            "p_real": real_B.sigmoid().mean(),
+            "p_fake": fake_B.sigmoid().mean(),
+            "slope": slope_B.mean(),
+        }
 
     def inverses_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW):
         real, fake = self.pairs(nets, x_BCHW, z_BZ, noise_B2CHW)
-        return F.softplus(self.judge(nets, real)).mean() + F.softplus(-self.judge(nets, fake)).mean(), {}
+        return F.softplus(self.judge(nets, real)).mean() + F.softplus(
+            -self.judge(nets, fake)
+        ).mean(), {}
 
     def pairs(self, nets, x_BCHW, z_BZ, noise_B2CHW):
         """-> (x, E(x)) and (G(z), z), images with their noise"""
         code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
-        return (x_BCHW + noise_B2CHW[:, 0], code_BZ), (self.generate(nets, z_BZ) + noise_B2CHW[:, 1], z_BZ)
+        return (x_BCHW + noise_B2CHW[:, 0], code_BZ), (
+            self.generate(nets, z_BZ) + noise_B2CHW[:, 1],
+            z_BZ,
+        )
 
     def judge(self, nets, pair):
         """-> logit that the pair is of an image and its code [B]"""
@@ -87,4 +111,8 @@ class BiGAN(Pretrainer):
     def show(self, nets, x_BCHW, rng):
         z_BZ = self.codes(len(x_BCHW), rng)
         code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
-        return {"input": x_BCHW, "reconstruction": self.generate(nets, code_BZ), "sample": self.generate(nets, z_BZ)}
+        return {
+            "input": x_BCHW,
+            "reconstruction": self.generate(nets, code_BZ),
+            "sample": self.generate(nets, z_BZ),
+        }

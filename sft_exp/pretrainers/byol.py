@@ -11,12 +11,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import cosine
-from sft_exp.nets import chain, follow, projector, taught, teacher_of
+from sft_exp.models.ema import follow, taught, teacher_of
+from sft_exp.models.layers import chain, projector
 
 
 @dataclass
@@ -24,10 +25,14 @@ class BYOL(Pretrainer):
     keeps: ClassVar[str] = "student.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, which keeps it from collapsing
 
-    momentum: float = 0.95  # m at the start; in short runs a teacher must be faster than the paper's 0.996
+    momentum: float = (
+        0.95  # m at the start; in short runs a teacher must be faster than the paper's 0.996
+    )
     hidden: int = 512  # width of projector and predictor
     projection: int = 128  # Z, width of what is predicted
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
@@ -36,13 +41,19 @@ class BYOL(Pretrainer):
         self.how = Views(**self.views)
 
     def networks(self, encoder, spec):
-        student = chain(encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection))
+        student = chain(
+            encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection)
+        )
         predictor = projector(self.projection, self.hidden, self.projection)
-        return nn.ModuleDict({"student": student, "teacher": teacher_of(student), "predictor": predictor})
+        return nn.ModuleDict(
+            {"student": student, "teacher": teacher_of(student), "predictor": predictor}
+        )
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        momentum = torch.tensor(1 - (1 - self.momentum) * (1 + cos(pi * progress)) / 2, device=x_BCHW.device)
+        momentum = torch.tensor(
+            1 - (1 - self.momentum) * (1 + cos(pi * progress)) / 2, device=x_BCHW.device
+        )
         return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng), momentum
 
     def loss(self, nets, a_BCHW, b_BCHW, momentum):
@@ -53,4 +64,8 @@ class BYOL(Pretrainer):
         follow(nets["teacher"], nets["student"], momentum)
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 from sft_exp.losses import Reconstruction
 
@@ -21,9 +21,19 @@ class DAE(Pretrainer):
 
     def __post_init__(self):
         self.match = Reconstruction(self.reconstruction, self.output)
-        require(self.corruption in ("mask", "gaussian"), "corruption", self.corruption, "mask or gaussian")
+        require(
+            self.corruption in ("mask", "gaussian"),
+            "corruption",
+            self.corruption,
+            "mask or gaussian",
+        )
         most = 1.0 if self.corruption == "mask" else float("inf")
-        require(0 <= self.amount < most, "amount", self.amount, "from 0 to below 1 for mask, 0 or more for gaussian")
+        require(
+            0 <= self.amount < most,
+            "amount",
+            self.amount,
+            "from 0 to below 1 for mask, 0 or more for gaussian",
+        )
 
     def networks(self, encoder, spec):
         return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.comm import gather
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import dino
-from sft_exp.nets import Memory, chain, follow, projector, taught, teacher_of
-from sft_exp.ranks import gather
+from sft_exp.models.ema import Memory, follow, taught, teacher_of
+from sft_exp.models.layers import chain, projector
 
 CENTRE_MOMENTUM = 0.9
 
@@ -37,10 +38,18 @@ class DINO(Pretrainer):
     local_crop: list[float] = field(default_factory=lambda: [0.1, 0.4])  # their least and most area
     hidden: int = 512  # width of the head
     bottleneck: int = 128  # width of what is compared with the prototypes
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
-        for name in ("prototypes", "student_temperature", "teacher_temperature", "hidden", "bottleneck"):
+        for name in (
+            "prototypes",
+            "student_temperature",
+            "teacher_temperature",
+            "hidden",
+            "bottleneck",
+        ):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
         require(self.local >= 0, "local", self.local, "0 or more")
@@ -49,14 +58,20 @@ class DINO(Pretrainer):
 
     def networks(self, encoder, spec):
         head = projector(encoder.width, self.hidden, self.bottleneck)
-        teacher = chain(encoder=encoder, head=head, prototypes=Prototypes(self.bottleneck, self.prototypes))
+        teacher = chain(
+            encoder=encoder, head=head, prototypes=Prototypes(self.bottleneck, self.prototypes)
+        )
         student = teacher_of(teacher).requires_grad_()
         teacher.requires_grad_(False)
-        return nn.ModuleDict({"student": student, "teacher": teacher, "centre": Memory(torch.zeros(self.prototypes))})
+        return nn.ModuleDict(
+            {"student": student, "teacher": teacher, "centre": Memory(torch.zeros(self.prototypes))}
+        )
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        momentum = torch.tensor(1 - (1 - self.momentum) * (1 + cos(pi * progress)) / 2, device=x_BCHW.device)
+        momentum = torch.tensor(
+            1 - (1 - self.momentum) * (1 + cos(pi * progress)) / 2, device=x_BCHW.device
+        )
         local = [view(x_BCHW, self.how_local, rng) for _ in range(self.local)]
         return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng), momentum, *local
 
@@ -65,7 +80,9 @@ class DINO(Pretrainer):
         views = nets["student"](torch.cat([a_BCHW, b_BCHW, *local])).chunk(2 + len(local))
         pairs = [(s, t) for j, t in enumerate(targets) for i, s in enumerate(views) if i != j]
         temperatures = self.student_temperature, self.teacher_temperature
-        return sum(dino(s, t, nets["centre"].value, *temperatures) for s, t in pairs) / len(pairs), {}
+        return sum(dino(s, t, nets["centre"].value, *temperatures) for s, t in pairs) / len(
+            pairs
+        ), {}
 
     def after(self, nets, a_BCHW, b_BCHW, momentum, *local):
         centre_K = gather(taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW]))).mean(0)
@@ -73,7 +90,11 @@ class DINO(Pretrainer):
         follow(nets["teacher"], nets["student"], momentum)
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }
 
 
 class Prototypes(nn.Module):

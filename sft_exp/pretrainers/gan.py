@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
-from sft_exp.nets import statistics_kept
+from sft_exp.models.batchnorm import statistics_kept
 
 
 @dataclass
@@ -37,7 +37,9 @@ class GAN(Pretrainer):
     def networks(self, encoder, spec):
         return nn.ModuleDict(
             {
-                "discriminator": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),
+                "discriminator": nn.ModuleDict(
+                    {"encoder": encoder, "head": nn.Linear(encoder.width, 1)}
+                ),
                 "generator": encoder.mirror(self.latent),
             }
         )
@@ -47,7 +49,10 @@ class GAN(Pretrainer):
         return x_BCHW, rng.randn(len(x_BCHW), self.latent)
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ):
-        real_B, fake_B = self.judge(nets, x_BCHW), self.judge_fake(nets, self.generate(nets, z_BZ).detach())
+        real_B, fake_B = (
+            self.judge(nets, x_BCHW),
+            self.judge_fake(nets, self.generate(nets, z_BZ).detach()),
+        )
         loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
         return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean()}
 

@@ -17,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 
-MOST = {2: 24, 3: 1000}  # side -> orders that can be told apart; there are 362,880 of nine tiles, the paper took up to 1,000
+MOST = {
+    2: 24,
+    3: 1000,
+}  # side -> orders that can be told apart; there are 362,880 of nine tiles, the paper took up to 1,000
 
 
 @dataclass
@@ -35,7 +38,12 @@ class Jigsaw(Pretrainer):
 
     def __post_init__(self):
         require(self.side in MOST, "side", self.side, "2 or 3")
-        require(2 <= self.orders <= MOST[self.side], "orders", self.orders, f"2 to {MOST[self.side]} where side is {self.side}")
+        require(
+            2 <= self.orders <= MOST[self.side],
+            "orders",
+            self.orders,
+            f"2 to {MOST[self.side]} where side is {self.side}",
+        )
         require(0 <= self.gap < 1, "gap", self.gap, "at least 0 and below 1")
 
     def networks(self, encoder, spec):
@@ -50,7 +58,9 @@ class Jigsaw(Pretrainer):
 
     def loss(self, nets, x_BCHW, order_B):
         logits_BP = nets["head"](nets["encoder"](x_BCHW))
-        return F.cross_entropy(logits_BP, order_B), {"accuracy": (logits_BP.argmax(1) == order_B).float().mean()}
+        return F.cross_entropy(logits_BP, order_B), {
+            "accuracy": (logits_BP.argmax(1) == order_B).float().mean()
+        }
 
     def show(self, nets, x_BCHW, rng):
         return {"input": x_BCHW, "shuffled": self.draw({"pool": {"x": x_BCHW}}, rng, 0.0)[0]}
@@ -60,7 +70,10 @@ class Jigsaw(Pretrainer):
 def far_apart(tiles: int, count: int) -> list[tuple[int, ...]]:
     """Orders of the tiles, the first as they are, each next one with the most places in which it differs from those before."""
     every = list(permutations(range(tiles)))
-    every_NT, far_N = torch.tensor(every, dtype=torch.int8), torch.zeros(len(every), dtype=torch.int64)
+    every_NT, far_N = (
+        torch.tensor(every, dtype=torch.int8),
+        torch.zeros(len(every), dtype=torch.int64),
+    )
     chosen = [0]
     while len(chosen) < count:
         far_N += (every_NT != every_NT[chosen[-1]]).sum(1)
@@ -82,9 +95,17 @@ def shuffled(x_BCHW: Tensor, order_BT: Tensor, place_BT2: Tensor, side: int, gap
         start_BT = ((hidden + 1) * place_BT).long()
         return start_BT[..., None] + torch.arange(size - hidden, device=x_BCHW.device), hidden
 
-    (rows_BTH, rows), (columns_BTW, columns) = seen(h, place_BT2[..., 0]), seen(w, place_BT2[..., 1])
+    (rows_BTH, rows), (columns_BTW, columns) = (
+        seen(h, place_BT2[..., 0]),
+        seen(w, place_BT2[..., 1]),
+    )
     image_B = torch.arange(b, device=x_BCHW.device)[:, None, None, None]
-    seen_BTHWC = tiles_BTCHW[image_B, order_BT[:, :, None, None], :, rows_BTH[..., None], columns_BTW[:, :, None]]
+    seen_BTHWC = tiles_BTCHW[
+        image_B, order_BT[:, :, None, None], :, rows_BTH[..., None], columns_BTW[:, :, None]
+    ]
     frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
     framed = F.pad(seen_BTHWC.permute(0, 1, 4, 2, 3), frame).unflatten(1, (side, side))
-    return F.pad(framed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3), (0, width - side * w, 0, height - side * h))
+    return F.pad(
+        framed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3),
+        (0, width - side * w, 0, height - side * h),
+    )

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Pretrainer, stream
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.core.rng import stream
 from sft_exp.errors import ConfigError, require
-from sft_exp.nets import PatchNet
+from sft_exp.models.backbones import PatchNet
 
 
 @dataclass
@@ -28,7 +29,11 @@ class KMeans(Pretrainer):
 
     def networks(self, encoder, spec):
         if not isinstance(encoder, PatchNet):
-            raise ConfigError("encoder", type(encoder).__name__, "pretrainer=kmeans fits encoder=patches and no other")
+            raise ConfigError(
+                "encoder",
+                type(encoder).__name__,
+                "pretrainer=kmeans fits encoder=patches and no other",
+            )
         return nn.ModuleDict({"encoder": encoder})
 
     def prepare(self, nets, data):
@@ -40,8 +45,12 @@ class KMeans(Pretrainer):
         found = []
         for x_BCHW in x_NCHW.split(1000):
             p_BLP = net.patches(x_BCHW)
-            rows_BE = torch.randint(p_BLP.shape[1], (len(x_BCHW), each), generator=rng, device=x_BCHW.device)
-            found.append(p_BLP.gather(1, rows_BE.unsqueeze(2).expand(-1, -1, p_BLP.shape[2])).flatten(0, 1))
+            rows_BE = torch.randint(
+                p_BLP.shape[1], (len(x_BCHW), each), generator=rng, device=x_BCHW.device
+            )
+            found.append(
+                p_BLP.gather(1, rows_BE.unsqueeze(2).expand(-1, -1, p_BLP.shape[2])).flatten(0, 1)
+            )
         p_NP = torch.cat(found)[: self.patches]
         net.shift.copy_(p_NP.mean(0))
         net.whitening.copy_(whitening(p_NP, self.epsilon))

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 
 
@@ -31,7 +31,12 @@ class MAE(Pretrainer):
 
     def networks(self, encoder, spec):
         _, height, width = spec.image
-        require(self.patch < max(height, width), "patch", self.patch, f"below {max(height, width)}, the image's longer side")
+        require(
+            self.patch < max(height, width),
+            "patch",
+            self.patch,
+            f"below {max(height, width)}, the image's longer side",
+        )
         return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
 
     def draw(self, batch, rng, progress):
@@ -70,4 +75,8 @@ class MAE(Pretrainer):
         if self.normalise:  # back to grey levels, with the true mean and spread of each patch
             mean, square = (self.patch_mean(v) for v in (x_BCHW, x_BCHW.square()))
             h_BCHW = h_BCHW * (square - mean.square()).clamp_min(0).add(1e-6).sqrt() + mean
-        return {"input": x_BCHW, "masked": seen_BCHW, "filled in": x_BCHW.where(~gone_B1HW, h_BCHW.clamp(0, 1))}
+        return {
+            "input": x_BCHW,
+            "masked": seen_BCHW,
+            "filled in": x_BCHW.where(~gone_B1HW, h_BCHW.clamp(0, 1)),
+        }

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.comm import gather
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import info_nce
-from sft_exp.nets import Memory, chain, follow, projector, taught, teacher_of
-from sft_exp.ranks import gather
+from sft_exp.models.ema import Memory, follow, taught, teacher_of
+from sft_exp.models.layers import chain, projector
 
 
 @dataclass
@@ -27,11 +28,15 @@ class MoCo(Pretrainer):
     per_row: ClassVar[bool] = False  # BatchNorm, and a queue that holds whole batches
 
     temperature: float = 0.2  # t
-    momentum: float = 0.95  # m, of the teacher; in short runs it must be faster than the paper's 0.999
+    momentum: float = (
+        0.95  # m, of the teacher; in short runs it must be faster than the paper's 0.999
+    )
     queue: int = 2048  # keys of earlier batches that are compared with
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
@@ -42,7 +47,9 @@ class MoCo(Pretrainer):
         self.how = Views(**self.views)
 
     def networks(self, encoder, spec):
-        student = chain(encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection))
+        student = chain(
+            encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection)
+        )
         queue = Memory(normalize(torch.randn(self.queue, self.projection), dim=1))
         return nn.ModuleDict({"student": student, "teacher": teacher_of(student), "queue": queue})
 
@@ -56,8 +63,16 @@ class MoCo(Pretrainer):
 
     def after(self, nets, a_BCHW, b_BCHW):
         queue_KZ = nets["queue"].value
-        queue_KZ.copy_(torch.cat([gather(normalize(taught(nets["teacher"], b_BCHW), dim=1)), queue_KZ])[: len(queue_KZ)])
+        queue_KZ.copy_(
+            torch.cat([gather(normalize(taught(nets["teacher"], b_BCHW), dim=1)), queue_KZ])[
+                : len(queue_KZ)
+            ]
+        )
         follow(nets["teacher"], nets["student"], self.momentum)
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 
 
 @dataclass

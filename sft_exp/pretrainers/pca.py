@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import ConfigError, require
-from sft_exp.nets import LinearMap
+from sft_exp.models.backbones import LinearMap
 
 
 @dataclass
@@ -18,11 +18,20 @@ class PCA(Pretrainer):
     rows: int = 20_000  # images it is fitted on at most; the first of the pool's shuffled order
 
     def __post_init__(self):
-        require(0 < self.rows <= 20_000, "rows", self.rows, "1 to 20000, the images that are held for it")
+        require(
+            0 < self.rows <= 20_000,
+            "rows",
+            self.rows,
+            "1 to 20000, the images that are held for it",
+        )
 
     def networks(self, encoder, spec):
         if not isinstance(encoder, LinearMap):
-            raise ConfigError("encoder", type(encoder).__name__, "pretrainer=pca fits encoder=projection and no other")
+            raise ConfigError(
+                "encoder",
+                type(encoder).__name__,
+                "pretrainer=pca fits encoder=projection and no other",
+            )
         return nn.ModuleDict({"encoder": encoder})
 
     def prepare(self, nets, data):
@@ -31,7 +40,9 @@ class PCA(Pretrainer):
         linear = nets["encoder"].linear
         x_ND = data["x"][: self.rows].flatten(1).cpu().numpy()
         width = min(len(linear.bias), *x_ND.shape)
-        fit = Fit(width, svd_solver="full" if x_ND.shape[1] < 1000 else "randomized", random_state=0).fit(x_ND)
+        fit = Fit(
+            width, svd_solver="full" if x_ND.shape[1] < 1000 else "randomized", random_state=0
+        ).fit(x_ND)
         weight = torch.zeros_like(linear.weight)
         weight[:width] = torch.from_numpy(fit.components_).to(weight)
         linear.weight.copy_(weight)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 
 
 @dataclass
@@ -23,7 +23,9 @@ class Rotation(Pretrainer):
     grid: ClassVar[int] = 4
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, len(turns(spec.image[1:])))})
+        return nn.ModuleDict(
+            {"encoder": encoder, "head": nn.Linear(encoder.width, len(turns(spec.image[1:])))}
+        )
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
@@ -33,11 +35,15 @@ class Rotation(Pretrainer):
 
     def loss(self, nets, x_BCHW, turn_B):
         logits_BT = nets["head"](nets["encoder"](x_BCHW))
-        return F.cross_entropy(logits_BT, turn_B), {"accuracy": (logits_BT.argmax(1) == turn_B).float().mean()}
+        return F.cross_entropy(logits_BT, turn_B), {
+            "accuracy": (logits_BT.argmax(1) == turn_B).float().mean()
+        }
 
     def show(self, nets, x_BCHW, rng):
         quarters = turns(x_BCHW.shape[2:])
-        turned = [x_CHW.rot90(quarters[n % len(quarters)], (1, 2)) for n, x_CHW in enumerate(x_BCHW)]
+        turned = [
+            x_CHW.rot90(quarters[n % len(quarters)], (1, 2)) for n, x_CHW in enumerate(x_BCHW)
+        ]
         return {"input": x_BCHW, "turned": torch.stack(turned)}
 
 

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import nt_xent
-from sft_exp.nets import projector
+from sft_exp.models.layers import projector
 
 
 @dataclass
@@ -25,7 +25,9 @@ class SimCLR(Pretrainer):
     temperature: float = 0.5  # t: the smaller, the more the nearest of the others count
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
@@ -34,7 +36,12 @@ class SimCLR(Pretrainer):
         self.how = Views(**self.views)
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"encoder": encoder, "projector": projector(encoder.width, self.hidden, self.projection)})
+        return nn.ModuleDict(
+            {
+                "encoder": encoder,
+                "projector": projector(encoder.width, self.hidden, self.projection),
+            }
+        )
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
@@ -45,4 +52,8 @@ class SimCLR(Pretrainer):
         return nt_xent(a_BZ, b_BZ, self.temperature), {}
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.comm import gather
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import cosine
-from sft_exp.nets import projector
-from sft_exp.ranks import gather
+from sft_exp.models.layers import projector
 
 
 @dataclass
@@ -25,7 +25,9 @@ class SimSiam(Pretrainer):
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z, width of what is predicted
     bottleneck: int = 128  # width of the predictor, a quarter of Z
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
@@ -37,7 +39,9 @@ class SimSiam(Pretrainer):
         return nn.ModuleDict(
             {
                 "encoder": encoder,
-                "projector": projector(encoder.width, self.hidden, self.hidden, self.projection, norm=True),
+                "projector": projector(
+                    encoder.width, self.hidden, self.hidden, self.projection, norm=True
+                ),
                 "predictor": projector(self.projection, self.bottleneck, self.projection),
             }
         )
@@ -50,7 +54,13 @@ class SimSiam(Pretrainer):
         z_MZ = nets["projector"](nets["encoder"](torch.cat([a_BCHW, b_BCHW])))
         directions_NZ = gather(nn.functional.normalize(z_MZ.detach(), dim=1))
         spread = directions_NZ.std(0).mean() * self.projection**0.5  # 1 spread out, 0 collapsed
-        return -cosine(nets["predictor"](z_MZ), z_MZ.detach().roll(len(a_BCHW), 0)), {"spread": spread}
+        return -cosine(nets["predictor"](z_MZ), z_MZ.detach().roll(len(a_BCHW), 0)), {
+            "spread": spread
+        }
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }

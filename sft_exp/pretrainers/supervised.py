@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.core import Pretrainer, Task
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.core.task import Task
 from sft_exp.errors import require
-from sft_exp.nets import DENSE, Readout
+from sft_exp.models.feature_extractor import DENSE, Readout
 
 
 @dataclass
@@ -22,16 +23,25 @@ class Supervised(Pretrainer):
     unhashed: ClassVar[tuple[str, ...]] = ("init", "source")
     labelled: ClassVar[bool] = True
 
-    source: str | None = None  # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
+    source: str | None = (
+        None  # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
+    )
     task: Any = None  # what is learnt there of masks or boxes; null = classes of images
 
     def __post_init__(self):
-        require(self.task is None or isinstance(self.task, Task), "task", self.task, "a task, or null")
+        require(
+            self.task is None or isinstance(self.task, Task), "task", self.task, "a task, or null"
+        )
         if self.task is not None and self.task.predicts == "classes":
             self.task = None
         learnable = self.task is None or not self.task.pooled
         kind = type(self.task).__name__
-        require(learnable, "task", kind, "one of classes, pixels or boxes: another set's numbers have another scale")
+        require(
+            learnable,
+            "task",
+            kind,
+            "one of classes, pixels or boxes: another set's numbers have another scale",
+        )
 
     @property
     def keeps(self):
@@ -44,7 +54,9 @@ class Supervised(Pretrainer):
     def networks(self, encoder, spec):
         if self.task:
             return self.task.networks(Readout(encoder, [DENSE], "avg", 1, spec.image), spec)
-        return nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, len(spec.classes))})
+        return nn.ModuleDict(
+            {"encoder": encoder, "head": nn.Linear(encoder.width, len(spec.classes))}
+        )
 
     def draw(self, batch, rng, progress):
         if self.task:
@@ -56,7 +68,9 @@ class Supervised(Pretrainer):
             return self.task.loss(nets, x_BCHW, *targets)
         (y_B,) = targets
         logits_BY = nets["head"](nets["encoder"](x_BCHW))
-        return F.cross_entropy(logits_BY, y_B), {"accuracy": (logits_BY.argmax(1) == y_B).float().mean()}
+        return F.cross_entropy(logits_BY, y_B), {
+            "accuracy": (logits_BY.argmax(1) == y_B).float().mean()
+        }
 
     def show(self, nets, x_BCHW, rng):
         return {"input": x_BCHW}

@@ -11,14 +11,16 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 from sft_exp.losses import bernoulli, kl_to_standard_normal, log_bernoulli, log_gaussian
 
 
 @dataclass
 class VAE(Pretrainer):
-    features: ClassVar[tuple[int, ...]] = (-2,)  # before the code: the last layer serves a posterior most of whose units are idle
+    features: ClassVar[tuple[int, ...]] = (
+        -2,
+    )  # before the code: the last layer serves a posterior most of whose units are idle
     has_likelihood: ClassVar[bool] = True
 
     latent: int = 20  # Z
@@ -32,7 +34,12 @@ class VAE(Pretrainer):
         require(self.latent > 0, "latent", self.latent, "above 0")
         require(self.beta >= 0, "beta", self.beta, "0 or more")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "from 0 to 1")
-        require(self.likelihood in ("bernoulli", "gaussian"), "likelihood", self.likelihood, "bernoulli or gaussian")
+        require(
+            self.likelihood in ("bernoulli", "gaussian"),
+            "likelihood",
+            self.likelihood,
+            "bernoulli or gaussian",
+        )
         require(0 < self.sigma < float("inf"), "sigma", self.sigma, "above 0")
 
     def networks(self, encoder, spec):
@@ -56,7 +63,11 @@ class VAE(Pretrainer):
     def loss(self, nets, x_BCHW, eps_BZ, beta):
         mean_BZ, logvar_BZ = self.posterior(nets, x_BCHW)
         h_BCHW = nets["decoder"](mean_BZ + eps_BZ * (logvar_BZ / 2).exp())
-        error = bernoulli(h_BCHW, x_BCHW) if self.likelihood == "bernoulli" else -self.log_p(h_BCHW[None], x_BCHW).mean()
+        error = (
+            bernoulli(h_BCHW, x_BCHW)
+            if self.likelihood == "bernoulli"
+            else -self.log_p(h_BCHW[None], x_BCHW).mean()
+        )
         kl = kl_to_standard_normal(mean_BZ, logvar_BZ)
         return error + beta * kl, {"reconstruction": error, "kl": kl}
 
@@ -69,7 +80,9 @@ class VAE(Pretrainer):
         eps_KBZ = rng.randn(samples, *mean_BZ.shape)
         z_KBZ = mean_BZ + eps_KBZ * (logvar_BZ / 2).exp()
         h_KBCHW = nets["decoder"](z_KBZ.flatten(0, 1)).unflatten(0, (samples, -1))
-        ratio_KB = 0.5 * (eps_KBZ.square() + logvar_BZ - z_KBZ.square()).sum(2)  # log N(z; 0, I) - log N(z; mean, exp logvar)
+        ratio_KB = 0.5 * (eps_KBZ.square() + logvar_BZ - z_KBZ.square()).sum(
+            2
+        )  # log N(z; 0, I) - log N(z; mean, exp logvar)
         return self.log_p(h_KBCHW, x_BCHW) + ratio_KB
 
     def log_p(self, h_KBCHW, x_BCHW):

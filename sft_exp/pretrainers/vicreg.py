@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.augment import view
-from sft_exp.core import Pretrainer
+from sft_exp.config.schema import Views
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
 from sft_exp.losses import vicreg
-from sft_exp.nets import projector
+from sft_exp.models.layers import projector
 
 
 @dataclass
@@ -26,7 +26,9 @@ class VICReg(Pretrainer):
     covariance: float = 1.0
     hidden: int = 512  # width of the expander's two hidden layers
     projection: int = 512  # Z
-    views: dict = field(default_factory=lambda: {})  # fields of the augment group, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the augment group, whose option it takes
 
     def __post_init__(self):
         for name in ("invariance", "variance", "covariance"):
@@ -50,4 +52,8 @@ class VICReg(Pretrainer):
         return total, {"invariance": apart, "variance": short, "covariance": together}
 
     def show(self, nets, x_BCHW, rng):
-        return {"input": x_BCHW, "view": view(x_BCHW, self.how, rng), "another view": view(x_BCHW, self.how, rng)}
+        return {
+            "input": x_BCHW,
+            "view": view(x_BCHW, self.how, rng),
+            "another view": view(x_BCHW, self.how, rng),
+        }

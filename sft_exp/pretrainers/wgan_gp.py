@@ -11,14 +11,17 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Pretrainer
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import ConfigError, require
-from sft_exp.nets import batch_norms
+from sft_exp.models.batchnorm import batch_norms
 
 
 @dataclass
 class WGANGP(Pretrainer):
-    objectives: ClassVar[dict[str, tuple[str, int]]] = {"critic_loss": ("critic", 1), "generator_loss": ("generator", 5)}
+    objectives: ClassVar[dict[str, tuple[str, int]]] = {
+        "critic_loss": ("critic", 1),
+        "generator_loss": ("generator", 5),
+    }
     keeps: ClassVar[str] = "critic.encoder"
     features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
     pool: ClassVar[str] = "max"
@@ -52,7 +55,9 @@ class WGANGP(Pretrainer):
         real_B, fake_B = self.judge(nets, x_BCHW), self.judge(nets, fake_BCHW)
         between_BCHW = (share_B111 * x_BCHW + (1 - share_B111) * fake_BCHW).requires_grad_()
         with torch.enable_grad():
-            slope_BCHW = torch.autograd.grad(self.judge(nets, between_BCHW).sum(), between_BCHW, create_graph=True)[0]
+            slope_BCHW = torch.autograd.grad(
+                self.judge(nets, between_BCHW).sum(), between_BCHW, create_graph=True
+            )[0]
         steepness_B = slope_BCHW.flatten(1).norm(dim=1)
         distance = real_B.mean() - fake_B.mean()
         return self.penalty * (steepness_B - 1).square().mean() - distance, {

@@ -4,11 +4,14 @@ import shlex
 from statistics import fmean, variance
 from typing import Any
 
-from sft_exp import health, pipeline, splits, transfer
-from sft_exp.arms import CONTROLS, MAIN, SCRATCH
-from sft_exp.experiment import Experiment
-from sft_exp.jobs import Job
-from sft_exp.verdict import MOST_DRAWS, WITHHELD, half_width
+from sft_exp.config.schema import Experiment
+from sft_exp.core.arms import CONTROLS, MAIN, SCRATCH
+from sft_exp.data import splits
+from sft_exp.jobs.stage_requests import Job
+from sft_exp.models import transfer
+from sft_exp.runs import results
+from sft_exp.training import health
+from sft_exp.verdict.crossed import MOST_DRAWS, WITHHELD, half_width
 
 Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
@@ -18,28 +21,55 @@ NEVER = "not pretrained"  # the main arm's name where pretrainer=none
 VOID = {  # what a changed key leaves without meaning
     "encoder": ("encoder.", "features."),
     "pretrainer": ("pretrainer.", "features."),
-    "finetune.steps": ("finetune.epochs", "finetune.max_steps", "finetune.horizon", "finetune.after"),
+    "finetune.steps": (
+        "finetune.epochs",
+        "finetune.max_steps",
+        "finetune.horizon",
+        "finetune.after",
+    ),
     "labels": ("labels_total",),
 }
 OUTSIDE = "validation uses labels outside the budget"
-TRANSDUCTIVE = "protocol.transductive=true: test images, without their labels, may have been pretrained on"
+TRANSDUCTIVE = (
+    "protocol.transductive=true: test images, without their labels, may have been pretrained on"
+)
 
 
 def notes(job: Job, result: Result) -> list[str]:
     """What must be known beside the verdict; empty if nothing must."""
     found = []
     if not result["verdict"]:
-        missing = "pretrainer=none starts from scratch" if no_pretraining(job.experiment) else "controls leaves scratch out"
-        found.append(f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}.")
+        missing = (
+            "pretrainer=none starts from scratch"
+            if no_pretraining(job.experiment)
+            else "controls leaves scratch out"
+        )
+        found.append(
+            f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}."
+        )
     broken = {arm: health.said(faults) for arm, faults in result.get("faults", {}).items()}
-    found += [f"{arm} {how}." for arm, how in broken.items() if f"{arm} {how}" not in result["verdict"].get("text", "")]
-    if not result["stages"]["finetune"]["converged"] and (arms := " and ".join(pipeline.falling(job))):
-        found.append(f"not converged: the training loss ({arms}) was still falling at the end of the fine-tuning.")
+    found += [
+        f"{arm} {how}."
+        for arm, how in broken.items()
+        if f"{arm} {how}" not in result["verdict"].get("text", "")
+    ]
+    if not result["stages"]["finetune"]["converged"] and (
+        arms := " and ".join(results.falling(job))
+    ):
+        found.append(
+            f"not converged: the training loss ({arms}) was still falling at the end of the fine-tuning."
+        )
     if result["stages"]["finetune"].get("lr_at_edge"):
-        found.append("The best learning rate lies at the edge of those tried: widen optim.hints.search.lr.")
+        found.append(
+            "The best learning rate lies at the edge of those tried: widen optim.hints.search.lr."
+        )
     if better := floors(result):
         found.append(
-            "The result " + ", ".join(f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()) + "."
+            "The result "
+            + ", ".join(
+                f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()
+            )
+            + "."
         )
     found += [head["text"] for head in result.get("heads", {}).values()]
     found += [told["text"]] if (told := result.get("unlabelled")) else []
@@ -50,7 +80,9 @@ def weights(result: Result) -> str:
     """What came from a file of weights, and how images are prepared for them; empty if nothing did."""
     if not (said := result["stages"]["pretrain"].get("transfer")):
         return ""
-    return "; ".join(filter(None, [transfer.sentence(said), *said.get("resized", []), said.get("images")]))
+    return "; ".join(
+        filter(None, [transfer.sentence(said), *said.get("resized", []), said.get("images")])
+    )
 
 
 def generated(result: Result) -> str:
@@ -78,7 +110,9 @@ def called(job: Job, arm: str, result: Result) -> str:
 def floors(result: Result) -> dict[str, float]:
     """The controls, but scratch, whose mean score the result does not exceed: arm -> its score, best first."""
     score = result.get("score", "accuracy")
-    reached = {arm: s[score] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH}
+    reached = {
+        arm: s[score] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH
+    }
     best_first = sorted(reached.items(), key=lambda item: -item[1])
     return {arm: value for arm, value in best_first if value >= result["test"][score]}
 
@@ -88,7 +122,9 @@ def copied(result: Result) -> str:
     if not result["data"].get("copies"):
         return ""
     arms, score = {MAIN: result["test"], **result["controls"]}, result.get("score", "accuracy")
-    apart = ", ".join(f"{arm} {100 * s[f'{score}_apart']:.1f}" for arm, s in arms.items() if f"{score}_apart" in s)
+    apart = ", ".join(
+        f"{arm} {100 * s[f'{score}_apart']:.1f}" for arm, s in arms.items() if f"{score}_apart" in s
+    )
     count = f"{result['data']['copies']} test images are copies, exact or near, of images that may be learnt from"
     return f"{count}; {score} (%) on the others: {apart}." if apart else f"{count}."
 
@@ -111,23 +147,32 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
     """Doubts about the result come first, then whether it is worth having, then the verdict."""
     e, verdict = job.experiment, result["verdict"]
     if verdict.get("word") == WITHHELD or MAIN in result.get("faults", {}):
-        return slower(e), "a training that fails is compared with nothing; a lower rate, the same for both arms"
+        return slower(
+            e
+        ), "a training that fails is compared with nothing; a lower rate, the same for both arms"
     if not result["stages"]["finetune"]["converged"]:
         steps = 2 * max(100, *(job.requests["finetune"][i]["stop"] for i in job.arms[MAIN]))
-        return {"finetune.steps": steps}, "longer fine-tuning, until the training loss no longer falls"
+        return {
+            "finetune.steps": steps
+        }, "longer fine-tuning, until the training loss no longer falls"
     if no_pretraining(e):
         return {"pretrainer": "vae"}, "what does pretraining add?"
     if not verdict:
         return {"controls": "true"}, "with the controls that a verdict needs"
     if better := floors(result):
         changes = another(e.choices)
-        return changes, f"{next(iter(better))} is as good or better; another {next(iter(changes))} may change that"
+        return (
+            changes,
+            f"{next(iter(better))} is as good or better; another {next(iter(changes))} may change that",
+        )
     if verdict["word"] == "hurt":
         return {"pretrainer": following(e.choices)}, "another pretrainer"
     if verdict["word"] == "cannot tell" and verdict["draws"] == 1:
         return {"draws": 10}, "one draw has no interval"
     if verdict["word"] == "cannot tell" and (needed := draws_needed(job, result)):
-        return {"draws": needed}, f"{needed} draws would tell {points(verdict)} from nothing, if it stays so"
+        return {
+            "draws": needed
+        }, f"{needed} draws would tell {points(verdict)} from nothing, if it stays so"
     if fewer := fewer_labels(e, result["data"]["labelled"], len(job.corpus.strata)):
         helped = verdict["word"] == "helped"
         small = f"{points(verdict)} is too small for {MOST_DRAWS} draws to tell; fewer labels leave more to gain"
@@ -138,7 +183,11 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
 def slower(e: Experiment) -> Changes:
     """A tenth of the learning rate, or of the least of those that a search tries."""
     given = e.optim.options["lr"]
-    rate = given if isinstance(given, float) else min(e.optim.hints.get("search", {}).get("lr", [1e-3]))
+    rate = (
+        given
+        if isinstance(given, float)
+        else min(e.optim.hints.get("search", {}).get("lr", [1e-3]))
+    )
     return {"optim.lr": float(f"{rate / 10:.1g}")}
 
 
@@ -169,7 +218,9 @@ def another(choices: dict[str, str]) -> Changes:
     """Another encoder, or where it is the convolutional one already, another pretrainer."""
     if choices["encoder"] == "conv":
         return {"pretrainer": following(choices)}
-    return {"encoder": "conv"} | ({} if choices["pretrainer"] in PRETRAINERS else {"pretrainer": PRETRAINERS[0]})
+    return {"encoder": "conv"} | (
+        {} if choices["pretrainer"] in PRETRAINERS else {"pretrainer": PRETRAINERS[0]}
+    )
 
 
 def following(choices: dict[str, str]) -> str:
@@ -181,7 +232,9 @@ def changed(command: list[str], changes: Changes) -> list[str]:
     """The command with other values; without what they make void, and without a folder of its own, which is taken."""
     void = tuple(prefix for key in changes for prefix in VOID.get(key, ()))
     named = [(o.lstrip("+~").partition("=")[0], o) for o in command]
-    kept = [o for key, o in named if key not in (*changes, "hydra.run.dir") and not key.startswith(void)]
+    kept = [
+        o for key, o in named if key not in (*changes, "hydra.run.dir") and not key.startswith(void)
+    ]
     return kept + [f"{key}={value}" for key, value in changes.items()]
 
 

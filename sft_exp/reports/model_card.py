@@ -5,11 +5,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sft_exp import durable, splits
-from sft_exp.arms import MAIN, SCRATCH
-from sft_exp.jobs import Job
+from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.data import splits
+from sft_exp.jobs.stage_requests import Job
 from sft_exp.reports import advice
-from sft_exp.verdict import interval
+from sft_exp.store import atomic_io
+from sft_exp.verdict.crossed import interval
 
 FOLDER = "export"  # of the run folder
 CARD = "model_card.md"
@@ -39,12 +40,12 @@ ANSWERS = {
 def publish(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
     """model_card.md in the run folder; with an export also the exported files, load.py and the card in export/."""
     text = card(job, result, command)
-    durable.write(folder / CARD, text)
+    atomic_io.write(folder / CARD, text)
     for export in job.results["export"]:
         for file in export.folder.iterdir():
-            if file.name not in ("request.json", "export.json", durable.SEAL):
-                durable.write(folder / FOLDER / file.name, file.read_bytes())
-        durable.write(folder / FOLDER / CARD, text)
+            if file.name not in ("request.json", "export.json", atomic_io.SEAL):
+                atomic_io.write(folder / FOLDER / file.name, file.read_bytes())
+        atomic_io.write(folder / FOLDER / CARD, text)
 
 
 def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
@@ -52,13 +53,18 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
     and what it is for."""
     e, data = job.experiment, result["data"]
     channels, height, width = job.corpus.image
-    chosen = {group: e.choices.get(group, "none") for group in ("pretrainer", "encoder", "strategy", "optim")}
+    chosen = {
+        group: e.choices.get(group, "none")
+        for group in ("pretrainer", "encoder", "strategy", "optim")
+    }
     classes = ", ".join(job.corpus.classes[:40]) + (", ..." if len(job.corpus.classes) > 40 else "")
     sections = {
         f"Model card: {job.corpus.name}": [
             f"{DOES[e.task.predicts]} images of {channels} x {height} x {width} (channels, rows, columns)"
             + (f" into {len(job.corpus.classes)} classes: {classes}." if classes else "."),
-            f"Made by `{shlex.join(command)}`: " + ", ".join(f"{group} {name}" for group, name in chosen.items()) + ".",
+            f"Made by `{shlex.join(command)}`: "
+            + ", ".join(f"{group} {name}" for group, name in chosen.items())
+            + ".",
         ],
         "Data": [
             f"{job.corpus.name}: {data['train']:,} training images, of which {data['labelled']:,} with labels "
@@ -83,23 +89,35 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
     }
     return (
         "\n\n".join(
-            f"{'#' if n == 0 else '##'} {head}\n\n" + "\n\n".join(body) for n, (head, body) in enumerate(sections.items())
+            f"{'#' if n == 0 else '##'} {head}\n\n" + "\n\n".join(body)
+            for n, (head, body) in enumerate(sections.items())
         )
         + "\n"
     )
 
 
 def numbers(job: Job, result: dict[str, Any]) -> list[str]:
-    ratio, score = splits.make(job.corpus, job.labels, 0).ratio, job.experiment.task.columns[result["score"]]
-    lines = [f"| model | test {score}, % | 95 % interval over draws | calibration error |", "| --- | --- | --- | --- |"]
+    ratio, score = (
+        splits.make(job.corpus, job.labels, 0).ratio,
+        job.experiment.task.columns[result["score"]],
+    )
+    lines = [
+        f"| model | test {score}, % | 95 % interval over draws | calibration error |",
+        "| --- | --- | --- | --- |",
+    ]
     for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
         draws = result["draws"][arm]
         _, low, high = interval([draws], ratio)
         span = f"{100 * low:.2f} to {100 * high:.2f}" if len(draws) > 1 else "one draw"
         calibration = f"{scores['ece']:.3f}" if "ece" in scores else ""
-        lines.append(f"| {advice.called(job, arm, result)} | {100 * fmean(draws):.2f} | {span} | {calibration} |")
+        lines.append(
+            f"| {advice.called(job, arm, result)} | {100 * fmean(draws):.2f} | {span} | {calibration} |"
+        )
     own = f"`{advice.called(job, MAIN, {})}` is this model's recipe, `{SCRATCH}` the same without pretraining"
-    found = ["\n".join(lines), f"{own}; this very model, the first draw's: {100 * result['draws'][MAIN][0]:.2f} %."]
+    found = [
+        "\n".join(lines),
+        f"{own}; this very model, the first draw's: {100 * result['draws'][MAIN][0]:.2f} %.",
+    ]
     if result["bill"]:
         rows = [
             f"| {r['form']} | {100 * r['accuracy']:.2f} | {'' if n == 0 else difference(r)} | {r['bytes']:,} | "
@@ -120,8 +138,14 @@ def difference(row: dict[str, Any]) -> str:
 
 
 def cost(result: dict[str, Any]) -> str:
-    stages = {name: about["seconds"] for name, about in result["stages"].items() if "seconds" in about}
-    return "Seconds of computing: " + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items()) + "."
+    stages = {
+        name: about["seconds"] for name, about in result["stages"].items() if "seconds" in about
+    }
+    return (
+        "Seconds of computing: "
+        + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items())
+        + "."
+    )
 
 
 def loading(job: Job, result: dict[str, Any]) -> list[str]:
@@ -136,7 +160,12 @@ def loading(job: Job, result: dict[str, Any]) -> list[str]:
     taken = "images = pixels" if getattr(request["exporter"], "preprocess", False) else scaled
     answer = ANSWERS[job.experiment.task.predicts]
     image = IMAGE.format(
-        mode="L" if channels == 1 else "RGB", width=width, height=height, channels=channels, scaling=taken, answer=answer
+        mode="L" if channels == 1 else "RGB",
+        width=width,
+        height=height,
+        channels=channels,
+        scaling=taken,
+        answer=answer,
     )
     export = result["stages"]["export"]
     return [

@@ -29,7 +29,11 @@ def table(cells: Grid, numbers: Collection[str], sentences: Collection[str]) -> 
     ]
 
     def line(tag: str, row: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True))
+            + "</tr>"
+        )
 
     lines = "\n".join(line("td", row) for row in body)
     return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>\n{lines}\n</tbody></table></div>'

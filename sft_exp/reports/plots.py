@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sft_exp import curves, pipeline, splits, transfer
-from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH
-from sft_exp.core import seed_global
-from sft_exp.data import Images
-from sft_exp.jobs import Job
+from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH
+from sft_exp.core.rng import seed_global
+from sft_exp.data import splits
+from sft_exp.data.images import Images
+from sft_exp.jobs.stage_requests import Job
+from sft_exp.models import transfer
 from sft_exp.reports import advice
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
+from sft_exp.runs import results
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
-from sft_exp.verdict import WITHHELD
+from sft_exp.training import metrics_log
+from sft_exp.verdict.crossed import WITHHELD
 
 Result = dict[str, Any]
 
@@ -61,10 +64,33 @@ def accuracies(job: Job, result: Result) -> Picture:
         for pair in zip(draws[MAIN], draws[SCRATCH], strict=True):
             axes.plot(pair, (height[MAIN], height[SCRATCH]), color=FAINT, linewidth=0.8, alpha=0.6)
     for arm, values in draws.items():
-        axes.scatter(values, [height[arm]] * len(values), s=26, color=COLOURS.get(arm, OTHER), alpha=0.5, linewidths=0, zorder=2)
-        axes.plot([fmean(values)] * 2, (height[arm] - 0.3, height[arm] + 0.3), color=COLOURS.get(arm, OTHER), linewidth=2.5)
-        place: Any = {"xy": (1.02, height[arm]), "xycoords": ("axes fraction", "data"), "annotation_clip": False}
-        axes.annotate(f"{fmean(values):.1f}", **place, va="center", weight="bold", color=COLOURS.get(arm, OTHER))
+        axes.scatter(
+            values,
+            [height[arm]] * len(values),
+            s=26,
+            color=COLOURS.get(arm, OTHER),
+            alpha=0.5,
+            linewidths=0,
+            zorder=2,
+        )
+        axes.plot(
+            [fmean(values)] * 2,
+            (height[arm] - 0.3, height[arm] + 0.3),
+            color=COLOURS.get(arm, OTHER),
+            linewidth=2.5,
+        )
+        place: Any = {
+            "xy": (1.02, height[arm]),
+            "xycoords": ("axes fraction", "data"),
+            "annotation_clip": False,
+        }
+        axes.annotate(
+            f"{fmean(values):.1f}",
+            **place,
+            va="center",
+            weight="bold",
+            color=COLOURS.get(arm, OTHER),
+        )
     axes.set_yticks(list(height.values()), [advice.called(job, arm, result) for arm in height])
     axes.set_ylim(0.5 - len(draws), 0.5)
     axes.tick_params(axis="y", length=0)
@@ -72,28 +98,38 @@ def accuracies(job: Job, result: Result) -> Picture:
     score = job.experiment.task.columns[result["score"]]
     axes.set_xlabel(f"test {score} (%)")
     worded = result["verdict"].get("word", WITHHELD) != WITHHELD
-    difference = f", {100 * result['verdict']['difference']:+.1f} points against scratch" if worded else ""
-    axes.set_title(f"{part(job, 'pretrainer')}: {100 * result['test'][result['score']]:.1f} %{difference}")
+    difference = (
+        f", {100 * result['verdict']['difference']:+.1f} points against scratch" if worded else ""
+    )
+    axes.set_title(
+        f"{part(job, 'pretrainer')}: {100 * result['test'][result['score']]:.1f} %{difference}"
+    )
     caption = "A dot is one label draw, a bar and its number their mean. Lines join the same draw, pretrained and from scratch."
     return Picture(result["score"], f"Test {score} by arm", caption, png(figure))
 
 
 def pretraining(job: Job, result: Result) -> Picture | None:
-    runs = [rows for start in starts(job) if (rows := curves.read(start))]
+    runs = [rows for start in starts(job) if (rows := metrics_log.read(start))]
     if not runs:
         return None
     figure, axes = blank(3.3)
     changes = []
     objectives = job.experiment.pretrainer.objectives
     for name, colour in zip(objectives, OBJECTIVES, strict=False):
-        lines = [curves.column(rows, name) for rows in runs]
+        lines = [metrics_log.column(rows, name) for rows in runs]
         for steps, values in lines:
-            axes.plot(steps, values, color=colour, linewidth=1.3, alpha=1 if len(runs) == 1 else 0.4)
+            axes.plot(
+                steps, values, color=colour, linewidth=1.3, alpha=1 if len(runs) == 1 else 0.4
+            )
         steps, values = lines[0]
         if not len(steps):  # too short a training for its turn to come
             continue
         if len(objectives) > 1:
-            place: Any = {"xy": (steps[-1], values[-1]), "xytext": (4, 0), "textcoords": "offset points"}
+            place: Any = {
+                "xy": (steps[-1], values[-1]),
+                "xytext": (4, 0),
+                "textcoords": "offset points",
+            }
             axes.annotate(name.replace("_", " "), **place, color=colour, va="center")
         changes.append(f"{name.removesuffix('_loss')} {number(values[0])} to {number(values[-1])}")
     axes.grid(axis="y")
@@ -101,20 +137,35 @@ def pretraining(job: Job, result: Result) -> Picture | None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("pretraining loss of the batch")
     axes.set_title(f"{part(job, 'pretrainer')}: {', '.join(changes)}")
-    caption = "Each objective on the batches it was trained on, without labels." + (" A line a fold." if len(runs) > 1 else "")
+    caption = "Each objective on the batches it was trained on, without labels." + (
+        " A line a fold." if len(runs) > 1 else ""
+    )
     return Picture("pretraining", "Pretraining loss", caption, png(figure))
 
 
 def monitors(job: Job, result: Result) -> Picture | None:
-    files = [file for start in starts(job) if (file := start / curves.MONITORS).exists()]
-    floor, *rows = [json.loads(line) for line in files[0].read_text().splitlines()] if files else [{}]
-    lines = {"probe": "linear probe", "knn": "nearest neighbours", "cluster_accuracy": "clusters, no label"}
+    files = [file for start in starts(job) if (file := start / metrics_log.MONITORS).exists()]
+    floor, *rows = (
+        [json.loads(line) for line in files[0].read_text().splitlines()] if files else [{}]
+    )
+    lines = {
+        "probe": "linear probe",
+        "knn": "nearest neighbours",
+        "cluster_accuracy": "clusters, no label",
+    }
     shown = [(name, label) for name, label in lines.items() if rows and name in rows[0]]
     if not shown:
         return None
     figure, axes = blank(3.3)
     for (name, label), colour in zip(shown, OBJECTIVES, strict=False):
-        axes.plot([r["step"] for r in rows], [100 * r[name] for r in rows], color=colour, marker="o", markersize=3, label=label)
+        axes.plot(
+            [r["step"] for r in rows],
+            [100 * r[name] for r in rows],
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=label,
+        )
         axes.axhline(100 * floor[name], color=colour, linewidth=1, linestyle=":")
     axes.grid(axis="y")
     axes.legend(fontsize=8)
@@ -131,7 +182,9 @@ def monitors(job: Job, result: Result) -> Picture | None:
 
 
 def finetuning(job: Job, result: Result) -> Picture | None:
-    trained = {arm: lines for arm in (MAIN, SCRATCH) if arm in job.arms and (lines := losses(job, arm))}
+    trained = {
+        arm: lines for arm in (MAIN, SCRATCH) if arm in job.arms and (lines := losses(job, arm))
+    }
     if not trained:
         return None
     figure, axes = blank(3.3)
@@ -139,7 +192,14 @@ def finetuning(job: Job, result: Result) -> Picture | None:
     for arm, lines in trained.items():
         length = min(len(steps) for steps, _ in lines)
         steps, values = lines[0][0][:length], torch.tensor([v[:length] for _, v in lines]).numpy()
-        axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS.get(arm, OTHER), alpha=0.15, linewidth=0)
+        axes.fill_between(
+            steps,
+            values.min(0),
+            values.max(0),
+            color=COLOURS.get(arm, OTHER),
+            alpha=0.15,
+            linewidth=0,
+        )
         axes.plot(steps, values.mean(0), color=COLOURS.get(arm, OTHER), linewidth=1.6, label=arm)
         low, high = min(low, values.min().item()), max(high, values.max().item())
     if 0 < 10 * low < high:  # a decade, so that there is a number to read
@@ -151,8 +211,11 @@ def finetuning(job: Job, result: Result) -> Picture | None:
     axes.set_xlabel("step")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("training loss (nats)")
-    falling = pipeline.falling(job)
-    axes.set_title("Fine-tuning: " + (f"still falling ({' and '.join(falling)})" if falling else "the loss no longer falls"))
+    falling = results.falling(job)
+    axes.set_title(
+        "Fine-tuning: "
+        + (f"still falling ({' and '.join(falling)})" if falling else "the loss no longer falls")
+    )
     caption = "Mean over the label draws; the band reaches from the lowest draw to the highest."
     return Picture("finetuning", "Fine-tuning loss", caption, png(figure))
 
@@ -176,7 +239,9 @@ def range_test(job: Job, result: Result) -> Picture | None:
 
 
 def examples(job: Job, result: Result) -> Picture | None:
-    file = next((file for start in starts(job) if (file := start / "pictures.safetensors").exists()), None)
+    file = next(
+        (file for start in starts(job) if (file := start / "pictures.safetensors").exists()), None
+    )
     found = transfer.read_own(file) if file else {}
     if not found:
         return None
@@ -186,7 +251,9 @@ def examples(job: Job, result: Result) -> Picture | None:
     figure, rows = blank(0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names))
     grid = rows if len(names) > 1 else [rows]
     for axes, name in zip(grid, names, strict=True):
-        axes.imshow(strip(found[name][:columns]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.imshow(
+            strip(found[name][:columns]), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+        )
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set_xticks([])
         axes.set_yticks([])
@@ -207,7 +274,9 @@ def predictions(job: Job, result: Result) -> Picture | None:
         return None
     (_, _, high, wide), columns = next(iter(found.values())).shape, min(SHOWN, len(batch["row"]))
     figure, grid = blank(0.6 + len(found) * high / wide * (WIDTH - 1.2) / columns, rows=len(found))
-    for axes, (name, x_BCHW) in zip(list(grid) if len(found) > 1 else [grid], found.items(), strict=True):
+    for axes, (name, x_BCHW) in zip(
+        list(grid) if len(found) > 1 else [grid], found.items(), strict=True
+    ):
         axes.imshow(strip((x_BCHW * 255).round().to(torch.uint8)), interpolation="nearest")
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set_xticks([])
@@ -227,19 +296,31 @@ def confusions(job: Job, result: Result) -> Picture | None:
     counts_YY = torch.zeros(len(names), len(names), dtype=torch.long)
     for draw, i in enumerate(job.arms[MAIN]):
         y_N = splits.make(job.corpus, job.labels, draw).test.y
-        counts_YY += torch.bincount(y_N * len(names) + predicted(job, i), minlength=len(names) ** 2).view_as(counts_YY)
+        counts_YY += torch.bincount(
+            y_N * len(names) + predicted(job, i), minlength=len(names) ** 2
+        ).view_as(counts_YY)
     share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
     figure, axes = blank(5.2)
-    image = axes.imshow(share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal")  # the root shows rare ones
+    image = axes.imshow(
+        share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal"
+    )  # the root shows rare ones
     if len(names) <= NUMBERED:
         for i, j in share_YY.round().nonzero().tolist():
             axes.text(
-                j, i, f"{share_YY[i, j]:.0f}", ha="center", va="center", size=8, color="white" if share_YY[i, j] > 35 else INK
+                j,
+                i,
+                f"{share_YY[i, j]:.0f}",
+                ha="center",
+                va="center",
+                size=8,
+                color="white" if share_YY[i, j] > 35 else INK,
             )
     else:
         figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
     ticks = range(len(names)) if len(names) <= NAMED else []
-    axes.set_xticks(ticks, [names[t] for t in ticks], rotation=0 if max(map(len, names)) < 4 else 90)
+    axes.set_xticks(
+        ticks, [names[t] for t in ticks], rotation=0 if max(map(len, names)) < 4 else 90
+    )
     axes.set_yticks(ticks, [names[t] for t in ticks])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -275,7 +356,13 @@ def features(job: Job, result: Result) -> Picture | None:
     figure, axes = blank(4.6)
     names = job.corpus.classes
     for c in y_N.unique().tolist():
-        axes.scatter(*xy_N2[y_N == c].T.numpy(), s=15, color=CLASSES[c % len(CLASSES)], alpha=0.8, linewidths=0)
+        axes.scatter(
+            *xy_N2[y_N == c].T.numpy(),
+            s=15,
+            color=CLASSES[c % len(CLASSES)],
+            alpha=0.8,
+            linewidths=0,
+        )
     axes.scatter(*xy_N2[wrong_N].T.numpy(), s=20, color=INK, marker="x", linewidths=0.8)
     for c in y_N.unique().tolist() if len(names) <= NAMED else ():
         middle = xy_N2[y_N == c].median(0).values.tolist()
@@ -290,18 +377,27 @@ def features(job: Job, result: Result) -> Picture | None:
 
 def starts(job: Job) -> list[Any]:
     """Folders of the main arm's pretrainings, one, or one a fold."""
-    return list(dict.fromkeys(start for i in job.arms[MAIN] if (start := job.requests["finetune"][i]["start"])))
+    return list(
+        dict.fromkeys(
+            start for i in job.arms[MAIN] if (start := job.requests["finetune"][i]["start"])
+        )
+    )
 
 
 def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
     """(steps, training losses) of each draw that was trained by gradient."""
-    lines = [curves.column(curves.read(job.results["finetune"][i].folder), "loss") for i in job.arms[arm]]
+    lines = [
+        metrics_log.column(metrics_log.read(job.results["finetune"][i].folder), "loss")
+        for i in job.arms[arm]
+    ]
     return [(steps, values) for steps, values in lines if steps]
 
 
 def predicted(job: Job, i: int) -> Tensor:
     """Classes that fine-tuning `i` gives the test images [N]."""
-    return transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")["predicted"].long()
+    return transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")[
+        "predicted"
+    ].long()
 
 
 def bill(job: Job, result: Result) -> Picture | None:
@@ -316,13 +412,26 @@ def bill(job: Job, result: Result) -> Picture | None:
         _, low, high = (top + 100 * d for d in row["difference"])
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot([x, late], [y, y], color=colour, linewidth=1.2, alpha=0.5)
-        axes.scatter([x], [y], s=20 + 180 * row["bytes"] / rows[0]["bytes"], color=colour, alpha=0.8, linewidths=0, zorder=2)
+        axes.scatter(
+            [x],
+            [y],
+            s=20 + 180 * row["bytes"] / rows[0]["bytes"],
+            color=colour,
+            alpha=0.8,
+            linewidths=0,
+            zorder=2,
+        )
         axes.plot([], [], "o", color=colour, label=row["form"])
         seen += [low, high]
     axes.grid()
-    axes.set_xlim(0, 1500 * max(row["latency_p50"] for row in rows))  # a busy machine's tail may lie beyond
+    axes.set_xlim(
+        0, 1500 * max(row["latency_p50"] for row in rows)
+    )  # a busy machine's tail may lie beyond
     figure.legend(loc="outside right center", fontsize=8.5)
-    middle, half = (min(seen) + max(seen)) / 2, max(0.6, 0.65 * (max(seen) - min(seen)))  # hundredths of a point fill no picture
+    middle, half = (
+        (min(seen) + max(seen)) / 2,
+        max(0.6, 0.65 * (max(seen) - min(seen))),
+    )  # hundredths of a point fill no picture
     axes.set_ylim(middle - half, middle + half)
     axes.set_xlabel("milliseconds for one image, one thread (line to the 95th percentile)")
     axes.set_ylabel("test accuracy (%)")

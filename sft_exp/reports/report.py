@@ -13,17 +13,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp import durable, health, pipeline
-from sft_exp.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
-from sft_exp.core import Task
-from sft_exp.jobs import FUNCTIONS, Job, stage
-from sft_exp.ls import bytes_
-from sft_exp.provenance import plain
+from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
+from sft_exp.core.task import Task
+from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
 from sft_exp.reports import advice, model_card, page, plots
 from sft_exp.reports.drawing import Picture
+from sft_exp.runs import results
 from sft_exp.stages import finetune
-from sft_exp.stages.context import pick
-from sft_exp.store import Request, Store
+from sft_exp.store import atomic_io
+from sft_exp.store.listing import bytes_
+from sft_exp.store.requests import plain
+from sft_exp.store.store import Request, Store
+from sft_exp.training import health
+from sft_exp.training.context import pick
 
 MEANING = {
     MAIN: "pretrained, then fine-tuned",
@@ -46,9 +48,26 @@ VALIDATION = {
     "none": "val=none: nothing is chosen",
     "full": f"val=full: {advice.OUTSIDE}",
 }
-BILL = ("accuracy", "difference", "agrees", "size", "params", "MACs", "memory", "p50 ms", "p95 ms", "images/s")
+BILL = (
+    "accuracy",
+    "difference",
+    "agrees",
+    "size",
+    "params",
+    "MACs",
+    "memory",
+    "p50 ms",
+    "p95 ms",
+    "images/s",
+)
 SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
-ALIKE = ("dataset", "method", "encoder", "task", "strategy")  # what two requests of a stage share if they take as long
+ALIKE = (
+    "dataset",
+    "method",
+    "encoder",
+    "task",
+    "strategy",
+)  # what two requests of a stage share if they take as long
 
 
 def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
@@ -59,9 +78,13 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     for head in heads(job.experiment.task):
         table.add_column(head, justify="right")
     for arm, cells in rows(job.experiment.task, result):
-        table.add_row(advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None)
+        table.add_row(
+            advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None
+        )
     following, why = advice.next_command(job, result, command)
-    whole = not screen.is_terminal  # what reads a pipe looks for sentences; a command is never broken
+    whole = (
+        not screen.is_terminal
+    )  # what reads a pipe looks for sentences; a command is never broken
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
@@ -72,12 +95,19 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(f"Next: {following}", soft_wrap=True)
     screen.print(f"      ({why})", soft_wrap=whole)
     if "export" in result["stages"]:
-        screen.print(f"Exported: {folder / model_card.FOLDER / result['stages']['export']['file']}", soft_wrap=True)
+        screen.print(
+            f"Exported: {folder / model_card.FOLDER / result['stages']['export']['file']}",
+            soft_wrap=True,
+        )
     screen.print(f"Results: {folder}", soft_wrap=True)
 
 
 def show_bill(bill: dict[str, Any], screen: Console) -> None:
-    for columns in (slice(0, 3), slice(3, 7), slice(7, None)):  # each narrow enough for a terminal of 80 columns
+    for columns in (
+        slice(0, 3),
+        slice(3, 7),
+        slice(7, None),
+    ):  # each narrow enough for a terminal of 80 columns
         screen.print(bill_table(bill, columns))
     screen.print(bill_footing(bill), style="dim", soft_wrap=not screen.is_terminal)
 
@@ -87,8 +117,10 @@ def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) ->
     pictures = plots.draw(job, result)
     files = {p.title: folder / f"{p.name}.png" for p in pictures}
     for picture, file in zip(pictures, files.values(), strict=True):
-        durable.write(file, picture.png)
-    durable.write(folder / "report.html", page.whole(title(job), body(job, result, command, pictures)))
+        atomic_io.write(file, picture.png)
+    atomic_io.write(
+        folder / "report.html", page.whole(title(job), body(job, result, command, pictures))
+    )
     return files
 
 
@@ -97,7 +129,11 @@ def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
     request = job.requests["finetune"][job.arms[MAIN][0]]
     begins, groups = finetune.groups(request, job.corpus.spec)
     rate = request["optim"].options["lr"] if request["optim"] else None
-    table = Table(box=SIMPLE_HEAD, title=f"strategy={job.experiment.choices.get('strategy', '')}", title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"strategy={job.experiment.choices.get('strategy', '')}",
+        title_justify="left",
+    )
     heads = ["learning rate"] if len(begins) == 1 else [f"from {100 * b:.0f} %" for b in begins]
     for head in ("group", "parameters", *heads):
         table.add_column(head, justify="left" if head == "group" else "right")
@@ -105,7 +141,10 @@ def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
         table.add_row(g.name, f"{g.parameters:,}", *(speed(r, rate) for r in g.rates))
     if job.experiment.strategy.solves:
         table.add_row("head", "", "solved")
-    return table, [{"group": g.name, "parameters": g.parameters, "from": begins, "rates": g.rates} for g in groups]
+    return table, [
+        {"group": g.name, "parameters": g.parameters, "from": begins, "rates": g.rates}
+        for g in groups
+    ]
 
 
 def speed(share: float | None, rate: float | Path | None) -> str:
@@ -117,7 +156,10 @@ def speed(share: float | None, rate: float | Path | None) -> str:
 
 def title(job: Job) -> str:
     e = job.experiment
-    what = " ".join(f"{group}={e.choices[group]}" for group in ("pretrainer", "encoder", "strategy", "optim", "dataset"))
+    what = " ".join(
+        f"{group}={e.choices[group]}"
+        for group in ("pretrainer", "encoder", "strategy", "optim", "dataset")
+    )
     return f"{e.name}: {what}" if e.name else what
 
 
@@ -144,7 +186,9 @@ def rows(task: Task, result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     score, *others = task.columns
     found = []
     for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
-        cells = [shown(scores.get(name), name in task.raw) for name in (score, f"{score}_sd", *others)]
+        cells = [
+            shown(scores.get(name), name in task.raw) for name in (score, f"{score}_sd", *others)
+        ]
         if len(result["draws"][arm]) == 1:
             cells[1] = "-"
         found.append((arm, cells))
@@ -171,9 +215,22 @@ def bill_rows(bill: dict[str, Any]) -> list[tuple[str, list[str]]]:
     found = []
     for n, row in enumerate(bill["rows"]):
         mean, low, high = (100 * v for v in row["difference"])
-        against = ["-", "-"] if n == 0 else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row['agreement']:.1f}"]
-        sizes = [bytes_(row["bytes"]), counted(row["parameters"]), counted(row["macs"]), bytes_(row["memory"])]
-        times = [f"{1000 * row['latency_p50']:.3g}", f"{1000 * row['latency_p95']:.3g}", f"{row['throughput']:,.0f}"]
+        against = (
+            ["-", "-"]
+            if n == 0
+            else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row['agreement']:.1f}"]
+        )
+        sizes = [
+            bytes_(row["bytes"]),
+            counted(row["parameters"]),
+            counted(row["macs"]),
+            bytes_(row["memory"]),
+        ]
+        times = [
+            f"{1000 * row['latency_p50']:.3g}",
+            f"{1000 * row['latency_p95']:.3g}",
+            f"{row['throughput']:,.0f}",
+        ]
         found.append((row["form"], [f"{100 * row['accuracy']:.2f}", *against, *sizes, *times]))
     return found
 
@@ -204,12 +261,14 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
         "Data": f"{job.corpus.name}: {data['train']:,} training images, {data['labelled']:,} of them labelled "
         f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data['manifest']} (SHA-256, to learn from), {data['test_manifest']} (test)",
-        "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {pipeline.covers(job)}",
+        "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {results.covers(job)}",
         **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
         "Validation": f"{100 * result['val'][result['score']]:.1f} % on {data['val']:,} images{outside}"
         if result["val"]
         else "none",
-        "Stages": ", ".join(stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s),
+        "Stages": ", ".join(
+            stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s
+        ),
         "Command": f"<code>{escape(shlex.join(command))}</code>",
         "Environment": environment(job),
     }
@@ -227,7 +286,10 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             page.pictures(pictures),
             "<h2>Facts</h2>",
             "<dl>",
-            *(f"<dt>{k}</dt><dd>{v if k == 'Command' else escape(v)}</dd>" for k, v in facts.items()),
+            *(
+                f"<dt>{k}</dt><dd>{v if k == 'Command' else escape(v)}</dd>"
+                for k, v in facts.items()
+            ),
             "</dl>",
             "<h2>Config</h2>",
             f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result['config'], indent=1))}</pre></details>",
@@ -236,11 +298,17 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
 
 
 def html_table(job: Job, result: dict[str, Any]) -> str:
-    cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job.experiment.task))
+    cells = "".join(
+        f'<th scope="col" class="number">{head}</th>' for head in heads(job.experiment.task)
+    )
     main, lines = ' class="main"', []
     for arm, values in rows(job.experiment.task, result):
         why = health.said(result.get("faults", {}).get(arm, []))
-        what = MEANING[SCRATCH] if arm == MAIN and advice.no_pretraining(job.experiment) else meaning(arm)
+        what = (
+            MEANING[SCRATCH]
+            if arm == MAIN and advice.no_pretraining(job.experiment)
+            else meaning(arm)
+        )
         about = escape(f"{what}; {why}" if why else what)
         name = f'<th scope="row">{advice.called(job, arm, result)}<br><span class="soft">{about}</span></th>'
         numbers = "".join(f'<td class="number">{value}</td>' for value in values)
@@ -293,7 +361,13 @@ def plan(jobs: list[Job]) -> None:
         past = finished(store, name) if missing else []
         seconds = [expected(r, past, name in SCALED) for r in missing]
         total += seconds
-        table.add_row(name, str(len(requests)), str(len(requests) - len(missing)), str(len(missing)), added(seconds))
+        table.add_row(
+            name,
+            str(len(requests)),
+            str(len(requests) - len(missing)),
+            str(len(missing)),
+            added(seconds),
+        )
     table.add_section()
     table.add_row("all", "", "", str(len(total)), added(total))
     screen = Console(highlight=False, markup=False)
@@ -308,11 +382,15 @@ def plan(jobs: list[Job]) -> None:
 def finished(store: Store, name: str) -> list[tuple[Any, float]]:
     """(request as JSON, its seconds) of the stage's finished folders."""
     found = []
-    for seal in store.root.glob(f"{name}-*/{durable.SEAL}"):
+    for seal in store.root.glob(f"{name}-*/{atomic_io.SEAL}"):
         try:
             request = json.loads((seal.parent / "request.json").read_text())
             found.append((request, json.loads(seal.read_text())["seconds"]))
-        except (OSError, ValueError, KeyError):  # damaged or just being removed: no example, and no reason to stop
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ):  # damaged or just being removed: no example, and no reason to stop
             continue
     return found
 
@@ -341,4 +419,10 @@ def added(seconds: list[float | None]) -> str:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -18,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sft_exp import durable, graphs, splits
-from sft_exp.data import Images
+from sft_exp.data import splits
+from sft_exp.data.images import Images
 from sft_exp.errors import StorageError
+from sft_exp.models import graphs
 from sft_exp.stages.compress import FACTS, GRAPH
-from sft_exp.stages.context import Context
 from sft_exp.stages.model import BATCH
-from sft_exp.store import Request
-from sft_exp.verdict import interval
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
+from sft_exp.verdict.crossed import interval
 
 MANY = 64  # images of the large batch
 TURNS = {1: 300, MANY: 20}  # of each form, at these batch sizes
@@ -75,15 +77,24 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             {
                 "form": name,
                 "accuracy": truth[name].double().mean().item(),
-                "difference": list(interval([(truth[name].double() - truth[original].double()).tolist()])),
+                "difference": list(
+                    interval([(truth[name].double() - truth[original].double()).tolist()])
+                ),
                 "agreement": (classes[name] == classes[original]).double().mean().item(),
                 "bytes": file.stat().st_size,
-                **{k: v for k, v in json.loads((file.parent / FACTS).read_text()).items() if k in ("parameters", "macs")},
+                **{
+                    k: v
+                    for k, v in json.loads((file.parent / FACTS).read_text()).items()
+                    if k in ("parameters", "macs")
+                },
                 "memory": memory(file, test),
                 **speeds[name],
             }
         )
-    durable.write_json(folder / "bill.json", {"images": len(test), "machine": machine(), "threads": 1, "rows": rows})
+    atomic_io.write_json(
+        folder / "bill.json",
+        {"images": len(test), "machine": machine(), "threads": 1, "rows": rows},
+    )
 
 
 def predicted(forms: Mapping[str, Callable[[Tensor], Tensor]], test: Images) -> dict[str, Tensor]:
@@ -95,9 +106,13 @@ def predicted(forms: Mapping[str, Callable[[Tensor], Tensor]], test: Images) -> 
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def measured(forms: Mapping[str, Callable[[Tensor], Tensor]], x_BCHW: Tensor) -> dict[str, dict[str, float]]:
+def measured(
+    forms: Mapping[str, Callable[[Tensor], Tensor]], x_BCHW: Tensor
+) -> dict[str, dict[str, float]]:
     """form -> p50 and p95 of the seconds for one image, and images per second at the large batch."""
-    taken: dict[str, dict[int, list[float]]] = {name: {size: [] for size in TURNS} for name in forms}
+    taken: dict[str, dict[int, list[float]]] = {
+        name: {size: [] for size in TURNS} for name in forms
+    }
     for size, most in TURNS.items():
         x = x_BCHW.repeat(-(-size // len(x_BCHW)), 1, 1, 1)[:size].contiguous()
         for form in forms.values():
@@ -131,10 +146,15 @@ def memory(file: Path, test: Images) -> int:
     """Bytes that loading the form and one large batch add to the peak of a fresh process."""
     shape = [str(n) for n in (MANY, *test.raw(0).shape)]
     child = subprocess.run(  # noqa: S603 - our own text, this very Python
-        [sys.executable, "-I", "-c", MEMORY, str(file.resolve()), *shape], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", MEMORY, str(file.resolve()), *shape],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if child.returncode:
-        raise StorageError(f"{file}: cannot be run by a fresh process: {child.stderr.strip().splitlines()[-1]}")
+        raise StorageError(
+            f"{file}: cannot be run by a fresh process: {child.stderr.strip().splitlines()[-1]}"
+        )
     return int(child.stdout)
 
 

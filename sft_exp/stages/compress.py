@@ -9,17 +9,21 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sft_exp import durable, graphs, splits
-from sft_exp.core import Compressor, Network, stream
-from sft_exp.data import Images
-from sft_exp.experiment import Target
-from sft_exp.schedule import Schedule
+from sft_exp.config.schema import Target
+from sft_exp.core.deploy import Compressor
+from sft_exp.core.rng import stream
+from sft_exp.core.task import Network
+from sft_exp.data import splits
+from sft_exp.data.images import Images
+from sft_exp.models import graphs
 from sft_exp.stages import model as models
-from sft_exp.stages.context import Context
-from sft_exp.stages.fit import fit, forget
-from sft_exp.stages.imitate import Imitation
-from sft_exp.store import Request
-from sft_exp.train import Plan
+from sft_exp.stages.distillation import Imitation
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
+from sft_exp.training.fit import fit, forget
+from sft_exp.training.loop import Plan
+from sft_exp.training.schedule import Schedule
 
 CALIBRATION, AT_ONCE = 512, 64  # training images that set the ranges of activations
 GRAPH, FACTS = "model.onnx", "facts.json"
@@ -37,25 +41,33 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     for number, step in enumerate(steps):
         step.alter(network, x_BCHW)
         if step.training()[0]:
-            imitate(durable.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
+            imitate(atomic_io.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
         step.restore(network)
     network.eval()
     about = {"image": model.spec.image, "classes": model.spec.classes, "levels": model.spec.levels}
-    durable.write_json(folder / FACTS, {**about, **cost(network, x_BCHW[:1])})
+    atomic_io.write_json(folder / FACTS, {**about, **cost(network, x_BCHW[:1])})
     if not any(step.graph for step in steps):
         description = json.loads((request["model"] / "model.json").read_text())
-        durable.write_json(folder / "model.json", {**description, "resized": bool(steps)})
-        durable.write(
-            folder / "model.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()})
+        atomic_io.write_json(folder / "model.json", {**description, "resized": bool(steps)})
+        atomic_io.write(
+            folder / "model.safetensors",
+            to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
         )
     file, smaller = folder / GRAPH, folder / f"next-{GRAPH}"
-    durable.write(file, graphs.from_network(network, model.spec))
+    atomic_io.write(file, graphs.from_network(network, model.spec))
     for step in steps:
         if step.quantise(file, smaller, calibration(draw.pool, request["seed"])):
-            durable.move(smaller, file)
+            atomic_io.move(smaller, file)
 
 
-def imitate(folder: Path, request: Request, step: Compressor, network: Network, draw: splits.Draw, ctx: Context) -> None:
+def imitate(
+    folder: Path,
+    request: Request,
+    step: Compressor,
+    network: Network,
+    draw: splits.Draw,
+    ctx: Context,
+) -> None:
     """Train all of the network to predict as the original did, beside the labels of the draw. Continues where it was killed."""
     count, lr, size = step.training()
     original = models.load(request["model"], ctx.device)
@@ -72,7 +84,16 @@ def imitate(folder: Path, request: Request, step: Compressor, network: Network, 
         precision=request["precision"],
     )
     data = {"labelled": draw.labelled, "unlabelled": draw.pool}
-    for _ in fit(folder, method, network.nets.train(), optim, data, plan, ctx, f"compress {type(step).__name__}"):
+    for _ in fit(
+        folder,
+        method,
+        network.nets.train(),
+        optim,
+        data,
+        plan,
+        ctx,
+        f"compress {type(step).__name__}",
+    ):
         pass
     forget(folder, {"steps": count, "stop": count})
 

@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
-from sft_exp import copies, durable
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
+from sft_exp.data import duplicates
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """manifest.json. Nothing in it depends on the test images of a set that has its own."""
     corpus = ctx.corpus(request["dataset"])
-    splits = {name: images for name, images in (("train", corpus.train), ("unlabelled", corpus.extra)) if images is not None}
-    durable.write_json(
+    splits = {
+        name: images
+        for name, images in (("train", corpus.train), ("unlabelled", corpus.extra))
+        if images is not None
+    }
+    atomic_io.write_json(
         folder / "manifest.json",
         {
             "name": corpus.name,
@@ -19,7 +24,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             "image": corpus.image,
             "classes": corpus.classes,
             "ids": {name: images.ids for name, images in splits.items()},
-            "content": {name: copies.pixels(images) for name, images in splits.items()},
+            "content": {name: duplicates.pixels(images) for name, images in splits.items()},
             "groups": {name: images.groups for name, images in splits.items() if images.groups},
             "labels": corpus.train.y.tolist(),
             "strata": corpus.strata,

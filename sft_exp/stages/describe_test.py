@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from sft_exp import copies, durable, splits
-from sft_exp.data import fitted
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
+from sft_exp.data import duplicates, splits
+from sft_exp.data.images import fitted
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
@@ -14,18 +15,24 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     corpus = ctx.corpus(request["dataset"])
     tested, pools = corpus.tested, [splits.everything(corpus)]
     if request["pretrain_dataset"] is not None:
-        pools.append(fitted(splits.everything(ctx.corpus(request["pretrain_dataset"])), corpus.image))
-    durable.write_json(
+        pools.append(
+            fitted(splits.everything(ctx.corpus(request["pretrain_dataset"])), corpus.image)
+        )
+    atomic_io.write_json(
         folder / "manifest.json",
         {
             "name": corpus.name,
             "sha256": corpus.test_fingerprint,
             "folds": corpus.test is None,
             "ids": tested.ids,
-            "content": copies.pixels(tested),
+            "content": duplicates.pixels(tested),
             "groups": tested.groups,
             "labels": tested.y.tolist(),
-            "copies": [(tested.ids[p.test], pool.ids[p.seen], p.alike) for pool in pools for p in copies.near(tested, pool)],
+            "copies": [
+                (tested.ids[p.test], pool.ids[p.seen], p.alike)
+                for pool in pools
+                for p in duplicates.near(tested, pool)
+            ],
             "report": corpus.report,
         },
     )

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as to_bytes
 
-from sft_exp import durable, splits
+from sft_exp.data import splits
 from sft_exp.stages import model as models
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
@@ -25,10 +26,16 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     copied = {test for test, seen, _ in manifest["copies"] if seen not in held}
     apart = torch.tensor([name not in copied for name in draw.test.ids])
     if 0 < apart.sum() < len(apart):
-        others = models.measure(model, draw.test.at(apart.nonzero().flatten()), ctx.device, ctx.group)[0]
+        others = models.measure(
+            model, draw.test.at(apart.nonzero().flatten()), ctx.device, ctx.group
+        )[0]
         scores[f"{model.task.score}_apart"] = others[model.task.score]
-    durable.write_json(folder / "scores.json", scores)
+    atomic_io.write_json(folder / "scores.json", scores)
     places = {name: n for n, name in enumerate(manifest["ids"])}
     rows = {"row": torch.tensor([places[name] for name in draw.test.ids], dtype=torch.int32)}
-    rows |= {name: value for name, value in kept.items() if model.probabilistic or name != "confidence"}
-    durable.write(folder / "predictions.safetensors", to_bytes({k: v.contiguous() for k, v in rows.items()}))
+    rows |= {
+        name: value for name, value in kept.items() if model.probabilistic or name != "confidence"
+    }
+    atomic_io.write(
+        folder / "predictions.safetensors", to_bytes({k: v.contiguous() for k, v in rows.items()})
+    )

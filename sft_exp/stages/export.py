@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sft_exp import durable, graphs
-from sft_exp.core import Exporter, Finished, Network, Spec
+from sft_exp.core.deploy import Exporter, Finished
+from sft_exp.core.task import Network
+from sft_exp.core.types import Spec
 from sft_exp.errors import StorageError
+from sft_exp.models import graphs
 from sft_exp.stages import model as models
 from sft_exp.stages.compress import FACTS, GRAPH
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
 
 TOLERANCE = 1e-5  # of the largest output, or of 10 if that is smaller: 1e-4 for outputs up to 10
 IMAGES = 17  # compared: one alone, and the rest as a batch
@@ -37,18 +40,25 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     exporter: Exporter = request["exporter"]
     model = finished(request["model"])
     exporter.write(model, folder)
-    durable.write(folder / "load.py", exporter.loader.lstrip())
+    atomic_io.write(folder / "load.py", exporter.loader.lstrip())
     train = ctx.corpus(request["dataset"]).train
     x_BCHW = torch.stack([train.raw(row).cpu() for row in range(min(IMAGES, len(train)))])
-    expected_BY, found_BY = outputs(model, x_BCHW).flatten(1), reloaded(folder, exporter, exporter.input(x_BCHW))
-    difference, tolerance = (found_BY - expected_BY).abs().max().item(), TOLERANCE * max(10.0, expected_BY.abs().max().item())
+    expected_BY, found_BY = (
+        outputs(model, x_BCHW).flatten(1),
+        reloaded(folder, exporter, exporter.input(x_BCHW)),
+    )
+    difference, tolerance = (
+        (found_BY - expected_BY).abs().max().item(),
+        TOLERANCE * max(10.0, expected_BY.abs().max().item()),
+    )
     if not difference <= tolerance:
         raise StorageError(
             f"{folder / exporter.file}: not exported, since loaded again its outputs differ by {difference:.2g} > {tolerance:.2g}"
         )
     size = (folder / exporter.file).stat().st_size
-    durable.write_json(
-        folder / "export.json", {"file": exporter.file, "bytes": size, "difference": difference, "tolerance": tolerance}
+    atomic_io.write_json(
+        folder / "export.json",
+        {"file": exporter.file, "bytes": size, "difference": difference, "tolerance": tolerance},
     )
 
 
@@ -57,9 +67,19 @@ def finished(folder: Path) -> Finished:
     graph = (folder / GRAPH).read_bytes() if (folder / GRAPH).exists() else None
     if not (folder / "model.json").exists():  # an ONNX graph alone
         about = json.loads((folder / FACTS).read_text())
-        return Finished(Spec(tuple(about["image"]), tuple(about["classes"]), levels=models.levels_in(about)), None, graph, "")
+        return Finished(
+            Spec(tuple(about["image"]), tuple(about["classes"]), levels=models.levels_in(about)),
+            None,
+            graph,
+            "",
+        )
     model = models.load(folder)
-    return Finished(model.task.of(model.spec), Network(model.task, model.nets).eval(), graph, (folder / "model.json").read_text())
+    return Finished(
+        model.task.of(model.spec),
+        Network(model.task, model.nets).eval(),
+        graph,
+        (folder / "model.json").read_text(),
+    )
 
 
 @torch.no_grad()
@@ -77,7 +97,14 @@ def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
     code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
     ours = {} if exporter.alone else {"PYTHONPATH": str(Path(__file__).parents[2])}
     child = subprocess.run(  # noqa: S603 - our own text, this very Python
-        [sys.executable, *(["-I"] if exporter.alone else []), "-c", code, str(x.numpy().dtype), *map(str, x.shape)],
+        [
+            sys.executable,
+            *(["-I"] if exporter.alone else []),
+            "-c",
+            code,
+            str(x.numpy().dtype),
+            *map(str, x.shape),
+        ],
         input=x.numpy().tobytes(),
         capture_output=True,
         cwd=folder,

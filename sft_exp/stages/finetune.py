@@ -13,25 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp import durable, splits, transfer
-from sft_exp.core import Method, Spec, Strategy, Tensors, seed_global, seed_of, stream
-from sft_exp.data import Images
-from sft_exp.engines.group import shared
-from sft_exp.experiment import Target
-from sft_exp.nets import layers
-from sft_exp.provenance import plain
+from sft_exp.config.schema import Target
+from sft_exp.core.method import Method
+from sft_exp.core.rng import seed_global, seed_of, stream
+from sft_exp.core.strategy import Strategy
+from sft_exp.core.types import Spec, Tensors
+from sft_exp.data import splits
+from sft_exp.data.images import Images
+from sft_exp.distributed.group import shared
+from sft_exp.models import transfer
+from sft_exp.models.feature_extractor import layers
 from sft_exp.stages import model as models
-from sft_exp.stages.context import Context
-from sft_exp.stages.fit import fit, forget, plan_of
-from sft_exp.stages.imitate import Imitation
+from sft_exp.stages.distillation import Imitation
 from sft_exp.stages.model import Model
 from sft_exp.stages.outcome import norm, on_training_images
 from sft_exp.stages.stacked import stackable, stacked
-from sft_exp.store import Request
+from sft_exp.store import atomic_io
+from sft_exp.store.requests import plain
+from sft_exp.store.store import Request
 from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.linear import Linear
 from sft_exp.tasks.classify import Classify
-from sft_exp.train import Phases, Plan
+from sft_exp.training.context import Context
+from sft_exp.training.fit import fit, forget, plan_of
+from sft_exp.training.loop import Plan
+from sft_exp.training.optim import Phases
 
 SCALE_ROWS = 1_000  # pool images whose features set the scale
 LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
@@ -40,7 +46,7 @@ LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """model.json, model.safetensors, labels.json, metrics.jsonl; where something was trained by gradient also training.json."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
-    durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
+    atomic_io.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
     norms: list[float] = []
     model = learn(folder, request, ctx, draw.labelled, draw.pool, norms=norms)
     outcome(folder, request, model, draw.labelled, norms, ctx)
@@ -53,20 +59,25 @@ def run_validated(folder: Path, request: Request, ctx: Context) -> None:
     the code hash of a training without validation must not depend on the metrics."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     labelled, val = hold_out(request, draw, ctx)
-    durable.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids})
+    atomic_io.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids})
     norms: list[float] = []
     model = learn(folder, request, ctx, labelled, draw.pool, Validation(val, ctx), norms=norms)
     outcome(folder, request, model, labelled, norms, ctx)
-    durable.write_json(folder / "validation.json", models.measure(model, val, ctx.device)[0])
+    atomic_io.write_json(folder / "validation.json", models.measure(model, val, ctx.device)[0])
     models.save(folder, model, request)
     forget(folder, request)
 
 
-def outcome(folder: Path, request: Request, model: Model, labelled: Images, norms: list[float], ctx: Context) -> None:
+def outcome(
+    folder: Path, request: Request, model: Model, labelled: Images, norms: list[float], ctx: Context
+) -> None:
     """training.json, if anything was trained by gradient: the norms of the parameters at the start and at the end, and how
     training images are predicted."""
     if not request["strategy"].solves:
-        durable.write_json(folder / "training.json", {"norm": norms, **on_training_images(model, labelled, ctx.device)})
+        atomic_io.write_json(
+            folder / "training.json",
+            {"norm": norms, **on_training_images(model, labelled, ctx.device)},
+        )
 
 
 @dataclass
@@ -81,18 +92,25 @@ class Validation:
         return replace(self, images=self.images.having(features(encoder, self.images, self.ctx)))
 
     def score(self, model: Model) -> float:
-        return models.measure(model, self.images, self.ctx.device, self.ctx.group)[0][model.task.score]
+        return models.measure(model, self.images, self.ctx.device, self.ctx.group)[0][
+            model.task.score
+        ]
 
 
 def alike(request: Request) -> str | None:
     """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
     together. None for all others."""
     optim, task = request["optim"], request["task"]
-    plain_head = isinstance(request["strategy"], Linear) and isinstance(task, Classify) and task.plain
+    plain_head = (
+        isinstance(request["strategy"], Linear) and isinstance(task, Classify) and task.plain
+    )
     plain_loop = request["val"] == "none" and not (request["ema"] or request["clip"])
     if not (plain_head and plain_loop) or optim is None or not stackable(optim):
         return None
-    return json.dumps(plain({**request, "optim": replace(optim, options={**optim.options, "lr": None})}), sort_keys=True)
+    return json.dumps(
+        plain({**request, "optim": replace(optim, options={**optim.options, "lr": None})}),
+        sort_keys=True,
+    )
 
 
 def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> None:
@@ -106,13 +124,25 @@ def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> Non
     plan, head = plan_of(request, [(1.0, {})], name_of(request, "all"), ctx), model.nets["head"]
     assert isinstance(head, nn.Linear)
     before = norm(head)
-    heads = stacked(head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan)
+    heads = stacked(
+        head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan
+    )
     for folder, request, (state, rows) in zip(folders, requests, heads, strict=True):
         model.nets["head"].load_state_dict(state)
-        durable.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
+        atomic_io.write_json(
+            folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []}
+        )
         epoch = max(1, len(y_N) // plan.batch_size)
-        rows = [{"step": (n := row["step"]), "epoch": round(n / epoch, 4), "images": n * plan.batch_size, **row} for row in rows]
-        durable.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        rows = [
+            {
+                "step": (n := row["step"]),
+                "epoch": round(n / epoch, 4),
+                "images": n * plan.batch_size,
+                **row,
+            }
+            for row in rows
+        ]
+        atomic_io.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         outcome(folder, request, model, draw.labelled, [before, norm(head)], ctx)
         models.save(folder, model, request)
 
@@ -147,12 +177,16 @@ def learn(
     if val and nets["encoder"] is not encoder:
         val = val.through(encoder)
     method = method_of(request, ctx)
-    notes: dict[str, Any] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
+    notes: dict[
+        str, Any
+    ] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
     score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
     optim = known(request["optim"])
     before = norm(nets)
-    for step in fit(folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)):
+    for step in fit(
+        folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)
+    ):
         if request["ema"] or val:
             step.refresh()
         if request["ema"]:
@@ -211,7 +245,12 @@ def method_of(request: Request, ctx: Context) -> Method:
     strategy = request["strategy"]
     if not isinstance(strategy, Distil):
         return request["task"]
-    return Imitation(request["task"], models.load(strategy.teacher, ctx.device), strategy.temperature, strategy.weight)
+    return Imitation(
+        request["task"],
+        models.load(strategy.teacher, ctx.device),
+        strategy.temperature,
+        strategy.weight,
+    )
 
 
 def previous(request: Request, fold: int | str) -> Path | None:
@@ -220,7 +259,9 @@ def previous(request: Request, fold: int | str) -> Path | None:
     return after if after is None or fold == "all" else after / f"fold-{fold}"
 
 
-def solved(request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str) -> Model:
+def solved(
+    request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
+) -> Model:
     """Frozen features and a head in closed form, with `standardise=each` on features of mean 0 and spread 1 in the pool. One
     common scale is left out: the strategies' grids are of the features as they are, or relative to their spread."""
     spec, name = ctx.corpus(request["dataset"]).spec, ("solve", request["draw"], fold)
@@ -233,9 +274,15 @@ def solved(request: Request, ctx: Context, labelled: Images, pool: Images, fold:
         rest = splits.rest(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         some = torch.randperm(len(rest), generator=stream("unlabelled", request["draw"]))[:most]
         seen = splits.join(labelled, rest.at(some))
-    rows, rng = torch.arange(len(seen)).split(models.at_once(seen)), stream(*name, "examples", device=ctx.device)
+    rows, rng = (
+        torch.arange(len(seen)).split(models.at_once(seen)),
+        stream(*name, "examples", device=ctx.device),
+    )
     with torch.no_grad():
-        found = [model.task.examples(model.nets.eval(), batch, rng) for batch in seen.batches(rows, ctx.device)]
+        found = [
+            model.task.examples(model.nets.eval(), batch, rng)
+            for batch in seen.batches(rows, ctx.device)
+        ]
     f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
     head = request["strategy"].solve(f_MD, y_M, model.task.of(spec), seed_of(*name))
     model.nets.set_submodule(model.task.readout, head.to(ctx.device))
@@ -258,9 +305,20 @@ def ready(
         data["unlabelled"] = splits.unlabelled(corpus, request["labels"], request["draw"])
     phases = moving(strategy, model.nets, corpus.image)
     plan = plan_of(request, phases, name_of(request, fold), ctx)
-    if any(name.startswith("encoder.") for _, rates in phases for name in rates) or task.alters() or f_ND is None:
-        start_at = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
-        return model, data, replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)), encoder
+    if (
+        any(name.startswith("encoder.") for _, rates in phases for name in rates)
+        or task.alters()
+        or f_ND is None
+    ):
+        start_at = {
+            name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")
+        }
+        return (
+            model,
+            data,
+            replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)),
+            encoder,
+        )
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)
     if "unlabelled" in data:
         data["unlabelled"] = data["unlabelled"].having(features(encoder, data["unlabelled"], ctx))
@@ -269,20 +327,28 @@ def ready(
 
 def pull(strategy: Strategy, start: Tensors, nets: nn.ModuleDict) -> Tensor | None:
     """The strategy's penalty on what moves now."""
-    return strategy.penalty({name: p for name, p in nets.named_parameters() if p.requires_grad}, start)
+    return strategy.penalty(
+        {name: p for name, p in nets.named_parameters() if p.requires_grad}, start
+    )
 
 
 def known(optim: Target) -> Target:
     """The optimizer with its learning rate read, where another stage found it."""
     rate = optim.options["lr"]
-    return optim if isinstance(rate, float) else replace(optim, options={**optim.options, "lr": found(rate)})
+    return (
+        optim
+        if isinstance(rate, float)
+        else replace(optim, options={**optim.options, "lr": found(rate)})
+    )
 
 
 def found(folder: Path) -> float:
     return json.loads((folder / "lr.json").read_text())["lr"]
 
 
-def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: Context) -> Tensor | None:
+def begin(
+    model: Model, request: Request, labelled: Images, pool: Images, ctx: Context
+) -> Tensor | None:
     """Scale and start the head on frozen features; gives those of the labelled images [N, D]. None where the task starts at
     maps, which are too large to keep."""
     task, encoder = model.task, model.nets["encoder"]
@@ -290,9 +356,18 @@ def begin(model: Model, request: Request, labelled: Images, pool: Images, ctx: C
         with torch.no_grad():
             task.prepare(model.nets, {})
         return None
-    told = {name: labelled.target(name).to(ctx.device) for name in task.needs if name in labelled.targets}
+    told = {
+        name: labelled.target(name).to(ctx.device)
+        for name in task.needs
+        if name in labelled.targets
+    }
     f_ND = features(encoder, labelled, ctx)
-    seen = {"f": f_ND, "y": labelled.y.to(ctx.device), **told, "pool": features(encoder, pool.at(scaling(request, pool)), ctx)}
+    seen = {
+        "f": f_ND,
+        "y": labelled.y.to(ctx.device),
+        **told,
+        "pool": features(encoder, pool.at(scaling(request, pool)), ctx),
+    }
     with torch.no_grad():
         task.prepare(model.nets, seen)
     return f_ND if task.pooled else None
@@ -328,22 +403,33 @@ def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
     """With the statistics 0 and 1 that BatchNorm begins with, features at rest, to which scale and head are fitted, are many
     times smaller than in training, and the first losses as much too large."""
     rows = torch.arange(len(images)).split(models.at_once(images))
-    torch.optim.swa_utils.update_bn((batch["x"] for batch in images.batches(rows, ctx.device)), encoder)
+    torch.optim.swa_utils.update_bn(
+        (batch["x"] for batch in images.batches(rows, ctx.device)), encoder
+    )
 
 
 @torch.no_grad()
 def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
     """What the encoder, at rest, makes of the images: [N, D]."""
     encoder.eval()
-    rows, images = torch.arange(len(images)).split(models.at_once(images)), replace(images, targets={})
-    found = shared(lambda mine: (encoder(b["x"]) for b in images.batches(mine, ctx.device)), rows, ctx.group)
+    rows, images = (
+        torch.arange(len(images)).split(models.at_once(images)),
+        replace(images, targets={}),
+    )
+    found = shared(
+        lambda mine: (encoder(b["x"]) for b in images.batches(mine, ctx.device)), rows, ctx.group
+    )
     return torch.cat([f_BD.to(ctx.device) for f_BD in found])
 
 
 def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:
     """The strategy's phases in the names of `nets`, with all that learns and is not the encoder."""
     encoder: Any = nets["encoder"]
-    rest = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad and not name.startswith("encoder.")}
+    rest = {
+        name: 1.0
+        for name, p in nets.named_parameters()
+        if p.requires_grad and not name.startswith("encoder.")
+    }
     return [
         (share, {f"encoder.backbone.{name}": rate for name, rate in rates.items()} | rest)
         for share, rates in strategy.phases(layers(encoder, image))
@@ -362,10 +448,17 @@ class Group:
 def groups(request: Request, spec: Spec) -> tuple[list[float], list[Group]]:
     """(where each phase begins, as a share of the steps; what moves how fast), from the input up. With a head that is solved
     nothing moves."""
-    strategy, encoder = request["strategy"], models.readout(request["encoder"], request["features"], spec)
+    strategy, encoder = (
+        request["strategy"],
+        models.readout(request["encoder"], request["features"], spec),
+    )
     nets = request["task"].networks(encoder, spec)
     strategy.adapt(encoder, stream(0))
-    owner = {f"encoder.backbone.{n}": at for at, names in layers(encoder, spec.image).items() for n in names}
+    owner = {
+        f"encoder.backbone.{n}": at
+        for at, names in layers(encoder, spec.image).items()
+        for n in names
+    }
     phases = [(1.0, {})] if strategy.solves else moving(strategy, nets, spec.image)
     found: dict[tuple, int] = {}
     for name, p in nets.named_parameters():

@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sft_exp import durable, transfer
-from sft_exp.core import Pretrainer, stream
-from sft_exp.data import Images
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.core.rng import stream
+from sft_exp.data.images import Images
 from sft_exp.errors import StorageError
+from sft_exp.models import transfer
 from sft_exp.progress import bar
 from sft_exp.stages import pretrain
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
 
 AT_ONCE = 20_000  # codes decoded at once
 
@@ -25,27 +27,46 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     method: Pretrainer = request["method"]
     corpus = ctx.corpus(request["dataset"])
     if corpus.test is None:
-        raise StorageError(f"{folder}: asked for a likelihood of test images that {corpus.name} does not have")
+        raise StorageError(
+            f"{folder}: asked for a likelihood of test images that {corpus.name} does not have"
+        )
     nets, _ = pretrain.build({**request, "_init": None}, corpus)
     file = request["start"] / "networks.safetensors"
     transfer.load_own(nets, transfer.read_own(file), file)
-    bounds_N2 = measure(method, nets.to(ctx.device).eval(), corpus.test, request["samples"], request["seed"], ctx)
+    bounds_N2 = measure(
+        method, nets.to(ctx.device).eval(), corpus.test, request["samples"], request["seed"], ctx
+    )
     elbo, nll = bounds_N2.mean(0).tolist()
     error = (bounds_N2[:, 1].std() / math.sqrt(len(bounds_N2))).item()
-    pixels = convention(method, corpus.test.floats(torch.arange(min(100, len(corpus.test))), ctx.device))
+    pixels = convention(
+        method, corpus.test.floats(torch.arange(min(100, len(corpus.test))), ctx.device)
+    )
     about = {"samples": request["samples"], "images": len(bounds_N2), "pixels": pixels}
-    durable.write_json(folder / "likelihood.json", {"nll": nll, "elbo": -elbo, "standard_error": error, **about})
+    atomic_io.write_json(
+        folder / "likelihood.json", {"nll": nll, "elbo": -elbo, "standard_error": error, **about}
+    )
 
 
-def measure(method: Pretrainer, nets: torch.nn.ModuleDict, images: Images, samples: int, seed: int, ctx: Context) -> Tensor:
+def measure(
+    method: Pretrainer,
+    nets: torch.nn.ModuleDict,
+    images: Images,
+    samples: int,
+    seed: int,
+    ctx: Context,
+) -> Tensor:
     """(-ELBO, -log p(x)) of each image [N, 2], in nats."""
     found = []
     rows = torch.arange(len(images)).split(max(1, AT_ONCE // samples))
     with bar("likelihood", len(images)) as advance:
         for n, batch in enumerate(images.batches(rows, ctx.device)):
             rng = stream(seed, "likelihood", n, device=ctx.device)
-            weights_KB = method.log_weights(nets, method.observe(batch["x"], rng), samples, rng).double()
-            found.append(torch.stack([-weights_KB.mean(0), math.log(samples) - weights_KB.logsumexp(0)], 1))
+            weights_KB = method.log_weights(
+                nets, method.observe(batch["x"], rng), samples, rng
+            ).double()
+            found.append(
+                torch.stack([-weights_KB.mean(0), math.log(samples) - weights_KB.logsumexp(0)], 1)
+            )
             advance(sum(map(len, found)), "")
     return torch.cat(found).cpu()
 

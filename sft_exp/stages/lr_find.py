@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 
-from sft_exp import durable, splits
+from sft_exp.data import splits
 from sft_exp.errors import DataError, NonFiniteError
 from sft_exp.stages import finetune
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
-from sft_exp.train import optimizers_for, train
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
+from sft_exp.training.loop import train
+from sft_exp.training.optim import optimizers_for
 
 LEAST, MOST = 1e-6, 1.0  # rates the test runs through
 STEPS = 150
@@ -37,21 +39,27 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     losses: list[float] = []
     mean = 0.0
     try:
-        for step in train(request["task"], model.nets.train(), optimizers, data, plan, torch.device(ctx.device)):
+        for step in train(
+            request["task"], model.nets.train(), optimizers, data, plan, torch.device(ctx.device)
+        ):
             mean = SMOOTH * mean + (1 - SMOOTH) * step.metrics["loss"].item()
             rates.append(Ramp()((step.done - 1) / STEPS))
-            losses.append(mean / (1 - SMOOTH**step.done))  # as Adam corrects its means for their start at 0
+            losses.append(
+                mean / (1 - SMOOTH**step.done)
+            )  # as Adam corrects its means for their start at 0
             if losses[-1] > WORSE * losses[0]:
                 break
     except NonFiniteError:
         pass  # the rate was too large: that is what the test is for
     best = steepest(rates, losses)
-    durable.write_json(folder / "lr.json", {"lr": best, "rates": rates, "losses": losses})
+    atomic_io.write_json(folder / "lr.json", {"lr": best, "rates": rates, "losses": losses})
 
 
 def steepest(rates: list[float], losses: list[float]) -> float:
     """The rate in the middle of the window in which the loss falls most; DataError if it falls nowhere."""
     falls = [losses[i] - losses[i + WINDOW] for i in range(len(losses) - WINDOW)]
     if not falls or max(falls) <= 0:
-        raise DataError("optim.lr=auto: the training loss falls at no rate from 1e-6 to 1; give optim.lr a number")
+        raise DataError(
+            "optim.lr=auto: the training loss falls at no rate from 1e-6 to 1; give optim.lr a number"
+        )
     return rates[falls.index(max(falls)) + WINDOW // 2]

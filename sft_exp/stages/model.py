@@ -12,13 +12,20 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp import durable, transfer
-from sft_exp.core import Encoder, Method, Spec, Strategy, Task, Tensors
-from sft_exp.data import Images
-from sft_exp.engines.group import Group, shared
+from sft_exp.config.moved import current
+from sft_exp.core.encoder import Encoder
+from sft_exp.core.method import Method
+from sft_exp.core.strategy import Strategy
+from sft_exp.core.task import Task
+from sft_exp.core.types import Spec, Tensors
+from sft_exp.data.images import Images
+from sft_exp.distributed.group import Group, shared
 from sft_exp.errors import DataError, StorageError
-from sft_exp.nets import Readout, backbone
-from sft_exp.provenance import plain
+from sft_exp.models import transfer
+from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.normalise import backbone
+from sft_exp.store import atomic_io
+from sft_exp.store.requests import plain
 
 BATCH = 250  # images predicted at once: larger ones spend their time on fresh memory
 PIXELS = 2**20  # of all of them together, at most
@@ -33,7 +40,9 @@ class Model:
     task: Task
     nets: nn.ModuleDict
     spec: Spec
-    probabilistic: bool = True  # whether softmax of its predictions means anything; votes of an SVM do not
+    probabilistic: bool = (
+        True  # whether softmax of its predictions means anything; votes of an SVM do not
+    )
 
     @torch.no_grad()
     def predict(self, x_BCHW: Tensor) -> Tensor:
@@ -42,7 +51,13 @@ class Model:
 
 
 def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> Readout:
-    return Readout(backbone(encoder, spec.image), features["maps"], features["pool"], features["grid"], spec.image)
+    return Readout(
+        backbone(encoder, spec.image),
+        features["maps"],
+        features["pool"],
+        features["grid"],
+        spec.image,
+    )
 
 
 def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
@@ -50,8 +65,11 @@ def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
     spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
     levels = {"levels": model.spec.levels} if model.spec.levels else {}
-    durable.write_json(folder / "model.json", {**build, **spec, **levels})
-    durable.write(folder / "model.safetensors", to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}))
+    atomic_io.write_json(folder / "model.json", {**build, **spec, **levels})
+    atomic_io.write(
+        folder / "model.safetensors",
+        to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
+    )
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Model:
@@ -88,8 +106,13 @@ def folder_of(path: Path) -> Path:
     if (path / "model.json").exists():
         return path
     if (path / "results.json").exists():
-        folder = Path(json.loads((path / "results.json").read_text())["stages"]["finetune"]["folder"])
-        for start in (Path(), *path.resolve().parents):  # the run's folder is named from where the run was started
+        folder = Path(
+            json.loads((path / "results.json").read_text())["stages"]["finetune"]["folder"]
+        )
+        for start in (
+            Path(),
+            *path.resolve().parents,
+        ):  # the run's folder is named from where the run was started
             if (start / folder / "model.json").exists():
                 return start / folder
         raise DataError(f"{path}: what it trained should be in {folder}, and is not there")
@@ -111,7 +134,9 @@ def resize(nets: nn.ModuleDict, state: Tensors) -> None:
 
 
 @torch.no_grad()
-def measure(model: Model, images: Images, device: torch.device, group: Group | None = None) -> tuple[dict[str, float], Tensors]:
+def measure(
+    model: Model, images: Images, device: torch.device, group: Group | None = None
+) -> tuple[dict[str, float], Tensors]:
     """(scores, what the task keeps of each prediction [N, ...]), batch by batch, each batch by one process of the group; a score
     that the task cannot give is left out."""
     metrics: Any = model.task.metrics(model.spec).to("cpu" if group else device)
@@ -122,7 +147,9 @@ def measure(model: Model, images: Images, device: torch.device, group: Group | N
     def seen(rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensors]]:
         for batch in images.batches(rows, device):
             predictions = model.predict(batch["x"])
-            record = {name: value.cpu() for name, value in model.task.record(predictions, batch).items()}
+            record = {
+                name: value.cpu() for name, value in model.task.record(predictions, batch).items()
+            }
             yield model.task.compared(predictions, batch), record
 
     for compared, record in shared(seen, torch.arange(len(images)).split(at_once(images)), group):
@@ -152,7 +179,7 @@ def named(name: str, value: Any, spec: Spec) -> dict[str, float]:
 
 def rebuild(node: dict[str, Any]) -> Any:
     """A part from its description; StorageError unless it is one of ours by kind."""
-    module, _, name = node["is"].rpartition(".")
+    module, _, name = current(node["is"]).rpartition(".")
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, PARTS)):
         raise StorageError(f"{node['is']} is no encoder, task, pretrainer or strategy")

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp import durable, splits
-from sft_exp.core import stream
-from sft_exp.curves import MONITORS
-from sft_exp.data import Images
-from sft_exp.heads.fitted import fit_linear
-from sft_exp.stages.context import Context
-from sft_exp.store import Request
+from sft_exp.core.rng import stream
+from sft_exp.data import splits
+from sft_exp.data.images import Images
+from sft_exp.models.heads.fitted import fit_linear
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
+from sft_exp.training.metrics_log import MONITORS
 
 LOOKS = 4  # times while pretraining, after a first one at the start
 ROWS = 1_000  # images of the pool whose features are looked at
@@ -45,10 +46,23 @@ class Monitor:
         draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         few = torch.randperm(len(draw.labelled), generator=stream("monitor"))[:PROBED]
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
-        self.file, self.encoder, self.nets, self.device = folder / MONITORS, encoder, nets, ctx.device
-        self.labelled, self.pool, self.labels = held(draw.labelled.at(few)), held(pool.at(some)), str(request["labels"])
-        self.classed = len(ctx.corpus(request["dataset"]).strata) > 1  # else there is nothing to read off
-        earlier = next((f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None)
+        self.file, self.encoder, self.nets, self.device = (
+            folder / MONITORS,
+            encoder,
+            nets,
+            ctx.device,
+        )
+        self.labelled, self.pool, self.labels = (
+            held(draw.labelled.at(few)),
+            held(pool.at(some)),
+            str(request["labels"]),
+        )
+        self.classed = (
+            len(ctx.corpus(request["dataset"]).strata) > 1
+        )  # else there is nothing to read off
+        earlier = next(
+            (f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None
+        )
         rows = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
         self.rows: dict[int | None, dict[str, Any]] = {row["step"]: row for row in rows}
         self.seconds = 0.0
@@ -63,7 +77,9 @@ class Monitor:
             self.rows[step] = {"step": step, **self.measured(self.encoder.eval())}
             for module, mode in modes.items():
                 module.training = mode
-            durable.write(self.file, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
+            atomic_io.write(
+                self.file, "".join(json.dumps(row) + "\n" for row in self.rows.values())
+            )
         self.seconds += time.perf_counter() - started
         return self.rows[step]
 
@@ -77,7 +93,9 @@ class Monitor:
 
     def features(self, encoder: nn.Module, images: Images) -> Tensor:
         rows = torch.arange(len(images)).split(250)
-        return torch.cat([encoder(b["x"]).flatten(1).float() for b in images.batches(rows, self.device)])
+        return torch.cat(
+            [encoder(b["x"]).flatten(1).float() for b in images.batches(rows, self.device)]
+        )
 
 
 def held(images: Images) -> Images:
@@ -108,7 +126,11 @@ def probes(f_LD: Tensor, labelled: Images) -> dict[str, float]:
         head = nn.Linear(f_LD.shape[1], classes).to(f_LD.device)
         fit_linear(head, f_LD[known], y_L[known], RIDGE)
         right["probe"] += int((head(f_LD[held]).argmax(1) == y_L[held]).sum())
-        near = torch.cdist(f_LD[held], f_LD[known]).topk(min(NEIGHBOURS, len(known)), largest=False).indices
+        near = (
+            torch.cdist(f_LD[held], f_LD[known])
+            .topk(min(NEIGHBOURS, len(known)), largest=False)
+            .indices
+        )
         right["knn"] += int((y_L[known][near].mode(1).values == y_L[held]).sum())
     return {name: count / len(y_L) for name, count in right.items()}
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import stream
-from sft_exp.data import Images
+from sft_exp.core.rng import stream
+from sft_exp.data.images import Images
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 
@@ -18,7 +18,9 @@ MOST_LOSS = 1e30  # nats of one prediction; a larger cross-entropy counts as thi
 
 def norm(nets: nn.Module) -> float:
     """Euclidean norm of all parameters."""
-    return short(sum(p.detach().cpu().double().square().sum().item() for p in nets.parameters()) ** 0.5)
+    return short(
+        sum(p.detach().cpu().double().square().sum().item() for p in nets.parameters()) ** 0.5
+    )
 
 
 def on_training_images(model: Model, labelled: Images, device: torch.device) -> dict[str, Any]:

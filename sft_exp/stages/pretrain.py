@@ -8,16 +8,22 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp import curves, durable, splits, transfer, weights
-from sft_exp.core import Pretrainer, Spec, seed_global, seed_of, stream
-from sft_exp.data import Corpus, Images, fitted
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.core.rng import seed_global, seed_of, stream
+from sft_exp.core.types import Spec
+from sft_exp.data import splits
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.images import Images, fitted
 from sft_exp.errors import ConfigError
-from sft_exp.nets import Normalised, backbone
+from sft_exp.models import transfer, weights
+from sft_exp.models.normalise import Normalised, backbone
 from sft_exp.progress import console
-from sft_exp.stages.context import Context
-from sft_exp.stages.fit import fit, forget, plan_of
 from sft_exp.stages.monitor import LOOKS, Monitor
-from sft_exp.store import Request
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training import metrics_log
+from sft_exp.training.context import Context
+from sft_exp.training.fit import fit, forget, plan_of
 
 SHOWN = 16  # images in the report's pictures
 
@@ -32,30 +38,54 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     nets.to(ctx.device)
     if report:
         images = weights.images(request["_init"], request["encoder"], request["image"])
-        console.print(f"{report.table()}\n  {images}", markup=False, highlight=False, soft_wrap=True)
-        durable.write_json(folder / "transfer.json", {**report.json(), "images": images})
+        console.print(
+            f"{report.table()}\n  {images}", markup=False, highlight=False, soft_wrap=True
+        )
+        atomic_io.write_json(folder / "transfer.json", {**report.json(), "images": images})
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
     with torch.no_grad():
-        method.prepare(nets, {"x": pool.floats(shuffled[:20_000], ctx.device)} if method.learns == "in closed form" else {})
+        method.prepare(
+            nets,
+            {"x": pool.floats(shuffled[:20_000], ctx.device)}
+            if method.learns == "in closed form"
+            else {},
+        )
     if method.learns == "by gradient":
         phases = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
         plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
-        label, encoder, watched = f"pretrain {type(method).__name__}", nets.get_submodule(method.keeps), request["_monitor"]
+        label, encoder, watched = (
+            f"pretrain {type(method).__name__}",
+            nets.get_submodule(method.keeps),
+            request["_monitor"],
+        )
         after, every = request["_after"], plan.steps // LOOKS
-        monitor = Monitor(folder, watched, encoder, nets, pool, ctx, after) if watched and every and ctx.first else None
+        monitor = (
+            Monitor(folder, watched, encoder, nets, pool, ctx, after)
+            if watched and every and ctx.first
+            else None
+        )
         if monitor:
-            ctx.watch(folder.name).log(curves.monitored(monitor.look(0)))
-        for step in fit(folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after):
+            ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(0)))
+        for step in fit(
+            folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after
+        ):
             if watched and every and step.done % every == 0:
                 step.refresh()
                 if monitor:
-                    ctx.watch(folder.name).log(curves.monitored(monitor.look(step.done)))
+                    ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(step.done)))
         if monitor:
-            console.print(f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False)
-    durable.write(folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps))))
+            console.print(
+                f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False
+            )
+    atomic_io.write(
+        folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps)))
+    )
     if method.has_likelihood:
-        durable.write(folder / "networks.safetensors", to_bytes(numbers(nets)))
-    durable.write(folder / "pictures.safetensors", to_bytes(pictures(method, nets, pool, request["seed"], ctx)))
+        atomic_io.write(folder / "networks.safetensors", to_bytes(numbers(nets)))
+    atomic_io.write(
+        folder / "pictures.safetensors",
+        to_bytes(pictures(method, nets, pool, request["seed"], ctx)),
+    )
     forget(folder, request)
 
 
@@ -66,20 +96,26 @@ def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Rep
     encoder, report = backbone(request["encoder"], request["image"]), None
     if not list(encoder.parameters()):
         kind = type(request["encoder"]).__name__
-        raise ConfigError("encoder", kind, "has nothing to pretrain; take another encoder, or pretrainer=none")
+        raise ConfigError(
+            "encoder", kind, "has nothing to pretrain; take another encoder, or pretrainer=none"
+        )
     if request["_init"]:
         source, _ = weights.read(request["_init"], request["init"])
         body = encoder.body if isinstance(encoder, Normalised) else encoder
         report = transfer.transfer(body, source, request["_init"].file)
         report.check(request["_allow"])
-    return request["method"].networks(encoder, Spec(request["image"], corpus.classes, corpus.named)), report
+    return request["method"].networks(
+        encoder, Spec(request["image"], corpus.classes, corpus.named)
+    ), report
 
 
 def numbers(net: nn.Module) -> dict[str, Tensor]:
     return {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
 
 
-def pool_of(corpus: Corpus, fold: int | str | None, method: Pretrainer, image: tuple[int, int, int]) -> Images:
+def pool_of(
+    corpus: Corpus, fold: int | str | None, method: Pretrainer, image: tuple[int, int, int]
+) -> Images:
     """Images of this size to pretrain on: with a fold, those that its tests do not use; with "all", every training image.
     Their labels are seen by methods that learn from them, and by no others."""
     if fold == "all":
@@ -92,7 +128,9 @@ def pool_of(corpus: Corpus, fold: int | str | None, method: Pretrainer, image: t
 
 
 @torch.no_grad()
-def pictures(method: Pretrainer, nets: nn.ModuleDict, pool: Images, seed: int, ctx: Context) -> dict[str, Tensor]:
+def pictures(
+    method: Pretrainer, nets: nn.ModuleDict, pool: Images, seed: int, ctx: Context
+) -> dict[str, Tensor]:
     """What the method shows of its first images, uint8 [B, C, H, W]."""
     x_BCHW = pool.floats(torch.arange(min(SHOWN, len(pool))), ctx.device)
     shown = method.show(nets.eval(), x_BCHW, stream(seed, "show", device=ctx.device))

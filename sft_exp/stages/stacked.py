@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import Tensors
-from sft_exp.data import rows_of_step
+from sft_exp.config.schema import Target
+from sft_exp.core.types import Tensors
+from sft_exp.data.order import rows_of_step
 from sft_exp.errors import NonFiniteError
-from sft_exp.experiment import Target
-from sft_exp.train import Plan, build_optimizer
+from sft_exp.training.loop import Plan
+from sft_exp.training.optim import build_optimizer
 
 STACKABLE = tuple(
     f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop")
@@ -34,16 +35,22 @@ def stacked(
     lr_K = torch.tensor(rates, device=f_ND.device)
     w_KYD = head.weight.detach().expand(k, -1, -1).clone()
     b_KY = head.bias.detach().expand(k, -1).clone()
-    optimizer = build_optimizer(replace(optim, options={**optim.options, "lr": 1.0}), [{"params": [w_KYD, b_KY]}])
+    optimizer = build_optimizer(
+        replace(optim, options={**optim.options, "lr": 1.0}), [{"params": [w_KYD, b_KY]}]
+    )
     every = max(1, plan.steps // 200)
     for step in range(plan.stop):
         r_B = rows_of_step(len(y_N), plan.batch_size, step, *plan.name, "labelled").to(f_ND.device)
         w, b = w_KYD.detach().requires_grad_(), b_KY.detach().requires_grad_()
         logits_BKY = F.linear(f_ND[r_B], w.flatten(0, 1), b.flatten()).unflatten(1, (k, -1))
-        loss_BK = F.cross_entropy(logits_BKY.flatten(0, 1), y_N[r_B].repeat_interleave(k), reduction="none").unflatten(0, (-1, k))
+        loss_BK = F.cross_entropy(
+            logits_BKY.flatten(0, 1), y_N[r_B].repeat_interleave(k), reduction="none"
+        ).unflatten(0, (-1, k))
         loss_K = loss_BK.mean(0)
         if not loss_K.isfinite().all():
-            raise NonFiniteError(f"loss of a head is not finite at step {step}: learning rates {rates}, losses {loss_K.tolist()}")
+            raise NonFiniteError(
+                f"loss of a head is not finite at step {step}: learning rates {rates}, losses {loss_K.tolist()}"
+            )
         w_KYD.grad, b_KY.grad = torch.autograd.grad(loss_K.sum(), (w, b))
         before = w_KYD.clone(), b_KY.clone()
         optimizer.step()
@@ -54,7 +61,9 @@ def stacked(
             accuracy_K = (logits_BKY.argmax(2) == y_N[r_B, None]).float().mean(0)
             rows.append((step + 1, accuracy_K.tolist(), loss_K.tolist()))
     if not (w_KYD.isfinite().all() and b_KY.isfinite().all()):
-        raise NonFiniteError(f"weights of a head are not finite after step {plan.stop}: learning rates {rates}")
+        raise NonFiniteError(
+            f"weights of a head are not finite after step {plan.stop}: learning rates {rates}"
+        )
     return [
         (
             {"weight": w_KYD[i].clone(), "bias": b_KY[i].clone()},

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from sft_exp import durable, splits
-from sft_exp.data import Images
+from sft_exp.data import splits
+from sft_exp.data.images import Images
 from sft_exp.stages import model as models
-from sft_exp.stages.context import Context
 from sft_exp.stages.finetune import learn
-from sft_exp.stages.fit import forget
-from sft_exp.store import Request
+from sft_exp.store import atomic_io
+from sft_exp.store.store import Request
+from sft_exp.training.context import Context
+from sft_exp.training.fit import forget
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
@@ -17,14 +18,14 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     draw = splits.make(corpus, request["labels"], request["draw"])
     totals: dict[str, float] = {}
     for k in range(count(draw.labelled, request["folds"])):
-        work = durable.folder(folder / f"fold-{k}")
+        work = atomic_io.folder(folder / f"fold-{k}")
         known, held = splits.fold(draw.labelled, corpus.strata, k, request["folds"])
         model = learn(work, request, ctx, draw.labelled.at(known), draw.pool, fold=k)
         scores, _ = models.measure(model, draw.labelled.at(held), ctx.device, ctx.group)
         for name, value in scores.items():
             totals[name] = totals.get(name, 0.0) + value * len(held) / len(draw.labelled)
         forget(work, request)
-    durable.write_json(folder / "scores.json", totals)
+    atomic_io.write_json(folder / "scores.json", totals)
 
 
 def count(labelled: Images, folds: int) -> int:

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 
 
 @dataclass
 class BitFit(Strategy):
     def phases(self, layers):
-        return [(1.0, {name: 1.0 for names in layers.values() for name in names if name.rpartition(".")[2] == "bias"})]
+        return [
+            (
+                1.0,
+                {
+                    name: 1.0
+                    for names in layers.values()
+                    for name in names
+                    if name.rpartition(".")[2] == "bias"
+                },
+            )
+        ]

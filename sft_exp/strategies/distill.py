@@ -7,7 +7,7 @@ Chen et al., arXiv:2006.10029, equation 3. The teacher is frozen; every number o
 from dataclasses import dataclass
 from typing import Any
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 
 
 @dataclass

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
-from sft_exp.core import Rates, Strategy
+from sft_exp.core.strategy import Strategy
+from sft_exp.core.types import Rates
 from sft_exp.errors import require
 
 
 @dataclass
 class Gradual(Strategy):
-    unfreezing: float = 0.5  # share of the steps after which the lowest map moves too; the head moves alone first
+    unfreezing: float = (
+        0.5  # share of the steps after which the lowest map moves too; the head moves alone first
+    )
 
     def __post_init__(self):
         require(0 < self.unfreezing < 1, "unfreezing", self.unfreezing, "between 0 and 1")

@@ -7,22 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
-from sft_exp.heads.fitted import grid_fit
+from sft_exp.models.heads.fitted import grid_fit
 
 
 @dataclass
 class KNN(Strategy):
     solves: ClassVar[bool] = True
 
-    k: list[int] = field(default_factory=lambda: [1, 3, 5, 10, 20])  # numbers of neighbours to choose from
+    k: list[int] = field(
+        default_factory=lambda: [1, 3, 5, 10, 20]
+    )  # numbers of neighbours to choose from
     metric: str = "cosine"  # cosine or euclidean
     rows: int = 60_000  # labelled images kept at most
 
     def __post_init__(self):
-        require(bool(self.k) and all(v > 0 for v in self.k), "k", self.k, "a list of numbers above 0")
-        require(self.metric in ("cosine", "euclidean"), "metric", self.metric, "cosine or euclidean")
+        require(
+            bool(self.k) and all(v > 0 for v in self.k), "k", self.k, "a list of numbers above 0"
+        )
+        require(
+            self.metric in ("cosine", "euclidean"), "metric", self.metric, "cosine or euclidean"
+        )
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):
@@ -31,13 +37,19 @@ class KNN(Strategy):
     def solve(self, f_BD, y_B, spec, seed):
         from sklearn.neighbors import KNeighborsClassifier
 
-        if self.metric == "cosine":  # between vectors of length 1 the nearest by angle are the nearest
+        if (
+            self.metric == "cosine"
+        ):  # between vectors of length 1 the nearest by angle are the nearest
             f_BD = F.normalize(f_BD)
         most = max(1, len(y_B) // 2)  # as many as are always known while a fold is held out
         grid = {"n_neighbors": sorted({min(k, most) for k in self.k})}
         chosen = grid_fit(KNeighborsClassifier(), grid, f_BD, y_B, seed, self.rows).n_neighbors
-        kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[: self.rows].to(f_BD.device)
-        head = Neighbours(len(kept), f_BD.shape[1], len(spec.classes), self.metric == "cosine").to(f_BD.device)
+        kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[
+            : self.rows
+        ].to(f_BD.device)
+        head = Neighbours(len(kept), f_BD.shape[1], len(spec.classes), self.metric == "cosine").to(
+            f_BD.device
+        )
         head.f_ND.copy_(f_BD[kept])
         head.y_N.copy_(y_B[kept])
         head.k.fill_(chosen)
@@ -63,6 +75,10 @@ class Neighbours(nn.Module):
         self.register_buffer("k", torch.ones((), dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        near_BK = torch.cdist(F.normalize(f_BD) if self.cosine else f_BD, self.f_ND).topk(int(self.k), largest=False).indices
+        near_BK = (
+            torch.cdist(F.normalize(f_BD) if self.cosine else f_BD, self.f_ND)
+            .topk(int(self.k), largest=False)
+            .indices
+        )
         votes_BY = F.one_hot(self.y_N[near_BK], self.classes).sum(1)
         return (votes_BY / self.k).clamp_min(1e-8).log()

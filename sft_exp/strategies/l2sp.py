@@ -5,7 +5,7 @@ Loss: + alpha / 2 |w - w0|^2 of the encoder's parameters + beta / 2 |w|^2 of the
 
 from dataclasses import dataclass
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 
@@ -22,5 +22,11 @@ class L2SP(Strategy):
         return [(1.0, {name: 1.0 for names in layers.values() for name in names})]
 
     def penalty(self, now, start):
-        pulled = [self.alpha / 2 * (p - start[name]).square().sum() for name, p in now.items() if name in start]
-        return sum(pulled) + sum(self.beta / 2 * p.square().sum() for name, p in now.items() if name not in start)
+        pulled = [
+            self.alpha / 2 * (p - start[name]).square().sum()
+            for name, p in now.items()
+            if name in start
+        ]
+        return sum(pulled) + sum(
+            self.beta / 2 * p.square().sum() for name, p in now.items() if name not in start
+        )

@@ -4,7 +4,7 @@ before them Howard & Ruder, arXiv:1801.06146, section 3.2 (there a factor of 1 /
 
 from dataclasses import dataclass
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 
@@ -17,4 +17,13 @@ class Layerwise(Strategy):
 
     def phases(self, layers):
         top_down = [names for names in reversed(layers.values()) if names]
-        return [(1.0, {name: self.decay**depth for depth, names in enumerate(top_down, start=1) for name in names})]
+        return [
+            (
+                1.0,
+                {
+                    name: self.decay**depth
+                    for depth, names in enumerate(top_down, start=1)
+                    for name in names
+                },
+            )
+        ]

@@ -6,20 +6,24 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
-from sft_exp.heads.fitted import grid_fit
+from sft_exp.models.heads.fitted import grid_fit
 
 
 @dataclass
 class Logistic(Strategy):
     solves: ClassVar[bool] = True
 
-    c: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])  # inverse weights of the ridge to choose from
+    c: list[float] = field(
+        default_factory=lambda: [0.01, 0.1, 1.0, 10.0]
+    )  # inverse weights of the ridge to choose from
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
-        require(bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0")
+        require(
+            bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0"
+        )
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):
@@ -31,10 +35,15 @@ class Logistic(Strategy):
         # The ridge keeps the weights in the span of the images, so that few of them need no more numbers than there are images.
         span_DR = torch.linalg.qr(f_BD.T).Q if len(f_BD) < f_BD.shape[1] else None
         few_BR = f_BD if span_DR is None else f_BD @ span_DR
-        fit = grid_fit(LogisticRegression(max_iter=1000), {"C": list(self.c)}, few_BR, y_B, seed, self.rows)
+        fit = grid_fit(
+            LogisticRegression(max_iter=1000), {"C": list(self.c)}, few_BR, y_B, seed, self.rows
+        )
         head = nn.Linear(f_BD.shape[1], len(spec.classes))
         with torch.no_grad():
-            weight, bias = torch.from_numpy(fit.coef_).float(), torch.from_numpy(fit.intercept_).float()
+            weight, bias = (
+                torch.from_numpy(fit.coef_).float(),
+                torch.from_numpy(fit.intercept_).float(),
+            )
             weight = weight if span_DR is None else weight @ span_DR.cpu().T
             if len(fit.classes_) == 2:  # scikit-learn keeps one row for two classes
                 weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 
@@ -25,18 +25,33 @@ class LoRA(Strategy):
         require(self.alpha > 0, "alpha", self.alpha, "above 0")
 
     def adapt(self, encoder, rng):
-        for layer in [m for m in encoder.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]:
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, self.rank, self.alpha / self.rank, rng))
+        for layer in [
+            m for m in encoder.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)
+        ]:
+            parametrize.register_parametrization(
+                layer, "weight", LowRank(layer.weight, self.rank, self.alpha / self.rank, rng)
+            )
 
     def merge(self, encoder):
         for layer in encoder.modules():
-            if parametrize.is_parametrized(layer, "weight") and isinstance(layer.parametrizations.weight[-1], LowRank):
+            if parametrize.is_parametrized(layer, "weight") and isinstance(
+                layer.parametrizations.weight[-1], LowRank
+            ):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
     def phases(self, layers):
         added = ("up", "down")
         every = [name for names in layers.values() for name in names]
-        return [(1.0, {n: 1.0 for n in every if ".parametrizations." in n and n.rpartition(".")[2] in added})]
+        return [
+            (
+                1.0,
+                {
+                    n: 1.0
+                    for n in every
+                    if ".parametrizations." in n and n.rpartition(".")[2] in added
+                },
+            )
+        ]
 
 
 class LowRank(nn.Module):

@@ -6,7 +6,7 @@ such a head, solved in closed form; this one trains it by gradient for the first
 
 from dataclasses import dataclass
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 
@@ -20,4 +20,7 @@ class LPFT(Strategy):
         require(self.rate > 0, "rate", self.rate, "above 0")
 
     def phases(self, layers):
-        return [(self.probe, {}), (1 - self.probe, {name: self.rate for names in layers.values() for name in names})]
+        return [
+            (self.probe, {}),
+            (1 - self.probe, {name: self.rate for names in layers.values() for name in names}),
+        ]

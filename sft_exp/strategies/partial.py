@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import ConfigError
 
 
@@ -15,11 +15,17 @@ class Partial(Strategy):
         try:
             self.pattern = re.compile(self.moves)
         except re.error as error:
-            raise ConfigError("moves", self.moves, f"must be a regular expression ({error})") from error
+            raise ConfigError(
+                "moves", self.moves, f"must be a regular expression ({error})"
+            ) from error
 
     def phases(self, layers):
         every = [name for names in layers.values() for name in names]
         found = {name: 1.0 for name in every if self.pattern.search(name)}
         if every and not found:
-            raise ConfigError("moves", self.moves, f"must match some of the encoder's parameters: {', '.join(every)}")
+            raise ConfigError(
+                "moves",
+                self.moves,
+                f"must match some of the encoder's parameters: {', '.join(every)}",
+            )
         return [(1.0, found)]

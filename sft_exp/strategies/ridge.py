@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 
@@ -16,11 +16,18 @@ class Ridge(Strategy):
     probabilistic: ClassVar[bool] = False
     solved: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    alpha: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0])  # weights of the squared norm
+    alpha: list[float] = field(
+        default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0]
+    )  # weights of the squared norm
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
-        require(bool(self.alpha) and all(v > 0 for v in self.alpha), "alpha", self.alpha, "a list of numbers above 0")
+        require(
+            bool(self.alpha) and all(v > 0 for v in self.alpha),
+            "alpha",
+            self.alpha,
+            "a list of numbers above 0",
+        )
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 CHUNK = 500  # images whose distances to all others are held at once
@@ -41,7 +41,9 @@ class Spread(Strategy):
         return [(1.0, {})]
 
     def solve(self, f_BD, y_B, spec, seed):
-        order = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed)).to(y_B.device)
+        order = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed)).to(
+            y_B.device
+        )
         known, rest = order[y_B[order] >= 0][: self.rows], order[y_B[order] < 0]
         kept = torch.cat([known, rest])
         y_LY = F.one_hot(y_B[known], len(spec.classes)).float()
@@ -78,9 +80,15 @@ def normalised(distance_NK: Tensor, near_NK: Tensor, scale_N: Tensor) -> Tensor:
     """The graph's matrix S, sparse [N, N]."""
     n, k = near_NK.shape
     w_NK = (-distance_NK.square() / (scale_N[:, None] * scale_N[near_NK])).exp()
-    row, column, w = torch.arange(n, device=w_NK.device).repeat_interleave(k), near_NK.flatten(), w_NK.flatten() / 2
+    row, column, w = (
+        torch.arange(n, device=w_NK.device).repeat_interleave(k),
+        near_NK.flatten(),
+        w_NK.flatten() / 2,
+    )
     both = torch.stack([torch.cat([row, column]), torch.cat([column, row])])
-    w_NN = torch.sparse_coo_tensor(both, torch.cat([w, w]), (n, n), check_invariants=False).coalesce()
+    w_NN = torch.sparse_coo_tensor(
+        both, torch.cat([w, w]), (n, n), check_invariants=False
+    ).coalesce()
     degree_N = torch.sparse.sum(w_NN, 1).to_dense().clamp_min(1e-12)
     row, column = w_NN.indices()
     s = w_NN.values() / (degree_N[row] * degree_N[column]).sqrt()
@@ -105,5 +113,7 @@ class Graph(nn.Module):
         distance_BK, near_BK = nearest(F.normalize(f_BD), self.f_ND, self.k)
         scale_B1 = distance_BK[:, -1:].clamp_min(LEAST)
         w_BK = (-distance_BK.square() / (scale_B1 * self.scale_N[near_BK])).exp()
-        share_BY = (w_BK[:, :, None] * self.share_NY[near_BK]).sum(1) / w_BK.sum(1, keepdim=True).clamp_min(1e-12)
+        share_BY = (w_BK[:, :, None] * self.share_NY[near_BK]).sum(1) / w_BK.sum(
+            1, keepdim=True
+        ).clamp_min(1e-12)
         return share_BY.clamp_min(1e-8).log()

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
-from sft_exp.heads.fitted import grid_fit
+from sft_exp.models.heads.fitted import grid_fit
 
 
 @dataclass
@@ -17,12 +17,21 @@ class Svm(Strategy):
     probabilistic: ClassVar[bool] = False
 
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
-    gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])  # times 1 / (D * variance of the features)
+    gamma: list[float] = field(
+        default_factory=lambda: [0.3, 1.0, 3.0]
+    )  # times 1 / (D * variance of the features)
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
-        require(bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0")
-        require(bool(self.gamma) and all(v > 0 for v in self.gamma), "gamma", self.gamma, "a list of numbers above 0")
+        require(
+            bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0"
+        )
+        require(
+            bool(self.gamma) and all(v > 0 for v in self.gamma),
+            "gamma",
+            self.gamma,
+            "a list of numbers above 0",
+        )
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):
@@ -46,7 +55,12 @@ class Svm(Strategy):
         return head
 
     def head(self, shapes, spec):
-        return KernelMachine(shapes["support_SD"][0], shapes["support_SD"][1], shapes["classes_K"][0], len(spec.classes))
+        return KernelMachine(
+            shapes["support_SD"][0],
+            shapes["support_SD"][1],
+            shapes["classes_K"][0],
+            len(spec.classes),
+        )
 
 
 class KernelMachine(nn.Module):
@@ -74,15 +88,23 @@ class KernelMachine(nn.Module):
         self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        centre_D = self.support_SD.mean(0)  # around it single precision is enough; some devices have no other
-        k_BS = (-self.gamma * torch.cdist(f_BD - centre_D, self.support_SD - centre_D).square()).exp()
+        centre_D = self.support_SD.mean(
+            0
+        )  # around it single precision is enough; some devices have no other
+        k_BS = (
+            -self.gamma * torch.cdist(f_BD - centre_D, self.support_SD - centre_D).square()
+        ).exp()
         seen, start = len(self.classes_K), self.start_K.tolist()
         votes, margins = (torch.zeros(len(f_BD), seen, device=f_BD.device) for _ in range(2))
         pair = 0
         for i in range(seen):
             for j in range(i + 1, seen):
                 a, b = slice(start[i], start[i + 1]), slice(start[j], start[j + 1])
-                d_B = k_BS[:, a] @ self.dual_KS[j - 1, a] + k_BS[:, b] @ self.dual_KS[i, b] + self.bias_P[pair]
+                d_B = (
+                    k_BS[:, a] @ self.dual_KS[j - 1, a]
+                    + k_BS[:, b] @ self.dual_KS[i, b]
+                    + self.bias_P[pair]
+                )
                 votes[:, i] += d_B > 0
                 votes[:, j] += d_B <= 0
                 margins[:, i] += d_B

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core import Strategy
+from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 
 
@@ -21,7 +21,9 @@ class Svr(Strategy):
     rows: int = 5_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
-        require(bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0")
+        require(
+            bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0"
+        )
         require(self.epsilon >= 0, "epsilon", self.epsilon, "0 or more")
         require(self.rows > 0, "rows", self.rows, "above 0")
 
@@ -43,9 +45,15 @@ class Svr(Strategy):
             best = SVR(gamma=gamma, epsilon=self.epsilon, C=self.c[len(self.c) // 2])
             if len(y_N) >= 10:
                 folds = KFold(5, shuffle=True, random_state=seed % 2**32)
-                best = GridSearchCV(best, {"C": list(self.c)}, cv=folds).fit(x_ND.numpy(), y_N).best_estimator_
+                best = (
+                    GridSearchCV(best, {"C": list(self.c)}, cv=folds)
+                    .fit(x_ND.numpy(), y_N)
+                    .best_estimator_
+                )
             fit = best.fit(x_ND.numpy(), y_N)
-            head.dual_KS[k, torch.from_numpy(fit.support_).long()] = torch.from_numpy(fit.dual_coef_[0]).float() * sd_K[k]
+            head.dual_KS[k, torch.from_numpy(fit.support_).long()] = (
+                torch.from_numpy(fit.dual_coef_[0]).float() * sd_K[k]
+            )
             head.bias_K[k] = float(fit.intercept_[0]) * sd_K[k] + mean_K[k]
         return head
 
@@ -69,4 +77,6 @@ class Kernels(nn.Module):
         self.register_buffer("gamma", torch.zeros(()))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return (-self.gamma * torch.cdist(f_BD, self.support_SD).square()).exp() @ self.dual_KS.T + self.bias_K
+        return (
+            -self.gamma * torch.cdist(f_BD, self.support_SD).square()
+        ).exp() @ self.dual_KS.T + self.bias_K

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sft_exp import recipe
-from sft_exp.compare import Job, collect, percent
+from sft_exp.compare.comparison import Job, collect, percent
+from sft_exp.config import recipe
 from sft_exp.errors import require
-from sft_exp.study import Conclusion, Study, cost
+from sft_exp.sweep.study import Conclusion, Study, cost
 
 KEYS = ("pretrainer", "strategy", "optim", "optim.lr")
 HEAD = [*KEYS, "steps", "val", "test"]
@@ -25,8 +25,12 @@ class Choose(Study):
     pretrainers: list[str] = field(default_factory=lambda: ["none", "dae", "vae"])
     strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
-    rates: list[float] = field(default_factory=lambda: [])  # learning rates, the same for all; empty = each optimizer's own
-    against: str | None = None  # folder of the same grid run in full, to say how far the pick is from its best
+    rates: list[float] = field(
+        default_factory=lambda: []
+    )  # learning rates, the same for all; empty = each optimizer's own
+    against: str | None = (
+        None  # folder of the same grid run in full, to say how far the pick is from its best
+    )
 
     def __post_init__(self):
         for name in ("pretrainers", "strategies", "optims"):
@@ -48,21 +52,38 @@ class Choose(Study):
         picked = {key: best.settings[key] for key in KEYS}
         config, options = alone(best.result["config"]), best.result["choices"]
         command = recipe.command(recipe.overrides(config, options))
-        sentences = [f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."]
+        sentences = [
+            f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."
+        ]
         if self.against:
             grid = collect([Path(self.against)])
             sentences.append(f"{distance(best, grid)} {share(jobs, grid)}")
         return Conclusion(
             f"Choice for {best.settings['dataset']}, labels={best.settings['labels']}",
             sentences,
-            (HEAD, [[*(str(j.settings[k]) for k in KEYS), str(steps(j)), percent(j.val), percent(j.test)] for j in order]),
+            (
+                HEAD,
+                [
+                    [
+                        *(str(j.settings[k]) for k in KEYS),
+                        str(steps(j)),
+                        percent(j.val),
+                        percent(j.test),
+                    ]
+                    for j in order
+                ],
+            ),
             ["optim.lr", "steps", "val", "test"],
             [
                 "The choice is made by validation inside the label budget; test stands beside it to be read, not to choose by.",
                 f"Cost: {cost(jobs):.0f} s of computing.",
             ],
             facts={"best": picked, "val": best.val, "test": best.test, "run": command},
-            files={"best.yaml": recipe.experiment(config, options, f"Chosen by study=choose: {command}")},
+            files={
+                "best.yaml": recipe.experiment(
+                    config, options, f"Chosen by study=choose: {command}"
+                )
+            },
             command=command,
         )
 
@@ -75,7 +96,13 @@ def alone(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a job of the last rung as one undisturbed run, which ends in the same numbers."""
     budget = {**config["finetune"], "after": None}
     length = budget["epochs"] if budget["steps"] is None else budget["steps"]
-    return {**config, "finetune": {**budget, "horizon": None if budget["horizon"] == length else budget["horizon"]}}
+    return {
+        **config,
+        "finetune": {
+            **budget,
+            "horizon": None if budget["horizon"] == length else budget["horizon"],
+        },
+    }
 
 
 def share(jobs: list[Job], grid: list[Job]) -> str:

@@ -7,26 +7,52 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sft_exp import health
-from sft_exp.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
-from sft_exp.compare import Job, percent
+from sft_exp.compare.comparison import Job, percent
+from sft_exp.core.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.reports.page import Grid
-from sft_exp.study import Conclusion, Study, cost
-from sft_exp.verdict import WITHHELD, Verdict, given_faults, interval, judge_all
+from sft_exp.sweep.study import Conclusion, Study, cost
+from sft_exp.training import health
+from sft_exp.verdict.crossed import WITHHELD, Verdict, given_faults, interval, judge_all
 
 if TYPE_CHECKING:
-    from sft_exp.experiment import Experiment
+    from sft_exp.config.schema import Experiment
 
 Cell = tuple[str, str]  # (pretrainer, labels)
-HEAD = ["pretrainer", "labels", "pretrained", "scratch", "gain", "low", "high", "verdict", "worth", "best floor"]
-NUMBERS = ["labels", "pretrained", "scratch", "gain", "low", "high", "frozen_svm", "frozen_linear", "frozen_spread", LONG]
+HEAD = [
+    "pretrainer",
+    "labels",
+    "pretrained",
+    "scratch",
+    "gain",
+    "low",
+    "high",
+    "verdict",
+    "worth",
+    "best floor",
+]
+NUMBERS = [
+    "labels",
+    "pretrained",
+    "scratch",
+    "gain",
+    "low",
+    "high",
+    "frozen_svm",
+    "frozen_linear",
+    "frozen_spread",
+    LONG,
+]
 
 
 @dataclass
 class LabelEfficiency(Study):
-    instead: ClassVar[dict[str, str]] = {"pretrainer": "study.pretrainers", "labels": "study.labels", "seed": "study.seeds"}
+    instead: ClassVar[dict[str, str]] = {
+        "pretrainer": "study.pretrainers",
+        "labels": "study.labels",
+        "seed": "study.seeds",
+    }
 
     pretrainers: list[str] = field(default_factory=lambda: ["vae"])
     labels: list[Any] = field(
@@ -34,7 +60,9 @@ class LabelEfficiency(Study):
     )  # a class; more than exist are left out
     seeds: int = 5  # pretraining seeds; with 3 the simultaneous intervals are too wide to say much
     primary: Any = 10  # the label count whose sentence has its own 95 % interval, declared before anything runs
-    weights: str | None = None  # public ones (a file, or torchvision:resnet18), as they are and as a start of each pretrainer
+    weights: str | None = (
+        None  # public ones (a file, or torchvision:resnet18), as they are and as a start of each pretrainer
+    )
     long: bool = True  # at the primary label count also scratch_long: from scratch, with the pretraining's images on top
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
@@ -50,7 +78,12 @@ class LabelEfficiency(Study):
         require(bool(counts), "labels", self.labels, f"counts of 1 to {most} a class, or all")
         primary = str(self.primary) if str(self.primary) in counts else counts[len(counts) // 2]
         return [
-            [f"labels={count}", f"seed={seed}", *pretraining, *self.controls(base, count == primary)]
+            [
+                f"labels={count}",
+                f"seed={seed}",
+                *pretraining,
+                *self.controls(base, count == primary),
+            ]
             for seed in range(self.seeds)
             for count in counts
             for pretraining in self.pretrainings()
@@ -66,25 +99,42 @@ class LabelEfficiency(Study):
 
     def controls(self, base: "Experiment", primary: bool) -> list[str]:
         """scratch_long costs a pretraining for each seed and label count, so it stands beside the primary one alone."""
-        if not self.long or not primary or not isinstance(base.controls, list) or LONG in base.controls:
+        if (
+            not self.long
+            or not primary
+            or not isinstance(base.controls, list)
+            or LONG in base.controls
+        ):
             return []
         return [f"controls=[{','.join([*base.controls, LONG])}]"]
 
     def conclude(self, jobs):
         cells = by_cell(jobs)
-        primary = str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
+        primary = (
+            str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
+        )
         ratio = fmean(j.result["data"].get("ratio", 0.0) for j in jobs)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
-        judged = judge_all(gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score_name)
-        verdicts = {c: given_faults(v, failed_in(cells[c], SCRATCH), failed_in(cells[c], MAIN)) for c, v in judged.items()}
+        judged = judge_all(
+            gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score_name
+        )
+        verdicts = {
+            c: given_faults(v, failed_in(cells[c], SCRATCH), failed_in(cells[c], MAIN))
+            for c, v in judged.items()
+        }
         first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
         sets = {str(j.settings.get("dataset")) for j in jobs}
         seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
         worths = {cell: worth(cell, cells) for cell in cells}
         return Conclusion(
             f"Label efficiency on {', '.join(sorted(sets))}",
-            [f"{name(c)}{' (primary)' if c[1] == primary else ''}: {verdicts[c].text}" for c in first],
-            beside(HEAD, [row(c, cells, verdicts[c], worths[c]) for c in cells], list(cells.values())),
+            [
+                f"{name(c)}{' (primary)' if c[1] == primary else ''}: {verdicts[c].text}"
+                for c in first
+            ],
+            beside(
+                HEAD, [row(c, cells, verdicts[c], worths[c]) for c in cells], list(cells.values())
+            ),
             NUMBERS,
             [
                 f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed; intervals speak of other seeds and "
@@ -118,7 +168,9 @@ def by_cell(jobs: list[Job]) -> dict[Cell, list[Job]]:
     """Jobs by pretrainer and label count, in the order of their seeds; of each cell the seeds that all have."""
     found: dict[Cell, dict[Any, Job]] = {}
     for job in jobs:
-        found.setdefault((pretraining_of(job.settings), str(job.settings["labels"])), {})[job.settings["seed"]] = job
+        found.setdefault((pretraining_of(job.settings), str(job.settings["labels"])), {})[
+            job.settings["seed"]
+        ] = job
     common = set.intersection(*(set(of) for of in found.values()))
     order = sorted(found, key=lambda cell: (cell[0], labels_of(next(iter(found[cell].values())))))
     return {cell: [found[cell][seed] for seed in sorted(common)] for cell in order}
@@ -163,14 +215,21 @@ def name(cell: Cell) -> str:
     return f"{pretrainer}, {count}"
 
 
-def row(cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[str, Any]) -> list[str]:
+def row(
+    cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[str, Any]
+) -> list[str]:
     jobs, spoke = cells[cell], verdict.word != WITHHELD
-    curve = not any(failed_in(of, SCRATCH) for (pretrainer, _), of in cells.items() if pretrainer == cell[0])
+    curve = not any(
+        failed_in(of, SCRATCH) for (pretrainer, _), of in cells.items() if pretrainer == cell[0]
+    )
     return [
         *cell,
         percent(accuracy(jobs, MAIN)),
         percent(accuracy(jobs, SCRATCH)),
-        *(percent(v, "+") if spoke else "" for v in (verdict.difference, verdict.low, verdict.high)),
+        *(
+            percent(v, "+") if spoke else ""
+            for v in (verdict.difference, verdict.low, verdict.high)
+        ),
         verdict.word,
         times(worth) if curve else "",
         " ".join(f"{arm} {percent(score)}" for arm, score in floor(jobs).items()),
@@ -179,32 +238,53 @@ def row(cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[
 
 def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -> Grid:
     """The table with the other arms that some cell has: the pretrained encoder at rest, and scratch given more."""
-    more = [arm for arm in NUMBERS if arm not in head and any(arm in jobs[0].result["draws"] for jobs in cells)]
-    columns = [[percent(accuracy(jobs, arm)) if arm in jobs[0].result["draws"] else "" for arm in more] for jobs in cells]
+    more = [
+        arm
+        for arm in NUMBERS
+        if arm not in head and any(arm in jobs[0].result["draws"] for jobs in cells)
+    ]
+    columns = [
+        [percent(accuracy(jobs, arm)) if arm in jobs[0].result["draws"] else "" for arm in more]
+        for jobs in cells
+    ]
     return [*head, *more], [[*row, *of] for row, of in zip(body, columns, strict=True)]
 
 
 def floor(jobs: list[Job]) -> dict[str, float]:
     """The best of the controls that never pretrained a network and are not the same one: {arm: accuracy}."""
-    reached = {arm: accuracy(jobs, arm) for arm in jobs[0].result["draws"] if arm in (*FLOORS, *MORE_FLOORS)}
+    reached = {
+        arm: accuracy(jobs, arm)
+        for arm in jobs[0].result["draws"]
+        if arm in (*FLOORS, *MORE_FLOORS)
+    }
     best = max(reached, key=lambda arm: reached[arm], default=None)
     return {best: reached[best]} if best else {}
 
 
 def failed(cells: dict[Cell, list[Job]]) -> list[str]:
     """The cells whose pretrained model does not beat its floors."""
-    low = [name(c) for c, jobs in cells.items() if accuracy(jobs, MAIN) <= max(floor(jobs).values(), default=-1.0)]
+    low = [
+        name(c)
+        for c, jobs in cells.items()
+        if accuracy(jobs, MAIN) <= max(floor(jobs).values(), default=-1.0)
+    ]
     return [f"Failed to learn (does not beat its best floor): {'; '.join(low)}."] if low else []
 
 
 def departures(jobs: list[Job]) -> list[str]:
     """What the jobs do that the standard does not, and test images that may have been seen in training."""
     copies = max(j.result["data"].get("copies", 0) for j in jobs)
-    found = [f"{copies} test images are copies, exact or near, of images that may be learnt from."] if copies else []
+    found = (
+        [f"{copies} test images are copies, exact or near, of images that may be learnt from."]
+        if copies
+        else []
+    )
     if any(j.settings.get("val") == "full" for j in jobs):
         found.append("val=full: validation uses labels outside the budget.")
     if any(j.settings.get("protocol.transductive") for j in jobs):
-        found.append("protocol.transductive=true: test images, without their labels, may have been pretrained on.")
+        found.append(
+            "protocol.transductive=true: test images, without their labels, may have been pretrained on."
+        )
     return found
 
 
@@ -215,12 +295,20 @@ def worth(cell: Cell, cells: dict[Cell, list[Job]]) -> dict[str, Any]:
     of = {n: jobs for (p, n), jobs in cells.items() if p == cell[0]}
     have, found, beyond = labels_of(of[cell[1]][0]), [], set[int]()
     for seed, job in enumerate(of[cell[1]]):
-        curve = sorted((labels_of(jobs[seed]), fmean(jobs[seed].result["draws"][SCRATCH])) for jobs in of.values())
+        curve = sorted(
+            (labels_of(jobs[seed]), fmean(jobs[seed].result["draws"][SCRATCH]))
+            for jobs in of.values()
+        )
         needed, over = reached(curve, fmean(job.result["draws"][MAIN]))
         found.append(log(needed / have))
         beyond.add(over)
     mean, low, high = interval([[v] for v in found])
-    return {"times": exp(mean), "low": exp(low), "high": exp(min(high, 50.0)), "beyond": max(beyond, key=lambda b: (abs(b), b))}
+    return {
+        "times": exp(mean),
+        "low": exp(low),
+        "high": exp(min(high, 50.0)),
+        "beyond": max(beyond, key=lambda b: (abs(b), b)),
+    }
 
 
 def reached(curve: list[tuple[float, float]], accuracy: float) -> tuple[float, int]:
@@ -255,23 +343,52 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     lines = {p: (p, MAIN) for p in pretrainers}
     arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].result["draws"])
-    lines |= {arm: (pretrainers[0], arm) for arm in arms if arm in (SCRATCH, LONG, *FLOORS, *MORE_FLOORS)}
-    lines |= {f"{p}, {arm}": (p, arm) for arm in arms if arm.startswith("frozen") for p in pretrainers}
+    lines |= {
+        arm: (pretrainers[0], arm) for arm in arms if arm in (SCRATCH, LONG, *FLOORS, *MORE_FLOORS)
+    }
+    lines |= {
+        f"{p}, {arm}": (p, arm) for arm in arms if arm.startswith("frozen") for p in pretrainers
+    }
     for (label, (pretrainer, arm)), colour in zip(lines.items(), LINES * 2, strict=False):
-        rows = [jobs for (p, _), jobs in cells.items() if p == pretrainer and arm in jobs[0].result["draws"]]
+        rows = [
+            jobs
+            for (p, _), jobs in cells.items()
+            if p == pretrainer and arm in jobs[0].result["draws"]
+        ]
         x = [labels_of(jobs[0]) for jobs in rows]
         bands = [interval([[fmean(j.result["draws"][arm])] for j in jobs]) for jobs in rows]
         style = "-" if arm in (MAIN, SCRATCH) else ":"
-        axes.plot(x, [100 * b[0] for b in bands], style, color=colour, linewidth=1.6, marker="o", markersize=3, label=label)
+        axes.plot(
+            x,
+            [100 * b[0] for b in bands],
+            style,
+            color=colour,
+            linewidth=1.6,
+            marker="o",
+            markersize=3,
+            label=label,
+        )
         if arm in (MAIN, SCRATCH):
-            axes.fill_between(x, [100 * b[1] for b in bands], [100 * b[2] for b in bands], color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                x,
+                [100 * b[1] for b in bands],
+                [100 * b[2] for b in bands],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
     labels_axis(axes, cells)
     job = next(iter(cells.values()))[0]
     axes.set_ylabel(f"test {job.score_name} (%)")
     axes.grid(axis="y")
     figure.legend(fontsize=8, ncols=3, loc="outside lower center")
     caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors and other arms."
-    return Picture(job.score, f"{job.score_name[0].upper()}{job.score_name[1:]} against labels", caption, png(figure))
+    return Picture(
+        job.score,
+        f"{job.score_name[0].upper()}{job.score_name[1:]} against labels",
+        caption,
+        png(figure),
+    )
 
 
 def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> Picture:
@@ -280,12 +397,25 @@ def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> 
     axes.axhline(0, color=INK, linewidth=0.8)
     for i, (pretrainer, colour) in enumerate(zip(pretrainers, LINES * 2, strict=False)):
         mine = [
-            (labels_of(jobs[0]), verdicts[c]) for c, jobs in cells.items() if c[0] == pretrainer and verdicts[c].word != WITHHELD
+            (labels_of(jobs[0]), verdicts[c])
+            for c, jobs in cells.items()
+            if c[0] == pretrainer and verdicts[c].word != WITHHELD
         ]
         x = [n * 1.06 ** (i - (len(pretrainers) - 1) / 2) for n, _ in mine]
         y = [100 * v.difference for _, v in mine]
         reach = [100 * (v.high - v.difference) if v.high is not None else 0.0 for _, v in mine]
-        axes.errorbar(x, y, reach, fmt="o-", color=colour, markersize=4, linewidth=1.2, elinewidth=1, capsize=2, label=pretrainer)
+        axes.errorbar(
+            x,
+            y,
+            reach,
+            fmt="o-",
+            color=colour,
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=1,
+            capsize=2,
+            label=pretrainer,
+        )
     labels_axis(axes, cells)
     axes.set_ylabel("gain over scratch (points)")
     axes.grid(axis="y", color=FAINT, alpha=0.3)

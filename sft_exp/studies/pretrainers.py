@@ -5,17 +5,19 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
 
-from sft_exp import health
-from sft_exp.arms import MAIN
-from sft_exp.compare import Job, percent
+from sft_exp.compare.comparison import Job, percent
+from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, LINES, STYLE, Picture, blank, png
-from sft_exp.study import Conclusion, Study, cost
-from sft_exp.verdict import LEVEL, WITHHELD, interval, shared, word_of
+from sft_exp.sweep.study import Conclusion, Study, cost
+from sft_exp.training import health
+from sft_exp.verdict.crossed import LEVEL, WITHHELD, interval, shared, word_of
 
 Use = tuple[str, str]  # (labels a class, strategy)
 Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
-CONTROL = "none"  # a random encoder at rest; where the strategy trains the encoder, training from scratch
+CONTROL = (
+    "none"  # a random encoder at rest; where the strategy trains the encoder, training from scratch
+)
 
 
 @dataclass
@@ -30,13 +32,22 @@ class Pretrainers(Study):
     pretrainers: list[str] = field(default_factory=lambda: ["none", "vae"])
     labels: list[Any] = field(default_factory=lambda: [10, "all"])  # a class
     strategies: list[str] = field(default_factory=lambda: ["linear", "knn", "full"])
-    verdicts: list[str] = field(default_factory=lambda: ["full"])  # those of them whose gain over pretrainer=none is judged
+    verdicts: list[str] = field(
+        default_factory=lambda: ["full"]
+    )  # those of them whose gain over pretrainer=none is judged
     seeds: int = 3  # pretraining seeds
-    recipes: dict[str, list[str]] = field(default_factory=lambda: {})  # value of one of these -> what it alone needs
+    recipes: dict[str, list[str]] = field(
+        default_factory=lambda: {}
+    )  # value of one of these -> what it alone needs
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
     def __post_init__(self):
-        require(CONTROL in self.pretrainers, "pretrainers", self.pretrainers, f"a list with {CONTROL}, the control of the others")
+        require(
+            CONTROL in self.pretrainers,
+            "pretrainers",
+            self.pretrainers,
+            f"a list with {CONTROL}, the control of the others",
+        )
         require(bool(self.labels), "labels", self.labels, "a list of label counts a class, or all")
         require(bool(self.strategies), "strategies", self.strategies, "a list of strategies")
         rest = set(self.verdicts) - set(self.strategies)
@@ -46,7 +57,12 @@ class Pretrainers(Study):
 
     def jobs(self, corpus, base):
         return [
-            [f"seed={seed}", *self.taking("pretrainer", name), *self.taking("labels", count), *self.taking("strategy", strategy)]
+            [
+                f"seed={seed}",
+                *self.taking("pretrainer", name),
+                *self.taking("labels", count),
+                *self.taking("strategy", strategy),
+            ]
             for seed in range(self.seeds)
             for name in self.pretrainers
             for count in self.labels
@@ -59,22 +75,41 @@ class Pretrainers(Study):
 
     def conclude(self, jobs):
         scores = by_use(jobs)
-        uses = [use for n in self.labels for s in self.strategies if CONTROL in scores.get(use := (str(n), s), {})]
-        names = [n for n in self.pretrainers if all(len(scores[use].get(n, {})) > 1 for use in uses)]
+        uses = [
+            use
+            for n in self.labels
+            for s in self.strategies
+            if CONTROL in scores.get(use := (str(n), s), {})
+        ]
+        names = [
+            n for n in self.pretrainers if all(len(scores[use].get(n, {})) > 1 for use in uses)
+        ]
         order = sorted(names, key=lambda n: -mean(scores[uses[0]][n]))
         told = [use for use in uses if use[1] in self.verdicts]
         sentences = len(told) * (len(names) - 1)
         broken = failures(jobs)
-        gains = {use: self.gains(scores[use], names, shared(LEVEL, sentences), CONTROL in broken[use]) for use in told}
+        gains = {
+            use: self.gains(scores[use], names, shared(LEVEL, sentences), CONTROL in broken[use])
+            for use in told
+        }
         seconds = pretraining_seconds(jobs)
         seeds = {n: min(len(scores[use][n]) for use in uses) for n in names}
         draws = {n: len(next(iter(scores[n, s][CONTROL].values()))) for n, s in uses}
         drawn = ", ".join(f"{d} at {n}" for n, d in draws.items())
         return Conclusion(
             f"Pretrainers on {jobs[0].settings['dataset']}",
-            [*(best(use, scores[use], names) for use in uses), *(sentence(use, of) for use, of in gains.items() if of)],
+            [
+                *(best(use, scores[use], names) for use in uses),
+                *(sentence(use, of) for use, of in gains.items() if of),
+            ],
             (
-                ["pretrainer", *map(name_of, uses), *(h for u in told for h in (f"gain, {name_of(u)}", "")), "seeds", "seconds"],
+                [
+                    "pretrainer",
+                    *map(name_of, uses),
+                    *(h for u in told for h in (f"gain, {name_of(u)}", "")),
+                    "seeds",
+                    "seconds",
+                ],
                 [
                     [
                         name,
@@ -107,19 +142,26 @@ class Pretrainers(Study):
                         "seconds": seconds.get(name),
                         "seeds": seeds[name],
                         "scores": {name_of(use): scores[use][name] for use in uses},
-                        "gains": {name_of(use): of[name] for use, of in gains.items() if name in of},
+                        "gains": {
+                            name_of(use): of[name] for use, of in gains.items() if name in of
+                        },
                     }
                     for name in order
                 }
             },
         )
 
-    def gains(self, scores: dict[str, Scores], names: list[str], level: float, broken: bool) -> dict[str, dict[str, Any]]:
+    def gains(
+        self, scores: dict[str, Scores], names: list[str], level: float, broken: bool
+    ) -> dict[str, dict[str, Any]]:
         """Of every pretrainer but the control: its difference to it, the interval and the word for it; none over a control
         whose training is broken."""
         found = {}
         for name in (n for n in names if n != CONTROL):
-            pairs = [[a - b for a, b in zip(of, scores[CONTROL][seed], strict=True)] for seed, of in scores[name].items()]
+            pairs = [
+                [a - b for a, b in zip(of, scores[CONTROL][seed], strict=True)]
+                for seed, of in scores[name].items()
+            ]
             middle, low, high = interval(pairs, level=level)
             found[name] = {
                 "difference": middle,
@@ -139,7 +181,12 @@ def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
         scores[int(job.settings["seed"])] = job.result["draws"][MAIN]
     for of in found.values():
         known = sorted(of.get(CONTROL, {}))
-        of.update({name: {seed: scores[seed] for seed in known if seed in scores} for name, scores in of.items()})
+        of.update(
+            {
+                name: {seed: scores[seed] for seed in known if seed in scores}
+                for name, scores in of.items()
+            }
+        )
     return found
 
 
@@ -149,7 +196,10 @@ def failures(jobs: list[Job]) -> dict[Use, dict[str, str]]:
     for job in jobs:
         of = faults.setdefault((str(job.settings["labels"]), str(job.settings["strategy"])), {})
         of.setdefault(str(job.settings["pretrainer"]), []).extend(job.faults(MAIN))
-    return {use: {name: how for name, found in of.items() if (how := health.said(found))} for use, of in faults.items()}
+    return {
+        use: {name: how for name, found in of.items() if (how := health.said(found))}
+        for use, of in faults.items()
+    }
 
 
 def mean(scores: Scores) -> float:
@@ -181,12 +231,17 @@ def best(use: Use, scores: dict[str, Scores], names: list[str]) -> str:
 def sentence(use: Use, gains: dict[str, dict[str, Any]]) -> str:
     """Which pretrainers helped, hurt, or make no difference; of the others it cannot be told."""
     words = list(dict.fromkeys(gain["word"] for gain in gains.values()))
-    told = "; ".join(f"{word}: {', '.join(n for n, gain in gains.items() if gain['word'] == word)}" for word in sorted(words))
+    told = "; ".join(
+        f"{word}: {', '.join(n for n, gain in gains.items() if gain['word'] == word)}"
+        for word in sorted(words)
+    )
     return f"{spoken(use)}, against {CONTROL}: {told}."
 
 
 def spoken(use: Use) -> str:
-    return f"{use[1]}, {use[0]} labels a class" if use[0].isdecimal() else f"{use[1]}, {use[0]} labels"
+    return (
+        f"{use[1]}, {use[0]} labels a class" if use[0].isdecimal() else f"{use[1]}, {use[0]} labels"
+    )
 
 
 def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:
@@ -194,7 +249,9 @@ def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:
     folders: dict[str, dict[str, float]] = {}
     for job in jobs:
         if stage := job.result["stages"].get("pretrain"):
-            folders.setdefault(str(job.settings["pretrainer"]), {})[stage["folder"]] = stage["seconds"]
+            folders.setdefault(str(job.settings["pretrainer"]), {})[stage["folder"]] = stage[
+                "seconds"
+            ]
     return {name: fmean(of.values()) for name, of in folders.items()}
 
 
@@ -214,4 +271,6 @@ def dots(scores: dict[Use, dict[str, Scores]], uses: list[Use], order: list[str]
         axes.set_xlabel("test accuracy (%)")
         axes.grid(axis="x")
         figure.legend(fontsize=8, ncols=3, loc="outside lower center")
-    return Picture("pretrainers", "Every pretrainer", "Means over seeds and label draws.", png(figure))
+    return Picture(
+        "pretrainers", "Every pretrainer", "Means over seeds and label draws.", png(figure)
+    )

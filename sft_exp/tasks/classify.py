@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.augment import view
-from sft_exp.core import Stream, Task
+from sft_exp.config.schema import Views
+from sft_exp.core.rng import Stream
+from sft_exp.core.task import Task
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
-from sft_exp.heads import classifier
+from sft_exp.models.heads import classifier
 
 
 @dataclass
@@ -18,10 +19,16 @@ class Classify(Task):
     head: str = "probe"  # where the head starts: probe (fitted on the frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
     standardise: str = "common"  # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
-    smoothing: float = 0.0  # share of the target spread over all classes (arXiv:1512.00567, section 7)
+    smoothing: float = (
+        0.0  # share of the target spread over all classes (arXiv:1512.00567, section 7)
+    )
     balanced: bool = False  # weigh classes by how rare they are among the labels
-    mixup: float = 0.0  # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
-    cutmix: float = 0.0  # a of Beta(a, a), the area taken from the other image (arXiv:1905.04899); 0 = none
+    mixup: float = (
+        0.0  # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
+    )
+    cutmix: float = (
+        0.0  # a of Beta(a, a), the area taken from the other image (arXiv:1905.04899); 0 = none
+    )
     augment: bool = False  # train on views of the images, as the group `augment` draws them
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
@@ -30,8 +37,12 @@ class Classify(Task):
         require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "from 0 to below 1")
         require(self.mixup >= 0, "mixup", self.mixup, "0 or more")
         require(self.cutmix >= 0, "cutmix", self.cutmix, "0 or more")
-        require(not (self.mixup and self.cutmix), "cutmix", self.cutmix, "0 with mixup: one of the two")
-        self.views = self.views if self.augment else {}  # what is not used is no difference between two requests
+        require(
+            not (self.mixup and self.cutmix), "cutmix", self.cutmix, "0 with mixup: one of the two"
+        )
+        self.views = (
+            self.views if self.augment else {}
+        )  # what is not used is no difference between two requests
         self.how = Views(**self.views)
 
     @property
@@ -59,7 +70,9 @@ class Classify(Task):
             x_BCHW = view(x_BCHW, self.how, rng)
         if not (self.mixup or self.cutmix):
             return x_BCHW, y_B
-        other_B = torch.arange(len(y_B), device=y_B.device) ^ 1  # neighbours of a shuffled order are a random pair
+        other_B = (
+            torch.arange(len(y_B), device=y_B.device) ^ 1
+        )  # neighbours of a shuffled order are a random pair
         other_B = other_B.where(other_B < len(y_B), len(y_B) - 1)  # an odd one out stays as it is
         share_B = rng.beta(self.mixup or self.cutmix, len(y_B)).to(x_BCHW)
         if self.mixup:

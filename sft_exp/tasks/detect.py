@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.augment import view_with_boxes
-from sft_exp.core import Task
+from sft_exp.config.schema import Views
+from sft_exp.core.task import Task
+from sft_exp.data.augment import view_with_boxes
 from sft_exp.errors import require
-from sft_exp.experiment import Views
-from sft_exp.heads import detectors
+from sft_exp.models.heads import detectors
 
 
 @dataclass
@@ -26,28 +26,40 @@ class Detect(Task):
     shared: ClassVar[bool] = False  # inside torchvision, which knows of no other process
     score: ClassVar[str] = "map"
     columns: ClassVar[dict[str, str]] = {"map": "mAP", "map_50": "AP50", "map_75": "AP75"}
-    footing: ClassVar[str] = "mAP: mean over classes and overlaps of 50 to 95 % (COCO's); AP50, AP75: at these overlaps alone"
+    footing: ClassVar[str] = (
+        "mAP: mean over classes and overlaps of 50 to 95 % (COCO's); AP50, AP75: at these overlaps alone"
+    )
 
     model: str = "fcos"  # fcos, or retinanet
-    strides: list[int] = field(default_factory=lambda: [8, 16, 32])  # pixels between points on each level, finest first
+    strides: list[int] = field(
+        default_factory=lambda: [8, 16, 32]
+    )  # pixels between points on each level, finest first
     width: int = 64  # channels of the pyramid and of the head
     convs: int = 2  # layers of either half of FCOS's head; RetinaNet has 4
     threshold: float = 0.05  # least score of a box
     overlap: float = 0.5  # of two boxes of a class that overlap more (intersection over union), the better one stays
     most: int = 100  # boxes of an image
     augment: bool = True  # train on views of the images, boxes and all
-    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`: how far a view may be from the image
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the group `augment`: how far a view may be from the image
 
     def __post_init__(self):
         require(self.model in detectors.MODELS, "model", self.model, " or ".join(detectors.MODELS))
-        ok = bool(self.strides) and min(self.strides) > 0 and sorted({*self.strides}) == list(self.strides)
+        ok = (
+            bool(self.strides)
+            and min(self.strides) > 0
+            and sorted({*self.strides}) == list(self.strides)
+        )
         require(ok, "strides", self.strides, "numbers of pixels above 0, finest first")
         require(self.width > 0, "width", self.width, "above 0")
         require(self.convs >= 0, "convs", self.convs, "0 or more")
         require(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
         require(0 < self.overlap <= 1, "overlap", self.overlap, "above 0, to 1")
         require(self.most > 0, "most", self.most, "above 0")
-        self.views = self.views if self.augment else {}  # what is not used is no difference between two requests
+        self.views = (
+            self.views if self.augment else {}
+        )  # what is not used is no difference between two requests
         self.how = Views(**self.views)
 
     def alters(self):
@@ -55,14 +67,28 @@ class Detect(Task):
 
     def networks(self, encoder, spec):
         pyramid = detectors.Pyramid(encoder, spec.image, self.strides, self.width)
-        limits = {"score_thresh": self.threshold, "nms_thresh": self.overlap, "detections_per_img": self.most}
-        net = detectors.detector(self.model, pyramid, spec.image, len(spec.classes), self.convs, limits)
+        limits = {
+            "score_thresh": self.threshold,
+            "nms_thresh": self.overlap,
+            "detections_per_img": self.most,
+        }
+        net = detectors.detector(
+            self.model, pyramid, spec.image, len(spec.classes), self.convs, limits
+        )
         return nn.ModuleDict({"encoder": encoder, "detector": net})
 
     def draw(self, batch, rng, progress):
         given = batch["labelled"]
-        x_BCHW, boxes_BM4, labels_BM = given["x"], given["boxes"], given["labels"].masked_fill(given["crowd"] > 0, 0)
-        return view_with_boxes(x_BCHW, boxes_BM4, labels_BM, self.how, rng) if self.augment else (x_BCHW, boxes_BM4, labels_BM)
+        x_BCHW, boxes_BM4, labels_BM = (
+            given["x"],
+            given["boxes"],
+            given["labels"].masked_fill(given["crowd"] > 0, 0),
+        )
+        return (
+            view_with_boxes(x_BCHW, boxes_BM4, labels_BM, self.how, rng)
+            if self.augment
+            else (x_BCHW, boxes_BM4, labels_BM)
+        )
 
     def loss(self, nets, x_BCHW, boxes_BM4, labels_BM):
         parts = detectors.losses(nets["detector"], nets["encoder"], x_BCHW, boxes_BM4, labels_BM)
@@ -89,6 +115,10 @@ class Detect(Task):
     def show(self, predictions, batch, spec):
         scored = [f[(f[:, 5] > 0) & (f[:, 4] >= detectors.SURE)] for f in predictions]
         true = [
-            torch.cat([b, l[:, None] * 0 + 1, l[:, None]], 1)[l > 0] for b, l in zip(batch["boxes"], batch["labels"], strict=True)
+            torch.cat([b, l[:, None] * 0 + 1, l[:, None]], 1)[l > 0]
+            for b, l in zip(batch["boxes"], batch["labels"], strict=True)
         ]
-        return {"truth": detectors.pictures(batch["x"], true), "predicted": detectors.pictures(batch["x"], scored)}
+        return {
+            "truth": detectors.pictures(batch["x"], true),
+            "predicted": detectors.pictures(batch["x"], scored),
+        }

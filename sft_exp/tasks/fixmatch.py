@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch.nn.functional import normalize
 
-from sft_exp.augment import view
-from sft_exp.core import Task
+from sft_exp.config.schema import Views
+from sft_exp.core.comm import gather
+from sft_exp.core.task import Task
+from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.experiment import Views
-from sft_exp.heads import classifier
-from sft_exp.nets import Memory, statistics_kept
-from sft_exp.ranks import gather
+from sft_exp.models.batchnorm import statistics_kept
+from sft_exp.models.ema import Memory
+from sft_exp.models.heads import classifier
 
 SHARE_MOMENTUM = 0.99  # of the guesses' running share of each class
 
@@ -30,14 +31,18 @@ class FixMatch(Task):
 
     head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = (
+        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    )
     threshold: float = 0.95  # probability above which a guess is a label
     weight: float = 1.0  # of the guesses
     align: bool = False  # guesses follow the labels' shares of the classes: right where the labels are drawn as the images are
     labelled: str = "weak"  # views of labelled images: weak (the paper's) or strong (better where they are very few)
     shift: float = 0.07  # of weak views, as a share of the image's size
     cutout: float = 1.0  # chance of a cutout in strong views
-    views: dict = field(default_factory=lambda: {})  # strong views: fields of the group `augment`, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # strong views: fields of the group `augment`, whose option it takes
 
     def __post_init__(self):
         classifier.check(self)
@@ -69,11 +74,18 @@ class FixMatch(Task):
 
     def draw(self, batch, rng, progress):
         x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
-        return view(x_BCHW, self.known, rng), batch["labelled"]["y"], view(u_MCHW, self.weak, rng), view(u_MCHW, self.strong, rng)
+        return (
+            view(x_BCHW, self.known, rng),
+            batch["labelled"]["y"],
+            view(u_MCHW, self.weak, rng),
+            view(u_MCHW, self.strong, rng),
+        )
 
     def loss(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         sizes = [len(x_BCHW), len(weak_MCHW), len(strong_MCHW)]
-        every = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))  # at once: BatchNorm must see one mixture
+        every = self.predict(
+            nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW])
+        )  # at once: BatchNorm must see one mixture
         logits_BY, weak_MY, strong_MY = every.split(sizes)
         q_MY = weak_MY.detach().softmax(1)
         if self.align:
@@ -82,7 +94,12 @@ class FixMatch(Task):
         kept_M = (sure_M >= self.threshold).float()
         known = F.cross_entropy(logits_BY, y_B)
         guessed = (F.cross_entropy(strong_MY, guess_M, reduction="none") * kept_M).mean()
-        shown = {"labels": known, "guesses": guessed, "kept": kept_M.mean(), "accuracy": classifier.accuracy(logits_BY, y_B)}
+        shown = {
+            "labels": known,
+            "guesses": guessed,
+            "kept": kept_M.mean(),
+            "accuracy": classifier.accuracy(logits_BY, y_B),
+        }
         return known + self.weight * guessed, shown
 
     def after(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):

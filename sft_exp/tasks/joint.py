@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from sft_exp.core import Pretrainer, Task
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.core.task import Task
 from sft_exp.errors import ConfigError, require
 
 
@@ -24,7 +25,9 @@ class Joint(Task):
     ratio: int = 1  # unlabelled images for each labelled one of a step
 
     def __post_init__(self):
-        one = self.task is None or (isinstance(self.task, Task) and "unlabelled" not in self.task.pools)
+        one = self.task is None or (
+            isinstance(self.task, Task) and "unlabelled" not in self.task.pools
+        )
         require(one, "task", self.task, "a task of labels alone, e.g. classify")
         fit = self.objective is None or (
             isinstance(self.objective, Pretrainer)
@@ -33,12 +36,19 @@ class Joint(Task):
             and type(self.objective).after is Pretrainer.after
             and not self.objective.labelled
         )
-        require(fit, "objective", self.objective, "a pretrainer of one loss and one network, e.g. ae, dae, vae or simclr")
+        require(
+            fit,
+            "objective",
+            self.objective,
+            "a pretrainer of one loss and one network, e.g. ae, dae, vae or simclr",
+        )
         require(self.weight >= 0, "weight", self.weight, "0 or more")
         require(self.ratio > 0, "ratio", self.ratio, "above 0")
         if self.task is not None:
             for word in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
-                setattr(self, word, getattr(self.task, word))  # whatever it is asked about, the task answers
+                setattr(
+                    self, word, getattr(self.task, word)
+                )  # whatever it is asked about, the task answers
 
     @property
     def pools(self):
@@ -55,10 +65,14 @@ class Joint(Task):
 
     def networks(self, encoder, spec):
         if self.task is None or self.objective is None:
-            raise ConfigError("task.objective", self.objective, "must name a pretrainer, and task.task a task")
+            raise ConfigError(
+                "task.objective", self.objective, "must name a pretrainer, and task.task a task"
+            )
         nets = self.task.networks(encoder, spec)
         beside = self.objective.networks(encoder.backbone, spec)
-        nets["beside"] = nn.ModuleDict({name: net for name, net in beside.items() if name != "encoder"})
+        nets["beside"] = nn.ModuleDict(
+            {name: net for name, net in beside.items() if name != "encoder"}
+        )
         return nets
 
     def prepare(self, nets, data):
@@ -66,12 +80,16 @@ class Joint(Task):
 
     def draw(self, batch, rng, progress):
         """-> what the task draws, then what the objective does"""
-        return *self.task.draw(batch, rng, progress), *self.objective.draw({"pool": batch["unlabelled"]}, rng, progress)
+        return *self.task.draw(batch, rng, progress), *self.objective.draw(
+            {"pool": batch["unlabelled"]}, rng, progress
+        )
 
     def loss(self, nets, *drawn):
         labelled, shown = drawn[: self.count()], drawn[self.count() :]
         own, logged = self.task.loss(nets, *labelled)
-        beside, _ = self.objective.loss({**nets["beside"], "encoder": nets["encoder"].backbone}, *shown)
+        beside, _ = self.objective.loss(
+            {**nets["beside"], "encoder": nets["encoder"].backbone}, *shown
+        )
         return own + self.weight * beside, {**logged, "labels": own, "objective": beside}
 
     def count(self):

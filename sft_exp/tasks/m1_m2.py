@@ -13,12 +13,14 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp.core import Task
+from sft_exp.core.task import Task
 from sft_exp.errors import require
-from sft_exp.heads import classifier
-from sft_exp.nets import perceptron
+from sft_exp.models.heads import classifier
+from sft_exp.models.layers import perceptron
 
-LOGVAR = 6.0  # largest size of a log-variance: a feature that never moves must not have infinite density
+LOGVAR = (
+    6.0  # largest size of a log-variance: a feature that never moves must not have infinite density
+)
 
 
 @dataclass
@@ -28,14 +30,23 @@ class M1M2(Task):
 
     latent: int = 20  # Z
     hidden: int = 256  # width of the three networks' hidden layers
-    weight: float = 10.0  # of the classifier's cross-entropy beside the likelihoods, which are in nats an image
-    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    weight: float = (
+        10.0  # of the classifier's cross-entropy beside the likelihoods, which are in nats an image
+    )
+    standardise: str = (
+        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    )
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.weight >= 0, "weight", self.weight, "0 or more")
-        require(self.standardise in classifier.SCALES, "standardise", self.standardise, "common, each or none")
+        require(
+            self.standardise in classifier.SCALES,
+            "standardise",
+            self.standardise,
+            "common, each or none",
+        )
 
     def networks(self, encoder, spec):
         nets = classifier.networks(encoder, spec)
@@ -61,10 +72,17 @@ class M1M2(Task):
         labelled = self.bound(nets, f_BD, F.one_hot(y_B, classes).float(), eps_BZ).mean()
         every_MY = torch.arange(classes, device=y_B.device).repeat(len(f_MD))
         repeated = [v.repeat_interleave(classes, 0) for v in (f_MD, eps_MZ)]
-        bounds_MY = self.bound(nets, repeated[0], F.one_hot(every_MY, classes).float(), repeated[1]).view(-1, classes)
+        bounds_MY = self.bound(
+            nets, repeated[0], F.one_hot(every_MY, classes).float(), repeated[1]
+        ).view(-1, classes)
         logq_MY = logits_MY.log_softmax(1)
         unlabelled = (logq_MY.exp() * (bounds_MY + logq_MY)).sum(1).mean()
-        shown = {"labels": known, "labelled": labelled, "unlabelled": unlabelled, "accuracy": classifier.accuracy(logits_BY, y_B)}
+        shown = {
+            "labels": known,
+            "labelled": labelled,
+            "unlabelled": unlabelled,
+            "accuracy": classifier.accuracy(logits_BY, y_B),
+        }
         return labelled + unlabelled + self.weight * known, shown
 
     def bound(self, nets, f_BD, y_BY, eps_BZ):
@@ -73,7 +91,9 @@ class M1M2(Task):
         z_BZ = mean_BZ + eps_BZ * (logvar_BZ / 2).exp()
         mean_BD, logvar_BD = nets["decoder"](torch.cat([z_BZ, y_BY], 1)).chunk(2, 1)
         logvar_BD = logvar_BD.clamp(-LOGVAR, LOGVAR)
-        error_B = 0.5 * ((f_BD - mean_BD).square() * (-logvar_BD).exp() + logvar_BD + log(2 * pi)).sum(1)
+        error_B = 0.5 * (
+            (f_BD - mean_BD).square() * (-logvar_BD).exp() + logvar_BD + log(2 * pi)
+        ).sum(1)
         kl_B = 0.5 * (mean_BZ.square() + logvar_BZ.exp() - logvar_BZ - 1).sum(1)
         return error_B + kl_B + log(y_BY.shape[1])
 

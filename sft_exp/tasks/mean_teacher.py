@@ -9,21 +9,25 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from sft_exp.experiment import Views
-from sft_exp.heads import classifier, teacher
+from sft_exp.config.schema import Views
+from sft_exp.models.heads import classifier, teacher
 
 
 @dataclass
 class MeanTeacher(teacher.Taught):
     head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = (
+        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    )
     decay: float = 0.99  # of the teacher, a step
     weight: float = 10.0  # of the disagreement at the end
     ramp: float = 0.3  # share of the steps over which that weight rises
     strong: bool = False  # the student sees the views of the group `augment`; else a shifted image, as the teacher does
     shift: float = 0.07  # of that, as a share of the image's size
-    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`, whose option it takes
+    views: dict = field(
+        default_factory=lambda: {}
+    )  # fields of the group `augment`, whose option it takes
 
     def __post_init__(self):
         classifier.check(self)
@@ -42,10 +46,16 @@ class MeanTeacher(teacher.Taught):
     def loss(self, nets, x_BCHW, y_B, weak_MCHW, seen_MCHW, weight):
         with torch.no_grad():
             target_MY = self.predict(nets, weak_MCHW).softmax(1)
-        student_BY, student_MY = classifier.logits(nets, torch.cat([x_BCHW, seen_MCHW])).split([len(x_BCHW), len(seen_MCHW)])
+        student_BY, student_MY = classifier.logits(nets, torch.cat([x_BCHW, seen_MCHW])).split(
+            [len(x_BCHW), len(seen_MCHW)]
+        )
         known = F.cross_entropy(student_BY, y_B)
         apart = (student_MY.softmax(1) - target_MY).square().sum(1).mean()
-        shown = {"labels": known, "disagreement": apart, "accuracy": classifier.accuracy(student_BY, y_B)}
+        shown = {
+            "labels": known,
+            "disagreement": apart,
+            "accuracy": classifier.accuracy(student_BY, y_B),
+        }
         return known + weight * apart, shown
 
     def predict(self, nets, x_BCHW):

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp.experiment import Views
-from sft_exp.heads import classifier, regressor, teacher
+from sft_exp.config.schema import Views
+from sft_exp.models.heads import classifier, regressor, teacher
 
 
 @dataclass
@@ -23,7 +23,9 @@ class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
     error: str = "mse"  # mse, or huber, which an outlier moves less
     head: str = "probe"  # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = (
+        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    )
     augment: bool = False  # the student sees the views of the group `augment`; else a shifted image, as the teacher does
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
     decay: float = 0.99  # of the teacher, a step
@@ -49,13 +51,21 @@ class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
 
     def loss(self, nets, x_BCHW, value_BK, weak_NCHW, seen_NCHW, weight):
         with torch.no_grad():
-            target_NK = regressor.told(nets["teacher"], weak_NCHW)  # by the batch's statistics: docs/decisions/0013
-        told = regressor.told(nets, torch.cat([x_BCHW, seen_NCHW]))  # at once: BatchNorm must see one mixture
+            target_NK = regressor.told(
+                nets["teacher"], weak_NCHW
+            )  # by the batch's statistics: docs/decisions/0013
+        told = regressor.told(
+            nets, torch.cat([x_BCHW, seen_NCHW])
+        )  # at once: BatchNorm must see one mixture
         told_BK, told_NK = told.split([len(x_BCHW), len(seen_NCHW)])
         true_BK = nets["units"].inverse(value_BK)
         known = regressor.error(self, told_BK, true_BK)
         apart = F.mse_loss(told_NK, target_NK)
-        return known + weight * apart, {"labels": known, "disagreement": apart, "mae": (told_BK - true_BK).abs().mean()}
+        return known + weight * apart, {
+            "labels": known,
+            "disagreement": apart,
+            "mae": (told_BK - true_BK).abs().mean(),
+        }
 
     def predict(self, nets, x_BCHW):
         """-> numbers in their units [B, K], of the teacher, at rest"""

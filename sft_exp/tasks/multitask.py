@@ -15,40 +15,61 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sft_exp.augment import view, view_with_mask
-from sft_exp.core import Task
+from sft_exp.config.schema import Views
+from sft_exp.core.comm import now
+from sft_exp.core.task import Task
+from sft_exp.data.augment import view, view_with_mask
 from sft_exp.errors import ConfigError, require
-from sft_exp.experiment import Views
-from sft_exp.nets import Memory
-from sft_exp.ranks import now
+from sft_exp.models.ema import Memory
 
 WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
 
 @dataclass
 class MultiTask(Task):
-    holds: ClassVar[dict[str, str]] = {"heads": "task"}  # fields with parts in them -> the group whose options they may name
+    holds: ClassVar[dict[str, str]] = {
+        "heads": "task"
+    }  # fields with parts in them -> the group whose options they may name
     predicts: ClassVar[str] = "several"
     score: ClassVar[str] = "mean"
-    footing: ClassVar[str] = "the mean is over the heads, each by its own score; alone_ is the same with that head only"
+    footing: ClassVar[str] = (
+        "the mean is over the heads, each by its own score; alone_ is the same with that head only"
+    )
 
-    heads: dict = field(default_factory=lambda: {})  # target -> what is learnt of it: classify, segment, regress, ...
+    heads: dict = field(
+        default_factory=lambda: {}
+    )  # target -> what is learnt of it: classify, segment, regress, ...
     weighting: str = "fixed"  # fixed, uncertainty or gradnorm
-    weights: dict = field(default_factory=lambda: {})  # of the heads, where they are fixed; 1 unless said here
+    weights: dict = field(
+        default_factory=lambda: {}
+    )  # of the heads, where they are fixed; 1 unless said here
     alpha: float = 1.5  # how much gradnorm favours heads that lag behind
     augment: bool = False  # train on views of the images, masks moved with them, as the group `augment` draws them
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
     def __post_init__(self):
         for name, task in self.heads.items():
-            require(isinstance(task, Task), f"heads.{name}", task, "an option of task, e.g. classify or segment")
-            alone = not (task.alters() or "unlabelled" in task.pools or isinstance(task, MultiTask) or len(task.needs) > 1)
+            require(
+                isinstance(task, Task),
+                f"heads.{name}",
+                task,
+                "an option of task, e.g. classify or segment",
+            )
+            alone = not (
+                task.alters()
+                or "unlabelled" in task.pools
+                or isinstance(task, MultiTask)
+                or len(task.needs) > 1
+            )
             valid = "a task of one target that leaves the images as they are; task.augment draws the views for all"
             require(alone, f"heads.{name}", type(task).__name__, valid)
         require(self.weighting in WEIGHTINGS, "weighting", self.weighting, ", ".join(WEIGHTINGS))
         ok = all(name in self.heads and w > 0 for name, w in self.weights.items())
         require(
-            ok and (not self.weights or self.weighting == "fixed"), "weights", self.weights, "numbers above 0 by head, if fixed"
+            ok and (not self.weights or self.weighting == "fixed"),
+            "weights",
+            self.weights,
+            "numbers above 0 by head, if fixed",
         )
         require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         self.views = self.views if self.augment else {}
@@ -56,7 +77,10 @@ class MultiTask(Task):
 
     @property
     def objectives(self):
-        return {"loss": ("", 1), **({"balance": ("weights", 1)} if self.weighting == "gradnorm" else {})}
+        return {
+            "loss": ("", 1),
+            **({"balance": ("weights", 1)} if self.weighting == "gradnorm" else {}),
+        }
 
     @property
     def per_row(self):
@@ -65,7 +89,11 @@ class MultiTask(Task):
     @property
     def needs(self):
         if not self.heads:
-            raise ConfigError("task.heads", self.heads, "must name a task for each target, e.g. {left: classify, mask: segment}")
+            raise ConfigError(
+                "task.heads",
+                self.heads,
+                "must name a task for each target, e.g. {left: classify, mask: segment}",
+            )
         return tuple(self.heads)
 
     @property
@@ -74,7 +102,13 @@ class MultiTask(Task):
 
     @property
     def columns(self):
-        return {"mean": "mean", **{f"{h}/{task.score}": f"{h} {task.columns[task.score]}" for h, task in self.heads.items()}}
+        return {
+            "mean": "mean",
+            **{
+                f"{h}/{task.score}": f"{h} {task.columns[task.score]}"
+                for h, task in self.heads.items()
+            },
+        }
 
     def of(self, spec):
         return spec
@@ -86,23 +120,37 @@ class MultiTask(Task):
         return any(task.pooled for task in self.heads.values())
 
     def alone(self):
-        return {name: replace(self, heads={name: task}, weighting="fixed", weights={}) for name, task in self.heads.items()}
+        return {
+            name: replace(self, heads={name: task}, weighting="fixed", weights={})
+            for name, task in self.heads.items()
+        }
 
     def networks(self, encoder, spec):
-        made = {name: task.networks(encoder, inner(spec, name, task)) for name, task in self.heads.items()}
-        heads = {name: nn.ModuleDict({k: net for k, net in nets.items() if k != "encoder"}) for name, nets in made.items()}
+        made = {
+            name: task.networks(encoder, inner(spec, name, task))
+            for name, task in self.heads.items()
+        }
+        heads = {
+            name: nn.ModuleDict({k: net for k, net in nets.items() if k != "encoder"})
+            for name, nets in made.items()
+        }
         nets = nn.ModuleDict({"encoder": encoder, "heads": nn.ModuleDict(heads)})
         if self.weighting == "uncertainty":
             nets["weights"] = Numbers(torch.zeros(len(heads)))
         if self.weighting == "gradnorm":
             nets["weights"] = Numbers(torch.ones(len(heads)))
-            nets["first"] = Memory(torch.zeros(len(heads)))  # the losses of the first step; 0 before it
+            nets["first"] = Memory(
+                torch.zeros(len(heads))
+            )  # the losses of the first step; 0 before it
         return nets
 
     def prepare(self, nets, data):
         for name, task in self.heads.items():
             if task.probed():
-                task.prepare({**nets["heads"][name], "encoder": nets["encoder"]}, {**data, **renamed(data, name, task)})
+                task.prepare(
+                    {**nets["heads"][name], "encoder": nets["encoder"]},
+                    {**data, **renamed(data, name, task)},
+                )
 
     def draw(self, batch, rng, progress):
         """-> (x, then the target of each head, in their order)"""
@@ -110,7 +158,9 @@ class MultiTask(Task):
         x_BCHW, targets = found["x"], {name: found[name] for name in self.heads}
         masks = [name for name, task in self.heads.items() if task.predicts == "pixels"]
         if self.augment and masks:
-            x_BCHW, seen_BMHW = view_with_mask(x_BCHW, torch.stack([targets[n] for n in masks], 1), self.how, rng)
+            x_BCHW, seen_BMHW = view_with_mask(
+                x_BCHW, torch.stack([targets[n] for n in masks], 1), self.how, rng
+            )
             targets |= dict(zip(masks, seen_BMHW.unbind(1), strict=True))
         elif self.augment:
             x_BCHW = view(x_BCHW, self.how, rng)
@@ -123,7 +173,10 @@ class MultiTask(Task):
             return ((-s_T).exp() * loss_T * halves_T + s_T / 2).sum(), shown
         if self.weighting == "gradnorm":
             return (nets["weights"].value.detach() * loss_T).sum(), shown
-        return sum(self.weights.get(name, 1.0) * value for name, value in zip(self.heads, loss_T, strict=True)), shown
+        return sum(
+            self.weights.get(name, 1.0) * value
+            for name, value in zip(self.heads, loss_T, strict=True)
+        ), shown
 
     def losses(self, nets, shared, targets):
         """(each head's loss [T], what to log: the losses by head)"""
@@ -134,7 +187,9 @@ class MultiTask(Task):
         return torch.stack(list(found.values())), found
 
     def halves(self):
-        return torch.tensor([0.5 if task.predicts == "numbers" else 1.0 for task in self.heads.values()])
+        return torch.tensor(
+            [0.5 if task.predicts == "numbers" else 1.0 for task in self.heads.values()]
+        )
 
     def balance(self, nets, x_BCHW, *targets):
         """GradNorm's loss of the weights: how far each weighted gradient is from the size it should have."""
@@ -144,26 +199,39 @@ class MultiTask(Task):
             shared.begin()
             loss_T, _ = self.losses(nets, shared, targets)
             square_T = torch.stack([square(loss, shared.leaves()) for loss in loss_T]).detach()
-        ranks = now()  # of all rows, wherever they are: each process's gradients are of its own mean
+        ranks = (
+            now()
+        )  # of all rows, wherever they are: each process's gradients are of its own mean
         norms_T = torch.tensordot(ranks.parts.to(square_T).square(), ranks.each(square_T), 1).sqrt()
-        loss_T, first_T, w_T = ranks.mean(loss_T.detach()), nets["first"].value, nets["weights"].value
+        loss_T, first_T, w_T = (
+            ranks.mean(loss_T.detach()),
+            nets["first"].value,
+            nets["weights"].value,
+        )
         fall_T = (loss_T / first_T).where(first_T > 0, torch.ones_like(loss_T)).clamp_min(1e-8)
         size_T = w_T * norms_T
         wanted_T = (size_T.mean() * (fall_T / fall_T.mean()) ** self.alpha).detach()
-        return (size_T - wanted_T).abs().sum(), {f"{name}_weight": w.detach() for name, w in zip(self.heads, w_T, strict=True)}
+        return (size_T - wanted_T).abs().sum(), {
+            f"{name}_weight": w.detach() for name, w in zip(self.heads, w_T, strict=True)
+        }
 
     def after(self, nets, x_BCHW, *targets):
         if self.weighting != "gradnorm":
             return
         if not nets["first"].value.any():
-            nets["first"].value.copy_(now().mean(self.losses(nets, Shared(nets["encoder"], x_BCHW), targets)[0]))
+            nets["first"].value.copy_(
+                now().mean(self.losses(nets, Shared(nets["encoder"], x_BCHW), targets)[0])
+            )
         w_T = nets["weights"].value.clamp_min(1e-3)
         nets["weights"].value.copy_(w_T * len(w_T) / w_T.sum())
 
     def predict(self, nets, x_BCHW):
         """-> the heads' predictions by name"""
         shared = Shared(nets["encoder"], x_BCHW)
-        return {name: task.predict({**nets["heads"][name], "encoder": shared}, shared.x) for name, task in self.heads.items()}
+        return {
+            name: task.predict({**nets["heads"][name], "encoder": shared}, shared.x)
+            for name, task in self.heads.items()
+        }
 
     def metrics(self, spec):
         found: dict[str, OfHead] = {}
@@ -176,17 +244,27 @@ class MultiTask(Task):
         return nn.ModuleDict({"mean": Mean(scores), **found})
 
     def compared(self, predictions, batch):
-        pairs = {n: t.compared(predictions[n], {**batch, **renamed(batch, n, t)}) for n, t in self.heads.items()}
-        return {n: told for n, (told, _) in pairs.items()}, {n: true for n, (_, true) in pairs.items()}
+        pairs = {
+            n: t.compared(predictions[n], {**batch, **renamed(batch, n, t)})
+            for n, t in self.heads.items()
+        }
+        return {n: told for n, (told, _) in pairs.items()}, {
+            n: true for n, (_, true) in pairs.items()
+        }
 
     def record(self, predictions, batch):
-        kept = {n: t.record(predictions[n], {**batch, **renamed(batch, n, t)}) for n, t in self.heads.items()}
+        kept = {
+            n: t.record(predictions[n], {**batch, **renamed(batch, n, t)})
+            for n, t in self.heads.items()
+        }
         return {f"{n}/{k}": value for n, rows in kept.items() for k, value in rows.items()}
 
     def show(self, predictions, batch, spec):
         found: dict[str, Tensor] = {}
         for name, task in self.heads.items():
-            shown = task.show(predictions[name], {**batch, **renamed(batch, name, task)}, inner(spec, name, task))
+            shown = task.show(
+                predictions[name], {**batch, **renamed(batch, name, task)}, inner(spec, name, task)
+            )
             found |= {k if k == "image" else f"{name} {k}": x for k, x in shown.items()}
         return found
 
@@ -257,7 +335,9 @@ class OfHead(nn.Module):
             return {f"{self.head}/{k}": v for k, v in value.items()}
         if value.dim() == 0:
             return value
-        return {f"{self.head}/{self.name}/{c}": v for c, v in zip(self.classes, value, strict=False)}
+        return {
+            f"{self.head}/{self.name}/{c}": v for c, v in zip(self.classes, value, strict=False)
+        }
 
 
 class Mean(nn.Module):

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp.core import Task
+from sft_exp.core.task import Task
 from sft_exp.errors import require
-from sft_exp.heads import classifier
+from sft_exp.models.heads import classifier
 
 
 @dataclass
@@ -21,9 +21,13 @@ class PseudoLabel(Task):
 
     head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = (
+        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
+    )
     weight: float = 3.0  # of the guesses at the end
-    ramp: list[float] = field(default_factory=lambda: [0.1, 0.6])  # shares of the steps between which the weight rises
+    ramp: list[float] = field(
+        default_factory=lambda: [0.1, 0.6]
+    )  # shares of the steps between which the weight rises
 
     def __post_init__(self):
         classifier.check(self)
@@ -48,9 +52,18 @@ class PseudoLabel(Task):
         )
 
     def loss(self, nets, x_BCHW, y_B, u_MCHW, weight):
-        logits_BY, guesses_MY = self.predict(nets, torch.cat([x_BCHW, u_MCHW])).split([len(x_BCHW), len(u_MCHW)])
-        known, guessed = F.cross_entropy(logits_BY, y_B), F.cross_entropy(guesses_MY, guesses_MY.argmax(1))
-        return known + weight * guessed, {"labels": known, "guesses": guessed, "accuracy": classifier.accuracy(logits_BY, y_B)}
+        logits_BY, guesses_MY = self.predict(nets, torch.cat([x_BCHW, u_MCHW])).split(
+            [len(x_BCHW), len(u_MCHW)]
+        )
+        known, guessed = (
+            F.cross_entropy(logits_BY, y_B),
+            F.cross_entropy(guesses_MY, guesses_MY.argmax(1)),
+        )
+        return known + weight * guessed, {
+            "labels": known,
+            "guesses": guessed,
+            "accuracy": classifier.accuracy(logits_BY, y_B),
+        }
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y]"""

@@ -3,9 +3,9 @@
 
 from dataclasses import dataclass, field
 
-from sft_exp.augment import view
-from sft_exp.experiment import Views
-from sft_exp.heads import regressor
+from sft_exp.config.schema import Views
+from sft_exp.data.augment import view
+from sft_exp.models.heads import regressor
 
 
 @dataclass

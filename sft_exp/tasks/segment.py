@@ -11,16 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.augment import view_with_mask
-from sft_exp.core import Task
+from sft_exp.config.schema import Views
+from sft_exp.core.task import Task
+from sft_exp.data.augment import view_with_mask
 from sft_exp.errors import require
-from sft_exp.experiment import Views
-from sft_exp.heads import dense
+from sft_exp.models.heads import dense
 
 IGNORE = 255
 SAMPLED = 200  # pixels of an image that a solved head is fitted on
 COLOURS = torch.tensor(  # of overlays; class 0, most often the background, is left as it is
-    [[0, 0, 0], [230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
+    [
+        [0, 0, 0],
+        [230, 159, 0],
+        [86, 180, 233],
+        [0, 158, 115],
+        [240, 228, 66],
+        [0, 114, 178],
+        [213, 94, 0],
+        [204, 121, 167],
+    ]
 ).div(255)
 
 
@@ -32,7 +41,9 @@ class Segment(Task):
     readout: ClassVar[str] = "head.linear"
     score: ClassVar[str] = "miou"
     columns: ClassVar[dict[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixels", "dice": "Dice"}
-    footing: ClassVar[str] = "of all test pixels together, on the data set's canvas; mIoU and Dice are means over classes"
+    footing: ClassVar[str] = (
+        "of all test pixels together, on the data set's canvas; mIoU and Dice are means over classes"
+    )
 
     head: str = "fpn"  # fpn (a feature pyramid); torchvision's fcn, deeplabv3, lraspp; pixel (linear, of the largest map)
     width: int = 64  # channels of the head
@@ -47,8 +58,15 @@ class Segment(Task):
         require(self.width > 0, "width", self.width, "above 0")
         for name in ("cross_entropy", "dice", "focal"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(self.cross_entropy + self.dice + self.focal > 0, "cross_entropy", self.cross_entropy, "above 0, or dice or focal")
-        self.views = self.views if self.augment else {}  # what is not used is no difference between two requests
+        require(
+            self.cross_entropy + self.dice + self.focal > 0,
+            "cross_entropy",
+            self.cross_entropy,
+            "above 0, or dice or focal",
+        )
+        self.views = (
+            self.views if self.augment else {}
+        )  # what is not used is no difference between two requests
         self.how = Views(**self.views)
 
     def alters(self):
@@ -56,27 +74,40 @@ class Segment(Task):
 
     def networks(self, encoder, spec):
         classes = len(spec.of("mask").classes)
-        return nn.ModuleDict({"encoder": encoder, "head": dense.head(self.head, encoder.shapes, classes, self.width)})
+        return nn.ModuleDict(
+            {"encoder": encoder, "head": dense.head(self.head, encoder.shapes, classes, self.width)}
+        )
 
     def draw(self, batch, rng, progress):
         x_BCHW, mask_BHW = batch["labelled"]["x"], batch["labelled"]["mask"]
-        return view_with_mask(x_BCHW, mask_BHW, self.how, rng) if self.augment else (x_BCHW, mask_BHW)
+        return (
+            view_with_mask(x_BCHW, mask_BHW, self.how, rng) if self.augment else (x_BCHW, mask_BHW)
+        )
 
     def loss(self, nets, x_BCHW, mask_BHW):
         logits_BYHW = self.predict(nets, x_BCHW)
         known_BHW = mask_BHW != IGNORE
         count_B = known_BHW.sum((1, 2)).clamp_min(1)
         log_BYHW = logits_BYHW.log_softmax(1)
-        error_BHW = F.nll_loss(log_BYHW, mask_BHW, reduction="none", ignore_index=IGNORE)  # 0 where nothing is annotated
+        error_BHW = F.nll_loss(
+            log_BYHW, mask_BHW, reduction="none", ignore_index=IGNORE
+        )  # 0 where nothing is annotated
         parts = {}
         if self.cross_entropy:
             parts["cross_entropy"] = (error_BHW.sum((1, 2)) / count_B).mean()
         if self.focal:
-            parts["focal"] = (((1 - (-error_BHW).exp()) ** 2 * error_BHW).sum((1, 2)) / count_B).mean()
+            parts["focal"] = (
+                ((1 - (-error_BHW).exp()) ** 2 * error_BHW).sum((1, 2)) / count_B
+            ).mean()
         if self.dice:
             parts["dice"] = soft_dice(log_BYHW.exp(), mask_BHW, known_BHW)
-        right = ((logits_BYHW.argmax(1) == mask_BHW) & known_BHW).sum() / known_BHW.sum().clamp_min(1)
-        return sum(getattr(self, name) * value for name, value in parts.items()), {**parts, "pixel_accuracy": right}
+        right = ((logits_BYHW.argmax(1) == mask_BHW) & known_BHW).sum() / known_BHW.sum().clamp_min(
+            1
+        )
+        return sum(getattr(self, name) * value for name, value in parts.items()), {
+            **parts,
+            "pixel_accuracy": right,
+        }
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y, H, W]"""
@@ -86,7 +117,11 @@ class Segment(Task):
         return F.interpolate(low_BYHW, x_BCHW.shape[2:], mode="bilinear", align_corners=False)
 
     def metrics(self, spec):
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassF1Score,
+            MulticlassJaccardIndex,
+        )
 
         classes = len(spec.of("mask").classes)
         of: dict[str, Any] = {"ignore_index": IGNORE, "validate_args": False}
@@ -95,7 +130,9 @@ class Segment(Task):
                 "miou": MulticlassJaccardIndex(classes, average="macro", **of),
                 "iou": MulticlassJaccardIndex(classes, average="none", **of),
                 "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **of),
-                "dice": MulticlassF1Score(classes, average="macro", **of),  # of pixels taken together, the two are one number
+                "dice": MulticlassF1Score(
+                    classes, average="macro", **of
+                ),  # of pixels taken together, the two are one number
             }
         )
 
@@ -105,7 +142,9 @@ class Segment(Task):
     def record(self, predictions, batch):
         """`intersection` and `union` of each class, in pixels, int32 [B, Y]: what mIoU is made of."""
         known_BHW, classes = batch["mask"] != IGNORE, predictions.shape[1]
-        told_BYHW, true_BYHW = (one_hot(m, known_BHW, classes) for m in (predictions.argmax(1), batch["mask"]))
+        told_BYHW, true_BYHW = (
+            one_hot(m, known_BHW, classes) for m in (predictions.argmax(1), batch["mask"])
+        )
         both_BY = (told_BYHW & true_BYHW).sum((2, 3))
         return {"intersection": both_BY.int(), "union": (told_BYHW | true_BYHW).sum((2, 3)).int()}
 
@@ -123,15 +162,23 @@ class Segment(Task):
     def examples(self, nets, batch, rng):
         """Some annotated pixels of each image: the features of the head's map there [M, D] and their classes [M]."""
         maps, name = dict(nets["encoder"].maps(batch["x"])), nets["head"].name
-        mask_BHW = F.interpolate(batch["mask"][:, None].float(), maps[name].shape[2:], mode="nearest-exact")[:, 0].long()
+        mask_BHW = F.interpolate(
+            batch["mask"][:, None].float(), maps[name].shape[2:], mode="nearest-exact"
+        )[:, 0].long()
         f_BLD, mask_BL = maps[name].flatten(2).mT, mask_BHW.flatten(1)
-        some_BM = torch.rand(mask_BL.shape, generator=rng, device=mask_BL.device).topk(min(SAMPLED, mask_BL.shape[1])).indices
+        some_BM = (
+            torch.rand(mask_BL.shape, generator=rng, device=mask_BL.device)
+            .topk(min(SAMPLED, mask_BL.shape[1]))
+            .indices
+        )
         f_MD = f_BLD.gather(1, some_BM[..., None].expand(-1, -1, f_BLD.shape[2])).flatten(0, 1)
         y_M = mask_BL.gather(1, some_BM).flatten()
         return f_MD[y_M != IGNORE], y_M[y_M != IGNORE]
 
 
-def soft_dice(p_BYHW: torch.Tensor, mask_BHW: torch.Tensor, known_BHW: torch.Tensor) -> torch.Tensor:
+def soft_dice(
+    p_BYHW: torch.Tensor, mask_BHW: torch.Tensor, known_BHW: torch.Tensor
+) -> torch.Tensor:
     """1 - 2 |p y| / (|p| + |y|) of each class, a mean over images and classes; a class that neither shows counts as right."""
     y_BYHW = one_hot(mask_BHW, known_BHW, p_BYHW.shape[1]).to(p_BYHW)
     p_BYHW = p_BYHW * known_BHW[:, None]
@@ -141,7 +188,9 @@ def soft_dice(p_BYHW: torch.Tensor, mask_BHW: torch.Tensor, known_BHW: torch.Ten
 
 def one_hot(mask_BHW: torch.Tensor, known_BHW: torch.Tensor, classes: int) -> torch.Tensor:
     """-> bool [B, Y, H, W], nothing where nothing is annotated."""
-    return (mask_BHW[:, None] == torch.arange(classes, device=mask_BHW.device)[:, None, None]) & known_BHW[:, None]
+    return (
+        mask_BHW[:, None] == torch.arange(classes, device=mask_BHW.device)[:, None, None]
+    ) & known_BHW[:, None]
 
 
 def overlay(x_B3HW: torch.Tensor, mask_BHW: torch.Tensor) -> torch.Tensor:

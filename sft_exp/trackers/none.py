@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sft_exp.track import Tracker
+from sft_exp.core.tracker import Tracker
 
 
 @dataclass

@@ -6,9 +6,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from sft_exp import durable
+from sft_exp.core.tracker import Logged, Run, Tracker
 from sft_exp.progress import console
-from sft_exp.track import Logged, Run, Tracker
+from sft_exp.store import atomic_io
 
 
 @dataclass
@@ -20,10 +20,14 @@ class Tensorboard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            console.print(f'tracker=tensorboard: {error}; pip install "sft_exp[tensorboard]"', markup=False, soft_wrap=True)
+            console.print(
+                f'tracker=tensorboard: {error}; pip install "sft_exp[tensorboard]"',
+                markup=False,
+                soft_wrap=True,
+            )
             return Run()
         folder = Path(self.dir or "outputs") / "tensorboard" / about.folder.name
-        durable.remove(folder)  # a continued training logs its whole record again
+        atomic_io.remove(folder)  # a continued training logs its whole record again
         writer = SummaryWriter(str(folder))
         writer.add_text("about", f"{about.name}\n\n{about.config}")
         return Events(writer, about.kind, str(folder), self.images)
@@ -31,11 +35,19 @@ class Tensorboard(Tracker):
 
 class Events(Run):
     def __init__(self, writer: Any, kind: str, where: str, images: bool):
-        self.writer, self.kind, self.where, self.images, self.logged = writer, kind, where, images, Logged()
+        self.writer, self.kind, self.where, self.images, self.logged = (
+            writer,
+            kind,
+            where,
+            images,
+            Logged(),
+        )
 
     def log(self, row):
         for name, value in self.logged.new(row).items():
-            self.writer.add_scalar(name if "/" in name else f"{self.kind}/{name}", value, row["step"])
+            self.writer.add_scalar(
+                name if "/" in name else f"{self.kind}/{name}", value, row["step"]
+            )
 
     def summary(self, values):
         for name, value in values.items():
@@ -49,7 +61,9 @@ class Events(Run):
         from PIL import Image
 
         for title, png in pngs.items() if self.images else ():
-            self.writer.add_image(title, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), dataformats="HWC")
+            self.writer.add_image(
+                title, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), dataformats="HWC"
+            )
 
     def finish(self, code=0):
         self.writer.close()

@@ -21,10 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
-from sft_exp import curves, durable
+from sft_exp.core.tracker import About, Artifact, Logged, Run, Tracker
 from sft_exp.errors import DataError, StorageError, require
 from sft_exp.progress import console
-from sft_exp.track import About, Artifact, Logged, Run, Tracker
+from sft_exp.store import atomic_io
+from sft_exp.training import metrics_log
 
 PENDING = "pending.json"
 MODES = ("auto", "online", "offline", "disabled")
@@ -44,7 +45,9 @@ class Wandb(Tracker):
     mode: str = "auto"  # auto (online with a key, else offline), online, offline, disabled
     group: str | None = None  # runs shown together; a sweep's are, unless this says otherwise
     name: str | None = None  # of the run; null: what was chosen, in a sweep what varies in it
-    tags: list[str] = field(default_factory=lambda: [])  # beside those of the options that are not the defaults
+    tags: list[str] = field(
+        default_factory=lambda: []
+    )  # beside those of the options that are not the defaults
     notes: str | None = None  # a longer description of the run
     job_type: str | None = None  # null: pretrain or finetune
     images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
@@ -84,11 +87,19 @@ class Wandb(Tracker):
         if mode == "auto":
             mode = "online" if has_key() else "offline"
             if mode == "offline":
-                tell(f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them")
-        identity = trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None  # the trial is the fine-tuning
-        for attempt in ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline"):
+                tell(
+                    f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them"
+                )
+        identity = (
+            trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None
+        )  # the trial is the fine-tuning
+        for attempt in (
+            ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline")
+        ):
             try:
-                return mine.start(about, identity or about.folder.name, attempt, stop, sweep if identity else None)
+                return mine.start(
+                    about, identity or about.folder.name, attempt, stop, sweep if identity else None
+                )
             except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs
                 let_go()
                 _offline.set()
@@ -97,12 +108,21 @@ class Wandb(Tracker):
                 tell(f"W&B: {first_line(error)}; going on {going_on}")
         return Run()
 
-    def start(self, about: About, identity: str, mode: str, stop: Callable[[], None], sweep: str | None = None) -> "Mirror":
+    def start(
+        self,
+        about: About,
+        identity: str,
+        mode: str,
+        stop: Callable[[], None],
+        sweep: str | None = None,
+    ) -> "Mirror":
         """The run in this very mode; raises whatever W&B raises."""
         where = Path(self.dir or OUTPUTS)
         for older in (where / "wandb").glob(f"*run-*-{identity}"):
-            if (older / PENDING).exists():  # its training was killed, or it failed; all it holds is logged again
-                durable.remove(older)
+            if (
+                older / PENDING
+            ).exists():  # its training was killed, or it failed; all it holds is logged again
+                atomic_io.remove(older)
         wandb = library()
         settings = wandb.Settings(  # a fresh one each time: init writes its arguments into it
             init_timeout=self.init_timeout,
@@ -124,7 +144,7 @@ class Wandb(Tracker):
             tags=[shortened(tag, LONGEST_TAG) for tag in dict.fromkeys([*about.tags, *self.tags])],
             notes=self.notes,
             job_type=self.job_type or about.kind,
-            dir=str(durable.folder(where)),
+            dir=str(atomic_io.folder(where)),
             config=about.config,
             mode=mode,
             resume=None if mode == "offline" else "allow",
@@ -141,7 +161,10 @@ class Mirror(Run):
 
     def __init__(self, run: Any, about: About, tracker: Wandb):
         self.run, self.id, self.about, self.tracker = run, run.id, about, tracker
-        self.logged, self.axis = Logged(run.starting_step - 1), "epoch" if about.kind == "finetune" else "step"
+        self.logged, self.axis = (
+            Logged(run.starting_step - 1),
+            "epoch" if about.kind == "finetune" else "step",
+        )
         self.defined: set[str] = set()
         self.folder = Path(run.settings.sync_dir)
         self.where = run.url or os.path.relpath(self.folder)
@@ -149,7 +172,9 @@ class Mirror(Run):
         self.note(None)
 
     def log(self, row):
-        named = {k if "/" in k else f"{self.about.kind}/{k}": v for k, v in self.logged.new(row).items()}
+        named = {
+            k if "/" in k else f"{self.about.kind}/{k}": v for k, v in self.logged.new(row).items()
+        }
         for name in named.keys() - self.defined:
             self.define(name)
         if named:
@@ -174,10 +199,14 @@ class Mirror(Run):
         files = {title: self.folder / "pictures" / f"{title}.png" for title in pngs}
         with suppress(StorageError):
             for title, png in pngs.items():
-                durable.write(files[title], png)
+                atomic_io.write(files[title], png)
         image = library().Image
         if files:
-            self.tried(lambda: self.run.log({f"pictures/{title}": image(str(file)) for title, file in files.items()}))
+            self.tried(
+                lambda: self.run.log(
+                    {f"pictures/{title}": image(str(file)) for title, file in files.items()}
+                )
+            )
 
     def table(self, title, rows):
         columns = list(rows[0])
@@ -192,11 +221,15 @@ class Mirror(Run):
                 within(LINEAGE, self.link)
                 linked = True
             except Exception as error:  # noqa: BLE001
-                tell(f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it")
-        self.tried(lambda: self.run.summary.update(self.results))  # last, so that nothing replaces it
+                tell(
+                    f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it"
+                )
+        self.tried(
+            lambda: self.run.summary.update(self.results)
+        )  # last, so that nothing replaces it
         self.tried(lambda: self.run.finish(exit_code=code))
         if self.run is not None and not self.run.offline and linked:
-            durable.remove(self.folder / PENDING)
+            atomic_io.remove(self.folder / PENDING)
         self.run = None
 
     def link(self) -> None:
@@ -221,7 +254,10 @@ class Mirror(Run):
             "code": code,
         }
         with suppress(StorageError):
-            durable.write(self.folder / PENDING, json.dumps(told, default=lambda path: str(path.absolute()), indent=1))
+            atomic_io.write(
+                self.folder / PENDING,
+                json.dumps(told, default=lambda path: str(path.absolute()), indent=1),
+            )
 
     def tried(self, call: Callable[[], Any]) -> None:
         if self.run is None:
@@ -231,13 +267,17 @@ class Mirror(Run):
         except TimeoutError:
             self.run = None
             _offline.set()
-            tell(f"W&B: the server did not answer in time; `{self.tracker.uploading}` uploads what it does not have")
+            tell(
+                f"W&B: the server did not answer in time; `{self.tracker.uploading}` uploads what it does not have"
+            )
         except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
             self.run = None
             if isinstance(error, ConnectionError):
                 let_go()
             why = f"{type(error).__name__}: {first_line(error)}"
-            tell(f"W&B stopped ({why}); metrics are in the store, `{self.tracker.uploading}` uploads them")
+            tell(
+                f"W&B stopped ({why}); metrics are in the store, `{self.tracker.uploading}` uploads them"
+            )
 
 
 def shortened(text: str, most: int) -> str:
@@ -247,8 +287,14 @@ def shortened(text: str, most: int) -> str:
 
 def cells(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """A fine-tuning's row of the results table: column -> value."""
-    choices = {group: config["choices"].get(group) for group in ("pretrainer", "encoder", "strategy")}
-    asked = {"optimizer": config["choices"].get("optim"), "lr": config["optim"]["lr"], "labels": str(config["labels"])}
+    choices = {
+        group: config["choices"].get(group) for group in ("pretrainer", "encoder", "strategy")
+    }
+    asked = {
+        "optimizer": config["choices"].get("optim"),
+        "lr": config["optim"]["lr"],
+        "labels": str(config["labels"]),
+    }
     scores = {column: values.get(key) for column, key in COLUMNS.items()}
     return {**choices, **asked, "seed": config["seed"], **scores}
 
@@ -265,7 +311,11 @@ def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
     """A folder with the files of an artifact, e.g. `team/project/encoder-vae-digits:latest`. DataError if it cannot be had."""
     try:
         found = library().Api().artifact(artifact)
-        return Path(found.download(root=str(durable.folder(root / found.source_qualified_name.replace(":", "-")))))
+        return Path(
+            found.download(
+                root=str(atomic_io.folder(root / found.source_qualified_name.replace(":", "-")))
+            )
+        )
     except Exception as error:
         raise DataError(f"artifact {artifact}: {first_line(error)}") from error
 
@@ -291,16 +341,24 @@ def sync(folder: Path) -> str:
     """
     record = json.loads((folder / PENDING).read_text())
     told = record["about"]
-    if record["code"] is None and told["kind"] == "pretrain" and (Path(told["folder"]) / durable.SEAL).exists():
+    if (
+        record["code"] is None
+        and told["kind"] == "pretrain"
+        and (Path(told["folder"]) / atomic_io.SEAL).exists()
+    ):
         record["code"] = 0  # killed just after its end; who finds it in the store only links to it
     if record["code"] is None:
         return ""
-    artifacts = {key: [Artifact(**{**a, "folder": Path(a["folder"])}) for a in told[key]] for key in ("uses", "makes")}
+    artifacts = {
+        key: [Artifact(**{**a, "folder": Path(a["folder"])}) for a in told[key]]
+        for key in ("uses", "makes")
+    }
     about = About(**{**told, **artifacts, "folder": Path(told["folder"])})
     with TemporaryDirectory() as scratch:
         tracker = Wandb(**{**record["tracker"], "mode": "online", "dir": scratch})
         if not known(tracker, record["id"]):
-            subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], check=True, capture_output=True)  # noqa: S603
+            command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+            subprocess.run(command, check=True, capture_output=True)  # noqa: S603
             uploaded = known(tracker, record["id"])
         else:
             uploaded = False
@@ -308,18 +366,20 @@ def sync(folder: Path) -> str:
             start["url"] = tracker.shown(about.uses[-1].folder)
             record["summary"] |= {"pretrain/url": start["url"]} if record["summary"] else {}
         run = tracker.start(about, record["id"], "online", lambda: None)
-        for row in curves.record(about.folder):
+        for row in metrics_log.record(about.folder):
             run.log(row)
         if uploaded:
             run.tried(lambda: run.run.summary.update(record["summary"]))
         else:
             run.summary(record["summary"])
-            run.pictures({png.stem: png.read_bytes() for png in sorted(folder.glob("pictures/*.png"))})
+            run.pictures(
+                {png.stem: png.read_bytes() for png in sorted(folder.glob("pictures/*.png"))}
+            )
         run.finish(record["code"])
         if (run.folder / PENDING).exists():
             raise TimeoutError("the server did not take all of it")
     tracker.show(about.folder, run.where)
-    durable.remove(folder / PENDING)
+    atomic_io.remove(folder / PENDING)
     return run.where
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from sft_exp import durable, pipeline
-from sft_exp.api import compose
 from sft_exp.check.__main__ import grade, together
 from sft_exp.check.standard import Grade
-from sft_exp.config import experiment
-from sft_exp.session import work
+from sft_exp.config.build import experiment
+from sft_exp.config.compose import compose
+from sft_exp.execution.session import work
+from sft_exp.jobs import prepare
+from sft_exp.store import atomic_io
 
 SMALL = (
     "tracker=none", "report=false", "pretrain.steps=8", "finetune.steps=40", "optim.lr=1e-5", "draws=2",
@@ -21,13 +22,23 @@ SMALL = (
 )  # fmt: skip
 
 
-def run(folder: Path, *overrides: str, name: str = "run", encoder: tuple[str, ...] = ("encoder.hidden=[16]",)) -> Path:
+def run(
+    folder: Path,
+    *overrides: str,
+    name: str = "run",
+    encoder: tuple[str, ...] = ("encoder.hidden=[16]",),
+) -> Path:
     """The run folder of a line whose store is beside it."""
     values, choices = compose([*SMALL, *encoder, *overrides])
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        work(pipeline.prepare(experiment(values, choices)), Path(name), values, ["python", "-m", "sft_exp", *overrides])
+        work(
+            prepare.prepare(experiment(values, choices)),
+            Path(name),
+            values,
+            ["python", "-m", "sft_exp", *overrides],
+        )
     return folder / name
 
 
@@ -59,13 +70,15 @@ class Forged:
             for word in path[:-1]:
                 node = node[word]
             node[path[-1]] = value
-        durable.write_json(self.run / "results.json", result)
+        atomic_io.write_json(self.run / "results.json", result)
 
     def evaluation(self, arm: str, draw: int) -> str:
         return self.result["folders"]["arms"][arm][draw]
 
     def model(self, arm: str, draw: int) -> str:
-        return json.loads((self.store / self.evaluation(arm, draw) / "request.json").read_text())["model"]
+        return json.loads((self.store / self.evaluation(arm, draw) / "request.json").read_text())[
+            "model"
+        ]
 
     def edit(self, name: str, file: str, **changes: Any) -> None:
         """Change values of a JSON file, or tensors of a safetensors file, of a folder."""
@@ -73,24 +86,26 @@ class Forged:
 
         path = self.store / name / file
         if path.suffix == ".json":
-            durable.write_json(path, {**json.loads(path.read_text()), **changes})
+            atomic_io.write_json(path, {**json.loads(path.read_text()), **changes})
         else:
-            durable.write(path, save({**load_file(path), **changes}))
+            atomic_io.write(path, save({**load_file(path), **changes}))
         self.seal(name)
 
     def seal(self, name: str) -> None:
-        seconds = json.loads((self.store / name / durable.SEAL).read_text())["seconds"]
-        durable.seal(self.store / name, {"seconds": seconds})
+        seconds = json.loads((self.store / name / atomic_io.SEAL).read_text())["seconds"]
+        atomic_io.seal(self.store / name, {"seconds": seconds})
 
     def ask(self, name: str, **changes: Any) -> None:
         """Change a request, and with it the name of its folder and all that was made from it."""
         request = {**json.loads((self.store / name / "request.json").read_text()), **changes}
-        durable.write_json(self.store / name / "request.json", request)
+        atomic_io.write_json(self.store / name / "request.json", request)
         new = f"{name.rpartition('-')[0]}-{hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]}"
         self.seal(name)
-        durable.move(self.store / name, self.store / new)
+        atomic_io.move(self.store / name, self.store / new)
         for file in sorted(self.store.glob("*/request.json")):
             if name in (text := file.read_text()):
-                durable.write(file, text.replace(name, new))
+                atomic_io.write(file, text.replace(name, new))
                 self.ask(file.parent.name)
-        durable.write(self.run / "results.json", (self.run / "results.json").read_text().replace(name, new))
+        atomic_io.write(
+            self.run / "results.json", (self.run / "results.json").read_text().replace(name, new)
+        )

@@ -18,15 +18,16 @@ from forge import Forged, failed, points, run
 from PIL import Image
 from safetensors.torch import load_file
 
-from sft_exp import jobs
-from sft_exp import study as studies
-from sft_exp.data import Images
+from sft_exp.data.images import Images
 from sft_exp.datasets.digits import Digits
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import DataError
+from sft_exp.jobs import arms
 from sft_exp.jobs.arms import with_rate
-from sft_exp.stages import context, finetune
+from sft_exp.stages import finetune
 from sft_exp.studies.label_efficiency import LabelEfficiency
+from sft_exp.sweep import study as studies
+from sft_exp.training import context
 
 FEW = "controls=[scratch]"
 
@@ -60,7 +61,11 @@ def jpeg(x_CHW, quality=90):
 
 
 def pool(images, x=None):
-    return Images(images.x if x is None else x, torch.full_like(images.y, -1), [f"pool/{name}" for name in images.ids])
+    return Images(
+        images.x if x is None else x,
+        torch.full_like(images.y, -1),
+        [f"pool/{name}" for name in images.ids],
+    )
 
 
 def test_an_honest_run_fails_no_point_but_its_floors(honest):
@@ -82,8 +87,14 @@ def test_test_images_in_the_pool(planted, digits, tmp_path):
 
 
 def test_the_test_set_for_training_set(planted, digits, tmp_path):
-    planted(replace(digits, train=replace(digits.test, ids=[f"train/{name}" for name in digits.test.ids])))
-    with pytest.raises(DataError, match="Test images must not be learnt from, but 500 are training images"):
+    planted(
+        replace(
+            digits, train=replace(digits.test, ids=[f"train/{name}" for name in digits.test.ids])
+        )
+    )
+    with pytest.raises(
+        DataError, match="Test images must not be learnt from, but 500 are training images"
+    ):
         run(tmp_path / "line", FEW)
 
 
@@ -94,7 +105,9 @@ def test_the_test_set_for_training_set(planted, digits, tmp_path):
 def test_jpeg_copies_of_test_images_in_the_pool(planted, digits, tmp_path):
     """No content hash finds them. Both accuracies are told; saying nothing of them is caught."""
     first = digits.test.at(torch.arange(250))
-    planted(replace(digits, extra=pool(first, torch.stack([jpeg(first.raw(n)) for n in range(250)]))))
+    planted(
+        replace(digits, extra=pool(first, torch.stack([jpeg(first.raw(n)) for n in range(250)])))
+    )
     folder = run(tmp_path / "line", FEW)
     copy = Forged(folder, tmp_path / "forged")
     result = copy.result
@@ -110,11 +123,21 @@ def test_mcnemar_as_evidence_for_a_method(honest, digits):
     """Two draws of one and the same method differ significantly by a test over images: here the null is true every time."""
     pairs = []
     right = digits.test.y
-    for evaluations in json.loads((honest / "results.json").read_text())["folders"]["arms"].values():
+    for evaluations in json.loads((honest / "results.json").read_text())["folders"][
+        "arms"
+    ].values():
         a, b = (
-            load_file(honest.parent / "outputs/store" / name / "predictions.safetensors")["predicted"] for name in evaluations
+            load_file(honest.parent / "outputs/store" / name / "predictions.safetensors")[
+                "predicted"
+            ]
+            for name in evaluations
         )
-        pairs.append(mcnemar(((a == right) & (b != right)).sum().item(), ((a != right) & (b == right)).sum().item()))
+        pairs.append(
+            mcnemar(
+                ((a == right) & (b != right)).sum().item(),
+                ((a != right) & (b == right)).sum().item(),
+            )
+        )
     assert fmean(p < 0.05 for p in pairs) > 0.15, pairs  # three times what the test promises
 
 
@@ -136,17 +159,23 @@ def mcnemar(b, c):
         (lambda r: {"task": replace(r["task"], head="random")}, "task.head: probe against random"),
         (lambda r: {"augment": "shift"}, "augment: None against shift"),
     ],
-    ids=["fewer steps", "a smaller network", "a bad learning rate", "another head", "augmentation in one arm"],
+    ids=[
+        "fewer steps",
+        "a smaller network",
+        "a bad learning rate",
+        "another head",
+        "augmentation in one arm",
+    ],
 )
 @pytest.mark.slow
 def test_scratch_is_another_model(change, said, monkeypatch, tmp_path):
-    real = jobs.finetuning
+    real = arms.finetuning
 
     def finetuning(job, shared, arm, *rest):
         request = real(job, shared, arm, *rest)
         return request | (change(request) if arm == "scratch" else {})
 
-    monkeypatch.setattr(jobs, "finetuning", finetuning)
+    monkeypatch.setattr(arms, "finetuning", finetuning)
     assert said in failed(run(tmp_path / "line", FEW))["4.1"]
 
 
@@ -159,12 +188,17 @@ def test_the_epoch_is_chosen_on_the_test_images(monkeypatch, tmp_path):
 
 
 def test_validation_labels_are_not_counted(tmp_path):
-    assert "more to choose by, for a budget of 50" in failed(run(tmp_path / "line", FEW, "val=full"))["1.2"]
+    assert (
+        "more to choose by, for a budget of 50"
+        in failed(run(tmp_path / "line", FEW, "val=full"))["1.2"]
+    )
 
 
 def test_more_labels_than_the_budget(monkeypatch, tmp_path):
     real = finetune.splits.make
-    monkeypatch.setattr(finetune.splits, "make", lambda c, labels, d: real(c, replace(labels, count="10"), d))
+    monkeypatch.setattr(
+        finetune.splits, "make", lambda c, labels, d: real(c, replace(labels, count="10"), d)
+    )
     found = failed(run(tmp_path / "line", FEW), again=False)
     assert "100 labels for a budget of 50" in found["1.1"]
 
@@ -173,7 +207,11 @@ def test_one_writer_on_both_sides(planted, digits, tmp_path):
     writers = [f"writer {n // 130}" for n in range(1797)]
     first = len(digits.train)
     planted(
-        replace(digits, train=replace(digits.train, groups=writers[:first]), test=replace(digits.test, groups=writers[first:]))
+        replace(
+            digits,
+            train=replace(digits.train, groups=writers[:first]),
+            test=replace(digits.test, groups=writers[first:]),
+        )
     )
     assert "group writer 9 is learnt from and tested" in failed(run(tmp_path / "line", FEW))["2.3"]
 
@@ -194,7 +232,10 @@ def test_a_frozen_encoder_whose_batchnorm_moves(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_the_best_of_three_seeds(tmp_path):
     """Graded together they are all there."""
-    runs = [run(tmp_path / "line", FEW, "finetune.steps=10", f"seed={seed}", name=f"run-{seed}") for seed in range(3)]
+    runs = [
+        run(tmp_path / "line", FEW, "finetune.steps=10", f"seed={seed}", name=f"run-{seed}")
+        for seed in range(3)
+    ]
     best = max(runs, key=lambda r: json.loads((r / "results.json").read_text())["test"]["accuracy"])
     assert "was run too" in failed(best)["6.4"]
     assert "6.4" not in failed(*runs)
@@ -229,7 +270,12 @@ def test_what_a_study_says_is_made_again(study, tmp_path):
 
 @pytest.mark.slow
 def test_the_choice_lies_at_the_edge_of_the_grid(tmp_path):
-    search = ("optim.lr=search", "optim.hints.search.lr=[1e-6,1e-5]", "finetune.steps=10", "draws=1")
+    search = (
+        "optim.lr=search",
+        "optim.hints.search.lr=[1e-6,1e-5]",
+        "finetune.steps=10",
+        "draws=1",
+    )
     assert "is the edge of [1e-06, 1e-05]" in failed(run(tmp_path / "line", FEW, *search))["3.2"]
 
 
@@ -306,7 +352,9 @@ def test_labels_are_picked_by_hand(forged, digits):
     """As many as allowed, but not those of the draw."""
     name, by_class = forged.model("pretrained", 0), []
     for c in range(10):
-        by_class += [digits.train.ids[r] for r in (digits.train.y == c).nonzero().flatten().tolist()[:5]]
+        by_class += [
+            digits.train.ids[r] for r in (digits.train.y == c).nonzero().flatten().tolist()[:5]
+        ]
     forged.edit(name, "labels.json", labelled=by_class)
     found = failed(forged.run, again=True)
     assert "1.1" not in found
@@ -319,12 +367,16 @@ def test_floors_are_left_out(forged):
         node = result
         for word in kept.split("__"):
             node = node[word]
-        forged.state(**{kept: {arm: v for arm, v in node.items() if arm not in ("raw_svm", "pca_svm")}})
+        forged.state(
+            **{kept: {arm: v for arm, v in node.items() if arm not in ("raw_svm", "pca_svm")}}
+        )
     assert "there is no raw_svm; there is no pca_svm" in failed(forged.run)["4.4"]
 
 
 def test_the_pretrained_weights_never_arrived(forged):
-    start = json.loads((forged.store / forged.model("pretrained", 0) / "request.json").read_text())["start"]
+    start = json.loads((forged.store / forged.model("pretrained", 0) / "request.json").read_text())[
+        "start"
+    ]
     forged.edit(start, "encoder.safetensors", **{"another.weight": torch.zeros(3)})
     assert "1 tensors of the pretraining, ['another.weight']" in failed(forged.run)["4.3"]
 

@@ -19,7 +19,9 @@ def matching(names: list[str]) -> list[tuple[str, str]]:
     found = [(g, o) for g, o in cases.names() if not names or {o, f"{g}/{o}", f"{g}/"} & {*names}]
     known = {n for g, o in found for n in (o, f"{g}/{o}", f"{g}/")}
     if unknown := [n for n in names if n not in known]:
-        sys.exit(f"no fingerprint is called {', '.join(unknown)}; there are {', '.join(f'{g}/{o}' for g, o in cases.names())}")
+        sys.exit(
+            f"no fingerprint is called {', '.join(unknown)}; there are {', '.join(f'{g}/{o}' for g, o in cases.names())}"
+        )
     return found
 
 
@@ -27,17 +29,25 @@ def write(group: str, digests: dict[str, cases.Fingerprint]) -> None:
     """One line for each moment, options in alphabetical order, so that a blessing shows in the diff as what it is."""
     text = json.dumps(dict(sorted(digests.items())), indent=1)
     flat = re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\s+", " ", m[0]), text)
-    while (again := re.sub(r"\[(?:[^\[\]{}]|\[[^\[\]{}]*\])*\]", lambda m: re.sub(r"\s+", " ", m[0]), flat)) != flat:
+    while (
+        again := re.sub(
+            r"\[(?:[^\[\]{}]|\[[^\[\]{}]*\])*\]", lambda m: re.sub(r"\s+", " ", m[0]), flat
+        )
+    ) != flat:
         flat = again
     cases.DIGESTS.mkdir(exist_ok=True)
     (cases.DIGESTS / f"{group}.json").write_text(flat + "\n")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fingerprints", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fingerprints", description=(__doc__ or "").splitlines()[0]
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--bless", nargs="+", metavar="NAME", help="rewrite these digests")
-    what.add_argument("--bless-missing", action="store_true", help="add the digests that are missing, change none")
+    what.add_argument(
+        "--bless-missing", action="store_true", help="add the digests that are missing, change none"
+    )
     what.add_argument("--check", nargs="*", metavar="NAME", help="compare these, or all")
     args = parser.parse_args()
     wanted, failed = matching(args.bless or args.check or []), 0
@@ -51,7 +61,10 @@ def main() -> int:
         if args.check is None:
             if found:
                 write(group, {**kept, option: found})
-            print(f"{group}/{option}: {'blessed' if found else 'cannot run here, nothing written'} {seconds}", flush=True)
+            print(
+                f"{group}/{option}: {'blessed' if found else 'cannot run here, nothing written'} {seconds}",
+                flush=True,
+            )
         else:
             fault = cases.difference(kept.get(option, {}), found, cases.tolerance(group, option))
             failed += fault is not None

@@ -26,18 +26,23 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import sft_exp
-from sft_exp import augment as views
-from sft_exp import config, splits
-from sft_exp.core import Spec, seed_global, seed_of, stream
-from sft_exp.data import Corpus, Images, rows_of_step
+from sft_exp.config import build, help_text, register, sources
+from sft_exp.config.schema import Target
+from sft_exp.config.schema import target as target_of
+from sft_exp.core.rng import seed_global, seed_of, stream
+from sft_exp.core.types import Spec
+from sft_exp.data import augment as views
+from sft_exp.data import splits
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.images import Images
+from sft_exp.data.order import rows_of_step
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.experiment import Target
-from sft_exp.experiment import target as target_of
-from sft_exp.nets import Readout, layers
-from sft_exp.schedule import Schedule
+from sft_exp.models.feature_extractor import Readout, layers
 from sft_exp.stages import model as models
 from sft_exp.stages.finetune import method_of, moving, pull
-from sft_exp.train import Plan, optimizers_for, train
+from sft_exp.training.loop import Plan, train
+from sft_exp.training.optim import optimizers_for
+from sft_exp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c", "d")
@@ -47,7 +52,11 @@ Image = tuple[int, int, int]
 @contextmanager
 def exactly() -> Iterator[None]:
     """float64 and one thread for everything inside."""
-    before, threads, state = torch.get_default_dtype(), torch.get_num_threads(), torch.get_rng_state()
+    before, threads, state = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.get_rng_state(),
+    )
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -62,26 +71,31 @@ def exactly() -> Iterator[None]:
 
 @cache
 def registered() -> None:
-    config.register()
+    register.register()
 
 
 @cache
 def options(group: str) -> tuple[str, ...]:
     """Options of a config group, by the names of its YAMLs."""
-    return tuple(sorted(config.options(group)))
+    return tuple(sorted(help_text.options(group)))
 
 
 @cache
 def node(group: str, option: str) -> Any:
     """What `group=option` puts into the config, resolved beside the defaults of all other groups."""
     registered()
-    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
         try:
             cfg = hydra.compose(f"{group}/{option}")
         except HydraException:  # it overrides other groups
             cfg = hydra.compose("config", overrides=[f"{group}={option}"])
-        defaults = {"augment": defaults_of("augment", "digits"), "task": defaults_of("task", "classify")}
-    return OmegaConf.to_container(OmegaConf.create({**defaults, group: cfg[group]}), resolve=True)[group]
+        defaults = {
+            "augment": defaults_of("augment", "digits"),
+            "task": defaults_of("task", "classify"),
+        }
+    return OmegaConf.to_container(OmegaConf.create({**defaults, group: cfg[group]}), resolve=True)[
+        group
+    ]
 
 
 @cache
@@ -95,8 +109,8 @@ def part(group: str, option: str, **changes: Any) -> Any:
     if group == "optim":
         return target_of(values, group)
     if group == "augment":
-        return config.KEYS["augment"](**values)
-    return config.part(values, group, config.KINDS[group])
+        return build.KEYS["augment"](**values)
+    return build.part(values, group, sources.KINDS[group])
 
 
 def settings(part: Any) -> list[Any]:
@@ -145,10 +159,14 @@ def examples(image: Image, count: int = 24, seed: int = 0) -> Images:
     channels, height, width = image
     smooth = torch.rand(count, channels, 3, 3, generator=rng, dtype=torch.float64)
     x_NCHW = nn.functional.interpolate(smooth, (height, width), mode="bilinear", align_corners=True)
-    x_NCHW = (0.8 * x_NCHW + 0.2 * torch.rand(x_NCHW.shape, generator=rng, dtype=torch.float64)).clamp(0, 1)
+    x_NCHW = (
+        0.8 * x_NCHW + 0.2 * torch.rand(x_NCHW.shape, generator=rng, dtype=torch.float64)
+    ).clamp(0, 1)
     n = torch.arange(count)
     top, left = n % (height // 2), n % (width // 2)
-    boxes = torch.stack([left, top, left + width // 3 + n % 2 + 1, top + height // 3 + n % 3 + 1], 1)[:, None].double()
+    boxes = torch.stack(
+        [left, top, left + width // 3 + n % 2 + 1, top + height // 3 + n % 3 + 1], 1
+    )[:, None].double()
     targets = {
         "mask": (x_NCHW[:, 0] > 0.5).to(torch.uint8),
         "value": x_NCHW.mean((1, 2, 3))[:, None],
@@ -161,7 +179,11 @@ def examples(image: Image, count: int = 24, seed: int = 0) -> Images:
 
 
 def spec_of(image: Image) -> Spec:
-    return Spec(image, CLASSES, {"mask": ("paper", "ink"), "value": ("ink",), "left": CLASSES, "right": CLASSES})
+    return Spec(
+        image,
+        CLASSES,
+        {"mask": ("paper", "ink"), "value": ("ink",), "left": CLASSES, "right": CLASSES},
+    )
 
 
 def numbers_of(images: Images) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +211,9 @@ def supervised(task: Any, encoder: Any, image: Image, seed: int) -> nn.ModuleDic
     """A task's networks as the seed starts them."""
     seeded(seed)
     spec = spec_of(image)
-    return task.networks(Readout(encoder.build(image), [-1] if task.pooled else ["dense"], "avg", 1, image), spec)
+    return task.networks(
+        Readout(encoder.build(image), [-1] if task.pooled else ["dense"], "avg", 1, image), spec
+    )
 
 
 def built(encoder: Any, image: Image, seed: int) -> nn.Module | None:
@@ -273,7 +297,9 @@ def steps(
     optimizers = optimizers_for(method, nets, optimizer, phases)
     for name, saved in (state or {}).items():
         optimizers[name].load_state_dict(saved)
-    for step in train(method, nets, optimizers, dict.fromkeys(method.pools, images), made, CPU, start):
+    for step in train(
+        method, nets, optimizers, dict.fromkeys(method.pools, images), made, CPU, start
+    ):
         yield [v.item() for v in step.metrics.values()]
     if state is not None:
         state.update({name: copy.deepcopy(o.state_dict()) for name, o in optimizers.items()})
@@ -289,7 +315,9 @@ def with_teacher(strategy: Any, task: Any, encoder: Any, image: Image) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         parts = {"encoder": encoder, "task": task, "strategy": part("strategy", "full")}
         features = {"maps": [-1], "pool": "avg", "grid": 1}
-        models.save(Path(folder), models.Model(task, nets, spec_of(image)), {**parts, "features": features})
+        models.save(
+            Path(folder), models.Model(task, nets, spec_of(image)), {**parts, "features": features}
+        )
         strategy = replace(strategy, teacher=Path(folder))
         return method_of({"strategy": strategy, "task": task}, SimpleNamespace(device=CPU))
 
@@ -313,13 +341,18 @@ def predicted(task: Any, nets: nn.ModuleDict, images: Images) -> list[Tensor]:
 
 def scores(task: Any, nets: nn.ModuleDict, images: Images) -> list[float]:
     """The task's metrics, in ascending order of their names."""
-    found, _ = models.measure(models.Model(task, nets.eval(), spec_of(tuple(images.x.shape[1:]))), images, CPU)
+    found, _ = models.measure(
+        models.Model(task, nets.eval(), spec_of(tuple(images.x.shape[1:]))), images, CPU
+    )
     return [found[name] for name in sorted(found)]
 
 
 def solved(strategy: Any, f_ND: Tensor, y_N: Tensor, image: Image, seed: int) -> Tensor:
     """What the head that a strategy solves says of the features it was fitted on."""
-    spec, before = spec_of(image) if not y_N.is_floating_point() else spec_of(image).of("value"), torch.get_default_dtype()
+    spec, before = (
+        spec_of(image) if not y_N.is_floating_point() else spec_of(image).of("value"),
+        torch.get_default_dtype(),
+    )
     torch.set_default_dtype(torch.float32)  # solvers are written for float32
     try:
         with torch.no_grad():
@@ -343,7 +376,10 @@ def moves(strategy: Any, encoder: Any, image: Image) -> list[list[float]]:
     strategy.adapt(backbone, stream(0, "adapt"))
     phases = strategy.phases(layers(Readout(backbone, [-1], "avg", 1, image), image))
     sizes = {name: p.numel() for name, p in backbone.named_parameters()}
-    return [[share, sum(sizes[n] for n in rates), sum(rates[n] * sizes[n] for n in rates)] for share, rates in phases]
+    return [
+        [share, sum(sizes[n] for n in rates), sum(rates[n] * sizes[n] for n in rates)]
+        for share, rates in phases
+    ]
 
 
 # Schedules, views, splits
@@ -373,7 +409,14 @@ def corpus(tested: bool, grouped: bool, extra: bool) -> Corpus:
         return Images(x, labels, [f"{prefix}{n}" for n in range(len(labels))], of)
 
     rest = some("e", torch.full((10,), -1)) if extra else None
-    return Corpus("fingerprint", CLASSES, some("", y, groups), some("t", y[::3]) if tested else None, rest, (1, 2, 2))
+    return Corpus(
+        "fingerprint",
+        CLASSES,
+        some("", y, groups),
+        some("t", y[::3]) if tested else None,
+        rest,
+        (1, 2, 2),
+    )
 
 
 def split(data: Corpus, labels: object, draw: int) -> dict[str, list[str]]:
@@ -463,7 +506,9 @@ def rewritten(part: Any) -> Iterator[tuple[str, Any]]:
         copied.__file__ = module.__file__
         try:
             FunctionType(compile(tree, str(module.__file__), "exec"), copied.__dict__)()
-            mutant = getattr(copied, kind.__name__)(**{f.name: getattr(part, f.name) for f in fields(part)})
+            mutant = getattr(copied, kind.__name__)(
+                **{f.name: getattr(part, f.name) for f in fields(part)}
+            )
         except (ConfigError, TypeError, ValueError, AttributeError, IndexError):
             continue  # what cannot be made proves nothing
         yield f"line {spot.lineno}", mutant
@@ -471,4 +516,6 @@ def rewritten(part: Any) -> Iterator[tuple[str, Any]]:
 
 def mutable(node: ast.AST) -> bool:
     number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
-    return number or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult))
+    return number or (
+        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult)
+    )

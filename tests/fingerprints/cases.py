@@ -23,7 +23,11 @@ PICTURES = ((1, 16, 16), (3, 20, 18))  # of encoders
 CANVASES = ((1, 32, 32), (3, 40, 36))  # of tasks on maps, and views
 STEPS = 3
 LARGE = 6_000_000  # parameters above which an encoder's shapes are kept, not its numbers
-TOLERANCE = {"run": 1e-4, "strategy": 1e-6, "optim/lbfgs": 1e-5}  # runs are float32; a line search amplifies rounding
+TOLERANCE = {
+    "run": 1e-4,
+    "strategy": 1e-6,
+    "optim/lbfgs": 1e-5,
+}  # runs are float32; a line search amplifies rounding
 SOLVED = 1e-3  # heads that a solver finds in float32: where it stops depends on rounding (2e-4 seen with two threads)
 CLOSE = 1e-7
 SMALLEST = 1e-9  # numbers below it are rounding
@@ -72,33 +76,52 @@ def trained(moments: Moments, method: Any, nets: nn.ModuleDict, images: Any, **h
     """Add a moment for each step: values of the objectives and what they log, then the norms of all weights."""
     count = how.pop("count", max(STEPS, adapter.slowest(method)))
     done = how.get("start", 0)
-    for n, values in enumerate(adapter.steps(method, nets, images, how.pop("optimizer", sgd()), count=count, **how), done + 1):
+    for n, values in enumerate(
+        adapter.steps(method, nets, images, how.pop("optimizer", sgd()), count=count, **how),
+        done + 1,
+    ):
         moments[f"step {n}"] = [*values, *weights(nets)]
 
 
-def cases(images: Iterable[tuple[int, int, int]], of: Callable[[tuple[int, int, int], int], Moments | None]) -> Fingerprint:
+def cases(
+    images: Iterable[tuple[int, int, int]],
+    of: Callable[[tuple[int, int, int], int], Moments | None],
+) -> Fingerprint:
     """`of` each shape with a seed of its own; those that the part refuses are left out."""
     pairs = zip(images, SEEDS, strict=True)
     named = {f"{'x'.join(map(str, image))}, seed {seed}": of(image, seed) for image, seed in pairs}
-    return {case: {k: short(v) for k, v in moments.items()} for case, moments in named.items() if moments is not None}
+    return {
+        case: {k: short(v) for k, v in moments.items()}
+        for case, moments in named.items()
+        if moments is not None
+    }
 
 
 def pretrainer(part: Any, option: str) -> Fingerprint:
     def of(image: tuple[int, int, int], seed: int) -> Moments | None:
         if adapter.kind_of(part) == "nothing":
             return {}
-        fitting = ((e, adapter.pretraining(part, small(e), image, seed)) for e in ("mlp", "conv", "vit", "patches", "projection"))
+        fitting = (
+            (e, adapter.pretraining(part, small(e), image, seed))
+            for e in ("mlp", "conv", "vit", "patches", "projection")
+        )
         name, nets = next(((e, nets) for e, nets in fitting if nets is not None), ("", None))
         if nets is None:
             return None
-        moments: Moments = {"encoder": [name], "handed on": adapter.handed_on(part), "init": weights(nets)}
+        moments: Moments = {
+            "encoder": [name],
+            "handed on": adapter.handed_on(part),
+            "init": weights(nets),
+        }
         images = adapter.examples(image, 24, seed)
         if adapter.kind_of(part) == "in closed form":
             adapter.prepared(part, nets, images)
             moments["closed form"] = weights(nets)
         if adapter.kind_of(part) == "by gradient":
             trained(moments, part, nets, images, seed=seed)
-        moments["pictures"] = [v for t in adapter.shown(part, nets, images, seed) for v in size([t])]
+        moments["pictures"] = [
+            v for t in adapter.shown(part, nets, images, seed) for v in size([t])
+        ]
         return moments
 
     return cases(IMAGES, of)
@@ -118,7 +141,9 @@ def encoder(part: Any, option: str) -> Fingerprint:
         with torch.no_grad():
             for mode in (True, False):
                 maps = adapter.maps_of(net.train(mode), x_BCHW)
-                moments["training" if mode else "inference"] = [v for m in maps for v in (list(m.shape), *size([m]))]
+                moments["training" if mode else "inference"] = [
+                    v for m in maps for v in (list(m.shape), *size([m]))
+                ]
             drawn = adapter.decoded(net, maps[-1].flatten(1), seed)
         return {**moments, "decoder": [] if drawn is None else size([drawn])}
 
@@ -132,7 +157,9 @@ def heads() -> dict[str, Any]:
     }
 
 
-TASKS: dict[str, Callable[[], dict[str, Any]]] = {  # settings of options that have no defaults to run with
+TASKS: dict[
+    str, Callable[[], dict[str, Any]]
+] = {  # settings of options that have no defaults to run with
     "multitask": lambda: {"heads": heads(), "weighting": "gradnorm"},
 }
 
@@ -146,8 +173,17 @@ def task(part: Any, option: str) -> Fingerprint:
         nets = adapter.supervised(part, small("conv"), image, seed)
         adapter.prepared(part, nets, images)
         moments["init"] = weights(nets)
-        trained(moments, part, nets, images, seed=seed, optimizer=adapter.part("optim", "adam") if option in STEEP else sgd())
-        moments["predictions"] = [v for t in adapter.predicted(part, nets, images) for v in size([t])]
+        trained(
+            moments,
+            part,
+            nets,
+            images,
+            seed=seed,
+            optimizer=adapter.part("optim", "adam") if option in STEEP else sgd(),
+        )
+        moments["predictions"] = [
+            v for t in adapter.predicted(part, nets, images) for v in size([t])
+        ]
         moments["scores"] = adapter.scores(part, nets, images)
         return moments
 
@@ -159,7 +195,15 @@ def strategy(part: Any, option: str) -> Fingerprint:
         f_ND, y_N, value_N1 = adapter.numbers_of(adapter.examples(image, 48, seed))
         if adapter.asks_for_unlabelled(part):
             y_N = torch.cat([y_N[:24], torch.full((24,), -1)])
-        return {"head": size([adapter.solved(part, f_ND, value_N1 if adapter.numbers_only(part) else y_N, image, seed)])}
+        return {
+            "head": size(
+                [
+                    adapter.solved(
+                        part, f_ND, value_N1 if adapter.numbers_only(part) else y_N, image, seed
+                    )
+                ]
+            )
+        }
 
     def learnt(image: tuple[int, int, int], seed: int) -> Moments:
         moments, images = Moments(), adapter.examples(image, 24, seed)
@@ -179,7 +223,11 @@ def optim(part: Any, option: str) -> Fingerprint:
     def of(image: tuple[int, int, int], seed: int) -> Moments | None:
         if not adapter.installed(part):
             return None
-        moments, images, chosen = Moments(), adapter.examples(image, 24, seed), adapter.part("task", "classify", head="random")
+        moments, images, chosen = (
+            Moments(),
+            adapter.examples(image, 24, seed),
+            adapter.part("task", "classify", head="random"),
+        )
         nets = adapter.supervised(chosen, small("mlp"), image, seed)
         batch = 24 if adapter.batches_everything("optim", option) else 8
         trained(moments, chosen, nets, images, seed=seed, optimizer=part, batch=batch, count=4)
@@ -191,8 +239,19 @@ def optim(part: Any, option: str) -> Fingerprint:
 def schedule(part: Any, option: str) -> Fingerprint:
     def of(image: tuple[int, int, int], seed: int) -> Moments:
         moments: Moments = {"factors": [adapter.factor(part, n / 20) for n in range(21)]}
-        chosen, images = adapter.part("task", "classify", head="random"), adapter.examples(image, 24, seed)
-        trained(moments, chosen, adapter.supervised(chosen, small("mlp"), image, seed), images, seed=seed, schedule=part, count=6)
+        chosen, images = (
+            adapter.part("task", "classify", head="random"),
+            adapter.examples(image, 24, seed),
+        )
+        trained(
+            moments,
+            chosen,
+            adapter.supervised(chosen, small("mlp"), image, seed),
+            images,
+            seed=seed,
+            schedule=part,
+            count=6,
+        )
         return moments
 
     return cases(IMAGES, of)
@@ -211,7 +270,11 @@ def split(part: Any, option: str) -> Fingerprint:
     tested, grouped, extra = (name in option for name in ("tested", "grouped", "extra"))
     data = adapter.corpus(tested, grouped, extra)
     wanted: tuple[object, ...] = (2, 4, "20%") if tested else (2, 3)
-    return {f"labels {labels}, draw {draw}": dict(adapter.split(data, labels, draw)) for labels in wanted for draw in (0, 1, 6)}
+    return {
+        f"labels {labels}, draw {draw}": dict(adapter.split(data, labels, draw))
+        for labels in wanted
+        for draw in (0, 1, 6)
+    }
 
 
 def order(part: Any, option: str) -> Fingerprint:
@@ -227,7 +290,10 @@ def order(part: Any, option: str) -> Fingerprint:
 def stream(part: Any, option: str) -> Fingerprint:
     kinds = ("uniform", "normal", "bernoulli", "beta")
     return {
-        f"seed {seed}": {k: short(t.tolist()) for k, t in zip(kinds, adapter.random_numbers(seed), strict=True)} for seed in SEEDS
+        f"seed {seed}": {
+            k: short(t.tolist()) for k, t in zip(kinds, adapter.random_numbers(seed), strict=True)
+        }
+        for seed in SEEDS
     }
 
 
@@ -243,7 +309,11 @@ def loop(part: Any, option: str) -> Fingerprint:
     }
 
     def of(image: tuple[int, int, int], seed: int) -> Moments:
-        moments, images, chosen = Moments(), adapter.examples(image, 24, seed), adapter.part("task", "classify", head="random")
+        moments, images, chosen = (
+            Moments(),
+            adapter.examples(image, 24, seed),
+            adapter.part("task", "classify", head="random"),
+        )
         nets, state = adapter.supervised(chosen, small("conv"), image, seed), dict[str, Any]()
         how = {"seed": seed, "count": 6, "schedule": adapter.part("schedule", "cosine")}
         trained(moments, chosen, nets, images, state=state, **how, **plans[option])
@@ -258,8 +328,20 @@ def loop(part: Any, option: str) -> Fingerprint:
 
 RUNS = {  # option -> overrides: whole runs by the public door, in float32
     "cv": ["pretrainer=ae", "strategy=linear", "val=cv"],
-    "holdout": ["pretrainer=none", "val=holdout", "finetune.ema=0.9", "finetune.steps=20", "finetune.patience=3"],
-    "full": ["pretrainer=pca", "encoder=projection", "encoder.width=5", "val=full", "optim=momentum"],
+    "holdout": [
+        "pretrainer=none",
+        "val=holdout",
+        "finetune.ema=0.9",
+        "finetune.steps=20",
+        "finetune.patience=3",
+    ],
+    "full": [
+        "pretrainer=pca",
+        "encoder=projection",
+        "encoder.width=5",
+        "val=full",
+        "optim=momentum",
+    ],
 }
 RUN = ["tracker=none", "hardware=cpu", "report=false", "monitors=false", "labels=4", "draws=1", "pretrain.steps=3",
        "finetune.steps=5", "controls=[scratch]"]  # fmt: skip
@@ -288,7 +370,9 @@ def run(part: Any, option: str) -> Fingerprint:
     return found
 
 
-KINDS: dict[str, Callable[[Any, str], Fingerprint]] = {  # config groups, whose options are discovered
+KINDS: dict[
+    str, Callable[[Any, str], Fingerprint]
+] = {  # config groups, whose options are discovered
     "pretrainer": pretrainer,
     "encoder": encoder,
     "task": task,
@@ -297,7 +381,9 @@ KINDS: dict[str, Callable[[Any, str], Fingerprint]] = {  # config groups, whose 
     "schedule": schedule,
     "augment": augment,
 }
-SPINE: dict[str, tuple[Callable[[Any, str], Fingerprint], tuple[str, ...]]] = {  # what is no part: name -> its variants
+SPINE: dict[
+    str, tuple[Callable[[Any, str], Fingerprint], tuple[str, ...]]
+] = {  # what is no part: name -> its variants
     "stream": (stream, ("all",)),
     "order": (order, ("all",)),
     "split": (split, ("tested", "tested_extra", "folds", "folds_grouped", "folds_extra")),
@@ -313,7 +399,9 @@ def names() -> list[tuple[str, str]]:
 
 
 def part_of(group: str, option: str) -> Any:
-    return adapter.part(group, option, **TASKS[option]() if group == "task" and option in TASKS else {})
+    return adapter.part(
+        group, option, **TASKS[option]() if group == "task" and option in TASKS else {}
+    )
 
 
 def fingerprint(group: str, option: str, part: Any = None) -> Fingerprint:
@@ -356,5 +444,9 @@ def alike(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) or isinstance(b, float):
-        return isinstance(a, int | float) and isinstance(b, int | float) and abs(a - b) <= max(SMALLEST, tolerance * abs(a))
+        return (
+            isinstance(a, int | float)
+            and isinstance(b, int | float)
+            and abs(a - b) <= max(SMALLEST, tolerance * abs(a))
+        )
     return a == b

@@ -31,11 +31,26 @@ SMALL = ["tracker=none", "hardware=cpu", "report=false", "store=store"]
 BRIEF = ["pretrain.steps=4", "finetune.steps=6", "pretrain.batch_size=16", "finetune.batch_size=8"]
 DIGITS = [*SMALL, *BRIEF, "dataset=digits", "encoder.hidden=[8]", "labels=3", "draws=2"]
 TINY_CONV = ["encoder=conv", "encoder.channels=[2,3]", "encoder.code=4"]
-SCANS = [*SMALL, *BRIEF, *TINY_CONV, "pretrainer=ae", "dataset.size=16", "dataset.channels=1", "dataset.workers=0", "draws=1"]
+SCANS = [
+    *SMALL,
+    *BRIEF,
+    *TINY_CONV,
+    "pretrainer=ae",
+    "dataset.size=16",
+    "dataset.channels=1",
+    "dataset.workers=0",
+    "draws=1",
+]
 HEADS = "task.heads={left: classify, right: classify, mask: {_target_: sft_exp.tasks.segment.Segment, width: 4}}"
 RUNS = {
     "vae": [*DIGITS, "pretrainer=vae", "val=holdout", "controls=[scratch]", "export=safetensors"],
-    "linear": [*DIGITS, "pretrainer=vae", "strategy=linear", "val=cv", "controls=[scratch,random_frozen]"],
+    "linear": [
+        *DIGITS,
+        "pretrainer=vae",
+        "strategy=linear",
+        "val=cv",
+        "controls=[scratch,random_frozen]",
+    ],
     "svm": [*DIGITS, "pretrainer=vae", "strategy=svm", "val=none", "controls=false"],
     "pairs": [
         *SMALL,
@@ -48,14 +63,49 @@ RUNS = {
         "draws=1",
         "controls=false",
     ],
-    "masks": [*SCANS, "dataset=mask_folder", "task.width=4", "dataset.root=scans", "val=none", "controls=false"],
-    "numbers": [*SCANS, "dataset=number_table", "dataset.table=scans/table.csv", "val=none", "controls=false"],
+    "masks": [
+        *SCANS,
+        "dataset=mask_folder",
+        "task.width=4",
+        "dataset.root=scans",
+        "val=none",
+        "controls=false",
+    ],
+    "numbers": [
+        *SCANS,
+        "dataset=number_table",
+        "dataset.table=scans/table.csv",
+        "val=none",
+        "controls=false",
+    ],
 }
 SWEEP = [*DIGITS, "pretrainer=ae,vae", "val=holdout", "controls=[scratch]"]
-DIVERGED = [*DIGITS, "pretrainer=none", "val=none", "controls=false", "optim=sgd", "optim.lr=1e30"]  # leaves no results.json
+DIVERGED = [
+    *DIGITS,
+    "pretrainer=none",
+    "val=none",
+    "controls=false",
+    "optim=sgd",
+    "optim.lr=1e30",
+]  # leaves no results.json
 KILLED = {  # stage -> overrides; the process is killed at KILLED_AT of 20 steps, a checkpoint is written every third step
-    "pretrain": [*DIGITS, "pretrainer=ae", "draws=1", "val=none", "controls=false", "pretrain.steps=20", "optim=momentum"],
-    "finetune": [*DIGITS, "pretrainer=none", "draws=1", "val=holdout", "controls=false", "finetune.steps=20"],
+    "pretrain": [
+        *DIGITS,
+        "pretrainer=ae",
+        "draws=1",
+        "val=none",
+        "controls=false",
+        "pretrain.steps=20",
+        "optim=momentum",
+    ],
+    "finetune": [
+        *DIGITS,
+        "pretrainer=none",
+        "draws=1",
+        "val=holdout",
+        "controls=false",
+        "finetune.steps=20",
+    ],
 }
 CHECKPOINTS = "hardware.checkpoint_seconds=3"  # `faults.stepwise` lets a second pass at every step
 KILLED_AT = 13
@@ -104,10 +154,21 @@ def outputs(run: str) -> dict:
         "features": encoder(pattern(3, model.spec.image)).flatten().tolist(),
     }
     if run in ("vae", "linear", "svm", "numbers"):
-        from sft_exp import predict
+        from sft_exp.predict import __main__ as predict_command
 
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            assert predict.main([f"runs/{run}", "scans/images/00.png", "scans/images/01.png", "--format", "jsonl"]) == 0
+            assert (
+                predict_command.main(
+                    [
+                        f"runs/{run}",
+                        "scans/images/00.png",
+                        "scans/images/01.png",
+                        "--format",
+                        "jsonl",
+                    ]
+                )
+                == 0
+            )
         said["predict"] = out.getvalue()
     return said
 
@@ -118,7 +179,9 @@ def kill_and_resume(stage: str) -> None:
 
     here = Path("killed") / stage
     overrides = [*KILLED[stage], CHECKPOINTS, f"store={here}/store", f"hydra.run.dir={here}/run"]
-    code, said = faults.run(faults.cli, *overrides, prepare=partial(faults.stepwise, kill_at=KILLED_AT))
+    code, said = faults.run(
+        faults.cli, *overrides, prepare=partial(faults.stepwise, kill_at=KILLED_AT)
+    )
     assert code == -9, said
     Path("steps").unlink()
     (left,) = here.glob(f"store/work/*/{stage}-*/checkpoint.pt")

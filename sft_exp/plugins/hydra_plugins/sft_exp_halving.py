@@ -27,14 +27,23 @@ class HalvingConf:
     params: Any = field(default_factory=dict)  # as Hydra's basic sweeper: key -> what is swept
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="halving", node=HalvingConf, provider="sft_exp")
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="halving", node=HalvingConf, provider="sft_exp"
+)
 
 
 class HalvingSweeper(Sweeper):
     def __init__(self, budget: str, least: int, factor: int, params: Any):
-        self.budget, self.least, self.factor, self.params = budget, least, factor, dict(params or {})
+        self.budget, self.least, self.factor, self.params = (
+            budget,
+            least,
+            factor,
+            dict(params or {}),
+        )
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.config, self.context = config, hydra_context
         self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -43,15 +52,24 @@ class HalvingSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> list[str]:
         """Runs the rungs; gives the overrides of the one that is left. A failed job counts as the worst."""
         given = [*(f"{k}={v}" for k, v in self.params.items()), *arguments]
-        overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(given)
+        overrides = OverridesParser.create(
+            config_loader=self.context.config_loader
+        ).parse_overrides(given)
         (candidates,) = BasicSweeper.split_arguments(overrides, None)
         left, rungs = list(candidates), self.rungs(len(candidates))
         horizon, number = rungs[-1], 0
         for rung, budget in enumerate(rungs):
-            jobs = [[*c, *self.limits(budget, horizon, rungs[rung - 1] if rung else None)] for c in left]
-            scores = [float(r.return_value) for r in self.launcher.launch(jobs, initial_job_idx=number)]
+            jobs = [
+                [*c, *self.limits(budget, horizon, rungs[rung - 1] if rung else None)] for c in left
+            ]
+            scores = [
+                float(r.return_value) for r in self.launcher.launch(jobs, initial_job_idx=number)
+            ]
             number += len(jobs)
-            order = sorted(range(len(left)), key=lambda i: (isnan(scores[i]), -scores[i] if not isnan(scores[i]) else 0.0))
+            order = sorted(
+                range(len(left)),
+                key=lambda i: (isnan(scores[i]), -scores[i] if not isnan(scores[i]) else 0.0),
+            )
             left = [left[i] for i in order[: max(1, ceil(len(left) / self.factor))]]
         return list(left[0])
 

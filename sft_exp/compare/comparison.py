@@ -1,0 +1,549 @@
+"""Compare the jobs of a sweep, of several, or single runs: `python -m sft_exp.compare outputs/multirun/<id>`.
+
+Settings are sorted and chosen by validation. The test score stands beside them to be read: nothing here chooses by it.
+What is shown depends on the jobs' results alone, so a sweep that was killed and went on shows what an undisturbed one does.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.errors import DataError
+from sft_exp.reports.page import Grid
+from sft_exp.training import health
+from sft_exp.verdict.crossed import WITHHELD
+
+SILENT = (
+    "tracker",
+    "hardware",
+    "store",
+    "name",
+    "plan",
+    "report",
+    "monitors",
+    "choices",
+    "replace",
+)  # say nothing about a result ...
+EXCEPT = ("hardware.precision",)  # ... but this does
+RATES = ("optim.lr", "pretrain_optim.lr")
+NUMBERS = (
+    "seeds",
+    "val",
+    "± val",
+    "test",
+    "± test",
+    "gain",
+    "exit code",
+)  # columns set to the right
+SENTENCES = ("what", "error")  # columns whose lines may break
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known of one job, whatever became of it."""
+
+    name: str  # its number in the sweep; where several folders are compared, the sweep's name before it
+    folder: Path
+    settings: dict[str, Any]  # choices and dotted keys; empty where nobody wrote them down
+    status: dict[str, Any]
+    result: dict[str, Any]  # results.json of a job that is done, else empty
+
+    @property
+    def state(self) -> str:
+        """done, running, failed or interrupted as the job says; missing if it never began, damaged without its result."""
+        state = str(self.status.get("state", "missing"))
+        return "damaged" if state == "done" and not self.result else state
+
+    @property
+    def score(self) -> str:
+        """The metric that its task is judged by."""
+        return self.result.get("score", "accuracy")
+
+    @property
+    def score_name(self) -> str:
+        """The same as people write it."""
+        return self.result.get("score_name", self.score)
+
+    @property
+    def val(self) -> float | None:
+        return self.result.get("val", {}).get(self.score)
+
+    @property
+    def test(self) -> float | None:
+        return self.result.get("test", {}).get(self.score)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return self.result.get("verdict", {})
+
+    @property
+    def gain(self) -> float | None:
+        """Over scratch, where that trained."""
+        return None if self.verdict.get("word") == WITHHELD else self.verdict.get("difference")
+
+    def faults(self, arm: str) -> list[str]:
+        """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
+        return self.result.get("faults", {}).get(arm) or [""] * len(
+            self.result.get("draws", {}).get(arm, [])
+        )
+
+    @property
+    def said(self) -> str:
+        """The verdict's word, or which of the two arms that it compares failed to train."""
+        names = {
+            SCRATCH: SCRATCH,
+            MAIN: MAIN if self.verdict else "",
+        }  # without a pretraining nothing is called pretrained
+        failures = [
+            f"{name} {how}".strip()
+            for arm, name in names.items()
+            if (how := health.state(self.faults(arm)))
+        ]
+        word = self.verdict.get("word", "")
+        return "; ".join([*([word] if word and word != WITHHELD else []), *failures])
+
+
+@dataclass(frozen=True)
+class Row:
+    """Jobs that differ in nothing but the seed."""
+
+    jobs: list[Job]
+
+    @property
+    def done(self) -> list[Job]:
+        return [j for j in self.jobs if j.result]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.jobs[0].settings
+
+    @property
+    def val(self) -> float | None:
+        return mean(j.val for j in self.done)
+
+    @property
+    def test(self) -> float | None:
+        return mean(j.test for j in self.done)
+
+
+class Comparison:
+    """Jobs as rows, the best by validation first."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = list(jobs)
+        known = [j.settings for j in self.jobs if j.settings]
+        everything = list(dict.fromkeys(k for s in known for k in s))
+        self.keys = [k for k in everything if k != "seed" and differs(k, known)]  # a column each
+        self.names = {k: short(k, everything) for k in everything}
+        self.seeds = len({repr(s.get("seed")) for s in known}) > 1
+        rows: dict[str, dict[str, Job]] = {}
+        for job in self.jobs:
+            key = repr([job.settings.get(k) for k in self.keys]) if job.settings else job.name
+            same = rows.setdefault(key, {})
+            seed = repr(job.settings.get("seed"))
+            if seed not in same or not same[seed].result:  # the same job in two folders counts once
+                same[seed] = job
+        found = [Row(list(by_seed.values())) for by_seed in rows.values()]
+        self.rows = sorted(
+            found, key=lambda r: (not r.done, r.val is None, -round(r.val or 0.0, 6))
+        )  # equal but for rounding: tied
+
+    @cached_property
+    def score(self) -> str:
+        """What the jobs' tasks are judged by; several words where they differ."""
+        return ", ".join(dict.fromkeys(j.score for j in self.jobs if j.result)) or "accuracy"
+
+    @cached_property
+    def validated(self) -> bool:
+        return any(r.val is not None for r in self.rows)
+
+    @cached_property
+    def several(self) -> bool:
+        return any(len(r.done) > 1 for r in self.rows)
+
+    @property
+    def undone(self) -> list[Job]:
+        return [j for j in self.jobs if j.state != "done"]
+
+    @property
+    def best(self) -> list[Row]:
+        """The best row of each pretrainer, by validation."""
+        found: dict[str, Row] = {}
+        for row in self.rows:
+            if row.val is not None:
+                found.setdefault(str(row.settings.get("pretrainer")), row)
+        return list(found.values())
+
+    def what(self, job: Job) -> str:
+        """What tells a job from the others: `pretrainer=ae optim.lr=0.1 seed=1`."""
+        keys = [*self.keys, *(["seed"] if self.seeds else [])]
+        return " ".join(
+            f"{self.names[k]}={show(job.settings[k])}" for k in keys if k in job.settings
+        )
+
+    def edge(self, row: Row) -> str:
+        """Whether a learning rate of this row is the smallest or largest that was tried with its pretrainer and optimizer."""
+        said = []
+        for key in RATES:
+            alike = ("pretrainer", key.partition(".")[0])
+            same = [
+                j.settings
+                for j in self.jobs
+                if all(j.settings.get(k) == row.settings.get(k) for k in alike)
+            ]
+            grid = sorted(
+                {s[key] for s in same if isinstance(s.get(key), float | int)}
+            )  # neither auto nor search
+            if len(grid) > 1 and row.settings.get(key) in (grid[0], grid[-1]):
+                end, inner = grid[:2] if row.settings[key] == grid[0] else grid[:-3:-1]
+                said.append(
+                    f"edge of the {'' if key == RATES[0] else key + ' '}grid: try {beyond(end, inner)}"
+                )
+        return "; ".join(said)
+
+    def table(self) -> Grid:
+        """Every row, in percent; columns with nothing in them are left out."""
+        head = [
+            "job",
+            *(self.names[k] for k in self.keys),
+            "seeds",
+            "val",
+            "± val",
+            "test",
+            "± test",
+            "gain",
+            "verdict",
+            "state",
+        ]
+        body = []
+        for r in self.rows:
+            words = [j.said for j in r.done if j.said]
+            states = [j.state for j in r.jobs if j.state != "done"]
+            body.append(
+                [
+                    ranges([j.name for j in r.jobs]),
+                    *(show(r.settings.get(k)) for k in self.keys),
+                    str(len(r.done)) if self.several else "",
+                    percent(r.val),
+                    percent(spread(r, "val", self.several)),
+                    percent(r.test),
+                    percent(spread(r, "test", self.several)),
+                    percent(mean(j.gain for j in r.done), "+"),
+                    counted(words),
+                    counted(states),
+                ]
+            )
+        return without_empty(head, body)
+
+    def verdict(self) -> str:
+        """How many jobs are done, and which setting did best in validation."""
+        if not self.best:
+            return f"{self.count()}."
+        settings = " ".join(
+            f"{self.names[k]}={show(v)}"
+            for k in self.keys
+            if (v := self.best[0].settings.get(k)) is not None
+        )
+        return f"{self.count()}. Best by validation: {settings or 'the only setting'}, {percent(self.best[0].val)} %."
+
+    def notes(self) -> list[str]:
+        """How the table is to be read."""
+        if not any(r.done for r in self.rows):
+            return []
+        what = "Accuracies" if self.score == "accuracy" else self.score
+        lines = [f"{what} in percent, sorted by validation; test is for reading, not for choosing."]
+        if not self.validated:
+            lines = [
+                "No job validated (val=none, or too few labels): rows are in the order of the sweep, and nothing is chosen, "
+                "because test is for reading, not for choosing."
+            ]
+        lines.append(
+            f"± is the standard deviation over {'seeds' if self.several else 'label draws'}."
+        )
+        if any(j.settings.get("val") == "full" for j in self.jobs):
+            lines.append("val=full: validation uses labels outside the budget.")
+        if any(j.settings.get("protocol.transductive") for j in self.jobs):
+            lines.append(
+                "protocol.transductive=true: test images, without their labels, may have been pretrained on."
+            )
+        if failed := [j.name for j in self.jobs if any((*j.faults(SCRATCH), *j.faults(MAIN)))]:
+            lines.append(
+                f"Trainings diverged or collapsed in jobs {ranges(failed)}: the verdict's column names the "
+                "arms. A difference from a scratch arm that did is no gain and is left out."
+            )
+        if any(j.verdict for j in self.jobs):
+            lines.append(
+                f"gain: points of test {self.score} over the same model from scratch with the same settings, which need not be "
+                "the best for it."
+            )
+        return lines
+
+    def chosen(self) -> Grid:
+        """The best setting of each pretrainer."""
+        others = [k for k in self.keys if k != "pretrainer"]
+        head = ["pretrainer", *(self.names[k] for k in others), "val", "test", ""]
+        body = [
+            [show(r.settings.get(k)) for k in ("pretrainer", *others)]
+            + [percent(r.val), percent(r.test), self.edge(r)]
+            for r in self.best
+        ]
+        return without_empty(head, body)
+
+    def failures(self) -> Grid:
+        """Jobs that are not done, and why."""
+        return without_empty(
+            ["job", "what", "state", "exit code", "error"],
+            [
+                [j.name, self.what(j), j.state, show(j.status.get("exit_code")), first_line(j)]
+                for j in self.undone
+            ],
+        )
+
+    def count(self) -> str:
+        return f"{len(self.jobs) - len(self.undone)} of {len(self.jobs)} jobs done"
+
+    def csv(self) -> str:
+        """One row a job, in the order of the sweep, with all digits."""
+        scores = list(
+            dict.fromkeys(
+                k for j in self.jobs for k in (*j.result.get("test", {}), *j.result.get("val", {}))
+            )
+        )
+        head = [
+            "job",
+            "state",
+            "exit_code",
+            "error",
+            "seed",
+            *self.keys,
+            *(f"val_{s}" for s in scores),
+        ]
+        head += [
+            *(f"test_{s}" for s in scores),
+            f"scratch_{self.score}",
+            "gain",
+            "gain_low",
+            "gain_high",
+            "verdict",
+        ]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(head)
+        for j in self.jobs:
+            settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]
+            measured = [j.result.get(split, {}).get(s) for split in ("val", "test") for s in scores]
+            scratch = j.result.get("controls", {}).get("scratch", {}).get(j.score)
+            told = [
+                j.gain,
+                *(None if j.gain is None else j.verdict.get(k) for k in ("low", "high")),
+                j.said,
+            ]
+            writer.writerow(
+                [
+                    j.name,
+                    j.state,
+                    j.status.get("exit_code"),
+                    first_line(j),
+                    *settings,
+                    *measured,
+                    scratch,
+                    *told,
+                ]
+            )
+        return text.getvalue()
+
+
+def collect(folders: Sequence[Path]) -> list[Job]:
+    """The jobs of sweep folders and run folders, in the order of sweep and number. DataError for any other folder."""
+    jobs = []
+    for folder in (f.resolve() for f in folders):
+        planned = read(folder / "jobs.json", [])
+        places = [folder / about.get("folder", str(n)) for n, about in enumerate(planned)]
+        more = {p for p in folder.glob("*") if p.name.isdecimal()}
+        if not planned:  # a sweeper that chose its jobs as it went: they lie wherever hydra.sweep.subdir put them
+            more |= {p.parent for p in folder.rglob("status.json")}
+        others = sorted(more - {folder, *places}, key=lambda p: natural(p, folder))
+        before = f"{folder.name}/" if len(folders) > 1 else ""
+        if (folder / "status.json").exists():
+            jobs.append(job(folder, folder.name))
+        elif places or others or (folder / "jobs.json").exists():
+            jobs += [job(place, f"{before}{n}", planned[n]) for n, place in enumerate(places)]
+            jobs += [
+                job(place, f"{before}{place.relative_to(folder).as_posix()}") for place in others
+            ]
+        else:
+            raise DataError(
+                f"{folder}: neither a sweep (jobs.json, or folders of runs) nor a run (status.json)"
+            )
+    return jobs
+
+
+def natural(path: Path, below: Path) -> list[tuple[int, str]]:
+    """A key that sorts folders as people do: 2 before 10."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in path.relative_to(below).parts
+    ]
+
+
+def job(folder: Path, name: str, planned: dict[str, Any] | None = None) -> Job:
+    status, result = read(folder / "status.json", {}), read(folder / "results.json", {})
+    about = planned or result if "config" in (planned or result) else recorded(folder)
+    sound = status.get("state") == "done" and result.get("score", "accuracy") in result.get(
+        "test", {}
+    )
+    return Job(
+        name,
+        folder,
+        settings(about["config"], about.get("choices", {})),
+        status,
+        result if sound else {},
+    )
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Configuration and choices of a job that left no results, as Hydra noted them when it began."""
+    if not (folder / ".hydra" / "hydra.yaml").exists():
+        return {"config": {}}
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from sft_exp.config import build
+
+    try:
+        cfg, hydra = (
+            OmegaConf.load(folder / ".hydra" / f"{name}.yaml") for name in ("config", "hydra")
+        )
+        return {"config": build.plain(cfg), "choices": build.choices(cfg, hydra.hydra)}  # type: ignore[arg-type]
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return {"config": {}}
+
+
+def settings(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
+    """Choices and dotted keys that say something about the result."""
+    chosen = {group: option for group, option in choices.items() if group not in SILENT}
+    return chosen | {
+        k: v for k, v in dotted(config).items() if k.partition(".")[0] not in SILENT or k in EXCEPT
+    }
+
+
+def dotted(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= (
+            dotted(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
+    return found
+
+
+def differs(key: str, known: list[dict[str, Any]]) -> bool:
+    """Whether jobs differ in a key. What comes with the choice of its group (optim=adam brings betas) goes without saying,
+    but for the learning rate."""
+    group = key.partition(".")[0]
+    pairs = {
+        (repr(s.get(group)) if group != key and key not in RATES else "", repr(s.get(key)))
+        for s in known
+    }
+    return len(pairs) > len({choice for choice, _ in pairs})
+
+
+def short(key: str, everything: list[str]) -> str:
+    """The shortest end of a dotted key that means no other key."""
+    parts = key.split(".")
+    ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
+    return next(
+        (end for end in ends if sum(k == end or k.endswith(f".{end}") for k in everything) == 1),
+        key,
+    )
+
+
+def beyond(end: float, inner: float) -> str:
+    """The next learning rate outwards, in the step of the grid, with as few digits as lie outside."""
+    found = end * end / inner
+    return next(
+        f"{float(text):g}"
+        for n in range(1, 9)
+        if ((text := f"{found:.{n}g}") and (float(text) - end) * (end - inner) > 0)
+    )
+
+
+def spread(row: Row, split: str, several: bool) -> float | None:
+    """Standard deviation over seeds; where no row has several, over the label draws of the one."""
+    if not several:
+        return mean(j.result[split].get(f"{j.score}_sd") for j in row.done)
+    values = [x for x in (getattr(j, split) for j in row.done) if x is not None]
+    return stdev(values) if len(values) > 1 else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return fmean(found) if found else None
+
+
+def counted(words: list[str]) -> str:
+    """Empty without words; `helped`; where they differ, `cannot tell 1, helped 2`."""
+    groups = [(word, len(list(same))) for word, same in groupby(sorted(words))]
+    return groups[0][0] if len(groups) == 1 else ", ".join(f"{word} {n}" for word, n in groups)
+
+
+def ranges(names: list[str]) -> str:
+    """`0-9, 12` for numbers in a row."""
+    if not all(n.isdecimal() for n in names):
+        return ", ".join(names)
+    placed = enumerate(sorted(map(int, names)))
+    rows = [[n for _, n in same] for _, same in groupby(placed, key=lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in rows)
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def show(value: Any) -> str:
+    """A setting in a table, as one would type it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return (
+        ""
+        if value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, separators=(",", ":"))
+    )
+
+
+def plain(value: Any) -> Any:
+    """A setting in a CSV: numbers and words as they are."""
+    return json.dumps(value) if isinstance(value, bool | list) else value
+
+
+def first_line(job: Job) -> str:
+    return next(
+        iter(str(job.status.get("error") or "").splitlines()),
+        "never started" if job.state == "missing" else "",
+    )
+
+
+def without_empty(head: list[str], body: list[list[str]]) -> Grid:
+    kept = [i for i in range(len(head)) if any(row[i] for row in body)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in body]
+
+
+def read(path: Path, default: Any) -> Any:
+    """A JSON file's content; the default if it is not there, not whole, or of another kind."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return default
+    return value if isinstance(value, type(default)) else default

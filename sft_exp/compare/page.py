@@ -1,0 +1,307 @@
+"""compare.html: tables and pictures of a comparison in one page that needs nothing else."""
+
+import math
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, Job, Row, show
+from sft_exp.reports.drawing import LINES, STYLE, WIDTH, Picture, png
+from sft_exp.reports.page import Grid, pictures, table, whole
+from sft_exp.training import metrics_log
+
+SCALE = colormaps["viridis"]
+RULE = "#b5b5b5"
+RATES = 12  # learning rates in a heat map at most; more are no grid
+CURVES = len(LINES)  # trainings in a picture of curves
+
+
+def page(found: Comparison, title: str) -> str:
+    """The whole page, valid HTML 5."""
+    parts = [
+        f"<h1>Comparison of {escape(title)}</h1>",
+        f'<p class="verdict">{escape(found.verdict())}</p>',
+        grid(found.table()),
+    ]
+    parts += [f'<p class="soft">{escape(note)}</p>' for note in found.notes()]
+    for heading, cells in (
+        ("Best setting of each pretrainer, by validation", found.chosen()),
+        ("Not done", found.failures()),
+    ):
+        if cells[1]:
+            parts += [f"<h2>{heading}</h2>", grid(cells)]
+    with rc_context(STYLE):
+        drawn = [
+            Picture("", *about, png(figure))
+            for draw, about in PICTURES.items()
+            if (figure := draw(found))
+        ]
+    if drawn:
+        parts += ["<h2>Pictures</h2>", pictures(drawn)]
+    return whole(title, "\n".join(parts))
+
+
+def grid(cells: Grid) -> str:
+    return table(cells, NUMBERS, SENTENCES)
+
+
+def heat(found: Comparison) -> Figure | None:
+    """The validation's score over learning rate and optimizer, a map for each pretrainer."""
+    rows = [
+        r
+        for r in found.rows
+        if "optim" in r.settings and isinstance(r.settings.get("optim.lr"), float | int)
+    ]
+    rates = sorted({r.settings["optim.lr"] for r in rows})
+    if not found.validated or not 1 < len(rates) <= RATES:
+        return None
+    optims, pretrainers = distinct(rows, "optim"), distinct(rows, "pretrainer")
+    norm = Normalize(*limits([r.val for r in rows if r.val is not None]))
+    panels = grid_of(len(pretrainers), 0.75 + 0.36 * len(optims))
+    for axes, pretrainer in zip(panels, pretrainers, strict=True):
+        axes.set(xlim=(-0.5, len(rates) - 0.5), ylim=(len(optims) - 0.5, -0.5))
+        for y, optim in enumerate(optims):
+            for x, rate in enumerate(rates):
+                here = {"pretrainer": pretrainer, "optim": optim, "optim.lr": rate}
+                cell(
+                    axes,
+                    x,
+                    y,
+                    [r for r in rows if all(r.settings.get(k) == v for k, v in here.items())],
+                    norm,
+                )
+        axes.set_xticks(range(len(rates)), [f"{r:g}" for r in rates])
+        axes.set_yticks(range(len(optims)), optims)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(pretrainer)
+    panels[-1].set_xlabel("learning rate")
+    return figure_of(panels)
+
+
+def cell(axes: Axes, x: int, y: int, rows: list[Row], norm: Normalize) -> None:
+    """One square of a heat map. Rows are sorted, so the first is the best; empty where nothing was asked for."""
+    if not rows:
+        return
+    val = rows[0].val
+    height = None if val is None else float(norm(val))
+    axes.add_patch(
+        Rectangle(
+            (x - 0.48, y - 0.46),
+            0.96,
+            0.92,
+            facecolor="#eeeeee" if height is None else SCALE(height),
+        )
+    )
+    text = rows[0].jobs[0].state if val is None else f"{100 * val:.1f}"
+    axes.text(
+        x,
+        y,
+        text,
+        ha="center",
+        va="center",
+        size=8,
+        color="white" if height is not None and height < 0.6 else "black",
+    )
+
+
+def parallel(found: Comparison) -> Figure | None:
+    """One line a job over all that differs, and its validation score, which also colours it; the best on top."""
+    jobs = sorted(
+        (j for r in found.rows for j in r.done if j.val is not None), key=lambda j: j.val or 0.0
+    )
+    keys = [*found.keys, *(["seed"] if found.seeds else [])]
+    if len(jobs) < 2 or not keys:
+        return None
+    norm = Normalize(*limits([j.val for j in jobs if j.val is not None]))
+    (axes,) = grid_of(1, 3.8)
+    columns: list[list[float]] = []
+    for x, key in enumerate(keys):
+        heights, ticks = placed([j.settings.get(key) for j in jobs])
+        columns.append(heights)
+        axes.axvline(x, color=RULE, linewidth=1, zorder=1)
+        for text, y in ticks:
+            frame = {
+                "boxstyle": "square,pad=0.1",
+                "facecolor": "white",
+                "edgecolor": "none",
+                "alpha": 0.75,
+            }
+            axes.annotate(
+                text,
+                (x, y),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                size=8,
+                zorder=4,
+                bbox=frame,
+            )
+    columns.append([float(norm(j.val or 0.0)) for j in jobs])
+    for line in zip(*columns, strict=True):
+        axes.plot(
+            range(len(keys) + 1),
+            line,
+            color=SCALE(line[-1]),
+            linewidth=1.4,
+            alpha=0.8,
+            zorder=2,
+            clip_on=False,
+        )
+    axes.set(xlim=(-0.1, len(keys)), ylim=(0, 1), yticks=[])
+    axes.set_xticks(
+        range(len(keys)), [found.names[k] for k in keys], rotation=20 if len(keys) > 4 else 0
+    )
+    axes.tick_params(length=0, pad=8)
+    axes.spines[:].set_visible(False)
+    figure = figure_of([axes])
+    bar = figure.colorbar(
+        ScalarMappable(norm, SCALE), ax=axes, pad=0, aspect=30, format=lambda v, _: f"{100 * v:.4g}"
+    )
+    bar.set_label(f"validation {found.score} (%)")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def placed(values: list[Any]) -> tuple[list[float], list[tuple[str, float]]]:
+    """Heights in [0, 1] of the values on their axis, and its ticks. Numbers keep their distances, or those of their
+    logarithms where they span a decade; words are evenly spaced."""
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        logarithmic = min(values) > 0 and max(values) / min(values) >= 10
+        at = {v: math.log(v) if logarithmic else float(v) for v in sorted(set(values))}
+    else:
+        values = [show(v) or "null" for v in values]
+        at = {v: float(n) for n, v in enumerate(sorted(set(values), reverse=True))}
+    low, high = min(at.values()), max(at.values())
+    height = {v: (a - low) / (high - low) if high > low else 0.5 for v, a in at.items()}
+    ticks = list(height) if len(height) <= 12 else [min(height), max(height)]
+    return [height[v] for v in values], [(show(v), height[v]) for v in ticks]
+
+
+def finetuning(found: Comparison) -> Figure | None:
+    trained = records(found, "finetune")
+    return losses(found, {"": trained}) if trained else None
+
+
+def pretraining(found: Comparison) -> Figure | None:
+    """A panel for each pretrainer, because losses of different ones are different things."""
+    panels: dict[str, dict[Path, list[Job]]] = {}
+    for folder, jobs in records(found, "pretrain").items():
+        panels.setdefault(str(jobs[0].settings.get("pretrainer")), {})[folder] = jobs
+    return losses(found, panels) if panels else None
+
+
+def records(found: Comparison, stage: str) -> dict[Path, list[Job]]:
+    """Folders of a stage that hold a record, of the best rows (their first seed and draw), with the jobs that share them."""
+    jobs: dict[Path, list[Job]] = {}
+    for job in (row.done[0] for row in found.rows if row.done):
+        folder = located(job, stage)
+        if folder and (folder in jobs or (len(jobs) < CURVES and metrics_log.read(folder))):
+            jobs.setdefault(folder, []).append(job)
+    return jobs
+
+
+def losses(found: Comparison, panels: dict[str, dict[Path, list[Job]]]) -> Figure:
+    """Every loss of the records over the steps, a panel under the other."""
+    axes_of = grid_of(len(panels), 2.4 if len(panels) > 1 else 3.8)
+    figure = figure_of(axes_of)
+    for axes, (title, trained) in zip(axes_of, panels.items(), strict=True):
+        drawn: list[float] = []
+        names: dict[str, None] = {}
+        for (folder, jobs), colour in zip(trained.items(), LINES, strict=False):
+            rows = metrics_log.read(folder)
+            for name, dash in zip(
+                (n for n in rows[-1] if n.endswith("loss")), ("-", "--", ":"), strict=False
+            ):
+                steps, values = metrics_log.column(rows, name)
+                axes.plot(
+                    steps,
+                    values,
+                    dash,
+                    color=colour,
+                    linewidth=1.4,
+                    label=common(found, jobs) if dash == "-" else None,
+                )
+                drawn += values
+                names[name.replace("_", " ")] = None
+        if min(drawn, default=0) > 0 and max(drawn) > 100 * min(drawn):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
+        axes.set_title(title)
+        axes.set_ylabel("\ndashed: ".join(names))
+        axes.grid(axis="y")
+        if len(panels) > 1 and len(trained) > 1:
+            axes.legend()
+    if len(panels) == 1:
+        figure.legend(loc="outside lower center", ncols=2)
+    axes_of[-1].set_xlabel("step")
+    return figure
+
+
+def located(job: Job, stage: str) -> Path | None:
+    """A stage's folder, which results.json names from where the run was started: from here, or from above the run."""
+    named = job.result.get("stages", {}).get(stage, {}).get("folder")
+    return (
+        next(
+            (root / named for root in (Path(), *job.folder.parents) if (root / named).is_dir()),
+            None,
+        )
+        if named
+        else None
+    )
+
+
+def common(found: Comparison, jobs: list[Job]) -> str:
+    """What the jobs that share a folder have in common, of what differs in the sweep."""
+    keys = [k for k in found.keys if len({repr(j.settings.get(k)) for j in jobs}) == 1]
+    return " ".join(show(jobs[0].settings.get(k)) for k in keys) or "all jobs"
+
+
+def grid_of(rows: int, height: float) -> list[Axes]:
+    """Axes of our width under each other, each of a height."""
+    return list(Figure((WIDTH, 0.4 + rows * height)).subplots(rows, squeeze=False)[:, 0])
+
+
+def figure_of(axes: list[Axes]) -> Figure:
+    figure = axes[0].figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def distinct(rows: list[Row], key: str) -> list[str]:
+    return sorted({str(r.settings.get(key)) for r in rows})
+
+
+def limits(values: list[float]) -> tuple[float, float]:
+    """The ends of a colour scale; never the same."""
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.005, high + 0.005)
+
+
+PICTURES: dict[Callable[[Comparison], Figure | None], tuple[str, str]] = {
+    heat: (
+        "Learning rate and optimizer",
+        "Score in validation (%), mean over seeds; the best of whatever else differs.",
+    ),
+    parallel: (
+        "One line a job",
+        "What differs between the jobs, from left to right, and what came of it in validation.",
+    ),
+    finetuning: (
+        "Fine-tuning loss",
+        f"The best {CURVES} rows at most, each with its first seed and label draw.",
+    ),
+    pretraining: (
+        "Pretraining loss",
+        "Pretrainings that the rows above began from. Losses of different pretrainers differ.",
+    ),
+}

@@ -1,0 +1,1 @@
+"""From YAML files and overrides to an experiment of typed parts."""

@@ -1,0 +1,193 @@
+"""A plain config as an Experiment of typed parts. Imports the parts, and with them torch."""
+
+import re
+from dataclasses import fields as fields_of
+from importlib import import_module
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sft_exp.config.help_text import GROUPS, did_you_mean
+from sft_exp.config.moved import current
+from sft_exp.config.register import plug
+from sft_exp.config.schema import (
+    Budget,
+    Experiment,
+    Features,
+    Hardware,
+    Protocol,
+    Transfer,
+    Tuning,
+    Views,
+    target,
+)
+from sft_exp.config.sources import FOLDERS, HERE, KINDS, node, parts
+from sft_exp.errors import ConfigError
+
+KEYS: dict[str, Any] = {  # key of the root -> its dataclass
+    "protocol": Protocol,
+    "pretrain": Budget,
+    "finetune": Tuning,
+    "features": Features,
+    "augment": Views,
+    "transfer": Transfer,
+    "hardware": Hardware,
+}
+ADOPTED = {
+    "torchvision.datasets": ("torchvision_set", "dataset")
+}  # library -> our part that reads its classes, and its group
+RETIRED = {  # keys that once were, and may stand in the results of old runs -> what to say instead
+    "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
+}
+
+SECRET = re.compile(
+    r"oc\.env:\s*([^,}]*(?:SECRET|TOKEN|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE|CREDENTIAL)[^,}]*)",
+    re.IGNORECASE,
+)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """One job's part of a composed config, resolved, as plain data."""
+    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
+    no_secrets(OmegaConf.to_container(ours, resolve=False))
+    return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def no_secrets(node: Any, key: str = "") -> None:
+    """ConfigError for a value that reads a secret of the environment: values are written to results.json and report.html."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            no_secrets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, str) and (found := SECRET.search(node)):
+        raise ConfigError(
+            key,
+            node,
+            f"would write the secret {found[1].strip()} of the environment into the run's files",
+        )
+
+
+def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
+    """The option taken in each of our groups."""
+    taken = (cfg.hydra if hydra_node is None else hydra_node).runtime.choices
+    return {group: str(taken[group]) for group in GROUPS if group != "study" and taken.get(group)}
+
+
+def study(cfg: DictConfig) -> Any:
+    """The study that the multirun is, or None."""
+    found = OmegaConf.to_container(cfg.study, resolve=True) if cfg.get("study") else None
+    return part(found, "study", "sft_exp.sweep.study.Study") if found else None  # type: ignore[arg-type]
+
+
+def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
+    """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
+    values = dict(config)
+    for key in RETIRED:
+        node, _, word = key.rpartition(".")
+        if word in values.get(node, {}):
+            values[node] = {k: v for k, v in values[node].items() if k != word}
+    plug(values.get("plugins"))
+    known = [f.name for f in fields_of(Experiment)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(key, values[key], f"no such key{did_you_mean(key, known)}")
+    for group, kind in KINDS.items():
+        values[group] = part(values[group], group, kind)
+    values["optim"] = target(values["optim"] or {}, "optim", ("auto", "search"))
+    values["pretrain_optim"] = target(values["pretrain_optim"] or {}, "pretrain_optim")
+    if values.get("pretrain_dataset") is not None:
+        values["pretrain_dataset"] = part(
+            values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"]
+        )
+    for key, made in KEYS.items():
+        if not isinstance(values[key], dict):
+            names = ", ".join(f"{key}.{f.name}" for f in fields_of(made))
+            raise ConfigError(
+                key, values[key], f"is a group of keys, and takes no value itself; valid: {names}"
+            )
+        try:
+            values[key] = made(**values[key])
+        except ConfigError as error:
+            raise error.under(key) from error
+    values["choices"] = choices
+    return Experiment(**values)
+
+
+def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
+    """The object that a node with `_target_` describes, if it is a class of a kind that the group wants."""
+    value = adopted(value)
+    path = (value or {}).get("_target_")
+    kind = " or ".join(kinds)
+    if not isinstance(path, str):
+        raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
+    try:
+        found = locate(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{group}._target_", path, f"cannot be imported ({error})") from error
+    if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
+        raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
+    options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
+    for key, of in getattr(found, "holds", {}).items():
+        if key in options:
+            options[key] = named(options[key], of, f"{group}.{key}")
+    names = [f.name for f in fields_of(found)]
+    for key in options:
+        if key not in names:
+            raise ConfigError(
+                f"{group}.{key}",
+                options[key],
+                f"no such field of {found.__name__}{did_you_mean(key, names)}",
+            )
+    try:
+        return found(**options)
+    except ConfigError as error:
+        raise error.under(group) from error
+
+
+def adopted(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A node that names a library's class, `torchvision.datasets.GTSRB`, as our part that reads it. Keys that are not fields of
+    the part are the class's own arguments."""
+    library, _, name = str((value or {}).get("_target_")).rpartition(".")
+    if not value or library not in ADOPTED:
+        return value
+    stem, group = ADOPTED[library]
+    made = node(HERE / FOLDERS[group] / f"{stem}.py", f"{HERE.name}.{FOLDERS[group]}.{stem}")
+    known = {f.name: f.default for f in fields_of(made)}
+    fields = {k: v for k, v in value.items() if k in known}
+    options = {k: v for k, v in value.items() if k not in known}
+    return {
+        **fields,
+        "_target_": known["_target_"],
+        "name": name,
+        "options": {**options, **fields.get("options", {})},
+    }
+
+
+def inner(value: Any, key: str) -> Any:
+    """A field's value, with the parts that it holds: a node with `_target_`, or a dict of them."""
+    if not isinstance(value, dict):
+        return value
+    if "_target_" in value:
+        return part(value, key, *dict.fromkeys(KINDS.values()))
+    return {k: inner(v, f"{key}.{k}") for k, v in value.items()}
+
+
+def named(value: Any, group: str, key: str) -> Any:
+    """A part of a group by the name of its file, with its defaults, or several in a dict; what is a part already stays."""
+    known = {file.stem: (file, module) for g, file, module in parts() if g == group}
+
+    def made(name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        if name not in known:
+            raise ConfigError(
+                key, value, f"{name!r} names no {group}{did_you_mean(name, list(known))}"
+            )
+        target = next(f.default for f in fields_of(node(*known[name])) if f.name == "_target_")
+        return part({"_target_": target}, key, KINDS[group])
+
+    return {k: made(v) for k, v in value.items()} if isinstance(value, dict) else made(value)
+
+
+def locate(path: str) -> Any:
+    module, _, name = current(path).rpartition(".")
+    return getattr(import_module(module), name)

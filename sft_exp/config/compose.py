@@ -1,0 +1,75 @@
+"""Overrides composed to a plain config, from Python."""
+
+from functools import cache
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from sft_exp.config import build, hydra_state, register, sources
+from sft_exp.config.build import choices
+from sft_exp.config.help_text import GROUPS, options
+from sft_exp.config.hydra_state import searching
+from sft_exp.config.sources import CONF
+from sft_exp.errors import ConfigError
+
+
+def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(resolved config, option taken in each group) that these overrides stand for."""
+    given = without_nulls(overrides)
+    with hydra_state.alone():
+        register.register()
+        register.plug(register.plugins_in(given))
+        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+            cfg = hydra.compose("config", overrides=given, return_hydra_config=True)
+        return build.plain(cfg), build.choices(cfg)
+
+
+NULLABLE = (
+    "pretrain_dataset",
+    "study",
+    "experiment",
+    "debug",
+)  # groups of which none is taken unless one is named
+
+
+def without_nulls(overrides: list[str]) -> list[str]:
+    """The overrides with `tracker=null` as `tracker=none`, and likewise in other groups that have an option of that name; a group
+    of which none is taken by default is left at that. ConfigError for the others, which need an option."""
+    made: list[str] = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        group = key.lstrip("+")
+        values = value.split(",")
+        if not equals or group not in GROUPS or not {"null", "None"} & set(values):
+            made.append(override)
+        elif "none" in options(group):
+            made.append(f"{key}={','.join('none' if v in ('null', 'None') else v for v in values)}")
+        elif group in NULLABLE and len(values) == 1:
+            made = [o for o in made if o.partition("=")[0].lstrip("+") != group]
+        else:
+            raise ConfigError(group, value, f"needs an option; valid: {', '.join(options(group))}")
+    return made
+
+
+def composed(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(config, option taken in each group) that the overrides stand for; `???` where a value is missing."""
+    register.register()
+    with searching():
+        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
+    found: Any = OmegaConf.to_container(ours, resolve=True)
+    return found, choices(cfg)
+
+
+@cache
+def default_choices() -> dict[str, str]:
+    """The option that conf/config.yaml takes in each group, where it takes one."""
+    listed: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    return {
+        group: str(v)
+        for d in listed["defaults"]
+        if isinstance(d, dict)
+        for group, v in d.items()
+        if v
+    }

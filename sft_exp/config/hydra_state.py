@@ -1,0 +1,45 @@
+"""Hydra's global state: whose it is, and where options are searched for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from omegaconf.basecontainer import BaseContainer
+
+from sft_exp.config.sources import CONF
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, Hydra's global state is ours; afterwards that of the program which called us is as it was: its GlobalHydra,
+    HydraConfig, job runtime and version base, and its resolvers."""
+    kept, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
+    for kind in [
+        k for k in kept if k.__name__ in ("GlobalHydra", "HydraConfig", "JobRuntime", "VersionBase")
+    ]:
+        del Singleton._instances[kind]
+    try:
+        yield
+    finally:
+        Singleton._instances.clear()
+        Singleton._instances.update(kept)
+        BaseContainer._resolvers.clear()
+        BaseContainer._resolvers.update(resolvers)
+
+
+def searching() -> Any:
+    """A context in which Hydra composes: the one that it is in already, or with our own conf/ alone."""
+    begun = GlobalHydra.instance().is_initialized()
+    return nullcontext() if begun else hydra.initialize_config_dir(str(CONF), version_base="1.3")
+
+
+def search_path() -> list[str]:
+    """The override that adds the user's own folders of options to the search path; none where there are no such folders."""
+    if not GlobalHydra.instance().is_initialized():
+        return []
+    entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    users = [e.path for e in entries if e.provider not in ("hydra", "main", "schema")]
+    return [f"hydra.searchpath=[{','.join(users)}]"] if users else []

@@ -1,0 +1,181 @@
+"""The charts of the W&B dashboard."""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+from sft_exp.trackers import wandb
+
+NAME = "sft_exp: did pretraining help?"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+TEST = {
+    "field": "${field:y}",
+    "type": "quantitative",
+    "scale": {"zero": False},
+    "axis": {"format": ".0%"},
+}
+HEAT = {  # validation, which is what settings are chosen by
+    "$schema": SCHEMA,
+    "data": {"name": "wandb"},
+    "transform": [
+        {
+            "aggregate": [{"op": "mean", "field": "${field:z}", "as": "mean"}],
+            "groupby": ["${field:x}", "${field:y}"],
+        },
+    ],
+    "encoding": {
+        "x": {
+            "field": "${field:x}",
+            "type": "ordinal",
+            "title": "learning rate",
+            "sort": "ascending",
+        },
+        "y": {"field": "${field:y}", "type": "nominal", "title": "optimizer"},
+    },
+    "layer": [
+        {
+            "mark": "rect",
+            "encoding": {
+                "color": {"field": "mean", "type": "quantitative", "title": "${string:z}"}
+            },
+        },
+        {
+            "mark": "text",
+            "encoding": {"text": {"field": "mean", "type": "quantitative", "format": ".1%"}},
+        },
+    ],
+}
+CURVES = {
+    "$schema": SCHEMA,
+    "data": {"name": "wandb"},
+    "encoding": {
+        "x": {
+            "field": "${field:x}",
+            "type": "ordinal",
+            "title": "labels a class",
+            "sort": {"field": "${field:x}"},
+        },
+        "color": {"field": "${field:group}", "type": "nominal", "title": "pretrainer"},
+    },
+    "layer": [
+        {
+            "mark": {"type": "errorbar", "extent": "stderr"},
+            "encoding": {"y": {**TEST, "title": "test score"}},
+        },
+        {"mark": {"type": "line", "point": True}, "encoding": {"y": {**TEST, "aggregate": "mean"}}},
+    ],
+}
+CHARTS = {"heat": HEAT, "curves": CURVES}
+TITLES = {"heat": "learning rate x optimizer", "curves": "label efficiency"}
+COLUMNS = (
+    "config:choices.value.pretrainer", "config:choices.value.encoder", "config:choices.value.strategy",
+    "config:choices.value.optim", "config:optim.value.lr", "config:labels.value", "config:seed.value",
+    "summary:val/score", "summary:val/accuracy", "summary:test/score", "summary:test/accuracy", "summary:gain_vs_scratch",
+    "summary:verdict/text", "summary:pretrain/url",
+)  # fmt: skip
+
+
+def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
+    """The view; `charts` are the presets' ids by name. A chart without a preset is left out."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+
+    def chart(name: str, strings: dict[str, str], **fields: str) -> list[Any]:
+        query = {"summaryTable": {"tableKey": wandb.TABLE}}
+        made = [charts[name]] if name in charts else []
+        return [
+            wr.CustomChart(query=query, chart_name=m, chart_fields=fields, chart_strings=strings)
+            for m in made
+        ]
+
+    columns = [
+        wr.Config(key)
+        for key in ("choices.pretrainer", "choices.strategy", "choices.optim", "optim.lr", "labels")
+    ]
+    answers: list[Any] = [
+        *chart("heat", {"z": "validation score"}, x="lr", y="optimizer", z="val_score"),
+        wr.BarPlot(
+            title="Gain over scratch by pretrainer",
+            metrics=[wr.SummaryMetric("gain_vs_scratch")],
+            groupby=wr.Config("choices.pretrainer"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        ),
+        *chart("curves", {}, x="labels", y="test_score", group="pretrainer"),
+        wr.ParallelCoordinatesPlot(
+            title="Every setting",
+            columns=[
+                *(wr.ParallelCoordinatesPlotColumn(c, log=c.name == "optim.lr") for c in columns),
+                wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val/score")),
+            ],
+        ),
+    ]
+    training: list[Any] = [
+        wr.LinePlot(title="Pretraining", x="pretrain/step", y=["pretrain/loss"]),
+        wr.LinePlot(
+            title="Accuracy read off the features",
+            x="pretrain/images",
+            y=["monitor/probe", "monitor/knn"],
+        ),
+        wr.LinePlot(
+            title="Dimensions of the features used", x="pretrain/images", y=["monitor/rank"]
+        ),
+        wr.LinePlot(title="Fine-tuning", x="finetune/epoch", y=["finetune/loss"], log_y=True),
+        wr.LinePlot(title="Validation", x="finetune/epoch", y=["val/accuracy"]),
+    ]
+    media = [
+        "pictures/reconstruction",
+        "pictures/sample",
+        "pictures/Confusion matrix",
+        "pictures/Features",
+    ]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            ws.Section(name="Answers", panels=answers, is_open=True),
+            ws.Section(name="Training", panels=training, is_open=True),
+            ws.Section(
+                name="Pictures", panels=[wr.MediaBrowser(media_keys=[key]) for key in media]
+            ),
+        ],
+        runset_settings=ws.RunsetSettings(
+            pinned_columns=list(COLUMNS),
+            order=[expr.Ordering(expr.Summary("val/score"), ascending=False)],
+        ),
+    )
+
+
+def preset(api: Any, entity: str, name: str, spec: dict[str, Any]) -> str:
+    """The id of a chart's preset; a changed chart is another one, so views saved before keep theirs."""
+    name = f"sft_exp-{name}-{hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]}"
+    try:
+        return api.create_custom_chart(
+            entity=entity,
+            name=name,
+            display_name=name,
+            spec_type="vega2",
+            access="private",
+            spec=spec,
+        )
+    except wandb.library().errors.Error as error:
+        if "exist" not in str(error).lower():
+            raise
+        return f"{entity}/{name}"
+
+
+def presets(api: Any, entity: str) -> dict[str, str]:
+    """The ids of the charts' presets by name. One that the server does not take is said to be missing, in a line."""
+    made = {}
+    for name, spec in CHARTS.items():
+        try:
+            made[name] = preset(api, entity, name, spec)
+        except Exception as error:  # noqa: BLE001 - whatever the server says, the other charts are worth having
+            print(
+                f"sft_exp.dashboard: without the chart {TITLES[name]}: {wandb.first_line(error)}",
+                file=sys.stderr,
+            )
+    return made

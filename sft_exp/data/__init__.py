@@ -1,0 +1,1 @@
+"""Images, labels, their splits, and the readers that make them from files."""

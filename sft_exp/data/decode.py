@@ -1,0 +1,210 @@
+"""Image files to uint8 tensors of one size: opened, oriented, fitted, and refused where they hold no picture."""
+
+
+import hashlib
+import io
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from importlib import import_module
+from itertools import repeat, tee
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sft_exp.core.types import Spec, Tensors
+from sft_exp.core.rng import stream
+from sft_exp.errors import DataError
+
+
+
+
+FITS = ("crop", "stretch", "letterbox")
+
+
+def fitting(picture: Any, size: tuple[int, int], fit: str, how: Any, margin: int = 0) -> Any:
+    """A Pillow image of this (width, height): cropped at the centre to the proportions and resized; or stretched; or whole,
+    between margins of that value."""
+    from PIL import ImageOps
+
+    if fit == "stretch":
+        return picture.resize(size, how)
+    if fit == "letterbox":
+        return ImageOps.pad(picture, size, how, color=(margin,) * 3 if picture.mode == "RGB" else margin)
+    return ImageOps.fit(picture, size, how)
+
+
+class Levels(NamedTuple):
+    """The values, of files with more than 8 bits a pixel, that become black (0) and white (255)."""
+
+    low: int
+    high: int
+
+    @staticmethod
+    def spanning(low: int, high: int) -> "Levels":
+        """The scale of images whose values lie between `low` and `high`: all values of the least number
+        of bits that holds them (8 or more), or where they fill less than an eighth of these, or are
+        negative, no more than `low` to `high`."""
+        full = 2 ** max(8, high.bit_length()) - 1
+        narrow = low < 0 or (full > 255 and low < high and high - low < full // 8)
+        return Levels(low, high) if narrow else Levels(0, full)
+
+    def bytes(self, values: Any) -> Any:
+        """Whole numbers (an array) as uint8; those outside of the levels are black or white."""
+        import numpy as np
+
+        share = (values.astype(np.float64) - self.low) / (self.high - self.low + 1)
+        return (share * 256).clip(0, 255).astype(np.uint8)
+
+
+class Traits(NamedTuple):
+    """What an image file holds that decoding cannot keep, or must scale."""
+
+    span: tuple[int, int, int] | None = None  # of more than 8 bits in grey: lowest, 99.9th percentile, highest value
+    deep: bool = False  # 16 bits in each of several channels, of which Pillow keeps the upper 8
+    alpha: str = ""  # transparent: parts are, and their colours are taken; drawn: the picture was alpha's, now on a ground
+    frames: int = 1  # or pages, of which the first is taken
+    cmyk: bool = False
+    turned: bool = False  # by its Exif orientation
+
+
+def decode(
+    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None, most: int | None = None
+) -> Tensor:
+    """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized; or
+    fitted otherwise.
+
+    `levels` scale files of more than 8 bits a pixel; `most` pixels are decoded, by default as many as Pillow allows. DataError
+    says what is wrong with it: no image, cut off, or so many pixels that it may be a decompression bomb.
+    """
+    return look(content, image, fit, levels, most)[0]
+
+
+def look(
+    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None, most: int | None = None
+) -> tuple[Tensor, Traits]:
+    """(what `decode` gives, what decoding had to leave out or scale)."""
+    import numpy as np
+    from PIL import Image
+
+    _, height, width = image
+    picture, traits = opened(content, image[0], 2 * max(height, width), levels, most)
+    picture = fitting(picture, (width, height), fit, Image.Resampling.BILINEAR)
+    x_CHW = torch.from_numpy(np.array(picture)).reshape(height, width, image[0]).permute(2, 0, 1)
+    return x_CHW, traits
+
+
+def whole(content: bytes, channels: int, levels: tuple[int, int] | None = None) -> Tensor:
+    """An image file's content in its own size, float [C, H, W] in [0, 1]. DataError as for `decode`."""
+    import numpy as np
+
+    picture, _ = opened(content, channels, None, levels)
+    held = torch.from_numpy(np.array(picture)).reshape(picture.height, picture.width, channels)
+    return held.permute(2, 0, 1).float().div(255)
+
+
+ORIENTATION = 0x0112  # Exif's tag: 1 = upright
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further images are frames or pages, and no previews
+
+
+def opened(
+    content: bytes, channels: int, least: int | None, levels: tuple[int, int] | None, most: int | None = None
+) -> tuple[Any, Traits]:
+    """The Pillow image, upright, in grey or colour; of a JPEG perhaps one whose sides are smaller, but `least` pixels or more.
+
+    `levels` scale files of more than 8 bits a pixel; without them each is scaled by its own values.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with unpacked(content, most) as file:
+            traits = Traits(
+                deep=";16" in str(file.tile) and not file.mode.startswith("I"),
+                frames=getattr(file, "n_frames", 1) if file.format in ANIMATED else 1,
+                cmyk=file.mode == "CMYK",
+                turned=file.getexif().get(ORIENTATION, 1) != 1,
+            )
+            if least:
+                file.draft(None, (least, least))  # a large JPEG is decoded at a fraction of its size: 10 times faster
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I"):  # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
+                values = np.asarray(picture)
+                low, high = int(values.min()), int(values.max())
+                traits = traits._replace(span=(low, int(np.percentile(values, 99.9)), high))
+                picture = Image.fromarray((Levels(*levels) if levels else Levels.spanning(low, high)).bytes(values))
+            elif picture.mode == "F":
+                raise DataError("holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel")
+            picture, alpha = without_alpha(picture)
+            return picture.convert("L" if channels == 1 else "RGB"), traits._replace(alpha=alpha)
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError("is no image that Pillow reads" if content else "is empty") from error
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+class TooLarge(DataError):
+    """An image of more pixels than may be decoded. Readers of data sets have a key for that, `most_pixels`."""
+
+
+_opening = Lock()
+
+
+def unpacked(content: bytes, most: int | None = None) -> Any:
+    """The image file, none of whose pixels are decoded yet. DataError where it has more than `most` of them; null = Pillow's
+    limit, which Pillow itself only warns of."""
+    from PIL import Image
+
+    with _opening:  # the limit is Pillow's own global, and other threads read it
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            file = Image.open(io.BytesIO(content), formats=formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    limit = most or usual
+    if limit and file.width * file.height > limit:
+        file.close()
+        raise TooLarge(
+            f"has {file.width} x {file.height} pixels, more than the limit of {limit:,}: it may be a decompression bomb"
+        )
+    return file
+
+
+def without_alpha(picture: Any) -> tuple[Any, str]:
+    """(the picture, `Traits.alpha`). Colours below transparent parts are taken as they are, unless there is
+    one colour alone: then alpha is the picture, and is laid on white, or below a light colour on black."""
+    from PIL import Image
+
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture, ""
+    both = picture.convert("RGBA")
+    low, high = both.getchannel("A").getextrema()
+    if low == 255:
+        return picture, ""
+    colour = both.convert("RGB").getextrema()
+    if low == high or any(least != most for least, most in colour):
+        return picture, "transparent"
+    light = sum(most for _, most in colour) > 3 * 127
+    ground = Image.new("RGBA", picture.size, "black" if light else "white")
+    ground.alpha_composite(both)
+    return ground, "drawn"
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's formats, but for those that it knows and leaves to another program (EPS would start Ghostscript)."""
+    from PIL import Image
+
+    with suppress(ImportError):  # Apple's photographs: an extra that Pillow does not bring
+        import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))

@@ -1,0 +1,46 @@
+"""Start the processes of this machine through torch's elastic launcher, the one behind torchrun."""
+
+import os
+import sys
+import uuid
+from signal import Signals
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from sft_exp.errors import LostRank
+
+
+def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
+    """Run `python -m module arguments` count times, as one group, and wait. Whether one of them was killed, and what ended
+    all; empty if all went well."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    plan = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+        logs_specs=DefaultLogsSpecs(),
+    )
+    try:
+        elastic_launch(plan, sys.executable)("-m", module, *arguments)
+    except ChildFailedError as error:
+        # Those that left because another was gone are no cause, though they may be seen in the same moment as the first to go.
+        rank, failure = min(
+            error.failures.items(), key=lambda f: (f[1].exitcode == LostRank.code, f[1].timestamp)
+        )
+        code = failure.exitcode
+        how = f"was killed by {Signals(-code).name}" if code < 0 else f"left with exit code {code}"
+        return code < 0, f"process {rank} (pid {failure.pid}) {how}"
+    except SignalException as error:
+        return False, f"stopped by {error.sigval.name}"
+    return False, ""

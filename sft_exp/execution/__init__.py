@@ -1,0 +1,1 @@
+"""A job run in this process or in several, with its run folder."""

@@ -1,0 +1,153 @@
+"""A job that several processes work on: the first one is in charge and keeps everything, the others share its trainings.
+
+torchrun or Slurm start the processes, or `launch` does by torch's elastic launcher. The first process goes through the job as
+if it were alone. Before a stage that is shared it says which; the others run the same stage on the same request, with a disk
+that they cannot change, and meet it in every batch.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sft_exp.distributed.group import Group, missing, present
+from sft_exp.errors import ConfigError, Failure, Interrupted, LostRank
+from sft_exp.jobs import stage_requests
+from sft_exp.jobs.stage_requests import Job
+from sft_exp.progress import console
+from sft_exp.runs import pipeline
+from sft_exp.store import atomic_io
+from sft_exp.training.context import Context, Stop
+
+NEWS = "launch.json"  # in the run folder: what its processes are to do
+
+
+def led(job: Job, ctx: Context) -> None:
+    """Give the context of the first process the others. ConfigError if they have another job, code or data."""
+    if not present():
+        return
+    kind = job.experiment.hardware.engine
+    if kind == "local":
+        raise ConfigError(
+            "hardware", kind, "must be ddp or fsdp where several processes are started together"
+        )
+    ctx.group = Group(ctx.device, job.experiment.hardware.timeout)
+    mine = pipeline.names(job)
+    for rank, theirs in enumerate(ctx.group.same(mine)):
+        if theirs != mine:
+            raise ConfigError(
+                "hardware",
+                kind,
+                f"process {rank} has another config, other code or other data than the first",
+            )
+
+
+def ended(ctx: Context, code: int) -> None:
+    """Let the others go. After a failure that they do not share they may wait for us somewhere else: leaving ends them."""
+    if ctx.group:
+        with suppress(RuntimeError):  # whoever passes messages on may be gone as well
+            ctx.group.tell({"end": code})
+        if code in (0, Interrupted.code):
+            ctx.group.close()
+        ctx.group = None
+
+
+def follow(job: Job) -> int:
+    """What all processes but the first do; the exit code."""
+    atomic_io.follow()
+    console.quiet = True
+    ctx = Context.on(job.experiment.hardware, job.experiment.tracker)
+    led(job, ctx)
+    assert ctx.group is not None
+    requests = {
+        stage_requests.stage(name).folder_name(r): r
+        for name, rs in job.requests.items()
+        for r in rs
+    }
+    with Stop.listening():
+        while "end" not in (news := ctx.group.hear()):
+            try:
+                with missing(ctx.group):
+                    stage_requests.stage(news["stage"], ctx).run(
+                        [Path(news["folder"])], [requests[news["request"]]]
+                    )
+            except LostRank:
+                raise
+            except Failure:
+                pass  # the first process has met the same, and says what follows from it
+    if news["end"] in (0, Interrupted.code):
+        ctx.group.close()
+    return int(news["end"])
+
+
+def leave(code: int) -> NoReturn:
+    """End a process of a group. Threads of its libraries have been seen to abort a process on its way out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def launch(
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    varying: Sequence[str],
+    sweep: bool,
+    token: str,
+) -> dict[str, Any]:
+    """Work on the job with hardware.processes processes of this machine; its results, or the failure of the first of them."""
+    from sft_exp.distributed.launch import start
+
+    atomic_io.folder(folder)
+    what = {
+        "config": config,
+        "choices": job.experiment.choices,
+        "folder": str(folder),
+        "token": token,
+    }
+    news = {**what, "command": command, "varying": list(varying), "sweep": sweep}
+    atomic_io.write_json(folder / NEWS, news)
+    atomic_io.remove(folder / "status.json")
+    killed, cause = start(
+        job.experiment.hardware.processes, "sft_exp.execution.followers", str(folder / NEWS)
+    )
+    status = read(folder / "status.json")
+    if status.get("state") == "done":
+        return read(folder / "results.json")
+    if (
+        killed
+        or status.get("state") not in ("failed", "interrupted")
+        or status["exit_code"] == LostRank.code
+    ):
+        error = f"{cause}; the same command continues from the last checkpoint"
+        atomic_io.write_json(
+            folder / "status.json",
+            {
+                **status,
+                "state": "failed",
+                "exit_code": LostRank.code,
+                "resumable": True,
+                "error": error,
+            },
+        )
+        raise LostRank(error)
+    raise Reported(status["exit_code"], status["error"].partition(": ")[2])
+
+
+class Reported(Failure):
+    """What a process has said of its failure."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(text)
+        self.code = code
+
+
+def read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,40 @@
+"""One of the processes that share a run on this machine: `python -m sft_exp.execution.rank_main launch.json`."""
+
+import json
+import sys
+from pathlib import Path
+
+from sft_exp.config import build
+from sft_exp.distributed.group import first
+from sft_exp.execution import ownership
+from sft_exp.execution.followers import follow, leave
+from sft_exp.execution.watchdog import when_orphaned
+from sft_exp.jobs import prepare
+from sft_exp.training.context import Stop
+
+
+def main() -> None:
+    """One of the processes that `launch` starts."""
+    from sft_exp.execution import session
+    from sft_exp.failures import reported
+    from sft_exp.reports import report
+
+    when_orphaned(Stop.ask)
+    news = json.loads(Path(sys.argv[1]).read_text())
+    with reported(leave=False) as codes:
+        job = prepare.prepare(build.experiment(news["config"], news["choices"]))
+        if first():
+            folder, command = Path(news["folder"]), news["command"]
+            ownership.adopt(folder, news["token"])
+            result = session.work(
+                job, folder, news["config"], command, [] if news["sweep"] else None, news["varying"]
+            )
+            if not news["sweep"]:
+                report.show(job, result, folder, command)
+        else:
+            codes.append(follow(job))
+    leave(max(codes, default=0))
+
+
+if __name__ == "__main__":
+    main()

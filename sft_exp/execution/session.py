@@ -1,0 +1,113 @@
+"""One job from its requests to its run folder: results.json, report.html, plots, status.json."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sft_exp.distributed.group import missing, present
+from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
+from sft_exp.execution import followers, ownership
+from sft_exp.jobs.stage_requests import Job
+from sft_exp.progress import console
+from sft_exp.reports import model_card, report
+from sft_exp.runs import pipeline, results, run_metadata
+from sft_exp.store import atomic_io, collect
+from sft_exp.training.context import Context, Stop
+
+LATEST = Path("outputs/latest")
+
+
+def work(
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    others: Sequence[Job] | None = None,
+    varying: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run what is missing, write the run folder; status.json says how it ended, whatever happens.
+
+    `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
+    `varying` are those of the job's overrides that tell it from them.
+    """
+    with ownership.holding(folder) as token:
+        ownership.fits(folder, config, job.experiment.choices)
+        return _work(job, folder, config, command, others, varying, token)
+
+
+def _work(
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    others: Sequence[Job] | None,
+    varying: Sequence[str],
+    token: str,
+) -> dict[str, Any]:
+    hardware = job.experiment.hardware
+    if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
+        return followers.launch(job, folder, config, command, varying, others is not None, token)
+    ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command, varying)
+    atomic_io.folder(folder)
+    atomic_io.link(LATEST, folder)
+    status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    atomic_io.write_json(folder / "status.json", status)
+    try:
+        followers.led(job, ctx)
+        table, rows = report.movements(job)
+        if others is None:
+            console.print(table)
+        atomic_io.write_json(folder / "strategy.json", rows)
+        collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
+        with Stop.listening(), missing(ctx.group):
+            result = {
+                **pipeline.run(job, ctx, others or ()),
+                "choices": job.experiment.choices,
+                "config": config,
+            }
+        ownership.require(folder)
+        atomic_io.write_json(folder / "results.json", result)
+        wanted = others is None if job.experiment.report == "auto" else job.experiment.report
+        pictures = report.write(job, result, folder, command) if wanted else {}
+        model_card.publish(job, result, folder, command)
+        for name, run in list(ctx.runs.items()):
+            run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
+            run.pictures({title: file.read_bytes() for title, file in pictures.items()})
+            if result["bill"]:
+                run.table("bill", run_metadata.bill(result))
+            ctx.finish(name)
+    except BaseException as error:
+        if isinstance(error, ToleranceError) and others is None:
+            report.show_bill(results.read(job.results["bill"][0], "bill.json"), console)
+        code = (
+            error.code
+            if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)
+            else 130
+            if isinstance(error, KeyboardInterrupt)
+            else 1
+        )
+        for name in list(ctx.runs):
+            ctx.finish(name, code)
+        state = "interrupted" if isinstance(error, Interrupted) else "failed"
+        ended = {
+            **status,
+            "state": state,
+            "exit_code": code,
+            "resumable": True,
+            "error": f"{type(error).__name__}: {error}",
+        }
+        with suppress(
+            StorageError
+        ):  # a full disk, or who has taken the folder up since, must not hide what went wrong
+            ownership.require(folder)
+            atomic_io.write_json(folder / "status.json", ended)
+        followers.ended(ctx, code)
+        raise
+    ownership.require(folder)
+    atomic_io.write_json(
+        folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False}
+    )
+    followers.ended(ctx, 0)
+    return result

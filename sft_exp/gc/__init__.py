@@ -1,0 +1,1 @@
+"""The store's garbage collection: python -m sft_exp.gc"""

@@ -1,0 +1,188 @@
+"""What does not fit together is refused before anything is computed."""
+
+import pkgutil
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from sft_exp import datasets
+from sft_exp.config.schema import Experiment
+from sft_exp.data import duplicates
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.errors import ConfigError
+from sft_exp.jobs.starts import initial
+from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.stages import model, pretrain
+from sft_exp.strategies import distill
+from sft_exp.training.context import corpus
+from sft_exp.training.optim import build_optimizer
+
+
+def check_task(e: Experiment, data: Corpus) -> None:
+    """Data sets without what the task learns from, and what does not fit what it predicts. ConfigError."""
+    name, told = (
+        e.choices.get("task", type(e.task).__name__),
+        [*data.train.targets, *(["y"] if data.labelled else [])],
+    )
+    if missing := [t for t in e.task.needs or ("y",) if t not in told]:
+        raise ConfigError(
+            "task",
+            name,
+            f"learns from {' and '.join(map(called, missing))}, and dataset={e.choices.get('dataset', data.name)} has "
+            f"{' and '.join(map(called, told))}; data sets that have them: {', '.join(giving(*missing)) or 'none'}",
+        )
+    e.task.metrics(
+        data.spec
+    )  # what they are made of may not be installed: better said now than after training
+    for key, chosen, wanted in (
+        ("compress", e.compress and e.compress.forms(""), ("classes",)),
+        ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
+        ("strategy", isinstance(e.strategy, distill.Distil), ("classes",)),
+        ("strategy", e.strategy.solves, e.strategy.solved),
+    ):
+        if chosen and e.task.predicts not in wanted:
+            why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
+            raise ConfigError(key, e.choices.get(key, ""), why)
+
+
+def called(target: str) -> str:
+    return "classes" if target == "y" else target
+
+
+def giving(*targets: str) -> list[str]:
+    """Our data sets with these annotations."""
+    found = []
+    for module in pkgutil.iter_modules(datasets.__path__):
+        kinds = vars(import_module(f"{datasets.__name__}.{module.name}")).values()
+        if any(
+            isinstance(k, type) and issubclass(k, Dataset) and {*targets} <= {*k.gives}
+            for k in kinds
+            if k is not Dataset
+        ):
+            found.append(module.name)
+    return found
+
+
+def teacher_of(e: Experiment, data: Corpus) -> Path:
+    """The store folder of the model that strategy.teacher names. ConfigError, DataError."""
+    given = e.strategy.teacher
+    if not given:
+        raise ConfigError(
+            "strategy.teacher", given, "must be the folder of a run, whose model is imitated"
+        )
+    folder = model.folder_of(Path(given))
+    teacher = model.load(folder)
+    if teacher.spec != data.spec:
+        raise ConfigError(
+            "strategy.teacher", given, f"knows {teacher.spec}, and {data.name} has {data.spec}"
+        )
+    if not teacher.probabilistic:
+        raise ConfigError("strategy.teacher", given, "leaves votes and no logits to learn from")
+    return folder
+
+
+def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
+    """The data set whose images are pretrained on. ConfigError or DataError if it may not be."""
+    if e.pretrain_dataset is None:
+        if e.pretrainer.labelled:
+            raise ConfigError(
+                "pretrain_dataset",
+                None,
+                "must name another labelled data set, whose labels are learned from",
+            )
+        return data
+    try:
+        pool = corpus(e.pretrain_dataset)
+    except ConfigError as error:
+        raise error.under("pretrain_dataset") from error
+    if e.pretrainer.labelled and pool.fingerprint == data.fingerprint:
+        raise ConfigError(
+            "pretrain_dataset",
+            pool.name,
+            "must be another data set: labels of this one are counted by labels=",
+        )
+    if e.pretrainer.labelled:
+        needs = e.task.needs if getattr(e.pretrainer, "task", None) else ()
+        if missing := [
+            t
+            for t in needs or ("y",)
+            if t not in (*pool.train.targets, *(["y"] if pool.labelled else []))
+        ]:
+            missing = [called(t) for t in missing]
+            raise ConfigError(
+                "pretrain_dataset",
+                pool.name,
+                f"has no {' and '.join(missing)}, which are learnt from",
+            )
+        if needs and pool.image[1:] != data.image[1:]:
+            size = f"images of {pool.image[1]}x{pool.image[2]}, and {data.name} of {data.image[1]}x{data.image[2]}"
+            raise ConfigError(
+                "pretrain_dataset",
+                pool.name,
+                f"has {size}: give both the same dataset.size, as masks move with it",
+            )
+    if pool is not data:
+        duplicates.refuse_elsewhere(pool, data, e.protocol.transductive)
+    return pool
+
+
+def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> None:
+    """Optimizers and networks that cannot be built, strategies and batches that do not fit them. ConfigError."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
+        try:
+            build_optimizer(
+                replace(optim, options={**optim.options, "lr": 1e-3}), [{"params": [parameter]}]
+            )
+        except ConfigError as error:
+            raise error.under(key) from error
+    weights = initial(e)
+    try:
+        phases = e.strategy.phases(layers(encoder, data.image))
+    except ConfigError as error:
+        raise error.under("strategy") from error
+    if e.strategy.solves and "unlabelled" in e.task.pools:
+        raise ConfigError(
+            "task",
+            e.choices.get("task", ""),
+            "needs a strategy that trains: this one's head is solved from the labels",
+        )
+    if e.pretrainer.learns != "nothing":
+        pretrain.build(
+            {
+                "method": e.pretrainer,
+                "encoder": e.encoder,
+                "seed": e.seed,
+                "image": data.image,
+                **weights,
+            },
+            data,
+        )
+    normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+    for key, budget, method, n in (
+        ("pretrain", e.pretrain, e.pretrainer, len(data.train)),
+        ("finetune", e.finetune, e.task, labelled),
+    ):
+        if budget.piece and (normed or not method.per_row):
+            why = (
+                "the encoder's BatchNorm looks"
+                if normed
+                else f"the loss of {type(method).__name__} looks"
+            )
+            raise ConfigError(
+                f"{key}.piece",
+                budget.piece,
+                f"must be null: {why} across the batch, so its pieces are not the whole",
+            )
+        if (
+            normed
+            and budget.size(n) < 2
+            and (method is e.pretrainer or any(rates for _, rates in phases))
+        ):
+            raise ConfigError(
+                f"{key}.batch_size",
+                budget.batch_size,
+                "must be 2 or more: the encoder's BatchNorm looks across the batch",
+            )

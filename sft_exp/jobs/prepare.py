@@ -1,0 +1,111 @@
+"""Everything one experiment asks of the store, known before anything runs.
+
+A request names its inputs by folder and folders are named by hash, so the plan, the checks and the run read the same list.
+
+    job         an experiment with its requests, and what all of these have in common
+    refusals    what does not fit together
+    starts      what fine-tunings start from: pretrainings
+    arms        what is compared: the main arm and its controls
+    deployment  what is made of the finished model: compressed forms, exported files
+"""
+
+from dataclasses import replace
+
+from sft_exp.config.schema import Experiment
+from sft_exp.core.arms import LONG, MAIN
+from sft_exp.data import duplicates, splits
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.splits import Labels
+from sft_exp.errors import ConfigError
+from sft_exp.jobs.arms import FOLDS, controls, finetuning
+from sft_exp.jobs.checks import check_fit, check_task, pretrained_on, teacher_of
+from sft_exp.jobs.deployment import deployment
+from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
+from sft_exp.jobs.starts import fitted, likely, pretraining
+from sft_exp.models.feature_extractor import DENSE, Readout
+from sft_exp.stages import model, validate
+from sft_exp.store.store import Request
+from sft_exp.strategies.distill import Distil
+from sft_exp.training.context import corpus, pick
+
+
+def prepare(e: Experiment) -> Job:
+    """All requests of an experiment, with everything checked that can be before compute: ConfigError or DataError."""
+    pick(e.hardware.device)
+    data = corpus(e.dataset)
+    if isinstance(e.strategy, Distil):
+        e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
+    check_task(e, data)
+    e = fitted(e, data.image)
+    duplicates.refuse(data, e.protocol.transductive)
+    labels = Labels.parse(e.labels, e.labels_total)
+    draws = [splits.make(data, labels, d) for d in range(e.draws)]
+    if e.val == "full":
+        splits.outside(data, draws[0])
+    if "unlabelled" in e.task.pools:
+        splits.unlabelled(data, labels, 0)
+    readout, features = kept(e, data)
+    check_fit(e, data, readout, min(len(d.labelled) for d in draws))
+    pool = pretrained_on(e, data)
+
+    job = Job(e, data, labels)
+    shared = described(job, e.dataset, data)
+    testing: Request = {**shared, "sha256": data.test_fingerprint, "pretrain_dataset": None}
+    if pool is data:
+        starts = [
+            pretraining(job, shared, data, fold) for fold in splits.pretrainings(data, e.draws)
+        ]
+    else:
+        source = described(job, e.pretrain_dataset, pool)
+        starts = [pretraining(job, source, pool, "all")] * e.draws
+        testing |= {"pretrain_dataset": e.pretrain_dataset, "pool": source["data"]}
+    add(job, "test", testing)
+    tested: Request = {"dataset": e.dataset, "test": place(job, "test", testing)}
+    if e.nll_samples:
+        add(job, "likelihood", likely(job, {**shared, **tested}, starts[0]))
+    for arm in (MAIN, *controls(e)):
+        which = range(
+            1 if arm == LONG else e.draws
+        )  # it costs as much as the pretraining, each time
+        requests = [
+            finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d])
+            for d in which
+        ]
+        job.arms[arm] = [add(job, "finetune", r) for r in requests]
+        for r in requests:
+            model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
+            add(job, "evaluate", {**tested, "labels": labels, **model_of, "draw": r["draw"]})
+        if arm == MAIN and e.val == "cv":
+            for r, draw in zip(requests, draws, strict=True):
+                if validate.count(draw.labelled, FOLDS):
+                    add(
+                        job,
+                        "validate",
+                        going_on(
+                            job,
+                            "validate",
+                            {**r, "folds": FOLDS},
+                            e.finetune.before(len(draw.labelled)),
+                        ),
+                    )
+    deployment(job, shared)
+    return job
+
+
+def kept(e: Experiment, data: Corpus) -> tuple[Readout, Request]:
+    """The encoder with the maps that are fine-tuned, and what requests say of them. ConfigError."""
+    given, usual = e.features, e.pretrainer
+    maps = given.maps or (list(usual.features) if e.task.pooled else [DENSE])
+    features = {"maps": maps, "pool": given.pool or usual.pool, "grid": given.grid or usual.grid}
+    try:
+        readout = model.readout(e.encoder, features, data.spec)
+    except ConfigError as error:
+        raise error if error.key.startswith("features") else error.under("encoder") from error
+    return readout, {**features, "maps": readout.names}
+
+
+def described(job: Job, dataset: Dataset, data: Corpus) -> Request:
+    """Adds the description of a data set; what the requests of those who learn from it begin with."""
+    request: Request = {"dataset": dataset, "sha256": data.fingerprint}
+    add(job, "data", request)
+    return {"dataset": dataset, "data": place(job, "data", request)}

@@ -1,0 +1,152 @@
+"""A job: an experiment and everything that it asks of the store, by stage."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sft_exp.config.schema import Budget, Experiment
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.splits import Labels
+from sft_exp.stages import (  # fmt: skip
+    bill,
+    choose,
+    compress,
+    describe,
+    describe_test,
+    evaluate,
+    export,
+    finetune,
+    likelihood,
+    lr_find,
+    pretrain,
+    validate,
+)
+from sft_exp.store.code_hash import digest
+from sft_exp.store.requests import plain
+from sft_exp.store.store import Request, Result, Stage
+from sft_exp.training.context import Context
+
+FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
+    "data": describe.run,
+    "pretrain": pretrain.run,
+    "lr_find": lr_find.run,
+    "search": validate.run,
+    "choose": choose.run,
+    "finetune": finetune.run,
+    "validate": validate.run,
+    "test": describe_test.run,
+    "likelihood": likelihood.run,
+    "evaluate": evaluate.run,
+    "compress": compress.run,
+    "bill": bill.run,
+    "export": export.run,
+}
+SHARED = (
+    "pretrain",
+    "search",
+    "finetune",
+    "validate",
+    "evaluate",
+    "compress",
+)  # with all processes, where there are several
+
+
+@dataclass
+class Job:
+    """An experiment with all its requests. `requests[stage]` in order; arms hold positions in them, one a draw."""
+
+    experiment: Experiment
+    corpus: Corpus
+    labels: Labels
+    requests: dict[str, list[Request]] = field(
+        default_factory=lambda: {name: [] for name in FUNCTIONS}
+    )
+    arms: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # arm -> positions of its draws in requests["finetune"]
+    results: dict[str, list[Result]] = field(default_factory=dict)
+
+
+def stage(name: str, ctx: Context | None = None) -> Stage:
+    """The stage of that name; without a context it can name folders, but not run."""
+
+    def run(folders: list[Path], requests: list[Request]) -> None:
+        assert ctx is not None
+        function = function_of(name, requests[0])
+        if len(requests) > 1:
+            finetune.run_alike(folders, requests, replace(ctx, group=None))
+        elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
+            function(
+                folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0]))
+            )
+        else:
+            function(folders[0], requests[0], replace(ctx, group=None))
+
+    def named(request: Request) -> Request:
+        return {**plain(request), "code": digest(request, *functions_of(name, request))}
+
+    alike = finetune.alike if name == "finetune" else None
+    made = Stage(name, run, named, alike)
+    return made
+
+
+def function_of(name: str, request: Request) -> Callable[[Path, Request, Context], None]:
+    """What computes a stage's answer to the request."""
+    if name == "finetune" and request["val"] != "none":
+        return finetune.run_validated
+    return FUNCTIONS[name]
+
+
+def functions_of(name: str, request: Request) -> list[Callable]:
+    """All that may compute it: the one alone, or that for several requests at once."""
+    together = [finetune.run_alike] if name == "finetune" and finetune.alike(request) else []
+    return [function_of(name, request), *together]
+
+
+def model_parts(request: Request) -> list[Any]:
+    """The parts of a fine-tuning's model. Requests that take the model from its folder name them, since the code hash of the
+    fine-tuning covers what trains them, and not all of what predicts."""
+    return [request["encoder"], request["task"], request["strategy"]]
+
+
+def add(job: Job, name: str, request: Request) -> int:
+    job.requests[name].append(request)
+    return len(job.requests[name]) - 1
+
+
+def place(job: Job, name: str, request: Request) -> Path:
+    """Where a stage's answer to the request will lie: what requests that need it name as their input."""
+    return Path(job.experiment.store) / stage(name).folder_name(request)
+
+
+def steps(budget: Budget, n: int) -> Request:
+    """Where schedules end, and where one stops, for a data set of n."""
+    return {"steps": budget.end(n), "stop": budget.total(n), "_after": None}
+
+
+def going_on(job: Job, name: str, request: Request, before: int | None) -> Request:
+    """The request, with the folder of the same one that stopped after `before` steps: its checkpoint is where this starts,
+    if it is there; the result is the same to the bit."""
+    if before is None:
+        return request
+    return {**request, "_after": place(job, name, {**request, "stop": before})}
+
+
+def closed(request: Request) -> Request:
+    """A request without what only gradient training reads, so that equal work has equal names."""
+    return {
+        **request,
+        "seed": 0,
+        "optim": None,
+        "schedule": None,
+        "steps": 0,
+        "stop": 0,
+        "_after": None,
+        "_monitor": None,
+        "batch_size": 0,
+        "piece": None,
+        "clip": None,
+        "precision": "fp32",
+        **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None)) if key in request},
+    }

@@ -1,0 +1,115 @@
+"""The server behind the labelling page: on this machine only, and an answer is on disk before it is acknowledged."""
+
+import json
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from sft_exp.errors import ConfigError, StorageError
+from sft_exp.label import sheet
+from sft_exp.store import atomic_io
+
+HOST = "127.0.0.1"
+LONGEST = 1_000_000  # bytes of a request
+
+
+class Desk(ThreadingHTTPServer):
+    """GET / is the page, GET /answers what is on disk, POST /answers {image: label, or null to take it back} adds to it.
+
+    Answers of several pages go to the one file, each written whole: whenever the process is killed, the file holds every
+    answer that was acknowledged.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, port: int):
+        try:
+            super().__init__((HOST, port), Handler)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                "port", port, f"cannot be listened on ({why}); take another, or 0 for any free one"
+            ) from error
+        self.folder, self.sheet, self.lock = folder, sheet.load(folder), threading.Lock()
+        self.answers = self.sheet.answers((folder / "labels.csv").read_text())
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.server_port}/"
+
+    def record(self, given: dict[str, str | None]) -> None:
+        """Writes labels.csv with these answers. ValueError for what is not on the sheet."""
+        for name, label in given.items():
+            if name not in self.sheet.chosen or label not in (None, *self.sheet.classes):
+                raise ValueError(f"{name}: {label}")
+        with self.lock:
+            merged = {
+                name: label
+                for name, label in {**self.answers, **given}.items()
+                if label is not None
+            }
+            atomic_io.write(self.folder / "labels.csv", self.sheet.table(merged))
+            self.answers = merged
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Desk
+
+    def do_GET(self) -> None:
+        if not self.local():
+            return
+        if self.path == "/":
+            self.reply(
+                HTTPStatus.OK,
+                (self.server.folder / "label.html").read_bytes(),
+                "text/html; charset=utf-8",
+            )
+        elif self.path == "/answers":
+            self.tell(HTTPStatus.OK, self.server.answers)
+        else:
+            self.tell(HTTPStatus.NOT_FOUND, "no such page")
+
+    def do_POST(self) -> None:
+        if not self.local():
+            return
+        size = self.headers.get("Content-Length", "")
+        # Another site's page may send forms here, but no JSON: for that its browser asks us first, and nobody answers.
+        if self.path != "/answers" or self.headers.get_content_type() != "application/json":
+            self.tell(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
+        elif not (size.isdecimal() and int(size) <= LONGEST):
+            self.tell(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
+        else:
+            try:
+                self.server.record(dict(json.loads(self.rfile.read(int(size)))))
+            except (ValueError, TypeError) as error:
+                self.tell(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
+            except StorageError as error:
+                self.tell(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
+            else:
+                self.tell(HTTPStatus.OK, len(self.server.answers))
+
+    def local(self) -> bool:
+        """Whether the browser was asked for this very address: a site whose name was turned to point here was not."""
+        if self.headers.get("Host") in (
+            f"{HOST}:{self.server.server_port}",
+            f"localhost:{self.server.server_port}",
+        ):
+            return True
+        self.tell(HTTPStatus.FORBIDDEN, "only from this machine")
+        return False
+
+    def tell(self, status: HTTPStatus, value: Any) -> None:
+        self.reply(status, json.dumps(value).encode(), "application/json")
+
+    def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """A terminal that tells of each answer would hide what matters."""

@@ -1,0 +1,1 @@
+"""The store's content: python -m sft_exp.ls"""

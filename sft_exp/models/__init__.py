@@ -1,0 +1,1 @@
+"""What networks are made of, and how weights enter and leave them."""

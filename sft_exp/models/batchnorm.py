@@ -1,0 +1,93 @@
+"""Batch normalisation across processes, and with statistics that a forward pass must not change."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sft_exp.core.comm import now
+from sft_exp.errors import ConfigError
+
+
+def batch_norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """torch's BatchNorm, but for the batch that it normalises by: that of all ranks. (torch.nn.SyncBatchNorm does the same for
+    tensors on a GPU and refuses others.) Alone it is torch's to the bit."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # [B, C] or [B, C, ...], as for each of torch's three
+
+    def forward(self, input: Tensor) -> Tensor:
+        ranks, x = now(), input
+        if ranks.count == 1 or not (self.training or self.running_mean is None):
+            return super().forward(x)
+        over, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        local_2C = torch.stack(torch.var_mean(wide, over, correction=0))
+        count_R = ranks.each(wide.new_tensor(float(x.numel() // x.shape[1])))
+        n = count_R.sum()
+        share_R1, (var_RC, mean_RC) = (count_R / n)[:, None], ranks.each(local_2C).unbind(1)
+        mean_C = (share_R1 * mean_RC).sum(0)
+        var_C = (share_R1 * (var_RC + (mean_RC - mean_C).square())).sum(0)
+        if self.training and self.track_running_stats and self.running_mean is not None:
+            self.remember(mean_C.detach(), var_C.detach() * (n / (n - 1)))
+        gain_C = (var_C + self.eps).rsqrt()
+        if self.weight is not None:
+            gain_C = gain_C * self.weight
+        shift_C = -mean_C * gain_C if self.bias is None else self.bias - mean_C * gain_C
+        return (wide * gain_C.view(shape) + shift_C.view(shape)).to(x.dtype)
+
+    @torch.no_grad()
+    def remember(self, mean_C: Tensor, var_C: Tensor) -> None:
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C.to(self.running_mean), share)
+        self.running_var.lerp_(var_C.to(self.running_var), share)
+
+
+def across_ranks(net: nn.Module) -> None:
+    """Put ours in the place of every BatchNorm of torch's, with its numbers. ConfigError for layers derived from it, whose
+    forward is their own."""
+    for path, norm in [
+        (p, m) for p, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]:
+        if isinstance(norm, BatchNorm):
+            continue
+        if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            kind = type(norm).__name__
+            raise ConfigError(
+                "encoder",
+                kind,
+                "normalises by its own process's rows; take an encoder without it, or one process",
+            )
+        ours = BatchNorm(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        ours._parameters, ours._buffers, ours.training = (
+            norm._parameters,
+            norm._buffers,
+            norm.training,
+        )
+        owner, _, leaf = path.rpartition(".")
+        setattr(net.get_submodule(owner), leaf, ours)
+
+
+@contextmanager
+def statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm layers normalise by their batch and leave their running statistics alone: what a discriminator is
+    shown of a generator must not colour what it later makes of real images."""
+    norms = [m for m in batch_norms(net) if m.track_running_stats]
+    for m in norms:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in norms:
+            m.track_running_stats = True

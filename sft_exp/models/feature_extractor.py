@@ -1,0 +1,103 @@
+"""An encoder with the feature maps that are fine-tuned, pooled and concatenated."""
+
+from collections.abc import Iterable, Iterator
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sft_exp.core.encoder import Backbone
+from sft_exp.core.types import Layers
+from sft_exp.errors import ConfigError
+
+DENSE = "dense"  # of features.maps: all that have rows and columns
+
+
+class Readout(nn.Module):
+    """Features of an image, [B, D]: some of an encoder's maps, pooled to at most `grid` x `grid` and concatenated.
+
+    The encoder runs no further than the last map asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        maps: Iterable[int | str],
+        pool: str,
+        grid: int,
+        image: tuple[int, int, int],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        with torch.no_grad():
+            shapes = {name: m.shape for name, m in backbone.eval().maps(torch.zeros(1, *image))}
+        backbone.train()
+        self.names = (
+            resolve(list(maps), list(shapes))
+            if list(maps) != [DENSE]
+            else [n for n, s in shapes.items() if len(s) == 4]
+        )
+        if not self.names:
+            raise ConfigError(
+                "encoder",
+                type(backbone).__name__,
+                "has no maps with rows and columns, which this task starts at",
+            )
+        self.shapes = {name: tuple(shapes[name][1:]) for name in self.names}  # (D,) or (D, H, W)
+        self.pool = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
+        self.grids = {
+            n: (min(grid, shapes[n][2]), min(grid, shapes[n][3]))
+            for n in self.names
+            if len(shapes[n]) == 4
+        }
+        self.width = sum(shapes[n][1] * prod(self.grids.get(n, ())) for n in self.names)
+
+    def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Those maps as they are, [B, D] or [B, D, H, W], by name."""
+        for name, m in self.backbone.maps(x_BCHW):
+            if name in self.names:
+                yield name, m
+            if name == self.names[-1]:
+                return
+
+    def read(self, name: str, m: Tensor) -> Tensor:
+        """A map as features [B, D]."""
+        return (self.pool(m, self.grids[name]) if name in self.grids else m).flatten(1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.cat([self.read(name, m) for name, m in self.maps(x_BCHW)], dim=1)
+
+
+def layers(encoder: Readout, image: tuple[int, int, int]) -> Layers:
+    """Which parameters each map adds to the maps before it, as gradients tell; without those past the last map asked for."""
+    left = {name: p for name, p in encoder.backbone.named_parameters() if p.requires_grad}
+    device, found = next((p.device for p in left.values()), None), Layers()
+    for map_name, m in encoder.backbone.eval().maps(torch.zeros(1, *image, device=device)):
+        reached = (
+            torch.autograd.grad(m.sum(), list(left.values()), retain_graph=True, allow_unused=True)
+            if left and m.requires_grad
+            else ()
+        )
+        found[map_name] = [name for name, g in zip(left, reached, strict=False) if g is not None]
+        left = {name: p for name, p in left.items() if name not in found[map_name]}
+        if map_name == encoder.names[-1]:
+            break
+    return found
+
+
+def resolve(wanted: list[int | str], names: list[str]) -> list[str]:
+    """Names of the maps asked for by name or by position, in the encoder's order; -1 is the last, -99 stops at the first."""
+    chosen = set()
+    for w in wanted:
+        if isinstance(w, int) and w < len(names):
+            chosen.add(names[max(w, -len(names))])
+        elif w in names:
+            chosen.add(w)
+        else:
+            raise ConfigError(
+                "features.maps",
+                w,
+                f"this encoder has {', '.join(names)} (or positions, -1 the last)",
+            )
+    return [n for n in names if n in chosen]

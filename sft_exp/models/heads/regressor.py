@@ -1,0 +1,131 @@
+"""What tasks of regression share: an encoder, features on one scale, a linear head on the labels' scale, and where it starts."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sft_exp.core.task import Task
+from sft_exp.core.types import Spec, Tensors
+from sft_exp.errors import require
+from sft_exp.models.heads.fitted import fit_ridge
+from sft_exp.models.layers import Standardise
+
+
+class Numbers(Task):
+    """The words of a task whose fields include error, head, ridge and standardise, and that predicts numbers."""
+
+    predicts: ClassVar[str] = "numbers"
+    needs: ClassVar[tuple[str, ...]] = ("value",)
+    score: ClassVar[str] = "r2"
+    columns: ClassVar[dict[str, str]] = {"r2": "R2", "mae": "MAE", "rmse": "RMSE"}
+    raw: ClassVar[tuple[str, ...]] = ("mae", "rmse")
+    footing: ClassVar[str] = "R2 is a mean over the numbers; MAE and RMSE are in the numbers' units"
+
+    def metrics(self, spec):
+        from torchmetrics import MeanAbsoluteError, MeanSquaredError
+
+        return nn.ModuleDict(
+            {
+                "r2": Determination(),
+                "mae": MeanAbsoluteError(),
+                "rmse": MeanSquaredError(squared=False),
+            }
+        )
+
+    def compared(self, predictions, batch):
+        return predictions, batch["value"]
+
+    def record(self, predictions, batch):
+        """`predicted` and `true`, float32 [B, K]."""
+        return {"predicted": predictions.float(), "true": batch["value"].float()}
+
+    def examples(self, nets, batch, rng):
+        return nets["scale"](nets["encoder"](batch["x"])), batch["value"]
+
+
+def check(task: Any) -> None:
+    """Refuse values of the shared fields that cannot be. ConfigError."""
+    require(task.error in ("mse", "huber"), "error", task.error, "mse or huber")
+    require(task.head in ("probe", "random"), "head", task.head, "probe or random")
+    require(task.ridge >= 0, "ridge", task.ridge, "0 or more")
+    require(
+        task.standardise in ("common", "each", "none"),
+        "standardise",
+        task.standardise,
+        "common, each or none",
+    )
+
+
+def networks(encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
+    width: Any = encoder.width
+    count = len(spec.of("value").classes)
+    return nn.ModuleDict(
+        {
+            "encoder": encoder,
+            "scale": Standardise(width),
+            "head": nn.Linear(width, count),
+            "units": Units(count),
+        }
+    )
+
+
+def prepare(task: Any, nets: nn.ModuleDict, data: Tensors) -> None:
+    """Scale by the pool's features and by the labels' spread; start the head at the labelled ones."""
+    scale, units, head = (nets[name] for name in ("scale", "units", "head"))
+    if task.standardise != "none":
+        scale.fit(data["pool"], each=task.standardise == "each")  # type: ignore[operator]
+    units.fit(data["value"])  # type: ignore[operator]
+    if task.head == "probe":
+        fit_ridge(head, scale(data["f"]), units.inverse(data["value"]), task.ridge)  # type: ignore[operator,arg-type]
+
+
+def told(nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
+    """-> numbers on the scale of the labels' spread [B, K]"""
+    return nets["head"](nets["scale"](nets["encoder"](x_BCHW)))
+
+
+def error(task: Any, told_BK: Tensor, true_BK: Tensor) -> Tensor:
+    """A mean over images and numbers, both on the scale of the labels' spread."""
+    return (F.mse_loss if task.error == "mse" else F.huber_loss)(told_BK, true_BK)
+
+
+class Units(nn.Module):
+    """y * sd + mean with fixed numbers: from the labels' scale [B, K] to their units [B, K]."""
+
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("sd", torch.ones(count))
+
+    def fit(self, value_NK: torch.Tensor) -> None:
+        spread_K = value_NK.std(0) if len(value_NK) > 1 else torch.zeros_like(self.sd)
+        self.mean.copy_(value_NK.mean(0))
+        self.sd.copy_(spread_K.where(spread_K > 0, torch.ones_like(spread_K)))
+
+    def forward(self, y_BK: torch.Tensor) -> torch.Tensor:
+        return y_BK * self.sd + self.mean
+
+    def inverse(self, value_BK: torch.Tensor) -> torch.Tensor:
+        return (value_BK - self.mean) / self.sd
+
+
+class Determination(nn.Module):
+    """torchmetrics' R2Score, a mean over the numbers; of fewer than two images it is not defined, and NaN."""
+
+    def __init__(self):
+        super().__init__()
+        from torchmetrics import R2Score
+
+        self.inner, self.seen = R2Score(), 0
+
+    def update(self, told_BK: torch.Tensor, true_BK: torch.Tensor) -> None:
+        self.seen += len(true_BK)
+        self.inner.update(told_BK.squeeze(1), true_BK.squeeze(1))
+
+    def compute(self) -> torch.Tensor:
+        return self.inner.compute() if self.seen > 1 else torch.tensor(torch.nan)

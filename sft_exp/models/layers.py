@@ -1,0 +1,83 @@
+"""Small networks that several methods are made of."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+def perceptron(
+    *widths: int,
+    activation: type[nn.Module] = nn.ReLU,
+    norm: Callable[[int], nn.Module] | None = None,
+) -> nn.Sequential:
+    """Linear layers of these widths with an activation, and a norm before it, between them: [B, widths[0]] -> [B, widths[-1]]."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), *([norm(b)] if norm else []), activation()]
+    return nn.Sequential(*layers[: -2 if norm else -1])
+
+
+def projector(*widths: int, norm: bool = False) -> nn.Sequential:
+    """Linear layers of these widths with BatchNorm and ReLU between them, and with `norm` BatchNorm at the end:
+    [B, widths[0]] -> [B, widths[-1]]."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths[:-1]):
+        layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=not norm))
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if norm else []))
+
+
+def chain(**parts: nn.Module) -> nn.Sequential:
+    """Parts one after another, by name."""
+    return nn.Sequential(OrderedDict(parts))
+
+
+def upsampler(
+    width: int,
+    channels: list[int],
+    sizes: list[tuple[int, int]],
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+) -> nn.Sequential:
+    """A convolutional decoder: [B, width] -> [B, channels[0], *sizes[0]], from the last, smallest size up to the first."""
+    layers: list[nn.Module] = [nn.Linear(width, channels[-1] * prod(sizes[-1])), nn.ReLU()]
+    layers.append(nn.Unflatten(1, (channels[-1], *sizes[-1])))
+    for n in range(len(channels) - 1, 0, -1):
+        layers += [nn.Upsample(sizes[n - 1]), nn.Conv2d(channels[n], channels[n - 1], 3, padding=1)]
+        if n > 1:
+            layers += [norm(channels[n - 1]), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def blocks(net: nn.Module) -> list[nn.Module]:
+    """What a network repeats: of the modules in its lists and sequences, those that have parts themselves, innermost ones."""
+    found = [b for child in net.children() for b in blocks(child)]
+    if found or not isinstance(net, nn.ModuleList | nn.Sequential):
+        return found
+    return [m for m in net.children() if list(m.children()) and any(True for _ in m.parameters())]
+
+
+class Standardise(nn.Module):
+    """(f - mean) / sd with fixed numbers, fitted once: [B, D] -> [B, D]."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("sd", torch.ones(width))
+
+    def fit(self, f_ND: Tensor, each: bool) -> None:
+        """`each`: every feature by its own spread (a dead one is left alone); else all by one common scale."""
+        spread = f_ND.std(0) if each else f_ND.std(0).square().mean().sqrt().expand(f_ND.shape[1])
+        self.mean.copy_(f_ND.mean(0))
+        self.sd.copy_(
+            spread.where(spread > 1e-2 * spread.max().clamp_min(1e-8), torch.ones_like(spread))
+        )
+
+    def forward(self, f_BD: Tensor) -> Tensor:
+        return (f_BD - self.mean) / self.sd

@@ -1,0 +1,123 @@
+"""Predictions of image files, written as CSV or JSON lines."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from glob import glob, has_magic
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from sft_exp.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sft_exp.predict.inference import Predictor
+
+
+BATCH = 256  # images predicted at once
+Row = Callable[[Path, "Tensor"], None]  # writes an image's probabilities [Y]
+
+
+def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv") -> list[str]:
+    """Write a row for each image in the order of the entries; gives what could not be read, with the reason."""
+    import torch
+
+    from sft_exp.data.decode import decode
+    from sft_exp.progress import bar
+
+    write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
+    paths = list(files(entries))
+    with bar("predict", len(paths)) as advance:
+        for some in batches(paths):
+            read, images = [], []
+            for path in some:
+                try:
+                    images.append(decode(path.read_bytes(), model.image, levels=model.levels))
+                    read.append(path)
+                except (DataError, OSError) as error:
+                    reason = (
+                        "no image lies there"
+                        if path.is_dir()
+                        else getattr(error, "strerror", None) or error
+                    )
+                    unread.append(f"{path}: {reason}")
+            if images:
+                for path, p_Y in zip(read, model.probabilities(torch.stack(images)), strict=True):
+                    write(path, p_Y)
+            done += len(some)
+            advance(done, f"{len(unread)} unread" if unread else "")
+    return unread
+
+
+def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
+    """Let each image be written; gives what could not be read, with the reason."""
+    from sft_exp.progress import bar
+
+    paths, unread = list(files(entries)), []
+    with bar("predict", len(paths)) as advance:
+        for n, path in enumerate(paths, start=1):
+            try:
+                write(path, path.read_bytes())
+            except (DataError, OSError) as error:
+                unread.append(
+                    f"{path}: {'no image lies there' if path.is_dir() else getattr(error, 'strerror', None) or error}"
+                )
+            advance(n, f"{len(unread)} unread" if unread else "")
+    getattr(write, "close", lambda: None)()  # boxes of all images are one file
+    return unread
+
+
+def table(model: "Predictor", out: TextIO) -> Row:
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["file", "class", "probability"])
+
+    def write(path: Path, p_Y: "Tensor") -> None:
+        best = int(p_Y.argmax())
+        writer.writerow(
+            [path, model.classes[best], f"{p_Y[best]:.4f}" if model.probabilistic else ""]
+        )
+
+    return write
+
+
+def lines(model: "Predictor", out: TextIO) -> Row:
+    def write(path: Path, p_Y: "Tensor") -> None:
+        row: dict[str, object] = {"file": str(path), "class": model.classes[int(p_Y.argmax())]}
+        if model.probabilistic:
+            row["probabilities"] = {
+                name: round(p, 6) for name, p in zip(model.classes, p_Y.tolist(), strict=True)
+            }
+        out.write(json.dumps(row) + "\n")
+
+    return write
+
+
+def named(entries: list[str], stdin: Iterable[str]) -> Iterator[str]:
+    """The entries, with stdin's lines in the place of `-`."""
+    for entry in entries:
+        yield from (
+            (line.rstrip("\n") for line in stdin if line.strip()) if entry == "-" else [entry]
+        )
+
+
+def files(entries: list[str]) -> Iterator[Path]:
+    """The files themselves, the images in folders and below them, and the images that globs match."""
+    from sft_exp.data.readers.files import below, is_image
+
+    for entry in entries:
+        path = Path(entry)
+        if path.is_dir():
+            found = [p for p in below(path) if is_image(p.name)]
+        elif not path.exists() and has_magic(entry):
+            found = [Path(p) for p in sorted(glob(entry, recursive=True)) if is_image(p)]
+        else:
+            found = [path]
+        yield from found or [path]  # nothing found is said like any other file that cannot be read
+
+
+def batches(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    left = iter(paths)
+    while batch := list(islice(left, BATCH)):
+        yield batch

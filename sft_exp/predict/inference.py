@@ -1,0 +1,99 @@
+"""A trained model, wherever it lies, as one thing that predicts: of a run, of a store folder, or in an exported file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sft_exp.errors import DataError
+from sft_exp.models import graphs
+from sft_exp.stages import model as models
+
+GRAPHS = (".onnx", ".ort")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    image: tuple[int, int, int]  # C, H, W
+    classes: tuple[str, ...]
+    probabilistic: bool  # whether the softmax of its logits means anything
+    logits: Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> [B, Y]
+    levels: tuple[int, int] | None = None  # which files of more than 8 bits a pixel are scaled by
+
+    def probabilities(self, x_BCHW: Tensor) -> Tensor:
+        """Of uint8 images [B, C, H, W]: [B, Y]."""
+        return self.logits(x_BCHW).softmax(1)
+
+
+def load(path: Path) -> Predictor:
+    """The model of a run folder, a store folder, or an exported .onnx or .ort file, also by the folder that it was exported to;
+    DataError if it is none of these."""
+    if file := graph_of(path):
+        return from_graph(file)
+    if path.suffix == ".pt2":
+        raise DataError(
+            f"{path}: torch.export.load may run code of the file, so take the run's folder, or an .onnx or .ort file"
+        )
+    model = models.load(models.folder_of(path))
+    require_classes(path, model.task.predicts)
+    return Predictor(
+        model.spec.image,
+        model.spec.classes,
+        model.probabilistic,
+        lambda x_BCHW: model.predict(x_BCHW.float().div(255)),
+        model.spec.levels,
+    )
+
+
+def load_other(path: Path) -> models.Model | None:
+    """The model of a run folder or a store folder whose task gives images something else than one class; else None."""
+    if path.suffix == ".pt2" or graph_of(path):
+        return None
+    model = models.load(models.folder_of(path))
+    return None if model.task.predicts == "classes" else model
+
+
+def graph_of(path: Path) -> Path | None:
+    """The exported graph that is meant: the file itself, or the one in a folder that holds no other form of the model."""
+    inside = [path / f"model{suffix}" for suffix in GRAPHS if not (path / "model.json").exists()]
+    return (
+        path if path.suffix in GRAPHS else next((file for file in inside if file.is_file()), None)
+    )
+
+
+def require_classes(path: Path, predicts: str) -> None:
+    """DataError for a model that gives an image no class."""
+    if predicts != "classes":
+        raise DataError(
+            f"{path}: its task predicts {predicts}, and this is for models that give an image a class"
+        )
+
+
+def from_graph(path: Path) -> Predictor:
+    """An exported file in ONNX Runtime, one thread."""
+    graphs.require_onnx("model", path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        opened = graphs.session(path)
+        about = graphs.about(opened)
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise DataError(
+            f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})"
+        ) from error
+    if about is None:
+        raise DataError(
+            f"{path}: its metadata does not say what it takes and which classes it knows; export=onnx writes that"
+        )
+    require_classes(path, about.get("predicts", "classes"))
+    pixels = about["preprocess"]
+    return Predictor(
+        tuple(about["image"]),
+        tuple(about["classes"]),
+        True,
+        lambda x_BCHW: graphs.run(
+            opened, x_BCHW.permute(0, 2, 3, 1).contiguous() if pixels else x_BCHW.float().div(255)
+        ),
+        models.levels_in(about),
+    )

@@ -1,0 +1,1 @@
+"""A job from its requests to its results."""

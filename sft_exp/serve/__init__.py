@@ -1,0 +1,1 @@
+"""A prediction server: python -m sft_exp.serve run=RUN"""

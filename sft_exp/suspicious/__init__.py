@@ -1,0 +1,1 @@
+"""Labels to check again: python -m sft_exp.suspicious run=RUN"""

@@ -1,0 +1,1 @@
+"""Many jobs: composed, checked, run by a worker process, and summed up."""

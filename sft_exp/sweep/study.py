@@ -1,0 +1,174 @@
+"""A study: a question, the sweep that answers it, and what is concluded from the sweep's results.
+
+`python -m sft_exp study=label_efficiency` is a multirun whose grid the study lays out itself. Its jobs are jobs like any
+others, so they are cached, resumed and compared like any others.
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sft_exp.compare import comparison
+from sft_exp.reports import page
+from sft_exp.reports.drawing import Picture
+from sft_exp.reports.page import Grid
+from sft_exp.store import atomic_io
+
+if TYPE_CHECKING:
+    from sft_exp.config.schema import Experiment
+    from sft_exp.data.corpus import Corpus
+
+
+@dataclass
+class Conclusion:
+    """What a study found, ready to be read."""
+
+    title: str
+    sentences: list[str]  # the answers, most important first
+    table: Grid
+    numbers: list[str] = field(
+        default_factory=list
+    )  # heads of the table's columns that hold numbers
+    notes: list[str] = field(default_factory=list)  # what must be known beside them
+    pictures: list[Picture] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)  # for study.json
+    files: dict[str, str] = field(default_factory=dict)  # others to write beside it: name -> text
+    command: str = ""  # a complete command that is worth running next
+
+
+@dataclass
+class Study:
+    """A question, as hyperparameters."""
+
+    instead: ClassVar[
+        dict[str, str]
+    ] = {}  # key that the study ranges over -> where its values are given
+
+    def jobs(self, corpus: "Corpus", base: "Experiment") -> list[list[str]]:
+        """The overrides of each job, which the study adds to the base experiment. Empty where a sweeper chooses among
+        `grid`. ConfigError for what the data set cannot give."""
+        return []
+
+    def grid(self) -> dict[str, str]:
+        """Key -> comma-separated values that a sweeper chooses among."""
+        return {}
+
+    def conclude(self, jobs: list[comparison.Job]) -> Conclusion:
+        """Only from results of jobs that are done; what is missing is named in the notes."""
+        raise NotImplementedError
+
+
+def cost(jobs: list[comparison.Job]) -> float:
+    """Seconds of the stages' computing, each folder once."""
+    folders = {
+        s["folder"]: s["seconds"]
+        for j in jobs
+        for s in j.result["stages"].values()
+        if "folder" in s
+    }
+    return sum(folders.values())
+
+
+def finish(study: Study, folder: Path, command: str) -> None:
+    """Concludes, writes study.html, study.md, study.json and the pictures into the sweep's folder, and tells it."""
+    jobs = comparison.collect([folder])
+    found = study.conclude([j for j in jobs if j.result])
+    undone = [j.name for j in jobs if not j.result]
+    if undone:
+        found.notes.append(
+            f"{len(undone)} of {len(jobs)} jobs are not done; the same command completes them."
+        )
+    for picture in found.pictures:
+        atomic_io.write(folder / f"{picture.name}.png", picture.png)
+    for name, text in found.files.items():
+        atomic_io.write(folder / name, text)
+    about = {
+        "title": found.title,
+        "study": asdict(study),
+        "sentences": found.sentences,
+        "notes": found.notes,
+        **found.facts,
+    }
+    atomic_io.write_json(folder / "study.json", {**about, "command": command})
+    atomic_io.write(folder / "study.html", page.whole(found.title, body(found, command)))
+    atomic_io.write(folder / "study.md", markdown(found, command))
+    tell(found)
+    print(folder / "study.html")
+
+
+def body(found: Conclusion, command: str) -> str:
+    answer, *others = found.sentences
+    return "\n".join(
+        [
+            f"<h1>{escape(found.title)}</h1>",
+            f'<p class="verdict">{escape(answer)}</p>',
+            *(f"<p>{escape(sentence)}</p>" for sentence in others),
+            *(
+                [f'<p>Run it:</p><pre class="command">{escape(found.command)}</pre>']
+                if found.command
+                else []
+            ),
+            page.table(found.table, found.numbers, ()),
+            *(f'<p class="soft">{escape(note)}</p>' for note in found.notes),
+            page.pictures(found.pictures),
+            "<h2>Command</h2>",
+            f'<pre class="command">{escape(command)}</pre>',
+        ]
+    )
+
+
+def markdown(found: Conclusion, command: str) -> str:
+    """What study.html says, for a repository's pages; the pictures are the files beside it."""
+    answer, *others = found.sentences
+    head, rows = found.table
+    lines = [
+        f"# {found.title}",
+        f"**{answer}**",
+        "\n".join(f"* {sentence}" for sentence in others),
+        f"Run it:\n\n    {found.command}" if found.command else "",
+        *(
+            f"![{picture.title}]({picture.name}.png)\n\n{picture.caption}"
+            for picture in found.pictures
+        ),
+        "\n".join(
+            [
+                f"| {' | '.join(head)} |",
+                f"| {' | '.join('---:' if h in found.numbers else '---' for h in head)} |",
+                *(f"| {' | '.join(row)} |" for row in rows),
+            ]
+        ),
+        "\n".join(f"* {note}" for note in found.notes),
+        f"    {command}",
+    ]
+    return "\n\n".join(filter(None, lines)) + "\n"
+
+
+def tell(found: Conclusion) -> None:
+    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    whole = not screen.is_terminal  # what reads a pipe looks for sentences
+    table = Table(box=SIMPLE_HEAD)
+    head, rows = found.table
+    for name in head:
+        table.add_column(
+            name,
+            justify="right" if name in found.numbers else "left",
+            no_wrap=name in found.numbers,
+        )
+    for row in rows:
+        table.add_row(*row)
+    screen.print(found.title, style="bold")
+    screen.print(table)
+    for sentence in found.sentences:
+        screen.print(sentence, soft_wrap=whole)
+    if found.command:
+        screen.print(
+            f"Run it: {found.command}", soft_wrap=True
+        )  # a command that is broken over lines cannot be copied
+    for note in found.notes:
+        screen.print(note, style="dim", soft_wrap=whole)

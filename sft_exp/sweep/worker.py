@@ -1,0 +1,112 @@
+"""Runs a sweep's jobs one after the other, and pays imports, data and compiled code once.
+
+Reads one JSON message a line from the socket it is handed, answers each with one line, and ends with its parent. A job
+that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoever asked starts another worker.
+"""
+
+import json
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sft_exp.config import build
+from sft_exp.errors import ConfigError, Failure
+from sft_exp.execution.watchdog import when_orphaned
+
+_jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
+
+
+def main() -> None:
+    when_orphaned(stop)
+    with (
+        suppress(ConnectionError),
+        socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line,
+    ):  # whoever asked may be gone
+        for message in line:
+            line.write(json.dumps(answer(json.loads(message))) + "\n")
+            line.flush()
+
+
+def answer(message: dict[str, Any]) -> dict[str, Any]:
+    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `plan` says
+    what several would compute, `lay out` which jobs a study has on the job's data."""
+    from sft_exp.execution import followers, session
+
+    try:
+        if message["do"] == "lay out":
+            return {"code": 0, **laid_out(message)}
+        if message["do"] == "plan":
+            from sft_exp.reports import report
+
+            report.plan([prepared(job) for job in message["jobs"]])
+            return {"code": 0}
+        job = prepared(message)
+        if message["do"] == "check":
+            return {"code": 0}
+        if message["do"] == "follow":
+            return {"code": followers.follow(job), "error": "left with the first process"}
+        others = [prepared(s) for s in siblings(message)]
+        folder, varying = Path(message["folder"]), message["varying"]
+        result = session.work(job, folder, message["config"], message["command"], others, varying)
+        return {
+            "code": 0,
+            "val": result["val"].get(result["score"]),
+            "test": result["test"][result["score"]],
+        }
+    except Failure as error:
+        return {"code": error.code, "error": str(error)}
+    except Exception as error:  # noqa: BLE001 - any failure of a job is that job's alone
+        import traceback
+
+        traceback.print_exc()
+        return {"code": 1, "error": f"{type(error).__name__}: {error}"}
+
+
+def laid_out(message: dict[str, Any]) -> dict[str, Any]:
+    from sft_exp.training.context import corpus
+
+    study = build.part(message["study"], "study", "sft_exp.sweep.study.Study")
+    base = build.experiment(message["config"], message["choices"])
+    try:
+        jobs, grid = study.jobs(corpus(base.dataset), base), study.grid()
+    except ConfigError as error:
+        raise error.under("study") from error
+    keys = {o.partition("=")[0] for job in jobs for o in job} | set(grid)
+    return {
+        "jobs": jobs,
+        "grid": grid,
+        "instead": {key: said for key, said in study.instead.items() if key in keys},
+    }
+
+
+def prepared(job: dict[str, Any]) -> Any:
+    from sft_exp.jobs import prepare
+
+    key = json.dumps([job["config"], job["choices"]])
+    if key not in _jobs:
+        _jobs[key] = prepare.prepare(build.experiment(job["config"], job["choices"]))
+    return _jobs[key]
+
+
+def siblings(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sweep's other jobs: heads of theirs may be trained together with this one's."""
+    file = Path(message["siblings"])
+    jobs = json.loads(file.read_text()) if file.exists() else []
+    return [
+        job
+        for job in jobs
+        if job["choices"] != message["choices"] or job["config"] != message["config"]
+    ]
+
+
+def stop() -> None:
+    """Ask the job at work to leave at its next step, with a checkpoint, so that its lock is free for who comes next."""
+    from sft_exp.training.context import Stop
+
+    Stop.asked = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What a stage needs that cannot change its result: device, threads, who watches, and whether to stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from sft_exp.config.schema import Hardware
+from sft_exp.core.method import Method
+from sft_exp.core.tracker import About, Run, Tracker
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.images import Images
+from sft_exp.distributed.group import Group, first, present
+from sft_exp.distributed.local import Engine
+from sft_exp.distributed.select import engine_for
+from sft_exp.errors import ConfigError
+from sft_exp.store.requests import plain
+from sft_exp.training.loop import Plan
+
+_corpora: dict[str, Corpus] = {}  # data sets read by this process, by their configuration
+
+
+@dataclass
+class Context:
+    hardware: Hardware
+    device: torch.device
+    tracker: Tracker = field(default_factory=Tracker)
+    config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
+    typed: Sequence[str] = ()  # the overrides that the user gave
+    varying: Sequence[str] = ()  # those of them that tell the job from the others of its sweep
+    mirrored: dict[str, About] = field(
+        default_factory=dict
+    )  # name of a store folder -> the run it has in the tracker
+    runs: dict[str, Run] = field(default_factory=dict)  # those open now
+    group: Group | None = None  # the processes that this stage is shared with
+
+    @classmethod
+    def on(
+        cls,
+        hardware: Hardware,
+        tracker: Tracker,
+        config: dict[str, Any] | None = None,
+        typed: Sequence[str] = (),
+        varying: Sequence[str] = (),
+    ) -> "Context":
+        """Claims the device and sets the process's threads. Of several processes, the first one alone has a tracker."""
+        local = int(os.environ.get("LOCAL_RANK", 0)) if present() else None
+        device = pick(hardware.device, local)
+        threads = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+        limit = int(os.environ.get("OMP_NUM_THREADS", threads))
+        torch.set_num_threads(
+            min(threads, limit) if hardware.threads == "auto" else hardware.threads
+        )
+        return cls(
+            hardware, device, tracker if first() else Tracker(), config or {}, typed, varying
+        )
+
+    @property
+    def first(self) -> bool:
+        """Whether this process keeps what the stage makes."""
+        return self.group is None or self.group.rank == 0
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Each flag, if one of the processes raises it: the same answer for all."""
+        return list(flags) if self.group is None else self.group.any(*flags)
+
+    def led(self, stage: str, folder: Path, request: str) -> "Context":
+        """This context, once the other processes have been told which stage to share, of which request, in which folder."""
+        if self.group and self.group.rank == 0:
+            self.group.tell({"stage": stage, "folder": str(folder), "request": request})
+        return self
+
+    def engine(
+        self, method: Method, nets: nn.ModuleDict, plan: Plan, data: Mapping[str, Images]
+    ) -> Engine:
+        return engine_for(self.hardware.engine, self.group, method, nets, plan, data)
+
+    def watch(self, folder: str) -> Run:
+        """The tracker's run of a store folder; one that keeps nothing, where the folder is not mirrored."""
+        if folder not in self.mirrored:
+            return Run()
+        if folder not in self.runs:
+            about = self.mirrored[folder]
+            run = self.runs[folder] = self.tracker.open(about, Stop.ask)
+            if run.where:
+                self.tracker.show(about.folder, run.where)
+        return self.runs[folder]
+
+    def finish(self, folder: str, code: int = 0) -> None:
+        if folder in self.runs:
+            self.runs.pop(folder).finish(code)
+
+    def corpus(self, dataset: Dataset) -> Corpus:
+        return corpus(dataset, self.device)
+
+
+def corpus(dataset: Dataset, device: torch.device | None = None) -> Corpus:
+    """The data set, read once a process and moved to the device if its images are tensors."""
+    key = repr((plain(dataset), [getattr(dataset, f, None) for f in dataset.unhashed]))
+    if key not in _corpora:
+        _corpora[key] = dataset.load()
+    found = _corpora[key]
+    if device is not None:
+        for split in ("train", "test", "extra"):
+            if (
+                (images := getattr(found, split)) is not None
+                and isinstance(images.x, torch.Tensor)
+                and images.x.device != device
+            ):
+                setattr(found, split, images.to(device))
+    return found
+
+
+def pick(name: str, local: int | None = None) -> torch.device:
+    """The device of that name; `auto` takes cuda, then mps, then cpu. Of a machine's processes each takes the GPU of its
+    number `local`. ConfigError if it is not there."""
+    if name == "auto":
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    if name == "cuda" and local is not None:
+        name = f"cuda:{local}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # `meta` exists and holds nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            "hardware.device",
+            name,
+            f"is not available here ({str(error).splitlines()[0]}); try auto or cpu",
+        ) from error
+    return device
+
+
+class Stop:
+    """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read at the end of each step; a second SIGINT leaves at once."""
+
+    asked = False
+
+    @classmethod
+    @contextmanager
+    def listening(cls) -> Iterator[None]:
+        """Hear the signals inside, and leave them to whoever had them before afterwards. Elsewhere than in the main thread
+        nothing can be heard."""
+        cls.asked = False
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+                before[name] = signal.signal(name, cls._hear)
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    @classmethod
+    def ask(cls) -> None:
+        """As a signal would."""
+        cls.asked = True
+
+    @classmethod
+    def _hear(cls, number: int, frame: FrameType | None) -> None:
+        if cls.asked and number == signal.SIGINT:
+            os._exit(130)
+        cls.asked = True

@@ -1,0 +1,219 @@
+"""The training loop: every method, both stages. Read it from top to bottom.
+
+`train` is a generator: it yields after each step, and whoever iterates decides when to save, score or stop. It holds no
+random state, so it continues from (networks, optimizers, step) as if it had never stopped.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sft_exp.core.comm import Share, sharing
+from sft_exp.core.method import Method
+from sft_exp.core.rng import seed_global, seed_of, stream
+from sft_exp.core.types import Rates, Tensors
+from sft_exp.data.images import Images
+from sft_exp.data.order import rows_of_step
+from sft_exp.distributed.local import Engine, inside
+from sft_exp.errors import NonFiniteError
+from sft_exp.training.optim import Optimizers, Phases, belongs, update
+from sft_exp.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is, beside its method, networks and data."""
+
+    steps: int  # where schedules end
+    stop: int  # where this training stops, which may be earlier
+    batch_size: int  # rows a step; as large as the data set = full-batch gradient descent
+    schedule: Schedule
+    phases: Phases
+    name: tuple[
+        int | str, ...
+    ]  # names the random streams: seed, and whatever else sets this training apart
+    piece: int | None = (
+        None  # rows a backward pass; a larger batch is taken in pieces and their gradients added
+    )
+    accumulate: int = 1  # or pieces of a process's rows
+    precision: str = "fp32"  # fp32, or bf16 for autocast
+    compile: bool = False
+    recompute: bool = False  # blocks keep their input alone and are computed again in backward
+    rests: str = ""  # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes everything
+    penalty: Callable[[nn.ModuleDict], Tensor | None] | None = (
+        None  # a term of every loss that is the strategy's, not the method's
+    )
+    clip: float | None = None  # largest norm of an objective's gradient
+
+    def moving(self, step: int) -> Rates:
+        """Rates of the phase that step belongs to."""
+        ends = list(accumulate(share for share, _ in self.phases))
+        return next(
+            (r for end, (_, r) in zip(ends, self.phases, strict=True) if step < end * self.steps),
+            self.phases[-1][1],
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    done: int  # steps taken so far
+    metrics: Tensors  # scalars of this step, still on the device
+    refresh: Callable[
+        [], None
+    ]  # to be called before looking at the networks; it costs something where they are sharded
+
+
+def train(
+    method: Method,
+    nets: nn.ModuleDict,
+    optimizers: Optimizers,
+    data: Mapping[str, Images],
+    plan: Plan,
+    device: torch.device,
+    start: int = 0,
+    engine: Engine | None = None,
+) -> Iterator[Step]:
+    """Move `nets` in place, from step `start` to `plan.stop`. An engine of several processes has its own copy or share of
+    them: optimizers are then for `engine.nets`, and `engine.refresh` brings `nets` up to date."""
+    engine = engine or Engine(method, nets, plan.penalty, plan.compile, plan.recompute)
+    nets, mine = engine.nets, engine.ranks.share
+    steps = range(start, plan.stop)
+    batches = {
+        pool: batches_of(data[pool], pool, plan.batch_size * m, plan, steps, device, mine)
+        for pool, m in method.pools.items()
+    }
+    free: tuple[Rates, str] | None = None  # (phase, network) that gradients reach now
+    awake: Rates | None = None  # phase whose frozen parts rest now
+    for step in steps:
+        rates, progress = plan.moving(step), step / plan.steps
+        if (
+            plan.rests and rates is not awake
+        ) or not nets.training:  # a new phase, or someone has looked at the networks
+            wake(nets, plan.rests, rates)
+            awake = rates
+        batch = {pool: next(it) for pool, it in batches.items()}
+        drawn = method.draw(
+            batch, stream(*plan.name, "draw", step, device=device, share=mine), progress
+        )
+        own = (engine.ranks.rank,) if engine.ranks.rank else ()  # other rows, other masks
+        seed_global(
+            seed_of(*plan.name, "dropout", step, *own), device
+        )  # for what draws inside its own forward
+        metrics: Tensors = {}
+        for objective, (network, every) in method.objectives.items():
+            if (step + 1) % every:  # the last of each so many
+                continue
+            optimizer = optimizers[objective]
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * plan.schedule(progress)
+            if free != (rates, network):
+                only(nets, rates, network, inside(method, network))
+                free = rates, network
+                engine.begin(objective, rates)
+            closure: Any = partial(
+                descend, engine, objective, step, optimizer, drawn, plan, metrics
+            )
+            update(optimizer, closure)
+        with torch.no_grad(), sharing(engine.ranks):
+            engine.after(*drawn)
+        yield Step(step + 1, metrics, engine.refresh)
+
+
+def batches_of(
+    images: Images,
+    pool: str,
+    size: int,
+    plan: Plan,
+    steps: Iterable[int],
+    device: torch.device,
+    mine: Share | None,
+) -> Iterator[Tensors]:
+    """The pool's batch of each step, in a walk of its own; of a shared one, this process's rows."""
+    rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)
+    return images.batches(rows if mine is None else (mine.of(r) for r in rows), device)
+
+
+def descend(
+    engine: Engine,
+    objective: str,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    drawn: tuple[Tensor, ...],
+    plan: Plan,
+    metrics: Tensors,
+) -> Tensor:
+    """Gradients of this step's loss, for an optimizer's `step`; fills `metrics`. Stops before a bad loss spreads."""
+    optimizer.zero_grad(set_to_none=True)
+    device = drawn[0].device
+    total, logged = torch.zeros((), device=device), dict[str, Tensor]()
+    with sharing(engine.ranks):
+        for share, piece, last in pieces(drawn, plan.piece, plan.accumulate):
+            with engine.adding(objective, last):
+                with autocast(device, plan.precision):
+                    value, shown = engine.loss(objective, *piece)
+                (value * (share * engine.weight)).backward()
+            total = total + value.detach() * share
+            logged |= {k: logged.get(k, 0) + v.detach() * share for k, v in shown.items()}
+    means = engine.mean({**logged, objective: total})
+    value = means[objective]
+    if not value.isfinite():
+        beside = "".join(f", {k} {v:.4g}" for k, v in means.items() if k != objective)
+        raise NonFiniteError(
+            f"{objective} is {value.item()} at step {step}{beside}, before the update"
+        )
+    if plan.clip:
+        nn.utils.clip_grad_norm_(
+            [p for group in optimizer.param_groups for p in group["params"]], plan.clip
+        )
+    metrics.update(means)
+    return value
+
+
+def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+    """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
+    without any (dropout) follows the smallest part around it that has some, and trains if any of those move."""
+    nets.train()
+    if not network:
+        return
+    parents = {
+        network.rpartition(".")[0]: False
+    }  # path -> whether any parameter in it, or around it, moves
+    for path, module in nets.get_submodule(network).named_modules(prefix=network):
+        own = [f"{path}.{name}" in moving for name, _ in module.named_parameters(recurse=False)]
+        below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
+        parents[path] = any(below) if below else parents[path.rpartition(".")[0]]
+        module.training = all(own) if own else parents[path]
+
+
+def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()) -> None:
+    """Let gradients reach what moves in this phase and belongs to the objective's network, but not to those `apart`."""
+    for name, p in nets.named_parameters():
+        p.requires_grad_(
+            name in moving and belongs(name, network) and not any(belongs(name, a) for a in apart)
+        )
+
+
+def pieces(
+    drawn: tuple[Tensor, ...], size: int | None, count: int = 1
+) -> Iterator[tuple[float, tuple[Tensor, ...], bool]]:
+    """(share of the batch, rows of every draw, whether they are the last): gradients of means over rows add up to the whole
+    batch's."""
+    n = len(drawn[0])
+    if count > 1:
+        size = min(size or n, -(-n // count))
+    if size is None or size >= n:
+        yield 1.0, drawn, True
+        return
+    for i in range(0, n, size):
+        cut = tuple(d if d.dim() == 0 else d[i : i + size] for d in drawn)
+        yield len(cut[0]) / n, cut, i + size >= n
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,0 +1,99 @@
+"""Optimizers from their configuration, one for each objective, and the update of a step."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sft_exp.config.schema import Target
+from sft_exp.core.method import Method
+from sft_exp.core.types import Rates
+from sft_exp.errors import ConfigError
+
+Phases = list[tuple[float, Rates]]  # (share of the steps, rates of all parameters of the networks)
+Optimizers = dict[str, torch.optim.Optimizer]  # objective -> what moves its network
+
+
+def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> None:
+    """One step. Between steps the weights are those to score and keep; schedule-free optimizers train at others, on the way
+    from these to the last iterate (Defazio et al., arXiv:2405.15682, equations 3 to 5)."""
+    if isinstance(optimizer, TwoWeights):
+        optimizer.train()
+    optimizer.step(closure)  # type: ignore[arg-type]
+    if isinstance(optimizer, TwoWeights):
+        optimizer.eval()
+
+
+@runtime_checkable
+class TwoWeights(Protocol):
+    """An optimizer that goes back and forth between two sets of weights."""
+
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
+
+
+def belongs(parameter: str, network: str) -> bool:
+    return not network or parameter.startswith(f"{network}.")
+
+
+def optimizers_for(
+    method: Method, nets: nn.ModuleDict, target: Target, phases: Phases
+) -> Optimizers:
+    """One optimizer an objective, over everything of its network that ever moves, in groups of equal learning rate."""
+    rates: Rates = {}
+    for _, phase in phases:
+        for name, rate in phase.items():
+            if rates.setdefault(name, rate) != rate:
+                raise ConfigError(
+                    "strategy",
+                    type(method).__name__,
+                    f"{name} has several rates; phases may only start and stop it",
+                )
+    parameters = dict(nets.named_parameters())
+    made = {}
+    for objective, (network, _) in method.objectives.items():
+        groups: dict[float, list[Tensor]] = {}
+        for name, rate in rates.items():
+            if belongs(name, network):
+                groups.setdefault(rate, []).append(parameters[name])
+        made[objective] = build_optimizer(
+            target, [{"params": p, "lr": target.options["lr"] * rate} for rate, p in groups.items()]
+        )
+    return made
+
+
+def build_optimizer(target: Target, groups: list[dict]) -> torch.optim.Optimizer:
+    """The optimizer a `_target_` node names, checked to be one; with torch's fused kernels where it has them."""
+    module, _, name = target.path.rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        extra = target.hints.get("extra")
+        remedy = f'; pip install "sft_exp[{extra}]"' if extra else ""
+        raise ConfigError(
+            "_target_", target.path, f"cannot be imported ({error}){remedy}"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise ConfigError(
+            "_target_", target.path, "must be a class derived from torch.optim.Optimizer"
+        )
+    options = dict(target.options)
+    shares = any(
+        hasattr(p, "full_tensor") for group in groups for p in group["params"]
+    )  # not all fused kernels know these
+    if (
+        "fused" in kind.__init__.__code__.co_varnames
+        and not shares
+        and "fused" not in options
+        and "foreach" not in options
+    ):
+        options["fused"] = True
+    try:
+        optimizer = kind(groups, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError("", target.options, f"{target.path} refuses these: {error}") from error
+    for group in optimizer.param_groups:
+        group["base_lr"] = group["lr"]
+    return optimizer

@@ -1,0 +1,163 @@
+"""Going on until decided: looks at a growing study that together say a false word in at most 5 % of reports.
+
+Each look judges what has been run so far by the rule of a single report at its own alpha. The alphas sum to 0.05, so that the
+promise holds by Boole's inequality, however the looks depend on each other: no assumption about information or increments is
+made, as the boundaries of Pocock or O'Brien and Fleming would need. A word that was said stands. Later looks have more alpha,
+because early ones have too few degrees of freedom to use it.
+
+Holm's share of a comparison that *differs* passes to the others of the same look. That of one called too small to matter, or
+stopped as hopeless, does not: it may still be a true null hypothesis.
+"""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sft_exp.errors import ConfigError
+from sft_exp.verdict.design import DRAW, SEED, Floats
+from sft_exp.verdict.evidence import Evidence, Moments, forecast
+from sft_exp.verdict.rule import MARGIN
+from sft_exp.verdict.words import CANNOT_TELL, HELPED, HURT, SMALL, WORDS
+
+LOOKS = ((2, 4), (3, 6), (4, 8), (6, 10), (8, 12))  # seeds and draws
+ALPHAS = (0.005, 0.0075, 0.01, 0.0125, 0.015)
+DRIFT = 1.0  # standard errors that a mean is allowed to move before a comparison counts as hopeless
+Key = Hashable
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look said; stored with a result, so that a rerun with more seeds counts as a further look."""
+
+    seeds: int
+    draws: int
+    alpha: float  # spent by this look
+    words: dict[Key, str]  # of all comparisons, those of earlier looks included
+    going: frozenset[Key]  # comparisons that continue
+    hopeless: frozenset[Key]  # that were stopped because the last look would hardly tell
+
+
+def spent(history: Sequence[Look]) -> float:
+    """Alpha spent so far; of 0.05."""
+    return sum(look.alpha for look in history)
+
+
+def next_design(
+    history: Sequence[Look], looks: Sequence[tuple[int, int]] = LOOKS
+) -> tuple[int, int] | None:
+    """Seeds and draws of the next planned look; None after the last, or when every comparison is decided."""
+    if history and not history[-1].going:
+        return None
+    done = (history[-1].seeds, history[-1].draws) if history else (0, 0)
+    return next((plan for plan in looks if plan[0] > done[0] or plan[1] > done[1]), None)
+
+
+def alpha_of(
+    history: Sequence[Look], seeds: int, draws: int, alphas: Sequence[float] = ALPHAS
+) -> float:
+    """Alpha of a look at so many seeds and draws: the next of the plan; 0 where nothing new was run or all is spent.
+
+    Raises:
+        ConfigError: fewer seeds or draws than an earlier look had.
+    """
+    if history:
+        last = history[-1]
+        if seeds < last.seeds or draws < last.draws:
+            raise ConfigError(
+                "look",
+                f"{seeds}x{draws}",
+                f"must hold the {last.seeds}x{last.draws} seeds and draws seen before",
+            )
+        if (seeds, draws) == (last.seeds, last.draws):
+            return 0.0
+    used = sum(look.alpha > 0 for look in history)
+    return alphas[used] if used < len(alphas) else 0.0
+
+
+def step(
+    word: np.ndarray,
+    stopped: np.ndarray,
+    evidence: Evidence,
+    moments: Moments,
+    weights: Floats,
+    alpha: float,
+    margin: float = MARGIN,
+    looks: Sequence[tuple[int, int]] = LOOKS,
+    alphas: Sequence[float] = ALPHAS,
+    drift: float = DRIFT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One look at m comparisons of ... reports: the words [..., m] after it and which are stopped as hopeless [..., m].
+
+    Args:
+        word: indices into WORDS before the look.
+        stopped: which were stopped before.
+    """
+    open_ = (word == CANNOT_TELL) & ~stopped
+    if alpha > 0:
+        p = np.where(open_ & ~evidence.without_noise(), evidence.p_difference(alpha), 1.0)
+        q = np.where(open_ & ~evidence.without_noise(), evidence.p_equivalence(margin, alpha), 1.0)
+        differs = (word == HELPED) | (word == HURT)
+        small = word == SMALL
+        told, equal = holm_after(p, weights, alpha, differs), holm_after(q, weights, alpha, small)
+        sign = np.where(evidence.mean > 0, HELPED, HURT)
+        word = np.where(equal, SMALL, np.where(told, sign, word))
+    (seeds, draws), share = looks[-1], alphas[-1] * weights / weights.sum()
+    last = forecast(evidence, moments, seeds, draws).half(share)
+    error = drift * np.sqrt(
+        np.maximum(evidence.variances[..., SEED] + evidence.variances[..., DRAW], 0)
+    )
+    mean = np.abs(evidence.mean)
+    hopeless = (mean + error < last) & (mean - error + last > margin)
+    return word, stopped | ((word == CANNOT_TELL) & hopeless)
+
+
+def holm_after(p: Floats, weights: Floats, alpha: float, rejected: np.ndarray) -> np.ndarray:
+    """Holm's step-down test [..., m] that starts with some hypotheses already rejected; those stay out of the result."""
+    done = np.zeros(p.shape, bool)
+    while True:
+        left = np.where(rejected | done, 0.0, weights).sum(-1, keepdims=True)
+        new = ~rejected & ~done & (p <= alpha * weights / np.where(left > 0, left, 1.0))
+        if not new.any():
+            return done
+        done |= new
+
+
+def look(
+    history: Sequence[Look],
+    keys: Sequence[Key],
+    evidence: Evidence,
+    moments: Moments,
+    weights: Mapping[Key, float] | None = None,
+    margin: float = MARGIN,
+    keep_going: Collection[Key] = (),
+) -> Look:
+    """Judge a study as it is now, given the looks before.
+
+    Args:
+        keys: names of the m comparisons, the same at every look.
+        evidence: of the m comparisons, by `evidence.weigh`.
+        keep_going: comparisons that are not stopped even if hopeless.
+    """
+    if history and set(history[-1].words) != set(keys):
+        raise ConfigError(
+            "look", sorted(map(str, keys)), "must hold the comparisons of the looks before"
+        )
+    seeds, draws = int(moments.seeds.max()), int(moments.draws.max())
+    before = history[-1].words if history else dict.fromkeys(keys, "cannot tell")
+    halted = history[-1].hopeless if history else frozenset()
+    alpha = alpha_of(history, seeds, draws)
+    word, stopped = step(
+        np.array([WORDS.index(before[k]) for k in keys]),
+        np.array([k in halted for k in keys]),
+        evidence,
+        moments,
+        np.array([1.0 if weights is None else weights[k] for k in keys]),
+        alpha,
+        margin,
+    )
+    said = {k: WORDS[int(w)] for k, w in zip(keys, word, strict=True)}
+    hopeless = frozenset(k for k, s in zip(keys, stopped, strict=True) if s and k not in keep_going)
+    going = frozenset(k for k in keys if said[k] == "cannot tell" and k not in hopeless)
+    end = next_design([Look(seeds, draws, alpha, said, going, hopeless)]) is None
+    return Look(seeds, draws, alpha, said, frozenset() if end else going, hopeless)

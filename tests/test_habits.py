@@ -110,7 +110,8 @@ def test_a_value_that_must_be_quoted_is_shown_quoted(typed, shown):
 
 
 def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
-    from hydra import compose, initialize_config_dir
+    from hydra import compose as compose_theirs
+    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import JobRuntime
@@ -128,7 +129,7 @@ def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
             assert HydraConfig.instance().cfg is job
             assert JobRuntime.instance().get("name") == "theirs"
             assert OmegaConf.create({"x": "${short_id:}"}).x == "mine"
-            assert compose("own", overrides=["a=2"]).a == 2
+            assert compose_theirs("own", overrides=["a=2"]).a == 2
     finally:
         OmegaConf.clear_resolver("short_id")
         register.register()

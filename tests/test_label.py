@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 
 import sft_exp
+from sft_exp.config import build, compose
 from sft_exp.data import splits
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.data.splits import Labels
 from sft_exp.errors import DataError
 from sft_exp.forecast import __main__ as forecast_command
+from sft_exp.jobs import prepare
 from sft_exp.label import __main__ as label_command
 from sft_exp.label import selection, sheet
 from sft_exp.suspicious import __main__ as suspicious_command
@@ -83,9 +85,7 @@ def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(
     Path("sheet/labels.csv").write_text(
         made.table(dict.fromkeys(chosen, "3"))
     )  # an annotator who always says 3
-    job = sft_exp.api.pipeline.prepare(
-        sft_exp.api.config.experiment(*sft_exp.config.compose.compose(again))
-    )
+    job = prepare.prepare(build.experiment(*compose.compose(again)))
     assert type(job.experiment.strategy).__name__ == "Linear", (
         "the run's own command, but for the labels"
     )

@@ -31,7 +31,8 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FLAT = 8  # modules that lie on top of the package, at most
-HYDRA = {"config.register", "config.build", "config.compose", "config.sources", "cli", "failures"}
+HYDRA = {f"config.{m}" for m in ("build", "compose", "hydra_state", "register", "rerun", "sources")}
+HYDRA |= {"cli", "failures"}
 HYDRA |= {"sweep.sweeps", "compare.comparison"}  # `comparison` reads what Hydra left of a job
 
 

@@ -381,7 +381,7 @@ def test_numbers_go_through_the_whole_line(tmp_path, capsys):
     [
         (("00.png,", "no.png,"), "line 2: there is no file 'no.png'"),
         (("01.png,", "00.png,"), "line 3: 00.png has two rows"),
-        ((",test,", ",dev,"), "line 2: split is 'dev'; valid: train, test"),
+        ((",test,", ",other,"), "line 2: split is 'other'; valid: train, val, test"),
         (("file,target", "file,height"), "no column target; its first line has file,height"),
         (("01.png,", "01.png,much"), "line 3: target is 'much"),
     ],

@@ -25,7 +25,7 @@ TINY = [
 HOLDER = """
 import sys
 from pathlib import Path
-from sft_exp import ownership
+from sft_exp.execution import ownership
 ownership.take(Path("run"))
 print("held", flush=True)
 sys.stdin.readline()

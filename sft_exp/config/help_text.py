@@ -75,10 +75,8 @@ def field_comments(file: Path, name: str) -> dict[str, str]:
     ]
     found = {}
     for line in kind.body:
-        if (
-            isinstance(line, ast.AnnAssign)
-            and isinstance(line.target, ast.Name)
-            and "  # " in (text := lines[line.lineno - 1])
-        ):
-            found[line.target.id] = text.split("  # ", 1)[1]
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            text = "\n".join(lines[line.lineno - 1 : line.end_lineno])  # a long field has several
+            if "  # " in text:
+                found[line.target.id] = text.split("  # ", 1)[1].splitlines()[0]
     return found

@@ -1,18 +1,22 @@
 """The contracts of every kind of part: all that a plug-in imports.
 
-`from sft_exp.core import Pretrainer` works for every name below. Code of this package imports from the modules
-themselves, so that a module depends on what it uses and on nothing else.
+`from sft_exp.core import Pretrainer` works for every name of `__all__`. The package itself imports from the modules, so
+that a module depends on what it uses alone, and so that a module without torch stays without torch.
 """
 
-from sft_exp.core.deploy import Compressor, Exporter, Finished
-from sft_exp.core.encoder import Backbone, Encoder
-from sft_exp.core.method import Method
-from sft_exp.core.pretrainer import Pretrainer
-from sft_exp.core.rng import Stream, seed_of, stream
-from sft_exp.core.strategy import Strategy
-from sft_exp.core.task import Network, Task
-from sft_exp.core.tracker import Tracker
-from sft_exp.core.types import Batch, Layers, Rates, Spec, Tensors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sft_exp.core.deploy import Compressor, Exporter, Finished
+    from sft_exp.core.encoder import Backbone, Encoder
+    from sft_exp.core.method import Method
+    from sft_exp.core.pretrainer import Pretrainer
+    from sft_exp.core.rng import Stream, seed_of, stream
+    from sft_exp.core.strategy import Strategy
+    from sft_exp.core.task import Network, Task
+    from sft_exp.core.tracker import Tracker
+    from sft_exp.core.types import Batch, Layers, Rates, Spec, Tensors
 
 __all__ = [
     "Backbone",
@@ -35,3 +39,21 @@ __all__ = [
     "seed_of",
     "stream",
 ]
+MODULES = {
+    "deploy": ("Compressor", "Exporter", "Finished"),
+    "encoder": ("Backbone", "Encoder"),
+    "method": ("Method",),
+    "pretrainer": ("Pretrainer",),
+    "rng": ("Stream", "seed_of", "stream"),
+    "strategy": ("Strategy",),
+    "task": ("Network", "Task"),
+    "tracker": ("Tracker",),
+    "types": ("Batch", "Layers", "Rates", "Spec", "Tensors"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

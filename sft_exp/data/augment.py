@@ -12,15 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft_exp.data import boxes
-from sft_exp.core.rng import Stream
 from sft_exp.config.schema import Views
+from sft_exp.core.rng import Stream
+from sft_exp.data import boxes
 
 NUMBERS = 20  # drawn for each image, whether used or not, so that one switch changes no other operation's numbers
 COLOUR_CHANCE = 0.8
 OUTSIDE = 255  # value of a mask where nothing is known
-CUT, CUT_RATIO = [0.05, 0.33], 2.0  # share of the image that a cutout takes; most of its width to its height
-TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64)
+CUT, CUT_RATIO = (
+    [0.05, 0.33],
+    2.0,
+)  # share of the image that a cutout takes; most of its width to its height
+TO_YIQ = torch.tensor(
+    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]],
+    dtype=torch.float64,
+)
 FROM_YIQ = torch.linalg.inv(TO_YIQ)
 
 
@@ -30,7 +36,9 @@ def view(x_BCHW: Tensor, how: Views, rng: Stream) -> Tensor:
     return repainted(resample(x_BCHW, how, u[:7]), how, u)
 
 
-def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: Stream) -> tuple[Tensor, Tensor]:
+def view_with_mask(
+    x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: Stream
+) -> tuple[Tensor, Tensor]:
     """The same, and the masks [B, H, W] or [B, M, H, W], whole numbers from 0 on, as they are seen there: the nearest pixel's
     value, OUTSIDE where the view leaves the image."""
     u = drawn(x_BCHW, rng)
@@ -38,7 +46,9 @@ def view_with_mask(x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: Stream) ->
     if grid_BHW2 is None:
         return repainted(x_BCHW, how, u), mask_BHW
     mask_BMHW = mask_BHW if mask_BHW.dim() == 4 else mask_BHW[:, None]
-    moved_BMHW = F.grid_sample(mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False).long() - 1
+    moved_BMHW = (
+        F.grid_sample(mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False).long() - 1
+    )
     moved_BMHW = moved_BMHW.where(moved_BMHW >= 0, OUTSIDE)
     return repainted(sampled(x_BCHW, grid_BHW2), how, u), moved_BMHW.view_as(mask_BHW)
 
@@ -51,7 +61,9 @@ def view_with_boxes(
     window_B23 = window(x_BCHW.shape, how, u[:7])
     if window_B23 is None:
         return repainted(x_BCHW, how, u), boxes_BM4, labels_BM
-    boxes_BM4, labels_BM = boxes.moved(boxes_BM4, labels_BM, window_B23, (x_BCHW.shape[2], x_BCHW.shape[3]))
+    boxes_BM4, labels_BM = boxes.moved(
+        boxes_BM4, labels_BM, window_B23, (x_BCHW.shape[2], x_BCHW.shape[3])
+    )
     return repainted(resample(x_BCHW, how, u[:7]), how, u), boxes_BM4, labels_BM
 
 
@@ -83,7 +95,9 @@ def resample(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
 
 
 def sampled(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
-    return F.grid_sample(x_BCHW, grid_BHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        x_BCHW, grid_BHW2, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
@@ -92,14 +106,20 @@ def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | Non
     if window_B23 is None:
         return None
     # As F.affine_grid, which multiplies matrices of three columns and takes 6 to 25 times as long.
-    x_W, y_H = (((2 * torch.arange(n, device=window_B23.device) + 1) / n - 1) for n in (shape[3], shape[2]))
+    x_W, y_H = (
+        ((2 * torch.arange(n, device=window_B23.device) + 1) / n - 1) for n in (shape[3], shape[2])
+    )
     rows_B2H = window_B23[:, :, 1, None] * y_H + window_B23[:, :, 2, None]
     return (window_B23[:, :, 0, None, None] * x_W + rows_B2H[..., None]).permute(0, 2, 3, 1)
 
 
 def window(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
     """The affine map from places in the view to places in the image, either in [-1, 1] across each side [B, 2, 3]; or None."""
-    if how.crop == [1, 1] and how.ratio == 1 and not (how.flip or how.rotate or how.shear or how.shift):
+    if (
+        how.crop == [1, 1]
+        and how.ratio == 1
+        and not (how.flip or how.rotate or how.shear or how.shift)
+    ):
         return None
     height, width = shape[2:]
     area_B, ratio_B = within(how.crop, u[0]), (either(log(how.ratio), u[1]) / 2).exp()
@@ -113,7 +133,9 @@ def window(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | Non
     cos_B, sin_B = turn_B.cos(), turn_B.sin()
     # Across either side of the image it is -1 to 1, so a turn of pixels needs the image's proportions.
     top_B3 = torch.stack([cos_B * w_B, (cos_B * slant_B - sin_B) * h_B * height / width, x0_B], 1)
-    bottom_B3 = torch.stack([sin_B * w_B * width / height, (sin_B * slant_B + cos_B) * h_B, y0_B], 1)
+    bottom_B3 = torch.stack(
+        [sin_B * w_B * width / height, (sin_B * slant_B + cos_B) * h_B, y0_B], 1
+    )
     return torch.stack([top_B3, bottom_B3], 1)
 
 
@@ -127,9 +149,18 @@ def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     if colours:
         saturation_B = saturation_B * (u[5] >= how.grey)
         hue_B = 0.4 * pi * strength_B * either(1, u[4])
-        cos_B, sin_B, zero_B = saturation_B * hue_B.cos(), saturation_B * hue_B.sin(), torch.zeros_like(hue_B)
-        yiq_B33 = torch.stack([zero_B + 1, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B], 1).unflatten(1, (3, 3))
-        colours_BCC, luma_C = FROM_YIQ.to(x_BCHW) @ yiq_B33 @ TO_YIQ.to(x_BCHW), TO_YIQ[0].to(x_BCHW)
+        cos_B, sin_B, zero_B = (
+            saturation_B * hue_B.cos(),
+            saturation_B * hue_B.sin(),
+            torch.zeros_like(hue_B),
+        )
+        yiq_B33 = torch.stack(
+            [zero_B + 1, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B], 1
+        ).unflatten(1, (3, 3))
+        colours_BCC, luma_C = (
+            FROM_YIQ.to(x_BCHW) @ yiq_B33 @ TO_YIQ.to(x_BCHW),
+            TO_YIQ[0].to(x_BCHW),
+        )
     else:
         channels = x_BCHW.shape[1]
         colours_BCC = torch.eye(channels).to(x_BCHW).expand(len(x_BCHW), -1, -1)
@@ -137,20 +168,29 @@ def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     mean_B = (colours_BCC @ x_BCHW.mean((2, 3))[..., None])[..., 0] @ luma_C
     gain_B, offset_B = bright_B * contrast_B, bright_B * (1 - contrast_B) * mean_B
     map_BCC = gain_B[:, None, None] * colours_BCC
-    return torch.baddbmm(offset_B[:, None, None], map_BCC, x_BCHW.flatten(2)).clamp_(0, 1).view_as(x_BCHW)
+    return (
+        torch.baddbmm(offset_B[:, None, None], map_BCC, x_BCHW.flatten(2))
+        .clamp_(0, 1)
+        .view_as(x_BCHW)
+    )
 
 
 def blur(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     """Gaussian blur of rows, then columns, each a product with a matrix of weights that sum to 1 up to the border."""
     if not how.blur:
         return x_BCHW
-    sigma_B = within(how.sigma, u[1]).where(u[0] < how.blur, 1e-3)  # so narrow that it changes nothing
+    sigma_B = within(how.sigma, u[1]).where(
+        u[0] < how.blur, 1e-3
+    )  # so narrow that it changes nothing
 
     def weights_BSS(size: int) -> Tensor:
         at_S = torch.arange(size, device=x_BCHW.device)
         return (-((at_S[:, None] - at_S) ** 2) / (2 * sigma_B[:, None, None] ** 2)).softmax(2)
 
-    rows_B1HH, columns_B1WW = weights_BSS(x_BCHW.shape[2])[:, None], weights_BSS(x_BCHW.shape[3])[:, None]
+    rows_B1HH, columns_B1WW = (
+        weights_BSS(x_BCHW.shape[2])[:, None],
+        weights_BSS(x_BCHW.shape[3])[:, None],
+    )
     return rows_B1HH @ x_BCHW @ columns_B1WW.mT
 
 

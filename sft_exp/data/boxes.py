@@ -47,16 +47,23 @@ class Letterbox(NamedTuple):
         return torch.tensor([self.left, self.top]).repeat(2)
 
 
-def pad(boxes: list[Tensor], labels: list[Tensor], most: int | None = None) -> tuple[Tensor, Tensor]:
+def pad(
+    boxes: list[Tensor], labels: list[Tensor], most: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Boxes [M, 4] and labels [M] of several images as ([N, M, 4], [N, M]), M that of the image with most (or `most`)."""
     most = max([1, *map(len, labels)]) if most is None else most
-    boxes_NM4, labels_NM = torch.zeros(len(boxes), most, 4), torch.zeros(len(boxes), most, dtype=torch.long)
+    boxes_NM4, labels_NM = (
+        torch.zeros(len(boxes), most, 4),
+        torch.zeros(len(boxes), most, dtype=torch.long),
+    )
     for n, (b, l) in enumerate(zip(boxes, labels, strict=True)):
         boxes_NM4[n, : len(b)], labels_NM[n, : len(l)] = b, l
     return boxes_NM4, labels_NM
 
 
-def moved(boxes_BM4: Tensor, labels_BM: Tensor, window_B23: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def moved(
+    boxes_BM4: Tensor, labels_BM: Tensor, window_B23: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """The boxes after `F.affine_grid(window)` has resampled the images: the upright box around the moved corners, as much of it
     as is in the picture. One of which less than a quarter is left, or less than a pixel, is none any more: label 0.
 
@@ -67,12 +74,20 @@ def moved(boxes_BM4: Tensor, labels_BM: Tensor, window_B23: Tensor, size: tuple[
     side = torch.tensor([width, height], device=boxes_BM4.device)
     linear_B22, shift_B2 = window_B23[:, :, :2], window_B23[:, :, 2]
     x0_BM, y0_BM, x1_BM, y1_BM = boxes_BM4.unbind(2)
-    corners_BM42 = torch.stack([x0_BM, y0_BM, x1_BM, y0_BM, x0_BM, y1_BM, x1_BM, y1_BM], 2).unflatten(2, (4, 2))
+    corners_BM42 = torch.stack(
+        [x0_BM, y0_BM, x1_BM, y0_BM, x0_BM, y1_BM, x1_BM, y1_BM], 2
+    ).unflatten(2, (4, 2))
     old_BM42 = 2 * corners_BM42 / side - 1 - shift_B2[:, None, None]
-    new_BM42 = (torch.linalg.solve(linear_B22, old_BM42.flatten(1, 2).mT).mT.view_as(old_BM42) + 1) / 2 * side
+    new_BM42 = (
+        (torch.linalg.solve(linear_B22, old_BM42.flatten(1, 2).mT).mT.view_as(old_BM42) + 1)
+        / 2
+        * side
+    )
     whole_BM4 = torch.cat([new_BM42.amin(2), new_BM42.amax(2)], 2)
     left_BM4 = whole_BM4.clamp_min(0).minimum(side.repeat(2))
-    gone_BM = (area(left_BM4) < SEEN * area(whole_BM4)) | ((left_BM4[..., 2:] - left_BM4[..., :2]).amin(2) < 1)
+    gone_BM = (area(left_BM4) < SEEN * area(whole_BM4)) | (
+        (left_BM4[..., 2:] - left_BM4[..., :2]).amin(2) < 1
+    )
     labels_BM = labels_BM.masked_fill(gone_BM, 0)
     return left_BM4 * (labels_BM > 0)[..., None], labels_BM
 

@@ -1,29 +1,14 @@
 """A data set in its parts, and the contract of what loads one."""
 
-
 import hashlib
-import io
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from importlib import import_module
-from itertools import repeat, tee
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sft_exp.core.types import Spec, Tensors
-from sft_exp.core.rng import stream
-from sft_exp.errors import DataError
+from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
-
-
 
 
 @dataclass(eq=False)
@@ -31,19 +16,33 @@ class Corpus:
     """A data set as its module reads it, before any split of ours."""
 
     name: str
-    classes: tuple[str, ...]  # names of what is told apart: classes of images, of pixels, of boxes; none for numbers
+    classes: tuple[
+        str, ...
+    ]  # names of what is told apart: classes of images, of pixels, of boxes; none for numbers
     train: Images  # with labels; how many of them may be used is the experiment's affair
     test: Images | None = None  # None: folds of `train` serve as test
     extra: Images | None = None  # without labels, for pretraining only
     image: tuple[int, int, int] = (0, 0, 0)  # C, H, W
-    report: dict = field(default_factory=dict)  # what was found on disk: sizes, broken files, duplicates
+    report: dict = field(
+        default_factory=dict
+    )  # what was found on disk: sizes, broken files, duplicates
     fingerprint: str = ""  # SHA-256 of the content of `train` and `extra`
     test_fingerprint: str = ""  # and of `test`, which nothing before the evaluation may depend on
-    files: dict[str, Path] = field(default_factory=dict)  # image -> its file, where it has one of its own
-    leaks: list[tuple[str, str]] = field(default_factory=list)  # (in `extra`, in `test`) with equal files, as the reader saw it
-    strata: tuple[str, ...] = ()  # names of the values of `y`, which label draws keep in proportion; none = the classes
-    named: dict[str, tuple[str, ...]] = field(default_factory=dict)  # target -> its classes, where there are several such
-    levels: tuple[int, int] | None = None  # of files with more than 8 bits a pixel, which all images are scaled by
+    files: dict[str, Path] = field(
+        default_factory=dict
+    )  # image -> its file, where it has one of its own
+    leaks: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (in `extra`, in `test`) with equal files, as the reader saw it
+    strata: tuple[
+        str, ...
+    ] = ()  # names of the values of `y`, which label draws keep in proportion; none = the classes
+    named: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # target -> its classes, where there are several such
+    levels: tuple[int, int] | None = (
+        None  # of files with more than 8 bits a pixel, which all images are scaled by
+    )
 
     def __post_init__(self) -> None:
         self.strata = self.strata or self.classes
@@ -67,7 +66,9 @@ class Corpus:
 class Dataset:
     """Where images and labels come from."""
 
-    gives: ClassVar[tuple[str, ...]] = ("y",)  # what may be annotated: y, a class for each image; and targets by name
+    gives: ClassVar[tuple[str, ...]] = (
+        "y",
+    )  # what may be annotated: y, a class for each image; and targets by name
     unhashed: ClassVar[tuple[str, ...]] = (
         "root",
         "download",

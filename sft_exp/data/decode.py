@@ -1,29 +1,16 @@
 """Image files to uint8 tensors of one size: opened, oriented, fitted, and refused where they hold no picture."""
 
-
-import hashlib
 import io
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
-from itertools import repeat, tee
-from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sft_exp.core.types import Spec, Tensors
-from sft_exp.core.rng import stream
 from sft_exp.errors import DataError
-
-
-
 
 FITS = ("crop", "stretch", "letterbox")
 
@@ -36,7 +23,9 @@ def fitting(picture: Any, size: tuple[int, int], fit: str, how: Any, margin: int
     if fit == "stretch":
         return picture.resize(size, how)
     if fit == "letterbox":
-        return ImageOps.pad(picture, size, how, color=(margin,) * 3 if picture.mode == "RGB" else margin)
+        return ImageOps.pad(
+            picture, size, how, color=(margin,) * 3 if picture.mode == "RGB" else margin
+        )
     return ImageOps.fit(picture, size, how)
 
 
@@ -66,7 +55,9 @@ class Levels(NamedTuple):
 class Traits(NamedTuple):
     """What an image file holds that decoding cannot keep, or must scale."""
 
-    span: tuple[int, int, int] | None = None  # of more than 8 bits in grey: lowest, 99.9th percentile, highest value
+    span: tuple[int, int, int] | None = (
+        None  # of more than 8 bits in grey: lowest, 99.9th percentile, highest value
+    )
     deep: bool = False  # 16 bits in each of several channels, of which Pillow keeps the upper 8
     alpha: str = ""  # transparent: parts are, and their colours are taken; drawn: the picture was alpha's, now on a ground
     frames: int = 1  # or pages, of which the first is taken
@@ -75,7 +66,11 @@ class Traits(NamedTuple):
 
 
 def decode(
-    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None, most: int | None = None
+    content: bytes,
+    image: tuple[int, int, int],
+    fit: str = "crop",
+    levels: tuple[int, int] | None = None,
+    most: int | None = None,
 ) -> Tensor:
     """An image file's content as uint8 [C, H, W]: upright, cropped at the centre to the wanted proportions, then resized; or
     fitted otherwise.
@@ -87,7 +82,11 @@ def decode(
 
 
 def look(
-    content: bytes, image: tuple[int, int, int], fit: str = "crop", levels: tuple[int, int] | None = None, most: int | None = None
+    content: bytes,
+    image: tuple[int, int, int],
+    fit: str = "crop",
+    levels: tuple[int, int] | None = None,
+    most: int | None = None,
 ) -> tuple[Tensor, Traits]:
     """(what `decode` gives, what decoding had to leave out or scale)."""
     import numpy as np
@@ -110,11 +109,20 @@ def whole(content: bytes, channels: int, levels: tuple[int, int] | None = None) 
 
 
 ORIENTATION = 0x0112  # Exif's tag: 1 = upright
-ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further images are frames or pages, and no previews
+ANIMATED = (
+    "GIF",
+    "PNG",
+    "TIFF",
+    "WEBP",
+)  # formats whose further images are frames or pages, and no previews
 
 
 def opened(
-    content: bytes, channels: int, least: int | None, levels: tuple[int, int] | None, most: int | None = None
+    content: bytes,
+    channels: int,
+    least: int | None,
+    levels: tuple[int, int] | None,
+    most: int | None = None,
 ) -> tuple[Any, Traits]:
     """The Pillow image, upright, in grey or colour; of a JPEG perhaps one whose sides are smaller, but `least` pixels or more.
 
@@ -132,15 +140,23 @@ def opened(
                 turned=file.getexif().get(ORIENTATION, 1) != 1,
             )
             if least:
-                file.draft(None, (least, least))  # a large JPEG is decoded at a fraction of its size: 10 times faster
+                file.draft(
+                    None, (least, least)
+                )  # a large JPEG is decoded at a fraction of its size: 10 times faster
             picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I"):  # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
+            if picture.mode.startswith(
+                "I"
+            ):  # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
                 values = np.asarray(picture)
                 low, high = int(values.min()), int(values.max())
                 traits = traits._replace(span=(low, int(np.percentile(values, 99.9)), high))
-                picture = Image.fromarray((Levels(*levels) if levels else Levels.spanning(low, high)).bytes(values))
+                picture = Image.fromarray(
+                    (Levels(*levels) if levels else Levels.spanning(low, high)).bytes(values)
+                )
             elif picture.mode == "F":
-                raise DataError("holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel")
+                raise DataError(
+                    "holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel"
+                )
             picture, alpha = without_alpha(picture)
             return picture.convert("L" if channels == 1 else "RGB"), traits._replace(alpha=alpha)
     except DataError:
@@ -207,4 +223,6 @@ def formats() -> tuple[str, ...]:
     with suppress(ImportError):  # Apple's photographs: an extra that Pillow does not bring
         import_module("pillow_heif").register_heif_opener()
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
+    return tuple(
+        name for name in Image.OPEN if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+    )

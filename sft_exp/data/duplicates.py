@@ -10,8 +10,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images, fitted
-from sft_exp.errors import DataError, listing
 from sft_exp.data.splits import everything
+from sft_exp.errors import DataError, listing
 
 SIDE = 8  # pixels of a thumbnail
 ALIKE = 0.99  # correlation of two thumbnails, and then of the two images whole, from which on they are near copies
@@ -37,7 +37,9 @@ def refuse(corpus: Corpus, transductive: bool) -> None:
     own, pairs = overlap(corpus), [f"{pool} is {test}" for pool, test in leaked(corpus)]
     if len(own) > OVERLAP * len(corpus.tested):
         text = [f"{train} is {test}" for train, test in own]
-        raise DataError(f"Test images must not be learnt from, but {len(own)} are training images too:{listing(text)}")
+        raise DataError(
+            f"Test images must not be learnt from, but {len(own)} are training images too:{listing(text)}"
+        )
     if pairs and not transductive:
         raise DataError(
             f"Test images must not be pretrained on, but {len(pairs)} of the unlabelled images are:{listing(pairs)}\n"
@@ -67,7 +69,9 @@ def leaked(corpus: Corpus) -> list[tuple[str, str]]:
     if corpus.extra is None:
         return []
     held = isinstance(corpus.extra.x, Tensor)  # else its files were compared by who read them
-    return list(dict.fromkeys([*corpus.leaks, *(same(corpus.extra, corpus.tested) if held else [])]))
+    return list(
+        dict.fromkeys([*corpus.leaks, *(same(corpus.extra, corpus.tested) if held else [])])
+    )
 
 
 @lru_cache(maxsize=4)
@@ -122,7 +126,10 @@ def near(tested: Images, seen: Images) -> list[Pair]:
 
 def thumbnails(images: Images) -> Tensor:
     """Grey, SIDE x SIDE, of mean 0 and length 1, so that a product of two is their correlation: [N, SIDE * SIDE]."""
-    small = [adaptive_avg_pool2d(x_BCHW.float().mean(1, keepdim=True), SIDE).flatten(1) for x_BCHW in images.held()]
+    small = [
+        adaptive_avg_pool2d(x_BCHW.float().mean(1, keepdim=True), SIDE).flatten(1)
+        for x_BCHW in images.held()
+    ]
     return centred(torch.cat(small))
 
 

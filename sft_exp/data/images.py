@@ -1,32 +1,22 @@
 """Images with their labels: held in memory as uint8 or decoded from files batch by batch."""
 
-
-import hashlib
-import io
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from importlib import import_module
 from itertools import repeat, tee
-from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft_exp.core.types import Spec, Tensors
 from sft_exp.core.rng import stream
+from sft_exp.core.types import Tensors
 from sft_exp.errors import DataError
-from sft_exp.data.order import order
-from sft_exp.data.decode import decode
 
-
-
-Held = Tensor | Callable[[int], Tensor]  # of each image: in memory [N, ...], or row -> the one's, read as it is asked for
+Held = (
+    Tensor | Callable[[int], Tensor]
+)  # of each image: in memory [N, ...], or row -> the one's, read as it is asked for
 
 
 @dataclass(eq=False)
@@ -38,8 +28,12 @@ class Images:
     ids: list[str]  # one name an image, unique within the data set
     groups: list[str] | None = None  # patient, writer, video: never split
     workers: int = 0  # processes that decode; 0 = this one
-    rows: Tensor | None = None  # positions in `x` and `targets` of the N images; None = all, in order
-    targets: Mapping[str, Held] = field(default_factory=dict)  # what else is annotated, by name: masks, boxes, numbers
+    rows: Tensor | None = (
+        None  # positions in `x` and `targets` of the N images; None = all, in order
+    )
+    targets: Mapping[str, Held] = field(
+        default_factory=dict
+    )  # what else is annotated, by name: masks, boxes, numbers
 
     def __len__(self) -> int:
         return len(self.y)
@@ -48,7 +42,15 @@ class Images:
         """The images at these rows, without copying any."""
         base = rows if self.rows is None else self.rows[rows]
         groups = None if self.groups is None else [self.groups[r] for r in rows.tolist()]
-        return Images(self.x, self.y[rows], [self.ids[r] for r in rows.tolist()], groups, self.workers, base, self.targets)
+        return Images(
+            self.x,
+            self.y[rows],
+            [self.ids[r] for r in rows.tolist()],
+            groups,
+            self.workers,
+            base,
+            self.targets,
+        )
 
     def to(self, device: torch.device) -> "Images":
         if not isinstance(self.x, Tensor):
@@ -58,13 +60,20 @@ class Images:
 
     def having(self, x: Tensor) -> "Images":
         """The same images, annotations and all, as `x` [N, ...] shows them: e.g. their features."""
-        targets = {name: held if self.rows is None else _at(held, self.rows) for name, held in self.targets.items()}
+        targets = {
+            name: held if self.rows is None else _at(held, self.rows)
+            for name, held in self.targets.items()
+        }
         return Images(x, self.y, self.ids, self.groups, self.workers, targets=targets)
 
     def target(self, name: str) -> Tensor:
         """One kind of annotation of all the images, [N, ...]."""
         held, rows = self.targets[name], torch.arange(len(self)) if self.rows is None else self.rows
-        return held[rows] if isinstance(held, Tensor) else torch.stack([held(r) for r in rows.tolist()])
+        return (
+            held[rows]
+            if isinstance(held, Tensor)
+            else torch.stack([held(r) for r in rows.tolist()])
+        )
 
     def batches(self, rows: Iterable[Tensor], device: torch.device) -> Iterator[Tensors]:
         """One {"x": float [B, C, H, W] in [0, 1], "y": [B], "row": [B]} for each tensor of rows, in that order; and the targets
@@ -77,7 +86,10 @@ class Images:
                 "x": x_BCHW.float().div_(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,
                 "y": self.y[r].to(device, non_blocking=True),
                 "row": r,
-                **{name: value if value.is_floating_point() else value.long() for name, value in moved.items()},
+                **{
+                    name: value if value.is_floating_point() else value.long()
+                    for name, value in moved.items()
+                },
             }
 
     def _raw(self, rows: Iterable[Tensor], held: dict[str, Held]) -> Iterator[Tensors]:
@@ -85,10 +97,14 @@ class Images:
         here = {name: of for name, of in held.items() if isinstance(of, Tensor)}
         decode = {name: of for name, of in held.items() if not isinstance(of, Tensor)}
         first, second = tee(r if self.rows is None else self.rows[r] for r in rows)
-        for r, decoded in zip(first, self._decoded(second, decode) if decode else repeat({}), strict=False):
+        for r, decoded in zip(
+            first, self._decoded(second, decode) if decode else repeat({}), strict=False
+        ):
             yield {**{name: of[r.to(of.device)] for name, of in here.items()}, **decoded}
 
-    def _decoded(self, rows: Iterable[Tensor], decode: dict[str, Callable[[int], Tensor]]) -> Iterator[Tensors]:
+    def _decoded(
+        self, rows: Iterable[Tensor], decode: dict[str, Callable[[int], Tensor]]
+    ) -> Iterator[Tensors]:
         for found in torch.utils.data.DataLoader(
             _Decoded(decode),
             batch_sampler=(r.tolist() for r in rows),
@@ -108,7 +124,10 @@ class Images:
 
     def held(self) -> Iterator[Tensor]:
         """All images as they are held, in order, on the CPU: uint8 [B, C, H, W]."""
-        yield from (found["x"].cpu() for found in self._raw(torch.arange(len(self)).split(1024), {"x": self.x}))
+        yield from (
+            found["x"].cpu()
+            for found in self._raw(torch.arange(len(self)).split(1024), {"x": self.x})
+        )
 
     def floats(self, rows: Tensor, device: torch.device) -> Tensor:
         """These images as one tensor, float [N, C, H, W] in [0, 1]."""
@@ -125,7 +144,9 @@ def fitted(images: Images, image: tuple[int, int, int]) -> Images:
     """The images with these channels, rows and columns: grey or colour, and resized, if they are of another size."""
     if not len(images) or tuple(images.raw(0).shape) == tuple(image):
         return images
-    targets = images.targets if tuple(images.raw(0).shape[1:]) == tuple(image[1:]) else {}  # masks and boxes would not fit
+    targets = (
+        images.targets if tuple(images.raw(0).shape[1:]) == tuple(image[1:]) else {}
+    )  # masks and boxes would not fit
     if isinstance(images.x, Tensor):
         rows = torch.arange(len(images)) if images.rows is None else images.rows
         x = torch.cat([_fit(images.x[r.to(images.x.device)], image) for r in rows.split(1024)])
@@ -139,8 +160,12 @@ def _fit(x_BCHW: Tensor, image: tuple[int, int, int]) -> Tensor:
     channels, height, width = image
     x = x_BCHW.float()
     if channels == 1 and x.shape[1] == 3:
-        x = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    x = F.interpolate(x.expand(-1, channels, -1, -1), (height, width), mode="bilinear", antialias=True)
+        x = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(
+            1, keepdim=True
+        )
+    x = F.interpolate(
+        x.expand(-1, channels, -1, -1), (height, width), mode="bilinear", antialias=True
+    )
     return x.round().clamp(0, 255).to(torch.uint8)
 
 
@@ -151,7 +176,9 @@ class _Decoded(torch.utils.data.Dataset):
     def __getitems__(self, rows: list[int]) -> Tensors | DataError:
         """A batch, or what is wrong with a file: raised in a worker, it would arrive wrapped in the worker's traceback."""
         try:
-            return {name: torch.stack([decode(r) for r in rows]) for name, decode in self.decode.items()}
+            return {
+                name: torch.stack([decode(r) for r in rows]) for name, decode in self.decode.items()
+            }
         except DataError as error:
             return error
 

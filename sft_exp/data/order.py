@@ -1,28 +1,11 @@
 """The order in which a training sees the examples, as a function of the step alone."""
 
-
-import hashlib
-import io
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from importlib import import_module
-from itertools import repeat, tee
-from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sft_exp.core.types import Spec, Tensors
 from sft_exp.core.rng import stream
-from sft_exp.errors import DataError
-
-
 
 
 def rows_of_step(n: int, size: int, step: int, *name: int | str) -> Tensor:

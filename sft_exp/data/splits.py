@@ -32,7 +32,9 @@ class Labels:
 
     count: str
     chosen: str = ""  # hash of the table's rows; empty = any training image may be drawn
-    table: dict[str, str] = field(default_factory=dict, compare=False)  # image -> label; "" = the label that the data set has
+    table: dict[str, str] = field(
+        default_factory=dict, compare=False
+    )  # image -> label; "" = the label that the data set has
 
     @staticmethod
     def parse(labels: object, total: int | None) -> "Labels":
@@ -45,30 +47,44 @@ class Labels:
 
     def total(self, n: int) -> int:
         """How many of n images a share or a total stands for."""
-        return int(self.count[6:]) if self.count.startswith("total:") else round(float(self.count[:-1]) / 100 * n)
+        return (
+            int(self.count[6:])
+            if self.count.startswith("total:")
+            else round(float(self.count[:-1]) / 100 * n)
+        )
 
     def __str__(self) -> str:
         if self.count == "all" and self.table:
             return f"labels=the {len(self.table)} chosen"
-        return f"labels_total={self.count[6:]}" if self.count.startswith("total:") else f"labels={self.count}"
+        return (
+            f"labels_total={self.count[6:]}"
+            if self.count.startswith("total:")
+            else f"labels={self.count}"
+        )
 
 
 def read(path: Path) -> dict[str, str]:
     """The rows of a CSV with the columns `file` (an image's name in the data set) and perhaps `label`, by image. Without that
     column the labels are the data set's; with it they are the annotator's, and a row where it is empty is not annotated."""
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), restval="")
+        reader = csv.DictReader(
+            io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), restval=""
+        )
         rows = [{k: str(v).strip() for k, v in row.items() if k} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"labels={path}: {getattr(error, 'strerror', None) or error}") from error
     columns = list(reader.fieldnames or [])
     if "file" not in columns:
-        raise DataError(f"labels={path}: no column file; its first line has {','.join(columns) or 'nothing'}")
+        raise DataError(
+            f"labels={path}: no column file; its first line has {','.join(columns) or 'nothing'}"
+        )
     if "label" in columns:
         rows = [row for row in rows if row["label"]]
     table = {row["file"]: row.get("label", "") for row in rows}
     if len(table) < len(rows):
-        raise DataError(f"labels={path}: an image has one row, but {len(rows) - len(table)} have more")
+        raise DataError(
+            f"labels={path}: an image has one row, but {len(rows) - len(table)} have more"
+        )
     if not table:
         raise DataError(f"labels={path}: no image in it has a label")
     return table
@@ -106,14 +122,19 @@ def annotated(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Images
 
 def answers(corpus: Corpus, labels: Labels) -> Tensor:
     """What the table says of each training image, int64 [N]; -1 where it says nothing. DataError for unknown names."""
-    row_of, class_of = {name: r for r, name in enumerate(corpus.train.ids)}, {name: c for c, name in enumerate(corpus.strata)}
+    row_of, class_of = (
+        {name: r for r, name in enumerate(corpus.train.ids)},
+        {name: c for c, name in enumerate(corpus.strata)},
+    )
     if unknown := [name for name in labels.table if name not in row_of]:
         raise DataError(
             f"labels: {len(unknown)} of {len(labels.table)} rows are no training images of {corpus.name}, such as "
             f"{unknown[0]!r}; its training images are called {corpus.train.ids[0]!r} and so on"
         )
     if wrong := [label for label in labels.table.values() if label and label not in class_of]:
-        raise DataError(f"labels: {wrong[0]!r} is no class of {corpus.name}; valid: {', '.join(corpus.strata)}")
+        raise DataError(
+            f"labels: {wrong[0]!r} is no class of {corpus.name}; valid: {', '.join(corpus.strata)}"
+        )
     given = torch.full_like(corpus.train.y, -1)
     for name, label in labels.table.items():
         given[row_of[name]] = class_of[label] if label else corpus.train.y[row_of[name]]
@@ -124,7 +145,11 @@ def pool(corpus: Corpus, known: Tensor | None) -> Images:
     """Images to pretrain on: the training images and the unlabelled ones; where `train` also serves as test, never the
     images tested: the unlabelled ones alone if there are any (so that one pretraining serves all folds), else `known`."""
     if corpus.test is None:
-        return corpus.extra if corpus.extra is not None else corpus.train.at(known if known is not None else torch.arange(0))
+        return (
+            corpus.extra
+            if corpus.extra is not None
+            else corpus.train.at(known if known is not None else torch.arange(0))
+        )
     return everything(corpus)
 
 
@@ -137,16 +162,26 @@ def unlabelled(corpus: Corpus, labels: Labels, draw: int) -> Images:
     """What a semi-supervised task sees beside the draw's labels. DataError if there is nothing."""
     found = rest(corpus, labels, draw)
     if not len(found):
-        raise DataError(f"{labels} leaves no unlabelled images of {corpus.name}, which this task learns from; take fewer labels")
+        raise DataError(
+            f"{labels} leaves no unlabelled images of {corpus.name}, which this task learns from; take fewer labels"
+        )
     return found
 
 
 def rest(corpus: Corpus, labels: Labels, draw: int) -> Images:
     """The draw's other training images, without their labels, and the data set's unlabelled ones; never an image that is
     tested."""
-    known = torch.arange(len(corpus.train)) if corpus.test is not None else fold(corpus.train, corpus.strata, draw)[0]
+    known = (
+        torch.arange(len(corpus.train))
+        if corpus.test is not None
+        else fold(corpus.train, corpus.strata, draw)[0]
+    )
     told = {*make(corpus, labels, draw).labelled.ids}
-    others = corpus.train.at(torch.tensor([r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long))
+    others = corpus.train.at(
+        torch.tensor(
+            [r for r in known.tolist() if corpus.train.ids[r] not in told], dtype=torch.long
+        )
+    )
     others = replace(others, y=torch.full_like(others.y, -1), targets={})
     return others if corpus.extra is None else join(others, corpus.extra)
 
@@ -154,9 +189,13 @@ def rest(corpus: Corpus, labels: Labels, draw: int) -> Images:
 def outside(corpus: Corpus, draw: Draw, most: int = 5_000) -> Images:
     """Training images outside the label budget, whose labels the papers' habit uses to choose epochs (val=full)."""
     taken = {*draw.labelled.ids, *draw.test.ids}
-    rows = torch.tensor([r for r, name in enumerate(corpus.train.ids) if name not in taken], dtype=torch.long)
+    rows = torch.tensor(
+        [r for r, name in enumerate(corpus.train.ids) if name not in taken], dtype=torch.long
+    )
     if not len(rows):
-        raise DataError("val=full needs labels outside the budget, and labels=all leaves none; take val=holdout, cv or none")
+        raise DataError(
+            "val=full needs labels outside the budget, and labels=all leaves none; take val=holdout, cv or none"
+        )
     return corpus.train.at(rows[torch.randperm(len(rows), generator=stream("outside"))[:most]])
 
 
@@ -211,7 +250,13 @@ def choose(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Tensor:
         )
     # The first of each class, then whoever brings a class furthest behind its share forward.
     turn = torch.cat(
-        [torch.arange(len(c)).add(0.5).div(max(1, len(c))).index_fill(0, torch.arange(min(1, len(c))), 0.0) for c in classes]
+        [
+            torch.arange(len(c))
+            .add(0.5)
+            .div(max(1, len(c)))
+            .index_fill(0, torch.arange(min(1, len(c))), 0.0)
+            for c in classes
+        ]
     )
     return torch.cat(classes)[turn.argsort(stable=True)[:total]]
 
@@ -220,14 +265,18 @@ def shuffle(rows: Tensor, rng: torch.Generator) -> Tensor:
     return rows[torch.randperm(len(rows), generator=rng)]
 
 
-def fold(images: Images, classes: tuple[str, ...], number: int, folds: int = FOLDS) -> tuple[Tensor, Tensor]:
+def fold(
+    images: Images, classes: tuple[str, ...], number: int, folds: int = FOLDS
+) -> tuple[Tensor, Tensor]:
     """(rows kept, rows held out) of fold `number`: the folds of repeat 0, then of repeat 1, ...; groups stay whole."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     fewest, scarce = scarcest(images)
     if fewest < 2:
         what = "groups" if images.groups else "images"
-        raise DataError(f"{fewest} {what} of class {classes[scarce]!r}: at least 2 are needed to hold some out")
+        raise DataError(
+            f"{fewest} {what} of class {classes[scarce]!r}: at least 2 are needed to hold some out"
+        )
     kind = StratifiedGroupKFold if images.groups else StratifiedKFold
     folds = min(folds, fewest)
     split = kind(folds, shuffle=True, random_state=number // folds)
@@ -238,4 +287,7 @@ def fold(images: Images, classes: tuple[str, ...], number: int, folds: int = FOL
 def scarcest(images: Images) -> tuple[int, int]:
     """(n, class) of the class that can be held out least often: n is its images, or where images have groups, its groups."""
     names = images.groups or range(len(images))
-    return min((len({names[r] for r in (images.y == c).nonzero().flatten().tolist()}), c) for c in images.y.unique().tolist())
+    return min(
+        (len({names[r] for r in (images.y == c).nonzero().flatten().tolist()}), c)
+        for c in images.y.unique().tolist()
+    )

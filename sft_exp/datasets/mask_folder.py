@@ -90,13 +90,15 @@ class MaskFolder(masks.MaskSet):
         return masks.corpus(self, name, tuple(self.classes), pairs, codes)
 
     def parts(self, root: Path) -> list[tuple[str, Path]]:
-        """(train or test, folder) of the folders named like splits that hold images."""
+        """(train or test, folder) of the folders named like splits, if any of them holds images."""
         folders = sorted(root.iterdir()) if root.is_dir() else []
         named = [
             (split, folder)
             for folder in folders
-            if (split := findings.split_named(folder.name)) and (folder / "images").is_dir()
+            if folder.is_dir() and (split := findings.split_named(folder.name))
         ]
+        if not any((folder / "images").is_dir() for _, folder in named):
+            return []
         order = sorted(named, key=lambda found: ("train", "val", "test").index(found[0]))
         return [("test" if split == "test" else "train", folder) for split, folder in order]
 

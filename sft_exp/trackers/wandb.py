@@ -58,7 +58,9 @@ class Wandb(Tracker):
     def __post_init__(self):
         require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
         valid = f"a list of words of 1 to {LONGEST_TAG} characters"
-        require(all(0 < len(tag) <= LONGEST_TAG for tag in self.tags), "tags", self.tags, valid)
+        words = isinstance(self.tags, list) and all(isinstance(tag, str) for tag in self.tags)
+        short = words and all(0 < len(tag) <= LONGEST_TAG for tag in self.tags)
+        require(short, "tags", self.tags, valid)
 
     @property
     def uploading(self) -> str:

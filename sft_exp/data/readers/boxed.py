@@ -17,10 +17,10 @@ from torch import Tensor
 from sft_exp.data.boxes import Letterbox, pad
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.images import Images
-from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.progress import console
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, survey
+from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.progress import console
 
 NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
 
@@ -60,15 +60,31 @@ class BoxSet(Dataset):
     def __post_init__(self):
         sides = self.size if isinstance(self.size, list) else [self.size]
         whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
-        require(whole and len(sides) in (1, 2), "size", self.size, "a number of pixels, or [rows, columns]")
+        require(
+            whole and len(sides) in (1, 2),
+            "size",
+            self.size,
+            "a number of pixels, or [rows, columns]",
+        )
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.boxes in ("refuse", "drop"), "boxes", self.boxes, "refuse or drop")
-        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
+        require(
+            self.most_pixels is None or self.most_pixels > 0,
+            "most_pixels",
+            self.most_pixels,
+            "above 0, or null",
+        )
         require(self.memory >= 0, "memory", self.memory, "0 or more")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
 
-def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Marked], test: list[Marked] | None) -> Corpus:
+def corpus(
+    source: BoxSet,
+    name: str,
+    classes: tuple[str, ...],
+    train: list[Marked],
+    test: list[Marked] | None,
+) -> Corpus:
     """The data set; DataError if an image cannot be used, is in both parts, or has a box that cannot be."""
     sides = source.size if isinstance(source.size, list) else [source.size]
     image = (source.channels, sides[0], sides[-1])
@@ -78,9 +94,18 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
     held = len(marked) * prod(image) <= source.memory * 1e9
     learnt = [n < len(train) for n in range(len(marked))]
     x, seen, levels = survey(
-        [m.file for m in marked], image, held, max(1, source.workers), "letterbox", learnt, source.most_pixels
+        [m.file for m in marked],
+        image,
+        held,
+        max(1, source.workers),
+        "letterbox",
+        learnt,
+        source.most_pixels,
     )
-    refuse([f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault], "images cannot be used")
+    refuse(
+        [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault],
+        "images cannot be used",
+    )
     refuse(
         [
             f"{m.file.path}: has {s.size[0]} x {s.size[1]} pixels, and {m.told} says {m.size[0]} x {m.size[1]}"
@@ -96,7 +121,11 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
     judged = [sound(m, s.size, source.boxes == "drop") for m, s in zip(marked, seen, strict=True)]
     kept, faults = [boxes for boxes, _ in judged], [line for _, lines in judged for line in lines]
     if source.boxes == "refuse":
-        refuse(faults, "boxes cannot be", "; dataset.boxes=drop leaves them out, or takes the part that is inside")
+        refuse(
+            faults,
+            "boxes cannot be",
+            "; dataset.boxes=drop leaves them out, or takes the part that is inside",
+        )
     places = [Letterbox.fit(s.size, image[1:]) for s in seen]
     targets = tensors(kept, places, classes)
     report = {
@@ -111,7 +140,9 @@ def corpus(source: BoxSet, name: str, classes: tuple[str, ...], train: list[Mark
     def part(start: int, end: int) -> Images:
         rows = torch.arange(start, end)
         ids = [m.file.id for m in marked[start:end]]
-        return Images(x, torch.zeros(len(rows), dtype=torch.long), ids, None, source.workers, rows, targets)
+        return Images(
+            x, torch.zeros(len(rows), dtype=torch.long), ids, None, source.workers, rows, targets
+        )
 
     def fingerprint(start: int, end: int) -> str:
         content = [(marked[n].file.id, seen[n].sha256, kept[n]) for n in range(start, end)]
@@ -161,11 +192,19 @@ def sound(marked: Marked, size: tuple[int, int], clip: bool) -> tuple[list[Box],
     return kept, faults
 
 
-def tensors(kept: list[list[Box]], places: list[Letterbox], classes: tuple[str, ...]) -> dict[str, Tensor]:
+def tensors(
+    kept: list[list[Box]], places: list[Letterbox], classes: tuple[str, ...]
+) -> dict[str, Tensor]:
     """boxes [N, M, 4] on the canvas, labels [N, M] from 1 (0 = none), crowd [N, M]."""
     label_of = {name: n for n, name in enumerate(classes, start=1)}
-    found = [p.place(torch.tensor([b.at for b in boxes]).reshape(-1, 4)) for boxes, p in zip(kept, places, strict=True)]
-    boxes_NM4, labels_NM = pad(found, [torch.tensor([label_of[b.label] for b in boxes], dtype=torch.long) for boxes in kept])
+    found = [
+        p.place(torch.tensor([b.at for b in boxes]).reshape(-1, 4))
+        for boxes, p in zip(kept, places, strict=True)
+    ]
+    boxes_NM4, labels_NM = pad(
+        found,
+        [torch.tensor([label_of[b.label] for b in boxes], dtype=torch.long) for boxes in kept],
+    )
     crowd_NM = torch.zeros_like(labels_NM)
     for row, boxes in zip(crowd_NM, kept, strict=True):
         row[: len(boxes)] = torch.tensor([b.crowd for b in boxes], dtype=torch.long)
@@ -188,13 +227,27 @@ def told(name: str, report: dict[str, Any], classes: int) -> str:
     for split in ("train", "test"):
         if about := report.get(split):
             most = sorted(about["boxes"].items(), key=lambda item: -item[1])
-            named = ", ".join(f"{label} {count:,}" for label, count in most[:5]) + (", ..." if len(most) > 5 else "")
+            named = ", ".join(f"{label} {count:,}" for label, count in most[:5]) + (
+                ", ..." if len(most) > 5 else ""
+            )
             named += f"; of {len(most)} of the {classes} classes" if len(most) < classes else ""
-            crowds = f", of which {about['crowds']} crowds or difficult are not counted" if about["crowds"] else ""
-            none = f", {about['without boxes']} images without boxes" if about["without boxes"] else ""
-            parts.append(f"{split} {about['images']:,} images, {sum(about['boxes'].values()):,} boxes ({named}){crowds}{none}")
+            crowds = (
+                f", of which {about['crowds']} crowds or difficult are not counted"
+                if about["crowds"]
+                else ""
+            )
+            none = (
+                f", {about['without boxes']} images without boxes" if about["without boxes"] else ""
+            )
+            parts.append(
+                f"{split} {about['images']:,} images, {sum(about['boxes'].values()):,} boxes ({named}){crowds}{none}"
+            )
     lost = (
-        [f"{len(report['dropped'])} boxes left out, or cut at the edge:{listing(report['dropped'])}"] if report["dropped"] else []
+        [
+            f"{len(report['dropped'])} boxes left out, or cut at the edge:{listing(report['dropped'])}"
+        ]
+        if report["dropped"]
+        else []
     )
     return f"{name}: " + "; ".join(parts + lost)
 

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sft_exp.data.decode import Levels, ORIENTATION, TooLarge, Traits, decode, formats, look, unpacked
+from sft_exp.data.decode import (
+    ORIENTATION,
+    Levels,
+    TooLarge,
+    Traits,
+    decode,
+    formats,
+    look,
+    unpacked,
+)
 from sft_exp.data.images import Held, Images
 from sft_exp.errors import DataError
 from sft_exp.progress import bar
@@ -72,7 +81,9 @@ class Decoder:
         try:
             content = file.read()
         except OSError as error:
-            raise DataError(f"{file.path}: {error.strerror}, but it was there when the run began") from error
+            raise DataError(
+                f"{file.path}: {error.strerror}, but it was there when the run began"
+            ) from error
         if hashlib.sha256(content).hexdigest() != self.sha256[row]:
             raise DataError(
                 f"{file.path}: changed while the run used it; start again, so that what is trained on is what is recorded"
@@ -129,7 +140,11 @@ def survey(
             seen += pool.map(read, range(first, min(first + CHUNK, len(files))))
             advance(len(seen), "")
         levels = levels_of([s.traits for n, s in enumerate(seen) if not learnt or learnt[n]])
-        other = [n for n, s in enumerate(seen) if (span := s.traits.span) and Levels.spanning(span[0], span[2]) != levels]
+        other = [
+            n
+            for n, s in enumerate(seen)
+            if (span := s.traits.span) and Levels.spanning(span[0], span[2]) != levels
+        ]
         for row, found in zip(other, pool.map(again, other), strict=True):
             seen[row] = found
     return x_NCHW if hold else Decoder(files, seen, image, fit, levels, most), seen, levels
@@ -157,7 +172,11 @@ def find(entry: str, most: float = float("inf")) -> list[File]:
     while not path.exists() and has_magic(str(top)):
         top = top.parent
     files = []
-    for found in [path] if path.exists() else [Path(name) for name in sorted(glob(str(path), recursive=True))]:
+    for found in (
+        [path]
+        if path.exists()
+        else [Path(name) for name in sorted(glob(str(path), recursive=True))]
+    ):
         if found.is_dir():
             files += [File(p.relative_to(top.parent).as_posix(), p) for p in below(found)]
         elif not is_image(found.name) and tarfile.is_tarfile(found):
@@ -224,20 +243,31 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
     try:
         text = decoded(file.read_bytes())
         first, _, rest = text.partition("\n")
-        given = first.strip().casefold().removeprefix("sep=") if first.casefold().startswith("sep=") else ""
+        given = (
+            first.strip().casefold().removeprefix("sep=")
+            if first.casefold().startswith("sep=")
+            else ""
+        )
         text = rest if given else text
         separator = given if given and given in SEPARATORS else separator_of(text, needs)
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
         columns = renamed([c.strip() for c in reader.fieldnames or []], needs)
         reader.fieldnames = columns
         skipped = 1 if given else 0
-        lines = [(reader.line_num + skipped, {k: str(v).strip() for k, v in line.items() if k}) for line in reader]
-        lines = [(number, line) for number, line in lines if any(line.values())]  # spreadsheets leave empty rows behind
+        lines = [
+            (reader.line_num + skipped, {k: str(v).strip() for k, v in line.items() if k})
+            for line in reader
+        ]
+        lines = [
+            (number, line) for number, line in lines if any(line.values())
+        ]  # spreadsheets leave empty rows behind
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
     if missing := [c for c in needs if c not in columns]:
         has = ",".join(columns) or "nothing"
-        raise DataError(f"{file}: no column {' and '.join(missing)}; its first line has {has}{hint}")
+        raise DataError(
+            f"{file}: no column {' and '.join(missing)}; its first line has {has}{hint}"
+        )
     return Table(columns, lines, separator)
 
 
@@ -284,9 +314,15 @@ class Finder:
                     return place / text
             for place in self.places:
                 path = place / text
-                if text and not is_image(text) and (found := self.named(path.parent).get(path.name)):
+                if (
+                    text
+                    and not is_image(text)
+                    and (found := self.named(path.parent).get(path.name))
+                ):
                     if len(found) > 1:
-                        raise DataError(f"{name} stands for {' and '.join(p.name for p in found)} in {path.parent}")
+                        raise DataError(
+                            f"{name} stands for {' and '.join(p.name for p in found)} in {path.parent}"
+                        )
                     return found[0]
         return None
 
@@ -304,22 +340,34 @@ class Finder:
         return f"neither below {self.places[0]} nor beside the table"
 
 
-def part(which: str, rows: Sequence[Any], x: Held, targets: Mapping[str, Held], workers: int) -> Images | None:
+def part(
+    which: str, rows: Sequence[Any], x: Held, targets: Mapping[str, Held], workers: int
+) -> Images | None:
     """The images of one split (train, test, or pool: without annotations), where there are any. Each row has an id, a split, a
     stratum, and perhaps a group; `x` and `targets` hold what belongs to all rows, in order."""
     mine, pool = [n for n, r in enumerate(rows) if r.split == which], which == "pool"
     y = torch.tensor([-1 if pool else rows[n].stratum for n in mine], dtype=torch.long)
     groups = [g for n in mine if (g := rows[n].group) is not None] or None
     ids = [rows[n].id for n in mine]
-    return Images(x, y, ids, groups, workers, torch.tensor(mine), {} if pool else targets) if mine else None
+    return (
+        Images(x, y, ids, groups, workers, torch.tensor(mine), {} if pool else targets)
+        if mine
+        else None
+    )
 
 
 def members(archive: Path, name: str, most: float) -> list[File]:
     """The visible regular files in a tar file, which is never unpacked on disk; `name::member` are their ids."""
     try:
         with tarfile.open(archive) as tar:
-            found = [m for m in tar if m.isreg() and not m.issparse() and all(map(visible, PurePosixPath(m.name).parts))]
-            if isinstance(tar.fileobj, io.BufferedReader):  # not compressed: each can be read where it lies
+            found = [
+                m
+                for m in tar
+                if m.isreg() and not m.issparse() and all(map(visible, PurePosixPath(m.name).parts))
+            ]
+            if isinstance(
+                tar.fileobj, io.BufferedReader
+            ):  # not compressed: each can be read where it lies
                 return [File(f"{name}::{m.name}", archive, m.offset_data, m.size) for m in found]
             found = [m for m in found if is_image(m.name)]
             if (total := sum(m.size for m in found)) > most:
@@ -327,7 +375,11 @@ def members(archive: Path, name: str, most: float) -> list[File]:
                     f"{archive}: it is compressed, so its images must be held in memory, and {total / 1e9:.1f} GB are more than "
                     f"dataset.memory={most / 1e9:g}. Decompress it: a plain .tar is read where it lies"
                 )
-            return [File(f"{name}::{m.name}", archive, content=tar.extractfile(m).read()) for m in found]  # type: ignore[union-attr]
+            return [
+                File(f"{name}::{m.name}", archive, content=opened.read())
+                for m in found
+                if (opened := tar.extractfile(m)) is not None  # it is for files, as these are
+            ]
     except DataError:
         raise
     except Exception as error:  # whatever the decompressor has to say
@@ -348,7 +400,9 @@ def suffixes() -> frozenset[str]:
     from PIL import Image
 
     known = formats()  # before extensions are asked for: it may register a format
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in known)
+    return frozenset(
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in known
+    )
 
 
 def png(picture: Any) -> bytes:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from sft_exp.data.decode import Levels
+from sft_exp.data.readers.files import Seen
 from sft_exp.errors import DataError, listing
 from sft_exp.progress import console
-from sft_exp.data.readers.files import Seen
 
 FAINT = 16  # grey levels, of 256: images that use no more are nearly black to whoever looks at them
-LEFT = 64  # grey levels, of 256, below which 16-bit colour has lost its content with the lower 8 bits
+LEFT = (
+    64  # grey levels, of 256, below which 16-bit colour has lost its content with the lower 8 bits
+)
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 FEW = 8  # names that a warning lists
 UNANNOTATED = 0.5  # share of a mask set's pixels above which it is said that they are ignored
@@ -30,7 +32,11 @@ _PART = re.compile(
     r"(?P<split>train|training|val|valid|validation|validate|dev|development|test|testing|tests)"
     r"(?:set|data|dataset|images?|imgs?|split|files|samples)?"
 )
-_SPLITS = {"t": "train", "v": "val", "d": "val"}  # by the first letter; those of the test part are tested for first
+_SPLITS = {
+    "t": "train",
+    "v": "val",
+    "d": "val",
+}  # by the first letter; those of the test part are tested for first
 
 
 def split_named(name: str) -> str | None:
@@ -52,11 +58,15 @@ def class_names(names: Iterable[str]) -> list[str]:
     """A warning of classes that differ only in case, blanks or Unicode's compatible forms."""
     alike: dict[str, set[str]] = {}
     for name in names:
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), set()).add(name)
+        alike.setdefault(
+            " ".join(unicodedata.normalize("NFKC", name).casefold().split()), set()
+        ).add(name)
     pairs = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
     if not pairs:
         return []
-    return [f"classes {'; '.join(pairs)} differ only in case or blanks and are kept apart: rename one where they are the same"]
+    return [
+        f"classes {'; '.join(pairs)} differ only in case or blanks and are kept apart: rename one where they are the same"
+    ]
 
 
 def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
@@ -77,7 +87,11 @@ def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
     found: dict[str, list[Path]] = {}
     for path in paths:
         found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    if double := [" and ".join(p.name for p in files) + f" in {files[0].parent}" for files in found.values() if len(files) > 1]:
+    if double := [
+        " and ".join(p.name for p in files) + f" in {files[0].parent}"
+        for files in found.values()
+        if len(files) > 1
+    ]:
         raise DataError(
             f"{len(double)} names belong to several files, and an annotation is found by its name alone:{listing(double)}\n"
             "Rename or remove one of each"
@@ -124,15 +138,27 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
     top, bottom = max(s.extremes[1] for s in seen), min(s.extremes[0] for s in seen)
     if top - bottom < FAINT:
         warn(
-            n, f"use the grey levels {bottom} to {top} of 0 to 255 alone: are these masks or class numbers, and not photographs?"
+            n,
+            f"use the grey levels {bottom} to {top} of 0 to 255 alone: are these masks or class numbers, and not photographs?",
         )
-    warn(sum(t.alpha == "transparent" for t in traits), "have transparent parts: the colours below them are used as they are")
-    warn(sum(t.alpha == "drawn" for t in traits), "are drawn in their alpha channel in one colour: it is laid on white or black")
+    warn(
+        sum(t.alpha == "transparent" for t in traits),
+        "have transparent parts: the colours below them are used as they are",
+    )
+    warn(
+        sum(t.alpha == "drawn" for t in traits),
+        "are drawn in their alpha channel in one colour: it is laid on white or black",
+    )
     warn(sum(t.frames > 1 for t in traits), "have several frames or pages: the first one is used")
-    warn(sum(t.cmyk for t in traits), "are CMYK: they are converted to RGB without a colour profile")
+    warn(
+        sum(t.cmyk for t in traits), "are CMYK: they are converted to RGB without a colour profile"
+    )
     if annotated:
         turned = sum(t.turned for t in traits)
-        warn(turned, f"are turned upright by their Exif orientation: their {annotated} must be drawn on the upright image")
+        warn(
+            turned,
+            f"are turned upright by their Exif orientation: their {annotated} must be drawn on the upright image",
+        )
     return warnings
 
 
@@ -153,7 +179,11 @@ def _must_differ(seen: Sequence[Seen]) -> None:
 
 
 def masks(
-    classes: Sequence[str], train_MY: np.ndarray, test_MY: np.ndarray | None, ignored: Sequence[int], values: Sequence[int]
+    classes: Sequence[str],
+    train_MY: np.ndarray,
+    test_MY: np.ndarray | None,
+    ignored: Sequence[int],
+    values: Sequence[int],
 ) -> list[str]:
     """Warnings of classes that no mask holds and of many ignored pixels. DataError where the training masks hold fewer than
     two classes, so that a model that says one class everywhere is always right.
@@ -177,18 +207,30 @@ def masks(
         if len(there) == len(classes):
             guess = f": did you mean dataset.values=[{','.join(map(str, there))}]?"
     if len(classes) - len(missing) < 2:
-        why = f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
-        raise DataError(f"no training mask holds a pixel of {named}, so there is nothing to tell apart{why}")
+        why = (
+            f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
+        )
+        raise DataError(
+            f"no training mask holds a pixel of {named}, so there is nothing to tell apart{why}"
+        )
     warnings = []
     if missing:
         also = f"; {blank}{guess}" if guess else ""
-        warnings.append(f"no training mask holds a pixel of {named}: means over classes leave out what is never there{also}")
+        warnings.append(
+            f"no training mask holds a pixel of {named}: means over classes leave out what is never there{also}"
+        )
     elif share > UNANNOTATED:
         warnings.append(blank)
     if test_MY is not None:
-        absent = [c for c, count in zip(classes, test_MY.sum(0), strict=False) if not count and c not in missing]
+        absent = [
+            c
+            for c, count in zip(classes, test_MY.sum(0), strict=False)
+            if not count and c not in missing
+        ]
         if absent:
-            warnings.append(f"no test mask holds a pixel of {some(absent)}: test scores are means over the other classes")
+            warnings.append(
+                f"no test mask holds a pixel of {some(absent)}: test scores are means over the other classes"
+            )
     return warnings
 
 
@@ -197,7 +239,9 @@ def unread(names: Iterable[str]) -> list[str]:
     found = Counter(Path(name).suffix.lower() for name in names)
     if not (count := sum(found[suffix] for suffix in HEIF)):
         return []
-    return [f"{count:,} files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"]
+    return [
+        f"{count:,} files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"
+    ]
 
 
 def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image") -> list[str]:
@@ -205,7 +249,9 @@ def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image"
     there = Counter(part)
     if not there or not (absent := [c for c in classes if not there[c]]):
         return []
-    return [f"no {what} is of class {some(absent)}: means over classes are of the other {len(classes) - len(absent)}"]
+    return [
+        f"no {what} is of class {some(absent)}: means over classes are of the other {len(classes) - len(absent)}"
+    ]
 
 
 def some(names: Sequence[str]) -> str:
@@ -218,5 +264,7 @@ def said(name: str, warnings: Sequence[str]) -> dict[str, Any]:
     """Print each warning on a line of its own; gives what the report keeps of them: nothing where there are none."""
     for line in warnings:
         end = "" if line.endswith("?") else "."
-        console.print(f"{name}: warning: {line}{end}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"{name}: warning: {line}{end}", highlight=False, soft_wrap=True, markup=False
+        )
     return {"warnings": list(warnings)} if warnings else {}

@@ -14,16 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_exp.data.decode import FITS, fitting, unpacked
 from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.decode import FITS, fitting, unpacked
 from sft_exp.data.images import Held
-from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.progress import bar, console
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, part, survey
+from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.progress import bar, console
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # kinds of files that keep a pixel's value as it is
+MASKS = (
+    ".png",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+)  # kinds of files that keep a pixel's value as it is
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,13 @@ class Canvas:
     def of(size: Any, channels: int, fit: str) -> "Canvas":
         """`size` is a number of pixels, or [rows, columns]. ConfigError."""
         sides = size if isinstance(size, list) else [size, size]
-        if not (len(sides) == 2 and all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)):
-            raise ConfigError("size", size, "must be a number of pixels above 0, or [rows, columns]")
+        if not (
+            len(sides) == 2
+            and all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
+        ):
+            raise ConfigError(
+                "size", size, "must be a number of pixels above 0, or [rows, columns]"
+            )
         if channels not in (1, 3):
             raise ConfigError("channels", channels, "must be 1 (grey) or 3 (colour)")
         if fit not in FITS:
@@ -84,12 +95,16 @@ class Codes:
         except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
             raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
         if value_HW.ndim != 2 or value_HW.dtype.kind not in "bui":
-            raise DataError(f"has the mode {mode}; a mask has one whole number a pixel (modes 1, L, P, I)")
+            raise DataError(
+                f"has the mode {mode}; a mask has one whole number a pixel (modes 1, L, P, I)"
+            )
         value_HW = value_HW.astype(np.int64)
         wrong = ~np.isin(value_HW, list(self.known))
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            raise DataError(f"holds the value {value_HW[row, column]} in row {row}, column {column}; valid are {self.valid()}")
+            raise DataError(
+                f"holds the value {value_HW[row, column]} in row {row}, column {column}; valid are {self.valid()}"
+            )
         table = np.full(max(self.known) + 1, IGNORE, np.uint8)
         for value, c in self.known.items():
             table[value] = c
@@ -100,14 +115,31 @@ class Codes:
         together = told == list(range(told[0], told[-1] + 1))
         ignored = sorted(v for v, c in self.known.items() if c == IGNORE)
         ends = f"{told[0]} to {told[-1]}" if together else ", ".join(map(str, told))
-        return ends + (f", and {', '.join(map(str, ignored[:3]))} where nothing is annotated" if ignored else "")
+        return ends + (
+            f", and {', '.join(map(str, ignored[:3]))} where nothing is annotated"
+            if ignored
+            else ""
+        )
 
 
 class MaskDecoder:
     """row -> uint8 [H, W], as long as the row's file is what it was when the run began; else DataError."""
 
-    def __init__(self, files: list[Path], sha256: list[str], codes: Codes, canvas: Canvas, most: int | None = None):
-        self.files, self.sha256, self.codes, self.canvas, self.most = files, sha256, codes, canvas, most
+    def __init__(
+        self,
+        files: list[Path],
+        sha256: list[str],
+        codes: Codes,
+        canvas: Canvas,
+        most: int | None = None,
+    ):
+        self.files, self.sha256, self.codes, self.canvas, self.most = (
+            files,
+            sha256,
+            codes,
+            canvas,
+            most,
+        )
 
     def __call__(self, row: int) -> Tensor:
         content = read(self.files[row])
@@ -128,7 +160,9 @@ def placed(mask_HW: np.ndarray, canvas: Canvas) -> Tensor:
     from PIL import Image
 
     _, height, width = canvas.image
-    picture = fitting(Image.fromarray(mask_HW), (width, height), canvas.fit, Image.Resampling.NEAREST, IGNORE)
+    picture = fitting(
+        Image.fromarray(mask_HW), (width, height), canvas.fit, Image.Resampling.NEAREST, IGNORE
+    )
     return torch.from_numpy(np.array(picture))
 
 
@@ -147,7 +181,12 @@ class MaskSet(Dataset):
     workers: int  # processes that decode it
 
     def __post_init__(self):
-        require(self.most_pixels is None or self.most_pixels > 0, "most_pixels", self.most_pixels, "above 0, or null")
+        require(
+            self.most_pixels is None or self.most_pixels > 0,
+            "most_pixels",
+            self.most_pixels,
+            "above 0, or null",
+        )
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
     def folder(self, what: str) -> Path:
@@ -168,13 +207,19 @@ def corpus(
 ) -> Corpus:
     """The corpus that these files are: masks as the target `mask`. DataError names every file that cannot be used, and why."""
     canvas, workers = source.canvas, source.workers
-    bare = [f"{p.id}: there is no mask {p.mask}" for p in pairs if p.mask is not None and not p.mask.is_file()]
+    bare = [
+        f"{p.id}: there is no mask {p.mask}"
+        for p in pairs
+        if p.mask is not None and not p.mask.is_file()
+    ]
     if bare:
         raise DataError(f"{len(bare)} images have no mask:{listing(bare)}")
     hold = len(pairs) * prod(canvas.image[1:]) * (canvas.image[0] + 1) <= source.memory * 1e9
     files = [File(p.id, p.image) for p in pairs]
     learnt = [p.split != "test" for p in pairs]
-    x, seen, levels = survey(files, canvas.image, hold, max(1, workers), canvas.fit, learnt, source.most_pixels)
+    x, seen, levels = survey(
+        files, canvas.image, hold, max(1, workers), canvas.fit, learnt, source.most_pixels
+    )
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
     paths = [m for p in pairs if (m := p.mask) is not None]
     masks, hashes, counts, faults = surveyed(
@@ -182,10 +227,14 @@ def corpus(
     )
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
     if faults:
-        raise DataError(f"{len(faults)} files of {name} cannot be used:{listing(faults)}\nRepair or remove them")
+        raise DataError(
+            f"{len(faults)} files of {name} cannot be used:{listing(faults)}\nRepair or remove them"
+        )
     place = dict(zip(masked, range(len(masked)), strict=True))  # row of an image -> of its mask
     target: Held = (
-        masks[torch.tensor([place.get(n, 0) for n in range(len(pairs))])] if isinstance(masks, Tensor) else _at(masks, place)
+        masks[torch.tensor([place.get(n, 0) for n in range(len(pairs))])]
+        if isinstance(masks, Tensor)
+        else _at(masks, place)
     )
 
     def fingerprint(*splits: str) -> str:
@@ -194,10 +243,14 @@ def corpus(
         text = json.dumps([canvas.image, canvas.fit, classes, sorted(codes.known.items()), told])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    train, test, pool = (part(which, pairs, x, {"mask": target}, workers) for which in ("train", "test", "pool"))
+    train, test, pool = (
+        part(which, pairs, x, {"mask": target}, workers) for which in ("train", "test", "pool")
+    )
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
-    console.print(told(name, pairs, [s.size for s in seen], canvas), highlight=False, soft_wrap=True)
+    console.print(
+        told(name, pairs, [s.size for s in seen], canvas), highlight=False, soft_wrap=True
+    )
     of: dict[str, tuple[str, ...]] = named or {}
     pixels, tested = of.get("mask", classes), [pairs[n].split == "test" for n in masked]
     learnt_MY, test_MY = counts[~np.array(tested)], counts[tested]
@@ -220,7 +273,13 @@ def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[in
 
 
 def surveyed(
-    files: list[Path], sizes: list[tuple[int, int]], codes: Codes, canvas: Canvas, hold: bool, workers: int, most: int | None
+    files: list[Path],
+    sizes: list[tuple[int, int]],
+    codes: Codes,
+    canvas: Canvas,
+    hold: bool,
+    workers: int,
+    most: int | None,
 ) -> tuple[Tensor | MaskDecoder, list[str], np.ndarray, list[str]]:
     """Read each mask once: (all masks uint8 [N, H, W], or what decodes one; hashes of the files; pixels of each class in each
     file, and of those ignored, [N, Y + 1]; what is wrong with which). `sizes` are those of their images, (width, height)."""
@@ -232,10 +291,15 @@ def surveyed(
             content = read(files[row])
             mask_HW = codes.read(content, most)
         except DataError as error:
-            return "", str(error) if str(error).startswith(str(files[row])) else f"{files[row]}: {error}"
+            return "", str(error) if str(error).startswith(
+                str(files[row])
+            ) else f"{files[row]}: {error}"
         if sizes[row] != (0, 0) and mask_HW.shape[::-1] != sizes[row]:
             high, wide = mask_HW.shape
-            return "", f"{files[row]}: is {wide} x {high}, its image {sizes[row][0]} x {sizes[row][1]}"
+            return (
+                "",
+                f"{files[row]}: is {wide} x {high}, its image {sizes[row][0]} x {sizes[row][1]}",
+            )
         each = np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)
         count_MY[row] = [*each[: codes.classes], each[IGNORE]]
         if hold:
@@ -249,14 +313,25 @@ def surveyed(
             advance(n, "")
     hashes = [sha for sha, _ in found]
     faults = [fault for _, fault in found if fault]
-    return held_NHW if hold else MaskDecoder(files, hashes, codes, canvas, most), hashes, count_MY, faults
+    return (
+        held_NHW if hold else MaskDecoder(files, hashes, codes, canvas, most),
+        hashes,
+        count_MY,
+        faults,
+    )
 
 
 def told(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Canvas) -> str:
     """The data set in a sentence."""
     kinds = {"train": "with masks to learn from", "test": "to test on", "pool": "without"}
-    counts = [f"{n:,} {what}" for split, what in kinds.items() if (n := sum(p.split == split for p in pairs))]
+    counts = [
+        f"{n:,} {what}"
+        for split, what in kinds.items()
+        if (n := sum(p.split == split for p in pairs))
+    ]
     (low, *_, high) = sorted(sizes) if len(sizes) > 1 else (*sizes, *sizes)
-    how = {"crop": "cropped in the middle", "stretch": "stretched", "letterbox": "with a margin"}[canvas.fit]
+    how = {"crop": "cropped in the middle", "stretch": "stretched", "letterbox": "with a margin"}[
+        canvas.fit
+    ]
     span = "x".join(map(str, low)) + ("" if low == high else f" to {'x'.join(map(str, high))}")
     return f"{name}: images {', '.join(counts)}; {span} pixels, {how} to {canvas.image[2]}x{canvas.image[1]}."

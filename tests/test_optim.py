@@ -1,6 +1,7 @@
 """Every optimizer there is a YAML of: it learns, it restarts, and the ones that are ours do what their papers say."""
 
 from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -66,6 +67,23 @@ def test_it_learns_and_restarts_in_the_same_bits(digits, target, plan, option):
         torch.equal(a, b)
         for a, b in zip(nets.state_dict().values(), again.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("option", help_text.options("optim"))
+def test_layers_may_join_at_their_own_phase(digits, target, plan, option):
+    """As in gradual unfreezing: the parameters of a later phase have no state yet when it begins."""
+    images, nets = digits.train.at(torch.arange(64)), networks()
+    names = list(dict(nets.named_parameters()))
+    head, last = [n for n in names if n.startswith("head")], names[-4:]
+    phases = [(0.4, dict.fromkeys(chosen, 1.0)) for chosen in (head, last)]
+    phases.append((0.2, dict.fromkeys(names, 1.0)))
+    told = replace(plan(nets, 10), phases=phases)
+    optimizers = optimizers_for(Classify(), nets, target(option), phases)
+    before = deepcopy(nets.state_dict())
+    steps = list(train(Classify(), nets, optimizers, {"labelled": images}, told, CPU, 0))
+    assert len(steps) == 10
+    moved = {n for n, p in nets.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == set(names)
 
 
 def test_an_optimizer_of_a_library_that_is_not_there_names_the_extra():

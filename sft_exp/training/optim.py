@@ -41,7 +41,9 @@ def belongs(parameter: str, network: str) -> bool:
 def optimizers_for(
     method: Method, nets: nn.ModuleDict, target: Target, phases: Phases
 ) -> Optimizers:
-    """One optimizer an objective, over everything of its network that ever moves, in groups of equal learning rate."""
+    """One optimizer for each objective, over every parameter of its network that is ever trained, in groups of equal
+    learning rate. Not fused where a group grows from phase to phase: torch's fused SGD fails if some parameters of a group
+    have a momentum buffer and others, which have just joined, have none."""
     rates: Rates = {}
     for _, phase in phases:
         for name, rate in phase.items():
@@ -55,17 +57,25 @@ def optimizers_for(
     made = {}
     for objective, (network, _) in method.objectives.items():
         groups: dict[float, list[Tensor]] = {}
+        spans: dict[
+            float, set[tuple[bool, ...]]
+        ] = {}  # phases in which a group's parameters are trained
         for name, rate in rates.items():
             if belongs(name, network):
                 groups.setdefault(rate, []).append(parameters[name])
+                spans.setdefault(rate, set()).add(tuple(name in phase for _, phase in phases))
         made[objective] = build_optimizer(
-            target, [{"params": p, "lr": target.options["lr"] * rate} for rate, p in groups.items()]
+            target,
+            [{"params": p, "lr": target.options["lr"] * rate} for rate, p in groups.items()],
+            fused=all(len(span) == 1 for span in spans.values()),
         )
     return made
 
 
-def build_optimizer(target: Target, groups: list[dict]) -> torch.optim.Optimizer:
-    """The optimizer a `_target_` node names, checked to be one; with torch's fused kernels where it has them."""
+def build_optimizer(
+    target: Target, groups: list[dict], fused: bool = True
+) -> torch.optim.Optimizer:
+    """The optimizer that a `_target_` node names, checked to be one; with `fused`, by torch's fused kernels where it has them."""
     module, _, name = target.path.rpartition(".")
     try:
         kind = getattr(import_module(module), name)
@@ -84,7 +94,8 @@ def build_optimizer(target: Target, groups: list[dict]) -> torch.optim.Optimizer
         hasattr(p, "full_tensor") for group in groups for p in group["params"]
     )  # not all fused kernels know these
     if (
-        "fused" in kind.__init__.__code__.co_varnames
+        fused
+        and "fused" in kind.__init__.__code__.co_varnames
         and not shares
         and "fused" not in options
         and "foreach" not in options

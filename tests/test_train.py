@@ -14,6 +14,8 @@ from sft_exp.core.rng import seed_of, stream
 from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
+from sft_exp.encoders.resnet import ResNet
+from sft_exp.encoders.vit import ViT
 from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.pretrainers.ae import AE
 from sft_exp.tasks.classify import Classify
@@ -498,3 +500,15 @@ def test_streams_are_named_by_value():
         for name in [(0, "a"), ("a", 0), (0, "b"), (1, "a"), (0, "a", 0)]
     }
     assert len(first) == 5
+
+
+@pytest.mark.parametrize("encoder", [Conv([4, 8], 16), ResNet(10), ViT(4, 16, 2, 2)], ids=repr)
+def test_recomputed_blocks_change_no_bit(images, plan, encoder):
+    """Weights, BatchNorm's statistics and their counters included."""
+    ended = []
+    for recompute in (False, True):
+        nets = classifier(encoder)
+        steps, _ = run(Classify(), nets, images, plan(nets, 3, recompute=recompute))
+        assert len(steps) == 3
+        ended.append(nets.state_dict())
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from sft_exp.core.comm import ALONE, Ranks
 from sft_exp.core.method import Method
 from sft_exp.core.types import Rates, Tensors
-from sft_exp.models.batchnorm import statistics_kept
+from sft_exp.models.batchnorm import statistics_repeated
 from sft_exp.models.layers import blocks
 
 Penalty = Callable[[nn.ModuleDict], Tensor | None]
@@ -119,4 +119,4 @@ def recomputing(net: nn.Module) -> Iterator[None]:
 
 
 def contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), statistics_kept(block)
+    return nullcontext(), statistics_repeated(block)

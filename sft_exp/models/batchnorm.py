@@ -91,3 +91,18 @@ def statistics_kept(net: nn.Module) -> Iterator[None]:
     finally:
         for m in norms:
             m.track_running_stats = True
+
+
+@contextmanager
+def statistics_repeated(net: nn.Module) -> Iterator[None]:
+    """Inside, a forward pass is made a second time: BatchNorm layers save the same tensors for backward as in the first one
+    (which they do not inside of `statistics_kept`), and their running statistics end as they were."""
+    norms = [m for m in batch_norms(net) if m.training and m.track_running_stats]
+    before = [(m, m.momentum, m.num_batches_tracked) for m in norms]
+    for m, _, count in before:
+        m.momentum, m.num_batches_tracked = 0.0, None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for m, momentum, count in before:
+            m.momentum, m.num_batches_tracked = momentum, count

@@ -128,7 +128,7 @@ def in_words_of_ours(*overrides, environment=()):
         env={**os.environ, **ENVIRONMENT, **dict(environment)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     return process.returncode, process.stderr
 
@@ -163,7 +163,7 @@ def test_help_completion_and_typing_errors_do_not_wait_for_torch():
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     answered = [line for line in process.stderr.splitlines() if line.endswith("]")]
     assert answered == [

@@ -17,7 +17,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
     assert all(not cell.get("outputs") for cell in notebook.cells), (
         "the example is kept without outputs"
     )
-    NotebookClient(notebook, timeout=50, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(

@@ -78,7 +78,7 @@ def ask():
     with running(service()) as port:
 
         def asked(method, path, body=None, headers=None):
-            connection = HTTPConnection("127.0.0.1", port, timeout=20)
+            connection = HTTPConnection("127.0.0.1", port, timeout=120)
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             found = answer.status, answer.read().decode()
@@ -161,7 +161,7 @@ def dropped(classes, content, folder):
             ],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=240,
         )
     return browser.stdout
 

@@ -333,7 +333,7 @@ def test_a_store_is_found_again_from_another_folder(tmp_path):
     code = "from test_store import *; os.chdir('..'); assert Store(Path('moved')).run(STAGE, [{'x': 2}])[0].cached"
     Path("store").rename("../moved")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=240)
 
 
 def test_what_somebody_has_just_finished_is_not_set_aside(capsys):

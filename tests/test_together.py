@@ -87,7 +87,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bits(engine, 
     group = ranks(process)
     group[rank].kill()
     before = time.monotonic()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert time.monotonic() - before < 45
     assert process.returncode == LostRank.code
     assert f"process {rank} (pid {group[rank].pid}) was killed by SIGKILL" in said
@@ -104,7 +104,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bits(engine, 
 def test_asked_to_stop_all_stop_at_one_step_with_a_checkpoint(number):
     process = started("stopped", "hardware=ddp")
     os.kill(process.pid, number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == Interrupted.code
     assert status()["state"] == "interrupted"
     assert run("stopped", "hardware=ddp").returncode == 0
@@ -117,7 +117,7 @@ def test_what_two_processes_left_one_and_three_go_on_with():
     for count in (1, 3):
         process = started(f"store{count}", "hardware=fsdp")
         os.kill(process.pid, signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         done = run(f"store{count}", "hardware=fsdp", processes=count)
         assert done.returncode == 0, done.stderr
 

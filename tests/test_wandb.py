@@ -350,7 +350,7 @@ def test_stopped_in_the_middle_it_is_one_run(online, server):
     assert not find("outputs/wandb/*/pending.json")
 
 
-def wait(there, process, seconds=40):
+def wait(there, process, seconds=240):
     end = time.monotonic() + seconds
     while not there():
         assert process.is_alive()

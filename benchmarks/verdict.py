@@ -4,7 +4,7 @@
     python -m benchmarks.verdict --long       the tables of docs/verdict.md
     python -m benchmarks.verdict --real       reports resampled from 4,300 real trainings on digits; ten minutes
     python -m benchmarks.verdict --results    the committed studies judged again, without results of the same data set
-    python -m benchmarks.verdict --freeze 1   write sft_exp/judgement/archive.json from docs/results
+    python -m benchmarks.verdict --freeze 1   write sft_exp/verdict/archive.json from docs/results
 
 Simulated are scores around 93 % on 10,000 test images, whose seeds, draws and rest vary as the archive says or as a truth below
 changes it. Every arm varies by itself; the pretrained arms of one label count share their scratch arm.
@@ -815,7 +815,7 @@ def main() -> None:
     asked = options.parse_args()
     if asked.freeze:
         text = archive.freeze(asked.freeze, sorted(RESULTS.glob("*/study.json")))
-        (ROOT / "sft_exp" / "judgement" / "archive.json").write_text(text, encoding="utf-8")
+        (ROOT / "sft_exp" / "verdict" / "archive.json").write_text(text, encoding="utf-8")
         return
     if asked.results:
         return results()

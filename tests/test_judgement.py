@@ -212,7 +212,7 @@ def test_the_expected_mean_squares_by_hand():
 
 
 def test_the_frozen_archive_is_what_the_committed_results_give():
-    stored = json.loads((ROOT / "sft_exp" / "judgement" / "archive.json").read_text())
+    stored = json.loads((ROOT / "sft_exp" / "verdict" / "archive.json").read_text())
     studies = sorted((ROOT / "docs" / "results").glob("*/study.json"))
     again = json.loads(archives.freeze(stored["version"], studies))
     assert again["records"] == stored["records"]

@@ -80,9 +80,8 @@ class VAE(Pretrainer):
         eps_KBZ = rng.randn(samples, *mean_BZ.shape)
         z_KBZ = mean_BZ + eps_KBZ * (logvar_BZ / 2).exp()
         h_KBCHW = nets["decoder"](z_KBZ.flatten(0, 1)).unflatten(0, (samples, -1))
-        ratio_KB = 0.5 * (eps_KBZ.square() + logvar_BZ - z_KBZ.square()).sum(
-            2
-        )  # log N(z; 0, I) - log N(z; mean, exp logvar)
+        # log N(z; 0, I) - log N(z; mean, exp logvar)
+        ratio_KB = 0.5 * (eps_KBZ.square() + logvar_BZ - z_KBZ.square()).sum(2)
         return self.log_p(h_KBCHW, x_BCHW) + ratio_KB
 
     def log_p(self, h_KBCHW, x_BCHW):

@@ -30,6 +30,7 @@ NEUTRAL = {
     f"{PACKAGE}.{name}": reason
     for name, reason in {
         "store.atomic_io": "writes the bytes that it is given",
+        "config.moved": "earlier names of classes; requests name these classes themselves",
         "errors": "a run that raises leaves no result",
         "progress": "messages to the console",
         "core.tracker": "mirrors what is on disk",

@@ -127,13 +127,8 @@ def pick(name: str, local: int | None = None) -> torch.device:
     """The device of that name; `auto` takes cuda, then mps, then cpu. Of a machine's processes each takes the GPU of its
     number `local`. ConfigError if it is not there."""
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if name == "cuda" and local is not None:
         name = f"cuda:{local}"
     try:

@@ -1,11 +1,11 @@
 """Did pretraining help? The statistics of the verdict on plain arrays, without torch and Hydra.
 
-    from sft_exp import judgement
+    from sft_exp import verdict
 
-    report = judgement.judge(
-        {"vae": judgement.Comparison(pretrained, scratch)},  # scores [seeds][draws], paired
-        judgement.Setting(tested=10_000),
-        judgement.frozen(),
+    report = verdict.judge(
+        {"vae": verdict.Comparison(pretrained, scratch)},  # scores [seeds][draws], paired
+        verdict.Setting(tested=10_000),
+        verdict.frozen(),
         without=["mnist"],  # the data set that the scores are of
     )
     print(report.verdicts["vae"].text)

@@ -98,31 +98,46 @@ def in_folders(module, folders):
 # Imports
 
 
+def flat():
+    return [f for f in FILES if f.parent == HERE]
+
+
 def test_few_modules_lie_on_top():
-    assert len([f for f in FILES if f.parent == HERE]) <= FLAT
+    assert len(flat()) <= FLAT
+
+
+def upward(module):
+    """Modules of other rooms, on the same floor or above, that a module imports."""
+    here = FLOOR[room(module)]
+    return {m for m in ours(module) if room(m) != room(module) and FLOOR[room(m)] >= here}
 
 
 @modules
 def test_arrows_between_rooms_go_down(module):
-    here = FLOOR[room(module)]
-    up = {m for m in ours(module) if room(m) != room(module) and FLOOR[room(m)] >= here}
-    assert not up
+    assert not upward(module)
 
 
-def test_no_circle_of_files():
-    """Lazy imports count: modules that need each other cannot be read, or tested, one after the other."""
-    state = {}
+def circles():
+    """Paths of imports that lead back to where they began, lazy imports counted."""
+    state, found = {}, []
 
     def visit(module, path):
-        assert state.get(module) != "open", f"a circle: {' -> '.join([*path, module])}"
-        if module not in state:
+        if state.get(module) == "open":
+            found.append([*path[path.index(module) :], module])
+        elif module not in state:
             state[module] = "open"
-            for other in ours(module) - {module}:
+            for other in sorted(ours(module) - {module}):
                 visit(other, [*path, module])
             state[module] = "closed"
 
     for module in MODULES:
         visit(module, [])
+    return found
+
+
+def test_no_circle_of_files():
+    """Modules that need each other cannot be read, or tested, one after the other."""
+    assert not circles()
 
 
 @each("module", [m for m in MODULES if in_folders(m, METHODS)])
@@ -360,3 +375,12 @@ def test_no_code_comes_from_data(module):
 def test_nothing_talks_to_the_net(module):
     """But for the libraries that say so: torchvision's downloads and W&B."""
     assert not libraries(module, "requests", "urllib.request", "http.client", "ftplib", "paramiko")
+
+
+if __name__ == "__main__":  # python -m tests.test_layers
+    for number, rooms in enumerate(FLOORS):
+        print(f"{number:2}  {', '.join(sorted(rooms))}")
+    arrows = sum(len(ours(m) - {m}) for m in MODULES)
+    up = [(m, other) for m in MODULES for other in upward(m)]
+    print(f"{len(MODULES)} modules, {arrows} imports between them, lazy ones counted")
+    print(f"on top {len(flat())}, circles {len(circles())}, upward arrows {len(up)}")

@@ -55,6 +55,8 @@ def command(words: list[str]) -> NoReturn:
     )
     with reported():
         register.plug(register.plugins_in(words))
+        if folder := register.config_dir_in(words):
+            register.add_options(Path(folder).expanduser().resolve())
         one_each(words)
         if "RANK" in os.environ and {"-m", "--multirun"} & set(words):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Adding a method is one file and one YAML, wherever they lie: `--config-dir` plus `plugins=`."""
+"""Adding a method is one file and one YAML, wherever they lie: `plugins=` finds both."""
 
 import json
 import re
@@ -67,8 +67,6 @@ def run(*command, cwd=None):
 def test_a_users_method_is_trained_and_swept_like_ours(mine, tmp_path):
     """Beside one of ours, with a field of its own; its source is part of what names its result."""
     common = [
-        "--config-dir",
-        str(mine / "conf"),
         f"plugins={mine}",
         "debug=tiny",
         "controls=false",

@@ -9,7 +9,7 @@ from pathlib import Path
 from sft_exp.config.schema import (
     Experiment,
 )
-from sft_exp.config.sources import CONF, HERE
+from sft_exp.config.sources import HERE, MIRRORED, option_files
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
@@ -19,8 +19,17 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 
 def options(group: str) -> dict[str, str]:
-    """Option -> its one-line description: the first comment of its YAML."""
-    return {f.stem: first_comment(f) for f in sorted((CONF / group).glob("*.yaml"))}
+    """Option -> its one-line description: the first comment of its YAML. Groups of the pretraining have the options of the
+    groups that they mirror."""
+    mirrored = MIRRORED.get(group)
+    texts = {name: first_comment(file) for name, file in option_files(group).items()}
+    if mirrored:
+        theirs = {
+            name: f"{text.replace(f'{mirrored}.', f'{group}.')}, for pretraining"
+            for name, text in options(mirrored).items()
+        }
+        texts = theirs | texts
+    return dict(sorted(texts.items()))
 
 
 def first_comment(file: Path) -> str:

@@ -5,11 +5,23 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.basecontainer import BaseContainer
 
-from sft_exp.config.sources import CONF
+from sft_exp.config.sources import CONF, option_folders
+
+PLUGGED = "plugins"  # Hydra's provider of the options in plug-in folders
+
+
+class PluggedOptions(SearchPathPlugin):
+    """Makes Hydra find options in `conf` of the plug-in folders."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in option_folders():
+            search_path.append(PLUGGED, str(folder))
 
 
 @contextmanager
@@ -41,5 +53,5 @@ def search_path() -> list[str]:
     if not GlobalHydra.instance().is_initialized():
         return []
     entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    users = [e.path for e in entries if e.provider not in ("hydra", "main", "schema")]
+    users = [e.path for e in entries if e.provider not in ("hydra", "main", "schema", PLUGGED)]
     return [f"hydra.searchpath=[{','.join(users)}]"] if users else []

@@ -5,18 +5,32 @@ import sys
 import time
 import uuid
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sft_exp.config.help_text import options_help
-from sft_exp.config.hydra_state import searching
+from sft_exp.config.hydra_state import PluggedOptions, searching
 from sft_exp.config.schema import Experiment, Hardware, Views
-from sft_exp.config.sources import FOLDERS, HERE, _plugged, node, open_ended, parts
+from sft_exp.config.sources import (
+    FOLDERS,
+    HERE,
+    MIRRORED,
+    _options,
+    _plugged,
+    node,
+    open_ended,
+    option_files,
+    parts,
+)
 from sft_exp.errors import ConfigError
 
 _sweep_name = [
@@ -49,6 +63,12 @@ def register() -> None:
             store.store(
                 group=f"schema/{group}", name=file.stem, node=open_ended(node(file, module), file)
             )
+    for group, mirrored in MIRRORED.items():
+        for name, file in option_files(mirrored).items():
+            if name not in option_files(group):  # a YAML of its own has other defaults
+                with suppress(YAMLError, OmegaConfBaseException):  # Hydra says what is wrong
+                    store.store(group=group, name=name, node=mirror(mirrored, name, file))
+    find_plugged_options()
     OmegaConf.register_new_resolver(
         "short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True
     )
@@ -58,6 +78,28 @@ def register() -> None:
     OmegaConf.register_new_resolver("plugins_path", plugins_path, replace=True)
     OmegaConf.register_new_resolver("dataset_option", dataset_option, replace=True)
     OmegaConf.register_new_resolver("options_help", options_help, replace=True)
+
+
+def mirror(group: str, name: str, file: Path) -> dict[str, Any]:
+    """The node of the pretraining's group that stands for `group=name`, whose YAML is `file`.
+
+    Of a YAML that also sets keys outside of its group (`@package _global_`), such as the length of the trainings, only what
+    it says of the group itself is taken.
+    """
+    if "@package _global_" not in file.read_text():
+        return {"defaults": [{f"/{group}@_here_": name}]}
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    schemas = [
+        f"{entry.removesuffix(f'@{group}')}@_here_"
+        for entry in content.get("defaults", [])
+        if isinstance(entry, str) and entry.endswith(f"@{group}")
+    ]
+    return {"defaults": [*schemas, "_self_"], **(content.get(group) or {})}
+
+
+@cache
+def find_plugged_options() -> None:
+    Plugins.instance().register(PluggedOptions)
 
 
 def plugins_path() -> str:
@@ -88,7 +130,24 @@ def plug(folder: str | None) -> None:
         )
     sys.path.append(str(path.parent))
     _plugged.append(path)
+    add_options(path / "conf")
+
+
+def add_options(folder: Path) -> None:
+    """Make the YAMLs in a user's folder options like ours: `folder/optim/mine.yaml` is `optim=mine`."""
+    if folder.is_dir() and folder not in _options:
+        _options.append(folder)
     register()
+
+
+def config_dir_in(words: list[str]) -> str | None:
+    """The value of Hydra's flag `--config-dir` among a command's words."""
+    flags = ("--config-dir", "-cd")
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            return value if equals else after
+    return None
 
 
 def plugins_in(overrides: list[str]) -> str | None:

@@ -280,7 +280,7 @@ class Experiment:
     replace: bool = False  # remove the results of another experiment that lie in the run folder, instead of refusing it
     store: str = "outputs/store"  # where stage folders live
     plugins: str | None = (
-        None  # folder of your own methods: pretrainers/mine.py, encoders/..., their YAMLs with --config-dir
+        None  # folder of your own parts: pretrainers/mine.py, ..., and conf/pretrainer/mine.yaml, ...
     )
     name: str = ""  # of the experiment, for titles
     choices: dict[str, str] = field(default_factory=dict)  # the option taken in each group

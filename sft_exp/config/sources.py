@@ -40,7 +40,14 @@ TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, di
     "Any": Any
 }
 
+MIRRORED = {  # group of the pretraining -> group whose options it has
+    "pretrain_optim": "optim",
+    "pretrain_schedule": "schedule",
+    "pretrain_dataset": "dataset",
+}
+
 _plugged: list[Path] = []  # folders of the user's own parts
+_options: list[Path] = []  # folders of the user's own options, besides conf/
 
 
 def parts(folders: dict[str, str] = FOLDERS) -> list[tuple[str, Path, str]]:
@@ -58,6 +65,20 @@ def parts(folders: dict[str, str] = FOLDERS) -> list[tuple[str, Path, str]]:
 def plugged() -> list[Path]:
     """Folders of the user's own parts."""
     return list(_plugged)
+
+
+def option_folders() -> list[Path]:
+    """Folders of the user's own options: `conf` in plug-in folders, and what `--config-dir` names."""
+    return list(_options)
+
+
+def option_files(group: str) -> dict[str, Path]:
+    """Option -> its YAML file, in conf/ and in the user's folders; conf/ comes first, as Hydra has it."""
+    return {
+        file.stem: file
+        for folder in (*reversed(_options), CONF)
+        for file in sorted((folder / group).glob("*.yaml"))
+    }
 
 
 def node(file: Path, module: str) -> type:

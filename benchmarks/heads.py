@@ -9,11 +9,11 @@ from benchmarks.timing import interleaved, report
 from sft_exp.config.schema import Target
 from sft_exp.core.method import Method
 from sft_exp.data.images import Images
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.stacked import stacked
 from sft_exp.tasks.classify import Classify
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
-from sft_exp.training.schedule import Schedule
 
 RATES = torch.logspace(-3, -1, 32).tolist()
 
@@ -25,7 +25,12 @@ def main(_: Path) -> None:
     y_N = (f_ND @ torch.randn(100, 10)).argmax(1)
     images = Images(f_ND, y_N, [""] * len(y_N))
     plan = Plan(
-        156, 156, 128, Schedule(), [(1.0, {"head.weight": 1.0, "head.bias": 1.0})], (0, "bench")
+        156,
+        156,
+        128,
+        PiecewiseCosine(),
+        [(1.0, {"head.weight": 1.0, "head.bias": 1.0})],
+        (0, "bench"),
     )
     start, task = nn.Linear(100, 10), Classify()
 

@@ -66,15 +66,15 @@ def digits():
 @pytest.fixture(scope="session")
 def plan():
     """Networks -> a Plan that moves all of them at a constant rate, unless told otherwise."""
+    from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
     from sft_exp.training.loop import Plan
-    from sft_exp.training.schedule import Schedule
 
     def made(nets, steps, **changes):
         everything = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
         usual = {
             "stop": steps,
             "batch_size": 16,
-            "schedule": Schedule(),
+            "schedule": PiecewiseCosine(),
             "phases": everything,
             "name": (0, "test"),
         }

@@ -20,10 +20,10 @@ from sft_exp.distributed.group import Group, shared
 from sft_exp.distributed.select import engine_for
 from sft_exp.errors import ConfigError
 from sft_exp.models.feature_extractor import Readout
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.finetune import moving, pull
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
-from sft_exp.training.schedule import Schedule
 
 CPU, BATCH = torch.device("cpu"), 10
 NAMED = {
@@ -151,7 +151,9 @@ def images():
 def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
     """(gradients after each step, all numbers at the end)"""
     method, nets, phases, penalty = made
-    plan = Plan(STEPS, STEPS, BATCH, Schedule(), phases, (0, "ranks"), penalty=penalty, **changes)
+    plan = Plan(
+        STEPS, STEPS, BATCH, PiecewiseCosine(), phases, (0, "ranks"), penalty=penalty, **changes
+    )
     pools = dict.fromkeys(method.pools, data)
     engine = engine_for(kind, group, method, nets, plan, pools)
     optimizers = optimizers_for(method, engine.nets, Target(optim, {"lr": 0.01}), phases)

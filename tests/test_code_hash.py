@@ -848,7 +848,7 @@ def test_the_profile_would_see_a_function_that_is_not_covered(experiment, monkey
     job = prepare.prepare(e)
     names = {
         Key("sft_exp.models.heads.fitted", "fit_linear"),
-        Key("sft_exp.training.schedule", "Schedule.__call__"),
+        Key("sft_exp.schedules.piecewise_cosine", "PiecewiseCosine.__call__"),
     }
     found = set()
     real = code_hash.closure

@@ -102,7 +102,8 @@ def test_pretraining_has_the_same_options(experiment, group):
     """An option for fine-tuning is one for pretraining, and the same numbers."""
     assert options(f"pretrain_{group}").keys() == options(group).keys()
     for option, what in options(group).items():
-        assert options(f"pretrain_{group}")[option] == f"{what}, for pretraining"
+        mine = what.replace(f"{group}.", f"pretrain_{group}.")
+        assert options(f"pretrain_{group}")[option] == f"{mine}, for pretraining"
     if group == "schedule":
         for option in options(group):
             e = experiment(f"schedule={option}", f"pretrain_schedule={option}")
@@ -143,7 +144,7 @@ def test_a_value_of_the_wrong_type_is_named(compose, column):
         )
     )
     count = 0
-    for group in (*FOLDERS, "hardware", "pretrain", "finetune", "features", "schedule"):
+    for group in (*FOLDERS, "hardware", "pretrain", "finetune", "features"):
         for key in cfg[group]:
             kind = OmegaConf.get_type(cfg[group]).__dataclass_fields__[key].type
             word = str(getattr(kind, "__name__", kind)).partition("[")[0].partition(" |")[0]
@@ -204,11 +205,9 @@ def nodes():
             {f.name: str(f.type) for f in fields(kind)},
         )
     shared = required(HERE / "losses.py")  # reconstruction and output, checked for whoever has them
-    for group, stem in (*PARTS, ("schedule", "")):
-        file = HERE / FOLDERS[group] / f"{stem}.py" if stem else HERE / "training" / "schedule.py"
-        seen = sources.node(
-            file, f"sft_exp.{FOLDERS[group]}.{stem}" if stem else "sft_exp.training.schedule"
-        )
+    for group, stem in PARTS:
+        file = HERE / FOLDERS[group] / f"{stem}.py"
+        seen = sources.node(file, f"sft_exp.{FOLDERS[group]}.{stem}")
         types = {f.name: str(f.type) for f in fields(seen)}
         yield group, seen()._target_, required(file) | (shared & types.keys()), types
 
@@ -402,10 +401,6 @@ def test_a_broken_part_breaks_itself_alone(tmp_path, monkeypatch):
     for folder in FOLDERS.values():
         (tmp_path / folder).mkdir()
     (tmp_path / "encoders" / "broken.py").write_text("class Broken(:\n")
-    (tmp_path / "training").mkdir()
-    (tmp_path / "training" / "schedule.py").write_text(
-        (HERE / "training" / "schedule.py").read_text()
-    )
     monkeypatch.setattr(sources, "HERE", tmp_path)
     register.register()
 

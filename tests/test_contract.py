@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
+from math import isfinite
 
 import pytest
 import torch
@@ -19,10 +20,10 @@ from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
 from sft_exp.errors import ConfigError
 from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.model import Model, measure, named
 from sft_exp.training.loop import only, train
 from sft_exp.training.optim import optimizers_for
-from sft_exp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 MODULES = {(group, file.stem): (module, file) for group, file, module in sources.parts()}
@@ -253,7 +254,7 @@ def training(plan):
     """Runs the loop; gives what it yields, and what a checkpoint holds."""
 
     def run(method, nets, images, target, stop=20, start=0, saved=None):
-        told = plan(nets, 20, stop=stop, schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]))
+        told = plan(nets, 20, stop=stop, schedule=PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]))
         optimizers = optimizers_for(method, nets, target, told.phases)
         if saved:
             nets.load_state_dict(saved["nets"])
@@ -609,3 +610,15 @@ def test_a_data_sets_corpus_is_whole(stem):
     assert set(corpus.train.y.tolist()) == set(range(len(corpus.strata)))
     for name in part("dataset", stem).gives:
         assert name in corpus.train.targets if name != "y" else corpus.labelled
+
+
+# Schedules
+
+
+@every("schedule")
+def test_a_schedule_is_a_pure_function_of_progress(stem):
+    schedule, again = part("schedule", stem)(), part("schedule", stem)()
+    factors = [schedule(n / 100) for n in range(100)]
+    assert all(isfinite(f) and f >= 0 for f in factors)
+    assert factors[::-1] == [again(n / 100) for n in reversed(range(100))]
+    assert factors[0] > 0, "a training of one step must do something"

@@ -13,13 +13,13 @@ from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
 from sft_exp.models.heads.fitted import SEARCH_ROWS, fit_linear, grid_fit
 from sft_exp.models.layers import Standardise
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.stacked import STACKABLE, stacked
 from sft_exp.strategies.logistic import Logistic
 from sft_exp.strategies.svm import Svm
 from sft_exp.tasks.classify import Classify
 from sft_exp.training.loop import train
 from sft_exp.training.optim import build_optimizer
-from sft_exp.training.schedule import Schedule
 
 SEED = seed_of("test")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
@@ -182,7 +182,7 @@ def test_heads_trained_together_are_those_trained_alone(pixels, plan, path):
         nn.ModuleDict({"head": head}),
         20,
         batch_size=32,
-        schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]),
+        schedule=PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]),
     )
     together = stacked(head, f_ND, y_N, target, rates, told)
     for rate, (state, rows) in zip(rates, together, strict=True):

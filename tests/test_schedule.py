@@ -7,23 +7,23 @@ import pytest
 
 from sft_exp.config.help_text import options
 from sft_exp.errors import ConfigError
-from sft_exp.training.schedule import Schedule
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 
 AT = [i / 100 for i in range(101)]
 
 
 def test_constant_is_one_throughout():
-    assert {Schedule()(p) for p in AT} == {1.0}
+    assert {PiecewiseCosine()(p) for p in AT} == {1.0}
 
 
 def test_cosine_is_half_a_cosine():
-    cosine = Schedule([[0.0, 1.0], [1.0, 0.0]])
+    cosine = PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]])
     assert [cosine(p) for p in AT] == pytest.approx([(1 + cos(pi * p)) / 2 for p in AT])
 
 
 def test_it_passes_through_its_points_and_never_beyond_them():
     points = [[0.0, 0.1], [0.2, 1.0], [0.6, 0.5], [1.0, 0.0]]
-    schedule = Schedule(points)
+    schedule = PiecewiseCosine(points)
     assert [schedule(p) for p, _ in points] == pytest.approx([f for _, f in points])
     assert schedule(0.1) == pytest.approx(0.55)
     assert schedule(0.4) == pytest.approx(0.75)
@@ -33,11 +33,11 @@ def test_it_passes_through_its_points_and_never_beyond_them():
 
 
 def test_the_last_factor_holds_to_the_end():
-    assert Schedule([[0.0, 1.0], [0.5, 0.2]])(0.8) == 0.2
+    assert PiecewiseCosine([[0.0, 1.0], [0.5, 0.2]])(0.8) == 0.2
 
 
 def test_two_points_at_one_place_are_a_jump():
-    step = Schedule([[0.0, 1.0], [0.5, 1.0], [0.5, 0.1], [1.0, 0.1]])
+    step = PiecewiseCosine([[0.0, 1.0], [0.5, 1.0], [0.5, 0.1], [1.0, 0.1]])
     assert [step(p) for p in (0.0, 0.49, 0.5, 0.51, 1.0)] == pytest.approx([1, 1, 0.1, 0.1, 0.1])
 
 
@@ -56,7 +56,7 @@ def test_two_points_at_one_place_are_a_jump():
 )
 def test_impossible_points_are_refused(points):
     with pytest.raises(ConfigError, match=r"points=.*rising from 0"):
-        Schedule(points)
+        PiecewiseCosine(points)
 
 
 @pytest.mark.parametrize("name", options("schedule"))

@@ -18,10 +18,10 @@ from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.vit import ViT
 from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.pretrainers.ae import AE
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.tasks.classify import Classify
 from sft_exp.training.loop import pieces, train
 from sft_exp.training.optim import build_optimizer, optimizers_for
-from sft_exp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
@@ -157,7 +157,7 @@ def test_a_step_is_a_function_of_its_number(images, plan):
 def test_stopping_early_is_the_start_of_the_longer_run(images, plan):
     """Schedules end at `steps`, wherever one stops: rungs of a search go on from each other."""
     short, long = classifier(), classifier()
-    cosine = Schedule([[0.0, 1.0], [1.0, 0.0]])
+    cosine = PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]])
     _, optimizers = run(Classify(), short, images, plan(short, 10, stop=4, schedule=cosine))
     run(Classify(), short, images, plan(short, 10, schedule=cosine), start=4, optimizers=optimizers)
     run(Classify(), long, images, plan(long, 10, schedule=cosine))
@@ -236,7 +236,7 @@ def test_the_schedule_multiplies_each_groups_rate(images, plan):
     rates = {
         name: 0.5 if name.startswith("encoder.") else 1.0 for name, _ in nets.named_parameters()
     }
-    cosine = Schedule([[0.0, 0.2], [0.5, 1.0], [1.0, 0.0]])
+    cosine = PiecewiseCosine([[0.0, 0.2], [0.5, 1.0], [1.0, 0.0]])
     steps = plan(nets, 8, schedule=cosine, phases=[(1.0, rates)])
     optimizers = optimizers_for(Classify(), nets, SGD, steps.phases)
     found = [

@@ -4,14 +4,14 @@ Runs keep the paths of classes: `_target_` in results.json and .hydra/config.yam
 A class that moves leaves a line here, and old runs stay readable.
 """
 
-MOVED = {  # module in an earlier version -> where its classes are now
+MOVED = {  # module or class in an earlier version -> where it is now
     "sft_exp.experiment": "sft_exp.config.schema",
     "sft_exp.sam": "sft_exp.training.sam",
-    "sft_exp.schedule": "sft_exp.training.schedule",
+    "sft_exp.schedule.Schedule": "sft_exp.schedules.piecewise_cosine.PiecewiseCosine",
 }
 
 
 def current(path: str) -> str:
     """The path of a class today: `sft_exp.sam.SAM` -> `sft_exp.training.sam.SAM`. Other paths are returned as they are."""
     module, _, name = path.rpartition(".")
-    return f"{MOVED.get(module, module)}.{name}"
+    return MOVED.get(path) or f"{MOVED.get(module, module)}.{name}"

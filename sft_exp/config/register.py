@@ -49,11 +49,6 @@ def register() -> None:
         sys.path.append(plugins)  # hydra_plugins is a namespace: ours is seen by this program alone
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=Experiment)
-    store.store(
-        group="schema",
-        name="schedule",
-        node=node(HERE / "training" / "schedule.py", "sft_exp.training.schedule"),
-    )
     store.store(group="schema", name="hardware", node=Hardware)
     store.store(group="schema", name="augment", node=Views)
     for group, file, module in parts({**FOLDERS, "study": "studies"}):

@@ -19,6 +19,7 @@ FOLDERS = {  # group -> where its parts are, one dataclass a file
     "encoder": "encoders",
     "task": "tasks",
     "strategy": "strategies",
+    "schedule": "schedules",
     "dataset": "datasets",
     "tracker": "trackers",
     "compress": "compressors",
@@ -33,8 +34,8 @@ KINDS = {  # group -> the class its parts derive from
     "tracker": "sft_exp.core.tracker.Tracker",
     "compress": "sft_exp.core.deploy.Compressor",
     "export": "sft_exp.core.deploy.Exporter",
-    "schedule": "sft_exp.training.schedule.Schedule",
-    "pretrain_schedule": "sft_exp.training.schedule.Schedule",
+    "schedule": "sft_exp.core.schedule.Schedule",
+    "pretrain_schedule": "sft_exp.core.schedule.Schedule",
 }
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {
     "Any": Any

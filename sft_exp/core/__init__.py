@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sft_exp.core.method import Method
     from sft_exp.core.pretrainer import Pretrainer
     from sft_exp.core.rng import Stream, seed_of, stream
+    from sft_exp.core.schedule import Schedule
     from sft_exp.core.strategy import Strategy
     from sft_exp.core.task import Network, Task
     from sft_exp.core.tracker import Tracker
@@ -30,6 +31,7 @@ __all__ = [
     "Network",
     "Pretrainer",
     "Rates",
+    "Schedule",
     "Spec",
     "Strategy",
     "Stream",
@@ -45,6 +47,7 @@ MODULES = {
     "method": ("Method",),
     "pretrainer": ("Pretrainer",),
     "rng": ("Stream", "seed_of", "stream"),
+    "schedule": ("Schedule",),
     "strategy": ("Strategy",),
     "task": ("Network", "Task"),
     "tracker": ("Tracker",),

@@ -10,10 +10,10 @@ from sft_exp.core.deploy import Compressor
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.stage_requests import Job, add, model_parts, place
 from sft_exp.models import graphs
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
 from sft_exp.store.store import Request
 from sft_exp.strategies import distill
-from sft_exp.training.schedule import Schedule
 
 ORIGINAL = "original"  # what the model is called beside its compressed forms
 
@@ -131,7 +131,7 @@ def studying(job: Job, main: Request, how: Distil, teacher: Path) -> Request:
         "parts": model_parts(main),
         "val": "none",
         "optim": Target("torch.optim.Adam", {"lr": how.lr}),
-        "schedule": Schedule([[0.0, 1.0], [1.0, 0.0]]),
+        "schedule": PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]),
         "steps": how.steps,
         "stop": how.steps,
         "_after": None,

@@ -16,6 +16,7 @@ from sft_exp.core.task import Network
 from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.models import graphs
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
 from sft_exp.stages.distillation import Imitation
 from sft_exp.store import atomic_io
@@ -23,7 +24,6 @@ from sft_exp.store.store import Request
 from sft_exp.training.context import Context
 from sft_exp.training.fit import fit, forget
 from sft_exp.training.loop import Plan
-from sft_exp.training.schedule import Schedule
 
 CALIBRATION, AT_ONCE = 512, 64  # training images that set the ranges of activations
 GRAPH, FACTS = "model.onnx", "facts.json"
@@ -78,7 +78,7 @@ def imitate(
         steps=count,
         stop=count,
         batch_size=size,
-        schedule=Schedule([[0.0, 1.0], [1.0, 0.0]]),
+        schedule=PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]),
         phases=phases,
         name=(request["seed"], "compress", request["draw"]),
         precision=request["precision"],

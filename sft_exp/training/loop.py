@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from sft_exp.core.comm import Share, sharing
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
+from sft_exp.core.schedule import Schedule
 from sft_exp.core.types import Rates, Tensors
 from sft_exp.data.images import Images
 from sft_exp.data.order import rows_of_step
 from sft_exp.distributed.local import Engine, inside
 from sft_exp.errors import NonFiniteError
 from sft_exp.training.optim import Optimizers, Phases, belongs, update
-from sft_exp.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

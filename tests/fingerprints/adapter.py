@@ -38,11 +38,11 @@ from sft_exp.data.images import Images
 from sft_exp.data.order import rows_of_step
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
 from sft_exp.stages.finetune import method_of, moving, pull
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
-from sft_exp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c", "d")
@@ -290,7 +290,7 @@ def steps(
         penalty = partial(pull, strategy, begun)
     made = Plan(
         **{
-            "steps": count, "stop": count, "batch_size": batch, "schedule": schedule or Schedule(), "phases": phases,
+            "steps": count, "stop": count, "batch_size": batch, "schedule": schedule or PiecewiseCosine(), "phases": phases,
             "name": (seed, "fingerprint"), "rests": rests, "penalty": penalty, **plan,
         }
     )  # fmt: skip

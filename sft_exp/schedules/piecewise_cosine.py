@@ -1,14 +1,18 @@
-"""The learning rate's factor as a pure function of progress, so that a checkpoint needs no scheduler."""
+"""Half cosines between given points: constant, cosine, warm-up and one-cycle schedules are options of it.
+
+Cosine annealing: Loshchilov & Hutter, arXiv:1608.03983, equation 5; one cycle: Smith & Topin, arXiv:1708.07120.
+"""
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from math import cos, inf, pi
 
+from sft_exp.core.schedule import Schedule
 from sft_exp.errors import require
 
 
 @dataclass
-class Schedule:
+class PiecewiseCosine(Schedule):
     points: list[list[float]] = field(
         default_factory=lambda: [[0.0, 1.0]]
     )  # [progress from 0 to 1, factor], joined by half cosines

@@ -6,10 +6,10 @@ from functools import cache
 
 import pytest
 
-from sft_exp.config.sources import FOLDERS, HERE
+from sft_exp.config.sources import FOLDERS, HERE, LISTED
 
 FILES = sorted(f for f in HERE.rglob("*.py"))
-METHODS = tuple(FOLDERS.values())
+METHODS = (*FOLDERS.values(), *LISTED.values())
 FLOORS = (  # from the ground up; a room imports from its own and from lower floors, lazy imports counted
     {"errors", "progress"},
     {"config", "verdict"},

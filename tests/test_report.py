@@ -237,7 +237,7 @@ def test_a_run_without_pretraining_and_controls_has_its_report_too(experiment, t
 def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
     report.show(done.job, done.result, done.folder, done.command)
     said = capsys.readouterr().out
-    for arm, cells in report.rows(done.job.experiment.task, done.result):
+    for arm, cells in report.rows(done.job, done.result):
         (line,) = [line for line in said.splitlines() if line.split()[:1] == [arm]]
         assert line.split()[1:] == cells
     stages = {r.folder for rows in done.job.results.values() for r in rows}
@@ -253,7 +253,8 @@ def test_a_single_draw_has_no_spread():
         "controls": {},
         "draws": {MAIN: [0.0]},
     }
-    assert report.rows(Task, one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
+    job = SimpleNamespace(experiment=SimpleNamespace(task=Task, metrics=[]))
+    assert report.rows(job, one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
 
 
 def test_every_table_says_that_validation_saw_other_labels(done, job, capsys):

@@ -21,7 +21,7 @@ from sft_exp.config.schema import (
     Views,
     target,
 )
-from sft_exp.config.sources import FOLDERS, HERE, KINDS, node, parts
+from sft_exp.config.sources import FOLDERS, HERE, KINDS, LISTED, LISTED_KINDS, node, parts
 from sft_exp.errors import ConfigError
 
 KEYS: dict[str, Any] = {  # key of the root -> its dataclass
@@ -98,6 +98,7 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
         values["pretrain_dataset"] = part(
             values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"]
         )
+    values["metrics"] = [metric(value) for value in values.get("metrics") or []]
     for key, made in KEYS.items():
         if not isinstance(values[key], dict):
             names = ", ".join(f"{key}.{f.name}" for f in fields_of(made))
@@ -183,9 +184,27 @@ def named(value: Any, group: str, key: str) -> Any:
                 key, value, f"{name!r} names no {group}{did_you_mean(name, list(known))}"
             )
         target = next(f.default for f in fields_of(node(*known[name])) if f.name == "_target_")
-        return part({"_target_": target}, key, KINDS[group])
+        return part({"_target_": target}, key, (KINDS | LISTED_KINDS)[group])
 
     return {k: made(v) for k, v in value.items()} if isinstance(value, dict) else made(value)
+
+
+def metric(value: Any) -> Any:
+    """An entry of `metrics` as a part: a name, or a node with `_target_`, ours or a class of torchmetrics. Another name may
+    be a metric of the task, which is known later, and stays a name."""
+    if isinstance(value, dict):
+        target = str(value.get("_target_"))
+        if not target.startswith("torchmetrics."):
+            return part(value, "metrics", LISTED_KINDS["metric"])
+        options = {k: inner(v, f"metrics.{k}") for k, v in value.items() if k != "_target_"}
+        kind = f"{HERE.name}.{LISTED['metric']}.torchmetrics_class.TorchMetric"
+        return part(
+            {"_target_": kind, "path": target, "options": options},
+            "metrics",
+            LISTED_KINDS["metric"],
+        )
+    known = {file.stem for group, file, _ in parts() if group == "metric"}
+    return named(value, "metric", "metrics") if value in known else value
 
 
 def locate(path: str) -> Any:

@@ -23,6 +23,7 @@ from sft_exp.config.schema import Experiment, Hardware, Views
 from sft_exp.config.sources import (
     FOLDERS,
     HERE,
+    LISTED,
     MIRRORED,
     _options,
     _plugged,
@@ -110,9 +111,10 @@ def plug(folder: str | None) -> None:
     path = Path(folder).expanduser().resolve()
     if path in _plugged:
         return
-    if not any((path / inside).is_dir() for inside in FOLDERS.values()):
+    known = (*FOLDERS.values(), *LISTED.values(), "conf")
+    if not any((path / inside).is_dir() for inside in known):
         raise ConfigError(
-            "plugins", folder, f"must be a folder with one of {', '.join(FOLDERS.values())} in it"
+            "plugins", folder, f"must be a folder with one of {', '.join(known)} in it"
         )
     spec = find_spec(path.name) if path.name.isidentifier() else None
     if not path.name.isidentifier() or (

@@ -272,6 +272,9 @@ class Experiment:
     )
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
+    metrics: list[Any] = field(
+        default_factory=list
+    )  # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_: torchmetrics....}
     controls: Any = True  # also run the controls: true, false, or a list of their names
     nll_samples: int = 0  # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not computed
     monitors: bool = True  # look at the features while pretraining: probes inside the label budget, rank, clusters

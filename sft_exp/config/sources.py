@@ -25,6 +25,7 @@ FOLDERS = {  # group -> where its parts are, one dataclass a file
     "compress": "compressors",
     "export": "exporters",
 }
+LISTED = {"metric": "metrics"}  # the same for parts that a list of names takes: metrics=[top_k]
 KINDS = {  # group -> the class its parts derive from
     "pretrainer": "sft_exp.core.pretrainer.Pretrainer",
     "encoder": "sft_exp.core.encoder.Encoder",
@@ -37,6 +38,7 @@ KINDS = {  # group -> the class its parts derive from
     "schedule": "sft_exp.core.schedule.Schedule",
     "pretrain_schedule": "sft_exp.core.schedule.Schedule",
 }
+LISTED_KINDS = {"metric": "sft_exp.core.metric.Metric"}
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {
     "Any": Any
 }
@@ -51,7 +53,7 @@ _plugged: list[Path] = []  # folders of the user's own parts
 _options: list[Path] = []  # folders of the user's own options, besides conf/
 
 
-def parts(folders: dict[str, str] = FOLDERS) -> list[tuple[str, Path, str]]:
+def parts(folders: dict[str, str] = FOLDERS | LISTED) -> list[tuple[str, Path, str]]:
     """Every part's (group, file, module): ours, and those of the folders plugged in."""
     roots = [(HERE, HERE.name), *((folder, folder.name) for folder in _plugged)]
     return [

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sft_exp.core.deploy import Compressor, Exporter, Finished
     from sft_exp.core.encoder import Backbone, Encoder
     from sft_exp.core.method import Method
+    from sft_exp.core.metric import Metric
     from sft_exp.core.pretrainer import Pretrainer
     from sft_exp.core.rng import Stream, seed_of, stream
     from sft_exp.core.schedule import Schedule
@@ -28,6 +29,7 @@ __all__ = [
     "Finished",
     "Layers",
     "Method",
+    "Metric",
     "Network",
     "Pretrainer",
     "Rates",
@@ -45,6 +47,7 @@ MODULES = {
     "deploy": ("Compressor", "Exporter", "Finished"),
     "encoder": ("Backbone", "Encoder"),
     "method": ("Method",),
+    "metric": ("Metric",),
     "pretrainer": ("Pretrainer",),
     "rng": ("Stream", "seed_of", "stream"),
     "schedule": ("Schedule",),

@@ -4,11 +4,16 @@ import pkgutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sft_exp import datasets
+from sft_exp.config import sources
+from sft_exp.config.help_text import did_you_mean
 from sft_exp.config.schema import Experiment
+from sft_exp.core.metric import Metric
+from sft_exp.core.types import Spec
 from sft_exp.data import duplicates
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.errors import ConfigError
@@ -33,9 +38,7 @@ def check_task(e: Experiment, data: Corpus) -> None:
             f"learns from {' and '.join(map(called, missing))}, and dataset={e.choices.get('dataset', data.name)} has "
             f"{' and '.join(map(called, told))}; data sets that have them: {', '.join(giving(*missing)) or 'none'}",
         )
-    e.task.metrics(
-        data.spec
-    )  # what they are made of may not be installed: better said now than after training
+    check_metrics(e, data)
     for key, chosen, wanted in (
         ("compress", e.compress and e.compress.forms(""), ("classes",)),
         ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
@@ -45,6 +48,45 @@ def check_task(e: Experiment, data: Corpus) -> None:
         if chosen and e.task.predicts not in wanted:
             why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
             raise ConfigError(key, e.choices.get(key, ""), why)
+
+
+def check_metrics(e: Experiment, data: Corpus) -> None:
+    """Metrics that are not installed, unknown, or not of what the task predicts: said now and not after training.
+    ConfigError."""
+    own = [*e.task.metrics(data.spec)]
+    keys: list[str] = [*own]
+    for metric in e.metrics:
+        if not isinstance(metric, Metric):
+            if metric not in own:
+                known = [*own, *(f.stem for group, f, _ in sources.parts() if group == "metric")]
+                raise ConfigError(
+                    "metrics", metric, f"names no metric{did_you_mean(str(metric), known)}"
+                )
+            continue
+        if e.task.predicts not in metric.predicts:
+            valid = f"is of tasks that predict {' or '.join(metric.predicts)}"
+            raise ConfigError(
+                "metrics", metric.key, f"{valid}, and this one predicts {e.task.predicts}"
+            )
+        if metric.key in keys:
+            raise ConfigError("metrics", metric.key, "is the name of two metrics")
+        keys.append(metric.key)
+        rehearse(metric, e.task.predicts, e.task.of(data.spec))
+
+
+def rehearse(metric: Metric, predicts: str, spec: Spec) -> None:
+    """Build the metric and, of classification, show it one batch. ConfigError where it cannot take that."""
+    classes = len(spec.classes)
+    try:
+        built: Any = metric.build(spec)
+        if predicts == "classes":
+            built.update(torch.zeros(2 * classes, classes), torch.arange(classes).repeat(2))
+            built.compute()
+    except ConfigError as error:
+        raise error.under("metrics") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        valid = f"cannot score logits [B, {classes}] against labels [B]: {error}"
+        raise ConfigError("metrics", metric.key, valid) from error
 
 
 def called(target: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core.arms import LONG, MAIN
+from sft_exp.core.metric import Metric
 from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.splits import Labels
@@ -74,7 +75,10 @@ def prepare(e: Experiment) -> Job:
         job.arms[arm] = [add(job, "finetune", r) for r in requests]
         for r in requests:
             model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
-            add(job, "evaluate", {**tested, "labels": labels, **model_of, "draw": r["draw"]})
+            asked = {**tested, "labels": labels, **model_of, "draw": r["draw"]}
+            add(job, "evaluate", asked)
+            for metric in further(e):
+                add(job, "metrics", {**asked, "metric": metric})
         if arm == MAIN and e.val == "cv":
             for r, draw in zip(requests, draws, strict=True):
                 if validate.count(draw.labelled, FOLDS):
@@ -90,6 +94,11 @@ def prepare(e: Experiment) -> Job:
                     )
     deployment(job, shared)
     return job
+
+
+def further(e: Experiment) -> list[Metric]:
+    """The metrics beside those of the task, which are always computed."""
+    return [metric for metric in e.metrics if isinstance(metric, Metric)]
 
 
 def kept(e: Experiment, data: Corpus) -> tuple[Readout, Request]:

@@ -19,6 +19,7 @@ from sft_exp.stages import (  # fmt: skip
     finetune,
     likelihood,
     lr_find,
+    metrics,
     pretrain,
     validate,
 )
@@ -38,10 +39,15 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "test": describe_test.run,
     "likelihood": likelihood.run,
     "evaluate": evaluate.run,
+    "metrics": metrics.run,
     "compress": compress.run,
     "bill": bill.run,
     "export": export.run,
 }
+ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {
+    "finetune": (finetune.alike, finetune.run_alike),
+    "metrics": (metrics.alike, metrics.run_alike),
+}  # stages that may answer several requests in one call: (what these have in common, the call)
 SHARED = (
     "pretrain",
     "search",
@@ -75,7 +81,7 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
         assert ctx is not None
         function = function_of(name, requests[0])
         if len(requests) > 1:
-            finetune.run_alike(folders, requests, replace(ctx, group=None))
+            ALIKE[name][1](folders, requests, replace(ctx, group=None))
         elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
             function(
                 folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0]))
@@ -86,8 +92,7 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
     def named(request: Request) -> Request:
         return {**plain(request), "code": digest(request, *functions_of(name, request))}
 
-    alike = finetune.alike if name == "finetune" else None
-    made = Stage(name, run, named, alike)
+    made = Stage(name, run, named, ALIKE[name][0] if name in ALIKE else None)
     return made
 
 
@@ -100,7 +105,7 @@ def function_of(name: str, request: Request) -> Callable[[Path, Request, Context
 
 def functions_of(name: str, request: Request) -> list[Callable]:
     """All that may compute it: the one alone, or that for several requests at once."""
-    together = [finetune.run_alike] if name == "finetune" and finetune.alike(request) else []
+    together = [ALIKE[name][1]] if name in ALIKE and ALIKE[name][0](request) else []
     return [function_of(name, request), *together]
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
-from sft_exp.core.task import Task
+from sft_exp.jobs.prepare import further
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
 from sft_exp.reports import advice, model_card, page, plots
 from sft_exp.reports.drawing import Picture
@@ -75,9 +75,9 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen = Console(highlight=False, markup=False)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
-    for head in heads(job.experiment.task):
+    for head in heads(job):
         table.add_column(head, justify="right")
-    for arm, cells in rows(job.experiment.task, result):
+    for arm, cells in rows(job, result):
         table.add_row(
             advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None
         )
@@ -176,14 +176,21 @@ def footing(job: Job) -> str:
     return "\n".join(["; ".join(filter(None, [f"Test, %, {draws}", e.task.footing])), *departs])
 
 
-def heads(task: Task) -> list[str]:
-    score, *others = task.columns.values()
+def columns(job: Job) -> dict[str, str]:
+    """Score in results.json -> head of its column: those of the task, and those that `metrics` adds."""
+    added = [metric.key for metric in further(job.experiment)]
+    return {**job.experiment.task.columns, **{key: key for key in added}}
+
+
+def heads(job: Job) -> list[str]:
+    score, *others = columns(job).values()
     return [score, "sd", *others]
 
 
-def rows(task: Task, result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def rows(job: Job, result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """(arm, cells under `heads`); `-` for what an arm has not."""
-    score, *others = task.columns
+    task = job.experiment.task
+    score, *others = columns(job)
     found = []
     for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
         cells = [
@@ -298,11 +305,9 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
 
 
 def html_table(job: Job, result: dict[str, Any]) -> str:
-    cells = "".join(
-        f'<th scope="col" class="number">{head}</th>' for head in heads(job.experiment.task)
-    )
+    cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job))
     main, lines = ' class="main"', []
-    for arm, values in rows(job.experiment.task, result):
+    for arm, values in rows(job, result):
         why = health.said(result.get("faults", {}).get(arm, []))
         what = (
             MEANING[SCRATCH]

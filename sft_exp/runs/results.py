@@ -18,10 +18,7 @@ def results(job: Job) -> dict[str, Any]:
     """results.json of one job. Numbers are fractions."""
     e = job.experiment
     score = e.task.score
-    scores = {
-        arm: [read(job.results["evaluate"][i], "scores.json") for i in places]
-        for arm, places in job.arms.items()
-    }
+    scores = {arm: [scored(job, i) for i in places] for arm, places in job.arms.items()}
     labelled = [splits.make(job.corpus, job.labels, d) for d in range(e.draws)]
     main, copied = job.arms[MAIN], read(job.results["test"][0], "manifest.json")["copies"]
     verdict: Verdict | None = None
@@ -307,6 +304,16 @@ def about(found: list[Result]) -> dict[str, Any]:
         "cached": all(r.cached for r in found),
         "seconds": round(sum(r.seconds for r in found), 3),
     }
+
+
+def scored(job: Job, place: int) -> dict[str, float]:
+    """All scores of one model on the test images: those of its task, and those that `metrics` adds."""
+    count = len(job.results["metrics"]) // len(job.results["evaluate"])
+    further = job.results["metrics"][place * count : (place + 1) * count]
+    found = read(job.results["evaluate"][place], "scores.json")
+    for result in further:
+        found |= read(result, "scores.json")
+    return found
 
 
 def read(result: Result, file: str) -> Any:

@@ -514,6 +514,8 @@ def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(ste
     if "unlabelled" in batch:
         batch["unlabelled"]["y"] = torch.full_like(batch["unlabelled"]["y"], -1)
     again = task.draw(batch, stream(0, "draw"), 0.5)
+    assert "unlabelled" in task.pools or len(first) == task.drawn()
+    assert "unlabelled" not in task.supervised().pools
     assert len(first) == len(again)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(d.dim() == 0 or len(d) % 16 == 0 for d in first), (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sft_exp.core.deploy import Compressor
+from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
 
@@ -35,6 +35,11 @@ class Distil(Compressor):
         require(self.steps > 0, "steps", self.steps, "above 0")
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(self.batch_size > 0, "batch_size", self.batch_size, "above 0")
+
+    def distillation(self):
+        return Distillation(
+            self.student, self.temperature, self.weight, self.steps, self.lr, self.batch_size
+        )
 
     def forms(self, name):
         return {

@@ -18,6 +18,7 @@ from sft_exp.models.layers import Standardise
 
 @dataclass
 class Prune(Compressor):
+    follows_channels: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run

@@ -3,12 +3,24 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from sft_exp.core.task import Network
 from sft_exp.core.types import Spec
+
+
+@dataclass
+class Distillation:
+    """A smaller encoder, fine-tuned to imitate the model (strategy=distill) with Adam, half a cosine down to 0."""
+
+    student: Any  # an encoder; None where the user has named none
+    temperature: float
+    weight: float  # of imitating; the rest is the labels'
+    steps: int
+    lr: float
+    batch_size: int
 
 
 @dataclass
@@ -19,11 +31,18 @@ class Compressor:
     A field `tolerance` is the accuracy (a fraction) that may be lost: more fails the run.
     """
 
+    follows_channels: ClassVar[bool] = (
+        False  # from layer to layer, so that the head must read one map
+    )
     graph: ClassVar[bool] = False  # what it leaves is an ONNX graph alone, and no torch network
 
     def forms(self, name: str) -> "dict[str, list[Compressor]]":
         """What comes of it: name -> the steps that lead there. The first one is what is exported."""
         return {name: [self]}
+
+    def distillation(self) -> "Distillation | None":
+        """The new network that takes the model's place, where there is one; such a compressor comes first."""
+        return None
 
     def alter(self, network: Network, x_BCHW: Tensor) -> None:
         """Change the network in place, e.g. take channels out of it."""

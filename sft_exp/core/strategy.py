@@ -1,11 +1,15 @@
 """The contract of a strategy: which parameters the labels change, when and how fast."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sft_exp.core.method import Method
+from sft_exp.core.task import Task
 from sft_exp.core.types import Layers, Rates, Spec, Tensors
 
 
@@ -27,6 +31,26 @@ class Strategy:
         "classes",
         "pixels",
     )  # what tasks must predict for that; others need a gradient
+
+    tasks: ClassVar[tuple[str, ...]] = ()  # what tasks must predict; empty: anything
+    frozen: ClassVar[bool] = (
+        False  # `phases` never let the encoder move, and nothing is added to it
+    )
+    uses_pool: ClassVar[bool] = False  # trains on the pool's images, too, as `unlabelled`
+
+    def resolved(self, find: Callable[[str, Any], Path]) -> "Strategy":
+        """The strategy with the store folders of the models that it learns from. `find(field, value)` gives the folder that
+        the value of a field names, or a ConfigError."""
+        return self
+
+    def models(self) -> tuple[Path, ...]:
+        """Those folders; what is in them is part of the result's name."""
+        return ()
+
+    def wraps(self, task: Task, models: list[Any]) -> Method:
+        """What is trained: the task, unless the strategy adds a loss of its own. `models` are those of `models()`, loaded:
+        `predict` takes images [B, C, H, W] and gives the predictions of their task."""
+        return task
 
     def adapt(self, encoder: nn.Module, rng: torch.Generator) -> None:
         """Add parameters to the encoder, pretrained by now, before `phases` is asked about them."""

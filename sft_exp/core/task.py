@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sft_exp.core.method import Method
 from sft_exp.core.types import Spec, Tensors
+from sft_exp.errors import ConfigError
 
 
 @dataclass
@@ -37,6 +38,10 @@ class Task(Method):
     readout: ClassVar[str] = "head"  # path, among its networks, of what a strategy may solve
     raw: ClassVar[tuple[str, ...]] = ()  # that are in units of their own
     footing: ClassVar[str] = "macro precision, recall and F1"  # what must be said of the columns
+
+    plain: ClassVar[bool] = (
+        False  # its loss is the cross-entropy of nets["head"], a linear layer, on nets["scale"]
+    )
 
     def alters(self) -> bool:
         """Whether `draw` changes images or pairs them anew, so that a frozen encoder's features cannot be computed once."""
@@ -74,6 +79,21 @@ class Task(Method):
     def alone(self) -> "dict[str, Task]":
         """Where several things are learnt at once: each alone, by name; as controls, `alone_<name>`."""
         return {}
+
+    def supervised(self) -> "Task":
+        """The task that learns from the labels alone, from the same start and on the same views: itself, unless it also takes
+        unlabelled images. ConfigError where such a task does not say which."""
+        if "unlabelled" in self.pools:
+            raise ConfigError(
+                "task",
+                type(self).__name__,
+                "learns from unlabelled images: its `supervised` must return a task of the labels alone",
+            )
+        return self
+
+    def drawn(self) -> int:
+        """How many tensors `draw` returns, for a task that holds this one: images, and each target."""
+        return 1 + max(1, len(self.needs))
 
     def solvable(self) -> "Task":
         """The same task with a head that a strategy can solve in closed form."""

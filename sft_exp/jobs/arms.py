@@ -1,7 +1,7 @@
 """The arms that are compared: the main one, and its controls, fine-tuning requests that differ from it in what their name says
 and in nothing else, so equal ones are one folder whoever asks."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from sft_exp.models.feature_extractor import DENSE
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.stages import model
 from sft_exp.store.store import Request
-from sft_exp.strategies.distill import Distil
 from sft_exp.strategies.knn import KNN
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
@@ -30,9 +29,6 @@ from sft_exp.strategies.ridge import Ridge
 from sft_exp.strategies.spread import Spread
 from sft_exp.strategies.svm import Svm
 from sft_exp.strategies.svr import Svr
-from sft_exp.tasks.classify import Classify
-from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
-from sft_exp.tasks.regress import Regress
 
 UNTRAINED: dict[
     str, dict[str, tuple[Encoder, Strategy]]
@@ -117,10 +113,8 @@ def finetuning(
         "precision": e.hardware.precision,
     }
     request |= difference(job, shared, arm, request)
-    if isinstance(request["strategy"], Distil):
-        request["parts"] = model.parts_of(
-            request["strategy"].teacher
-        )  # whose predictions are learnt from
+    if folders := request["strategy"].models():  # whose predictions are learnt from
+        request["parts"] = [part for folder in folders for part in model.parts_of(folder)]
     if request["strategy"].solves:
         return closed(request)
     return going_on(
@@ -139,7 +133,7 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
         return {"start": None, **longer(main, job)}
     if arm.startswith(SINGLE):
         return {"task": task.alone()[arm.removeprefix(SINGLE)]}
-    supervised = alone(task)  # floors and labels_only: what the labels alone give
+    supervised = task.supervised()  # floors and labels_only: what the labels alone give
     if arm == LABELS_ONLY:
         return {"task": supervised}
     if arm == RANDOM:
@@ -175,27 +169,6 @@ def components(job: Job, shared: Request, draw: int) -> Request:
         }
     )
     return {"encoder": projection, "start": start_of(job, fit)}
-
-
-def alone(task: Task) -> Task:
-    """The task itself, or for a semi-supervised one that which learns from the labels alone, from the same start and on the
-    same views."""
-    if "unlabelled" not in task.pools:
-        return task
-    if isinstance(inner := getattr(task, "task", None), Task):
-        return inner
-    if isinstance(task, MeanTeacherNumbers):
-        return Regress(
-            **{
-                **{f.name: getattr(task, f.name) for f in fields(Regress)},
-                "augment": True,
-                "views": asdict(task.seen),
-            }
-        )
-    shared = {
-        f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)
-    }
-    return Classify(**shared, augment="views" in shared)
 
 
 def longer(request: Request, job: Job) -> Request:

@@ -20,7 +20,6 @@ from sft_exp.errors import ConfigError
 from sft_exp.jobs.starts import initial
 from sft_exp.models.feature_extractor import Readout, layers
 from sft_exp.stages import model, pretrain
-from sft_exp.strategies import distill
 from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
 
@@ -42,7 +41,7 @@ def check_task(e: Experiment, data: Corpus) -> None:
     for key, chosen, wanted in (
         ("compress", e.compress and e.compress.forms(""), ("classes",)),
         ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
-        ("strategy", isinstance(e.strategy, distill.Distil), ("classes",)),
+        ("strategy", e.strategy.tasks, e.strategy.tasks),
         ("strategy", e.strategy.solves, e.strategy.solved),
     ):
         if chosen and e.task.predicts not in wanted:
@@ -107,21 +106,17 @@ def giving(*targets: str) -> list[str]:
     return found
 
 
-def teacher_of(e: Experiment, data: Corpus) -> Path:
-    """The store folder of the model that strategy.teacher names. ConfigError, DataError."""
-    given = e.strategy.teacher
+def teacher_of(data: Corpus, field: str, given: Any) -> Path:
+    """The store folder of the model that a field of the strategy names. ConfigError, DataError."""
+    key = f"strategy.{field}"
     if not given:
-        raise ConfigError(
-            "strategy.teacher", given, "must be the folder of a run, whose model is imitated"
-        )
+        raise ConfigError(key, given, "must be the folder of a run, whose model is imitated")
     folder = model.folder_of(Path(given))
     teacher = model.load(folder)
     if teacher.spec != data.spec:
-        raise ConfigError(
-            "strategy.teacher", given, f"knows {teacher.spec}, and {data.name} has {data.spec}"
-        )
+        raise ConfigError(key, given, f"knows {teacher.spec}, and {data.name} has {data.spec}")
     if not teacher.probabilistic:
-        raise ConfigError("strategy.teacher", given, "leaves votes and no logits to learn from")
+        raise ConfigError(key, given, "leaves votes and no logits to learn from")
     return folder
 
 

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from sft_exp.compressors.distill import Distil
-from sft_exp.compressors.prune import Prune
 from sft_exp.config.schema import Target
 from sft_exp.core.arms import MAIN
-from sft_exp.core.deploy import Compressor
+from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.stage_requests import Job, add, model_parts, place
 from sft_exp.models import graphs
@@ -32,7 +30,7 @@ def deployment(job: Job, shared: Request) -> None:
         need_logits(main, "compress", chosen)
         maps = main["features"]["maps"]
         if len(maps) > 1 and any(
-            isinstance(step, Prune) for steps in forms.values() for step in steps
+            step.follows_channels for steps in forms.values() for step in steps
         ):
             raise ConfigError(
                 "features.maps",
@@ -86,11 +84,11 @@ def need_logits(main: Request, key: str, value: str) -> None:
 def compression(job: Job, shared: Request, main: Request, steps: list[Compressor]) -> Path:
     """Adds one form of the model; its folder-to-be. A student is fine-tuned first, like any other model."""
     e, begun, parts = job.experiment, place(job, "finetune", main), model_parts(main)
-    if steps and isinstance(steps[0], Distil):
-        request = studying(job, main, steps[0], begun)
+    if steps and (how := steps[0].distillation()):
+        request = studying(job, main, how, begun)
         add(job, "finetune", request)
         begun, parts, steps = place(job, "finetune", request), model_parts(request), steps[1:]
-    if any(isinstance(step, Distil) for step in steps):
+    if any(step.distillation() for step in steps):
         raise ConfigError(
             "compress",
             e.choices.get("compress"),
@@ -110,7 +108,7 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
     return place(job, "compress", request)
 
 
-def studying(job: Job, main: Request, how: Distil, teacher: Path) -> Request:
+def studying(job: Job, main: Request, how: Distillation, teacher: Path) -> Request:
     """The fine-tuning of a student: the main arm's task and labels, another encoder, from scratch, with the teacher's help."""
     if how.student is None:
         raise ConfigError(

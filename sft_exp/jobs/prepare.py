@@ -10,6 +10,7 @@ A request names its inputs by folder and folders are named by hash, so the plan,
 """
 
 from dataclasses import replace
+from functools import partial
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core.arms import LONG, MAIN
@@ -26,7 +27,6 @@ from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.models.feature_extractor import DENSE, Readout
 from sft_exp.stages import model, validate
 from sft_exp.store.store import Request
-from sft_exp.strategies.distill import Distil
 from sft_exp.training.context import corpus, pick
 
 
@@ -34,8 +34,7 @@ def prepare(e: Experiment) -> Job:
     """All requests of an experiment, with everything checked that can be before compute: ConfigError or DataError."""
     pick(e.hardware.device)
     data = corpus(e.dataset)
-    if isinstance(e.strategy, Distil):
-        e = replace(e, strategy=replace(e.strategy, teacher=teacher_of(e, data)))
+    e = replace(e, strategy=e.strategy.resolved(partial(teacher_of, data)))
     check_task(e, data)
     e = fitted(e, data.image)
     duplicates.refuse(data, e.protocol.transductive)

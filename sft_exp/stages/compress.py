@@ -16,9 +16,9 @@ from sft_exp.core.task import Network
 from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.models import graphs
+from sft_exp.models.distillation import Imitation
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
-from sft_exp.stages.distillation import Imitation
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context

@@ -95,7 +95,9 @@ def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
 def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
     """What a fresh process says that has only load.py, flattened [B, L]; StorageError with its last words if it fails."""
     code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
-    ours = {} if exporter.alone else {"PYTHONPATH": str(Path(__file__).parents[2])}
+    # the package may lie anywhere, and so may plug-in folders, whose classes model.json names
+    found = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    ours = {} if exporter.alone else {"PYTHONPATH": os.pathsep.join(found)}
     child = subprocess.run(  # noqa: S603 - our own text, this very Python
         [
             sys.executable,

@@ -24,16 +24,12 @@ from sft_exp.distributed.group import shared
 from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import layers
 from sft_exp.stages import model as models
-from sft_exp.stages.distillation import Imitation
 from sft_exp.stages.model import Model
 from sft_exp.stages.outcome import norm, on_training_images
 from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import atomic_io
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Request
-from sft_exp.strategies.distill import Distil
-from sft_exp.strategies.linear import Linear
-from sft_exp.tasks.classify import Classify
 from sft_exp.training.context import Context
 from sft_exp.training.fit import fit, forget, plan_of
 from sft_exp.training.loop import Plan
@@ -101,9 +97,9 @@ def alike(request: Request) -> str | None:
     """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
     together. None for all others."""
     optim, task = request["optim"], request["task"]
-    plain_head = (
-        isinstance(request["strategy"], Linear) and isinstance(task, Classify) and task.plain
-    )
+    strategy = request["strategy"]
+    unpenalised = type(strategy).penalty is Strategy.penalty
+    plain_head = strategy.frozen and unpenalised and not strategy.models() and task.plain
     plain_loop = request["val"] == "none" and not (request["ema"] or request["clip"])
     if not (plain_head and plain_loop) or optim is None or not stackable(optim):
         return None
@@ -241,16 +237,10 @@ def holding(nets: nn.Module, weights: Tensors | None) -> Iterator[None]:
 
 
 def method_of(request: Request, ctx: Context) -> Method:
-    """The task; with a teacher, the task and imitating it."""
+    """The task, or what the strategy makes of it."""
     strategy = request["strategy"]
-    if not isinstance(strategy, Distil):
-        return request["task"]
-    return Imitation(
-        request["task"],
-        models.load(strategy.teacher, ctx.device),
-        strategy.temperature,
-        strategy.weight,
-    )
+    loaded = [models.load(folder, ctx.device) for folder in strategy.models()]
+    return strategy.wraps(request["task"], loaded)
 
 
 def previous(request: Request, fold: int | str) -> Path | None:
@@ -299,8 +289,8 @@ def ready(
     encoder = model.nets["encoder"]
     strategy.adapt(encoder, stream(request["seed"], "adapt", request["draw"]))
     f_ND = begin(model, request, labelled, pool, ctx)
-    if isinstance(strategy, Distil):
-        data["unlabelled"] = pool  # the teacher has something to say of the labelled ones too
+    if strategy.uses_pool:
+        data["unlabelled"] = pool
     elif "unlabelled" in task.pools:
         data["unlabelled"] = splits.unlabelled(corpus, request["labels"], request["draw"])
     phases = moving(strategy, model.nets, corpus.image)

@@ -35,7 +35,6 @@ NEUTRAL = {
         "progress": "messages to the console",
         "core.tracker": "mirrors what is on disk",
         "trackers": "mirror what is on disk",
-        "config.moved": "renames paths of classes, which are parts of the request themselves",
         "store.requests": "turns a request into JSON, which is hashed itself",
         "training.context": "device, threads, tracker and signals; results are those of the request",
         "training.checkpoints": "a resumed training ends in the same bits",

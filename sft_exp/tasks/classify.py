@@ -46,12 +46,17 @@ class Classify(Task):
         self.how = Views(**self.views)
 
     @property
-    def plain(self) -> bool:
-        """Whether its loss is the cross-entropy of labels and of images as they are."""
-        return not (self.smoothing or self.balanced or self.alters())
+    def plain(self):
+        """Whether its loss is the cross-entropy of labels and of images as they are, and no subclass has another."""
+        own = ("networks", "draw", "loss", "errors", "predict")
+        inherited = all(getattr(type(self), name) is getattr(Classify, name) for name in own)
+        return inherited and not (self.smoothing or self.balanced or self.alters())
 
     def alters(self):
         return bool(self.augment or self.mixup or self.cutmix)
+
+    def drawn(self):
+        return super().drawn() + (2 if self.mixup or self.cutmix else 0)
 
     def networks(self, encoder, spec):
         nets = classifier.networks(encoder, spec)
@@ -107,6 +112,14 @@ class Classify(Task):
 
     def metrics(self, spec):
         return classifier.metrics(spec)
+
+
+def of_labels_alone(task: Task) -> Classify:
+    """Classification with the head, scale and views of a semi-supervised task."""
+    shared = {
+        f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)
+    }
+    return Classify(**shared, augment="views" in shared)
 
 
 class Weights(nn.Module):

@@ -77,6 +77,9 @@ class Detect(Task):
         )
         return nn.ModuleDict({"encoder": encoder, "detector": net})
 
+    def drawn(self):
+        return 3  # images, boxes, labels
+
     def draw(self, batch, rng, progress):
         given = batch["labelled"]
         x_BCHW, boxes_BM4, labels_BM = (

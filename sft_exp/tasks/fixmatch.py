@@ -20,6 +20,7 @@ from sft_exp.errors import require
 from sft_exp.models.batchnorm import statistics_kept
 from sft_exp.models.ema import Memory
 from sft_exp.models.heads import classifier
+from sft_exp.tasks.classify import of_labels_alone
 
 SHARE_MOMENTUM = 0.99  # of the guesses' running share of each class
 
@@ -111,6 +112,9 @@ class FixMatch(Task):
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y]"""
         return classifier.logits(nets, x_BCHW)
+
+    def supervised(self):
+        return of_labels_alone(self)
 
     def metrics(self, spec):
         return classifier.metrics(spec)

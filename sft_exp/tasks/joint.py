@@ -57,6 +57,9 @@ class Joint(Task):
     def alters(self):
         return True
 
+    def supervised(self):
+        return self.task
+
     def of(self, spec):
         return self.task.of(spec)
 
@@ -85,17 +88,12 @@ class Joint(Task):
         )
 
     def loss(self, nets, *drawn):
-        labelled, shown = drawn[: self.count()], drawn[self.count() :]
+        labelled, shown = drawn[: self.task.drawn()], drawn[self.task.drawn() :]
         own, logged = self.task.loss(nets, *labelled)
         beside, _ = self.objective.loss(
             {**nets["beside"], "encoder": nets["encoder"].backbone}, *shown
         )
         return own + self.weight * beside, {**logged, "labels": own, "objective": beside}
-
-    def count(self):
-        """How many draws are the task's: x, its targets, and what mixing adds."""
-        mixed = 2 if getattr(self.task, "mixup", 0) or getattr(self.task, "cutmix", 0) else 0
-        return 1 + max(1, len(self.task.needs)) + mixed
 
     def predict(self, nets, x_BCHW):
         return self.task.predict(nets, x_BCHW)

@@ -17,6 +17,7 @@ from sft_exp.core.task import Task
 from sft_exp.errors import require
 from sft_exp.models.heads import classifier
 from sft_exp.models.layers import perceptron
+from sft_exp.tasks.classify import of_labels_alone
 
 LOGVAR = (
     6.0  # largest size of a log-variance: a feature that never moves must not have infinite density
@@ -100,6 +101,9 @@ class M1M2(Task):
     def predict(self, nets, x_BCHW):
         """-> logits of q(y|f) [B, Y]"""
         return classifier.logits(nets, x_BCHW)
+
+    def supervised(self):
+        return of_labels_alone(self)
 
     def metrics(self, spec):
         return classifier.metrics(spec)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from sft_exp.config.schema import Views
 from sft_exp.models.heads import classifier, teacher
+from sft_exp.tasks.classify import of_labels_alone
 
 
 @dataclass
@@ -61,6 +62,9 @@ class MeanTeacher(teacher.Taught):
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y] of the teacher, at rest"""
         return classifier.logits(nets["teacher"].eval(), x_BCHW)
+
+    def supervised(self):
+        return of_labels_alone(self)
 
     def metrics(self, spec):
         return classifier.metrics(spec)

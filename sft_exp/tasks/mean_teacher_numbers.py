@@ -6,7 +6,7 @@ unlabelled images and numbers; w rises as exp(-5 (1 - t)^2). The teacher, which 
 trained, is what predicts.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from sft_exp.config.schema import Views
 from sft_exp.models.heads import classifier, regressor, teacher
+from sft_exp.tasks.regress import Regress
 
 
 @dataclass
@@ -40,6 +41,10 @@ class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
         self.how = Views(**self.views)
         self.shifted = classifier.weak(self.how, self.shift)
         self.seen = self.how if self.augment else self.shifted
+
+    def supervised(self):
+        shared = {f.name: getattr(self, f.name) for f in fields(Regress)}
+        return Regress(**{**shared, "augment": True, "views": asdict(self.seen)})
 
     def networks(self, encoder, spec):
         return teacher.beside(regressor.networks(encoder, spec))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sft_exp.core.task import Task
 from sft_exp.errors import require
 from sft_exp.models.heads import classifier
+from sft_exp.tasks.classify import of_labels_alone
 
 
 @dataclass
@@ -68,6 +69,9 @@ class PseudoLabel(Task):
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y]"""
         return classifier.logits(nets, x_BCHW)
+
+    def supervised(self):
+        return of_labels_alone(self)
 
     def metrics(self, spec):
         return classifier.metrics(spec)

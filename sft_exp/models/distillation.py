@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft_exp.core.method import Method
-from sft_exp.stages.model import Model
 
 
 @dataclass
@@ -20,7 +19,7 @@ class Imitation(Method):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 1}
 
     task: Any
-    teacher: Model
+    teacher: Any  # has `predict`: images [B, C, H, W] -> logits [B, Y]
     temperature: float = 4.0
     weight: float = 0.9
 

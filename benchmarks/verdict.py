@@ -759,7 +759,7 @@ def results() -> None:
             row(
                 " ".join(key), old[key], v.word + "".join(f", seed {s} collapsed" for s in v.collapsed),
                 without.verdicts[key].word,
-                f"{100 * v.gain:+.2f}", f"{100 * v.low:+.2f} to {100 * v.high:+.2f}",
+                f"{100 * v.difference:+.2f}", f"{100 * v.low:+.2f} to {100 * v.high:+.2f}",
                 f"{100 * v.alone[0]:+.2f} to {100 * v.alone[1]:+.2f}",
             )  # fmt: skip
     print("\n" + "\n".join(f"{k}: {n}" for k, n in sorted(total.items())))

@@ -270,7 +270,7 @@ def test_a_laboratory_can_use_its_own_studies(tmp_path):
     assert archive.datasets == ["kmnist"]
     assert {r.tested for r in archive.records} == {2000}
     verdict = one(*scores(1, 3, 4, 0.02), archive)
-    assert "Without the archive" in verdict.text
+    assert "Without the archive of earlier studies" in verdict.text
     with pytest.raises(DataError, match="archive=none"):
         judge({"a": Comparison(*scores(1, 3, 4))}, archive=archive, without=["kmnist"])
 
@@ -361,7 +361,7 @@ def test_the_report_says_what_was_borrowed_and_what_it_is_without():
     alone = judge({"a": Comparison(*arms)}, Setting(tested=1000))
     mine, theirs = report.verdicts["a"], alone.verdicts["a"]
     assert mine.alone == pytest.approx((theirs.low, theirs.high))
-    assert f"Without the archive: {100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}." in mine.text
+    assert f"Without the archive of earlier studies: {100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}." in mine.text
     assert "Without" not in theirs.text
     assert "without results of mnist" in report.notes[0]
     assert "No archive" in alone.notes[0]
@@ -400,7 +400,7 @@ def test_one_seed_says_two_sentences():
     verdict = one(pretrained, scratch, archives.frozen(), Setting(tested=1000))
     assert verdict.this.word == "helped"
     assert "this one pretraining" in verdict.this.covers
-    assert "other pretraining seeds by the archive" in verdict.covers
+    assert "earlier studies, because only one was run" in verdict.covers
     assert verdict.low < verdict.this.low < verdict.this.high < verdict.high
     alone = one(pretrained, scratch)
     assert (alone.word, alone.this.word) == ("cannot tell", "helped")
@@ -442,7 +442,7 @@ def test_scores_in_other_units_are_judged_alike_in_any_unit():
     )
     assert (large.low, large.high) == pytest.approx((1000 * small.low, 1000 * small.high))
     assert large.word == small.word == "helped"
-    assert f"{large.gain:+.3g} of error against the same model from scratch" in large.text
+    assert f"{large.difference:+.3g} of error against the same model from scratch" in large.text
     with pytest.raises(DataError, match="between 0 and 1"):
         one(1000 * pretrained, 1000 * scratch, archives.frozen())
 
@@ -478,7 +478,7 @@ def test_what_would_tell_tells():
     moments = Moments.of([arms[0] - arms[1]])
     expected = PRIOR.expected(arms[0].mean(), arms[1].mean(), 3, 4, 2000)[None]
     evidence = weigh(moments, PRIOR, expected)
-    assert forecast(evidence, moments, seeds, draws).half(0.05)[0] < abs(verdict.gain)
+    assert forecast(evidence, moments, seeds, draws).half(0.05)[0] < abs(verdict.difference)
     assert forecast(evidence, moments, 3, 4).half(0.05)[0] == pytest.approx(
         evidence.half(0.05)[0], rel=0.25
     )

@@ -1,7 +1,7 @@
 """What came of a job: results.json. Numbers are fractions."""
 
 import json
-from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,7 +11,7 @@ from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.store.store import Result
 from sft_exp.training import health, metrics_log
-from sft_exp.verdict.crossed import WITHHELD, Verdict, given_faults, judge
+from sft_exp.verdict import WITHHELD, Comparison, Report, Setting, frozen, judge
 
 
 def results(job: Job) -> dict[str, Any]:
@@ -21,20 +21,13 @@ def results(job: Job) -> dict[str, Any]:
     scores = {arm: [scored(job, i) for i in places] for arm, places in job.arms.items()}
     labelled = [splits.make(job.corpus, job.labels, d) for d in range(e.draws)]
     main, copied = job.arms[MAIN], read(job.results["test"][0], "manifest.json")["copies"]
-    verdict: Verdict | None = None
+    report: Report[str] | None = None
     if (
         SCRATCH in scores
         and job.requests["pretrain"]
         and job.requests["finetune"][main[0]]["start"]
     ):
-        pretrained, scratch = ([s[score] for s in scores[arm]] for arm in (MAIN, SCRATCH))
-        gains = [a - b for a, b in zip(pretrained, scratch, strict=True)]
-        judged = judge(
-            [gains], fmean(d.ratio for d in labelled), covers(job), score=e.task.columns[score]
-        )
-        verdict = given_faults(
-            judged, health.said(faults(job, SCRATCH)), health.said(faults(job, MAIN))
-        )
+        report = judged(job, scores[MAIN], scores[SCRATCH], score, e.task.columns[score], SCRATCH)
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return {
         "score": score,
@@ -42,7 +35,8 @@ def results(job: Job) -> dict[str, Any]:
         "test": average(scores[MAIN], score),
         "val": validation(job),
         "controls": {arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
-        "verdict": asdict(verdict) if verdict else {},
+        "verdict": report.verdicts[MAIN].record() if report else {},
+        "judgement": {**report.record(), "notes": list(report.notes)} if report else {},
         "heads": together(job, scores),
         "unlabelled": unlabelled(job, scores),
         "likelihood": likelihoods[0] if likelihoods else {},
@@ -70,6 +64,7 @@ def results(job: Job) -> dict[str, Any]:
             ),
         },
         "data": {
+            "name": job.corpus.name,
             "manifest": job.corpus.fingerprint,
             "test_manifest": job.corpus.test_fingerprint,
             "copies": len(copied),
@@ -119,9 +114,15 @@ def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, A
         alone = scores.get(f"{SINGLE}{name}")
         if alone and all(metric in s for s in (*scores[MAIN], *alone)):
             ways = ("together", "alone")
-            dead = health.said(faults(job, f"{SINGLE}{name}"))
             found[name] = beside(
-                job, scores[MAIN], alone, metric, task.columns[metric], ways, SHARING, dead
+                job,
+                scores[MAIN],
+                alone,
+                metric,
+                task.columns[metric],
+                ways,
+                SHARING,
+                f"{SINGLE}{name}",
             )
     return found
 
@@ -132,7 +133,6 @@ def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str,
         return {}
     task = job.experiment.task
     ways = ("with unlabelled images", "with the labels alone")
-    dead = health.said(faults(job, LABELS_ONLY))
     return beside(
         job,
         scores[MAIN],
@@ -141,7 +141,7 @@ def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str,
         task.columns[task.score],
         ways,
         ADDING,
-        dead,
+        LABELS_ONLY,
     )
 
 
@@ -153,27 +153,49 @@ def beside(
     name: str,
     ways: tuple[str, str],
     says: dict[str, str],
-    dead: str = "",
+    arm: str,
 ) -> dict[str, Any]:
-    """A verdict on a difference that is not the pretraining's, and its sentence; `dead` says how the other arm's training
-    failed, and then no word is given."""
-    a, b = ([s[metric] for s in rows] for rows in (ours, theirs))
-    ratio = fmean(splits.make(job.corpus, job.labels, d).ratio for d in range(job.experiment.draws))
-    said = judge([[x - y for x, y in zip(a, b, strict=True)]], ratio, "")
-    interval = (
-        ""
-        if said.low is None or said.high is None
-        else f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})"
-    )
-    means = f"{100 * fmean(a):.1f} {ways[0]}, {100 * fmean(b):.1f} {ways[1]}"
+    """A verdict on a difference that is not the pretraining's, from the arm `theirs`, and its sentence."""
+    said = judged(job, ours, theirs, metric, name, arm).verdicts[MAIN]
+    interval = f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})" if isfinite(said.low) else ""
+    a, b = (fmean(s[metric] for s in rows) for rows in (ours, theirs))
+    means = f"{100 * a:.1f} {ways[0]}, {100 * b:.1f} {ways[1]}"
     text = f"{name}: {means}, {100 * said.difference:+.1f} points{interval}"
-    if dead:
-        return {
-            **asdict(said),
-            "word": WITHHELD,
-            "text": f"{text}; no verdict: {ways[1]}, it {dead}.",
-        }
-    return {**asdict(said), "text": f"{text}: {says[said.word]}."}
+    if said.word == WITHHELD:
+        how = health.said(faults(job, arm))
+        return {**said.record(), "text": f"{text}; no verdict: {ways[1]}, it {how}."}
+    return {**said.record(), "text": f"{text}: {says[said.word]}."}
+
+
+def judged(
+    job: Job,
+    ours: list[dict[str, float]],
+    theirs: list[dict[str, float]],
+    metric: str,
+    name: str,
+    arm: str,
+) -> Report[str]:
+    """The report on the main arm against another one, `theirs`, by a metric that people call `name`."""
+    draws = [splits.make(job.corpus, job.labels, d) for d in range(job.experiment.draws)]
+    comparison = Comparison(
+        [[s[metric] for s in ours]],
+        [[s[metric] for s in theirs]],
+        all_labels=job.labels.count == "all" and job.corpus.test is not None,
+    )
+    setting = Setting(
+        tested=len(draws[0].test),
+        ratio=fmean(d.ratio for d in draws),
+        score=name,
+        proportion=is_proportion(metric),
+        points=True,
+    )
+    noted = health.noted(comparison, [faults(job, MAIN)], [faults(job, arm)])
+    return judge({MAIN: noted}, setting, frozen(), [job.corpus.name])
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether the metric is a share of test images: what else is averaged over classes, boxes or images varies otherwise."""
+    return metric.rpartition("/")[2] == "accuracy"
 
 
 def faults(job: Job, arm: str) -> list[str]:

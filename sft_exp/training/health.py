@@ -7,10 +7,12 @@ Folders of older versions have no training.json; they are judged by their losses
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sft_exp.training import metrics_log
+from sft_exp.verdict import Comparison
 
 STEPS = 20  # a shorter training may still be at chance because it has hardly begun
 GROWTH = 100.0  # times the norm of the parameters at the start
@@ -119,6 +121,36 @@ def said(faults: Sequence[str]) -> str:
         f"{' and '.join(counts)} of {len(faults)} draws {evidence}"
         if len(faults) > 1
         else f"{states[0]} {evidence}"
+    )
+
+
+def noted(
+    comparison: Comparison,
+    pretrained: Sequence[Sequence[str]],
+    scratch: Sequence[Sequence[str]],
+) -> Comparison:
+    """The comparison with what the trainings say of its two arms, whose faults are given for each seed and draw [S][D].
+
+    Of several seeds, those in which a training of either arm collapsed are left out, and the sentence names them. A scratch
+    that diverged, or collapsed in every seed, leaves nothing to compare with. A pretrained arm that diverged, or collapsed
+    in every seed, counts as it is. Where nothing failed, seeds that collapsed are found from the scores.
+    """
+    every = [fault for arm in (pretrained, scratch) for row in arm for fault in row]
+    if not any(every):
+        return comparison
+    kept = [
+        not any(fault.startswith(COLLAPSED) for fault in (*ours, *theirs))
+        for ours, theirs in zip(pretrained, scratch, strict=True)
+    ]
+    if not any(kept):
+        kept = [True] * len(kept)
+    left = [row for row, keep in zip(scratch, kept, strict=True) if keep]
+    failed = any(fault for row in left for fault in row)
+    return replace(
+        comparison,
+        trained=kept,
+        pretrained_failed=said([fault for row in pretrained for fault in row]),
+        scratch_failed=said([fault for row in scratch for fault in row]) if failed else "",
     )
 
 

@@ -16,10 +16,11 @@ docs/verdict.md states every formula with its source, and what it does not promi
 from sft_exp.verdict.archive import Archive, Prior, from_folder, frozen
 from sft_exp.verdict.evidence import interval
 from sft_exp.verdict.rule import Comparison, Report, Setting, judge, primary_weights
-from sft_exp.verdict.words import SAYS, Verdict
+from sft_exp.verdict.words import SAYS, WITHHELD, Verdict
 
 __all__ = [
     "SAYS",
+    "WITHHELD",
     "Archive",
     "Comparison",
     "Prior",

@@ -209,7 +209,7 @@ def fit(records: Sequence[Record]) -> Prior:
 
     if not records:
         raise DataError(
-            "the archive holds no results of other data sets; judge without it (archive=none)"
+            "the archive holds no results of other data sets; judge without it (study.archive=none)"
         )
     together = Counter((r.dataset, r.group) for r in records)
     weights = np.array([together[r.dataset, r.group] ** -0.5 for r in records])[:, None]

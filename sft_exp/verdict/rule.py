@@ -6,7 +6,7 @@ benchmark `python -m benchmarks.verdict` measures it, and docs/verdict.md says w
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,14 @@ from sft_exp.verdict.words import (
     WORDS,
     Verdict,
     coverage,
+    finite,
+    of_one,
     sentence,
+    with_failure,
+    withheld,
 )
 
+STANDARD = "2.0"  # the version of docs/standard.md that this rule belongs to
 ALPHA = 0.05
 MARGIN = 0.005  # of a score that is a proportion: half a point
 PRIMARY_SHARE = 0.8  # of ALPHA, for the comparisons declared primary beforehand
@@ -52,6 +57,8 @@ class Comparison:
     trained: Sequence[bool] | None = (
         None  # which seeds did, where training itself tells; else found from the scores
     )
+    pretrained_failed: str = ""  # how trainings of the arm failed, in words; empty if none did
+    scratch_failed: str = ""  # the same of the control; then no verdict is given on the comparison
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,15 @@ class Setting:
     score: str = "accuracy"
     against: str = "the same model from scratch"  # what the scores are compared with, in words
     proportion: bool = True  # whether the score is a share of test images; mIoU, average precision and errors are not
+    points: bool | None = (
+        None  # print hundredths, called points; None: where the score is a proportion
+    )
     margin: float = MARGIN  # a difference within it is too small to matter; in units of the score
     alpha: float = ALPHA
+
+    @property
+    def in_points(self) -> bool:
+        return self.proportion if self.points is None else self.points
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,18 @@ class Report(Generic[Key]):
         tuple[float, float, float] | None
     )  # of seeds, draws and rest: the study's mean squares over the archive's, the median
     notes: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """What the verdicts rest on, for a JSON file; the verdicts have records of their own."""
+        return {
+            "standard": STANDARD,
+            "archive": self.archive.name if self.archive else None,
+            "without": list(self.archive.without) if self.archive else [],
+            "borrowed_degrees": borrowed_degrees(self.archive.prior, len(self.verdicts))
+            if self.archive
+            else 0.0,
+            "scale": finite(self.scale),
+        }
 
 
 @dataclass(frozen=True)
@@ -102,9 +128,11 @@ def judge(
     Raises:
         DataError: nothing to judge, scores that are not finite, or arms whose seeds or draws differ.
     """
-    context = prepare(
-        comparisons, setting or Setting(), archive.leaving_out(without) if archive else None
-    )
+    setting = setting or Setting()
+    archive = archive.leaving_out(without) if archive else None
+    if any(c.scratch_failed for c in comparisons.values()):
+        return with_failures(comparisons, setting, archive)
+    context = prepare(comparisons, setting, archive)
     moments, prior = context.moments, context.prior
     silent, one_seed = context.equal, moments.degrees[:, SEED] == 0
     known = np.zeros(len(one_seed), bool)
@@ -115,12 +143,37 @@ def judge(
         this = context.evidence(prior, other_seeds=False), context.evidence(None, other_seeds=False)
         own = verdicts(context, *this, silent, known, this_one=True)
         main = [
-            replace(v, this=o) if one else v for v, o, one in zip(main, own, one_seed, strict=True)
+            of_one(v, o, setting.in_points) if one else v
+            for v, o, one in zip(main, own, one_seed, strict=True)
         ]
+    main = [
+        with_failure(v, c.pretrained_failed) if c.pretrained_failed else v
+        for v, c in zip(main, comparisons.values(), strict=True)
+    ]
     seeds, draws, rest = (float(x) for x in np.median(evidence.scale, 0))
     scale = (seeds, draws, rest) if prior else None
     said = notes(context.archive, scale, len(main), context.setting)
     return Report(dict(zip(comparisons, main, strict=True)), context.archive, scale, tuple(said))
+
+
+def with_failures(
+    comparisons: Mapping[Key, Comparison], setting: Setting, archive: Archive | None
+) -> Report[Key]:
+    """Judge the comparisons whose control trained, by themselves; the others get no verdict and no interval."""
+    sound = {key: c for key, c in comparisons.items() if not c.scratch_failed}
+    report = judge(sound, setting, archive) if sound else Report[Key]({}, archive, None, ())
+    judged = dict(report.verdicts)
+    for key, c in comparisons.items():
+        if c.scratch_failed:
+            p, s = checked(str(key), c)
+            seeds, draws = p.shape
+            nothing = Verdict(
+                word="", difference=float((p - s).mean()), low=-np.inf, high=np.inf, level=1 - setting.alpha,
+                p=1.0, p_equivalence=1.0, alone=(-np.inf, np.inf), seeds=seeds, draws=draws,
+                collapsed=(), covers="", text="",
+            )  # fmt: skip
+            judged[key] = withheld(nothing, c.scratch_failed, c.pretrained_failed)
+    return replace(report, verdicts={key: judged[key] for key in comparisons})
 
 
 @dataclass(frozen=True)
@@ -308,7 +361,7 @@ def verdicts(
         )
         verdict = Verdict(
             word=word,
-            gain=gain,
+            difference=gain,
             low=gain - float(half[n]),
             high=gain + float(half[n]),
             level=1 - float(share[n]),
@@ -329,7 +382,7 @@ def verdicts(
             verdict,
             setting.score,
             setting.against,
-            setting.proportion,
+            setting.in_points,
             len(context.comparisons),
             setting.alpha,
             setting.margin,
@@ -372,13 +425,17 @@ def notes(
         else []
     )
     if archive is None or scale is None:
-        return [*said, "No archive: the intervals rest on this study's own spread."]
+        return [
+            *said,
+            "No archive of earlier studies was used: the intervals follow from these runs alone.",
+        ]
     kinds = zip(("seeds", "draws", "rest"), scale, strict=True)
     fitted = ", ".join(f"{name} {x:.2g}" for name, x in kinds)
     return [
         *said,
-        f"Borrowed: {borrowed_degrees(archive.prior, sentences):.2g} degrees of freedom for each mean square from "
-        f"{archive.describe()}. This study's mean squares beside the archive's: {fitted} times.",
+        f"The spread of earlier studies ({archive.describe()}) counts as "
+        f"{borrowed_degrees(archive.prior, sentences):.2g} degrees of freedom beside those measured here. "
+        f"Variances measured here, as multiples of those predicted: {fitted}.",
     ]
 
 

@@ -1,7 +1,8 @@
 """The four words, and sentences that say what they cover."""
 
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import asdict, dataclass, replace
+from math import inf, isfinite
+from typing import Any
 
 SAYS = {
     "cannot tell": "Cannot tell whether pretraining helped",
@@ -9,14 +10,26 @@ SAYS = {
     "hurt": "Pretraining hurt",
     "too small to matter": "The difference is too small to matter",
 }
+THIS_ONE = {
+    "cannot tell": "Cannot tell whether this one pretraining helped",
+    "helped": "This one pretraining helped",
+    "hurt": "This one pretraining hurt",
+    "too small to matter": "For this one pretraining the difference is too small to matter",
+}
 WORDS = tuple(SAYS)
+WITHHELD = "no verdict"  # the training of the control failed, so there is nothing to compare with
+SAYS[WITHHELD] = "No verdict"
+REMEDY = (
+    "Give both arms a lower learning rate (optim.lr), or let each search its own among lower ones "
+    "(optim.lr=search, optim.hints.search.lr)."
+)
 CANNOT_TELL, HELPED, HURT, SMALL = range(4)  # indices into WORDS
 
 
 @dataclass(frozen=True)
 class Verdict:
     word: str  # one of SAYS
-    gain: float  # mean of (pretrained - scratch) over the seeds that trained
+    difference: float  # mean of (pretrained - scratch) over the seeds that trained
     low: float  # of the printed interval; infinite where nothing is known
     high: float
     level: float  # of this interval by itself; the intervals of a report hold simultaneously
@@ -33,17 +46,75 @@ class Verdict:
         None  # seeds and draws that would tell if gain and spread stayed as they are
     )
 
+    def record(self) -> dict[str, Any]:
+        """The verdict for a JSON file, which has no infinite numbers: an unknown bound is None."""
+        return {name: finite(value) for name, value in asdict(self).items()}
 
-def amount(x: float, proportion: bool) -> str:
-    """A signed difference: in points for proportions, else with three significant digits."""
-    return f"{100 * x:+.1f}" if proportion else f"{x:+.3g}"
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> "Verdict":
+        """The verdict that `record` wrote."""
+        low, high = (
+            x if isinstance(x, int | float) else s * inf
+            for x, s in ((record["low"], -1), (record["high"], 1))
+        )
+        alone = [s * inf if x is None else x for x, s in zip(record["alone"], (-1, 1), strict=True)]
+        return cls(
+            **{
+                **{name: record[name] for name in cls.__dataclass_fields__},
+                "low": low,
+                "high": high,
+                "alone": (alone[0], alone[1]),
+                "collapsed": tuple(record["collapsed"]),
+                "this": cls.read(record["this"]) if record["this"] else None,
+                "needed": tuple(record["needed"]) if record["needed"] else None,
+            }
+        )
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every infinite number in it; tuples become lists, as in JSON."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def withheld(verdict: Verdict, control: str, ours: str) -> Verdict:
+    """No verdict, because the control's training failed: the difference says nothing of pretraining."""
+    text = (
+        f"{SAYS[WITHHELD]}: scratch {control}, so the difference of {100 * verdict.difference:+.1f} "
+        f"points says nothing about pretraining. {REMEDY}"
+    )
+    return replace(verdict, word=WITHHELD, text=f"{text} pretrained {ours}, too." if ours else text)
+
+
+def with_failure(verdict: Verdict, ours: str) -> Verdict:
+    """The verdict on a pretrained arm whose training failed: the arm counts as it is, and the text says so. A method
+    under which training fails is worse than one under which it does not."""
+    counts = "" if verdict.collapsed else ", and counts as it is"
+    return replace(verdict, text=f"{verdict.text} pretrained {ours}{counts}. {REMEDY}")
+
+
+def of_one(main: Verdict, this: Verdict, points: bool) -> Verdict:
+    """The verdict of a single pretraining, whose text says both sentences: of other pretrainings, and of this one."""
+    if not isfinite(this.low):
+        return replace(main, this=this)
+    low, high = (amount(x, points) for x in (this.low, this.high))
+    own = f"{THIS_ONE[this.word]}: {low} to {high}{' points' if points else ''}. {this.covers}"
+    return replace(main, this=this, text=f"{main.text} {own}")
+
+
+def amount(x: float, points: bool) -> str:
+    """A signed difference: in points (hundredths), else with three significant digits."""
+    return f"{100 * x:+.1f}" if points else f"{x:+.3g}"
 
 
 def sentence(
     verdict: Verdict,
     score: str,
     against: str,
-    proportion: bool,
+    points: bool,
     sentences: int,
     alpha: float,
     margin: float,
@@ -59,24 +130,24 @@ def sentence(
         judged_alone: the interval is not the simultaneous one, but that of the level that Holm's test came to.
         borrowed: an archive was used.
     """
-    gain, low, high = (amount(x, proportion) for x in (verdict.gain, verdict.low, verdict.high))
-    unit = f"points of {score}" if proportion else f"of {score}"
+    gain, low, high = (amount(x, points) for x in (verdict.difference, verdict.low, verdict.high))
+    unit = f"points of {score}" if points else f"of {score}"
     reach = interval(verdict, low, high, sentences, alpha, judged_alone)
     parts = [f"{SAYS[verdict.word]}: {gain} {unit} against {against}{reach}."]
     if verdict.word == "too small to matter":
-        size = f"{100 * margin:g} points" if proportion else f"{margin:g}"
+        size = f"{100 * margin:g} points" if points else f"{margin:g}"
         parts.append(f"By two one-sided tests it lies within {size} of zero.")
     if same:
         parts.append("Every gain is the same number, which proves nothing.")
     parts.append(verdict.covers)
     if borrowed and isfinite(verdict.low):
-        low, high = (amount(x, proportion) for x in verdict.alone)
+        low, high = (amount(x, points) for x in verdict.alone)
         alone = f"{low} to {high}" if isfinite(verdict.alone[0]) else "no interval"
-        parts.append(f"Without the archive: {alone}.")
+        parts.append(f"Without the archive of earlier studies: {alone}.")
     if verdict.needed:
         seeds, draws = verdict.needed
         parts.append(
-            f"{counted(seeds, 'seed')} and {counted(draws, 'draw')} would tell, if gain and spread stayed as they are."
+            f"{counted(seeds, 'seed')} and {counted(draws, 'draw')} would tell, if the gain and the spread stayed as they are."
         )
     return " ".join(p for p in parts if p)
 
@@ -114,20 +185,23 @@ def coverage(
     )
     if draws == 1 and not all_labels:
         labels = (
-            "other label sets by the archive, since one was drawn"
+            "other label sets (their spread is taken from earlier studies, because only one was drawn)"
             if borrowed
             else "this label set and no other"
         )
     if collapsed:
         of = f"the {seeds} of {seeds + len(collapsed)} seeds that trained"
         named = ", ".join(map(str, collapsed))
-        return f"It speaks of {of} and of {labels}; collapsed: {'seed' if len(collapsed) == 1 else 'seeds'} {named}."
+        return f"The interval covers {of} and {labels}; collapsed: {'seed' if len(collapsed) == 1 else 'seeds'} {named}."
     if seeds > 1:
-        return f"It speaks of other pretraining seeds and of {labels}."
+        return f"The interval covers other pretraining seeds and {labels}."
     if this_one:
-        return f"It speaks of this one pretraining and of {labels}."
+        return f"The interval covers this one pretraining and {labels}."
     if borrowed:
-        return f"It speaks of other pretraining seeds by the archive, since one was run, and of {labels}."
+        return (
+            f"The interval covers {labels} and other pretraining seeds; how much these differ is taken from earlier "
+            "studies, because only one was run."
+        )
     return "One pretraining says nothing of other seeds."
 
 

@@ -26,7 +26,7 @@ from sft_exp.models.heads.fitted import fit_linear
 from sft_exp.models.layers import Standardise
 from sft_exp.tasks.classify import Classify
 from sft_exp.training.context import corpus
-from sft_exp.verdict.crossed import interval
+from sft_exp.verdict import interval
 
 DRAWS = 10
 EACH = (1, 2, 5)  # labels a class

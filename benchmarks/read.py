@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sft_exp.verdict import crossed
+from sft_exp.verdict import Comparison, Setting, judge
 
 By = dict[int, list[float]]  # seed -> accuracy of each label draw
 
@@ -24,13 +24,9 @@ def mean(scores: By) -> float:
 
 
 def against(scores: By, base: By, sentences: int) -> tuple[float, float, float, str]:
-    """(difference, low, high) in points, of the same seed and draw, and the verdict's word. One of so many sentences that hold
-    together (Bonferroni)."""
-    differences = [
-        [a - b for a, b in zip(draws, base[seed], strict=True)]
-        for seed, draws in sorted(scores.items())
-    ]
-    middle, low, high = crossed.interval(
-        differences, level=crossed.shared(crossed.LEVEL, sentences)
-    )
-    return 100 * middle, 100 * low, 100 * high, crossed.word_of(low, high, crossed.MARGIN)
+    """(difference, low, high) in points, of the same seed and draw, and the verdict's word, without an archive. One of so
+    many sentences that hold together (Bonferroni)."""
+    seeds = sorted(scores)
+    comparison = Comparison([scores[s] for s in seeds], [base[s] for s in seeds])
+    found = judge({"": comparison}, Setting(alpha=0.05 / sentences)).verdicts[""]
+    return 100 * found.difference, 100 * found.low, 100 * found.high, found.word

@@ -18,7 +18,7 @@ from sft_exp.stages import finetune, pretrain
 from sft_exp.stages import model as models
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
-from sft_exp.verdict.crossed import interval
+from sft_exp.verdict import interval
 
 STUDIES, SEEDS, DRAWS = 200, 5, 4
 PLANTED = [

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from io import BytesIO
 from math import exp
 from pathlib import Path
-from statistics import variance
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +24,7 @@ from sft_exp.runs import results
 from sft_exp.store.store import Result
 from sft_exp.training import metrics_log
 from sft_exp.training.metrics_log import converged
-from sft_exp.verdict.crossed import half_width, judge
+from sft_exp.verdict import Comparison, Setting, frozen, judge
 
 SMALL = (
     "pretrainer=vae",
@@ -105,9 +104,9 @@ def result(pretrained, scratch, converged=True, labelled=100, **controls):
         "controls": {
             arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()
         },
-        "verdict": vars(
-            judge([[a - b for a, b in zip(pretrained, scratch, strict=True)]], 0.0, "")
-        ),
+        "verdict": judge({"": Comparison([pretrained], [scratch])}, Setting(tested=500), frozen())
+        .verdicts[""]
+        .record(),
         "stages": {
             "pretrain": {"cached": False},
             "finetune": {"converged": converged},
@@ -409,11 +408,13 @@ def test_without_controls_the_next_command_asks_for_them(job):
     assert line == "sft_exp controls=true"
 
 
-def test_draws_needed_are_the_fewest_that_tell(job):
-    differences = [a - b for a, b in zip(*UNSURE, strict=True)]
-    needed = advice.draws_needed(job("draws=4"), result(*UNSURE))
-    spread, effect = variance(differences), sum(differences) / 4
-    assert half_width(spread, needed) < effect <= half_width(spread, needed - 1)
+def test_draws_that_would_tell_are_those_of_the_verdict(job):
+    found = result(*UNSURE)
+    changes, why = advice.next_change(
+        job("draws=4"), {**found, "verdict": {**found["verdict"], "needed": [7, 28]}}
+    )
+    assert changes == {"draws": 28}
+    assert "28 draws with 7 seeds would tell +0.3 points" in why
 
 
 # What must be known beside the verdict

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 from functools import cache
-from math import exp, log
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from sft_exp.config import build, compose
 from sft_exp.errors import ConfigError
 from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
-from sft_exp.studies.label_efficiency import LabelEfficiency, reached, times
+from sft_exp.studies.label_efficiency import LabelEfficiency, times
 from sft_exp.sweep.job_list import listed
+from sft_exp.verdict.worth import Worth
 
 TINY = [
     "pretrain.steps=2",
@@ -52,7 +53,7 @@ def test_a_study_is_a_multirun_that_ends_with_its_answer():
     assert grid == [("vae", n, s) for n in (1, 10) for s in (0, 1)]  # digits have no 1000 a class
     about = json.loads((folder / "study.json").read_text())
     assert [(c["pretrainer"], c["labels"]) for c in about["cells"]] == [("vae", "1"), ("vae", "10")]
-    assert [c["level"] for c in about["cells"]] == pytest.approx([0.99, 0.95])
+    assert [c["level"] for c in about["cells"]] == pytest.approx([0.99, 0.96])
     for sentence in about["sentences"]:
         assert sentence in said
         assert sentence.replace("'", "&#x27;") in (folder / "study.html").read_text()
@@ -112,12 +113,12 @@ def jobs(gain_at_1, gain_at_10, floor=0.1):
 def test_the_primary_sentence_comes_first():
     found = concluded(jobs(0.1, 0.05))
     assert found.sentences[0].startswith(
-        "vae, 10 labels a class (primary): Pretraining helped: +5.0 points (95 % interval"
+        "vae, 10 labels a class (primary): Pretraining helped: +5.0 points of accuracy against"
     )
     assert found.sentences[1].startswith(
-        "vae, 1 label a class: Pretraining helped: +10.0 points (95 % interval"
+        "vae, 1 label a class: Pretraining helped: +10.0 points of accuracy against"
     )
-    assert "too small to matter" in concluded(jobs(0.1, 0.0)).sentences[0]
+    assert "too small to matter" in concluded(jobs(0.1, 0.0), archive="none").sentences[0]
 
 
 def test_a_cell_that_does_not_beat_its_floors_failed_to_learn():
@@ -130,15 +131,14 @@ def test_a_cell_that_does_not_beat_its_floors_failed_to_learn():
 
 def test_worth_is_read_off_the_curve_from_scratch():
     """Half way up in the logarithm: sqrt(10) times the labels; past the end it is a bound."""
-    curve = [(1.0, 0.5), (10.0, 0.7), (100.0, 0.9)]
-    assert reached(curve, 0.6) == (pytest.approx(exp(log(10) / 2)), 0)
-    assert reached(curve, 0.95) == (100.0, 1)
-    assert reached(curve, 0.4) == (1.0, -1)
-    assert reached([(1.0, 0.5), (10.0, 0.4), (100.0, 0.9)], 0.5)[0] == 1.0
-    worth = concluded(jobs(0.15, 0.05)).facts["cells"][0]["worth"]
+    found = concluded(jobs(0.15, 0.05))
+    worth = found.facts["cells"][0]["worth"]
     assert worth["times"] == pytest.approx(10**0.5, rel=0.02)
     assert worth["low"] < worth["times"] < worth["high"]
-    assert times(concluded(jobs(0.15, 0.05)).facts["cells"][1]["worth"]) == "at least 1x"
+    beyond = found.facts["cells"][1]["worth"]
+    assert (beyond["beyond"], beyond["high"]) == (1, None), "JSON has no infinite numbers"
+    assert times(Worth(**{**beyond, "high": inf})) == "at least 1x"
+    assert "at least 1x" in [row[8] for row in found.table[1]]
 
 
 def test_scratch_long_stands_at_the_primary_count_and_weights_bring_two_kinds_of_arms(
@@ -208,8 +208,10 @@ def test_steps_are_paired_and_judged_together():
             arm("network", s, network, **floors),
             arm("augmentation", s, [v + 0.1 for v in network]),
         ]
-        arms += [arm("semi", s, [v + 0.1 + w for v, w in zip(network, wobble[s - 1], strict=True)])]
-    found = Attribution(steps=STEPS).conclude(arms)
+        arms += [
+            arm("semi", s, [v + 0.1 + w / 10 for v, w in zip(network, wobble[s - 1], strict=True)])
+        ]
+    found = Attribution(steps=STEPS, archive="none").conclude(arms)
     steps = found.facts["steps"]
     assert list(steps) == ["pca_svm", "network", "augmentation", "semi"]
     assert steps["augmentation"]["difference"] == pytest.approx(0.1)

@@ -8,7 +8,7 @@ from statistics import fmean
 from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.core.arms import FLOORS, SCRATCH
 from sft_exp.errors import DataError
-from sft_exp.verdict.crossed import Verdict, judge_all
+from sft_exp.verdict import Comparison, Setting, Verdict, frozen, judge
 
 NEEDED = ("id", "class", "probability", "seed", "arm")
 HIDDEN = {  # what predictions cannot show
@@ -118,9 +118,10 @@ def grade(
     ]
     grades["7.3"] = ok("7.3", single or ([] if compared else ["there is nothing to compare"]))
     paired = baseline in cells and grades["6.3"].passed and not single
-    verdicts = judged(accuracy, compared, baseline) if paired and compared else {}
+    verdicts = judged(accuracy, compared, baseline, len(labels)) if paired and compared else {}
     return [grades[point] for point in sorted(grades)], [
-        f"{arm}: {v.text}" for arm, v in verdicts.items()
+        f"{arm}: {v.text} {v.seeds + len(v.collapsed)} seeds and {v.draws} draws, if they are all that were run."
+        for arm, v in verdicts.items()
     ]
 
 
@@ -148,13 +149,12 @@ def unpaired(cells: Cells, labels: dict[str, str], arms: list[str]) -> list[str]
 
 
 def judged(
-    accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str
+    accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str, tested: int
 ) -> dict[str, Verdict]:
-    """A verdict an arm; several hold all at once."""
+    """A verdict for each arm; together they are one report."""
     seeds, draws = (sorted({place[i] for place in accuracy[baseline]}) for i in (0, 1))
-    gains = {
-        arm: [[accuracy[arm][s, d] - accuracy[baseline][s, d] for d in draws] for s in seeds]
-        for arm in arms
+    scores = {
+        arm: [[accuracy[arm][s, d] for d in draws] for s in seeds] for arm in (baseline, *arms)
     }
-    covers = f"It covers {len(seeds)} seeds and {len(draws)} draws, if they are all that were run."
-    return judge_all(gains, arms, 0.0, covers)
+    comparisons = {arm: Comparison(scores[arm], scores[baseline]) for arm in arms}
+    return dict(judge(comparisons, Setting(tested=tested), frozen()).verdicts)

@@ -5,17 +5,28 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from math import isclose
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sft_exp.check import weights
+from sft_exp.check import standard_1, weights
 from sft_exp.check.artefacts import Arm, Run
 from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.core.arms import FLOORS, MAIN, SCRATCH
 from sft_exp.data.duplicates import OVERLAP
+from sft_exp.errors import DataError
 from sft_exp.store import atomic_io
 from sft_exp.training import health, metrics_log
-from sft_exp.verdict.crossed import MARGIN, SAYS, WITHHELD, given_faults, judge, word_of
+from sft_exp.verdict import (
+    SAYS,
+    WITHHELD,
+    Archive,
+    Comparison,
+    Setting,
+    from_folder,
+    frozen,
+    judge,
+)
 
 CLOSE = 1e-6  # two ways to the same accuracy or interval
 START = frozenset({"start"})
@@ -305,7 +316,82 @@ def words(run: Run) -> Iterator[Grade]:
     if len(main) != len(scratch):
         yield Grade("7.1", False, f"{len(main)} draws against {len(scratch)} from scratch")
         return
-    right = judge([[a - b for a, b in zip(main, scratch, strict=True)]], ratio(run), "")
+    if "judgement" in run.result:
+        interval_faults, word_faults = verdict_faults(run)
+    else:
+        interval_faults, word_faults = faults_by_standard_1(run)
+    yield ok("7.1", interval_faults)
+    yield ok("7.2", word_faults)
+    yield ok(
+        "7.3",
+        ["one draw has no interval, and a test over its images says nothing of the method"]
+        if len(main) < 2
+        else [],
+    )
+
+
+def verdict_faults(run: Run) -> tuple[list[str], list[str]]:
+    """(what does not follow from the draws, what does not follow from the rule), by the archive that the result states."""
+    stated, about = run.result["verdict"], run.result["judgement"]
+    labels = run.shelf.request(run.arms[MAIN][0].finetune)["labels"]
+    comparison = Comparison(
+        [run.accuracies(MAIN)],
+        [run.accuracies(SCRATCH)],
+        all_labels=labels["count"] == "all" and not run.tested["folds"],
+    )
+    noted = health.noted(comparison, [run.faults(MAIN)], [run.faults(SCRATCH)])
+    setting = Setting(
+        tested=len(run.rows[run.arms[MAIN][0]][0]),
+        ratio=ratio(run),
+        score=score_name(run),
+        points=True,
+    )
+    try:
+        used, without = archive(about), [run.result["data"]["name"]]
+    except DataError as error:
+        return [str(error)], [str(error)]
+    right = judge({MAIN: noted}, setting, used, without).verdicts[MAIN].record()
+    return compared(stated, right)
+
+
+def compared(stated: dict[str, Any], right: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The same two lists, of one verdict as stated and as made again (`Verdict.record`)."""
+    numbers = []
+    for key in ("difference", "low", "high", "level"):
+        told, made = stated[key], right[key]
+        same = told == made if told is None or made is None else isclose(told, made, abs_tol=CLOSE)
+        if not same:
+            numbers.append(f"{key} {percent(told)} stated, {percent(made)} made from the draws")
+    words = []
+    if stated["word"] != right["word"]:
+        words.append(f"`{stated['word']}` stated, `{right['word']}` follows")
+    if "text" in stated and not stated["text"].startswith(SAYS[right["word"]]):
+        words.append("the sentence says something else")
+    return numbers, words
+
+
+def archive(about: dict[str, Any]) -> Archive | None:
+    """The archive that a result states to be judged with. DataError where it is not to be had."""
+    name = about["archive"]
+    if name is None:
+        return None
+    if name == frozen().name:
+        return frozen()
+    if Path(name).is_dir():
+        return from_folder(Path(name))
+    raise DataError(
+        f"it was judged with {name}, which is neither {frozen().name} nor a folder here"
+    )
+
+
+def score_name(run: Run) -> str:
+    return run.result.get("score_name", "accuracy")
+
+
+def faults_by_standard_1(run: Run) -> tuple[list[str], list[str]]:
+    """The same two lists for a result of version 1.0 or 1.1, which had another rule."""
+    verdict, main, scratch = run.result["verdict"], run.accuracies(MAIN), run.accuracies(SCRATCH)
+    right = standard_1.judge([[a - b for a, b in zip(main, scratch, strict=True)]], ratio(run))
     faults = []
     for key in ("difference", "low", "high"):
         stated, made = verdict[key], getattr(right, key)
@@ -313,32 +399,12 @@ def words(run: Run) -> Iterator[Grade]:
             made is not None and not isclose(stated, made, abs_tol=CLOSE)
         ):
             faults.append(f"{key} {percent(stated)} stated, {percent(made)} made from the draws")
-    yield ok("7.1", faults)
-    if verdict["word"] == WITHHELD:
-        right = given_faults(right, health.said(run.faults(SCRATCH)))
-    faults = (
-        [f"`{verdict['word']}` stated, `{right.word}` follows"]
-        if verdict["word"] != right.word
-        else []
-    )
-    follows = (
-        (word_of(verdict["low"], verdict["high"], MARGIN), "cannot tell", WITHHELD)
-        if verdict["low"] is not None
-        else ()
-    )
-    if follows and verdict["word"] not in follows:
-        faults.append(
-            f"`{verdict['word']}` does not follow from the stated {percent(verdict['low'])} to {percent(verdict['high'])}"
-        )
-    if not verdict["text"].startswith(SAYS[right.word]):
-        faults.append("the sentence says something else")
-    yield ok("7.2", faults)
-    yield ok(
-        "7.3",
-        ["one draw has no interval, and a test over its images says nothing of the method"]
-        if len(main) < 2
-        else [],
-    )
+    withheld = verdict["word"] == WITHHELD and any(run.faults(SCRATCH))
+    word = right.withheld(withheld).word
+    words = [f"`{verdict['word']}` stated, `{word}` follows"] if verdict["word"] != word else []
+    if not verdict["text"].startswith(SAYS[word]):
+        words.append("the sentence says something else")
+    return faults, words
 
 
 def ratio(run: Run) -> float:

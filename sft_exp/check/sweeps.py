@@ -8,15 +8,17 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from sft_exp.check import runs
+from sft_exp.check import runs, standard_1
 from sft_exp.check.artefacts import Run
 from sft_exp.check.standard import Grade, ok
 from sft_exp.compare import comparison
 from sft_exp.core.arms import MAIN, SCRATCH
-from sft_exp.studies.attribution import judged, sentence
+from sft_exp.errors import DataError
+from sft_exp.studies import attribution as steps
+from sft_exp.studies import label_efficiency as curve
 from sft_exp.studies.label_efficiency import pretraining_of
 from sft_exp.training import health
-from sft_exp.verdict.crossed import LEVEL, SAYS, WITHHELD, given_faults, judge_all, shared
+from sft_exp.verdict import SAYS, WITHHELD, Setting
 
 CHANCE = frozenset(
     {"seed", "draw", "fold"}
@@ -78,23 +80,78 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         }
         key = pretraining_of(named), str(config["labels"])
         cells.setdefault(key, {})[config["seed"]] = run
+    if "judgement" not in about:
+        return cells_by_standard_1(about, found, cells)
+    stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
+    faults, words = [f"{name(key)} is missing" for key in cells if key not in stated], []
+    if len({len(of) for of in cells.values()}) > 1:
+        faults.append("its cells have different numbers of seeds")
+    arms = {
+        key: curve.Arms(
+            [of[s].accuracies(MAIN) for s in sorted(of)],
+            [of[s].accuracies(SCRATCH) for s in sorted(of)],
+            [of[s].faults(MAIN) for s in sorted(of)],
+            [of[s].faults(SCRATCH) for s in sorted(of)],
+        )
+        for key, of in cells.items()
+    }
+    try:
+        used = runs.archive(about["judgement"])
+    except DataError as error:
+        return [ok(point, [str(error)]) for point in ("7.1", "7.2")]
+    margin = about["study"]["margin"]
+    report = curve.judged(arms, about["primary"], setting(found, margin), used, dataset(found))
+    for key, cell in stated.items():
+        if key not in report.verdicts:
+            faults.append(f"{name(key)} has no runs")
+            continue
+        numbers, said = runs.compared(cell, report.verdicts[key].record())
+        if not any(cell["text"] in sentence for sentence in about["sentences"]):
+            said.append("its sentence is not among the study's")
+        faults += [f"{name(key)}: {fault}" for fault in numbers]
+        words += [f"{name(key)}: {fault}" for fault in said]
+    broken = [
+        f"{name(key)}: a word is given, and {SCRATCH} failed"
+        for key, verdict in report.verdicts.items()
+        if verdict.word == WITHHELD and stated.get(key, {"word": WITHHELD})["word"] != WITHHELD
+    ]
+    return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
+
+
+def setting(found: Sequence[Run], margin: float) -> Setting:
+    """What the comparisons of a study have in common, from its runs."""
+    first = found[0]
+    return Setting(
+        tested=len(first.rows[first.arms[MAIN][0]][0]),
+        ratio=sum(runs.ratio(r) for r in found) / len(found),
+        score=runs.score_name(first),
+        points=True,
+        margin=margin,
+    )
+
+
+def dataset(found: Sequence[Run]) -> str:
+    return str(found[0].result["data"]["name"])
+
+
+def cells_by_standard_1(
+    about: dict[str, Any], found: Sequence[Run], cells: dict[tuple[str, str], dict[int, Run]]
+) -> list[Grade]:
+    """The same points of a study of version 1.0 or 1.1."""
     gains = {key: [gain(of[seed]) for seed in sorted(of)] for key, of in cells.items()}
     ratio = sum(runs.ratio(r) for r in found) / len(found)
     stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
     faults, words = [f"{name(key)} is missing" for key in gains if key not in stated], []
     if len({len(of) for of in gains.values()}) > 1:
         faults.append("its cells have different numbers of seeds")
-    judged_all = judge_all(
-        gains, [k for k in gains if k[1] == about["primary"]], ratio, "", about["study"]["margin"]
+    judged_all = standard_1.judge_all(
+        gains, [k for k in gains if k[1] == about["primary"]], ratio, about["study"]["margin"]
     )
     verdicts, broken = {}, []
     for key, judgement in judged_all.items():
-        scratch, main = (
-            health.said([f for r in cells[key].values() for f in r.faults(arm)])
-            for arm in (SCRATCH, MAIN)
-        )
+        scratch = health.said([f for r in cells[key].values() for f in r.faults(SCRATCH)])
         withheld = key in stated and stated[key]["word"] == WITHHELD
-        verdicts[key] = given_faults(judgement, scratch if withheld else "", main)
+        verdicts[key] = judgement.withheld(bool(scratch) and withheld)
         if scratch and not withheld:
             broken.append(f"{name(key)}: a word is given, and {SCRATCH} {scratch}")
     for key, cell in stated.items():
@@ -136,6 +193,38 @@ def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
         return [ok(point, [f"{arm} has no runs" for arm in missing]) for point in ("7.1", "7.2")]
     seeds = sorted(set.intersection(*(set(levels[arm]) for arm in arms)))
     rows = {arm: [levels[arm][seed] for seed in seeds] for arm in arms}
+    if "judgement" not in about:
+        return steps_by_standard_1(about, found, arms, rows)
+    failures: steps.Faults = {}
+    for run in found:
+        config = run.result["config"]
+        failures.setdefault(config["name"], {})[config["seed"]] = run.faults(MAIN)
+    common = setting(found, about["study"]["margin"])
+    all_labels = str(found[0].result["config"]["labels"]) == "all" and common.ratio == 0
+    try:
+        used = runs.archive(about["judgement"])
+    except DataError as error:
+        return [ok(point, [str(error)]) for point in ("7.1", "7.2")]
+    report = steps.judged(rows, failures, all_labels, common, used, dataset(found))
+    broken: list[str] = []
+    for arm, verdict in report.verdicts.items():
+        told = about["steps"][arm]
+        numbers, said = runs.compared(told, verdict.record())
+        if steps.sentence(arm, told) not in about["sentences"]:
+            said.append("its sentence is not among the study's")
+        if verdict.word == WITHHELD and told["word"] != WITHHELD:
+            broken.append(f"{arm}: a word is given, and the training of the arm before it failed")
+        faults += [f"{arm}: {fault}" for fault in numbers]
+        words += [f"{arm}: {fault}" for fault in said]
+    return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
+
+
+def steps_by_standard_1(
+    about: dict[str, Any], found: Sequence[Run], arms: list[str], rows: dict[str, list[list[float]]]
+) -> list[Grade]:
+    """The same points of an attribution of version 1.0 or 1.1."""
+    faults, words = [], []
+    level = standard_1.shared(standard_1.LEVEL, len(arms) - 1)
     broken: list[str] = []
     for before, arm in pairwise(arms):
         told = about["steps"][arm]
@@ -143,25 +232,24 @@ def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
             [f for run in found if run.result["config"]["name"] == before for f in run.faults(MAIN)]
         )
         withheld = bool(how) and told["word"] == WITHHELD
-        made = judged(
-            rows[before],
-            rows[arm],
-            shared(LEVEL, len(arms) - 1),
-            about["study"]["margin"],
-            withheld,
-        )
+        gains = [
+            [b - a for a, b in zip(*pair, strict=True)]
+            for pair in zip(rows[before], rows[arm], strict=True)
+        ]
+        _, low, high = standard_1.interval(gains, level=level)
+        made = standard_1.judge(gains, 0.0, about["study"]["margin"], level)
+        # attributions had no rule for gains that are all the same number
+        word = standard_1.word_of(low, high, about["study"]["margin"])
+        made = replace(made, word=word, low=low, high=high).withheld(withheld)
         if how and not withheld:
             broken.append(f"{arm}: a word is given, and {before} {how}")
         for field in ("difference", "low", "high", "level"):
-            if not isclose(told[field], made[field], rel_tol=1e-4, abs_tol=runs.CLOSE):
+            if not isclose(told[field], getattr(made, field), rel_tol=1e-4, abs_tol=runs.CLOSE):
                 faults.append(
-                    f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * made[field]:.2f} made from the draws"
+                    f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * getattr(made, field):.2f} made from the draws"
                 )
-        if (
-            told["word"] != made["word"]
-            or sentence(arm, told, 100 * told["level"]) not in about["sentences"]
-        ):
-            words.append(f"{arm}: `{told['word']}` stated, `{made['word']}` follows")
+        if told["word"] != made.word:
+            words.append(f"{arm}: `{told['word']}` stated, `{made.word}` follows")
     return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
 

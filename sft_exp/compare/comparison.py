@@ -19,7 +19,7 @@ from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError
 from sft_exp.reports.page import Grid
 from sft_exp.training import health
-from sft_exp.verdict.crossed import WITHHELD
+from sft_exp.verdict import WITHHELD
 
 SILENT = (
     "tracker",

@@ -1,17 +1,15 @@
 """What a result leaves open, in plain sentences, and the next command worth running: a small rule, not an oracle."""
 
 import shlex
-from statistics import fmean, variance
 from typing import Any
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core.arms import CONTROLS, MAIN, SCRATCH
-from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.runs import results
 from sft_exp.training import health
-from sft_exp.verdict.crossed import MOST_DRAWS, WITHHELD, half_width
+from sft_exp.verdict import MOST, WITHHELD
 
 Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
@@ -73,6 +71,7 @@ def notes(job: Job, result: Result) -> list[str]:
         )
     found += [head["text"] for head in result.get("heads", {}).values()]
     found += [told["text"]] if (told := result.get("unlabelled")) else []
+    found += result.get("judgement", {}).get("notes", [])
     return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
 
 
@@ -169,15 +168,15 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
         return {"pretrainer": following(e.choices)}, "another pretrainer"
     if verdict["word"] == "cannot tell" and verdict["draws"] == 1:
         return {"draws": 10}, "one draw has no interval"
-    if verdict["word"] == "cannot tell" and (needed := draws_needed(job, result)):
-        return {
-            "draws": needed
-        }, f"{needed} draws would tell {points(verdict)} from nothing, if it stays so"
+    if verdict["word"] == "cannot tell" and (needed := verdict["needed"]):
+        seeds, draws = needed
+        why = f"{draws} draws with {seeds} seeds would tell {points(verdict)} from nothing, if the spread stayed as it is"
+        return {"draws": draws} if draws > e.draws else {"seed": e.seed + 1}, why
     if fewer := fewer_labels(e, result["data"]["labelled"], len(job.corpus.strata)):
         helped = verdict["word"] == "helped"
-        small = f"{points(verdict)} is too small for {MOST_DRAWS} draws to tell; fewer labels leave more to gain"
+        small = f"{points(verdict)} is too small for {MOST} seeds and draws to tell; fewer labels leave more to gain"
         return fewer, "it helped; does it with fewer labels?" if helped else small
-    return {"seed": e.seed + 1}, "the verdict is of one pretraining seed; does another agree?"
+    return {"seed": e.seed + 1}, "one pretraining was run; does another seed agree?"
 
 
 def slower(e: Experiment) -> Changes:
@@ -189,17 +188,6 @@ def slower(e: Experiment) -> Changes:
         else min(e.optim.hints.get("search", {}).get("lr", [1e-3]))
     )
     return {"optim.lr": float(f"{rate / 10:.1g}")}
-
-
-def draws_needed(job: Job, result: Result) -> int | None:
-    """Draws at which an interval around the observed difference, with the observed spread, would leave out 0; None above
-    MOST_DRAWS."""
-    draws = result["draws"]
-    differences = [a - b for a, b in zip(draws[MAIN], draws[SCRATCH], strict=True)]
-    ratio = splits.make(job.corpus, job.labels, 0).ratio
-    spread, effect = variance(differences), abs(fmean(differences))
-    counts = range(len(differences) + 1, MOST_DRAWS + 1)
-    return next((n for n in counts if 0 < effect > half_width(spread, n, ratio)), None)
 
 
 def fewer_labels(e: Experiment, labelled: int, classes: int) -> Changes:

@@ -10,7 +10,7 @@ from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.reports import advice
 from sft_exp.store import atomic_io
-from sft_exp.verdict.crossed import interval
+from sft_exp.verdict import interval
 
 FOLDER = "export"  # of the run folder
 CARD = "model_card.md"

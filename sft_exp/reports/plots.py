@@ -21,7 +21,7 @@ from sft_exp.runs import results
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
 from sft_exp.training import metrics_log
-from sft_exp.verdict.crossed import WITHHELD
+from sft_exp.verdict import WITHHELD
 
 Result = dict[str, Any]
 

@@ -18,7 +18,7 @@ from sft_exp.stages.pretrain import strip
 from sft_exp.store import atomic_io
 from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
-from sft_exp.verdict.crossed import WITHHELD
+from sft_exp.verdict import WITHHELD
 
 OF_PRETRAINING = (
     "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "augment",

@@ -27,7 +27,7 @@ from sft_exp.stages.model import BATCH
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
-from sft_exp.verdict.crossed import interval
+from sft_exp.verdict import interval
 
 MANY = 64  # images of the large batch
 TURNS = {1: 300, MANY: 20}  # of each form, at these batch sizes

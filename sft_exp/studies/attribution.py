@@ -9,9 +9,9 @@ from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
-from sft_exp.sweep.study import Conclusion, Study, cost
+from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
 from sft_exp.training import health
-from sft_exp.verdict.crossed import LEVEL, WITHHELD, interval, shared, word_of
+from sft_exp.verdict import Archive, Comparison, Report, Setting, judge
 
 Levels = dict[str, list[list[float]]]  # arm, from the bottom up -> accuracies [S][D]
 WORDS = {"helped": "adds", "hurt": "costs"}
@@ -41,6 +41,7 @@ class Attribution(Study):
     margin: float = 0.005  # of accuracy: a step within it is too small to matter
 
     def __post_init__(self):
+        super().__post_init__()
         require(
             len(self.steps) > 1, "steps", self.steps, "two steps or more, each a list of overrides"
         )
@@ -67,11 +68,16 @@ class Attribution(Study):
     def conclude(self, jobs):
         levels = self.levels(jobs)
         names = list(levels)
-        level = shared(LEVEL, len(names) - 1)
-        broken = failures(jobs)
+        faults = faults_of(jobs)
+        broken = {name: how for name in names if (how := failed(faults.get(name, {})))}
+        setting = setting_of(jobs, self.margin)
+        all_labels = jobs[0].settings["labels"] == "all" and setting.ratio == 0
+        report = judged(
+            levels, faults, all_labels, setting, archive_of(self.archive), dataset_of(jobs)
+        )
         steps = [
-            judged(levels[a], levels[b], level, self.margin, a in broken)
-            for a, b in pairwise(names)
+            {k: v for k, v in verdict.record().items() if k != "text"}
+            for verdict in report.verdicts.values()
         ]
         reached = {name: fmean(a for row in rows for a in row) for name, rows in levels.items()}
         most = max(range(len(steps)), key=lambda n: steps[n]["difference"])
@@ -83,10 +89,7 @@ class Attribution(Study):
             [
                 f"From {percent(reached[names[0]])} % ({names[0]}) to {percent(reached[names[-1]])} % ({names[-1]}); "
                 f"the largest step is {names[most + 1]}, {percent(steps[most]['difference'], '+')} points.",
-                *(
-                    sentence(name, step, 100 * level)
-                    for name, step in zip(names[1:], steps, strict=True)
-                ),
+                *(sentence(name, step) for name, step in zip(names[1:], steps, strict=True)),
             ],
             (
                 HEAD,
@@ -99,19 +102,17 @@ class Attribution(Study):
             ["accuracy", "step", "low", "high"],
             [
                 "Each arm changes one thing of the arm before it; another order would share the points out otherwise. "
-                f"Paired over {seeds} seeds and {draws} label draws, crossed; the {len(steps)} intervals hold simultaneously at "
-                f"{100 * LEVEL:g} %.",
+                f"Paired over {seeds} seeds and {draws} label draws, crossed.",
+                *report.notes,
                 *(f"{name}: {' '.join(overrides)}" for name, overrides in self.steps.items()),
-                *(
-                    f"{name} {how}, so the step from it is not judged."
-                    for name, how in broken.items()
-                ),
+                *(f"{name} {how}." for name, how in broken.items()),
                 f"Cost: {cost(jobs):.0f} s of computing.",
             ],
             [waterfall(reached, steps)],
             {
                 "arms": {n: reached[n] for n in names},
                 "levels": levels,
+                **stated(report, jobs),
                 "steps": dict(zip(names[1:], steps, strict=True)),
             },
         )
@@ -141,38 +142,51 @@ def changed(taken: dict[str, str], overrides: list[str]) -> dict[str, str]:
     return taken
 
 
-def failures(jobs: list[Job]) -> dict[str, str]:
-    """arm -> how its fine-tunings failed, of all seeds and draws; only those that did."""
-    faults: dict[str, list[str]] = {}
+Faults = dict[str, dict[int, list[str]]]  # arm -> seed -> how its trainings failed, of each draw
+
+
+def faults_of(jobs: list[Job]) -> Faults:
+    found: Faults = {}
     for job in jobs:
-        faults.setdefault(job.result["config"]["name"], []).extend(job.faults(MAIN))
-    return {name: how for name, found in faults.items() if (how := health.said(found))}
+        name, seed = job.result["config"]["name"], int(job.settings["seed"])
+        found.setdefault(name, {})[seed] = job.faults(MAIN)
+    return found
+
+
+def failed(faults: dict[int, list[str]]) -> str:
+    """How trainings of an arm failed, of all seeds and draws; empty if none did."""
+    return health.said([fault for draws in faults.values() for fault in draws])
 
 
 def judged(
-    before: list[list[float]],
-    after: list[list[float]],
-    level: float,
-    margin: float,
-    broken: bool = False,
-) -> dict[str, Any]:
-    """The step from one arm to the next; it gets no word where the training of the arm before it is broken."""
-    gains = [
-        [b - a for a, b in zip(*rows, strict=True)] for rows in zip(before, after, strict=True)
-    ]
-    mean, low, high = interval(gains, level=level)
-    return {
-        "difference": mean,
-        "low": low,
-        "high": high,
-        "level": level,
-        "word": WITHHELD if broken else word_of(low, high, margin),
+    levels: Levels,
+    faults: Faults,
+    all_labels: bool,
+    setting: Setting,
+    archive: Archive | None,
+    dataset: str,
+) -> Report[str]:
+    """The report on all steps, named by the arm that each leads to, whose control is the arm before it."""
+    seeds = sorted(set.intersection(*(set(of) for of in faults.values()))) if faults else []
+
+    def rows(arm: str) -> list[list[str]]:
+        sound = [[""] * len(draws) for draws in levels[arm]]
+        return [faults[arm][seed] for seed in seeds] if arm in faults else sound
+
+    steps = {
+        after: health.noted(
+            Comparison(levels[after], levels[before], all_labels=all_labels),
+            rows(after),
+            rows(before),
+        )
+        for before, after in pairwise(levels)
     }
+    return judge(steps, setting, archive, [dataset])
 
 
-def sentence(name: str, step: dict[str, Any], level: float) -> str:
+def sentence(name: str, step: dict[str, Any]) -> str:
     mean, low, high = numbers(step)
-    said = f"{mean} points ({level:.3g} % interval {low} to {high})"
+    said = f"{mean} points" + (f" ({low} to {high})" if low else "")
     return (
         f"{name} {WORDS[step['word']]}: {said}."
         if step["word"] in WORDS
@@ -181,7 +195,9 @@ def sentence(name: str, step: dict[str, Any], level: float) -> str:
 
 
 def numbers(step: dict[str, Any]) -> list[str]:
-    return [percent(step[key], "+") for key in ("difference", "low", "high")]
+    """The mean and the interval's ends in points; empty where there is no interval."""
+    values = (step[key] for key in ("difference", "low", "high"))
+    return ["" if v is None else percent(v, "+") for v in values]
 
 
 def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture:
@@ -200,12 +216,9 @@ def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture
             said = f"{value:.1f}"
             if n:
                 step = steps[n - 1]
-                axes.plot(
-                    [begin + 100 * step["low"], begin + 100 * step["high"]],
-                    [n, n],
-                    color=INK,
-                    linewidth=1.1,
-                )
+                if step["low"] is not None:
+                    ends = [begin + 100 * step["low"], begin + 100 * step["high"]]
+                    axes.plot(ends, [n, n], color=INK, linewidth=1.1)
                 axes.plot([begin, begin], [n - 1, n], color=FAINT, linewidth=0.7)
                 said += f"  ({percent(step['difference'], '+')})"
             axes.text(

@@ -1,20 +1,32 @@
 """How much does pretraining add, at which number of labels? Pretrainers x label counts x pretraining seeds x label draws."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import exp, log
+from dataclasses import asdict, dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
 from sft_exp.reports.page import Grid
-from sft_exp.sweep.study import Conclusion, Study, cost
+from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
 from sft_exp.training import health
-from sft_exp.verdict.crossed import WITHHELD, Verdict, given_faults, interval, judge_all
+from sft_exp.verdict import (
+    WITHHELD,
+    Archive,
+    Comparison,
+    Report,
+    Setting,
+    Verdict,
+    interval,
+    judge,
+    primary_weights,
+)
+from sft_exp.verdict.words import finite
+from sft_exp.verdict.worth import Worth, worth
 
 if TYPE_CHECKING:
     from sft_exp.config.schema import Experiment
@@ -67,6 +79,7 @@ class LabelEfficiency(Study):
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
     def __post_init__(self):
+        super().__post_init__()
         require(bool(self.pretrainers), "pretrainers", self.pretrainers, "a list of pretrainers")
         require(bool(self.labels), "labels", self.labels, "a list of label counts a class, or all")
         require(self.seeds > 1, "seeds", self.seeds, "2 or more: one seed says nothing of another")
@@ -113,19 +126,19 @@ class LabelEfficiency(Study):
         primary = (
             str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
         )
-        ratio = fmean(j.result["data"].get("ratio", 0.0) for j in jobs)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
-        judged = judge_all(
-            gains, [c for c in cells if c[1] == primary], ratio, "", self.margin, jobs[0].score_name
+        report = judged(
+            {cell: Arms.of(rows) for cell, rows in cells.items()},
+            primary,
+            setting_of(jobs, self.margin),
+            archive_of(self.archive),
+            dataset_of(jobs),
         )
-        verdicts = {
-            c: given_faults(v, failed_in(cells[c], SCRATCH), failed_in(cells[c], MAIN))
-            for c, v in judged.items()
-        }
+        verdicts = report.verdicts
         first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
         sets = {str(j.settings.get("dataset")) for j in jobs}
         seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
-        worths = {cell: worth(cell, cells) for cell in cells}
+        worths = {cell: worth_of(cell, cells) for cell in cells}
         return Conclusion(
             f"Label efficiency on {', '.join(sorted(sets))}",
             [
@@ -137,10 +150,12 @@ class LabelEfficiency(Study):
             ),
             NUMBERS,
             [
-                f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed; intervals speak of other seeds and "
-                "other label sets. At labels=all there is one label set, and they cover initialisation alone.",
-                f"labels={primary} was declared primary and shares 95 % among its sentences; the others hold simultaneously.",
-                "worth: how many times the labels the same model from scratch needs for this score (arXiv:2003.14323).",
+                f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed. "
+                "At labels=all there is one label set, and intervals cover seeds alone.",
+                f"labels={primary} was declared primary beforehand: its sentences have 80 % of the report's error rate of 5 %.",
+                *report.notes,
+                "worth: how many times the labels the same model from scratch needs for this score (arXiv:2003.14323); "
+                f"{len(cells)} intervals that hold together at 95 %.",
                 f"Cost of the pretrained arms: {cost(jobs):.0f} s of computing.",
                 *failed(cells),
                 *departures(jobs),
@@ -148,12 +163,13 @@ class LabelEfficiency(Study):
             draw(cells, verdicts),
             {
                 "primary": primary,
+                **stated(report, jobs),
                 "cells": [
                     {
                         "pretrainer": p,
                         "labels": n,
-                        **vars(verdicts[p, n]),
-                        "worth": worths[p, n],
+                        **verdicts[p, n].record(),
+                        "worth": finite(asdict(w)) if (w := worths[p, n]) else None,
                         "gains": gains[p, n],
                         "floor": floor(of),
                         **{arm: accuracy(of, arm) for arm in of[0].result["draws"]},
@@ -162,6 +178,47 @@ class LabelEfficiency(Study):
                 ],
             },
         )
+
+
+class Arms(NamedTuple):
+    """The two arms of a cell: scores, and how their trainings failed, of each seed and draw [S][D]."""
+
+    pretrained: list[list[float]]
+    scratch: list[list[float]]
+    pretrained_faults: list[list[str]]
+    scratch_faults: list[list[str]]
+
+    @classmethod
+    def of(cls, jobs: list[Job]) -> "Arms":
+        pretrained, scratch = ([j.result["draws"][arm] for j in jobs] for arm in (MAIN, SCRATCH))
+        faults = [[j.faults(arm) for j in jobs] for arm in (MAIN, SCRATCH)]
+        return cls(pretrained, scratch, *faults)
+
+
+def judged(
+    cells: Mapping[Cell, Arms],
+    primary: str,
+    setting: Setting,
+    archive: Archive | None,
+    dataset: str,
+) -> Report[Cell]:
+    """The report on all cells, of which those at the primary label count were declared so beforehand."""
+    weights = primary_weights([labels == primary for _, labels in cells])
+    comparisons = {
+        (pretrainer, labels): health.noted(
+            Comparison(
+                arms.pretrained,
+                arms.scratch,
+                group=labels,
+                weight=weight,
+                all_labels=labels == "all" and setting.ratio == 0,
+            ),
+            arms.pretrained_faults,
+            arms.scratch_faults,
+        )
+        for ((pretrainer, labels), arms), weight in zip(cells.items(), weights, strict=True)
+    }
+    return judge(comparisons, setting, archive, [dataset])
 
 
 def by_cell(jobs: list[Job]) -> dict[Cell, list[Job]]:
@@ -216,7 +273,7 @@ def name(cell: Cell) -> str:
 
 
 def row(
-    cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: dict[str, Any]
+    cell: Cell, cells: dict[Cell, list[Job]], verdict: Verdict, worth: Worth | None
 ) -> list[str]:
     jobs, spoke = cells[cell], verdict.word != WITHHELD
     curve = not any(
@@ -227,11 +284,11 @@ def row(
         percent(accuracy(jobs, MAIN)),
         percent(accuracy(jobs, SCRATCH)),
         *(
-            percent(v, "+") if spoke else ""
+            percent(v, "+") if spoke and isfinite(v) else ""
             for v in (verdict.difference, verdict.low, verdict.high)
         ),
         verdict.word,
-        times(worth) if curve else "",
+        times(worth) if curve and worth else "",
         " ".join(f"{arm} {percent(score)}" for arm, score in floor(jobs).items()),
     ]
 
@@ -288,47 +345,22 @@ def departures(jobs: list[Job]) -> list[str]:
     return found
 
 
-def worth(cell: Cell, cells: dict[Cell, list[Job]]) -> dict[str, Any]:
-    """How many times the labels scratch needs to be as accurate (Newell & Deng, arXiv:2003.14323, section 3): the mean
-    over pretraining seeds of the logarithm, with its interval. `beyond`: 1 or -1 where in some seed that lies past the
-    upper or the lower end of the grid, so that the truth is more, or less."""
-    of = {n: jobs for (p, n), jobs in cells.items() if p == cell[0]}
-    have, found, beyond = labels_of(of[cell[1]][0]), [], set[int]()
-    for seed, job in enumerate(of[cell[1]]):
-        curve = sorted(
-            (labels_of(jobs[seed]), fmean(jobs[seed].result["draws"][SCRATCH]))
-            for jobs in of.values()
-        )
-        needed, over = reached(curve, fmean(job.result["draws"][MAIN]))
-        found.append(log(needed / have))
-        beyond.add(over)
-    mean, low, high = interval([[v] for v in found])
-    return {
-        "times": exp(mean),
-        "low": exp(low),
-        "high": exp(min(high, 50.0)),
-        "beyond": max(beyond, key=lambda b: (abs(b), b)),
-    }
+def worth_of(cell: Cell, cells: dict[Cell, list[Job]]) -> Worth | None:
+    """How many times the labels scratch needs to be as accurate; None where there is no curve, of one label count."""
+    of = {labels_of(jobs[0]): jobs for (p, _), jobs in cells.items() if p == cell[0]}
+    if len(of) < 2:
+        return None
+    pretrained = [j.result["draws"][MAIN] for j in cells[cell]]
+    scratch = {n: [j.result["draws"][SCRATCH] for j in jobs] for n, jobs in of.items()}
+    return worth(pretrained, scratch, labels_of(cells[cell][0]), 0.05 / len(cells))
 
 
-def reached(curve: list[tuple[float, float]], accuracy: float) -> tuple[float, int]:
-    """(labels at which the curve is as accurate; 1 or -1 if that lies beyond its upper or lower end, else 0). Between its
-    points it is straight in the logarithm of the labels."""
-    (n, best), *rest = curve
-    if accuracy <= best:
-        return n, -(accuracy < best)
-    for more, score in rest:
-        if score >= accuracy:
-            share = (accuracy - best) / (score - best)
-            return exp(log(n) + share * (log(more) - log(n))), 0
-        n, best = (more, score) if score > best else (n, best)
-    return curve[-1][0], 1
-
-
-def times(worth: dict[str, Any]) -> str:
-    if worth["beyond"]:
-        return f"{'at least' if worth['beyond'] > 0 else 'at most'} {worth['times']:.2g}x"
-    return f"{worth['times']:.2g}x ({worth['low']:.2g} to {worth['high']:.2g})"
+def times(worth: Worth) -> str:
+    """A worth as a cell of the table: `2.3x (1.4 to 4.1)`."""
+    if worth.beyond:
+        return f"{'at least' if worth.beyond > 0 else 'at most'} {worth.times:.2g}x"
+    high = f"{worth.high:.2g}" if worth.high < 1e4 else "no bound"
+    return f"{worth.times:.2g}x ({worth.low:.2g} to {high})"
 
 
 def draw(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> list[Picture]:
@@ -356,7 +388,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
             if p == pretrainer and arm in jobs[0].result["draws"]
         ]
         x = [labels_of(jobs[0]) for jobs in rows]
-        bands = [interval([[fmean(j.result["draws"][arm])] for j in jobs]) for jobs in rows]
+        bands = [interval([j.result["draws"][arm] for j in jobs]) for jobs in rows]
         style = "-" if arm in (MAIN, SCRATCH) else ":"
         axes.plot(
             x,
@@ -382,7 +414,9 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     axes.set_ylabel(f"test {job.score_name} (%)")
     axes.grid(axis="y")
     figure.legend(fontsize=8, ncols=3, loc="outside lower center")
-    caption = "Means over seeds and draws; a band is the 95 % interval over pretraining seeds. Dotted: floors and other arms."
+    caption = (
+        "Means over seeds and draws; a band is their 95 % interval. Dotted: floors and other arms."
+    )
     return Picture(
         job.score,
         f"{job.score_name[0].upper()}{job.score_name[1:]} against labels",
@@ -403,7 +437,7 @@ def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> 
         ]
         x = [n * 1.06 ** (i - (len(pretrainers) - 1) / 2) for n, _ in mine]
         y = [100 * v.difference for _, v in mine]
-        reach = [100 * (v.high - v.difference) if v.high is not None else 0.0 for _, v in mine]
+        reach = [100 * (v.high - v.difference) if v.high < inf else 0.0 for _, v in mine]
         axes.errorbar(
             x,
             y,

@@ -9,11 +9,12 @@ from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, LINES, STYLE, Picture, blank, png
-from sft_exp.sweep.study import Conclusion, Study, cost
+from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
 from sft_exp.training import health
-from sft_exp.verdict.crossed import LEVEL, WITHHELD, interval, shared, word_of
+from sft_exp.verdict import WITHHELD, Comparison, Report, judge
 
 Use = tuple[str, str]  # (labels a class, strategy)
+Faults = dict[int, list[str]]  # seed -> how the training of each label draw failed
 Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
 CONTROL = (
     "none"  # a random encoder at rest; where the strategy trains the encoder, training from scratch
@@ -42,6 +43,7 @@ class Pretrainers(Study):
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
     def __post_init__(self):
+        super().__post_init__()
         require(
             CONTROL in self.pretrainers,
             "pretrainers",
@@ -86,12 +88,15 @@ class Pretrainers(Study):
         ]
         order = sorted(names, key=lambda n: -mean(scores[uses[0]][n]))
         told = [use for use in uses if use[1] in self.verdicts]
-        sentences = len(told) * (len(names) - 1)
-        broken = failures(jobs)
-        gains = {
-            use: self.gains(scores[use], names, shared(LEVEL, sentences), CONTROL in broken[use])
-            for use in told
+        faults = faults_of(jobs)
+        broken = {
+            use: {name: how for name, of in by.items() if (how := failed(of))}
+            for use, by in faults.items()
         }
+        report = self.judged(scores, faults, told, names, jobs)
+        gains: dict[Use, dict[str, dict[str, Any]]] = {use: {} for use in told}
+        for (use, name), verdict in report.verdicts.items():
+            gains[use][name] = {k: v for k, v in verdict.record().items() if k != "text"}
         seconds = pretraining_seconds(jobs)
         seeds = {n: min(len(scores[use][n]) for use in uses) for n in names}
         draws = {n: len(next(iter(scores[n, s][CONTROL].values()))) for n, s in uses}
@@ -124,12 +129,12 @@ class Pretrainers(Study):
             [*map(name_of, uses), "seeds", "seconds"],
             [
                 f"{CONTROL} is the control: a random encoder at rest, or training from scratch where the strategy trains it. "
-                f"Gains over it are of the same seed and label draw; their {sentences} intervals hold simultaneously at "
-                f"{100 * LEVEL:g} %.",
+                "Gains over it are of the same seed and label draw.",
+                *report.notes,
                 f"{few_to_many(seeds.values())} seeds of pretraining, draws of labels: {drawn}.",
                 *(f"{name}: {' '.join(recipe)}" for name, recipe in self.recipes.items()),
                 *(
-                    f"{spoken(use)}: {name} {how}{', so no gain over it is judged' * (name == CONTROL)}."
+                    f"{spoken(use)}: {name} {how}."
                     for use, of in broken.items()
                     for name, how in of.items()
                 ),
@@ -137,6 +142,7 @@ class Pretrainers(Study):
             ],
             [dots(scores, uses, order)],
             {
+                **stated(report, jobs),
                 "pretrainers": {
                     name: {
                         "seconds": seconds.get(name),
@@ -147,29 +153,38 @@ class Pretrainers(Study):
                         },
                     }
                     for name in order
-                }
+                },
             },
         )
 
-    def gains(
-        self, scores: dict[str, Scores], names: list[str], level: float, broken: bool
-    ) -> dict[str, dict[str, Any]]:
-        """Of every pretrainer but the control: its difference to it, the interval and the word for it; none over a control
-        whose training is broken."""
-        found = {}
-        for name in (n for n in names if n != CONTROL):
-            pairs = [
-                [a - b for a, b in zip(of, scores[CONTROL][seed], strict=True)]
-                for seed, of in scores[name].items()
-            ]
-            middle, low, high = interval(pairs, level=level)
-            found[name] = {
-                "difference": middle,
-                "low": low,
-                "high": high,
-                "word": WITHHELD if broken else word_of(low, high, self.margin),
-            }
-        return found
+    def judged(
+        self,
+        scores: dict[Use, dict[str, Scores]],
+        faults: dict[Use, dict[str, Faults]],
+        uses: list[Use],
+        names: list[str],
+        jobs: list[Job],
+    ) -> Report[tuple[Use, str]]:
+        """The report on every pretrainer but the control, in every use whose gains are judged."""
+        setting = setting_of(jobs, self.margin)
+        comparisons = {}
+        for use in uses:
+            for name in (n for n in names if n != CONTROL):
+                of, control = scores[use][name], scores[use][CONTROL]
+                comparison = Comparison(
+                    list(of.values()),
+                    [control[seed] for seed in of],
+                    group=use,
+                    all_labels=use[0] == "all" and setting.ratio == 0,
+                )
+                comparisons[use, name] = health.noted(
+                    comparison,
+                    [faults[use][name][seed] for seed in of],
+                    [faults[use][CONTROL][seed] for seed in of],
+                )
+        if not comparisons:
+            return Report({}, None, None, ())
+        return judge(comparisons, setting, archive_of(self.archive), [dataset_of(jobs)])
 
 
 def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
@@ -190,16 +205,19 @@ def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
     return found
 
 
-def failures(jobs: list[Job]) -> dict[Use, dict[str, str]]:
-    """use -> pretrainer -> how its fine-tunings failed, of all seeds and draws; only those that did."""
-    faults: dict[Use, dict[str, list[str]]] = {}
+def faults_of(jobs: list[Job]) -> dict[Use, dict[str, Faults]]:
+    """use -> pretrainer -> seed -> how its fine-tunings failed."""
+    found: dict[Use, dict[str, Faults]] = {}
     for job in jobs:
-        of = faults.setdefault((str(job.settings["labels"]), str(job.settings["strategy"])), {})
-        of.setdefault(str(job.settings["pretrainer"]), []).extend(job.faults(MAIN))
-    return {
-        use: {name: how for name, found in of.items() if (how := health.said(found))}
-        for use, of in faults.items()
-    }
+        of = found.setdefault((str(job.settings["labels"]), str(job.settings["strategy"])), {})
+        seed = int(job.settings["seed"])
+        of.setdefault(str(job.settings["pretrainer"]), {})[seed] = job.faults(MAIN)
+    return found
+
+
+def failed(faults: Faults) -> str:
+    """How trainings failed, of all seeds and draws; empty if none did."""
+    return health.said([fault for draws in faults.values() for fault in draws])
 
 
 def mean(scores: Scores) -> float:
@@ -214,8 +232,10 @@ def few_to_many(counts: Iterable[int]) -> str:
 def beside(gain: dict[str, Any] | None) -> list[str]:
     if gain is None or gain["word"] == WITHHELD:
         return ["", gain["word"] if gain else ""]
-    middle, low, high = (percent(gain[key], "+") for key in ("difference", "low", "high"))
-    return [f"{middle} ({low} to {high})", gain["word"]]
+    middle = percent(gain["difference"], "+")
+    if gain["low"] is None:
+        return [middle, gain["word"]]
+    return [f"{middle} ({percent(gain['low'], '+')} to {percent(gain['high'], '+')})", gain["word"]]
 
 
 def name_of(use: Use) -> str:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.box import SIMPLE_HEAD
@@ -15,10 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.compare import comparison
+from sft_exp.errors import require
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
+from sft_exp.runs.results import is_proportion
 from sft_exp.store import atomic_io
+from sft_exp.verdict import Archive, Report, Setting, from_folder, frozen
 
 if TYPE_CHECKING:
     from sft_exp.config.schema import Experiment
@@ -50,6 +54,13 @@ class Study:
         dict[str, str]
     ] = {}  # key that the study ranges over -> where its values are given
 
+    archive: str = "frozen"  # earlier studies whose spread counts too: frozen (the package's), none, or a folder of them
+
+    def __post_init__(self) -> None:
+        known = self.archive in ("frozen", "none") or Path(self.archive).is_dir()
+        valid = "frozen, none, or a folder that holds finished studies (study.json files)"
+        require(known, "archive", self.archive, valid)
+
     def jobs(self, corpus: "Corpus", base: "Experiment") -> list[list[str]]:
         """The overrides of each job, which the study adds to the base experiment. Empty where a sweeper chooses among
         `grid`. ConfigError for what the data set cannot give."""
@@ -62,6 +73,42 @@ class Study:
     def conclude(self, jobs: list[comparison.Job]) -> Conclusion:
         """Only from results of jobs that are done; what is missing is named in the notes."""
         raise NotImplementedError
+
+
+def archive_of(name: str) -> Archive | None:
+    """The archive that `study.archive` names.
+
+    Raises:
+        DataError: the folder's studies hold fewer than two comparisons.
+    """
+    if name == "none":
+        return None
+    return frozen() if name == "frozen" else from_folder(Path(name))
+
+
+def setting_of(jobs: list[comparison.Job], margin: float) -> Setting:
+    """What the comparisons of a study have in common, whose jobs have one data set and one task."""
+    data = jobs[0].result.get("data", {})
+    return Setting(
+        tested=data.get("test"),
+        ratio=fmean(j.result.get("data", {}).get("ratio", 0.0) for j in jobs),
+        score=jobs[0].score_name,
+        proportion=is_proportion(jobs[0].score),
+        points=True,
+        margin=margin,
+    )
+
+
+def dataset_of(jobs: list[comparison.Job]) -> str:
+    """The data set's name, by which its own results are left out of the archive."""
+    given = jobs[0].result.get("data", {}).get("name")
+    return str(given or jobs[0].settings.get("dataset"))
+
+
+def stated(report: Report[Any], jobs: list[comparison.Job]) -> dict[str, Any]:
+    """What study.json says of its judgement, for the checker and for archives that are made of it."""
+    tested = jobs[0].result.get("data", {}).get("test")
+    return {"dataset": dataset_of(jobs), "tested": tested, "judgement": report.record()}
 
 
 def cost(jobs: list[comparison.Job]) -> float:

@@ -15,11 +15,13 @@ docs/verdict.md states every formula with its source, and what it does not promi
 
 from sft_exp.verdict.archive import Archive, Prior, from_folder, frozen
 from sft_exp.verdict.evidence import interval
-from sft_exp.verdict.rule import Comparison, Report, Setting, judge, primary_weights
+from sft_exp.verdict.rule import MOST, STANDARD, Comparison, Report, Setting, judge, primary_weights
 from sft_exp.verdict.words import SAYS, WITHHELD, Verdict
 
 __all__ = [
+    "MOST",
     "SAYS",
+    "STANDARD",
     "WITHHELD",
     "Archive",
     "Comparison",

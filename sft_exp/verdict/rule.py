@@ -430,12 +430,12 @@ def notes(
             "No archive of earlier studies was used: the intervals follow from these runs alone.",
         ]
     kinds = zip(("seeds", "draws", "rest"), scale, strict=True)
-    fitted = ", ".join(f"{name} {x:.2g}" for name, x in kinds)
+    fitted = ", ".join(f"{name} by {x:.2g}" for name, x in kinds)
     return [
         *said,
         f"The spread of earlier studies ({archive.describe()}) counts as "
         f"{borrowed_degrees(archive.prior, sentences):.2g} degrees of freedom beside those measured here. "
-        f"Variances measured here, as multiples of those predicted: {fitted}.",
+        f"To fit the spread seen here, the variances of those studies were multiplied: {fitted}.",
     ]
 
 

@@ -142,8 +142,8 @@ def sentence(
     parts.append(verdict.covers)
     if borrowed and isfinite(verdict.low):
         low, high = (amount(x, points) for x in verdict.alone)
-        alone = f"{low} to {high}" if isfinite(verdict.alone[0]) else "no interval"
-        parts.append(f"Without the archive of earlier studies: {alone}.")
+        alone = f": {low} to {high}" if isfinite(verdict.alone[0]) else " there is no interval"
+        parts.append(f"Without the archive of earlier studies{alone}.")
     if verdict.needed:
         seeds, draws = verdict.needed
         parts.append(

@@ -1,0 +1,106 @@
+"""The rule of versions 1.0 and 1.1 of the standard, by which results that state no later version are graded.
+
+Intervals have Satterthwaite's degrees of freedom; a report declares sentences primary, which share 95 % among themselves.
+docs/verdict.md says what version 2.0 does instead, and why. Nothing new is judged by this module.
+
+Shape legend: S pretraining seeds, D label draws. A gain is (pretrained - scratch) with the same seed and draw.
+"""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import TypeVar
+
+import numpy as np
+
+from sft_exp.verdict import WITHHELD
+
+LEVEL = 0.95
+SILENT_LEVEL = 0.99  # of the other sentences, where no primary one spoke
+MARGIN = 0.005
+Gains = Sequence[Sequence[float]]  # [S][D]
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    word: str
+    difference: float
+    low: float | None  # None for a single run, which has no interval
+    high: float | None
+    level: float
+
+    def withheld(self, failed: bool) -> "Verdict":
+        return replace(self, word=WITHHELD) if failed else self
+
+
+def interval(gains: Gains, ratio: float = 0.0, level: float = LEVEL) -> tuple[float, float, float]:
+    """(mean, low, high): paired t over one factor, or the crossed analysis of variance over both, with Nadeau and Bengio's
+    correction for folds of one data set (`ratio` = images tested / trained on)."""
+    d_SD = np.asarray(gains, dtype=float)
+    seeds, draws = d_SD.shape
+    mean = float(d_SD.mean())
+    if seeds == 1 or draws == 1:
+        if d_SD.size < 2:
+            return mean, float("-inf"), float("inf")
+        wider = ratio if seeds == 1 else 0.0
+        half = quantile(d_SD.size - 1, level) * sqrt(
+            float(d_SD.var(ddof=1)) * (1 / d_SD.size + wider)
+        )
+        return mean, mean - half, mean + half
+    mean_S, mean_D = d_SD.mean(1), d_SD.mean(0)
+    rest_SD = d_SD - mean_S[:, None] - mean_D + mean
+    free = (seeds - 1, draws - 1, (seeds - 1) * (draws - 1))
+    ms = (draws * mean_S.var(ddof=1), seeds * mean_D.var(ddof=1), (rest_SD**2).sum() / free[2])
+    total = max(ms[0] + ms[1] - ms[2], ms[0], ms[1])
+    if total <= 0:
+        return mean, mean, mean
+    if total > max(ms[0], ms[1]):
+        degrees = total**2 / sum(m**2 / f for m, f in zip(ms, free, strict=True))
+    else:
+        degrees = free[0] if ms[0] >= ms[1] else free[1]
+    half = quantile(max(degrees, min(seeds, draws) - 1), level) * sqrt(
+        total / d_SD.size + ratio * mean_D.var(ddof=1)
+    )
+    return mean, mean - half, mean + half
+
+
+def quantile(degrees: float, level: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + level) / 2))
+
+
+def judge(gains: Gains, ratio: float, margin: float = MARGIN, level: float = LEVEL) -> Verdict:
+    """The verdict on one comparison. The same gain everywhere is *cannot tell*."""
+    mean, low, high = interval(gains, ratio, level)
+    every = [g for row in gains for g in row]
+    same = max(every) - min(every) < 1e-9
+    word = "cannot tell" if same else word_of(low, high, margin)
+    single = len(every) == 1
+    return Verdict(word, mean, None if single else low, None if single else high, level)
+
+
+def word_of(low: float, high: float, margin: float) -> str:
+    if -margin <= low and high <= margin:
+        return "too small to matter"
+    return "helped" if low > 0 else "hurt" if high < 0 else "cannot tell"
+
+
+def judge_all(
+    family: Mapping[Key, Gains], primary: Collection[Key], ratio: float, margin: float = MARGIN
+) -> dict[Key, Verdict]:
+    """The verdicts of a report: primary sentences share LEVEL; the others share LEVEL if one of these spoke, else
+    SILENT_LEVEL."""
+    level = shared(LEVEL, len(primary))
+    first = {k: judge(family[k], ratio, margin, level) for k in family if k in primary}
+    spoke = any(v.word in ("helped", "hurt") for v in first.values())
+    level = shared(LEVEL if spoke or not first else SILENT_LEVEL, len(family) - len(first))
+    return {
+        k: first[k] if k in first else judge(g, ratio, margin, level) for k, g in family.items()
+    }
+
+
+def shared(level: float, sentences: int) -> float:
+    """The level of each of several intervals that hold together with `level` (Bonferroni)."""
+    return 1 - (1 - level) / max(1, sentences)

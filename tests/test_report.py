@@ -356,7 +356,7 @@ CASES = {
         {"pretrainer": "ae", "pretrainer.beta": None},
     ),
     "one draw": (("draws=1",), result([0.9], [0.8]), {"draws": "10"}),
-    "too few draws": (("draws=4",), result(*UNSURE), {"draws": "59"}),
+    "too few draws": (("draws=4",), result(*UNSURE), {"draws": "32"}),
     "too small a difference": (("labels=8",), result([0.9, 0.8], [0.9, 0.8]), {"labels": "4"}),
     "it helped": (("labels=8",), result(*HELPED), {"labels": "4"}),
     "it helped with a share": (("labels=20%",), result(*HELPED, labelled=259), {"labels": "10%"}),

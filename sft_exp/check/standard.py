@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-VERSION = "1.1"
+from sft_exp.verdict import STANDARD
+
+VERSION = STANDARD
 POINTS = {
     "1.1": "labels learnt from lie inside the budget",
     "1.2": "labels chosen by lie inside the budget",

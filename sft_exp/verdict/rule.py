@@ -420,7 +420,7 @@ def notes(
     """What a reader must know of all sentences of a report."""
     level = f"{100 * (1 - setting.alpha):g} %"
     said = (
-        [f"The {sentences} intervals hold simultaneously at {level}; words by Holm's test."]
+        [f"The {sentences} intervals hold together at {level}; Holm's test gives the words."]
         if sentences > 1
         else []
     )

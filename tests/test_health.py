@@ -13,6 +13,7 @@ from sft_exp.compare import comparison
 from sft_exp.core.arms import SCRATCH
 from sft_exp.stages.outcome import agreement, norm
 from sft_exp.training import health
+from sft_exp.verdict import Comparison
 
 SMALL = (
     "labels=5", "draws=2", "val=none", "tracker=none", "report=false", "controls=[scratch]", "pretrain.steps=30",
@@ -152,6 +153,26 @@ def test_an_arm_in_a_sentence_and_in_a_word():
     assert health.said(mixed) == "diverged in 2 and collapsed in 1 of 4 draws (b)"
     assert health.state(mixed) == "diverged"
     assert health.said(["collapsed (a)"]) == "collapsed (a)"
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "scratch", "trained", "no_verdict"),
+    [
+        ([["", ""]] * 3, [["", ""]] * 3, None, False),  # found from the scores
+        ([["", "collapsed (a)"], ["", ""], ["", ""]], [["", ""]] * 3, [False, True, True], False),
+        ([["", ""]] * 3, [["", ""], ["", ""], ["collapsed (a)", ""]], [True, True, False], False),
+        ([["", ""]] * 3, [["", ""], ["", ""], ["diverged (a)", ""]], [True] * 3, True),
+        ([["diverged (a)", ""], ["", ""], ["", ""]], [["", ""]] * 3, [True] * 3, False),
+        ([["", ""]], [["collapsed (a)", ""]], [True], True),
+        ([["collapsed (a)", ""]], [["", ""]], [True], False),
+        ([["collapsed (a)"], ["", ""]], [["", ""], ["collapsed (b)"]], [True, True], True),
+    ],
+)
+def test_a_comparison_says_which_seeds_trained(pretrained, scratch, trained, no_verdict):
+    noted = health.noted(Comparison([[0.9]], [[0.8]]), pretrained, scratch)
+    assert noted.trained == trained
+    assert bool(noted.scratch_failed) == no_verdict
+    assert bool(noted.pretrained_failed) == any(map(any, pretrained))
 
 
 def test_the_norm_is_that_of_all_parameters():

@@ -15,7 +15,7 @@ from scipy import stats
 from benchmarks import verdict as benchmark
 from sft_exp import verdict
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.verdict import Comparison, Setting, judge, primary_weights
+from sft_exp.verdict import Comparison, Setting, Verdict, judge, primary_weights
 from sft_exp.verdict import archive as archives
 from sft_exp.verdict.collapse import trained
 from sft_exp.verdict.design import grand_mean, half_width, mean_squares, p_value, weighted_holm
@@ -361,7 +361,10 @@ def test_the_report_says_what_was_borrowed_and_what_it_is_without():
     alone = judge({"a": Comparison(*arms)}, Setting(tested=1000))
     mine, theirs = report.verdicts["a"], alone.verdicts["a"]
     assert mine.alone == pytest.approx((theirs.low, theirs.high))
-    assert f"Without the archive of earlier studies: {100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}." in mine.text
+    assert (
+        f"Without the archive of earlier studies: {100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}."
+        in mine.text
+    )
     assert "Without" not in theirs.text
     assert "without results of mnist" in report.notes[0]
     assert "No archive" in alone.notes[0]
@@ -808,3 +811,43 @@ def test_evidence_without_any_spread_says_so():
         np.zeros(2), np.array([[0.0, 0, 0], [0, 1e-9, 0]]), np.zeros((2, 3)), np.ones((2, 3))
     )
     assert evidence.without_noise().tolist() == [True, False]
+
+
+# Arms that failed, and records
+
+
+def test_a_comparison_whose_control_failed_gets_no_verdict_and_takes_no_part():
+    """The others are judged as if it were not there: it is no sentence of the report."""
+    sound = Comparison(*scores(21, 3, 4, 0.02))
+    broken = Comparison(
+        *scores(22, 3, 4, 0.5, base=0.1), scratch_failed="diverged in 2 of 12 draws (loss 1 -> 9)"
+    )
+    both = judge({"broken": broken, "sound": sound}, Setting(tested=2000), archives.frozen())
+    alone = judge({"sound": sound}, Setting(tested=2000), archives.frozen())
+    assert both.verdicts["sound"] == alone.verdicts["sound"]
+    withheld = both.verdicts["broken"]
+    assert (withheld.word, withheld.low, withheld.high) == ("no verdict", -np.inf, np.inf)
+    assert withheld.text.startswith("No verdict: scratch diverged in 2 of 12 draws")
+    assert list(both.verdicts) == ["broken", "sound"]
+    none = judge({"broken": broken}, Setting(tested=2000), archives.frozen())
+    assert none.verdicts["broken"].word == "no verdict"
+    assert none.record()["scale"] is None
+
+
+def test_a_pretrained_arm_that_failed_is_named():
+    sound, failed = (
+        one(*scores(23, 3, 4, 0.02), pretrained_failed=how)
+        for how in ("", "collapsed in 1 of 12 draws")
+    )
+    assert failed.word == sound.word
+    assert "pretrained collapsed in 1 of 12 draws, and counts as it is." in failed.text
+
+
+@each("archive", [None, archives.frozen()], ids=["alone", "archive"])
+@each("shape", [(1, 1), (1, 5), (3, 4)], ids=str)
+def test_a_record_is_strict_json_and_is_read_back(archive, shape):
+    verdict = one(*scores(24, *shape, 0.02), archive)
+    text = json.dumps(verdict.record(), allow_nan=False)
+    assert Verdict.read(json.loads(text)) == verdict
+    if not np.isfinite(verdict.low):
+        assert json.loads(text)["low"] is None

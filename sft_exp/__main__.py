@@ -1,5 +1,76 @@
-"""`python -m sft_exp pretrainer=vae optim=adam`"""
+"""The console program: `sft_exp pretrainer=vae optim=adam` is a run, `sft_exp predict ...` is a command.
 
-from sft_exp.cli import main
+`python -m sft_exp` is the same program, and `python -m sft_exp.predict` the same command. A command is a package with a
+`__main__` whose `main(arguments)` returns the exit code; it is imported when it is asked for.
+"""
 
-main()
+import sys
+from importlib import import_module
+
+from sft_exp import __version__
+from sft_exp.config import args
+from sft_exp.errors import ConfigError
+
+COMMANDS = {
+    "Use a trained model": ("predict", "serve"),
+    "Judge results": ("compare", "check"),
+    "Decide what to label": ("label", "forecast", "suspicious"),
+    "Look after the store": ("ls", "gc"),
+    "Weights & Biases": ("sync", "dashboard"),
+}
+NAMES = [name for names in COMMANDS.values() for name in names]
+HELP = {"-h", "--help"}
+
+
+def main(words: list[str] | None = None) -> None:
+    """Do what the command line says, and leave with the exit code."""
+    words = sys.argv[1:] if words is None else words
+    first = words[0] if words else ""
+    try:
+        if first in NAMES:
+            sys.exit(import_module(f"sft_exp.{first}.__main__").main(words[1:]))
+        if first == "--version":
+            print(f"sft_exp {__version__}")
+        elif HELP & set(words):
+            print(help_text(), flush=True)
+        elif first and "=" not in first and first[0] not in "-~+":
+            sys.exit(unknown(first))
+        else:
+            from sft_exp import cli  # late: imports Hydra
+
+            cli.command(words)
+    except BrokenPipeError:  # the reader of our output has left: `sft_exp --help | head`
+        args.silence()
+
+
+def unknown(word: str) -> int:
+    """Say that there is no such command; the exit code."""
+    print(f"sft_exp: {word}: no such command{args.did_you_mean(word, NAMES)}", file=sys.stderr)
+    return ConfigError.code
+
+
+def help_text() -> str:
+    """The text of --help: the commands by what they are for, then the options and keys of a run."""
+    from sft_exp.config.help_text import options_help
+
+    text = [
+        "usage: sft_exp [key=value ...]            run an experiment",
+        "       sft_exp -m key=value,value ...     run a sweep",
+        "       sft_exp COMMAND [key=value ...]    COMMAND --help shows its arguments",
+        "       sft_exp --version",
+        "",
+        "Pretrain without labels, fine-tune with few, and say whether it helped.",
+        "",
+        "    sft_exp pretrainer=vae optim=adam",
+        "    sft_exp -m pretrainer=ae,vae optim=sgd,adam optim.lr=1e-2,1e-3",
+    ]
+    for title, names in COMMANDS.items():
+        text += ["", title]
+        for name in names:
+            about = (import_module(f"sft_exp.{name}").__doc__ or "").strip().rstrip(".")
+            text.append(f"    {name:12} {about}")
+    return "\n".join([*text, "", options_help().replace("$$", "$")])
+
+
+if __name__ == "__main__":
+    main()

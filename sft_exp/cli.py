@@ -28,23 +28,8 @@ _codes: list[int] = []  # how this process's single run ended
 register.register()  # at import, so that a launcher's own processes can compose too
 
 
-def main() -> None:
-    try:
-        command(sys.argv[1:])
-    except BrokenPipeError:  # whoever read our output has left: `--help | head`
-        os.dup2(
-            os.open(os.devnull, os.O_RDONLY), sys.stdout.fileno()
-        )  # else the interpreter would fail to flush it
-        sys.exit(0)
-
-
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
-    if {"--help", "-h"} & set(
-        words
-    ):  # Hydra would list what our text does not show, for two seconds
-        print(help_text.options_help().replace("$$", "$"), flush=True)
-        sys.exit(0)
     with reported():
         words = again(compose.without_nulls(flags_first(words)))
     sys.argv[1:] = words

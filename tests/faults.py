@@ -125,7 +125,7 @@ def cli(
     child(out, prepare)
     if fault:
         Disk(Path.cwd(), fault)
-    from sft_exp.cli import main
+    from sft_exp.__main__ import main
 
     sys.argv = ["sft_exp", *overrides]
     main()

@@ -145,15 +145,18 @@ def test_the_traceback_is_for_who_asks_for_it():
 QUICK = """
 import os, sys
 from hydra.core.global_hydra import GlobalHydra
-from sft_exp.cli import main
+from sft_exp.__main__ import main
 os.environ.update(COMP_LINE="sft_exp optim=", COMP_POINT="14")
 for typed in ("--help", "--cfg job", "--info", "-sc query=bash", "optm=adam", "labels=x1 seed=y"):
     GlobalHydra.instance().clear()
     sys.argv = ["sft_exp", *typed.split()]
+    code = 0
     try:
         main()
     except SystemExit as left:
-        print(typed, left.code, [m for m in ("torch", "wandb", "sklearn") if m in sys.modules], file=sys.stderr)
+        code = left.code
+    finally:
+        print(typed, code, [m for m in ("torch", "wandb", "sklearn") if m in sys.modules], file=sys.stderr)
 """
 
 

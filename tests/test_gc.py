@@ -328,7 +328,7 @@ def test_asks_first(store, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gc"])
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     assert gc_command.main() == 2
-    assert "--yes" in capsys.readouterr().err
+    assert "yes=true" in capsys.readouterr().err
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer, left in (("", 1), ("n", 1), ("y", 0)):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
@@ -436,7 +436,7 @@ def test_ls(store, monkeypatch, capsys):
     assert total.endswith(f"; 6 in all, {listing.bytes_(sum(e.size for e in everything(store)))}")
     assert [line.split()[0] for line in said("--stage", "pretrain")[2:-1]] == ["damaged", "done"]
     assert len(said("--stage", "run")) == 2 + 2 + 1
-    assert said("--limit", "2")[2:-1] == [*lines[:2], "... and 4 older (--limit 0 lists all)"]
+    assert said("--limit", "2")[2:-1] == [*lines[:2], "... and 4 older (limit=0 lists all)"]
     assert said("--store", "no", "--runs", "no") == ["nothing here"]
 
 

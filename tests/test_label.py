@@ -127,7 +127,7 @@ def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
         ),
         (["run=gone", "serve=maybe"], 2, ["serve=maybe", "true or false"]),
         (["run=gone", "port=99999"], 2, ["port=99999", "65535"]),
-        (["RUN"], 2, ["RUN", "key=value"]),
+        (["RUN", "x"], 2, ["x", "one argument too many", "RUN"]),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments, code, words, capsys):

@@ -1,22 +1,38 @@
-"""Grade results against docs/standard.md: `python -m sft_exp.check outputs/latest`.
+"""Grade results against docs/standard.md.
 
-Runs and sweeps of ours are graded by what lies in the store: the budget by the images learnt from, "frozen" by the weights,
-scores by predictions. Predictions of other frameworks are graded as far as predictions show anything. Exit code 0: every
-point that can be graded is passed; 3: a point failed, or what is to be graded cannot be read; 2: wrong arguments.
+Runs, sweeps and studies are graded by what lies in the store: the budget by the images learnt from,
+"frozen" by the weights, scores by predictions. Predictions of other frameworks are graded as far as
+predictions show anything. Exit code 0: every point that can be graded is passed; 3: a point failed,
+or what is to be graded cannot be read; 2: wrong arguments.
+
+    sft_exp check outputs/latest
+    sft_exp check predictions.csv truth=truth.csv
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from sft_exp.check.standard import POINTS, VERSION, Grade, unknown
-from sft_exp.errors import DataError, Failure
+from sft_exp.config import args
+from sft_exp.errors import DataError
+
+
+@dataclass
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: list[Path]  # run, sweep and study folders; or CSV files of predictions
+    truth: Path | None = None  # CSV id,label, for predictions without a column label
+    baseline: str = "scratch"  # of predictions: the arm that the others are compared with
+    again: bool = False  # also read the data set and predict again (point 6.5)
+
 
 WORDS = {True: "passed", False: "failed", None: "cannot tell"}
 
@@ -37,7 +53,7 @@ def grade(paths: Sequence[Path], again: bool = False) -> list[Grade]:
             several = len(paths) > 1 or len(mine) > 1
             points = runs.grade(run)
             points.append(
-                repetition.grade(run) if again else unknown("6.5", "needs the data set: --again")
+                repetition.grade(run) if again else unknown("6.5", "needs the data set: again=true")
             )
             graded += [replace(g, of=run.folder.name if several else "") for g in points]
         grades += sweeps.beside(path, graded) if study else graded
@@ -82,42 +98,20 @@ def tell(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
     )
 
 
-def main() -> int:
-    about, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m sft_exp.check", description=f"{about}\n{rest}")
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        help="run, sweep and study folders; or CSV files of predictions",
-    )
-    parser.add_argument(
-        "--truth",
-        type=Path,
-        help="CSV with columns id,label, for predictions without a column label",
-    )
-    parser.add_argument(
-        "--baseline",
-        default="scratch",
-        help="the arm that the others are compared with, in predictions",
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="also read the data and predict again (point 6.5)"
-    )
-    args = parser.parse_args()
-    try:
-        if all(p.suffix == ".csv" for p in args.paths):
-            from sft_exp.check import predictions
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("check", __doc__ or "", Arguments, work, arguments)
 
-            grades, sentences = predictions.grade(args.paths, args.truth, args.baseline)
-        else:
-            grades, sentences = grade(args.paths, args.again), []
-    except Failure as error:
-        print(f"sft_exp: {error}", file=sys.stderr)
-        return error.code
+
+def work(given: Arguments) -> int:
+    if all(p.suffix == ".csv" for p in given.run):
+        from sft_exp.check import predictions
+
+        grades, sentences = predictions.grade(given.run, given.truth, given.baseline)
+    else:
+        grades, sentences = grade(given.run, given.again), []
     found = together(grades)
     tell(found, sentences)
-    return 3 if any(g.passed is False for g in found) else 0
+    return DataError.code if any(g.passed is False for g in found) else 0
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, st
             label = row.get("label") or labels.get(row["id"])
             if label is None:
                 raise DataError(
-                    f"{where}: no label of {row['id']}; add a column label, or --truth with columns id,label"
+                    f"{where}: no label of {row['id']}; add a column label, or truth=FILE with columns id,label"
                 )
             if labels.setdefault(row["id"], label) != label:
                 faults.append(

@@ -1,1 +1,1 @@
-"""Runs side by side: python -m sft_exp.compare FOLDERS..."""
+"""Compare the jobs of sweeps, or single runs."""

@@ -1,41 +1,41 @@
-"""Compare the jobs of a sweep, of several, or single runs: `python -m sft_exp.compare outputs/multirun/<id>`.
+"""Compare the jobs of one or several sweeps, or single runs.
 
-Settings are sorted and chosen by validation. The test score stands beside them to be read: nothing here chooses by it.
-What is shown depends on the jobs' results alone, so a sweep that was killed and went on shows what an undisturbed one does.
+Settings are sorted and chosen by validation. The test score stands beside them to be read: nothing
+here chooses by it. The comparison depends on the jobs' results alone, so a sweep that was killed and
+continued shows what an undisturbed one does.
+
+    sft_exp compare outputs/multirun/*
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from sft_exp.compare.comparison import Comparison, collect
-from sft_exp.compare.output import tell, write
-from sft_exp.errors import Failure
+from sft_exp.config import args
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sft_exp.compare", description=(__doc__ or "").partition("\n\n")[2]
-    )
-    parser.add_argument(
-        "folders", nargs="+", type=Path, help="sweep folders (outputs/multirun/<id>) or run folders"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="where compare.csv and compare.html go (default: the folder, if it is one)",
-    )
-    args = parser.parse_args()
-    try:
-        found = Comparison(collect(args.folders))
-        out = args.out or (args.folders[0] if len(args.folders) == 1 else Path("outputs/compare"))
-        write(found, out, ", ".join(f.resolve().name for f in args.folders))
-    except Failure as error:
-        print(f"sft_exp: {error}", file=sys.stderr)
-        return error.code
-    tell(found)
+@dataclass
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: list[Path]  # sweep folders (outputs/multirun/ID) or run folders
+    out: Path | None = None  # folder of compare.csv and compare.html; null = RUN if it is one
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("compare", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> None:
+    from sft_exp.compare.comparison import Comparison, collect  # late: imports torch
+    from sft_exp.compare.output import tell, write
+
+    comparison = Comparison(collect(given.run))
+    out = given.out or (given.run[0] if len(given.run) == 1 else Path("outputs/compare"))
+    write(comparison, out, ", ".join(folder.resolve().name for folder in given.run))
+    tell(comparison)
     print(out / "compare.html")
-    return 0
 
 
 if __name__ == "__main__":

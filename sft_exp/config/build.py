@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sft_exp.config.help_text import GROUPS, did_you_mean
+from sft_exp.config.args import did_you_mean
+from sft_exp.config.help_text import GROUPS
 from sft_exp.config.moved import current
 from sft_exp.config.register import plug
 from sft_exp.config.schema import (

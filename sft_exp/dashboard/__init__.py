@@ -1,1 +1,1 @@
-"""A Weights & Biases workspace for a project: python -m sft_exp.dashboard"""
+"""Make a W&B project's comparison view."""

@@ -1,28 +1,40 @@
-"""The comparison view of a Weights & Biases project, as code: `python -m sft_exp.dashboard --project sft_exp`.
+"""Make the comparison view of a Weights & Biases project.
 
-Each fine-tuning logs one row of a table `results`; the two charts that W&B has no panel for read those rows of all runs shown.
-Needs `pip install "sft_exp[dashboard]"`.
+Each fine-tuning logs one row of a table `results`; the two charts that W&B has no panel for read those
+rows of all runs shown. Needs `pip install "sft_exp[dashboard]"`.
+
+    sft_exp dashboard project=sft_exp
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 
-from sft_exp.dashboard.charts import presets, workspace
-from sft_exp.trackers import wandb
+from sft_exp.config import args
+from sft_exp.errors import ConfigError
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m sft_exp.dashboard", description=__doc__)
-    parser.add_argument("--project", default="sft_exp")
-    parser.add_argument("--entity", help="team or user; default: yours")
-    args = parser.parse_args()
+@dataclass
+class Arguments:
+    project: str = "sft_exp"  # the project's name
+    entity: str | None = None  # team or user; null = yours
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("dashboard", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> int:
+    from sft_exp.trackers import wandb  # late: imports torch
+
     try:
+        from sft_exp.dashboard.charts import presets, workspace
+
         api = wandb.library().Api()
-        entity = args.entity or api.default_entity
-        saved = workspace(entity, args.project, presets(api, entity)).save()
+        entity = given.entity or api.default_entity
+        saved = workspace(entity, given.project, presets(api, entity)).save()
     except ImportError as error:
         print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
-        return 2
+        return ConfigError.code
     except Exception as error:  # noqa: BLE001 - whatever the server says
         print(f"sft_exp.dashboard: {wandb.first_line(error)}", file=sys.stderr)
         return 1

@@ -1,1 +1,1 @@
-"""What more labels would bring: python -m sft_exp.forecast run=RUN"""
+"""Forecast what more labels would bring."""

@@ -1,1 +1,1 @@
-"""The store's garbage collection: python -m sft_exp.gc"""
+"""Remove what no run refers to from the store."""

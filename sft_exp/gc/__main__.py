@@ -1,31 +1,32 @@
-"""Remove the store's folders that no run refers to: `python -m sft_exp.gc`."""
+"""Remove the store's folders that no run refers to.
 
-import argparse
+sft_exp gc dry_run=true
+"""
+
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from sft_exp.errors import Failure
+from sft_exp.config import args
+from sft_exp.errors import ConfigError
 from sft_exp.store.collect import collect, rubbish
 from sft_exp.store.listing import asked, bytes_, measure, read
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m sft_exp.gc", description=__doc__)
-    parser.add_argument("--store", type=Path, default=Path("outputs/store"))
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("outputs"),
-        help="where runs are looked for, beside those noted",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only list what would go")
-    parser.add_argument("--yes", action="store_true", help="remove without asking")
-    args = parser.parse_args()
-    try:
-        return clean(args.store, args.runs, args.dry_run, args.yes)
-    except Failure as error:
-        print(f"sft_exp: {error}", file=sys.stderr)
-        return error.code
+@dataclass
+class Arguments:
+    store: Path = Path("outputs/store")  # the store's folder
+    runs: Path = Path("outputs")  # where runs are looked for, beside those that the store notes
+    dry_run: bool = False  # only list what would go
+    yes: bool = False  # remove without asking
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("gc", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> int:
+    return clean(given.store, given.runs, given.dry_run, given.yes)
 
 
 def clean(store: Path, runs_root: Path, dry_run: bool, yes: bool) -> int:
@@ -47,10 +48,10 @@ def clean(store: Path, runs_root: Path, dry_run: bool, yes: bool) -> int:
     if not yes:
         if not sys.stdin.isatty():
             print(
-                "sft_exp: there is no terminal to ask on; --yes removes without asking",
+                "sft_exp.gc: there is no terminal to ask on; yes=true removes without asking",
                 file=sys.stderr,
             )
-            return 2
+            return ConfigError.code
         if input("Remove them? [y/N] ").strip().lower() not in ("y", "yes"):
             return 0
     going = collect(store, runs_root, sizes)

@@ -1,1 +1,1 @@
-"""Behind `label`, `suspicious` and `forecast`: which images, on which page, and what they would bring."""
+"""Choose the images to label next, and label them."""

@@ -1,46 +1,35 @@
-"""What to label next, and a page to label it with: `python -m sft_exp.label run=outputs/latest n=50`
+"""Choose the images to label next, and serve a page to label them with.
 
-Chooses typical and diverse images among those without a label, in the features that the run's pretraining learned, writes
-chosen.csv and label.html, and serves the page on this machine: number keys label, `u` undoes, space skips. Each answer is in
-labels.csv before it is acknowledged; the same command goes on where it stopped. Then labels.csv goes back into training.
+Chooses typical and diverse images among those without a label, in the features that the run's
+pretraining learned, writes chosen.csv and label.html, and serves the page on this machine: number
+keys label, `u` undoes, space skips. Each answer is in labels.csv before it is acknowledged; the same
+command goes on where it stopped. Then labels.csv goes back into training.
 
-    run=RUN                   folder of a finished run
-    n=50                      images to choose
-    label.strategy=typiclust  typiclust, coreset, margin or random
-    seed=0                    of the strategy
-    out=FOLDER                where the files go (default: outputs/labels/RUN-STRATEGY-N-SEED)
-    serve=true                false: only write them; label.html opened as a file downloads labels.csv
-    port=8765                 of the page's server; 0 = any free one
+    sft_exp label outputs/latest n=50
 """
 
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sft_exp.config import args
-from sft_exp.errors import DataError, Failure
+from sft_exp.errors import DataError
 from sft_exp.label import sheet
 from sft_exp.label.selection import Ask, choose, opened, picture, table_of
 from sft_exp.label.sheet import Sheet
 
-if TYPE_CHECKING:
-    pass
-
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        ask = args.parse(Ask, __doc__ or "", "label", arguments)
-        if not (ask.folder / "sheet.json").exists():
-            write(ask)
-        tell(ask, sheet.load(ask.folder))
-        if ask.serve:
-            serve(ask)
-    except Failure as error:
-        print(f"sft_exp.label: {error}", file=sys.stderr)
-        return error.code
-    return 0
+    return args.run("label", __doc__ or "", Ask, work, arguments)
+
+
+def work(ask: Ask) -> None:
+    if not (ask.folder / "sheet.json").exists():
+        write(ask)
+    tell(ask, sheet.load(ask.folder))
+    if ask.serve:
+        serve(ask)
 
 
 def write(ask: Ask) -> None:

@@ -5,7 +5,7 @@ import io
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sft_exp.errors import DataError, require
 from sft_exp.label.sheet import Sheet
@@ -25,13 +25,15 @@ SIDE = 480  # pixels of the longer side of a picture on the page
 
 @dataclass
 class Ask:
-    run: str
-    n: int = 50
-    strategy: str = "typiclust"
-    seed: int = 0
-    out: str = ""
-    serve: bool = True
-    port: int = 8765
+    positional: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: str  # folder of a finished run
+    n: int = 50  # images to choose
+    strategy: str = "typiclust"  # typiclust, coreset, margin or random
+    seed: int = 0  # of the strategy
+    out: str = ""  # folder of the files; default: outputs/labels/RUN-STRATEGY-N-SEED
+    serve: bool = True  # false: only write them; label.html opened as a file downloads labels.csv
+    port: int = 8765  # of the page's server; 0 = any free one
 
     def __post_init__(self):
         require(self.n > 0, "n", self.n, "above 0")

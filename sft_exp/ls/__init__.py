@@ -1,1 +1,1 @@
-"""The store's content: python -m sft_exp.ls"""
+"""List what is in the store, and what it cost."""

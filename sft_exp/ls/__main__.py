@@ -1,44 +1,55 @@
-"""What is in the store, and what it cost: `python -m sft_exp.ls`."""
+"""List what is in the store, and what it cost.
 
-import argparse
+sft_exp ls stage=pretrain limit=10
+"""
+
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sft_exp.store.listing import RUN, ago, bytes_, folders, run, runs, totals, words
+from sft_exp.config import args
+from sft_exp.errors import require
+from sft_exp.store.listing import ago, bytes_, folders, run, runs, totals, words
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m sft_exp.ls", description=__doc__)
-    parser.add_argument("--store", type=Path, default=Path("outputs/store"))
-    parser.add_argument(
-        "--runs", type=Path, default=Path("outputs"), help="where runs are looked for"
-    )
-    parser.add_argument("--stage", help=f"only folders of this stage, or `{RUN}`")
-    parser.add_argument("--limit", type=int, default=50, help="how many are listed; 0: all")
-    args = parser.parse_args()
-    entries = [*folders(args.store), *map(run, runs(args.runs, args.store))]
-    entries = [e for e in entries if args.stage in (None, e.stage)]
+@dataclass
+class Arguments:
+    store: Path = Path("outputs/store")  # the store's folder
+    runs: Path = Path("outputs")  # where runs are looked for
+    stage: str | None = None  # only folders of this stage, or `run`
+    limit: int = 50  # how many are listed; 0 = all
+
+    def __post_init__(self):
+        require(self.limit >= 0, "limit", self.limit, "0 or more")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("ls", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> None:
+    entries = [*folders(given.store), *map(run, runs(given.runs, given.store))]
+    entries = [e for e in entries if given.stage in (None, e.stage)]
     entries.sort(key=lambda e: (-e.changed, e.name))
-    shown = entries[: args.limit or None]
+    shown = entries[: given.limit or None]
     table, now = Table(box=SIMPLE_HEAD), time.time()
     for name in ("state", "age", "size", "name", "what"):
         table.add_column(
             name, justify="right" if name in ("age", "size") else "left", no_wrap=name != "what"
         )
     for e in shown:
-        table.add_row(e.state, ago(now - e.changed), bytes_(e.size), e.name, words(e, args.store))
+        table.add_row(e.state, ago(now - e.changed), bytes_(e.size), e.name, words(e, given.store))
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     if shown:
         screen.print(table)
     if len(shown) < len(entries):
-        screen.print(f"... and {len(entries) - len(shown)} older (--limit 0 lists all)")
+        screen.print(f"... and {len(entries) - len(shown)} older (limit=0 lists all)")
     screen.print(totals(entries), soft_wrap=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Behind `predict` and `serve`: a trained model asked about new images, and what it answers as files."""
+"""Write predictions for image files."""

@@ -1,65 +1,51 @@
-"""What a model that a run has left says of images: `python -m sft_exp.predict RUN FILES... > classes.csv`.
+"""Write what the model of a run predicts for image files.
 
-Writes `file,class,probability` for each image (an SVM has no probabilities), or with --format jsonl an object a line with
-the probabilities of all classes. Models of other tasks write `file` and their numbers; or masks, or one COCO json of boxes, with
-overlays, into the folder --out, in the images' own pixels. What cannot be read is named on stderr and left out; then the exit
-code is 3.
+One line `file,class,probability` for each image on stdout (an SVM has no probabilities), or with
+format=jsonl one object with the probabilities of all classes. Models of other tasks write `file` and
+their numbers; or masks, or one COCO json of boxes, with overlays, into the folder `out`, at the images'
+own size. An image that cannot be read is named on stderr and left out; then the exit code is 3.
+
+    sft_exp predict outputs/latest photos/*.jpg > classes.csv
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar, Literal
 
-from sft_exp.errors import DataError, Failure
+from sft_exp.config import args
+from sft_exp.errors import DataError
 from sft_exp.predict.files import each, named, predict
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("run", "files")
+
+    run: Path  # folder of a run, finetune-* folder of the store, .onnx or .ort file
+    files: list[str]  # image files, folders and globs; - reads names from stdin
+    format: Literal["csv", "jsonl"] = "csv"  # of models that give each image a class
+    out: Path = Path("outputs/predictions")  # folder for masks, boxes and overlays
+    scale: float | None = (
+        None  # of masks: predict in windows at this scale; null = fit to the model
+    )
+    like: Path | None = None  # of boxes: COCO json whose image ids the results take
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sft_exp.predict", description=__doc__)
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="folder of a run (with results.json), a finetune-* folder of the store, an .onnx or .ort file",
-    )
-    parser.add_argument(
-        "files",
-        metavar="FILES",
-        nargs="+",
-        help="image files, folders of them, globs; - reads them from stdin",
-    )
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv")
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs/predictions"), help="folder of masks and overlays"
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        help="of images whose pixels are predicted, in windows of the model's size; default: fitted to it",
-    )
-    parser.add_argument(
-        "--like", type=Path, help="of boxes: a COCO json; they are written as results with its ids"
-    )
-    args = parser.parse_args(arguments)
-    from sft_exp.predict.inference import (  # after the arguments, so that --help does not wait for torch
-        load,
-        load_other,
-    )
+    return args.run("predict", __doc__ or "", Arguments, work, arguments)
 
-    try:
-        entries, other = list(named(args.files, sys.stdin)), load_other(Path(args.run))
-        if other is None:
-            unread = predict(load(Path(args.run)), entries, sys.stdout, args.format)
-        else:
-            from sft_exp.predict.predictions import writer
 
-            unread = each(writer(other, args.out, sys.stdout, args.scale, args.like), entries)
-    except Failure as error:
-        print(f"sft_exp.predict: {error}", file=sys.stderr)
-        return error.code
+def work(given: Arguments) -> int:
+    from sft_exp.predict.inference import load, load_other  # late: imports torch
+
+    entries, other = list(named(given.files, sys.stdin)), load_other(given.run)
+    if other is None:
+        unread = predict(load(given.run), entries, sys.stdout, given.format)
+    else:
+        from sft_exp.predict.predictions import writer
+
+        unread = each(writer(other, given.out, sys.stdout, given.scale, given.like), entries)
     for line in unread:
         print(f"sft_exp.predict: {line}", file=sys.stderr)
     return DataError.code if unread else 0

@@ -1,1 +1,1 @@
-"""A prediction server: python -m sft_exp.serve run=RUN"""
+"""Serve a page that classifies a dropped image."""

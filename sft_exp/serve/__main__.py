@@ -1,54 +1,53 @@
-"""A page to drop an image on, and the same as JSON: `python -m sft_exp.serve run=outputs/latest`, then http://127.0.0.1:8000.
+"""Serve a page to drop an image on, and the same as JSON, at http://127.0.0.1:8000.
 
     curl --data-binary @photo.png http://127.0.0.1:8000/predict
 
-The model runs in ONNX Runtime: an exported .onnx or .ort file, the one a run has exported, or a run's model turned into a graph
-when the server starts. Only this machine is answered unless `host` says otherwise; there is no account and no encryption.
+The model runs in ONNX Runtime: an exported .onnx or .ort file, the one a run has exported, or a run's
+model turned into a graph when the server starts. Only this machine is answered unless `host` says
+otherwise; there is no account and no encryption.
+
+    sft_exp serve outputs/latest
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from sft_exp.errors import ConfigError, Failure
+from sft_exp.config import args
+from sft_exp.errors import ConfigError, require
 from sft_exp.serve.app import LOOPBACK, app, model_of
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: Path  # folder of a run, finetune-* folder of the store, .onnx or .ort file
+    host: str = LOOPBACK[0]  # address to listen on
+    port: int = 8000  # 0 = any free one
+    megabytes: float = 10.0  # the largest file taken
+
+    def __post_init__(self):
+        require(0 <= self.port < 65536, "port", self.port, "0 to 65535")
+        require(self.megabytes > 0, "megabytes", self.megabytes, "above 0")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sft_exp.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--run",
-        required=True,
-        help="run=...: folder of a run, a finetune-* folder, an .onnx or .ort file",
-    )
-    parser.add_argument("--host", default=LOOPBACK[0], help="host=...: address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="port=...")
-    parser.add_argument(
-        "--megabytes", type=float, default=10.0, help="megabytes=...: the largest file taken"
-    )
-    given = sys.argv[1:] if arguments is None else arguments
-    args = parser.parse_args([f"--{a}" if "=" in a and not a.startswith("-") else a for a in given])
+    return args.run("serve", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> int:
     try:
         import uvicorn
 
-        service = app(model_of(Path(args.run)), int(args.megabytes * 1e6), args.host)
+        service = app(model_of(given.run), int(given.megabytes * 1e6), given.host)
     except ImportError as error:
         print(
             f"sft_exp.serve: {error.name} is missing: pip install 'sft_exp[serve]'", file=sys.stderr
         )
         return ConfigError.code
-    except Failure as error:
-        print(f"sft_exp.serve: {error}", file=sys.stderr)
-        return error.code
-    uvicorn.run(service, host=args.host, port=args.port, log_level="warning")
+    uvicorn.run(service, host=given.host, port=given.port, log_level="warning")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Remove what no run refers to: `python -m sft_exp.gc --dry-run`, then without.
+"""Remove what no run refers to: `sft_exp gc dry_run=true`, then without.
 
 A run refers to the store folders that it named in <store>/roots/ before it began (`refer`), to those that its results.json
 names, and to what their requests were made from; when its folder is gone, it refers to nothing. Folders that somebody

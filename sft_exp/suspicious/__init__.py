@@ -1,1 +1,1 @@
-"""Labels to check again: python -m sft_exp.suspicious run=RUN"""
+"""List labels to look at again."""

@@ -1,46 +1,43 @@
-"""Labels to look at again: `python -m sft_exp.suspicious run=outputs/latest > suspicious.csv`
+"""List the labels to look at again.
 
-Ranks the run's labelled images by how much their neighbours, in the features that the run's pretraining learned, contradict
-their label: `file,label,neighbours,agreement`, the most doubtful first. `neighbours` is the label that most of them have,
-`agreement` the weight of those that have the image's own less the weight of those: 1 all agree, -1 none does.
+Ranks the run's labelled images by how much their neighbours, in the features that the run's
+pretraining learned, contradict their label: `file,label,neighbours,agreement`, the most doubtful
+first. `neighbours` is the label that most of them have, `agreement` the weight of those that have the
+image's own label minus the weight of the others: 1 all agree, -1 none does.
 
-    run=RUN      folder of a finished run
-    n=0          how many are listed; 0 = all
+    sft_exp suspicious outputs/latest > suspicious.csv
 """
 
 import csv
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from sft_exp.config import args
-from sft_exp.errors import Failure, require
+from sft_exp.errors import require
 from sft_exp.label.suspicious import ranked
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
-class Ask:
-    run: str
-    n: int = 0
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: str  # folder of a finished run
+    n: int = 0  # how many are listed; 0 = all
 
     def __post_init__(self):
         require(self.n >= 0, "n", self.n, "0 or more")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        ask = args.parse(Ask, __doc__ or "", "suspicious", arguments)
-        rows = ranked(ask.run)
-    except Failure as error:
-        print(f"sft_exp.suspicious: {error}", file=sys.stderr)
-        return error.code
+    return args.run("suspicious", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> None:
+    rows = ranked(given.run)
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(["file", "label", "neighbours", "agreement"])
-    out.writerows(rows[: ask.n or None])
-    return 0
+    out.writerows(rows[: given.n or None])
 
 
 if __name__ == "__main__":

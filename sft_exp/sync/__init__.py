@@ -1,1 +1,1 @@
-"""Offline runs uploaded to Weights & Biases: python -m sft_exp.sync"""
+"""Upload offline runs to Weights & Biases."""

@@ -1,28 +1,40 @@
-"""Give Weights & Biases what it does not have: runs that were offline, or whose server stopped answering.
+"""Upload to Weights & Biases what it does not have: offline runs, and runs whose server stopped answering.
 
-`python -m sft_exp.sync` looks below outputs/, and wraps `wandb sync`: afterwards what that cannot know is added, which run used
-which artifact, and whatever W&B's own files have lost. The same command again uploads nothing twice.
+Wraps `wandb sync`: afterwards it adds what that cannot know, which run used which artifact, and
+whatever W&B's own files have lost. The same command again uploads nothing twice.
+
+    sft_exp sync
 """
 
-import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
+from sft_exp.config import args
+from sft_exp.errors import ConfigError
 from sft_exp.progress import console
-from sft_exp.trackers import wandb
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m sft_exp.sync", description=__doc__)
-    parser.add_argument(
-        "folders", nargs="*", type=Path, default=[Path("outputs")], help="where runs are looked for"
-    )
-    args = parser.parse_args()
+@dataclass
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("folders",)
+
+    folders: list[Path] = field(default_factory=lambda: [Path("outputs")])  # searched for runs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("sync", __doc__ or "", Arguments, work, arguments)
+
+
+def work(given: Arguments) -> int:
+    from sft_exp.trackers import wandb  # late: imports torch
+
     if not wandb.has_key():
         print("sft_exp.sync: no key; `wandb login` first", file=sys.stderr)
-        return 2
+        return ConfigError.code
     failed = 0
-    for folder in wandb.pending(args.folders):
+    for folder in wandb.pending(given.folders):
         try:
             said = wandb.sync(folder) or "has not ended: the command that began it continues it"
         except Exception as error:  # noqa: BLE001 - one run that cannot be uploaded leaves the others

@@ -10,7 +10,7 @@ import torch
 
 from sft_exp import datasets
 from sft_exp.config import sources
-from sft_exp.config.help_text import did_you_mean
+from sft_exp.config.args import did_you_mean
 from sft_exp.config.schema import Experiment
 from sft_exp.core.metric import Metric
 from sft_exp.core.types import Spec

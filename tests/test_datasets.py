@@ -316,6 +316,7 @@ LAYOUTS = {
     "voc_detection": lambda root, _: voc(root),
     "nuclei": nuclei,
     "coco": coco,
+    "boxes": coco,
     "number_table": number_table,
     "digits": lambda *_: ((1297, 500, 0), [], None, None),
     "digit_pairs": lambda *_: ((20, 5, 0), ["train=20", "test=5"], None, None),

@@ -340,9 +340,10 @@ def test_the_search_finds_nothing_else(line):
 
 @modules
 def test_no_code_comes_from_data(module):
-    """No pickle, no eval, no shell, no YAML that makes objects: a file or a config value is never run."""
+    """No pickle, no eval, no shell, no YAML that makes objects (`safe_load` makes none): a file or a config value is never
+    run."""
     runs = libraries(module, "pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml")
-    assert not {i for i in runs if "." in i and not i.endswith("Error")}, (
+    assert not {i for i in runs if "." in i and not i.endswith("Error")} - {"yaml.safe_load"}, (
         "an error may be caught; nothing is loaded"
     )
     assert (

@@ -5,19 +5,21 @@
                                                   root/images, in root, or beside the json, wherever file_name is found
 
 Category ids may have gaps: a label is the position of its category among those of the training json, in the order of their ids,
-and the test json's categories are matched by name. Crowds (iscrowd) are neither learnt nor counted.
+and the test json's categories are matched by name. A box that is missing is taken from the segmentation. A file_name may also be
+a path on another machine: then the image of that name is looked for below root. Crowds (iscrowd) are neither learnt nor counted.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sft_exp.data.corpus import Corpus
-from sft_exp.data.readers import boxed, findings
-from sft_exp.data.readers.boxed import Box, Marked, path_of
+from sft_exp.data.exports import coco
+from sft_exp.data.exports.annotated import LeftOut, Tree
+from sft_exp.data.readers import boxed
+from sft_exp.data.readers.boxed import Marked, path_of
 from sft_exp.data.readers.files import File
-from sft_exp.errors import DataError, listing
+from sft_exp.errors import DataError, listing, require
 
 LAYOUT = (
     "Expected is root/annotations/instances_train2017.json with root/train2017/<images>, or dataset.train=<a COCO json>, "
@@ -27,6 +29,8 @@ LAYOUT = (
 
 @dataclass
 class Coco(boxed.BoxSet):
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "missing", "most_pixels", "memory", "workers")
+
     root: str | None = None  # folder of the data set
     train: str = "annotations/instances_train2017.json"  # relative to root
     test: str | None = (
@@ -38,16 +42,21 @@ class Coco(boxed.BoxSet):
     size: Any = 320  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
     channels: int = 3  # 3 = colour, 1 = grey
     boxes: str = "refuse"  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    missing: str = "refuse"  # images that the json names and that are not there: refuse, or drop = leave them out and name them
     most_pixels: int | None = (
         None  # of an image that is decoded; null = Pillow's limit against decompression bombs
     )
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.missing in ("refuse", "drop"), "missing", self.missing, "refuse or drop")
+
     def load(self) -> Corpus:
         root = path_of(self.root, LAYOUT)
-        train, classes = self.part(root, self.train)
-        test, others = self.part(root, self.test) if self.test else (None, ())
+        train, classes, notes = self.part(root, self.train)
+        test, others, more = self.part(root, self.test) if self.test else (None, (), ())
         if unknown := [
             name
             for name in others
@@ -56,107 +65,36 @@ class Coco(boxed.BoxSet):
             raise DataError(
                 f"{root / str(self.test)}: has boxes of {unknown[0]!r}, a category that {self.train} has not"
             )
-        return boxed.corpus(self, root.resolve().name, classes, train, test)
+        said = list(dict.fromkeys([*notes, *more]))
+        return boxed.corpus(self, root.resolve().name, classes, train, test, said)
 
-    def part(self, root: Path, name: str) -> tuple[list[Marked], tuple[str, ...]]:
-        """(the images of a json, names of its categories by id). DataError."""
+    def part(self, root: Path, name: str) -> tuple[list[Marked], tuple[str, ...], tuple[str, ...]]:
+        """(the images of a JSON, names of its categories by id, what was left out). DataError."""
         file = root / name
-        content = read(file)
-        names = {
-            c["id"]: findings.class_name(str(c["name"]))
-            for c in sorted(content["categories"], key=lambda c: c["id"])
-        }
-        images = {image["id"]: image for image in content["images"]}
-        if len(images) < len(content["images"]):
-            raise DataError(
-                f"{file}: {len(content['images']) - len(images)} images have the id of another"
-            )
-        if len({*names.values()}) < len(content["categories"]):
-            raise DataError(f"{file}: two categories have the same id or name")
-        boxes: dict[Any, list[Box]] = {key: [] for key in images}
-        for a in content["annotations"]:
-            where = f"annotation {a.get('id', '?')}"
-            if a.get("image_id") not in boxes:
-                raise DataError(
-                    f"{file}: {where} is of image {a.get('image_id')}, which is not among its images"
-                )
-            if a.get("category_id") not in names:
-                raise DataError(
-                    f"{file}: {where} is of category {a.get('category_id')}, which is not among its categories"
-                )
-            at = a.get("bbox")
-            if not (
-                isinstance(at, list)
-                and len(at) == 4
-                and all(isinstance(v, int | float) for v in at)
-            ):
-                raise DataError(f"{file}: {where} has bbox={at}, and not [x, y, width, height]")
-            x, y, width, height = map(float, at)
-            boxes[a["image_id"]].append(
-                Box(
-                    names[a["category_id"]],
-                    (x, y, x + width, y + height),
-                    bool(a.get("iscrowd", 0)),
-                    where,
-                )
-            )
+        content = coco.parse(file, LAYOUT)
+        split = coco.split_of(file)
         places = (
             [root / self.images]
             if self.images
-            else [root / split_of(file), root / "images", root, file.parent]
+            else [root / split, root / "images", root, file.parent]
         )
+        tree = Tree(places[0] if self.images else root)
+        left = LeftOut()
         missing, marked = [], []
-        for key, image in images.items():
-            path = next(
-                (p / image["file_name"] for p in places if (p / image["file_name"]).is_file()), None
-            )
+        for key, image in content.images.items():
+            there = (place / image.name for place in places)
+            path = next((p for p in there if p.is_file()), None) or tree.find(image.name, file)
             if path is None:
-                missing.append(f"{image['file_name']} (image {key})")
+                missing.append(f"{image.name} (image {key})")
+                left.add("images are named and not there", image.name)
                 continue
-            size = (
-                (image["width"], image["height"])
-                if "width" in image and "height" in image
-                else None
-            )
             marked.append(
-                Marked(
-                    File(f"{split_of(file)}/{image['file_name']}", path),
-                    boxes[key],
-                    size,
-                    str(file),
-                )
+                Marked(File(f"{split}/{image.name}", path), image.boxes, image.size, str(file))
             )
-        if missing:
+        if missing and self.missing == "refuse":
             looked = ", ".join(map(str, places))
             raise DataError(
-                f"{file}: {len(missing)} of its images are not in {looked}:{listing(missing)}"
+                f"{file}: {len(missing)} of its images are not in {looked}:{listing(missing)}\n"
+                "dataset.missing=drop leaves them out"
             )
-        return marked, tuple(names.values())
-
-
-def split_of(file: Path) -> str:
-    """annotations/instances_val2017.json -> val2017"""
-    return file.stem.removeprefix("instances_")
-
-
-def read(file: Path) -> dict[str, Any]:
-    """A COCO json's content, with the three lists that boxes need. DataError."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}. {LAYOUT}") from error
-    except ValueError as error:
-        raise DataError(f"{file}: no JSON ({error})") from error
-    for key, needs in (
-        ("images", ("id", "file_name")),
-        ("annotations", ()),
-        ("categories", ("id", "name")),
-    ):
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{file}: no COCO json of boxes: it has no list {key!r}")
-        if bad := [n for n, row in enumerate(rows) if any(k not in row for k in needs)]:
-            raise DataError(
-                f"{file}: {key}[{bad[0]}] has no {' or no '.join(k for k in needs if k not in rows[bad[0]])}"
-            )
-    return content
+        return marked, content.classes, (*content.notes, *left.notes)

@@ -4,24 +4,29 @@
     root/JPEGImages/<name>.jpg
     root/ImageSets/Main/<split>.txt   a name a line
 
+Without ImageSets, as LabelImg and Roboflow leave them, all XMLs below root are read, beside their images or not, and
+folders named train, val (or valid) and test are the parts.
+
 root may also be the VOCdevkit around VOC<year>, or the folder around that. VOC counts pixels from 1 and a box's last ones
 belong to it: `first=1` makes (1, 1, 1, 1) the box of the first pixel. Tools that write edges instead want `first=0`. Difficult
 objects are neither learnt nor counted.
 """
 
-import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sft_exp.data.corpus import Corpus
+from sft_exp.data.exports import recognised
+from sft_exp.data.exports import voc as exports_voc
+from sft_exp.data.exports.annotated import Settings, Tree
 from sft_exp.data.readers import boxed, findings, voc
-from sft_exp.data.readers.boxed import Box, Marked, path_of, refuse
-from sft_exp.data.readers.files import File, is_image, names_in
-from sft_exp.errors import DataError, require
+from sft_exp.data.readers.boxed import Marked, path_of, refuse
+from sft_exp.data.readers.files import is_image, names_in
+from sft_exp.errors import require
 
 LAYOUT = "Expected is root/Annotations/<name>.xml, root/JPEGImages/<name>.jpg and root/ImageSets/Main/train.txt, a name a line"
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass
@@ -49,24 +54,40 @@ class VocDetection(boxed.BoxSet):
 
     def load(self) -> Corpus:
         needs = ("Annotations", "JPEGImages", "ImageSets/Main")
-        root = voc.home(path_of(self.root, LAYOUT), self.year, needs, LAYOUT)
+        folder = path_of(self.root, LAYOUT)
+        tree = Tree(folder)
+        if not voc.has_lists(folder) and (found := exports_voc.files(tree)):
+            return self.without_lists(tree, found)
+        root = voc.home(folder, self.year, needs, LAYOUT)
         train = self.part(root, self.train)
         test = self.part(root, self.test) if self.test else None
-        classes = tuple(self.classes or sorted({b.label for m in train for b in m.boxes}))
-        unknown = [
-            f"{m.told}: {b.label!r}"
-            for m in train + (test or [])
-            for b in m.boxes
-            if b.label not in classes
-        ]
-        valid = (
-            "dataset.classes"
-            if self.classes
-            else f"the training images, which have {', '.join(classes) or 'none'}"
-        )
-        refuse(unknown, f"boxes are of a class that is not in {valid}")
         name = root.parent.parent.name if root.parent.name == "VOCdevkit" else root.name
-        return boxed.corpus(self, name, classes, train, test)
+        return self.corpus(name, train, test)
+
+    def without_lists(self, tree: Tree, found: list[Path]) -> Corpus:
+        """XMLs without ImageSets, as labelling tools write them: folders named like splits are the parts."""
+        export = exports_voc.read(tree, found, Settings(self.first))
+        recognised.once(export.images)
+        train, test = recognised.parts(export.images)
+        notes = list(export.notes)
+        if test and not self.test:
+            notes.append(f"{len(test):,} images of the test part are left out: dataset.test=null")
+            test = None
+        name = tree.root.resolve().name
+        parts = [[i.marked(tree.root) for i in part or []] for part in (train, test)]
+        return self.corpus(name, parts[0], parts[1] or None, notes, "read without ImageSets")
+
+    def corpus(
+        self,
+        name: str,
+        train: list[Marked],
+        test: list[Marked] | None,
+        notes: Sequence[str] = (),
+        how: str = "",
+    ) -> Corpus:
+        classes = tuple(self.classes or boxed.labels(train))
+        boxed.must_know(classes, train + (test or []), "dataset.classes" if self.classes else "")
+        return boxed.corpus(self, name, classes, train, test, notes, how)
 
     def part(self, root: Path, split: str) -> list[Marked]:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
@@ -80,38 +101,7 @@ class VocDetection(boxed.BoxSet):
             [f"{listed}: {n} is not in {root / 'JPEGImages'}" for n in names if n not in images],
             "images are missing",
         )
-        return [self.marked(root / "Annotations" / f"{n}.xml", images[n]) for n in names]
-
-    def marked(self, file: Path, image: Path) -> Marked:
-        """DataError names the file and what is wrong in it."""
-        try:
-            tree = ET.parse(file).getroot()  # noqa: S314 (entities do not grow: expat limits them since 2.4.1)
-        except OSError as error:
-            raise DataError(
-                f"{file}: {error.strerror}; an image without boxes has one without objects"
-            ) from error
-        except ET.ParseError as error:
-            raise DataError(f"{file}: no XML ({error})") from error
-        boxes = []
-        for n, thing in enumerate(tree.iter("object"), start=1):
-            label, found = (
-                findings.class_name(thing.findtext("name", "").strip()),
-                [thing.findtext(f"bndbox/{c}", "") for c in CORNERS],
-            )
-            try:
-                x0, y0, x1, y1 = map(float, found)
-            except ValueError as error:
-                raise DataError(
-                    f"{file}: object {n} ({label}) has bndbox {', '.join(found)}, and not four numbers"
-                ) from error
-            if not label:
-                raise DataError(f"{file}: object {n} has no name")
-            difficult = thing.findtext("difficult", "0").strip() == "1"
-            boxes.append(
-                Box(label, (x0 - self.first, y0 - self.first, x1, y1), difficult, f"object {n}")
-            )
-        sides = [tree.findtext(f"size/{side}", "") for side in ("width", "height")]
-        size = (
-            (int(sides[0]), int(sides[1])) if all(s.isdecimal() and int(s) for s in sides) else None
-        )
-        return Marked(File(image.stem, image), boxes, size, str(file))
+        return [
+            exports_voc.marked(root / "Annotations" / f"{n}.xml", images[n], self.first)
+            for n in names
+        ]

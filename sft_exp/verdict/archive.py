@@ -51,6 +51,7 @@ FOLDERS = (
     "mask_folder",
     "webdataset",
     "coco",
+    "boxes",
     "number_table",
 )  # readers: the data set is the folder's name
 

@@ -7,6 +7,7 @@ refused, or with `boxes=drop` named and left out; of one that reaches over the e
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -16,11 +17,10 @@ from torch import Tensor
 
 from sft_exp.data.boxes import Letterbox, pad
 from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.decode import ORIENTATION, unpacked
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, survey
-from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.progress import console
+from sft_exp.data.readers.files import File, Seen, survey
 
 NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
 
@@ -84,8 +84,15 @@ def corpus(
     classes: tuple[str, ...],
     train: list[Marked],
     test: list[Marked] | None,
+    notes: Sequence[str] = (),
+    recognised: str = "",
 ) -> Corpus:
-    """The data set; DataError if an image cannot be used, is in both parts, or has a box that cannot be."""
+    """The data set; DataError if an image cannot be used, is in both parts, or has a box that cannot be.
+
+    Args:
+        notes: what the reader left out or had to interpret; they are shown and kept like the warnings.
+        recognised: how the reader took the files, for the sentence on the data set.
+    """
     sides = source.size if isinstance(source.size, list) else [source.size]
     image = (source.channels, sides[0], sides[-1])
     marked = train + (test or [])
@@ -106,6 +113,8 @@ def corpus(
         [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault],
         "images cannot be used",
     )
+    refuse([f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault], "images cannot be used")
+    marked, stored = upright(marked, seen)
     refuse(
         [
             f"{m.file.path}: has {s.size[0]} x {s.size[1]} pixels, and {m.told} says {m.size[0]} x {m.size[1]}"
@@ -133,8 +142,11 @@ def corpus(
         **({"test": facts(test, kept[len(train) :], classes)} if test else {}),
         "dropped": faults,
     }
-    console.print(told(name, report, len(classes)), highlight=False, soft_wrap=True, markup=False)
-    warnings = [*findings.class_names(classes), *findings.images(seen, levels, "boxes")]
+    console.print(told(name, report, len(classes), recognised), highlight=False, soft_wrap=True, markup=False)
+    if stored:
+        notes = [*notes, f"{len(stored):,} images are turned upright by their Exif orientation, and their boxes with them"]
+    rest = [s._replace(traits=s.traits._replace(turned=False)) if n in stored else s for n, s in enumerate(seen)]
+    warnings = [*notes, *findings.class_names(classes), *findings.images(rest, levels, "boxes")]
     report |= findings.said(name, warnings)
 
     def part(start: int, end: int) -> Images:
@@ -164,6 +176,49 @@ def corpus(
     )
 
 
+def upright(marked: list[Marked], seen: Sequence[Seen]) -> tuple[list[Marked], set[int]]:
+    """(the images with boxes of the upright image; which of them were annotated as they are stored).
+
+    An image was annotated as it is stored, before its Exif orientation turned it, where the annotations state that size
+    and not the upright one.
+    """
+    found, rows = list(marked), set[int]()
+    for n, (m, s) in enumerate(zip(marked, seen, strict=True)):
+        if m.size and s.traits.turned and m.size == s.size[::-1] != s.size:
+            with unpacked(m.file.read()) as picture:
+                turn = picture.getexif().get(ORIENTATION, 1)
+            boxes = [b._replace(at=turned(b.at, m.size, turn)) for b in m.boxes]
+            found[n] = m._replace(boxes=boxes, size=s.size)
+            rows.add(n)
+    return found, rows
+
+
+def turned(
+    at: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """A box of the stored image of this (width, height), on the upright one. `orientation` is Exif's, 5 to 8: those that
+    exchange rows and columns."""
+    width, height = size
+    x0, y0, x1, y1 = at
+    if orientation in (6, 7):  # the stored lower edge comes to the left
+        y0, y1 = height - y1, height - y0
+    if orientation in (7, 8):  # the stored right edge comes to the top
+        x0, x1 = width - x1, width - x0
+    return y0, x0, y1, x1
+
+
+def labels(marked: Sequence[Marked]) -> list[str]:
+    """The names of classes that have a box, sorted."""
+    return sorted({b.label for m in marked for b in m.boxes})
+
+
+def must_know(classes: Sequence[str], marked: Sequence[Marked], key: str) -> None:
+    """DataError where boxes are of a class that is not among `classes`, which `key` gave, or else the training images."""
+    unknown = [f"{m.told}: {b.label!r}" for m in marked for b in m.boxes if b.label not in classes]
+    valid = key or f"the training images, which have {', '.join(classes) or 'none'}"
+    refuse(unknown, f"boxes are of a class that is not in {valid}")
+
+
 def refuse(faults: list[str], what: str, remedy: str = "") -> None:
     if faults:
         raise DataError(f"{len(faults)} {what}{remedy}:{listing(faults)}")
@@ -184,9 +239,9 @@ def sound(marked: Marked, size: tuple[int, int], clip: bool) -> tuple[list[Box],
             else ""
         )  # fmt: skip
         if why:
-            corners = ", ".join(f"{v:g}" for v in box.at)
+            corners = f" ({', '.join(f'{v:g}' for v in box.at)})" if all(map(isfinite, box.at)) else ""
             where = f"{marked.told}, {box.name}" if box.name else marked.told
-            faults.append(f"{where}: {box.label} ({corners}) of {marked.file.id} {why}")
+            faults.append(f"{where}: {box.label}{corners} of {marked.file.id} {why}")
         if not why or (clip and why.startswith("reaches")):
             kept.append(box._replace(at=inside))
     return kept, faults
@@ -221,7 +276,7 @@ def facts(marked: list[Marked], kept: list[list[Box]], classes: tuple[str, ...])
     }
 
 
-def told(name: str, report: dict[str, Any], classes: int) -> str:
+def told(name: str, report: dict[str, Any], classes: int, recognised: str = "") -> str:
     """The data set in a sentence; it says where some of the classes have no box."""
     parts = []
     for split in ("train", "test"):
@@ -249,7 +304,7 @@ def told(name: str, report: dict[str, Any], classes: int) -> str:
         if report["dropped"]
         else []
     )
-    return f"{name}: " + "; ".join(parts + lost)
+    return f"{name}: " + "; ".join([*([recognised] if recognised else []), *parts, *lost])
 
 
 def path_of(root: str | None, layout: str) -> Path:

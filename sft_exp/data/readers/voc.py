@@ -10,8 +10,7 @@ def home(folder: Path, year: str | None, needs: tuple[str, ...], layout: str) ->
 
     Raises DataError that lists the years which are there, or names what is missing.
     """
-    places = (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*")))
-    there = [p for p in places if (p / needs[0]).is_dir()]
+    there = [p for p in places(folder) if (p / needs[0]).is_dir()]
     found = [p for p in there if year is None or named(p) in (year, None)]
     if len(found) != 1:
         years = ", ".join(named(p) or p.name for p in there)
@@ -26,6 +25,16 @@ def home(folder: Path, year: str | None, needs: tuple[str, ...], layout: str) ->
         if not (found[0] / name).is_dir():
             raise DataError(f"{found[0]}: no {name} there. {layout}")
     return found[0]
+
+
+def places(folder: Path) -> tuple[Path, ...]:
+    """The folders that may be VOC<year>."""
+    return (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*")))
+
+
+def has_lists(folder: Path) -> bool:
+    """Whether one of them has the lists of ImageSets."""
+    return any((place / "ImageSets").is_dir() for place in places(folder))
 
 
 def named(folder: Path) -> str | None:

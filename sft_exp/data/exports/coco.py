@@ -1,0 +1,201 @@
+"""COCO's JSON (Lin et al., arXiv:1405.0312; cocodataset.org/#format-data), as COCO, Roboflow, CVAT and Label Studio write it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sft_exp.data.exports.annotated import (
+    NOWHERE,
+    Annotated,
+    Corners,
+    Export,
+    LeftOut,
+    Settings,
+    Tree,
+    around,
+)
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.boxed import Box
+from sft_exp.errors import DataError
+
+NAME = "COCO"
+LAYOUT = "a JSON with images, annotations and categories"
+NEEDS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+
+
+class Picture(NamedTuple):
+    """An image of the JSON."""
+
+    name: str
+    size: tuple[int, int] | None
+    boxes: list[Box]
+
+
+class Content(NamedTuple):
+    classes: tuple[str, ...]  # by id
+    images: dict[Any, Picture]  # by id
+    notes: tuple[str, ...]
+
+
+def files(tree: Tree) -> list[Path]:
+    """The JSONs of boxes: of COCO's own files those named instances_..., which the others repeat."""
+    found = [p for p in tree.ending(".json") if _is_coco(tree.json(p))]
+    return [p for p in found if p.stem.startswith("instances_")] or found
+
+
+def _is_coco(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in NEEDS)
+
+
+def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+    images: list[Annotated] = []
+    classes: dict[str, None] = {}
+    notes: list[str] = []
+    left = LeftOut()
+    for file in found:
+        content = parse(file)
+        classes |= dict.fromkeys(content.classes)
+        notes += content.notes
+        for picture in content.images.values():
+            if (path := tree.find(picture.name, file)) is None:
+                left.add("images are named and not there", picture.name)
+                continue
+            split = findings.split_named(split_of(file)) or tree.split(file) or tree.split(path)
+            images.append(Annotated(path, picture.boxes, file, picture.size, split))
+    return Export(images, tuple(classes), (*notes, *left.notes))
+
+
+def parse(file: Path, layout: str = "") -> Content:
+    """A JSON's images with their boxes.
+
+    A box is `bbox`; where that is missing, the box around `segmentation`; where both are, a box of no numbers, which
+    the reader of boxes names.
+
+    Raises:
+        DataError: the file is no COCO JSON, or refers to an image or category that it does not have.
+    """
+    content = load(file, layout)
+    names, notes = categories(file, content)
+    images: dict[Any, Picture] = {}
+    for row in content["images"]:
+        sides = row.get("width"), row.get("height")
+        size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
+        images[row["id"]] = Picture(str(row["file_name"]), size, [])
+    if len(images) < len(content["images"]):
+        count = len(content["images"]) - len(images)
+        raise DataError(f"{file}: {count} images have the id of another")
+    for a in content["annotations"]:
+        where = f"annotation {a.get('id', '?')}"
+        image, category = a.get("image_id"), a.get("category_id")
+        if not known(image, images):
+            raise DataError(f"{file}: {where} is of image {image}, which is not among its images")
+        if not known(category, names):
+            raise DataError(
+                f"{file}: {where} is of category {category}, which is not among its categories"
+            )
+        corners = corners_of(a, f"{file}, {where}")
+        if corners is None:
+            where += f" has bbox={a.get('bbox')} and no segmentation"
+        crowd = bool(a.get("iscrowd", 0))
+        images[image].boxes.append(Box(names[category], corners or NOWHERE, crowd, where))
+    return Content(tuple(names.values()), images, notes)
+
+
+def known(key: Any, there: dict[Any, Any]) -> bool:
+    return isinstance(key, int | str) and key in there
+
+
+def categories(file: Path, content: dict[str, Any]) -> tuple[dict[Any, str], tuple[str, ...]]:
+    """(name of each category by id, in the order of the ids; notes).
+
+    Roboflow adds a root category, the parent of the others, which has no boxes: it is no class. Of two categories of one
+    name, one that is never used is left out. DataError where both are used, or where two have the same id.
+    """
+    rows = sorted(content["categories"], key=lambda c: (isinstance(c["id"], str), c["id"]))
+    ids = {c["id"]: 0 for c in rows}
+    count = Counter(
+        a["category_id"] for a in content["annotations"] if known(a.get("category_id"), ids)
+    )
+    if twice := [i for i, n in Counter(c["id"] for c in rows).items() if n > 1]:
+        raise DataError(f"{file}: two categories have the same id {twice[0]}")
+    parents = {c.get("supercategory") for c in rows if isinstance(c.get("supercategory"), str)}
+    left = LeftOut()
+    names: dict[Any, str] = {}
+    for row in rows:
+        key, name = row["id"], findings.class_name(str(row["name"]))
+        if row.get("supercategory") == "none" and name in parents and not count[key]:
+            left.add("root categories without boxes are no classes", f"{name} (id {key})")
+            continue
+        if (other := next((i for i, n in names.items() if n == name), None)) is not None:
+            if count[key] and count[other]:
+                raise DataError(
+                    f"{file}: categories {other} and {key} are both named {name!r}, with {count[other]} and {count[key]} "
+                    "annotations: give one of them another name, or all annotations the id of one"
+                )
+            unused = other if count[key] else key
+            left.add("unused categories have the name of another", f"{name} (id {unused})")
+            if unused == key:
+                continue
+            del names[other]
+        names[key] = name
+    return names, left.notes
+
+
+def corners_of(a: dict[str, Any], where: str) -> Corners | None:
+    """The box of an annotation, or the one around its segmentation. None where it has neither."""
+    at = a.get("bbox")
+    if isinstance(at, list) and len(at) == 4 and all(isinstance(v, int | float) for v in at):
+        x, y, width, height = map(float, at)
+        return x, y, x + width, y + height
+    outline = a.get("segmentation")
+    if isinstance(outline, list) and outline:
+        flat = [v for part in outline for v in part] if isinstance(outline[0], list) else outline
+        return around(flat, f"{where}, segmentation") if flat else None
+    if isinstance(outline, dict) and {"counts", "size"} <= {*outline}:
+        return run_lengths(outline, where)
+    return None
+
+
+def run_lengths(mask: dict[str, Any], where: str) -> Corners:
+    """The box around a mask in COCO's run-length encoding, compressed or not."""
+    try:
+        from pycocotools import mask as coder
+    except ImportError as error:
+        raise DataError(
+            f"{where}: has no bbox, and its segmentation is run-length encoded: pip install pycocotools"
+        ) from error
+    try:
+        height, width = mask["size"]
+        encoded = (
+            coder.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
+        )
+        x, y, wide, high = map(float, coder.toBbox(encoded))
+    except Exception as error:  # the library raises whatever broken counts lead it to
+        raise DataError(f"{where}: its segmentation cannot be decoded ({error})") from error
+    return x, y, x + wide, y + high
+
+
+def split_of(file: Path) -> str:
+    """annotations/instances_val2017.json -> val2017"""
+    return file.stem.removeprefix("instances_")
+
+
+def load(file: Path, layout: str = "") -> dict[str, Any]:
+    """A COCO JSON's content, with the three lists that boxes need. DataError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}. {layout}".rstrip(". ")) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: no JSON ({error})") from error
+    for key, needs in NEEDS.items():
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{file}: no COCO json of boxes: it has no list {key!r}")
+        for n, row in enumerate(rows):
+            if missing := [k for k in needs if k not in row]:
+                raise DataError(f"{file}: {key}[{n}] has no {' or no '.join(missing)}")
+            if needs and not isinstance(row["id"], int | str):
+                raise DataError(f"{file}: {key}[{n}] has the id {row['id']}, no number or text")
+    return content

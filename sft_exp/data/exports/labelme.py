@@ -1,0 +1,82 @@
+"""LabelMe's JSON, one for each image (github.com/wkentaro/labelme)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from sft_exp.data.exports.annotated import (
+    Annotated,
+    Corners,
+    Export,
+    LeftOut,
+    Settings,
+    Tree,
+    around,
+    ellipse,
+    flat,
+    number,
+)
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.boxed import Box
+from sft_exp.errors import DataError
+
+NAME = "LabelMe"
+LAYOUT = "a JSON for each image, beside it, with shapes and imagePath"
+OTHER = ("point", "points", "line", "linestrip")  # shapes without a box
+
+
+def files(tree: Tree) -> list[Path]:
+    return [p for p in tree.ending(".json") if _is_image(tree.json(p))]
+
+
+def _is_image(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("shapes"), list)
+        and "imagePath" in content
+    )
+
+
+def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+    images, left, used = [], LeftOut(), set()
+    for file in found:
+        content = tree.json(file)
+        name = str(content["imagePath"])
+        if (path := tree.find(name, file) or tree.named(file.stem, file)) is None:
+            left.add("images are named and not there", name)
+            continue
+        used.add(path)
+        boxes = []
+        for n, shape in enumerate(content["shapes"], start=1):
+            where = f"{file}, shape {n}"
+            if not isinstance(shape, dict) or not shape.get("label"):
+                raise DataError(f"{where}: it has no label")
+            kind = shape.get("shape_type") or "polygon"
+            if kind in OTHER:
+                left.add(f"shapes of the kind {kind} are left out", file.name)
+                continue
+            label = findings.class_name(str(shape["label"]))
+            boxes.append(
+                Box(label, corners_of(kind, shape.get("points"), where), False, f"shape {n}")
+            )
+        sides = content.get("imageWidth"), content.get("imageHeight")
+        size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
+        images.append(Annotated(path, boxes, file, size, tree.split(path)))
+    for path in tree.pictures:
+        if path not in used:
+            left.add("images have no JSON and are left out", path.name)
+    return Export(images, (), left.notes)
+
+
+def corners_of(kind: str, points: Any, where: str) -> Corners:
+    """The box of a shape: around its points, which of a rectangle or a mask are two corners, or around a circle, given by
+    its centre and a point on it."""
+    try:
+        values = [number(v, where) for v in flat(points)]
+    except TypeError as error:
+        raise DataError(f"{where}: its points are no list of pairs x, y") from error
+    if kind == "circle" and len(values) == 4:
+        x, y = values[:2]
+        radius = math.dist(values[:2], values[2:])
+        return ellipse(x, y, radius, radius)
+    return around(values, where)

@@ -1,0 +1,168 @@
+"""VGG Image Annotator 1 and 2 (Dutta and Zisserman, ACM MM 2019; robots.ox.ac.uk/~vgg/software/via): its JSON of
+annotations, its project file and its CSV."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sft_exp.data.exports.annotated import (
+    Annotated,
+    Corners,
+    Export,
+    LeftOut,
+    Settings,
+    Tree,
+    around,
+    ellipse,
+    number,
+)
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.boxed import Box
+from sft_exp.data.readers.files import decoded, read_table
+from sft_exp.errors import ConfigError, DataError
+
+NAME = "VIA"
+LAYOUT = "a JSON, project or CSV of VGG Image Annotator 2, and the images"
+COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
+OTHER = ("polyline", "point")  # shapes without a box
+ONE = "object"  # the class of regions that have no attribute
+
+
+class Region(NamedTuple):
+    shape: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+def files(tree: Tree) -> list[Path]:
+    tables = [p for p in tree.ending(".csv") if _is_table(p)]
+    return [p for p in tree.ending(".json") if _entries(tree.json(p)) is not None] or tables
+
+
+def _is_table(file: Path) -> bool:
+    with file.open("rb") as content:
+        try:
+            first = decoded(content.readline())
+        except UnicodeError:
+            return False
+    return all(column in first for column in COLUMNS)
+
+
+def _entries(content: Any) -> list[dict[str, Any]] | None:
+    """The images of a project or of exported annotations; None where it is neither."""
+    if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
+        content = content["_via_img_metadata"]
+    entries = list(content.values()) if isinstance(content, dict) else []
+    fits = all(isinstance(e, dict) and {"filename", "regions"} <= {*e} for e in entries)
+    return entries if entries and fits else None
+
+
+def images_of(file: Path, tree: Tree) -> Iterator[tuple[str, list[Region]]]:
+    """(file name, regions) of each image. DataError."""
+    if file.suffix.lower() == ".csv":
+        found: dict[str, list[Region]] = {}
+        for number_, line in read_table(file, "dataset.root", ("filename", *COLUMNS[1:])).lines:
+            regions = found.setdefault(line["filename"], [])
+            try:
+                shape, attributes = (json.loads(line[c] or "{}") for c in COLUMNS[1:])
+            except ValueError as error:
+                raise DataError(
+                    f"{file}, line {number_}: no JSON in a region's column ({error})"
+                ) from error
+            if shape:
+                regions.append(Region(shape, attributes))
+        yield from found.items()
+        return
+    for entry in _entries(tree.json(file)) or []:
+        given = entry["regions"]
+        rows = list(given.values()) if isinstance(given, dict) else given
+        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+            raise DataError(f"{file}: the regions of {entry['filename']} are no list")
+        yield (
+            str(entry["filename"]),
+            [
+                Region(r.get("shape_attributes") or {}, r.get("region_attributes") or {})
+                for r in rows
+            ],
+        )
+
+
+def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+    pictures = [(file, name, regions) for file in found for name, regions in images_of(file, tree)]
+    attribute = attribute_of([r for *_, regions in pictures for r in regions], settings.attribute)
+    images, left = [], LeftOut()
+    for file, name, regions in pictures:
+        if (path := tree.find(name, file)) is None:
+            left.add("images are named and not there", name)
+            continue
+        boxes = []
+        for n, region in enumerate(regions, start=1):
+            where = f"{name}, region {n}"
+            if region.shape.get("name") in OTHER:
+                left.add(f"regions of the kind {region.shape['name']} are left out", name)
+                continue
+            corners = corners_of(region.shape, f"{file}, {where}")
+            label = label_of(region, attribute, f"{file}, {where}")
+            boxes.append(Box(label, corners, False, where))
+        images.append(Annotated(path, boxes, file, None, tree.split(path)))
+    one = () if attribute else (f"no region has an attribute: all are of one class, {ONE}",)
+    return Export(images, (), (*one, *left.notes))
+
+
+def attribute_of(regions: list[Region], asked: str | None) -> str | None:
+    """The attribute that is the class; None where regions have none. ConfigError where there are several and none is named."""
+    there = sorted({key for r in regions for key in r.attributes})
+    if asked and asked not in there:
+        raise ConfigError(
+            "dataset.attribute",
+            asked,
+            f"must be an attribute of the regions: {', '.join(there) or 'none'}",
+        )
+    if not asked and len(there) > 1:
+        raise ConfigError(
+            "dataset.attribute",
+            None,
+            f"must say which attribute of the regions is the class: {', '.join(there)}",
+        )
+    return asked or next(iter(there), None)
+
+
+def label_of(region: Region, attribute: str | None, where: str) -> str:
+    """A region's class: the attribute's text, or the one option that is ticked."""
+    if attribute is None:
+        return ONE
+    value = region.attributes.get(attribute)
+    if isinstance(value, dict):
+        ticked = [name for name, on in value.items() if on]
+        if len(ticked) != 1:
+            raise DataError(
+                f"{where}: {attribute} has the values {', '.join(ticked) or 'none'}; a box has one class"
+            )
+        value = ticked[0]
+    if not str(value or "").strip():
+        raise DataError(f"{where}: {attribute} is empty; a box has one class")
+    return findings.class_name(str(value).strip())
+
+
+def corners_of(shape: dict[str, Any], where: str) -> Corners:
+    """The box of a region. DataError for an unknown shape."""
+
+    def value(key: str, default: object = None) -> float:
+        return number(shape.get(key, default), f"{where}, {key}")
+
+    kind = shape.get("name")
+    if kind == "rect":
+        x, y = value("x"), value("y")
+        return x, y, x + value("width"), y + value("height")
+    if kind == "circle":
+        return ellipse(value("cx"), value("cy"), value("r"), value("r"))
+    if kind == "ellipse":
+        x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
+        return ellipse(x, y, rx, ry, math.degrees(value("theta", 0)))
+    if kind == "polygon":
+        xs, ys = shape.get("all_points_x") or [], shape.get("all_points_y") or []
+        if len(xs) != len(ys):
+            raise DataError(f"{where}: {len(xs)} x and {len(ys)} y")
+        return around([v for pair in zip(xs, ys, strict=True) for v in pair], where)
+    raise DataError(f"{where}: a shape named {kind!r} is not known")

@@ -1,0 +1,223 @@
+"""YOLO's text files (docs.ultralytics.com/datasets/detect), as Ultralytics, Roboflow, CVAT, Label Studio and LabelImg write them.
+
+A line is a class's number and a box (centre x, centre y, width, height) or a polygon (x, y, x, y, ...), in shares of the
+image's sides. The text lies beside its image, or in labels/ where the image lies in images/.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yaml import YAMLError, safe_load
+
+from sft_exp.data.decode import ORIENTATION, unpacked
+from sft_exp.data.exports.annotated import (
+    Annotated,
+    Corners,
+    Export,
+    LeftOut,
+    Settings,
+    Tree,
+    around,
+    number,
+)
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.boxed import Box
+from sft_exp.errors import DataError
+
+NAME = "YOLO"
+LAYOUT = "a text for each image, beside it or in labels/, with data.yaml, classes.txt or obj.names for the classes"
+LISTS = ("classes.txt", "obj.names", "_darknet.labels")
+SPLITS = ("train", "val", "valid", "test")
+SLACK = 0.01  # share of a side that boxes may reach over the edge before the numbers are no shares
+
+
+class Meta(NamedTuple):
+    """What data.yaml or a list of classes says."""
+
+    file: Path
+    classes: tuple[str, ...]
+    splits: dict[str, list[str]]  # split -> folders or lists of images, as they are written
+    top: str = ""  # the folder that these are relative to
+    pose: bool = False  # keypoints follow each box
+
+
+def files(tree: Tree) -> list[Path]:
+    """The file that names the classes, where texts with boxes are there too."""
+    metas = [p for p in tree.ending(".yaml", ".yml") if "names" in mapping(p)]
+    metas = metas or [p for p in tree.files if p.name in LISTS]
+    return metas if any(label_file(image) for image in tree.pictures) else []
+
+
+def mapping(file: Path) -> dict[Any, Any]:
+    """A YAML file's keys; none where it holds no mapping. DataError where it cannot be read."""
+    try:
+        content = safe_load(file.read_text(encoding="utf-8-sig"))
+    except (YAMLError, UnicodeDecodeError, RecursionError):
+        return {}
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+    metas = [meta(file) for file in found]
+    if len({m.classes for m in metas}) > 1:
+        raise DataError(
+            f"{metas[0].file} and {metas[1].file} list different classes; keep the one that belongs to the labels"
+        )
+    about = next((m for m in metas if m.splits), metas[0])
+    images, left = [], LeftOut()
+    splits = listed(tree, about)
+    for image in tree.pictures:
+        text = label_file(image)
+        split = splits.get(image.resolve()) or tree.split(image)
+        if splits and image.resolve() not in splits:
+            left.add(f"images are in no part of {about.file.name} and are left out", image.name)
+            continue
+        if text is None:
+            left.add(
+                "images have no text, which in this format means that they hold no object",
+                image.name,
+            )
+        boxes = lines(text, image, about) if text else []
+        images.append(Annotated(image, boxes, text or about.file, None, split))
+    for text in tree.ending(".txt"):
+        if text.name not in LISTS and is_label(text) and tree.named(text.stem, text) is None:
+            left.add("texts with boxes have no image of their name and are left out", text.name)
+    return Export(images, about.classes, left.notes)
+
+
+def meta(file: Path) -> Meta:
+    """DataError where the names are neither a list nor numbered from 0."""
+    if file.name in LISTS:
+        names: Any = file.read_text(encoding="utf-8-sig").splitlines()
+        while names and not names[-1].strip():
+            names.pop()
+        content: dict[Any, Any] = {}
+    else:
+        content = mapping(file)
+        names = content["names"]
+    if isinstance(names, dict):
+        try:
+            numbered = {int(k): v for k, v in names.items()}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{file}: the keys of names are no numbers") from error
+        if sorted(numbered) != list(range(len(numbered))):
+            raise DataError(
+                f"{file}: names has the numbers {sorted(numbered)}, and not 0 to {len(numbered) - 1}"
+            )
+        names = [numbered[n] for n in range(len(numbered))]
+    if not isinstance(names, list) or not names or not all(str(n).strip() for n in names):
+        raise DataError(f"{file}: it must name the classes, one or more, in a list or by number")
+    classes = tuple(findings.class_name(str(n).strip()) for n in names)
+    if twice := sorted({c for c in classes if classes.count(c) > 1}):
+        raise DataError(f"{file}: two classes are named {twice[0]!r}")
+    splits = {
+        str(findings.split_named(key)): given if isinstance(given, list) else [given]
+        for key in SPLITS
+        if (given := content.get(key))
+    }
+    return Meta(file, classes, splits, str(content.get("path") or ""), "kpt_shape" in content)
+
+
+def listed(tree: Tree, about: Meta) -> dict[Path, str]:
+    """Image -> split, for all images in the folders and lists that data.yaml names; none where it names none that exist.
+
+    Paths may be relative to `path`, to the file, or (as in Roboflow's `../train/images`) to a folder beside it.
+    """
+    splits: dict[Path, str] = {}
+    for split, entries in about.splits.items():
+        for entry in entries:
+            bare = re.sub(r"^(\.{1,2}/)+", "", str(entry).replace("\\", "/"))
+            here = about.file.parent
+            places = [
+                here / about.top / str(entry),
+                here / str(entry),
+                here / bare,
+                tree.root / bare,
+            ]
+            place = next((p for p in places if p.exists()), None)
+            if place is None:
+                raise DataError(
+                    f"{about.file}: {split} is {entry}, which is neither relative to it nor to dataset.root"
+                )
+            if place.is_dir():
+                inside = place.resolve()
+                named = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
+            else:
+                names = place.read_text(encoding="utf-8-sig").split("\n")
+                named = [p for n in names if n.strip() and (p := tree.find(n.strip(), place))]
+            for path in named:
+                if splits.setdefault(path.resolve(), split) != split:
+                    raise DataError(
+                        f"{about.file}: {path} is in {splits[path.resolve()]} and in {split}"
+                    )
+    return splits
+
+
+def label_file(image: Path) -> Path | None:
+    """The text of an image: in labels/ for images/, wherever in the path that is, or beside the image."""
+    parts = list(image.parts)
+    places = [image.with_suffix(".txt")]
+    for n in range(len(parts) - 2, -1, -1):
+        if parts[n] == "images":
+            places.insert(0, Path(*parts[:n], "labels", *parts[n + 1 :]).with_suffix(".txt"))
+            break
+    return next((p for p in places if p.is_file()), None)
+
+
+def is_label(text: Path) -> bool:
+    """Whether the first line is numbers, a class and four or more."""
+    with text.open(encoding="utf-8", errors="replace") as file:
+        words = file.readline().split()
+    try:
+        return len([float(w) for w in words]) >= 5
+    except ValueError:
+        return False
+
+
+def lines(text: Path, image: Path, about: Meta) -> list[Box]:
+    """The boxes of a text, in pixels of the upright image. DataError names the line."""
+    wide, high = sides(image)
+    boxes = []
+    for n, line in enumerate(text.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not (words := line.split()):
+            continue
+        where = f"line {n}"
+        label, *values = (number(w, f"{text}, {where}") for w in words)
+        if not (label.is_integer() and 0 <= label < len(about.classes)):
+            raise DataError(
+                f"{text}, {where}: class {words[0]} is none of the {len(about.classes)} in {about.file} (0 to "
+                f"{len(about.classes) - 1})"
+            )
+        x0, y0, x1, y1 = shape(values, about.pose, f"{text}, {where}")
+        if not all(-SLACK <= v <= 1 + SLACK for v in (x0, y0, x1, y1)) and max(x1, y1) > 2:
+            raise DataError(
+                f"{text}, {where}: {' '.join(words)} are no shares of the image's sides, from 0 to 1"
+            )
+        at = (x0 * wide, y0 * high, x1 * wide, y1 * high)
+        boxes.append(Box(about.classes[int(label)], at, False, where))
+    return boxes
+
+
+def shape(values: list[float], pose: bool, where: str) -> Corners:
+    """The box of a line: its own, or the one around its polygon."""
+    if len(values) == 4 or (pose and len(values) > 4):
+        x, y, width, height = values[:4]
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    if len(values) < 6 or len(values) % 2:
+        raise DataError(
+            f"{where}: {len(values)} numbers after the class; valid are 4 (a box) or pairs x, y of 3 corners or more"
+        )
+    return around(values, where)
+
+
+def sides(image: Path) -> tuple[int, int]:
+    """Width and height as the image is shown, upright. DataError where it cannot be opened."""
+    try:
+        with unpacked(image.read_bytes()) as picture:
+            wide, high = picture.size
+            return (high, wide) if picture.getexif().get(ORIENTATION, 1) >= 5 else (wide, high)
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        raise DataError(f"{image}: cannot be opened: {error or type(error).__name__}") from error

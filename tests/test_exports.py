@@ -1,0 +1,725 @@
+"""What labelling tools export, in each tool's own layout (written here after the tool's published format): the boxes that
+are read, what is said of what is left out, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from sft_exp.data.exports import annotated, coco, recognised
+from sft_exp.data.readers.boxed import turned
+from sft_exp.datasets.boxes import Boxes
+from sft_exp.datasets.coco import Coco
+from sft_exp.datasets.voc_detection import VocDetection
+from sft_exp.errors import ConfigError, DataError
+
+each = pytest.mark.parametrize
+SIZE = (60, 40)
+BOX = (6.0, 4.0, 36.0, 24.0)  # the box of every fixture: x 0.1 to 0.6, y 0.1 to 0.6 of the sides
+NORMAL = "0.35 0.35 0.5 0.5"  # the same as YOLO writes it
+
+
+def noise(path, number, size=SIZE, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def load(root, **options):
+    return Boxes(**{"root": str(root), "size": [40, 60], "workers": 0, **options}).load()
+
+
+def found(images):
+    """[(class, x0, y0, x1, y1), ...] of each image, by its name; the canvas has the size of the images."""
+    labels, boxes = images.target("labels"), images.target("boxes")
+    return {
+        name: [(int(l), *b.tolist()) for l, b in zip(labels[n], boxes[n], strict=True) if l]
+        for n, name in enumerate(images.ids)
+    }
+
+
+def said(corpus):
+    return corpus.report.get("warnings", [])
+
+
+def is_box(corpus, *labels):
+    """Whether each image has the one box that the fixtures write, and the classes occur in this order."""
+    for images in (corpus.train, corpus.test):
+        for rows in found(images).values() if images else ():
+            ((_, *at),) = rows
+            assert at == pytest.approx(BOX, abs=0.02), at
+    assert corpus.classes == labels
+
+
+# COCO
+
+
+def coco_json(count, first=0, folder="", categories=(("cell", 1), ("debris", 2)), **annotation):
+    images = [
+        {"id": n, "file_name": f"{folder}{first + n}.jpg", "width": 60, "height": 40}
+        for n in range(count)
+    ]
+    boxes = [
+        {
+            "id": n,
+            "image_id": n,
+            "category_id": categories[n % 2][1],
+            "bbox": [6, 4, 30, 20],
+            "iscrowd": 0,
+        }
+        | annotation
+        for n in range(count)
+    ]
+    named = [{"id": i, "name": name, "supercategory": "cells"} for name, i in categories]
+    return {"images": images, "annotations": boxes, "categories": named}
+
+
+@each("root_name", ["cells", "cell"])
+def test_roboflows_coco(tmp_path, root_name):
+    """roboflow.com/formats/coco-json: a JSON in each split's folder, with a root category that has no boxes."""
+    for part, (name, count) in enumerate({"train": 4, "valid": 2, "test": 2}.items()):
+        content = coco_json(count, 10 * part)
+        for category in content["categories"]:
+            category["supercategory"] = root_name
+        content["categories"].insert(0, {"id": 0, "name": root_name, "supercategory": "none"})
+        write(tmp_path / name / "_annotations.coco.json", content)
+        for image in content["images"]:
+            noise(tmp_path / name / image["file_name"], int(image["file_name"][:-4]))
+    corpus = load(tmp_path)
+    is_box(corpus, "cell", "debris")
+    assert (len(corpus.train), len(corpus.test)) == (6, 2)
+    assert corpus.test.ids == ["test/20.jpg", "test/21.jpg"]
+    assert any(
+        "root categories without boxes" in line and f"{root_name} (id 0)" in line
+        for line in said(corpus)
+    )
+
+
+def test_cvats_coco(tmp_path):
+    """docs.cvat.ai, format COCO: images/<subset>/ and annotations/instances_<subset>.json."""
+    for part, name in enumerate(("train", "val")):
+        write(tmp_path / f"annotations/instances_{name}.json", coco_json(2, 5 * part))
+        for n in range(2):
+            noise(tmp_path / f"images/{name}/{5 * part + n}.jpg", 5 * part + n)
+    write(tmp_path / "annotations/person_keypoints_train.json", coco_json(2))
+    corpus = load(tmp_path)
+    is_box(corpus, "cell", "debris")
+    assert (len(corpus.train), len(corpus.test)) == (2, 2)
+    assert not said(corpus)
+
+
+@each(
+    "written",
+    [
+        "images/{}",
+        "/home/me/project/images/{}",
+        "C:\\data\\images\\{}",
+        "../../upload/1/{}",
+        "3f2a9c1e-{}",
+        "{}",
+    ],
+)
+def test_paths_of_another_machine(tmp_path, written):
+    """Label Studio's result.json and converters write the path that the image had; Windows writes backslashes."""
+    content = coco_json(3)
+    for image in content["images"]:
+        noise(tmp_path / "images" / image["file_name"], image["id"])
+        image["file_name"] = written.format(image["file_name"])
+    write(tmp_path / "result.json", content)
+    is_box(load(tmp_path), "cell", "debris")
+    plain = Coco(
+        root=str(tmp_path), train="result.json", test=None, size=[40, 60], workers=0
+    ).load()
+    is_box(plain, "cell", "debris")
+
+
+def test_a_file_name_that_lies_in_several_folders_is_asked_about(tmp_path):
+    for folder in ("a", "b"):
+        noise(tmp_path / folder / "0.jpg", ord(folder))
+    write(tmp_path / "result.json", coco_json(1, folder="/elsewhere/"))
+    with pytest.raises(DataError, match=r"0\.jpg may be .*a/0\.jpg or .*b/0\.jpg"):
+        load(tmp_path)
+    write(tmp_path / "result.json", coco_json(1, folder="/elsewhere/b/"))
+    assert load(tmp_path).train.ids == ["b/0.jpg"]
+
+
+@each(
+    "outline",
+    [
+        [[6, 4, 36, 4, 36, 24, 6, 24]],
+        [[6, 4, 20, 4, 20, 24], [20, 4, 36, 24, 30, 20]],
+        {"size": [40, 60], "counts": [6 * 40 + 4, *([20, 20] * 29), 20, 24 * 40 - 4 - 20]},
+    ],
+)
+def test_boxes_from_segmentations(tmp_path, outline):
+    content = coco_json(2, segmentation=outline)
+    for n, a in enumerate(content["annotations"]):
+        a.pop("bbox") if n else a.update(bbox=[])
+        noise(tmp_path / f"{n}.jpg", n)
+    if isinstance(outline, dict):
+        pytest.importorskip("pycocotools")
+        outline["counts"][-1] = 60 * 40 - sum(outline["counts"][:-1])
+    write(tmp_path / "a.json", content)
+    is_box(load(tmp_path), "cell", "debris")
+
+
+def test_boxes_without_any_outline_are_refused_or_dropped_by_name(tmp_path, capsys):
+    content = coco_json(3)
+    del content["annotations"][1]["bbox"]
+    write(tmp_path / "a.json", content)
+    for n in range(3):
+        noise(tmp_path / f"{n}.jpg", n)
+    with pytest.raises(DataError, match=r"a\.json, annotation 1 has bbox=None and no segmentation"):
+        load(tmp_path)
+    assert [len(rows) for rows in found(load(tmp_path, boxes="drop").train).values()] == [1, 0, 1]
+    assert "annotation 1 has bbox=None" in capsys.readouterr().err
+
+
+def test_categories_of_one_name(tmp_path):
+    path = tmp_path / "a.json"
+    write(path, coco_json(4, categories=(("cell", 3), ("cell", 7))))
+    with pytest.raises(
+        DataError, match=r"categories 3 and 7 are both named 'cell', with 2 and 2 annot"
+    ):
+        coco.parse(path)
+    write(path, coco_json(1, categories=(("cell", 3), ("cell", 7))))
+    content = coco.parse(path)
+    assert content.classes == ("cell",)
+    assert content.notes == ("1 unused categories have the name of another: cell (id 7)",)
+    write(path, coco_json(2, categories=(("b", 90), ("a", 4))))
+    assert coco.parse(path).classes == ("a", "b")
+
+
+def test_images_that_are_named_and_not_there(tmp_path):
+    write(tmp_path / "a.json", coco_json(3))
+    for n in range(2):
+        noise(tmp_path / f"{n}.jpg", n)
+    assert "1 images are named and not there: 2.jpg" in said(load(tmp_path))
+    usual = {"root": str(tmp_path), "train": "a.json", "test": None, "size": 16, "workers": 0}
+    with pytest.raises(DataError, match=r"2\.jpg \(image 2\)\ndataset\.missing=drop"):
+        Coco(**usual).load()
+    dropped = Coco(**usual, missing="drop").load()
+    assert len(dropped.train) == 2
+    assert said(dropped) == ["1 images are named and not there: 2.jpg"]
+    with pytest.raises(ConfigError, match="refuse or drop"):
+        Coco(missing="skip")
+
+
+# Pascal VOC
+
+
+def voc_xml(name, label="cell", more=""):
+    """As LabelImg (github.com/HumanSignal/labelImg) writes it, with the path of the annotator's machine."""
+    return (
+        f"<annotation><folder>x</folder><filename>{name}.jpg</filename><path>/home/me/{name}.jpg</path>"
+        "<source><database>Unknown</database></source><size><width>60</width><height>40</height><depth>3</depth></size>"
+        f"<segmented>0</segmented><object><name>{label}</name><pose>Unspecified</pose><truncated>0</truncated>"
+        "<difficult>0</difficult><bndbox><xmin>7</xmin><ymin>5</ymin><xmax>36</xmax><ymax>24</ymax></bndbox></object>"
+        f"{more}</annotation>"
+    )
+
+
+LAYOUTS = {
+    "LabelImg, side by side": ("{part}/{name}.jpg", "{part}/{name}.xml"),
+    "LabelImg, folders of their own": ("images/{part}/{name}.jpg", "annotations/{part}/{name}.xml"),
+    "CVAT": ("JPEGImages/{name}.jpg", "Annotations/{name}.xml"),  # and ImageSets/Main
+}
+
+
+@each("kind", [Boxes, VocDetection])
+@each("layout", LAYOUTS)
+def test_voc_as_tools_write_it(tmp_path, layout, kind):
+    """LabelImg and Roboflow ('Pascal VOC') write the XML beside its image; docs.cvat.ai, format VOC, as in VOC."""
+    image, xml = LAYOUTS[layout]
+    for k, part in enumerate(("train", "valid")):
+        names = [f"{k}{n}" for n in range(3)]
+        for n, name in enumerate(names):
+            noise(tmp_path / image.format(part=part, name=name), 10 * k + n)
+            write(tmp_path / xml.format(part=part, name=name), voc_xml(name, "ab"[n % 2]))
+        if layout == "CVAT":
+            write(tmp_path / f"ImageSets/Main/{('train', 'val')[k]}.txt", "\n".join(names))
+    corpus = kind(root=str(tmp_path), size=[40, 60], workers=0).load()
+    is_box(corpus, "a", "b")
+    assert (len(corpus.train), len(corpus.test)) == (3, 3)
+    assert not said(corpus)
+
+
+def test_images_and_annotations_without_the_other(tmp_path):
+    for n in range(3):
+        noise(tmp_path / f"{n}.jpg", n)
+        write(tmp_path / f"{n + 1}.xml", voc_xml(str(n + 1)))
+    corpus = load(tmp_path)
+    assert corpus.train.ids == ["1.jpg", "2.jpg"]
+    assert said(corpus) == [
+        "1 annotations have no image of their name and are left out: 3.xml",
+        "1 images have no XML and are left out: 0.jpg",
+    ]
+    write(tmp_path / "2.xml", "<annotation><obj")
+    with pytest.raises(DataError, match=r"2\.xml: no XML"):
+        load(tmp_path)
+
+
+def test_voc_without_lists_leaves_its_test_part_out_where_folds_are_asked_for(tmp_path):
+    for k, part in enumerate(("train", "test")):
+        noise(tmp_path / part / "a.jpg", k)
+        write(tmp_path / part / "a.xml", voc_xml("a"))
+    corpus = VocDetection(root=str(tmp_path), test=None, size=16, workers=0).load()
+    assert corpus.train.ids == ["train/a.jpg"]
+    assert said(corpus) == ["1 images of the test part are left out: dataset.test=null"]
+
+
+# YOLO
+
+
+YOLO = {
+    "Roboflow": (
+        "{part}/images/{n}.jpg",
+        "{part}/labels/{n}.txt",
+        "train: ../train/images\nval: ../valid/images\n",
+    ),
+    "Ultralytics": (
+        "images/{part}/{n}.jpg",
+        "labels/{part}/{n}.txt",
+        "path: .\ntrain: images/train\nval: images/valid\n",
+    ),
+    "no paths": ("{part}/images/{n}.jpg", "{part}/labels/{n}.txt", ""),
+    "beside": ("{part}/{n}.jpg", "{part}/{n}.txt", "train: [train]\nval: valid\n"),
+    "lists": (
+        "images/{part}/{n}.jpg",
+        "labels/{part}/{n}.txt",
+        "train: train.txt\nval: valid.txt\n",
+    ),
+}
+NAMES = {"list": "names: ['b', 'a']\nnc: 2\n", "numbers": "names:\n  0: b\n  1: a\n"}
+
+
+@each("names", NAMES)
+@each("layout", YOLO)
+def test_yolo(tmp_path, layout, names):
+    """docs.ultralytics.com/datasets/detect; roboflow.com/formats/yolo: a path in data.yaml begins with ../"""
+    image, text, paths = YOLO[layout]
+    for k, part in enumerate(("train", "valid")):
+        for n in range(4):
+            noise(tmp_path / image.format(part=part, n=f"{k}{n}"), 10 * k + n)
+            write(tmp_path / text.format(part=part, n=f"{k}{n}"), f"{n % 2} {NORMAL}\n")
+        write(tmp_path / f"{part}.txt", "".join(f"./images/{part}/{k}{n}.jpg\n" for n in range(4)))
+    write(tmp_path / "data.yaml", paths + NAMES[names])
+    corpus = load(tmp_path)
+    is_box(corpus, "b", "a")
+    assert (len(corpus.train), len(corpus.test)) == (4, 4)
+    assert {rows[0][0] for rows in found(corpus.train).values()} == {1, 2}
+
+
+def test_yolo_of_cvat_and_labelimg(tmp_path):
+    """docs.cvat.ai, format YOLO 1.1: obj.names, obj_train_data/. LabelImg: classes.txt beside images and texts."""
+    for top, names in (("cvat/obj_train_data", "cvat/obj.names"), ("img", "img/classes.txt")):
+        for n in range(2):
+            noise(tmp_path / top / f"{n}.jpg", n)
+            write(tmp_path / top / f"{n}.txt", f"{n} {NORMAL}")
+        write(tmp_path / names, "cell\ndebris\n")
+    write(
+        tmp_path / "cvat/obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n"
+    )
+    write(tmp_path / "cvat/train.txt", "data/obj_train_data/0.jpg\ndata/obj_train_data/1.jpg\n")
+    for top in ("cvat", "img"):
+        corpus = load(tmp_path / top)
+        is_box(corpus, "cell", "debris")
+        assert not said(corpus)
+
+
+def yolo(root, text, meta="names: [b, a]\n"):
+    for n in range(3):
+        noise(root / f"images/{n}.jpg", n)
+        write(root / f"labels/{n}.txt", f"0 {NORMAL}")
+    write(root / "labels/1.txt", text)
+    write(root / "data.yaml", meta)
+    return root
+
+
+@each(
+    ("text", "meta"),
+    [
+        ("1 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6", ""),
+        ("1 0.35 0.1 0.6 0.35 0.35 0.6 0.1 0.35\n\n", ""),
+        (f"1 {NORMAL} 0.2 0.2 2 0.3 0.3 1 0.5 0.5 0", "kpt_shape: [3, 3]\n"),
+    ],
+)
+def test_polygons_turned_boxes_and_poses_become_boxes(tmp_path, text, meta):
+    is_box(load(yolo(tmp_path, text, f"{meta}names: [b, a]\n")), "b", "a")
+
+
+@each("text", ["", None])
+def test_images_without_objects(tmp_path, text):
+    """An empty text, or none, is an image without objects; none is said."""
+    yolo(tmp_path, text or "")
+    if text is None:
+        (tmp_path / "labels/1.txt").unlink()
+    corpus = load(tmp_path)
+    assert corpus.report["train"]["without boxes"] == 1
+    assert bool(said(corpus)) == (text is None)
+
+
+@each(
+    ("text", "meta", "words"),
+    [
+        (f"2 {NORMAL}", "", r"1\.txt, line 1: class 2 is none of the 2 in .*data\.yaml \(0 to 1\)"),
+        (f"0 {NORMAL}\n0 6 4 36 24", "", r"1\.txt, line 2: .* are no shares of the image's sides"),
+        ("0 0.1 0.1 0.2", "", r"line 1: 3 numbers after the class; valid are 4"),
+        ("0 a b c d", "", r"line 1: 'a' is no number"),
+        (NORMAL, "names: {0: a, 2: b}", r"names has the numbers \[0, 2\], and not 0 to 1"),
+        (NORMAL, "names: [a, a]", r"two classes are named 'a'"),
+        (
+            NORMAL,
+            "names: [a]\ntrain: elsewhere/images",
+            r"train is elsewhere/images, which is neither",
+        ),
+    ],
+)
+def test_what_is_wrong_in_yolos_files_is_named(tmp_path, text, meta, words):
+    with pytest.raises(DataError, match=words):
+        load(yolo(tmp_path, text, meta or "names: [b, a]\n"))
+
+
+def test_yolos_boxes_are_of_the_upright_image(tmp_path):
+    yolo(tmp_path, f"0 {NORMAL}")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(tmp_path / "images/1.jpg", 5, (40, 60), exif=exif)
+    corpus = load(tmp_path)
+    is_box(corpus, "b", "a")
+    assert "turned upright" in said(corpus)[0]
+
+
+# CVAT, Label Studio, VIA, LabelMe
+
+
+def cvat(root):
+    """docs.cvat.ai/docs/other/xml_format: annotations.xml, images/."""
+    shapes = [
+        '<box label="cell" occluded="0" xtl="6.0" ytl="4.0" xbr="36.0" ybr="24.0" z_order="0"/>',
+        '<box label="debris" xtl="11" ytl="-1" xbr="31" ybr="29" rotation="90.0"/>',
+        '<polygon label="cell" points="6.0,4.0;36.0,4.0;36.0,24.0;6.0,24.0"/>',
+        '<mask label="cell" rle="600" left="6" top="4" width="30" height="20"/><polyline label="cell" points="1,1;2,2"/>',
+        '<ellipse label="cell" cx="21" cy="14" rx="15" ry="10"/><tag label="cell"/>',
+    ]
+    images = "".join(
+        f'<image id="{n}" name="{n}.jpg" width="60" height="40">{shape}</image>'
+        for n, shape in enumerate(shapes)
+    )
+    labels = "".join(f"<label><name>{c}</name></label>" for c in ("debris", "cell"))
+    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
+    write(
+        root / "annotations.xml",
+        f'<?xml version="1.0" encoding="utf-8"?><annotations>{meta}{images}</annotations>',
+    )
+    return (
+        [root / f"images/{n}.jpg" for n in range(len(shapes))],
+        ("debris", "cell"),
+        ["polyline", "tag"],
+    )
+
+
+def label_studio(root):
+    """labelstud.io/guide/task_format: percentages; uploads have a prefix, local files a query."""
+
+    def task(n, image, results, **more):
+        results = [
+            {"original_width": 60, "original_height": 40, "type": k, "value": v} for k, v in results
+        ]
+        return {"id": n, "data": {"image": image}, "annotations": [{"result": results, **more}]}
+
+    rect = {"x": 10, "y": 10, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["cell"]}
+    aside = {
+        "x": 60,
+        "y": 10,
+        "width": 100 / 3,
+        "height": 75,
+        "rotation": 90,
+        "rectanglelabels": ["debris"],
+    }
+    polygon = {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["cell"]}
+    oval = {
+        "x": 35,
+        "y": 35,
+        "radiusX": 25,
+        "radiusY": 25,
+        "rotation": 0,
+        "ellipselabels": ["cell"],
+    }
+    point = {"x": 10, "y": 10, "width": 1, "keypointlabels": ["cell"]}
+    write(
+        root / "project-1.json",
+        [
+            task(0, "/data/upload/1/1a2b3c4d-0.jpg", [("rectanglelabels", rect)]),
+            task(1, "/data/local-files/?d=photos%2F1.jpg", [("rectanglelabels", aside)]),
+            task(2, "s3://bucket/2.jpg", [("polygonlabels", polygon), ("keypointlabels", point)]),
+            task(3, "3.jpg", [("ellipselabels", oval)]),
+            task(4, "4.jpg", [], was_cancelled=True),
+            {
+                "id": 5,
+                "data": {"image": "5.jpg"},
+                "annotations": [],
+                "predictions": [{"result": []}],
+            },
+        ],
+    )
+    paths = [root / f"photos/{n}.jpg" for n in range(4)]
+    return paths, ("cell", "debris"), ["keypointlabels", "2 tasks are not annotated"]
+
+
+def label_studio_min(root):
+    """labelstud.io/guide/export, JSON-MIN: the shapes under the name of their control."""
+    rect = {
+        "x": 10,
+        "y": 10,
+        "width": 50,
+        "height": 50,
+        "rotation": 0,
+        "original_width": 60,
+        "original_height": 40,
+    }
+    tasks = [
+        {
+            "image": f"/data/upload/{n}.jpg",
+            "id": n,
+            "label": [rect | {"rectanglelabels": ["ba"[n]]}],
+            "annotator": 1,
+        }
+        for n in range(2)
+    ]
+    write(root / "min.json", tasks)
+    return [root / f"{n}.jpg" for n in range(2)], ("a", "b"), []
+
+
+def via_regions(n):
+    shapes = [
+        {"name": "rect", "x": 6, "y": 4, "width": 30, "height": 20},
+        {"name": "polygon", "all_points_x": [6, 36, 20], "all_points_y": [4, 10, 24]},
+        {"name": "ellipse", "cx": 21, "cy": 14, "rx": 15, "ry": 10, "theta": 0},
+    ]
+    kinds = ["cell", {"debris": True, "cell": False}, "cell"]
+    return [{"shape_attributes": shapes[n], "region_attributes": {"type": kinds[n]}}]
+
+
+def via(root, project=True):
+    """robots.ox.ac.uk/~vgg/software/via, version 2: a project, or the annotations alone."""
+    extra = {
+        "shape_attributes": {"name": "point", "cx": 1, "cy": 1},
+        "region_attributes": {"type": "cell"},
+    }
+    images = {
+        f"{n}.jpg{n}": {
+            "filename": f"{n}.jpg",
+            "size": n,
+            "regions": via_regions(n),
+            "file_attributes": {},
+        }
+        for n in range(3)
+    }
+    images["0.jpg0"]["regions"].append(extra)
+    content = {"_via_settings": {}, "_via_img_metadata": images, "_via_attributes": {}}
+    write(root / "via.json", content if project else images)
+    return [root / f"{n}.jpg" for n in range(3)], ("cell", "debris"), ["kind point"]
+
+
+def via_table(root):
+    """The same as VIA's CSV, whose cells hold JSON."""
+    lines = [
+        "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    ]
+    for n in range(3):
+        (region,) = via_regions(n)
+        cells = ['"' + json.dumps(region[k]).replace('"', '""') + '"' for k in region]
+        lines.append(f'{n}.jpg,{n},"{{}}",1,0,{cells[0]},{cells[1]}')
+    write(root / "via_export.csv", "\n".join(lines))
+    return [root / f"{n}.jpg" for n in range(3)], ("cell", "debris"), []
+
+
+def labelme(root):
+    """github.com/wkentaro/labelme: a JSON for each image; a rectangle's two points in any order."""
+    shapes = [
+        ("rectangle", [[36, 24], [6, 4]]),
+        ("polygon", [[6, 4], [36, 4], [30, 24]]),
+        ("rectangle", [[6, 24], [36, 4]]),
+    ]
+    for n, (kind, points) in enumerate(shapes):
+        shape = {
+            "label": "ab"[n % 2],
+            "points": points,
+            "group_id": None,
+            "shape_type": kind,
+            "flags": {},
+        }
+        line = {"label": "a", "points": [[1, 1], [2, 2]], "shape_type": "line"}
+        content = {
+            "version": "5.4.1", "flags": {}, "shapes": [shape, line], "imagePath": f"..\\photos\\{n}.jpg",
+            "imageData": None, "imageHeight": 40, "imageWidth": 60,
+        }  # fmt: skip
+        write(root / f"labels/{n}.json", content)
+    return [root / f"photos/{n}.jpg" for n in range(3)], ("a", "b"), ["kind line"]
+
+
+@each(
+    "export",
+    [cvat, label_studio, label_studio_min, via, lambda r: via(r, False), via_table, labelme],
+)
+def test_tools_own_formats(tmp_path, export, capsys):
+    paths, classes, words = export(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    corpus = load(tmp_path)
+    is_box(corpus, *classes)
+    assert len(corpus.train) == len(paths)
+    assert "read as " in capsys.readouterr().err
+    for word in words:
+        assert any(word in line for line in said(corpus)), (word, said(corpus))
+    assert len(said(corpus)) == len(words)
+
+
+def test_vias_attributes(tmp_path):
+    paths, *_ = via(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    content = json.loads((tmp_path / "via.json").read_text())
+    regions = [r for i in content["_via_img_metadata"].values() for r in i["regions"]]
+    for region in regions:
+        region["region_attributes"]["colour"] = "red"
+    write(tmp_path / "via.json", content)
+    with pytest.raises(
+        ConfigError, match=r"dataset\.attribute=None: .* is the class: colour, type"
+    ):
+        load(tmp_path)
+    assert load(tmp_path, attribute="colour").classes == ("red",)
+    with pytest.raises(ConfigError, match="must be an attribute of the regions: colour, type"):
+        load(tmp_path, attribute="size")
+    for region in regions:
+        region["region_attributes"] = {}
+    write(tmp_path / "via.json", content)
+    corpus = load(tmp_path)
+    assert corpus.classes == ("object",)
+    assert said(corpus)[0] == "no region has an attribute: all are of one class, object"
+
+
+def test_a_cvat_video_is_refused_with_the_way_out(tmp_path):
+    noise(tmp_path / "a.jpg", 0)
+    write(tmp_path / "annotations.xml", "<annotations><track id='0' label='cell'/></annotations>")
+    with pytest.raises(DataError, match="export it from CVAT as 'CVAT for images"):
+        load(tmp_path)
+
+
+# Which format
+
+
+def test_an_unknown_layout_lists_those_that_are_read(tmp_path):
+    noise(tmp_path / "a.jpg", 0)
+    write(tmp_path / "notes.json", {"a": 1})
+    with pytest.raises(DataError, match="no annotations in a known format") as raised:
+        load(tmp_path)
+    assert all(f"{key}: {m.NAME}" in str(raised.value) for key, m in recognised.FORMATS.items())
+    with pytest.raises(DataError, match="no export of YOLO there"):
+        load(tmp_path, format="yolo")
+    with pytest.raises(ConfigError, match="format=csv: must be coco, voc, yolo"):
+        Boxes(format="csv")
+
+
+def test_two_formats_in_one_folder_are_chosen_from(tmp_path):
+    yolo(tmp_path, f"1 {NORMAL}")
+    for n in range(3):
+        write(tmp_path / f"xml/{n}.xml", voc_xml(str(n)))
+    with pytest.raises(DataError, match=r"Pascal VOC .* and YOLO .*=voc or dataset\.format=yolo"):
+        load(tmp_path)
+    assert load(tmp_path, format="voc").classes == ("cell",)
+    assert load(tmp_path, format="yolo").classes == ("b", "a")
+
+
+def test_images_elsewhere(tmp_path):
+    export, photos = tmp_path / "export", tmp_path / "photos"
+    paths, classes, _ = labelme(export)
+    for n, path in enumerate(paths):
+        noise(photos / path.name, n)
+    is_box(load(export, images=str(photos)), *classes)
+    with pytest.raises(DataError, match=r"dataset\.images=.*: no such folder"):
+        load(export, images=str(tmp_path / "nowhere"))
+
+
+def test_an_image_that_is_annotated_twice_is_refused(tmp_path):
+    noise(tmp_path / "0.jpg", 0)
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.json", coco_json(1))
+    with pytest.raises(
+        DataError, match=r"1 images are annotated twice:\n  .*0\.jpg in .*a\.json and .*b\.json"
+    ):
+        load(tmp_path)
+
+
+def test_classes_may_be_given(tmp_path):
+    yolo(tmp_path, f"1 {NORMAL}")
+    assert load(tmp_path, classes=["a", "b"]).classes == ("a", "b")
+    with pytest.raises(DataError, match=r"a class that is not in dataset\.classes"):
+        load(tmp_path, classes=["a", "c"])
+
+
+# Orientation
+
+
+@each("orientation", [5, 6, 7, 8])
+def test_a_box_is_turned_as_pillow_turns_the_image(orientation):
+    stored = Image.new("L", (60, 40))
+    stored.paste(255, (6, 4, 36, 24))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.info["exif"] = exif.tobytes()
+    stored.getexif()[0x0112] = orientation
+    upright = ImageOps.exif_transpose(stored)
+    assert upright.size == (40, 60)
+    assert turned(BOX, (60, 40), orientation) == upright.getbbox()
+
+
+@each("orientation", [6, 8])
+def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise(tmp_path / "0.jpg", 0, exif=exif)
+    noise(tmp_path / "1.jpg", 1)
+    write(tmp_path / "a.json", coco_json(2))
+    corpus = load(tmp_path, size=60)
+    box = corpus.train.target("boxes")[0, 0]
+    assert torch.equal(
+        box, torch.tensor(turned(BOX, (60, 40), orientation)) + torch.tensor([10, 0, 10, 0])
+    )
+    assert said(corpus) == [
+        "1 images are turned upright by their Exif orientation, and their boxes with them"
+    ]
+
+
+# Geometry
+
+
+def test_the_box_around_a_turned_shape():
+    assert annotated.rotated((0, 0, 4, 2), 90, (0, 0)) == pytest.approx((-2, 0, 0, 4))
+    assert annotated.ellipse(0, 0, 4, 2, 90) == pytest.approx((-2, -4, 2, 4))
+    t = np.linspace(0, 2 * np.pi, 10_000)
+    c, s = np.cos(np.radians(30)), np.sin(np.radians(30))
+    x, y = 4 * np.cos(t) * c - 2 * np.sin(t) * s, 4 * np.cos(t) * s + 2 * np.sin(t) * c
+    assert annotated.ellipse(0, 0, 4, 2, 30) == pytest.approx(
+        (x.min(), y.min(), x.max(), y.max()), abs=1e-5
+    )
+
+
+def test_the_real_sets_are_read_without_a_word(shared_data):
+    blood = shared_data / "bccd" / "VOCdevkit"
+    corpus = load(blood, size=16, boxes="drop", format="voc")
+    assert corpus.classes == ("Platelets", "RBC", "WBC")
+    assert not said(corpus)
+    assert (len(corpus.train), len(corpus.test)) == (292, 72)
+    few = load(Path(shared_data / "coco_mini"), size=16, boxes="drop")
+    assert (len(few.train), len(few.test)) == (26, 25)
+    assert not said(few)

@@ -4,7 +4,8 @@
     root/{train,val,test}/images/..., and masks/...        val is learnt from, too; other usual names of the three are understood
 
 A mask has one whole number a pixel: 0, 1, ... in the order of `classes`, or what `values` says; and `ignore` where nothing is
-annotated.
+annotated. Or it has a colour a pixel, which `colours` names. With `pattern=*_mask` the mask of a.jpg is a_mask.png, in masks/ or
+beside its image.
 """
 
 import re
@@ -13,11 +14,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sft_exp.data.readers import findings, masks
-from sft_exp.data.readers.files import images_in
+from sft_exp.data.readers.files import images_in, is_image, visible
 from sft_exp.data.readers.masks import Codes, Pair
 from sft_exp.errors import DataError, listing, require
 
-LAYOUTS = "Expected is root/images and root/masks with files called alike, or root/train and root/test with these two in each"
+LAYOUTS = (
+    "Expected is root/images and root/masks with files called alike, or root/train and root/test with these two in each; with "
+    "dataset.pattern=*_mask, where * stands for an image's name, masks may be named otherwise, and lie beside their images"
+)
+
+IGNORED = "ignore"  # in `colours`: where nothing is annotated
 
 
 @dataclass
@@ -31,6 +37,8 @@ class MaskFolder(masks.MaskSet):
     values: list[int] = field(
         default_factory=lambda: []
     )  # value of each class in the masks, e.g. [0, 255]; none = 0, 1, ...
+    colours: Any = None  # of masks in colour: {background: [0,0,0], cell: [255,0,0], ignore: [255,255,255]}; names the classes
+    pattern: str = "*"  # a mask's name without suffix, * standing for its image's: *_mask
     ignore: int | None = (
         255  # value where nothing is annotated, unless it is a class's; null = there is none
     )
@@ -50,6 +58,7 @@ class MaskFolder(masks.MaskSet):
 
     def __post_init__(self):
         super().__post_init__()
+        self.of_colours()
         require(1 < len(self.classes) <= 255, "classes", self.classes, "two names or more")
         n, distinct = len(self.classes), len(set(self.values))
         require(
@@ -58,6 +67,8 @@ class MaskFolder(masks.MaskSet):
             self.values,
             f"{n} different numbers, or none",
         )
+        ok = self.pattern.count("*") == 1 and not set(self.pattern) & set("/\\\\")
+        require(ok, "pattern", self.pattern, "a file name with one *, such as *_mask")
         require(self.unmasked in ("refuse", "pool"), "unmasked", self.unmasked, "refuse or pool")
         ok = self.group is None or re.compile(self.group).groups == 1
         require(
@@ -67,14 +78,33 @@ class MaskFolder(masks.MaskSet):
             "a regular expression with one group, such as (p[0-9]+)_, or null",
         )
 
+    def of_colours(self) -> None:
+        """Check `colours`, and take the classes from it."""
+        self.unknown: list[int] | None = None  # the colour where nothing is annotated
+        if self.colours is None:
+            return
+        valid = "red, green, blue from 0 to 255 by class, such as {background: [0,0,0], cell: [255,0,0]}"
+        require(isinstance(self.colours, dict), "colours", self.colours, valid)
+        for colour in self.colours.values():
+            whole = isinstance(colour, list) and all(
+                type(v) is int and 0 <= v <= 255 for v in colour
+            )
+            require(whole and len(colour) == 3, "colours", self.colours, valid)
+        given = {str(name): colour for name, colour in self.colours.items()}
+        distinct = len({tuple(colour) for colour in given.values()}) == len(given)
+        require(distinct, "colours", self.colours, "different for each class")
+        require(not self.values, "values", self.values, "none where dataset.colours is given")
+        self.unknown = given.pop(IGNORED, None)
+        names = list(given)
+        same = self.classes in (names, ["background", "object"])
+        require(same, "classes", self.classes, f"those of dataset.colours, {names}")
+        self.classes, self.ordered = names, list(given.values())
+
     def load(self):
         root = self.folder(f"the folder of your images. {LAYOUTS}")
         parts = self.parts(root) or [("train", root)]
         if missing := [
-            folder
-            for _, part in parts
-            for folder in (part / "images", part / "masks")
-            if not folder.is_dir()
+            folder for _, part in parts for folder in self.places(part) if not folder.is_dir()
         ]:
             raise DataError(f"dataset.root={root}: there is no {missing[0]}. {LAYOUTS}")
         pairs = [p for split, part in parts for p in self.inside(root, part, split)]
@@ -85,7 +115,11 @@ class MaskFolder(masks.MaskSet):
             pairs += [
                 Pair(f"unlabelled/{p.relative_to(pool).as_posix()}", "pool", p) for p in found
             ]
-        codes = Codes.plain(len(self.classes), self.ignore, self.values)
+        codes = (
+            Codes.colours(self.ordered, self.unknown)
+            if self.colours
+            else Codes.plain(len(self.classes), self.ignore, self.values, True)
+        )
         name = root.resolve().name
         return masks.corpus(self, name, tuple(self.classes), pairs, codes)
 
@@ -95,25 +129,49 @@ class MaskFolder(masks.MaskSet):
         named = [
             (split, folder)
             for folder in folders
-            if folder.is_dir() and (split := findings.split_named(folder.name))
+            if (split := findings.split_named(folder.name))
+            and ((folder / "images").is_dir() or (self.pattern != "*" and holds_images(folder)))
         ]
         if not any((folder / "images").is_dir() for _, folder in named):
             return []
         order = sorted(named, key=lambda found: ("train", "val", "test").index(found[0]))
         return [("test" if split == "test" else "train", folder) for split, folder in order]
 
+    def places(self, part: Path) -> tuple[Path, Path]:
+        """The folders of images and of masks: one folder where a pattern tells the masks from the images in it."""
+        apart = part / "images", part / "masks"
+        together = self.pattern != "*" and not any(place.is_dir() for place in apart)
+        return (part, part) if together else apart
+
     def inside(self, root: Path, part: Path, split: str) -> list[Pair]:
         """The images of one part with their masks. DataError for what has no counterpart."""
-        images = findings.by_stem(images_in(part / "images"), part / "images")
-        found = findings.by_stem(images_in(part / "masks"), part / "masks")
-        if alone := [str(found[stem]) for stem in found if stem not in images]:
+        images_at, masks_at = self.places(part)
+        start, _, end = self.pattern.partition("*")
+        named = re.compile(f"{re.escape(start)}(.+){re.escape(end)}")
+        every = images_in(masks_at)
+        masked = [p for p in every if named.fullmatch(p.stem)] if images_at == masks_at else every
+        images = findings.by_stem(
+            (p for p in images_in(images_at) if p not in set(masked)), images_at
+        )
+        found, other = {}, []  # image's stem -> mask; masks that the pattern does not fit
+        for stem, path in findings.by_stem(masked, masks_at).items():
+            if match := named.fullmatch(Path(stem).name):
+                found[(Path(stem).parent / match[1]).as_posix()] = path
+            else:
+                other.append(str(path))
+        alone = other + [str(found[stem]) for stem in found if stem not in images]
+        if alone:
+            fits = guess(list(images), list(findings.by_stem(masked, masks_at)))
+            hint = (
+                f"\ndataset.pattern={fits} fits all images" if fits and fits != self.pattern else ""
+            )
             raise DataError(
-                f"{len(alone)} masks have no image of their name in {part / 'images'}:{listing(alone)}"
+                f"{len(alone)} masks have no image of their name in {images_at}:{listing(alone)}{hint}"
             )
         bare = [stem for stem in images if stem not in found]
         if bare and self.unmasked == "refuse":
             names = [
-                f"{images[stem]}: there is no mask {part / 'masks' / stem}.png" for stem in bare
+                f"{images[stem]}: there is no mask {self.mask_of(masks_at / stem)}" for stem in bare
             ]
             raise DataError(
                 f"{len(bare)} images have no mask:{listing(names)}\ndataset.unmasked=pool pretrains on them"
@@ -133,9 +191,30 @@ class MaskFolder(masks.MaskSet):
             for stem, path in images.items()
         ]
 
+    def mask_of(self, stem: Path) -> Path:
+        return stem.with_name(self.pattern.replace("*", stem.name) + ".png")
+
     def group_in(self, name: str) -> str | None:
         if self.group is None:
             return None
         if not (match := re.search(self.group, name)):
             raise DataError(f"{name}: dataset.group={self.group} finds no group in this name")
         return match[1]
+
+
+def holds_images(folder: Path) -> bool:
+    return any(is_image(p.name) and visible(p.name) for p in folder.iterdir() if p.is_file())
+
+
+def guess(images: list[str], masks: list[str]) -> str | None:
+    """The pattern by which every image finds a mask, if there is one. Both are paths without suffixes."""
+    there = {Path(mask).name for mask in masks}
+    if not images:
+        return None
+    names = [Path(image).name for image in images]
+    for mask in sorted(there, key=len):
+        if names[0] in mask:
+            pattern = mask.replace(names[0], "*", 1)
+            if all(pattern.replace("*", name) in there for name in names):
+                return pattern
+    return None

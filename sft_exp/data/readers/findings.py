@@ -179,18 +179,14 @@ def _must_differ(seen: Sequence[Seen]) -> None:
 
 
 def masks(
-    classes: Sequence[str],
-    train_MY: np.ndarray,
-    test_MY: np.ndarray | None,
-    ignored: Sequence[int],
-    values: Sequence[int],
+    classes: Sequence[str], train_MY: np.ndarray, test_MY: np.ndarray | None, ignored: Sequence[Any], values: Sequence[int]
 ) -> list[str]:
     """Warnings of classes that no mask holds and of many ignored pixels. DataError where the training masks hold fewer than
     two classes, so that a model that says one class everywhere is always right.
 
     Args:
         train_MY, test_MY: pixels of each class in each mask, and in the last column those that are ignored.
-        ignored, values: the mask values that are ignored, and those of the classes in their order.
+        ignored, values: the mask values that are ignored, and those of the classes in their order; none for colours.
     """
     total_Y = train_MY.sum(0)
     share = total_Y[-1] / max(1, total_Y.sum())

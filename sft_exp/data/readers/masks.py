@@ -23,13 +23,8 @@ from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import bar, console
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
-MASKS = (
-    ".png",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)  # kinds of files that keep a pixel's value as it is
+FEW_VALUES = 32  # a mask with more different values was made smooth, and holds no classes
+MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # kinds of files that keep a pixel's value as it is
 
 
 @dataclass(frozen=True)
@@ -70,56 +65,104 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Codes:
-    """What a mask's pixel values mean."""
+    """What a mask's pixel values, or its colours, mean."""
 
-    known: dict[int, int]  # value -> class, or IGNORE
+    known: dict[int, int]  # value, or colour as 0xRRGGBB -> class, or IGNORE
     classes: int
+    coloured: bool = False
+    keys: bool = False  # whether dataset.values and dataset.colours can say what other values mean
 
     @staticmethod
-    def plain(classes: int, ignore: int | None, values: Sequence[int] = ()) -> "Codes":
+    def plain(
+        classes: int, ignore: int | None, values: Sequence[int] = (), keys: bool = False
+    ) -> "Codes":
         """Class n is the n-th of `values`; without them, n."""
         told = {value: n for n, value in enumerate(values or range(classes))}
-        return Codes({**({} if ignore is None else {ignore: IGNORE}), **told}, classes)
+        return Codes({**({} if ignore is None else {ignore: IGNORE}), **told}, classes, keys=keys)
+
+    @staticmethod
+    def colours(colours: Sequence[Sequence[int]], ignore: Sequence[int] | None) -> "Codes":
+        """Class n is the n-th of `colours` (red, green, blue)."""
+        known = {packed(colour): n for n, colour in enumerate(colours)}
+        return Codes({**({} if ignore is None else {packed(ignore): IGNORE}), **known}, len(colours), True, True)
 
     def read(self, content: bytes, most: int | None = None) -> np.ndarray:
-        """The classes of all pixels, uint8 [H, W]. DataError says what is wrong."""
+        """The classes of all pixels, uint8 [H, W]. DataError says what is wrong.
+
+        Three channels that are equal everywhere, and no transparency, are one grey channel.
+        """
         from PIL import UnidentifiedImageError
 
         try:
             with unpacked(content, most) as file:
-                mode, value_HW = file.mode, np.asarray(file)
+                mode, value_HW = file.mode, np.asarray(file.convert("RGB") if self.coloured else file)
         except DataError:
             raise
         except UnidentifiedImageError as error:
             raise DataError("is no image that Pillow reads" if content else "is empty") from error
         except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
             raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+        if value_HW.ndim == 3 and self.coloured:
+            value_HW = value_HW.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+        elif value_HW.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
+            value_HW = self.grey(value_HW, mode)
         if value_HW.ndim != 2 or value_HW.dtype.kind not in "bui":
             raise DataError(
                 f"has the mode {mode}; a mask has one whole number a pixel (modes 1, L, P, I)"
             )
         value_HW = value_HW.astype(np.int64)
-        wrong = ~np.isin(value_HW, list(self.known))
+        values = np.array(sorted(self.known))
+        place_HW = np.searchsorted(values, value_HW).clip(max=len(values) - 1)
+        wrong = values[place_HW] != value_HW
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
+            what = f"{'colour' if self.coloured else 'value'} {self.name(int(value_HW[row, column]))}"
             raise DataError(
-                f"holds the value {value_HW[row, column]} in row {row}, column {column}; valid are {self.valid()}"
+                f"holds the {what} in row {row}, column {column}; valid are {self.valid()}{self.hint(value_HW)}"
             )
-        table = np.full(max(self.known) + 1, IGNORE, np.uint8)
-        for value, c in self.known.items():
-            table[value] = c
-        return table[value_HW]
+        return np.array([self.known[v] for v in values.tolist()], np.uint8)[place_HW]
+
+    def grey(self, value_HWC: np.ndarray, mode: str) -> np.ndarray:
+        """The one channel of a mask with several equal ones. DataError where they differ."""
+        colour_HWC = value_HWC[..., : 1 if mode == "LA" else 3]
+        if (colour_HWC != colour_HWC[..., :1]).any():
+            many = np.unique(colour_HWC.reshape(-1, 3), axis=0)
+            few = ", ".join(map(str, many[: findings.FEW].tolist()))
+            more = f" and {len(many) - findings.FEW} more" if len(many) > findings.FEW else ""
+            out = "; dataset.colours={background: [0,0,0], ...} says which class is which" if self.keys else ""
+            raise DataError(
+                f"has the mode {mode} and the colours {few}{more}; a mask has one whole number a pixel (modes 1, L, P, I){out}"
+            )
+        if mode != "RGB" and (value_HWC[..., -1] != 255).any():
+            raise DataError(f"has the mode {mode} and transparent parts; a mask has one whole number a pixel (modes 1, L, P, I)")
+        return colour_HWC[..., 0]
+
+    def hint(self, value_HW: np.ndarray) -> str:
+        """The way out of a mask with unknown values."""
+        there = np.unique(value_HW).tolist()
+        if not self.keys or self.coloured:
+            return ""
+        if len(there) > FEW_VALUES:
+            return f". It holds {len(there)} different values: was it resized smoothly, or saved as JPEG before?"
+        listed = ",".join(map(str, there))
+        return f". It holds {listed.replace(',', ', ')}: dataset.values=[{listed}] if these are the classes, in their order"
+
+    def name(self, value: int) -> str:
+        """A value, or a colour's three, as the user writes them."""
+        return f"[{value >> 16},{value >> 8 & 255},{value & 255}]" if self.coloured else str(value)
 
     def valid(self) -> str:
         told = sorted(v for v, c in self.known.items() if c != IGNORE)
-        together = told == list(range(told[0], told[-1] + 1))
+        together = told == list(range(told[0], told[-1] + 1)) and not self.coloured
         ignored = sorted(v for v, c in self.known.items() if c == IGNORE)
-        ends = f"{told[0]} to {told[-1]}" if together else ", ".join(map(str, told))
-        return ends + (
-            f", and {', '.join(map(str, ignored[:3]))} where nothing is annotated"
-            if ignored
-            else ""
-        )
+        ends = f"{told[0]} to {told[-1]}" if together else ", ".join(map(self.name, told))
+        return ends + (f", and {', '.join(map(self.name, ignored[:3]))} where nothing is annotated" if ignored else "")
+
+
+def packed(colour: Sequence[int]) -> int:
+    """Red, green, blue as 0xRRGGBB."""
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue
 
 
 class MaskDecoder:
@@ -254,8 +297,10 @@ def corpus(
     of: dict[str, tuple[str, ...]] = named or {}
     pixels, tested = of.get("mask", classes), [pairs[n].split == "test" for n in masked]
     learnt_MY, test_MY = counts[~np.array(tested)], counts[tested]
-    ignored = sorted(v for v, c in codes.known.items() if c == IGNORE)
+    unknown = sorted(v for v, c in codes.known.items() if c == IGNORE)
+    ignored = list(map(codes.name, unknown)) if codes.coloured else unknown
     values = [min(v for v, c in codes.known.items() if c == n) for n in range(codes.classes)]
+    values = [] if codes.coloured else values
     warnings = [
         *findings.class_names(pixels),
         *findings.masks(pixels, learnt_MY, test_MY if test is not None else None, ignored, values),

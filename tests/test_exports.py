@@ -1,7 +1,9 @@
 """What labelling tools export, in each tool's own layout (written here after the tool's published format): the boxes that
 are read, what is said of what is left out, and what is refused."""
 
+import contextlib
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -613,6 +615,97 @@ def test_a_cvat_video_is_refused_with_the_way_out(tmp_path):
     write(tmp_path / "annotations.xml", "<annotations><track id='0' label='cell'/></annotations>")
     with pytest.raises(DataError, match="export it from CVAT as 'CVAT for images"):
         load(tmp_path)
+
+
+# Damage
+
+
+JUNK = [
+    None,
+    -1,
+    1e400,
+    "",
+    "x",
+    [],
+    {},
+    [1],
+    [[1, 2], 3],
+    {"a": 1},
+    True,
+    10**30,
+    [None],
+    "../../etc/passwd",
+    "/dev/zero",
+]
+
+
+def of_coco(root):
+    write(root / "a.json", coco_json(3, segmentation=[[6, 4, 36, 4, 36, 24]]))
+    return [root / f"{n}.jpg" for n in range(3)], (), []
+
+
+def of_voc(root):
+    for n in range(3):
+        write(root / f"{n}.xml", voc_xml(str(n)))
+    return [root / f"{n}.jpg" for n in range(3)], (), []
+
+
+def of_yolo(root):
+    yolo(root, f"1 {NORMAL}")
+    return [], (), []
+
+
+def places(value, path=()):
+    """The path of everything in a JSON value."""
+    yield path
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, below in items:
+        yield from places(below, (*path, key))
+
+
+def damage(file, rng):
+    """One value of a JSON replaced or removed, or some bytes of a text."""
+    if file.suffix == ".json":
+        content = json.loads(file.read_text())
+        *path, last = rng.choice([p for p in places(content) if p])
+        at = content
+        for key in path:
+            at = at[key]
+        if rng.random() < 0.3:
+            del at[last]
+        else:
+            at[last] = rng.choice(JUNK)
+        write(file, json.dumps(content))
+        return
+    content = bytearray(file.read_bytes())
+    at = rng.randrange(len(content))
+    content[at : at + rng.randint(0, 20)] = rng.choice(
+        [b"", b"<", b"&x;", b"-9e9", b"nan ", b"\xff", b"\n", b'"', b"{"]
+    )
+    file.write_bytes(content)
+
+
+@each(
+    "export",
+    [of_coco, of_voc, of_yolo, cvat, label_studio, label_studio_min, via, via_table, labelme],
+)
+def test_damaged_annotations_are_read_or_refused_by_name(tmp_path, export):
+    rng = random.Random(21)
+    for round_ in range(20):
+        root = tmp_path / str(round_)
+        paths, *_ = export(root)
+        for n, path in enumerate(paths):
+            noise(path, n)
+        kinds = (".json", ".xml", ".txt", ".yaml", ".csv")
+        damage(rng.choice(sorted(p for p in root.rglob("*") if p.suffix in kinds)), rng)
+        with contextlib.suppress(DataError, ConfigError):
+            load(root, boxes=rng.choice(["drop", "refuse"]))
 
 
 # Which format

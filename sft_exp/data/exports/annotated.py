@@ -9,7 +9,7 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -178,6 +178,16 @@ class Tree:
         return found[1].decode() if found else None
 
 
+def text_of(file: Path) -> str:
+    """A text file in UTF-8, with or without its mark. DataError where it cannot be read or is none."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: no text in UTF-8 ({error})") from error
+
+
 def xml(file: Path, hint: str = "") -> ET.Element:
     """The outermost element. DataError where there is no such file, with the hint, or no XML in it."""
     try:
@@ -189,11 +199,14 @@ def xml(file: Path, hint: str = "") -> ET.Element:
 
 
 def number(value: Any, where: str) -> float:
-    """A finite or infinite number. DataError otherwise."""
+    """A finite number. DataError otherwise."""
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {value!r} is no number") from error
+    if not math.isfinite(found):
+        raise DataError(f"{where}: {value!r} is no finite number")
+    return found
 
 
 def around(points: Iterable[Any], where: str) -> Corners:
@@ -223,6 +236,8 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> C
     return x - wide, y - high, x + wide, y + high
 
 
-def flat(pairs: Sequence[Any]) -> list[Any]:
-    """[[x, y], ...] as [x, y, ...]"""
+def flat(pairs: Any, where: str) -> list[Any]:
+    """[[x, y], ...] as [x, y, ...]. DataError where it is no such list."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
+        raise DataError(f"{where}: the points are no list of pairs x, y")
     return [v for pair in pairs for v in pair]

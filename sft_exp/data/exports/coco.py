@@ -14,6 +14,7 @@ from sft_exp.data.exports.annotated import (
     Settings,
     Tree,
     around,
+    flat,
 )
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
@@ -150,8 +151,9 @@ def corners_of(a: dict[str, Any], where: str) -> Corners | None:
         return x, y, x + width, y + height
     outline = a.get("segmentation")
     if isinstance(outline, list) and outline:
-        flat = [v for part in outline for v in part] if isinstance(outline[0], list) else outline
-        return around(flat, f"{where}, segmentation") if flat else None
+        parts = outline if isinstance(outline[0], list) else [outline]
+        points = flat(parts, f"{where}, segmentation")
+        return around(points, f"{where}, segmentation") if points else None
     if isinstance(outline, dict) and {"counts", "size"} <= {*outline}:
         return run_lengths(outline, where)
     return None

@@ -79,7 +79,8 @@ def results_of(task: dict[str, Any], name: str, left: LeftOut) -> list[dict[str,
             v for v in task.values() if isinstance(v, list) and all(isinstance(r, dict) for r in v)
         ]
         return [{"value": row, **row} for rows in lists for row in rows] if lists else None
-    done = [a for a in task["annotations"] if isinstance(a, dict) and not a.get("was_cancelled")]
+    given = task["annotations"] if isinstance(task["annotations"], list) else []
+    done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
     if not done:
         return None
     if len(done) > 1:
@@ -88,7 +89,8 @@ def results_of(task: dict[str, Any], name: str, left: LeftOut) -> list[dict[str,
             name,
         )
     best = next((a for a in done if a.get("ground_truth")), done[0])
-    return [r for r in best.get("result") or [] if isinstance(r, dict)]
+    results = best.get("result") or []
+    return [r for r in results if isinstance(r, dict)] if isinstance(results, list) else None
 
 
 def boxes_of(
@@ -129,7 +131,7 @@ def corners_of(value: dict[str, Any], sides: tuple[Any, Any], where: str) -> Cor
 
     turn = number(value.get("rotation") or 0, f"{where}, rotation")
     if "points" in value:
-        given = [number(v, where) for v in flat(value["points"])]
+        given = [number(v, where) for v in flat(value["points"], where)]
         return around([v * (wide, high)[n % 2] / 100 for n, v in enumerate(given)], where)
     x, y = pixels("x", wide), pixels("y", high)
     if "radiusX" in value:

@@ -71,10 +71,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 def corners_of(kind: str, points: Any, where: str) -> Corners:
     """The box of a shape: around its points, which of a rectangle or a mask are two corners, or around a circle, given by
     its centre and a point on it."""
-    try:
-        values = [number(v, where) for v in flat(points)]
-    except TypeError as error:
-        raise DataError(f"{where}: its points are no list of pairs x, y") from error
+    values = [number(v, where) for v in flat(points, where)]
     if kind == "circle" and len(values) == 4:
         x, y = values[:2]
         radius = math.dist(values[:2], values[2:])

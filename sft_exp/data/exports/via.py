@@ -71,7 +71,7 @@ def images_of(file: Path, tree: Tree) -> Iterator[tuple[str, list[Region]]]:
                     f"{file}, line {number_}: no JSON in a region's column ({error})"
                 ) from error
             if shape:
-                regions.append(Region(shape, attributes))
+                regions.append(region_of(shape, attributes, f"{file}, line {number_}"))
         yield from found.items()
         return
     for entry in _entries(tree.json(file)) or []:
@@ -79,13 +79,25 @@ def images_of(file: Path, tree: Tree) -> Iterator[tuple[str, list[Region]]]:
         rows = list(given.values()) if isinstance(given, dict) else given
         if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
             raise DataError(f"{file}: the regions of {entry['filename']} are no list")
+        name = str(entry["filename"])
         yield (
-            str(entry["filename"]),
+            name,
             [
-                Region(r.get("shape_attributes") or {}, r.get("region_attributes") or {})
-                for r in rows
+                region_of(
+                    row.get("shape_attributes") or {},
+                    row.get("region_attributes") or {},
+                    f"{file}, {name}",
+                )
+                for row in rows
             ],
         )
+
+
+def region_of(shape: Any, attributes: Any, where: str) -> Region:
+    """DataError where shape and attributes are not those of a region."""
+    if not isinstance(shape, dict) or not isinstance(attributes, dict):
+        raise DataError(f"{where}: a region's attributes are no mapping of names to values")
+    return Region(shape, attributes)
 
 
 def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
@@ -161,8 +173,8 @@ def corners_of(shape: dict[str, Any], where: str) -> Corners:
         x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
         return ellipse(x, y, rx, ry, math.degrees(value("theta", 0)))
     if kind == "polygon":
-        xs, ys = shape.get("all_points_x") or [], shape.get("all_points_y") or []
-        if len(xs) != len(ys):
-            raise DataError(f"{where}: {len(xs)} x and {len(ys)} y")
+        xs, ys = (shape.get(f"all_points_{axis}") for axis in "xy")
+        if not (isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)):
+            raise DataError(f"{where}: all_points_x and all_points_y are no lists of equal length")
         return around([v for pair in zip(xs, ys, strict=True) for v in pair], where)
     raise DataError(f"{where}: a shape named {kind!r} is not known")

@@ -20,6 +20,7 @@ from sft_exp.data.exports.annotated import (
     Tree,
     around,
     number,
+    text_of,
 )
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
@@ -52,11 +53,9 @@ def files(tree: Tree) -> list[Path]:
 def mapping(file: Path) -> dict[Any, Any]:
     """A YAML file's keys; none where it holds no mapping. DataError where it cannot be read."""
     try:
-        content = safe_load(file.read_text(encoding="utf-8-sig"))
-    except (YAMLError, UnicodeDecodeError, RecursionError):
+        content = safe_load(text_of(file))
+    except (YAMLError, RecursionError):
         return {}
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -91,7 +90,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 def meta(file: Path) -> Meta:
     """DataError where the names are neither a list nor numbered from 0."""
     if file.name in LISTS:
-        names: Any = file.read_text(encoding="utf-8-sig").splitlines()
+        names: Any = text_of(file).splitlines()
         while names and not names[-1].strip():
             names.pop()
         content: dict[Any, Any] = {}
@@ -146,7 +145,7 @@ def listed(tree: Tree, about: Meta) -> dict[Path, str]:
                 inside = place.resolve()
                 named = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
             else:
-                names = place.read_text(encoding="utf-8-sig").split("\n")
+                names = text_of(place).split("\n")
                 named = [p for n in names if n.strip() and (p := tree.find(n.strip(), place))]
             for path in named:
                 if splits.setdefault(path.resolve(), split) != split:
@@ -181,7 +180,7 @@ def lines(text: Path, image: Path, about: Meta) -> list[Box]:
     """The boxes of a text, in pixels of the upright image. DataError names the line."""
     wide, high = sides(image)
     boxes = []
-    for n, line in enumerate(text.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for n, line in enumerate(text_of(text).splitlines(), start=1):
         if not (words := line.split()):
             continue
         where = f"line {n}"

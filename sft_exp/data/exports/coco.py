@@ -64,7 +64,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
                 continue
             split = findings.split_named(split_of(file)) or tree.split(file) or tree.split(path)
             images.append(Annotated(path, picture.boxes, file, picture.size, split))
-    return Export(images, tuple(classes), (*notes, *left.notes))
+    return Export(images, tuple(classes), (*dict.fromkeys(notes), *left.notes))
 
 
 def parse(file: Path, layout: str = "") -> Content:

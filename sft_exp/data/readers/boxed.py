@@ -21,6 +21,8 @@ from sft_exp.data.decode import ORIENTATION, unpacked
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, Seen, survey
+from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.progress import console
 
 NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
 
@@ -113,7 +115,6 @@ def corpus(
         [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault],
         "images cannot be used",
     )
-    refuse([f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault], "images cannot be used")
     marked, stored = upright(marked, seen)
     refuse(
         [
@@ -142,10 +143,18 @@ def corpus(
         **({"test": facts(test, kept[len(train) :], classes)} if test else {}),
         "dropped": faults,
     }
-    console.print(told(name, report, len(classes), recognised), highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        told(name, report, len(classes), recognised), highlight=False, soft_wrap=True, markup=False
+    )
     if stored:
-        notes = [*notes, f"{len(stored):,} images are turned upright by their Exif orientation, and their boxes with them"]
-    rest = [s._replace(traits=s.traits._replace(turned=False)) if n in stored else s for n, s in enumerate(seen)]
+        notes = [
+            *notes,
+            f"{len(stored):,} images are turned upright by their Exif orientation, and their boxes with them",
+        ]
+    rest = [
+        s._replace(traits=s.traits._replace(turned=False)) if n in stored else s
+        for n, s in enumerate(seen)
+    ]
     warnings = [*notes, *findings.class_names(classes), *findings.images(rest, levels, "boxes")]
     report |= findings.said(name, warnings)
 
@@ -239,7 +248,9 @@ def sound(marked: Marked, size: tuple[int, int], clip: bool) -> tuple[list[Box],
             else ""
         )  # fmt: skip
         if why:
-            corners = f" ({', '.join(f'{v:g}' for v in box.at)})" if all(map(isfinite, box.at)) else ""
+            corners = (
+                f" ({', '.join(f'{v:g}' for v in box.at)})" if all(map(isfinite, box.at)) else ""
+            )
             where = f"{marked.told}, {box.name}" if box.name else marked.told
             faults.append(f"{where}: {box.label}{corners} of {marked.file.id} {why}")
         if not why or (clip and why.startswith("reaches")):

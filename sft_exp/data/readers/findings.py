@@ -179,7 +179,11 @@ def _must_differ(seen: Sequence[Seen]) -> None:
 
 
 def masks(
-    classes: Sequence[str], train_MY: np.ndarray, test_MY: np.ndarray | None, ignored: Sequence[Any], values: Sequence[int]
+    classes: Sequence[str],
+    train_MY: np.ndarray,
+    test_MY: np.ndarray | None,
+    ignored: Sequence[Any],
+    values: Sequence[int],
 ) -> list[str]:
     """Warnings of classes that no mask holds and of many ignored pixels. DataError where the training masks hold fewer than
     two classes, so that a model that says one class everywhere is always right.

@@ -24,7 +24,13 @@ from sft_exp.progress import bar, console
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
 FEW_VALUES = 32  # a mask with more different values was made smooth, and holds no classes
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # kinds of files that keep a pixel's value as it is
+MASKS = (
+    ".png",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+)  # kinds of files that keep a pixel's value as it is
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,12 @@ class Codes:
     def colours(colours: Sequence[Sequence[int]], ignore: Sequence[int] | None) -> "Codes":
         """Class n is the n-th of `colours` (red, green, blue)."""
         known = {packed(colour): n for n, colour in enumerate(colours)}
-        return Codes({**({} if ignore is None else {packed(ignore): IGNORE}), **known}, len(colours), True, True)
+        return Codes(
+            {**({} if ignore is None else {packed(ignore): IGNORE}), **known},
+            len(colours),
+            True,
+            True,
+        )
 
     def read(self, content: bytes, most: int | None = None) -> np.ndarray:
         """The classes of all pixels, uint8 [H, W]. DataError says what is wrong.
@@ -95,7 +106,10 @@ class Codes:
 
         try:
             with unpacked(content, most) as file:
-                mode, value_HW = file.mode, np.asarray(file.convert("RGB") if self.coloured else file)
+                mode, value_HW = (
+                    file.mode,
+                    np.asarray(file.convert("RGB") if self.coloured else file),
+                )
         except DataError:
             raise
         except UnidentifiedImageError as error:
@@ -116,7 +130,9 @@ class Codes:
         wrong = values[place_HW] != value_HW
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            what = f"{'colour' if self.coloured else 'value'} {self.name(int(value_HW[row, column]))}"
+            what = (
+                f"{'colour' if self.coloured else 'value'} {self.name(int(value_HW[row, column]))}"
+            )
             raise DataError(
                 f"holds the {what} in row {row}, column {column}; valid are {self.valid()}{self.hint(value_HW)}"
             )
@@ -129,12 +145,18 @@ class Codes:
             many = np.unique(colour_HWC.reshape(-1, 3), axis=0)
             few = ", ".join(map(str, many[: findings.FEW].tolist()))
             more = f" and {len(many) - findings.FEW} more" if len(many) > findings.FEW else ""
-            out = "; dataset.colours={background: [0,0,0], ...} says which class is which" if self.keys else ""
+            out = (
+                "; dataset.colours={background: [0,0,0], ...} says which class is which"
+                if self.keys
+                else ""
+            )
             raise DataError(
                 f"has the mode {mode} and the colours {few}{more}; a mask has one whole number a pixel (modes 1, L, P, I){out}"
             )
         if mode != "RGB" and (value_HWC[..., -1] != 255).any():
-            raise DataError(f"has the mode {mode} and transparent parts; a mask has one whole number a pixel (modes 1, L, P, I)")
+            raise DataError(
+                f"has the mode {mode} and transparent parts; a mask has one whole number a pixel (modes 1, L, P, I)"
+            )
         return colour_HWC[..., 0]
 
     def hint(self, value_HW: np.ndarray) -> str:
@@ -156,7 +178,11 @@ class Codes:
         together = told == list(range(told[0], told[-1] + 1)) and not self.coloured
         ignored = sorted(v for v, c in self.known.items() if c == IGNORE)
         ends = f"{told[0]} to {told[-1]}" if together else ", ".join(map(self.name, told))
-        return ends + (f", and {', '.join(map(self.name, ignored[:3]))} where nothing is annotated" if ignored else "")
+        return ends + (
+            f", and {', '.join(map(self.name, ignored[:3]))} where nothing is annotated"
+            if ignored
+            else ""
+        )
 
 
 def packed(colour: Sequence[int]) -> int:

@@ -724,7 +724,7 @@ def test_without_a_test_split_folds_give_the_verdict():
     result = sft_exp.run(overrides("val=none", "draws=3"), "run")
     assert result["verdict"]["word"] in ("helped", "hurt", "cannot tell")
     assert result["verdict"]["draws"] == 3
-    assert "folds of one data set" in result["verdict"]["text"]
+    assert "other folds" in result["verdict"]["text"]
     assert result["choices"]["encoder"].startswith("conv")
     assert result["config"]["labels"] == "all"
     assert result["data"]["labelled"] + result["data"]["test"] == result["data"]["train"] == 16

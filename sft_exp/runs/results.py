@@ -229,14 +229,15 @@ def losses(job: Job, arm: str) -> list[list[float]]:
     ]
 
 
-def covers(job: Job) -> str:
+def design(job: Job) -> str:
+    """What was run several times, in a sentence."""
     e = job.experiment
     if job.labels.count == "all" and job.corpus.test is not None:
         which = "the chosen" if job.labels.table else "all"
-        return f"The interval covers {e.draws} initialisations and orders, for {which} labels and one pretraining seed."
+        return f"{e.draws} initialisations and orders for {which} labels, one pretraining seed."
     if job.corpus.test is None:
-        return f"The interval covers {e.draws} folds of one data set (Nadeau and Bengio's correction) and one pretraining seed."
-    return f"The interval covers {e.draws} label draws, for one pretraining seed."
+        return f"{e.draws} folds of one data set, one pretraining seed."
+    return f"{e.draws} label draws, one pretraining seed."
 
 
 def validation(job: Job) -> dict[str, float]:

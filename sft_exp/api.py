@@ -12,6 +12,7 @@ from sft_exp.config.schema import Experiment
 from sft_exp.core.encoder import Backbone
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.execution import session
+from sft_exp.failures import translated
 from sft_exp.jobs import prepare
 from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import Readout
@@ -24,7 +25,8 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
 
     Raises ConfigError, DataError, NonFiniteError, StorageError or Interrupted instead of exiting.
     """
-    values, choices = compose(overrides or [])
+    with translated(overrides or []):
+        values, choices = compose(overrides or [])
     name = f"{choices['pretrainer']}-{choices['optim']}-{choices['dataset']}"
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
     where = Path(folder) if folder else Path("outputs/runs") / name / stamp

@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp.config import build, help_text, sources
-from sft_exp.errors import Failure, StorageError
+from sft_exp.config import build, help_text, hydra_state, sources
+from sft_exp.errors import ConfigError, Failure, StorageError
 
 if TYPE_CHECKING:
     pass
@@ -80,8 +80,23 @@ def say(error: BaseException, text: str, always: bool = False) -> None:
     print(f"sft_exp: {text}", file=sys.stderr)
 
 
-def explain(error: BaseException) -> str:
-    """Hydra's complaint, and the closest valid word for each override that names nothing."""
+@contextmanager
+def translated(overrides: list[str]) -> Iterator[None]:
+    """Raise what Hydra and OmegaConf say of the overrides as a ConfigError, for those who call from Python."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        with hydra_state.alone():
+            text = explain(error, overrides)
+        given = [o.partition("=") for o in overrides]
+        wrong = [(key, value) for key, _, value in given if key and key in text]
+        raise ConfigError(*(wrong or [("overrides", " ".join(overrides))])[0], text) from error
+
+
+def explain(error: BaseException, words: list[str] | None = None) -> str:
+    """Hydra's complaint, and the closest valid word for each override that names nothing. `words` are the overrides;
+    by default those of the command line."""
+    words = sys.argv[1:] if words is None else words
     lines = [
         line
         for line in str(error).splitlines()
@@ -93,9 +108,9 @@ def explain(error: BaseException) -> str:
             for line in str(error.__cause__).splitlines()
             if line.strip() and not line.strip().startswith(NOISE)
         ]
-    if hints := unquoted(sys.argv[1:]):
+    if hints := unquoted(words):
         return "\n  ".join(hints)
-    return "\n  ".join([*dict.fromkeys(lines), *suggestions(sys.argv[1:])])
+    return "\n  ".join([*dict.fromkeys(lines), *suggestions(words)])
 
 
 def unquoted(words: list[str]) -> list[str]:

@@ -178,7 +178,7 @@ def test_help_completion_and_typing_errors_do_not_wait_for_torch():
         "labels=x1 seed=y 2 []",
     ]
     for word in (
-        "python -m sft_exp pretrainer=vae optim=adam",
+        "    sft_exp pretrainer=vae optim=adam",
         "momentum",
         "labels",
         "checkpoint",

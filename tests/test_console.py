@@ -226,3 +226,30 @@ def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path):
     Path("count=5").touch()
     found = args.parse("do", "", Everything, ["r", "a=b.png", "count=5"])
     assert (found.files, found.count) == (["a=b.png"], 5)
+
+
+# From Python
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["optim.lrr=3"], "did you mean optim.lr=3?"),
+        (["optm=adam"], "did you mean optim=adam?"),
+        (["optim=adm"], "did you mean optim=adam?"),
+        (["seed=y"], "could not be converted to Integer"),
+    ],
+)
+def test_a_slip_from_python_is_our_error(overrides, said):
+    from hydra.core.global_hydra import GlobalHydra
+
+    with pytest.raises(ConfigError) as raised:
+        sft_exp.run(overrides)
+    assert said in str(raised.value)
+    assert raised.value.key == overrides[-1].partition("=")[0]
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_the_public_names_are_listed():
+    assert set(sft_exp.__all__) <= set(dir(sft_exp))
+    assert all(getattr(sft_exp, name) for name in sft_exp.__all__)

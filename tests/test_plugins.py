@@ -136,3 +136,13 @@ def test_the_folder_is_found_among_a_commands_words():
     assert register.plugins_in(["-m", "plugins=a", "seed=1"]) == "a"
     assert register.plugins_in(["+plugins='a b'"]) == "a b"
     assert register.plugins_in(["seed=1"]) is None
+
+
+def test_a_field_may_have_a_literal_type_and_a_named_default(tmp_path):
+    file = tmp_path / "mine.py"
+    head = "from dataclasses import dataclass\nfrom typing import Literal\nMOST = 7\n"
+    body = "    way: Literal['a', 'b'] = 'a'\n    most: int = MOST\n"
+    file.write_text(f"{head}@dataclass\nclass Mine:\n{body}")
+    ours = {f.name: (f.type, f.default) for f in fields(sources.node(file, "mine"))}
+    assert ours["way"] == (str, "a")
+    assert ours["most"] == (int, 7)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields as fields_of
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -139,6 +139,12 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
                 options[key],
                 f"no such field of {found.__name__}{did_you_mean(key, names)}",
             )
+    for key, hint in get_type_hints(found).items():
+        if get_origin(hint) is Literal and options.get(key, get_args(hint)[0]) not in get_args(
+            hint
+        ):
+            valid = f"must be {' or '.join(map(str, get_args(hint)))}"
+            raise ConfigError(f"{group}.{key}", options[key], valid)
     try:
         return found(**options)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """Parts read from their source: typed Hydra nodes without importing a part, so composing costs no `import torch`."""
 
 import ast
+from collections.abc import Sequence
 from dataclasses import field, make_dataclass
 from dataclasses import fields as fields_of
 from functools import cache
@@ -97,7 +98,7 @@ def node(file: Path, module: str) -> type:
     found = [
         target,
         *(f for base in kind.bases for f in inherited(ast.unparse(base), body)),
-        *own(kind),
+        *own(kind, body),
     ]
     return make_dataclass(
         kind.name, list({f[0]: f for f in found}.values())
@@ -131,7 +132,7 @@ def open_ended(kind: type, file: Path) -> Any:
     return made
 
 
-def own(kind: ast.ClassDef) -> list[Any]:
+def own(kind: ast.ClassDef, body: Sequence[ast.stmt] = ()) -> list[Any]:
     """The fields that a class's body declares: (name, type, dataclass field)."""
     lines = [
         line
@@ -139,7 +140,7 @@ def own(kind: ast.ClassDef) -> list[Any]:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     ]
     return [
-        (line.target.id, annotation(line.annotation), default(line.value))  # type: ignore[union-attr]
+        (line.target.id, annotation(line.annotation), default(line.value, body))  # type: ignore[union-attr]
         for line in lines
         if "ClassVar" not in ast.unparse(line.annotation)
     ]
@@ -189,16 +190,25 @@ def annotation(tree: ast.expr) -> Any:
         return None
     if isinstance(tree, ast.BinOp):
         return annotation(tree.left) | annotation(tree.right)
+    if isinstance(tree, ast.Subscript) and ast.unparse(tree.value) in ("Literal", "typing.Literal"):
+        given = ast.literal_eval(tree.slice)
+        kinds = {type(value) for value in (given if isinstance(given, tuple) else (given,))}
+        return kinds.pop() if len(kinds) == 1 else Any
     if isinstance(tree, ast.Subscript):
         inner = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
         return TYPES[ast.unparse(tree.value)][tuple(annotation(t) for t in inner)]
     return TYPES[ast.unparse(tree)]
 
 
-def default(tree: ast.expr | None) -> Any:
+def default(tree: ast.expr | None, body: Sequence[ast.stmt] = ()) -> Any:
     """A dataclass field with the literal that the source gives, itself or in `field(default=...)` or its `default_factory`."""
     if tree is None:
         return field()
+    if isinstance(tree, ast.Name):  # a constant of the module
+        known = {
+            n: s for s in body if isinstance(s, ast.Assign) for n in map(ast.unparse, s.targets)
+        }
+        return default(known[tree.id].value)
     if isinstance(tree, ast.Call):
         given = {k.arg: k.value for k in tree.keywords}
         if "default" in given:

@@ -18,7 +18,7 @@ TYPED = [
     ("pretrainer.bta=1", 2, "pretrainer.bta", "did you mean pretrainer.beta=1?"),
     ("strategy=lineer", 2, "strategy/lineer", "logistic", "did you mean strategy=linear?"),
     ("+key=1", 2, "key=1: no such key"),
-    ("labels", 2, "labels", "EQUAL"),
+    ("labels", 2, "labels: no such command", "did you mean label?"),
     ("pretrainer=ae,vae", 2, "pretrainer=ae,vae", "--multirun"),
     ("pretrain.epochs=1.5", 2, "pretrain.epochs", "Integer"),
     ("labels=0", 2, "labels=0: must be a number above 0", "5%", "all"),

@@ -91,6 +91,7 @@ def test_pretrains_once_and_repeats_nothing():
     assert made == {f: f.stat().st_mtime_ns for f in Path("outputs/store").glob("*-*")}
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_all_jobs_would_compute_and_runs_none():
     def counts() -> dict[str, list[str]]:
         rows = [line.split() for line in sweep(*GRID, *TINY, "plan=true").splitlines()]
@@ -391,7 +392,13 @@ def test_two_jobs_in_one_folder_are_refused(subdir):
         laid("hydra.sweep.dir=there", f"hydra.sweep.subdir={subdir}")
 
 
-@pytest.mark.parametrize("subdir", ["${hydra.job.override_dirname}", "a/seed_${seed}"])
+@pytest.mark.parametrize(
+    "subdir",
+    [
+        "${hydra.job.override_dirname}",
+        pytest.param("a/seed_${seed}", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sweep_in_folders_of_ones_own_is_whole(subdir):
     given = [
         "seed=0,1",

@@ -129,10 +129,12 @@ class MaskFolder(masks.MaskSet):
         named = [
             (split, folder)
             for folder in folders
-            if (split := findings.split_named(folder.name))
-            and ((folder / "images").is_dir() or (self.pattern != "*" and holds_images(folder)))
+            if folder.is_dir() and (split := findings.split_named(folder.name))
         ]
-        if not any((folder / "images").is_dir() for _, folder in named):
+        if not any(
+            (folder / "images").is_dir() or (self.pattern != "*" and holds_images(folder))
+            for _, folder in named
+        ):
             return []
         order = sorted(named, key=lambda found: ("train", "val", "test").index(found[0]))
         return [("test" if split == "test" else "train", folder) for split, folder in order]

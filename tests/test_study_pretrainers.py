@@ -62,7 +62,7 @@ def test_a_pretrainer_is_compared_with_none_on_the_same_seed_and_draw(tmp_path):
     assert "linear, 10 labels a class: vicreg is best, 90.0 % (none: 70.0 %)." in found.sentences
     assert "full, all labels, against none: helped: vicreg; hurt: ae." in found.sentences
     assert any(
-        "their 4 intervals" in note for note in found.notes
+        "The 4 intervals hold together" in note for note in found.notes
     )  # two pretrainers at two label counts
     assert found.pictures[0].png.startswith(b"\x89PNG")
 

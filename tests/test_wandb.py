@@ -346,7 +346,7 @@ def test_stopped_in_the_middle_it_is_one_run(online, server):
     experiment(online, *long)
     (_,), (tuned,) = whole(clean(server))
     same_as_results(tuned)
-    assert steps(tuned) == [*range(15, 3001, 15)], "monotone, each once"
+    assert steps(tuned) == [1, *range(15, 3001, 15)], "monotone, each once"
     assert not find("outputs/wandb/*/pending.json")
 
 
@@ -509,7 +509,7 @@ def of_a_sweep(state):
     results = [json.loads(f.read_text())["test"]["accuracy"] for f in folder.glob("*/results.json")]
     assert sorted(r["summary"]["test/accuracy"] for r in tuned) == sorted(results)
     names = {
-        f"optim={optim} optim.lr={rate}" for optim in ("sgd", "adam") for rate in ("1e-2", "1e-3")
+        f"optim={optim} optim.lr={rate}" for optim in ("sgd", "adam") for rate in (0.01, 0.001)
     }
     assert {r["display_name"] for r in tuned} == names, "what varies, and nothing else"
     assert len(find(f"{folder}/wandb/*run-*")) == 5, "one folder for a sweep"

@@ -242,10 +242,10 @@ def test_few_images_of_a_class_make_few_folds(least):
 
 def test_a_class_or_group_alone_cannot_be_held_out():
     images = Images(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 0, 1]), list("abcd"))
-    with pytest.raises(DataError, match=r"1 images of class 'rare': at least 2"):
+    with pytest.raises(DataError, match=r"class 'rare' has 1 labelled image, and 2 are"):
         fold(images, ("common", "rare"), 0)
     images.groups = ["one", "two", "three", "one"]  # the rare class is known from a single patient
-    with pytest.raises(DataError, match=r"1 groups of class 'rare': at least 2"):
+    with pytest.raises(DataError, match=r"class 'rare' has 1 labelled group, and 2 are"):
         fold(images, ("common", "rare"), 0)
 
 

@@ -273,9 +273,10 @@ def fold(
 
     fewest, scarce = scarcest(images)
     if fewest < 2:
-        what = "groups" if images.groups else "images"
+        what, several = ("group", "groups") if images.groups else ("image", "images")
         raise DataError(
-            f"{fewest} {what} of class {classes[scarce]!r}: at least 2 are needed to hold some out"
+            f"class {classes[scarce]!r} has {fewest} labelled {what if fewest == 1 else several}, and 2 are needed to hold "
+            f"some out: label another {what} of it, or leave the class out of the data set"
         )
     kind = StratifiedGroupKFold if images.groups else StratifiedKFold
     folds = min(folds, fewest)

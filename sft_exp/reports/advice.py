@@ -72,7 +72,7 @@ def notes(job: Job, result: Result) -> list[str]:
     found += [head["text"] for head in result.get("heads", {}).values()]
     found += [told["text"]] if (told := result.get("unlabelled")) else []
     found += result.get("judgement", {}).get("notes", [])
-    return [*found, *filter(None, [generated(result), copied(result), reused(job, result)])]
+    return [*found, *filter(None, [generated(result), copied(job, result), reused(job, result)])]
 
 
 def weights(result: Result) -> str:
@@ -116,13 +116,15 @@ def floors(result: Result) -> dict[str, float]:
     return {arm: value for arm, value in best_first if value >= result["test"][score]}
 
 
-def copied(result: Result) -> str:
+def copied(job: Job, result: Result) -> str:
     """What test images that may have been seen in training are worth; empty if there are none."""
     if not result["data"].get("copies"):
         return ""
     arms, score = {MAIN: result["test"], **result["controls"]}, result.get("score", "accuracy")
     apart = ", ".join(
-        f"{arm} {100 * s[f'{score}_apart']:.1f}" for arm, s in arms.items() if f"{score}_apart" in s
+        f"{called(job, arm, result)} {100 * s[f'{score}_apart']:.1f}"
+        for arm, s in arms.items()
+        if f"{score}_apart" in s
     )
     count = f"{result['data']['copies']} test images are copies, exact or near, of images that may be learnt from"
     return f"{count}; {score} (%) on the others: {apart}." if apart else f"{count}."

@@ -1,37 +1,209 @@
 """The same parts from Python: `sft_exp.run(["pretrainer=vae", "labels=5"])`."""
 
+import functools
 import json
 import time
 import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft_exp.config import build
 from sft_exp.config.compose import compose
-from sft_exp.config.schema import Experiment
+from sft_exp.config.schema import Experiment, Target
 from sft_exp.core.encoder import Backbone
+from sft_exp.core.metric import Metric
+from sft_exp.core.pretrainer import Pretrainer
+from sft_exp.core.rng import seed_global, seed_of
+from sft_exp.core.types import Spec
+from sft_exp.data import own_dataset
+from sft_exp.data.images import Images
+from sft_exp.data.own_dataset import OwnDataset
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.execution import session
 from sft_exp.failures import translated
 from sft_exp.jobs import prepare
-from sft_exp.models import transfer
+from sft_exp.metrics.torchmetrics_class import TorchMetric
+from sft_exp.models import own_module, transfer
 from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.own_module import OwnModule
+from sft_exp.reports import page
+from sft_exp.reports.drawing import Picture
+from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
+from sft_exp.training.loop import Plan, train
+from sft_exp.training.optim import optimizers_for
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-def run(overrides: list[str] | None = None, folder: str | Path | None = None) -> dict[str, Any]:
-    """What `python -m sft_exp <overrides>` does, returning results.json's content. `folder` is the run folder.
+def run(
+    overrides: list[str] | None = None,
+    folder: str | Path | None = None,
+    *,
+    encoder: "nn.Module | None" = None,
+    dataset: Any = None,
+    metrics: Sequence[Any] | None = None,
+) -> "RunResult":
+    """What `python -m sft_exp <overrides>` does; gives the content of results.json. `folder` is the run folder.
+
+    Args:
+        encoder: a module that maps images [B, C, H, W] in [0, 1] to features [B, D], to a map [B, D, H, W], or to several of
+            them. Every arm starts at its weights as they are. Its class must be importable.
+        dataset: a torch Dataset of (image, label), or a dict {"train": ..., "test": ..., "unlabelled": ...} of such.
+        metrics: names as in `metrics=`, dicts with `_target_`, classes of torchmetrics, or `functools.partial` of these.
 
     Raises ConfigError, DataError, NonFiniteError, StorageError or Interrupted instead of exiting.
     """
-    with translated(overrides or []):
-        values, choices = compose(overrides or [])
+    words = overrides or []
+    with translated(words):
+        values, choices = compose(words)
+    objects = {"encoder": encoder, "dataset": dataset, "metrics": metrics}
+    brought = {key: value for key, value in objects.items() if value is not None}
+    for key in brought:
+        if stated := [w for w in words if w.lstrip("+").partition("=")[0] == key]:
+            raise ConfigError(key, stated[0].partition("=")[2], "is given as an object, too")
+    store = Path(values["store"])
+    if encoder is not None:
+        values["encoder"] = encoder_node(encoder, values["encoder"], store)
+        choices = {**choices, "encoder": type(encoder).__name__}
+    if dataset is not None:
+        values["dataset"] = dataset_node(dataset, store)
+        choices = {**choices, "dataset": values["dataset"]["name"]}
+    if metrics is not None:
+        values["metrics"] = [metric_node(metric) for metric in metrics]
     name = f"{choices['pretrainer']}-{choices['optim']}-{choices['dataset']}"
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
     where = Path(folder) if folder else Path("outputs/runs") / name / stamp
-    command = ["python", "-m", "sft_exp", *(overrides or [])]
-    return session.work(prepare.prepare(build.experiment(values, choices)), where, values, command)
+    command = ["python", "-m", "sft_exp", *words, *(f"{key}=<object>" for key in brought)]
+    job = prepare.prepare(build.experiment(values, choices))
+    return RunResult(where, session.work(job, where, values, command))
+
+
+class RunResult(dict[str, Any]):
+    """The content of results.json, with the run's folder; a notebook shows it as a table and a picture."""
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]):
+        super().__init__(content)
+        self.folder = folder
+
+    def _repr_html_(self) -> str:
+        score = self["score"]
+        arms = {"main": self["test"], **self["controls"]}
+        body = [
+            [arm, *(f"{100 * value:.1f}" if value is not None else "-" for value in (
+                scores.get(score), scores.get(f"{score}_sd")
+            ))]
+            for arm, scores in arms.items()
+        ]  # fmt: skip
+        head = ["arm", f"test {score}, %", "± sd"]
+        parts = [
+            page.table((head, body), head[1:], ()),
+            f"<p>{escape(self['verdict'].get('text') or '')}</p>",
+        ]
+        picture = self.folder / "accuracy.png"
+        if picture.exists():
+            parts.append(page.figure(Picture("accuracy", "Accuracy", "", picture.read_bytes())))
+        return "\n".join([*parts, f"<p>{escape(str(self.folder))}</p>"])
+
+
+def encoder_node(module: Any, composed: Mapping[str, Any], store: Path) -> dict[str, Any]:
+    """The config of a module as an encoder, with the `mean` and `std` of the composed one. ConfigError."""
+    from torch import nn
+
+    if not isinstance(module, nn.Module):
+        valid = (
+            "must be a torch.nn.Module; encoders of your own as hyperparameters come by plugins="
+        )
+        raise ConfigError("encoder", type(module).__name__, valid)
+    normalisation = {key: composed.get(key) for key in ("mean", "std")}
+    return node_of(OwnModule, own_module.described(module, store)) | normalisation
+
+
+def dataset_node(dataset: Any, store: Path) -> dict[str, Any]:
+    """The config of a torch Dataset, or of a dict of them, as a data set. ConfigError, DataError."""
+    return node_of(OwnDataset, own_dataset.described(dataset, store))
+
+
+def metric_node(metric: Any) -> Any:
+    """An entry of `metrics` for what was given: a name, a dict, one of our metrics, or a class of torchmetrics. ConfigError."""
+    import torchmetrics
+
+    if isinstance(metric, str | Mapping):
+        return metric if isinstance(metric, str) else dict(metric)
+    if isinstance(metric, Metric):
+        return node_of(type(metric), {f.name: getattr(metric, f.name) for f in fields(metric)})
+    bound = isinstance(metric, functools.partial)
+    kind, options = (metric.func, metric.keywords) if bound else (metric, {})
+    if isinstance(kind, type) and issubclass(kind, Metric):
+        return node_of(kind, options)
+    if isinstance(kind, type) and issubclass(kind, torchmetrics.Metric):
+        own_module.importable(kind)
+        path = f"{kind.__module__}.{kind.__qualname__}"
+        return node_of(TorchMetric, {"path": path, "options": options})
+    valid = "must be a name, a class of torchmetrics, or functools.partial(Class, option=...): a metric is built for each model"
+    raise ConfigError("metrics", type(metric).__name__, valid)
+
+
+def node_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **values}
+
+
+def fit(
+    pretrainer: Pretrainer,
+    encoder: "nn.Module",
+    images: "Tensor",
+    *,
+    steps: int,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "cpu",
+) -> "nn.ModuleDict":
+    """Pretrain a module on a tensor of images with Adam, and nothing else: no config, no store, no files.
+
+    The same loop as in a run (`training.loop.train`); it moves `encoder` in place.
+
+    Args:
+        pretrainer: e.g. `SimCLR()` or `VAE(latent=8)` of sft_exp.pretrainers; one that learns by gradient.
+        encoder: a Backbone, or a module that `run` would take.
+        images: uint8 [N, C, H, W], or float [N, C, H, W] in [0, 1].
+
+    Returns:
+        all networks of the method by name, in eval mode. The encoder's features are `nets["encoder"](x)` for most methods.
+
+    Raises:
+        ConfigError: for a method that does not learn by gradient, or an encoder that does not fit the images.
+        NonFiniteError: if the loss diverges.
+    """
+    import torch
+
+    if pretrainer.learns != "by gradient":
+        name = type(pretrainer).__name__
+        raise ConfigError(
+            "pretrainer", name, f"learns {pretrainer.learns}: there is no loop to run"
+        )
+    if len(images) < 1 or images.dim() != 4:
+        raise DataError(f"images have the shape {[*images.shape]}, and must be [N, C, H, W]")
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    backbone = encoder if isinstance(encoder, Backbone) else own_module.Shown(shape, encoder)
+    seed_global(seed_of(seed, "init"), torch.device("cpu"))
+    where = torch.device(device)
+    nets = pretrainer.networks(backbone, Spec(shape, ())).to(where)
+    pool = Images(images, torch.full((len(images),), -1), [f"{n}" for n in range(len(images))])
+    moving = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}
+    size = min(batch_size, len(images))
+    plan = Plan(steps, steps, size, PiecewiseCosine(), [(1.0, moving)], (seed, "pretrain"))
+    optimizers = optimizers_for(
+        pretrainer, nets, Target("torch.optim.Adam", {"lr": lr}), plan.phases
+    )
+    for _ in train(pretrainer, nets, optimizers, {"pool": pool.to(where)}, plan, where):
+        pass
+    return nets.eval()
 
 
 def load_model(path: str | Path) -> Model:

@@ -38,15 +38,20 @@ def page(found: Comparison, title: str) -> str:
     ):
         if cells[1]:
             parts += [f"<h2>{heading}</h2>", grid(cells)]
+    if drawn := charts(found):
+        parts += ["<h2>Pictures</h2>", drawn]
+    return whole(title, "\n".join(parts))
+
+
+def charts(found: Comparison) -> str:
+    """The pictures that the jobs have enough of, as HTML; empty if there are none."""
     with rc_context(STYLE):
         drawn = [
             Picture("", *about, png(figure))
             for draw, about in PICTURES.items()
             if (figure := draw(found))
         ]
-    if drawn:
-        parts += ["<h2>Pictures</h2>", pictures(drawn)]
-    return whole(title, "\n".join(parts))
+    return pictures(drawn)
 
 
 def grid(cells: Grid) -> str:

@@ -1,0 +1,249 @@
+"""Any nn.Module as an encoder: what `sft_exp.run(encoder=...)` makes of the module that it is given.
+
+A module becomes an encoder of plain fields: its architecture (the object without its weights), the hash of its weights, and
+the classes that it is made of. So a run with it is like any other: a new weight, another argument or an edit of `forward`
+gives its results another name, and the model of the run is built from model.json by whoever can import the classes.
+
+The architecture is a pickle that may name modules alone: it is read by torch's unpickler of weights, which calls nothing else.
+"""
+
+import base64
+import copy
+import functools
+import hashlib
+import importlib
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from sft_exp.core.encoder import Backbone, Encoder
+from sft_exp.core.types import Tensors
+from sft_exp.errors import ConfigError, DataError
+from sft_exp.models.layers import upsampler
+from sft_exp.store import atomic_io
+from sft_exp.store.code_hash import by_path, library
+
+FOLDER = "objects"  # in the store
+CHANNELS = (32, 64, 128)  # of the decoder of a module that shows no maps
+FUNCTIONS = "torch.nn.functional"  # whose functions a module may hold
+
+
+@dataclass
+class OwnModule(Encoder):
+    """A user's module. Every arm of a comparison starts at its weights as they are."""
+
+    unhashed: ClassVar[tuple[str, ...]] = ("weights",)
+
+    name: str = ""
+    architecture: str = ""
+    classes: list[str] = field(default_factory=list)  # whose source is hashed
+    sha256: str = ""  # of the weights
+    weights: str = ""  # the file; none in model.json, where the trained weights lie beside it
+
+    def build(self, image):
+        net = filled(restored(base64.b64decode(self.architecture)))
+        if self.weights:
+            net.load_state_dict(read(self.weights, self.sha256))
+        return net if isinstance(net, Backbone) else Shown(image, net)
+
+
+class Shown(Backbone):
+    """A module's output as maps: a tensor [B, D] is `code` and [B, D, H, W] is `map`; of a dict or a list of such tensors each
+    is one, by its name or as `map1`, `map2`, ...
+
+    ConfigError if the module does not take the images, or gives something else.
+    """
+
+    def __init__(self, image: tuple[int, int, int], net: nn.Module):
+        super().__init__()
+        self.image, self.net = image, net
+        training = net.training
+        try:
+            with torch.no_grad():
+                output = net.eval()(torch.zeros(2, *image))
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            valid = f"does not take images {[2, *image]}: {error}"
+            raise ConfigError("", type(net).__name__, valid) from error
+        net.train(training)
+        maps = dict(named(output))
+        for name, m in maps.items() or [("its output", None)]:
+            if not (isinstance(m, Tensor) and m.dim() in (2, 4) and len(m) == 2):
+                shape = [*m.shape] if isinstance(m, Tensor) else type(m).__name__
+                valid = f"must give features [B, D] or maps [B, D, H, W], and {name} is {shape}"
+                raise ConfigError("", type(net).__name__, valid)
+        self.shapes = [tuple(m.shape[1:]) for m in maps.values()]
+        self.width = next(reversed(maps.values()))[0].numel()
+
+    def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
+        yield from named(self.net(x_BCHW))
+
+    def mirror(self, width: int) -> nn.Module:
+        """The decoder follows the sizes of the module's maps; for a module without maps the image is halved three times."""
+        channels, sizes = [self.image[0]], [self.image[1:]]
+        grids = [shape for shape in self.shapes if len(shape) == 3]
+        for depth, height, columns in grids:
+            if (
+                height <= sizes[-1][0]
+                and columns <= sizes[-1][1]
+                and (height, columns) != sizes[-1]
+            ):
+                channels.append(min(depth, 512))
+                sizes.append((height, columns))
+        for depth in () if len(sizes) > 1 else CHANNELS:
+            channels.append(depth)
+            sizes.append((ceil(sizes[-1][0] / 2), ceil(sizes[-1][1] / 2)))
+        return upsampler(width, channels, sizes)
+
+
+def named(output: Any) -> Iterator[tuple[str, Any]]:
+    """A module's output as (name, map) pairs."""
+    if isinstance(output, dict):
+        yield from ((str(name), m) for name, m in output.items())
+    elif isinstance(output, list | tuple):
+        yield from ((f"map{n}", m) for n, m in enumerate(output, start=1))
+    else:
+        dense = isinstance(output, Tensor) and output.dim() == 4
+        yield "map" if dense else "code", output
+
+
+def described(module: nn.Module, store: Path) -> dict[str, Any]:
+    """The fields of the OwnModule that stands for a module, whose weights are written into the store.
+
+    ConfigError if the module cannot be built again from its classes, or its source cannot be hashed.
+    """
+    name = type(module).__name__
+    classes = sorted({path for m in module.modules() if (path := importable(type(m)))})
+    content = zlib.compress(pickled(module))
+    restored(content)
+    try:
+        weights = to_bytes({k: v.detach().cpu().clone() for k, v in module.state_dict().items()})
+    except (ValueError, AttributeError) as error:
+        raise ConfigError("encoder", name, f"has a state that is no tensor: {error}") from error
+    sha256 = hashlib.sha256(weights).hexdigest()
+    file = store / FOLDER / f"{sha256[:16]}.safetensors"
+    if not file.exists():
+        atomic_io.folder(file.parent)
+        atomic_io.write(file, weights)
+    return {
+        "name": name,
+        "architecture": base64.b64encode(content).decode(),
+        "classes": classes,
+        "sha256": sha256,
+        "weights": str(file),
+    }
+
+
+def importable(kind: type) -> str | None:
+    """The path of a class that the user wrote, `package.module.Name`; None of a library's class. ConfigError if other processes
+    could not import it, or its source cannot be read."""
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        where = "in a function" if "<locals>" in kind.__qualname__ else "in the running program"
+        raise ConfigError(
+            "encoder",
+            kind.__name__,
+            f"is defined {where}, where neither its source can be hashed nor `sft_exp predict` can find it. Write it to a "
+            "file (in a notebook: begin its cell with `%%writefile my_net.py`) and import it: `from my_net import "
+            f"{kind.__name__}`",
+        )
+    if library(kind.__module__):
+        return None
+    if by_path(path) is None or imported(path) is not kind:
+        raise ConfigError(
+            "encoder",
+            kind.__name__,
+            f"has no source file that `import {kind.__module__}` finds; write it to one",
+        )
+    return path
+
+
+def imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name, None)
+
+
+def substituted(module: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of the module with other parameters and buffers, those of `state_dict`; what is shared stays shared."""
+    tensors: dict[int, Any] = {}
+    for tensor in module.state_dict(keep_vars=True).values():
+        new = substitute(tensor.detach())
+        parameter = isinstance(tensor, nn.Parameter)
+        tensors[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if parameter else new
+    return copy.deepcopy(module, tensors)
+
+
+def pickled(module: nn.Module) -> bytes:
+    """The module without its weights, in training mode. ConfigError if it holds what no other process could have."""
+    bare = substituted(module, lambda tensor: tensor.to("meta")).train()
+    for part in bare.modules():  # a set is pickled in another order by each process
+        vars(part)["_non_persistent_buffers_set"] = sorted(part._non_persistent_buffers_set)
+    file = io.BytesIO()
+    try:
+        torch.save(bare, file)
+    except Exception as error:  # pickle raises what it likes
+        valid = f"cannot be written: {error}. Hold modules, tensors, numbers and strings alone"
+        raise ConfigError("encoder", type(module).__name__, valid) from error
+    return file.getvalue()
+
+
+def restored(content: bytes) -> nn.Module:
+    """The module that `pickled` described, without weights. DataError if its classes cannot be imported, ConfigError if it
+    names something else than modules."""
+    plain = zlib.decompress(content)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(plain))
+    try:
+        found = {name: imported(name) for name in names}
+    except ImportError as error:
+        raise DataError(
+            f"the encoder of this model is a class of your own, and {error}: put the folder of its module on PYTHONPATH; an "
+            "exported .onnx file needs no class"
+        ) from error
+    for name, value in found.items():
+        function = name.startswith(f"{FUNCTIONS}.")
+        module = isinstance(value, type) and issubclass(value, nn.Module)
+        if not (module or function or value is functools.partial):
+            valid = "which cannot be built again from model.json; hold modules, tensors, numbers and strings alone"
+            raise ConfigError("encoder", name, f"is held by the module, {valid}")
+    try:
+        with torch.serialization.safe_globals(list(found.values())):
+            net = torch.load(io.BytesIO(plain), weights_only=True)
+    except Exception as error:  # the unpickler raises what it likes
+        valid = f"cannot be built again from its classes: {str(error).splitlines()[0]}"
+        raise ConfigError("encoder", ", ".join(names), valid) from error
+    for part in net.modules():
+        vars(part)["_non_persistent_buffers_set"] = {*part._non_persistent_buffers_set}
+    return net
+
+
+def filled(net: nn.Module) -> nn.Module:
+    """The module with memory for its weights, which are not a number until they are loaded."""
+
+    def empty(tensor: Tensor) -> Tensor:
+        fill = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
+        return torch.full_like(tensor, fill, device="cpu")
+
+    return substituted(net, empty)
+
+
+@lru_cache(maxsize=1)
+def read(file: str, sha256: str) -> Tensors:
+    """The weights in a file. DataError if it is not there or was changed."""
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{file}: the weights of the encoder are gone ({error.strerror})"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"{file}: these are not the weights that the run began with")
+    return from_bytes(content)

@@ -1,0 +1,110 @@
+"""A run's model for use from Python, with its preprocessing: `sft_exp.load(run).predict("photos")`."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_exp.data.decode import decode
+from sft_exp.data.own_dataset import pixels
+from sft_exp.data.readers.files import png
+from sft_exp.errors import DataError
+from sft_exp.predict.files import BATCH, files
+from sft_exp.predict.inference import require_classes
+from sft_exp.stages import model as models
+from sft_exp.stages.model import Model
+
+
+class LoadedModel:
+    """The fine-tuned model of a run.
+
+    Its methods take one image or several: paths, folders, globs, Pillow images, arrays [H, W, C], tensors [C, H, W] or
+    [N, C, H, W], uint8 or floats in [0, 1]. Images are fitted to the model as `sft_exp predict` does: cropped at the centre to
+    its proportions, then resized. DataError names an image that cannot be read.
+    """
+
+    def __init__(self, path: Path, model: Model):
+        self.path, self.model = path, model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of `predict`'s columns."""
+        return self.model.spec.classes
+
+    def predict(self, images: Any) -> Tensor:
+        """Probabilities [N, K], on the CPU. DataError for a model that gives none."""
+        require_classes(self.path, self.model.task.predicts)
+        if not self.model.probabilistic:
+            raise DataError(
+                f"{self.path}: its SVM has no probabilities; `classify` gives the classes"
+            )
+        return self._each(images, lambda x_BCHW: self.model.predict(x_BCHW).softmax(1))
+
+    def classify(self, images: Any) -> list[str]:
+        """The name of the class of each image."""
+        require_classes(self.path, self.model.task.predicts)
+        best_N = self._each(images, lambda x_BCHW: self.model.predict(x_BCHW).argmax(1))
+        return [self.classes[n] for n in best_N.tolist()]
+
+    def embed(self, images: Any) -> Tensor:
+        """The features that the head sees, [N, D], on the CPU."""
+        return self._each(images, self.model.nets.eval()["encoder"])
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({str(self.path)!r}, classes={list(self.classes)})"
+
+    @torch.no_grad()
+    def _each(self, images: Any, compute: Any) -> Tensor:
+        found, prepared = [], (self._fitted(image) for image in each(images))
+        while batch := list(islice(prepared, BATCH)):
+            found.append(compute(torch.stack(batch).float().div(255)))
+        if not found:
+            raise DataError("no images were given")
+        return torch.cat(found)
+
+    def _fitted(self, image: Any) -> Tensor:
+        """An image as uint8 [C, H, W] of the model's size."""
+        spec, size = self.model.spec, self.model.spec.image
+        if isinstance(image, Path):
+            try:
+                return decode(image.read_bytes(), size, levels=spec.levels)
+            except (DataError, OSError) as error:
+                raise DataError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
+        x_CHW = pixels(image, "the image")
+        return x_CHW if tuple(x_CHW.shape) == tuple(size) else decode(encoded(x_CHW), size)
+
+
+def each(images: Any) -> Iterator[Any]:
+    """The images one by one, paths as `Path`."""
+    if isinstance(images, str | Path):
+        yield from files([str(images)])
+    elif isinstance(images, Tensor | np.ndarray):
+        yield from images if images.ndim == 4 else [images]
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from each(image)
+    else:
+        yield images
+
+
+def encoded(x_CHW: Tensor) -> bytes:
+    """uint8 [C, H, W] as the content of a PNG file, which loses nothing."""
+    from PIL import Image
+
+    if len(x_CHW) not in (1, 3):
+        raise DataError(f"an image has {len(x_CHW)} channels; grey or colour images can be resized")
+    array = x_CHW[0].numpy() if len(x_CHW) == 1 else x_CHW.movedim(0, -1).numpy()
+    return png(Image.fromarray(array))
+
+
+def load(path: str | Path) -> LoadedModel:
+    """The model of a run folder (of its first labelled split), or of a `finetune-*` folder of the store, on the CPU.
+
+    Raises:
+        DataError: where no model lies there, or a class of the user's that it is made of cannot be imported.
+    """
+    return LoadedModel(Path(path), models.load(models.folder_of(Path(path))))

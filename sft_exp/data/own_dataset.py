@@ -123,10 +123,10 @@ def gathered(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
         pair = isinstance(item, tuple | list) and len(item) == 2
         if labelled and not pair:
             raise DataError(f"{name}: item {n} is {described_as(item)}, and must be (image, label)")
-        x_CHW = pixels(item[0] if pair else item, f"{name}: item {n}")
+        x_CHW = pixels(image_of(item), f"{name}: item {n}")
         if n < LOOKED_AT_TWICE:
             again = items[n]
-            if not torch.equal(x_CHW, pixels(again[0] if pair else again, f"{name}: item {n}")):
+            if not torch.equal(x_CHW, pixels(image_of(again), f"{name}: item {n}")):
                 raise DataError(
                     f"{name}: item {n} is another image each time. Leave out random transforms: augment= makes views"
                 )
@@ -138,6 +138,11 @@ def gathered(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
         found_x.append(x_CHW)
         found_y.append(label(item[1], f"{name}: item {n}") if labelled else -1)
     return torch.stack(found_x), torch.tensor(found_y)
+
+
+def image_of(item: Any) -> Any:
+    """The image of an item: of a tuple the first entry."""
+    return item[0] if isinstance(item, tuple | list) and item else item
 
 
 def label(value: Any, where: str) -> int:

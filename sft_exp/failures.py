@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp.config import build, help_text, hydra_state, sources
+from sft_exp.config import build, help_text, hydra_state, register, sources
 from sft_exp.errors import ConfigError, Failure, StorageError
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
     """Hydra's complaint, and the closest valid word for each override that names nothing. `words` are the overrides;
     by default those of the command line."""
     words = sys.argv[1:] if words is None else words
+    if broken := [why for schema, why in register.unreadable.items() if schema in str(error)]:
+        return "\n  ".join(broken)
     lines = [
         line
         for line in str(error).splitlines()

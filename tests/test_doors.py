@@ -18,10 +18,13 @@ PARTS = {  # file in the folder -> its source
     "tasks/own_task.py": "from sft_exp.tasks.classify import Classify\n"
     "@dataclass\nclass OwnTask(Classify):\n    own: float = 0.5\n",
     "strategies/own_strategy.py": "from sft_exp.core import Strategy\n"
+    "class Order(Enum):\n    head_first = 0.5\n    together = 0.0\n"
     "@dataclass\nclass OwnStrategy(Strategy):\n    share: float = 0.5\n"
+    "    order: Order = Order.head_first\n"
     "    def phases(self, layers):\n"
     "        everything = {n: 1.0 for names in layers.values() for n in names}\n"
-    "        return [(self.share, {}), (1 - self.share, everything)]\n",
+    "        share = self.share * 2 * self.order.value\n"
+    "        return [(share, {}), (1 - share, everything)]\n",
     "schedules/own_schedule.py": "from sft_exp.core import Schedule\n"
     "@dataclass\nclass OwnSchedule(Schedule):\n    power: float = 2.0\n"
     "    def __call__(self, progress):\n        return (1 - progress) ** self.power\n",
@@ -118,6 +121,8 @@ def test_a_run_is_made_of_a_users_parts_alone(folder, tmp_path):
     for kind in ("finetune", "export"):
         assert [*store.glob(f"{kind}-*")], kind
     request = json.loads(next(store.glob("finetune-*/request.json")).read_text())
+    assert request["strategy"]["order"] == "head_first"
+    assert sft_exp.load(tmp_path / "run").model.task.own == 0.5
     for key, name in (("encoder", "Encoder"), ("task", "Task"), ("schedule", "Schedule")):
         assert request[key]["is"].endswith(f"Own{name}")
     assert [*store.glob("export-*/shapes.txt")]

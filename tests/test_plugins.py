@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 
+import sft_exp
 from sft_exp.config import register, sources
 from sft_exp.config.sources import HERE
 from sft_exp.errors import ConfigError
@@ -146,3 +147,46 @@ def test_a_field_may_have_a_literal_type_and_a_named_default(tmp_path):
     ours = {f.name: (f.type, f.default) for f in fields(sources.node(file, "mine"))}
     assert ours["way"] == (str, "a")
     assert ours["most"] == (int, 7)
+
+
+def test_a_field_may_be_an_enum(tmp_path):
+    file = tmp_path / "mine.py"
+    head = "from dataclasses import dataclass, field\nimport enum\n"
+    kinds = "class Way(enum.StrEnum):\n    a = 'one'\n    b = 'two'\n"
+    body = "    way: Way = Way.a\n    other: Way | None = field(default=Way.b)\n"
+    file.write_text(f"{head}{kinds}@dataclass\nclass Mine:\n{body}")
+    ours = {f.name: (f.type, f.default) for f in fields(sources.node(file, "mine"))}
+    assert ours["way"] == (str, "a")
+    assert ours["other"] == (str | None, "b")
+
+
+BROKEN = {  # what is wrong with a part's file -> (what replaces the last field's line, what is said)
+    "syntax": ("    share: float = 0.5 +", "shuffled.py, line 14"),
+    "type": ("    share: Path = 0.5", "line 14: share: Path = 0.5: a field has a type made of int"),
+    "default": ("    share: float = compute()", "line 14: share: float = compute(): a field"),
+    "import": ("    share: float = 0.5\n    print(nowhere)", "NameError: name 'nowhere'"),
+    "enum": ("    share: float = 0.5\n    way: Way = Way.a", "way=c: must be a or b"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_part_that_cannot_be_read_says_which_file_and_why(mine, kind):
+    line, words = BROKEN[kind]
+    file = mine / "pretrainers" / "shuffled.py"
+    text = METHOD.replace("    share: float = 0.5  # of the pixels", line)
+    file.write_text(text.replace("@dataclass", f"{ENUM}@dataclass") if kind == "enum" else text)
+    more = ["pretrainer.way=c"] if kind == "enum" else []
+    state = [*sources._plugged], [*sources._options], [*sys.path]
+    try:
+        with pytest.raises(ConfigError) as error:
+            sft_exp.run([f"plugins={mine}", "pretrainer=shuffled", "debug=tiny", *more])
+    finally:
+        sources._plugged[:], sources._options[:], sys.path[:] = state
+        for name in [n for n in sys.modules if n.partition(".")[0] == mine.name]:
+            del sys.modules[name]
+        register.unreadable.clear()
+    assert words in str(error.value)
+    assert "shuffled.py" in str(error.value) or kind == "enum"
+
+
+ENUM = "from enum import Enum\n\n\nclass Way(Enum):\n    a = 1\n    b = 2\n\n\n"

@@ -3,11 +3,13 @@
 import re
 from dataclasses import fields as fields_of
 from importlib import import_module
+from traceback import extract_tb
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from sft_exp.config.args import did_you_mean
+from sft_exp.config.enums import with_members
 from sft_exp.config.help_text import GROUPS
 from sft_exp.config.moved import current
 from sft_exp.config.register import plug
@@ -123,8 +125,9 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
     try:
         found = locate(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{group}._target_", path, f"cannot be imported ({error})") from error
+    except (ImportError, AttributeError, ValueError, SyntaxError, NameError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}{place_of(error)}"
+        raise ConfigError(f"{group}._target_", path, f"cannot be imported ({why})") from error
     if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
@@ -146,9 +149,17 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
             valid = f"must be {' or '.join(map(str, get_args(hint)))}"
             raise ConfigError(f"{group}.{key}", options[key], valid)
     try:
-        return found(**options)
+        return found(**with_members(found, options))
     except ConfigError as error:
         raise error.under(group) from error
+
+
+def place_of(error: BaseException) -> str:
+    """Where the user's code failed, if it did: the last line of the traceback outside of Python's own import."""
+    frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    ours = str(HERE / "config")
+    own = [f for f in frames if not f.filename.startswith(ours) and "importlib" not in f.filename]
+    return f", {own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
 def adopted(value: dict[str, Any] | None) -> dict[str, Any] | None:

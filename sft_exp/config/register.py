@@ -5,7 +5,6 @@ import sys
 import time
 import uuid
 from contextlib import suppress
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,9 @@ _sweep_name = [
 ]  # of sweeps whose jobs are not known beforehand
 
 
+unreadable: dict[str, str] = {}  # schema of a part whose file cannot be read -> the file, and why
+
+
 def name_sweep(name: str) -> None:
     """Name the sweep's folder, before anything resolves it; Hydra hands resolved values on to the launchers' processes."""
     _sweep_name[0] = name
@@ -53,12 +55,14 @@ def register() -> None:
     store.store(group="schema", name="hardware", node=Hardware)
     store.store(group="schema", name="augment", node=Views)
     for group, file, module in parts({**FOLDERS, "study": "studies"}):
-        with suppress(
-            SyntaxError, ValueError, KeyError
-        ):  # a broken part breaks itself alone, when it is asked for
+        schema = f"schema/{group}/{file.stem}"
+        unreadable.pop(schema, None)
+        try:
             store.store(
                 group=f"schema/{group}", name=file.stem, node=open_ended(node(file, module), file)
             )
+        except (SyntaxError, ValueError) as error:  # it breaks itself alone, when it is asked for
+            unreadable[schema] = f"{file}: {error}"
     for group, mirrored in MIRRORED.items():
         for name, file in option_files(mirrored).items():
             if name not in option_files(group):  # a YAML of its own has other defaults
@@ -93,8 +97,8 @@ def mirror(group: str, name: str, file: Path) -> dict[str, Any]:
     return {"defaults": [*schemas, "_self_"], **(content.get(group) or {})}
 
 
-@cache
 def find_plugged_options() -> None:
+    """Register with the present instance of Hydra's plug-ins: `hydra_state.alone` discards one that was made inside of it."""
     Plugins.instance().register(PluggedOptions)
 
 

@@ -86,14 +86,21 @@ def option_files(group: str) -> dict[str, Path]:
 
 
 def node(file: Path, module: str) -> type:
-    """The dataclass in a part's file as a typed Hydra node: its fields with their literal defaults, and where to find it."""
-    body = ast.parse(file.read_text()).body
-    (kind,) = [
+    """The dataclass in a part's file as a typed Hydra node: its fields with their literal defaults, and where to find it.
+
+    Raises SyntaxError, and ValueError for what cannot be read without importing the file.
+    """
+    body = ast.parse(file.read_text(), file.name).body
+    kinds = [
         c
         for c in body
         if isinstance(c, ast.ClassDef)
         and any("dataclass" in ast.unparse(d) for d in c.decorator_list)
     ]
+    if len(kinds) != 1:
+        names = ", ".join(c.name for c in kinds) or "none"
+        raise ValueError(f"must hold one dataclass, the part, and holds {names}")
+    kind = kinds[0]
     target: Any = ("_target_", str, field(default=f"{module}.{kind.name}"))
     found = [
         target,
@@ -139,11 +146,20 @@ def own(kind: ast.ClassDef, body: Sequence[ast.stmt] = ()) -> list[Any]:
         for line in kind.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     ]
-    return [
-        (line.target.id, annotation(line.annotation), default(line.value, body))  # type: ignore[union-attr]
-        for line in lines
-        if "ClassVar" not in ast.unparse(line.annotation)
-    ]
+    found: list[Any] = []
+    for line in lines:
+        name, kind_of_field = ast.unparse(line.target), ast.unparse(line.annotation)
+        if "ClassVar" in kind_of_field:
+            continue
+        try:
+            found.append((name, annotation(line.annotation, body), default(line.value, body)))
+        except (KeyError, ValueError, TypeError) as error:
+            types = f"{', '.join(TYPES)}, Literal or an Enum of this file"
+            raise ValueError(
+                f"line {line.lineno}: {ast.unparse(line)}: a field has a type made of {types}, and as its default a literal, a "
+                "constant of this file or a member of its Enum"
+            ) from error
+    return found
 
 
 def inherited(base: str, body: list[ast.stmt]) -> list[Any]:
@@ -184,19 +200,31 @@ def of_kind(base: str) -> list[Any]:
     ]
 
 
-def annotation(tree: ast.expr) -> Any:
-    """A field's type from its source: int, list[int], dict, `float | None`, ..."""
+def members(name: str, body: Sequence[ast.stmt]) -> bool:
+    """Whether a name is an Enum of the file. Its members are named in configs as in the source."""
+    return any(
+        isinstance(c, ast.ClassDef)
+        and c.name == name
+        and any(ast.unparse(b).endswith(("Enum", "Flag")) for b in c.bases)
+        for c in body
+    )
+
+
+def annotation(tree: ast.expr, body: Sequence[ast.stmt] = ()) -> Any:
+    """A field's type from its source: int, list[int], dict, `float | None`, ...; of an Enum str, its member's name."""
+    if isinstance(tree, ast.Name) and members(tree.id, body):
+        return str
     if isinstance(tree, ast.Constant) and tree.value is None:
         return None
     if isinstance(tree, ast.BinOp):
-        return annotation(tree.left) | annotation(tree.right)
+        return annotation(tree.left, body) | annotation(tree.right, body)
     if isinstance(tree, ast.Subscript) and ast.unparse(tree.value) in ("Literal", "typing.Literal"):
         given = ast.literal_eval(tree.slice)
         kinds = {type(value) for value in (given if isinstance(given, tuple) else (given,))}
         return kinds.pop() if len(kinds) == 1 else Any
     if isinstance(tree, ast.Subscript):
         inner = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
-        return TYPES[ast.unparse(tree.value)][tuple(annotation(t) for t in inner)]
+        return TYPES[ast.unparse(tree.value)][tuple(annotation(t, body) for t in inner)]
     return TYPES[ast.unparse(tree)]
 
 
@@ -209,10 +237,12 @@ def default(tree: ast.expr | None, body: Sequence[ast.stmt] = ()) -> Any:
             n: s for s in body if isinstance(s, ast.Assign) for n in map(ast.unparse, s.targets)
         }
         return default(known[tree.id].value)
+    if isinstance(tree, ast.Attribute) and members(ast.unparse(tree.value), body):
+        return field(default=tree.attr)
     if isinstance(tree, ast.Call):
         given = {k.arg: k.value for k in tree.keywords}
         if "default" in given:
-            return field(default=ast.literal_eval(given["default"]))
+            return default(given["default"], body)
         factory = given["default_factory"]
         value = ast.literal_eval(factory.body if isinstance(factory, ast.Lambda) else factory)
         return field(default_factory=lambda: value)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from sft_exp.config.enums import with_members
 from sft_exp.config.moved import current
 from sft_exp.core.encoder import Encoder
 from sft_exp.core.method import Method
@@ -183,7 +184,7 @@ def rebuild(node: dict[str, Any]) -> Any:
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, PARTS)):
         raise StorageError(f"{node['is']} is no encoder, task, pretrainer or strategy")
-    return kind(**{k: inner(v) for k, v in node.items() if k != "is"})
+    return kind(**with_members(kind, {k: inner(v) for k, v in node.items() if k != "is"}))
 
 
 def inner(value: Any) -> Any:

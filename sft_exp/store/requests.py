@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def stated(part: Any) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """A request as JSON. An input folder stands for itself by its name, which is a hash, so that a request's hash covers
     everything upstream of it; fields a part calls `unhashed`, and keys that begin with `_`, cannot change a result and are
-    left out."""
+    left out. A member of an Enum is its name."""
     if is_dataclass(value) and not isinstance(value, type):
         return {"is": f"{type(value).__module__}.{type(value).__name__}"} | {
             k: plain(v) for k, v in stated(value).items()
@@ -39,4 +40,4 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items() if not str(k).startswith("_")}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    return value.name if isinstance(value, Path) else value
+    return value.name if isinstance(value, Path | Enum) else value

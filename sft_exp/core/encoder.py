@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ class Encoder:
 
     `mean` and `std` are applied around what `build` returns, by `nets.backbone`.
     """
+
+    # Whether, as a control, it starts at the principal components of the images that may be learnt from.
+    starts_fitted: ClassVar[bool] = False
 
     mean: list[float] | None = field(
         default=None, kw_only=True

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
@@ -10,6 +11,8 @@ from sft_exp.models.backbones import LinearMap
 
 @dataclass
 class Projection(Encoder):
+    starts_fitted: ClassVar[bool] = True
+
     width: int = 50
 
     def build(self, image):

@@ -149,7 +149,7 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
         "features": {"maps": [-1] if task.pooled else [DENSE], "pool": "avg", "grid": 1},
         "strategy": strategy,
     }
-    if isinstance(encoder, Projection):
+    if encoder.starts_fitted:
         return {**solved, **floor, **components(job, shared, main["draw"])}
     return {**solved, **floor, "encoder": encoder, "start": None}
 

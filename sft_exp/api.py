@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft_exp.config import build
 from sft_exp.config.compose import compose
-from sft_exp.config.schema import Experiment, Target
+from sft_exp.config.schema import Experiment, OptimizerConfig
 from sft_exp.core.encoder import Backbone
 from sft_exp.core.metric import Metric
 from sft_exp.core.pretrainer import Pretrainer
@@ -27,7 +27,7 @@ from sft_exp.failures import translated
 from sft_exp.jobs import prepare
 from sft_exp.metrics.torchmetrics_class import TorchMetric
 from sft_exp.models import own_module, transfer
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.own_module import OwnModule
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
@@ -182,10 +182,10 @@ def fit(
     """
     import torch
 
-    if pretrainer.learns != "by gradient":
+    if pretrainer.trained_by != "by gradient":
         name = type(pretrainer).__name__
         raise ConfigError(
-            "pretrainer", name, f"learns {pretrainer.learns}: there is no loop to run"
+            "pretrainer", name, f"learns {pretrainer.trained_by}: there is no loop to run"
         )
     if len(images) < 1 or images.dim() != 4:
         raise DataError(f"images have the shape {[*images.shape]}, and must be [N, C, H, W]")
@@ -199,7 +199,7 @@ def fit(
     size = min(batch_size, len(images))
     plan = Plan(steps, steps, size, PiecewiseCosine(), [(1.0, moving)], (seed, "pretrain"))
     optimizers = optimizers_for(
-        pretrainer, nets, Target("torch.optim.Adam", {"lr": lr}), plan.phases
+        pretrainer, nets, OptimizerConfig("torch.optim.Adam", {"lr": lr}), plan.phases
     )
     for _ in train(pretrainer, nets, optimizers, {"pool": pool.to(where)}, plan, where):
         pass
@@ -217,7 +217,7 @@ def load_encoder(path: str | Path) -> Backbone:
     return encoder.backbone
 
 
-def load_pretrained(path: str | Path) -> Readout:
+def load_pretrained(path: str | Path) -> FeatureExtractor:
     """What a run's fine-tuning started from, on the CPU: images in [0, 1] -> the features it fine-tuned [B, D], as no label has
     changed them. Of a run without pretraining the encoder as it was fine-tuned."""
     folder = model.folder_of(Path(path))

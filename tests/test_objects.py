@@ -243,7 +243,8 @@ def test_a_module_is_built_again_from_its_description(nets, tmp_path, name):
     assert backbone.mirror(8)(torch.zeros(2, 8)).shape == (2, *image)
     if name == "Tied":
         assert backbone.net.a.weight is backbone.net.b.weight
-    part.weights = ""  # as model.json describes it: trained weights are loaded afterwards, or nothing is a number
+    # as model.json describes it: trained weights are loaded afterwards, or nothing is a number
+    part.weights = ""
     assert part.build(image)(x).isnan().all()
     assert own_module.described(net, tmp_path)["architecture"] == part.architecture
 

@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from sft_exp.config.help_text import options_help
 from sft_exp.config.hydra_state import PluggedOptions, searching
-from sft_exp.config.schema import Experiment, Hardware, Views
+from sft_exp.config.schema import AugmentConfig, Experiment, Hardware
 from sft_exp.config.sources import (
     FOLDERS,
     HERE,
@@ -33,9 +33,8 @@ from sft_exp.config.sources import (
 )
 from sft_exp.errors import ConfigError
 
-_sweep_name = [
-    f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
-]  # of sweeps whose jobs are not known beforehand
+# of sweeps whose jobs are not known beforehand
+_sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]
 
 
 unreadable: dict[str, str] = {}  # schema of a part whose file cannot be read -> the file, and why
@@ -53,7 +52,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="hardware", node=Hardware)
-    store.store(group="schema", name="augment", node=Views)
+    store.store(group="schema", name="augment", node=AugmentConfig)
     for group, file, module in parts({**FOLDERS, "study": "studies"}):
         schema = f"schema/{group}/{file.stem}"
         unreadable.pop(schema, None)

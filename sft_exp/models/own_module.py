@@ -87,7 +87,7 @@ class Shown(Backbone):
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield from named(self.net(x_BCHW))
 
-    def mirror(self, width: int) -> nn.Module:
+    def decoder(self, width: int) -> nn.Module:
         """The decoder follows the sizes of the module's maps; for a module without maps the image is halved three times."""
         channels, sizes = [self.image[0]], [self.image[1:]]
         grids = [shape for shape in self.shapes if len(shape) == 3]

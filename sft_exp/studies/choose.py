@@ -46,7 +46,7 @@ class Choose(Study):
         }
         return {key: ",".join(map(str, values)) for key, values in ranges.items() if values}
 
-    def conclude(self, jobs):
+    def conclude(self, jobs, looks=()):
         order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
         best = order[0]
         picked = {key: best.settings[key] for key in KEYS}

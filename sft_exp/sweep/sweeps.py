@@ -35,6 +35,7 @@ from sft_exp.store import atomic_io
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 NEITHER = {"tracker": None, "replace": None}  # keys that make no other job
@@ -276,6 +277,9 @@ def lay_out(cfg: DictConfig) -> None:
         if answer["jobs"]:
             cfg.hydra.sweeper._target_ = LISTED
             cfg.hydra.sweeper.jobs = answer["jobs"]
+        if answer["looks"]:
+            cfg.hydra.sweeper._target_ = UNTIL
+            cfg.hydra.sweeper.looks = answer["looks"]
         cfg.hydra.sweeper.params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
 
 

@@ -25,9 +25,8 @@ def take(study: Study, folder: Path, number: int) -> set[str]:
     if number < len(history):
         return set(history[number].going)
     if len(done) < len(jobs) or not done:
-        return (
-            set()
-        )  # failed jobs: a look at a part of the design would not be the one that was planned
+        # failed jobs: a look at a part of the design would not be the one that was planned
+        return set()
     look = study.look(done, history, LOOKS[number])
     history.append(look)
     atomic_io.write_json(folder / LOOKS_FILE, [h.record() for h in history])

@@ -35,9 +35,8 @@ def command(words: list[str]) -> NoReturn:
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         follow(words)
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra raises instead of printing, and we say it in our words
-    )
+    # Hydra raises instead of printing, and we say it in our words
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     with reported():
         register.plug(register.plugins_in(words))
         if folder := register.config_dir_in(words):

@@ -16,9 +16,8 @@ from sft_exp.store.code_hash import Key
 from sft_exp.store.store import Request, Stage, Store
 from sft_exp.training import context
 
-OPTIMIZED = (
-    0x1  # flag of code objects that are functions: bodies of modules and classes have it not
-)
+# flag of code objects that are functions: bodies of modules and classes have it not
+OPTIMIZED = 0x1
 
 
 @contextmanager

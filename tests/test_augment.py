@@ -173,8 +173,7 @@ def test_impossible_views_are_refused_by_their_key(experiment, override, message
 def test_a_turn_is_the_textbooks():
     """The sampling grid of a quarter turn of a square image: its transpose, mirrored."""
     x_BCHW = torch.rand(1, 1, 7, 7, generator=stream("square"))
-    u = tuple(
-        torch.tensor([v]) for v in (0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
-    )  # no crop, shift, flip or shear; the largest turn
+    # no crop, shift, flip or shear; the largest turn
+    u = tuple(torch.tensor([v]) for v in (0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5))
     turned = resample(x_BCHW, replace(NONE, rotate=90.0), u)
     assert torch.allclose(turned, x_BCHW.rot90(1, (2, 3)), atol=1e-5)

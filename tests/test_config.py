@@ -32,9 +32,8 @@ PARTS = [
     for f in sorted((HERE / folder).glob("*.py"))
     if f.stem != "__init__"
 ]
-COLUMNS = list(
-    zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS))
-)  # all parts in few compositions
+# all parts in few compositions
+COLUMNS = list(zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS)))
 
 
 @pytest.fixture
@@ -59,9 +58,8 @@ def spoilt(values, dotted, value):
 def test_every_option_composes_to_an_experiment(experiment, group, option):
     e = experiment(f"{group}={option}")
     assert isinstance(e, Experiment)
-    assert (
-        group == "study" or e.choices[group] == option
-    )  # a study is of the multirun, not of its jobs
+    # a study is of the multirun, not of its jobs
+    assert group == "study" or e.choices[group] == option
     assert isinstance(e.optim, Target)
     for name, kind in KINDS.items():
         assert isinstance(getattr(e, name), build.locate(kind))
@@ -72,10 +70,8 @@ def test_every_group_has_a_folder_of_described_options(group):
     assert options(group)
     for file in (CONF / group).glob("*.yaml"):
         assert first_comment(file), file
-    others = {
-        "wandb_sweep",
-        "hydra",
-    }  # read by `wandb sweep`, and by Hydra for itself: presets of its launchers
+    # read by `wandb sweep`, and by Hydra for itself: presets of its launchers
+    others = {"wandb_sweep", "hydra"}
     assert {d.name for d in CONF.iterdir() if d.is_dir()} <= {*GROUPS} | others, (
         "a folder that --help does not know"
     )
@@ -383,15 +379,8 @@ def test_help_lists_every_option_with_its_description_and_every_key():
         _, _, below = text.partition(f"\n  {group}\n")
         lines = below.partition("\n\n")[0].replace(f"\n{'':22}", " ").splitlines()
         assert dict(line.split(None, 1) for line in lines) == options(group)
-    inside = {
-        *GROUPS,
-        "pretrain",
-        "finetune",
-        "features",
-        "transfer",
-        "protocol",
-        "choices",
-    }  # shown by --cfg job
+    # shown by --cfg job
+    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "protocol", "choices"}
     for f in fields(Experiment):
         assert f.name in inside or f"\n    {f.name}=" in text, f.name
 

@@ -85,12 +85,10 @@ def parameters(encoder):
 
 
 SIZE = {e: parameters(e) for e in parts("encoder")}
-ENCODERS = [
-    e for e in ("mlp", "conv", *sorted({*SIZE} - {"mlp", "conv"})) if SIZE[e]
-]  # what has something to learn
-PAIRS = [
-    (p, e) for p in GRADIENT for e in [e for e in ENCODERS if networks(p, e)][:2]
-]  # all would take an hour
+# what has something to learn
+ENCODERS = [e for e in ("mlp", "conv", *sorted({*SIZE} - {"mlp", "conv"})) if SIZE[e]]
+# all would take an hour
+PAIRS = [(p, e) for p in GRADIENT for e in [e for e in ENCODERS if networks(p, e)][:2]]
 PAIRS += [
     (next(p for p in GRADIENT if networks(p, e)), e)
     for e in ENCODERS
@@ -105,11 +103,8 @@ every_encoder = pytest.mark.parametrize(
         for e in SIZE
     ],
 )
-BORROWED = (
-    "torchvision_model",
-    "timm_model",
-    "resnet",
-)  # encoders that are slow to train, and others' to test
+# encoders that are slow to train, and others' to test
+BORROWED = ("torchvision_model", "timm_model", "resnet")
 pairs = pytest.mark.parametrize(
     ("pretrainer", "encoder"),
     [pytest.param(p, e, marks=[pytest.mark.slow] if e in BORROWED else []) for p, e in PAIRS],
@@ -463,9 +458,8 @@ def test_a_task_learns_what_it_is_shown(training, stem):
     )
     again, _ = training(*supervised(stem), images, target)
     assert found == again
-    of_labels = (
-        "labels" if "labels" in found[0] else next(iter(task.objectives))
-    )  # other terms may rise as their weights do
+    # other terms may rise as their weights do
+    of_labels = "labels" if "labels" in found[0] else next(iter(task.objectives))
     assert found[-1][of_labels] < found[0][of_labels]
 
 

@@ -127,9 +127,8 @@ def test_classes_without_a_label_keep_their_places(pixels, strategy, seen):
         logits_BY = head(f_BD)
         expected = strategy.solve(f_ND, y_N, few, SEED)(f_BD).argmax(1)
     assert logits_BY.shape[1] == 10
-    assert (
-        9 - logits_BY.argmax(1) == expected
-    ).float().mean() > 0.99  # the order of classes may turn a tie
+    # the order of classes may turn a tie
+    assert (9 - logits_BY.argmax(1) == expected).float().mean() > 0.99
     assert logits_BY.softmax(1)[:, : 10 - seen].max() < 1e-6
 
 

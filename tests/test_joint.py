@@ -298,10 +298,8 @@ def test_a_method_takes_the_views_of_the_experiment(method):
 @pytest.mark.parametrize("name", ["simclr", "barlow_twins", "vicreg", "dino"])
 def test_losses_are_lightlys(name):
     theirs = lightly()
-    centre_K, halved = (
-        torch.zeros(4),
-        torch.tensor([25.0, 12.5, 1.0]),
-    )  # lightly, as the authors' code, halves the variance term
+    # lightly, as the authors' code, halves the variance term
+    centre_K, halved = (torch.zeros(4), torch.tensor([25.0, 12.5, 1.0]))
     ours, other = {
         "simclr": lambda: (nt_xent(A_BZ, B_BZ, 0.5), theirs.NTXentLoss(0.5)(A_BZ, B_BZ)),
         "barlow_twins": lambda: (

@@ -486,9 +486,8 @@ def test_converged_holds_for_rates_that_anneal():
     from math import pi, sin
 
     n = 200
-    walked = [
-        i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)
-    ]  # the sum of the rates so far
+    # the sum of the rates so far
+    walked = [i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)]
     assert not converged([[2 - w for w in walked]])
     assert converged([[0.2 + 2 * exp(-40 * w) for w in walked]])
 

@@ -85,10 +85,8 @@ def kill_at(job, *points):
     """Killed at one change on disk, and again while resuming, and again."""
     codes = [run(line, *job.arguments, fault=Fault(at))[0] for at in points]
     assert codes[0] == -signal.SIGKILL
-    assert set(codes) <= {
-        -signal.SIGKILL,
-        0,
-    }  # so little may be left to do that a later one is not reached
+    # so little may be left to do that a later one is not reached
+    assert set(codes) <= {-signal.SIGKILL, 0}
     finishes(job)
     shutil.rmtree("outputs")
 

@@ -139,9 +139,8 @@ def test_a_file_that_fits_is_whole(state):
     report = moved(state)
     report.check()
     assert report.table().startswith("weights from resnet10.pth: 24 of 24 layers\n")
-    moved(
-        {k: v for k, v in state.items() if "num_batches_tracked" not in k}
-    ).check()  # counters, which hold nothing learned
+    # counters, which hold nothing learned
+    moved({k: v for k, v in state.items() if "num_batches_tracked" not in k}).check()
 
 
 BN = "layer2.0.bn1"

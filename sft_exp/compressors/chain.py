@@ -11,9 +11,8 @@ from sft_exp.errors import require
 class Chain(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = (
-        None  # accuracy (a fraction) that all of them together may lose; more fails the run
-    )
+    # accuracy (a fraction) that all of them together may lose; more fails the run
+    tolerance: float | None = None
     parts: dict = field(default_factory=lambda: {})  # name -> compressor, in their order
 
     def __post_init__(self):

@@ -7,7 +7,8 @@ from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
 
-ALONE = "_alone"  # ends the name of the student that had no teacher: a control, and no form of the model
+# ends the name of the student that had no teacher: a control, and no form of the model
+ALONE = "_alone"
 
 
 @dataclass

@@ -11,9 +11,8 @@ from sft_exp.errors import require
 class Several(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = (
-        None  # accuracy (a fraction) that each of them may lose; more fails the run
-    )
+    # accuracy (a fraction) that each of them may lose; more fails the run
+    tolerance: float | None = None
     parts: dict = field(default_factory=lambda: {})  # name -> compressor
 
     def __post_init__(self):

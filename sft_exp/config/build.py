@@ -34,9 +34,8 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "transfer": Transfer,
     "hardware": Hardware,
 }
-ADOPTED = {
-    "torchvision.datasets": ("torchvision_set", "dataset")
-}  # library -> our part that reads its classes, and its group
+# library -> our part that reads its classes, and its group
+ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}
 RETIRED = {  # keys that once were, and may stand in the results of old runs -> what to say instead
     "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
 }

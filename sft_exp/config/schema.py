@@ -22,9 +22,8 @@ class Target:
 
     path: str
     options: dict[str, Any]
-    hints: dict[str, Any] = field(
-        default_factory=dict
-    )  # ours: e.g. which learning rates a search tries
+    # ours: e.g. which learning rates a search tries
+    hints: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -35,15 +34,12 @@ class Budget:
     steps: int | None = None  # instead of epochs
     max_steps: int | None = None  # an end to what epochs ask for
     batch_size: Any = 64  # rows a step over all processes, or `all`
-    horizon: int | None = (
-        None  # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
-    )
-    after: int | None = (
-        None  # go on from the run of so many epochs (or steps) with this horizon, if it is in the store
-    )
-    piece: int | None = (
-        None  # rows a backward pass, for batches too large for memory; null = the whole batch
-    )
+    # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
+    horizon: int | None = None
+    # go on from the run of so many epochs (or steps) with this horizon, if it is in the store
+    after: int | None = None
+    # rows a backward pass, for batches too large for memory; null = the whole batch
+    piece: int | None = None
     clip: float | None = None  # largest norm of the gradient; null = as it is
 
     def __post_init__(self):
@@ -96,10 +92,12 @@ class Budget:
 class Tuning(Budget):
     """How long, in what pieces, and with what is watched meanwhile."""
 
-    ema: float = 0.0  # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last weights
-    patience: int | None = (
-        None  # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or full
-    )
+    # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last
+    # weights
+    ema: float = 0.0
+    # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or
+    # full
+    patience: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -140,9 +138,8 @@ class Features:
 class Transfer:
     """What is asked of weights that come from a file."""
 
-    allow: list[str] = field(
-        default_factory=list
-    )  # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
+    # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
+    allow: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         ok = isinstance(self.allow, list) and all(
@@ -155,22 +152,19 @@ class Transfer:
 class Views:
     """How far a view of an image may be from it. Each image draws its own numbers; sft_exp/data/augment.py applies them."""
 
-    crop: list[float] = field(
-        default_factory=lambda: [0.2, 1.0]
-    )  # least and most area of the window shown; above 1 zooms out
+    # least and most area of the window shown; above 1 zooms out
+    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])
     ratio: float = 1.33  # most of the window's width to its height, or height to width
     flip: float = 0.5  # chance of left and right changing places
     rotate: float = 0.0  # degrees, either way
     shear: float = 0.0  # degrees, either way
     shift: float = 0.0  # share of the image's size, either way, beside where the window lies
-    jitter: float = (
-        0.5  # strength of the change of brightness, contrast, saturation and hue; chance 0.8
-    )
+    # strength of the change of brightness, contrast, saturation and hue; chance 0.8
+    jitter: float = 0.5
     grey: float = 0.2  # chance of losing all colour
     blur: float = 0.0  # chance of a Gaussian blur
-    sigma: list[float] = field(
-        default_factory=lambda: [0.1, 2.0]
-    )  # least and most standard deviation of the blur, in pixels
+    # least and most standard deviation of the blur, in pixels
+    sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
     cutout: float = 0.0  # chance that a rectangle, a twentieth to a third of the image, goes black
 
     def __post_init__(self):
@@ -202,15 +196,15 @@ class Hardware:
     precision: str = "fp32"  # fp32, or bf16 by autocast
     compile: bool = False  # torch.compile the losses
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage
-    engine: str = "local"  # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
-    processes: int = (
-        1  # started on this machine for ddp or fsdp, where torchrun or Slurm has not started them
-    )
+    # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
+    engine: str = "local"
+    # started on this machine for ddp or fsdp, where torchrun or Slurm has not started them
+    processes: int = 1
     timeout: float = 300.0  # seconds that processes wait for one of them before they give up
-    accumulate: int = (
-        1  # pieces that a process takes its rows of a batch in, adding gradients: memory for time
-    )
-    recompute: bool = False  # blocks of the network keep their input alone and are computed again in backward: the same
+    # pieces that a process takes its rows of a batch in, adding gradients: memory for time
+    accumulate: int = 1
+    # blocks of the network keep their input alone and are computed again in backward: the same
+    recompute: bool = False
 
     def __post_init__(self):
         require(self.engine in ENGINES, "engine", self.engine, ", ".join(ENGINES))
@@ -266,25 +260,31 @@ class Experiment:
     protocol: Protocol = field(default_factory=Protocol)
 
     seed: int = 0  # names every random stream but the label draws, which are named by their number
-    labels: Any = 10  # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as sft_exp.label's
-    labels_total: int | None = (
-        None  # instead: a number over all classes; with a CSV, so many of its images
-    )
+    # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as
+    # sft_exp.label's
+    labels: Any = 10
+    # instead: a number over all classes; with a CSV, so many of its images
+    labels_total: int | None = None
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
-    metrics: list[Any] = field(
-        default_factory=list
-    )  # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_: torchmetrics....}
+    # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_:
+    # torchmetrics....}
+    metrics: list[Any] = field(default_factory=list)
     controls: Any = True  # also run the controls: true, false, or a list of their names
-    nll_samples: int = 0  # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not computed
-    monitors: bool = True  # look at the features while pretraining: probes inside the label budget, rank, clusters
-    report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
+    # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not
+    # computed
+    nll_samples: int = 0
+    # look at the features while pretraining: probes inside the label budget, rank, clusters
+    monitors: bool = True
+    # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page
+    # for all)
+    report: Any = "auto"
     plan: bool = False  # print what would run, and run nothing
-    replace: bool = False  # remove the results of another experiment that lie in the run folder, instead of refusing it
+    # remove the results of another experiment that lie in the run folder, instead of refusing it
+    replace: bool = False
     store: str = "outputs/store"  # where stage folders live
-    plugins: str | None = (
-        None  # folder of your own parts: pretrainers/mine.py, ..., and conf/pretrainer/mine.yaml, ...
-    )
+    # folder of your own parts: pretrainers/mine.py, ..., and conf/pretrainer/mine.yaml, ...
+    plugins: str | None = None
     name: str = ""  # of the experiment, for titles
     choices: dict[str, str] = field(default_factory=dict)  # the option taken in each group
 

@@ -32,12 +32,10 @@ class Encoder:
     `mean` and `std` are applied around what `build` returns, by `nets.backbone`.
     """
 
-    mean: list[float] | None = field(
-        default=None, kw_only=True
-    )  # of each channel: what public weights subtract from [0, 1]
-    std: list[float] | None = field(
-        default=None, kw_only=True
-    )  # of each channel: what they then divide by; null = neither
+    # of each channel: what public weights subtract from [0, 1]
+    mean: list[float] | None = field(default=None, kw_only=True)
+    # of each channel: what they then divide by; null = neither
+    std: list[float] | None = field(default=None, kw_only=True)
 
     def build(self, image: tuple[int, int, int]) -> Backbone:
         """ConfigError if the encoder does not fit the image."""

@@ -21,21 +21,16 @@ class Strategy:
     and `head`, are each strategy's own; `adapt`, `merge` and `penalty` are words that most leave neutral.
     """
 
-    probabilistic: ClassVar[bool] = (
-        True  # the head's predictions are logits; False: scores without that meaning
-    )
-    solves: ClassVar[bool] = (
-        False  # the head comes from `solve`, and nothing is trained by gradient
-    )
-    solved: ClassVar[tuple[str, ...]] = (
-        "classes",
-        "pixels",
-    )  # what tasks must predict for that; others need a gradient
+    # the head's predictions are logits; False: scores without that meaning
+    probabilistic: ClassVar[bool] = True
+    # the head comes from `solve`, and nothing is trained by gradient
+    solves: ClassVar[bool] = False
+    # what tasks must predict for that; others need a gradient
+    solved: ClassVar[tuple[str, ...]] = ("classes", "pixels")
 
     tasks: ClassVar[tuple[str, ...]] = ()  # what tasks must predict; empty: anything
-    frozen: ClassVar[bool] = (
-        False  # `phases` never let the encoder move, and nothing is added to it
-    )
+    # `phases` never let the encoder move, and nothing is added to it
+    frozen: ClassVar[bool] = False
     uses_pool: ClassVar[bool] = False  # trains on the pool's images, too, as `unlabelled`
 
     def resolved(self, find: Callable[[str, Any], Path]) -> "Strategy":

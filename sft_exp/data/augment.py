@@ -16,13 +16,12 @@ from sft_exp.config.schema import Views
 from sft_exp.core.rng import Stream
 from sft_exp.data import boxes
 
-NUMBERS = 20  # drawn for each image, whether used or not, so that one switch changes no other operation's numbers
+# drawn for each image, whether used or not, so that one switch changes no other operation's numbers
+NUMBERS = 20
 COLOUR_CHANCE = 0.8
 OUTSIDE = 255  # value of a mask where nothing is known
-CUT, CUT_RATIO = (
-    [0.05, 0.33],
-    2.0,
-)  # share of the image that a cutout takes; most of its width to its height
+# share of the image that a cutout takes; most of its width to its height
+CUT, CUT_RATIO = ([0.05, 0.33], 2.0)
 TO_YIQ = torch.tensor(
     [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]],
     dtype=torch.float64,
@@ -179,9 +178,8 @@ def blur(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     """Gaussian blur of rows, then columns, each a product with a matrix of weights that sum to 1 up to the border."""
     if not how.blur:
         return x_BCHW
-    sigma_B = within(how.sigma, u[1]).where(
-        u[0] < how.blur, 1e-3
-    )  # so narrow that it changes nothing
+    # so narrow that it changes nothing
+    sigma_B = within(how.sigma, u[1]).where(u[0] < how.blur, 1e-3)
 
     def weights_BSS(size: int) -> Tensor:
         at_S = torch.arange(size, device=x_BCHW.device)

@@ -39,9 +39,8 @@ class Sharded(Shared):
         penalty = self.bound.penalty
         mesh = init_device_mesh(group.device.type, (group.count,))
         still = {p for p in self.nets.parameters() if not p.requires_grad}
-        pulled = (
-            penalty is not None and penalty(self.nets) is not None
-        )  # it sees all parameters at once: no block by itself
+        # it sees all parameters at once: no block by itself
+        pulled = penalty is not None and penalty(self.nets) is not None
         for block in [] if pulled else blocks(self.nets):
             if not still.issuperset(block.parameters()):
                 fully_shard(block, mesh=mesh, ignored_params=still)

@@ -49,8 +49,12 @@ class Engine:
     """How losses, gradients and numbers of one training come about; which processes share the work is its affair alone."""
 
     ranks: Ranks = ALONE
-    shares = False  # whether each process holds a part of the networks and optimizers, and `write` and `read` keep them
-    weight = 1.0  # of this process's loss: gradients are averaged over processes, and their rows may differ by a pair
+    # whether each process holds a part of the networks and optimizers, and `write` and `read` keep
+    # them
+    shares = False
+    # of this process's loss: gradients are averaged over processes, and their rows may differ by a
+    # pair
+    weight = 1.0
 
     def __init__(
         self,

@@ -23,7 +23,9 @@ LAYERS = {
 @dataclass
 class ResNet(Encoder):
     depth: int = 18  # 10, 18, 34, 50 or 101 layers
-    stem: str = "auto"  # small (3x3, no pooling), large (7x7, stride 4), auto (as its weights; else small below 64 pixels)
+    # small (3x3, no pooling), large (7x7, stride 4), auto (as its weights; else small below 64
+    # pixels)
+    stem: str = "auto"
 
     def __post_init__(self):
         require(self.depth in LAYERS, "depth", self.depth, f"one of {', '.join(map(str, LAYERS))}")

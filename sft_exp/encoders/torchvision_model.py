@@ -19,9 +19,8 @@ class TorchvisionModel(Encoder):
     passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
 
     name: str = "mobilenet_v3_small"  # in torchvision.models; it starts without weights
-    options: dict = field(
-        default_factory=lambda: {}
-    )  # arguments of its builder, e.g. {image_size: 32} of vit_b_16
+    # arguments of its builder, e.g. {image_size: 32} of vit_b_16
+    options: dict = field(default_factory=lambda: {})
 
     def build(self, image):
         from torchvision import models

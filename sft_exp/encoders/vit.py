@@ -45,10 +45,8 @@ class Transformer(Backbone):
     def __init__(self, image: tuple[int, int, int], patch: int, width: int, depth: int, heads: int):
         super().__init__()
         self.image, self.patch, self.width = image, patch, width
-        self.grid = (
-            ceil(image[1] / patch),
-            ceil(image[2] / patch),
-        )  # patches down, patches across: N of them
+        # patches down, patches across: N of them
+        self.grid = (ceil(image[1] / patch), ceil(image[2] / patch))
         self.embed = nn.Conv2d(image[0], width, patch, stride=patch)
         self.register_buffer("positions_ND", positions(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(

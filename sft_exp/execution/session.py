@@ -98,9 +98,8 @@ def _work(
             "resumable": True,
             "error": f"{type(error).__name__}: {error}",
         }
-        with suppress(
-            StorageError
-        ):  # a full disk, or who has taken the folder up since, must not hide what went wrong
+        # a full disk, or who has taken the folder up since, must not hide what went wrong
+        with suppress(StorageError):
             ownership.require(folder)
             atomic_io.write_json(folder / "status.json", ended)
         followers.ended(ctx, code)

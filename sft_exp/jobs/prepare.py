@@ -64,9 +64,8 @@ def prepare(e: Experiment) -> Job:
     if e.nll_samples:
         add(job, "likelihood", likely(job, {**shared, **tested}, starts[0]))
     for arm in (MAIN, *controls(e)):
-        which = range(
-            1 if arm == LONG else e.draws
-        )  # it costs as much as the pretraining, each time
+        # it costs as much as the pretraining, each time
+        which = range(1 if arm == LONG else e.draws)
         requests = [
             finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d])
             for d in which

@@ -48,14 +48,8 @@ ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = 
     "finetune": (finetune.alike, finetune.run_alike),
     "metrics": (metrics.alike, metrics.run_alike),
 }  # stages that may answer several requests in one call: (what these have in common, the call)
-SHARED = (
-    "pretrain",
-    "search",
-    "finetune",
-    "validate",
-    "evaluate",
-    "compress",
-)  # with all processes, where there are several
+# with all processes, where there are several
+SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")
 
 
 @dataclass
@@ -68,9 +62,8 @@ class Job:
     requests: dict[str, list[Request]] = field(
         default_factory=lambda: {name: [] for name in FUNCTIONS}
     )
-    arms: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # arm -> positions of its draws in requests["finetune"]
+    # arm -> positions of its draws in requests["finetune"]
+    arms: dict[str, list[int]] = field(default_factory=dict)
     results: dict[str, list[Result]] = field(default_factory=dict)
 
 

@@ -15,11 +15,8 @@ from sft_exp.stages import pretrain
 from sft_exp.store.store import Request
 
 STARTLESS = ("nothing", "in closed form")  # what pretrainers learn that weights are no start for
-WITHOUT: Request = {
-    "init": None,
-    "_init": None,
-    "_allow": [],
-}  # of a pretraining that starts from no weights
+# of a pretraining that starts from no weights
+WITHOUT: Request = {"init": None, "_init": None, "_allow": []}
 
 
 def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:

@@ -24,9 +24,8 @@ class BarlowTwins(Pretrainer):
     off_diagonal: float = 0.003  # lambda
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.off_diagonal >= 0, "off_diagonal", self.off_diagonal, "0 or more")

@@ -33,9 +33,8 @@ class BiGAN(Pretrainer):
     latent: int = 50  # Z
     hidden: int = 512  # units of each of the discriminator's two layers
     penalty: float = 1.0  # R, of the discriminator's slope
-    noise: float = (
-        0.3  # standard deviation of what is added to the images that the discriminator sees
-    )
+    # standard deviation of what is added to the images that the discriminator sees
+    noise: float = 0.3
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")

@@ -25,14 +25,12 @@ class BYOL(Pretrainer):
     keeps: ClassVar[str] = "student.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, which keeps it from collapsing
 
-    momentum: float = (
-        0.95  # m at the start; in short runs a teacher must be faster than the paper's 0.996
-    )
+    # m at the start; in short runs a teacher must be faster than the paper's 0.996
+    momentum: float = 0.95
     hidden: int = 512  # width of projector and predictor
     projection: int = 128  # Z, width of what is predicted
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")

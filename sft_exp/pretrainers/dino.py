@@ -38,9 +38,8 @@ class DINO(Pretrainer):
     local_crop: list[float] = field(default_factory=lambda: [0.1, 0.4])  # their least and most area
     hidden: int = 512  # width of the head
     bottleneck: int = 128  # width of what is compared with the prototypes
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         for name in (

@@ -28,15 +28,13 @@ class MoCo(Pretrainer):
     per_row: ClassVar[bool] = False  # BatchNorm, and a queue that holds whole batches
 
     temperature: float = 0.2  # t
-    momentum: float = (
-        0.95  # m, of the teacher; in short runs it must be faster than the paper's 0.999
-    )
+    # m, of the teacher; in short runs it must be faster than the paper's 0.999
+    momentum: float = 0.95
     queue: int = 2048  # keys of earlier batches that are compared with
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")

@@ -25,9 +25,8 @@ class SimCLR(Pretrainer):
     temperature: float = 0.5  # t: the smaller, the more the nearest of the others count
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")

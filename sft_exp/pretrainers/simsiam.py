@@ -25,9 +25,8 @@ class SimSiam(Pretrainer):
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z, width of what is predicted
     bottleneck: int = 128  # width of the predictor, a quarter of Z
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.hidden > 0, "hidden", self.hidden, "above 0")

@@ -23,9 +23,8 @@ class Supervised(Pretrainer):
     unhashed: ClassVar[tuple[str, ...]] = ("init", "source")
     labelled: ClassVar[bool] = True
 
-    source: str | None = (
-        None  # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
-    )
+    # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
+    source: str | None = None
     task: Any = None  # what is learnt there of masks or boxes; null = classes of images
 
     def __post_init__(self):

@@ -26,9 +26,8 @@ class VICReg(Pretrainer):
     covariance: float = 1.0
     hidden: int = 512  # width of the expander's two hidden layers
     projection: int = 512  # Z
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         for name in ("invariance", "variance", "covariance"):

@@ -61,13 +61,8 @@ BILL = (
     "images/s",
 )
 SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
-ALIKE = (
-    "dataset",
-    "method",
-    "encoder",
-    "task",
-    "strategy",
-)  # what two requests of a stage share if they take as long
+# what two requests of a stage share if they take as long
+ALIKE = ("dataset", "method", "encoder", "task", "strategy")
 
 
 def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
@@ -82,9 +77,8 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
             advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None
         )
     following, why = advice.next_command(job, result, command)
-    whole = (
-        not screen.is_terminal
-    )  # what reads a pipe looks for sentences; a command is never broken
+    # what reads a pipe looks for sentences; a command is never broken
+    whole = not screen.is_terminal
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
@@ -103,11 +97,8 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
 
 
 def show_bill(bill: dict[str, Any], screen: Console) -> None:
-    for columns in (
-        slice(0, 3),
-        slice(3, 7),
-        slice(7, None),
-    ):  # each narrow enough for a terminal of 80 columns
+    # each narrow enough for a terminal of 80 columns
+    for columns in (slice(0, 3), slice(3, 7), slice(7, None)):
         screen.print(bill_table(bill, columns))
     screen.print(bill_footing(bill), style="dim", soft_wrap=not screen.is_terminal)
 

@@ -65,9 +65,8 @@ def run_stage(
     except NonFiniteError:
         if not also:
             raise
-        return shown(
-            store, replace(what, alike=None), requests, len(missing)
-        )  # another job's head diverged: ours alone
+        # another job's head diverged: ours alone
+        return shown(store, replace(what, alike=None), requests, len(missing))
 
 
 def shown(store: Store, what: Stage, requests: list[Request], missing: int) -> list[Result]:

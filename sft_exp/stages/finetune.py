@@ -173,9 +173,8 @@ def learn(
     if val and nets["encoder"] is not encoder:
         val = val.through(encoder)
     method = method_of(request, ctx)
-    notes: dict[
-        str, Any
-    ] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
+    # kept with the checkpoints: the mean weights, the best ones and their score
+    notes: dict[str, Any] = {}
     score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
     optim = known(request["optim"])

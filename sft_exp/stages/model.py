@@ -40,9 +40,8 @@ class Model:
     task: Task
     nets: nn.ModuleDict
     spec: Spec
-    probabilistic: bool = (
-        True  # whether softmax of its predictions means anything; votes of an SVM do not
-    )
+    # whether softmax of its predictions means anything; votes of an SVM do not
+    probabilistic: bool = True
 
     @torch.no_grad()
     def predict(self, x_BCHW: Tensor) -> Tensor:
@@ -109,10 +108,8 @@ def folder_of(path: Path) -> Path:
         folder = Path(
             json.loads((path / "results.json").read_text())["stages"]["finetune"]["folder"]
         )
-        for start in (
-            Path(),
-            *path.resolve().parents,
-        ):  # the run's folder is named from where the run was started
+        # the run's folder is named from where the run was started
+        for start in (Path(), *path.resolve().parents):
             if (start / folder / "model.json").exists():
                 return start / folder
         raise DataError(f"{path}: what it trained should be in {folder}, and is not there")

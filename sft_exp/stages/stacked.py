@@ -13,9 +13,8 @@ from sft_exp.errors import NonFiniteError
 from sft_exp.training.loop import Plan
 from sft_exp.training.optim import build_optimizer
 
-STACKABLE = tuple(
-    f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop")
-)  # whose step is the learning rate times a direction
+# whose step is the learning rate times a direction
+STACKABLE = tuple(f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop"))
 
 
 def stackable(optim: Target) -> bool:

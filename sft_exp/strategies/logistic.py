@@ -15,9 +15,8 @@ from sft_exp.models.heads.fitted import grid_fit
 class Logistic(Strategy):
     solves: ClassVar[bool] = True
 
-    c: list[float] = field(
-        default_factory=lambda: [0.01, 0.1, 1.0, 10.0]
-    )  # inverse weights of the ridge to choose from
+    # inverse weights of the ridge to choose from
+    c: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):

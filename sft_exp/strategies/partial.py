@@ -9,7 +9,8 @@ from sft_exp.errors import ConfigError
 
 @dataclass
 class Partial(Strategy):
-    moves: str = ".*"  # regular expression, sought anywhere in the encoder's parameter names, e.g. "^code|norm"
+    # regular expression, sought anywhere in the encoder's parameter names, e.g. "^code|norm"
+    moves: str = ".*"
 
     def __post_init__(self):
         try:

@@ -16,9 +16,8 @@ class Ridge(Strategy):
     probabilistic: ClassVar[bool] = False
     solved: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    alpha: list[float] = field(
-        default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0]
-    )  # weights of the squared norm
+    # weights of the squared norm
+    alpha: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0])
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):

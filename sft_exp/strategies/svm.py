@@ -17,9 +17,8 @@ class Svm(Strategy):
     probabilistic: ClassVar[bool] = False
 
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
-    gamma: list[float] = field(
-        default_factory=lambda: [0.3, 1.0, 3.0]
-    )  # times 1 / (D * variance of the features)
+    # times 1 / (D * variance of the features)
+    gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
@@ -88,9 +87,8 @@ class KernelMachine(nn.Module):
         self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        centre_D = self.support_SD.mean(
-            0
-        )  # around it single precision is enough; some devices have no other
+        # around it single precision is enough; some devices have no other
+        centre_D = self.support_SD.mean(0)
         k_BS = (
             -self.gamma * torch.cdist(f_BD - centre_D, self.support_SD - centre_D).square()
         ).exp()

@@ -31,12 +31,10 @@ class Attribution(Study):
     task: str = "fixmatch"  # of the step `semi_supervised`
     short: int = 300  # steps of fine-tuning, up to the step `schedule`
     long: int = 3_000  # and from it on
-    floors: list[str] = field(
-        default_factory=lambda: ["raw_pixels", "pca_svm"]
-    )  # controls below the network, in order
-    steps: dict[str, list[str]] = field(
-        default_factory=lambda: {}
-    )  # name -> the overrides it adds to those of the steps before
+    # controls below the network, in order
+    floors: list[str] = field(default_factory=lambda: ["raw_pixels", "pca_svm"])
+    # name -> the overrides it adds to those of the steps before
+    steps: dict[str, list[str]] = field(default_factory=lambda: {})
     seeds: int = 3
     margin: float = 0.005  # of accuracy: a step within it is too small to matter
 
@@ -221,9 +219,8 @@ def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture
                     axes.plot(ends, [n, n], color=INK, linewidth=1.1)
                 axes.plot([begin, begin], [n - 1, n], color=FAINT, linewidth=0.7)
                 said += f"  ({percent(step['difference'], '+')})"
-            axes.text(
-                1.02, n, said, va="center", fontsize=8, transform=axes.get_yaxis_transform()
-            )  # where no line goes
+            # where no line goes
+            axes.text(1.02, n, said, va="center", fontsize=8, transform=axes.get_yaxis_transform())
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlim(least, 100)

@@ -25,12 +25,10 @@ class Choose(Study):
     pretrainers: list[str] = field(default_factory=lambda: ["none", "dae", "vae"])
     strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
-    rates: list[float] = field(
-        default_factory=lambda: []
-    )  # learning rates, the same for all; empty = each optimizer's own
-    against: str | None = (
-        None  # folder of the same grid run in full, to say how far the pick is from its best
-    )
+    # learning rates, the same for all; empty = each optimizer's own
+    rates: list[float] = field(default_factory=lambda: [])
+    # folder of the same grid run in full, to say how far the pick is from its best
+    against: str | None = None
 
     def __post_init__(self):
         for name in ("pretrainers", "strategies", "optims"):

@@ -147,9 +147,8 @@ def worker(threads: int | None = None) -> Worker:
     """This process's worker; a new one if the last has died."""
     global _worker
     if _worker is None and not _driver:
-        when_orphaned(
-            lambda: os._exit(Interrupted.code)
-        )  # without its driver a launcher's process would wait for ever
+        # without its driver a launcher's process would wait for ever
+        when_orphaned(lambda: os._exit(Interrupted.code))
     if _worker is None or _worker.process.poll() is not None:
         _worker = Worker(threads)
     return _worker

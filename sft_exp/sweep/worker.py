@@ -20,10 +20,8 @@ _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 def main() -> None:
     when_orphaned(stop)
-    with (
-        suppress(ConnectionError),
-        socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line,
-    ):  # whoever asked may be gone
+    # whoever asked may be gone
+    with suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
             line.flush()

@@ -30,20 +30,23 @@ class FixMatch(Task):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
     per_row: ClassVar[bool] = False  # rows of two pools
 
-    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
+    # default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = (
-        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
-    )
+    # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"
     threshold: float = 0.95  # probability above which a guess is a label
     weight: float = 1.0  # of the guesses
-    align: bool = False  # guesses follow the labels' shares of the classes: right where the labels are drawn as the images are
-    labelled: str = "weak"  # views of labelled images: weak (the paper's) or strong (better where they are very few)
+    # guesses follow the labels' shares of the classes: right where the labels are drawn as the
+    # images are
+    align: bool = False
+    # views of labelled images: weak (the paper's) or strong (better where they are very few)
+    labelled: str = "weak"
     shift: float = 0.07  # of weak views, as a share of the image's size
     cutout: float = 1.0  # chance of a cutout in strong views
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # strong views: fields of the group `augment`, whose option it takes
+    # strong views: fields of the group `augment`, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         classifier.check(self)
@@ -84,9 +87,8 @@ class FixMatch(Task):
 
     def loss(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         sizes = [len(x_BCHW), len(weak_MCHW), len(strong_MCHW)]
-        every = self.predict(
-            nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW])
-        )  # at once: BatchNorm must see one mixture
+        # at once: BatchNorm must see one mixture
+        every = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))
         logits_BY, weak_MY, strong_MY = every.split(sizes)
         q_MY = weak_MY.detach().softmax(1)
         if self.align:

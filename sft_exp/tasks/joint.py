@@ -46,9 +46,8 @@ class Joint(Task):
         require(self.ratio > 0, "ratio", self.ratio, "above 0")
         if self.task is not None:
             for word in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
-                setattr(
-                    self, word, getattr(self.task, word)
-                )  # whatever it is asked about, the task answers
+                # whatever it is asked about, the task answers
+                setattr(self, word, getattr(self.task, word))
 
     @property
     def pools(self):

@@ -27,24 +27,22 @@ WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
 @dataclass
 class MultiTask(Task):
-    holds: ClassVar[dict[str, str]] = {
-        "heads": "task"
-    }  # fields with parts in them -> the group whose options they may name
+    # fields with parts in them -> the group whose options they may name
+    holds: ClassVar[dict[str, str]] = {"heads": "task"}
     predicts: ClassVar[str] = "several"
     score: ClassVar[str] = "mean"
     footing: ClassVar[str] = (
         "the mean is over the heads, each by its own score; alone_ is the same with that head only"
     )
 
-    heads: dict = field(
-        default_factory=lambda: {}
-    )  # target -> what is learnt of it: classify, segment, regress, ...
+    # target -> what is learnt of it: classify, segment, regress, ...
+    heads: dict = field(default_factory=lambda: {})
     weighting: str = "fixed"  # fixed, uncertainty or gradnorm
-    weights: dict = field(
-        default_factory=lambda: {}
-    )  # of the heads, where they are fixed; 1 unless said here
+    # of the heads, where they are fixed; 1 unless said here
+    weights: dict = field(default_factory=lambda: {})
     alpha: float = 1.5  # how much gradnorm favours heads that lag behind
-    augment: bool = False  # train on views of the images, masks moved with them, as the group `augment` draws them
+    # train on views of the images, masks moved with them, as the group `augment` draws them
+    augment: bool = False
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
     def __post_init__(self):
@@ -139,9 +137,8 @@ class MultiTask(Task):
             nets["weights"] = Numbers(torch.zeros(len(heads)))
         if self.weighting == "gradnorm":
             nets["weights"] = Numbers(torch.ones(len(heads)))
-            nets["first"] = Memory(
-                torch.zeros(len(heads))
-            )  # the losses of the first step; 0 before it
+            # the losses of the first step; 0 before it
+            nets["first"] = Memory(torch.zeros(len(heads)))
         return nets
 
     def prepare(self, nets, data):
@@ -199,9 +196,8 @@ class MultiTask(Task):
             shared.begin()
             loss_T, _ = self.losses(nets, shared, targets)
             square_T = torch.stack([square(loss, shared.leaves()) for loss in loss_T]).detach()
-        ranks = (
-            now()
-        )  # of all rows, wherever they are: each process's gradients are of its own mean
+        # of all rows, wherever they are: each process's gradients are of its own mean
+        ranks = now()
         norms_T = torch.tensordot(ranks.parts.to(square_T).square(), ranks.each(square_T), 1).sqrt()
         loss_T, first_T, w_T = (
             ranks.mean(loss_T.detach()),

@@ -33,7 +33,8 @@ TABLE = "results"  # one row a fine-tuning, for charts over many runs
 COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
 LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that the server takes
-OUTPUTS = "outputs"  # where W&B's files are written, and where `sft_exp.sync` looks, unless told otherwise
+# where W&B's files are written, and where `sft_exp.sync` looks, unless told otherwise
+OUTPUTS = "outputs"
 _told: set[str] = set()  # lines of explanation, each once a process
 _offline = threading.Event()  # the server did not answer: this process does not ask again
 
@@ -45,9 +46,8 @@ class Wandb(Tracker):
     mode: str = "auto"  # auto (online with a key, else offline), online, offline, disabled
     group: str | None = None  # runs shown together; a sweep's are, unless this says otherwise
     name: str | None = None  # of the run; null: what was chosen, in a sweep what varies in it
-    tags: list[str] = field(
-        default_factory=lambda: []
-    )  # beside those of the options that are not the defaults
+    # beside those of the options that are not the defaults
+    tags: list[str] = field(default_factory=lambda: [])
     notes: str | None = None  # a longer description of the run
     job_type: str | None = None  # null: pretrain or finetune
     images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
@@ -92,9 +92,8 @@ class Wandb(Tracker):
                 tell(
                     f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them"
                 )
-        identity = (
-            trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None
-        )  # the trial is the fine-tuning
+        # the trial is the fine-tuning
+        identity = trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None
         for attempt in (
             ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline")
         ):
@@ -121,9 +120,8 @@ class Wandb(Tracker):
         """The run in this very mode; raises whatever W&B raises."""
         where = Path(self.dir or OUTPUTS)
         for older in (where / "wandb").glob(f"*run-*-{identity}"):
-            if (
-                older / PENDING
-            ).exists():  # its training was killed, or it failed; all it holds is logged again
+            # its training was killed, or it failed; all it holds is logged again
+            if (older / PENDING).exists():
                 atomic_io.remove(older)
         wandb = library()
         settings = wandb.Settings(  # a fresh one each time: init writes its arguments into it
@@ -226,9 +224,8 @@ class Mirror(Run):
                 tell(
                     f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it"
                 )
-        self.tried(
-            lambda: self.run.summary.update(self.results)
-        )  # last, so that nothing replaces it
+        # last, so that nothing replaces it
+        self.tried(lambda: self.run.summary.update(self.results))
         self.tried(lambda: self.run.finish(exit_code=code))
         if self.run is not None and not self.run.offline and linked:
             atomic_io.remove(self.folder / PENDING)

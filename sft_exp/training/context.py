@@ -36,9 +36,8 @@ class Context:
     config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
     typed: Sequence[str] = ()  # the overrides that the user gave
     varying: Sequence[str] = ()  # those of them that tell the job from the others of its sweep
-    mirrored: dict[str, About] = field(
-        default_factory=dict
-    )  # name of a store folder -> the run it has in the tracker
+    # name of a store folder -> the run it has in the tracker
+    mirrored: dict[str, About] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)  # those open now
     group: Group | None = None  # the processes that this stage is shared with
 

@@ -61,10 +61,8 @@ def fit(
             for step in train(method, nets, optimizers, data, plan, ctx.device, start, engine):
                 own = len(step.metrics)
                 yield step
-                marked = step.done in (
-                    1,
-                    plan.stop,
-                )  # where a loss ended says little without where it began
+                # where a loss ended says little without where it began
+                marked = step.done in (1, plan.stop)
                 if marked or step.done % every == 0 or len(step.metrics) > own:
                     row = row_of(step, epoch, images)
                     rows.append(json.dumps(row))

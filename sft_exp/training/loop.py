@@ -35,20 +35,19 @@ class Plan:
     batch_size: int  # rows a step; as large as the data set = full-batch gradient descent
     schedule: Schedule
     phases: Phases
-    name: tuple[
-        int | str, ...
-    ]  # names the random streams: seed, and whatever else sets this training apart
-    piece: int | None = (
-        None  # rows a backward pass; a larger batch is taken in pieces and their gradients added
-    )
+    # names the random streams: seed, and whatever else sets this training apart
+    name: tuple[int | str, ...]
+    # rows a backward pass; a larger batch is taken in pieces and their gradients added
+    piece: int | None = None
     accumulate: int = 1  # or pieces of a process's rows
     precision: str = "fp32"  # fp32, or bf16 for autocast
     compile: bool = False
     recompute: bool = False  # blocks keep their input alone and are computed again in backward
-    rests: str = ""  # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes everything
-    penalty: Callable[[nn.ModuleDict], Tensor | None] | None = (
-        None  # a term of every loss that is the strategy's, not the method's
-    )
+    # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
+    # everything
+    rests: str = ""
+    # a term of every loss that is the strategy's, not the method's
+    penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
     clip: float | None = None  # largest norm of an objective's gradient
 
     def moving(self, step: int) -> Rates:
@@ -64,9 +63,8 @@ class Plan:
 class Step:
     done: int  # steps taken so far
     metrics: Tensors  # scalars of this step, still on the device
-    refresh: Callable[
-        [], None
-    ]  # to be called before looking at the networks; it costs something where they are sharded
+    # to be called before looking at the networks; it costs something where they are sharded
+    refresh: Callable[[], None]
 
 
 def train(
@@ -92,9 +90,8 @@ def train(
     awake: Rates | None = None  # phase whose frozen parts rest now
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
-        if (
-            plan.rests and rates is not awake
-        ) or not nets.training:  # a new phase, or someone has looked at the networks
+        # a new phase, or someone has looked at the networks
+        if (plan.rests and rates is not awake) or not nets.training:
             wake(nets, plan.rests, rates)
             awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
@@ -102,9 +99,8 @@ def train(
             batch, stream(*plan.name, "draw", step, device=device, share=mine), progress
         )
         own = (engine.ranks.rank,) if engine.ranks.rank else ()  # other rows, other masks
-        seed_global(
-            seed_of(*plan.name, "dropout", step, *own), device
-        )  # for what draws inside its own forward
+        # for what draws inside its own forward
+        seed_global(seed_of(*plan.name, "dropout", step, *own), device)
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
             if (step + 1) % every:  # the last of each so many
@@ -181,9 +177,8 @@ def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
     nets.train()
     if not network:
         return
-    parents = {
-        network.rpartition(".")[0]: False
-    }  # path -> whether any parameter in it, or around it, moves
+    # path -> whether any parameter in it, or around it, moves
+    parents = {network.rpartition(".")[0]: False}
     for path, module in nets.get_submodule(network).named_modules(prefix=network):
         own = [f"{path}.{name}" in moving for name, _ in module.named_parameters(recurse=False)]
         below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]

@@ -57,9 +57,8 @@ def optimizers_for(
     made = {}
     for objective, (network, _) in method.objectives.items():
         groups: dict[float, list[Tensor]] = {}
-        spans: dict[
-            float, set[tuple[bool, ...]]
-        ] = {}  # phases in which a group's parameters are trained
+        # phases in which a group's parameters are trained
+        spans: dict[float, set[tuple[bool, ...]]] = {}
         for name, rate in rates.items():
             if belongs(name, network):
                 groups.setdefault(rate, []).append(parameters[name])
@@ -90,9 +89,8 @@ def build_optimizer(
             "_target_", target.path, "must be a class derived from torch.optim.Optimizer"
         )
     options = dict(target.options)
-    shares = any(
-        hasattr(p, "full_tensor") for group in groups for p in group["params"]
-    )  # not all fused kernels know these
+    # not all fused kernels know these
+    shares = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
     if (
         fused
         and "fused" in kind.__init__.__code__.co_varnames

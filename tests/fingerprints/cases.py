@@ -23,12 +23,11 @@ PICTURES = ((1, 16, 16), (3, 20, 18))  # of encoders
 CANVASES = ((1, 32, 32), (3, 40, 36))  # of tasks on maps, and views
 STEPS = 3
 LARGE = 6_000_000  # parameters above which an encoder's shapes are kept, not its numbers
-TOLERANCE = {
-    "run": 1e-4,
-    "strategy": 1e-6,
-    "optim/lbfgs": 1e-5,
-}  # runs are float32; a line search amplifies rounding
-SOLVED = 1e-3  # heads that a solver finds in float32: where it stops depends on rounding (2e-4 seen with two threads)
+# runs are float32; a line search amplifies rounding
+TOLERANCE = {"run": 1e-4, "strategy": 1e-6, "optim/lbfgs": 1e-5}
+# heads that a solver finds in float32: where it stops depends on rounding (2e-4 seen with two
+# threads)
+SOLVED = 1e-3
 CLOSE = 1e-7
 SMALLEST = 1e-9  # numbers below it are rounding
 

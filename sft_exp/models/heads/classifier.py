@@ -71,9 +71,8 @@ def metrics(spec: Spec) -> nn.ModuleDict:
             "precision": MulticlassPrecision(classes, average="macro"),
             "recall": MulticlassRecall(classes, average="macro"),
             "f1": MulticlassF1Score(classes, average="macro"),
-            "ece": MulticlassCalibrationError(
-                classes, n_bins=15
-            ),  # Guo et al., arXiv:1706.04599, equation 3
+            # Guo et al., arXiv:1706.04599, equation 3
+            "ece": MulticlassCalibrationError(classes, n_bins=15),
         }
     )
 

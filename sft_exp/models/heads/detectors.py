@@ -41,9 +41,8 @@ COLOURS = (
     "#92dadd",
 )
 GROUPS = 16  # of the heads' GroupNorm, at most
-OCTAVES = [
-    2 ** (n / 3) for n in range(3)
-]  # sizes of RetinaNet's anchors, in 4 strides (its section 4)
+# sizes of RetinaNet's anchors, in 4 strides (its section 4)
+OCTAVES = [2 ** (n / 3) for n in range(3)]
 
 
 class Pyramid(nn.Module):
@@ -94,9 +93,8 @@ def detector(
         )
         head = RetinaNetHead(width, anchors.num_anchors_per_location()[0], classes + 1, norm)
         return RetinaNet(pyramid, classes + 1, anchor_generator=anchors, head=head, **limits)
-    anchors = AnchorGenerator(
-        [[s] for s in sides], [[1.0]] * len(sides)
-    )  # a point: its square's middle
+    # a point: its square's middle
+    anchors = AnchorGenerator([[s] for s in sides], [[1.0]] * len(sides))
     towers = FCOSHead(width, 1, classes + 1, 0)
     towers.classification_head = FCOSClassificationHead(
         width, 1, classes + 1, convs, norm_layer=norm
@@ -165,9 +163,8 @@ def precision(classes: tuple[str, ...]) -> nn.Module:
             given = super().compute()
             scores = {name: given[name] for name in ("map", "map_50", "map_75")}
             for k, label in enumerate(given["classes"].flatten().tolist()):
-                at_TR = given["precision"][
-                    :, :, k, 0, -1
-                ]  # overlaps x recalls, all areas, most boxes; -1: the class has no box
+                # overlaps x recalls, all areas, most boxes; -1: the class has no box
+                at_TR = given["precision"][:, :, k, 0, -1]
                 if at_TR.max() >= 0:
                     scores |= {
                         f"map/{classes[label - 1]}": at_TR.mean(),

@@ -21,7 +21,8 @@ from omegaconf import DictConfig
 @dataclass
 class HalvingConf:
     _target_: str = "hydra_plugins.sft_exp_halving.HalvingSweeper"
-    budget: str = "finetune.steps"  # the key that a rung sets: finetune.steps, finetune.epochs or pretrain.epochs
+    # the key that a rung sets: finetune.steps, finetune.epochs or pretrain.epochs
+    budget: str = "finetune.steps"
     least: int = 100  # of it, in the first rung
     factor: int = 3  # times as much in each rung after it, for one candidate in so many
     params: Any = field(default_factory=dict)  # as Hydra's basic sweeper: key -> what is swept

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from sft_exp.config import sources
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, shared
 from sft_exp.distributed.select import engine_for
 from sft_exp.errors import ConfigError
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.finetune import moving, pull
 from sft_exp.training.loop import Plan, train
@@ -73,7 +73,9 @@ def tuning(kind, strategy=None, **options):
     """A task; with a strategy in its phases, with what it adds and its penalty."""
     task, strategy = kind(**options), strategy() if strategy else None
     maps = [-1] if task.pooled else [0, 1]  # the code, or what has a height and a width
-    encoder = Readout(part("encoder", "conv")().build(DIGITS.image), maps, "avg", 1, DIGITS.image)
+    encoder = FeatureExtractor(
+        part("encoder", "conv")().build(DIGITS.image), maps, "avg", 1, DIGITS.image
+    )
     nets = task.networks(encoder, DIGITS)
     if task.probed():
         found = {name: made[:50] for name, made in targets(50).items()}
@@ -156,7 +158,7 @@ def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
     )
     pools = dict.fromkeys(method.pools, data)
     engine = engine_for(kind, group, method, nets, plan, pools)
-    optimizers = optimizers_for(method, engine.nets, Target(optim, {"lr": 0.01}), phases)
+    optimizers = optimizers_for(method, engine.nets, OptimizerConfig(optim, {"lr": 0.01}), phases)
     gradients = []
     for _ in train(method, nets, optimizers, pools, plan, CPU, engine=engine):
         gradients.append(

@@ -24,8 +24,8 @@ from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError, ToleranceError
 from sft_exp.jobs import checks, prepare
-from sft_exp.models.distillation import Imitation, divergence
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.distillation import DistillationMethod, divergence
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.runs import pipeline
 from sft_exp.stages import bill, compress
 from sft_exp.stages import model as models
@@ -49,7 +49,9 @@ SHORT = ["finetune.steps=30", "draws=1", "val=none", "controls=false"]
 def network(maps=(-1,), encoder=None, seed=0):
     torch.manual_seed(seed)
     encoder = encoder or Conv([8, 16], 24)
-    nets = Classify().networks(Readout(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image), SPEC)
+    nets = Classify().networks(
+        FeatureExtractor(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image), SPEC
+    )
     nets["scale"].mean.normal_(generator=stream("mean"))
     return Network(Classify(), nets).eval()
 
@@ -85,11 +87,13 @@ def test_imitation_moves_the_student_and_not_the_teacher(digits, plan):
     spec, task = digits.spec, Classify()
 
     def nets():
-        return task.networks(Readout(MLP([16]).build(spec.image), [-1], "avg", 1, spec.image), spec)
+        return task.networks(
+            FeatureExtractor(MLP([16]).build(spec.image), [-1], "avg", 1, spec.image), spec
+        )
 
     teacher, student = Model(task, nets(), spec), nets()
     before = {k: v.clone() for k, v in teacher.nets.state_dict().items()}
-    method = Imitation(task, teacher, weight=1.0)
+    method = DistillationMethod(task, teacher, weight=1.0)
     optimizers = {"loss": torch.optim.Adam(student.parameters(), 1e-2)}
     optimizers["loss"].param_groups[0]["base_lr"] = 1e-2
     data = {"labelled": digits.train.at(torch.arange(10)), "unlabelled": digits.train}
@@ -480,8 +484,10 @@ def test_a_teacher_must_know_the_same_images(line):
 def test_losses_of_a_student_without_weight_are_the_tasks():
     """weight=0 is the student alone."""
     task, spec = Classify(), Spec((1, 8, 8), ("a", "b"))
-    nets = task.networks(Readout(MLP([4]).build(spec.image), [-1], "avg", 1, spec.image), spec)
-    method = Imitation(task, Model(task, nets, spec), weight=0.0)
+    nets = task.networks(
+        FeatureExtractor(MLP([4]).build(spec.image), [-1], "avg", 1, spec.image), spec
+    )
+    method = DistillationMethod(task, Model(task, nets, spec), weight=0.0)
     x, y, u = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0]), torch.rand(5, 1, 8, 8)
     total, _ = method.loss(nets, x, y, u, torch.randn(5, 2))
     assert total.item() == pytest.approx(F.cross_entropy(task.predict(nets, x), y).item())

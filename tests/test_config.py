@@ -14,16 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp.config import build, help_text, register, sources
 from sft_exp.config.help_text import GROUPS, first_comment, options
-from sft_exp.config.schema import Budget, Experiment, Target, target, valid_labels
+from sft_exp.config.schema import Experiment, OptimizerConfig, TrainConfig, target, valid_labels
 from sft_exp.config.sources import CONF, FOLDERS, HERE, KINDS
 from sft_exp.errors import ConfigError
 
 ROOTS = {
     "": "Experiment",
-    "pretrain": "Budget",
-    "finetune": "Tuning",
+    "pretrain": "TrainConfig",
+    "finetune": "FinetuneConfig",
     "features": "Features",
-    "augment": "Views",
+    "augment": "AugmentConfig",
     "hardware": "Hardware",
 }
 PARTS = [
@@ -60,7 +60,7 @@ def test_every_option_composes_to_an_experiment(experiment, group, option):
     assert isinstance(e, Experiment)
     # a study is of the multirun, not of its jobs
     assert group == "study" or e.choices[group] == option
-    assert isinstance(e.optim, Target)
+    assert isinstance(e.optim, OptimizerConfig)
     for name, kind in KINDS.items():
         assert isinstance(getattr(e, name), build.locate(kind))
 
@@ -332,13 +332,13 @@ def test_labels_are_nothing_else(values, labels):
 @pytest.mark.parametrize(
     ("budget", "n", "steps"),
     [
-        (Budget(epochs=3, batch_size=32), 100, 9),  # what does not fill a batch is dropped
-        (Budget(epochs=3, batch_size="all"), 100, 3),
-        (Budget(epochs=3, batch_size=500), 100, 3),  # a batch is never larger than the set
-        (Budget(epochs=3, batch_size=32, max_steps=5), 100, 5),
-        (Budget(epochs=3, batch_size=32, max_steps=50), 100, 9),
-        (Budget(epochs=3, steps=7), 100, 7),
-        (Budget(epochs=0), 100, 0),
+        (TrainConfig(epochs=3, batch_size=32), 100, 9),  # what does not fill a batch is dropped
+        (TrainConfig(epochs=3, batch_size="all"), 100, 3),
+        (TrainConfig(epochs=3, batch_size=500), 100, 3),  # a batch is never larger than the set
+        (TrainConfig(epochs=3, batch_size=32, max_steps=5), 100, 5),
+        (TrainConfig(epochs=3, batch_size=32, max_steps=50), 100, 9),
+        (TrainConfig(epochs=3, steps=7), 100, 7),
+        (TrainConfig(epochs=0), 100, 0),
     ],
 )
 def test_a_budget_in_steps(budget, n, steps):
@@ -347,9 +347,9 @@ def test_a_budget_in_steps(budget, n, steps):
 
 
 def test_a_budget_may_stop_before_its_schedule_ends_and_go_on_from_a_shorter_one():
-    budget = Budget(epochs=6, horizon=18, after=2, batch_size=10)
+    budget = TrainConfig(epochs=6, horizon=18, after=2, batch_size=10)
     assert (budget.before(100), budget.total(100), budget.end(100)) == (20, 60, 180)
-    assert Budget(steps=6, horizon=18).end(100) == 18
+    assert TrainConfig(steps=6, horizon=18).end(100) == 18
 
 
 # Cost and help

@@ -14,12 +14,12 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from sft_exp.config import build, help_text, sources
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
 from sft_exp.errors import ConfigError
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.model import Model, measure, named
 from sft_exp.training.loop import only, train
@@ -273,7 +273,7 @@ def test_what_is_kept_moves(digits, training, pretrainer, encoder):
     method, nets = networks(pretrainer, encoder)
     kept = nets.get_submodule(method.keeps)
     before = bits(kept)
-    training(method, nets, digits.train, Target("torch.optim.Adam", {"lr": 1e-3}), stop=3)
+    training(method, nets, digits.train, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), stop=3)
     assert not [
         name for name, p in kept.named_parameters() if p.dim() > 1 and torch.equal(before[name], p)
     ]
@@ -292,7 +292,7 @@ def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(
     digits, training, pretrainer, encoder, optimizer
 ):
     """Networks, optimizers and one integer are all there is to save: 20 steps = 9 steps, restart, 11 steps."""
-    target = Target(
+    target = OptimizerConfig(
         f"torch.optim.{optimizer}",
         {"lr": 1e-3, **({"momentum": 0.9} if optimizer == "SGD" else {})},
     )
@@ -436,7 +436,7 @@ def supervised(stem):
     task, spec = specimen(stem), told(stem)
     encoder = part("encoder", "conv")().build(spec.image)
     return task, task.networks(
-        Readout(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec
+        FeatureExtractor(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec
     )
 
 
@@ -450,7 +450,7 @@ def test_a_task_learns_what_it_is_shown(training, stem):
     """Loss without randomness, gradients in every network, and a loss that falls on labels it has seen."""
     task, nets = supervised(stem)
     images = annotated(stem)
-    target = Target("torch.optim.Adam", {"lr": 1e-3})
+    target = OptimizerConfig("torch.optim.Adam", {"lr": 1e-3})
     found, _ = training(task, nets, images, target)
     idle = {n for n, p in nets.named_parameters() if p.requires_grad and p.grad is None}
     assert not {n for n in idle if not n.startswith("encoder.")}, (
@@ -524,7 +524,7 @@ def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(ste
 
 @every("task")
 def test_a_task_restarts_from_a_checkpoint_in_the_same_bits(training, stem):
-    images, target = annotated(stem), Target("torch.optim.Adam", {"lr": 1e-3})
+    images, target = annotated(stem), OptimizerConfig("torch.optim.Adam", {"lr": 1e-3})
     task, nets = supervised(stem)
     whole, _ = training(task, nets, images, target)
     task, half = supervised(stem)
@@ -545,7 +545,7 @@ def test_a_strategys_phases_name_the_encoders_numbers(stem, encoder):
     strategy, backbone = part("strategy", stem)(), part("encoder", encoder)().build(DIGITS.image)
     strategy.adapt(backbone, stream("adapt"))
     names = {name for name, _ in backbone.named_parameters()}
-    readout = Readout(backbone, [-1], "avg", 1, DIGITS.image)
+    readout = FeatureExtractor(backbone, [-1], "avg", 1, DIGITS.image)
     phases = strategy.phases(layers(readout, DIGITS.image))
     assert sum(share for share, _ in phases) == pytest.approx(1)
     for share, rates in phases:

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.rng import seed_of, stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
@@ -174,7 +174,7 @@ def test_settings_are_chosen_on_some_rows_and_fitted_on_all():
 def test_heads_trained_together_are_those_trained_alone(pixels, plan, path):
     """A sweep over learning rates up to 0.1 on frozen features is one training."""
     f_ND, y_N, _ = pixels(10)
-    rates, target = [1e-4, 1e-2, 0.1], Target(path, {"lr": 1.0, "weight_decay": 1e-3})
+    rates, target = [1e-4, 1e-2, 0.1], OptimizerConfig(path, {"lr": 1.0, "weight_decay": 1e-3})
     torch.manual_seed(0)
     head = nn.Linear(64, 10)
     told = plan(
@@ -189,7 +189,8 @@ def test_heads_trained_together_are_those_trained_alone(pixels, plan, path):
         alone.load_state_dict(head.state_dict())
         nets = nn.ModuleDict({"encoder": nn.Identity(), "scale": Standardise(64), "head": alone})
         optimizer = build_optimizer(
-            Target(path, {**target.options, "lr": rate}), [{"params": list(alone.parameters())}]
+            OptimizerConfig(path, {**target.options, "lr": rate}),
+            [{"params": list(alone.parameters())}],
         )
         images = Images(f_ND, y_N, [str(n) for n in range(len(y_N))])
         *_, last = train(

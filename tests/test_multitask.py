@@ -17,7 +17,7 @@ from sft_exp.datasets.number_table import NumberTable
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs import prepare
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.predict import __main__ as predict_command
 from sft_exp.stages import model as models
 from sft_exp.strategies.ridge import Ridge
@@ -39,7 +39,7 @@ def pairs():
 def made(pairs, **options):
     torch.manual_seed(0)
     task = MultiTask(**{"heads": HEADS, **options})
-    encoder = Readout(
+    encoder = FeatureExtractor(
         Conv(channels=[8, 16], norm="layer").build(pairs.image), ["dense"], "avg", 2, pairs.image
     )
     return task, task.networks(encoder, pairs.spec)
@@ -275,7 +275,9 @@ def read(capsys):
 def test_the_start_of_a_regression_is_a_ridge_regression(pairs):
     """Told of features that determine the numbers, it starts at the answer, in their units."""
     torch.manual_seed(0)
-    encoder = Readout(Conv(channels=[8, 16]).build(pairs.image), [-1], "avg", 1, pairs.image)
+    encoder = FeatureExtractor(
+        Conv(channels=[8, 16]).build(pairs.image), [-1], "avg", 1, pairs.image
+    )
     task = Regress(ridge=1e-9)
     nets = task.networks(encoder, Spec(pairs.image, ("a", "b")))
     f_ND = torch.randn(400, encoder.width, generator=stream("f"))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core import arms
 from sft_exp.core.rng import stream
 from sft_exp.core.tracker import Tracker
@@ -180,7 +180,7 @@ def test_a_clipped_gradient_is_no_longer_than_it_may_be(digits, plan, clip):
     before = nets["head"].weight.detach().clone(), nets["head"].bias.detach().clone()
     told = plan(nets, 1, clip=clip)
     optimizers = optimizers_for(
-        Classify(), nets, Target("torch.optim.SGD", {"lr": 1.0}), told.phases
+        Classify(), nets, OptimizerConfig("torch.optim.SGD", {"lr": 1.0}), told.phases
     )
     next(train(Classify(), nets, optimizers, {"labelled": digits.train}, told, CPU))
     moved = (

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_contract import part, parts
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
@@ -16,7 +16,7 @@ from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.errors import ConfigError
 from sft_exp.models.ema import follow_all
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import finetune, model
 from sft_exp.strategies.bitfit import BitFit
 from sft_exp.strategies.full import Full
@@ -28,7 +28,7 @@ from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.lora import LoRA
 from sft_exp.strategies.lp_ft import LPFT
 from sft_exp.strategies.partial import Partial
-from sft_exp.strategies.spread import Spread
+from sft_exp.strategies.spread import LabelSpreading
 from sft_exp.tasks.classify import Classify
 from sft_exp.training.loop import train, wake
 from sft_exp.training.optim import optimizers_for
@@ -36,7 +36,7 @@ from sft_exp.training.optim import optimizers_for
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
 TRAINING = [s for s in parts("strategy") if not part("strategy", s).solves]
-DECAYING = Target("torch.optim.AdamW", {"lr": 1e-2, "weight_decay": 0.5})
+DECAYING = OptimizerConfig("torch.optim.AdamW", {"lr": 1e-2, "weight_decay": 0.5})
 
 
 class Dropping(Backbone):
@@ -69,7 +69,7 @@ class Droppy(Encoder):
 
 def networks(encoder, strategy, maps=(-1,)):
     torch.manual_seed(0)
-    readout = Readout(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image)
+    readout = FeatureExtractor(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image)
     nets = Classify().networks(readout, SPEC)
     strategy.adapt(readout, stream("adapt"))
     return nets
@@ -125,15 +125,15 @@ def test_dropout_is_off_where_all_around_it_is_frozen(stem):
 
 
 def test_layers_come_from_the_input_up_and_end_at_the_features():
-    readout = Readout(Dropping(), ["one", "two"], "avg", 1, SPEC.image)
+    readout = FeatureExtractor(Dropping(), ["one", "two"], "avg", 1, SPEC.image)
     found = layers(readout, SPEC.image)
     assert found == {
         "one": ["one.0.weight", "one.0.bias", "one.1.weight", "one.1.bias"],
         "two": ["two.1.weight", "two.1.bias", "two.2.weight", "two.2.bias"],
     }
-    assert layers(Readout(Pixels().build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC.image) == {
-        "pixels": []
-    }
+    assert layers(
+        FeatureExtractor(Pixels().build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC.image
+    ) == {"pixels": []}
 
 
 ALL = ("a.weight", "a.bias", "b.weight", "b.bias")
@@ -259,7 +259,7 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
 
         told = plan(nets, 30, rests="encoder", penalty=penalty)
         optimizers = optimizers_for(
-            Classify(), nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases
+            Classify(), nets, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), told.phases
         )
         *_, last = train(Classify(), nets.train(), optimizers, {"labelled": images}, told, CPU)
         assert last.metrics["penalty"] >= 0
@@ -322,7 +322,7 @@ def test_labels_spread_to_where_zhous_closed_form_has_them(digits):
         digits.train.y[:200].clone(),
     )
     y_N[40:] = -1
-    head = Spread(k=5, alpha=0.8, turns=200).solve(f_ND, y_N, SPEC, seed=0)
+    head = LabelSpreading(k=5, alpha=0.8, turns=200).solve(f_ND, y_N, SPEC, seed=0)
     place = torch.cdist(f_ND, head.f_ND).argmin(1)
     assert head.share_NY[place].numpy() == pytest.approx(
         solution(f_ND, y_N, 5, 0.8).numpy(), abs=1e-4

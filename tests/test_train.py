@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_of, stream
 from sft_exp.core.types import Spec
@@ -25,7 +25,7 @@ from sft_exp.training.optim import build_optimizer, optimizers_for
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
-SGD = Target("torch.optim.SGD", {"lr": 0.1})
+SGD = OptimizerConfig("torch.optim.SGD", {"lr": 0.1})
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_an_epoch_shows_every_image_once(images, plan):
 # Losses that are not numbers
 
 
-@pytest.mark.parametrize("optimizer", [SGD, Target("torch.optim.Adam", {"lr": 0.1})])
+@pytest.mark.parametrize("optimizer", [SGD, OptimizerConfig("torch.optim.Adam", {"lr": 0.1})])
 def test_a_nan_stops_before_the_update(images, plan, optimizer):
     nets = classifier()
     images.x, images.rows = images.floats(torch.arange(50), CPU), None
@@ -216,7 +216,7 @@ def test_an_absurd_learning_rate_is_found_before_its_second_step(images, plan):
     nets, kept = classifier(), {}
     steps = plan(nets, 5)
     optimizers = optimizers_for(
-        Classify(), nets, Target("torch.optim.SGD", {"lr": 1e30}), steps.phases
+        Classify(), nets, OptimizerConfig("torch.optim.SGD", {"lr": 1e30}), steps.phases
     )
 
     def go():
@@ -259,7 +259,7 @@ def test_rates_are_shares_of_the_learning_rate(images, plan):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [SGD, Target("torch.optim.AdamW", {"lr": 0.1, "weight_decay": 0.5})]
+    "optimizer", [SGD, OptimizerConfig("torch.optim.AdamW", {"lr": 0.1, "weight_decay": 0.5})]
 )
 def test_phases_switch_on_and_off_what_moves(images, plan, optimizer):
     """Frozen is frozen: no gradient, no momentum, no weight decay."""
@@ -379,7 +379,7 @@ def test_bf16_keeps_the_numbers_and_the_loss_in_fp32(images, plan):
             nets,
             images,
             plan(nets, 10, precision=precision),
-            Target("torch.optim.Adam", {"lr": 1e-3}),
+            OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}),
         )
         assert {p.dtype for p in nets.parameters()} == {torch.float32}
         found.append([s.metrics["loss"].item() for s in steps])
@@ -407,13 +407,13 @@ PARAMETER = nn.Parameter(torch.zeros(2, 2))
 def test_only_optimizers_are_built(path):
     """And nothing else is called to find out what it is."""
     with pytest.raises(ConfigError, match=r"must be a class derived from torch.optim.Optimizer"):
-        build_optimizer(Target(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
+        build_optimizer(OptimizerConfig(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
 
 
 @pytest.mark.parametrize("path", ["torch.optim.Adamm", "nowhere.Adam", "Adam", "", "torch.optim."])
 def test_an_optimizer_that_is_not_there_is_named(path):
     with pytest.raises(ConfigError, match=r"_target_=.*cannot be imported"):
-        build_optimizer(Target(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
+        build_optimizer(OptimizerConfig(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_an_optimizer_that_is_not_there_is_named(path):
 def test_options_an_optimizer_refuses_are_passed_on_in_its_words(options):
     with pytest.raises(ConfigError, match=r"torch.optim.Adam refuses these: "):
         build_optimizer(
-            Target("torch.optim.Adam", {"lr": 0.1, **options}), [{"params": [PARAMETER]}]
+            OptimizerConfig("torch.optim.Adam", {"lr": 0.1, **options}), [{"params": [PARAMETER]}]
         )
 
 
@@ -442,7 +442,11 @@ def test_a_third_partys_optimizer_works_by_its_path(tmp_path, monkeypatch, image
     nets = classifier()
     before = numbers(nets)
     found, _ = run(
-        Classify(), nets, images, plan(nets, 1), Target("their_optimizers.SignSGD", {"lr": 0.01})
+        Classify(),
+        nets,
+        images,
+        plan(nets, 1),
+        OptimizerConfig("their_optimizers.SignSGD", {"lr": 0.01}),
     )
     assert all(
         torch.allclose((before[n] - p).abs(), 0.01 * (p.grad != 0), atol=1e-6)
@@ -454,7 +458,7 @@ def test_a_third_partys_optimizer_works_by_its_path(tmp_path, monkeypatch, image
 def test_lbfgs_evaluates_its_closure_on_the_whole_set(images, plan):
     """Few steps of it reach what gradient descent does not in as many."""
     found = []
-    for target in (SGD, Target("torch.optim.LBFGS", {"lr": 1.0})):
+    for target in (SGD, OptimizerConfig("torch.optim.LBFGS", {"lr": 1.0})):
         nets = classifier()
         found.append(
             run(Classify(), nets, images, plan(nets, 5, batch_size=50), target)[0][-1]
@@ -470,7 +474,7 @@ def test_lbfgs_refuses_several_rates():
         optimizers_for(
             Classify(),
             nets,
-            Target("torch.optim.LBFGS", {"lr": 1.0}),
+            OptimizerConfig("torch.optim.LBFGS", {"lr": 1.0}),
             [(1.0, {"head.bias": 1.0, "head.weight": 0.5})],
         )
 
@@ -485,7 +489,7 @@ def test_fused_kernels_compute_what_the_plain_ones_do(images, plan, name):
             nets,
             images,
             plan(nets, 5),
-            Target(f"torch.optim.{name}", {"lr": 1e-2, **extra}),
+            OptimizerConfig(f"torch.optim.{name}", {"lr": 1e-2, **extra}),
         )
         assert optimizers["loss"].defaults["fused"] is (None if extra else True)
         found.append(numbers(nets))

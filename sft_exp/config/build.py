@@ -12,14 +12,14 @@ from sft_exp.config.help_text import GROUPS
 from sft_exp.config.moved import current
 from sft_exp.config.register import plug
 from sft_exp.config.schema import (
-    Budget,
+    AugmentConfig,
     Experiment,
     Features,
+    FinetuneConfig,
     Hardware,
     Protocol,
+    TrainConfig,
     Transfer,
-    Tuning,
-    Views,
     target,
 )
 from sft_exp.config.sources import FOLDERS, HERE, KINDS, LISTED, LISTED_KINDS, node, parts
@@ -27,10 +27,10 @@ from sft_exp.errors import ConfigError
 
 KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "protocol": Protocol,
-    "pretrain": Budget,
-    "finetune": Tuning,
+    "pretrain": TrainConfig,
+    "finetune": FinetuneConfig,
     "features": Features,
-    "augment": Views,
+    "augment": AugmentConfig,
     "transfer": Transfer,
     "hardware": Hardware,
 }

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from sft_exp.config.help_text import options_help
 from sft_exp.config.hydra_state import PluggedOptions, searching
-from sft_exp.config.schema import Experiment, Hardware, Views
+from sft_exp.config.schema import AugmentConfig, Experiment, Hardware
 from sft_exp.config.sources import (
     FOLDERS,
     HERE,
@@ -50,7 +50,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="hardware", node=Hardware)
-    store.store(group="schema", name="augment", node=Views)
+    store.store(group="schema", name="augment", node=AugmentConfig)
     for group, file, module in parts({**FOLDERS, "study": "studies"}):
         # a broken part breaks itself alone, when it is asked for
         with suppress(SyntaxError, ValueError, KeyError):

@@ -12,7 +12,7 @@ ENGINES = ("local", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
-class Target:
+class OptimizerConfig:
     """A library's class and the options it is built with: a `_target_` node as plain data.
 
     An `lr` that is a folder is read from the `lr.json` which the stage of that folder writes.
@@ -27,7 +27,7 @@ class Target:
 
 
 @dataclass
-class Budget:
+class TrainConfig:
     """How long and in what pieces one trains."""
 
     epochs: int = 10  # passes over the data
@@ -89,7 +89,7 @@ class Budget:
 
 
 @dataclass
-class Tuning(Budget):
+class FinetuneConfig(TrainConfig):
     """How long, in what pieces, and with what is watched meanwhile."""
 
     # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last
@@ -149,7 +149,7 @@ class Transfer:
 
 
 @dataclass
-class Views:
+class AugmentConfig:
     """How far a view of an image may be from it. Each image draws its own numbers; sft_exp/data/augment.py applies them."""
 
     # least and most area of the window shown; above 1 zooms out
@@ -252,10 +252,10 @@ class Experiment:
     export: Any = None
     study: Any = None  # not of the job, but of the multirun that it belongs to
 
-    pretrain: Budget = field(default_factory=Budget)
-    finetune: Tuning = field(default_factory=Tuning)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     features: Features = field(default_factory=Features)
-    augment: Views = field(default_factory=Views)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     transfer: Transfer = field(default_factory=Transfer)
     protocol: Protocol = field(default_factory=Protocol)
 
@@ -337,7 +337,7 @@ def valid_labels(labels: Any) -> bool:
     return labels == "all" or str(labels).endswith(".csv") or whole(labels)
 
 
-def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Target:
+def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> OptimizerConfig:
     """A `_target_` node as data. `lr` is required, because sweeps range over it whatever the optimizer: a number, or one
     of `words`. `hints` and `batch_size` are ours and not the library's."""
     options = {k: v for k, v in node.items() if k not in ("_target_", "hints", "batch_size")}
@@ -358,6 +358,6 @@ def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Targe
             node.get("_target_"),
             "must name the optimizer's class, e.g. torch.optim.Adam",
         )
-    return Target(
+    return OptimizerConfig(
         current(node["_target_"]), {**options, "lr": lr if lr in words else float(lr)}, hints
     )

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sft_exp.core.comm import Ranks, Share, share
+from sft_exp.core.comm import BatchShard, Ranks, share
 from sft_exp.errors import LostRank
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ class Together(Ranks):
     def __init__(self, group: Group, batch_size: int):
         self.rank, self.count, self.group = group.rank, group.count, group
         self.shares = [share(batch_size, r, self.count) for r in range(self.count)]
-        self.share: Share = self.shares[self.rank]
+        self.share: BatchShard = self.shares[self.rank]
         self.parts = torch.tensor([len(s) / batch_size for s in self.shares])
 
     def gather(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from sft_exp.models.layers import blocks
 Penalty = Callable[[nn.ModuleDict], Tensor | None]
 
 
-class Bound(nn.Module):
+class LossModule(nn.Module):
     """A method's objectives as a module over its networks: what torch's wrappers wrap."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Engine:
         recompute: bool = False,
     ):
         self.method, self.nets = method, nets  # `nets` are those that optimizers move
-        self.bound = Bound(method, nets, penalty, compiled, recompute)
+        self.bound = LossModule(method, nets, penalty, compiled, recompute)
 
     def begin(self, objective: str, moving: Rates) -> None:
         """What gradients reach is about to be this objective's, of these parameters."""

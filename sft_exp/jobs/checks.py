@@ -18,7 +18,7 @@ from sft_exp.data import duplicates
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.starts import initial
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import model, pretrain
 from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
@@ -165,7 +165,7 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
     return pool
 
 
-def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> None:
+def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
     """Optimizers and networks that cannot be built, strategies and batches that do not fit them. ConfigError."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):

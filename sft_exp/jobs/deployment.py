@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.arms import MAIN
 from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.errors import ConfigError
@@ -128,7 +128,7 @@ def studying(job: Job, main: Request, how: Distillation, teacher: Path) -> Reque
         "strategy": distill.Distil(teacher, how.temperature, how.weight),
         "parts": model_parts(main),
         "val": "none",
-        "optim": Target("torch.optim.Adam", {"lr": how.lr}),
+        "optim": OptimizerConfig("torch.optim.Adam", {"lr": how.lr}),
         "schedule": PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]),
         "steps": how.steps,
         "stop": how.steps,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sft_exp.config.schema import Budget, Experiment
+from sft_exp.config.schema import Experiment, TrainConfig
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.splits import Labels
 from sft_exp.stages import (  # fmt: skip
@@ -118,7 +118,7 @@ def place(job: Job, name: str, request: Request) -> Path:
     return Path(job.experiment.store) / stage(name).folder_name(request)
 
 
-def steps(budget: Budget, n: int) -> Request:
+def steps(budget: TrainConfig, n: int) -> Request:
     """Where schedules end, and where one stops, for a data set of n."""
     return {"steps": budget.end(n), "stop": budget.total(n), "_after": None}
 

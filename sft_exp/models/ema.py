@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Memory(nn.Module):
+class StateBuffer(nn.Module):
     """Numbers that a method carries from step to step, moved by its `after` and by no gradient: a queue, a centre."""
 
     value: Tensor

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
@@ -36,7 +36,7 @@ class BYOL(Pretrainer):
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         student = chain(

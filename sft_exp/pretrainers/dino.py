@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import dino
-from sft_exp.models.ema import Memory, follow, taught, teacher_of
+from sft_exp.models.ema import StateBuffer, follow, taught, teacher_of
 from sft_exp.models.layers import chain, projector
 
 CENTRE_MOMENTUM = 0.9
@@ -52,7 +52,7 @@ class DINO(Pretrainer):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
         require(self.local >= 0, "local", self.local, "0 or more")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
         self.how_local = replace(self.how, crop=self.local_crop)
 
     def networks(self, encoder, spec):
@@ -63,7 +63,11 @@ class DINO(Pretrainer):
         student = teacher_of(teacher).requires_grad_()
         teacher.requires_grad_(False)
         return nn.ModuleDict(
-            {"student": student, "teacher": teacher, "centre": Memory(torch.zeros(self.prototypes))}
+            {
+                "student": student,
+                "teacher": teacher,
+                "centre": StateBuffer(torch.zeros(self.prototypes)),
+            }
         )
 
     def draw(self, batch, rng, progress):

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import info_nce
-from sft_exp.models.ema import Memory, follow, taught, teacher_of
+from sft_exp.models.ema import StateBuffer, follow, taught, teacher_of
 from sft_exp.models.layers import chain, projector
 
 
@@ -42,13 +42,13 @@ class MoCo(Pretrainer):
         require(self.queue > 0, "queue", self.queue, "above 0")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         student = chain(
             encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection)
         )
-        queue = Memory(normalize(torch.randn(self.queue, self.projection), dim=1))
+        queue = StateBuffer(normalize(torch.randn(self.queue, self.projection), dim=1))
         return nn.ModuleDict({"student": student, "teacher": teacher_of(student), "queue": queue})
 
     def draw(self, batch, rng, progress):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
@@ -32,7 +32,7 @@ class SimSiam(Pretrainer):
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
         require(self.bottleneck > 0, "bottleneck", self.bottleneck, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         return nn.ModuleDict(

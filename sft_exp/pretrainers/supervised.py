@@ -15,7 +15,7 @@ from torch import nn
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.core.task import Task
 from sft_exp.errors import require
-from sft_exp.models.feature_extractor import DENSE, Readout
+from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 
 
 @dataclass
@@ -52,7 +52,9 @@ class Supervised(Pretrainer):
 
     def networks(self, encoder, spec):
         if self.task:
-            return self.task.networks(Readout(encoder, [DENSE], "avg", 1, spec.image), spec)
+            return self.task.networks(
+                FeatureExtractor(encoder, [DENSE], "avg", 1, spec.image), spec
+            )
         return nn.ModuleDict(
             {"encoder": encoder, "head": nn.Linear(encoder.width, len(spec.classes))}
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.strategy import Strategy
@@ -321,7 +321,7 @@ def pull(strategy: Strategy, start: Tensors, nets: nn.ModuleDict) -> Tensor | No
     )
 
 
-def known(optim: Target) -> Target:
+def known(optim: OptimizerConfig) -> OptimizerConfig:
     """The optimizer with its learning rate read, where another stage found it."""
     rate = optim.options["lr"]
     return (

@@ -22,7 +22,7 @@ from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, shared
 from sft_exp.errors import DataError, StorageError
 from sft_exp.models import transfer
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.normalise import backbone
 from sft_exp.store import atomic_io
 from sft_exp.store.requests import plain
@@ -49,8 +49,8 @@ class Model:
         return self.task.predict(self.nets.eval(), x_BCHW)
 
 
-def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> Readout:
-    return Readout(
+def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> FeatureExtractor:
+    return FeatureExtractor(
         backbone(encoder, spec.image),
         features["maps"],
         features["pool"],

@@ -20,7 +20,7 @@ LEAST = 1e-6  # a distance's smallest scale: copies of one image are at distance
 
 
 @dataclass
-class Spread(Strategy):
+class LabelSpreading(Strategy):
     solves: ClassVar[bool] = True
 
     k: int = 7  # neighbours

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import Stream
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
@@ -41,7 +41,7 @@ class Classify(Task):
         )
         # what is not used is no difference between two requests
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     @property
     def plain(self):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view_with_boxes
 from sft_exp.errors import require
@@ -58,7 +58,7 @@ class Detect(Task):
         require(self.most > 0, "most", self.most, "above 0")
         # what is not used is no difference between two requests
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def alters(self):
         return self.augment

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.functional import normalize
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.models.batchnorm import statistics_kept
-from sft_exp.models.ema import Memory
+from sft_exp.models.ema import StateBuffer
 from sft_exp.models.heads import classifier
 from sft_exp.tasks.classify import of_labels_alone
 
@@ -55,7 +55,7 @@ class FixMatch(Task):
         require(self.labelled in ("weak", "strong"), "labelled", self.labelled, "weak or strong")
         require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
         require(0 <= self.cutout <= 1, "cutout", self.cutout, "a chance from 0 to 1")
-        self.strong = replace(Views(**self.views), cutout=self.cutout)
+        self.strong = replace(AugmentConfig(**self.views), cutout=self.cutout)
         self.weak = classifier.weak(self.strong, self.shift)
         self.known = self.weak if self.labelled == "weak" else self.strong
 
@@ -66,7 +66,7 @@ class FixMatch(Task):
         nets = classifier.networks(encoder, spec)
         if self.align:
             even_Y = torch.full((len(spec.classes),), 1 / len(spec.classes))
-            nets.update({"known": Memory(even_Y), "guessed": Memory(even_Y.clone())})
+            nets.update({"known": StateBuffer(even_Y), "guessed": StateBuffer(even_Y.clone())})
         return nets
 
     def prepare(self, nets, data):

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.models.heads import classifier, teacher
 from sft_exp.tasks.classify import of_labels_alone
 
 
 @dataclass
-class MeanTeacher(teacher.Taught):
+class MeanTeacher(teacher.MeanTeacherTask):
     # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
     # default)
     head: str = "probe"
@@ -34,7 +34,7 @@ class MeanTeacher(teacher.Taught):
     def __post_init__(self):
         classifier.check(self)
         teacher.check(self)
-        how = Views(**self.views)
+        how = AugmentConfig(**self.views)
         self.shifted = classifier.weak(how, self.shift)
         self.seen = how if self.strong else self.shifted
 

@@ -12,13 +12,13 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.models.heads import classifier, regressor, teacher
 from sft_exp.tasks.regress import Regress
 
 
 @dataclass
-class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
+class MeanTeacherNumbers(teacher.MeanTeacherTask, regressor.Numbers):
     label: ClassVar[str] = "value"
 
     error: str = "mse"  # mse, or huber, which an outlier moves less
@@ -40,7 +40,7 @@ class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
         regressor.check(self)
         teacher.check(self)
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
         self.shifted = classifier.weak(self.how, self.shift)
         self.seen = self.how if self.augment else self.shifted
 

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import now
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view, view_with_mask
 from sft_exp.errors import ConfigError, require
-from sft_exp.models.ema import Memory
+from sft_exp.models.ema import StateBuffer
 
 WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
@@ -71,7 +71,7 @@ class MultiTask(Task):
         )
         require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     @property
     def objectives(self):
@@ -138,7 +138,7 @@ class MultiTask(Task):
         if self.weighting == "gradnorm":
             nets["weights"] = Numbers(torch.ones(len(heads)))
             # the losses of the first step; 0 before it
-            nets["first"] = Memory(torch.zeros(len(heads)))
+            nets["first"] = StateBuffer(torch.zeros(len(heads)))
         return nets
 
     def prepare(self, nets, data):

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.data.augment import view
 from sft_exp.models.heads import regressor
 
@@ -23,7 +23,7 @@ class Regress(regressor.Numbers):
     def __post_init__(self):
         regressor.check(self)
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def alters(self):
         return self.augment

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view_with_mask
 from sft_exp.errors import require
@@ -69,7 +69,7 @@ class Segment(Task):
         )
         # what is not used is no difference between two requests
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def alters(self):
         return self.augment

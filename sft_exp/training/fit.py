@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.data.images import Images
 from sft_exp.errors import Interrupted, NonFiniteError, StorageError
@@ -28,7 +28,7 @@ def fit(
     folder: Path,
     method: Method,
     nets: nn.ModuleDict,
-    optim: Target,
+    optim: OptimizerConfig,
     data: Mapping[str, Images],
     plan: Plan,
     ctx: Context,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core.comm import Share, sharing
+from sft_exp.core.comm import BatchShard, sharing
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.schedule import Schedule
@@ -128,7 +128,7 @@ def batches_of(
     plan: Plan,
     steps: Iterable[int],
     device: torch.device,
-    mine: Share | None,
+    mine: BatchShard | None,
 ) -> Iterator[Tensors]:
     """The pool's batch of each step, in a walk of its own; of a shared one, this process's rows."""
     rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.types import Rates
 from sft_exp.errors import ConfigError
@@ -39,7 +39,7 @@ def belongs(parameter: str, network: str) -> bool:
 
 
 def optimizers_for(
-    method: Method, nets: nn.ModuleDict, target: Target, phases: Phases
+    method: Method, nets: nn.ModuleDict, target: OptimizerConfig, phases: Phases
 ) -> Optimizers:
     """One optimizer for each objective, over every parameter of its network that is ever trained, in groups of equal
     learning rate. Not fused where a group grows from phase to phase: torch's fused SGD fails if some parameters of a group
@@ -72,7 +72,7 @@ def optimizers_for(
 
 
 def build_optimizer(
-    target: Target, groups: list[dict], fused: bool = True
+    target: OptimizerConfig, groups: list[dict], fused: bool = True
 ) -> torch.optim.Optimizer:
     """The optimizer that a `_target_` node names, checked to be one; with `fused`, by torch's fused kernels where it has them."""
     module, _, name = target.path.rpartition(".")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import sft_exp
 from sft_exp.config import build, help_text, register, sources
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.config.schema import target as target_of
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.types import Spec
@@ -37,7 +37,7 @@ from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.data.order import rows_of_step
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
 from sft_exp.stages.finetune import method_of, moving, pull
@@ -140,7 +140,7 @@ def batches_everything(group: str, option: str) -> bool:
     return node(group, option).get("batch_size") == "all"
 
 
-def installed(optimizer: Target) -> bool:
+def installed(optimizer: OptimizerConfig) -> bool:
     """Whether the library of an optimizer is installed."""
     return find_spec(optimizer.path.partition(".")[0]) is not None
 
@@ -212,7 +212,8 @@ def supervised(task: Any, encoder: Any, image: Image, seed: int) -> nn.ModuleDic
     seeded(seed)
     spec = spec_of(image)
     return task.networks(
-        Readout(encoder.build(image), [-1] if task.pooled else ["dense"], "avg", 1, image), spec
+        FeatureExtractor(encoder.build(image), [-1] if task.pooled else ["dense"], "avg", 1, image),
+        spec,
     )
 
 
@@ -264,7 +265,7 @@ def steps(
     method: Any,
     nets: nn.ModuleDict,
     images: Images,
-    optimizer: Target,
+    optimizer: OptimizerConfig,
     seed: int,
     count: int,
     batch: int = 8,
@@ -374,7 +375,7 @@ def moves(strategy: Any, encoder: Any, image: Image) -> list[list[float]]:
     """Of each phase: its share of the steps, how many of the encoder's parameters move, and the sum of their rates."""
     backbone = encoder.build(image)
     strategy.adapt(backbone, stream(0, "adapt"))
-    phases = strategy.phases(layers(Readout(backbone, [-1], "avg", 1, image), image))
+    phases = strategy.phases(layers(FeatureExtractor(backbone, [-1], "avg", 1, image), image))
     sizes = {name: p.numel() for name, p in backbone.named_parameters()}
     return [
         [share, sum(sizes[n] for n in rates), sum(rates[n] * sizes[n] for n in rates)]
@@ -462,7 +463,7 @@ def run(overrides: list[str], folder: Path) -> dict[str, Any]:
 
 def mutants(part: Any) -> Iterator[tuple[str, Any]]:
     """The part with one of its constants changed: settings one by one, then constants in its class's source."""
-    if isinstance(part, Target):
+    if isinstance(part, OptimizerConfig):
         for name in ("lr", "momentum", "weight_decay", "alpha"):
             if name in part.options:
                 yield name, replace(part, options={**part.options, name: part.options[name] * 0.9})

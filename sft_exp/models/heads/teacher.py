@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.models.ema import follow_all, teacher_of
 
 
-class Taught(Task):
+class MeanTeacherTask(Task):
     """The words of a task whose fields include decay, weight, ramp and shift, and that says which views of an image its student
     sees, `seen`, and which its teacher, `shifted`."""
 
@@ -25,8 +25,8 @@ class Taught(Task):
     decay: float
     weight: float
     ramp: float
-    seen: Views
-    shifted: Views
+    seen: AugmentConfig
+    shifted: AugmentConfig
 
     def alters(self):
         return True

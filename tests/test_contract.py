@@ -22,7 +22,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.model import Model, measure, named
-from sft_exp.training.loop import only, train
+from sft_exp.training.loop import set_requires_grad, train
 from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
@@ -211,7 +211,7 @@ def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, enc
         assert often >= 1
         own = nets.get_submodule(network) if network else nets
         nets.zero_grad(set_to_none=True)
-        only(nets, everything, network)
+        set_requires_grad(nets, everything, network)
         getattr(method, objective)(nets, *drawn_by(method, digits.train))[0].backward()
         touched = {
             id(p) for p in nets.parameters() if p.grad is not None and p.grad.abs().sum() > 0
@@ -232,7 +232,7 @@ def test_each_objective_falls_when_it_alone_is_followed(digits, pretrainer, enco
         [name for name, p in nets.named_parameters() if p.requires_grad],
     )
     for objective, (network, _) in method.objectives.items():
-        only(nets, dict.fromkeys(free, 1.0), network)
+        set_requires_grad(nets, dict.fromkeys(free, 1.0), network)
         optimizer = torch.optim.Adam([p for p in nets.parameters() if p.requires_grad], 3e-3)
         values = []
         for _ in range(25):
@@ -365,7 +365,7 @@ def test_an_encoder_names_its_maps_in_order(stem, image):
 def test_an_encoders_mirror_draws_images(stem, image):
     backbone = part("encoder", stem)().build(image)
     try:
-        mirror = backbone.mirror(7)
+        mirror = backbone.decoder(7)
     except ConfigError:
         pytest.skip("says that it has no mirror")
     assert mirror(torch.randn(2, 7, generator=stream("mirror"))).shape == (2, *image)
@@ -377,7 +377,7 @@ def test_an_encoder_works_or_refuses_small_images(stem, size):
     """No size passes the check and fails in the first step."""
     try:
         backbone = part("encoder", stem)().build((1, size, size))
-        mirror = backbone.mirror(backbone.width)
+        mirror = backbone.decoder(backbone.width)
     except ConfigError:
         return
     assert mirror(backbone.train()(torch.rand(2, 1, size, size))).shape == (2, 1, size, size)

@@ -65,7 +65,7 @@ def test_alignment_divides_by_what_was_guessed_and_multiplies_by_what_is_known()
 def test_the_share_of_guesses_is_a_running_mean():
     task, nets = ready(align=True)
     with torch.no_grad():
-        task.after(nets, LABELLED, Y, WEAK, STRONG)
+        task.on_step_end(nets, LABELLED, Y, WEAK, STRONG)
     mean = WEAK.softmax(1).mean(0)
     torch.testing.assert_close(
         nets["guessed"].value,

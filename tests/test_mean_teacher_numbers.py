@@ -73,7 +73,7 @@ def test_the_teacher_follows_and_no_gradient_reaches_it(started):
     before = nets["teacher"]["head"].bias.clone()
     with torch.no_grad():
         nets["head"].bias += 1
-        task.after(nets, *drawn)
+        task.on_step_end(nets, *drawn)
     assert torch.allclose(nets["teacher"]["head"].bias, before + 0.1, atol=1e-6)
 
 

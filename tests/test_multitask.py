@@ -133,10 +133,10 @@ def test_gradnorm_moves_weights_towards_equal_gradients(pairs):
     assert torch.equal(nets["weights"].value.grad.sign(), (norms_T - norms_T.mean()).sign())
     assert set(shown) == {f"{name}_weight" for name in HEADS}
     with torch.no_grad():
-        task.after(nets, *drawn)
+        task.on_step_end(nets, *drawn)
         assert torch.allclose(nets["first"].value, losses_T)
         nets["weights"].value.copy_(torch.tensor([4.0, 1.0, 1.0]))
-        task.after(nets, *drawn)
+        task.on_step_end(nets, *drawn)
     assert nets["weights"].value.tolist() == pytest.approx([2.0, 0.5, 0.5])
     assert torch.allclose(nets["first"].value, losses_T)
 

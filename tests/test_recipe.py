@@ -147,7 +147,7 @@ def test_a_frozen_encoder_sees_augmented_images_and_stays_as_it_is(tuning, tmp_p
         assert data["labelled"].floats(torch.arange(2), CPU).dim() == (
             4 if augment == "true" else 2
         )
-        assert bool(plan.rests) == (augment == "true")
+        assert bool(plan.eval_frozen) == (augment == "true")
         found[augment], _ = tuned(tmp_path / augment, request, ctx)
         initial = finetune.start(request, ctx).state_dict()
         frozen = [name for name in initial if name.startswith("encoder.")]

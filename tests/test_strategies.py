@@ -15,7 +15,7 @@ from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.errors import ConfigError
-from sft_exp.models.ema import follow_all
+from sft_exp.models.ema import ema_update_all
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import finetune, model
 from sft_exp.strategies.bitfit import BitFit
@@ -30,7 +30,7 @@ from sft_exp.strategies.lp_ft import LPFT
 from sft_exp.strategies.partial import Partial
 from sft_exp.strategies.spread import LabelSpreading
 from sft_exp.tasks.classify import Classify
-from sft_exp.training.loop import train, wake
+from sft_exp.training.loop import set_train_mode, train
 from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
     phases = finetune.moving(strategy, nets, SPEC.image)
     images, steps = digits.train.at(torch.arange(64)), 8 * len(phases)
     told = plan(
-        nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], rests="encoder"
+        nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], eval_frozen="encoder"
     )
     optimizers = optimizers_for(Classify(), nets, DECAYING, told.phases)
     statistics = {
@@ -117,7 +117,7 @@ def test_dropout_is_off_where_all_around_it_is_frozen(stem):
     strategy = part("strategy", stem)()
     nets = networks(Droppy(), strategy)
     for _, rates in finetune.moving(strategy, nets, SPEC.image):
-        wake(nets, "encoder", rates)
+        set_train_mode(nets, "encoder", rates)
         for block in ("one", "two"):
             moves = any(name.startswith(f"encoder.backbone.{block}.") for name in rates)
             assert nets.get_submodule(f"encoder.backbone.{block}")[-1].training == moves
@@ -194,7 +194,7 @@ def test_lora_merged_is_lora_unmerged(digits, plan, encoder):
     strategy = LoRA(rank=3)
     nets, plain = networks(encoder, strategy), networks(encoder, Full())
     images = digits.train.at(torch.arange(64))
-    told = plan(nets, 20, phases=finetune.moving(strategy, nets, SPEC.image), rests="encoder")
+    told = plan(nets, 20, phases=finetune.moving(strategy, nets, SPEC.image), eval_frozen="encoder")
     x_BCHW, before = images.floats(torch.arange(64), CPU), state(plain)
     with torch.no_grad():
         assert torch.equal(nets.eval()["encoder"](x_BCHW), plain.eval()["encoder"](x_BCHW)), (
@@ -228,7 +228,7 @@ def test_a_teacher_follows_the_value_of_an_adapted_weight():
     strategy = LoRA()
     nets, teacher = networks(MLP([32, 16]), strategy), networks(MLP([32, 16]), Full())
     nets["encoder"].backbone.layers[0].parametrizations.weight[0].up.data.fill_(0.1)
-    follow_all(teacher["encoder"], nets["encoder"], 0.0)
+    ema_update_all(teacher["encoder"], nets["encoder"], 0.0)
     assert torch.equal(
         teacher["encoder"].backbone.layers[0].weight, nets["encoder"].backbone.layers[0].weight
     )
@@ -257,7 +257,7 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
         def penalty(nets, strategy=strategy, start=start):
             return finetune.pull(strategy, start, nets)
 
-        told = plan(nets, 30, rests="encoder", penalty=penalty)
+        told = plan(nets, 30, eval_frozen="encoder", penalty=penalty)
         optimizers = optimizers_for(
             Classify(), nets, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), told.phases
         )

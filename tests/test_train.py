@@ -20,7 +20,7 @@ from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.pretrainers.ae import AE
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.tasks.classify import Classify
-from sft_exp.training.loop import pieces, train
+from sft_exp.training.loop import micro_batches, train
 from sft_exp.training.optim import build_optimizer, optimizers_for
 
 CPU = torch.device("cpu")
@@ -89,7 +89,7 @@ def test_what_is_logged_of_pieces_is_the_whole_batchs(images, plan):
 
 def test_pieces_are_all_rows_and_their_shares():
     drawn = torch.arange(10).float(), torch.arange(20).reshape(10, 2), torch.tensor(3.0)
-    found = list(pieces(drawn, 4))
+    found = list(micro_batches(drawn, 4))
     assert [len(p[0]) for _, p, _ in found] == [4, 4, 2]
     assert [last for _, _, last in found] == [False, False, True]
     assert sum(share for share, _, _ in found) == pytest.approx(1)
@@ -313,13 +313,13 @@ class Adversaries(Method):
     def generator_loss(self, nets, x_BD):
         return (nets["net"](x_BD) + nets["net_ema"](x_BD)).square().mean(), {"shown": x_BD.mean()}
 
-    def after(self, nets, x_BD):
+    def on_step_end(self, nets, x_BD):
         assert not torch.is_grad_enabled()
         nets["teacher"].weight.lerp_(nets["net"].weight, 0.5)
 
 
 def test_objectives_move_their_networks_at_their_turns(images, plan):
-    """The teacher moves after each step, by `after`; names that begin alike are told apart."""
+    """The teacher moves after each step, by `on_step_end`; names that begin alike are told apart."""
     torch.manual_seed(0)
     nets = Adversaries().networks(None, SPEC)
     steps = plan(nets, 6)

@@ -116,7 +116,7 @@ def test_grey_images_are_seen_as_colour_ones(experiment, downloaded):
     assert report.resized == []
     x_BCHW = torch.rand(2, 1, 32, 32, generator=stream("x"))
     torch.testing.assert_close(grey(x_BCHW), colour(x_BCHW.expand(-1, 3, -1, -1)))
-    assert grey.mirror(5)(torch.rand(2, 5)).shape == (2, 1, 32, 32)
+    assert grey.decoder(5)(torch.rand(2, 5)).shape == (2, 1, 32, 32)
 
 
 # Whole, or not at all

@@ -13,7 +13,7 @@ from sft_exp.core.types import Batch, Spec, Tensors
 class Method:
     """What to learn: hyperparameters (the fields, which are its typed config) and pure functions of networks and numbers.
 
-    `draw`, `networks` and `loss` are each method's own; `after` and `prepare` are words that most leave neutral.
+    `draw`, `networks` and `loss` are each method's own; `on_step_end` and `prepare` are words that most leave neutral.
     """
 
     # loss method -> (network it moves, every n-th step)
@@ -41,5 +41,5 @@ class Method:
         """(scalar to minimise, scalars to log), without randomness: testable, repeatable, shardable."""
         raise NotImplementedError
 
-    def after(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
+    def on_step_end(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
         """Once a step, after the updates, without gradients: teachers, queues, centres."""

@@ -53,14 +53,14 @@ class Sharded(Shared):
         self.root.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def after(self, *drawn: Tensor) -> None:
+    def on_step_end(self, *drawn: Tensor) -> None:
         """With whole parameters, which costs sending them once more: only for methods that do something."""
-        if type(self.method).after is Method.after:
+        if type(self.method).on_step_end is Method.on_step_end:
             return
         parts = [m for m in self.root.modules() if isinstance(m, FSDPModule)]
         for part in parts:
             part.unshard()
-        self.method.after(self.nets, *drawn)
+        self.method.on_step_end(self.nets, *drawn)
         for part in parts:
             part.reshard()
 

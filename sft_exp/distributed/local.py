@@ -82,8 +82,8 @@ class Engine:
         """Of the whole batch, from those of this process's rows."""
         return values
 
-    def after(self, *drawn: Tensor) -> None:
-        self.method.after(self.nets, *drawn)
+    def on_step_end(self, *drawn: Tensor) -> None:
+        self.method.on_step_end(self.nets, *drawn)
 
     def write(self, folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         """This process's part of networks and optimizers, into a new folder."""

@@ -75,5 +75,5 @@ class ConvNet(Backbone):
             yield f"conv{n}", x_BCHW
         yield "code", self.code(x_BCHW)
 
-    def mirror(self, width):
+    def decoder(self, width):
         return upsampler(width, self.channels, self.sizes, self.norm)

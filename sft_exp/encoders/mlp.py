@@ -75,7 +75,7 @@ class Perceptron(Backbone):
             h_BD = self.activation(h_BD)
             yield f"layer{n + 1}", h_BD
 
-    def mirror(self, width):
+    def decoder(self, width):
         layers = perceptron(
             width,
             *self.hidden[-2::-1],

@@ -64,7 +64,7 @@ class Residual(Backbone):
             yield f"layer{n}", x_BCHW
         yield "pool", x_BCHW.mean((2, 3))
 
-    def mirror(self, width):
+    def decoder(self, width):
         first = 1 if self.small else 4
         sizes = [
             (ceil(self.image[1] / s), ceil(self.image[2] / s))

@@ -62,7 +62,7 @@ class Intermediate(Backbone):
             yield f"map{n}", m_BDHW
         yield "code", self.net.forward_head(last, pre_logits=True)
 
-    def mirror(self, width):
+    def decoder(self, width):
         # the last of each size
         smaller = {s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]}
         return upsampler(width, [self.image[0], *smaller.values()], [self.image[1:], *smaller])

@@ -77,7 +77,7 @@ class Traced(Backbone):
     def maps(self, x_BCHW):
         yield from self.net(x_BCHW.expand(-1, 3, -1, -1)).items()
 
-    def mirror(self, width):
+    def decoder(self, width):
         sizes = [self.image[1:], *((s[1], s[2]) for s in self.shapes if s[1:] != self.image[1:])]
         channels = [
             self.image[0],

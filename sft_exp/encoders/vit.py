@@ -83,7 +83,7 @@ class Transformer(Backbone):
             yield f"block{n}", h_BND.mT.unflatten(2, self.grid)
         yield "code", self.norm(h_BND).mean(1)
 
-    def mirror(self, width):
+    def decoder(self, width):
         channels, sizes = [self.image[0], self.width], [self.image[1:], self.grid]
         while max(sizes[-2]) > 2 * max(self.grid):
             sizes.insert(-1, (ceil(sizes[-2][0] / 2), ceil(sizes[-2][1] / 2)))

@@ -46,7 +46,7 @@ class BiGAN(Pretrainer):
         inverses = {
             "encoder": encoder,
             "code": nn.Linear(encoder.width, self.latent),
-            "generator": encoder.mirror(self.latent),
+            "generator": encoder.decoder(self.latent),
         }
         first, second = (
             nn.Linear(prod(spec.image) + self.latent, self.hidden),

@@ -16,7 +16,7 @@ from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import cosine
-from sft_exp.models.ema import follow, taught, teacher_of
+from sft_exp.models.ema import ema_update, teacher_forward, teacher_of
 from sft_exp.models.layers import chain, projector
 
 
@@ -56,10 +56,12 @@ class BYOL(Pretrainer):
 
     def loss(self, nets, a_BCHW, b_BCHW, momentum):
         p_MZ = nets["predictor"](nets["student"](torch.cat([a_BCHW, b_BCHW])))
-        return 4 - 4 * cosine(p_MZ, taught(nets["teacher"], torch.cat([b_BCHW, a_BCHW]))), {}
+        return 4 - 4 * cosine(
+            p_MZ, teacher_forward(nets["teacher"], torch.cat([b_BCHW, a_BCHW]))
+        ), {}
 
-    def after(self, nets, a_BCHW, b_BCHW, momentum):
-        follow(nets["teacher"], nets["student"], momentum)
+    def on_step_end(self, nets, a_BCHW, b_BCHW, momentum):
+        ema_update(nets["teacher"], nets["student"], momentum)
 
     def show(self, nets, x_BCHW, rng):
         return {

@@ -19,7 +19,7 @@ from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import dino
-from sft_exp.models.ema import StateBuffer, follow, taught, teacher_of
+from sft_exp.models.ema import StateBuffer, ema_update, teacher_forward, teacher_of
 from sft_exp.models.layers import chain, projector
 
 CENTRE_MOMENTUM = 0.9
@@ -79,7 +79,7 @@ class DINO(Pretrainer):
         return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng), momentum, *local
 
     def loss(self, nets, a_BCHW, b_BCHW, momentum, *local):
-        targets = taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW])).chunk(2)
+        targets = teacher_forward(nets["teacher"], torch.cat([a_BCHW, b_BCHW])).chunk(2)
         views = nets["student"](torch.cat([a_BCHW, b_BCHW, *local])).chunk(2 + len(local))
         pairs = [(s, t) for j, t in enumerate(targets) for i, s in enumerate(views) if i != j]
         temperatures = self.student_temperature, self.teacher_temperature
@@ -87,10 +87,10 @@ class DINO(Pretrainer):
             pairs
         ), {}
 
-    def after(self, nets, a_BCHW, b_BCHW, momentum, *local):
-        centre_K = gather(taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW]))).mean(0)
+    def on_step_end(self, nets, a_BCHW, b_BCHW, momentum, *local):
+        centre_K = gather(teacher_forward(nets["teacher"], torch.cat([a_BCHW, b_BCHW]))).mean(0)
         nets["centre"].value.lerp_(centre_K, 1 - CENTRE_MOMENTUM)
-        follow(nets["teacher"], nets["student"], momentum)
+        ema_update(nets["teacher"], nets["student"], momentum)
 
     def show(self, nets, x_BCHW, rng):
         return {

@@ -40,7 +40,7 @@ class GAN(Pretrainer):
                 "discriminator": nn.ModuleDict(
                     {"encoder": encoder, "head": nn.Linear(encoder.width, 1)}
                 ),
-                "generator": encoder.mirror(self.latent),
+                "generator": encoder.decoder(self.latent),
             }
         )
 

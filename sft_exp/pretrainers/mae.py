@@ -38,7 +38,7 @@ class MAE(Pretrainer):
             self.patch,
             f"below {max(height, width)}, the image's longer side",
         )
-        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.decoder(encoder.width)})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]

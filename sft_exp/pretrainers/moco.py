@@ -18,7 +18,7 @@ from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import info_nce
-from sft_exp.models.ema import StateBuffer, follow, taught, teacher_of
+from sft_exp.models.ema import StateBuffer, ema_update, teacher_forward, teacher_of
 from sft_exp.models.layers import chain, projector
 
 
@@ -56,17 +56,17 @@ class MoCo(Pretrainer):
         return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng)
 
     def loss(self, nets, a_BCHW, b_BCHW):
-        k_BZ = taught(nets["teacher"], b_BCHW)
+        k_BZ = teacher_forward(nets["teacher"], b_BCHW)
         return info_nce(nets["student"](a_BCHW), k_BZ, nets["queue"].value, self.temperature), {}
 
-    def after(self, nets, a_BCHW, b_BCHW):
+    def on_step_end(self, nets, a_BCHW, b_BCHW):
         queue_KZ = nets["queue"].value
         queue_KZ.copy_(
-            torch.cat([gather(normalize(taught(nets["teacher"], b_BCHW), dim=1)), queue_KZ])[
-                : len(queue_KZ)
-            ]
+            torch.cat(
+                [gather(normalize(teacher_forward(nets["teacher"], b_BCHW), dim=1)), queue_KZ]
+            )[: len(queue_KZ)]
         )
-        follow(nets["teacher"], nets["student"], self.momentum)
+        ema_update(nets["teacher"], nets["student"], self.momentum)
 
     def show(self, nets, x_BCHW, rng):
         return {

@@ -47,7 +47,7 @@ class VAE(Pretrainer):
             {
                 "encoder": encoder,
                 "posterior": nn.Linear(encoder.width, 2 * self.latent),
-                "decoder": encoder.mirror(self.latent),
+                "decoder": encoder.decoder(self.latent),
             }
         )
 

@@ -41,7 +41,7 @@ class WGANGP(Pretrainer):
         return nn.ModuleDict(
             {
                 "critic": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),
-                "generator": encoder.mirror(self.latent),
+                "generator": encoder.decoder(self.latent),
             }
         )
 

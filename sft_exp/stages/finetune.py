@@ -305,7 +305,7 @@ def ready(
         return (
             model,
             data,
-            replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)),
+            replace(plan, eval_frozen="encoder", penalty=partial(pull, strategy, start_at)),
             encoder,
         )
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)

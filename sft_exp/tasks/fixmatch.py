@@ -105,7 +105,7 @@ class FixMatch(Task):
         }
         return known + self.weight * guessed, shown
 
-    def after(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
+    def on_step_end(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         if self.align:
             with statistics_kept(nets):
                 share_Y = gather(self.predict(nets, weak_MCHW).softmax(1)).mean(0)

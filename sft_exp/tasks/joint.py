@@ -33,7 +33,7 @@ class Joint(Task):
             isinstance(self.objective, Pretrainer)
             and (self.objective.learns, self.objective.keeps, [*self.objective.objectives])
             == ("by gradient", "encoder", ["loss"])
-            and type(self.objective).after is Pretrainer.after
+            and type(self.objective).on_step_end is Pretrainer.on_step_end
             and not self.objective.labelled
         )
         require(

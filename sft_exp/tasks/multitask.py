@@ -211,7 +211,7 @@ class MultiTask(Task):
             f"{name}_weight": w.detach() for name, w in zip(self.heads, w_T, strict=True)
         }
 
-    def after(self, nets, x_BCHW, *targets):
+    def on_step_end(self, nets, x_BCHW, *targets):
         if self.weighting != "gradnorm":
             return
         if not nets["first"].value.any():

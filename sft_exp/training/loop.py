@@ -45,7 +45,7 @@ class Plan:
     recompute: bool = False  # blocks keep their input alone and are computed again in backward
     # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
     # everything
-    rests: str = ""
+    eval_frozen: str = ""
     # a term of every loss that is the strategy's, not the method's
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
     clip: float | None = None  # largest norm of an objective's gradient
@@ -91,8 +91,8 @@ def train(
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
         # a new phase, or someone has looked at the networks
-        if (plan.rests and rates is not awake) or not nets.training:
-            wake(nets, plan.rests, rates)
+        if (plan.eval_frozen and rates is not awake) or not nets.training:
+            set_train_mode(nets, plan.eval_frozen, rates)
             awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
@@ -109,15 +109,15 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * plan.schedule(progress)
             if free != (rates, network):
-                only(nets, rates, network, inside(method, network))
+                set_requires_grad(nets, rates, network, inside(method, network))
                 free = rates, network
                 engine.begin(objective, rates)
             closure: Any = partial(
-                descend, engine, objective, step, optimizer, drawn, plan, metrics
+                compute_gradients, engine, objective, step, optimizer, drawn, plan, metrics
             )
             update(optimizer, closure)
         with torch.no_grad(), sharing(engine.ranks):
-            engine.after(*drawn)
+            engine.on_step_end(*drawn)
         yield Step(step + 1, metrics, engine.refresh)
 
 
@@ -135,7 +135,7 @@ def batches_of(
     return images.batches(rows if mine is None else (mine.of(r) for r in rows), device)
 
 
-def descend(
+def compute_gradients(
     engine: Engine,
     objective: str,
     step: int,
@@ -149,10 +149,10 @@ def descend(
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
     with sharing(engine.ranks):
-        for share, piece, last in pieces(drawn, plan.piece, plan.accumulate):
+        for share, micro_batch, last in micro_batches(drawn, plan.piece, plan.accumulate):
             with engine.adding(objective, last):
                 with autocast(device, plan.precision):
-                    value, shown = engine.loss(objective, *piece)
+                    value, shown = engine.loss(objective, *micro_batch)
                 (value * (share * engine.weight)).backward()
             total = total + value.detach() * share
             logged |= {k: logged.get(k, 0) + v.detach() * share for k, v in shown.items()}
@@ -171,7 +171,7 @@ def descend(
     return value
 
 
-def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+def set_train_mode(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
     """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
     without any (dropout) follows the smallest part around it that has some, and trains if any of those move."""
     nets.train()
@@ -186,7 +186,9 @@ def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
         module.training = all(own) if own else parents[path]
 
 
-def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()) -> None:
+def set_requires_grad(
+    nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()
+) -> None:
     """Let gradients reach what moves in this phase and belongs to the objective's network, but not to those `apart`."""
     for name, p in nets.named_parameters():
         p.requires_grad_(
@@ -194,7 +196,7 @@ def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] 
         )
 
 
-def pieces(
+def micro_batches(
     drawn: tuple[Tensor, ...], size: int | None, count: int = 1
 ) -> Iterator[tuple[float, tuple[Tensor, ...], bool]]:
     """(share of the batch, rows of every draw, whether they are the last): gradients of means over rows add up to the whole

@@ -234,7 +234,7 @@ def decoded(backbone: nn.Module, z_BD: Tensor, seed: int) -> Tensor | None:
     """What the encoder's decoder makes of a code; None where it has none."""
     seeded(seed)
     try:
-        return backbone.mirror(z_BD.shape[1])(z_BD)
+        return backbone.decoder(z_BD.shape[1])(z_BD)
     except ConfigError:
         return None
 
@@ -282,17 +282,17 @@ def steps(
     """
     image = tuple(images.x.shape[1:])
     everything = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}
-    phases, rests, penalty = [(1.0, everything)], "", None
+    phases, eval_frozen, penalty = [(1.0, everything)], "", None
     if strategy is not None:
         encoder: Any = nets["encoder"]
         strategy.adapt(encoder, stream(seed, "adapt"))
         begun = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
-        phases, rests = moving(strategy, nets, image), "encoder"
+        phases, eval_frozen = moving(strategy, nets, image), "encoder"
         penalty = partial(pull, strategy, begun)
     made = Plan(
         **{
             "steps": count, "stop": count, "batch_size": batch, "schedule": schedule or PiecewiseCosine(), "phases": phases,
-            "name": (seed, "fingerprint"), "rests": rests, "penalty": penalty, **plan,
+            "name": (seed, "fingerprint"), "eval_frozen": eval_frozen, "penalty": penalty, **plan,
         }
     )  # fmt: skip
     optimizers = optimizers_for(method, nets, optimizer, phases)

@@ -11,7 +11,7 @@ from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.models.ema import follow_all, teacher_of
+from sft_exp.models.ema import ema_update_all, teacher_of
 
 
 class MeanTeacherTask(Task):
@@ -44,7 +44,7 @@ class MeanTeacherTask(Task):
         )
         return views[0], batch["labelled"][self.label], *views[1:], weight
 
-    def after(self, nets, *drawn):
+    def on_step_end(self, nets, *drawn):
         teach(nets, self.decay)
 
 
@@ -65,4 +65,4 @@ def beside(nets: nn.ModuleDict) -> nn.ModuleDict:
 def teach(nets: nn.ModuleDict, decay: float) -> None:
     teacher: Any = nets["teacher"]
     for part in ("encoder", "scale", "head"):
-        follow_all(teacher[part], nets[part], decay)
+        ema_update_all(teacher[part], nets[part], decay)

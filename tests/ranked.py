@@ -102,7 +102,7 @@ def cases():
     found = {
         f"pretrainer {k.__name__}": partial(pretraining, k)
         for k in parts("pretrainer")
-        if k.learns == "by gradient"
+        if k.trained_by == "by gradient"
     }
     found |= {f"recomputed {k}": found[f"pretrainer {k}"] for k in ("VAE", "SimCLR")}
     found |= {
@@ -122,7 +122,7 @@ def cases():
     found |= {
         f"strategy {k.__name__}": partial(tuning, classify, k)
         for k in parts("strategy")
-        if not k.solves
+        if not k.closed_form
     }
     more = {"mixup": 0.3}, {"cutmix": 1.0}, {"augment": True}, {"balanced": True}
     return found | {f"classify {options}": partial(tuning, classify, **options) for options in more}

@@ -252,11 +252,11 @@ def graph(net):
 
 
 def test_a_chain_is_its_steps_and_several_are_forms(experiment):
-    forms = experiment("compress=prune_int8", "compress.parts.prune.ratio=0.3").compress.forms(
-        "prune_int8"
-    )
-    assert forms == {"prune_int8": [Prune(ratio=0.3), Int8()]}
-    names = experiment("compress=all").compress.forms("all")
+    variants = experiment(
+        "compress=prune_int8", "compress.parts.prune.ratio=0.3"
+    ).compress.variants("prune_int8")
+    assert variants == {"prune_int8": [Prune(ratio=0.3), Int8()]}
+    names = experiment("compress=all").compress.variants("all")
     assert list(names) == [
         "int8",
         "int8_dynamic",
@@ -266,11 +266,11 @@ def test_a_chain_is_its_steps_and_several_are_forms(experiment):
         "distill",
         "distill_alone",
     ]
-    assert experiment().compress.forms("none") == {}
+    assert experiment().compress.variants("none") == {}
 
 
 def test_the_student_alone_differs_in_the_teacher_and_in_nothing_else(experiment):
-    taught, alone = experiment("compress=distill").compress.forms("distill").values()
+    taught, alone = experiment("compress=distill").compress.variants("distill").values()
     assert alone == [replace(taught[0], weight=0.0)]
 
 
@@ -317,8 +317,8 @@ def test_an_absent_library_is_named(experiment, monkeypatch):
 # The bill
 
 
-def row(form, accuracy):
-    return {"form": form, "accuracy": accuracy}
+def row(variant, accuracy):
+    return {"form": variant, "accuracy": accuracy}
 
 
 @pytest.mark.parametrize(
@@ -343,8 +343,8 @@ def test_more_loss_than_allowed_fails(tmp_path, most, said):
 def test_turns_are_interleaved_and_end(monkeypatch):
     monkeypatch.setattr(bill, "TURNS", {1: 3, 64: 2})
     calls = []
-    forms = {name: lambda x, name=name: calls.append((len(x), name)) for name in "ab"}
-    found = bill.measured(forms, torch.zeros(10, 1, 2, 2))
+    variants = {name: lambda x, name=name: calls.append((len(x), name)) for name in "ab"}
+    found = bill.measured(variants, torch.zeros(10, 1, 2, 2))
     assert calls == [*[(1, n) for n in "ababbaab"], *[(64, n) for n in "ababba"]]
     assert all(v > 0 for speeds in found.values() for v in speeds.values())
     monkeypatch.setattr(bill, "SECONDS", 0.0)

@@ -64,15 +64,15 @@ def networks(pretrainer, encoder, image=DIGITS.image, seed=0):
 
 
 GRADIENT = [
-    stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "by gradient"
+    stem for stem in parts("pretrainer") if part("pretrainer", stem).trained_by == "by gradient"
 ]
 CLOSED = [
-    stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "in closed form"
+    stem for stem in parts("pretrainer") if part("pretrainer", stem).trained_by == "in closed form"
 ]
 SOLVING = [
     stem
     for stem in parts("strategy")
-    if part("strategy", stem).solves and "classes" in part("strategy", stem).solved
+    if part("strategy", stem).closed_form and "classes" in part("strategy", stem).closed_form_tasks
 ]
 
 
@@ -170,9 +170,9 @@ def test_its_config_is_read_from_its_source(group, stem):
 def test_a_pretrainers_option_brings_an_encoder_it_fits(experiment, stem):
     e = experiment(f"pretrainer={stem}")
     backbone = e.encoder.build(DIGITS.image)
-    if e.pretrainer.learns != "nothing":
+    if e.pretrainer.trained_by != "nothing":
         nets = e.pretrainer.networks(backbone, DIGITS)
-        assert nets.get_submodule(e.pretrainer.keeps) is backbone
+        assert nets.get_submodule(e.pretrainer.encoder_path) is backbone
 
 
 @pairs
@@ -201,7 +201,8 @@ def test_all_randomness_of_a_step_is_in_its_draw(digits, pretrainer, encoder):
 def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, encoder):
     method, nets = networks(pretrainer, encoder)
     kept = {
-        f"{method.keeps}.{name}" for name, _ in nets.get_submodule(method.keeps).named_parameters()
+        f"{method.encoder_path}.{name}"
+        for name, _ in nets.get_submodule(method.encoder_path).named_parameters()
     }
     everything, reached = (
         {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad},
@@ -271,7 +272,7 @@ def training(plan):
 def test_what_is_kept_moves(digits, training, pretrainer, encoder):
     """By gradient, or as a teacher that follows what does. (A bias may cancel, as in a linear critic.)"""
     method, nets = networks(pretrainer, encoder)
-    kept = nets.get_submodule(method.keeps)
+    kept = nets.get_submodule(method.encoder_path)
     before = bits(kept)
     training(method, nets, digits.train, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), stop=3)
     assert not [
@@ -337,7 +338,7 @@ def test_a_closed_form_sets_the_whole_encoder(digits, experiment, stem):
         nets = e.pretrainer.networks(e.encoder.build(digits.image), digits.spec)
         with torch.no_grad():
             e.pretrainer.prepare(nets, {"x": digits.train.floats(torch.arange(300), CPU)})
-        found.append(bits(nets.get_submodule(e.pretrainer.keeps)))
+        found.append(bits(nets.get_submodule(e.pretrainer.encoder_path)))
     assert equal(*found)
 
 
@@ -569,7 +570,7 @@ def features(missing=None):
 def test_a_solved_head_is_its_numbers(stem, missing):
     """Solved twice it is the same; saved and loaded it says the same; a class without a label is never predicted."""
     strategy, (f_BD, y_B) = part("strategy", stem)(), features(missing)
-    head, again = (strategy.solve(f_BD, y_B, DIGITS, seed=7) for _ in range(2))
+    head, again = (strategy.fit_closed_form(f_BD, y_B, DIGITS, seed=7) for _ in range(2))
     with torch.no_grad():
         logits_BY = head(f_BD)
         assert torch.equal(logits_BY, again(f_BD))

@@ -80,7 +80,7 @@ def test_fit_linear_forgets_where_the_head_began(pixels):
 def test_the_kernel_machine_is_scikit_learns(pixels, classes):
     """Its scores are `decision_function` of one-against-rest shape; its largest is `predict` where margins break ties."""
     f_ND, y_N, f_BD = pixels(classes)
-    head = Svm(c=[10.0], gamma=[1.0]).solve(
+    head = Svm(c=[10.0], gamma=[1.0]).fit_closed_form(
         f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED
     )
     theirs = SVC(C=10.0, gamma=1 / (64 * f_ND.var().item()), break_ties=classes > 2).fit(
@@ -100,7 +100,7 @@ def test_the_kernel_machine_is_scikit_learns(pixels, classes):
 def test_the_kernel_machine_holds_far_from_the_origin(pixels):
     """Features need not be centred; and no number needs double precision, which some devices do not have."""
     f_ND, y_N, f_BD = (v if v.dtype == torch.int64 else v + 100 for v in pixels(10))
-    head = Svm(c=[10.0], gamma=[1.0]).solve(f_ND, y_N, SPEC, SEED)
+    head = Svm(c=[10.0], gamma=[1.0]).fit_closed_form(f_ND, y_N, SPEC, SEED)
     theirs = SVC(C=10.0, gamma=1 / (64 * f_ND.var().item())).fit(*shuffled(f_ND, y_N))
     assert head(f_BD).numpy() == pytest.approx(theirs.decision_function(f_BD.numpy()), abs=1e-4)
     assert torch.float64 not in {v.dtype for v in (head(f_BD), *head.state_dict().values())}
@@ -109,7 +109,9 @@ def test_the_kernel_machine_holds_far_from_the_origin(pixels):
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_logistic_head_gives_scikit_learns_probabilities(pixels, classes):
     f_ND, y_N, f_BD = pixels(classes)
-    head = Logistic(c=[1.0]).solve(f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED)
+    head = Logistic(c=[1.0]).fit_closed_form(
+        f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED
+    )
     theirs = LogisticRegression(C=1.0, max_iter=1000).fit(*shuffled(f_ND, y_N))
     with torch.no_grad():
         assert head(f_BD).softmax(1).numpy() == pytest.approx(
@@ -122,10 +124,13 @@ def test_the_logistic_head_gives_scikit_learns_probabilities(pixels, classes):
 def test_classes_without_a_label_keep_their_places(pixels, strategy, seen):
     """Labels 0..seen-1 become 9, 8, ...: the head has ten rows and predicts what scikit-learn does, under those names."""
     f_ND, y_N, f_BD = pixels(seen)
-    head, few = strategy.solve(f_ND, 9 - y_N, SPEC, SEED), Spec(SPEC.image, SPEC.classes[:seen])
+    head, few = (
+        strategy.fit_closed_form(f_ND, 9 - y_N, SPEC, SEED),
+        Spec(SPEC.image, SPEC.classes[:seen]),
+    )
     with torch.no_grad():
         logits_BY = head(f_BD)
-        expected = strategy.solve(f_ND, y_N, few, SEED)(f_BD).argmax(1)
+        expected = strategy.fit_closed_form(f_ND, y_N, few, SEED)(f_BD).argmax(1)
     assert logits_BY.shape[1] == 10
     # the order of classes may turn a tie
     assert (9 - logits_BY.argmax(1) == expected).float().mean() > 0.99

@@ -313,7 +313,9 @@ def test_huber_is_less_moved_by_an_outlier():
 def test_solved_regressions_are_scikit_learns(strategy):
     f_BD = torch.randn(120, 5, generator=stream("f"))
     y_BK = torch.stack([3 * f_BD[:, 0] + 100, (f_BD[:, 1] * 2).sin() * 7], 1)
-    head, again = (strategy.solve(f_BD, y_BK, Spec((1, 1, 5), ("a", "b")), 3) for _ in range(2))
+    head, again = (
+        strategy.fit_closed_form(f_BD, y_BK, Spec((1, 1, 5), ("a", "b")), 3) for _ in range(2)
+    )
     with torch.no_grad():
         assert torch.equal(head(f_BD), again(f_BD))
         empty = strategy.head(

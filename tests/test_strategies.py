@@ -35,7 +35,7 @@ from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
-TRAINING = [s for s in parts("strategy") if not part("strategy", s).solves]
+TRAINING = [s for s in parts("strategy") if not part("strategy", s).closed_form]
 DECAYING = OptimizerConfig("torch.optim.AdamW", {"lr": 1e-2, "weight_decay": 0.5})
 
 
@@ -279,7 +279,7 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
 @pytest.mark.parametrize(("metric", "theirs"), [("euclidean", "euclidean"), ("cosine", "cosine")])
 def test_neighbours_vote_as_scikit_learns(digits, metric, theirs):
     f_ND, y_N = digits.train.floats(torch.arange(400), CPU).flatten(1), digits.train.y[:400]
-    head = KNN(k=[5], metric=metric).solve(f_ND[:300], y_N[:300], SPEC, seed=0)
+    head = KNN(k=[5], metric=metric).fit_closed_form(f_ND[:300], y_N[:300], SPEC, seed=0)
     expected = (
         KNeighborsClassifier(5, metric=theirs)
         .fit(f_ND[:300].numpy(), y_N[:300].numpy())
@@ -290,7 +290,7 @@ def test_neighbours_vote_as_scikit_learns(digits, metric, theirs):
 
 def test_neighbours_are_no_more_than_there_are():
     f_ND, y_N = torch.rand(3, 4, generator=stream("few")), torch.tensor([0, 1, 2])
-    head = KNN(k=[20]).solve(f_ND, y_N, SPEC, seed=0)
+    head = KNN(k=[20]).fit_closed_form(f_ND, y_N, SPEC, seed=0)
     assert head(f_ND).argmax(1).tolist() == [0, 1, 2]
 
 
@@ -322,7 +322,7 @@ def test_labels_spread_to_where_zhous_closed_form_has_them(digits):
         digits.train.y[:200].clone(),
     )
     y_N[40:] = -1
-    head = LabelSpreading(k=5, alpha=0.8, turns=200).solve(f_ND, y_N, SPEC, seed=0)
+    head = LabelSpreading(k=5, alpha=0.8, turns=200).fit_closed_form(f_ND, y_N, SPEC, seed=0)
     place = torch.cdist(f_ND, head.f_ND).argmin(1)
     assert head.share_NY[place].numpy() == pytest.approx(
         solution(f_ND, y_N, 5, 0.8).numpy(), abs=1e-4

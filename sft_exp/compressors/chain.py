@@ -30,9 +30,9 @@ class Chain(Compressor):
             "one into integers at most, and as the last",
         )
 
-    def forms(self, name):
+    def variants(self, name):
         return (
-            {name: [step for key, part in self.parts.items() for step in part.forms(key)[key]]}
+            {name: [step for key, part in self.parts.items() for step in part.variants(key)[key]]}
             if self.parts
             else {}
         )

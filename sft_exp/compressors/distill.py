@@ -42,7 +42,7 @@ class Distil(Compressor):
             self.student, self.temperature, self.weight, self.steps, self.lr, self.batch_size
         )
 
-    def forms(self, name):
+    def variants(self, name):
         return {
             name: [self],
             **({f"{name}{ALONE}": [replace(self, weight=0.0)]} if self.alone else {}),

@@ -24,9 +24,9 @@ class Several(Compressor):
             "options of the group compress",
         )
 
-    def forms(self, name):
+    def variants(self, name):
         return {
-            form: steps
+            variant: steps
             for key, part in self.parts.items()
-            for form, steps in part.forms(key).items()
+            for variant, steps in part.variants(key).items()
         }

@@ -35,7 +35,7 @@ class Compressor:
     follows_channels: ClassVar[bool] = False
     graph: ClassVar[bool] = False  # what it leaves is an ONNX graph alone, and no torch network
 
-    def forms(self, name: str) -> "dict[str, list[Compressor]]":
+    def variants(self, name: str) -> "dict[str, list[Compressor]]":
         """What comes of it: name -> the steps that lead there. The first one is what is exported."""
         return {name: [self]}
 

@@ -18,11 +18,11 @@ class Pretrainer(Method):
     unhashed: ClassVar[tuple[str, ...]] = ("init",)
     pools: ClassVar[dict[str, int]] = {"pool": 1}
     # or "in closed form" (`prepare` alone), "from a file" (`init` alone), "nothing"
-    learns: ClassVar[str] = "by gradient"
+    trained_by: ClassVar[str] = "by gradient"
     # learns from the labels of another data set, the only ones it may see
     labelled: ClassVar[bool] = False
     has_likelihood: ClassVar[bool] = False  # `log_weights` estimates it
-    keeps: ClassVar[str] = "encoder"  # path of the network that is handed on
+    encoder_path: ClassVar[str] = "encoder"  # path of the network that is handed on
     # which of its maps are fine-tuned, unless the user says otherwise;
     features: ClassVar[tuple[int, ...]] = (-1,)
     pool: ClassVar[str] = "avg"  # and how those with a height and a width are pooled: avg or max,

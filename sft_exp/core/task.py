@@ -90,7 +90,7 @@ class Task(Method):
         """How many tensors `draw` returns, for a task that holds this one: images, and each target."""
         return 1 + max(1, len(self.needs))
 
-    def solvable(self) -> "Task":
+    def closed_form_task(self) -> "Task":
         """The same task with a head that a strategy can solve in closed form."""
         return self
 

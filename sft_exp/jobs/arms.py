@@ -119,7 +119,7 @@ def finetuning(
     request |= difference(job, shared, arm, request)
     if folders := request["strategy"].models():  # whose predictions are learnt from
         request["parts"] = [part for folder in folders for part in model.parts_of(folder)]
-    if request["strategy"].solves:
+    if request["strategy"].closed_form:
         return closed(request)
     return going_on(
         job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
@@ -142,7 +142,7 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
         return {"task": supervised}
     if arm == RANDOM:
         return {"task": supervised, "start": None, "strategy": Linear()}
-    solved: Request = {"task": supervised.solvable(), "val": "none"}
+    solved: Request = {"task": supervised.closed_form_task(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
         return {**solved, "strategy": frozen[arm]}
     encoder, strategy = {

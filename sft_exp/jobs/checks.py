@@ -39,10 +39,10 @@ def check_task(e: Experiment, data: Corpus) -> None:
         )
     check_metrics(e, data)
     for key, chosen, wanted in (
-        ("compress", e.compress and e.compress.forms(""), ("classes",)),
+        ("compress", e.compress and e.compress.variants(""), ("classes",)),
         ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
         ("strategy", e.strategy.tasks, e.strategy.tasks),
-        ("strategy", e.strategy.solves, e.strategy.solved),
+        ("strategy", e.strategy.closed_form, e.strategy.closed_form_tasks),
     ):
         if chosen and e.task.predicts not in wanted:
             why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
@@ -180,13 +180,13 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
         phases = e.strategy.phases(layers(encoder, data.image))
     except ConfigError as error:
         raise error.under("strategy") from error
-    if e.strategy.solves and "unlabelled" in e.task.pools:
+    if e.strategy.closed_form and "unlabelled" in e.task.pools:
         raise ConfigError(
             "task",
             e.choices.get("task", ""),
             "needs a strategy that trains: this one's head is solved from the labels",
         )
-    if e.pretrainer.learns != "nothing":
+    if e.pretrainer.trained_by != "nothing":
         pretrain.build(
             {
                 "method": e.pretrainer,

@@ -75,7 +75,7 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
         function = function_of(name, requests[0])
         if len(requests) > 1:
             ALIKE[name][1](folders, requests, replace(ctx, group=None))
-        elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
+        elif name in SHARED and not getattr(requests[0].get("strategy"), "closed_form", False):
             function(
                 folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0]))
             )

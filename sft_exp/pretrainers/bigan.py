@@ -27,7 +27,7 @@ class BiGAN(Pretrainer):
         "discriminator_loss": ("discriminator", 1),
         "inverses_loss": ("inverses", 1),
     }
-    keeps: ClassVar[str] = "inverses.encoder"
+    encoder_path: ClassVar[str] = "inverses.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, where the encoder has it
 
     latent: int = 50  # Z

@@ -22,7 +22,7 @@ from sft_exp.models.layers import chain, projector
 
 @dataclass
 class BYOL(Pretrainer):
-    keeps: ClassVar[str] = "student.encoder"
+    encoder_path: ClassVar[str] = "student.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, which keeps it from collapsing
 
     # m at the start; in short runs a teacher must be faster than the paper's 0.996

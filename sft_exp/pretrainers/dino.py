@@ -27,7 +27,7 @@ CENTRE_MOMENTUM = 0.9
 
 @dataclass
 class DINO(Pretrainer):
-    keeps: ClassVar[str] = "teacher.encoder"
+    encoder_path: ClassVar[str] = "teacher.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, and a centre of the batch
 
     prototypes: int = 256  # K

@@ -18,7 +18,7 @@ from sft_exp.models.backbones import PatchNet
 
 @dataclass
 class KMeans(Pretrainer):
-    learns: ClassVar[str] = "in closed form"
+    trained_by: ClassVar[str] = "in closed form"
 
     patches: int = 100_000  # that centroids are fitted on, from up to 20,000 images
     # added to the eigenvalues of the patches' covariance before whitening (0.1 in the paper)

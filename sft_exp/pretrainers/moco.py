@@ -24,7 +24,7 @@ from sft_exp.models.layers import chain, projector
 
 @dataclass
 class MoCo(Pretrainer):
-    keeps: ClassVar[str] = "student.encoder"
+    encoder_path: ClassVar[str] = "student.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, and a queue that holds whole batches
 
     temperature: float = 0.2  # t

@@ -43,7 +43,7 @@ class Supervised(Pretrainer):
         )
 
     @property
-    def keeps(self):
+    def encoder_path(self):
         return "encoder.backbone" if self.task else "encoder"
 
     @property

@@ -95,7 +95,7 @@ def generated(result: Result) -> str:
 
 
 def no_pretraining(e: Experiment) -> bool:
-    return e.pretrainer.learns == "nothing"
+    return e.pretrainer.trained_by == "nothing"
 
 
 def called(job: Job, arm: str, result: Result) -> str:

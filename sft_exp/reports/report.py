@@ -130,7 +130,7 @@ def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
         table.add_column(head, justify="left" if head == "group" else "right")
     for g in groups:
         table.add_row(g.name, f"{g.parameters:,}", *(speed(r, rate) for r in g.rates))
-    if job.experiment.strategy.solves:
+    if job.experiment.strategy.closed_form:
         table.add_row("head", "", "solved")
     return table, [
         {"group": g.name, "parameters": g.parameters, "from": begins, "rates": g.rates}

@@ -35,8 +35,8 @@ def tolerated(job: Job) -> None:
     if most is None:
         return
     for result in job.results["bill"]:
-        original, *forms = read(result, "bill.json")["rows"]
-        lost = {row["form"]: original["accuracy"] - row["accuracy"] for row in forms}
+        original, *variants = read(result, "bill.json")["rows"]
+        lost = {row["form"]: original["accuracy"] - row["accuracy"] for row in variants}
         if worse := {
             name: loss for name, loss in lost.items() if loss > most and not name.endswith(ALONE)
         }:

@@ -41,7 +41,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     for number, step in enumerate(steps):
         step.alter(network, x_BCHW)
         if step.training()[0]:
-            imitate(atomic_io.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
+            distill(atomic_io.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
         step.restore(network)
     network.eval()
     about = {"image": model.spec.image, "classes": model.spec.classes, "levels": model.spec.levels}
@@ -60,7 +60,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             atomic_io.move(smaller, file)
 
 
-def imitate(
+def distill(
     folder: Path,
     request: Request,
     step: Compressor,

@@ -69,7 +69,7 @@ def outcome(
 ) -> None:
     """training.json, if anything was trained by gradient: the norms of the parameters at the start and at the end, and how
     training images are predicted."""
-    if not request["strategy"].solves:
+    if not request["strategy"].closed_form:
         atomic_io.write_json(
             folder / "training.json",
             {"norm": norms, **on_training_images(model, labelled, ctx.device)},
@@ -166,8 +166,8 @@ def learn(
 
     With `ema` weights are a running mean of those trained. With `patience` it ends after so many looks at `val` without a gain.
     """
-    if request["strategy"].solves:
-        return solved(request, ctx, labelled, pool, fold)
+    if request["strategy"].closed_form:
+        return fit_closed_form(request, ctx, labelled, pool, fold)
     model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
@@ -248,7 +248,7 @@ def previous(request: Request, fold: int | str) -> Path | None:
     return after if after is None or fold == "all" else after / f"fold-{fold}"
 
 
-def solved(
+def fit_closed_form(
     request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
 ) -> Model:
     """Frozen features and a head in closed form, with `standardise=each` on features of mean 0 and spread 1 in the pool. One
@@ -273,7 +273,7 @@ def solved(
             for batch in seen.batches(rows, ctx.device)
         ]
     f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
-    head = request["strategy"].solve(f_MD, y_M, model.task.of(spec), seed_of(*name))
+    head = request["strategy"].fit_closed_form(f_MD, y_M, model.task.of(spec), seed_of(*name))
     model.nets.set_submodule(model.task.readout, head.to(ctx.device))
     return model
 
@@ -448,12 +448,12 @@ def groups(request: Request, spec: Spec) -> tuple[list[float], list[Group]]:
         for at, names in layers(encoder, spec.image).items()
         for n in names
     }
-    phases = [(1.0, {})] if strategy.solves else moving(strategy, nets, spec.image)
+    phases = [(1.0, {})] if strategy.closed_form else moving(strategy, nets, spec.image)
     found: dict[tuple, int] = {}
     for name, p in nets.named_parameters():
         first = name.partition(".")[0]
         at = owner.get(name, "encoder, not used" if first == "encoder" else first)
-        if not (strategy.solves and first == "head"):
+        if not (strategy.closed_form and first == "head"):
             key = at, *(rates.get(name) for _, rates in phases)
             found[key] = found.get(key, 0) + p.numel()
     begins = [0.0, *accumulate(share for share, _ in phases)][:-1]

@@ -79,7 +79,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     encoder, task, strategy = parts_of(folder)
     state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
-    if strategy.solves:
+    if strategy.closed_form:
         prefix = f"{task.readout}."
         shapes = {k.removeprefix(prefix): v.shape for k, v in state.items() if k.startswith(prefix)}
         nets.set_submodule(task.readout, strategy.head(shapes, task.of(spec)))

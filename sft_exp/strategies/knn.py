@@ -14,7 +14,7 @@ from sft_exp.models.heads.fitted import grid_fit
 
 @dataclass
 class KNN(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
 
     # numbers of neighbours to choose from
     k: list[int] = field(default_factory=lambda: [1, 3, 5, 10, 20])
@@ -33,7 +33,7 @@ class KNN(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.neighbors import KNeighborsClassifier
 
         # between vectors of length 1 the nearest by angle are the nearest

@@ -13,7 +13,7 @@ from sft_exp.models.heads.fitted import grid_fit
 
 @dataclass
 class Svm(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
     probabilistic: ClassVar[bool] = False
 
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
@@ -36,7 +36,7 @@ class Svm(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.svm import SVC
 
         scale = 1 / (f_BD.shape[1] * max(f_BD.var().item(), 1e-12))

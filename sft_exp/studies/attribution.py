@@ -20,7 +20,7 @@ HEAD = ["arm", "accuracy", "step", "low", "high", "verdict"]
 
 @dataclass
 class Attribution(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "seed": "study.seeds",
         "pretrainer": "study.pretrainer",
         "task": "study.task",

@@ -15,7 +15,7 @@ HEAD = [*KEYS, "steps", "val", "test"]
 
 @dataclass
 class Choose(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "pretrainer": "study.pretrainers",
         "strategy": "study.strategies",
         "optim": "study.optims",

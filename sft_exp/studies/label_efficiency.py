@@ -60,7 +60,7 @@ NUMBERS = [
 
 @dataclass
 class LabelEfficiency(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "pretrainer": "study.pretrainers",
         "labels": "study.labels",
         "seed": "study.seeds",

@@ -22,7 +22,7 @@ CONTROL = "none"
 
 @dataclass
 class Pretrainers(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "pretrainer": "study.pretrainers",
         "labels": "study.labels",
         "strategy": "study.strategies",

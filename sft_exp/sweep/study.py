@@ -50,7 +50,7 @@ class Study:
     """A question, as hyperparameters."""
 
     # key that the study ranges over -> where its values are given
-    instead: ClassVar[dict[str, str]] = {}
+    reserved_keys: ClassVar[dict[str, str]] = {}
 
     # earlier studies whose spread counts too: frozen (the package's), none, or a folder of them
     archive: str = "frozen"

@@ -267,7 +267,7 @@ def lay_out(cfg: DictConfig) -> None:
         raise JobFailure(answer["error"], answer["code"])
     for override in cfg.hydra.overrides.task:
         key, _, value = override.partition("=")
-        if key in answer["instead"]:
+        if key in answer["reserved_keys"]:
             raise ConfigError(
                 key, value, f"is what the study ranges over; give it {answer['instead'][key]}"
             )

@@ -75,7 +75,7 @@ def laid_out(message: dict[str, Any]) -> dict[str, Any]:
     return {
         "jobs": jobs,
         "grid": grid,
-        "instead": {key: said for key, said in study.instead.items() if key in keys},
+        "reserved_keys": {key: said for key, said in study.reserved_keys.items() if key in keys},
     }
 
 

@@ -31,7 +31,11 @@ class Joint(Task):
         require(one, "task", self.task, "a task of labels alone, e.g. classify")
         fit = self.objective is None or (
             isinstance(self.objective, Pretrainer)
-            and (self.objective.learns, self.objective.keeps, [*self.objective.objectives])
+            and (
+                self.objective.trained_by,
+                self.objective.encoder_path,
+                [*self.objective.objectives],
+            )
             == ("by gradient", "encoder", ["loss"])
             and type(self.objective).on_step_end is Pretrainer.on_step_end
             and not self.objective.labelled

@@ -156,7 +156,7 @@ class Segment(Task):
             "predicted": overlay(x_BCHW, predictions.argmax(1)),
         }
 
-    def solvable(self):
+    def closed_form_task(self):
         return replace(self, head="pixel", augment=False, views={})
 
     def examples(self, nets, batch, rng):

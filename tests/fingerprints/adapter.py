@@ -124,11 +124,11 @@ def settings(part: Any) -> list[Any]:
 
 def kind_of(part: Any) -> str:
     """How a pretrainer learns: by gradient, in closed form, from a file, nothing."""
-    return part.learns
+    return part.trained_by
 
 
-def solves(strategy: Any) -> bool:
-    return strategy.solves
+def closed_form(strategy: Any) -> bool:
+    return strategy.closed_form
 
 
 def starts_at_maps(task: Any) -> bool:
@@ -242,7 +242,7 @@ def decoded(backbone: nn.Module, z_BD: Tensor, seed: int) -> Tensor | None:
 def prepared(method: Any, nets: nn.ModuleDict, images: Images) -> None:
     """Closed forms before the first step: of a pretrainer on images, of a task on the features of a frozen encoder."""
     with torch.no_grad():
-        if hasattr(method, "learns"):
+        if hasattr(method, "trained_by"):
             method.prepare(nets, {"x": images.x})
         elif method.probed():
             nets.eval()
@@ -358,13 +358,13 @@ def solved(strategy: Any, f_ND: Tensor, y_N: Tensor, image: Image, seed: int) ->
     try:
         with torch.no_grad():
             y_N = y_N.float() if y_N.is_floating_point() else y_N
-            return strategy.solve(f_ND.float(), y_N, spec, seed)(f_ND.float())
+            return strategy.fit_closed_form(f_ND.float(), y_N, spec, seed)(f_ND.float())
     finally:
         torch.set_default_dtype(before)
 
 
 def numbers_only(strategy: Any) -> bool:
-    return "classes" not in strategy.solved
+    return "classes" not in strategy.closed_form_tasks
 
 
 def asks_for_unlabelled(strategy: Any) -> bool:

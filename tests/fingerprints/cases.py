@@ -215,7 +215,7 @@ def strategy(part: Any, option: str) -> Fingerprint:
         moments["merged"] = weights(nets)
         return moments
 
-    return cases(IMAGES, solved if adapter.solves(part) else learnt)
+    return cases(IMAGES, solved if adapter.closed_form(part) else learnt)
 
 
 def optim(part: Any, option: str) -> Fingerprint:
@@ -412,7 +412,7 @@ def fingerprint(group: str, option: str, part: Any = None) -> Fingerprint:
 
 
 def tolerance(group: str, option: str) -> float:
-    if group == "strategy" and adapter.solves(part_of(group, option)):
+    if group == "strategy" and adapter.closed_form(part_of(group, option)):
         return SOLVED
     return TOLERANCE.get(f"{group}/{option}", TOLERANCE.get(group, CLOSE))
 

@@ -146,7 +146,7 @@ def line(
 
     made = experiment(config, choices)
     try:
-        with Stop.listening():
+        with Stop.handle_signals():
             pipeline.run(prepare.prepare(made), Context.on(made.hardware, made.tracker))
     except Failure as error:
         print(error)

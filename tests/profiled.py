@@ -69,7 +69,7 @@ def run(job: stage_requests.Job, ctx, check: Callable[[str, Request, set[Key]], 
             context._corpora.clear()  # so that the reading of data is seen, too
             with watching(seen):
                 if len(group) > 1:
-                    finetune.run_alike(folders, group, replace(ctx, group=None))
+                    finetune.run_batched(folders, group, replace(ctx, group=None))
                 else:
                     function(folders[0], group[0], replace(ctx, group=None))
             for request in group:

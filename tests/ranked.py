@@ -187,9 +187,9 @@ def main(folder, engines, only=""):
     torch.set_num_threads(1)
     group, data = Group(CPU, 60), images()
     if group.rank:
-        assert group.hear() == {"hello": 1}
+        assert group.receive() == {"hello": 1}
     else:
-        group.tell({"hello": 1})
+        group.broadcast({"hello": 1})
     pieces = torch.arange(23).split(5)  # five pieces for two processes, the last one shorter
     together = shared(lambda mine: (r * 2.0 for r in mine), pieces, group)
     assert torch.equal(torch.cat([*together]), torch.arange(23) * 2.0)

@@ -157,7 +157,7 @@ def test_a_frozen_encoder_sees_augmented_images_and_stays_as_it_is(tuning, tmp_p
 
 
 def test_heads_train_together_only_where_their_loss_is_plain(tuning):
-    assert finetune.alike(tuning("strategy=linear", "val=none")[0])
+    assert finetune.batch_key(tuning("strategy=linear", "val=none")[0])
     for more in (
         "task.smoothing=0.1",
         "task.mixup=1",
@@ -165,7 +165,7 @@ def test_heads_train_together_only_where_their_loss_is_plain(tuning):
         "finetune.clip=1",
         "task=pseudo_label",
     ):
-        assert finetune.alike(tuning("strategy=linear", "val=none", more)[0]) is None, more
+        assert finetune.batch_key(tuning("strategy=linear", "val=none", more)[0]) is None, more
 
 
 # Gradients, mean weights, an early end
@@ -260,7 +260,7 @@ def test_stopped_and_started_again_it_ends_in_the_same_bits(tuning, tmp_path, mo
             yield step
 
     monkeypatch.setattr(finetune, "fit", stopping)
-    with Stop.listening(), pytest.raises(Interrupted):
+    with Stop.handle_signals(), pytest.raises(Interrupted):
         tuned(tmp_path / "cut", request, ctx)
     Stop.asked = False
     monkeypatch.setattr(finetune, "fit", real)

@@ -82,7 +82,7 @@ def now() -> Ranks:
 
 
 @contextmanager
-def sharing(ranks: Ranks) -> Iterator[None]:
+def use_ranks(ranks: Ranks) -> Iterator[None]:
     _now.append(ranks)
     try:
         yield

@@ -55,13 +55,13 @@ def _work(
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     atomic_io.write_json(folder / "status.json", status)
     try:
-        followers.led(job, ctx)
+        followers.init_group(job, ctx)
         table, rows = report.movements(job)
         if others is None:
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
-        with Stop.listening(), missing(ctx.group):
+        with Stop.handle_signals(), missing(ctx.group):
             result = {
                 **pipeline.run(job, ctx, others or ()),
                 "choices": job.experiment.choices,
@@ -102,11 +102,11 @@ def _work(
         with suppress(StorageError):
             ownership.require(folder)
             atomic_io.write_json(folder / "status.json", ended)
-        followers.ended(ctx, code)
+        followers.shutdown(ctx, code)
         raise
     ownership.require(folder)
     atomic_io.write_json(
         folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False}
     )
-    followers.ended(ctx, 0)
+    followers.shutdown(ctx, 0)
     return result

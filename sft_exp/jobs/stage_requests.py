@@ -45,8 +45,8 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "export": export.run,
 }
 ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {
-    "finetune": (finetune.alike, finetune.run_alike),
-    "metrics": (metrics.alike, metrics.run_alike),
+    "finetune": (finetune.batch_key, finetune.run_batched),
+    "metrics": (metrics.batch_key, metrics.run_batched),
 }  # stages that may answer several requests in one call: (what these have in common, the call)
 # with all processes, where there are several
 SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")
@@ -77,7 +77,9 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
             ALIKE[name][1](folders, requests, replace(ctx, group=None))
         elif name in SHARED and not getattr(requests[0].get("strategy"), "closed_form", False):
             function(
-                folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0]))
+                folders[0],
+                requests[0],
+                ctx.announce_stage(name, folders[0], made.folder_name(requests[0])),
             )
         else:
             function(folders[0], requests[0], replace(ctx, group=None))

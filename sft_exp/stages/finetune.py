@@ -93,7 +93,7 @@ class Validation:
         ]
 
 
-def alike(request: Request) -> str | None:
+def batch_key(request: Request) -> str | None:
     """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
     together. None for all others."""
     optim, task = request["optim"], request["task"]
@@ -109,7 +109,7 @@ def alike(request: Request) -> str | None:
     )
 
 
-def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> None:
+def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> None:
     """What `run` does for each, with one pass over the features for all. Starts over when killed: it takes seconds."""
     request = requests[0]
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])

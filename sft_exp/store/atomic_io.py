@@ -25,7 +25,7 @@ _follows: list[bool] = []  # whether this process only follows another one, whic
 HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
 
 
-def follow() -> None:
+def disable_writes() -> None:
     """From now on this process changes nothing on disk: another one, doing the same, keeps the results."""
     _follows.append(True)
 

@@ -34,7 +34,7 @@ PATIENCE = 10.0  # seconds between two words of somebody who waits
 
 @dataclass(frozen=True)
 class Stage:
-    """A function from requests to files in folders. `plain` turns a request into JSON; `alike` names the requests that
+    """A function from requests to files in folders. `plain` turns a request into JSON; `batch_key` names the requests that
     one call may serve together (equal keys); None: each alone.
 
     The folders may hold what an earlier, killed run of the same requests left."""
@@ -42,7 +42,7 @@ class Stage:
     name: str
     run: Callable[[list[Path], list[Request]], None]
     plain: Callable[[Request], Any]
-    alike: Callable[[Request], Hashable] | None = None
+    batch_key: Callable[[Request], Hashable] | None = None
 
     def folder_name(self, request: Request) -> str:
         text = json.dumps(self.plain(request), sort_keys=True)
@@ -74,7 +74,7 @@ class Store:
         groups: dict[Hashable, list[str]] = {}
         for name in named:
             if name not in cached:
-                key = stage.alike(named[name]) if stage.alike else None
+                key = stage.batch_key(named[name]) if stage.batch_key else None
                 groups.setdefault(name if key is None else key, []).append(name)
         for names in groups.values():
             self._compute(stage, {n: named[n] for n in names})

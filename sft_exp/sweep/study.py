@@ -144,7 +144,7 @@ def finish(study: Study, folder: Path, command: str) -> None:
     atomic_io.write_json(folder / "study.json", {**about, "command": command})
     atomic_io.write(folder / "study.html", page.whole(found.title, body(found, command)))
     atomic_io.write(folder / "study.md", markdown(found, command))
-    tell(found)
+    print_conclusion(found)
     print(folder / "study.html")
 
 
@@ -195,7 +195,7 @@ def markdown(found: Conclusion, command: str) -> str:
     return "\n\n".join(filter(None, lines)) + "\n"
 
 
-def tell(found: Conclusion) -> None:
+def print_conclusion(found: Conclusion) -> None:
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # what reads a pipe looks for sentences
     table = Table(box=SIMPLE_HEAD)

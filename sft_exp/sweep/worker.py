@@ -44,7 +44,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         if message["do"] == "check":
             return {"code": 0}
         if message["do"] == "follow":
-            return {"code": followers.follow(job), "error": "left with the first process"}
+            return {"code": followers.run_follower(job), "error": "left with the first process"}
         others = [prepared(s) for s in siblings(message)]
         folder, varying = Path(message["folder"]), message["varying"]
         result = session.work(job, folder, message["config"], message["command"], others, varying)

@@ -89,7 +89,7 @@ class Wandb(Tracker):
         if mode == "auto":
             mode = "online" if has_key() else "offline"
             if mode == "offline":
-                tell(
+                print_line(
                     f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them"
                 )
         # the trial is the fine-tuning
@@ -106,7 +106,7 @@ class Wandb(Tracker):
                 _offline.set()
                 later = f"offline; `{mine.uploading}` uploads"
                 going_on = "without it; metrics are in the store" if attempt == "offline" else later
-                tell(f"W&B: {first_line(error)}; going on {going_on}")
+                print_line(f"W&B: {first_line(error)}; going on {going_on}")
         return Run()
 
     def start(
@@ -152,7 +152,7 @@ class Wandb(Tracker):
             reinit="create_new",
         )
         if not run.offline:
-            tell(f"W&B: {run.project_url}")
+            print_line(f"W&B: {run.project_url}")
         return Mirror(run, about, replace(self, entity=run.entity or self.entity))
 
 
@@ -221,7 +221,7 @@ class Mirror(Run):
                 within(LINEAGE, self.link)
                 linked = True
             except Exception as error:  # noqa: BLE001
-                tell(
+                print_line(
                     f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it"
                 )
         # last, so that nothing replaces it
@@ -266,7 +266,7 @@ class Mirror(Run):
         except TimeoutError:
             self.run = None
             _offline.set()
-            tell(
+            print_line(
                 f"W&B: the server did not answer in time; `{self.tracker.uploading}` uploads what it does not have"
             )
         except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
@@ -274,7 +274,7 @@ class Mirror(Run):
             if isinstance(error, ConnectionError):
                 let_go()
             why = f"{type(error).__name__}: {first_line(error)}"
-            tell(
+            print_line(
                 f"W&B stopped ({why}); metrics are in the store, `{self.tracker.uploading}` uploads them"
             )
 
@@ -455,7 +455,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     if line not in _told:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _told.add(line)

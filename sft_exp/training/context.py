@@ -75,10 +75,10 @@ class Context:
         """Each flag, if one of the processes raises it: the same answer for all."""
         return list(flags) if self.group is None else self.group.any(*flags)
 
-    def led(self, stage: str, folder: Path, request: str) -> "Context":
+    def announce_stage(self, stage: str, folder: Path, request: str) -> "Context":
         """This context, once the other processes have been told which stage to share, of which request, in which folder."""
         if self.group and self.group.rank == 0:
-            self.group.tell({"stage": stage, "folder": str(folder), "request": request})
+            self.group.broadcast({"stage": stage, "folder": str(folder), "request": request})
         return self
 
     def engine(
@@ -149,14 +149,14 @@ class Stop:
 
     @classmethod
     @contextmanager
-    def listening(cls) -> Iterator[None]:
+    def handle_signals(cls) -> Iterator[None]:
         """Hear the signals inside, and leave them to whoever had them before afterwards. Elsewhere than in the main thread
         nothing can be heard."""
         cls.asked = False
         before = {}
         if threading.current_thread() is threading.main_thread():
             for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-                before[name] = signal.signal(name, cls._hear)
+                before[name] = signal.signal(name, cls._handle_signal)
         try:
             yield
         finally:
@@ -169,7 +169,7 @@ class Stop:
         cls.asked = True
 
     @classmethod
-    def _hear(cls, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(cls, number: int, frame: FrameType | None) -> None:
         if cls.asked and number == signal.SIGINT:
             os._exit(130)
         cls.asked = True

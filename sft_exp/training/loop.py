@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core.comm import BatchShard, sharing
+from sft_exp.core.comm import BatchShard, use_ranks
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.schedule import Schedule
@@ -116,7 +116,7 @@ def train(
                 compute_gradients, engine, objective, step, optimizer, drawn, plan, metrics
             )
             update(optimizer, closure)
-        with torch.no_grad(), sharing(engine.ranks):
+        with torch.no_grad(), use_ranks(engine.ranks):
             engine.on_step_end(*drawn)
         yield Step(step + 1, metrics, engine.refresh)
 
@@ -148,7 +148,7 @@ def compute_gradients(
     optimizer.zero_grad(set_to_none=True)
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
-    with sharing(engine.ranks):
+    with use_ranks(engine.ranks):
         for share, micro_batch, last in micro_batches(drawn, plan.piece, plan.accumulate):
             with engine.adding(objective, last):
                 with autocast(device, plan.precision):

@@ -27,7 +27,7 @@ from sft_exp.jobs import checks, prepare
 from sft_exp.models.distillation import DistillationMethod, divergence
 from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.runs import pipeline
-from sft_exp.stages import bill, compress
+from sft_exp.stages import benchmark, compress
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 from sft_exp.store.store import Result
@@ -341,14 +341,14 @@ def test_more_loss_than_allowed_fails(tmp_path, most, said):
 
 
 def test_turns_are_interleaved_and_end(monkeypatch):
-    monkeypatch.setattr(bill, "TURNS", {1: 3, 64: 2})
+    monkeypatch.setattr(benchmark, "TURNS", {1: 3, 64: 2})
     calls = []
     variants = {name: lambda x, name=name: calls.append((len(x), name)) for name in "ab"}
-    found = bill.measured(variants, torch.zeros(10, 1, 2, 2))
+    found = benchmark.measured(variants, torch.zeros(10, 1, 2, 2))
     assert calls == [*[(1, n) for n in "ababbaab"], *[(64, n) for n in "ababba"]]
     assert all(v > 0 for speeds in found.values() for v in speeds.values())
-    monkeypatch.setattr(bill, "SECONDS", 0.0)
-    assert list(bill.turns(100)) == list(range(bill.FEWEST))
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    assert list(benchmark.turns(100)) == list(range(benchmark.FEWEST))
 
 
 # The whole line
@@ -369,7 +369,7 @@ def line(tmp_path_factory):
         "export=onnx",
     ]
     patch = pytest.MonkeyPatch()
-    patch.setattr(bill, "TURNS", {1: 5, 64: 5})
+    patch.setattr(benchmark, "TURNS", {1: 5, 64: 5})
     first = sft_exp.run(command, folder / "run")
     second = sft_exp.run([*command, "compress.tolerance=0.4", "report=false"], folder / "again")
     patch.undo()

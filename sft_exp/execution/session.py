@@ -76,11 +76,11 @@ def _work(
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
             if result["bill"]:
-                run.table("bill", run_metadata.bill(result))
+                run.table("bill", run_metadata.benchmark(result))
             ctx.finish(name)
     except BaseException as error:
         if isinstance(error, ToleranceError) and others is None:
-            report.show_bill(results.read(job.results["bill"][0], "bill.json"), console)
+            report.show_benchmark(results.read(job.results["bill"][0], "bill.json"), console)
         code = (
             error.code
             if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)

@@ -9,7 +9,7 @@ from sft_exp.config.schema import Experiment, TrainConfig
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.splits import Labels
 from sft_exp.stages import (  # fmt: skip
-    bill,
+    benchmark,
     choose,
     compress,
     describe,
@@ -41,7 +41,7 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "evaluate": evaluate.run,
     "metrics": metrics.run,
     "compress": compress.run,
-    "bill": bill.run,
+    "bill": benchmark.run,
     "export": export.run,
 }
 ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {

@@ -50,7 +50,7 @@ def draw(job: Job, result: Result) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Result], Picture | None]] = [
-        accuracies, pretraining, monitors, finetuning, range_test, bill, examples, predictions, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, benchmark, examples, predictions, confusions, features,
     ]  # fmt: skip
     with rc_context(STYLE):
         return [picture for make in makers if (picture := make(job, result))]
@@ -399,7 +399,7 @@ def predicted(job: Job, i: int) -> Tensor:
     ].long()
 
 
-def bill(job: Job, result: Result) -> Picture | None:
+def benchmark(job: Job, result: Result) -> Picture | None:
     if not result["bill"]:
         return None
     rows = result["bill"]["rows"]

@@ -224,7 +224,7 @@ def named(record: Any, otherwise: str) -> str:
     return first if isinstance(first, str) else otherwise
 
 
-def bill(result: dict[str, Any]) -> list[dict[str, Any]]:
+def benchmark(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each form of the model, numbers and words alone."""
     rows = result["bill"].get("rows", [])
     return [

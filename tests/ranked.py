@@ -205,7 +205,7 @@ def main(folder, engines, only=""):
             continue
         gradients, end = trained(deepcopy(made), "local", None, data)
         changes = {"recompute": True} if name.startswith("recomputed") else {}
-        changes |= {"accumulate": 2} if name.startswith("strategy") else {}
+        changes |= {"gradient_accumulation_steps": 2} if name.startswith("strategy") else {}
         for engine in engines:
             try:
                 theirs, last = trained(deepcopy(made), engine, group, data, **changes)

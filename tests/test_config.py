@@ -347,9 +347,9 @@ def test_a_budget_in_steps(budget, n, steps):
 
 
 def test_a_budget_may_stop_before_its_schedule_ends_and_go_on_from_a_shorter_one():
-    budget = TrainConfig(epochs=6, horizon=18, after=2, batch_size=10)
+    budget = TrainConfig(epochs=6, schedule_length=18, resume_from=2, batch_size=10)
     assert (budget.before(100), budget.total(100), budget.end(100)) == (20, 60, 180)
-    assert TrainConfig(steps=6, horizon=18).end(100) == 18
+    assert TrainConfig(steps=6, schedule_length=18).end(100) == 18
 
 
 # Cost and help

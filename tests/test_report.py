@@ -330,9 +330,9 @@ def test_a_stage_unlike_all_before_takes_nobody_knows_how_long(done, experiment,
 CASES = {
     "it still falls": ((), result(*HELPED, converged=False), {"finetune.steps": "360"}),
     "it still falls, whatever its length was said to be": (
-        ("finetune.epochs=5", "finetune.horizon=10"),
+        ("finetune.epochs=5", "finetune.schedule_length=10"),
         result(*HELPED, converged=False),
-        {"finetune.steps": "200", "finetune.epochs": None, "finetune.horizon": None},
+        {"finetune.steps": "200", "finetune.epochs": None, "finetune.schedule_length": None},
     ),
     "nothing was pretrained": (("pretrainer=none",), result(*UNSURE), {"pretrainer": "vae"}),
     "a floor is better": (

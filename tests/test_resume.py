@@ -35,7 +35,8 @@ STORE = Path("outputs/store")
 METHODS = (
     "pretrainer=vae",
     "pretrainer=gan strategy=linear optim=momentum",
-    "pretrainer=ae pretrain.horizon=9 finetune.horizon=9",  # stops before its schedules end, and leaves checkpoints
+    # stops before its schedules end, and leaves checkpoints
+    "pretrainer=ae pretrain.schedule_length=9 finetune.schedule_length=9",
 )
 
 

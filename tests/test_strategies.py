@@ -181,7 +181,7 @@ def test_the_optimizer_gets_the_rates_that_the_strategy_names(plan):
 
 @pytest.mark.parametrize("pattern", ["nothing like it", "("])
 def test_a_pattern_that_moves_nothing_is_refused(pattern):
-    with pytest.raises(ConfigError, match=r"moves=.*(a.weight, a.bias|regular expression)"):
+    with pytest.raises(ConfigError, match=r"trainable=.*(a.weight, a.bias|regular expression)"):
         Partial(pattern).phases(NAMES)
 
 

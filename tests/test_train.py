@@ -58,8 +58,10 @@ def moved(before, nets):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("piece", [None, 50, 10, 7])
-def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, steps, piece):
+@pytest.mark.parametrize("micro_batch_size", [None, 50, 10, 7])
+def test_gradient_descent_is_theta_minus_eta_times_the_gradient(
+    images, plan, steps, micro_batch_size
+):
     """The batch is the whole set; taken in pieces, also with a smaller last one, it is the same step."""
     nets, by_hand = classifier(), classifier()
     (batch,) = images.batches([torch.arange(50)], CPU)
@@ -69,7 +71,12 @@ def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, st
         with torch.no_grad():
             for p in by_hand.parameters():
                 p -= 0.1 * p.grad
-    found, _ = run(Classify(), nets, images, plan(nets, steps, batch_size=50, piece=piece))
+    found, _ = run(
+        Classify(),
+        nets,
+        images,
+        plan(nets, steps, batch_size=50, micro_batch_size=micro_batch_size),
+    )
     for a, b in zip(nets.parameters(), by_hand.parameters(), strict=True):
         assert (a - b).abs().max() < 1e-6
     assert len(found) == steps
@@ -78,7 +85,12 @@ def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, st
 def test_what_is_logged_of_pieces_is_the_whole_batchs(images, plan):
     """Not the last piece's."""
     found = [
-        run(Classify(), nets := classifier(), images, plan(nets, 3, batch_size=50, piece=p))[0]
+        run(
+            Classify(),
+            nets := classifier(),
+            images,
+            plan(nets, 3, batch_size=50, micro_batch_size=p),
+        )[0]
         for p in (None, 7)
     ]
     for whole, cut in zip(*found, strict=True):
@@ -100,11 +112,11 @@ def test_pieces_are_all_rows_and_their_shares():
 def test_pieces_of_mean_squared_error_add_up(images, plan):
     """The textbook's loss is a mean over pixels as well: still a mean over rows."""
     found = []
-    for piece in (None, 7):
+    for micro_batch_size in (None, 7):
         torch.manual_seed(0)
         method = AE("mean_squared", "linear")
         nets = method.networks(MLP([16]).build(SPEC.image), SPEC)
-        run(method, nets, images, plan(nets, 3, batch_size=50, piece=piece))
+        run(method, nets, images, plan(nets, 3, batch_size=50, micro_batch_size=micro_batch_size))
         found.append(numbers(nets))
     assert all(torch.allclose(found[0][k], found[1][k], atol=1e-6) for k in found[0])
 

@@ -35,11 +35,11 @@ class TrainConfig:
     max_steps: int | None = None  # an end to what epochs ask for
     batch_size: Any = 64  # rows a step over all processes, or `all`
     # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
-    horizon: int | None = None
-    # go on from the run of so many epochs (or steps) with this horizon, if it is in the store
-    after: int | None = None
+    schedule_length: int | None = None
+    # go on from the run of so many epochs (or steps) with this schedule length, if it is in the store
+    resume_from: int | None = None
     # rows a backward pass, for batches too large for memory; null = the whole batch
-    piece: int | None = None
+    micro_batch_size: int | None = None
     clip: float | None = None  # largest norm of the gradient; null = as it is
 
     def __post_init__(self):
@@ -55,14 +55,26 @@ class TrainConfig:
         require(ok, "batch_size", self.batch_size, "a whole number above 0, or `all`")
         stop = self.epochs if self.steps is None else self.steps
         require(
-            self.horizon is None or self.horizon >= stop,
-            "horizon",
-            self.horizon,
+            self.schedule_length is None or self.schedule_length >= stop,
+            "schedule_length",
+            self.schedule_length,
             f"{stop} or more, where this run stops; or null",
         )
-        ok = self.after is None or (self.horizon is not None and 0 < self.after < stop)
-        require(ok, "after", self.after, f"from 1 to below {stop}, with a horizon; or null")
-        require(self.piece is None or self.piece > 0, "piece", self.piece, "above 0, or null")
+        ok = self.resume_from is None or (
+            self.schedule_length is not None and 0 < self.resume_from < stop
+        )
+        require(
+            ok,
+            "resume_from",
+            self.resume_from,
+            f"from 1 to below {stop}, with a schedule_length; or null",
+        )
+        require(
+            self.micro_batch_size is None or self.micro_batch_size > 0,
+            "micro_batch_size",
+            self.micro_batch_size,
+            "above 0, or null",
+        )
         require(self.clip is None or self.clip > 0, "clip", self.clip, "above 0, or null")
 
     def size(self, n: int) -> int:
@@ -75,11 +87,13 @@ class TrainConfig:
 
     def end(self, n: int) -> int:
         """Steps after which schedules end."""
-        return self.total(n) if self.horizon is None else self._steps(n, self.horizon)
+        return (
+            self.total(n) if self.schedule_length is None else self._steps(n, self.schedule_length)
+        )
 
     def before(self, n: int) -> int | None:
         """Steps of the shorter run that this one goes on from."""
-        return None if self.after is None else self._steps(n, self.after)
+        return None if self.resume_from is None else self._steps(n, self.resume_from)
 
     def _steps(self, n: int, epochs_or_steps: int) -> int:
         if self.steps is not None:
@@ -202,7 +216,7 @@ class Hardware:
     processes: int = 1
     timeout: float = 300.0  # seconds that processes wait for one of them before they give up
     # pieces that a process takes its rows of a batch in, adding gradients: memory for time
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     # blocks of the network keep their input alone and are computed again in backward: the same
     recompute: bool = False
 
@@ -212,7 +226,12 @@ class Hardware:
         valid = "1 with engine=local; take hardware=ddp or hardware=fsdp"
         require(self.processes == 1 or self.engine != "local", "processes", self.processes, valid)
         require(0 < self.timeout < inf, "timeout", self.timeout, "above 0")
-        require(whole(self.accumulate), "accumulate", self.accumulate, "1 or more")
+        require(
+            whole(self.gradient_accumulation_steps),
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            "1 or more",
+        )
         require(
             self.threads == "auto" or whole(self.threads),
             "threads",

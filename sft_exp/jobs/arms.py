@@ -110,7 +110,7 @@ def finetuning(
         "schedule": e.schedule,
         **steps(e.finetune, size),
         "batch_size": e.finetune.size(size),
-        "piece": e.finetune.piece,
+        "micro_batch_size": e.finetune.micro_batch_size,
         "clip": e.finetune.clip,
         "ema": e.finetune.ema,
         "patience": e.finetune.patience,

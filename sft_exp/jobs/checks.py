@@ -202,7 +202,7 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),
         ("finetune", e.finetune, e.task, labelled),
     ):
-        if budget.piece and (normed or not method.per_row):
+        if budget.micro_batch_size and (normed or not method.per_row):
             why = (
                 "the encoder's BatchNorm looks"
                 if normed
@@ -210,7 +210,7 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
             )
             raise ConfigError(
                 f"{key}.piece",
-                budget.piece,
+                budget.micro_batch_size,
                 f"must be null: {why} across the batch, so its pieces are not the whole",
             )
         if (

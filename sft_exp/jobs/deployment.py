@@ -134,5 +134,5 @@ def studying(job: Job, main: Request, how: Distillation, teacher: Path) -> Reque
         "stop": how.steps,
         "_after": None,
         "batch_size": how.batch_size,
-        "piece": None,
+        "micro_batch_size": None,
     }

@@ -145,7 +145,7 @@ def closed(request: Request) -> Request:
         "_after": None,
         "_monitor": None,
         "batch_size": 0,
-        "piece": None,
+        "micro_batch_size": None,
         "clip": None,
         "precision": "fp32",
         **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None)) if key in request},

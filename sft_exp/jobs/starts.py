@@ -37,7 +37,7 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
         "schedule": e.pretrain_schedule,
         **steps(e.pretrain, size),
         "batch_size": e.pretrain.size(size),
-        "piece": e.pretrain.piece,
+        "micro_batch_size": e.pretrain.micro_batch_size,
         "clip": e.pretrain.clip,
         "precision": e.hardware.precision,
         "_monitor": watched(job, fold) if e.monitors else None,

@@ -22,8 +22,8 @@ VOID = {  # what a changed key leaves without meaning
     "finetune.steps": (
         "finetune.epochs",
         "finetune.max_steps",
-        "finetune.horizon",
-        "finetune.after",
+        "finetune.schedule_length",
+        "finetune.resume_from",
     ),
     "labels": ("labels_total",),
 }

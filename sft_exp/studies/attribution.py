@@ -32,7 +32,7 @@ class Attribution(Study):
     short: int = 300  # steps of fine-tuning, up to the step `schedule`
     long: int = 3_000  # and from it on
     # controls below the network, in order
-    floors: list[str] = field(default_factory=lambda: ["raw_pixels", "pca_svm"])
+    baselines: list[str] = field(default_factory=lambda: ["raw_pixels", "pca_svm"])
     # name -> the overrides it adds to those of the steps before
     steps: dict[str, list[str]] = field(default_factory=lambda: {})
     seeds: int = 3
@@ -52,7 +52,7 @@ class Attribution(Study):
             taken: dict[str, str] = {}
             for n, (name, overrides) in enumerate(self.steps.items()):
                 taken = changed(taken, overrides)
-                controls = ",".join(self.floors if n == 0 else [])
+                controls = ",".join(self.baselines if n == 0 else [])
                 every.append(
                     [
                         f"seed={seed}",
@@ -118,13 +118,13 @@ class Attribution(Study):
     def levels(self, jobs: list[Job]) -> Levels:
         """Accuracies of every arm that has results, of the seeds that all arms have."""
         found: dict[str, dict[int, list[float]]] = {
-            name: {} for name in (*self.floors, *self.steps)
+            name: {} for name in (*self.baselines, *self.steps)
         }
         for job in jobs:
             draws, name = job.result["draws"], job.result["config"]["name"]
             for arm, values in {
                 name: draws[MAIN],
-                **{a: draws[a] for a in self.floors if a in draws},
+                **{a: draws[a] for a in self.baselines if a in draws},
             }.items():
                 found[arm][int(job.settings["seed"])] = values
         found = {name: of for name, of in found.items() if of}

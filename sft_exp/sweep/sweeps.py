@@ -27,6 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
+from sft_exp.config.moved import updated
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership
 from sft_exp.execution.watchdog import when_orphaned
@@ -249,7 +250,7 @@ def refuse_budget(overrides: Sequence[str], budget: str) -> None:
     stage = budget.partition(".")[0]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key in (budget, f"{stage}.horizon", f"{stage}.after"):
+        if key in (budget, f"{stage}.schedule_length", f"{stage}.resume_from"):
             said = "is set by each rung of hydra/sweeper=halving; give it hydra.sweeper.least (the first rung) and"
             raise ConfigError(
                 key, value, f"{said} hydra.sweeper.factor (how many times longer the next one is)"
@@ -405,7 +406,7 @@ def finished(folder: Path, job: dict[str, Any]) -> bool:
         result = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError, KeyError):
         return False
-    same = {**result["config"], **NEITHER} == {**job["config"], **NEITHER}
+    same = {**updated(result["config"]), **NEITHER} == {**job["config"], **NEITHER}
     return done and same and result["choices"] == job["choices"]
 
 

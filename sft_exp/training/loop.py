@@ -38,8 +38,8 @@ class Plan:
     # names the random streams: seed, and whatever else sets this training apart
     name: tuple[int | str, ...]
     # rows a backward pass; a larger batch is taken in pieces and their gradients added
-    piece: int | None = None
-    accumulate: int = 1  # or pieces of a process's rows
+    micro_batch_size: int | None = None
+    gradient_accumulation_steps: int = 1  # or pieces of a process's rows
     precision: str = "fp32"  # fp32, or bf16 for autocast
     compile: bool = False
     recompute: bool = False  # blocks keep their input alone and are computed again in backward
@@ -149,7 +149,9 @@ def compute_gradients(
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
     with use_ranks(engine.ranks):
-        for share, micro_batch, last in micro_batches(drawn, plan.piece, plan.accumulate):
+        for share, micro_batch, last in micro_batches(
+            drawn, plan.micro_batch_size, plan.gradient_accumulation_steps
+        ):
             with engine.adding(objective, last):
                 with autocast(device, plan.precision):
                     value, shown = engine.loss(objective, *micro_batch)

@@ -300,8 +300,8 @@ def loop(part: Any, option: str) -> Fingerprint:
     """Settings of the training loop: what they do to a classifier with BatchNorm, on both shapes and seeds."""
     plans: dict[str, dict[str, Any]] = {
         "plain": {},
-        "micro_batches": {"piece": 3},
-        "accumulate": {"accumulate": 2},
+        "micro_batches": {"micro_batch_size": 3},
+        "accumulate": {"gradient_accumulation_steps": 2},
         "clip": {"clip": 0.05},
         "stop_early": {"stop": 3},
         "resume": {"stop": 3},

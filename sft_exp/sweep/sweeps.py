@@ -27,6 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
+from sft_exp.config.moved import updated
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership
 from sft_exp.execution.watchdog import when_orphaned
@@ -405,7 +406,7 @@ def finished(folder: Path, job: dict[str, Any]) -> bool:
         result = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError, KeyError):
         return False
-    same = {**result["config"], **NEITHER} == {**job["config"], **NEITHER}
+    same = {**updated(result["config"]), **NEITHER} == {**job["config"], **NEITHER}
     return done and same and result["choices"] == job["choices"]
 
 

@@ -16,10 +16,13 @@ from sft_exp.config.args import field_comments
 from sft_exp.errors import ConfigError
 
 SCHEMA = sources.HERE / "config" / "schema.py"
-OF_SCHEMA = {"hardware": "Hardware", "augment": "Views"}  # groups whose keys are in the schema
+OF_SCHEMA = {
+    "hardware": "Hardware",
+    "augment": "AugmentConfig",
+}  # groups whose keys are in the schema
 SECTIONS = {  # of the schema's root
-    "pretrain": "Budget",
-    "finetune": "Tuning",
+    "pretrain": "TrainConfig",
+    "finetune": "FinetuneConfig",
     "features": "Features",
     "transfer": "Transfer",
     "protocol": "Protocol",

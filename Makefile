@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= pretrainer=vae optim=adam
 
-.PHONY: run test test-full check bench results clean
+.PHONY: run test test-full check bench results docs clean
 
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
@@ -21,6 +21,10 @@ check: .venv/dev          ## format, lint, types
 
 bench: .venv/test         ## measured side by side with what it is compared to
 	$(BIN)/python -m benchmarks
+
+docs: .venv/docs          ## the documentation as a site, in outputs/site
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 results: .venv/test       ## the reports in docs/results and README's table of them, or NAMES="mnist"; hours on two cores
 	$(BIN)/python -m benchmarks.results $(NAMES)

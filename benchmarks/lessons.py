@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 import sft_exp
-from sft_exp.config import help_text
+from sft_exp.config import args, help_text
 from sft_exp.core import arms
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.store import atomic_io
@@ -189,7 +189,7 @@ def quoted(docstring: str | None) -> list[str]:
 
 def settings_of(kind: type[Pretrainer]) -> list[str]:
     """A row of a table for each field of the method's own."""
-    comments = help_text.field_comments(Path(inspect.getfile(kind)), kind.__name__)
+    comments = args.field_comments(Path(inspect.getfile(kind)), kind.__name__)
     rows = []
     for f in fields(kind):
         if f.name in comments:

@@ -12,11 +12,11 @@ from sft_exp.config import args
 from sft_exp.errors import ConfigError
 
 COMMANDS = {
+    "Look things up": ("help",),
     "Use a trained model": ("predict", "serve"),
     "Judge results": ("compare", "check"),
     "Decide what to label": ("label", "forecast", "suspicious"),
-    "Look after the store": ("ls", "gc"),
-    "Weights & Biases": ("sync", "dashboard"),
+    "Look after the store and W&B": ("ls", "gc", "sync", "dashboard"),
 }
 NAMES = [name for names in COMMANDS.values() for name in names]
 HELP = {"-h", "--help"}
@@ -27,11 +27,11 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     first = words[0] if words else ""
     try:
-        if first in NAMES:
+        if first in NAMES and words != ["help"]:
             sys.exit(import_module(f"sft_exp.{first}.__main__").main(words[1:]))
         if first == "--version":
             print(f"sft_exp {__version__}")
-        elif HELP & set(words):
+        elif words == ["help"] or HELP & set(words):
             print(help_text(), flush=True)
         elif first and "=" not in first and first[0] not in "-~+":
             sys.exit(unknown(first))

@@ -109,7 +109,10 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
         ]
     if hints := unquoted(words):
         return "\n  ".join(hints)
-    return "\n  ".join([*dict.fromkeys(lines), *suggestions(words)])
+    meant = suggestions(words)
+    if meant:  # a key that is appended with `+` would be read by nobody
+        lines = [line for line in lines if not line.startswith("To append to your config")]
+    return "\n  ".join([*dict.fromkeys(lines), *meant])
 
 
 def unquoted(words: list[str]) -> list[str]:
@@ -167,14 +170,19 @@ def suggestions(overrides: list[str]) -> list[str]:
     for key, _, value in given:
         if key in build.RETIRED:
             found.append(f"{key} is no more: {build.RETIRED[key]}")
-        elif (
-            key not in known
-            and not key.startswith("hydra")
-            and "@" not in key
-            and (meant := nearest(key, known))
-        ):
-            found.append(f"{key}={value}: did you mean {meant}={value}?")
+        elif key not in known and not key.startswith("hydra") and "@" not in key:
+            meant = with_last_word(key, known) or [k for k in [nearest(key, known)] if k]
+            if meant:
+                choices = " or ".join(f"{k}={value}" for k in meant)
+                found.append(f"{key}={value}: did you mean {choices}?")
     return found
+
+
+def with_last_word(key: str, known: list[str]) -> list[str]:
+    """The keys that end in a bare word: `lr` -> optim.lr, pretrain_optim.lr; those of fine-tuning come first."""
+    first = ("optim", "finetune", "task", "dataset")
+    keys = [k for k in known if k.rpartition(".")[2] == key and k.count(".") == 1]
+    return sorted(keys, key=lambda k: k.partition(".")[0] not in first)[:3]
 
 
 def nearest(key: str, known: list[str]) -> str | None:

@@ -373,16 +373,12 @@ print(sorted({"torch", "torchvision", "sklearn", "wandb", "matplotlib", "numpy"}
     assert answer.stdout.strip() == "[]"
 
 
-def test_help_lists_every_option_with_its_description_and_every_key():
+def test_help_lists_every_group():
     text = help_text.options_help().replace("$$", "$")
-    for group in GROUPS:
-        _, _, below = text.partition(f"\n  {group}\n")
-        lines = below.partition("\n\n")[0].replace(f"\n{'':22}", " ").splitlines()
-        assert dict(line.split(None, 1) for line in lines) == options(group)
-    # shown by --cfg job
-    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "protocol", "choices"}
-    for f in fields(Experiment):
-        assert f.name in inside or f"\n    {f.name}=" in text, f.name
+    for group, what in GROUPS.items():
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [group]]
+        assert what in line
+        assert f"({len(options(group))} options)" in line
 
 
 def test_a_broken_part_breaks_itself_alone(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 
 import sft_exp
 from sft_exp import __main__ as console
-from sft_exp.config import args
+from sft_exp.config import args, help_text, reference
+from sft_exp.config.schema import Experiment
 from sft_exp.errors import ConfigError
 
 OF_A_RUN = ["predict", "compare", "check", "label", "forecast", "suspicious", "serve"]
@@ -47,7 +48,9 @@ def program(capsys):
     return called
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], *([n, "--help"] for n in console.NAMES)])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-h"], ["help"], *([n, "--help"] for n in console.NAMES)]
+)
 def test_help_fits_80_columns(program, words):
     code, out, err = program(*words)
     assert (code, err) == (0, "")
@@ -72,7 +75,8 @@ def test_help_lists_every_command_with_its_description(program):
     for name in console.NAMES:
         (line,) = [found for found in out.splitlines() if found.split()[:1] == [name]]
         assert len(line.split()) > 3
-    assert "\n  pretrainer\n" in out  # and the options of a run
+    assert "\n  pretrainer " in out  # and the groups of a run
+    assert len(out.splitlines()) < 60
 
 
 def test_every_package_with_a_main_is_a_command():
@@ -116,8 +120,9 @@ def test_what_a_command_needs_is_said(program, name):
     if not needed:
         pytest.skip(f"{name} needs nothing")
     code, _, err = program(name)
-    assert code == 2
-    assert f"{needed[0]}=: must be given: sft_exp {name} " in err
+    assert code == (0 if name == "help" else 2)
+    if name != "help":  # without a topic it shows the program's help
+        assert f"{needed[0]}=: must be given: sft_exp {name} " in err
 
 
 @each_command
@@ -237,6 +242,9 @@ def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path):
         (["optim.lrr=3"], "did you mean optim.lr=3?"),
         (["optm=adam"], "did you mean optim=adam?"),
         (["optim=adm"], "did you mean optim=adam?"),
+        (["lr=0.1"], "did you mean optim.lr=0.1 or pretrain_optim.lr=0.1?"),
+        (["epochs=3"], "did you mean finetune.epochs=3 or pretrain.epochs=3?"),
+        (["batch_size=8"], "did you mean finetune.batch_size=8 or pretrain.batch_size=8?"),
         (["seed=y"], "could not be converted to Integer"),
     ],
 )
@@ -253,3 +261,58 @@ def test_a_slip_from_python_is_our_error(overrides, said):
 def test_the_public_names_are_listed():
     assert set(sft_exp.__all__) <= set(dir(sft_exp))
     assert all(getattr(sft_exp, name) for name in sft_exp.__all__)
+
+
+@pytest.mark.parametrize("group", help_text.GROUPS)
+def test_help_of_a_group_lists_its_options_and_their_keys(program, group):
+    code, out, err = program("help", group)
+    assert (code, err) == (0, "")
+    flat = " ".join(out.split())
+    for name, description in help_text.options(group).items():
+        assert f"{name} {' '.join(description.split())}" in flat
+        for key in reference.option(group, name).keys:
+            assert key.name in flat
+    assert not [line for line in out.splitlines() if len(line) > 79 or line != line.rstrip()]
+
+
+@pytest.mark.parametrize(
+    ("topic", "lines"),
+    [
+        ("pretrainer=vae", ["pretrainer.latent=20", "pretrainer.init=null", "arXiv:1312.6114"]),
+        (
+            "pretrain_optim=lbfgs",
+            ["pretrain_optim.line_search_fn=strong_wolfe", "torch.optim.LBFGS"],
+        ),
+        ("encoder=conv64", ["encoder.channels=[16,32,64,128]"]),  # the YAML's value
+        ("dataset=mnist", ["dataset.root=", "finetune.max_steps=3000"]),  # what it sets elsewhere
+        ("hardware=ddp", ["hardware.engine=ddp", "hardware.processes=1"]),
+        ("keys", ["labels=10", "finetune.ema=0.0", "seed=0"]),
+        ("finetune", ["finetune.clip=null"]),
+    ],
+)
+def test_help_shows_keys_with_their_defaults(program, topic, lines):
+    code, out, err = program("help", topic)
+    assert (code, err) == (0, "")
+    for line in lines:
+        assert line in out
+
+
+def test_help_shows_every_key_of_a_run(program):
+    _, out, _ = program("help", "keys")
+    inside = {*help_text.GROUPS, *reference.SECTIONS, "choices"}
+    for f in fields(Experiment):
+        assert f.name in inside or f"\n  {f.name}=" in f"\n{out}", f.name
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("optmi", "did you mean optim?"),
+        ("pretrainer=va", "valid: ae, barlow_twins"),
+        ("finetun", "did you mean finetune?"),
+    ],
+)
+def test_help_answers_a_slip(program, topic, said):
+    code, out, err = program("help", topic)
+    assert (code, out) == (2, "")
+    assert said in err

@@ -26,7 +26,7 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
     {"compare", "execution"},
     {"sweep"},
     {"api", "plugins", "studies"},
-    {"cli", "predict", "label", "ls", "gc", "sync", "dashboard"},
+    {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "help"},
     {"check", "forecast", "serve", "suspicious"},
     {"__init__", "__main__"},
 )

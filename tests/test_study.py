@@ -18,8 +18,19 @@ from sft_exp.config import build, compose
 from sft_exp.errors import ConfigError
 from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
-from sft_exp.studies.label_efficiency import LabelEfficiency, times
+from sft_exp.studies.label_efficiency import (
+    LabelEfficiency,
+    arms_of,
+    by_cell,
+    comparisons_of,
+    key,
+    times,
+)
+from sft_exp.sweep import looks
 from sft_exp.sweep.job_list import listed
+from sft_exp.sweep.study import looks_in, setting_of
+from sft_exp.verdict import frozen
+from sft_exp.verdict.sequential import ALPHAS, LOOKS, retake
 from sft_exp.verdict.worth import Worth
 
 TINY = [
@@ -340,3 +351,113 @@ def test_fields_that_cannot_be(compose):
     node = {"_target_": "sft_exp.studies.label_efficiency.LabelEfficiency", "labels": []}
     with pytest.raises(ConfigError, match=r"study.labels=\[\]"):
         build.part(node, "study", "sft_exp.sweep.study.Study")
+
+
+# Going on until decided
+
+
+def at_look(gains, seeds, draws, of=(1, 10)):
+    """Jobs of one look: cells with these mean gains at 1 and 10 labels a class; scratch at 50 and 80 %."""
+    wobble = 0.003 * np.random.default_rng(5).standard_normal((2, 8, 12))
+    found = [
+        job("vae", n, s, list(base + g + wobble[k, s, :draws]), [base] * draws)
+        for k, (n, base, g) in enumerate(((1, 0.5, gains[0]), (10, 0.8, gains[1])))
+        for s in range(seeds)
+        if n in of
+    ]
+    for one in found:
+        one.settings["draws"] = draws
+    return found
+
+
+def test_a_study_goes_on_until_every_sentence_is_decided():
+    """A large gain is told at the first look and its cell is not run again; the small one needs more."""
+    study = LabelEfficiency(labels=[1, 10], until="decided")
+    jobs = at_look((0.10, 0.004), *LOOKS[0])
+    first = study.look(jobs, [], LOOKS[0])
+    assert (first.words["vae, 1"], first.alpha) == ("helped", ALPHAS[0])
+    assert first.going == {"vae, 10"}
+    jobs += at_look((0.10, 0.004), *LOOKS[1], of=[10])
+    second = study.look(jobs, [first], LOOKS[1])
+    found = study.conclude(jobs, [first, second])
+    cells = {c["labels"]: c for c in found.facts["cells"]}
+    assert (cells["1"]["word"], cells["1"]["seeds"], cells["1"]["draws"]) == ("helped", 2, 4)
+    assert (cells["10"]["seeds"], cells["10"]["draws"]) == LOOKS[1]
+    assert 1 - cells["1"]["level"] <= ALPHAS[0]
+    assert 1 - cells["10"]["level"] <= ALPHAS[1]
+    assert [look["alpha"] for look in found.facts["looks"]] == list(ALPHAS[:2])
+    assert any("1.2 of the 5 % are spent" in note for note in found.notes)
+    named = {
+        key(c): of
+        for c, of in comparisons_of(arms_of(by_cell(jobs, each=True)), "10", False).items()
+    }
+    setting = setting_of(jobs, study.margin)
+    assert retake([first, second], named, setting, frozen(), ["digits"]) == [first, second]
+
+
+def test_looks_are_kept_and_none_is_taken_twice(tmp_path, monkeypatch):
+    """What was spent stands in the folder; the same command again spends nothing."""
+    study = LabelEfficiency(labels=[1, 10], until="decided", budget="1h")
+    jobs = at_look((0.10, 0.004), *LOOKS[0])
+    monkeypatch.setattr(looks.comparison, "collect", lambda folders: jobs)
+    assert looks.take(study, tmp_path, 0) == {"vae, 10"}
+    (first,) = looks_in(tmp_path)
+    jobs += at_look((0.15, 0.15), *LOOKS[1])  # other results: an old look does not change
+    assert looks.take(study, tmp_path, 0) == {"vae, 10"}
+    assert looks_in(tmp_path) == [first]
+    looks.take(study, tmp_path, 1)
+    assert [look.alpha for look in looks_in(tmp_path)] == list(ALPHAS[:2])
+
+
+def test_a_failed_job_or_an_empty_budget_ends_the_looks(tmp_path, monkeypatch):
+    jobs = at_look((0.10, 0.004), *LOOKS[0])
+    for one in jobs:
+        one.result["stages"] = {"fit": {"folder": one.name, "seconds": 40.0}}
+    monkeypatch.setattr(looks.comparison, "collect", lambda folders: jobs)
+    short = LabelEfficiency(labels=[1, 10], until="decided", budget="50s")
+    assert looks.take(short, tmp_path, 0) == set()
+    assert len(looks_in(tmp_path)) == 1
+    jobs.append(Job("9", Path(), {}, {"state": "failed"}, {}))
+    assert looks.take(short, tmp_path, 1) == set()
+    assert len(looks_in(tmp_path)) == 1, "a look at a part of the design was not planned"
+
+
+@pytest.mark.parametrize("budget", ["30", "min", "1 h", "-3min", "3d"])
+def test_a_budget_is_a_time(budget):
+    with pytest.raises(ConfigError, match="30min"):
+        LabelEfficiency(until="decided", budget=budget)
+
+
+def test_the_jobs_of_each_look(digits, experiment):
+    study = LabelEfficiency(labels=[1, 10], until="decided", long=False)
+    base = experiment("study=label_efficiency")
+    assert study.jobs(digits, base) == []
+    every = study.looks(digits, base)
+    assert [len(look) for look in every] == [2 * seeds for seeds, _ in LOOKS]
+    names, overrides = zip(*every[1], strict=True)
+    assert set(names) == {"vae, 1", "vae, 10"}
+    assert all(f"draws={LOOKS[1][1]}" in job for job in overrides)
+
+
+@pytest.mark.slow
+def test_a_study_until_decided_resumes_and_is_checked():
+    """Real processes: it ends, a rerun takes no look again, the checker takes every look again."""
+    study = ["study=label_efficiency", "study.pretrainers=[vae]", "study.labels=[1,10]"]
+    given = [*study, "study.until=decided", "study.long=false", *TINY[:2], *TINY[3:]]
+    said = started(*given)
+    assert "look 1 of 5" in said
+    (folder,) = Path("outputs/multirun").iterdir()
+    taken = (folder / "looks.json").read_bytes()
+    started(*given)
+    assert (folder / "looks.json").read_bytes() == taken
+    checked = subprocess.run(
+        command("check", str(folder)), env=environment(), capture_output=True, text=True
+    )
+    assert "do not follow" not in checked.stdout
+    about = json.loads((folder / "study.json").read_text())
+    about["looks"][0]["alpha"] = 0.001
+    (folder / "study.json").write_text(json.dumps(about))
+    again = subprocess.run(
+        command("check", str(folder)), env=environment(), capture_output=True, text=True
+    )
+    assert "look 1: its words or the alpha" in again.stdout

@@ -19,6 +19,7 @@ from sft_exp.studies import label_efficiency as curve
 from sft_exp.studies.label_efficiency import pretraining_of
 from sft_exp.training import health
 from sft_exp.verdict import SAYS, WITHHELD, Setting
+from sft_exp.verdict.sequential import Look, retake
 
 # what a request may differ in and still be the same experiment
 CHANCE = frozenset({"seed", "draw", "fold"})
@@ -77,12 +78,15 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
             "pretrainer.init": config["pretrainer"].get("init"),
         }
         key = pretraining_of(named), str(config["labels"])
-        cells.setdefault(key, {})[config["seed"]] = run
+        of_cell, seed = cells.setdefault(key, {}), config["seed"]
+        if seed not in of_cell or config["draws"] > of_cell[seed].result["config"]["draws"]:
+            of_cell[seed] = run  # a study that went on has run a seed again, with more draws
     if "judgement" not in about:
         return cells_by_standard_1(about, found, cells)
     stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
     faults, words = [f"{name(key)} is missing" for key in cells if key not in stated], []
-    if len({len(of) for of in cells.values()}) > 1:
+    looks = [Look.read(record) for record in about.get("looks", [])]
+    if not looks and len({len(of) for of in cells.values()}) > 1:
         faults.append("its cells have different numbers of seeds")
     arms = {
         key: curve.Arms(
@@ -98,7 +102,22 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
     except DataError as error:
         return [ok(point, [str(error)]) for point in ("7.1", "7.2")]
     margin = about["study"]["margin"]
-    report = curve.judged(arms, about["primary"], setting(found, margin), used, dataset(found))
+    common, name_of_set = setting(found, margin), dataset(found)
+    if looks:
+        named = {
+            curve.key(c): comparison
+            for c, comparison in curve.comparisons_of(
+                arms, about["primary"], common.ratio > 0
+            ).items()
+        }
+        again = retake(looks, named, common, used, [name_of_set])
+        words += [
+            f"look {n}: its words or the alpha it spent do not follow from the runs"
+            for n, (said, right) in enumerate(zip(looks, again, strict=True), 1)
+            if (said.words, said.alpha) != (right.words, right.alpha)
+        ]
+        looks = again
+    report = curve.judged(arms, about["primary"], common, used, name_of_set, looks)
     for key, cell in stated.items():
         if key not in report.verdicts:
             faults.append(f"{name(key)} has no runs")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError
 from sft_exp.reports.page import Grid
@@ -425,7 +426,9 @@ def settings(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     """Choices and dotted keys that say something about the result."""
     chosen = {group: option for group, option in choices.items() if group not in SILENT}
     return chosen | {
-        k: v for k, v in dotted(config).items() if k.partition(".")[0] not in SILENT or k in EXCEPT
+        k: v
+        for k, v in dotted(updated(config)).items()
+        if k.partition(".")[0] not in SILENT or k in EXCEPT
     }
 
 

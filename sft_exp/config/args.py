@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -214,23 +215,29 @@ def shown(field: Field, kind: Any) -> str:
 
 
 def comments_of(kind: type) -> dict[str, str]:
-    """Field -> the comment behind it in the source."""
+    """Field -> its comment in the source."""
     return field_comments(Path(inspect.getsourcefile(kind) or ""), kind.__name__)
 
 
 def field_comments(file: Path, name: str) -> dict[str, str]:
-    """field -> the comment behind it in the source."""
+    """Field -> its comment in the source: behind it, or on the lines right above it."""
     lines = file.read_text().splitlines()
     (kind,) = [
         c
         for c in ast.parse("\n".join(lines)).body
         if isinstance(c, ast.ClassDef) and c.name == name
     ]
-    found = {}
-    for line in kind.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            source = lines[line.lineno - 1 : line.end_lineno]
-            comments = [text.split("  # ", 1)[1] for text in source if "  # " in text]
-            if comments:
-                found[line.target.id] = comments[0]
-    return found
+    comments = {}
+    for node in kind.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            source = lines[node.lineno - 1 : node.end_lineno]
+            behind = [text.split("  # ", 1)[1] for text in source if "  # " in text]
+            above = takewhile(is_comment, reversed(lines[: node.lineno - 1]))
+            words = [text.strip().removeprefix("#").strip() for text in above]
+            if text := behind[0] if behind else " ".join(reversed(words)):
+                comments[node.target.id] = text
+    return comments
+
+
+def is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from sft_exp.config.args import did_you_mean
 from sft_exp.config.enums import with_members
 from sft_exp.config.help_text import GROUPS
-from sft_exp.config.moved import current
+from sft_exp.config.moved import MEMBERS, current, updated
 from sft_exp.config.register import plug
 from sft_exp.config.schema import (
     AugmentConfig,
@@ -82,7 +82,7 @@ def study(cfg: DictConfig) -> Any:
 
 def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
     """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
-    values = dict(config)
+    values = updated(config)
     for key in RETIRED:
         node, _, word = key.rpartition(".")
         if word in values.get(node, {}):
@@ -129,6 +129,9 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         raise ConfigError(f"{group}._target_", path, f"cannot be imported ({why})") from error
     if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
+    for old, new in MEMBERS.items():
+        if any(old in vars(c) for c in found.__mro__):
+            raise ConfigError(f"{group}._target_", path, f"defines `{old}`, which is `{new}` now")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
     for key, of in getattr(found, "holds", {}).items():
         if key in options:

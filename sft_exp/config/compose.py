@@ -10,6 +10,7 @@ from sft_exp.config import build, hydra_state, register, sources
 from sft_exp.config.build import choices
 from sft_exp.config.help_text import GROUPS, options
 from sft_exp.config.hydra_state import searching
+from sft_exp.config.moved import renamed
 from sft_exp.config.sources import CONF
 from sft_exp.errors import ConfigError
 
@@ -31,9 +32,10 @@ NULLABLE = ("pretrain_dataset", "study", "experiment", "debug")
 
 def without_nulls(overrides: list[str]) -> list[str]:
     """The overrides with `tracker=null` as `tracker=none`, and likewise in other groups that have an option of that name; a group
-    of which none is taken by default is left at that. ConfigError for the others, which need an option."""
+    of which none is taken by default is left at that. Keys of an earlier version are
+    given today's names. ConfigError for the others, which need an option."""
     made: list[str] = []
-    for override in overrides:
+    for override in renamed(overrides):
         key, equals, value = override.partition("=")
         group = key.lstrip("+")
         values = value.split(",")

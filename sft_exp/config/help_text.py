@@ -1,12 +1,9 @@
-"""The text of --help, read from the YAML files' first comments and the schema's field comments."""
+"""The text of --help: the groups of a run, and each option's description, the first comment of its YAML file."""
 
-from dataclasses import MISSING
-from dataclasses import fields as fields_of
 from pathlib import Path
 
-from sft_exp.config.args import field_comments, row
-from sft_exp.config.schema import Experiment
-from sft_exp.config.sources import HERE, MIRRORED, option_files
+from sft_exp.config.args import row
+from sft_exp.config.sources import MIRRORED, option_files
 
 
 def options(group: str) -> dict[str, str]:
@@ -32,30 +29,38 @@ def first_comment(file: Path) -> str:
     return next(lines, "").removeprefix("#").strip()
 
 
-GROUPS = (
-    "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "augment", "hardware", "tracker",
-    "compress", "export", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "study", "experiment", "debug",
-)  # fmt: skip
+GROUPS = {  # in the order of help texts
+    "pretrainer": "what is learnt without labels",
+    "encoder": "the network that is pretrained",
+    "task": "what is learnt from labels",
+    "strategy": "which layers are fine-tuned, and how",
+    "optim": "the optimizer of fine-tuning",
+    "schedule": "its learning rate over time",
+    "dataset": "the images and labels",
+    "augment": "what random views of an image may differ in",
+    "hardware": "device, precision, processes",
+    "tracker": "where runs are recorded",
+    "compress": "quantise, prune or distil the trained model",
+    "export": "write the model for other programs",
+    "pretrain_optim": "the optimizer of pretraining",
+    "pretrain_schedule": "its learning rate over time",
+    "pretrain_dataset": "other images to pretrain on",
+    "study": "a question that a sweep answers",
+    "experiment": "complete recipes",
+    "debug": "small settings to try things",
+}
 
 
 def options_help() -> str:
-    """What --help says of runs: every group with its options, every key of the contract with its meaning."""
-    text = [
-        "Groups of a run (group=option)",
+    """What --help says of runs: every group in one line."""
+    text = ["Groups of a run (sft_exp help GROUP lists the options)"]
+    text += [
+        row(name, f"{what} ({len(options(name))} options)", 18) for name, what in GROUPS.items()
     ]
-    for group in GROUPS:
-        text.append(f"\n  {group}")
-        text += [row(name, what, 16, indent=4) for name, what in options(group).items()]
-    text += ["", "Keys of a run (key=value)", ""]
-    comments = field_comments(HERE / "config" / "schema.py", "Experiment")
-    for f in fields_of(Experiment):
-        if f.name not in GROUPS and f.name in comments:
-            value = f.default if f.default is not MISSING else ""
-            text.append(row(f"{f.name}={value}", comments[f.name], 20, indent=4))
     text += [
         "",
-        "Keys inside a group: --cfg job, or --cfg job --package optim",
-        "Flags of Hydra: --hydra-help",
-        'Tab completion: eval "$(sft_exp -sc install=bash)"',
+        "sft_exp help keys         every other key of a run, with its default",
+        "sft_exp help OPTION       one option's keys: sft_exp help pretrainer=vae",
+        "--cfg job, --hydra-help   the composed config; flags of Hydra",
     ]
     return "\n".join(text).replace("$", "$$")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.config import build, compose, hydra_state
+from sft_exp.config.moved import updated
 
 BUNDLES = ("experiment", "debug")  # groups whose options only set what other keys say
 MISSING = object()
@@ -56,7 +57,7 @@ def parts(
     if brought := {g: o for g, o in wanted.items() if taken.get(g) != o}:
         groups |= brought
         composed, taken = compose.composed([f"{g}={o}" for g, o in groups.items()])
-    return groups, dict(differences(located(resolved), composed))
+    return groups, dict(differences(located(updated(resolved)), composed))
 
 
 def differences(

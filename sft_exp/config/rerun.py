@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from sft_exp.config import build
+from sft_exp.config.moved import renamed, updated
 from sft_exp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def again(words: list[str]) -> list[str]:
         if flag in rest:
             place = rest.index(flag)
             del rest[place : place + 2]
-    overrides = [str(o) for o in OmegaConf.load(folder / "overrides.yaml")]
+    overrides = renamed([str(o) for o in OmegaConf.load(folder / "overrides.yaml")])
     same_as_saved(folder, overrides)
     first = next(
         (
@@ -75,7 +76,7 @@ def same_as_saved(folder: Path, overrides: list[str]) -> None:
     from sft_exp.config import compose
 
     composed, _ = compose.compose(overrides)
-    saved = build.plain(OmegaConf.load(folder / "config.yaml"))  # type: ignore[arg-type]
+    saved = updated(build.plain(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
     theirs, ours = (
         flat({k: v for k, v in c.items() if k not in ("choices",)}) for c in (saved, composed)
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sft_exp.config.moved import updated
 from sft_exp.errors import ConfigError, StorageError
 from sft_exp.store import atomic_io
 
@@ -117,12 +118,11 @@ def fits(
 ) -> None:
     """ConfigError if the folder holds the results of another experiment. With `replace=true` what that one wrote is removed."""
     result = read(folder / "results.json")
-    if not result or identity(result.get("config", {}), result.get("choices", {})) == identity(
-        config, choices
-    ):
+    written = updated(result.get("config", {}))
+    if not result or identity(written, result.get("choices", {})) == identity(config, choices):
         return
     if not config.get("replace"):
-        theirs, ours = (dict(flat(c)) for c in (result.get("config", {}), config))
+        theirs, ours = (dict(flat(c)) for c in (written, config))
         differs = next(
             (k for k in ours if k.partition(".")[0] not in IGNORED and theirs.get(k) != ours[k]),
             "a choice",

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
+from sft_exp.config.moved import updated
 from sft_exp.errors import require
 from sft_exp.sweep.study import Conclusion, Study, cost
 
@@ -44,11 +45,11 @@ class Choose(Study):
         }
         return {key: ",".join(map(str, values)) for key, values in ranges.items() if values}
 
-    def conclude(self, jobs):
+    def conclude(self, jobs, looks=()):
         order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
         best = order[0]
         picked = {key: best.settings[key] for key in KEYS}
-        config, options = alone(best.result["config"]), best.result["choices"]
+        config, options = alone(updated(best.result["config"])), best.result["choices"]
         command = recipe.command(recipe.overrides(config, options))
         sentences = [
             f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."

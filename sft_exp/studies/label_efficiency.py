@@ -25,11 +25,13 @@ from sft_exp.verdict import (
     judge,
     primary_weights,
 )
+from sft_exp.verdict.sequential import LOOKS, Look, conclude, spent, take
 from sft_exp.verdict.words import finite
 from sft_exp.verdict.worth import Worth, worth
 
 if TYPE_CHECKING:
     from sft_exp.config.schema import Experiment
+    from sft_exp.data.corpus import Corpus
 
 Cell = tuple[str, str]  # (pretrainer, labels)
 HEAD = [
@@ -64,6 +66,7 @@ class LabelEfficiency(Study):
         "pretrainer": "study.pretrainers",
         "labels": "study.labels",
         "seed": "study.seeds",
+        "draws": "no value, the looks of study.until=decided set it",
     }
 
     pretrainers: list[str] = field(default_factory=lambda: ["vae"])
@@ -78,27 +81,55 @@ class LabelEfficiency(Study):
     # top
     long: bool = True
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
+    # design: the seeds and draws given; decided: more of both, look by look, until every sentence is decided or hopeless
+    until: str = "design"
 
     def __post_init__(self):
         super().__post_init__()
+        require(self.until in ("design", "decided"), "until", self.until, "design or decided")
+        require(
+            self.budget is None or self.until == "decided",
+            "budget",
+            self.budget,
+            "null, unless study.until=decided",
+        )
         require(bool(self.pretrainers), "pretrainers", self.pretrainers, "a list of pretrainers")
         require(bool(self.labels), "labels", self.labels, "a list of label counts a class, or all")
         require(self.seeds > 1, "seeds", self.seeds, "2 or more: one seed says nothing of another")
         require(self.margin >= 0, "margin", self.margin, "0 or more")
 
     def jobs(self, corpus, base):
+        if self.until == "decided":
+            return []
+        return [overrides for _, overrides in self.crossed(corpus, base, self.seeds)]
+
+    def looks(self, corpus, base):
+        if self.until == "design":
+            return []
+        return [
+            [(key, [*job, f"draws={draws}"]) for key, job in self.crossed(corpus, base, seeds)]
+            for seeds, draws in LOOKS
+        ]
+
+    def crossed(
+        self, corpus: "Corpus", base: "Experiment", seeds: int
+    ) -> list[tuple[str, list[str]]]:
+        """Label counts x seeds x pretrainings: the comparison that a job belongs to, and its overrides."""
         most = min((corpus.train.y == c).sum().item() for c in range(len(corpus.strata)))
         counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= most]
         require(bool(counts), "labels", self.labels, f"counts of 1 to {most} a class, or all")
         primary = str(self.primary) if str(self.primary) in counts else counts[len(counts) // 2]
         return [
-            [
-                f"labels={count}",
-                f"seed={seed}",
-                *pretraining,
-                *self.controls(base, count == primary),
-            ]
-            for seed in range(self.seeds)
+            (
+                key((pretraining_of(dict(o.split("=", 1) for o in pretraining)), count)),
+                [
+                    f"labels={count}",
+                    f"seed={seed}",
+                    *pretraining,
+                    *self.controls(base, count == primary),
+                ],
+            )
+            for seed in range(seeds)
             for count in counts
             for pretraining in self.pretrainings()
         ]
@@ -112,33 +143,49 @@ class LabelEfficiency(Study):
         return [*plain, ["pretrainer=checkpoint", start], *([*p, start] for p in plain)]
 
     def controls(self, base: "Experiment", primary: bool) -> list[str]:
-        """scratch_long costs a pretraining for each seed and label count, so it stands beside the primary one alone."""
-        if (
-            not self.long
-            or not primary
-            or not isinstance(base.controls, list)
-            or LONG in base.controls
-        ):
+        """The controls of a job, where they are not those of the command: scratch always, because gains are over it, and
+        scratch_long, which costs a pretraining for each seed, at the primary label count alone."""
+        if base.controls is True:  # the usual ones, scratch among them
             return []
-        return [f"controls=[{','.join([*base.controls, LONG])}]"]
-
-    def conclude(self, jobs):
-        cells = by_cell(jobs)
-        primary = (
-            str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
+        given = list(base.controls or [])
+        extra = [SCRATCH] * (SCRATCH not in given) + [LONG] * (
+            self.long and primary and LONG not in given
         )
+        return [f"controls=[{','.join([*given, *extra])}]"] if extra else []
+
+    def look(self, jobs, history, design):
+        cells, setting = by_cell(jobs, each=True), setting_of(jobs, self.margin)
+        comparisons = comparisons_of(arms_of(cells), self.primary_of(cells), setting.ratio > 0)
+        return take(
+            history,
+            {key(cell): comparison for cell, comparison in comparisons.items()},
+            design,
+            setting,
+            archive_of(self.archive),
+            [dataset_of(jobs)],
+        )
+
+    def primary_of(self, cells: dict[Cell, list[Job]]) -> str:
+        """The label count that was declared primary, or the middle one where it was not run."""
+        return str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
+
+    def conclude(self, jobs, looks=()):
+        cells = by_cell(jobs, each=bool(looks))
+        primary = self.primary_of(cells)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}
         report = judged(
-            {cell: Arms.of(rows) for cell, rows in cells.items()},
+            arms_of(cells),
             primary,
             setting_of(jobs, self.margin),
             archive_of(self.archive),
             dataset_of(jobs),
+            looks,
         )
         verdicts = report.verdicts
         first = [c for c in cells if c[1] == primary] + [c for c in cells if c[1] != primary]
         sets = {str(j.settings.get("dataset")) for j in jobs}
-        seeds, draws = len(next(iter(gains.values()))), len(next(iter(gains.values()))[0])
+        designs = sorted({(len(of), len(of[0])) for of in gains.values()})
+        sizes = " or ".join(f"{s} pretraining seeds and {d} label draws" for s, d in designs)
         worths = {cell: worth_of(cell, cells) for cell in cells}
         return Conclusion(
             f"Label efficiency on {', '.join(sorted(sets))}",
@@ -151,10 +198,11 @@ class LabelEfficiency(Study):
             ),
             NUMBERS,
             [
-                f"Paired over {seeds} pretraining seeds and {draws} label draws, crossed. "
+                f"Paired over {sizes}, crossed. "
                 "At labels=all there is one label set, and intervals cover seeds alone.",
                 f"labels={primary} was declared primary beforehand: its sentences have 80 % of the report's error rate of 5 %.",
                 *report.notes,
+                *looked(looks),
                 "worth: how many times the labels the same model from scratch needs for this score (arXiv:2003.14323); "
                 f"{len(cells)} intervals that hold together at 95 %.",
                 f"Cost of the pretrained arms: {cost(jobs):.0f} s of computing.",
@@ -165,6 +213,7 @@ class LabelEfficiency(Study):
             {
                 "primary": primary,
                 **stated(report, jobs),
+                "looks": [seen.record() for seen in looks],
                 "cells": [
                     {
                         "pretrainer": p,
@@ -196,48 +245,87 @@ class Arms(NamedTuple):
         return cls(pretrained, scratch, *faults)
 
 
-def judged(
-    cells: Mapping[Cell, Arms],
-    primary: str,
-    setting: Setting,
-    archive: Archive | None,
-    dataset: str,
-) -> Report[Cell]:
-    """The report on all cells, of which those at the primary label count were declared so beforehand."""
+def arms_of(cells: Mapping[Cell, list[Job]]) -> dict[Cell, Arms]:
+    return {cell: Arms.of(jobs) for cell, jobs in cells.items()}
+
+
+def comparisons_of(cells: Mapping[Cell, Arms], primary: str, folds: bool) -> dict[Cell, Comparison]:
+    """The comparisons of all cells, of which those at the primary label count were declared so beforehand."""
     weights = primary_weights([labels == primary for _, labels in cells])
-    comparisons = {
+    return {
         (pretrainer, labels): health.noted(
             Comparison(
                 arms.pretrained,
                 arms.scratch,
                 group=labels,
                 weight=weight,
-                all_labels=labels == "all" and setting.ratio == 0,
+                all_labels=labels == "all" and not folds,
             ),
             arms.pretrained_faults,
             arms.scratch_faults,
         )
         for ((pretrainer, labels), arms), weight in zip(cells.items(), weights, strict=True)
     }
-    return judge(comparisons, setting, archive, [dataset])
 
 
-def by_cell(jobs: list[Job]) -> dict[Cell, list[Job]]:
-    """Jobs by pretrainer and label count, in the order of their seeds; of each cell the seeds that all have."""
+def judged(
+    cells: Mapping[Cell, Arms],
+    primary: str,
+    setting: Setting,
+    archive: Archive | None,
+    dataset: str,
+    looks: Sequence[Look] = (),
+) -> Report[Cell]:
+    """The report on all cells; after looks each sentence is that of the look which decided it."""
+    comparisons = comparisons_of(cells, primary, setting.ratio > 0)
+    if not looks:
+        return judge(comparisons, setting, archive, [dataset])
+    named = {key(cell): cell for cell in cells}
+    report = conclude(
+        looks, {key(c): of for c, of in comparisons.items()}, setting, archive, [dataset]
+    )
+    verdicts = {named[name]: verdict for name, verdict in report.verdicts.items()}
+    return Report(verdicts, report.archive, report.scale, report.notes)
+
+
+def key(cell: Cell) -> str:
+    """The name of a comparison in looks.json."""
+    return f"{cell[0]}, {cell[1]}"
+
+
+def by_cell(jobs: list[Job], each: bool = False) -> dict[Cell, list[Job]]:
+    """Jobs by pretrainer and label count, in the order of their seeds. Of each cell the seeds that all cells have; with `each`
+    all of its own, each with the most label draws that were run, because cells of a study that goes on end at their own looks."""
     found: dict[Cell, dict[Any, Job]] = {}
-    for job in jobs:
+    for job in sorted(jobs, key=lambda j: j.settings.get("draws") or 0):
         found.setdefault((pretraining_of(job.settings), str(job.settings["labels"])), {})[
             job.settings["seed"]
         ] = job
     common = set.intersection(*(set(of) for of in found.values()))
     order = sorted(found, key=lambda cell: (cell[0], labels_of(next(iter(found[cell].values())))))
-    return {cell: [found[cell][seed] for seed in sorted(common)] for cell in order}
+    return {
+        cell: [found[cell][seed] for seed in sorted(found[cell] if each else common)]
+        for cell in order
+    }
 
 
 def pretraining_of(settings: Mapping[str, Any]) -> str:
     """A pretraining's name: `simclr`, or where it started from weights, `simclr from resnet18.safetensors`."""
     name, start = str(settings["pretrainer"]), settings.get("pretrainer.init")
     return f"{name} from {Path(str(start)).name}" if start else name
+
+
+def looked(looks: Sequence[Look]) -> list[str]:
+    """What a reader must know of a study that went on: the looks, what they spent, and what was stopped."""
+    if not looks:
+        return []
+    last = looks[-1]
+    stopped = sorted(map(str, last.hopeless)) or ["none"]
+    return [
+        f"Looked at {len(looks)} times of at most {len(LOOKS)}, last at {last.seeds} seeds and {last.draws} draws; "
+        f"{100 * spent(looks):.2g} of the 5 % are spent. Each sentence is that of the look which decided it. "
+        f"Stopped because more runs would hardly tell: {'; '.join(stopped)}."
+    ]
 
 
 def middle(cells: dict[Cell, list[Job]]) -> str:
@@ -351,8 +439,12 @@ def worth_of(cell: Cell, cells: dict[Cell, list[Job]]) -> Worth | None:
     of = {labels_of(jobs[0]): jobs for (p, _), jobs in cells.items() if p == cell[0]}
     if len(of) < 2:
         return None
-    pretrained = [j.result["draws"][MAIN] for j in cells[cell]]
-    scratch = {n: [j.result["draws"][SCRATCH] for j in jobs] for n, jobs in of.items()}
+    seeds = min(len(jobs) for jobs in of.values())  # cells may have ended at different looks
+    draws = min(len(j.result["draws"][MAIN]) for jobs in of.values() for j in jobs)
+    pretrained = [j.result["draws"][MAIN][:draws] for j in cells[cell][:seeds]]
+    scratch = {
+        n: [j.result["draws"][SCRATCH][:draws] for j in jobs[:seeds]] for n, jobs in of.items()
+    }
     return worth(pretrained, scratch, labels_of(cells[cell][0]), 0.05 / len(cells))
 
 

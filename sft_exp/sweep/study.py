@@ -4,7 +4,10 @@
 others, so they are cached, resumed and compared like any others.
 """
 
+import json
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -16,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.compare import comparison
-from sft_exp.errors import require
+from sft_exp.errors import ConfigError, require
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
 from sft_exp.runs.results import is_proportion
 from sft_exp.store import atomic_io
 from sft_exp.verdict import Archive, Report, Setting, from_folder, frozen
+from sft_exp.verdict.sequential import Look
 
 if TYPE_CHECKING:
     from sft_exp.config.schema import Experiment
@@ -52,6 +56,7 @@ class Study:
     # key that the study ranges over -> where its values are given
     reserved_keys: ClassVar[dict[str, str]] = {}
 
+    budget: str | None = None  # computing time after which no further look is begun: 90s, 30min, 2h
     # earlier studies whose spread counts too: frozen (the package's), none, or a folder of them
     archive: str = "frozen"
 
@@ -59,19 +64,56 @@ class Study:
         known = self.archive in ("frozen", "none") or Path(self.archive).is_dir()
         valid = "frozen, none, or a folder that holds finished studies (study.json files)"
         require(known, "archive", self.archive, valid)
+        if self.budget is not None:
+            seconds_of(self.budget)
 
     def jobs(self, corpus: "Corpus", base: "Experiment") -> list[list[str]]:
         """The overrides of each job, which the study adds to the base experiment. Empty where a sweeper chooses among
         `grid`. ConfigError for what the data set cannot give."""
         return []
 
+    def looks(self, corpus: "Corpus", base: "Experiment") -> list[list[tuple[str, list[str]]]]:
+        """Of a study that goes on until it is decided, the jobs of each look: (the comparison that a job belongs to, overrides).
+        Empty for a study whose design is fixed."""
+        return []
+
+    def look(
+        self, jobs: list[comparison.Job], history: Sequence[Look], design: tuple[int, int]
+    ) -> Look:
+        """Judge the study as it is at a look's seeds and draws, given the looks before."""
+        raise NotImplementedError
+
     def grid(self) -> dict[str, str]:
         """Key -> comma-separated values that a sweeper chooses among."""
         return {}
 
-    def conclude(self, jobs: list[comparison.Job]) -> Conclusion:
-        """Only from results of jobs that are done; what is missing is named in the notes."""
+    def conclude(self, jobs: list[comparison.Job], looks: Sequence[Look] = ()) -> Conclusion:
+        """Only from results of jobs that are done; what is missing is named in the notes. `looks` are those taken, where the
+        study went on until it was decided."""
         raise NotImplementedError
+
+
+# in the sweep's folder: the looks taken, and the alpha that each has spent
+LOOKS_FILE = "looks.json"
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def looks_in(folder: Path) -> list[Look]:
+    """The looks taken in a sweep's folder, the first one first."""
+    file = folder / LOOKS_FILE
+    return [Look.read(record) for record in json.loads(file.read_text())] if file.is_file() else []
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds of a budget such as 90s, 30min or 2.5h.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    read = re.fullmatch(r"(\d+\.?\d*)(s|min|h)", budget)
+    if not read:
+        raise ConfigError("budget", budget, "must be a time such as 90s, 30min or 2h")
+    return float(read[1]) * UNITS[read[2]]
 
 
 def archive_of(name: str) -> Archive | None:
@@ -124,7 +166,7 @@ def cost(jobs: list[comparison.Job]) -> float:
 def finish(study: Study, folder: Path, command: str) -> None:
     """Concludes, writes study.html, study.md, study.json and the pictures into the sweep's folder, and tells it."""
     jobs = comparison.collect([folder])
-    found = study.conclude([j for j in jobs if j.result])
+    found = study.conclude([j for j in jobs if j.result], looks_in(folder))
     undone = [j.name for j in jobs if not j.result]
     if undone:
         found.notes.append(

@@ -27,6 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
+from sft_exp.config.moved import updated
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership
 from sft_exp.execution.watchdog import when_orphaned
@@ -35,6 +36,7 @@ from sft_exp.store import atomic_io
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 NEITHER = {"tracker": None, "replace": None}  # keys that make no other job
@@ -275,6 +277,9 @@ def lay_out(cfg: DictConfig) -> None:
         if answer["jobs"]:
             cfg.hydra.sweeper._target_ = LISTED
             cfg.hydra.sweeper.jobs = answer["jobs"]
+        if answer["looks"]:
+            cfg.hydra.sweeper._target_ = UNTIL
+            cfg.hydra.sweeper.looks = answer["looks"]
         cfg.hydra.sweeper.params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
 
 
@@ -405,7 +410,7 @@ def finished(folder: Path, job: dict[str, Any]) -> bool:
         result = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError, KeyError):
         return False
-    same = {**result["config"], **NEITHER} == {**job["config"], **NEITHER}
+    same = {**updated(result["config"]), **NEITHER} == {**job["config"], **NEITHER}
     return done and same and result["choices"] == job["choices"]
 
 

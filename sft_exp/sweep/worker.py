@@ -68,12 +68,15 @@ def laid_out(message: dict[str, Any]) -> dict[str, Any]:
     study = build.part(message["study"], "study", "sft_exp.sweep.study.Study")
     base = build.experiment(message["config"], message["choices"])
     try:
-        jobs, grid = study.jobs(corpus(base.dataset), base), study.grid()
+        images = corpus(base.dataset)
+        jobs, looks, grid = study.jobs(images, base), study.looks(images, base), study.grid()
     except ConfigError as error:
         raise error.under("study") from error
-    keys = {o.partition("=")[0] for job in jobs for o in job} | set(grid)
+    every = [*jobs, *(job for look in looks for _, job in look)]
+    keys = {o.partition("=")[0] for job in every for o in job} | set(grid)
     return {
         "jobs": jobs,
+        "looks": [[{"key": key, "overrides": job} for key, job in look] for look in looks],
         "grid": grid,
         "reserved_keys": {key: said for key, said in study.reserved_keys.items() if key in keys},
     }

@@ -115,10 +115,13 @@ def judge(
     setting: Setting | None = None,
     archive: Archive | None = None,
     without: Collection[str] = (),
+    words: Mapping[Key, str] | None = None,
 ) -> Report[Key]:
     """Judge all comparisons of one report together.
 
     Args:
+        words: words that were decided elsewhere, by looks at a growing study (`sequential`). The report then gives their
+            intervals and sentences, at the level of `setting.alpha`.
         archive: what the spread is compared with: `archive.frozen()`, `archive.from_folder(...)`, or None for the gains alone.
         without: the data sets that the comparisons are about. Their results are left out of the archive.
 
@@ -128,8 +131,8 @@ def judge(
     setting = setting or Setting()
     archive = archive.leaving_out(without) if archive else None
     if any(c.scratch_failed for c in comparisons.values()):
-        return with_failures(comparisons, setting, archive)
-    context = prepare(comparisons, setting, archive)
+        return with_failures(comparisons, setting, archive, words)
+    context = prepare(comparisons, setting, archive, words)
     moments, prior = context.moments, context.prior
     silent, one_seed = context.equal, moments.degrees[:, SEED] == 0
     known = np.zeros(len(one_seed), bool)
@@ -154,11 +157,16 @@ def judge(
 
 
 def with_failures(
-    comparisons: Mapping[Key, Comparison], setting: Setting, archive: Archive | None
+    comparisons: Mapping[Key, Comparison],
+    setting: Setting,
+    archive: Archive | None,
+    words: Mapping[Key, str] | None = None,
 ) -> Report[Key]:
     """Judge the comparisons whose control trained, by themselves; the others get no verdict and no interval."""
     sound = {key: c for key, c in comparisons.items() if not c.scratch_failed}
-    report = judge(sound, setting, archive) if sound else Report[Key]({}, archive, None, ())
+    report = (
+        judge(sound, setting, archive, words=words) if sound else Report[Key]({}, archive, None, ())
+    )
     judged = dict(report.verdicts)
     for key, c in comparisons.items():
         if c.scratch_failed:
@@ -184,6 +192,7 @@ class Context:
     equal: NDArray[np.bool_]  # [m], comparisons whose gains are all the same number
     moments: Moments
     expected: Floats | None  # [m, 3], the archive's mean squares
+    decided: NDArray[np.int64] | None = None  # [m], words decided elsewhere, as indices into WORDS
 
     @property
     def prior(self) -> Prior | None:
@@ -207,7 +216,10 @@ class Context:
 
 
 def prepare(
-    comparisons: Mapping[Key, Comparison], setting: Setting, archive: Archive | None
+    comparisons: Mapping[Key, Comparison],
+    setting: Setting,
+    archive: Archive | None,
+    words: Mapping[Key, str] | None = None,
 ) -> Context:
     """Everything that words and intervals follow from; `sequential.look` takes `evidence(prior)` and `moments` of it."""
     if not comparisons:
@@ -222,7 +234,10 @@ def prepare(
     moments = Moments.of(gains, kept)
     equal = np.array([np.ptp(g[k]) < EQUAL for g, k in zip(gains, kept, strict=True)])
     expected = expected_squares(arms, kept, moments, prior, setting)
-    return Context(list(comparisons.values()), setting, archive, kept, equal, moments, expected)
+    decided = np.array([WORDS.index(words[key]) for key in comparisons]) if words else None
+    return Context(
+        list(comparisons.values()), setting, archive, kept, equal, moments, expected, decided
+    )
 
 
 def checked(name: str, comparison: Comparison) -> tuple[Floats, Floats]:
@@ -335,6 +350,8 @@ def verdicts(
     single = moments.seeds * moments.draws == 1
     unknown = unknown | single
     decision = decide(evidence, weights, setting.margin, setting.alpha, silent | unknown)
+    if context.decided is not None and not this_one:
+        decision = replace(decision, word=context.decided)
     share = printed_share(evidence, decision, weights, setting.alpha)
     half, half_alone = evidence.half(share), alone.half(share)
     one_seed = moments.degrees[:, SEED] == 0

@@ -9,21 +9,23 @@ Holm's share of a comparison that *differs* passes to the others of the same loo
 stopped as hopeless, does not: it may still be a true null hypothesis.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from sft_exp.errors import ConfigError
+from sft_exp.verdict.archive import Archive
 from sft_exp.verdict.design import DRAW, SEED, Floats
 from sft_exp.verdict.evidence import Evidence, Moments, forecast
-from sft_exp.verdict.rule import MARGIN
-from sft_exp.verdict.words import CANNOT_TELL, HELPED, HURT, SMALL, WORDS
+from sft_exp.verdict.rule import MARGIN, Comparison, Report, Setting, judge, prepare
+from sft_exp.verdict.words import CANNOT_TELL, HELPED, HURT, SMALL, WORDS, Verdict
 
 LOOKS = ((2, 4), (3, 6), (4, 8), (6, 10), (8, 12))  # seeds and draws
 ALPHAS = (0.005, 0.0075, 0.01, 0.0125, 0.015)
 DRIFT = 1.0  # standard errors that a mean is allowed to move before a comparison counts as hopeless
-Key = Hashable
+Key = str  # the name of a comparison
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class Look:
     words: dict[Key, str]  # of all comparisons, those of earlier looks included
     going: frozenset[Key]  # comparisons that continue
     hopeless: frozenset[Key]  # that were stopped because the last look would hardly tell
+
+    def record(self) -> dict[str, Any]:
+        """The look for a JSON file. Its keys must be texts."""
+        return asdict(self) | {k: sorted(map(str, getattr(self, k))) for k in ("going", "hopeless")}
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> "Look":
+        """The look that `record` wrote."""
+        sets = {name: frozenset(record[name]) for name in ("going", "hopeless")}
+        return cls(**{**record, **sets})
 
 
 def spent(history: Sequence[Look]) -> float:
@@ -131,6 +143,7 @@ def look(
     weights: Mapping[Key, float] | None = None,
     margin: float = MARGIN,
     keep_going: Collection[Key] = (),
+    design: tuple[int, int] | None = None,
 ) -> Look:
     """Judge a study as it is now, given the looks before.
 
@@ -138,12 +151,13 @@ def look(
         keys: names of the m comparisons, the same at every look.
         evidence: of the m comparisons, by `evidence.weigh`.
         keep_going: comparisons that are not stopped even if hopeless.
+        design: seeds and draws of this look; by default the most that a comparison has.
     """
     if history and set(history[-1].words) != set(keys):
         raise ConfigError(
             "look", sorted(map(str, keys)), "must hold the comparisons of the looks before"
         )
-    seeds, draws = int(moments.seeds.max()), int(moments.draws.max())
+    seeds, draws = design or (int(moments.seeds.max()), int(moments.draws.max()))
     before = history[-1].words if history else dict.fromkeys(keys, "cannot tell")
     halted = history[-1].hopeless if history else frozenset()
     alpha = alpha_of(history, seeds, draws)
@@ -161,3 +175,86 @@ def look(
     going = frozenset(k for k in keys if said[k] == "cannot tell" and k not in hopeless)
     end = next_design([Look(seeds, draws, alpha, said, going, hopeless)]) is None
     return Look(seeds, draws, alpha, said, frozenset() if end else going, hopeless)
+
+
+def take(
+    history: Sequence[Look],
+    comparisons: Mapping[Key, Comparison],
+    design: tuple[int, int],
+    setting: Setting,
+    archive: Archive | None,
+    without: Collection[str] = (),
+) -> Look:
+    """The look at a study's comparisons as they are at `design`, given the looks before.
+
+    A comparison whose control failed to train takes no part in the look: it keeps its word and does not go on.
+    """
+    archive = archive.leaving_out(without) if archive else None
+    sound = {key: c for key, c in comparisons.items() if not c.scratch_failed}
+    before = history[-1] if history else None
+    earlier = [replace(h, words={k: h.words[k] for k in sound}) for h in history]
+    failed = {
+        k: before.words[k] if before else "cannot tell" for k in comparisons if k not in sound
+    }
+    if not sound:
+        return Look(*design, 0.0, dict(failed), frozenset(), frozenset(failed))
+    context = prepare(sound, setting, archive)
+    weights = {key: c.weight for key, c in sound.items()}
+    found = look(
+        earlier,
+        list(sound),
+        context.evidence(context.prior),
+        context.moments,
+        weights,
+        setting.margin,
+        design=design,
+    )
+    return replace(found, words=found.words | failed)
+
+
+def retake(
+    history: Sequence[Look],
+    comparisons: Mapping[Key, Comparison],
+    setting: Setting,
+    archive: Archive | None,
+    without: Collection[str] = (),
+) -> list[Look]:
+    """The looks at the designs of `history`, taken again from the scores of today, which hold those of every look."""
+    again: list[Look] = []
+    for seen in history:
+        at = {k: up_to(c, seen.seeds, seen.draws) for k, c in comparisons.items()}
+        again.append(take(again, at, (seen.seeds, seen.draws), setting, archive, without))
+    return again
+
+
+def conclude(
+    history: Sequence[Look],
+    comparisons: Mapping[Key, Comparison],
+    setting: Setting,
+    archive: Archive | None,
+    without: Collection[str] = (),
+) -> Report[Key]:
+    """The report after the last look. Each comparison has the word, the interval and the sentence of the look that decided it, or
+    of the last one that it took part in, at that look's alpha: all intervals together hold at 1 - the alpha spent."""
+    verdicts: dict[Key, Verdict] = {}
+    report: Report[Key] | None = None
+    for n, seen in enumerate(history):
+        words = {k: seen.words[k] for k in comparisons}
+        at = {k: up_to(c, seen.seeds, seen.draws) for k, c in comparisons.items()}
+        report = judge(at, replace(setting, alpha=seen.alpha), archive, without, words)
+        open_before = history[n - 1].going if n else frozenset(comparisons)
+        verdicts |= {k: report.verdicts[k] for k in comparisons if k in open_before}
+    if report is None:
+        raise ConfigError("looks", 0, "must be one or more")
+    return replace(report, verdicts={k: verdicts[k] for k in comparisons})
+
+
+def up_to(comparison: Comparison, seeds: int, draws: int) -> Comparison:
+    """The comparison as it was when it had so many seeds and draws; one that has fewer stays as it is."""
+    arms = (
+        [list(r[:draws]) for r in arm[:seeds]]
+        for arm in (comparison.pretrained, comparison.scratch)
+    )
+    pretrained, scratch = arms
+    trained = None if comparison.trained is None else comparison.trained[:seeds]
+    return replace(comparison, pretrained=pretrained, scratch=scratch, trained=trained)

@@ -1,0 +1,111 @@
+"""The reference pages, made from the sources: every group, option, key and command, and an index of the decisions.
+
+`make docs` runs it; tests/test_docs.py fails where a committed page is not what it writes.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from sft_exp.__main__ import COMMANDS
+from sft_exp.config import args, help_text, reference
+
+HERE = Path(__file__).parent
+MIRRORS = ("pretrain_optim", "pretrain_schedule", "pretrain_dataset", "debug")
+
+
+def pages() -> dict[str, str]:
+    """Path below docs/ -> the page's text."""
+    made = {
+        "reference/keys.md": keys(),
+        "reference/commands.md": commands(),
+        "reference/api.md": api(),
+    }
+    made |= {f"reference/{g}.md": group(g) for g in help_text.GROUPS if g not in MIRRORS}
+    made["decisions/README.md"] = decisions(HERE / "decisions")
+    return {path: "\n".join(lines).rstrip() + "\n" for path, lines in made.items()}
+
+
+def group(name: str) -> Iterator[str]:
+    """A group's page: each option with its docstring and its keys."""
+    yield from (f"# {name}", "", f"{help_text.GROUPS[name].capitalize()}: `{name}=OPTION`.", "")
+    for option, description in reference.groups()[name].items():
+        page = reference.option(name, option)
+        yield from (f"## {option}", "", escaped(description), "")
+        if page.about:
+            yield from ("```text", *page.about.splitlines(), "```", "")
+        yield from table(page.keys, f"{name}.")
+        if page.also:
+            also = ", ".join(f"`{k}={reference.text_of(v)}`" for k, v in page.also.items())
+            yield from (f"It also sets {also}.", "")
+
+
+def keys() -> Iterator[str]:
+    """The keys that belong to no group."""
+    yield from ("# Keys of a run", "")
+    hidden = {*help_text.GROUPS, *reference.SECTIONS, "choices"}
+    yield from table([k for k in reference.section("") if k.name not in hidden])
+    for name in reference.SECTIONS:
+        yield from (f"## {name}", "")
+        yield from table(reference.section(name), f"{name}.")
+
+
+def commands() -> Iterator[str]:
+    """The help text of every command."""
+    yield from ("# Commands", "", "Of `sft_exp`, and of `python -m sft_exp`.", "")
+    for title, names in COMMANDS.items():
+        yield from (f"## {title}", "")
+        for name in names:
+            module = import_module(f"sft_exp.{name}.__main__")
+            kind = getattr(module, "Arguments", None) or module.Ask
+            assert dataclasses.is_dataclass(kind)
+            text = args.help_of(name, module.__doc__ or "", kind)
+            yield from (f"### {name}", "", "```text", *text.splitlines(), "```", "")
+
+
+def api() -> Iterator[str]:
+    """The public names of the package."""
+    import sft_exp
+
+    yield from ("# Python interface", "", "What `import sft_exp` offers.", "")
+    for name in sorted(set(sft_exp.__all__)):
+        value = getattr(sft_exp, name)
+        if callable(value) and (value.__module__ or "").startswith("sft_exp"):
+            yield from (f"::: {value.__module__}.{value.__qualname__}", "")
+
+
+def decisions(folder: Path) -> Iterator[str]:
+    """An index of the decisions, by their titles."""
+    yield from ("# Decisions", "", "Why things are as they are, in the order of the decisions.", "")
+    for file in sorted(folder.glob("[0-9]*.md")):
+        title = file.read_text().splitlines()[0].removeprefix("# ")
+        yield f"* [{title}]({file.name})"
+
+
+def table(rows: list[reference.Key], prefix: str = "") -> Iterator[str]:
+    """A Markdown table of keys."""
+    if not rows:
+        return
+    yield from ("| key | default | type | meaning |", "| --- | --- | --- | --- |")
+    for key in rows:
+        cells = (f"`{prefix}{key.name}`", code(key.default), code(key.type), escaped(key.comment))
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def code(text: str) -> str:
+    return f"`{text.replace('|', '&#124;')}`".replace("&#124;", "or") if text else ""
+
+
+def escaped(text: str) -> str:
+    """Text without what Markdown or a table would take for markup."""
+    for mark in "|<>*_[]":
+        text = text.replace(mark, f"&#{ord(mark)};")
+    return text
+
+
+if __name__ == "__main__":
+    (HERE / "reference").mkdir(exist_ok=True)
+    for path, text in pages().items():
+        (HERE / path).write_text(text)

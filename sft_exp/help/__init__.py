@@ -1,0 +1,1 @@
+"""Show the options of a group, or the keys of an option"""

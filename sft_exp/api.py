@@ -18,6 +18,7 @@ from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import Readout
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
+from sft_exp.store import results
 
 
 def run(overrides: list[str] | None = None, folder: str | Path | None = None) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
     where = Path(folder) if folder else Path("outputs/runs") / name / stamp
     command = ["python", "-m", "sft_exp", *(overrides or [])]
-    return session.work(prepare.prepare(build.experiment(values, choices)), where, values, command)
+    job = prepare.prepare(build.experiment(values, choices))
+    return results.content(session.work(job, where, values, command))
 
 
 def load_model(path: str | Path) -> Model:
@@ -61,12 +63,9 @@ def load_pretrained(path: str | Path) -> Readout:
 
 def reopen(path: str | Path) -> Experiment:
     """The experiment of a finished run folder. Its paths are relative to where the run was started."""
-    file = Path(path) / "results.json"
-    if not file.exists():
-        raise DataError(f"{path}: no run folder with a results.json")
-    result = json.loads(file.read_text())
+    result = results.read(Path(path))
     try:
-        return build.experiment(result["config"], result["choices"])
+        return build.experiment(result.config, result.choices)
     except (ConfigError, KeyError) as error:
         raise DataError(
             f"{path}: another version of sft_exp made this run ({error}); make it again with this one"

@@ -115,7 +115,7 @@ def task(cfg: DictConfig) -> float:
         result = session.work(job, folder, build.plain(cfg), command)
         if job.results:  # else the processes that worked on it have shown it
             report.show(job, result, folder, command)
-        return result["val"].get(result["score"], result["test"][result["score"]])
+        return result.chosen_by
     _codes.append(ended[0])
     return float("nan")
 

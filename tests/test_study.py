@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from result_stubs import stub
 from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
@@ -92,9 +93,7 @@ def job(pretrainer, labels, seed, pretrained, scratch, floor=0.1):
     draws = {"pretrained": pretrained, "scratch": scratch, "raw_svm": [floor] * len(scratch)}
     data = {"labelled": 10 * labels, "classes": 10, "ratio": 0.0}
     settings = {"pretrainer": pretrainer, "labels": labels, "seed": seed, "dataset": "digits"}
-    return Job(
-        "0", Path(), settings, {"state": "done"}, {"draws": draws, "data": data, "stages": {}}
-    )
+    return Job("0", Path(), settings, {"state": "done"}, stub(draws=draws, data=data))
 
 
 def concluded(jobs, **fields):
@@ -192,7 +191,7 @@ def test_each_arm_of_an_attribution_keeps_what_the_arms_before_it_changed(digits
 
 
 def arm(name, seed, accuracies, **floors):
-    result = {"draws": {"pretrained": accuracies, **floors}, "config": {"name": name}, "stages": {}}
+    result = stub(draws={"pretrained": accuracies, **floors}, config={"name": name})
     return Job(
         "0", Path(), {"seed": seed, "dataset": "digits", "labels": 10}, {"state": "done"}, result
     )
@@ -298,13 +297,7 @@ def finished(optim, strategy, steps, val, test):
         "finetune.steps": steps,
     }
     config, choices = composed(f"optim={optim}", f"strategy={strategy}", f"finetune.steps={steps}")
-    result = {
-        "val": {"accuracy": val},
-        "test": {"accuracy": test},
-        "config": config,
-        "choices": choices,
-        "stages": {},
-    }
+    result = stub(val={"accuracy": val}, test={"accuracy": test}, config=config, choices=choices)
     return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, result)
 
 

@@ -23,6 +23,7 @@ from sft_exp.stages import finetune
 from sft_exp.store import atomic_io
 from sft_exp.store.listing import bytes_
 from sft_exp.store.requests import plain
+from sft_exp.store.results import Bill, Results, Stage
 from sft_exp.store.store import Request, Store
 from sft_exp.training import health
 from sft_exp.training.context import pick
@@ -70,7 +71,7 @@ ALIKE = (
 )  # what two requests of a stage share if they take as long
 
 
-def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
+def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
     """On the terminal: the table, the verdict, what must be known beside it, what to run next, where it all is."""
     screen = Console(highlight=False, markup=False)
     table = Table(box=SIMPLE_HEAD)
@@ -79,7 +80,7 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
         table.add_column(head, justify="right")
     for arm, cells in rows(job, result):
         table.add_row(
-            advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None
+            advice.called(job, arm, result.faults), *cells, style="bold" if arm == MAIN else None
         )
     following, why = advice.next_command(job, result, command)
     whole = (
@@ -88,21 +89,21 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
-    if result["bill"]:
-        show_bill(result["bill"], screen)
-    for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
+    if result.bill:
+        show_bill(result.bill, screen)
+    for sentence in filter(None, (advice.sentence(result), *advice.notes(job, result))):
         screen.print(sentence, soft_wrap=whole)
     screen.print(f"Next: {following}", soft_wrap=True)
     screen.print(f"      ({why})", soft_wrap=whole)
-    if "export" in result["stages"]:
+    if result.stages.export:
         screen.print(
-            f"Exported: {folder / model_card.FOLDER / result['stages']['export']['file']}",
+            f"Exported: {folder / model_card.FOLDER / result.stages.export.file}",
             soft_wrap=True,
         )
     screen.print(f"Results: {folder}", soft_wrap=True)
 
 
-def show_bill(bill: dict[str, Any], screen: Console) -> None:
+def show_bill(bill: Bill, screen: Console) -> None:
     for columns in (
         slice(0, 3),
         slice(3, 7),
@@ -112,7 +113,7 @@ def show_bill(bill: dict[str, Any], screen: Console) -> None:
     screen.print(bill_footing(bill), style="dim", soft_wrap=not screen.is_terminal)
 
 
-def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> dict[str, Path]:
+def write(job: Job, result: Results, folder: Path, command: list[str]) -> dict[str, Path]:
     """Pictures and report.html into the run folder; the pictures' files by title."""
     pictures = plots.draw(job, result)
     files = {p.title: folder / f"{p.name}.png" for p in pictures}
@@ -187,16 +188,16 @@ def heads(job: Job) -> list[str]:
     return [score, "sd", *others]
 
 
-def rows(job: Job, result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def rows(job: Job, result: Results) -> list[tuple[str, list[str]]]:
     """(arm, cells under `heads`); `-` for what an arm has not."""
     task = job.experiment.task
     score, *others = columns(job)
     found = []
-    for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
+    for arm, scores in {MAIN: result.test, **result.controls}.items():
         cells = [
             shown(scores.get(name), name in task.raw) for name in (score, f"{score}_sd", *others)
         ]
-        if len(result["draws"][arm]) == 1:
+        if len(result.draws[arm]) == 1:
             cells[1] = "-"
         found.append((arm, cells))
     return found
@@ -207,7 +208,7 @@ def shown(value: float | None, raw: bool) -> str:
     return "-" if value is None else f"{value:.3g}" if raw else f"{100 * value:.1f}"
 
 
-def bill_table(bill: dict[str, Any], columns: slice) -> Table:
+def bill_table(bill: Bill, columns: slice) -> Table:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for head in BILL[columns]:
@@ -217,35 +218,35 @@ def bill_table(bill: dict[str, Any], columns: slice) -> Table:
     return table
 
 
-def bill_rows(bill: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def bill_rows(bill: Bill) -> list[tuple[str, list[str]]]:
     """(form, cells under BILL)"""
     found = []
-    for n, row in enumerate(bill["rows"]):
-        mean, low, high = (100 * v for v in row["difference"])
+    for n, row in enumerate(bill.rows):
+        mean, low, high = (100 * v for v in row.difference)
         against = (
             ["-", "-"]
             if n == 0
-            else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row['agreement']:.1f}"]
+            else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row.agreement:.1f}"]
         )
         sizes = [
-            bytes_(row["bytes"]),
-            counted(row["parameters"]),
-            counted(row["macs"]),
-            bytes_(row["memory"]),
+            bytes_(row.bytes),
+            counted(row.parameters),
+            counted(row.macs),
+            bytes_(row.memory),
         ]
         times = [
-            f"{1000 * row['latency_p50']:.3g}",
-            f"{1000 * row['latency_p95']:.3g}",
-            f"{row['throughput']:,.0f}",
+            f"{1000 * row.latency_p50:.3g}",
+            f"{1000 * row.latency_p95:.3g}",
+            f"{row.throughput:,.0f}",
         ]
-        found.append((row["form"], [f"{100 * row['accuracy']:.2f}", *against, *sizes, *times]))
+        found.append((row.form, [f"{100 * row.accuracy:.2f}", *against, *sizes, *times]))
     return found
 
 
-def bill_footing(bill: dict[str, Any]) -> str:
+def bill_footing(bill: Bill) -> str:
     return (
         "Test accuracy, %; its difference from the original, points, with a 95 % interval over this one model's "
-        f"{bill['images']:,} test images; images on which both say the same, %. ONNX Runtime, one thread of {bill['machine']}, "
+        f"{bill.images:,} test images; images on which both say the same, %. ONNX Runtime, one thread of {bill.machine}, "
         "turns interleaved; memory: what loading it and a batch of 64 add to a process; p50, p95: of one image; images/s: of 64"
     )
 
@@ -259,22 +260,22 @@ def counted(n: float) -> str:
     return f"{n:.3g} G"
 
 
-def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Picture]) -> str:
+def body(job: Job, result: Results, command: list[str], pictures: list[Picture]) -> str:
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
-    verdict = result["verdict"].get("text") or notes.pop(0)
-    data, outside = result["data"], f"; {advice.OUTSIDE}" if e.val == "full" else ""
+    verdict = advice.sentence(result) or notes.pop(0)
+    data, outside = result.data, f"; {advice.OUTSIDE}" if e.val == "full" else ""
     facts = {
-        "Data": f"{job.corpus.name}: {data['train']:,} training images, {data['labelled']:,} of them labelled "
-        f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
-        "Manifest": f"{data['manifest']} (SHA-256, to learn from), {data['test_manifest']} (test)",
+        "Data": f"{job.corpus.name}: {data.train:,} training images, {data.labelled:,} of them labelled "
+        f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
+        "Manifest": f"{data.manifest} (SHA-256, to learn from), {data.test_manifest} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {results.design(job)}",
         **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
-        "Validation": f"{100 * result['val'][result['score']]:.1f} % on {data['val']:,} images{outside}"
-        if result["val"]
+        "Validation": f"{100 * result.validated:.1f} % on {data.val:,} images{outside}"
+        if result.validated is not None
         else "none",
         "Stages": ", ".join(
-            stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s
+            stage_facts(name, stage) for name, stage in result.stages.present().items()
         ),
         "Command": f"<code>{escape(shlex.join(command))}</code>",
         "Environment": environment(job),
@@ -285,7 +286,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             f'<p class="verdict">{escape(verdict)}</p>',
             *(f"<p>{escape(note)}</p>" for note in notes),
             html_table(job, result),
-            *([html_bill(result["bill"])] if result["bill"] else []),
+            *([html_bill(result.bill)] if result.bill else []),
             "<h2>Next</h2>",
             f'<pre class="command">{escape(following)}</pre>',
             f'<p class="soft">{escape(why)}</p>',
@@ -299,23 +300,23 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             ),
             "</dl>",
             "<h2>Config</h2>",
-            f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result['config'], indent=1))}</pre></details>",
+            f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result.config, indent=1))}</pre></details>",
         ]
     )
 
 
-def html_table(job: Job, result: dict[str, Any]) -> str:
+def html_table(job: Job, result: Results) -> str:
     cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job))
     main, lines = ' class="main"', []
     for arm, values in rows(job, result):
-        why = health.said(result.get("faults", {}).get(arm, []))
+        why = health.said(result.faults.get(arm, []))
         what = (
             MEANING[SCRATCH]
             if arm == MAIN and advice.no_pretraining(job.experiment)
             else meaning(arm)
         )
         about = escape(f"{what}; {why}" if why else what)
-        name = f'<th scope="row">{advice.called(job, arm, result)}<br><span class="soft">{about}</span></th>'
+        name = f'<th scope="row">{advice.called(job, arm, result.faults)}<br><span class="soft">{about}</span></th>'
         numbers = "".join(f'<td class="number">{value}</td>' for value in values)
         lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
     caption = escape(footing(job)).replace("\n", "<br>")
@@ -328,7 +329,7 @@ def meaning(arm: str) -> str:
     return MEANING.get(arm, alone)
 
 
-def html_bill(bill: dict[str, Any]) -> str:
+def html_bill(bill: Bill) -> str:
     heads = "".join(f'<th scope="col" class="number">{escape(head)}</th>' for head in BILL)
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)}</tr>'
@@ -339,8 +340,8 @@ def html_bill(bill: dict[str, Any]) -> str:
     return f'<h2>Compressed</h2><div class="wide"><table>{caption}{head}<tbody>{lines}</tbody></table></div>'
 
 
-def stage_facts(name: str, about: dict[str, Any]) -> str:
-    return f"{name} {about['seconds']:.1f} s{' (from the store)' if about['cached'] else ''}"
+def stage_facts(name: str, stage: Stage) -> str:
+    return f"{name} {stage.seconds:.1f} s{' (from the store)' if stage.cached else ''}"
 
 
 def environment(job: Job) -> str:

@@ -6,6 +6,7 @@ job's results. Jobs that share a pretraining share its run: whoever finds it in 
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sft_exp.jobs.stage_requests import Job, stage
 from sft_exp.models import transfer
 from sft_exp.stages.pretrain import strip
 from sft_exp.store import atomic_io
+from sft_exp.store.results import Bill, Results
 from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
 from sft_exp.verdict import WITHHELD
@@ -25,11 +27,8 @@ OF_PRETRAINING = (
     "transfer", "seed", "hardware", "tracker",
 )  # fmt: skip
 NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
-NO_RESULT = (
-    "config",
-    "choices",
-    "folders",
-)  # parts of results.json that say what was asked, and where it lies
+# Fields of `Results` that say what was asked, where it lies and how it is written.
+NO_RESULT = ("config", "choices", "folders", "version")
 SILENT = (
     "tracker",
     "hydra",
@@ -190,22 +189,23 @@ def linked(found: Artifact) -> dict[str, Any]:
     }
 
 
-def summary(result: dict[str, Any], url: str) -> dict[str, Any]:
-    """results.json as a tracker's summary: every number, list of numbers and word under its path, `test/accuracy`. Beside
-    them, under names that are the same for every task: the scores and the gain; and where the pretraining is shown."""
-    score = result["score"]
-    alike = {
-        f"{split}/score": result[split][score]
-        for split in ("test", "val")
-        if score in result[split]
-    }
-    if (
-        result["verdict"] and result["verdict"]["word"] != WITHHELD
-    ):  # else the difference is none to sort runs by
-        alike["gain_vs_scratch"] = result["verdict"]["difference"]
+def summary(result: Results, url: str) -> dict[str, Any]:
+    """The results as a tracker's summary: each number, list of numbers and word of each field under its path, such as
+    `test/accuracy`; a new field of `Results` appears by itself.
+
+    Beside them stand `test/score`, `val/score` and `gain_vs_scratch`, which have the same name for every task, and
+    `pretrain/url`, where the tracker shows the pretraining.
+    """
+    alike: dict[str, Any] = {"test/score": result.tested}
+    if result.validated is not None:
+        alike["val/score"] = result.validated
+    # Runs must not be sorted by the difference to an arm whose training failed.
+    if result.verdict and result.verdict.word != WITHHELD:
+        alike["gain_vs_scratch"] = result.verdict.difference
     if url:
         alike["pretrain/url"] = url
-    return {**flattened({k: v for k, v in result.items() if k not in NO_RESULT}), **alike}
+    reported = {k: v for k, v in asdict(result).items() if k not in NO_RESULT}
+    return {**flattened(reported), **alike}
 
 
 def start_url(job: Job, ctx: Context) -> str:
@@ -235,17 +235,11 @@ def named(record: Any, otherwise: str) -> str:
     return first if isinstance(first, str) else otherwise
 
 
-def bill(result: dict[str, Any]) -> list[dict[str, Any]]:
+def bill(bill: Bill) -> list[dict[str, Any]]:
     """A row for each form of the model, numbers and words alone."""
-    rows = result["bill"].get("rows", [])
     return [
-        {
-            **row,
-            "difference": row["difference"][0],
-            "low": row["difference"][1],
-            "high": row["difference"][2],
-        }
-        for row in rows
+        {**asdict(row), **dict(zip(("difference", "low", "high"), row.difference, strict=True))}
+        for row in bill.rows
     ]
 
 

@@ -50,7 +50,7 @@ class Choose(Study):
         order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
         best = order[0]
         picked = {key: best.settings[key] for key in KEYS}
-        config, options = alone(best.result["config"]), best.result["choices"]
+        config, options = alone(best.outcome.config), best.outcome.choices
         command = recipe.command(recipe.overrides(config, options))
         sentences = [
             f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."

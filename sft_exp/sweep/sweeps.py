@@ -31,7 +31,7 @@ from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership
 from sft_exp.execution.watchdog import when_orphaned
 from sft_exp.progress import console
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -316,7 +316,7 @@ def run(cfg: DictConfig) -> float:
     if ranked():
         return follow(cfg, job)
     if finished(folder, job):
-        return value(json.loads((folder / "results.json").read_text()))
+        return results.read(folder).chosen_by
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     siblings = str(Path(hydra.sweep.dir) / JOBS)
     alone = (
@@ -403,11 +403,12 @@ def finished(folder: Path, job: dict[str, Any]) -> bool:
     """Whether this very job is done: the same resolved config, whatever has happened to the store since."""
     try:
         done = json.loads((folder / "status.json").read_text())["state"] == "done"
-        result = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError, KeyError):
         return False
-    same = {**result["config"], **NEITHER} == {**job["config"], **NEITHER}
-    return done and same and result["choices"] == job["choices"]
+    if not done or (result := results.read_if_complete(folder)) is None:
+        return False
+    same = {**result.config, **NEITHER} == {**job["config"], **NEITHER}
+    return same and result.choices == job["choices"]
 
 
 def ended(folder: Path) -> bool:
@@ -420,10 +421,6 @@ def ended(folder: Path) -> bool:
         )
     except (OSError, ValueError, KeyError):
         return False
-
-
-def value(result: dict[str, Any]) -> float:
-    return result["val"].get(result["score"], result["test"][result["score"]])
 
 
 def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def same_as_results(tuned, folder="outputs/latest"):
     alike |= {"gain_vs_scratch": result["verdict"]["difference"]} if result["verdict"] else {}
     assert {k: said.pop(k) for k in alike} == alike
     said.pop("pretrain/url", None)
-    for part in ("config", "choices", "folders"):
+    for part in ("config", "choices", "folders", "version"):
         del result[part]
     assert said == dict(leaves(result))
     return said

@@ -31,7 +31,7 @@ register.register()  # at import, so that a launcher's own processes can compose
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
     with reported():
-        words = again(compose.without_nulls(flags_first(words)))
+        words = again(compose.typed(flags_first(words)))
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         follow(words)

@@ -426,9 +426,11 @@ def ended(folder: Path) -> bool:
 def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:
     """The sweep's runs belong together and lie in its folder, unless the user said otherwise."""
     usual = {"group": os.environ.get("WANDB_RUN_GROUP") or sweep.name, "dir": str(sweep)}
+    parts = {name: grouped(part, sweep) for name, part in tracker.get("trackers", {}).items()}
     return {
         **tracker,
         **{key: value for key, value in usual.items() if key in tracker and tracker[key] is None},
+        **({"trackers": parts} if parts else {}),
     }
 
 

@@ -188,6 +188,23 @@ def test_several_show_the_same(monkeypatch):
     )
 
 
+def test_tables_say_what_results_and_predictions_say():
+    experiment("tracker=csv")
+    result = results.read(Path("outputs/latest"))
+    folder = Path("outputs/csv") / Path(result.stages.finetune.folder).name
+
+    def table(title):
+        return list(csv.DictReader((folder / f"{title}.csv").read_text().splitlines()))
+
+    rows = [(row["arm"], int(row["split"]), float(row["accuracy"])) for row in table("splits")]
+    assert rows == [(arm, n, a) for arm, of in result.draws.items() for n, a in enumerate(of)]
+    told = table("predictions")
+    assert len(told) == result.data.test
+    correct = sum(row["true"] == row["predicted"] for row in told)
+    assert correct / len(told) == pytest.approx(result.draws["pretrained"][0])
+    assert all(0 <= float(row["confidence"]) <= 1 for row in told)
+
+
 def test_a_tracker_that_comes_later_gets_the_whole_record(monkeypatch):
     experiment("tracker=csv")
     experiment(f"tracker=[{','.join(available)}]")

@@ -133,7 +133,8 @@ def numbers(summary):
     return {
         k: v
         for k, v in summary.items()
-        if not k.startswith(("_", "pictures/")) and k not in ("results", "bill")
+        if not k.startswith(("_", "pictures/"))
+        and k not in ("results", "bill", "splits", "predictions")
     }
 
 

@@ -73,8 +73,8 @@ def _work(
         for name, run in list(ctx.runs.items()):
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
-            if result.bill:
-                run.table("bill", run_metadata.bill(result.bill))
+            for title, rows_of_table in run_metadata.tables(job, result).items():
+                run.table(title, rows_of_table)
             ctx.finish(name)
     except BaseException as error:
         if isinstance(error, ToleranceError) and others is None:

@@ -13,6 +13,7 @@ from typing import Any
 from sft_exp.config import compose
 from sft_exp.core.arms import MAIN
 from sft_exp.core.tracker import About, Artifact
+from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job, stage
 from sft_exp.models import transfer
 from sft_exp.stages.pretrain import strip
@@ -29,6 +30,7 @@ OF_PRETRAINING = (
 NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
 # Fields of `Results` that say what was asked, where it lies and how it is written.
 NO_RESULT = ("config", "choices", "folders", "version")
+MOST_PREDICTIONS = 1_000  # rows of the table of predictions
 SILENT = (
     "tracker",
     "hydra",
@@ -233,6 +235,49 @@ def flattened(value: Any, path: str = "") -> dict[str, Any]:
 def named(record: Any, otherwise: str) -> str:
     first = next(iter(record.values()), None) if isinstance(record, dict) else None
     return first if isinstance(first, str) else otherwise
+
+
+def tables(job: Job, result: Results) -> dict[str, list[dict[str, Any]]]:
+    """Title -> rows of numbers and words: test scores of each labelled split, predictions, and the bill if there is one."""
+    found = {
+        "splits": splits_table(result),
+        "predictions": predictions(job),
+        "bill": bill(result.bill) if result.bill else [],
+    }
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def splits_table(result: Results) -> list[dict[str, Any]]:
+    """A row for each arm and labelled split: its test score, and how its training failed, if it did."""
+    return [
+        {
+            "arm": arm,
+            "split": n,
+            result.score: score,
+            "fault": result.faults[arm][n] if arm in result.faults else "",
+        }
+        for arm, scores in result.draws.items()
+        for n, score in enumerate(scores)
+    ]
+
+
+def predictions(job: Job) -> list[dict[str, Any]]:
+    """A row for each of the first test images that the main arm classified in its first labelled split. Empty for tasks that
+    predict no class of an image. Images are named, not shown."""
+    if job.experiment.task.predicts != "classes":
+        return []
+    folder = job.results["evaluate"][job.arms[MAIN][0]].folder
+    stored = transfer.read_own(folder / "predictions.safetensors")
+    test, classes = splits.make(job.corpus, job.labels, 0).test, job.corpus.classes
+    shown = min(len(test), MOST_PREDICTIONS)
+    columns: dict[str, list[Any]] = {
+        "image": list(test.ids[:shown]),
+        "true": [classes[y] for y in test.y[:shown].tolist()],
+        "predicted": [classes[y] for y in stored["predicted"][:shown].long().tolist()],
+    }
+    if "confidence" in stored:
+        columns["confidence"] = stored["confidence"][:shown].float().tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def bill(bill: Bill) -> list[dict[str, Any]]:

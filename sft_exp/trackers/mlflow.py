@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
@@ -16,7 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sft_exp.core.tracker import About, Artifact, Run, Tracker
+from sft_exp.errors import StorageError
 from sft_exp.progress import console
+from sft_exp.store import atomic_io
 
 FOLDER = "sft_exp.folder"  # tag: the name of the store folder that the run shows
 SECONDS = 5.0  # between two batches of metrics
@@ -142,10 +145,10 @@ class Mirror(Run):
 
     def upload(self, place: str, files: dict[str, bytes]) -> None:
         """Files into a folder of the run's artifacts."""
-        with TemporaryDirectory() as scratch:
+        with suppress(StorageError), TemporaryDirectory() as scratch:
             for name, content in files.items():
                 file = Path(scratch) / name
-                file.write_bytes(content)
+                atomic_io.write(file, content)
                 self.call("log_artifact", str(file), place)
 
     def weights(self, artifact: Artifact) -> None:

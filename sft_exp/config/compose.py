@@ -59,12 +59,8 @@ def with_trackers(overrides: list[str]) -> list[str]:
     return made
 
 
-NULLABLE = (
-    "pretrain_dataset",
-    "study",
-    "experiment",
-    "debug",
-)  # groups of which none is taken unless one is named
+# groups of which none is taken unless one is named
+NULLABLE = ("pretrain_dataset", "study", "experiment", "debug")
 
 
 def without_nulls(overrides: list[str]) -> list[str]:

@@ -24,8 +24,8 @@ VOID = {  # what a changed key leaves without meaning
     "finetune.steps": (
         "finetune.epochs",
         "finetune.max_steps",
-        "finetune.horizon",
-        "finetune.after",
+        "finetune.schedule_length",
+        "finetune.resume_from",
     ),
     "labels": ("labels_total",),
 }
@@ -107,7 +107,7 @@ def generated(result: Results) -> str:
 
 
 def no_pretraining(e: Experiment) -> bool:
-    return e.pretrainer.learns == "nothing"
+    return e.pretrainer.trained_by == "nothing"
 
 
 def called(job: Job, arm: str, faults: Faults) -> str:

@@ -118,16 +118,16 @@ def numbers(job: Job, result: Results) -> list[str]:
         "\n".join(lines),
         f"{own}; this very model, the first draw's: {100 * result.draws[MAIN][0]:.2f} %.",
     ]
-    if result.bill:
+    if result.benchmark:
         rows = [
             f"| {r.form} | {100 * r.accuracy:.2f} | {'' if n == 0 else difference(r)} | {r.bytes:,} | "
             f"{1000 * r.latency_p50:.3g} |"
-            for n, r in enumerate(result.bill.rows)
+            for n, r in enumerate(result.benchmark.rows)
         ]
         head = "| form | test accuracy, % | difference, points | bytes | ms for an image |\n| --- | --- | --- | --- | --- |"
         found.append("\n".join([head, *rows]))
         found.append(
-            f"Intervals are over the test images; times are ONNX Runtime's, on one thread of {result.bill.machine}."
+            f"Intervals are over the test images; times are ONNX Runtime's, on one thread of {result.benchmark.machine}."
         )
     return [*filter(None, [advice.sentence(result)]), *found]
 

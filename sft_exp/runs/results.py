@@ -59,7 +59,9 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         data=data(job),
         draws={arm: [s[score] for s in of] for arm, of in scores.items()},
         faults={arm: how for arm in job.arms if any(how := faults(job, arm))},
-        bill=parse_bill(read(job.results["bill"][0], "bill.json")) if job.results["bill"] else None,
+        benchmark=parse_bill(read(job.results["bill"][0], "bill.json"))
+        if job.results["bill"]
+        else None,
         folders=Folders(
             data=job.results["data"][0].folder.name,
             test=job.results["test"][0].folder.name,

@@ -31,15 +31,8 @@ NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a 
 # Fields of `Results` that say what was asked, where it lies and how it is written.
 NO_RESULT = ("config", "choices", "folders", "version")
 MOST_PREDICTIONS = 1_000  # rows of the table of predictions
-SILENT = (
-    "tracker",
-    "hydra",
-    "hardware",
-    "store",
-    "report",
-    "plan",
-    "name",
-)  # say nothing about a run
+# say nothing about a run
+SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")
 
 
 def runs(job: Job, name: str, ctx: Context) -> dict[str, About]:
@@ -242,7 +235,7 @@ def tables(job: Job, result: Results) -> dict[str, list[dict[str, Any]]]:
     found = {
         "splits": splits_table(result),
         "predictions": predictions(job),
-        "bill": bill(result.bill) if result.bill else [],
+        "bill": benchmark(result.benchmark) if result.benchmark else [],
     }
     return {title: rows for title, rows in found.items() if rows}
 
@@ -280,11 +273,11 @@ def predictions(job: Job) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def bill(bill: Bill) -> list[dict[str, Any]]:
+def benchmark(benchmark: Bill) -> list[dict[str, Any]]:
     """A row for each form of the model, numbers and words alone."""
     return [
         {**asdict(row), **dict(zip(("difference", "low", "high"), row.difference, strict=True))}
-        for row in bill.rows
+        for row in benchmark.rows
     ]
 
 

@@ -180,7 +180,7 @@ class Stages:
     """The folds of val=cv."""
     compress: Stage | None = None
     """Compressed forms of the model."""
-    bill: Stage | None = None
+    benchmark: Stage | None = None
     """What they cost."""
     export: Export | None = None
     """The exported model."""
@@ -318,7 +318,7 @@ class Results:
     """Arm -> test score of each labelled split."""
     faults: dict[str, list[str]]
     """Arm -> how its training failed in each split, "" if it did not."""
-    bill: Bill | None
+    benchmark: Bill | None
     """Accuracy, size and speed of each compressed form; null without compress."""
     folders: Folders
     """Store folders that hold the evidence."""

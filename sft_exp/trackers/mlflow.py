@@ -32,9 +32,8 @@ ILLEGAL = re.compile(r"[^\w\-. /:]")  # characters that names of metrics must no
 class Mlflow(Tracker):
     uri: str | None = None  # of the tracking server; null: MLFLOW_TRACKING_URI, or the file store
     experiment: str = "sft_exp"  # that the runs belong to
-    dir: str | None = (
-        None  # where the file store mlruns/ lies; null: the sweep's folder, or outputs
-    )
+    # where the file store mlruns/ lies; null: the sweep's folder, or outputs
+    dir: str | None = None
     images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
     models: bool = False  # upload the weights of finished runs too
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from sft_exp.__main__ import COMMANDS
 from sft_exp.config import args, help_text, reference
@@ -71,7 +72,9 @@ def api() -> Iterator[str]:
     yield from ("# Python interface", "", "What `import sft_exp` offers.", "")
     for name in sorted(set(sft_exp.__all__)):
         value = getattr(sft_exp, name)
-        if callable(value) and (value.__module__ or "").startswith("sft_exp"):
+        if isinstance(value, ModuleType):  # a package that can be called, such as sft_exp.compare
+            yield from (f"::: {value.__name__}", "")
+        elif callable(value):
             yield from (f"::: {value.__module__}.{value.__qualname__}", "")
 
 

@@ -34,6 +34,8 @@ from sft_exp.reports.drawing import Picture
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
+from sft_exp.store import results
+from sft_exp.store.results import Results
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
 
@@ -87,13 +89,13 @@ def run(
 class RunResult(dict[str, Any]):
     """The content of results.json, with the run's folder; a notebook shows it as a table and a picture."""
 
-    def __init__(self, folder: Path, content: Mapping[str, Any]):
-        super().__init__(content)
-        self.folder = folder
+    def __init__(self, folder: Path, result: Results):
+        super().__init__(results.content(result))
+        self.folder, self.result = folder, result
 
     def _repr_html_(self) -> str:
-        score = self["score"]
-        arms = {"main": self["test"], **self["controls"]}
+        score = self.result.score
+        arms = {"main": self.result.test, **self.result.controls}
         body = [
             [arm, *(f"{100 * value:.1f}" if value is not None else "-" for value in (
                 scores.get(score), scores.get(f"{score}_sd")
@@ -103,7 +105,7 @@ class RunResult(dict[str, Any]):
         head = ["arm", f"test {score}, %", "± sd"]
         parts = [
             page.table((head, body), head[1:], ()),
-            f"<p>{escape(self['verdict'].get('text') or '')}</p>",
+            f"<p>{escape(self.result.verdict.text if self.result.verdict else '')}</p>",
         ]
         picture = self.folder / "accuracy.png"
         if picture.exists():
@@ -233,12 +235,9 @@ def load_pretrained(path: str | Path) -> FeatureExtractor:
 
 def reopen(path: str | Path) -> Experiment:
     """The experiment of a finished run folder. Its paths are relative to where the run was started."""
-    file = Path(path) / "results.json"
-    if not file.exists():
-        raise DataError(f"{path}: no run folder with a results.json")
-    result = json.loads(file.read_text())
+    result = results.read(Path(path))
     try:
-        return build.experiment(result["config"], result["choices"])
+        return build.experiment(result.config, result.choices)
     except (ConfigError, KeyError) as error:
         raise DataError(
             f"{path}: another version of sft_exp made this run ({error}); make it again with this one"

@@ -31,7 +31,7 @@ register.register()  # at import, so that a launcher's own processes can compose
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
     with reported():
-        words = again(compose.without_nulls(flags_first(words)))
+        words = again(compose.typed(flags_first(words)))
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         run_follower(words)
@@ -114,7 +114,7 @@ def task(cfg: DictConfig) -> float:
         result = session.work(job, folder, build.plain(cfg), command)
         if job.results:  # else the processes that worked on it have shown it
             report.show(job, result, folder, command)
-        return result["val"].get(result["score"], result["test"][result["score"]])
+        return result.chosen_by
     _codes.append(ended[0])
     return float("nan")
 

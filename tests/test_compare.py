@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from result_stubs import record
 
 from sft_exp.compare import __main__ as compare_command
 from sft_exp.compare import comparison
@@ -59,19 +60,16 @@ def planned(pretrainer="ae", optim="adam", lr=None, seed=0, **more):
 
 def results(job, val=0.8, test=0.7, scratch=None, word="helped", **more):
     """results.json of a job that is done."""
-    found = {
-        "test": {"accuracy": test, "f1": test, "accuracy_sd": 0.02},
-        "val": {} if val is None else {"accuracy": val, "accuracy_sd": 0.01},
-        "controls": {},
-        "verdict": {},
-        "stages": {},
-        "choices": job["choices"],
-        "config": job["config"],
-    }
+    found = record(
+        test={"accuracy": test, "f1": test, "accuracy_sd": 0.02},
+        val={} if val is None else {"accuracy": val, "accuracy_sd": 0.01},
+        choices=job["choices"],
+        config=job["config"],
+    )
     if scratch is not None:
         found["controls"] = {"scratch": {"accuracy": scratch}}
         found["verdict"] = {"word": word, "difference": test - scratch, "low": 0.01, "high": 0.1}
-    return found | more
+    return record(**{**found, **more})
 
 
 def sweep(folder, jobs, outcomes, listed=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from result_stubs import record
 
 from sft_exp.errors import StorageError
 from sft_exp.gc import __main__ as gc_command
@@ -406,7 +407,7 @@ def test_ls(store, monkeypatch, capsys):
         Path("outputs/runs/a/b"),
         store,
         [],
-        {"test": {"accuracy": 0.5}, "choices": {"pretrainer": "vae"}, "config": {"seed": 3}},
+        record(choices={"pretrainer": "vae"}, config={"seed": 3}),
     )
     failed = run(Path("outputs/multirun/c/0"), store, [])
     (failed / "status.json").write_text('{"state": "failed", "error": "no such thing\\nat all"}')

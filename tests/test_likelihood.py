@@ -26,11 +26,11 @@ def test_a_run_reports_it_with_its_convention(experiment):
             experiment(*TINY, f"nll_samples={samples}", "pretrainer.binarise=true")
         )
         result = pipeline.run(job, Context.on(job.experiment.hardware, Tracker()))
-        found.append(result["likelihood"])
-        assert result["stages"]["pretrain"]["cached"] == (samples == 20)
-    assert found[0]["nll"] == pytest.approx(-found[0]["elbo"])
-    assert found[1]["nll"] < -found[1]["elbo"]
-    assert found[1]["images"] == 500
+        found.append(result.likelihood)
+        assert result.stages.pretrain.cached == (samples == 20)
+    assert found[0].nll == pytest.approx(-found[0].elbo)
+    assert found[1].nll < -found[1].elbo
+    assert found[1].images == 500
     assert "dynamic binarisation" in advice.generated(result)
     assert "20 importance samples" in advice.generated(result)
     (request,) = job.requests["likelihood"]

@@ -240,7 +240,7 @@ def test_a_module_is_built_again_from_its_description(nets, tmp_path, name):
         strict=True,
     ):
         assert torch.equal(m, wanted)
-    assert backbone.mirror(8)(torch.zeros(2, 8)).shape == (2, *image)
+    assert backbone.decoder(8)(torch.zeros(2, 8)).shape == (2, *image)
     if name == "Tied":
         assert backbone.net.a.weight is backbone.net.b.weight
     # as model.json describes it: trained weights are loaded afterwards, or nothing is a number

@@ -29,7 +29,7 @@ class Shuffled(Pretrainer):
     share: float = 0.5  # of the pixels
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.decoder(encoder.width)})
 
     def draw(self, batch, rng, progress):
         x = batch["pool"]["x"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from result_stubs import stub
 from safetensors.torch import load_file
 
 from sft_exp.config.compose import compose
@@ -85,7 +86,7 @@ def test_supervised_learns_the_other_sets_classes(run, photos):
     ]
     assert rows[-1]["accuracy"] == 1
     assert rows[-1]["loss"] < rows[0]["loss"]
-    assert result["test"]["accuracy"] > 0
+    assert result.test["accuracy"] > 0
 
 
 def test_a_data_set_can_be_named_by_a_value(experiment):
@@ -184,13 +185,13 @@ def test_a_checkpoint_is_taken_as_it_is(run, trained):
     folder, encoder = trained
     job, result = run("pretrainer=checkpoint", f"pretrainer.init={folder}")
     assert same(encoder_of(job), encoder)
-    said = result["stages"]["pretrain"]["transfer"]
-    assert (said["loaded"], said["layers"], said["missing"]) == (2, 2, [])
-    assert said["images"] == "images are seen as they are, in [0, 1]"
+    said = result.stages.pretrain.transfer
+    assert (said.loaded, said.layers, said.missing) == (2, 2, [])
+    assert said.images == "images are seen as they are, in [0, 1]"
     assert advice.weights(result).endswith(
         "encoder.safetensors: 2 of 2 layers; images are seen as they are, in [0, 1]"
     )
-    assert advice.weights({"stages": {"pretrain": {}}}) == ""
+    assert advice.weights(stub()) == ""
     report = json.loads((job.results["pretrain"][0].folder / "transfer.json").read_text())
     assert {row["state"] for row in report["rows"]} == {"loaded"}
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from result_stubs import stub
 
 from sft_exp import api
 from sft_exp.config.compose import compose as composed
@@ -96,25 +97,19 @@ class Page(HTMLParser):
 
 
 def result(pretrained, scratch, converged=True, labelled=100, **controls):
-    """A results.json, as far as advice reads it."""
+    """Results as far as advice reads them."""
     draws = {"pretrained": pretrained, "scratch": scratch}
     mean = sum(pretrained) / len(pretrained)
-    return {
-        "test": {"accuracy": mean},
-        "controls": {
-            arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()
-        },
-        "verdict": judge({"": Comparison([pretrained], [scratch])}, Setting(tested=500), frozen())
+    return stub(
+        test={"accuracy": mean},
+        controls={arm: {"accuracy": score} for arm, score in {"raw_svm": 0.1, **controls}.items()},
+        verdict=judge({"": Comparison([pretrained], [scratch])}, Setting(tested=500), frozen())
         .verdicts[""]
         .record(),
-        "stages": {
-            "pretrain": {"cached": False},
-            "finetune": {"converged": converged},
-            "evaluate": {},
-        },
-        "data": {"labelled": labelled},
-        "draws": draws,
-    }
+        stages={"pretrain": {}, "finetune": {"converged": converged}, "evaluate": {}},
+        data={"labelled": labelled},
+        draws=draws,
+    )
 
 
 HELPED = ([0.90, 0.91, 0.93], [0.80, 0.81, 0.82])
@@ -156,7 +151,7 @@ def test_the_page_is_whole_and_needs_nothing_else(done):
 
 def test_the_page_says_the_verdict_before_the_numbers(done):
     words = Page((done.folder / "report.html").read_text()).words
-    verdict = done.result["verdict"]["text"]
+    verdict = done.result.verdict.text
     assert verdict in words
     assert words.index(verdict) < words.index("accuracy")
     for said in (
@@ -164,12 +159,12 @@ def test_the_page_says_the_verdict_before_the_numbers(done):
         "labels=4",
         "draws=2",
         "val=none",
-        done.result["data"]["manifest"],
+        done.result.data.manifest,
         str(torch.__version__),
     ):
         assert said in words, said
     assert shlex.join(done.command) in words
-    assert f"{100 * done.result['test']['accuracy']:.1f}" in words
+    assert f"{100 * done.result.test['accuracy']:.1f}" in words
 
 
 def test_pictures_are_handed_on_by_title(done, tmp_path):
@@ -226,7 +221,7 @@ def test_a_run_without_pretraining_and_controls_has_its_report_too(experiment, t
         values,
         ["python", "-m", "sft_exp", *overrides],
     )
-    assert found["verdict"] == {}
+    assert found.verdict is None
     assert "No verdict" in Page((tmp_path / "run/report.html").read_text()).words
 
 
@@ -240,18 +235,14 @@ def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
         (line,) = [line for line in said.splitlines() if line.split()[:1] == [arm]]
         assert line.split()[1:] == cells
     stages = {r.folder for rows in done.job.results.values() for r in rows}
-    assert done.result["verdict"]["text"] in said
+    assert done.result.verdict.text in said
     assert f"nothing was trained: all {len(stages)} stages were in the store" in said
     assert "Next: python -m sft_exp " in said
     assert str(done.folder) in said
 
 
 def test_a_single_draw_has_no_spread():
-    one = {
-        "test": dict.fromkeys((*Task.columns, "accuracy_sd"), 0.0),
-        "controls": {},
-        "draws": {MAIN: [0.0]},
-    }
+    one = stub(test=dict.fromkeys((*Task.columns, "accuracy_sd"), 0.0), draws={MAIN: [0.0]})
     job = SimpleNamespace(experiment=SimpleNamespace(task=Task, metrics=[]))
     assert report.rows(job, one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
 
@@ -277,7 +268,9 @@ def test_reused_pretraining_is_said(done):
     }
     other = replace(done.job, results=cached)
     assert advice.reused(other, done.result) == "pretraining reused."
-    fresh = {**done.result, "stages": {**done.result["stages"], "pretrain": {"cached": False}}}
+    stages = done.result.stages
+    trained = replace(stages, pretrain=replace(stages.pretrain, cached=False))
+    fresh = replace(done.result, stages=trained)
     assert advice.reused(other, fresh) == ""
 
 
@@ -403,7 +396,7 @@ def job_of(compose, overrides):
 
 def test_without_controls_the_next_command_asks_for_them(job):
     line, _ = advice.next_command(
-        job("controls=false"), {**result(*HELPED), "verdict": {}}, ["sft_exp", "controls=false"]
+        job("controls=false"), replace(result(*HELPED), verdict=None), ["sft_exp", "controls=false"]
     )
     assert line == "sft_exp controls=true"
 
@@ -411,7 +404,7 @@ def test_without_controls_the_next_command_asks_for_them(job):
 def test_draws_that_would_tell_are_those_of_the_verdict(job):
     found = result(*UNSURE)
     changes, why = advice.next_change(
-        job("draws=4"), {**found, "verdict": {**found["verdict"], "needed": [7, 28]}}
+        job("draws=4"), replace(found, verdict=replace(found.verdict, needed=[7, 28]))
     )
     assert changes == {"draws": 28}
     assert "28 draws with 7 seeds would tell +0.3 points" in why
@@ -426,20 +419,21 @@ def test_floors_are_named_best_first():
 
 
 def test_a_result_below_a_floor_says_so(done):
-    low = {**done.result, "controls": {"raw_svm": {"accuracy": 0.999}}}
+    low = replace(done.result, controls={"raw_svm": {"accuracy": 0.999}})
     assert any("does not beat raw_svm (99.9 %)" in note for note in advice.notes(done.job, low))
-    high = {**done.result, "controls": {"raw_svm": {"accuracy": 0.001}}}
+    high = replace(done.result, controls={"raw_svm": {"accuracy": 0.001}})
     assert not any("does not beat" in note for note in advice.notes(done.job, high))
 
 
 def test_a_loss_that_still_falls_is_said(done, monkeypatch):
-    falling = {**done.result["stages"], "finetune": {"converged": False}}
+    stages = done.result.stages
+    falling = replace(stages, finetune=replace(stages.finetune, converged=False))
     monkeypatch.setattr(results, "falling", lambda job: ["scratch"])
     assert any(
         "not converged" in note and "scratch" in note
-        for note in advice.notes(done.job, {**done.result, "stages": falling})
+        for note in advice.notes(done.job, replace(done.result, stages=falling))
     )
-    assert isinstance(done.result["stages"]["finetune"]["converged"], bool)
+    assert isinstance(done.result.stages.finetune.converged, bool)
 
 
 def decay(constants, floor=0.2, noise=0.0, n=200, seed=0):

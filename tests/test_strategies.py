@@ -346,10 +346,7 @@ def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, 
     e = experiment(*few, "controls=[raw_knn,raw_spread]", f"store={tmp_path}")
     job = prepare.prepare(e)
     result = pipeline.run(job, Context.on(e.hardware, Tracker()))
-    assert (
-        result["controls"]["raw_spread"]["accuracy"]
-        > result["controls"]["raw_knn"]["accuracy"] + 0.05
-    )
+    assert result.controls["raw_spread"]["accuracy"] > result.controls["raw_knn"]["accuracy"] + 0.05
     net = model.load(job.results["finetune"][job.arms["raw_spread"][0]].folder)
     tested = F.normalize(job.corpus.test.floats(torch.arange(500), CPU).flatten(1))
     assert torch.cdist(tested, net.nets["head"].f_ND).min() > 1e-3

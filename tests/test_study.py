@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from result_stubs import stub
 from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
@@ -103,9 +105,7 @@ def job(pretrainer, labels, seed, pretrained, scratch, floor=0.1):
     draws = {"pretrained": pretrained, "scratch": scratch, "raw_svm": [floor] * len(scratch)}
     data = {"labelled": 10 * labels, "classes": 10, "ratio": 0.0}
     settings = {"pretrainer": pretrainer, "labels": labels, "seed": seed, "dataset": "digits"}
-    return Job(
-        "0", Path(), settings, {"state": "done"}, {"draws": draws, "data": data, "stages": {}}
-    )
+    return Job("0", Path(), settings, {"state": "done"}, stub(draws=draws, data=data))
 
 
 def concluded(jobs, **fields):
@@ -203,7 +203,7 @@ def test_each_arm_of_an_attribution_keeps_what_the_arms_before_it_changed(digits
 
 
 def arm(name, seed, accuracies, **floors):
-    result = {"draws": {"pretrained": accuracies, **floors}, "config": {"name": name}, "stages": {}}
+    result = stub(draws={"pretrained": accuracies, **floors}, config={"name": name})
     return Job(
         "0", Path(), {"seed": seed, "dataset": "digits", "labels": 10}, {"state": "done"}, result
     )
@@ -309,13 +309,7 @@ def finished(optim, strategy, steps, val, test):
         "finetune.steps": steps,
     }
     config, choices = composed(f"optim={optim}", f"strategy={strategy}", f"finetune.steps={steps}")
-    result = {
-        "val": {"accuracy": val},
-        "test": {"accuracy": test},
-        "config": config,
-        "choices": choices,
-        "stages": {},
-    }
+    result = stub(val={"accuracy": val}, test={"accuracy": test}, config=config, choices=choices)
     return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, result)
 
 
@@ -411,8 +405,10 @@ def test_looks_are_kept_and_none_is_taken_twice(tmp_path, monkeypatch):
 
 def test_a_failed_job_or_an_empty_budget_ends_the_looks(tmp_path, monkeypatch):
     jobs = at_look((0.10, 0.004), *LOOKS[0])
-    for one in jobs:
-        one.result["stages"] = {"fit": {"folder": one.name, "seconds": 40.0}}
+    jobs = [
+        replace(one, result=stub(draws=one.outcome.draws, stages={"validate": {"seconds": 40.0}}))
+        for one in jobs
+    ]
     monkeypatch.setattr(looks.comparison, "collect", lambda folders: jobs)
     short = LabelEfficiency(labels=[1, 10], until="decided", budget="50s")
     assert looks.take(short, tmp_path, 0) == set()

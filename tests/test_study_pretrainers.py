@@ -1,6 +1,7 @@
 """study=pretrainers: what is compared with what, and in which order."""
 
 import pytest
+from result_stubs import stub
 from test_study import TINY, started
 
 from sft_exp.compare.comparison import Job
@@ -24,17 +25,18 @@ def jobs(tmp_path, gains, seeds=3, labels=(10, "all")):
                 "dataset": "mnist",
             },
             {"state": "done"},
-            {
-                "draws": {
+            stub(
+                data={"name": "mnist", "test": 10_000},
+                draws={
                     "pretrained": [
                         0.7 + gain * (0.99 + 0.01 * seed) + w  # gains that are equal tell nothing
                         for w in (WOBBLE[seed] if n == 10 else WOBBLE[seed][:1])
                     ]
                 },
-                "stages": {"pretrain": {"folder": f"{name}-{seed}", "seconds": 10.0 + seed}}
+                stages={"pretrain": {"folder": f"{name}-{seed}", "seconds": 10.0 + seed}}
                 if gain
                 else {},
-            },
+            ),
         )
         for seed in range(seeds)
         for name, gain in gains.items()

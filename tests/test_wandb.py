@@ -133,7 +133,8 @@ def numbers(summary):
     return {
         k: v
         for k, v in summary.items()
-        if not k.startswith(("_", "pictures/")) and k not in ("results", "bill")
+        if not k.startswith(("_", "pictures/"))
+        and k not in ("results", "bill", "splits", "predictions")
     }
 
 
@@ -146,7 +147,7 @@ def same_as_results(tuned, folder="outputs/latest"):
     alike |= {"gain_vs_scratch": result["verdict"]["difference"]} if result["verdict"] else {}
     assert {k: said.pop(k) for k in alike} == alike
     said.pop("pretrain/url", None)
-    for part in ("config", "choices", "folders"):
+    for part in ("config", "choices", "folders", "version"):
         del result[part]
     assert said == dict(leaves(result))
     return said

@@ -315,7 +315,7 @@ def words(run: Run) -> Iterator[Grade]:
     if len(main) != len(scratch):
         yield Grade("7.1", False, f"{len(main)} draws against {len(scratch)} from scratch")
         return
-    if "judgement" in run.result:
+    if run.result.get("judgement"):
         interval_faults, word_faults = verdict_faults(run)
     else:
         interval_faults, word_faults = faults_by_standard_1(run)
@@ -451,7 +451,7 @@ def stated(run: Run) -> Iterator[Grade]:
     missing += [
         f"stages.{k}.seconds"
         for k in ("finetune", "evaluate")
-        if "seconds" not in run.result["stages"].get(k, {})
+        if "seconds" not in (run.result["stages"].get(k) or {})
     ]
     missing += [k for k in ("labels", "draws", "seed", "val") if k not in config]
     hidden = (

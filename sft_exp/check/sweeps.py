@@ -14,6 +14,7 @@ from sft_exp.check.standard import Grade, ok
 from sft_exp.compare import comparison
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError
+from sft_exp.store import results
 from sft_exp.studies import attribution as steps
 from sft_exp.studies import label_efficiency as curve
 from sft_exp.studies.label_efficiency import pretraining_of
@@ -279,9 +280,19 @@ def gain(run: Run) -> list[float]:
 
 
 def undone(folder: Path) -> list[str]:
-    return [f"job {job.name}" for job in comparison.collect([folder]) if not job.result]
+    return [f"job {job.name}" for job in comparison.collect([folder]) if not finished(job)]
 
 
 def jobs(folder: Path) -> list[Path]:
     """Folders of the jobs of a sweep that are done, or the run's own."""
-    return [job.folder for job in comparison.collect([folder]) if job.result]
+    return [job.folder for job in comparison.collect([folder]) if finished(job)]
+
+
+def finished(job: comparison.Job) -> bool:
+    """Whether the job left test scores. A file that lacks something else is not damaged here: what it lacks is graded."""
+    try:
+        record = json.loads((job.folder / results.FILE).read_text())
+        scored = record.get("score", "accuracy") in record["test"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return job.status.get("state") == "done" and scored

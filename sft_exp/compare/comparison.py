@@ -19,6 +19,8 @@ from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError
 from sft_exp.reports.page import Grid
+from sft_exp.store import results
+from sft_exp.store.results import Gain, Results
 from sft_exp.training import health
 from sft_exp.verdict import WITHHELD
 
@@ -50,46 +52,58 @@ class Job:
     folder: Path
     settings: dict[str, Any]  # choices and dotted keys; empty where nobody wrote them down
     status: dict[str, Any]
-    result: dict[str, Any]  # results.json of a job that is done, else empty
+    result: Results | None  # of a job that is done
+
+    @property
+    def outcome(self) -> Results:
+        """The results of a job that is done.
+
+        Raises:
+            DataError: it is not done.
+        """
+        if self.result is None:
+            raise DataError(f"{self.folder}: the job is {self.state} and has no results")
+        return self.result
 
     @property
     def state(self) -> str:
         """done, running, failed or interrupted as the job says; missing if it never began, damaged without its result."""
         state = str(self.status.get("state", "missing"))
-        return "damaged" if state == "done" and not self.result else state
+        return "damaged" if state == "done" and self.result is None else state
 
     @property
     def score(self) -> str:
         """The metric that its task is judged by."""
-        return self.result.get("score", "accuracy")
+        return self.result.score if self.result else "accuracy"
 
     @property
     def score_name(self) -> str:
         """The same as people write it."""
-        return self.result.get("score_name", self.score)
+        return self.result.score_name if self.result else self.score
 
     @property
     def val(self) -> float | None:
-        return self.result.get("val", {}).get(self.score)
+        return self.result.validated if self.result else None
 
     @property
     def test(self) -> float | None:
-        return self.result.get("test", {}).get(self.score)
+        return self.result.tested if self.result else None
 
     @property
-    def verdict(self) -> dict[str, Any]:
-        return self.result.get("verdict", {})
+    def verdict(self) -> Gain | None:
+        return self.result.verdict if self.result else None
 
     @property
     def gain(self) -> float | None:
         """Over scratch, where that trained."""
-        return None if self.verdict.get("word") == WITHHELD else self.verdict.get("difference")
+        verdict = self.verdict
+        return None if verdict is None or verdict.word == WITHHELD else verdict.difference
 
     def faults(self, arm: str) -> list[str]:
         """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
-        return self.result.get("faults", {}).get(arm) or [""] * len(
-            self.result.get("draws", {}).get(arm, [])
-        )
+        if self.result is None:
+            return []
+        return self.result.faults.get(arm) or [""] * len(self.result.draws.get(arm, []))
 
     @property
     def said(self) -> str:
@@ -101,7 +115,7 @@ class Job:
             for arm, name in names.items()
             if (how := health.state(self.faults(arm)))
         ]
-        word = self.verdict.get("word", "")
+        word = self.verdict.word if self.verdict else ""
         return "; ".join([*([word] if word and word != WITHHELD else []), *failures])
 
 
@@ -114,6 +128,11 @@ class Row:
     @property
     def done(self) -> list[Job]:
         return [j for j in self.jobs if j.result]
+
+    @property
+    def results(self) -> list[Results]:
+        """The results of the jobs that are done."""
+        return [j.result for j in self.jobs if j.result]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -306,9 +325,7 @@ class Comparison:
     def csv(self) -> str:
         """One row a job, in the order of the sweep, with all digits."""
         scores = list(
-            dict.fromkeys(
-                k for j in self.jobs for k in (*j.result.get("test", {}), *j.result.get("val", {}))
-            )
+            dict.fromkeys(k for j in self.jobs if j.result for k in (*j.result.test, *j.result.val))
         )
         head = [
             "job",
@@ -332,13 +349,15 @@ class Comparison:
         writer.writerow(head)
         for j in self.jobs:
             settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]
-            measured = [j.result.get(split, {}).get(s) for split in ("val", "test") for s in scores]
-            scratch = j.result.get("controls", {}).get("scratch", {}).get(j.score)
-            told = [
-                j.gain,
-                *(None if j.gain is None else j.verdict.get(k) for k in ("low", "high")),
-                j.said,
-            ]
+            r = j.result
+            measured = [of.get(s) for of in ((r.val, r.test) if r else ({}, {})) for s in scores]
+            scratch = r.controls.get(SCRATCH, {}).get(j.score) if r else None
+            low, high = (
+                (j.verdict.low, j.verdict.high)
+                if j.verdict and j.gain is not None
+                else (None, None)
+            )
+            told = [j.gain, low, high, j.said]
             writer.writerow(
                 [
                     j.name,
@@ -389,18 +408,16 @@ def natural(path: Path, below: Path) -> list[tuple[int, str]]:
 
 
 def job(folder: Path, name: str, planned: dict[str, Any] | None = None) -> Job:
-    status, result = read(folder / "status.json", {}), read(folder / "results.json", {})
-    about = planned or result if "config" in (planned or result) else recorded(folder)
-    sound = status.get("state") == "done" and result.get("score", "accuracy") in result.get(
-        "test", {}
-    )
-    return Job(
-        name,
-        folder,
-        settings(about["config"], about.get("choices", {})),
-        status,
-        result if sound else {},
-    )
+    status, result = read(folder / "status.json", {}), results.read_if_complete(folder)
+    if planned and "config" in planned:
+        config, choices = planned["config"], planned.get("choices", {})
+    elif result:
+        config, choices = result.config, result.choices
+    else:
+        about = recorded(folder)
+        config, choices = about["config"], about.get("choices", {})
+    sound = result and status.get("state") == "done" and result.score in result.test
+    return Job(name, folder, settings(config, choices), status, result if sound else None)
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -477,7 +494,7 @@ def beyond(end: float, inner: float) -> str:
 def spread(row: Row, split: str, several: bool) -> float | None:
     """Standard deviation over seeds; where no row has several, over the label draws of the one."""
     if not several:
-        return mean(j.result[split].get(f"{j.score}_sd") for j in row.done)
+        return mean(getattr(r, split).get(f"{r.score}_sd") for r in row.results)
     values = [x for x in (getattr(j, split) for j in row.done) if x is not None]
     return stdev(values) if len(values) > 1 else None
 

@@ -254,15 +254,11 @@ def losses(found: Comparison, panels: dict[str, dict[Path, list[Job]]]) -> Figur
 
 def located(job: Job, stage: str) -> Path | None:
     """A stage's folder, which results.json names from where the run was started: from here, or from above the run."""
-    named = job.result.get("stages", {}).get(stage, {}).get("folder")
-    return (
-        next(
-            (root / named for root in (Path(), *job.folder.parents) if (root / named).is_dir()),
-            None,
-        )
-        if named
-        else None
-    )
+    done = job.result.stages.present().get(stage) if job.result else None
+    if done is None:
+        return None
+    places = (root / done.folder for root in (Path(), *job.folder.parents))
+    return next((place for place in places if place.is_dir()), None)
 
 
 def common(found: Comparison, jobs: list[Job]) -> str:

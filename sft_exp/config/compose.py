@@ -7,6 +7,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from sft_exp.config import build, hydra_state, register, sources
+from sft_exp.config.args import did_you_mean
 from sft_exp.config.build import choices
 from sft_exp.config.help_text import GROUPS, options
 from sft_exp.config.hydra_state import searching
@@ -17,13 +18,46 @@ from sft_exp.errors import ConfigError
 
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """(resolved config, option taken in each group) that these overrides stand for."""
-    given = without_nulls(overrides)
+    given = typed(overrides)
     with hydra_state.alone():
         register.register()
         register.plug(register.plugins_in(given))
         with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
             cfg = hydra.compose("config", overrides=given, return_hydra_config=True)
         return build.plain(cfg), build.choices(cfg)
+
+
+def typed(overrides: list[str]) -> list[str]:
+    """The overrides that Hydra is given for those that a person wrote."""
+    return with_trackers(without_nulls(overrides))
+
+
+def with_trackers(overrides: list[str]) -> list[str]:
+    """The overrides with `tracker=[wandb,csv]` as one option that holds both. Hydra would merge the two files into one node.
+
+    Each is a node of its own, so `tracker.trackers.wandb.project=mine` sets a key of one of them.
+
+    Raises:
+        ConfigError: a name in the list is no tracker, or stands there twice.
+    """
+    made: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") != "tracker" or not (value.startswith("[") and value.endswith("]")):
+            made.append(override)
+            continue
+        names = [name.strip(" '\"") for name in value[1:-1].split(",")]
+        valid = [name for name in options("tracker") if name != "several"]
+        for name in names:
+            if name not in valid:
+                hint = did_you_mean(name, valid)
+                said = f"{name!r} is no tracker{hint}; valid: {', '.join(valid)}"
+                raise ConfigError("tracker", value, said)
+        if len(set(names)) < len(names):
+            raise ConfigError("tracker", value, "names a tracker twice")
+        made.append("tracker=several")
+        made += [f"+tracker@tracker.trackers.{name}={name}" for name in names]
+    return made
 
 
 # groups of which none is taken unless one is named

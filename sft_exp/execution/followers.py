@@ -19,7 +19,7 @@ from sft_exp.jobs import stage_requests
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.progress import console
 from sft_exp.runs import pipeline
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 from sft_exp.training.context import Context, Stop
 
 NEWS = "launch.json"  # in the run folder: what its processes are to do
@@ -98,7 +98,7 @@ def launch(
     varying: Sequence[str],
     sweep: bool,
     token: str,
-) -> dict[str, Any]:
+) -> results.Results:
     """Work on the job with hardware.processes processes of this machine; its results, or the failure of the first of them."""
     from sft_exp.distributed.launch import start
 
@@ -117,7 +117,7 @@ def launch(
     )
     status = read(folder / "status.json")
     if status.get("state") == "done":
-        return read(folder / "results.json")
+        return results.read(folder)
     if (
         killed
         or status.get("state") not in ("failed", "interrupted")

@@ -16,9 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sft_exp.config.moved import updated
 from sft_exp.errors import ConfigError, StorageError
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 
 OWNER = ".owner.json"  # in the run folder: token, pid, host
 LOCK = ".owner.lock"
@@ -117,12 +116,11 @@ def fits(
     folder: Path, config: dict[str, Any], choices: dict[str, str], key: str = "hydra.run.dir"
 ) -> None:
     """ConfigError if the folder holds the results of another experiment. With `replace=true` what that one wrote is removed."""
-    result = read(folder / "results.json")
-    written = updated(result.get("config", {}))
-    if not result or identity(written, result.get("choices", {})) == identity(config, choices):
+    result = results.read_if_complete(folder)
+    if result is None or identity(result.config, result.choices) == identity(config, choices):
         return
     if not config.get("replace"):
-        theirs, ours = (dict(flat(c)) for c in (written, config))
+        theirs, ours = (dict(flat(c)) for c in (result.config, config))
         differs = next(
             (k for k in ours if k.partition(".")[0] not in IGNORED and theirs.get(k) != ours[k]),
             "a choice",

@@ -14,6 +14,8 @@ from sft_exp.progress import console
 from sft_exp.reports import model_card, report
 from sft_exp.runs import pipeline, results, run_metadata
 from sft_exp.store import atomic_io, collect
+from sft_exp.store import results as result_file
+from sft_exp.store.results import Results
 from sft_exp.training.context import Context, Stop
 
 LATEST = Path("outputs/latest")
@@ -26,7 +28,7 @@ def work(
     command: list[str],
     others: Sequence[Job] | None = None,
     varying: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Results:
     """Run what is missing, write the run folder; status.json says how it ended, whatever happens.
 
     `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
@@ -45,7 +47,7 @@ def _work(
     others: Sequence[Job] | None,
     varying: Sequence[str],
     token: str,
-) -> dict[str, Any]:
+) -> Results:
     hardware = job.experiment.hardware
     if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
         return followers.launch(job, folder, config, command, varying, others is not None, token)
@@ -62,25 +64,22 @@ def _work(
         atomic_io.write_json(folder / "strategy.json", rows)
         collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
         with Stop.handle_signals(), missing(ctx.group):
-            result = {
-                **pipeline.run(job, ctx, others or ()),
-                "choices": job.experiment.choices,
-                "config": config,
-            }
+            result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
-        atomic_io.write_json(folder / "results.json", result)
+        result_file.write(folder, result)
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
         pictures = report.write(job, result, folder, command) if wanted else {}
         model_card.publish(job, result, folder, command)
         for name, run in list(ctx.runs.items()):
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
-            if result["bill"]:
-                run.table("bill", run_metadata.benchmark(result))
+            for title, rows_of_table in run_metadata.tables(job, result).items():
+                run.table(title, rows_of_table)
             ctx.finish(name)
     except BaseException as error:
         if isinstance(error, ToleranceError) and others is None:
-            report.show_benchmark(results.read(job.results["bill"][0], "bill.json"), console)
+            benchmark = result_file.parse_bill(results.read(job.results["bill"][0], "bill.json"))
+            report.show_benchmark(benchmark, console)
         code = (
             error.code
             if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)

@@ -71,15 +71,16 @@ def print_sheet(ask: Ask, made: Sheet) -> None:
 def training(ask: Ask, made: Sheet) -> str:
     """The run's own command with the new table of labels; the key alone where the run is no longer there."""
     from sft_exp.config import recipe
+    from sft_exp.store import results
 
     table = f"{made.key}={recipe.quoted(str((ask.folder / 'labels.csv').absolute()))}"
-    if not (file := Path(ask.run) / "results.json").exists():
+    if not (Path(ask.run) / results.FILE).exists():
         return table
-    result = json.loads(file.read_text())
+    result = results.read(Path(ask.run))
     replaced = (made.key, "labels_total") if made.key == "labels" else (made.key,)
     kept = [
         o
-        for o in recipe.overrides(result["config"], result["choices"])
+        for o in recipe.overrides(result.config, result.choices)
         if o.partition("=")[0] not in replaced
     ]
     return recipe.command([*kept, table])

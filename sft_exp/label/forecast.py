@@ -1,6 +1,5 @@
 """What more labels would bring, as an interval: the learning curve of fewer labels carried on."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -21,19 +20,20 @@ def curve(run: Path) -> dict[str, Any]:
     from sft_exp.data.splits import FOLDS
     from sft_exp.jobs import prepare
     from sft_exp.runs import pipeline
+    from sft_exp.store import results
     from sft_exp.training.context import Context, Stop
 
-    e, result = api.reopen(run), json.loads((run / "results.json").read_text())
+    e, result = api.reopen(run), results.read(run)
     if e.draws < FEWEST:
         raise DataError(
             f"{run}: a forecast needs the spread of {FEWEST} label draws or more, and it has draws={e.draws}"
         )
     job = prepare.prepare(replace(e, controls=False, val="none"))
-    labelled, classes = result["data"]["labelled"], len(job.corpus.strata)
+    labelled, classes = result.data.labelled, len(job.corpus.strata)
     counts = [labelled >> k for k in range(1, HALVINGS + 1) if labelled >> k >= classes]
     # With all labels of a set with a test split, the draws share their labels: their spread says nothing of label draws.
     same = job.labels.count == "all" and job.corpus.test is not None
-    scores = {} if same else {labelled: result["draws"][MAIN]}
+    scores = {} if same else {labelled: result.draws[MAIN]}
     if len(counts) + len(scores) < 2:
         raise DataError(
             f"{run}: {labelled} labels of {classes} classes cannot be halved; a curve needs at least two label counts"
@@ -42,12 +42,12 @@ def curve(run: Path) -> dict[str, Any]:
     with Stop.handle_signals():
         for count in counts:
             small = replace(e, labels_total=count, controls=False, val="none")
-            scores[count] = pipeline.run(prepare.prepare(small), ctx)["draws"][MAIN]
+            scores[count] = pipeline.run(prepare.prepare(small), ctx).draws[MAIN]
     share = 1.0 if job.corpus.test is not None else 1 - 1 / FOLDS
     return {
         "labels": labelled,
         "share": share,
-        "now": fmean(result["draws"][MAIN]),
+        "now": fmean(result.draws[MAIN]),
         "scores": scores,
     }
 

@@ -20,7 +20,7 @@ import torch
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import DataError
 from sft_exp.models import transfer
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 
 TORCHVISION = "torchvision:"
 PYPI = "pypi:"
@@ -55,11 +55,10 @@ def locate(init: str) -> Weights:
     if init.startswith("https://"):
         return linked(init)
     path = Path(init).expanduser()
-    # a run: what its pretraining left, named from where the run was started
-    if (path / "results.json").is_file():
-        folder = json.loads((path / "results.json").read_text())["stages"]["pretrain"].get(
-            "folder", ""
-        )
+    if (path / results.FILE).is_file():
+        # A run names its pretraining's folder relative to where it was started.
+        stage = results.read(path).stages.pretrain
+        folder = stage.folder if stage else ""
         starts = (Path(), *path.resolve().parents)
         path = next(
             (start / folder for start in starts if folder and (start / folder).is_dir()), path

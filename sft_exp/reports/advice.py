@@ -1,6 +1,7 @@
 """What a result leaves open, in plain sentences, and the next command worth running: a small rule, not an oracle."""
 
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from sft_exp.config.schema import Experiment
@@ -8,11 +9,12 @@ from sft_exp.core.arms import CONTROLS, MAIN, SCRATCH
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.runs import results
+from sft_exp.store.results import Gain, Results
 from sft_exp.training import health
 from sft_exp.verdict import MOST, WITHHELD
 
-Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
+Faults = dict[str, list[str]]  # arm -> how its training failed in each labelled split
 
 PRETRAINERS = ("dae", "vae", "ae", "gan")  # in the order in which they are worth a try
 NEVER = "not pretrained"  # the main arm's name where pretrainer=none
@@ -33,10 +35,10 @@ TRANSDUCTIVE = (
 )
 
 
-def notes(job: Job, result: Result) -> list[str]:
+def notes(job: Job, result: Results) -> list[str]:
     """What must be known beside the verdict; empty if nothing must."""
     found = []
-    if not result["verdict"]:
+    if result.verdict is None:
         missing = (
             "pretrainer=none starts from scratch"
             if no_pretraining(job.experiment)
@@ -45,19 +47,16 @@ def notes(job: Job, result: Result) -> list[str]:
         found.append(
             f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}."
         )
-    broken = {arm: health.said(faults) for arm, faults in result.get("faults", {}).items()}
+    broken = {arm: health.said(faults) for arm, faults in result.faults.items()}
     found += [
-        f"{arm} {how}."
-        for arm, how in broken.items()
-        if f"{arm} {how}" not in result["verdict"].get("text", "")
+        f"{arm} {how}." for arm, how in broken.items() if f"{arm} {how}" not in sentence(result)
     ]
-    if not result["stages"]["finetune"]["converged"] and (
-        arms := " and ".join(results.falling(job))
-    ):
+    tuned = result.stages.finetune
+    if not converged(result) and (arms := " and ".join(results.falling(job))):
         found.append(
             f"not converged: the training loss ({arms}) was still falling at the end of the fine-tuning."
         )
-    if result["stages"]["finetune"].get("lr_at_edge"):
+    if tuned and tuned.lr_at_edge:
         found.append(
             "The best learning rate lies at the edge of those tried: widen optim.hints.search.lr."
         )
@@ -69,28 +68,41 @@ def notes(job: Job, result: Result) -> list[str]:
             )
             + "."
         )
-    found += [head["text"] for head in result.get("heads", {}).values()]
-    found += [told["text"]] if (told := result.get("unlabelled")) else []
-    found += result.get("judgement", {}).get("notes", [])
+    found += [head.text for head in result.heads.values()]
+    found += [result.unlabelled.text] if result.unlabelled else []
+    found += result.judgement.notes if result.judgement else []
     return [*found, *filter(None, [generated(result), copied(job, result), reused(job, result)])]
 
 
-def weights(result: Result) -> str:
+def sentence(result: Results) -> str:
+    """The verdict's sentence; empty without a verdict."""
+    return result.verdict.text if result.verdict else ""
+
+
+def converged(result: Results) -> bool:
+    """Whether the training losses of the arms that the verdict compares had stopped falling."""
+    return result.stages.finetune is None or result.stages.finetune.converged
+
+
+def weights(result: Results) -> str:
     """What came from a file of weights, and how images are prepared for them; empty if nothing did."""
-    if not (said := result["stages"]["pretrain"].get("transfer")):
+    start = result.stages.pretrain
+    if start is None or start.transfer is None:
         return ""
+    report = start.transfer
     return "; ".join(
-        filter(None, [transfer.sentence(said), *said.get("resized", []), said.get("images")])
+        filter(None, [transfer.sentence(asdict(report)), *report.resized, report.images])
     )
 
 
-def generated(result: Result) -> str:
+def generated(result: Results) -> str:
     """The likelihood of test images, with the convention that makes it comparable; empty if it was not asked for."""
-    if not (found := result["likelihood"]):
+    if (measured := result.likelihood) is None:
         return ""
     return (
-        f"-log p(x) of {found['images']:,} test images: {found['nll']:.2f} nats (+- {found['standard_error']:.2f}; "
-        f"{found['samples']} importance samples; evidence bound {-found['elbo']:.2f}). Pixels: {found['pixels']}."
+        f"-log p(x) of {measured.images:,} test images: {measured.nll:.2f} nats "
+        f"(+- {measured.standard_error:.2f}; {measured.samples} importance samples; "
+        f"evidence bound {-measured.elbo:.2f}). Pixels: {measured.pixels}."
     )
 
 
@@ -98,60 +110,61 @@ def no_pretraining(e: Experiment) -> bool:
     return e.pretrainer.trained_by == "nothing"
 
 
-def called(job: Job, arm: str, result: Result) -> str:
+def called(job: Job, arm: str, faults: Faults) -> str:
     """The arm's name in a table, with what became of its training if that failed. Nothing that was never pretrained is called
     so."""
     name = NEVER if arm == MAIN and no_pretraining(job.experiment) else arm
-    broken = health.state(result.get("faults", {}).get(arm, []))
+    broken = health.state(faults.get(arm, []))
     return f"{name} ({broken})" if broken else name
 
 
-def floors(result: Result) -> dict[str, float]:
+def floors(result: Results) -> dict[str, float]:
     """The controls, but scratch, whose mean score the result does not exceed: arm -> its score, best first."""
-    score = result.get("score", "accuracy")
+    score = result.score
     reached = {
-        arm: s[score] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH
+        arm: s[score] for arm, s in result.controls.items() if arm in CONTROLS and arm != SCRATCH
     }
     best_first = sorted(reached.items(), key=lambda item: -item[1])
-    return {arm: value for arm, value in best_first if value >= result["test"][score]}
+    return {arm: value for arm, value in best_first if value >= result.tested}
 
 
-def copied(job: Job, result: Result) -> str:
+def copied(job: Job, result: Results) -> str:
     """What test images that may have been seen in training are worth; empty if there are none."""
-    if not result["data"].get("copies"):
+    if not result.data.copies:
         return ""
-    arms, score = {MAIN: result["test"], **result["controls"]}, result.get("score", "accuracy")
+    arms, score = {MAIN: result.test, **result.controls}, result.score
     apart = ", ".join(
-        f"{called(job, arm, result)} {100 * s[f'{score}_apart']:.1f}"
+        f"{called(job, arm, result.faults)} {100 * s[f'{score}_apart']:.1f}"
         for arm, s in arms.items()
         if f"{score}_apart" in s
     )
-    count = f"{result['data']['copies']} test images are copies, exact or near, of images that may be learnt from"
+    count = f"{result.data.copies} test images are copies, exact or near, of images that may be learnt from"
     return f"{count}; {score} (%) on the others: {apart}." if apart else f"{count}."
 
 
-def reused(job: Job, result: Result) -> str:
+def reused(job: Job, result: Results) -> str:
     """What came from the store; empty if nothing that was trained did."""
     stages = {r.folder: r.cached for rows in job.results.values() for r in rows}
     if all(stages.values()):
         return f"nothing was trained: all {len(stages)} stages were in the store."
-    return "pretraining reused." if result["stages"]["pretrain"].get("cached") else ""
+    start = result.stages.pretrain
+    return "pretraining reused." if start and start.cached else ""
 
 
-def next_command(job: Job, result: Result, command: list[str]) -> tuple[str, str]:
+def next_command(job: Job, result: Results, command: list[str]) -> tuple[str, str]:
     """(command line, why): `command` with the one change that would say most."""
     changes, why = next_change(job, result)
     return shlex.join(changed(command, changes)), why
 
 
-def next_change(job: Job, result: Result) -> tuple[Changes, str]:
+def next_change(job: Job, result: Results) -> tuple[Changes, str]:
     """Doubts about the result come first, then whether it is worth having, then the verdict."""
-    e, verdict = job.experiment, result["verdict"]
-    if verdict.get("word") == WITHHELD or MAIN in result.get("faults", {}):
+    e, verdict = job.experiment, result.verdict
+    if (verdict and verdict.word == WITHHELD) or MAIN in result.faults:
         return slower(
             e
         ), "a training that fails is compared with nothing; a lower rate, the same for both arms"
-    if not result["stages"]["finetune"]["converged"]:
+    if not converged(result):
         steps = 2 * max(100, *(job.requests["finetune"][i]["stop"] for i in job.arms[MAIN]))
         return {
             "finetune.steps": steps
@@ -166,16 +179,16 @@ def next_change(job: Job, result: Result) -> tuple[Changes, str]:
             changes,
             f"{next(iter(better))} is as good or better; another {next(iter(changes))} may change that",
         )
-    if verdict["word"] == "hurt":
+    if verdict.word == "hurt":
         return {"pretrainer": following(e.choices)}, "another pretrainer"
-    if verdict["word"] == "cannot tell" and verdict["draws"] == 1:
+    if verdict.word == "cannot tell" and verdict.draws == 1:
         return {"draws": 10}, "one draw has no interval"
-    if verdict["word"] == "cannot tell" and (needed := verdict["needed"]):
+    if verdict.word == "cannot tell" and (needed := verdict.needed):
         seeds, draws = needed
         why = f"{draws} draws with {seeds} seeds would tell {points(verdict)} from nothing, if the spread stayed as it is"
         return {"draws": draws} if draws > e.draws else {"seed": e.seed + 1}, why
-    if fewer := fewer_labels(e, result["data"]["labelled"], len(job.corpus.strata)):
-        helped = verdict["word"] == "helped"
+    if fewer := fewer_labels(e, result.data.labelled, len(job.corpus.strata)):
+        helped = verdict.word == "helped"
         small = f"{points(verdict)} is too small for {MOST} seeds and draws to tell; fewer labels leave more to gain"
         return fewer, "it helped; does it with fewer labels?" if helped else small
     return {"seed": e.seed + 1}, "one pretraining was run; does another seed agree?"
@@ -228,5 +241,5 @@ def changed(command: list[str], changes: Changes) -> list[str]:
     return kept + [f"{key}={value}" for key, value in changes.items()]
 
 
-def points(verdict: dict[str, Any]) -> str:
-    return f"{100 * verdict['difference']:+.1f} points"
+def points(verdict: Gain) -> str:
+    return f"{100 * verdict.difference:+.1f} points"

@@ -3,13 +3,13 @@
 import shlex
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.reports import advice
 from sft_exp.store import atomic_io
+from sft_exp.store.results import Form, Results
 from sft_exp.verdict import interval
 
 FOLDER = "export"  # of the run folder
@@ -37,7 +37,7 @@ ANSWERS = {
 }
 
 
-def publish(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
+def publish(job: Job, result: Results, folder: Path, command: list[str]) -> None:
     """model_card.md in the run folder; with an export also the exported files, load.py and the card in export/."""
     text = card(job, result, command)
     atomic_io.write(folder / CARD, text)
@@ -48,10 +48,10 @@ def publish(job: Job, result: dict[str, Any], folder: Path, command: list[str]) 
         atomic_io.write(folder / FOLDER / CARD, text)
 
 
-def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
+def card(job: Job, result: Results, command: list[str]) -> str:
     """Mitchell et al., arXiv:1810.03993: what the model is, on what it was trained and tested, with which result, at what cost,
     and what it is for."""
-    e, data = job.experiment, result["data"]
+    e, data = job.experiment, result.data
     channels, height, width = job.corpus.image
     chosen = {
         group: e.choices.get(group, "none")
@@ -67,11 +67,11 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
             + ".",
         ],
         "Data": [
-            f"{job.corpus.name}: {data['train']:,} training images, of which {data['labelled']:,} with labels "
-            f"({job.labels}); {data['test']:,} test images.",
+            f"{job.corpus.name}: {data.train:,} training images, of which {data.labelled:,} with labels "
+            f"({job.labels}); {data.test:,} test images.",
             *filter(None, [advice.weights(result)]),
-            f"SHA-256 of images and labels: `{data['manifest']}`. The labelled images are named in `labels.json` of "
-            f"`{result['stages']['finetune']['folder']}`.",
+            f"SHA-256 of images and labels: `{data.manifest}`. The labelled images are named in `labels.json` of "
+            f"`{job.results['finetune'][job.arms[MAIN][0]].folder}`.",
         ],
         "Protocol": [
             f"Whatever is chosen is chosen inside the labels (val={e.val}); the test images were read at the end, and nothing "
@@ -96,60 +96,55 @@ def card(job: Job, result: dict[str, Any], command: list[str]) -> str:
     )
 
 
-def numbers(job: Job, result: dict[str, Any]) -> list[str]:
+def numbers(job: Job, result: Results) -> list[str]:
     ratio, score = (
         splits.make(job.corpus, job.labels, 0).ratio,
-        job.experiment.task.columns[result["score"]],
+        job.experiment.task.columns[result.score],
     )
     lines = [
         f"| model | test {score}, % | 95 % interval over draws | calibration error |",
         "| --- | --- | --- | --- |",
     ]
-    for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
-        draws = result["draws"][arm]
+    for arm, scores in {MAIN: result.test, **result.controls}.items():
+        draws = result.draws[arm]
         _, low, high = interval([draws], ratio)
         span = f"{100 * low:.2f} to {100 * high:.2f}" if len(draws) > 1 else "one draw"
         calibration = f"{scores['ece']:.3f}" if "ece" in scores else ""
         lines.append(
-            f"| {advice.called(job, arm, result)} | {100 * fmean(draws):.2f} | {span} | {calibration} |"
+            f"| {advice.called(job, arm, result.faults)} | {100 * fmean(draws):.2f} | {span} | {calibration} |"
         )
     own = f"`{advice.called(job, MAIN, {})}` is this model's recipe, `{SCRATCH}` the same without pretraining"
     found = [
         "\n".join(lines),
-        f"{own}; this very model, the first draw's: {100 * result['draws'][MAIN][0]:.2f} %.",
+        f"{own}; this very model, the first draw's: {100 * result.draws[MAIN][0]:.2f} %.",
     ]
-    if result["bill"]:
+    if result.benchmark:
         rows = [
-            f"| {r['form']} | {100 * r['accuracy']:.2f} | {'' if n == 0 else difference(r)} | {r['bytes']:,} | "
-            f"{1000 * r['latency_p50']:.3g} |"
-            for n, r in enumerate(result["bill"]["rows"])
+            f"| {r.form} | {100 * r.accuracy:.2f} | {'' if n == 0 else difference(r)} | {r.bytes:,} | "
+            f"{1000 * r.latency_p50:.3g} |"
+            for n, r in enumerate(result.benchmark.rows)
         ]
         head = "| form | test accuracy, % | difference, points | bytes | ms for an image |\n| --- | --- | --- | --- | --- |"
         found.append("\n".join([head, *rows]))
         found.append(
-            f"Intervals are over the test images; times are ONNX Runtime's, on one thread of {result['bill']['machine']}."
+            f"Intervals are over the test images; times are ONNX Runtime's, on one thread of {result.benchmark.machine}."
         )
-    return [*filter(None, [result["verdict"].get("text")]), *found]
+    return [*filter(None, [advice.sentence(result)]), *found]
 
 
-def difference(row: dict[str, Any]) -> str:
-    mean, low, high = (100 * v for v in row["difference"])
+def difference(row: Form) -> str:
+    mean, low, high = (100 * v for v in row.difference)
     return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def cost(result: dict[str, Any]) -> str:
-    stages = {
-        name: about["seconds"] for name, about in result["stages"].items() if "seconds" in about
-    }
-    return (
-        "Seconds of computing: "
-        + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items())
-        + "."
-    )
+def cost(result: Results) -> str:
+    stages = result.stages.present().items()
+    seconds = ", ".join(f"{name} {stage.seconds:,.1f}" for name, stage in stages)
+    return f"Seconds of computing: {seconds}."
 
 
-def loading(job: Job, result: dict[str, Any]) -> list[str]:
-    if not job.results["export"]:
+def loading(job: Job, result: Results) -> list[str]:
+    if (export := result.stages.export) is None:
         return [
             'With this package: `sft_exp.load_model("<run folder>")`, or `python -m sft_exp.predict <run folder> <files>`.',
             "Without it: run the command again with `export=onnx` (or torch_export, ort); nothing is trained again.",
@@ -167,10 +162,9 @@ def loading(job: Job, result: dict[str, Any]) -> list[str]:
         scaling=taken,
         answer=answer,
     )
-    export = result["stages"]["export"]
     return [
-        f"{'Without' if request['exporter'].alone else 'With'} this package, from the folder of `{export['file']}`. A fresh "
+        f"{'Without' if request['exporter'].alone else 'With'} this package, from the folder of `{export.file}`. A fresh "
         f"process ran the first of these lines (`load.py`) before the file was kept; its outputs differed by "
-        f"{export['difference']:.1g} at most (allowed: {export['tolerance']:.1g}).",
+        f"{export.difference:.1g} at most (allowed: {export.tolerance:.1g}).",
         f"```python\n{request['exporter'].loader.strip()}\n{image}```",
     ]

@@ -20,10 +20,9 @@ from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, bl
 from sft_exp.runs import results
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
+from sft_exp.store.results import Results
 from sft_exp.training import metrics_log
 from sft_exp.verdict import WITHHELD
-
-Result = dict[str, Any]
 
 COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-blind can tell apart too
     MAIN: "#0072B2",
@@ -45,19 +44,19 @@ SHOWN = 6  # test images whose predictions are shown
 SCATTERED = 2_000  # test images at most among the features
 
 
-def draw(job: Job, result: Result) -> list[Picture]:
+def draw(job: Job, result: Results) -> list[Picture]:
     """Every picture that there is something to show on."""
     from matplotlib import rc_context
 
-    makers: list[Callable[[Job, Result], Picture | None]] = [
+    makers: list[Callable[[Job, Results], Picture | None]] = [
         accuracies, pretraining, monitors, finetuning, range_test, benchmark, examples, predictions, confusions, features,
     ]  # fmt: skip
     with rc_context(STYLE):
         return [picture for make in makers if (picture := make(job, result))]
 
 
-def accuracies(job: Job, result: Result) -> Picture:
-    draws = {arm: [100 * a for a in values] for arm, values in result["draws"].items()}
+def accuracies(job: Job, result: Results) -> Picture:
+    draws = {arm: [100 * a for a in values] for arm, values in result.draws.items()}
     height = {arm: -i for i, arm in enumerate(draws)}
     figure, axes = blank(1.0 + 0.4 * len(draws))
     if SCRATCH in draws:
@@ -91,24 +90,25 @@ def accuracies(job: Job, result: Result) -> Picture:
             weight="bold",
             color=COLOURS.get(arm, OTHER),
         )
-    axes.set_yticks(list(height.values()), [advice.called(job, arm, result) for arm in height])
+    axes.set_yticks(
+        list(height.values()), [advice.called(job, arm, result.faults) for arm in height]
+    )
     axes.set_ylim(0.5 - len(draws), 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    score = job.experiment.task.columns[result["score"]]
+    score = job.experiment.task.columns[result.score]
     axes.set_xlabel(f"test {score} (%)")
-    worded = result["verdict"].get("word", WITHHELD) != WITHHELD
     difference = (
-        f", {100 * result['verdict']['difference']:+.1f} points against scratch" if worded else ""
+        f", {100 * result.verdict.difference:+.1f} points against scratch"
+        if result.verdict and result.verdict.word != WITHHELD
+        else ""
     )
-    axes.set_title(
-        f"{part(job, 'pretrainer')}: {100 * result['test'][result['score']]:.1f} %{difference}"
-    )
+    axes.set_title(f"{part(job, 'pretrainer')}: {100 * result.tested:.1f} %{difference}")
     caption = "A dot is one label draw, a bar and its number their mean. Lines join the same draw, pretrained and from scratch."
-    return Picture(result["score"], f"Test {score} by arm", caption, png(figure))
+    return Picture(result.score, f"Test {score} by arm", caption, png(figure))
 
 
-def pretraining(job: Job, result: Result) -> Picture | None:
+def pretraining(job: Job, result: Results) -> Picture | None:
     runs = [rows for start in starts(job) if (rows := metrics_log.read(start))]
     if not runs:
         return None
@@ -143,7 +143,7 @@ def pretraining(job: Job, result: Result) -> Picture | None:
     return Picture("pretraining", "Pretraining loss", caption, png(figure))
 
 
-def monitors(job: Job, result: Result) -> Picture | None:
+def monitors(job: Job, result: Results) -> Picture | None:
     files = [file for start in starts(job) if (file := start / metrics_log.MONITORS).exists()]
     floor, *rows = (
         [json.loads(line) for line in files[0].read_text().splitlines()] if files else [{}]
@@ -181,7 +181,7 @@ def monitors(job: Job, result: Result) -> Picture | None:
     return Picture("monitors", "What the features hold while pretraining", caption, png(figure))
 
 
-def finetuning(job: Job, result: Result) -> Picture | None:
+def finetuning(job: Job, result: Results) -> Picture | None:
     trained = {
         arm: lines for arm in (MAIN, SCRATCH) if arm in job.arms and (lines := losses(job, arm))
     }
@@ -220,7 +220,7 @@ def finetuning(job: Job, result: Result) -> Picture | None:
     return Picture("finetuning", "Fine-tuning loss", caption, png(figure))
 
 
-def range_test(job: Job, result: Result) -> Picture | None:
+def range_test(job: Job, result: Results) -> Picture | None:
     """Of optim.lr=auto: the losses over the rates, for the main arm's first draw."""
     if not job.results["lr_find"]:
         return None
@@ -238,7 +238,7 @@ def range_test(job: Job, result: Result) -> Picture | None:
     return Picture("lr_find", "Learning-rate range test", caption, png(figure))
 
 
-def examples(job: Job, result: Result) -> Picture | None:
+def examples(job: Job, result: Results) -> Picture | None:
     file = next(
         (file for start in starts(job) if (file := start / "pictures.safetensors").exists()), None
     )
@@ -264,7 +264,7 @@ def examples(job: Job, result: Result) -> Picture | None:
 
 
 @torch.no_grad()
-def predictions(job: Job, result: Result) -> Picture | None:
+def predictions(job: Job, result: Results) -> Picture | None:
     """Of tasks that show what they predict: some test images of the first draw, beside the truth."""
     test, cpu = splits.make(job.corpus, job.labels, 0).test, torch.device("cpu")
     model = models.load(job.results["finetune"][job.arms[MAIN][0]].folder)
@@ -287,7 +287,7 @@ def predictions(job: Job, result: Result) -> Picture | None:
     return Picture("predictions", "Predictions", caption, png(figure))
 
 
-def confusions(job: Job, result: Result) -> Picture | None:
+def confusions(job: Job, result: Results) -> Picture | None:
     from matplotlib.colors import PowerNorm
 
     if job.experiment.task.predicts != "classes":
@@ -334,7 +334,7 @@ def confusions(job: Job, result: Result) -> Picture | None:
 
 
 @torch.no_grad()
-def features(job: Job, result: Result) -> Picture | None:
+def features(job: Job, result: Results) -> Picture | None:
     """Principal components of the test features of the first draw's model."""
     from matplotlib.patheffects import withStroke
 
@@ -399,32 +399,32 @@ def predicted(job: Job, i: int) -> Tensor:
     ].long()
 
 
-def benchmark(job: Job, result: Result) -> Picture | None:
-    if not result["bill"]:
+def benchmark(job: Job, result: Results) -> Picture | None:
+    if result.benchmark is None:
         return None
-    rows = result["bill"]["rows"]
+    rows = result.benchmark.rows
     figure, axes = blank(3.3)
-    top = 100 * rows[0]["accuracy"]
+    top = 100 * rows[0].accuracy
     seen = [top]
     for row, colour in zip(rows, itertools.cycle((INK, *LINES)), strict=False):
-        x, y, late = 1000 * row["latency_p50"], 100 * row["accuracy"], 1000 * row["latency_p95"]
-        _, low, high = (top + 100 * d for d in row["difference"])
+        x, y, late = 1000 * row.latency_p50, 100 * row.accuracy, 1000 * row.latency_p95
+        _, low, high = (top + 100 * d for d in row.difference)
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot([x, late], [y, y], color=colour, linewidth=1.2, alpha=0.5)
         axes.scatter(
             [x],
             [y],
-            s=20 + 180 * row["bytes"] / rows[0]["bytes"],
+            s=20 + 180 * row.bytes / rows[0].bytes,
             color=colour,
             alpha=0.8,
             linewidths=0,
             zorder=2,
         )
-        axes.plot([], [], "o", color=colour, label=row["form"])
+        axes.plot([], [], "o", color=colour, label=row.form)
         seen += [low, high]
     axes.grid()
     # a busy machine's tail may lie beyond
-    axes.set_xlim(0, 1500 * max(row["latency_p50"] for row in rows))
+    axes.set_xlim(0, 1500 * max(row.latency_p50 for row in rows))
     figure.legend(loc="outside right center", fontsize=8.5)
     # hundredths of a point fill no picture
     middle, half = ((min(seen) + max(seen)) / 2, max(0.6, 0.65 * (max(seen) - min(seen))))

@@ -23,6 +23,7 @@ from sft_exp.stages import finetune
 from sft_exp.store import atomic_io
 from sft_exp.store.listing import bytes_
 from sft_exp.store.requests import plain
+from sft_exp.store.results import Bill, Results, Stage
 from sft_exp.store.store import Request, Store
 from sft_exp.training import health
 from sft_exp.training.context import pick
@@ -65,7 +66,7 @@ SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as l
 ALIKE = ("dataset", "method", "encoder", "task", "strategy")
 
 
-def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
+def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
     """On the terminal: the table, the verdict, what must be known beside it, what to run next, where it all is."""
     screen = Console(highlight=False, markup=False)
     table = Table(box=SIMPLE_HEAD)
@@ -74,7 +75,7 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
         table.add_column(head, justify="right")
     for arm, cells in rows(job, result):
         table.add_row(
-            advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None
+            advice.called(job, arm, result.faults), *cells, style="bold" if arm == MAIN else None
         )
     following, why = advice.next_command(job, result, command)
     # what reads a pipe looks for sentences; a command is never broken
@@ -82,28 +83,28 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
-    if result["bill"]:
-        show_benchmark(result["bill"], screen)
-    for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
+    if result.benchmark:
+        show_benchmark(result.benchmark, screen)
+    for sentence in filter(None, (advice.sentence(result), *advice.notes(job, result))):
         screen.print(sentence, soft_wrap=whole)
     screen.print(f"Next: {following}", soft_wrap=True)
     screen.print(f"      ({why})", soft_wrap=whole)
-    if "export" in result["stages"]:
+    if result.stages.export:
         screen.print(
-            f"Exported: {folder / model_card.FOLDER / result['stages']['export']['file']}",
+            f"Exported: {folder / model_card.FOLDER / result.stages.export.file}",
             soft_wrap=True,
         )
     screen.print(f"Results: {folder}", soft_wrap=True)
 
 
-def show_benchmark(benchmark: dict[str, Any], screen: Console) -> None:
+def show_benchmark(benchmark: Bill, screen: Console) -> None:
     # each narrow enough for a terminal of 80 columns
     for columns in (slice(0, 3), slice(3, 7), slice(7, None)):
         screen.print(benchmark_table(benchmark, columns))
     screen.print(benchmark_caption(benchmark), style="dim", soft_wrap=not screen.is_terminal)
 
 
-def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> dict[str, Path]:
+def write(job: Job, result: Results, folder: Path, command: list[str]) -> dict[str, Path]:
     """Pictures and report.html into the run folder; the pictures' files by title."""
     pictures = plots.draw(job, result)
     files = {p.title: folder / f"{p.name}.png" for p in pictures}
@@ -178,16 +179,16 @@ def heads(job: Job) -> list[str]:
     return [score, "sd", *others]
 
 
-def rows(job: Job, result: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def rows(job: Job, result: Results) -> list[tuple[str, list[str]]]:
     """(arm, cells under `heads`); `-` for what an arm has not."""
     task = job.experiment.task
     score, *others = columns(job)
     found = []
-    for arm, scores in {MAIN: result["test"], **result["controls"]}.items():
+    for arm, scores in {MAIN: result.test, **result.controls}.items():
         cells = [
             shown(scores.get(name), name in task.raw) for name in (score, f"{score}_sd", *others)
         ]
-        if len(result["draws"][arm]) == 1:
+        if len(result.draws[arm]) == 1:
             cells[1] = "-"
         found.append((arm, cells))
     return found
@@ -198,7 +199,7 @@ def shown(value: float | None, raw: bool) -> str:
     return "-" if value is None else f"{value:.3g}" if raw else f"{100 * value:.1f}"
 
 
-def benchmark_table(benchmark: dict[str, Any], columns: slice) -> Table:
+def benchmark_table(benchmark: Bill, columns: slice) -> Table:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for head in BILL[columns]:
@@ -208,36 +209,36 @@ def benchmark_table(benchmark: dict[str, Any], columns: slice) -> Table:
     return table
 
 
-def benchmark_rows(benchmark: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def benchmark_rows(benchmark: Bill) -> list[tuple[str, list[str]]]:
     """(form, cells under BILL)"""
     found = []
-    for n, row in enumerate(benchmark["rows"]):
-        mean, low, high = (100 * v for v in row["difference"])
+    for n, row in enumerate(benchmark.rows):
+        mean, low, high = (100 * v for v in row.difference)
         against = (
             ["-", "-"]
             if n == 0
-            else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row['agreement']:.1f}"]
+            else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row.agreement:.1f}"]
         )
         sizes = [
-            bytes_(row["bytes"]),
-            counted(row["parameters"]),
-            counted(row["macs"]),
-            bytes_(row["memory"]),
+            bytes_(row.bytes),
+            counted(row.parameters),
+            counted(row.macs),
+            bytes_(row.memory),
         ]
         times = [
-            f"{1000 * row['latency_p50']:.3g}",
-            f"{1000 * row['latency_p95']:.3g}",
-            f"{row['throughput']:,.0f}",
+            f"{1000 * row.latency_p50:.3g}",
+            f"{1000 * row.latency_p95:.3g}",
+            f"{row.throughput:,.0f}",
         ]
-        found.append((row["form"], [f"{100 * row['accuracy']:.2f}", *against, *sizes, *times]))
+        found.append((row.form, [f"{100 * row.accuracy:.2f}", *against, *sizes, *times]))
     return found
 
 
-def benchmark_caption(benchmark: dict[str, Any]) -> str:
+def benchmark_caption(benchmark: Bill) -> str:
     return (
         "Test accuracy, %; its difference from the original, points, with a 95 % interval over this one model's "
-        f"{benchmark['images']:,} test images; images on which both say the same, %. "
-        f"ONNX Runtime, one thread of {benchmark['machine']}, "
+        f"{benchmark.images:,} test images; images on which both say the same, %. "
+        f"ONNX Runtime, one thread of {benchmark.machine}, "
         "turns interleaved; memory: what loading it and a batch of 64 add to a process; p50, p95: of one image; images/s: of 64"
     )
 
@@ -251,22 +252,22 @@ def counted(n: float) -> str:
     return f"{n:.3g} G"
 
 
-def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Picture]) -> str:
+def body(job: Job, result: Results, command: list[str], pictures: list[Picture]) -> str:
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
-    verdict = result["verdict"].get("text") or notes.pop(0)
-    data, outside = result["data"], f"; {advice.OUTSIDE}" if e.val == "full" else ""
+    verdict = advice.sentence(result) or notes.pop(0)
+    data, outside = result.data, f"; {advice.OUTSIDE}" if e.val == "full" else ""
     facts = {
-        "Data": f"{job.corpus.name}: {data['train']:,} training images, {data['labelled']:,} of them labelled "
-        f"({job.labels}), {data['test']:,} test images, {len(job.corpus.classes)} classes",
-        "Manifest": f"{data['manifest']} (SHA-256, to learn from), {data['test_manifest']} (test)",
+        "Data": f"{job.corpus.name}: {data.train:,} training images, {data.labelled:,} of them labelled "
+        f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
+        "Manifest": f"{data.manifest} (SHA-256, to learn from), {data.test_manifest} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {results.design(job)}",
         **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
-        "Validation": f"{100 * result['val'][result['score']]:.1f} % on {data['val']:,} images{outside}"
-        if result["val"]
+        "Validation": f"{100 * result.validated:.1f} % on {data.val:,} images{outside}"
+        if result.validated is not None
         else "none",
         "Stages": ", ".join(
-            stage_facts(name, s) for name, s in result["stages"].items() if "seconds" in s
+            stage_facts(name, stage) for name, stage in result.stages.present().items()
         ),
         "Command": f"<code>{escape(shlex.join(command))}</code>",
         "Environment": environment(job),
@@ -277,7 +278,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             f'<p class="verdict">{escape(verdict)}</p>',
             *(f"<p>{escape(note)}</p>" for note in notes),
             html_table(job, result),
-            *([html_benchmark(result["bill"])] if result["bill"] else []),
+            *([html_benchmark(result.benchmark)] if result.benchmark else []),
             "<h2>Next</h2>",
             f'<pre class="command">{escape(following)}</pre>',
             f'<p class="soft">{escape(why)}</p>',
@@ -291,23 +292,23 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             ),
             "</dl>",
             "<h2>Config</h2>",
-            f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result['config'], indent=1))}</pre></details>",
+            f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result.config, indent=1))}</pre></details>",
         ]
     )
 
 
-def html_table(job: Job, result: dict[str, Any]) -> str:
+def html_table(job: Job, result: Results) -> str:
     cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job))
     main, lines = ' class="main"', []
     for arm, values in rows(job, result):
-        why = health.said(result.get("faults", {}).get(arm, []))
+        why = health.said(result.faults.get(arm, []))
         what = (
             MEANING[SCRATCH]
             if arm == MAIN and advice.no_pretraining(job.experiment)
             else meaning(arm)
         )
         about = escape(f"{what}; {why}" if why else what)
-        name = f'<th scope="row">{advice.called(job, arm, result)}<br><span class="soft">{about}</span></th>'
+        name = f'<th scope="row">{advice.called(job, arm, result.faults)}<br><span class="soft">{about}</span></th>'
         numbers = "".join(f'<td class="number">{value}</td>' for value in values)
         lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
     caption = escape(footing(job)).replace("\n", "<br>")
@@ -320,7 +321,7 @@ def meaning(arm: str) -> str:
     return MEANING.get(arm, alone)
 
 
-def html_benchmark(benchmark: dict[str, Any]) -> str:
+def html_benchmark(benchmark: Bill) -> str:
     heads = "".join(f'<th scope="col" class="number">{escape(head)}</th>' for head in BILL)
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)}</tr>'
@@ -331,8 +332,8 @@ def html_benchmark(benchmark: dict[str, Any]) -> str:
     return f'<h2>Compressed</h2><div class="wide"><table>{caption}{head}<tbody>{lines}</tbody></table></div>'
 
 
-def stage_facts(name: str, about: dict[str, Any]) -> str:
-    return f"{name} {about['seconds']:.1f} s{' (from the store)' if about['cached'] else ''}"
+def stage_facts(name: str, stage: Stage) -> str:
+    return f"{name} {stage.seconds:.1f} s{' (from the store)' if stage.cached else ''}"
 
 
 def environment(job: Job) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sft_exp.compressors.distill import ALONE
 from sft_exp.errors import NonFiniteError, ToleranceError
@@ -11,11 +10,12 @@ from sft_exp.jobs.stage_requests import Job, stage
 from sft_exp.progress import bar
 from sft_exp.runs import run_metadata
 from sft_exp.runs.results import read, results
+from sft_exp.store.results import Results
 from sft_exp.store.store import Request, Result, Stage, Store
 from sft_exp.training.context import Context, Stop
 
 
-def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> dict[str, Any]:
+def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> Results:
     """Everything of the job that is missing, once; then its results. What of `others` fits the same call comes along."""
     store = Store(Path(job.experiment.store), lambda: Stop.asked)
     for name, requests in job.requests.items():
@@ -26,7 +26,7 @@ def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> dict[str, Any]:
         run_metadata.after(job, name, ctx)
         if name == "bill":
             tolerated(job)
-    return results(job)
+    return results(job, ctx.config)
 
 
 def tolerated(job: Job) -> None:

@@ -1,6 +1,7 @@
-"""What came of a job: results.json. Numbers are fractions."""
+"""The results of a job, from what its stages left in the store."""
 
 import json
+from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
@@ -9,18 +10,32 @@ from typing import Any
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
 from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
+from sft_exp.store.results import (
+    Data,
+    Export,
+    Finetuning,
+    Folders,
+    Gain,
+    Judgement,
+    Likelihood,
+    Pretraining,
+    Results,
+    Stage,
+    Stages,
+    Transfer,
+    parse_bill,
+)
 from sft_exp.store.store import Result
 from sft_exp.training import health, metrics_log
-from sft_exp.verdict import WITHHELD, Comparison, Report, Setting, frozen, judge
+from sft_exp.verdict import WITHHELD, Comparison, Report, Setting, Verdict, frozen, judge
 
 
-def results(job: Job) -> dict[str, Any]:
-    """results.json of one job. Numbers are fractions."""
+def results(job: Job, config: dict[str, Any]) -> Results:
+    """What a finished job found. `config` is its configuration as resolved."""
     e = job.experiment
     score = e.task.score
     scores = {arm: [scored(job, i) for i in places] for arm, places in job.arms.items()}
-    labelled = [splits.make(job.corpus, job.labels, d) for d in range(e.draws)]
-    main, copied = job.arms[MAIN], read(job.results["test"][0], "manifest.json")["copies"]
+    main = job.arms[MAIN]
     report: Report[str] | None = None
     if (
         SCRATCH in scores
@@ -29,67 +44,85 @@ def results(job: Job) -> dict[str, Any]:
     ):
         report = judged(job, scores[MAIN], scores[SCRATCH], score, e.task.columns[score], SCRATCH)
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
-    return {
-        "score": score,
-        "score_name": e.task.columns[score],
-        "test": average(scores[MAIN], score),
-        "val": validation(job),
-        "controls": {arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
-        "verdict": report.verdicts[MAIN].record() if report else {},
-        "judgement": {**report.record(), "notes": list(report.notes)} if report else {},
-        "heads": together(job, scores),
-        "unlabelled": unlabelled(job, scores),
-        "likelihood": likelihoods[0] if likelihoods else {},
-        "stages": {
-            "pretrain": {
-                **about(started_from(job)),
-                **transferred(started_from(job)),
-                **last(started_from(job)),
-            },
-            "finetune": {
-                **about([job.results["finetune"][i] for i in main]),
-                "converged": not unsettled(job),
-                **rates(job),
-            },
-            "evaluate": about([job.results["evaluate"][i] for i in main]),
-            **{
-                name: about(job.results[name])
-                for name in ("search", "validate", "compress", "bill")
-                if job.results[name]
-            },
-            **(
-                {"export": {**about(made), **read(made[0], "export.json")}}
-                if (made := job.results["export"])
-                else {}
-            ),
-        },
-        "data": {
-            "name": job.corpus.name,
-            "manifest": job.corpus.fingerprint,
-            "test_manifest": job.corpus.test_fingerprint,
-            "copies": len(copied),
-            "transductive": e.protocol.transductive,
-            "train": len(job.corpus.train),
-            "labelled": len(labelled[0].labelled),
-            "val": validated(job),
-            "test": len(labelled[0].test),
-            "classes": len(job.corpus.classes),
-            "strata": len(job.corpus.strata),
-            # images tested over trained on, where draws are folds of one set
-            "ratio": fmean(d.ratio for d in labelled),
-        },
-        "draws": {arm: [s[score] for s in rows] for arm, rows in scores.items()},
-        "faults": {arm: found for arm in job.arms if any(found := faults(job, arm))},
-        "bill": read(job.results["bill"][0], "bill.json") if job.results["bill"] else {},
-        "folders": {
-            "data": job.results["data"][0].folder.name,
-            "test": job.results["test"][0].folder.name,
-            "arms": {
+    return Results(
+        score=score,
+        score_name=e.task.columns[score],
+        test=average(scores[MAIN], score),
+        val=validation(job),
+        controls={arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
+        verdict=gain(report.verdicts[MAIN]) if report else None,
+        judgement=Judgement(**report.record(), notes=list(report.notes)) if report else None,
+        heads=together(job, scores),
+        unlabelled=unlabelled(job, scores),
+        likelihood=Likelihood(**likelihoods[0]) if likelihoods else None,
+        stages=stages(job),
+        data=data(job),
+        draws={arm: [s[score] for s in of] for arm, of in scores.items()},
+        faults={arm: how for arm in job.arms if any(how := faults(job, arm))},
+        benchmark=parse_bill(read(job.results["bill"][0], "bill.json"))
+        if job.results["bill"]
+        else None,
+        folders=Folders(
+            data=job.results["data"][0].folder.name,
+            test=job.results["test"][0].folder.name,
+            arms={
                 arm: [job.results["evaluate"][i].folder.name for i in places]
                 for arm, places in job.arms.items()
             },
+        ),
+        choices=e.choices,
+        config=config,
+    )
+
+
+def stages(job: Job) -> Stages:
+    """What was computed where."""
+    main, starts, exports = job.arms[MAIN], started_from(job), job.results["export"]
+    trained = about([job.results["finetune"][i] for i in main])
+    return Stages(
+        pretrain=Pretraining(**about(starts), last=last(starts), transfer=transferred(starts))
+        if starts
+        else None,
+        finetune=Finetuning(**trained, converged=not unsettled(job), **rates(job)),
+        evaluate=Stage(**about([job.results["evaluate"][i] for i in main])),
+        **{
+            {"bill": "benchmark"}.get(name, name): Stage(**about(job.results[name]))
+            for name in ("search", "validate", "compress", "bill")
+            if job.results[name]
         },
-    }
+        export=Export(**about(exports), **read(exports[0], "export.json")) if exports else None,
+    )
+
+
+def data(job: Job) -> Data:
+    """The data set, and how many of its images were used for what."""
+    labelled = [splits.make(job.corpus, job.labels, d) for d in range(job.experiment.draws)]
+    return Data(
+        name=job.corpus.name,
+        manifest=job.corpus.fingerprint,
+        test_manifest=job.corpus.test_fingerprint,
+        copies=len(read(job.results["test"][0], "manifest.json")["copies"]),
+        transductive=job.experiment.protocol.transductive,
+        train=len(job.corpus.train),
+        labelled=len(labelled[0].labelled),
+        val=validated(job),
+        test=len(labelled[0].test),
+        classes=len(job.corpus.classes),
+        strata=len(job.corpus.strata),
+        ratio=fmean(d.ratio for d in labelled),
+    )
+
+
+def gain(verdict: Verdict, text: str = "") -> Gain:
+    """The verdict as results.json states it, with another sentence if one is given."""
+    record = verdict.record()
+    return Gain(
+        **{
+            **record,
+            "this": gain(verdict.this) if verdict.this else None,
+            "text": text or verdict.text,
+        }
+    )
 
 
 SHARING = {
@@ -105,7 +138,7 @@ ADDING = {
 }
 
 
-def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Gain]:
     """Of a task that learns several things at once, each against itself alone, paired over the draws."""
     found = {}
     for name, task in job.experiment.task.alone().items():
@@ -126,10 +159,10 @@ def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, A
     return found
 
 
-def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Of a task that learns from images without labels, against the labels alone from the same start; empty if not asked for."""
+def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> Gain | None:
+    """The gain of a semi-supervised task over its labels alone, from the same start; None if that arm was not run."""
     if LABELS_ONLY not in scores:
-        return {}
+        return None
     task = job.experiment.task
     ways = ("with unlabelled images", "with the labels alone")
     return beside(
@@ -153,7 +186,7 @@ def beside(
     ways: tuple[str, str],
     says: dict[str, str],
     arm: str,
-) -> dict[str, Any]:
+) -> Gain:
     """A verdict on a difference that is not the pretraining's, from the arm `theirs`, and its sentence."""
     said = judged(job, ours, theirs, metric, name, arm).verdicts[MAIN]
     interval = f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})" if isfinite(said.low) else ""
@@ -162,8 +195,8 @@ def beside(
     text = f"{name}: {means}, {100 * said.difference:+.1f} points{interval}"
     if said.word == WITHHELD:
         how = health.said(faults(job, arm))
-        return {**said.record(), "text": f"{text}; no verdict: {ways[1]}, it {how}."}
-    return {**said.record(), "text": f"{text}: {says[said.word]}."}
+        return gain(said, f"{text}; no verdict: {ways[1]}, it {how}.")
+    return gain(said, f"{text}: {says[said.word]}.")
 
 
 def judged(
@@ -297,30 +330,22 @@ def rates(job: Job) -> dict[str, Any]:
     )
 
 
-def transferred(found: list[Result]) -> dict[str, Any]:
-    """Where the pretraining's weights began in a file: which, how many of the encoder's layers came from it, and which did
-    not."""
-    if not found or not (found[0].folder / "transfer.json").exists():
-        return {}
+def transferred(found: list[Result]) -> Transfer | None:
+    """How the pretraining's weights came from a file; None if they did not."""
+    if not (found[0].folder / "transfer.json").exists():
+        return None
     report = read(found[0], "transfer.json")
-    return {
-        "transfer": {
-            name: report[name]
-            for name in ("file", "layers", "loaded", "missing", "resized", "images")
-        }
-    }
+    return Transfer(**{f.name: report[f.name] for f in fields(Transfer)})
 
 
 def last(found: list[Result]) -> dict[str, Any]:
-    """The metrics at the end of the pretraining, of several (one a fold) of the first."""
-    rows = metrics_log.read(found[0].folder) if found else []
-    return {"last": rows[-1]} if rows else {}
+    """The metrics at the end of the first pretraining; there are several where folds have their own."""
+    rows = metrics_log.read(found[0].folder)
+    return rows[-1] if rows else {}
 
 
 def about(found: list[Result]) -> dict[str, Any]:
-    """Of several folders (one a draw): the first, whether all were there, and their seconds together."""
-    if not found:
-        return {}
+    """The fields of a `Stage` for its folders, one for each labelled split."""
     return {
         "folder": str(found[0].folder),
         "cached": all(r.cached for r in found),

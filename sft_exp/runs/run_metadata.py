@@ -6,16 +6,19 @@ job's results. Jobs that share a pretraining share its run: whoever finds it in 
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sft_exp.config import compose
 from sft_exp.core.arms import MAIN
 from sft_exp.core.tracker import About, Artifact
+from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job, stage
 from sft_exp.models import transfer
 from sft_exp.stages.pretrain import strip
 from sft_exp.store import atomic_io
+from sft_exp.store.results import Bill, Results
 from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
 from sft_exp.verdict import WITHHELD
@@ -25,8 +28,9 @@ OF_PRETRAINING = (
     "transfer", "seed", "hardware", "tracker",
 )  # fmt: skip
 NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
-# parts of results.json that say what was asked, and where it lies
-NO_RESULT = ("config", "choices", "folders")
+# Fields of `Results` that say what was asked, where it lies and how it is written.
+NO_RESULT = ("config", "choices", "folders", "version")
+MOST_PREDICTIONS = 1_000  # rows of the table of predictions
 # say nothing about a run
 SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")
 
@@ -180,21 +184,23 @@ def linked(found: Artifact) -> dict[str, Any]:
     }
 
 
-def summary(result: dict[str, Any], url: str) -> dict[str, Any]:
-    """results.json as a tracker's summary: every number, list of numbers and word under its path, `test/accuracy`. Beside
-    them, under names that are the same for every task: the scores and the gain; and where the pretraining is shown."""
-    score = result["score"]
-    alike = {
-        f"{split}/score": result[split][score]
-        for split in ("test", "val")
-        if score in result[split]
-    }
-    # else the difference is none to sort runs by
-    if result["verdict"] and result["verdict"]["word"] != WITHHELD:
-        alike["gain_vs_scratch"] = result["verdict"]["difference"]
+def summary(result: Results, url: str) -> dict[str, Any]:
+    """The results as a tracker's summary: each number, list of numbers and word of each field under its path, such as
+    `test/accuracy`; a new field of `Results` appears by itself.
+
+    Beside them stand `test/score`, `val/score` and `gain_vs_scratch`, which have the same name for every task, and
+    `pretrain/url`, where the tracker shows the pretraining.
+    """
+    alike: dict[str, Any] = {"test/score": result.tested}
+    if result.validated is not None:
+        alike["val/score"] = result.validated
+    # Runs must not be sorted by the difference to an arm whose training failed.
+    if result.verdict and result.verdict.word != WITHHELD:
+        alike["gain_vs_scratch"] = result.verdict.difference
     if url:
         alike["pretrain/url"] = url
-    return {**flattened({k: v for k, v in result.items() if k not in NO_RESULT}), **alike}
+    reported = {k: v for k, v in asdict(result).items() if k not in NO_RESULT}
+    return {**flattened(reported), **alike}
 
 
 def start_url(job: Job, ctx: Context) -> str:
@@ -224,17 +230,54 @@ def named(record: Any, otherwise: str) -> str:
     return first if isinstance(first, str) else otherwise
 
 
-def benchmark(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each form of the model, numbers and words alone."""
-    rows = result["bill"].get("rows", [])
+def tables(job: Job, result: Results) -> dict[str, list[dict[str, Any]]]:
+    """Title -> rows of numbers and words: test scores of each labelled split, predictions, and the bill if there is one."""
+    found = {
+        "splits": splits_table(result),
+        "predictions": predictions(job),
+        "bill": benchmark(result.benchmark) if result.benchmark else [],
+    }
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def splits_table(result: Results) -> list[dict[str, Any]]:
+    """A row for each arm and labelled split: its test score, and how its training failed, if it did."""
     return [
         {
-            **row,
-            "difference": row["difference"][0],
-            "low": row["difference"][1],
-            "high": row["difference"][2],
+            "arm": arm,
+            "split": n,
+            result.score: score,
+            "fault": result.faults[arm][n] if arm in result.faults else "",
         }
-        for row in rows
+        for arm, scores in result.draws.items()
+        for n, score in enumerate(scores)
+    ]
+
+
+def predictions(job: Job) -> list[dict[str, Any]]:
+    """A row for each of the first test images that the main arm classified in its first labelled split. Empty for tasks that
+    predict no class of an image. Images are named, not shown."""
+    if job.experiment.task.predicts != "classes":
+        return []
+    folder = job.results["evaluate"][job.arms[MAIN][0]].folder
+    stored = transfer.read_own(folder / "predictions.safetensors")
+    test, classes = splits.make(job.corpus, job.labels, 0).test, job.corpus.classes
+    shown = min(len(test), MOST_PREDICTIONS)
+    columns: dict[str, list[Any]] = {
+        "image": list(test.ids[:shown]),
+        "true": [classes[y] for y in test.y[:shown].tolist()],
+        "predicted": [classes[y] for y in stored["predicted"][:shown].long().tolist()],
+    }
+    if "confidence" in stored:
+        columns["confidence"] = stored["confidence"][:shown].float().tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def benchmark(benchmark: Bill) -> list[dict[str, Any]]:
+    """A row for each form of the model, numbers and words alone."""
+    return [
+        {**asdict(row), **dict(zip(("difference", "low", "high"), row.difference, strict=True))}
+        for row in benchmark.rows
     ]
 
 

@@ -25,7 +25,7 @@ from sft_exp.errors import DataError, StorageError
 from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.normalise import backbone
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 from sft_exp.store.requests import plain
 
 BATCH = 250  # images predicted at once: larger ones spend their time on fresh memory
@@ -105,10 +105,11 @@ def folder_of(path: Path) -> Path:
     """Where the model of a run (its first label draw) lies, or `path` itself if that holds one; DataError if neither."""
     if (path / "model.json").exists():
         return path
-    if (path / "results.json").exists():
-        folder = Path(
-            json.loads((path / "results.json").read_text())["stages"]["finetune"]["folder"]
-        )
+    if (path / results.FILE).exists():
+        stage = results.read(path).stages.finetune
+        if stage is None:
+            raise DataError(f"{path}: its {results.FILE} names no fine-tuning")
+        folder = Path(stage.folder)
         # the run's folder is named from where the run was started
         for start in (Path(), *path.resolve().parents):
             if (start / folder / "model.json").exists():

@@ -35,6 +35,7 @@ NEUTRAL = {
         "progress": "messages to the console",
         "core.tracker": "mirrors what is on disk",
         "trackers": "mirror what is on disk",
+        "store.results": "what a finished run found; only paths of store folders are read from it",
         "store.requests": "turns a request into JSON, which is hashed itself",
         "training.context": "device, threads, tracker and signals; results are those of the request",
         "training.checkpoints": "a resumed training ends in the same bits",

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sft_exp.errors import StorageError
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 from sft_exp.store.listing import listed, measure, read, runs
 
 # a store folder's name, and nothing that a user puts there
@@ -93,7 +93,8 @@ def referred(store: Path, runs_root: Path) -> set[str]:
         for n in note(file)["folders"]
     }
     for run in runs(runs_root, store):
-        names |= named(read(run / "results.json").get("stages"))
+        # Not `results.read`: also a file that this version cannot read keeps what it names.
+        names |= named(read(run / results.FILE).get("stages"))
     return names
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 
 RUN = "run"  # what runs are called beside the stages
 # where in the store a folder lies -> its state
@@ -73,18 +73,14 @@ def words(entry: Entry, store: Path) -> str:
 
 def told(path: Path) -> str:
     """What a run was and came to, from its results; what stopped it, if it has none."""
-    result = read(path / "results.json")
-    if "test" not in result:
+    result = results.read_if_complete(path)
+    if result is None:
         return next(iter(str(read(path / "status.json").get("error") or "").splitlines()), "")
-    choices, config = result.get("choices", {}), result.get("config", {})
+    choices, config = result.choices, result.config
     parts = [choices[g] for g in ("pretrainer", "strategy", "optim", "dataset") if g in choices]
     parts += [f"{key} {config[key]}" for key in ("labels", "seed") if key in config]
-    score = result.get("score", "accuracy")
-    parts += [
-        f"{key} {100 * result[key][score]:.1f}"
-        for key in ("val", "test")
-        if score in result.get(key, {})
-    ]
+    measured = {"val": result.validated, "test": result.tested}
+    parts += [f"{key} {100 * score:.1f}" for key, score in measured.items() if score is not None]
     return ", ".join(parts)
 
 

@@ -121,7 +121,7 @@ class Attribution(Study):
             name: {} for name in (*self.baselines, *self.steps)
         }
         for job in jobs:
-            draws, name = job.result["draws"], job.result["config"]["name"]
+            draws, name = job.outcome.draws, job.outcome.config["name"]
             for arm, values in {
                 name: draws[MAIN],
                 **{a: draws[a] for a in self.baselines if a in draws},
@@ -146,7 +146,7 @@ Faults = dict[str, dict[int, list[str]]]  # arm -> seed -> how its trainings fai
 def faults_of(jobs: list[Job]) -> Faults:
     found: Faults = {}
     for job in jobs:
-        name, seed = job.result["config"]["name"], int(job.settings["seed"])
+        name, seed = job.outcome.config["name"], int(job.settings["seed"])
         found.setdefault(name, {})[seed] = job.faults(MAIN)
     return found
 

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
-from sft_exp.config.moved import updated
 from sft_exp.errors import require
 from sft_exp.sweep.study import Conclusion, Study, cost
 
@@ -49,7 +48,7 @@ class Choose(Study):
         order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
         best = order[0]
         picked = {key: best.settings[key] for key in KEYS}
-        config, options = alone(updated(best.result["config"])), best.result["choices"]
+        config, options = alone(best.outcome.config), best.outcome.choices
         command = recipe.command(recipe.overrides(config, options))
         sentences = [
             f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."

@@ -222,7 +222,7 @@ class LabelEfficiency(Study):
                         "worth": finite(asdict(w)) if (w := worths[p, n]) else None,
                         "gains": gains[p, n],
                         "floor": floor(of),
-                        **{arm: accuracy(of, arm) for arm in of[0].result["draws"]},
+                        **{arm: accuracy(of, arm) for arm in of[0].outcome.draws},
                     }
                     for (p, n), of in cells.items()
                 ],
@@ -240,7 +240,7 @@ class Arms(NamedTuple):
 
     @classmethod
     def of(cls, jobs: list[Job]) -> "Arms":
-        pretrained, scratch = ([j.result["draws"][arm] for j in jobs] for arm in (MAIN, SCRATCH))
+        pretrained, scratch = ([j.outcome.draws[arm] for j in jobs] for arm in (MAIN, SCRATCH))
         faults = [[j.faults(arm) for j in jobs] for arm in (MAIN, SCRATCH)]
         return cls(pretrained, scratch, *faults)
 
@@ -335,8 +335,7 @@ def middle(cells: dict[Cell, list[Job]]) -> str:
 
 def labels_of(job: Job) -> float:
     """Labelled images a class, on average; where images have no classes, all."""
-    data = job.result["data"]
-    return data["labelled"] / data.get("strata", data["classes"])
+    return job.outcome.data.labelled / job.outcome.data.strata
 
 
 def failed_in(jobs: list[Job], arm: str) -> str:
@@ -345,12 +344,12 @@ def failed_in(jobs: list[Job], arm: str) -> str:
 
 
 def gain(job: Job) -> list[float]:
-    draws = job.result["draws"]
+    draws = job.outcome.draws
     return [a - b for a, b in zip(draws[MAIN], draws[SCRATCH], strict=True)]
 
 
 def accuracy(jobs: list[Job], arm: str) -> float:
-    return fmean(a for j in jobs for a in j.result["draws"][arm])
+    return fmean(a for j in jobs for a in j.outcome.draws[arm])
 
 
 def name(cell: Cell) -> str:
@@ -387,10 +386,10 @@ def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -
     more = [
         arm
         for arm in NUMBERS
-        if arm not in head and any(arm in jobs[0].result["draws"] for jobs in cells)
+        if arm not in head and any(arm in jobs[0].outcome.draws for jobs in cells)
     ]
     columns = [
-        [percent(accuracy(jobs, arm)) if arm in jobs[0].result["draws"] else "" for arm in more]
+        [percent(accuracy(jobs, arm)) if arm in jobs[0].outcome.draws else "" for arm in more]
         for jobs in cells
     ]
     return [*head, *more], [[*row, *of] for row, of in zip(body, columns, strict=True)]
@@ -399,9 +398,7 @@ def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -
 def floor(jobs: list[Job]) -> dict[str, float]:
     """The best of the controls that never pretrained a network and are not the same one: {arm: accuracy}."""
     reached = {
-        arm: accuracy(jobs, arm)
-        for arm in jobs[0].result["draws"]
-        if arm in (*FLOORS, *MORE_FLOORS)
+        arm: accuracy(jobs, arm) for arm in jobs[0].outcome.draws if arm in (*FLOORS, *MORE_FLOORS)
     }
     best = max(reached, key=lambda arm: reached[arm], default=None)
     return {best: reached[best]} if best else {}
@@ -419,7 +416,7 @@ def failed(cells: dict[Cell, list[Job]]) -> list[str]:
 
 def departures(jobs: list[Job]) -> list[str]:
     """What the jobs do that the standard does not, and test images that may have been seen in training."""
-    copies = max(j.result["data"].get("copies", 0) for j in jobs)
+    copies = max(j.outcome.data.copies for j in jobs)
     found = (
         [f"{copies} test images are copies, exact or near, of images that may be learnt from."]
         if copies
@@ -440,10 +437,10 @@ def worth_of(cell: Cell, cells: dict[Cell, list[Job]]) -> Worth | None:
     if len(of) < 2:
         return None
     seeds = min(len(jobs) for jobs in of.values())  # cells may have ended at different looks
-    draws = min(len(j.result["draws"][MAIN]) for jobs in of.values() for j in jobs)
-    pretrained = [j.result["draws"][MAIN][:draws] for j in cells[cell][:seeds]]
+    draws = min(len(j.outcome.draws[MAIN]) for jobs in of.values() for j in jobs)
+    pretrained = [j.outcome.draws[MAIN][:draws] for j in cells[cell][:seeds]]
     scratch = {
-        n: [j.result["draws"][SCRATCH][:draws] for j in jobs[:seeds]] for n, jobs in of.items()
+        n: [j.outcome.draws[SCRATCH][:draws] for j in jobs[:seeds]] for n, jobs in of.items()
     }
     return worth(pretrained, scratch, labels_of(cells[cell][0]), 0.05 / len(cells))
 
@@ -467,7 +464,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     figure, axes = blank(4.2)
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     lines = {p: (p, MAIN) for p in pretrainers}
-    arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].result["draws"])
+    arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].outcome.draws)
     lines |= {
         arm: (pretrainers[0], arm) for arm in arms if arm in (SCRATCH, LONG, *FLOORS, *MORE_FLOORS)
     }
@@ -478,10 +475,10 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
         rows = [
             jobs
             for (p, _), jobs in cells.items()
-            if p == pretrainer and arm in jobs[0].result["draws"]
+            if p == pretrainer and arm in jobs[0].outcome.draws
         ]
         x = [labels_of(jobs[0]) for jobs in rows]
-        bands = [interval([j.result["draws"][arm] for j in jobs]) for jobs in rows]
+        bands = [interval([j.outcome.draws[arm] for j in jobs]) for jobs in rows]
         style = "-" if arm in (MAIN, SCRATCH) else ":"
         axes.plot(
             x,

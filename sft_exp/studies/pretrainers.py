@@ -190,7 +190,7 @@ def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
     for job in jobs:
         use = str(job.settings["labels"]), str(job.settings["strategy"])
         scores = found.setdefault(use, {}).setdefault(str(job.settings["pretrainer"]), {})
-        scores[int(job.settings["seed"])] = job.result["draws"][MAIN]
+        scores[int(job.settings["seed"])] = job.outcome.draws[MAIN]
     for of in found.values():
         known = sorted(of.get(CONTROL, {}))
         of.update(
@@ -265,10 +265,9 @@ def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:
     """Of each pretrainer's pretrainings, the mean."""
     folders: dict[str, dict[str, float]] = {}
     for job in jobs:
-        if stage := job.result["stages"].get("pretrain"):
-            folders.setdefault(str(job.settings["pretrainer"]), {})[stage["folder"]] = stage[
-                "seconds"
-            ]
+        if stage := job.outcome.stages.pretrain:
+            seconds = folders.setdefault(str(job.settings["pretrainer"]), {})
+            seconds[stage.folder] = stage.seconds
     return {name: fmean(of.values()) for name, of in folders.items()}
 
 

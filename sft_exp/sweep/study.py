@@ -129,10 +129,9 @@ def archive_of(name: str) -> Archive | None:
 
 def setting_of(jobs: list[comparison.Job], margin: float) -> Setting:
     """What the comparisons of a study have in common, whose jobs have one data set and one task."""
-    data = jobs[0].result.get("data", {})
     return Setting(
-        tested=data.get("test"),
-        ratio=fmean(j.result.get("data", {}).get("ratio", 0.0) for j in jobs),
+        tested=jobs[0].outcome.data.test,
+        ratio=fmean(j.outcome.data.ratio for j in jobs),
         score=jobs[0].score_name,
         proportion=is_proportion(jobs[0].score),
         points=True,
@@ -142,25 +141,19 @@ def setting_of(jobs: list[comparison.Job], margin: float) -> Setting:
 
 def dataset_of(jobs: list[comparison.Job]) -> str:
     """The data set's name, by which its own results are left out of the archive."""
-    given = jobs[0].result.get("data", {}).get("name")
-    return str(given or jobs[0].settings.get("dataset"))
+    return str(jobs[0].outcome.data.name or jobs[0].settings.get("dataset"))
 
 
 def stated(report: Report[Any], jobs: list[comparison.Job]) -> dict[str, Any]:
     """What study.json says of its judgement, for the checker and for archives that are made of it."""
-    tested = jobs[0].result.get("data", {}).get("test")
+    tested = jobs[0].outcome.data.test
     return {"dataset": dataset_of(jobs), "tested": tested, "judgement": report.record()}
 
 
 def cost(jobs: list[comparison.Job]) -> float:
     """Seconds of the stages' computing, each folder once."""
-    folders = {
-        s["folder"]: s["seconds"]
-        for j in jobs
-        for s in j.result["stages"].values()
-        if "folder" in s
-    }
-    return sum(folders.values())
+    stages = (s for j in jobs for s in j.outcome.stages.present().values())
+    return sum({stage.folder: stage.seconds for stage in stages}.values())
 
 
 def finish(study: Study, folder: Path, command: str) -> None:

@@ -27,12 +27,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
-from sft_exp.config.moved import updated
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership
 from sft_exp.execution.watchdog import when_orphaned
 from sft_exp.progress import console
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, results
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -271,7 +270,7 @@ def lay_out(cfg: DictConfig) -> None:
         key, _, value = override.partition("=")
         if key in answer["reserved_keys"]:
             raise ConfigError(
-                key, value, f"is what the study ranges over; give it {answer['instead'][key]}"
+                key, value, f"is what the study ranges over; give it {answer['reserved_keys'][key]}"
             )
     with read_write(cfg), open_dict(cfg.hydra.sweeper):
         if answer["jobs"]:
@@ -320,7 +319,7 @@ def run(cfg: DictConfig) -> float:
     if ranked():
         return follow(cfg, job)
     if finished(folder, job):
-        return value(json.loads((folder / "results.json").read_text()))
+        return results.read(folder).chosen_by
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     siblings = str(Path(hydra.sweep.dir) / JOBS)
     alone = (
@@ -407,11 +406,12 @@ def finished(folder: Path, job: dict[str, Any]) -> bool:
     """Whether this very job is done: the same resolved config, whatever has happened to the store since."""
     try:
         done = json.loads((folder / "status.json").read_text())["state"] == "done"
-        result = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError, KeyError):
         return False
-    same = {**updated(result["config"]), **NEITHER} == {**job["config"], **NEITHER}
-    return done and same and result["choices"] == job["choices"]
+    if not done or (result := results.read_if_complete(folder)) is None:
+        return False
+    same = {**result.config, **NEITHER} == {**job["config"], **NEITHER}
+    return same and result.choices == job["choices"]
 
 
 def ended(folder: Path) -> bool:
@@ -426,16 +426,14 @@ def ended(folder: Path) -> bool:
         return False
 
 
-def value(result: dict[str, Any]) -> float:
-    return result["val"].get(result["score"], result["test"][result["score"]])
-
-
 def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:
     """The sweep's runs belong together and lie in its folder, unless the user said otherwise."""
     usual = {"group": os.environ.get("WANDB_RUN_GROUP") or sweep.name, "dir": str(sweep)}
+    parts = {name: grouped(part, sweep) for name, part in tracker.get("trackers", {}).items()}
     return {
         **tracker,
         **{key: value for key, value in usual.items() if key in tracker and tracker[key] is None},
+        **({"trackers": parts} if parts else {}),
     }
 
 

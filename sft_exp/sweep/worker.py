@@ -50,8 +50,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         result = session.work(job, folder, message["config"], message["command"], others, varying)
         return {
             "code": 0,
-            "val": result["val"].get(result["score"]),
-            "test": result["test"][result["score"]],
+            "val": result.validated,
+            "test": result.tested,
         }
     except Failure as error:
         return {"code": error.code, "error": str(error)}

@@ -1,0 +1,198 @@
+"""MLflow: the same runs in a tracking server, or in the file store `outputs/mlruns`.
+
+A run is found again by its tag `sft_exp.folder`. Whoever continues a training logs its whole record again, and what the run
+has already is passed over.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sft_exp.core.tracker import About, Artifact, Run, Tracker
+from sft_exp.errors import StorageError
+from sft_exp.progress import console
+from sft_exp.store import atomic_io
+
+FOLDER = "sft_exp.folder"  # tag: the name of the store folder that the run shows
+SECONDS = 5.0  # between two batches of metrics
+MOST_METRICS, MOST_PARAMS = 1_000, 100  # that a server takes in one call
+LONGEST_PARAM, LONGEST_TAG = 6_000, 5_000  # characters
+ILLEGAL = re.compile(r"[^\w\-. /:]")  # characters that names of metrics must not have
+
+
+@dataclass
+class Mlflow(Tracker):
+    uri: str | None = None  # of the tracking server; null: MLFLOW_TRACKING_URI, or the file store
+    experiment: str = "sft_exp"  # that the runs belong to
+    # where the file store mlruns/ lies; null: the sweep's folder, or outputs
+    dir: str | None = None
+    images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
+    models: bool = False  # upload the weights of finished runs too
+
+    def open(self, about: About, stop: Callable[[], None]) -> Run:
+        # A server that does not answer must not hold up the training for MLflow's seven retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = (Path(self.dir or "outputs") / "mlruns").absolute().as_uri()
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            tell(f'{error}; pip install "sft_exp[mlflow]"')
+            return Run()
+        try:
+            return Mirror(MlflowClient(tracking_uri=uri), uri, about, self)
+        except Exception as error:  # noqa: BLE001 - whatever MLflow does, the experiment runs
+            tell(f"{first_line(error)}; going on without it, metrics are in the store")
+            return Run()
+
+
+class Mirror(Run):
+    """An MLflow run that is let go of at its first failure."""
+
+    def __init__(self, client: Any, uri: str, about: About, tracker: Mlflow):
+        self.client, self.about, self.tracker = client, about, tracker
+        self.steps: dict[str, set[int]] = {}  # metric -> the steps that the run has of it
+        self.waiting: list[Any] = []
+        self.sent = time.monotonic()
+        experiment = client.get_experiment_by_name(tracker.experiment)
+        identity = (
+            experiment.experiment_id if experiment else client.create_experiment(tracker.experiment)
+        )
+        found = client.search_runs([identity], f"tags.`{FOLDER}` = '{about.folder.name}'")
+        tags = {FOLDER: about.folder.name, "sft_exp.kind": about.kind}
+        tags |= {tag.partition(":")[0]: tag.partition(":")[2] or "true" for tag in about.tags}
+        if found:
+            run = found[0]
+            client.update_run(run.info.run_id, status="RUNNING", name=about.name)
+        else:
+            run = client.create_run(identity, run_name=about.name, tags=tags)
+        self.id, self.latest = run.info.run_id, dict(run.data.metrics)
+        self.params(set(run.data.params))
+        self.where = f"{uri.rstrip('/')}/#/experiments/{identity}/runs/{self.id}"
+
+    def params(self, known: set[str]) -> None:
+        """The configuration. MLflow keeps the first value of each parameter, so those that it has are not sent again."""
+        from mlflow.entities import Param
+
+        values = {legal(k): str(v)[:LONGEST_PARAM] for k, v in flat(self.about.config).items()}
+        new = [Param(k, v) for k, v in values.items() if k not in known]
+        for start in range(0, len(new), MOST_PARAMS):
+            self.client.log_batch(self.id, params=new[start : start + MOST_PARAMS])
+
+    def log(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            self.add(name if "/" in name else f"{self.about.kind}/{name}", value, row["step"])
+        if len(self.waiting) >= MOST_METRICS or time.monotonic() - self.sent > SECONDS:
+            self.flush()
+
+    def add(self, name: str, value: Any, step: int) -> None:
+        """A metric of a step, unless the run has it."""
+        from mlflow.entities import Metric
+
+        key = legal(name)
+        if not isinstance(value, Real) or not isfinite(value):
+            return
+        steps = self.known(key)
+        if step not in steps:
+            if step > max(steps, default=-1):
+                self.latest[key] = float(value)
+            steps.add(step)
+            self.waiting.append(Metric(key, float(value), int(time.time() * 1000), step))
+
+    def known(self, key: str) -> set[int]:
+        if key not in self.steps:
+            stored = self.call("get_metric_history", key) if key in self.latest else None
+            self.steps[key] = {metric.step for metric in stored or ()}
+        return self.steps[key]
+
+    def flush(self) -> None:
+        self.sent = time.monotonic()
+        while self.waiting:
+            batch, self.waiting = self.waiting[:MOST_METRICS], self.waiting[MOST_METRICS:]
+            self.call("log_batch", metrics=batch)
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Numbers are metrics, whose latest value MLflow shows; of a curve's name that is one step after the curve's end. Words
+        and lists are tags."""
+        for name, value in values.items():
+            key = legal(name)
+            if isinstance(value, Real):
+                if self.latest.get(key) != value:
+                    self.add(name, value, max(self.known(key), default=-1) + 1)
+            else:
+                self.call("set_tag", key, str(value)[:LONGEST_TAG])
+        self.flush()
+
+    def pictures(self, pngs: dict[str, bytes]) -> None:
+        if self.tracker.images:
+            self.upload("pictures", {f"{title}.png": png for title, png in pngs.items()})
+
+    def table(self, title: str, rows: list[dict[str, Any]]) -> None:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        self.call("log_dict", columns, f"{legal(title)}.json")
+
+    def upload(self, place: str, files: dict[str, bytes]) -> None:
+        """Files into a folder of the run's artifacts."""
+        with suppress(StorageError), TemporaryDirectory() as scratch:
+            for name, content in files.items():
+                file = Path(scratch) / name
+                atomic_io.write(file, content)
+                self.call("log_artifact", str(file), place)
+
+    def weights(self, artifact: Artifact) -> None:
+        for name in artifact.files:
+            self.call("log_artifact", str(artifact.folder / name), artifact.name)
+
+    def finish(self, code: int = 0) -> None:
+        self.flush()
+        if code == 0 and self.tracker.models:
+            for artifact in self.about.makes:
+                self.weights(artifact)
+        self.call("set_terminated", "FINISHED" if code == 0 else "FAILED")
+        self.client = None
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """What the client's method returns for this run; None, and nothing more is called, once a call has failed."""
+        if self.client is None:
+            return None
+        try:
+            return getattr(self.client, method)(self.id, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - a dead server, a full disk: all the same to training
+            self.client = None
+            tell(f"stopped ({first_line(error)}); metrics are in the store")
+            return None
+
+
+def legal(name: str) -> str:
+    """The name without characters that MLflow refuses."""
+    return ILLEGAL.sub("_", name)
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every leaf."""
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def tell(text: str) -> None:
+    console.print(f"tracker=mlflow: {text}", highlight=False, markup=False, soft_wrap=True)

@@ -30,9 +30,11 @@ from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.timm_model import TimmModel
 from sft_exp.encoders.torchvision_model import TorchvisionModel, Traced
 from sft_exp.errors import ConfigError, DataError
+from sft_exp.jobs import prepare
 from sft_exp.jobs.starts import fitted, initial, started
 from sft_exp.models import download, transfer, weights
 from sft_exp.models.normalise import Resize, backbone
+from sft_exp.reports import advice
 from sft_exp.stages import model, pretrain
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
@@ -815,3 +817,47 @@ def test_a_preparation_that_cannot_be_is_refused(options, text):
 def test_a_librarys_options_need_no_plus(experiment, value):
     e = experiment("encoder=timm", "encoder.name=vit_tiny_patch16_224", f"encoder.options={value}")
     assert e.encoder.options == yaml.safe_load(value)
+
+
+# Fine-tuned
+
+
+@pytest.mark.parametrize(
+    ("words", "frozen"),
+    [
+        (["pretrainer=checkpoint", "pretrainer.init={file}"], False),
+        (["pretrainer=checkpoint", "pretrainer.init={file}", "finetune.batchnorm=frozen"], True),
+        (["pretrainer=vae", "finetune.batchnorm=frozen"], True),
+        (["pretrainer=vae", "finetune.batchnorm=frozen", "strategy=linear"], False),
+        (["pretrainer=none", "finetune.batchnorm=frozen"], False),
+    ],
+    ids=["not asked for", "a file", "own pretraining", "frozen anyway", "from scratch"],
+)
+def test_pretrained_encoders_keep_their_statistics_if_asked(experiment, tmp_path, words, frozen):
+    """Of the pretrained arm alone: from scratch there are none to keep."""
+    file = tmp_path / "encoder.safetensors"
+    save_file(Conv([4, 6], 5).build((1, 8, 8)).state_dict(), file)
+    tiny = ["encoder=conv", "encoder.channels=[4,6]", "encoder.code=5", "draws=1", "val=none"]
+    job = prepare.prepare(experiment(*tiny, *(word.format(file=file) for word in words)))
+    asked = {arm: job.requests["finetune"][rows[0]] for arm, rows in job.arms.items()}
+    assert (asked["pretrained"].get("batchnorm") == "frozen") == frozen
+    assert all("batchnorm" not in r for arm, r in asked.items() if arm != "pretrained")
+
+
+def test_a_batchnorm_that_cannot_be_is_refused(experiment):
+    with pytest.raises(ConfigError, match=r"finetune.batchnorm=eval: must be train or frozen"):
+        experiment("finetune.batchnorm=eval")
+
+
+@pytest.mark.parametrize("missing", [(), ("sha256",), ("sha256", "images")])
+def test_reports_name_the_file_its_checksum_and_the_size_of_its_images(missing):
+    """Of runs from before either was written down, what is known."""
+    said = {
+        "file": "resnet18.pth", "layers": 40, "loaded": 40, "missing": [], "resized": [],
+        "images": "here at 32x32 pixels, in training at 224", "sha256": "12ab",
+    }  # fmt: skip
+    said = {name: value for name, value in said.items() if name not in missing}
+    text = advice.weights({"stages": {"pretrain": {"transfer": said}}})
+    assert text.startswith("weights from resnet18.pth: 40 of 40 layers")
+    assert ("SHA-256 of the file 12ab" in text) == ("sha256" in said)
+    assert ("in training at 224" in text) == ("images" in said)

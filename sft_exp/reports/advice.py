@@ -76,11 +76,14 @@ def notes(job: Job, result: Result) -> list[str]:
 
 
 def weights(result: Result) -> str:
-    """What came from a file of weights, and how images are prepared for them; empty if nothing did."""
+    """What came from a file of weights, its checksum, and how images are prepared for them; empty if nothing did."""
     if not (said := result["stages"]["pretrain"].get("transfer")):
         return ""
+    checksum = f"SHA-256 of the file {said['sha256']}" if "sha256" in said else None
     return "; ".join(
-        filter(None, [transfer.sentence(said), *said.get("resized", []), said.get("images")])
+        filter(
+            None, [transfer.sentence(said), *said.get("resized", []), said.get("images"), checksum]
+        )
     )
 
 

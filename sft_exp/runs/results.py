@@ -307,7 +307,8 @@ def transferred(found: list[Result]) -> dict[str, Any]:
     return {
         "transfer": {
             name: report[name]
-            for name in ("file", "layers", "loaded", "missing", "resized", "images")
+            for name in ("file", "layers", "loaded", "missing", "resized", "images", "sha256")
+            if name in report
         }
     }
 

@@ -306,7 +306,12 @@ def ready(
         return (
             model,
             data,
-            replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)),
+            replace(
+                plan,
+                rests="encoder",
+                frozen_statistics=request.get("batchnorm") == "frozen",
+                penalty=partial(pull, strategy, start_at),
+            ),
             encoder,
         )
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)

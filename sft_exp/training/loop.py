@@ -46,6 +46,8 @@ class Plan:
     compile: bool = False
     recompute: bool = False  # blocks keep their input alone and are computed again in backward
     rests: str = ""  # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes everything
+    # BatchNorm layers of that network keep their statistics and normalise by them, though their parameters train.
+    frozen_statistics: bool = False
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = (
         None  # a term of every loss that is the strategy's, not the method's
     )
@@ -95,7 +97,7 @@ def train(
         if (
             plan.rests and rates is not awake
         ) or not nets.training:  # a new phase, or someone has looked at the networks
-            wake(nets, plan.rests, rates)
+            wake(nets, plan.rests, rates, plan.frozen_statistics)
             awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
@@ -175,9 +177,10 @@ def descend(
     return value
 
 
-def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+def wake(nets: nn.ModuleDict, network: str, moving: Rates, frozen_statistics: bool = False) -> None:
     """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
-    without any (dropout) follows the smallest part around it that has some, and trains if any of those move."""
+    without any (dropout) follows the smallest part around it that has some, and trains if any of those move. With
+    `frozen_statistics` BatchNorm layers of `network` stay in evaluation mode."""
     nets.train()
     if not network:
         return
@@ -189,6 +192,8 @@ def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
         below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
         parents[path] = any(below) if below else parents[path.rpartition(".")[0]]
         module.training = all(own) if own else parents[path]
+        if frozen_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = False
 
 
 def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()) -> None:

@@ -15,7 +15,7 @@ class Backbone(nn.Module):
         """Named feature maps in order, [B, D] or [B, D, H, W], computed as they are asked for."""
         raise NotImplementedError
 
-    def mirror(self, width: int) -> nn.Module:
+    def decoder(self, width: int) -> nn.Module:
         """A decoder as large as this encoder: [B, width] -> one logit a pixel [B, C, H, W]."""
         raise NotImplementedError
 

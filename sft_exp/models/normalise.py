@@ -81,8 +81,8 @@ class Normalised(Backbone):
         x_BCHW = x_BCHW if self.resize is None else self.resize(x_BCHW)
         return self.body.maps(self.normalise(x_BCHW))
 
-    def mirror(self, width: int) -> nn.Module:
-        steps = [self.body.mirror(width)]
+    def decoder(self, width: int) -> nn.Module:
+        steps = [self.body.decoder(width)]
         if len(self.normalise.mean) > self.image[0]:
             steps.append(Grey())
         if self.resize is not None:

@@ -63,9 +63,8 @@ def locate(init: str) -> Weights:
     if init.startswith("https://"):
         return linked(init)
     path = Path(init).expanduser()
-    if (
-        path / "results.json"
-    ).is_file():  # a run: what its pretraining left, named from where the run was started
+    # a run: what its pretraining left, named from where the run was started
+    if (path / "results.json").is_file():
         folder = json.loads((path / "results.json").read_text())["stages"]["pretrain"].get(
             "folder", ""
         )
@@ -95,9 +94,8 @@ def prepared(found: Weights, tensors: transfer.Tensors, sha256: str) -> Weights:
     if found.by:
         return found
     for model, weights in every():
-        digits = Path(weights.url).stem.rpartition("-")[
-            2
-        ]  # torchvision's file names end in the first digits of the SHA-256
+        # torchvision's file names end in the first digits of the SHA-256
+        digits = Path(weights.url).stem.rpartition("-")[2]
         if len(digits) >= 8 and sha256.startswith(digits):
             return published_as(found.file, model, weights)
     return described(found)
@@ -246,9 +244,8 @@ class Package:
 
     name: str
     module: str
-    timm: (
-        str  # the model of timm's whose tensors these are, in the same order and under other names
-    )
+    # the model of timm's whose tensors these are, in the same order and under other names
+    timm: str
 
 
 PACKAGES = {
@@ -313,9 +310,8 @@ def published_as(file: Path, model: str, weights: Any) -> Weights:
             interpolation=known_interpolation(getattr(steps, "interpolation", None)),
             fixed=model.startswith("vit_"),
         )
-    inside: Any = getattr(
-        get_model(model, weights=None, weights_backbone=None), "transform", None
-    )  # of detectors
+    # of detectors
+    inside: Any = getattr(get_model(model, weights=None, weights_backbone=None), "transform", None)
     if inside is None:
         return Weights(file)
     return Weights(file, "torchvision", list(inside.image_mean), list(inside.image_std))

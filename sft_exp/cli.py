@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from sft_exp.config import build, compose, help_text, register, sources
 from sft_exp.config.build import plain
 from sft_exp.config.rerun import again, flags_first
+from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
 from sft_exp.execution import ownership
 from sft_exp.failures import reported
@@ -31,7 +32,7 @@ register.register()  # at import, so that a launcher's own processes can compose
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
     with reported():
-        words = again(compose.typed(flags_first(words)))
+        words = with_encoder(again(compose.typed(flags_first(words))))
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         run_follower(words)

@@ -112,9 +112,13 @@ class FinetuneConfig(TrainConfig):
     # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or
     # full
     patience: int | None = None
+    # statistics of a pretrained BatchNorm: of each batch (train), or frozen
+    batchnorm: str = "train"
 
     def __post_init__(self):
         super().__post_init__()
+        ok = self.batchnorm in ("train", "frozen")
+        require(ok, "batchnorm", self.batchnorm, "train or frozen")
         require(0 <= self.ema < 1, "ema", self.ema, "from 0 to below 1")
         require(
             self.patience is None or self.patience > 0,

@@ -85,13 +85,14 @@ def converged(result: Results) -> bool:
 
 
 def weights(result: Results) -> str:
-    """What came from a file of weights, and how images are prepared for them; empty if nothing did."""
+    """What came from a file of weights, its checksum, and how images are prepared for them; empty if nothing did."""
     start = result.stages.pretrain
     if start is None or start.transfer is None:
         return ""
     report = start.transfer
+    checksum = f"SHA-256 of the file {report.sha256}" if report.sha256 else None
     return "; ".join(
-        filter(None, [transfer.sentence(asdict(report)), *report.resized, report.images])
+        filter(None, [transfer.sentence(asdict(report)), *report.resized, report.images, checksum])
     )
 
 

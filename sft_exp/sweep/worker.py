@@ -22,11 +22,19 @@ def main() -> None:
     when_orphaned(stop)
     with (
         suppress(ConnectionError),
-        socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line,
+        channel(sys.argv[1]).makefile("rw") as line,
     ):  # whoever asked may be gone
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
             line.flush()
+
+
+def channel(word: str) -> socket.socket:
+    """The socket by the number that it was inherited under; `-`, on Windows, means that stdin describes it."""
+    if word != "-":
+        return socket.socket(fileno=int(word))
+    shared: Any = socket
+    return shared.fromshare(sys.stdin.buffer.read())
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:

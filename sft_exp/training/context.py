@@ -143,6 +143,9 @@ def pick(name: str, local: int | None = None) -> torch.device:
     return device
 
 
+STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # of which Windows has the first two
+
+
 class Stop:
     """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read at the end of each step; a second SIGINT leaves at once."""
 
@@ -156,13 +159,14 @@ class Stop:
         cls.asked = False
         before = {}
         if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-                before[name] = signal.signal(name, cls._hear)
+            for name in STOPPING:
+                if number := getattr(signal, name, None):
+                    before[number] = signal.signal(number, cls._hear)
         try:
             yield
         finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @classmethod
     def ask(cls) -> None:

@@ -25,7 +25,9 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 def bomb(side=5000, mode="L"):
     """A PNG of a few kilobytes with side x side pixels."""
     buffer = io.BytesIO()
-    Image.fromarray(np.zeros((side, side), np.uint8)).convert(mode).save(buffer, "png", compress_level=1)
+    Image.fromarray(np.zeros((side, side), np.uint8)).convert(mode).save(
+        buffer, "png", compress_level=1
+    )
     return buffer.getvalue()
 
 

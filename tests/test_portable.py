@@ -66,7 +66,7 @@ def test_stop_and_workers_hear_the_signals_there_are(monkeypatch):
     for name in ("SIGUSR1", "SIGUSR2"):
         monkeypatch.delattr(signal, name)
     before = signal.getsignal(signal.SIGTERM)
-    with Stop.listening():
+    with Stop.handle_signals():
         signal.raise_signal(signal.SIGTERM)
         assert Stop.asked
     assert signal.getsignal(signal.SIGTERM) is before

@@ -80,7 +80,8 @@ def read(state: dict[str, Any], folder: Path) -> None:
     """Fill `state` from the checkpoint in `folder`. StorageError if it is none of ours."""
     reader = Reader(folder)
     try:
-        reader.read_metadata()  # first by itself: torch would print a traceback and look for another
+        # first by itself: torch would print a traceback and look for another
+        reader.read_metadata()
         dcp.load(state, storage_reader=reader, planner=Planner())
     except CheckpointException as error:
         raise refused(folder, next(iter(error.failures.values()))[0]) from error

@@ -89,9 +89,9 @@ class Handler(BaseHTTPRequestHandler):
                 "text/html; charset=utf-8",
             )
         elif self.path == "/answers":
-            self.tell(HTTPStatus.OK, self.server.answers)
+            self.respond(HTTPStatus.OK, self.server.answers)
         else:
-            self.tell(HTTPStatus.NOT_FOUND, "no such page")
+            self.respond(HTTPStatus.NOT_FOUND, "no such page")
 
     def do_POST(self) -> None:
         if not self.local():
@@ -99,18 +99,18 @@ class Handler(BaseHTTPRequestHandler):
         size = self.headers.get("Content-Length", "")
         # Another site's page may send forms here, but no JSON: for that its browser asks us first, and nobody answers.
         if self.path != "/answers" or self.headers.get_content_type() != "application/json":
-            self.tell(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
+            self.respond(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
         elif not (size.isdecimal() and len(size) < 10 and int(size) <= LONGEST):
-            self.tell(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
+            self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
         else:
             try:
                 self.server.record(dict(json.loads(self.rfile.read(int(size)))))
             except (ValueError, TypeError, RecursionError) as error:
-                self.tell(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
+                self.respond(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
             except StorageError as error:
-                self.tell(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
+                self.respond(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
             else:
-                self.tell(HTTPStatus.OK, len(self.server.answers))
+                self.respond(HTTPStatus.OK, len(self.server.answers))
 
     def local(self) -> bool:
         """Whether the request was made to this very address, and by no page of another site."""
@@ -118,10 +118,10 @@ class Handler(BaseHTTPRequestHandler):
         names = [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]
         if host in names and origin in (None, f"http://{host}"):
             return True
-        self.tell(HTTPStatus.FORBIDDEN, "only from this machine")
+        self.respond(HTTPStatus.FORBIDDEN, "only from this machine")
         return False
 
-    def tell(self, status: HTTPStatus, value: Any) -> None:
+    def respond(self, status: HTTPStatus, value: Any) -> None:
         self.reply(status, json.dumps(value).encode(), "application/json")
 
     def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:

@@ -51,11 +51,8 @@ def model_of(path: Path) -> "Predictor":
 
 WAITING = 16  # requests whose files are held in memory; more are told to come back
 SLOW = 30.0  # seconds in which a file must have arrived
-NO_IMAGES = (
-    "text/",
-    "multipart/",
-    "application/json",
-)  # curl sends bytes as a form, so that is taken
+# curl sends bytes as a form, so that is taken
+NO_IMAGES = ("text/", "multipart/", "application/json")
 
 
 def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "FastAPI":

@@ -128,6 +128,7 @@ def test_every_picture_shows_something(done):
         "examples",
         "features",
         "finetuning",
+        "inputs",
         "monitors",
         "pretraining",
     ]
@@ -142,7 +143,7 @@ def test_the_page_is_whole_and_needs_nothing_else(done):
     text = (done.folder / "report.html").read_text()
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert page.seen.count("img") == 7
+    assert page.seen.count("img") == 8
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert "http" not in text.replace("http-equiv", "")
     assert "url(" not in text
@@ -170,7 +171,7 @@ def test_the_page_says_the_verdict_before_the_numbers(done):
 def test_pictures_are_handed_on_by_title(done, tmp_path):
     """As a tracker logs them."""
     files = report.write(done.job, done.result, tmp_path, done.command)
-    assert len(files) == 7
+    assert len(files) == 8
     assert all(title and file.exists() for title, file in files.items())
 
 

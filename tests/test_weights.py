@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from result_stubs import stub
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 from torch import nn
@@ -36,6 +37,7 @@ from sft_exp.models import download, transfer, weights
 from sft_exp.models.normalise import Resize, backbone
 from sft_exp.reports import advice
 from sft_exp.stages import model, pretrain
+from sft_exp.store import results
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
 from sft_exp.trackers import wandb
@@ -459,9 +461,7 @@ def test_where_weights_are_looked_for(tmp_path):
     assert weights.locate(str(tmp_path / "pretrain-1")).file.name == "encoder.safetensors"
     run = tmp_path / "run"
     run.mkdir()
-    (run / "results.json").write_text(
-        json.dumps({"stages": {"pretrain": {"folder": "pretrain-1"}}})
-    )
+    results.write(run, stub(stages={"pretrain": {"folder": "pretrain-1"}}))
     assert weights.locate(str(run)).file.parent.name == "pretrain-1"
     with pytest.raises(DataError, match=r"pretrainer.init=nowhere.pt: no such file"):
         weights.locate("nowhere.pt")
@@ -856,7 +856,7 @@ def test_reports_name_the_file_its_checksum_and_the_size_of_its_images(missing):
         "images": "here at 32x32 pixels, in training at 224", "sha256": "12ab",
     }  # fmt: skip
     said = {name: value for name, value in said.items() if name not in missing}
-    text = advice.weights({"stages": {"pretrain": {"transfer": said}}})
+    text = advice.weights(stub(stages={"pretrain": {"transfer": said}}))
     assert text.startswith("weights from resnet18.pth: 40 of 40 layers")
     assert ("SHA-256 of the file 12ab" in text) == ("sha256" in said)
     assert ("in training at 224" in text) == ("images" in said)

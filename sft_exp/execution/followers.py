@@ -113,7 +113,7 @@ def launch(
     atomic_io.write_json(folder / NEWS, news)
     atomic_io.remove(folder / "status.json")
     killed, cause = start(
-        job.experiment.hardware.processes, "sft_exp.execution.followers", str(folder / NEWS)
+        job.experiment.hardware.processes, "sft_exp.execution.rank_main", str(folder / NEWS)
     )
     status = read(folder / "status.json")
     if status.get("state") == "done":
@@ -123,6 +123,7 @@ def launch(
         or status.get("state") not in ("failed", "interrupted")
         or status["exit_code"] == LostRank.code
     ):
+        cause = cause or "its processes ended and left no word of how the run went"
         error = f"{cause}; the same command continues from the last checkpoint"
         atomic_io.write_json(
             folder / "status.json",

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ def seal(folder: Path, facts: dict) -> None:
         for path in paths:
             sync(path)
         files = {
-            str(p.relative_to(folder)): checksum(p)
+            p.relative_to(folder).as_posix(): checksum(p)
             for p in paths
             if p.is_file() and p != folder / SEAL
         }
@@ -183,7 +184,7 @@ def copy(path: Path, to: Path) -> None:
 def move(path: Path, to: Path) -> None:
     with storage(to):
         to.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(to)
+        path.replace(to)  # on Windows, `rename` does not replace a file
 
 
 @changes
@@ -204,8 +205,12 @@ def checksum(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's list of names, is on the disk. Windows opens no folders, and flushes files
+    that are open for writing alone."""
+    windows = platform.system() == "Windows"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

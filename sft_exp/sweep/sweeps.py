@@ -58,11 +58,16 @@ class Worker:
     def __init__(self, threads: int | None):
         ours, theirs = socket.socketpair()
         threaded = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        share = getattr(theirs, "share", None)  # of Windows, where sockets are not inherited
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "sft_exp.sweep.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "sft_exp.sweep.worker", "-" if share else str(theirs.fileno())],
+            pass_fds=[] if share else [theirs.fileno()],
+            stdin=subprocess.PIPE if share else None,
             env={**os.environ, **threaded},
         )
+        if share and self.process.stdin:
+            self.process.stdin.write(share(self.process.pid))
+            self.process.stdin.close()
         theirs.close()
         self.line = ours.makefile("rw")
 
@@ -107,19 +112,24 @@ class Preempted(BaseException):
 @contextmanager
 def preemptible() -> Iterator[Callable[..., Any]]:
     """Inside, the signal by which Slurm says so raises Preempted; gives whoever else listens to it."""
-    launcher = signal.getsignal(signal.SIGUSR2)
-    if not callable(launcher) or threading.current_thread() is not threading.main_thread():
+    number = getattr(signal, "SIGUSR2", None)
+    launcher = signal.getsignal(number) if number else None
+    if (
+        number is None
+        or not callable(launcher)
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield lambda *_: None
         return
 
     def hear(*_: Any) -> None:
         raise Preempted
 
-    signal.signal(signal.SIGUSR2, hear)
+    signal.signal(number, hear)
     try:
         yield launcher
     finally:
-        signal.signal(signal.SIGUSR2, launcher)
+        signal.signal(number, launcher)
 
 
 def ranked() -> int:

@@ -21,10 +21,18 @@ _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 def main() -> None:
     when_orphaned(stop)
     # whoever asked may be gone
-    with suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
+    with suppress(ConnectionError), channel(sys.argv[1]).makefile("rw") as line:
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
             line.flush()
+
+
+def channel(word: str) -> socket.socket:
+    """The socket by the number that it was inherited under; `-`, on Windows, means that stdin describes it."""
+    if word != "-":
+        return socket.socket(fileno=int(word))
+    shared: Any = socket
+    return shared.fromshare(sys.stdin.buffer.read())
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def artifact(what: str, job: Job, folder: Path, files: tuple[str, ...]) -> Artif
     """Weights that a run makes or uses; once they are there, with the checksums they were sealed with."""
     facts = {}
     if (folder / atomic_io.SEAL).exists():
-        facts = {"sha256": json.loads((folder / atomic_io.SEAL).read_text())["sha256"]}
+        facts = {"sha256": atomic_io.read_seal(folder)["sha256"]}
     return Artifact(
         f"{what}-{option(job, 'pretrainer')}-{option(job, 'dataset')}",
         "model",

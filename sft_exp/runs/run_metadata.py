@@ -5,7 +5,6 @@ job's results. Jobs that share a pretraining share its run: whoever finds it in 
 """
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 

@@ -15,7 +15,7 @@ from sft_exp.config import build, compose, help_text, register, sources
 from sft_exp.config.build import plain
 from sft_exp.config.rerun import again, flags_first
 from sft_exp.errors import ConfigError
-from sft_exp.execution import ownership
+from sft_exp.execution import ownership, watchdog
 from sft_exp.failures import reported
 
 if TYPE_CHECKING:
@@ -26,10 +26,13 @@ _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for t
 _codes: list[int] = []  # how this process's single run ended
 
 register.register()  # at import, so that a launcher's own processes can compose too
+watchdog.end_with_driver()
 
 
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
+    if "RANK" in os.environ:
+        watchdog.end_with_parent()
     with reported():
         words = again(compose.without_nulls(flags_first(words)))
     sys.argv[1:] = words

@@ -124,8 +124,8 @@ def launch(
         killed, cause = start(
             job.experiment.hardware.processes, "sft_exp.execution.child", *arguments
         )
-    except Interrupted as error:
-        stopped = error
+    except Interrupted as stop:
+        stopped = stop
     status = read(folder / "status.json")
     if stopped and status.get("state") not in ("done", "interrupted"):
         # The processes were stopped before one of them could say so.

@@ -16,7 +16,7 @@ from sft_exp.config.build import plain
 from sft_exp.config.rerun import again, flags_first
 from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
-from sft_exp.execution import ownership
+from sft_exp.execution import ownership, watchdog
 from sft_exp.failures import reported
 
 if TYPE_CHECKING:
@@ -27,10 +27,13 @@ _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for t
 _codes: list[int] = []  # how this process's single run ended
 
 register.register()  # at import, so that a launcher's own processes can compose too
+watchdog.end_with_driver()
 
 
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
+    if "RANK" in os.environ:
+        watchdog.end_with_parent()
     with reported():
         words = with_encoder(again(compose.typed(flags_first(words))))
     sys.argv[1:] = words

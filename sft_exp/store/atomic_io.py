@@ -22,6 +22,8 @@ from sft_exp.errors import StorageError
 
 P = ParamSpec("P")
 SEAL = "done.json"
+OWN = "seal"  # key of a seal's own checksum, its last one
+KEYS_0_1 = ({"seconds", "sha256"}, {"step", "sha256"})  # of seals that version 0.1.0 wrote
 _follows: list[bool] = []  # whether this process only follows another one, which keeps the results
 HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
 
@@ -105,15 +107,46 @@ def seal(folder: Path, facts: dict) -> None:
             for p in paths
             if p.is_file() and p != folder / SEAL
         }
-    write_json(folder / SEAL, {**facts, "sha256": files})
+    write(folder / SEAL, sealed({**facts, "sha256": files}))
+
+
+def sealed(facts: dict) -> str:
+    """The text of a seal: `facts` as JSON, and behind them the checksum of their text."""
+    digest = hashlib.sha256(spelled(facts).encode()).hexdigest()
+    return spelled({**facts, OWN: digest})
+
+
+def spelled(facts: dict) -> str:
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def read_seal(folder: Path) -> dict:
+    """The facts and the checksums that a folder was sealed with. StorageError if a bit of the seal has changed.
+
+    Seals of version 0.1.0 have no checksum of their own; of them only the keys are checked.
+    """
+    path = folder / SEAL
+    with storage(path):
+        content = path.read_bytes()
+    try:
+        facts = json.loads(content)
+        is_whole = (
+            set(facts) in KEYS_0_1
+            or sealed({k: v for k, v in facts.items() if k != OWN}).encode() == content
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path}: unreadable ({type(error).__name__})") from error
+    if not (is_whole and isinstance(facts["sha256"], dict)):
+        raise StorageError(f"{path}: damaged, its content does not fit its checksum")
+    return facts
 
 
 def check(folder: Path) -> list[str]:
     """What is wrong with a sealed folder, one line a file; empty if nothing is."""
     try:
-        expected = json.loads((folder / SEAL).read_text())["sha256"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{folder / SEAL}: unreadable ({type(error).__name__})"]
+        expected = read_seal(folder)["sha256"].items()
+    except StorageError as error:
+        return [str(error).partition(";")[0]]
     faults = []
     for name, digest in expected:
         try:

@@ -81,7 +81,7 @@ class Store:
         results = {}
         for name in named:
             folder = self.root / name
-            seconds = json.loads((folder / atomic_io.SEAL).read_text())["seconds"]
+            seconds = atomic_io.read_seal(folder)["seconds"]
             results[name] = Result(folder, name in cached, seconds)
         return [results[stage.folder_name(r)] for r in requests]
 

@@ -28,8 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
 from sft_exp.errors import ConfigError, Failure, Interrupted
-from sft_exp.execution import ownership
-from sft_exp.execution.watchdog import when_orphaned
+from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, results
 from sft_exp.sweep.job_list import listed
@@ -57,10 +56,17 @@ class Worker:
 
     def __init__(self, threads: int | None):
         ours, theirs = socket.socketpair()
+        owned = [str(os.getpid()), "sft_exp.sweep.worker"]
         threaded = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         share = getattr(theirs, "share", None)  # of Windows, where sockets are not inherited
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "sft_exp.sweep.worker", "-" if share else str(theirs.fileno())],
+            [
+                sys.executable,
+                "-m",
+                "sft_exp.execution.child",
+                *owned,
+                "-" if share else str(theirs.fileno()),
+            ],
             pass_fds=[] if share else [theirs.fileno()],
             stdin=subprocess.PIPE if share else None,
             env={**os.environ, **threaded},
@@ -159,7 +165,7 @@ def worker(threads: int | None = None) -> Worker:
     global _worker
     if _worker is None and not _driver:
         # without its driver a launcher's process would wait for ever
-        when_orphaned(lambda: os._exit(Interrupted.code))
+        watchdog.when_orphaned(lambda: os._exit(Interrupted.code))
     if _worker is None or _worker.process.poll() is not None:
         _worker = Worker(threads)
     return _worker
@@ -172,7 +178,8 @@ def begin(cfg: DictConfig) -> None:
     """
     global _driver
     _driver = True
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
+    watchdog.interrupt_once()
+    os.environ[watchdog.DRIVER] = str(os.getpid())
     lay_out(cfg)
     if budget := cfg.hydra.sweeper.get("budget"):
         refuse_budget(cfg.hydra.overrides.task, budget)

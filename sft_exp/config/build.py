@@ -49,9 +49,16 @@ SECRET = re.compile(
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """One job's part of a composed config, resolved, as plain data."""
-    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
-    no_secrets(OmegaConf.to_container(ours, resolve=False))
-    return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    keys = [str(key) for key in cfg if key not in ("hydra", "study")]
+    unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
+    no_secrets({key: unresolved[key] for key in keys})
+    values = {key: cfg[key] for key in keys}
+    return {
+        key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(value)
+        else value
+        for key, value in values.items()
+    }
 
 
 def no_secrets(node: Any, key: str = "") -> None:

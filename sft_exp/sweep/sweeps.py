@@ -32,6 +32,7 @@ from sft_exp.execution import ownership
 from sft_exp.execution.watchdog import when_orphaned
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
+from sft_exp.sweep.composition import Composer
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -222,14 +223,11 @@ def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
 
     Raises ConfigError if two jobs would share one.
     """
-    loader, before, places = (
-        GlobalHydra.instance().config_loader(),
-        HydraConfig.instance().cfg,
-        list[Path](),
-    )
+    composer, before = Composer(cfg), HydraConfig.instance().cfg
+    places: list[Path] = []
     for number, job in enumerate(jobs):
-        node = loader.load_sweep_config(cfg, job["overrides"])
-        with read_write(node), open_dict(node):
+        node = composer.naming(job["overrides"])
+        with read_write(node.hydra), open_dict(node.hydra):
             node.hydra.job.id = node.hydra.job.num = number
         HydraConfig.instance().set_config(node)  # `${hydra:job.num}` reads it
         try:
@@ -288,9 +286,9 @@ def compose(cfg: DictConfig) -> Jobs:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
     jobs = []
+    composer = Composer(cfg)
     for one in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]]):
-        job = loader.load_sweep_config(cfg, list(one))
-        jobs.append({"overrides": list(one), **job_of(job)})
+        jobs.append({"overrides": list(one), **job_of(composer.job(one))})
     return jobs
 
 

@@ -34,11 +34,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FLAT = 8  # modules that lie on top of the package, at most
 HYDRA = {f"config.{m}" for m in ("build", "compose", "hydra_state", "register", "rerun", "sources")}
 HYDRA |= {"cli", "failures"}
-HYDRA |= {
-    "sweep.sweeps",
-    "sweep.composition",
-    "compare.comparison",
-}  # `comparison` reads what Hydra left of a job
+# `comparison` reads what Hydra left of a job
+HYDRA |= {"sweep.sweeps", "sweep.composition", "compare.comparison"}
 
 
 def name_of(file):
@@ -263,14 +260,11 @@ def in_memory(module, node):
 def writes(module, node):
     """Whether a call changes the disk."""
     owner, name = called(node)
-    if name == "export" and owner in (
-        "torch.export",
-        "torch.onnx",
-    ):  # a program in memory, unless a file is named
+    # a program in memory, unless a file is named
+    if name == "export" and owner in ("torch.export", "torch.onnx"):
         return len(node.args) > 2 or any(k.arg == "f" for k in node.keywords)
-    if (
-        owner == "dcp" and module == "distributed.fsdp"
-    ):  # into a new folder of `durable`'s, which seals it before it has a name
+    # into a new folder of `durable`'s, which seals it before it has a name
+    if owner == "dcp" and module == "distributed.fsdp":
         return False
     if name == "save" and owner.startswith("workspace("):  # on W&B's server
         return False

@@ -21,6 +21,7 @@ from sft_exp.store import atomic_io
 
 OWNER = ".owner.json"  # in the run folder: token, pid, host
 LOCK = ".owner.lock"
+# of an experiment's identity
 IGNORED = (
     "tracker",
     "hardware",
@@ -31,15 +32,9 @@ IGNORED = (
     "monitors",
     "choices",
     "replace",
-)  # of an experiment's identity
-WRITTEN = (
-    "*.json",
-    "*.png",
-    "*.html",
-    "*.md",
-    "export",
-    ".hydra",
-)  # what a run leaves in its folder
+)
+# what a run leaves in its folder
+WRITTEN = ("*.json", "*.png", "*.html", "*.md", "export", ".hydra")
 
 _held: dict[Path, tuple[str, FileLock | None]] = {}  # folder -> (token, lock) of this process
 

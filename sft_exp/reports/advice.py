@@ -22,8 +22,8 @@ VOID = {  # what a changed key leaves without meaning
     "finetune.steps": (
         "finetune.epochs",
         "finetune.max_steps",
-        "finetune.horizon",
-        "finetune.after",
+        "finetune.schedule_length",
+        "finetune.resume_from",
     ),
     "labels": ("labels_total",),
 }
@@ -101,7 +101,7 @@ def generated(result: Result) -> str:
 
 
 def no_pretraining(e: Experiment) -> bool:
-    return e.pretrainer.learns == "nothing"
+    return e.pretrainer.trained_by == "nothing"
 
 
 def called(job: Job, arm: str, result: Result) -> str:

@@ -382,12 +382,12 @@ def test_dry_run_writes_nothing(store):
 def test_a_real_run_keeps_all_it_used(tmp_path, capsys, monkeypatch):
     import sft_exp
 
-    first = sft_exp.run(["debug=tiny"], folder="outputs/runs/a/b")
+    first = sft_exp.run(["debug=tiny", "val=cv"], folder="outputs/runs/a/b")
     folder(Path("outputs/store"), name("finetune", 1))
     before = there("outputs/store")
     clean("outputs/store")
     assert there("outputs/store") == before - {name("finetune", 1)}
-    again = sft_exp.run(["debug=tiny"], folder="outputs/runs/a/b")
+    again = sft_exp.run(["debug=tiny", "val=cv"], folder="outputs/runs/a/b")
     assert all(stage["cached"] for stage in again["stages"].values() if stage)
     assert again["test"] == first["test"]
 

@@ -34,7 +34,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FLAT = 8  # modules that lie on top of the package, at most
 HYDRA = {f"config.{m}" for m in ("build", "compose", "hydra_state", "register", "rerun", "sources")}
 HYDRA |= {"cli", "failures"}
-HYDRA |= {"sweep.sweeps", "compare.comparison"}  # `comparison` reads what Hydra left of a job
+# `comparison` reads what Hydra left of a job
+HYDRA |= {"sweep.sweeps", "sweep.composition", "compare.comparison"}
 
 
 def name_of(file):

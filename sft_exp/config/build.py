@@ -60,10 +60,16 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     Such text stays the interpolation that it is (`${oc.env:NAME}`), because this config is written to files and sent to
     trackers; `experiment` puts the values in. The store's path is resolved: other commands look there.
     """
-    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
-    unresolved: Any = OmegaConf.to_container(ours, resolve=False)
+    keys = [str(key) for key in cfg if key not in ("hydra", "study")]
+    everything: Any = OmegaConf.to_container(cfg, resolve=False)
+    unresolved = {key: everything[key] for key in keys}
     no_secrets(unresolved)
-    values: Any = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    values: Any = {
+        key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(value := cfg[key])
+        else value
+        for key in keys
+    }
     if ENVIRONMENT not in str(unresolved):
         return values
     OmegaConf.register_new_resolver("sft_exp.env", environment_text, replace=True)

@@ -289,7 +289,8 @@ class Experiment:
     # instead: a number over all classes; with a CSV, so many of its images
     labels_total: int | None = None
     draws: int = 10  # label draws fine-tuned on the one pretraining
-    val: str = "cv"  # cv, holdout, none, full
+    # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` say what auto stands for
+    val: str = "auto"
     # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_:
     # torchmetrics....}
     metrics: list[Any] = field(default_factory=list)
@@ -316,10 +317,10 @@ class Experiment:
         require(self.draws > 0, "draws", self.draws, "above 0")
         require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
         require(
-            self.val in ("cv", "holdout", "none", "full"),
+            self.val in ("auto", "cv", "holdout", "none", "full"),
             "val",
             self.val,
-            "cv, holdout, none or full",
+            "auto, cv, holdout, none or full",
         )
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         named = isinstance(self.controls, list) and all(isinstance(c, str) for c in self.controls)

@@ -30,6 +30,12 @@ VOID = {  # what a changed key leaves without meaning
     "labels": ("labels_total",),
 }
 OUTSIDE = "validation uses labels outside the budget"
+VALIDATION = {
+    "cv": "val=cv: folds of the labels, each held out once",
+    "holdout": "val=holdout: a fold of the labels chooses the epoch",
+    "none": "val=none: nothing is chosen",
+    "full": f"val=full: {OUTSIDE}",
+}
 TRANSDUCTIVE = (
     "protocol.transductive=true: test images, without their labels, may have been pretrained on"
 )

@@ -44,12 +44,6 @@ MEANING = {
     "scratch_long": "never pretrained, but fine-tuned on as many images more as the pretraining saw",
     LABELS_ONLY: "the same start, without the unlabelled images",
 }
-VALIDATION = {
-    "cv": "val=cv: folds of the labels, each held out once",
-    "holdout": "val=holdout: a fold of the labels chooses the epoch",
-    "none": "val=none: nothing is chosen",
-    "full": f"val=full: {advice.OUTSIDE}",
-}
 BILL = (
     "accuracy",
     "difference",
@@ -262,7 +256,7 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
         "Data": f"{job.corpus.name}: {data.train:,} training images, {data.labelled:,} of them labelled "
         f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data.manifest} (SHA-256, to learn from), {data.test_manifest} (test)",
-        "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {results.design(job)}",
+        "Protocol": f"{job.labels}, draws={e.draws}, {advice.VALIDATION[e.val]}. {results.design(job)}",
         **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
         "Validation": f"{100 * result.validated:.1f} % on {data.val:,} images{outside}"
         if result.validated is not None

@@ -31,6 +31,7 @@ from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, results
+from sft_exp.sweep.composition import Composer
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -239,14 +240,11 @@ def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
 
     Raises ConfigError if two jobs would share one.
     """
-    loader, before, places = (
-        GlobalHydra.instance().config_loader(),
-        HydraConfig.instance().cfg,
-        list[Path](),
-    )
+    composer, before = Composer(cfg), HydraConfig.instance().cfg
+    places: list[Path] = []
     for number, job in enumerate(jobs):
-        node = loader.load_sweep_config(cfg, job["overrides"])
-        with read_write(node), open_dict(node):
+        node = composer.naming(job["overrides"])
+        with read_write(node.hydra), open_dict(node.hydra):
             node.hydra.job.id = node.hydra.job.num = number
         HydraConfig.instance().set_config(node)  # `${hydra:job.num}` reads it
         try:
@@ -278,7 +276,7 @@ def lay_out(cfg: DictConfig) -> None:
     """Let the study, if the sweep is one, say which jobs there are, or what a sweeper that chooses them ranges over."""
     if not cfg.get("study"):
         return
-    job = {"config": build.plain(cfg), "choices": build.choices(cfg)}
+    job = job_of(cfg)
     study = OmegaConf.to_container(cfg.study, resolve=True)
     answer = worker(threads(cfg)).ask({"do": "lay out", "study": study, **job})
     if answer["code"]:
@@ -308,12 +306,22 @@ def compose(cfg: DictConfig) -> Jobs:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
     jobs = []
+    composer = Composer(cfg)
     for one in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]]):
-        job = loader.load_sweep_config(cfg, list(one))
-        jobs.append(
-            {"overrides": list(one), "config": build.plain(job), "choices": build.choices(job)}
-        )
+        jobs.append({"overrides": list(one), **job_of(composer.job(one))})
     return jobs
+
+
+def job_of(cfg: DictConfig, hydra: Any = None) -> dict[str, Any]:
+    """A job's resolved config and choices.
+
+    A sweep's settings are compared, so its jobs cross-validate where the user left `val` at auto.
+    Folds depend on the draw alone, so all jobs are judged on the same ones.
+    """
+    config = build.plain(cfg)
+    if config["val"] == "auto":
+        config["val"] = "cv"
+    return {"config": config, "choices": build.choices(cfg, hydra)}
 
 
 def snapshot(folder: Path) -> None:
@@ -332,7 +340,7 @@ def run(cfg: DictConfig) -> float:
     """One job, in the worker. Returns the validation's score (test is for reading, not for choosing), NaN if it failed."""
     hydra = HydraConfig.get()
     folder, started = Path(hydra.runtime.output_dir), time.perf_counter()
-    job = {"config": build.plain(cfg), "choices": build.choices(cfg, hydra)}
+    job = job_of(cfg, hydra)
     if ranked():
         return follow(cfg, job)
     if finished(folder, job):
@@ -344,6 +352,8 @@ def run(cfg: DictConfig) -> float:
         if cfg.get("study")
         else [*hydra_state.search_path(), *hydra.overrides.task]
     )
+    if cfg.val == "auto" and not cfg.get("study"):
+        alone.append(f"val={job['config']['val']}")
     command = ["python", "-m", "sft_exp", *alone]
     common = json.loads((Path(hydra.sweep.dir) / COMMON).read_text())
     told = {

@@ -13,6 +13,7 @@ from sft_exp.core.encoder import Backbone
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.execution import session
 from sft_exp.failures import translated
+from sft_exp.guidance import image_defaults
 from sft_exp.jobs import prepare
 from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import Readout
@@ -26,11 +27,12 @@ def run(overrides: list[str] | None = None, folder: str | Path | None = None) ->
     Raises ConfigError, DataError, NonFiniteError, StorageError or Interrupted instead of exiting.
     """
     with translated(overrides or []):
-        values, choices = compose(overrides or [])
+        words = image_defaults.with_defaults(overrides or [])
+        values, choices = compose(words)
     name = f"{choices['pretrainer']}-{choices['optim']}-{choices['dataset']}"
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
     where = Path(folder) if folder else Path("outputs/runs") / name / stamp
-    command = ["python", "-m", "sft_exp", *(overrides or [])]
+    command = ["python", "-m", "sft_exp", *words]
     return session.work(prepare.prepare(build.experiment(values, choices)), where, values, command)
 
 

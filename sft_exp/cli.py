@@ -17,6 +17,7 @@ from sft_exp.config.rerun import again, flags_first
 from sft_exp.errors import ConfigError
 from sft_exp.execution import ownership
 from sft_exp.failures import reported
+from sft_exp.guidance import image_defaults
 
 if TYPE_CHECKING:
     from sft_exp.jobs.stage_requests import Job
@@ -32,6 +33,7 @@ def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
     with reported():
         words = again(compose.without_nulls(flags_first(words)))
+        words = image_defaults.with_defaults(words, silent=os.environ.get("RANK", "0") != "0")
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         follow(words)

@@ -279,6 +279,8 @@ class Experiment:
     nll_samples: int = 0  # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not computed
     monitors: bool = True  # look at the features while pretraining: probes inside the label budget, rank, clusters
     report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
+    # dataset=image_folder: settings that are left out follow from the images, labels and machine; false: those of conf/
+    auto: bool = True
     plan: bool = False  # print what would run, and run nothing
     replace: bool = False  # remove the results of another experiment that lie in the run folder, instead of refusing it
     store: str = "outputs/store"  # where stage folders live

@@ -31,6 +31,7 @@ IGNORED = (
     "monitors",
     "choices",
     "replace",
+    "auto",
 )  # of an experiment's identity
 WRITTEN = (
     "*.json",

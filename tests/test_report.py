@@ -449,6 +449,19 @@ def test_draws_that_would_tell_are_those_of_the_verdict(job):
 # What must be known beside the verdict
 
 
+def test_semi_supervised_training_below_its_labels_alone_is_said():
+    below = result([0.44], [0.4], labels_only=0.66, raw_spread=0.5, scratch_long=0.9)
+    assert list(advice.floors(below)) == ["labels_only", "raw_spread"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "recall", "said"), [(0.87, 0.44, True), (0.8, 0.79, False), (None, None, False)]
+)
+def test_predictions_of_few_classes_are_said(precision, recall, said):
+    test = {"accuracy": 0.44, "precision": precision, "recall": recall}
+    assert bool(advice.uneven({"test": test})) is said
+
+
 def test_floors_are_named_best_first():
     found = result([0.9], [0.5], raw_svm=0.91, pca_svm=0.93, raw_pixels=0.89, random_frozen=0.9)
     assert list(advice.floors(found)) == ["pca_svm", "raw_svm", "random_frozen"]

@@ -77,21 +77,23 @@ def settings(facts: Facts) -> list[Setting]:
         )
     elif small:
         chosen.append(Setting("augment", "pictures", f"{size} pixels are too few for blur"))
-    steps = 500 if not small and not facts.gpu else 1000 if not facts.gpu else 2000
+    steps = 600 if not small and not facts.gpu else 1000 if not facts.gpu else 2000
     where = "a GPU" if facts.gpu else "a CPU"
     chosen += [
         Setting(
             "pretrainer", knowledge.best_pretrainer(), f"best in {knowledge.PRETRAINERS_SOURCE}"
         ),
         Setting(
-            "pretrain.steps", str(steps), f"about a minute on {where}; more steps may gain more"
+            "pretrain.steps",
+            str(steps),
+            f"a first answer in minutes on {where}; more steps may gain more",
         ),
         Setting(
             "pretrain.batch_size", "128", "two views agree, and the variance needs many images"
         ),
         Setting("task.augment", "true", f"{facts.labelled} labels: views of them count as more"),
     ]
-    tuning = min(3000, max(300, 30 * facts.labelled // 32))
+    tuning = min(3000, max(400, 30 * facts.labelled // 32))
     chosen += [
         Setting("finetune.steps", str(tuning), f"for {facts.labelled} labels"),
         Setting(

@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from sft_exp.config.schema import Experiment
-from sft_exp.core.arms import CONTROLS, MAIN, SCRATCH
+from sft_exp.core.arms import CONTROLS, LABELS_ONLY, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.guidance import knowledge
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
@@ -15,6 +15,8 @@ from sft_exp.verdict import MOST, WITHHELD
 Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
 
+BASELINES = {*CONTROLS, *MORE_FLOORS, LABELS_ONLY} - {SCRATCH}  # what a result should beat
+UNEVEN = 0.2  # by so much macro precision exceeds recall only where few classes take most of the predictions
 NEVER = "not pretrained"  # the main arm's name where pretrainer=none
 VOID = {  # what a changed key leaves without meaning
     "encoder": ("encoder.", "features."),
@@ -72,10 +74,23 @@ def notes(job: Job, result: Result) -> list[str]:
             )
             + "."
         )
+    found += filter(None, [uneven(result)])
     found += [head["text"] for head in result.get("heads", {}).values()]
     found += [told["text"]] if (told := result.get("unlabelled")) else []
     found += result.get("judgement", {}).get("notes", [])
     return [*found, *filter(None, [generated(result), copied(job, result), reused(job, result)])]
+
+
+def uneven(result: Result) -> str:
+    """Says that few classes take most of the predictions; empty if they do not. Semi-supervised training may end so, with
+    each labelled image still right, which the training's own records therefore do not show."""
+    precision, recall = (result["test"].get(name) for name in ("precision", "recall"))
+    if precision is None or recall is None or precision - recall < UNEVEN:
+        return ""
+    return (
+        f"Few classes take most of the predictions: precision {100 * precision:.1f} %, recall {100 * recall:.1f} %. "
+        "The training has collapsed to them, or the classes are very unequal."
+    )
 
 
 def weights(result: Result) -> str:
@@ -110,11 +125,9 @@ def called(job: Job, arm: str, result: Result) -> str:
 
 
 def floors(result: Result) -> dict[str, float]:
-    """The controls, but scratch, whose mean score the result does not exceed: arm -> its score, best first."""
+    """The baselines whose mean score the result does not exceed: arm -> its score, best first."""
     score = result.get("score", "accuracy")
-    reached = {
-        arm: s[score] for arm, s in result["controls"].items() if arm in CONTROLS and arm != SCRATCH
-    }
+    reached = {arm: s[score] for arm, s in result["controls"].items() if arm in BASELINES}
     best_first = sorted(reached.items(), key=lambda item: -item[1])
     return {arm: value for arm, value in best_first if value >= result["test"][score]}
 

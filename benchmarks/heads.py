@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks.timing import interleaved, report
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.data.images import Images
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
@@ -34,14 +34,17 @@ def main(_: Path) -> None:
     )
     start, task = nn.Linear(100, 10), Classify()
 
-    def alone(optim: Target, method: Method) -> None:
+    def alone(optim: OptimizerConfig, method: Method) -> None:
         for rate in RATES:
             nets = nn.ModuleDict(
                 {"encoder": nn.Identity(), "scale": nn.Identity(), "head": nn.Linear(100, 10)}
             )
             nets["head"].load_state_dict(start.state_dict())
             optimizers = optimizers_for(
-                method, nets, Target(optim.path, {**optim.options, "lr": rate}), plan.phases
+                method,
+                nets,
+                OptimizerConfig(optim.path, {**optim.options, "lr": rate}),
+                plan.phases,
             )
             for _ in train(
                 method, nets, optimizers, {"labelled": images}, plan, torch.device("cpu")
@@ -49,7 +52,7 @@ def main(_: Path) -> None:
                 pass
 
     for name in ("SGD", "Adam", "AdamW", "RMSprop"):
-        optim = Target(f"torch.optim.{name}", {"lr": 1.0})
+        optim = OptimizerConfig(f"torch.optim.{name}", {"lr": 1.0})
         parts = {
             f"{name}, stacked": lambda optim=optim: stacked(start, f_ND, y_N, optim, RATES, plan),
             f"{name}, one by one": lambda optim=optim: alone(optim, task),

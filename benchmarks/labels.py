@@ -30,29 +30,10 @@ from sft_exp.verdict import interval
 
 DRAWS = 10
 EACH = (1, 2, 5)  # labels a class
-COUNTS = (
-    10,
-    15,
-    20,
-    30,
-    40,
-    60,
-    80,
-    120,
-    160,
-    240,
-    320,
-    480,
-    640,
-    960,
-    1280,
-    1920,
-    2560,
-)  # of the learning curve
-SEEN, FARTHEST = (
-    4,
-    4,
-)  # halvings a forecast sees at most; how many times their largest count it goes
+# of the learning curve
+COUNTS = (10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1920, 2560)
+# halvings a forecast sees at most; how many times their largest count it goes
+SEEN, FARTHEST = (4, 4)
 FLIPPED = 0.05
 
 

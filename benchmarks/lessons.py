@@ -31,12 +31,13 @@ NOT_MEASURED = {  # pretrainer -> why it has no row
     "imagenet": "Needs torchvision's weights, which are downloaded.",
     "supervised": "Needs the labels of another data set.",
 }
+# as study=pretrainers
 ALIKE = (
     "encoder=conv",
     "pretrain.steps=1000",
     "pretrain.batch_size=128",
     "hardware.precision=bf16",
-)  # as study=pretrainers
+)
 RECIPES: dict[str, tuple[str, ...]] = {  # what each gets on MNIST
     **dict.fromkeys(("simclr", "moco", "byol", "simsiam", "barlow_twins", "vicreg", "dino"), ALIKE),
     **dict.fromkeys(("ae", "dae", "mae", "rotation", "jigsaw", "gan", "bigan"), ALIKE),
@@ -45,9 +46,8 @@ RECIPES: dict[str, tuple[str, ...]] = {  # what each gets on MNIST
     "pca": (),
     "kmeans": (),
 }
-CIFAR = (
-    "kmeans",
-)  # whose MNIST patches are mostly blank, so that CIFAR-10 is the set to judge it on
+# whose MNIST patches are mostly blank, so that CIFAR-10 is the set to judge it on
+CIFAR = ("kmeans",)
 SPREAD = ("ae", "dae", "vae", "pca")  # whose features are worth most as a graph
 
 

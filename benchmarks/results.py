@@ -68,7 +68,8 @@ STUDIES = {
         "dataset=image_folder", "dataset.root=data/blood_cells",
     ],
 }  # fmt: skip
-UNTUNED = "blood_cells"  # nothing was ever chosen on it: its settings are those of dataset=image_folder, and it was run once
+# nothing was ever chosen on it: its settings are those of dataset=image_folder, and it was run once
+UNTUNED = "blood_cells"
 
 
 def main(names: list[str]) -> None:

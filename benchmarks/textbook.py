@@ -35,9 +35,8 @@ def main(root: Path) -> None:
         "tracker=none",
         "dataset.download=false",
     ]
-    overrides.append(
-        "monitors=false"
-    )  # they look five times a pretraining, however many epochs it has: no part of an epoch
+    # they look five times a pretraining, however many epochs it has: no part of an epoch
+    overrides.append("monitors=false")
     values, choices = compose.compose([*overrides, f"dataset.root={root}"])
     job = prepare.prepare(build.experiment(values, choices))
     request, ctx = (

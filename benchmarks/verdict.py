@@ -57,11 +57,11 @@ class Truth:
     labels: float = 1.0  # from this at the first label count down to its reciprocal at the last
     degrees: float | None = None  # of inverse chi-squared factors, one an arm and component
     noise: str = "normal"
-    shared: bool = (
-        False  # whether a seed's part is the same at every label count, as pretrainings are
-    )
+    # whether a seed's part is the same at every label count, as pretrainings are
+    shared: bool = False
     collapse: float = 0.0  # share of pretrained seeds that end 20 seed deviations below the others
-    only_trained: bool = False  # whether the gain is that of the seeds that trained, and sentences are taken as about these
+    # whether the gain is that of the seeds that trained, and sentences are taken as about these
+    only_trained: bool = False
 
 
 TRUTHS = {
@@ -79,11 +79,8 @@ TRUTHS = {
     "Student's t of 3": Truth(noise="t"),
     "prior 10x high": Truth(every=0.1),
 }
-HARD = {
-    "seeds 25x",
-    "seeds shared, 25x",
-    "a seed in ten collapses",
-}  # truths whose coverage is told apart: no rule of few seeds holds there
+# truths whose coverage is told apart: no rule of few seeds holds there
+HARD = {"seeds 25x", "seeds shared, 25x", "a seed in ten collapses"}
 SHORT_TRUTHS = [
     "prior right",
     "prior 10x low",
@@ -113,12 +110,8 @@ DESIGNS = [
     Design(3, 5, RATIO),
 ]
 SENTENCES = {1: (1, 1), 6: (3, 2), 18: (1, 18), 36: (2, 18)}  # label counts x pretrainers
-SHARE = {
-    1: 1,
-    6: 2,
-    18: 5,
-    36: 5,
-}  # a table's reports of so many sentences are its number of reports over this
+# a table's reports of so many sentences are its number of reports over this
+SHARE = {1: 1, 6: 2, 18: 5, 36: 5}
 
 
 def noise(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Floats:
@@ -184,9 +177,8 @@ def simulate(
             variance = variance * truth.degrees / rng.chisquare(truth.degrees, variance.shape)
         sd = np.sqrt(variance)[..., None, None]
         by_draw = noise(rng, truth.noise, (count, labels, number, 1, d))
-        if (
-            design.ratio
-        ):  # folds share training images, and correlate by tested / all (Nadeau & Bengio 2003)
+        # folds share training images, and correlate by tested / all (Nadeau & Bengio 2003)
+        if design.ratio:
             rho = design.ratio / (1 + design.ratio)
             by_draw = (1 - rho) ** 0.5 * by_draw + rho**0.5 * noise(
                 rng, truth.noise, (count, labels, number, 1, 1)

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import interleaved, report
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
 from sft_exp.data.augment import view
 
 BATCH = 256
-DIGITS = Views(crop=[0.5, 1.0], flip=0.0, rotate=20.0, shear=15.0, jitter=0.4, grey=0.0)
+DIGITS = AugmentConfig(crop=[0.5, 1.0], flip=0.0, rotate=20.0, shear=15.0, jitter=0.4, grey=0.0)
 
 
 def main(_: Path) -> None:
@@ -44,8 +44,8 @@ def main(_: Path) -> None:
     ]
     for name, size, how, transforms in (
         ("digits 1x28x28", (1, 28, 28), DIGITS, digits),
-        ("pictures 3x32x32", (3, 32, 32), Views(), pictures),
-        ("photos 3x96x96", (3, 96, 96), Views(blur=0.5), photos),
+        ("pictures 3x32x32", (3, 32, 32), AugmentConfig(), pictures),
+        ("photos 3x96x96", (3, 96, 96), AugmentConfig(blur=0.5), photos),
     ):
         raw_BCHW = torch.randint(256, (BATCH, *size), dtype=torch.uint8, generator=stream("views"))
         pil, one = [v2.functional.to_pil_image(x) for x in raw_BCHW], v2.Compose(transforms)

@@ -16,7 +16,7 @@ from sft_exp.failures import translated
 from sft_exp.guidance import image_defaults
 from sft_exp.jobs import prepare
 from sft_exp.models import transfer
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
 
@@ -47,7 +47,7 @@ def load_encoder(path: str | Path) -> Backbone:
     return encoder.backbone
 
 
-def load_pretrained(path: str | Path) -> Readout:
+def load_pretrained(path: str | Path) -> FeatureExtractor:
     """What a run's fine-tuning started from, on the CPU: images in [0, 1] -> the features it fine-tuned [B, D], as no label has
     changed them. Of a run without pretraining the encoder as it was fine-tuned."""
     folder = model.folder_of(Path(path))

@@ -36,10 +36,9 @@ def command(words: list[str]) -> NoReturn:
         words = image_defaults.with_defaults(words, silent=os.environ.get("RANK", "0") != "0")
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
-        follow(words)
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra raises instead of printing, and we say it in our words
-    )
+        run_follower(words)
+    # Hydra raises instead of printing, and we say it in our words
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     with reported():
         register.plug(register.plugins_in(words))
         if folder := register.config_dir_in(words):
@@ -61,10 +60,10 @@ def command(words: list[str]) -> NoReturn:
             from sft_exp.sweep import sweeps
 
             sys.exit(sweeps.lost(error))  # a launcher has lost a job
-    leave(max(_codes, default=0))
+    exit_process(max(_codes, default=0))
 
 
-def follow(overrides: list[str]) -> NoReturn:
+def run_follower(overrides: list[str]) -> NoReturn:
     """Work on the job of the first process that torchrun started. Hydra would make this one a run folder of its own."""
     from sft_exp.config import compose
     from sft_exp.execution import followers
@@ -72,15 +71,15 @@ def follow(overrides: list[str]) -> NoReturn:
 
     with reported():
         job = prepare.prepare(build.experiment(*compose.compose(overrides)))
-        leave(followers.follow(job))
+        exit_process(followers.run_follower(job))
     raise AssertionError
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     if "RANK" in os.environ:
         from sft_exp.execution import followers
 
-        followers.leave(code)
+        followers.exit_process(code)
     sys.exit(code)
 
 

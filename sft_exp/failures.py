@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     pass
 
 
-NOISE = (
-    "full_key:",
-    "reference_type=",
-    "object_type=",
-)  # lines of OmegaConf that name our classes, not the user's keys
+# lines of OmegaConf that name our classes, not the user's keys
+NOISE = ("full_key:", "reference_type=", "object_type=")
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 DISK = (
     errno.ENOSPC,

@@ -119,7 +119,9 @@ def dino(
 class Reconstruction:
     """How far a decoder's output h [B, C, H, W] is from the image, and the picture it stands for."""
 
-    kind: str  # bernoulli (h are logits), squared (half the sum over pixels), mean_squared (the textbook's mean)
+    # bernoulli (h are logits), squared (half the sum over pixels), mean_squared (the textbook's
+    # mean)
+    kind: str
     output: str  # what ends the decoder: linear, relu or sigmoid
 
     def __post_init__(self):

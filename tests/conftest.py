@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is imported, and for the programs that tests start
-)
+# before torch is imported, and for the programs that tests start
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser):

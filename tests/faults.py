@@ -60,7 +60,8 @@ class Fault:
     """What happens at the n-th change that a process makes on disk, counted from 0."""
 
     at: int
-    kind: str = "kill"  # killed before the change, or with half of the file written; full: no space left on the device
+    # killed before the change, or with half of the file written; full: no space left on the device
+    kind: str = "kill"
 
 
 class Disk:
@@ -145,7 +146,7 @@ def line(
 
     made = experiment(config, choices)
     try:
-        with Stop.listening():
+        with Stop.handle_signals():
             pipeline.run(prepare.prepare(made), Context.on(made.hardware, made.tracker))
     except Failure as error:
         print(error)

@@ -88,7 +88,7 @@ KEPT = [
         "    def probed(self) -> bool:",
         "    def brand_new(self):\n        return 1\n\n    def probed(self) -> bool:",
     ),
-    Kept("another strategy", "re.compile(self.moves)", "re.compile(self.moves + '$')"),
+    Kept("another strategy", "re.compile(self.trainable)", "re.compile(self.trainable + '$')"),
     Kept("another task", "f[:, 4] >= detectors.SURE", "f[:, 4] > detectors.SURE"),
     Kept(
         "a compressor",

@@ -16,9 +16,8 @@ from sft_exp.store.code_hash import Key
 from sft_exp.store.store import Request, Stage, Store
 from sft_exp.training import context
 
-OPTIMIZED = (
-    0x1  # flag of code objects that are functions: bodies of modules and classes have it not
-)
+# flag of code objects that are functions: bodies of modules and classes have it not
+OPTIMIZED = 0x1
 
 
 @contextmanager
@@ -70,7 +69,7 @@ def run(job: stage_requests.Job, ctx, check: Callable[[str, Request, set[Key]], 
             context._corpora.clear()  # so that the reading of data is seen, too
             with watching(seen):
                 if len(group) > 1:
-                    finetune.run_alike(folders, group, replace(ctx, group=None))
+                    finetune.run_batched(folders, group, replace(ctx, group=None))
                 else:
                     function(folders[0], group[0], replace(ctx, group=None))
             for request in group:

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from sft_exp.config import sources
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, shared
 from sft_exp.distributed.select import engine_for
 from sft_exp.errors import ConfigError
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.finetune import moving, pull
 from sft_exp.training.loop import Plan, train
@@ -73,7 +73,9 @@ def tuning(kind, strategy=None, **options):
     """A task; with a strategy in its phases, with what it adds and its penalty."""
     task, strategy = kind(**options), strategy() if strategy else None
     maps = [-1] if task.pooled else [0, 1]  # the code, or what has a height and a width
-    encoder = Readout(part("encoder", "conv")().build(DIGITS.image), maps, "avg", 1, DIGITS.image)
+    encoder = FeatureExtractor(
+        part("encoder", "conv")().build(DIGITS.image), maps, "avg", 1, DIGITS.image
+    )
     nets = task.networks(encoder, DIGITS)
     if task.probed():
         found = {name: made[:50] for name, made in targets(50).items()}
@@ -100,7 +102,7 @@ def cases():
     found = {
         f"pretrainer {k.__name__}": partial(pretraining, k)
         for k in parts("pretrainer")
-        if k.learns == "by gradient"
+        if k.trained_by == "by gradient"
     }
     found |= {f"recomputed {k}": found[f"pretrainer {k}"] for k in ("VAE", "SimCLR")}
     found |= {
@@ -120,7 +122,7 @@ def cases():
     found |= {
         f"strategy {k.__name__}": partial(tuning, classify, k)
         for k in parts("strategy")
-        if not k.solves
+        if not k.closed_form
     }
     more = {"mixup": 0.3}, {"cutmix": 1.0}, {"augment": True}, {"balanced": True}
     return found | {f"classify {options}": partial(tuning, classify, **options) for options in more}
@@ -156,7 +158,7 @@ def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
     )
     pools = dict.fromkeys(method.pools, data)
     engine = engine_for(kind, group, method, nets, plan, pools)
-    optimizers = optimizers_for(method, engine.nets, Target(optim, {"lr": 0.01}), phases)
+    optimizers = optimizers_for(method, engine.nets, OptimizerConfig(optim, {"lr": 0.01}), phases)
     gradients = []
     for _ in train(method, nets, optimizers, pools, plan, CPU, engine=engine):
         gradients.append(
@@ -185,9 +187,9 @@ def main(folder, engines, only=""):
     torch.set_num_threads(1)
     group, data = Group(CPU, 60), images()
     if group.rank:
-        assert group.hear() == {"hello": 1}
+        assert group.receive() == {"hello": 1}
     else:
-        group.tell({"hello": 1})
+        group.broadcast({"hello": 1})
     pieces = torch.arange(23).split(5)  # five pieces for two processes, the last one shorter
     together = shared(lambda mine: (r * 2.0 for r in mine), pieces, group)
     assert torch.equal(torch.cat([*together]), torch.arange(23) * 2.0)
@@ -203,7 +205,7 @@ def main(folder, engines, only=""):
             continue
         gradients, end = trained(deepcopy(made), "local", None, data)
         changes = {"recompute": True} if name.startswith("recomputed") else {}
-        changes |= {"accumulate": 2} if name.startswith("strategy") else {}
+        changes |= {"gradient_accumulation_steps": 2} if name.startswith("strategy") else {}
         for engine in engines:
             try:
                 theirs, last = trained(deepcopy(made), engine, group, data, **changes)

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
 from sft_exp.data.augment import resample, view
 from sft_exp.errors import ConfigError
 
-NONE = Views(crop=[1.0, 1.0], ratio=1.0, flip=0.0, jitter=0.0, grey=0.0)
-ALL = Views(crop=[0.3, 1.2], rotate=20, shear=10, shift=0.1, blur=0.5, cutout=0.5)
+NONE = AugmentConfig(crop=[1.0, 1.0], ratio=1.0, flip=0.0, jitter=0.0, grey=0.0)
+ALL = AugmentConfig(crop=[0.3, 1.2], rotate=20, shear=10, shift=0.1, blur=0.5, cutout=0.5)
 COLOUR = torch.rand(64, 3, 12, 10, generator=stream("colour"))
 GREY = torch.rand(64, 1, 9, 13, generator=stream("grey"))
 
@@ -35,7 +35,7 @@ def test_a_view_is_a_function_of_the_stream(x_BCHW):
 
 def test_each_image_has_numbers_of_its_own():
     same_BCHW = COLOUR[:1].expand(64, -1, -1, -1)
-    for how in (ALL, Views(), replace(NONE, jitter=1.0), replace(NONE, crop=[0.2, 1.0])):
+    for how in (ALL, AugmentConfig(), replace(NONE, jitter=1.0), replace(NONE, crop=[0.2, 1.0])):
         assert len(seen(same_BCHW, how).flatten(1).unique(dim=0)) > 40
 
 
@@ -149,7 +149,7 @@ def test_cutout_takes_a_rectangle():
 def test_presets_are_of_the_data_sets_kind(experiment):
     """Digits are never mirrored; pictures are; the method takes what the group says, and the user has the last word."""
     assert experiment("dataset=mnist", "pretrainer=simclr").pretrainer.how.flip == 0
-    assert experiment("dataset=cifar10", "pretrainer=simclr").pretrainer.how == Views()
+    assert experiment("dataset=cifar10", "pretrainer=simclr").pretrainer.how == AugmentConfig()
     changed = experiment(
         "dataset=cifar10", "pretrainer=simclr", "augment=digits", "augment.flip=0.25"
     ).pretrainer.how
@@ -173,8 +173,7 @@ def test_impossible_views_are_refused_by_their_key(experiment, override, message
 def test_a_turn_is_the_textbooks():
     """The sampling grid of a quarter turn of a square image: its transpose, mirrored."""
     x_BCHW = torch.rand(1, 1, 7, 7, generator=stream("square"))
-    u = tuple(
-        torch.tensor([v]) for v in (0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
-    )  # no crop, shift, flip or shear; the largest turn
+    # no crop, shift, flip or shear; the largest turn
+    u = tuple(torch.tensor([v]) for v in (0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5))
     turned = resample(x_BCHW, replace(NONE, rotate=90.0), u)
     assert torch.allclose(turned, x_BCHW.rot90(1, (2, 3)), atol=1e-5)

@@ -28,11 +28,8 @@ TINY = (
     "labels=3",
     "hardware.threads=1",
 )
-MAY_CHANGE = (
-    "test-",
-    "evaluate-",
-    "likelihood-",
-)  # the manifest of the test images, and what is made of them
+# the manifest of the test images, and what is made of them
+MAY_CHANGE = ("test-", "evaluate-", "likelihood-")
 
 
 def contents(store: Path) -> dict[str, bytes]:

@@ -75,16 +75,10 @@ def test_the_truth_may_lie_in_a_file_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("kept", "point", "said"),
     [
-        (
-            lambda r: (r[4], r[3]) != ("ours", "1"),
-            "6.3",
-            "ours lacks seed 1, draw 0",
-        ),  # a bad seed is left out
-        (
-            lambda r: r[4] != "ours" or r[0] != "199",
-            "6.3",
-            "199 of 200 images are predicted",
-        ),  # so is a hard image
+        # a bad seed is left out
+        (lambda r: (r[4], r[3]) != ("ours", "1"), "6.3", "ours lacks seed 1, draw 0"),
+        # so is a hard image
+        (lambda r: r[4] != "ours" or r[0] != "199", "6.3", "199 of 200 images are predicted"),
         (lambda r: (r[3], r[5]) != ("2", "2"), "6.3", "not crossed: 8 runs"),
         (lambda r: r[4] != "raw_svm", "4.4", "there is no arm raw_svm"),
         (lambda r: (r[3], r[5]) == ("0", "0"), "7.3", "(McNemar) says nothing of the method"),

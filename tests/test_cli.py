@@ -73,7 +73,7 @@ REFUSED = [
     ("pretrain.steps=-1", "pretrain.steps=-1: must be 0 or more"),
     ("encoder=conv finetune.batch_size=1", "finetune.batch_size=1: must be 2 or more", "BatchNorm"),
     ("encoder=conv pretrain.batch_size=1", "pretrain.batch_size=1: must be 2 or more", "BatchNorm"),
-    ("pretrain.piece=0", "pretrain.piece=0: must be above 0"),
+    ("pretrain.micro_batch_size=0", "pretrain.micro_batch_size=0: must be above 0"),
     ("pretrainer.beta=-1", "pretrainer.beta=-1.0: must be 0 or more"),
     ("schedule.points=[]", "schedule.points=[]: must be pairs [progress, factor]"),
     ("hardware.precision=fp8", "hardware.precision=fp8: must be fp32 or bf16"),

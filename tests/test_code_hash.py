@@ -587,7 +587,7 @@ def test_two_functions_of_the_same_text_are_told_apart_by_what_they_call(plugin)
 
 
 def test_parts_and_libraries_in_a_request():
-    from sft_exp.config.schema import Target
+    from sft_exp.config.schema import OptimizerConfig
     from sft_exp.pretrainers.ae import AE
     from sft_exp.pretrainers.vae import VAE
 
@@ -595,10 +595,10 @@ def test_parts_and_libraries_in_a_request():
     assert digest({"method": AE()}) == digest({"method": AE("squared")}), (
         "numbers are the request's, not the code's"
     )
-    assert digest({"optim": Target("torch.optim.SGD", {})}) == digest({}), (
+    assert digest({"optim": OptimizerConfig("torch.optim.SGD", {})}) == digest({}), (
         "a library's version is recorded, not hashed"
     )
-    assert digest({"optim": Target("sft_exp.training.sam.SAM", {})}) != digest({})
+    assert digest({"optim": OptimizerConfig("sft_exp.training.sam.SAM", {})}) != digest({})
     assert digest({"_monitor": VAE()}) == digest({})
 
 

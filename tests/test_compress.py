@@ -24,10 +24,10 @@ from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError, ToleranceError
 from sft_exp.jobs import checks, prepare
-from sft_exp.models.distillation import Imitation, divergence
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.distillation import DistillationMethod, divergence
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.runs import pipeline
-from sft_exp.stages import bill, compress
+from sft_exp.stages import benchmark, compress
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 from sft_exp.store.store import Result
@@ -49,7 +49,9 @@ SHORT = ["finetune.steps=30", "draws=1", "val=none", "controls=false"]
 def network(maps=(-1,), encoder=None, seed=0):
     torch.manual_seed(seed)
     encoder = encoder or Conv([8, 16], 24)
-    nets = Classify().networks(Readout(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image), SPEC)
+    nets = Classify().networks(
+        FeatureExtractor(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image), SPEC
+    )
     nets["scale"].mean.normal_(generator=stream("mean"))
     return Network(Classify(), nets).eval()
 
@@ -85,11 +87,13 @@ def test_imitation_moves_the_student_and_not_the_teacher(digits, plan):
     spec, task = digits.spec, Classify()
 
     def nets():
-        return task.networks(Readout(MLP([16]).build(spec.image), [-1], "avg", 1, spec.image), spec)
+        return task.networks(
+            FeatureExtractor(MLP([16]).build(spec.image), [-1], "avg", 1, spec.image), spec
+        )
 
     teacher, student = Model(task, nets(), spec), nets()
     before = {k: v.clone() for k, v in teacher.nets.state_dict().items()}
-    method = Imitation(task, teacher, weight=1.0)
+    method = DistillationMethod(task, teacher, weight=1.0)
     optimizers = {"loss": torch.optim.Adam(student.parameters(), 1e-2)}
     optimizers["loss"].param_groups[0]["base_lr"] = 1e-2
     data = {"labelled": digits.train.at(torch.arange(10)), "unlabelled": digits.train}
@@ -248,11 +252,11 @@ def graph(net):
 
 
 def test_a_chain_is_its_steps_and_several_are_forms(experiment):
-    forms = experiment("compress=prune_int8", "compress.parts.prune.ratio=0.3").compress.forms(
-        "prune_int8"
-    )
-    assert forms == {"prune_int8": [Prune(ratio=0.3), Int8()]}
-    names = experiment("compress=all").compress.forms("all")
+    variants = experiment(
+        "compress=prune_int8", "compress.parts.prune.ratio=0.3"
+    ).compress.variants("prune_int8")
+    assert variants == {"prune_int8": [Prune(ratio=0.3), Int8()]}
+    names = experiment("compress=all").compress.variants("all")
     assert list(names) == [
         "int8",
         "int8_dynamic",
@@ -262,11 +266,11 @@ def test_a_chain_is_its_steps_and_several_are_forms(experiment):
         "distill",
         "distill_alone",
     ]
-    assert experiment().compress.forms("none") == {}
+    assert experiment().compress.variants("none") == {}
 
 
 def test_the_student_alone_differs_in_the_teacher_and_in_nothing_else(experiment):
-    taught, alone = experiment("compress=distill").compress.forms("distill").values()
+    taught, alone = experiment("compress=distill").compress.variants("distill").values()
     assert alone == [replace(taught[0], weight=0.0)]
 
 
@@ -313,8 +317,8 @@ def test_an_absent_library_is_named(experiment, monkeypatch):
 # The bill
 
 
-def row(form, accuracy):
-    return {"form": form, "accuracy": accuracy}
+def row(variant, accuracy):
+    return {"form": variant, "accuracy": accuracy}
 
 
 @pytest.mark.parametrize(
@@ -337,14 +341,14 @@ def test_more_loss_than_allowed_fails(tmp_path, most, said):
 
 
 def test_turns_are_interleaved_and_end(monkeypatch):
-    monkeypatch.setattr(bill, "TURNS", {1: 3, 64: 2})
+    monkeypatch.setattr(benchmark, "TURNS", {1: 3, 64: 2})
     calls = []
-    forms = {name: lambda x, name=name: calls.append((len(x), name)) for name in "ab"}
-    found = bill.measured(forms, torch.zeros(10, 1, 2, 2))
+    variants = {name: lambda x, name=name: calls.append((len(x), name)) for name in "ab"}
+    found = benchmark.measured(variants, torch.zeros(10, 1, 2, 2))
     assert calls == [*[(1, n) for n in "ababbaab"], *[(64, n) for n in "ababba"]]
     assert all(v > 0 for speeds in found.values() for v in speeds.values())
-    monkeypatch.setattr(bill, "SECONDS", 0.0)
-    assert list(bill.turns(100)) == list(range(bill.FEWEST))
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    assert list(benchmark.turns(100)) == list(range(benchmark.FEWEST))
 
 
 # The whole line
@@ -365,7 +369,7 @@ def line(tmp_path_factory):
         "export=onnx",
     ]
     patch = pytest.MonkeyPatch()
-    patch.setattr(bill, "TURNS", {1: 5, 64: 5})
+    patch.setattr(benchmark, "TURNS", {1: 5, 64: 5})
     first = sft_exp.run(command, folder / "run")
     second = sft_exp.run([*command, "compress.tolerance=0.4", "report=false"], folder / "again")
     patch.undo()
@@ -480,8 +484,10 @@ def test_a_teacher_must_know_the_same_images(line):
 def test_losses_of_a_student_without_weight_are_the_tasks():
     """weight=0 is the student alone."""
     task, spec = Classify(), Spec((1, 8, 8), ("a", "b"))
-    nets = task.networks(Readout(MLP([4]).build(spec.image), [-1], "avg", 1, spec.image), spec)
-    method = Imitation(task, Model(task, nets, spec), weight=0.0)
+    nets = task.networks(
+        FeatureExtractor(MLP([4]).build(spec.image), [-1], "avg", 1, spec.image), spec
+    )
+    method = DistillationMethod(task, Model(task, nets, spec), weight=0.0)
     x, y, u = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0]), torch.rand(5, 1, 8, 8)
     total, _ = method.loss(nets, x, y, u, torch.randn(5, 2))
     assert total.item() == pytest.approx(F.cross_entropy(task.predict(nets, x), y).item())

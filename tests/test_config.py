@@ -14,16 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp.config import build, help_text, register, sources
 from sft_exp.config.help_text import GROUPS, first_comment, options
-from sft_exp.config.schema import Budget, Experiment, Target, target, valid_labels
+from sft_exp.config.schema import Experiment, OptimizerConfig, TrainConfig, target, valid_labels
 from sft_exp.config.sources import CONF, FOLDERS, HERE, KINDS
 from sft_exp.errors import ConfigError
 
 ROOTS = {
     "": "Experiment",
-    "pretrain": "Budget",
-    "finetune": "Tuning",
+    "pretrain": "TrainConfig",
+    "finetune": "FinetuneConfig",
     "features": "Features",
-    "augment": "Views",
+    "augment": "AugmentConfig",
     "hardware": "Hardware",
 }
 PARTS = [
@@ -32,9 +32,8 @@ PARTS = [
     for f in sorted((HERE / folder).glob("*.py"))
     if f.stem != "__init__"
 ]
-COLUMNS = list(
-    zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS))
-)  # all parts in few compositions
+# all parts in few compositions
+COLUMNS = list(zip_longest(*([(g, s) for g, s in PARTS if g == group] for group in FOLDERS)))
 
 
 @pytest.fixture
@@ -59,10 +58,9 @@ def spoilt(values, dotted, value):
 def test_every_option_composes_to_an_experiment(experiment, group, option):
     e = experiment(f"{group}={option}")
     assert isinstance(e, Experiment)
-    assert (
-        group == "study" or e.choices[group] == option
-    )  # a study is of the multirun, not of its jobs
-    assert isinstance(e.optim, Target)
+    # a study is of the multirun, not of its jobs
+    assert group == "study" or e.choices[group] == option
+    assert isinstance(e.optim, OptimizerConfig)
     for name, kind in KINDS.items():
         assert isinstance(getattr(e, name), build.locate(kind))
 
@@ -72,10 +70,8 @@ def test_every_group_has_a_folder_of_described_options(group):
     assert options(group)
     for file in (CONF / group).glob("*.yaml"):
         assert first_comment(file), file
-    others = {
-        "wandb_sweep",
-        "hydra",
-    }  # read by `wandb sweep`, and by Hydra for itself: presets of its launchers
+    # read by `wandb sweep`, and by Hydra for itself: presets of its launchers
+    others = {"wandb_sweep", "hydra"}
     assert {d.name for d in CONF.iterdir() if d.is_dir()} <= {*GROUPS} | others, (
         "a folder that --help does not know"
     )
@@ -336,13 +332,13 @@ def test_labels_are_nothing_else(values, labels):
 @pytest.mark.parametrize(
     ("budget", "n", "steps"),
     [
-        (Budget(epochs=3, batch_size=32), 100, 9),  # what does not fill a batch is dropped
-        (Budget(epochs=3, batch_size="all"), 100, 3),
-        (Budget(epochs=3, batch_size=500), 100, 3),  # a batch is never larger than the set
-        (Budget(epochs=3, batch_size=32, max_steps=5), 100, 5),
-        (Budget(epochs=3, batch_size=32, max_steps=50), 100, 9),
-        (Budget(epochs=3, steps=7), 100, 7),
-        (Budget(epochs=0), 100, 0),
+        (TrainConfig(epochs=3, batch_size=32), 100, 9),  # what does not fill a batch is dropped
+        (TrainConfig(epochs=3, batch_size="all"), 100, 3),
+        (TrainConfig(epochs=3, batch_size=500), 100, 3),  # a batch is never larger than the set
+        (TrainConfig(epochs=3, batch_size=32, max_steps=5), 100, 5),
+        (TrainConfig(epochs=3, batch_size=32, max_steps=50), 100, 9),
+        (TrainConfig(epochs=3, steps=7), 100, 7),
+        (TrainConfig(epochs=0), 100, 0),
     ],
 )
 def test_a_budget_in_steps(budget, n, steps):
@@ -351,9 +347,9 @@ def test_a_budget_in_steps(budget, n, steps):
 
 
 def test_a_budget_may_stop_before_its_schedule_ends_and_go_on_from_a_shorter_one():
-    budget = Budget(epochs=6, horizon=18, after=2, batch_size=10)
+    budget = TrainConfig(epochs=6, schedule_length=18, resume_from=2, batch_size=10)
     assert (budget.before(100), budget.total(100), budget.end(100)) == (20, 60, 180)
-    assert Budget(steps=6, horizon=18).end(100) == 18
+    assert TrainConfig(steps=6, schedule_length=18).end(100) == 18
 
 
 # Cost and help
@@ -383,15 +379,8 @@ def test_help_lists_every_option_with_its_description_and_every_key():
         _, _, below = text.partition(f"\n  {group}\n")
         lines = below.partition("\n\n")[0].replace(f"\n{'':22}", " ").splitlines()
         assert dict(line.split(None, 1) for line in lines) == options(group)
-    inside = {
-        *GROUPS,
-        "pretrain",
-        "finetune",
-        "features",
-        "transfer",
-        "protocol",
-        "choices",
-    }  # shown by --cfg job
+    # shown by --cfg job
+    inside = {*GROUPS, "pretrain", "finetune", "features", "transfer", "protocol", "choices"}
     for f in fields(Experiment):
         assert f.name in inside or f"\n    {f.name}=" in text, f.name
 

@@ -14,15 +14,15 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from sft_exp.config import build, help_text, sources
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
 from sft_exp.errors import ConfigError
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages.model import Model, measure, named
-from sft_exp.training.loop import only, train
+from sft_exp.training.loop import set_requires_grad, train
 from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
@@ -64,15 +64,15 @@ def networks(pretrainer, encoder, image=DIGITS.image, seed=0):
 
 
 GRADIENT = [
-    stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "by gradient"
+    stem for stem in parts("pretrainer") if part("pretrainer", stem).trained_by == "by gradient"
 ]
 CLOSED = [
-    stem for stem in parts("pretrainer") if part("pretrainer", stem).learns == "in closed form"
+    stem for stem in parts("pretrainer") if part("pretrainer", stem).trained_by == "in closed form"
 ]
 SOLVING = [
     stem
     for stem in parts("strategy")
-    if part("strategy", stem).solves and "classes" in part("strategy", stem).solved
+    if part("strategy", stem).closed_form and "classes" in part("strategy", stem).closed_form_tasks
 ]
 
 
@@ -85,12 +85,10 @@ def parameters(encoder):
 
 
 SIZE = {e: parameters(e) for e in parts("encoder")}
-ENCODERS = [
-    e for e in ("mlp", "conv", *sorted({*SIZE} - {"mlp", "conv"})) if SIZE[e]
-]  # what has something to learn
-PAIRS = [
-    (p, e) for p in GRADIENT for e in [e for e in ENCODERS if networks(p, e)][:2]
-]  # all would take an hour
+# what has something to learn
+ENCODERS = [e for e in ("mlp", "conv", *sorted({*SIZE} - {"mlp", "conv"})) if SIZE[e]]
+# all would take an hour
+PAIRS = [(p, e) for p in GRADIENT for e in [e for e in ENCODERS if networks(p, e)][:2]]
 PAIRS += [
     (next(p for p in GRADIENT if networks(p, e)), e)
     for e in ENCODERS
@@ -105,11 +103,8 @@ every_encoder = pytest.mark.parametrize(
         for e in SIZE
     ],
 )
-BORROWED = (
-    "torchvision_model",
-    "timm_model",
-    "resnet",
-)  # encoders that are slow to train, and others' to test
+# encoders that are slow to train, and others' to test
+BORROWED = ("torchvision_model", "timm_model", "resnet")
 pairs = pytest.mark.parametrize(
     ("pretrainer", "encoder"),
     [pytest.param(p, e, marks=[pytest.mark.slow] if e in BORROWED else []) for p, e in PAIRS],
@@ -175,9 +170,9 @@ def test_its_config_is_read_from_its_source(group, stem):
 def test_a_pretrainers_option_brings_an_encoder_it_fits(experiment, stem):
     e = experiment(f"pretrainer={stem}")
     backbone = e.encoder.build(DIGITS.image)
-    if e.pretrainer.learns != "nothing":
+    if e.pretrainer.trained_by != "nothing":
         nets = e.pretrainer.networks(backbone, DIGITS)
-        assert nets.get_submodule(e.pretrainer.keeps) is backbone
+        assert nets.get_submodule(e.pretrainer.encoder_path) is backbone
 
 
 @pairs
@@ -206,7 +201,8 @@ def test_all_randomness_of_a_step_is_in_its_draw(digits, pretrainer, encoder):
 def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, encoder):
     method, nets = networks(pretrainer, encoder)
     kept = {
-        f"{method.keeps}.{name}" for name, _ in nets.get_submodule(method.keeps).named_parameters()
+        f"{method.encoder_path}.{name}"
+        for name, _ in nets.get_submodule(method.encoder_path).named_parameters()
     }
     everything, reached = (
         {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad},
@@ -216,7 +212,7 @@ def test_each_objective_reaches_its_network_and_no_other(digits, pretrainer, enc
         assert often >= 1
         own = nets.get_submodule(network) if network else nets
         nets.zero_grad(set_to_none=True)
-        only(nets, everything, network)
+        set_requires_grad(nets, everything, network)
         getattr(method, objective)(nets, *drawn_by(method, digits.train))[0].backward()
         touched = {
             id(p) for p in nets.parameters() if p.grad is not None and p.grad.abs().sum() > 0
@@ -237,7 +233,7 @@ def test_each_objective_falls_when_it_alone_is_followed(digits, pretrainer, enco
         [name for name, p in nets.named_parameters() if p.requires_grad],
     )
     for objective, (network, _) in method.objectives.items():
-        only(nets, dict.fromkeys(free, 1.0), network)
+        set_requires_grad(nets, dict.fromkeys(free, 1.0), network)
         optimizer = torch.optim.Adam([p for p in nets.parameters() if p.requires_grad], 3e-3)
         values = []
         for _ in range(25):
@@ -276,9 +272,9 @@ def training(plan):
 def test_what_is_kept_moves(digits, training, pretrainer, encoder):
     """By gradient, or as a teacher that follows what does. (A bias may cancel, as in a linear critic.)"""
     method, nets = networks(pretrainer, encoder)
-    kept = nets.get_submodule(method.keeps)
+    kept = nets.get_submodule(method.encoder_path)
     before = bits(kept)
-    training(method, nets, digits.train, Target("torch.optim.Adam", {"lr": 1e-3}), stop=3)
+    training(method, nets, digits.train, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), stop=3)
     assert not [
         name for name, p in kept.named_parameters() if p.dim() > 1 and torch.equal(before[name], p)
     ]
@@ -297,7 +293,7 @@ def test_a_restart_from_a_checkpoint_ends_in_the_same_bits(
     digits, training, pretrainer, encoder, optimizer
 ):
     """Networks, optimizers and one integer are all there is to save: 20 steps = 9 steps, restart, 11 steps."""
-    target = Target(
+    target = OptimizerConfig(
         f"torch.optim.{optimizer}",
         {"lr": 1e-3, **({"momentum": 0.9} if optimizer == "SGD" else {})},
     )
@@ -342,7 +338,7 @@ def test_a_closed_form_sets_the_whole_encoder(digits, experiment, stem):
         nets = e.pretrainer.networks(e.encoder.build(digits.image), digits.spec)
         with torch.no_grad():
             e.pretrainer.prepare(nets, {"x": digits.train.floats(torch.arange(300), CPU)})
-        found.append(bits(nets.get_submodule(e.pretrainer.keeps)))
+        found.append(bits(nets.get_submodule(e.pretrainer.encoder_path)))
     assert equal(*found)
 
 
@@ -370,7 +366,7 @@ def test_an_encoder_names_its_maps_in_order(stem, image):
 def test_an_encoders_mirror_draws_images(stem, image):
     backbone = part("encoder", stem)().build(image)
     try:
-        mirror = backbone.mirror(7)
+        mirror = backbone.decoder(7)
     except ConfigError:
         pytest.skip("says that it has no mirror")
     assert mirror(torch.randn(2, 7, generator=stream("mirror"))).shape == (2, *image)
@@ -382,7 +378,7 @@ def test_an_encoder_works_or_refuses_small_images(stem, size):
     """No size passes the check and fails in the first step."""
     try:
         backbone = part("encoder", stem)().build((1, size, size))
-        mirror = backbone.mirror(backbone.width)
+        mirror = backbone.decoder(backbone.width)
     except ConfigError:
         return
     assert mirror(backbone.train()(torch.rand(2, 1, size, size))).shape == (2, 1, size, size)
@@ -441,7 +437,7 @@ def supervised(stem):
     task, spec = specimen(stem), told(stem)
     encoder = part("encoder", "conv")().build(spec.image)
     return task, task.networks(
-        Readout(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec
+        FeatureExtractor(encoder, [-1] if task.pooled else ["dense"], "avg", 1, spec.image), spec
     )
 
 
@@ -455,7 +451,7 @@ def test_a_task_learns_what_it_is_shown(training, stem):
     """Loss without randomness, gradients in every network, and a loss that falls on labels it has seen."""
     task, nets = supervised(stem)
     images = annotated(stem)
-    target = Target("torch.optim.Adam", {"lr": 1e-3})
+    target = OptimizerConfig("torch.optim.Adam", {"lr": 1e-3})
     found, _ = training(task, nets, images, target)
     idle = {n for n, p in nets.named_parameters() if p.requires_grad and p.grad is None}
     assert not {n for n in idle if not n.startswith("encoder.")}, (
@@ -463,9 +459,8 @@ def test_a_task_learns_what_it_is_shown(training, stem):
     )
     again, _ = training(*supervised(stem), images, target)
     assert found == again
-    of_labels = (
-        "labels" if "labels" in found[0] else next(iter(task.objectives))
-    )  # other terms may rise as their weights do
+    # other terms may rise as their weights do
+    of_labels = "labels" if "labels" in found[0] else next(iter(task.objectives))
     assert found[-1][of_labels] < found[0][of_labels]
 
 
@@ -530,7 +525,7 @@ def test_a_tasks_randomness_is_in_its_draw_and_it_reads_no_label_of_the_pool(ste
 
 @every("task")
 def test_a_task_restarts_from_a_checkpoint_in_the_same_bits(training, stem):
-    images, target = annotated(stem), Target("torch.optim.Adam", {"lr": 1e-3})
+    images, target = annotated(stem), OptimizerConfig("torch.optim.Adam", {"lr": 1e-3})
     task, nets = supervised(stem)
     whole, _ = training(task, nets, images, target)
     task, half = supervised(stem)
@@ -551,7 +546,7 @@ def test_a_strategys_phases_name_the_encoders_numbers(stem, encoder):
     strategy, backbone = part("strategy", stem)(), part("encoder", encoder)().build(DIGITS.image)
     strategy.adapt(backbone, stream("adapt"))
     names = {name for name, _ in backbone.named_parameters()}
-    readout = Readout(backbone, [-1], "avg", 1, DIGITS.image)
+    readout = FeatureExtractor(backbone, [-1], "avg", 1, DIGITS.image)
     phases = strategy.phases(layers(readout, DIGITS.image))
     assert sum(share for share, _ in phases) == pytest.approx(1)
     for share, rates in phases:
@@ -575,7 +570,7 @@ def features(missing=None):
 def test_a_solved_head_is_its_numbers(stem, missing):
     """Solved twice it is the same; saved and loaded it says the same; a class without a label is never predicted."""
     strategy, (f_BD, y_B) = part("strategy", stem)(), features(missing)
-    head, again = (strategy.solve(f_BD, y_B, DIGITS, seed=7) for _ in range(2))
+    head, again = (strategy.fit_closed_form(f_BD, y_B, DIGITS, seed=7) for _ in range(2))
     with torch.no_grad():
         logits_BY = head(f_BD)
         assert torch.equal(logits_BY, again(f_BD))

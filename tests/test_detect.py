@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import sft_exp
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data import boxes
@@ -21,12 +21,12 @@ from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.vit import ViT
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.models.feature_extractor import DENSE, Readout
+from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.models.heads import detectors
 from sft_exp.tasks.detect import Detect
 
 CPU = torch.device("cpu")
-STILL = Views(crop=[1.0, 1.0], ratio=1.0, flip=0.0, jitter=0.0, grey=0.0)
+STILL = AugmentConfig(crop=[1.0, 1.0], ratio=1.0, flip=0.0, jitter=0.0, grey=0.0)
 SPEC = Spec((3, 64, 64), ("cell", "nucleus"))
 each = pytest.mark.parametrize
 
@@ -87,7 +87,9 @@ def voc(folder, **options):
 def networks(task, encoder=None, spec=SPEC, seed=0):
     torch.manual_seed(seed)
     encoder = encoder or Conv([8, 16, 16], 8)
-    return task.networks(Readout(encoder.build(spec.image), [DENSE], "avg", 1, spec.image), spec)
+    return task.networks(
+        FeatureExtractor(encoder.build(spec.image), [DENSE], "avg", 1, spec.image), spec
+    )
 
 
 def scene(n=4, size=64):
@@ -694,7 +696,7 @@ def iou(a, b):
 
 def test_a_killed_training_of_boxes_ends_in_the_same_bits(plan):
     """20 steps, or 9, a restart and 11, with views drawn for each step."""
-    from sft_exp.config.schema import Target
+    from sft_exp.config.schema import OptimizerConfig
     from sft_exp.data.images import Images
     from sft_exp.training.loop import train
     from sft_exp.training.optim import optimizers_for
@@ -717,7 +719,7 @@ def test_a_killed_training_of_boxes_ends_in_the_same_bits(plan):
         for stop in stops:
             told = plan(nets, 20, stop=stop, batch_size=4)
             optimizers = optimizers_for(
-                task, nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases
+                task, nets, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), told.phases
             )
             if saved:
                 optimizers["loss"].load_state_dict(saved)

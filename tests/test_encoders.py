@@ -132,7 +132,7 @@ def test_many_of_torchvisions_models_by_name(name):
     backbone = TorchvisionModel(name).build((3, 64, 64))
     code_BD = backbone(torch.rand(2, 3, 64, 64, generator=stream("x")))
     assert code_BD.shape == (2, backbone.width)
-    assert backbone.mirror(5)(torch.randn(2, 5, generator=stream("z"))).shape == (2, 3, 64, 64)
+    assert backbone.decoder(5)(torch.randn(2, 5, generator=stream("z"))).shape == (2, 3, 64, 64)
 
 
 def test_an_unknown_name_is_answered_with_a_close_one():
@@ -168,7 +168,7 @@ def test_timm_is_asked_for_by_its_extra(monkeypatch):
 
 def test_the_fully_connected_encoders_norm_is_between_its_layers_and_the_decoders():
     net = MLP([6, 4], norm="batch").build((1, 3, 3))
-    decoder = net.mirror(2)
+    decoder = net.decoder(2)
     x_BCHW = torch.rand(8, 1, 3, 3, generator=stream("x"))
     (_, first_BD), *_ = net.maps(x_BCHW)
     normal_BD = net.layers[0](x_BCHW.flatten(1))

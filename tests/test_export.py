@@ -21,7 +21,7 @@ from sft_exp.exporters.onnx import Onnx
 from sft_exp.exporters.ort import Ort
 from sft_exp.exporters.safetensors import Safetensors
 from sft_exp.exporters.torch_export import TorchExport
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.predict import inference
 from sft_exp.stages import export
 from sft_exp.stages import model as models
@@ -39,7 +39,7 @@ EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors()]
 def network():
     torch.manual_seed(0)
     nets = Classify().networks(
-        Readout(Conv([8, 8], 8).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC
+        FeatureExtractor(Conv([8, 8], 8).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC
     )
     return Network(Classify(), nets).eval()
 

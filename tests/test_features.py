@@ -7,9 +7,8 @@ from benchmarks import lessons
 MARGINS = {  # pretrainer -> advantage over the best floor at least
     **dict.fromkeys(("vicreg", "simclr", "barlow_twins", "simsiam", "dino", "moco", "byol"), 0.09),
     **dict.fromkeys(("mae", "rotation", "jigsaw", "kmeans"), 0.02),
-    **dict.fromkeys(
-        ("ae", "vae"), 0.02
-    ),  # labels spread over their features' graph, against the same on pixels
+    # labels spread over their features' graph, against the same on pixels
+    **dict.fromkeys(("ae", "vae"), 0.02),
     **dict.fromkeys(("dae", "pca", "wgan_gp"), 0.0),
 }
 BELOW = ("gan", "bigan")  # a floor, at rest with so few labels

@@ -36,9 +36,8 @@ def ready(**fields) -> tuple[FixMatch, nn.ModuleDict]:
 
 def test_only_sure_guesses_count_and_all_share_the_mean():
     task, nets = ready(threshold=0.95, weight=2.0)
-    loss, shown = task.loss(
-        nets, LABELLED, Y, WEAK, STRONG
-    )  # 4 - 0 in logits is 0.98; 1 - 0 is 0.73
+    # 4 - 0 in logits is 0.98; 1 - 0 is 0.73
+    loss, shown = task.loss(nets, LABELLED, Y, WEAK, STRONG)
     guessed = F.cross_entropy(STRONG[:1], torch.tensor([0])) / 3
     torch.testing.assert_close(loss, F.cross_entropy(LABELLED, Y) + 2 * guessed)
     torch.testing.assert_close(shown["kept"], torch.tensor(1 / 3))
@@ -66,7 +65,7 @@ def test_alignment_divides_by_what_was_guessed_and_multiplies_by_what_is_known()
 def test_the_share_of_guesses_is_a_running_mean():
     task, nets = ready(align=True)
     with torch.no_grad():
-        task.after(nets, LABELLED, Y, WEAK, STRONG)
+        task.on_step_end(nets, LABELLED, Y, WEAK, STRONG)
     mean = WEAK.softmax(1).mean(0)
     torch.testing.assert_close(
         nets["guessed"].value,

@@ -144,17 +144,14 @@ def test_runs_and_store_may_move_together(tmp_path, store):
 def test_unfinished_work(store):
     used = name("pretrain", 1)
     run(Path("outputs/runs/a/b"), store, [used, name("finetune", 5)])
-    folder(
-        store, f"{used}.1.2.host", place="work", old=True
-    )  # a killed run of somebody who may come back
-    folder(
-        store, f"{name('pretrain', 2)}.1.2.host", {"data": name("data", 2)}, place="work"
-    )  # younger than a week
+    # a killed run of somebody who may come back
+    folder(store, f"{used}.1.2.host", place="work", old=True)
+    # younger than a week
+    folder(store, f"{name('pretrain', 2)}.1.2.host", {"data": name("data", 2)}, place="work")
     folder(store, name("data", 2))
     folder(store, f"{name('pretrain', 3)}.1.2.host", place="work", old=True)
-    folder(
-        store, f".{name('pretrain', 4)}.1.2.host", place="work", old=True
-    )  # a copy that a kill interrupted
+    # a copy that a kill interrupted
+    folder(store, f".{name('pretrain', 4)}.1.2.host", place="work", old=True)
     folder(store, f"{name('finetune', 5)}.1.2.host", place="work", old=True)  # finished meanwhile
     folder(store, name("finetune", 5))
     folder(store, f"{used}.0123abcd", place="damaged")

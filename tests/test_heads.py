@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.rng import seed_of, stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
@@ -80,7 +80,7 @@ def test_fit_linear_forgets_where_the_head_began(pixels):
 def test_the_kernel_machine_is_scikit_learns(pixels, classes):
     """Its scores are `decision_function` of one-against-rest shape; its largest is `predict` where margins break ties."""
     f_ND, y_N, f_BD = pixels(classes)
-    head = Svm(c=[10.0], gamma=[1.0]).solve(
+    head = Svm(c=[10.0], gamma=[1.0]).fit_closed_form(
         f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED
     )
     theirs = SVC(C=10.0, gamma=1 / (64 * f_ND.var().item()), break_ties=classes > 2).fit(
@@ -100,7 +100,7 @@ def test_the_kernel_machine_is_scikit_learns(pixels, classes):
 def test_the_kernel_machine_holds_far_from_the_origin(pixels):
     """Features need not be centred; and no number needs double precision, which some devices do not have."""
     f_ND, y_N, f_BD = (v if v.dtype == torch.int64 else v + 100 for v in pixels(10))
-    head = Svm(c=[10.0], gamma=[1.0]).solve(f_ND, y_N, SPEC, SEED)
+    head = Svm(c=[10.0], gamma=[1.0]).fit_closed_form(f_ND, y_N, SPEC, SEED)
     theirs = SVC(C=10.0, gamma=1 / (64 * f_ND.var().item())).fit(*shuffled(f_ND, y_N))
     assert head(f_BD).numpy() == pytest.approx(theirs.decision_function(f_BD.numpy()), abs=1e-4)
     assert torch.float64 not in {v.dtype for v in (head(f_BD), *head.state_dict().values())}
@@ -109,7 +109,9 @@ def test_the_kernel_machine_holds_far_from_the_origin(pixels):
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_logistic_head_gives_scikit_learns_probabilities(pixels, classes):
     f_ND, y_N, f_BD = pixels(classes)
-    head = Logistic(c=[1.0]).solve(f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED)
+    head = Logistic(c=[1.0]).fit_closed_form(
+        f_ND, y_N, Spec(SPEC.image, SPEC.classes[:classes]), SEED
+    )
     theirs = LogisticRegression(C=1.0, max_iter=1000).fit(*shuffled(f_ND, y_N))
     with torch.no_grad():
         assert head(f_BD).softmax(1).numpy() == pytest.approx(
@@ -122,14 +124,16 @@ def test_the_logistic_head_gives_scikit_learns_probabilities(pixels, classes):
 def test_classes_without_a_label_keep_their_places(pixels, strategy, seen):
     """Labels 0..seen-1 become 9, 8, ...: the head has ten rows and predicts what scikit-learn does, under those names."""
     f_ND, y_N, f_BD = pixels(seen)
-    head, few = strategy.solve(f_ND, 9 - y_N, SPEC, SEED), Spec(SPEC.image, SPEC.classes[:seen])
+    head, few = (
+        strategy.fit_closed_form(f_ND, 9 - y_N, SPEC, SEED),
+        Spec(SPEC.image, SPEC.classes[:seen]),
+    )
     with torch.no_grad():
         logits_BY = head(f_BD)
-        expected = strategy.solve(f_ND, y_N, few, SEED)(f_BD).argmax(1)
+        expected = strategy.fit_closed_form(f_ND, y_N, few, SEED)(f_BD).argmax(1)
     assert logits_BY.shape[1] == 10
-    assert (
-        9 - logits_BY.argmax(1) == expected
-    ).float().mean() > 0.99  # the order of classes may turn a tie
+    # the order of classes may turn a tie
+    assert (9 - logits_BY.argmax(1) == expected).float().mean() > 0.99
     assert logits_BY.softmax(1)[:, : 10 - seen].max() < 1e-6
 
 
@@ -175,7 +179,7 @@ def test_settings_are_chosen_on_some_rows_and_fitted_on_all():
 def test_heads_trained_together_are_those_trained_alone(pixels, plan, path):
     """A sweep over learning rates up to 0.1 on frozen features is one training."""
     f_ND, y_N, _ = pixels(10)
-    rates, target = [1e-4, 1e-2, 0.1], Target(path, {"lr": 1.0, "weight_decay": 1e-3})
+    rates, target = [1e-4, 1e-2, 0.1], OptimizerConfig(path, {"lr": 1.0, "weight_decay": 1e-3})
     torch.manual_seed(0)
     head = nn.Linear(64, 10)
     told = plan(
@@ -190,7 +194,8 @@ def test_heads_trained_together_are_those_trained_alone(pixels, plan, path):
         alone.load_state_dict(head.state_dict())
         nets = nn.ModuleDict({"encoder": nn.Identity(), "scale": Standardise(64), "head": alone})
         optimizer = build_optimizer(
-            Target(path, {**target.options, "lr": rate}), [{"params": list(alone.parameters())}]
+            OptimizerConfig(path, {**target.options, "lr": rate}),
+            [{"params": list(alone.parameters())}],
         )
         images = Images(f_ND, y_N, [str(n) for n in range(len(y_N))])
         *_, last = train(

@@ -49,9 +49,8 @@ def predicted(counts, told, right, log_loss, norms=(10.0, 12.0)):
 
 EVEN = [10] * 10
 SOUND = predicted(EVEN, EVEN, 1.0, 0.05)
-RARE = predicted(
-    [980, 20], [1000, 0], 0.98, 0.07
-)  # never predicted, and yet the log loss is below the entropy, 0.098
+# never predicted, and yet the log loss is below the entropy, 0.098
+RARE = predicted([980, 20], [1000, 0], 0.98, 0.07)
 RARE_OF_TEN = predicted([50] * 9 + [3], [50] * 9 + [0], 0.97, 0.1)
 NUMBERS = {"norm": [10.0, 11.0]}
 

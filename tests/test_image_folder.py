@@ -183,19 +183,12 @@ def test_the_pool_takes_folders_globs_and_tar_files(mode, memory):
         root=str(root), unlabelled=["photos/a", "photos/*/*.jpg", name], memory=memory, workers=0
     )
     a, b = [f"a/{n:03d}.jpg" for n in range(3)], [f"photos/b/{n:03d}.jpg" for n in range(3)]
-    assert corpus.extra.ids == [
-        *a,
-        *b,
-        f"{name}::x/1.png",
-        f"{name}::x/2.png",
-    ]  # what two entries name is there once
+    # what two entries name is there once
+    assert corpus.extra.ids == [*a, *b, f"{name}::x/1.png", f"{name}::x/2.png"]
     assert torch.equal(pixels(corpus.extra)[-1], decode(coded(4001), (3, 8, 8)).float() / 255)
     assert set(corpus.extra.y.tolist()) == {-1}
-    assert sorted(p.name for p in Path().iterdir()) == [
-        name,
-        "photos",
-        "root",
-    ]  # nothing was unpacked
+    # nothing was unpacked
+    assert sorted(p.name for p in Path().iterdir()) == [name, "photos", "root"]
 
 
 def test_only_regular_files_of_a_tar_file_are_read():
@@ -287,9 +280,8 @@ def test_the_fingerprint_is_of_what_can_change_a_result():
     root = classes(Path("root"))
     first = load(root="root").fingerprint
     shutil.copytree(root, "elsewhere")
-    assert (
-        load(root="elsewhere", memory=0, workers=0).fingerprint == first
-    )  # where the files lie cannot
+    # where the files lie cannot
+    assert load(root="elsewhere", memory=0, workers=0).fingerprint == first
     assert load(root="root", size=9).fingerprint != first
     assert load(root="root", channels=1).fingerprint != first
     assert load(root="root", group="([0-9])[.]").fingerprint != first
@@ -624,9 +616,8 @@ def test_pixels_are_upright_centred_and_scaled():
     tall.rotate(90, expand=True).save(buffer, "PNG", exif=exif)
     x_CHW = decode(buffer.getvalue(), (1, 20, 20))
     assert x_CHW.shape == (1, 20, 20)
-    assert torch.equal(
-        x_CHW[0, :, 0], torch.arange(10, 30, dtype=torch.uint8) * 6
-    )  # the middle half
+    # the middle half
+    assert torch.equal(x_CHW[0, :, 0], torch.arange(10, 30, dtype=torch.uint8) * 6)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped():

@@ -115,7 +115,7 @@ def test_mocos_queue_holds_the_newest_keys():
         a_BCHW, b_BCHW = drawn_by(method, f"step {n}")
         with torch.no_grad():
             keys.insert(0, normalize(deepcopy(nets["teacher"])(b_BCHW), dim=1))
-            method.after(nets, a_BCHW, b_BCHW)
+            method.on_step_end(nets, a_BCHW, b_BCHW)
     assert torch.allclose(nets["queue"].value, torch.cat(keys)[:15], atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_a_teacher_follows_its_student_by_the_momentum(method):
             p += 1
         before, moved = deepcopy(teacher.state_dict()), deepcopy(student.state_dict())
         drawn = drawn_by(method, progress=0.0)
-        method.after(nets, *drawn)
+        method.on_step_end(nets, *drawn)
     for name, p in teacher.named_parameters():
         assert torch.allclose(
             p, method.momentum * before[name] + (1 - method.momentum) * moved[name], atol=1e-6
@@ -265,7 +265,7 @@ def test_dinos_centre_follows_the_teachers_mean():
     drawn = drawn_by(method)
     with torch.no_grad():
         mean_K = deepcopy(nets["teacher"])(torch.cat(drawn[:2])).mean(0)
-        method.after(nets, *drawn)
+        method.on_step_end(nets, *drawn)
     assert torch.allclose(nets["centre"].value, 0.1 * mean_K, atol=1e-6)
 
 
@@ -298,10 +298,8 @@ def test_a_method_takes_the_views_of_the_experiment(method):
 @pytest.mark.parametrize("name", ["simclr", "barlow_twins", "vicreg", "dino"])
 def test_losses_are_lightlys(name):
     theirs = lightly()
-    centre_K, halved = (
-        torch.zeros(4),
-        torch.tensor([25.0, 12.5, 1.0]),
-    )  # lightly, as the authors' code, halves the variance term
+    # lightly, as the authors' code, halves the variance term
+    centre_K, halved = (torch.zeros(4), torch.tensor([25.0, 12.5, 1.0]))
     ours, other = {
         "simclr": lambda: (nt_xent(A_BZ, B_BZ, 0.5), theirs.NTXentLoss(0.5)(A_BZ, B_BZ)),
         "barlow_twins": lambda: (

@@ -750,9 +750,8 @@ STATED = {  # percent of reports, in docs/verdict.md: where the promise is not k
 def test_every_design_keeps_the_promise_or_its_number_is_stated(design, sentences):
     """3,000 and 1,500 reports of every truth: a rate of 5 % is measured as 6.2 % at most."""
     for name, truth in benchmark.TRUTHS.items():
-        if (
-            name != "a seed in ten collapses"
-        ):  # the mean over seeds that collapse: no rule of few seeds knows it
+        # the mean over seeds that collapse: no rule of few seeds knows it
+        if name != "a seed in ten collapses":
             found = benchmark.measured(3000, design, sentences, truth, 0.0, 24)["false new"]
             assert found <= 1.25 * STATED.get((name, design.seeds, design.draws), 5), (name, found)
 

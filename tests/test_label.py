@@ -82,9 +82,8 @@ def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(
     assert [row[0] for row in table("sheet/labels.csv")] == ["file", *known]
 
     made = sheet.load(Path("sheet"))
-    Path("sheet/labels.csv").write_text(
-        made.table(dict.fromkeys(chosen, "3"))
-    )  # an annotator who always says 3
+    # an annotator who always says 3
+    Path("sheet/labels.csv").write_text(made.table(dict.fromkeys(chosen, "3")))
     job = prepare.prepare(build.experiment(*compose.compose(again)))
     assert type(job.experiment.strategy).__name__ == "Linear", (
         "the run's own command, but for the labels"
@@ -236,10 +235,8 @@ def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
                 photo(Path(f"photos/{part}{name}/{n}.png"), 120 * c, 100 * p + 10 * c + n)
     for n in range(9):
         photo(Path(f"more/{n}.png"), 120 * (n % 2), 1000 + n)
-    where = [
-        f"dataset.root={tmp_path}/photos",
-        f"dataset.unlabelled={tmp_path}/more",
-    ]  # one process reads one path once
+    # one process reads one path once
+    where = [f"dataset.root={tmp_path}/photos", f"dataset.unlabelled={tmp_path}/more"]
     own = ["dataset=image_folder", *where, "dataset.size=16", "encoder=mlp", "draws=1"]
     sft_exp.run([*SMALL, *own], "run")
     assert label_command.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0

@@ -259,14 +259,11 @@ def in_memory(module, node):
 def writes(module, node):
     """Whether a call changes the disk."""
     owner, name = called(node)
-    if name == "export" and owner in (
-        "torch.export",
-        "torch.onnx",
-    ):  # a program in memory, unless a file is named
+    # a program in memory, unless a file is named
+    if name == "export" and owner in ("torch.export", "torch.onnx"):
         return len(node.args) > 2 or any(k.arg == "f" for k in node.keywords)
-    if (
-        owner == "dcp" and module == "distributed.fsdp"
-    ):  # into a new folder of `durable`'s, which seals it before it has a name
+    # into a new folder of `durable`'s, which seals it before it has a name
+    if owner == "dcp" and module == "distributed.fsdp":
         return False
     if name == "save" and owner.startswith("workspace("):  # on W&B's server
         return False

@@ -492,9 +492,8 @@ def test_tiles_lie_in_the_order_that_is_asked_for():
 def test_of_a_tile_what_lies_at_its_place_is_seen():
     x_BCHW = torch.rand(1, 1, 12, 9, generator=stream("x"))
     place_BT2 = torch.zeros(1, 9, 2)
-    place_BT2[0, 4] = torch.tensor(
-        [0.99, 0.5]
-    )  # of the two places along 4 pixels the last, of the two along 3 the second
+    # of the two places along 4 pixels the last, of the two along 3 the second
+    place_BT2[0, 4] = torch.tensor([0.99, 0.5])
     seen = shuffled(x_BCHW, torch.arange(9)[None], place_BT2, side=3, gap=0.4)[0, 0]
     assert torch.equal(seen[0:3, 0:2], x_BCHW[0, 0, 0:3, 0:2])
     assert torch.equal(seen[4:7, 3:5], x_BCHW[0, 0, 5:8, 4:6])

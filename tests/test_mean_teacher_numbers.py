@@ -13,7 +13,7 @@ from sft_exp.data import splits
 from sft_exp.encoders.mlp import MLP
 from sft_exp.errors import ConfigError
 from sft_exp.jobs import prepare
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.heads import regressor
 from sft_exp.stages import finetune
 from sft_exp.tasks.mean_teacher_numbers import MeanTeacherNumbers
@@ -30,7 +30,9 @@ PAIRS = ["dataset=digit_pairs", "task=mean_teacher_numbers", "encoder=mlp", "enc
 def started():
     torch.manual_seed(0)
     task = MeanTeacherNumbers(weight=2.0, ramp=0.5, decay=0.9)
-    nets = task.networks(Readout(MLP([16, 8]).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC)
+    nets = task.networks(
+        FeatureExtractor(MLP([16, 8]).build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC
+    )
     x_NCHW, value_NK = torch.rand(24, 1, 8, 8), 100 + 10 * torch.randn(24, 2)
     with torch.no_grad():
         f_ND = nets["encoder"](x_NCHW)
@@ -71,7 +73,7 @@ def test_the_teacher_follows_and_no_gradient_reaches_it(started):
     before = nets["teacher"]["head"].bias.clone()
     with torch.no_grad():
         nets["head"].bias += 1
-        task.after(nets, *drawn)
+        task.on_step_end(nets, *drawn)
     assert torch.allclose(nets["teacher"]["head"].bias, before + 0.1, atol=1e-6)
 
 

@@ -17,7 +17,7 @@ from sft_exp.datasets.number_table import NumberTable
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs import prepare
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.predict import __main__ as predict_command
 from sft_exp.stages import model as models
 from sft_exp.strategies.ridge import Ridge
@@ -39,7 +39,7 @@ def pairs():
 def made(pairs, **options):
     torch.manual_seed(0)
     task = MultiTask(**{"heads": HEADS, **options})
-    encoder = Readout(
+    encoder = FeatureExtractor(
         Conv(channels=[8, 16], norm="layer").build(pairs.image), ["dense"], "avg", 2, pairs.image
     )
     return task, task.networks(encoder, pairs.spec)
@@ -133,10 +133,10 @@ def test_gradnorm_moves_weights_towards_equal_gradients(pairs):
     assert torch.equal(nets["weights"].value.grad.sign(), (norms_T - norms_T.mean()).sign())
     assert set(shown) == {f"{name}_weight" for name in HEADS}
     with torch.no_grad():
-        task.after(nets, *drawn)
+        task.on_step_end(nets, *drawn)
         assert torch.allclose(nets["first"].value, losses_T)
         nets["weights"].value.copy_(torch.tensor([4.0, 1.0, 1.0]))
-        task.after(nets, *drawn)
+        task.on_step_end(nets, *drawn)
     assert nets["weights"].value.tolist() == pytest.approx([2.0, 0.5, 0.5])
     assert torch.allclose(nets["first"].value, losses_T)
 
@@ -275,7 +275,9 @@ def read(capsys):
 def test_the_start_of_a_regression_is_a_ridge_regression(pairs):
     """Told of features that determine the numbers, it starts at the answer, in their units."""
     torch.manual_seed(0)
-    encoder = Readout(Conv(channels=[8, 16]).build(pairs.image), [-1], "avg", 1, pairs.image)
+    encoder = FeatureExtractor(
+        Conv(channels=[8, 16]).build(pairs.image), [-1], "avg", 1, pairs.image
+    )
     task = Regress(ridge=1e-9)
     nets = task.networks(encoder, Spec(pairs.image, ("a", "b")))
     f_ND = torch.randn(400, encoder.width, generator=stream("f"))
@@ -311,7 +313,9 @@ def test_huber_is_less_moved_by_an_outlier():
 def test_solved_regressions_are_scikit_learns(strategy):
     f_BD = torch.randn(120, 5, generator=stream("f"))
     y_BK = torch.stack([3 * f_BD[:, 0] + 100, (f_BD[:, 1] * 2).sin() * 7], 1)
-    head, again = (strategy.solve(f_BD, y_BK, Spec((1, 1, 5), ("a", "b")), 3) for _ in range(2))
+    head, again = (
+        strategy.fit_closed_form(f_BD, y_BK, Spec((1, 1, 5), ("a", "b")), 3) for _ in range(2)
+    )
     with torch.no_grad():
         assert torch.equal(head(f_BD), again(f_BD))
         empty = strategy.head(

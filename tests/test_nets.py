@@ -11,7 +11,7 @@ from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.projection import Projection
 from sft_exp.errors import ConfigError
 from sft_exp.models.backbones import LinearMap
-from sft_exp.models.feature_extractor import Readout, resolve
+from sft_exp.models.feature_extractor import FeatureExtractor, resolve
 from sft_exp.models.layers import Standardise, perceptron
 
 IMAGE = (1, 8, 8)
@@ -20,7 +20,9 @@ X_BCHW = torch.rand(4, *IMAGE, generator=stream("x"))
 
 def readout(maps, pool="avg", grid=1, encoder=None):
     torch.manual_seed(0)
-    return Readout((encoder or Conv([4, 6], 5)).build(IMAGE), maps, pool, grid, IMAGE).eval()
+    return FeatureExtractor(
+        (encoder or Conv([4, 6], 5)).build(IMAGE), maps, pool, grid, IMAGE
+    ).eval()
 
 
 def test_a_perceptron_has_relus_between_its_layers_and_none_after():
@@ -72,7 +74,7 @@ def test_the_encoder_runs_no_further_than_the_last_map_asked_for():
             assert not self.armed, "went on after the last map"
             yield "second", x_BCHW.flatten(1)[:, :2]
 
-    net = Readout(Trap(), ["first"], "avg", 1, IMAGE)
+    net = FeatureExtractor(Trap(), ["first"], "avg", 1, IMAGE)
     net.backbone.armed = True
     assert net(X_BCHW).shape == (4, 3)
 
@@ -81,7 +83,7 @@ def test_building_leaves_the_encoder_as_it_was():
     """Shapes are found by running it once: at rest, so that BatchNorm's statistics do not see the empty image."""
     backbone = Conv([4, 6], 5).build(IMAGE)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    net = Readout(backbone, [-1], "avg", 1, IMAGE)
+    net = FeatureExtractor(backbone, [-1], "avg", 1, IMAGE)
     assert net.backbone.training
     assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sft_exp.config import help_text
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError
@@ -90,7 +90,9 @@ def test_an_optimizer_of_a_library_that_is_not_there_names_the_extra():
     with pytest.raises(
         ConfigError, match=r'cannot be imported .*; pip install "sft_exp\[optimizers\]"'
     ):
-        build_optimizer(Target("nowhere.optim.Lion", {"lr": 1e-3}, {"extra": "optimizers"}), [])
+        build_optimizer(
+            OptimizerConfig("nowhere.optim.Lion", {"lr": 1e-3}, {"extra": "optimizers"}), []
+        )
 
 
 def test_sam_steps_with_the_gradient_from_further_up():
@@ -115,13 +117,16 @@ def test_sam_without_a_radius_is_its_base(digits, plan):
     """In its weights; BatchNorm's statistics count both passes."""
     images = digits.train.at(torch.arange(64))
     ours = run(
-        Target("sft_exp.training.sam.SAM", {"lr": 0.05, "rho": 0.0, "momentum": 0.9}),
+        OptimizerConfig("sft_exp.training.sam.SAM", {"lr": 0.05, "rho": 0.0, "momentum": 0.9}),
         images,
         plan,
         8,
     )[1]
     plain = run(
-        Target("torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "foreach": False}), images, plan, 8
+        OptimizerConfig("torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "foreach": False}),
+        images,
+        plan,
+        8,
     )[1]
     for (name, a), (_, b) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
@@ -133,7 +138,7 @@ def test_sam_without_a_radius_is_its_base(digits, plan):
 def test_sam_takes_only_optimizers(base):
     with pytest.raises(ConfigError, match=r"SAM refuses these: base="):
         build_optimizer(
-            Target("sft_exp.training.sam.SAM", {"lr": 0.1, "base": base}),
+            OptimizerConfig("sft_exp.training.sam.SAM", {"lr": 0.1, "base": base}),
             [{"params": [torch.nn.Parameter(torch.zeros(2))]}],
         )
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Stage
 
@@ -55,7 +55,7 @@ def test_what_cannot_change_a_result_does_not_change_its_name(same):
         REQUEST | {"start": Path("store/pretrain-5678")},
         REQUEST | {"start": None},
         REQUEST | {"more": 1},
-        REQUEST | {"dataset": Target("a", {})},
+        REQUEST | {"dataset": OptimizerConfig("a", {})},
     ],
 )
 def test_what_can_change_a_result_changes_its_name(other):

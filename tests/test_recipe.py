@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core import arms
 from sft_exp.core.rng import stream
 from sft_exp.core.tracker import Tracker
@@ -147,7 +147,7 @@ def test_a_frozen_encoder_sees_augmented_images_and_stays_as_it_is(tuning, tmp_p
         assert data["labelled"].floats(torch.arange(2), CPU).dim() == (
             4 if augment == "true" else 2
         )
-        assert bool(plan.rests) == (augment == "true")
+        assert bool(plan.eval_frozen) == (augment == "true")
         found[augment], _ = tuned(tmp_path / augment, request, ctx)
         initial = finetune.start(request, ctx).state_dict()
         frozen = [name for name in initial if name.startswith("encoder.")]
@@ -157,7 +157,7 @@ def test_a_frozen_encoder_sees_augmented_images_and_stays_as_it_is(tuning, tmp_p
 
 
 def test_heads_train_together_only_where_their_loss_is_plain(tuning):
-    assert finetune.alike(tuning("strategy=linear", "val=none")[0])
+    assert finetune.batch_key(tuning("strategy=linear", "val=none")[0])
     for more in (
         "task.smoothing=0.1",
         "task.mixup=1",
@@ -165,7 +165,7 @@ def test_heads_train_together_only_where_their_loss_is_plain(tuning):
         "finetune.clip=1",
         "task=pseudo_label",
     ):
-        assert finetune.alike(tuning("strategy=linear", "val=none", more)[0]) is None, more
+        assert finetune.batch_key(tuning("strategy=linear", "val=none", more)[0]) is None, more
 
 
 # Gradients, mean weights, an early end
@@ -180,7 +180,7 @@ def test_a_clipped_gradient_is_no_longer_than_it_may_be(digits, plan, clip):
     before = nets["head"].weight.detach().clone(), nets["head"].bias.detach().clone()
     told = plan(nets, 1, clip=clip)
     optimizers = optimizers_for(
-        Classify(), nets, Target("torch.optim.SGD", {"lr": 1.0}), told.phases
+        Classify(), nets, OptimizerConfig("torch.optim.SGD", {"lr": 1.0}), told.phases
     )
     next(train(Classify(), nets, optimizers, {"labelled": digits.train}, told, CPU))
     moved = (
@@ -260,7 +260,7 @@ def test_stopped_and_started_again_it_ends_in_the_same_bits(tuning, tmp_path, mo
             yield step
 
     monkeypatch.setattr(finetune, "fit", stopping)
-    with Stop.listening(), pytest.raises(Interrupted):
+    with Stop.handle_signals(), pytest.raises(Interrupted):
         tuned(tmp_path / "cut", request, ctx)
     Stop.asked = False
     monkeypatch.setattr(finetune, "fit", real)

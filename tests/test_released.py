@@ -41,9 +41,8 @@ RELEASED = Path(__file__).parent / "released"
 VERSIONS = sorted(p.name for p in RELEASED.iterdir() if (p / "expected.json").exists())
 ROUNDING = 1e-6  # of the outputs of one forward pass
 DRIFT = 1e-5  # of weights after a few steps on another processor
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:'sft_exp.* found in sys.modules"
-)  # imported by another test
+# imported by another test
+pytestmark = pytest.mark.filterwarnings("ignore:'sft_exp.* found in sys.modules")
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 
 

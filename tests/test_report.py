@@ -332,9 +332,9 @@ KNOWN_BEST = ("pretrainer=vicreg", "encoder=conv", "task.augment=true", "strateg
 CASES = {
     "it still falls": ((), result(*HELPED, converged=False), {"finetune.steps": "360"}),
     "it still falls, whatever its length was said to be": (
-        ("finetune.epochs=5", "finetune.horizon=10"),
+        ("finetune.epochs=5", "finetune.schedule_length=10"),
         result(*HELPED, converged=False),
-        {"finetune.steps": "200", "finetune.epochs": None, "finetune.horizon": None},
+        {"finetune.steps": "200", "finetune.epochs": None, "finetune.schedule_length": None},
     ),
     "nothing was pretrained": (("pretrainer=none",), result(*UNSURE), {"pretrainer": "vicreg"}),
     "a floor is better, and the images are not augmented": (
@@ -528,9 +528,8 @@ def test_converged_holds_for_rates_that_anneal():
     from math import pi, sin
 
     n = 200
-    walked = [
-        i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)
-    ]  # the sum of the rates so far
+    # the sum of the rates so far
+    walked = [i / n / 2 + sin(pi * i / n) / (2 * pi) for i in range(n)]
     assert not converged([[2 - w for w in walked]])
     assert converged([[0.2 + 2 * exp(-40 * w) for w in walked]])
 

@@ -35,7 +35,8 @@ STORE = Path("outputs/store")
 METHODS = (
     "pretrainer=vae",
     "pretrainer=gan strategy=linear optim=momentum",
-    "pretrainer=ae pretrain.horizon=9 finetune.horizon=9",  # stops before its schedules end, and leaves checkpoints
+    # stops before its schedules end, and leaves checkpoints
+    "pretrainer=ae pretrain.schedule_length=9 finetune.schedule_length=9",
 )
 
 
@@ -85,10 +86,8 @@ def kill_at(job, *points):
     """Killed at one change on disk, and again while resuming, and again."""
     codes = [run(line, *job.arguments, fault=Fault(at))[0] for at in points]
     assert codes[0] == -signal.SIGKILL
-    assert set(codes) <= {
-        -signal.SIGKILL,
-        0,
-    }  # so little may be left to do that a later one is not reached
+    # so little may be left to do that a later one is not reached
+    assert set(codes) <= {-signal.SIGKILL, 0}
     finishes(job)
     shutil.rmtree("outputs")
 

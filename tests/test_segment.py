@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import sft_exp
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data.augment import OUTSIDE, view_with_mask
@@ -26,7 +26,7 @@ from sft_exp.datasets.voc_segmentation import VocSegmentation
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs import prepare
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.heads import dense
 from sft_exp.predict import __main__ as predict_command
 from sft_exp.predict import tiles
@@ -317,7 +317,7 @@ def test_a_mask_moves_with_its_image():
         .repeat_interleave(2, 1)
         .repeat_interleave(2, 2)
     )
-    how = Views(crop=[0.4, 1.4], rotate=60, shear=10, shift=0.1, jitter=0.0, grey=0.0)
+    how = AugmentConfig(crop=[0.4, 1.4], rotate=60, shear=10, shift=0.1, jitter=0.0, grey=0.0)
     x_BCHW, moved_BHW = view_with_mask(mask_BHW[:, None].float(), mask_BHW, how, stream("view"))
     known_BHW = moved_BHW != OUTSIDE
     assert 0.2 < known_BHW.float().mean() < 1
@@ -325,7 +325,7 @@ def test_a_mask_moves_with_its_image():
     assert sure_BHW.sum() > 1000
     assert torch.equal(x_BCHW[:, 0].round().long()[sure_BHW], moved_BHW[sure_BHW])
     same_BHW = view_with_mask(
-        x_BCHW, mask_BHW, Views(crop=[1, 1], ratio=1, flip=0), stream("view")
+        x_BCHW, mask_BHW, AugmentConfig(crop=[1, 1], ratio=1, flip=0), stream("view")
     )[1]
     assert torch.equal(same_BHW, mask_BHW)
 
@@ -333,7 +333,7 @@ def test_a_mask_moves_with_its_image():
 @pytest.mark.parametrize("head", dense.HEADS)
 def test_every_head_gives_logits_of_the_images_size(head):
     image, task = (3, 40, 28), Segment(head=head, width=16)
-    encoder = Readout(Conv(channels=[8, 16, 32]).build(image), ["dense"], "avg", 1, image)
+    encoder = FeatureExtractor(Conv(channels=[8, 16, 32]).build(image), ["dense"], "avg", 1, image)
     nets = task.networks(encoder, Spec(image, ("a", "b", "c")))
     assert task.predict(nets.eval(), torch.rand(2, *image)).shape == (2, 3, 40, 28)
 

@@ -91,7 +91,7 @@ def test_requests_that_are_alike_are_computed_together():
         calls.append([r["x"] for r in requests])
         compute(folders, requests)
 
-    stage = replace(STAGE, run=together, alike=lambda r: "even" if r["x"] % 2 == 0 else None)
+    stage = replace(STAGE, run=together, batch_key=lambda r: "even" if r["x"] % 2 == 0 else None)
     results = Store(Path("store")).run(stage, [{"x": x} for x in (1, 2, 3, 4, 2)])
     assert [(r.folder / "square").read_text() for r in results] == ["1", "4", "9", "16", "4"]
     assert calls == [[1], [2, 4], [3]]

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_contract import part, parts
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
@@ -15,8 +15,8 @@ from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.errors import ConfigError
-from sft_exp.models.ema import follow_all
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.ema import ema_update_all
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import finetune, model
 from sft_exp.strategies.bitfit import BitFit
 from sft_exp.strategies.full import Full
@@ -28,15 +28,15 @@ from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.lora import LoRA
 from sft_exp.strategies.lp_ft import LPFT
 from sft_exp.strategies.partial import Partial
-from sft_exp.strategies.spread import Spread
+from sft_exp.strategies.spread import LabelSpreading
 from sft_exp.tasks.classify import Classify
-from sft_exp.training.loop import train, wake
+from sft_exp.training.loop import set_train_mode, train
 from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
-TRAINING = [s for s in parts("strategy") if not part("strategy", s).solves]
-DECAYING = Target("torch.optim.AdamW", {"lr": 1e-2, "weight_decay": 0.5})
+TRAINING = [s for s in parts("strategy") if not part("strategy", s).closed_form]
+DECAYING = OptimizerConfig("torch.optim.AdamW", {"lr": 1e-2, "weight_decay": 0.5})
 
 
 class Dropping(Backbone):
@@ -69,7 +69,7 @@ class Droppy(Encoder):
 
 def networks(encoder, strategy, maps=(-1,)):
     torch.manual_seed(0)
-    readout = Readout(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image)
+    readout = FeatureExtractor(encoder.build(SPEC.image), maps, "avg", 1, SPEC.image)
     nets = Classify().networks(readout, SPEC)
     strategy.adapt(readout, stream("adapt"))
     return nets
@@ -90,7 +90,7 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
     phases = finetune.moving(strategy, nets, SPEC.image)
     images, steps = digits.train.at(torch.arange(64)), 8 * len(phases)
     told = plan(
-        nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], rests="encoder"
+        nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], eval_frozen="encoder"
     )
     optimizers = optimizers_for(Classify(), nets, DECAYING, told.phases)
     statistics = {
@@ -117,7 +117,7 @@ def test_dropout_is_off_where_all_around_it_is_frozen(stem):
     strategy = part("strategy", stem)()
     nets = networks(Droppy(), strategy)
     for _, rates in finetune.moving(strategy, nets, SPEC.image):
-        wake(nets, "encoder", rates)
+        set_train_mode(nets, "encoder", rates)
         for block in ("one", "two"):
             moves = any(name.startswith(f"encoder.backbone.{block}.") for name in rates)
             assert nets.get_submodule(f"encoder.backbone.{block}")[-1].training == moves
@@ -125,15 +125,15 @@ def test_dropout_is_off_where_all_around_it_is_frozen(stem):
 
 
 def test_layers_come_from_the_input_up_and_end_at_the_features():
-    readout = Readout(Dropping(), ["one", "two"], "avg", 1, SPEC.image)
+    readout = FeatureExtractor(Dropping(), ["one", "two"], "avg", 1, SPEC.image)
     found = layers(readout, SPEC.image)
     assert found == {
         "one": ["one.0.weight", "one.0.bias", "one.1.weight", "one.1.bias"],
         "two": ["two.1.weight", "two.1.bias", "two.2.weight", "two.2.bias"],
     }
-    assert layers(Readout(Pixels().build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC.image) == {
-        "pixels": []
-    }
+    assert layers(
+        FeatureExtractor(Pixels().build(SPEC.image), [-1], "avg", 1, SPEC.image), SPEC.image
+    ) == {"pixels": []}
 
 
 ALL = ("a.weight", "a.bias", "b.weight", "b.bias")
@@ -181,7 +181,7 @@ def test_the_optimizer_gets_the_rates_that_the_strategy_names(plan):
 
 @pytest.mark.parametrize("pattern", ["nothing like it", "("])
 def test_a_pattern_that_moves_nothing_is_refused(pattern):
-    with pytest.raises(ConfigError, match=r"moves=.*(a.weight, a.bias|regular expression)"):
+    with pytest.raises(ConfigError, match=r"trainable=.*(a.weight, a.bias|regular expression)"):
         Partial(pattern).phases(NAMES)
 
 
@@ -194,7 +194,7 @@ def test_lora_merged_is_lora_unmerged(digits, plan, encoder):
     strategy = LoRA(rank=3)
     nets, plain = networks(encoder, strategy), networks(encoder, Full())
     images = digits.train.at(torch.arange(64))
-    told = plan(nets, 20, phases=finetune.moving(strategy, nets, SPEC.image), rests="encoder")
+    told = plan(nets, 20, phases=finetune.moving(strategy, nets, SPEC.image), eval_frozen="encoder")
     x_BCHW, before = images.floats(torch.arange(64), CPU), state(plain)
     with torch.no_grad():
         assert torch.equal(nets.eval()["encoder"](x_BCHW), plain.eval()["encoder"](x_BCHW)), (
@@ -228,7 +228,7 @@ def test_a_teacher_follows_the_value_of_an_adapted_weight():
     strategy = LoRA()
     nets, teacher = networks(MLP([32, 16]), strategy), networks(MLP([32, 16]), Full())
     nets["encoder"].backbone.layers[0].parametrizations.weight[0].up.data.fill_(0.1)
-    follow_all(teacher["encoder"], nets["encoder"], 0.0)
+    ema_update_all(teacher["encoder"], nets["encoder"], 0.0)
     assert torch.equal(
         teacher["encoder"].backbone.layers[0].weight, nets["encoder"].backbone.layers[0].weight
     )
@@ -257,9 +257,9 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
         def penalty(nets, strategy=strategy, start=start):
             return finetune.pull(strategy, start, nets)
 
-        told = plan(nets, 30, rests="encoder", penalty=penalty)
+        told = plan(nets, 30, eval_frozen="encoder", penalty=penalty)
         optimizers = optimizers_for(
-            Classify(), nets, Target("torch.optim.Adam", {"lr": 1e-3}), told.phases
+            Classify(), nets, OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}), told.phases
         )
         *_, last = train(Classify(), nets.train(), optimizers, {"labelled": images}, told, CPU)
         assert last.metrics["penalty"] >= 0
@@ -279,7 +279,7 @@ def test_a_penalty_is_part_of_the_loss(digits, plan):
 @pytest.mark.parametrize(("metric", "theirs"), [("euclidean", "euclidean"), ("cosine", "cosine")])
 def test_neighbours_vote_as_scikit_learns(digits, metric, theirs):
     f_ND, y_N = digits.train.floats(torch.arange(400), CPU).flatten(1), digits.train.y[:400]
-    head = KNN(k=[5], metric=metric).solve(f_ND[:300], y_N[:300], SPEC, seed=0)
+    head = KNN(k=[5], metric=metric).fit_closed_form(f_ND[:300], y_N[:300], SPEC, seed=0)
     expected = (
         KNeighborsClassifier(5, metric=theirs)
         .fit(f_ND[:300].numpy(), y_N[:300].numpy())
@@ -290,7 +290,7 @@ def test_neighbours_vote_as_scikit_learns(digits, metric, theirs):
 
 def test_neighbours_are_no_more_than_there_are():
     f_ND, y_N = torch.rand(3, 4, generator=stream("few")), torch.tensor([0, 1, 2])
-    head = KNN(k=[20]).solve(f_ND, y_N, SPEC, seed=0)
+    head = KNN(k=[20]).fit_closed_form(f_ND, y_N, SPEC, seed=0)
     assert head(f_ND).argmax(1).tolist() == [0, 1, 2]
 
 
@@ -322,7 +322,7 @@ def test_labels_spread_to_where_zhous_closed_form_has_them(digits):
         digits.train.y[:200].clone(),
     )
     y_N[40:] = -1
-    head = Spread(k=5, alpha=0.8, turns=200).solve(f_ND, y_N, SPEC, seed=0)
+    head = LabelSpreading(k=5, alpha=0.8, turns=200).fit_closed_form(f_ND, y_N, SPEC, seed=0)
     place = torch.cdist(f_ND, head.f_ND).argmin(1)
     assert head.share_NY[place].numpy() == pytest.approx(
         solution(f_ND, y_N, 5, 0.8).numpy(), abs=1e-4

@@ -282,7 +282,7 @@ def pictures(folder: Path) -> None:
 
 
 def test_a_budget_that_every_rung_sets_is_refused():
-    for given in ("finetune.steps=50", "finetune.horizon=90"):
+    for given in ("finetune.steps=50", "finetune.schedule_length=90"):
         said = started("study=choose", given, "tracker=none", code=2)
         assert given in said
         assert "hydra.sweeper.least" in said

@@ -55,15 +55,13 @@ def test_a_pretrainer_is_compared_with_none_on_the_same_seed_and_draw(tmp_path):
     assert [row[0] for row in rows] == ["vicreg", "none", "ae"]  # best first, by the first use
     of = dict(zip(head, rows[0], strict=True))
     assert (of["10: linear"], of["all: knn"], of["seconds"]) == ("90.0", "90.1", "11")
-    assert (
-        of["gain, 10: full"] == "+20.0 (+19.4 to +20.6)"
-    )  # the wobble is both's, the spread the archive's
+    # the wobble is both's, the spread the archive's
+    assert of["gain, 10: full"] == "+20.0 (+19.4 to +20.6)"
     assert rows[1][7:] == ["", "", "", "", "3", ""]  # nothing that the control is compared with
     assert "linear, 10 labels a class: vicreg is best, 90.0 % (none: 70.0 %)." in found.sentences
     assert "full, all labels, against none: helped: vicreg; hurt: ae." in found.sentences
-    assert any(
-        "The 4 intervals hold together" in note for note in found.notes
-    )  # two pretrainers at two label counts
+    # two pretrainers at two label counts
+    assert any("The 4 intervals hold together" in note for note in found.notes)
     assert found.pictures[0].png.startswith(b"\x89PNG")
 
 

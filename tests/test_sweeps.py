@@ -211,11 +211,11 @@ def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
         "tracker=none",
         "val=cv",
         "pretrain.steps=8",
-        "finetune.horizon=24",
+        "finetune.schedule_length=24",
     ]
     api.run([*given, "store=rungs", "finetune.steps=8"], folder="first")
     second = api.run(
-        [*given, "store=rungs", "finetune.steps=24", "finetune.after=8"], folder="second"
+        [*given, "store=rungs", "finetune.steps=24", "finetune.resume_from=8"], folder="second"
     )
     undisturbed = api.run([*given, "store=whole", "finetune.steps=24"], folder="whole")
     a, b = (Path(r["stages"]["finetune"]["folder"]) for r in (second, undisturbed))
@@ -233,11 +233,11 @@ def test_a_rung_of_pretraining_goes_on_too():
         "tracker=none",
         "val=none",
         "finetune.steps=2",
-        "pretrain.horizon=24",
+        "pretrain.schedule_length=24",
     ]
     api.run([*given, "store=rungs", "pretrain.steps=8"], folder="first")
     second = api.run(
-        [*given, "store=rungs", "pretrain.steps=24", "pretrain.after=8"], folder="second"
+        [*given, "store=rungs", "pretrain.steps=24", "pretrain.resume_from=8"], folder="second"
     )
     whole = api.run([*given, "store=whole", "pretrain.steps=24"], folder="whole")
     a, b = (
@@ -261,9 +261,9 @@ def test_halving_keeps_the_best_third():
         json.loads(f.read_text())["config"]["finetune"]
         for f in sorted(only_sweep().glob("*/results.json"))
     ]
-    assert [(j["steps"], j["horizon"], j["after"]) for j in jobs] == [(3, 9, None)] * 3 + [
-        (9, 9, 3)
-    ]
+    assert [(j["steps"], j["schedule_length"], j["resume_from"]) for j in jobs] == [
+        (3, 9, None)
+    ] * 3 + [(9, 9, 3)]
     assert "4 of 4 jobs done" in said
 
 

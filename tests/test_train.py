@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_of, stream
 from sft_exp.core.types import Spec
@@ -20,12 +20,12 @@ from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.pretrainers.ae import AE
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.tasks.classify import Classify
-from sft_exp.training.loop import pieces, train
+from sft_exp.training.loop import micro_batches, train
 from sft_exp.training.optim import build_optimizer, optimizers_for
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
-SGD = Target("torch.optim.SGD", {"lr": 0.1})
+SGD = OptimizerConfig("torch.optim.SGD", {"lr": 0.1})
 
 
 @pytest.fixture
@@ -58,8 +58,10 @@ def moved(before, nets):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("piece", [None, 50, 10, 7])
-def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, steps, piece):
+@pytest.mark.parametrize("micro_batch_size", [None, 50, 10, 7])
+def test_gradient_descent_is_theta_minus_eta_times_the_gradient(
+    images, plan, steps, micro_batch_size
+):
     """The batch is the whole set; taken in pieces, also with a smaller last one, it is the same step."""
     nets, by_hand = classifier(), classifier()
     (batch,) = images.batches([torch.arange(50)], CPU)
@@ -69,7 +71,12 @@ def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, st
         with torch.no_grad():
             for p in by_hand.parameters():
                 p -= 0.1 * p.grad
-    found, _ = run(Classify(), nets, images, plan(nets, steps, batch_size=50, piece=piece))
+    found, _ = run(
+        Classify(),
+        nets,
+        images,
+        plan(nets, steps, batch_size=50, micro_batch_size=micro_batch_size),
+    )
     for a, b in zip(nets.parameters(), by_hand.parameters(), strict=True):
         assert (a - b).abs().max() < 1e-6
     assert len(found) == steps
@@ -78,7 +85,12 @@ def test_gradient_descent_is_theta_minus_eta_times_the_gradient(images, plan, st
 def test_what_is_logged_of_pieces_is_the_whole_batchs(images, plan):
     """Not the last piece's."""
     found = [
-        run(Classify(), nets := classifier(), images, plan(nets, 3, batch_size=50, piece=p))[0]
+        run(
+            Classify(),
+            nets := classifier(),
+            images,
+            plan(nets, 3, batch_size=50, micro_batch_size=p),
+        )[0]
         for p in (None, 7)
     ]
     for whole, cut in zip(*found, strict=True):
@@ -89,7 +101,7 @@ def test_what_is_logged_of_pieces_is_the_whole_batchs(images, plan):
 
 def test_pieces_are_all_rows_and_their_shares():
     drawn = torch.arange(10).float(), torch.arange(20).reshape(10, 2), torch.tensor(3.0)
-    found = list(pieces(drawn, 4))
+    found = list(micro_batches(drawn, 4))
     assert [len(p[0]) for _, p, _ in found] == [4, 4, 2]
     assert [last for _, _, last in found] == [False, False, True]
     assert sum(share for share, _, _ in found) == pytest.approx(1)
@@ -100,11 +112,11 @@ def test_pieces_are_all_rows_and_their_shares():
 def test_pieces_of_mean_squared_error_add_up(images, plan):
     """The textbook's loss is a mean over pixels as well: still a mean over rows."""
     found = []
-    for piece in (None, 7):
+    for micro_batch_size in (None, 7):
         torch.manual_seed(0)
         method = AE("mean_squared", "linear")
         nets = method.networks(MLP([16]).build(SPEC.image), SPEC)
-        run(method, nets, images, plan(nets, 3, batch_size=50, piece=piece))
+        run(method, nets, images, plan(nets, 3, batch_size=50, micro_batch_size=micro_batch_size))
         found.append(numbers(nets))
     assert all(torch.allclose(found[0][k], found[1][k], atol=1e-6) for k in found[0])
 
@@ -201,7 +213,7 @@ def test_an_epoch_shows_every_image_once(images, plan):
 # Losses that are not numbers
 
 
-@pytest.mark.parametrize("optimizer", [SGD, Target("torch.optim.Adam", {"lr": 0.1})])
+@pytest.mark.parametrize("optimizer", [SGD, OptimizerConfig("torch.optim.Adam", {"lr": 0.1})])
 def test_a_nan_stops_before_the_update(images, plan, optimizer):
     nets = classifier()
     images.x, images.rows = images.floats(torch.arange(50), CPU), None
@@ -216,7 +228,7 @@ def test_an_absurd_learning_rate_is_found_before_its_second_step(images, plan):
     nets, kept = classifier(), {}
     steps = plan(nets, 5)
     optimizers = optimizers_for(
-        Classify(), nets, Target("torch.optim.SGD", {"lr": 1e30}), steps.phases
+        Classify(), nets, OptimizerConfig("torch.optim.SGD", {"lr": 1e30}), steps.phases
     )
 
     def go():
@@ -259,7 +271,7 @@ def test_rates_are_shares_of_the_learning_rate(images, plan):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [SGD, Target("torch.optim.AdamW", {"lr": 0.1, "weight_decay": 0.5})]
+    "optimizer", [SGD, OptimizerConfig("torch.optim.AdamW", {"lr": 0.1, "weight_decay": 0.5})]
 )
 def test_phases_switch_on_and_off_what_moves(images, plan, optimizer):
     """Frozen is frozen: no gradient, no momentum, no weight decay."""
@@ -313,13 +325,13 @@ class Adversaries(Method):
     def generator_loss(self, nets, x_BD):
         return (nets["net"](x_BD) + nets["net_ema"](x_BD)).square().mean(), {"shown": x_BD.mean()}
 
-    def after(self, nets, x_BD):
+    def on_step_end(self, nets, x_BD):
         assert not torch.is_grad_enabled()
         nets["teacher"].weight.lerp_(nets["net"].weight, 0.5)
 
 
 def test_objectives_move_their_networks_at_their_turns(images, plan):
-    """The teacher moves after each step, by `after`; names that begin alike are told apart."""
+    """The teacher moves after each step, by `on_step_end`; names that begin alike are told apart."""
     torch.manual_seed(0)
     nets = Adversaries().networks(None, SPEC)
     steps = plan(nets, 6)
@@ -379,7 +391,7 @@ def test_bf16_keeps_the_numbers_and_the_loss_in_fp32(images, plan):
             nets,
             images,
             plan(nets, 10, precision=precision),
-            Target("torch.optim.Adam", {"lr": 1e-3}),
+            OptimizerConfig("torch.optim.Adam", {"lr": 1e-3}),
         )
         assert {p.dtype for p in nets.parameters()} == {torch.float32}
         found.append([s.metrics["loss"].item() for s in steps])
@@ -407,13 +419,13 @@ PARAMETER = nn.Parameter(torch.zeros(2, 2))
 def test_only_optimizers_are_built(path):
     """And nothing else is called to find out what it is."""
     with pytest.raises(ConfigError, match=r"must be a class derived from torch.optim.Optimizer"):
-        build_optimizer(Target(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
+        build_optimizer(OptimizerConfig(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
 
 
 @pytest.mark.parametrize("path", ["torch.optim.Adamm", "nowhere.Adam", "Adam", "", "torch.optim."])
 def test_an_optimizer_that_is_not_there_is_named(path):
     with pytest.raises(ConfigError, match=r"_target_=.*cannot be imported"):
-        build_optimizer(Target(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
+        build_optimizer(OptimizerConfig(path, {"lr": 0.1}), [{"params": [PARAMETER]}])
 
 
 @pytest.mark.parametrize(
@@ -422,7 +434,7 @@ def test_an_optimizer_that_is_not_there_is_named(path):
 def test_options_an_optimizer_refuses_are_passed_on_in_its_words(options):
     with pytest.raises(ConfigError, match=r"torch.optim.Adam refuses these: "):
         build_optimizer(
-            Target("torch.optim.Adam", {"lr": 0.1, **options}), [{"params": [PARAMETER]}]
+            OptimizerConfig("torch.optim.Adam", {"lr": 0.1, **options}), [{"params": [PARAMETER]}]
         )
 
 
@@ -442,7 +454,11 @@ def test_a_third_partys_optimizer_works_by_its_path(tmp_path, monkeypatch, image
     nets = classifier()
     before = numbers(nets)
     found, _ = run(
-        Classify(), nets, images, plan(nets, 1), Target("their_optimizers.SignSGD", {"lr": 0.01})
+        Classify(),
+        nets,
+        images,
+        plan(nets, 1),
+        OptimizerConfig("their_optimizers.SignSGD", {"lr": 0.01}),
     )
     assert all(
         torch.allclose((before[n] - p).abs(), 0.01 * (p.grad != 0), atol=1e-6)
@@ -454,7 +470,7 @@ def test_a_third_partys_optimizer_works_by_its_path(tmp_path, monkeypatch, image
 def test_lbfgs_evaluates_its_closure_on_the_whole_set(images, plan):
     """Few steps of it reach what gradient descent does not in as many."""
     found = []
-    for target in (SGD, Target("torch.optim.LBFGS", {"lr": 1.0})):
+    for target in (SGD, OptimizerConfig("torch.optim.LBFGS", {"lr": 1.0})):
         nets = classifier()
         found.append(
             run(Classify(), nets, images, plan(nets, 5, batch_size=50), target)[0][-1]
@@ -470,7 +486,7 @@ def test_lbfgs_refuses_several_rates():
         optimizers_for(
             Classify(),
             nets,
-            Target("torch.optim.LBFGS", {"lr": 1.0}),
+            OptimizerConfig("torch.optim.LBFGS", {"lr": 1.0}),
             [(1.0, {"head.bias": 1.0, "head.weight": 0.5})],
         )
 
@@ -485,7 +501,7 @@ def test_fused_kernels_compute_what_the_plain_ones_do(images, plan, name):
             nets,
             images,
             plan(nets, 5),
-            Target(f"torch.optim.{name}", {"lr": 1e-2, **extra}),
+            OptimizerConfig(f"torch.optim.{name}", {"lr": 1e-2, **extra}),
         )
         assert optimizers["loss"].defaults["fused"] is (None if extra else True)
         found.append(numbers(nets))

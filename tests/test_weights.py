@@ -116,7 +116,7 @@ def test_grey_images_are_seen_as_colour_ones(experiment, downloaded):
     assert report.resized == []
     x_BCHW = torch.rand(2, 1, 32, 32, generator=stream("x"))
     torch.testing.assert_close(grey(x_BCHW), colour(x_BCHW.expand(-1, 3, -1, -1)))
-    assert grey.mirror(5)(torch.rand(2, 5)).shape == (2, 1, 32, 32)
+    assert grey.decoder(5)(torch.rand(2, 5)).shape == (2, 1, 32, 32)
 
 
 # Whole, or not at all
@@ -139,9 +139,8 @@ def test_a_file_that_fits_is_whole(state):
     report = moved(state)
     report.check()
     assert report.table().startswith("weights from resnet10.pth: 24 of 24 layers\n")
-    moved(
-        {k: v for k, v in state.items() if "num_batches_tracked" not in k}
-    ).check()  # counters, which hold nothing learned
+    # counters, which hold nothing learned
+    moved({k: v for k, v in state.items() if "num_batches_tracked" not in k}).check()
 
 
 BN = "layer2.0.bn1"

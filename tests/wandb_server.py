@@ -1814,9 +1814,8 @@ class ArtifactT(Obj):
         for n, f in self.a["files"].items():
             if names and n not in names:
                 continue
-            url = (
-                self.st.url(f["blob"]) if f["blob"] else (f["ref"] or "")
-            )  # a reference has no bytes here
+            # a reference has no bytes here
+            url = self.st.url(f["blob"]) if f["blob"] else (f["ref"] or "")
             out.append(
                 T(
                     "File",
@@ -2369,9 +2368,8 @@ class Server(ThreadingHTTPServer):
         self.write_state()
 
 
-API_KEY = (
-    "local-" + "0" * 40
-)  # the shape the client accepts for a self-hosted server; a dummy, not a secret
+# the shape the client accepts for a self-hosted server; a dummy, not a secret
+API_KEY = "local-" + "0" * 40
 
 
 def client_env(base_url: str, entity: str | None = None, api_key: str = API_KEY) -> dict[str, str]:

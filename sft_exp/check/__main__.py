@@ -81,7 +81,7 @@ def together(grades: Sequence[Grade]) -> list[Grade]:
     return found
 
 
-def tell(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
+def print_grades(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     table = Table(box=SIMPLE_HEAD)
     for head in ("", "point", "", "reason"):
@@ -110,7 +110,7 @@ def work(given: Arguments) -> int:
     else:
         grades, sentences = grade(given.run, given.again), []
     found = together(grades)
-    tell(found, sentences)
+    print_grades(found, sentences)
     return DataError.code if any(g.passed is False for g in found) else 0
 
 

@@ -83,9 +83,8 @@ def splits(run: Run) -> Iterator[Grade]:
         seen = {content["test"][name] for name in tested}
         pool = run.pooled(one)
         doubles = sum(content["learnt"][n] in seen for n in train)
-        own = (
-            set() if run.tested["folds"] or doubles > OVERLAP * len(tested) else train
-        )  # else it is reported by point 2.5
+        # else it is reported by point 2.5
+        own = set() if run.tested["folds"] or doubles > OVERLAP * len(tested) else train
         if both := sorted(known & tested):
             by_name.append(f"{where}: {both[0]} is learnt from and tested")
         if both := sorted(n for n in known if n not in own and content["learnt"].get(n) in seen):

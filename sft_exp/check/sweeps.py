@@ -20,9 +20,8 @@ from sft_exp.studies.label_efficiency import pretraining_of
 from sft_exp.training import health
 from sft_exp.verdict import SAYS, WITHHELD, Setting
 
-CHANCE = frozenset(
-    {"seed", "draw", "fold"}
-)  # what a request may differ in and still be the same experiment
+# what a request may differ in and still be the same experiment
+CHANCE = frozenset({"seed", "draw", "fold"})
 
 
 def seeds(found: Sequence[Run], missing: Iterable[str]) -> Grade:
@@ -59,9 +58,8 @@ def same(run: Run, finetune: str) -> str:
 def place(run: Run, finetune: str) -> tuple[int, int]:
     request = run.shelf.request(finetune)
     start = run.shelf.request(request["start"]) if request["start"] else request
-    return (request if request["optim"] else start)["seed"], request[
-        "draw"
-    ]  # heads in closed form have no seed of their own
+    # heads in closed form have no seed of their own
+    return (request if request["optim"] else start)["seed"], request["draw"]
 
 
 def study(folder: Path, found: Sequence[Run]) -> list[Grade]:

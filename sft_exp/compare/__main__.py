@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(given: Arguments) -> None:
     from sft_exp.compare.comparison import Comparison, collect  # late: imports torch
-    from sft_exp.compare.output import tell, write
+    from sft_exp.compare.output import print_comparison, write
 
     comparison = Comparison(collect(given.run))
     out = given.out or (given.run[0] if len(given.run) == 1 else Path("outputs/compare"))
     write(comparison, out, ", ".join(folder.resolve().name for folder in given.run))
-    tell(comparison)
+    print_comparison(comparison)
     print(out / "compare.html")
 
 

@@ -21,6 +21,7 @@ from sft_exp.reports.page import Grid
 from sft_exp.training import health
 from sft_exp.verdict import WITHHELD
 
+# say nothing about a result ...
 SILENT = (
     "tracker",
     "hardware",
@@ -31,18 +32,11 @@ SILENT = (
     "monitors",
     "choices",
     "replace",
-)  # say nothing about a result ...
+)
 EXCEPT = ("hardware.precision",)  # ... but this does
 RATES = ("optim.lr", "pretrain_optim.lr")
-NUMBERS = (
-    "seeds",
-    "val",
-    "± val",
-    "test",
-    "± test",
-    "gain",
-    "exit code",
-)  # columns set to the right
+# columns set to the right
+NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")
 SENTENCES = ("what", "error")  # columns whose lines may break
 
 
@@ -50,7 +44,8 @@ SENTENCES = ("what", "error")  # columns whose lines may break
 class Job:
     """What is known of one job, whatever became of it."""
 
-    name: str  # its number in the sweep; where several folders are compared, the sweep's name before it
+    # its number in the sweep; where several folders are compared, the sweep's name before it
+    name: str
     folder: Path
     settings: dict[str, Any]  # choices and dotted keys; empty where nobody wrote them down
     status: dict[str, Any]
@@ -98,10 +93,8 @@ class Job:
     @property
     def said(self) -> str:
         """The verdict's word, or which of the two arms that it compares failed to train."""
-        names = {
-            SCRATCH: SCRATCH,
-            MAIN: MAIN if self.verdict else "",
-        }  # without a pretraining nothing is called pretrained
+        # without a pretraining nothing is called pretrained
+        names = {SCRATCH: SCRATCH, MAIN: MAIN if self.verdict else ""}
         failures = [
             f"{name} {how}".strip()
             for arm, name in names.items()
@@ -199,9 +192,8 @@ class Comparison:
                 for j in self.jobs
                 if all(j.settings.get(k) == row.settings.get(k) for k in alike)
             ]
-            grid = sorted(
-                {s[key] for s in same if isinstance(s.get(key), float | int)}
-            )  # neither auto nor search
+            # neither auto nor search
+            grid = sorted({s[key] for s in same if isinstance(s.get(key), float | int)})
             if len(grid) > 1 and row.settings.get(key) in (grid[0], grid[-1]):
                 end, inner = grid[:2] if row.settings[key] == grid[0] else grid[:-3:-1]
                 said.append(
@@ -368,7 +360,8 @@ def collect(folders: Sequence[Path]) -> list[Job]:
         planned = read(folder / "jobs.json", [])
         places = [folder / about.get("folder", str(n)) for n, about in enumerate(planned)]
         more = {p for p in folder.glob("*") if p.name.isdecimal()}
-        if not planned:  # a sweeper that chose its jobs as it went: they lie wherever hydra.sweep.subdir put them
+        # a sweeper that chose its jobs as it went: they lie wherever hydra.sweep.subdir put them
+        if not planned:
             more |= {p.parent for p in folder.rglob("status.json")}
         others = sorted(more - {folder, *places}, key=lambda p: natural(p, folder))
         before = f"{folder.name}/" if len(folders) > 1 else ""

@@ -19,7 +19,7 @@ def write(found: Comparison, folder: Path, title: str) -> None:
     atomic_io.write(folder / "compare.html", page.page(found, title))
 
 
-def tell(found: Comparison) -> None:
+def print_comparison(found: Comparison) -> None:
     """The tables on the terminal; what reads a pipe gets whole lines."""
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     tables = {
@@ -50,6 +50,6 @@ def finish(folder: Path) -> int:
     """The end of a sweep: its table on the terminal and in compare.csv and compare.html; how many jobs are not done."""
     found = Comparison(collect([folder]))
     write(found, folder, folder.name)
-    tell(found)
+    print_comparison(found)
     print(folder / "compare.html")
     return len(found.undone)

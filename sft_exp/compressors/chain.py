@@ -11,9 +11,8 @@ from sft_exp.errors import require
 class Chain(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = (
-        None  # accuracy (a fraction) that all of them together may lose; more fails the run
-    )
+    # accuracy (a fraction) that all of them together may lose; more fails the run
+    tolerance: float | None = None
     parts: dict = field(default_factory=lambda: {})  # name -> compressor, in their order
 
     def __post_init__(self):
@@ -31,9 +30,9 @@ class Chain(Compressor):
             "one into integers at most, and as the last",
         )
 
-    def forms(self, name):
+    def variants(self, name):
         return (
-            {name: [step for key, part in self.parts.items() for step in part.forms(key)[key]]}
+            {name: [step for key, part in self.parts.items() for step in part.variants(key)[key]]}
             if self.parts
             else {}
         )

@@ -7,7 +7,8 @@ from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
 
-ALONE = "_alone"  # ends the name of the student that had no teacher: a control, and no form of the model
+# ends the name of the student that had no teacher: a control, and no form of the model
+ALONE = "_alone"
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Distil(Compressor):
             self.student, self.temperature, self.weight, self.steps, self.lr, self.batch_size
         )
 
-    def forms(self, name):
+    def variants(self, name):
         return {
             name: [self],
             **({f"{name}{ALONE}": [replace(self, weight=0.0)]} if self.alone else {}),

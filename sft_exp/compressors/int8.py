@@ -18,9 +18,8 @@ class Int8(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
-    ranges: str = (
-        "minmax"  # of the activations: minmax, entropy, percentile (the last two cut outliers off)
-    )
+    # of the activations: minmax, entropy, percentile (the last two cut outliers off)
+    ranges: str = "minmax"
 
     def __post_init__(self):
         require(self.ranges in graphs.RANGES, "ranges", self.ranges, ", ".join(graphs.RANGES))

@@ -7,5 +7,5 @@ from sft_exp.core.deploy import Compressor
 
 @dataclass
 class Unchanged(Compressor):
-    def forms(self, name):
+    def variants(self, name):
         return {}

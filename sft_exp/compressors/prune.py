@@ -60,9 +60,8 @@ class Prune(Compressor):
 
         for p in network.parameters():
             p.requires_grad_(True)  # the graph is read off the gradients' path
-        *_, last = (
-            m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)
-        )  # its outputs are the classes
+        # its outputs are the classes
+        *_, last = (m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d))
         torch_pruning.pruner.MagnitudePruner(
             network.eval(),
             x_BCHW[:2],

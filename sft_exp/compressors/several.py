@@ -11,9 +11,8 @@ from sft_exp.errors import require
 class Several(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = (
-        None  # accuracy (a fraction) that each of them may lose; more fails the run
-    )
+    # accuracy (a fraction) that each of them may lose; more fails the run
+    tolerance: float | None = None
     parts: dict = field(default_factory=lambda: {})  # name -> compressor
 
     def __post_init__(self):
@@ -25,9 +24,9 @@ class Several(Compressor):
             "options of the group compress",
         )
 
-    def forms(self, name):
+    def variants(self, name):
         return {
-            form: steps
+            variant: steps
             for key, part in self.parts.items()
-            for form, steps in part.forms(key).items()
+            for variant, steps in part.variants(key).items()
         }

@@ -12,14 +12,14 @@ from sft_exp.config.help_text import GROUPS
 from sft_exp.config.moved import current
 from sft_exp.config.register import plug
 from sft_exp.config.schema import (
-    Budget,
+    AugmentConfig,
     Experiment,
     Features,
+    FinetuneConfig,
     Hardware,
     Protocol,
+    TrainConfig,
     Transfer,
-    Tuning,
-    Views,
     target,
 )
 from sft_exp.config.sources import FOLDERS, HERE, KINDS, LISTED, LISTED_KINDS, node, parts
@@ -27,16 +27,15 @@ from sft_exp.errors import ConfigError
 
 KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "protocol": Protocol,
-    "pretrain": Budget,
-    "finetune": Tuning,
+    "pretrain": TrainConfig,
+    "finetune": FinetuneConfig,
     "features": Features,
-    "augment": Views,
+    "augment": AugmentConfig,
     "transfer": Transfer,
     "hardware": Hardware,
 }
-ADOPTED = {
-    "torchvision.datasets": ("torchvision_set", "dataset")
-}  # library -> our part that reads its classes, and its group
+# library -> our part that reads its classes, and its group
+ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}
 RETIRED = {  # keys that once were, and may stand in the results of old runs -> what to say instead
     "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
 }

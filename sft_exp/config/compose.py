@@ -25,12 +25,8 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         return build.plain(cfg), build.choices(cfg)
 
 
-NULLABLE = (
-    "pretrain_dataset",
-    "study",
-    "experiment",
-    "debug",
-)  # groups of which none is taken unless one is named
+# groups of which none is taken unless one is named
+NULLABLE = ("pretrain_dataset", "study", "experiment", "debug")
 
 
 def without_nulls(overrides: list[str]) -> list[str]:

@@ -52,9 +52,8 @@ def parts(
     usual = compose.default_choices()
     groups = {g: o for g, o in wanted.items() if usual.get(g) != o}
     composed, taken = compose.composed([f"{g}={o}" for g, o in groups.items()])
-    if brought := {
-        g: o for g, o in wanted.items() if taken.get(g) != o
-    }:  # by another option, in place of the default
+    # by another option, in place of the default
+    if brought := {g: o for g, o in wanted.items() if taken.get(g) != o}:
         groups |= brought
         composed, taken = compose.composed([f"{g}={o}" for g, o in groups.items()])
     return groups, dict(differences(located(resolved), composed))

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from sft_exp.config.help_text import options_help
 from sft_exp.config.hydra_state import PluggedOptions, searching
-from sft_exp.config.schema import Experiment, Hardware, Views
+from sft_exp.config.schema import AugmentConfig, Experiment, Hardware
 from sft_exp.config.sources import (
     FOLDERS,
     HERE,
@@ -34,9 +34,8 @@ from sft_exp.config.sources import (
 )
 from sft_exp.errors import ConfigError
 
-_sweep_name = [
-    f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
-]  # of sweeps whose jobs are not known beforehand
+# of sweeps whose jobs are not known beforehand
+_sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]
 
 
 def name_sweep(name: str) -> None:
@@ -51,11 +50,10 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="hardware", node=Hardware)
-    store.store(group="schema", name="augment", node=Views)
+    store.store(group="schema", name="augment", node=AugmentConfig)
     for group, file, module in parts({**FOLDERS, "study": "studies"}):
-        with suppress(
-            SyntaxError, ValueError, KeyError
-        ):  # a broken part breaks itself alone, when it is asked for
+        # a broken part breaks itself alone, when it is asked for
+        with suppress(SyntaxError, ValueError, KeyError):
             store.store(
                 group=f"schema/{group}", name=file.stem, node=open_ended(node(file, module), file)
             )

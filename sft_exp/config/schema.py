@@ -12,7 +12,7 @@ ENGINES = ("local", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
-class Target:
+class OptimizerConfig:
     """A library's class and the options it is built with: a `_target_` node as plain data.
 
     An `lr` that is a folder is read from the `lr.json` which the stage of that folder writes.
@@ -22,28 +22,24 @@ class Target:
 
     path: str
     options: dict[str, Any]
-    hints: dict[str, Any] = field(
-        default_factory=dict
-    )  # ours: e.g. which learning rates a search tries
+    # ours: e.g. which learning rates a search tries
+    hints: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class Budget:
+class TrainConfig:
     """How long and in what pieces one trains."""
 
     epochs: int = 10  # passes over the data
     steps: int | None = None  # instead of epochs
     max_steps: int | None = None  # an end to what epochs ask for
     batch_size: Any = 64  # rows a step over all processes, or `all`
-    horizon: int | None = (
-        None  # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
-    )
-    after: int | None = (
-        None  # go on from the run of so many epochs (or steps) with this horizon, if it is in the store
-    )
-    piece: int | None = (
-        None  # rows a backward pass, for batches too large for memory; null = the whole batch
-    )
+    # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
+    schedule_length: int | None = None
+    # go on from the run of so many epochs (or steps) with this schedule length, if it is in the store
+    resume_from: int | None = None
+    # rows a backward pass, for batches too large for memory; null = the whole batch
+    micro_batch_size: int | None = None
     clip: float | None = None  # largest norm of the gradient; null = as it is
 
     def __post_init__(self):
@@ -59,14 +55,26 @@ class Budget:
         require(ok, "batch_size", self.batch_size, "a whole number above 0, or `all`")
         stop = self.epochs if self.steps is None else self.steps
         require(
-            self.horizon is None or self.horizon >= stop,
-            "horizon",
-            self.horizon,
+            self.schedule_length is None or self.schedule_length >= stop,
+            "schedule_length",
+            self.schedule_length,
             f"{stop} or more, where this run stops; or null",
         )
-        ok = self.after is None or (self.horizon is not None and 0 < self.after < stop)
-        require(ok, "after", self.after, f"from 1 to below {stop}, with a horizon; or null")
-        require(self.piece is None or self.piece > 0, "piece", self.piece, "above 0, or null")
+        ok = self.resume_from is None or (
+            self.schedule_length is not None and 0 < self.resume_from < stop
+        )
+        require(
+            ok,
+            "resume_from",
+            self.resume_from,
+            f"from 1 to below {stop}, with a schedule_length; or null",
+        )
+        require(
+            self.micro_batch_size is None or self.micro_batch_size > 0,
+            "micro_batch_size",
+            self.micro_batch_size,
+            "above 0, or null",
+        )
         require(self.clip is None or self.clip > 0, "clip", self.clip, "above 0, or null")
 
     def size(self, n: int) -> int:
@@ -79,11 +87,13 @@ class Budget:
 
     def end(self, n: int) -> int:
         """Steps after which schedules end."""
-        return self.total(n) if self.horizon is None else self._steps(n, self.horizon)
+        return (
+            self.total(n) if self.schedule_length is None else self._steps(n, self.schedule_length)
+        )
 
     def before(self, n: int) -> int | None:
         """Steps of the shorter run that this one goes on from."""
-        return None if self.after is None else self._steps(n, self.after)
+        return None if self.resume_from is None else self._steps(n, self.resume_from)
 
     def _steps(self, n: int, epochs_or_steps: int) -> int:
         if self.steps is not None:
@@ -93,13 +103,15 @@ class Budget:
 
 
 @dataclass
-class Tuning(Budget):
+class FinetuneConfig(TrainConfig):
     """How long, in what pieces, and with what is watched meanwhile."""
 
-    ema: float = 0.0  # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last weights
-    patience: int | None = (
-        None  # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or full
-    )
+    # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last
+    # weights
+    ema: float = 0.0
+    # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or
+    # full
+    patience: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -140,9 +152,8 @@ class Features:
 class Transfer:
     """What is asked of weights that come from a file."""
 
-    allow: list[str] = field(
-        default_factory=list
-    )  # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
+    # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
+    allow: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         ok = isinstance(self.allow, list) and all(
@@ -152,25 +163,22 @@ class Transfer:
 
 
 @dataclass
-class Views:
+class AugmentConfig:
     """How far a view of an image may be from it. Each image draws its own numbers; sft_exp/data/augment.py applies them."""
 
-    crop: list[float] = field(
-        default_factory=lambda: [0.2, 1.0]
-    )  # least and most area of the window shown; above 1 zooms out
+    # least and most area of the window shown; above 1 zooms out
+    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])
     ratio: float = 1.33  # most of the window's width to its height, or height to width
     flip: float = 0.5  # chance of left and right changing places
     rotate: float = 0.0  # degrees, either way
     shear: float = 0.0  # degrees, either way
     shift: float = 0.0  # share of the image's size, either way, beside where the window lies
-    jitter: float = (
-        0.5  # strength of the change of brightness, contrast, saturation and hue; chance 0.8
-    )
+    # strength of the change of brightness, contrast, saturation and hue; chance 0.8
+    jitter: float = 0.5
     grey: float = 0.2  # chance of losing all colour
     blur: float = 0.0  # chance of a Gaussian blur
-    sigma: list[float] = field(
-        default_factory=lambda: [0.1, 2.0]
-    )  # least and most standard deviation of the blur, in pixels
+    # least and most standard deviation of the blur, in pixels
+    sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
     cutout: float = 0.0  # chance that a rectangle, a twentieth to a third of the image, goes black
 
     def __post_init__(self):
@@ -202,15 +210,15 @@ class Hardware:
     precision: str = "fp32"  # fp32, or bf16 by autocast
     compile: bool = False  # torch.compile the losses
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage
-    engine: str = "local"  # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
-    processes: int = (
-        1  # started on this machine for ddp or fsdp, where torchrun or Slurm has not started them
-    )
+    # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
+    engine: str = "local"
+    # started on this machine for ddp or fsdp, where torchrun or Slurm has not started them
+    processes: int = 1
     timeout: float = 300.0  # seconds that processes wait for one of them before they give up
-    accumulate: int = (
-        1  # pieces that a process takes its rows of a batch in, adding gradients: memory for time
-    )
-    recompute: bool = False  # blocks of the network keep their input alone and are computed again in backward: the same
+    # pieces that a process takes its rows of a batch in, adding gradients: memory for time
+    gradient_accumulation_steps: int = 1
+    # blocks of the network keep their input alone and are computed again in backward: the same
+    recompute: bool = False
 
     def __post_init__(self):
         require(self.engine in ENGINES, "engine", self.engine, ", ".join(ENGINES))
@@ -218,7 +226,12 @@ class Hardware:
         valid = "1 with engine=local; take hardware=ddp or hardware=fsdp"
         require(self.processes == 1 or self.engine != "local", "processes", self.processes, valid)
         require(0 < self.timeout < inf, "timeout", self.timeout, "above 0")
-        require(whole(self.accumulate), "accumulate", self.accumulate, "1 or more")
+        require(
+            whole(self.gradient_accumulation_steps),
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            "1 or more",
+        )
         require(
             self.threads == "auto" or whole(self.threads),
             "threads",
@@ -258,35 +271,41 @@ class Experiment:
     export: Any = None
     study: Any = None  # not of the job, but of the multirun that it belongs to
 
-    pretrain: Budget = field(default_factory=Budget)
-    finetune: Tuning = field(default_factory=Tuning)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     features: Features = field(default_factory=Features)
-    augment: Views = field(default_factory=Views)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     transfer: Transfer = field(default_factory=Transfer)
     protocol: Protocol = field(default_factory=Protocol)
 
     seed: int = 0  # names every random stream but the label draws, which are named by their number
-    labels: Any = 10  # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as sft_exp.label's
-    labels_total: int | None = (
-        None  # instead: a number over all classes; with a CSV, so many of its images
-    )
+    # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as
+    # sft_exp.label's
+    labels: Any = 10
+    # instead: a number over all classes; with a CSV, so many of its images
+    labels_total: int | None = None
     draws: int = 10  # label draws fine-tuned on the one pretraining
     val: str = "cv"  # cv, holdout, none, full
-    metrics: list[Any] = field(
-        default_factory=list
-    )  # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_: torchmetrics....}
+    # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_:
+    # torchmetrics....}
+    metrics: list[Any] = field(default_factory=list)
     controls: Any = True  # also run the controls: true, false, or a list of their names
-    nll_samples: int = 0  # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not computed
-    monitors: bool = True  # look at the features while pretraining: probes inside the label budget, rank, clusters
-    report: Any = "auto"  # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page for all)
+    # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not
+    # computed
+    nll_samples: int = 0
+    # look at the features while pretraining: probes inside the label budget, rank, clusters
+    monitors: bool = True
+    # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page
+    # for all)
+    report: Any = "auto"
     # dataset=image_folder: settings that are left out follow from the images, labels and machine; false: those of conf/
     auto: bool = True
     plan: bool = False  # print what would run, and run nothing
-    replace: bool = False  # remove the results of another experiment that lie in the run folder, instead of refusing it
+    # remove the results of another experiment that lie in the run folder, instead of refusing it
+    replace: bool = False
     store: str = "outputs/store"  # where stage folders live
-    plugins: str | None = (
-        None  # folder of your own parts: pretrainers/mine.py, ..., and conf/pretrainer/mine.yaml, ...
-    )
+    # folder of your own parts: pretrainers/mine.py, ..., and conf/pretrainer/mine.yaml, ...
+    plugins: str | None = None
     name: str = ""  # of the experiment, for titles
     choices: dict[str, str] = field(default_factory=dict)  # the option taken in each group
 
@@ -339,7 +358,7 @@ def valid_labels(labels: Any) -> bool:
     return labels == "all" or str(labels).endswith(".csv") or whole(labels)
 
 
-def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Target:
+def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> OptimizerConfig:
     """A `_target_` node as data. `lr` is required, because sweeps range over it whatever the optimizer: a number, or one
     of `words`. `hints` and `batch_size` are ours and not the library's."""
     options = {k: v for k, v in node.items() if k not in ("_target_", "hints", "batch_size")}
@@ -360,6 +379,6 @@ def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> Targe
             node.get("_target_"),
             "must name the optimizer's class, e.g. torch.optim.Adam",
         )
-    return Target(
+    return OptimizerConfig(
         current(node["_target_"]), {**options, "lr": lr if lr in words else float(lr)}, hints
     )

@@ -11,9 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 HERE = Path(__file__).parents[1]  # the package
-CONF = next(
-    p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file()
-)  # in a wheel, in a checkout
+# in a wheel, in a checkout
+CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
 
 FOLDERS = {  # group -> where its parts are, one dataclass a file
     "pretrainer": "pretrainers",
@@ -100,9 +99,8 @@ def node(file: Path, module: str) -> type:
         *(f for base in kind.bases for f in inherited(ast.unparse(base), body)),
         *own(kind, body),
     ]
-    return make_dataclass(
-        kind.name, list({f[0]: f for f in found}.values())
-    )  # a field given anew has its new default
+    # a field given anew has its new default
+    return make_dataclass(kind.name, list({f[0]: f for f in found}.values()))
 
 
 def open_ended(kind: type, file: Path) -> Any:

@@ -1,7 +1,8 @@
 """The processes that share one training, as methods see them: hardly at all.
 
 Each process, a rank, has some rows of every batch. Whatever must be the same however many ranks there are asks here: a loss
-that compares rows with all others, BatchNorm, a queue (`gather`), and random numbers (`Share`, by way of core.Stream). Alone,
+that compares rows with all others, BatchNorm, a queue (`gather`), and random numbers
+(`BatchShard`, by way of core.Stream). Alone,
 all of it gives back what it is given. The engines (sft_exp/engines) say who else there is; nothing else needs torch.distributed.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """This rank's rows of a batch of `total` rows: from `start` up to `stop`. Where a pool has k rows for each, k times these."""
 
     start: int
@@ -39,18 +40,18 @@ class Share:
         return x[k * self.start : k * self.stop]
 
 
-def share(total: int, rank: int, count: int) -> Share:
+def share(total: int, rank: int, count: int) -> BatchShard:
     """Rank's rows of a batch. Rows are handed out in pairs: mixup and its kin mix neighbours."""
     pairs = -(-total // 2)
     start, stop = (2 * (pairs * r // count) for r in (rank, rank + 1))
-    return Share(start, min(stop, total), total)
+    return BatchShard(start, min(stop, total), total)
 
 
 class Ranks:
     """Who shares a batch. This one has it for itself."""
 
     rank, count = 0, 1
-    share: Share | None = None  # this rank's rows of the batch; None: all
+    share: BatchShard | None = None  # this rank's rows of the batch; None: all
     parts: Tensor = torch.ones(1)  # each rank's part of the batch [ranks]
 
     def gather(self, x: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def now() -> Ranks:
 
 
 @contextmanager
-def sharing(ranks: Ranks) -> Iterator[None]:
+def use_ranks(ranks: Ranks) -> Iterator[None]:
     _now.append(ranks)
     try:
         yield

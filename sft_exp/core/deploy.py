@@ -31,12 +31,11 @@ class Compressor:
     A field `tolerance` is the accuracy (a fraction) that may be lost: more fails the run.
     """
 
-    follows_channels: ClassVar[bool] = (
-        False  # from layer to layer, so that the head must read one map
-    )
+    # from layer to layer, so that the head must read one map
+    follows_channels: ClassVar[bool] = False
     graph: ClassVar[bool] = False  # what it leaves is an ONNX graph alone, and no torch network
 
-    def forms(self, name: str) -> "dict[str, list[Compressor]]":
+    def variants(self, name: str) -> "dict[str, list[Compressor]]":
         """What comes of it: name -> the steps that lead there. The first one is what is exported."""
         return {name: [self]}
 
@@ -75,9 +74,9 @@ class Exporter:
     """A file format in which a model leaves this project."""
 
     file: ClassVar[str] = ""  # its name; empty: nothing is exported
-    loader: ClassVar[str] = (
-        ""  # Python that defines `predict`: images as an array [B, ...] -> predictions [B, Y]; and `classes`
-    )
+    # Python that defines `predict`: images as an array [B, ...] -> predictions [B, Y]; and
+    # `classes`
+    loader: ClassVar[str] = ""
     alone: ClassVar[bool] = True  # the file needs nothing of this package
     network: ClassVar[bool] = False  # it is made from a torch network, not from an ONNX graph
 

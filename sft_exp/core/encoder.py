@@ -15,7 +15,7 @@ class Backbone(nn.Module):
         """Named feature maps in order, [B, D] or [B, D, H, W], computed as they are asked for."""
         raise NotImplementedError
 
-    def mirror(self, width: int) -> nn.Module:
+    def decoder(self, width: int) -> nn.Module:
         """A decoder as large as this encoder: [B, width] -> one logit a pixel [B, C, H, W]."""
         raise NotImplementedError
 
@@ -32,12 +32,10 @@ class Encoder:
     `mean` and `std` are applied around what `build` returns, by `nets.backbone`.
     """
 
-    mean: list[float] | None = field(
-        default=None, kw_only=True
-    )  # of each channel: what public weights subtract from [0, 1]
-    std: list[float] | None = field(
-        default=None, kw_only=True
-    )  # of each channel: what they then divide by; null = neither
+    # of each channel: what public weights subtract from [0, 1]
+    mean: list[float] | None = field(default=None, kw_only=True)
+    # of each channel: what they then divide by; null = neither
+    std: list[float] | None = field(default=None, kw_only=True)
 
     def build(self, image: tuple[int, int, int]) -> Backbone:
         """ConfigError if the encoder does not fit the image."""

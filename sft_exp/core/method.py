@@ -13,21 +13,17 @@ from sft_exp.core.types import Batch, Spec, Tensors
 class Method:
     """What to learn: hyperparameters (the fields, which are its typed config) and pure functions of networks and numbers.
 
-    `draw`, `networks` and `loss` are each method's own; `after` and `prepare` are words that most leave neutral.
+    `draw`, `networks` and `loss` are each method's own; `on_step_end` and `prepare` are words that most leave neutral.
     """
 
-    objectives: ClassVar[dict[str, tuple[str, int]]] = {
-        "loss": ("", 1)
-    }  # loss method -> (network it moves, every n-th step)
-    pools: ClassVar[dict[str, int]] = {
-        "labelled": 1
-    }  # pool -> rows taken from it for each row of the batch size
-    per_row: ClassVar[bool] = (
-        True  # the loss is a mean over rows, so a batch may be taken in pieces
-    )
-    shared: ClassVar[bool] = (
-        True  # several processes may each have rows of it; False: a library's loss looks across them all
-    )
+    # loss method -> (network it moves, every n-th step)
+    objectives: ClassVar[dict[str, tuple[str, int]]] = {"loss": ("", 1)}
+    # pool -> rows taken from it for each row of the batch size
+    pools: ClassVar[dict[str, int]] = {"labelled": 1}
+    # the loss is a mean over rows, so a batch may be taken in pieces
+    per_row: ClassVar[bool] = True
+    # several processes may each have rows of it; False: a library's loss looks across them all
+    shared: ClassVar[bool] = True
 
     def networks(self, encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
         """All networks of the method, `encoder` among them."""
@@ -45,5 +41,5 @@ class Method:
         """(scalar to minimise, scalars to log), without randomness: testable, repeatable, shardable."""
         raise NotImplementedError
 
-    def after(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
+    def on_step_end(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
         """Once a step, after the updates, without gradients: teachers, queues, centres."""

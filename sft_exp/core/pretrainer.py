@@ -14,27 +14,22 @@ from sft_exp.core.types import Tensors
 class Pretrainer(Method):
     """Learns an encoder from images alone."""
 
-    unhashed: ClassVar[tuple[str, ...]] = (
-        "init",
-    )  # fields that cannot change a result: the file's content is hashed
+    # fields that cannot change a result: the file's content is hashed
+    unhashed: ClassVar[tuple[str, ...]] = ("init",)
     pools: ClassVar[dict[str, int]] = {"pool": 1}
-    learns: ClassVar[str] = (
-        "by gradient"  # or "in closed form" (`prepare` alone), "from a file" (`init` alone), "nothing"
-    )
-    labelled: ClassVar[bool] = (
-        False  # learns from the labels of another data set, the only ones it may see
-    )
+    # or "in closed form" (`prepare` alone), "from a file" (`init` alone), "nothing"
+    trained_by: ClassVar[str] = "by gradient"
+    # learns from the labels of another data set, the only ones it may see
+    labelled: ClassVar[bool] = False
     has_likelihood: ClassVar[bool] = False  # `log_weights` estimates it
-    keeps: ClassVar[str] = "encoder"  # path of the network that is handed on
-    features: ClassVar[tuple[int, ...]] = (
-        -1,
-    )  # which of its maps are fine-tuned, unless the user says otherwise;
+    encoder_path: ClassVar[str] = "encoder"  # path of the network that is handed on
+    # which of its maps are fine-tuned, unless the user says otherwise;
+    features: ClassVar[tuple[int, ...]] = (-1,)
     pool: ClassVar[str] = "avg"  # and how those with a height and a width are pooled: avg or max,
     grid: ClassVar[int] = 1  # to at most grid x grid
 
-    init: str | None = field(
-        default=None, kw_only=True
-    )  # weights to start from: a file, a folder of ours, torchvision:resnet18
+    # weights to start from: a file, a folder of ours, torchvision:resnet18
+    init: str | None = field(default=None, kw_only=True)
 
     def observe(self, x_BCHW: Tensor, rng: Stream) -> Tensor:
         """What of the images is modelled: their grey levels, unless the method draws something from them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sft_exp.core.comm import Share
+from sft_exp.core.comm import BatchShard
 
 
 def seed_of(*name: int | str) -> int:
@@ -22,10 +22,12 @@ class Stream(torch.Generator):
     for the whole batch. `torch.rand(..., generator=rng)` would give the first rows' numbers to every process.
     """
 
-    def __new__(cls, device: torch.device | str = "cpu", share: Share | None = None) -> "Stream":
+    def __new__(
+        cls, device: torch.device | str = "cpu", share: BatchShard | None = None
+    ) -> "Stream":
         return super().__new__(cls, device)  # type: ignore[call-arg]
 
-    def __init__(self, device: torch.device | str = "cpu", share: Share | None = None):
+    def __init__(self, device: torch.device | str = "cpu", share: BatchShard | None = None):
         self.share = share
 
     def rand(self, *shape: int) -> Tensor:
@@ -62,7 +64,7 @@ class Stream(torch.Generator):
 
 
 def stream(
-    *name: int | str, device: torch.device | str = "cpu", share: Share | None = None
+    *name: int | str, device: torch.device | str = "cpu", share: BatchShard | None = None
 ) -> Stream:
     """The random stream named by `name`, e.g. (seed, "draw", step): asking again gives it again from its start.
 

@@ -17,25 +17,21 @@ from sft_exp.core.types import Layers, Rates, Spec, Tensors
 class Strategy:
     """How labels change a network: which numbers move, when, how fast; or a head solved in closed form.
 
-    What does not move is frozen: its bytes, its BatchNorm statistics, without weight decay and dropout. `phases`, or `solve`
+    What does not move is frozen: its bytes, its BatchNorm statistics, without weight decay and
+    dropout. `phases`, or `fit_closed_form`
     and `head`, are each strategy's own; `adapt`, `merge` and `penalty` are words that most leave neutral.
     """
 
-    probabilistic: ClassVar[bool] = (
-        True  # the head's predictions are logits; False: scores without that meaning
-    )
-    solves: ClassVar[bool] = (
-        False  # the head comes from `solve`, and nothing is trained by gradient
-    )
-    solved: ClassVar[tuple[str, ...]] = (
-        "classes",
-        "pixels",
-    )  # what tasks must predict for that; others need a gradient
+    # the head's predictions are logits; False: scores without that meaning
+    probabilistic: ClassVar[bool] = True
+    # the head comes from `fit_closed_form`, and nothing is trained by gradient
+    closed_form: ClassVar[bool] = False
+    # what tasks must predict for that; others need a gradient
+    closed_form_tasks: ClassVar[tuple[str, ...]] = ("classes", "pixels")
 
     tasks: ClassVar[tuple[str, ...]] = ()  # what tasks must predict; empty: anything
-    frozen: ClassVar[bool] = (
-        False  # `phases` never let the encoder move, and nothing is added to it
-    )
+    # `phases` never let the encoder move, and nothing is added to it
+    frozen: ClassVar[bool] = False
     uses_pool: ClassVar[bool] = False  # trains on the pool's images, too, as `unlabelled`
 
     def resolved(self, find: Callable[[str, Any], Path]) -> "Strategy":
@@ -67,10 +63,10 @@ class Strategy:
         return None
 
     def unlabelled(self) -> int:
-        """How many unlabelled images `solve` is shown at most."""
+        """How many unlabelled images `fit_closed_form` is shown at most."""
         return 0
 
-    def solve(self, f_BD: Tensor, y_B: Tensor, spec: Spec, seed: int) -> nn.Module:
+    def fit_closed_form(self, f_BD: Tensor, y_B: Tensor, spec: Spec, seed: int) -> nn.Module:
         """A head fitted to convergence on frozen features; `y_B` are classes, or numbers [B, K]. Unlabelled images come last,
         with the class -1."""
         raise NotImplementedError

@@ -16,18 +16,14 @@ class Task(Method):
     """Learns to predict, starting at an encoder. The words' neutral values are those of classification, which starts at the
     features [B, D] and predicts logits [B, Y]."""
 
-    predicts: ClassVar[str] = (
-        "classes"  # or pixels, boxes, numbers, several: what strategies, floors, forms and pictures fit
-    )
-    needs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # targets that a data set must have; none = a class for each image
-    pooled: ClassVar[bool] = (
-        True  # starts at features [B, D], computed once if the encoder is frozen; False: at its maps
-    )
-    score: ClassVar[str] = (
-        "accuracy"  # the metric that models are chosen and judged by; higher is better
-    )
+    # or pixels, boxes, numbers, several: what strategies, floors, forms and pictures fit
+    predicts: ClassVar[str] = "classes"
+    # targets that a data set must have; none = a class for each image
+    needs: ClassVar[tuple[str, ...]] = ()
+    # starts at features [B, D], computed once if the encoder is frozen; False: at its maps
+    pooled: ClassVar[bool] = True
+    # the metric that models are chosen and judged by; higher is better
+    score: ClassVar[str] = "accuracy"
     columns: ClassVar[dict[str, str]] = {
         "accuracy": "accuracy",
         "precision": "precision",
@@ -39,9 +35,8 @@ class Task(Method):
     raw: ClassVar[tuple[str, ...]] = ()  # that are in units of their own
     footing: ClassVar[str] = "macro precision, recall and F1"  # what must be said of the columns
 
-    plain: ClassVar[bool] = (
-        False  # its loss is the cross-entropy of nets["head"], a linear layer, on nets["scale"]
-    )
+    # its loss is the cross-entropy of nets["head"], a linear layer, on nets["scale"]
+    plain: ClassVar[bool] = False
 
     def alters(self) -> bool:
         """Whether `draw` changes images or pairs them anew, so that a frozen encoder's features cannot be computed once."""
@@ -95,7 +90,7 @@ class Task(Method):
         """How many tensors `draw` returns, for a task that holds this one: images, and each target."""
         return 1 + max(1, len(self.needs))
 
-    def solvable(self) -> "Task":
+    def closed_form_task(self) -> "Task":
         """The same task with a head that a strategy can solve in closed form."""
         return self
 

@@ -27,7 +27,9 @@ class About:
     """What a tracker is told of a run when it begins."""
 
     kind: str  # pretrain or finetune
-    folder: Path  # in the store, finished or to be; its name is the run's identity, so that a killed one is continued
+    # in the store, finished or to be; its name is the run's identity, so that a killed one is
+    # continued
+    folder: Path
     name: str
     tags: list[str]
     config: dict[str, Any]  # as resolved, nested, with the options taken under `choices`

@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-Batch = dict[
-    str, Tensors
-]  # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B],
+# pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B],
+Batch = dict[str, Tensors]
 #                                      and what else is annotated by name: "mask" [B, H, W], "boxes" [B, M, 4], "value" [B, M]}
-Rates = dict[
-    str, float
-]  # parameter name -> multiplier of the learning rate; a name left out is frozen
-Layers = dict[
-    str, list[str]
-]  # map of an encoder -> names of the parameters it adds to the maps before it, from the input up
+# parameter name -> multiplier of the learning rate; a name left out is frozen
+Rates = dict[str, float]
+# map of an encoder -> names of the parameters it adds to the maps before it, from the input up
+Layers = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -30,15 +27,12 @@ class Spec:
     """What a network must fit."""
 
     image: tuple[int, int, int]  # C, H, W
-    classes: tuple[
-        str, ...
-    ]  # names of the Y classes, in the order of their labels; none where numbers are predicted
-    named: dict[str, tuple[str, ...]] = field(
-        default_factory=dict, hash=False
-    )  # target -> its classes, where targets differ
-    levels: tuple[int, int] | None = (
-        None  # values of deep files that are black and white; None = each file by its own
-    )
+    # names of the Y classes, in the order of their labels; none where numbers are predicted
+    classes: tuple[str, ...]
+    # target -> its classes, where targets differ
+    named: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    # values of deep files that are black and white; None = each file by its own
+    levels: tuple[int, int] | None = None
 
     def of(self, target: str) -> "Spec":
         """What a network of this target must fit."""

@@ -12,17 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import Stream
 from sft_exp.data import boxes
 
-NUMBERS = 20  # drawn for each image, whether used or not, so that one switch changes no other operation's numbers
+# drawn for each image, whether used or not, so that one switch changes no other operation's numbers
+NUMBERS = 20
 COLOUR_CHANCE = 0.8
 OUTSIDE = 255  # value of a mask where nothing is known
-CUT, CUT_RATIO = (
-    [0.05, 0.33],
-    2.0,
-)  # share of the image that a cutout takes; most of its width to its height
+# share of the image that a cutout takes; most of its width to its height
+CUT, CUT_RATIO = ([0.05, 0.33], 2.0)
 TO_YIQ = torch.tensor(
     [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]],
     dtype=torch.float64,
@@ -30,14 +29,14 @@ TO_YIQ = torch.tensor(
 FROM_YIQ = torch.linalg.inv(TO_YIQ)
 
 
-def view(x_BCHW: Tensor, how: Views, rng: Stream) -> Tensor:
+def view(x_BCHW: Tensor, how: AugmentConfig, rng: Stream) -> Tensor:
     """Another view of each image of [0, 1], in its size."""
     u = drawn(x_BCHW, rng)
     return repainted(resample(x_BCHW, how, u[:7]), how, u)
 
 
 def view_with_mask(
-    x_BCHW: Tensor, mask_BHW: Tensor, how: Views, rng: Stream
+    x_BCHW: Tensor, mask_BHW: Tensor, how: AugmentConfig, rng: Stream
 ) -> tuple[Tensor, Tensor]:
     """The same, and the masks [B, H, W] or [B, M, H, W], whole numbers from 0 on, as they are seen there: the nearest pixel's
     value, OUTSIDE where the view leaves the image."""
@@ -54,7 +53,7 @@ def view_with_mask(
 
 
 def view_with_boxes(
-    x_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor, how: Views, rng: Stream
+    x_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor, how: AugmentConfig, rng: Stream
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, and the boxes [B, M, 4] as they are seen there, with their labels [B, M]: 0 for one that is gone."""
     u = drawn(x_BCHW, rng)
@@ -71,7 +70,7 @@ def drawn(x_BCHW: Tensor, rng: Stream) -> tuple[Tensor, ...]:
     return rng.rand(len(x_BCHW), NUMBERS).unbind(1)
 
 
-def repainted(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
+def repainted(x_BCHW: Tensor, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:
     """All that moves no pixel."""
     x_BCHW = recolour(x_BCHW, how, u[7:13])
     x_BCHW = blur(x_BCHW, how, u[13:15])
@@ -88,7 +87,7 @@ def either(most: float, u_B: Tensor) -> Tensor:
     return most * (2 * u_B - 1)
 
 
-def resample(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
+def resample(x_BCHW: Tensor, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:
     """The window's pixels, turned and sheared, in the image's size; bilinear, and black outside of the image."""
     grid_BHW2 = places(x_BCHW.shape, how, u)
     return x_BCHW if grid_BHW2 is None else sampled(x_BCHW, grid_BHW2)
@@ -100,7 +99,7 @@ def sampled(x_BCHW: Tensor, grid_BHW2: Tensor) -> Tensor:
     )
 
 
-def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
+def places(shape: torch.Size, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor | None:
     """Where in the image each pixel of the view is looked up, (x, y) in [-1, 1] [B, H, W, 2]; None where it stays."""
     window_B23 = window(shape, how, u)
     if window_B23 is None:
@@ -113,7 +112,7 @@ def places(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | Non
     return (window_B23[:, :, 0, None, None] * x_W + rows_B2H[..., None]).permute(0, 2, 3, 1)
 
 
-def window(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | None:
+def window(shape: torch.Size, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor | None:
     """The affine map from places in the view to places in the image, either in [-1, 1] across each side [B, 2, 3]; or None."""
     if (
         how.crop == [1, 1]
@@ -139,7 +138,7 @@ def window(shape: torch.Size, how: Views, u: tuple[Tensor, ...]) -> Tensor | Non
     return torch.stack([top_B3, bottom_B3], 1)
 
 
-def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
+def recolour(x_BCHW: Tensor, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:
     """Brightness, contrast, saturation, hue and grey as one affine map of each pixel's channels, clipped to [0, 1]."""
     colours = x_BCHW.shape[1] == 3
     if not how.jitter and not (how.grey and colours):
@@ -175,13 +174,12 @@ def recolour(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     )
 
 
-def blur(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
+def blur(x_BCHW: Tensor, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:
     """Gaussian blur of rows, then columns, each a product with a matrix of weights that sum to 1 up to the border."""
     if not how.blur:
         return x_BCHW
-    sigma_B = within(how.sigma, u[1]).where(
-        u[0] < how.blur, 1e-3
-    )  # so narrow that it changes nothing
+    # so narrow that it changes nothing
+    sigma_B = within(how.sigma, u[1]).where(u[0] < how.blur, 1e-3)
 
     def weights_BSS(size: int) -> Tensor:
         at_S = torch.arange(size, device=x_BCHW.device)
@@ -194,7 +192,7 @@ def blur(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
     return rows_B1HH @ x_BCHW @ columns_B1WW.mT
 
 
-def cut_out(x_BCHW: Tensor, how: Views, u: tuple[Tensor, ...]) -> Tensor:
+def cut_out(x_BCHW: Tensor, how: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:
     """A black rectangle inside the image. DeVries & Taylor, arXiv:1708.04552; sizes of Zhong et al., arXiv:1708.04896."""
     if not how.cutout:
         return x_BCHW

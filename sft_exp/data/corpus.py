@@ -16,33 +16,26 @@ class Corpus:
     """A data set as its module reads it, before any split of ours."""
 
     name: str
-    classes: tuple[
-        str, ...
-    ]  # names of what is told apart: classes of images, of pixels, of boxes; none for numbers
+    # names of what is told apart: classes of images, of pixels, of boxes; none for numbers
+    classes: tuple[str, ...]
     train: Images  # with labels; how many of them may be used is the experiment's affair
     test: Images | None = None  # None: folds of `train` serve as test
     extra: Images | None = None  # without labels, for pretraining only
     image: tuple[int, int, int] = (0, 0, 0)  # C, H, W
-    report: dict = field(
-        default_factory=dict
-    )  # what was found on disk: sizes, broken files, duplicates
+    # what was found on disk: sizes, broken files, duplicates
+    report: dict = field(default_factory=dict)
     fingerprint: str = ""  # SHA-256 of the content of `train` and `extra`
     test_fingerprint: str = ""  # and of `test`, which nothing before the evaluation may depend on
-    files: dict[str, Path] = field(
-        default_factory=dict
-    )  # image -> its file, where it has one of its own
-    leaks: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # (in `extra`, in `test`) with equal files, as the reader saw it
-    strata: tuple[
-        str, ...
-    ] = ()  # names of the values of `y`, which label draws keep in proportion; none = the classes
-    named: dict[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # target -> its classes, where there are several such
-    levels: tuple[int, int] | None = (
-        None  # of files with more than 8 bits a pixel, which all images are scaled by
-    )
+    # image -> its file, where it has one of its own
+    files: dict[str, Path] = field(default_factory=dict)
+    # (in `extra`, in `test`) with equal files, as the reader saw it
+    leaks: list[tuple[str, str]] = field(default_factory=list)
+    # names of the values of `y`, which label draws keep in proportion; none = the classes
+    strata: tuple[str, ...] = ()
+    # target -> its classes, where there are several such
+    named: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # of files with more than 8 bits a pixel, which all images are scaled by
+    levels: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self.strata = self.strata or self.classes
@@ -66,14 +59,10 @@ class Corpus:
 class Dataset:
     """Where images and labels come from."""
 
-    gives: ClassVar[tuple[str, ...]] = (
-        "y",
-    )  # what may be annotated: y, a class for each image; and targets by name
-    unhashed: ClassVar[tuple[str, ...]] = (
-        "root",
-        "download",
-        "workers",
-    )  # fields that cannot change a result: the content is hashed
+    # what may be annotated: y, a class for each image; and targets by name
+    gives: ClassVar[tuple[str, ...]] = ("y",)
+    # fields that cannot change a result: the content is hashed
+    unhashed: ClassVar[tuple[str, ...]] = ("root", "download", "workers")
 
     def load(self) -> Corpus:
         """Reads everything once; DataError names the file and what would be right."""

@@ -55,11 +55,12 @@ class Levels(NamedTuple):
 class Traits(NamedTuple):
     """What an image file holds that decoding cannot keep, or must scale."""
 
-    span: tuple[int, int, int] | None = (
-        None  # of more than 8 bits in grey: lowest, 99.9th percentile, highest value
-    )
+    # of more than 8 bits in grey: lowest, 99.9th percentile, highest value
+    span: tuple[int, int, int] | None = None
     deep: bool = False  # 16 bits in each of several channels, of which Pillow keeps the upper 8
-    alpha: str = ""  # transparent: parts are, and their colours are taken; drawn: the picture was alpha's, now on a ground
+    # transparent: parts are, and their colours are taken; drawn: the picture was alpha's, now on a
+    # ground
+    alpha: str = ""
     frames: int = 1  # or pages, of which the first is taken
     cmyk: bool = False
     turned: bool = False  # by its Exif orientation
@@ -109,12 +110,8 @@ def whole(content: bytes, channels: int, levels: tuple[int, int] | None = None) 
 
 
 ORIENTATION = 0x0112  # Exif's tag: 1 = upright
-ANIMATED = (
-    "GIF",
-    "PNG",
-    "TIFF",
-    "WEBP",
-)  # formats whose further images are frames or pages, and no previews
+# formats whose further images are frames or pages, and no previews
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
 
 
 def opened(
@@ -140,13 +137,11 @@ def opened(
                 turned=file.getexif().get(ORIENTATION, 1) != 1,
             )
             if least:
-                file.draft(
-                    None, (least, least)
-                )  # a large JPEG is decoded at a fraction of its size: 10 times faster
+                # a large JPEG is decoded at a fraction of its size: 10 times faster
+                file.draft(None, (least, least))
             picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith(
-                "I"
-            ):  # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
+            # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
+            if picture.mode.startswith("I"):
                 values = np.asarray(picture)
                 low, high = int(values.min()), int(values.max())
                 traits = traits._replace(span=(low, int(np.percentile(values, 99.9)), high))

@@ -14,10 +14,13 @@ from sft_exp.data.splits import everything
 from sft_exp.errors import DataError, listing
 
 SIDE = 8  # pixels of a thumbnail
-ALIKE = 0.99  # correlation of two thumbnails, and then of the two images whole, from which on they are near copies
+# correlation of two thumbnails, and then of the two images whole, from which on they are near
+# copies
+ALIKE = 0.99
 REACH = (2 - 2 * ALIKE) ** 0.5 + 1e-4  # between thumbnails that are alike, at most; and rounding
 ROWS = 256  # test images compared at once
-OVERLAP = 0.01  # of the test images may lie in a set's own training part too: more is no slip of its authors
+# of the test images may lie in a set's own training part too: more is no slip of its authors
+OVERLAP = 0.01
 
 
 class Pair(NamedTuple):

@@ -14,9 +14,8 @@ from sft_exp.core.rng import stream
 from sft_exp.core.types import Tensors
 from sft_exp.errors import DataError
 
-Held = (
-    Tensor | Callable[[int], Tensor]
-)  # of each image: in memory [N, ...], or row -> the one's, read as it is asked for
+# of each image: in memory [N, ...], or row -> the one's, read as it is asked for
+Held = Tensor | Callable[[int], Tensor]
 
 
 @dataclass(eq=False)
@@ -24,16 +23,16 @@ class Images:
     """Some images of one size, in memory (`x` is a tensor) or on disk (`x` decodes one)."""
 
     x: Held  # uint8 [N, C, H, W], or row -> uint8 [C, H, W]; or features, float [N, D]
-    y: Tensor  # int64 [N]: the class, or where an image has none, the stratum it is drawn from; -1 where nothing is annotated
+    # int64 [N]: the class, or where an image has none, the stratum it is drawn from; -1 where
+    # nothing is annotated
+    y: Tensor
     ids: list[str]  # one name an image, unique within the data set
     groups: list[str] | None = None  # patient, writer, video: never split
     workers: int = 0  # processes that decode; 0 = this one
-    rows: Tensor | None = (
-        None  # positions in `x` and `targets` of the N images; None = all, in order
-    )
-    targets: Mapping[str, Held] = field(
-        default_factory=dict
-    )  # what else is annotated, by name: masks, boxes, numbers
+    # positions in `x` and `targets` of the N images; None = all, in order
+    rows: Tensor | None = None
+    # what else is annotated, by name: masks, boxes, numbers
+    targets: Mapping[str, Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -144,9 +143,8 @@ def fitted(images: Images, image: tuple[int, int, int]) -> Images:
     """The images with these channels, rows and columns: grey or colour, and resized, if they are of another size."""
     if not len(images) or tuple(images.raw(0).shape) == tuple(image):
         return images
-    targets = (
-        images.targets if tuple(images.raw(0).shape[1:]) == tuple(image[1:]) else {}
-    )  # masks and boxes would not fit
+    # masks and boxes would not fit
+    targets = images.targets if tuple(images.raw(0).shape[1:]) == tuple(image[1:]) else {}
     if isinstance(images.x, Tensor):
         rows = torch.arange(len(images)) if images.rows is None else images.rows
         x = torch.cat([_fit(images.x[r.to(images.x.device)], image) for r in rows.split(1024)])

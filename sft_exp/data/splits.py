@@ -32,9 +32,8 @@ class Labels:
 
     count: str
     chosen: str = ""  # hash of the table's rows; empty = any training image may be drawn
-    table: dict[str, str] = field(
-        default_factory=dict, compare=False
-    )  # image -> label; "" = the label that the data set has
+    # image -> label; "" = the label that the data set has
+    table: dict[str, str] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def parse(labels: object, total: int | None) -> "Labels":
@@ -97,7 +96,8 @@ class Draw:
     labelled: Images
     test: Images
     pool: Images  # what may be pretrained on; shares no image with `test`
-    ratio: float  # images tested over images trained on, where tests of different draws share images; else 0
+    # images tested over images trained on, where tests of different draws share images; else 0
+    ratio: float
 
 
 @lru_cache(maxsize=128)

@@ -25,21 +25,21 @@ class Boxes(boxed.BoxSet):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "images", "most_pixels", "memory", "workers")
 
     root: str | None = None  # folder of the export
-    format: str | None = (
-        None  # coco, voc, yolo, cvat, label_studio, via, labelme; null = told by the files
-    )
+    # coco, voc, yolo, cvat, label_studio, via, labelme; null = told by the files
+    format: str | None = None
     images: str | None = None  # folder of the images, where it is not below root
-    classes: list[str] = field(
-        default_factory=lambda: []
-    )  # names in the order of their labels; [] = the export's own list, or those in train, sorted
+    # names in the order of their labels; [] = the export's own list, or those in train, sorted
+    classes: list[str] = field(default_factory=lambda: [])
     attribute: str | None = None  # VIA: the region attribute that is the class; null = the only one
     first: int = 1  # VOC: number of the first pixel, 1 or 0
-    size: Any = 320  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
+    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
+    # columns]
+    size: Any = 320
     channels: int = 3  # 3 = colour, 1 = grey
-    boxes: str = "refuse"  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    boxes: str = "refuse"
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

@@ -23,9 +23,8 @@ class Cityscapes(masks.MaskSet):
     size: Any = 256  # pixels, or [rows, columns], of all images; the originals have [1024, 2048]
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

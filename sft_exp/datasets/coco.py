@@ -33,19 +33,21 @@ class Coco(boxed.BoxSet):
 
     root: str | None = None  # folder of the data set
     train: str = "annotations/instances_train2017.json"  # relative to root
-    test: str | None = (
-        "annotations/instances_val2017.json"  # null = folds of the training images serve as test
-    )
-    images: str | None = (
-        None  # folder of the images, relative to root; null = as in the official layout
-    )
-    size: Any = 320  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
+    # null = folds of the training images serve as test
+    test: str | None = "annotations/instances_val2017.json"
+    # folder of the images, relative to root; null = as in the official layout
+    images: str | None = None
+    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
+    # columns]
+    size: Any = 320
     channels: int = 3  # 3 = colour, 1 = grey
-    boxes: str = "refuse"  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
-    missing: str = "refuse"  # images that the json names and that are not there: refuse, or drop = leave them out and name them
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    boxes: str = "refuse"
+    # images that the json names and that are not there: refuse, or drop = leave them out and name
+    # them
+    missing: str = "refuse"
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

@@ -61,7 +61,9 @@ class Row(NamedTuple):
     label: str = ""
     group: str | None = None
     seen: Seen = Seen()
-    fate: str = ""  # used, broken, duplicate, labelled (and so no part of the pool), ignored (not named like an image)
+    # used, broken, duplicate, labelled (and so no part of the pool), ignored (not named like an
+    # image)
+    fate: str = ""
 
 
 @dataclass
@@ -72,20 +74,18 @@ class ImageFolder(Dataset):
 
     root: str | None = None  # folder of the labelled images
     labels: str | None = None  # CSV of file,label[,group]; null = folders are classes
-    file_column: str = (
-        "file"  # its column with the names of the images, or ids: names without suffix
-    )
+    # its column with the names of the images, or ids: names without suffix
+    file_column: str = "file"
     label_column: str = "label"  # and the one with their classes; an empty label = unlabelled
     unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
     size: int = 64  # pixels, height and width of all images
     channels: int = 3  # 3 = colour, 1 = grey
-    group: str | None = (
-        None  # never split: a column of the CSV, or a regular expression whose one group is found in a path
-    )
-    broken: str = "refuse"  # labelled images that cannot be read: refuse, or skip = leave them out and count them
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # never split: a column of the CSV, or a regular expression whose one group is found in a path
+    group: str | None = None
+    # labelled images that cannot be read: refuse, or skip = leave them out and count them
+    broken: str = "refuse"
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

@@ -57,15 +57,13 @@ class Large(Dataset):
     root: str = "."  # folder that the others are looked for in
     train: Any = None  # labelled images: a folder of classes, or a glob of tar files
     test: Any = None  # the same for images to test on; null = folds of `train`
-    unlabelled: Any = (
-        None  # more images to pretrain on: a folder of folders, or a glob of tar files
-    )
+    # more images to pretrain on: a folder of folders, or a glob of tar files
+    unlabelled: Any = None
     classes: str | None = None  # file with the names of numbered classes, one a line
     size: int = 224  # pixels, height and width
     channels: int = 3  # 3 = colour, 1 = grey
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     workers: int = 2  # processes that read and decode
 
     def __post_init__(self):

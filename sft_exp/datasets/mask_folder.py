@@ -31,28 +31,25 @@ class MaskFolder(masks.MaskSet):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "unlabelled", "most_pixels", "memory", "workers")
 
     root: str | None = None  # folder of images/ and masks/
-    classes: list[str] = field(
-        default_factory=lambda: ["background", "object"]
-    )  # names of what a pixel may be
-    values: list[int] = field(
-        default_factory=lambda: []
-    )  # value of each class in the masks, e.g. [0, 255]; none = 0, 1, ...
-    colours: Any = None  # of masks in colour: {background: [0,0,0], cell: [255,0,0], ignore: [255,255,255]}; names the classes
+    # names of what a pixel may be
+    classes: list[str] = field(default_factory=lambda: ["background", "object"])
+    # value of each class in the masks, e.g. [0, 255]; none = 0, 1, ...
+    values: list[int] = field(default_factory=lambda: [])
+    # of masks in colour: {background: [0,0,0], cell: [255,0,0], ignore: [255,255,255]}; names the
+    # classes
+    colours: Any = None
     pattern: str = "*"  # a mask's name without suffix, * standing for its image's: *_mask
-    ignore: int | None = (
-        255  # value where nothing is annotated, unless it is a class's; null = there is none
-    )
+    # value where nothing is annotated, unless it is a class's; null = there is none
+    ignore: int | None = 255
     unmasked: str = "refuse"  # images without a mask: refuse, or pool = pretrain on them
     unlabelled: str | None = None  # folder of more images to pretrain on
-    group: str | None = (
-        None  # never split: a regular expression whose one group is found in an image's name
-    )
+    # never split: a regular expression whose one group is found in an image's name
+    group: str | None = None
     size: Any = 256  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

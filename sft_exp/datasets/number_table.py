@@ -45,17 +45,15 @@ class NumberTable(Dataset):
 
     table: str | None = None  # CSV of file,target
     root: str | None = None  # folder that files are relative to; null = the table's
-    file_column: str = (
-        "file"  # its column with the names of the images, or ids: names without suffix
-    )
+    # its column with the names of the images, or ids: names without suffix
+    file_column: str = "file"
     columns: list[str] = field(default_factory=lambda: ["target"])  # the numbers to predict
     unlabelled: str | None = None  # folder of images to pretrain on
     size: Any = 64  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

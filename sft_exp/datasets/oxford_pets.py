@@ -14,16 +14,14 @@ from sft_exp.errors import DataError
 class OxfordPets(masks.MaskSet):
     gives: ClassVar[tuple[str, ...]] = ("y", "mask")
 
-    root: str | None = (
-        None  # folder of images/ and annotations/, or the one that torchvision makes around it
-    )
+    # folder of images/ and annotations/, or the one that torchvision makes around it
+    root: str | None = None
     border: bool = False  # the border is a class of its own; else it is not counted
     size: Any = 128  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

@@ -22,6 +22,7 @@ from sft_exp.data.images import Images, fitted
 from sft_exp.errors import ConfigError, DataError, require
 from sft_exp.progress import bar
 
+# not options of the user
 OURS = (
     "root",
     "download",
@@ -30,7 +31,7 @@ OURS = (
     "transforms",
     "loader",
     "is_valid_file",
-)  # not options of the user
+)
 WORDS = {  # what torchvision's sets call their parts, in the order in which they are tried
     "train": ("train", "trainval", "train-standard"),
     "test": ("test", "val", "valid"),
@@ -41,31 +42,27 @@ SIDE = 64  # pixels of images decoded from files, unless `size` is given
 @dataclass
 class TorchvisionSet(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "download", "memory", "workers")
-    passes: ClassVar[tuple[str, ...]] = (
-        "train",
-        "test",
-        "extra",
-        "options",
-    )  # fields whose keys are the set's own
+    # fields whose keys are the set's own
+    passes: ClassVar[tuple[str, ...]] = ("train", "test", "extra", "options")
 
     name: str = "MNIST"  # class in torchvision.datasets
     root: str = "data"  # folder of the files
     download: bool = True  # fetch what is missing there, where torchvision can
-    train: dict = field(
-        default_factory=lambda: {}
-    )  # arguments that select the training images; {} = by the set's signature
-    test: dict = field(
-        default_factory=lambda: {}
-    )  # the same for the test images; a set in one part is tested in folds
-    extra: dict = field(
-        default_factory=lambda: {}
-    )  # arguments that select unlabelled images, if the set has any
-    options: dict = field(
-        default_factory=lambda: {}
-    )  # arguments for every part, e.g. {split: letters} for EMNIST
+    # arguments that select the training images; {} = by the set's signature
+    train: dict = field(default_factory=lambda: {})
+    # the same for the test images; a set in one part is tested in folds
+    test: dict = field(default_factory=lambda: {})
+    # arguments that select unlabelled images, if the set has any
+    extra: dict = field(default_factory=lambda: {})
+    # arguments for every part, e.g. {split: letters} for EMNIST
+    options: dict = field(default_factory=lambda: {})
     classes: list[str] = field(default_factory=lambda: [])  # names, where torchvision has none
-    binarise: bool = False  # make each pixel black or white, once: drawn with its grey level as probability, from a fixed stream
-    size: Any = None  # pixels, or [rows, columns], of all images; null = as they are in one array, 64 where they are files
+    # make each pixel black or white, once: drawn with its grey level as probability, from a fixed
+    # stream
+    binarise: bool = False
+    # pixels, or [rows, columns], of all images; null = as they are in one array, 64 where they are
+    # files
+    size: Any = None
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
     memory: float = 4.0  # GB of images decoded once and held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
@@ -125,9 +122,8 @@ class TorchvisionSet(Dataset):
                 given,
                 {**dict.fromkeys(self.options, "options"), **dict.fromkeys(arguments, part)},
             )
-            tarfile.TarFile.extraction_filter = staticmethod(
-                tarfile.data_filter
-            )  # else `../` leaves the folder
+            # else `../` leaves the folder
+            tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
             try:
                 return kind(**given)
             except (

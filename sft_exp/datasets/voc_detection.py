@@ -35,16 +35,19 @@ class VocDetection(boxed.BoxSet):
     year: str | None = None  # which VOC<year>, where root holds several
     train: str = "train"  # a list of ImageSets/Main
     test: str | None = "val"  # another one; null = folds of the training images serve as test
-    classes: list[str] = field(
-        default_factory=lambda: []
-    )  # names in the order of their labels; [] = those in train, sorted
-    first: int = 1  # number of the first pixel: 1, and boxes include their last one, as VOC does; or 0, and boxes end before it
-    size: Any = 320  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
+    # names in the order of their labels; [] = those in train, sorted
+    classes: list[str] = field(default_factory=lambda: [])
+    # number of the first pixel: 1, and boxes include their last one, as VOC does; or 0, and boxes
+    # end before it
+    first: int = 1
+    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
+    # columns]
+    size: Any = 320
     channels: int = 3  # 3 = colour, 1 = grey
-    boxes: str = "refuse"  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    boxes: str = "refuse"
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

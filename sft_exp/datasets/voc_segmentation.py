@@ -26,18 +26,15 @@ class VocSegmentation(masks.MaskSet):
     year: str | None = None  # which VOC<year>, where root holds several
     train: str = "train"  # list in ImageSets/Segmentation whose images are learnt from
     test: str | None = "val"  # and tested on; null = folds of the others take turns
-    extra: str | None = (
-        None  # list in ImageSets/Main whose images, but for those, are pretrained on, too
-    )
-    classes: list[str] = field(
-        default_factory=lambda: []
-    )  # names of the values 0, 1, ...; none = VOC's 21
+    # list in ImageSets/Main whose images, but for those, are pretrained on, too
+    extra: str | None = None
+    # names of the values 0, 1, ...; none = VOC's 21
+    classes: list[str] = field(default_factory=lambda: [])
     size: Any = 256  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
     fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    most_pixels: int | None = (
-        None  # of an image that is decoded; null = Pillow's limit against decompression bombs
-    )
+    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
     memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
     workers: int = 2  # processes that decode it
 

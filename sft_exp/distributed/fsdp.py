@@ -39,9 +39,8 @@ class Sharded(Shared):
         penalty = self.bound.penalty
         mesh = init_device_mesh(group.device.type, (group.count,))
         still = {p for p in self.nets.parameters() if not p.requires_grad}
-        pulled = (
-            penalty is not None and penalty(self.nets) is not None
-        )  # it sees all parameters at once: no block by itself
+        # it sees all parameters at once: no block by itself
+        pulled = penalty is not None and penalty(self.nets) is not None
         for block in [] if pulled else blocks(self.nets):
             if not still.issuperset(block.parameters()):
                 fully_shard(block, mesh=mesh, ignored_params=still)
@@ -54,14 +53,14 @@ class Sharded(Shared):
         self.root.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def after(self, *drawn: Tensor) -> None:
+    def on_step_end(self, *drawn: Tensor) -> None:
         """With whole parameters, which costs sending them once more: only for methods that do something."""
-        if type(self.method).after is Method.after:
+        if type(self.method).on_step_end is Method.on_step_end:
             return
         parts = [m for m in self.root.modules() if isinstance(m, FSDPModule)]
         for part in parts:
             part.unshard()
-        self.method.after(self.nets, *drawn)
+        self.method.on_step_end(self.nets, *drawn)
         for part in parts:
             part.reshard()
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sft_exp.core.comm import Ranks, Share, share
+from sft_exp.core.comm import BatchShard, Ranks, share
 from sft_exp.errors import LostRank
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Group:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.channel: Any = dist.new_group(timeout=limit)
         self.store = dist.distributed_c10d._get_default_store()
-        self.device, self.told = device, 0
+        self.device, self.message_count = device, 0
 
     def sharing(self, batch_size: int) -> "Together":
         return Together(self, batch_size)
@@ -71,14 +71,14 @@ class Group:
         dist.all_gather_object(found, value, group=self.channel)
         return found
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def broadcast(self, message: dict[str, Any]) -> None:
         """By the first process: what all are to do next."""
-        self.store.set(f"sft_exp/{self.told}", json.dumps(message))
-        self.told += 1
+        self.store.set(f"sft_exp/{self.message_count}", json.dumps(message))
+        self.message_count += 1
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         """By the others, who wait as long as it takes: whoever started us ends us if the first process is gone."""
-        key = f"sft_exp/{self.told}"
+        key = f"sft_exp/{self.message_count}"
         while True:
             try:
                 self.store.wait([key], PATIENCE)
@@ -86,7 +86,7 @@ class Group:
             except (dist.DistStoreError, RuntimeError) as error:
                 if "imeout" not in str(error) and "timed out" not in str(error):
                     raise lost(error) from error
-        self.told += 1
+        self.message_count += 1
         return json.loads(self.store.get(key))
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class Together(Ranks):
     def __init__(self, group: Group, batch_size: int):
         self.rank, self.count, self.group = group.rank, group.count, group
         self.shares = [share(batch_size, r, self.count) for r in range(self.count)]
-        self.share: Share = self.shares[self.rank]
+        self.share: BatchShard = self.shares[self.rank]
         self.parts = torch.tensor([len(s) / batch_size for s in self.shares])
 
     def gather(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from sft_exp.models.layers import blocks
 Penalty = Callable[[nn.ModuleDict], Tensor | None]
 
 
-class Bound(nn.Module):
+class LossModule(nn.Module):
     """A method's objectives as a module over its networks: what torch's wrappers wrap."""
 
     def __init__(
@@ -49,8 +49,12 @@ class Engine:
     """How losses, gradients and numbers of one training come about; which processes share the work is its affair alone."""
 
     ranks: Ranks = ALONE
-    shares = False  # whether each process holds a part of the networks and optimizers, and `write` and `read` keep them
-    weight = 1.0  # of this process's loss: gradients are averaged over processes, and their rows may differ by a pair
+    # whether each process holds a part of the networks and optimizers, and `write` and `read` keep
+    # them
+    shares = False
+    # of this process's loss: gradients are averaged over processes, and their rows may differ by a
+    # pair
+    weight = 1.0
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class Engine:
         recompute: bool = False,
     ):
         self.method, self.nets = method, nets  # `nets` are those that optimizers move
-        self.bound = Bound(method, nets, penalty, compiled, recompute)
+        self.bound = LossModule(method, nets, penalty, compiled, recompute)
 
     def begin(self, objective: str, moving: Rates) -> None:
         """What gradients reach is about to be this objective's, of these parameters."""
@@ -78,8 +82,8 @@ class Engine:
         """Of the whole batch, from those of this process's rows."""
         return values
 
-    def after(self, *drawn: Tensor) -> None:
-        self.method.after(self.nets, *drawn)
+    def on_step_end(self, *drawn: Tensor) -> None:
+        self.method.on_step_end(self.nets, *drawn)
 
     def write(self, folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         """This process's part of networks and optimizers, into a new folder."""

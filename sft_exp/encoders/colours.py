@@ -23,7 +23,7 @@ class Channels(Backbone):
         yield "colours", x_BCHW
         yield "mean", x_BCHW.mean((2, 3))
 
-    def mirror(self, width):
+    def decoder(self, width):
         raise ConfigError(
             "encoder",
             "colours",

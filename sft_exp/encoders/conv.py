@@ -18,11 +18,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 @dataclass
 class Conv(Encoder):
-    channels: list[int] = field(
-        default_factory=lambda: [32, 64, 128]
-    )  # one convolution of stride 2 each
+    # one convolution of stride 2 each
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
     code: int = 128  # width of the linear layer on top
-    norm: str = "batch"  # batch, or layer (over each image's channels and pixels, for losses of one image alone)
+    # batch, or layer (over each image's channels and pixels, for losses of one image alone)
+    norm: str = "batch"
 
     def __post_init__(self):
         require(
@@ -35,9 +35,8 @@ class Conv(Encoder):
         require(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
 
     def build(self, image):
-        smallest = (
-            2 ** (len(self.channels) - 1) + 1
-        )  # the last convolution must still see more than one pixel
+        # the last convolution must still see more than one pixel
+        smallest = 2 ** (len(self.channels) - 1) + 1
         require(
             min(image[1:]) >= smallest,
             "channels",
@@ -76,5 +75,5 @@ class ConvNet(Backbone):
             yield f"conv{n}", x_BCHW
         yield "code", self.code(x_BCHW)
 
-    def mirror(self, width):
+    def decoder(self, width):
         return upsampler(width, self.channels, self.sizes, self.norm)

@@ -28,9 +28,8 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn
 
 @dataclass
 class MLP(Encoder):
-    hidden: list[int] = field(
-        default_factory=lambda: [400, 100]
-    )  # widths of the layers; the last is the code
+    # widths of the layers; the last is the code
+    hidden: list[int] = field(default_factory=lambda: [400, 100])
     activation: str = "relu"  # relu, leaky_relu (slope 0.2) or tanh
     norm: str = "none"  # none, or batch (before each activation)
 
@@ -76,7 +75,7 @@ class Perceptron(Backbone):
             h_BD = self.activation(h_BD)
             yield f"layer{n + 1}", h_BD
 
-    def mirror(self, width):
+    def decoder(self, width):
         layers = perceptron(
             width,
             *self.hidden[-2::-1],

@@ -23,7 +23,7 @@ class Identity(Backbone):
     def maps(self, x_BCHW):
         yield "pixels", x_BCHW.flatten(1)
 
-    def mirror(self, width):
+    def decoder(self, width):
         raise ConfigError(
             "encoder", "pixels", "has nothing to pretrain; take another encoder, or pretrainer=none"
         )

@@ -23,7 +23,9 @@ LAYERS = {
 @dataclass
 class ResNet(Encoder):
     depth: int = 18  # 10, 18, 34, 50 or 101 layers
-    stem: str = "auto"  # small (3x3, no pooling), large (7x7, stride 4), auto (as its weights; else small below 64 pixels)
+    # small (3x3, no pooling), large (7x7, stride 4), auto (as its weights; else small below 64
+    # pixels)
+    stem: str = "auto"
 
     def __post_init__(self):
         require(self.depth in LAYERS, "depth", self.depth, f"one of {', '.join(map(str, LAYERS))}")
@@ -62,7 +64,7 @@ class Residual(Backbone):
             yield f"layer{n}", x_BCHW
         yield "pool", x_BCHW.mean((2, 3))
 
-    def mirror(self, width):
+    def decoder(self, width):
         first = 1 if self.small else 4
         sizes = [
             (ceil(self.image[1] / s), ceil(self.image[2] / s))

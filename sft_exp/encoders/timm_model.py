@@ -18,9 +18,8 @@ class TimmModel(Encoder):
     passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
 
     name: str = "resnet10t"  # in timm; it starts without weights
-    options: dict = field(
-        default_factory=lambda: {}
-    )  # arguments of timm.create_model, e.g. {img_size: 32} of transformers
+    # arguments of timm.create_model, e.g. {img_size: 32} of transformers
+    options: dict = field(default_factory=lambda: {})
 
     def build(self, image):
         try:
@@ -63,8 +62,7 @@ class Intermediate(Backbone):
             yield f"map{n}", m_BDHW
         yield "code", self.net.forward_head(last, pre_logits=True)
 
-    def mirror(self, width):
-        smaller = {
-            s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]
-        }  # the last of each size
+    def decoder(self, width):
+        # the last of each size
+        smaller = {s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]}
         return upsampler(width, [self.image[0], *smaller.values()], [self.image[1:], *smaller])

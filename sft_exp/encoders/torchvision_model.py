@@ -19,9 +19,8 @@ class TorchvisionModel(Encoder):
     passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
 
     name: str = "mobilenet_v3_small"  # in torchvision.models; it starts without weights
-    options: dict = field(
-        default_factory=lambda: {}
-    )  # arguments of its builder, e.g. {image_size: 32} of vit_b_16
+    # arguments of its builder, e.g. {image_size: 32} of vit_b_16
+    options: dict = field(default_factory=lambda: {})
 
     def build(self, image):
         from torchvision import models
@@ -78,7 +77,7 @@ class Traced(Backbone):
     def maps(self, x_BCHW):
         yield from self.net(x_BCHW.expand(-1, 3, -1, -1)).items()
 
-    def mirror(self, width):
+    def decoder(self, width):
         sizes = [self.image[1:], *((s[1], s[2]) for s in self.shapes if s[1:] != self.image[1:])]
         channels = [
             self.image[0],

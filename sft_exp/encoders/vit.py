@@ -45,10 +45,8 @@ class Transformer(Backbone):
     def __init__(self, image: tuple[int, int, int], patch: int, width: int, depth: int, heads: int):
         super().__init__()
         self.image, self.patch, self.width = image, patch, width
-        self.grid = (
-            ceil(image[1] / patch),
-            ceil(image[2] / patch),
-        )  # patches down, patches across: N of them
+        # patches down, patches across: N of them
+        self.grid = (ceil(image[1] / patch), ceil(image[2] / patch))
         self.embed = nn.Conv2d(image[0], width, patch, stride=patch)
         self.register_buffer("positions_ND", positions(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList(
@@ -85,7 +83,7 @@ class Transformer(Backbone):
             yield f"block{n}", h_BND.mT.unflatten(2, self.grid)
         yield "code", self.norm(h_BND).mean(1)
 
-    def mirror(self, width):
+    def decoder(self, width):
         channels, sizes = [self.image[0], self.width], [self.image[1:], self.grid]
         while max(sizes[-2]) > 2 * max(self.grid):
             sizes.insert(-1, (ceil(sizes[-2][0] / 2), ceil(sizes[-2][1] / 2)))

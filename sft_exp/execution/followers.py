@@ -25,7 +25,7 @@ from sft_exp.training.context import Context, Stop
 NEWS = "launch.json"  # in the run folder: what its processes are to do
 
 
-def led(job: Job, ctx: Context) -> None:
+def init_group(job: Job, ctx: Context) -> None:
     """Give the context of the first process the others. ConfigError if they have another job, code or data."""
     if not present():
         return
@@ -45,30 +45,30 @@ def led(job: Job, ctx: Context) -> None:
             )
 
 
-def ended(ctx: Context, code: int) -> None:
+def shutdown(ctx: Context, code: int) -> None:
     """Let the others go. After a failure that they do not share they may wait for us somewhere else: leaving ends them."""
     if ctx.group:
         with suppress(RuntimeError):  # whoever passes messages on may be gone as well
-            ctx.group.tell({"end": code})
+            ctx.group.broadcast({"end": code})
         if code in (0, Interrupted.code):
             ctx.group.close()
         ctx.group = None
 
 
-def follow(job: Job) -> int:
+def run_follower(job: Job) -> int:
     """What all processes but the first do; the exit code."""
-    atomic_io.follow()
+    atomic_io.disable_writes()
     console.quiet = True
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker)
-    led(job, ctx)
+    init_group(job, ctx)
     assert ctx.group is not None
     requests = {
         stage_requests.stage(name).folder_name(r): r
         for name, rs in job.requests.items()
         for r in rs
     }
-    with Stop.listening():
-        while "end" not in (news := ctx.group.hear()):
+    with Stop.handle_signals():
+        while "end" not in (news := ctx.group.receive()):
             try:
                 with missing(ctx.group):
                     stage_requests.stage(news["stage"], ctx).run(
@@ -83,7 +83,7 @@ def follow(job: Job) -> int:
     return int(news["end"])
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End a process of a group. Threads of its libraries have been seen to abort a process on its way out."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -33,14 +33,8 @@ IGNORED = (
     "replace",
     "auto",
 )  # of an experiment's identity
-WRITTEN = (
-    "*.json",
-    "*.png",
-    "*.html",
-    "*.md",
-    "export",
-    ".hydra",
-)  # what a run leaves in its folder
+# what a run leaves in its folder
+WRITTEN = ("*.json", "*.png", "*.html", "*.md", "export", ".hydra")
 
 _held: dict[Path, tuple[str, FileLock | None]] = {}  # folder -> (token, lock) of this process
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sft_exp.config import build
 from sft_exp.distributed.group import first
 from sft_exp.execution import ownership
-from sft_exp.execution.followers import follow, leave
+from sft_exp.execution.followers import exit_process, run_follower
 from sft_exp.execution.watchdog import when_orphaned
 from sft_exp.jobs import prepare
 from sft_exp.training.context import Stop
@@ -32,8 +32,8 @@ def main() -> None:
             if not news["sweep"]:
                 report.show(job, result, folder, command)
         else:
-            codes.append(follow(job))
-    leave(max(codes, default=0))
+            codes.append(run_follower(job))
+    exit_process(max(codes, default=0))
 
 
 if __name__ == "__main__":

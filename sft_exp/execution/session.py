@@ -55,13 +55,13 @@ def _work(
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     atomic_io.write_json(folder / "status.json", status)
     try:
-        followers.led(job, ctx)
+        followers.init_group(job, ctx)
         table, rows = report.movements(job)
         if others is None:
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
-        with Stop.listening(), missing(ctx.group):
+        with Stop.handle_signals(), missing(ctx.group):
             result = {
                 **pipeline.run(job, ctx, others or ()),
                 "choices": job.experiment.choices,
@@ -76,11 +76,11 @@ def _work(
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
             if result["bill"]:
-                run.table("bill", run_metadata.bill(result))
+                run.table("bill", run_metadata.benchmark(result))
             ctx.finish(name)
     except BaseException as error:
         if isinstance(error, ToleranceError) and others is None:
-            report.show_bill(results.read(job.results["bill"][0], "bill.json"), console)
+            report.show_benchmark(results.read(job.results["bill"][0], "bill.json"), console)
         code = (
             error.code
             if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)
@@ -98,16 +98,15 @@ def _work(
             "resumable": True,
             "error": f"{type(error).__name__}: {error}",
         }
-        with suppress(
-            StorageError
-        ):  # a full disk, or who has taken the folder up since, must not hide what went wrong
+        # a full disk, or who has taken the folder up since, must not hide what went wrong
+        with suppress(StorageError):
             ownership.require(folder)
             atomic_io.write_json(folder / "status.json", ended)
-        followers.ended(ctx, code)
+        followers.shutdown(ctx, code)
         raise
     ownership.require(folder)
     atomic_io.write_json(
         folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False}
     )
-    followers.ended(ctx, 0)
+    followers.shutdown(ctx, 0)
     return result

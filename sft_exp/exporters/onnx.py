@@ -13,7 +13,8 @@ class Onnx(Exporter):
     file: ClassVar[str] = "model.onnx"
     loader: ClassVar[str] = graphs.loader("model.onnx")
 
-    preprocess: bool = False  # scaling inside the graph: it takes uint8 [batch, H, W, C], as image files are decoded
+    # scaling inside the graph: it takes uint8 [batch, H, W, C], as image files are decoded
+    preprocess: bool = False
 
     def write(self, model, folder):
         graph = model.graph or graphs.from_network(model.network, model.spec)

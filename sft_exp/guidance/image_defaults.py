@@ -151,8 +151,13 @@ def overridden(words: Sequence[str]) -> dict[str, str]:
 
 # Keys with which the user decides about another key as well.
 DECIDED_BY = {
-    "pretrain.steps": ("pretrain.epochs", "pretrain.max_steps", "pretrain.horizon"),
-    "finetune.steps": ("finetune.epochs", "finetune.max_steps", "finetune.horizon", "strategy"),
+    "pretrain.steps": ("pretrain.epochs", "pretrain.max_steps", "pretrain.schedule_length"),
+    "finetune.steps": (
+        "finetune.epochs",
+        "finetune.max_steps",
+        "finetune.schedule_length",
+        "strategy",
+    ),
     "finetune.ema": ("strategy", "finetune.patience"),
     "task.augment": ("task", "strategy"),
     "controls": ("task",),
@@ -222,9 +227,8 @@ def count(given: dict[str, str], images: int, classes: int) -> int:
     """Labels over all classes that the words ask for; of a sweep over label counts, the first."""
     if given.get("labels_total", "null") != "null":
         return int(given["labels_total"].split(",")[0])
-    labels = (
-        given.get("labels", "all").split(",")[0].strip("'\"")
-    )  # conf's default for a folder: all
+    # conf's default for a folder: all
+    labels = given.get("labels", "all").split(",")[0].strip("'\"")
     if labels.isdigit():
         return min(images, int(labels) * classes)
     if labels.endswith("%"):

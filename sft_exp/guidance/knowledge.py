@@ -8,7 +8,8 @@ disagree in a test. Nothing else in the package holds an opinion on which method
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MARGIN = 2.0  # points of accuracy; a smaller lead is within the noise of the tables, and no reason to change
+# points of accuracy; a smaller lead is within the noise of the tables, and no reason to change
+MARGIN = 2.0
 
 # Fine-tuning with 10 labels a class of MNIST after 1,000 steps, encoder=conv, 3 seeds: the column "10: full".
 PRETRAINERS_SOURCE = "docs/results/pretrainers_mnist/README.md"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 
-from sft_exp.config.schema import Experiment, Target
+from sft_exp.config.schema import Experiment, OptimizerConfig
 from sft_exp.core.arms import LABELS_ONLY, LONG, MAIN, RANDOM, SCRATCH, SINGLE
 from sft_exp.core.encoder import Encoder
 from sft_exp.core.strategy import Strategy
@@ -26,7 +26,7 @@ from sft_exp.strategies.knn import KNN
 from sft_exp.strategies.linear import Linear
 from sft_exp.strategies.logistic import Logistic
 from sft_exp.strategies.ridge import Ridge
-from sft_exp.strategies.spread import Spread
+from sft_exp.strategies.spread import LabelSpreading
 from sft_exp.strategies.svm import Svm
 from sft_exp.strategies.svr import Svr
 
@@ -48,12 +48,16 @@ UNTRAINED: dict[
 MORE_UNTRAINED: dict[
     str, dict[str, tuple[Encoder, Strategy]]
 ] = {  # only where they are asked for by name, as are those below
-    "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), Spread())}
+    "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), LabelSpreading())}
 }
 FROZEN: dict[
     str, dict[str, Strategy]
 ] = {  # what a task predicts -> heads on the pretrained encoder at rest
-    "classes": {"frozen_svm": Svm(), "frozen_linear": Logistic(), "frozen_spread": Spread()},
+    "classes": {
+        "frozen_svm": Svm(),
+        "frozen_linear": Logistic(),
+        "frozen_spread": LabelSpreading(),
+    },
     "numbers": {"frozen_svm": Svr(), "frozen_linear": Ridge()},
     "pixels": {"frozen_linear": Logistic()},
 }
@@ -106,7 +110,7 @@ def finetuning(
         "schedule": e.schedule,
         **steps(e.finetune, size),
         "batch_size": e.finetune.size(size),
-        "piece": e.finetune.piece,
+        "micro_batch_size": e.finetune.micro_batch_size,
         "clip": e.finetune.clip,
         "ema": e.finetune.ema,
         "patience": e.finetune.patience,
@@ -115,7 +119,7 @@ def finetuning(
     request |= difference(job, shared, arm, request)
     if folders := request["strategy"].models():  # whose predictions are learnt from
         request["parts"] = [part for folder in folders for part in model.parts_of(folder)]
-    if request["strategy"].solves:
+    if request["strategy"].closed_form:
         return closed(request)
     return going_on(
         job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
@@ -138,7 +142,7 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
         return {"task": supervised}
     if arm == RANDOM:
         return {"task": supervised, "start": None, "strategy": Linear()}
-    solved: Request = {"task": supervised.solvable(), "val": "none"}
+    solved: Request = {"task": supervised.closed_form_task(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
         return {**solved, "strategy": frozen[arm]}
     encoder, strategy = {
@@ -178,10 +182,10 @@ def longer(request: Request, job: Job) -> Request:
     return {"steps": steps, "stop": steps, "_after": None}
 
 
-def tuned(job: Job, request: Request) -> Target:
+def tuned(job: Job, request: Request) -> OptimizerConfig:
     """The request's optimizer. With lr=auto or search its rate is what another stage finds for this very arm and draw,
     inside its labels; every arm gets the same search."""
-    optim: Target = request["optim"]
+    optim: OptimizerConfig = request["optim"]
     rate = optim.options["lr"]
     if isinstance(rate, float):
         return optim
@@ -204,5 +208,5 @@ def tuned(job: Job, request: Request) -> Target:
     return with_rate(optim, place(job, name, finding))
 
 
-def with_rate(optim: Target, rate: float | Path) -> Target:
+def with_rate(optim: OptimizerConfig, rate: float | Path) -> OptimizerConfig:
     return replace(optim, options={**optim.options, "lr": rate})

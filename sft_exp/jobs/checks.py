@@ -18,7 +18,7 @@ from sft_exp.data import duplicates
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.starts import initial
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import model, pretrain
 from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
@@ -39,10 +39,10 @@ def check_task(e: Experiment, data: Corpus) -> None:
         )
     check_metrics(e, data)
     for key, chosen, wanted in (
-        ("compress", e.compress and e.compress.forms(""), ("classes",)),
+        ("compress", e.compress and e.compress.variants(""), ("classes",)),
         ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
         ("strategy", e.strategy.tasks, e.strategy.tasks),
-        ("strategy", e.strategy.solves, e.strategy.solved),
+        ("strategy", e.strategy.closed_form, e.strategy.closed_form_tasks),
     ):
         if chosen and e.task.predicts not in wanted:
             why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
@@ -165,7 +165,7 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
     return pool
 
 
-def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> None:
+def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
     """Optimizers and networks that cannot be built, strategies and batches that do not fit them. ConfigError."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
@@ -180,13 +180,13 @@ def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> N
         phases = e.strategy.phases(layers(encoder, data.image))
     except ConfigError as error:
         raise error.under("strategy") from error
-    if e.strategy.solves and "unlabelled" in e.task.pools:
+    if e.strategy.closed_form and "unlabelled" in e.task.pools:
         raise ConfigError(
             "task",
             e.choices.get("task", ""),
             "needs a strategy that trains: this one's head is solved from the labels",
         )
-    if e.pretrainer.learns != "nothing":
+    if e.pretrainer.trained_by != "nothing":
         pretrain.build(
             {
                 "method": e.pretrainer,
@@ -202,7 +202,7 @@ def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> N
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),
         ("finetune", e.finetune, e.task, labelled),
     ):
-        if budget.piece and (normed or not method.per_row):
+        if budget.micro_batch_size and (normed or not method.per_row):
             why = (
                 "the encoder's BatchNorm looks"
                 if normed
@@ -210,7 +210,7 @@ def check_fit(e: Experiment, data: Corpus, encoder: Readout, labelled: int) -> N
             )
             raise ConfigError(
                 f"{key}.piece",
-                budget.piece,
+                budget.micro_batch_size,
                 f"must be null: {why} across the batch, so its pieces are not the whole",
             )
         if (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.arms import MAIN
 from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.errors import ConfigError
@@ -22,15 +22,15 @@ def deployment(job: Job, shared: Request) -> None:
     e = job.experiment
     main = job.requests["finetune"][job.arms[MAIN][0]]
     chosen, wanted = e.choices.get("compress", ""), e.choices.get("export", "")
-    forms = e.compress.forms(chosen) if e.compress else {}
+    variants = e.compress.variants(chosen) if e.compress else {}
     exported = place(job, "finetune", main)
-    last: list[Compressor] = next(iter(forms.values()), [])
-    if forms:
+    last: list[Compressor] = next(iter(variants.values()), [])
+    if variants:
         graphs.require_onnx("compress", chosen)
         need_logits(main, "compress", chosen)
         maps = main["features"]["maps"]
         if len(maps) > 1 and any(
-            step.follows_channels for steps in forms.values() for step in steps
+            step.follows_channels for steps in variants.values() for step in steps
         ):
             raise ConfigError(
                 "features.maps",
@@ -39,7 +39,7 @@ def deployment(job: Job, shared: Request) -> None:
             )
         ends = {
             name: compression(job, shared, main, steps)
-            for name, steps in {ORIGINAL: [], **forms}.items()
+            for name, steps in {ORIGINAL: [], **variants}.items()
         }
         tested = {
             "test": job.requests["evaluate"][0]["test"],
@@ -47,13 +47,13 @@ def deployment(job: Job, shared: Request) -> None:
             "draw": main["draw"],
         }
         add(job, "bill", {**shared, **tested, "forms": ends})
-        exported = ends[next(iter(forms))]
+        exported = ends[next(iter(variants))]
     if e.export and e.export.file:
-        if len(forms) > 1 and chosen not in forms:
+        if len(variants) > 1 and chosen not in variants:
             raise ConfigError(
                 "export",
                 wanted,
-                f"must be none: compress={chosen} leaves several models, {', '.join(forms)}",
+                f"must be none: compress={chosen} leaves several models, {', '.join(variants)}",
             )
         if e.export.network and any(step.graph for step in last):
             raise ConfigError(
@@ -128,11 +128,11 @@ def studying(job: Job, main: Request, how: Distillation, teacher: Path) -> Reque
         "strategy": distill.Distil(teacher, how.temperature, how.weight),
         "parts": model_parts(main),
         "val": "none",
-        "optim": Target("torch.optim.Adam", {"lr": how.lr}),
+        "optim": OptimizerConfig("torch.optim.Adam", {"lr": how.lr}),
         "schedule": PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]),
         "steps": how.steps,
         "stop": how.steps,
         "_after": None,
         "batch_size": how.batch_size,
-        "piece": None,
+        "micro_batch_size": None,
     }

@@ -24,7 +24,7 @@ from sft_exp.jobs.checks import check_fit, check_task, pretrained_on, teacher_of
 from sft_exp.jobs.deployment import deployment
 from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
 from sft_exp.jobs.starts import fitted, likely, pretraining
-from sft_exp.models.feature_extractor import DENSE, Readout
+from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.stages import model, validate
 from sft_exp.store.store import Request
 from sft_exp.training.context import corpus, pick
@@ -64,9 +64,8 @@ def prepare(e: Experiment) -> Job:
     if e.nll_samples:
         add(job, "likelihood", likely(job, {**shared, **tested}, starts[0]))
     for arm in (MAIN, *controls(e)):
-        which = range(
-            1 if arm == LONG else e.draws
-        )  # it costs as much as the pretraining, each time
+        # it costs as much as the pretraining, each time
+        which = range(1 if arm == LONG else e.draws)
         requests = [
             finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d])
             for d in which
@@ -100,7 +99,7 @@ def further(e: Experiment) -> list[Metric]:
     return [metric for metric in e.metrics if isinstance(metric, Metric)]
 
 
-def kept(e: Experiment, data: Corpus) -> tuple[Readout, Request]:
+def kept(e: Experiment, data: Corpus) -> tuple[FeatureExtractor, Request]:
     """The encoder with the maps that are fine-tuned, and what requests say of them. ConfigError."""
     given, usual = e.features, e.pretrainer
     maps = given.maps or (list(usual.features) if e.task.pooled else [DENSE])

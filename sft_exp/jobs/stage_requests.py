@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sft_exp.config.schema import Budget, Experiment
+from sft_exp.config.schema import Experiment, TrainConfig
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.splits import Labels
 from sft_exp.stages import (  # fmt: skip
-    bill,
+    benchmark,
     choose,
     compress,
     describe,
@@ -41,21 +41,15 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "evaluate": evaluate.run,
     "metrics": metrics.run,
     "compress": compress.run,
-    "bill": bill.run,
+    "bill": benchmark.run,
     "export": export.run,
 }
 ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {
-    "finetune": (finetune.alike, finetune.run_alike),
-    "metrics": (metrics.alike, metrics.run_alike),
+    "finetune": (finetune.batch_key, finetune.run_batched),
+    "metrics": (metrics.batch_key, metrics.run_batched),
 }  # stages that may answer several requests in one call: (what these have in common, the call)
-SHARED = (
-    "pretrain",
-    "search",
-    "finetune",
-    "validate",
-    "evaluate",
-    "compress",
-)  # with all processes, where there are several
+# with all processes, where there are several
+SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")
 
 
 @dataclass
@@ -68,9 +62,8 @@ class Job:
     requests: dict[str, list[Request]] = field(
         default_factory=lambda: {name: [] for name in FUNCTIONS}
     )
-    arms: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # arm -> positions of its draws in requests["finetune"]
+    # arm -> positions of its draws in requests["finetune"]
+    arms: dict[str, list[int]] = field(default_factory=dict)
     results: dict[str, list[Result]] = field(default_factory=dict)
 
 
@@ -82,9 +75,11 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
         function = function_of(name, requests[0])
         if len(requests) > 1:
             ALIKE[name][1](folders, requests, replace(ctx, group=None))
-        elif name in SHARED and not getattr(requests[0].get("strategy"), "solves", False):
+        elif name in SHARED and not getattr(requests[0].get("strategy"), "closed_form", False):
             function(
-                folders[0], requests[0], ctx.led(name, folders[0], made.folder_name(requests[0]))
+                folders[0],
+                requests[0],
+                ctx.announce_stage(name, folders[0], made.folder_name(requests[0])),
             )
         else:
             function(folders[0], requests[0], replace(ctx, group=None))
@@ -125,7 +120,7 @@ def place(job: Job, name: str, request: Request) -> Path:
     return Path(job.experiment.store) / stage(name).folder_name(request)
 
 
-def steps(budget: Budget, n: int) -> Request:
+def steps(budget: TrainConfig, n: int) -> Request:
     """Where schedules end, and where one stops, for a data set of n."""
     return {"steps": budget.end(n), "stop": budget.total(n), "_after": None}
 
@@ -150,7 +145,7 @@ def closed(request: Request) -> Request:
         "_after": None,
         "_monitor": None,
         "batch_size": 0,
-        "piece": None,
+        "micro_batch_size": None,
         "clip": None,
         "precision": "fp32",
         **{key: neutral for key, neutral in (("ema", 0.0), ("patience", None)) if key in request},

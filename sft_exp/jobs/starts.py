@@ -15,17 +15,14 @@ from sft_exp.stages import pretrain
 from sft_exp.store.store import Request
 
 STARTLESS = ("nothing", "in closed form")  # what pretrainers learn that weights are no start for
-WITHOUT: Request = {
-    "init": None,
-    "_init": None,
-    "_allow": [],
-}  # of a pretraining that starts from no weights
+# of a pretraining that starts from no weights
+WITHOUT: Request = {"init": None, "_init": None, "_allow": []}
 
 
 def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:
     """Adds the request of the pretraining that this fold's draws start from; its folder-to-be, or None for pretrainer=none."""
     e = job.experiment
-    if e.pretrainer.learns == "nothing":
+    if e.pretrainer.trained_by == "nothing":
         return None
     size = len(pretrain.pool_of(pool, fold, e.pretrainer, job.corpus.image))
     request: Request = {
@@ -40,26 +37,26 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
         "schedule": e.pretrain_schedule,
         **steps(e.pretrain, size),
         "batch_size": e.pretrain.size(size),
-        "piece": e.pretrain.piece,
+        "micro_batch_size": e.pretrain.micro_batch_size,
         "clip": e.pretrain.clip,
         "precision": e.hardware.precision,
         "_monitor": watched(job, fold) if e.monitors else None,
     }
-    if e.pretrainer.learns != "by gradient":
+    if e.pretrainer.trained_by != "by gradient":
         return start_of(job, closed(request))
     return start_of(job, going_on(job, "pretrain", request, e.pretrain.before(size)))
 
 
 def initial(e: Experiment) -> Request:
     """What a pretraining's request says of the weights it starts from: the file by the hash of its content."""
-    path, learns = e.pretrainer.init, e.pretrainer.learns
-    if path and learns in STARTLESS:
+    path, trained_by = e.pretrainer.init, e.pretrainer.trained_by
+    if path and trained_by in STARTLESS:
         raise ConfigError(
             "pretrainer.init",
             path,
             "must be null: nothing starts from weights here; take pretrainer=checkpoint",
         )
-    if learns == "from a file" and not path:
+    if trained_by == "from a file" and not path:
         valid = f"must name weights: a file, a folder of ours, {weights.NAMES}"
         raise ConfigError("pretrainer.init", path, valid)
     if not path:
@@ -78,7 +75,7 @@ def started(init: str) -> tuple[Weights, Tensors, str]:
 def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
     """The experiment with the encoder as its weights want it: images are normalised as those that they were trained on, and
     fields left open are those of the file; what the user states stays. Requests, and their hashes, know this encoder alone."""
-    if not e.pretrainer.init or e.pretrainer.learns in STARTLESS:
+    if not e.pretrainer.init or e.pretrainer.trained_by in STARTLESS:
         return e
     found, tensors, _ = started(e.pretrainer.init)
     encoder = e.encoder

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 def work(ask: Ask) -> None:
     if not (ask.folder / "sheet.json").exists():
         write(ask)
-    tell(ask, sheet.load(ask.folder))
+    print_sheet(ask, sheet.load(ask.folder))
     if ask.serve:
         serve(ask)
 
@@ -51,7 +51,7 @@ def write(ask: Ask) -> None:
     sheet.write(ask.folder, made, (picture(data, chosen, row) for row in range(len(chosen))))
 
 
-def tell(ask: Ask, made: Sheet) -> None:
+def print_sheet(ask: Ask, made: Sheet) -> None:
     """What was chosen, what it may bring, and how it goes on."""
     from sft_exp.label import forecast
 

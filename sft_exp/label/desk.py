@@ -67,9 +67,9 @@ class Handler(BaseHTTPRequestHandler):
                 "text/html; charset=utf-8",
             )
         elif self.path == "/answers":
-            self.tell(HTTPStatus.OK, self.server.answers)
+            self.respond(HTTPStatus.OK, self.server.answers)
         else:
-            self.tell(HTTPStatus.NOT_FOUND, "no such page")
+            self.respond(HTTPStatus.NOT_FOUND, "no such page")
 
     def do_POST(self) -> None:
         if not self.local():
@@ -77,18 +77,18 @@ class Handler(BaseHTTPRequestHandler):
         size = self.headers.get("Content-Length", "")
         # Another site's page may send forms here, but no JSON: for that its browser asks us first, and nobody answers.
         if self.path != "/answers" or self.headers.get_content_type() != "application/json":
-            self.tell(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
+            self.respond(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
         elif not (size.isdecimal() and int(size) <= LONGEST):
-            self.tell(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
+            self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
         else:
             try:
                 self.server.record(dict(json.loads(self.rfile.read(int(size)))))
             except (ValueError, TypeError) as error:
-                self.tell(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
+                self.respond(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
             except StorageError as error:
-                self.tell(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
+                self.respond(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
             else:
-                self.tell(HTTPStatus.OK, len(self.server.answers))
+                self.respond(HTTPStatus.OK, len(self.server.answers))
 
     def local(self) -> bool:
         """Whether the browser was asked for this very address: a site whose name was turned to point here was not."""
@@ -97,10 +97,10 @@ class Handler(BaseHTTPRequestHandler):
             f"localhost:{self.server.server_port}",
         ):
             return True
-        self.tell(HTTPStatus.FORBIDDEN, "only from this machine")
+        self.respond(HTTPStatus.FORBIDDEN, "only from this machine")
         return False
 
-    def tell(self, status: HTTPStatus, value: Any) -> None:
+    def respond(self, status: HTTPStatus, value: Any) -> None:
         self.reply(status, json.dumps(value).encode(), "application/json")
 
     def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:

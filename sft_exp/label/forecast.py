@@ -39,7 +39,7 @@ def curve(run: Path) -> dict[str, Any]:
             f"{run}: {labelled} labels of {classes} classes cannot be halved; a curve needs at least two label counts"
         )
     ctx = Context.on(e.hardware, Tracker())
-    with Stop.listening():
+    with Stop.handle_signals():
         for count in counts:
             small = replace(e, labels_total=count, controls=False, val="none")
             scores[count] = pipeline.run(prepare.prepare(small), ctx)["draws"][MAIN]

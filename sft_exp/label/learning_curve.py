@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
-MISFIT = 0.01  # how far a real curve strays from a power law, as a share of the error: see docs/decisions/0020
+# how far a real curve strays from a power law, as a share of the error: see docs/decisions/0020
+MISFIT = 0.01
 ASYMPTOTES, EXPONENTS = 40, np.geomspace(0.05, 1.5, 40)
 SAMPLES = 4000
 

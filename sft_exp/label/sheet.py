@@ -21,13 +21,13 @@ PAGE = Path(__file__).with_name("page.html")
 
 @dataclass
 class Sheet:
-    key: str  # that labels.csv is given to: `dataset.labels` for the user's own images, else `labels`
+    # that labels.csv is given to: `dataset.labels` for the user's own images, else `labels`
+    key: str
     columns: list[str]  # of labels.csv, `file` and `label` among them
     classes: list[str]
     chosen: list[str]  # images, the most wanted first
-    known: list[list[str]] = field(
-        default_factory=list
-    )  # rows of labels.csv that were there before
+    # rows of labels.csv that were there before
+    known: list[list[str]] = field(default_factory=list)
     why: str = ""  # how they were chosen, in words
 
     def table(self, answers: dict[str, str]) -> str:
@@ -61,9 +61,8 @@ def write(folder: Path, sheet: Sheet, pictures: Iterable[str]) -> None:
     atomic_io.write(folder / "chosen.csv", table([["file", "chosen"], *known, *chosen]))
     atomic_io.write(folder / "labels.csv", sheet.table({}))
     atomic_io.write(folder / "label.html", page(sheet, pictures))
-    atomic_io.write_json(
-        folder / "sheet.json", asdict(sheet)
-    )  # last: it says that the rest is there
+    # last: it says that the rest is there
+    atomic_io.write_json(folder / "sheet.json", asdict(sheet))
 
 
 def load(folder: Path) -> Sheet:
@@ -73,9 +72,8 @@ def load(folder: Path) -> Sheet:
 def page(sheet: Sheet, pictures: Iterable[str]) -> str:
     """label.html: one file that needs no other."""
     data = json.dumps({**asdict(sheet), "pictures": list(pictures)})
-    return PAGE.read_text().replace(
-        "/*SHEET*/null", data.replace("<", "\\u003c")
-    )  # no name can end the script
+    # no name can end the script
+    return PAGE.read_text().replace("/*SHEET*/null", data.replace("<", "\\u003c"))
 
 
 def table(rows: Iterable[list[str]]) -> str:

@@ -9,9 +9,8 @@ if TYPE_CHECKING:
 
 
 NEIGHBOURS = 20
-TEMPERATURE = (
-    0.07  # of their weights exp(cosine / temperature) (Wu et al., arXiv:1805.01978, section 3.4)
-)
+# of their weights exp(cosine / temperature) (Wu et al., arXiv:1805.01978, section 3.4)
+TEMPERATURE = 0.07
 CHUNK = 1024  # images whose similarities to all others are held at once
 
 

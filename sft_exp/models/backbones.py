@@ -21,7 +21,7 @@ class LinearMap(Backbone):
     def maps(self, x_BCHW):
         yield "projection", self.linear(x_BCHW.flatten(1))
 
-    def mirror(self, width):
+    def decoder(self, width):
         return nn.Sequential(nn.Linear(width, prod(self.image)), nn.Unflatten(1, self.image))
 
 
@@ -67,7 +67,7 @@ class PatchNet(Backbone):
         yield "triangle", triangle_BKHW
         yield "quadrants", F.adaptive_avg_pool2d(triangle_BKHW, self.grid).flatten(1)
 
-    def mirror(self, width):
+    def decoder(self, width):
         raise ConfigError(
             "encoder",
             "patches",

@@ -10,7 +10,7 @@ from sft_exp.core.method import Method
 
 
 @dataclass
-class Imitation(Method):
+class DistillationMethod(Method):
     """weight * T^2 * KL(teacher || student) at temperature T on unlabelled images + (1 - weight) * the task's loss on the labels.
 
     arXiv:1503.02531, section 2. The teacher only predicts: its weights are in no optimizer and in no checkpoint.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Memory(nn.Module):
+class StateBuffer(nn.Module):
     """Numbers that a method carries from step to step, moved by its `after` and by no gradient: a queue, a centre."""
 
     value: Tensor
@@ -17,24 +17,24 @@ class Memory(nn.Module):
 
 
 def teacher_of(student: nn.Module) -> nn.Module:
-    """A copy that no gradient reaches, to be moved by `follow`."""
+    """A copy that no gradient reaches, to be moved by `ema_update`."""
     return deepcopy(student).requires_grad_(False)
 
 
 @torch.no_grad()
-def taught(teacher: nn.Module, x_BCHW: Tensor) -> Tensor:
+def teacher_forward(teacher: nn.Module, x_BCHW: Tensor) -> Tensor:
     """What the teacher says, without gradients. Its BatchNorm uses and records the batch's own statistics: followed ones lag
     behind its weights, and in a short run a teacher that used them would say the same of every image."""
     return teacher(x_BCHW)
 
 
-def follow(teacher: nn.Module, student: nn.Module, momentum: Tensor | float) -> None:
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: Tensor | float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student. He et al., arXiv:1911.05722, equation 2."""
     for theirs, mine in zip(teacher.parameters(), student.parameters(), strict=True):
         theirs.lerp_(mine, 1 - momentum)
 
 
-def follow_all(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+def ema_update_all(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """teacher <- decay * teacher + (1 - decay) * student, numbers and statistics. Of a student's weight that is computed
     from others (LoRA) it is the value that is followed."""
     with torch.no_grad():

@@ -14,7 +14,7 @@ from sft_exp.errors import ConfigError
 DENSE = "dense"  # of features.maps: all that have rows and columns
 
 
-class Readout(nn.Module):
+class FeatureExtractor(nn.Module):
     """Features of an image, [B, D]: some of an encoder's maps, pooled to at most `grid` x `grid` and concatenated.
 
     The encoder runs no further than the last map asked for.
@@ -69,7 +69,7 @@ class Readout(nn.Module):
         return torch.cat([self.read(name, m) for name, m in self.maps(x_BCHW)], dim=1)
 
 
-def layers(encoder: Readout, image: tuple[int, int, int]) -> Layers:
+def layers(encoder: FeatureExtractor, image: tuple[int, int, int]) -> Layers:
     """Which parameters each map adds to the maps before it, as gradients tell; without those past the last map asked for."""
     left = {name: p for name, p in encoder.backbone.named_parameters() if p.requires_grad}
     device, found = next((p.device for p in left.values()), None), Layers()

@@ -18,11 +18,8 @@ from sft_exp.errors import ConfigError
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `export`
 INPUT, OUTPUT = "image", "logits"  # names in every graph
-RANGES = {
-    "minmax": "MinMax",
-    "entropy": "Entropy",
-    "percentile": "Percentile",
-}  # ours -> ONNX Runtime's
+# ours -> ONNX Runtime's
+RANGES = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 ABOUT = "sft_exp"  # the metadata's key
 LOADER = """
 import json
@@ -103,9 +100,8 @@ def quantise_dynamic(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with prepared(source, target) as ready, quiet():
-        quantize_dynamic(
-            ready, target, weight_type=QuantType.QUInt8
-        )  # ONNX Runtime's integer convolution wants them unsigned
+        # ONNX Runtime's integer convolution wants them unsigned
+        quantize_dynamic(ready, target, weight_type=QuantType.QUInt8)
 
 
 @contextmanager
@@ -189,9 +185,8 @@ def facts(model: Finished) -> dict[str, Any]:
         "preprocess": False,
         "scale": 255,
     }
-    return (
-        {**about, "levels": model.spec.levels} if model.spec.levels else about
-    )  # how files of more than 8 bits become 0 to 255
+    # how files of more than 8 bits become 0 to 255
+    return {**about, "levels": model.spec.levels} if model.spec.levels else about
 
 
 def with_about(graph: bytes, about: dict[str, Any]) -> bytes:

@@ -43,8 +43,8 @@ class Normalised(Backbone):
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
         return self.body.maps(self.normalise(x_BCHW))
 
-    def mirror(self, width: int) -> nn.Module:
-        decoder = self.body.mirror(width)
+    def decoder(self, width: int) -> nn.Module:
+        decoder = self.body.decoder(width)
         return (
             nn.Sequential(decoder, Grey()) if len(self.normalise.mean) > self.image[0] else decoder
         )

@@ -28,14 +28,11 @@ from sft_exp.errors import ConfigError, DataError, StorageError
 
 Tensors = dict[str, Tensor]
 
-NORMALISATION = (
-    "normalise.mean",
-    "normalise.std",
-)  # ends of names in our files: the encoder's own, and no weights
+# ends of names in our files: the encoder's own, and no weights
+NORMALISATION = ("normalise.mean", "normalise.std")
 NAMED = 6  # tensors that a message names
-ANCHORS = (
-    3  # of the network's largest tensors, that are looked for in the file to find how names differ
-)
+# of the network's largest tensors, that are looked for in the file to find how names differ
+ANCHORS = 3
 ARRIVED = ("loaded", "renamed", "resized")
 
 
@@ -49,9 +46,8 @@ class Row:
     shape: list[int]
     source: str | None = None  # its name in the file
     why: str = ""  # it was skipped, or how it was resized
-    learned: bool = (
-        True  # False of integers: counters and tables of indices, which the network sets itself
-    )
+    # False of integers: counters and tables of indices, which the network sets itself
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,8 @@ class Report:
     file: str
     rows: list[Row]
     unused: list[str]  # of the file
-    beyond: dict[
-        str, list[str]
-    ]  # layer of the network -> tensors that the file has for it and the network has not
+    # layer of the network -> tensors that the file has for it and the network has not
+    beyond: dict[str, list[str]]
 
     @property
     def layers(self) -> list[str]:
@@ -277,12 +272,8 @@ def fitted(name: str, found: Tensor, wanted: Tensor) -> tuple[Tensor | None, str
             else (found.repeat(1, 3, 1, 1) / 3, "grey as colour")
         )
     if "pos" in name and len(a) == len(b) == 3 and a[0] == b[0] == 1 and a[2] == b[2]:
-        for first in (
-            0,
-            1,
-            2,
-            5,
-        ):  # tokens before the grid: none, class, class and distillation, class and registers
+        # tokens before the grid: none, class, class and distillation, class and registers
+        for first in (0, 1, 2, 5):
             sides = [isqrt(n - first) if n > first else 0 for n in (a[1], b[1])]
             if [s * s + first for s in sides] == [a[1], b[1]]:
                 grid = found[:, first:].float().transpose(1, 2).unflatten(2, (sides[0], sides[0]))
@@ -329,9 +320,8 @@ def normalisation(source: Tensors) -> tuple[list[float], list[float]] | None:
     )
     if mean is None or std is None:
         return None
-    digits = [
-        [float(f"{v:.7g}") for v in t.flatten().tolist()] for t in (mean, std)
-    ]  # 0.485 is not 0.48500001 in a request
+    # 0.485 is not 0.48500001 in a request
+    digits = [[float(f"{v:.7g}") for v in t.flatten().tolist()] for t in (mean, std)]
     return digits[0], digits[1]
 
 

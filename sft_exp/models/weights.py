@@ -26,10 +26,8 @@ TORCHVISION = "torchvision:"
 PYPI = "pypi:"
 NAMES = f"{TORCHVISION}resnet18, {PYPI}efficientnet_lite0 or https://...#sha256=..."
 REACH = 4.0  # seconds in which a server must answer; torch.hub would wait for ever
-OURS = (
-    "encoder.safetensors",
-    "model.safetensors",
-)  # what a store folder of ours holds: of a pretraining, of a fine-tuning
+# what a store folder of ours holds: of a pretraining, of a fine-tuning
+OURS = ("encoder.safetensors", "model.safetensors")
 CONFIG = "config.json"  # beside a file of timm's
 
 
@@ -39,9 +37,8 @@ class Weights:
 
     file: Path
     by: str = ""  # who says how images are normalised; empty = nobody
-    mean: list[float] | None = (
-        None  # of each channel, of images in [0, 1]; None = images as they are
-    )
+    # of each channel, of images in [0, 1]; None = images as they are
+    mean: list[float] | None = None
     std: list[float] | None = None
     size: int | None = None  # pixels a side; None = not said
     timm: str = ""  # the model of timm's that the tensors are of, if the file names them otherwise
@@ -58,9 +55,8 @@ def locate(init: str) -> Weights:
     if init.startswith("https://"):
         return linked(init)
     path = Path(init).expanduser()
-    if (
-        path / "results.json"
-    ).is_file():  # a run: what its pretraining left, named from where the run was started
+    # a run: what its pretraining left, named from where the run was started
+    if (path / "results.json").is_file():
         folder = json.loads((path / "results.json").read_text())["stages"]["pretrain"].get(
             "folder", ""
         )
@@ -90,9 +86,8 @@ def prepared(found: Weights, tensors: transfer.Tensors, sha256: str) -> Weights:
     if found.by:
         return found
     for model, weights in every():
-        digits = Path(weights.url).stem.rpartition("-")[
-            2
-        ]  # torchvision's file names end in the first digits of the SHA-256
+        # torchvision's file names end in the first digits of the SHA-256
+        digits = Path(weights.url).stem.rpartition("-")[2]
         if len(digits) >= 8 and sha256.startswith(digits):
             return published_as(found.file, model, weights)
     beside = found.file.parent / CONFIG
@@ -190,9 +185,8 @@ class Package:
 
     name: str
     module: str
-    timm: (
-        str  # the model of timm's whose tensors these are, in the same order and under other names
-    )
+    # the model of timm's whose tensors these are, in the same order and under other names
+    timm: str
 
 
 PACKAGES = {
@@ -251,9 +245,8 @@ def published_as(file: Path, model: str, weights: Any) -> Weights:
         return Weights(
             file, "torchvision", list(steps.mean), list(steps.std), size[0] if size else None
         )
-    inside: Any = getattr(
-        get_model(model, weights=None, weights_backbone=None), "transform", None
-    )  # of detectors
+    # of detectors
+    inside: Any = getattr(get_model(model, weights=None, weights_backbone=None), "transform", None)
     if inside is None:
         return Weights(file)
     return Weights(file, "torchvision", list(inside.image_mean), list(inside.image_std))

@@ -26,9 +26,8 @@ class Arguments:
     files: list[str]  # image files, folders and globs; - reads names from stdin
     format: Literal["csv", "jsonl"] = "csv"  # of models that give each image a class
     out: Path = Path("outputs/predictions")  # folder for masks, boxes and overlays
-    scale: float | None = (
-        None  # of masks: predict in windows at this scale; null = fit to the model
-    )
+    # of masks: predict in windows at this scale; null = fit to the model
+    scale: float | None = None
     like: Path | None = None  # of boxes: COCO json whose image ids the results take
 
 

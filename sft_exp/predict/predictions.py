@@ -170,9 +170,8 @@ def save(mask: Path, overlay: Path, mask_HW: Tensor, x_CHW: Tensor) -> None:
     from PIL import Image
 
     picture = Image.fromarray(mask_HW.to(torch.uint8).numpy())
-    picture.putpalette(
-        [*PALETTE, *([128] * (768 - len(PALETTE)))]
-    )  # values stay classes; viewers show colours
+    # values stay classes; viewers show colours
+    picture.putpalette([*PALETTE, *([128] * (768 - len(PALETTE)))])
     atomic_io.write(mask, png(picture))
     colours_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float32)
     image_HW3 = x_CHW.expand(3, -1, -1).movedim(0, -1).mul(255).numpy()

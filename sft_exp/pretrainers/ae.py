@@ -20,7 +20,7 @@ class AE(Pretrainer):
         self.match = Reconstruction(self.reconstruction, self.output)
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.decoder(encoder.width)})
 
     def draw(self, batch, rng, progress):
         return (batch["pool"]["x"],)

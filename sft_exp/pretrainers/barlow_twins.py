@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
@@ -24,15 +24,14 @@ class BarlowTwins(Pretrainer):
     off_diagonal: float = 0.003  # lambda
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.off_diagonal >= 0, "off_diagonal", self.off_diagonal, "0 or more")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         head = projector(encoder.width, self.hidden, self.hidden, self.projection)

@@ -27,15 +27,14 @@ class BiGAN(Pretrainer):
         "discriminator_loss": ("discriminator", 1),
         "inverses_loss": ("inverses", 1),
     }
-    keeps: ClassVar[str] = "inverses.encoder"
+    encoder_path: ClassVar[str] = "inverses.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, where the encoder has it
 
     latent: int = 50  # Z
     hidden: int = 512  # units of each of the discriminator's two layers
     penalty: float = 1.0  # R, of the discriminator's slope
-    noise: float = (
-        0.3  # standard deviation of what is added to the images that the discriminator sees
-    )
+    # standard deviation of what is added to the images that the discriminator sees
+    noise: float = 0.3
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
@@ -47,7 +46,7 @@ class BiGAN(Pretrainer):
         inverses = {
             "encoder": encoder,
             "code": nn.Linear(encoder.width, self.latent),
-            "generator": encoder.mirror(self.latent),
+            "generator": encoder.decoder(self.latent),
         }
         first, second = (
             nn.Linear(prod(spec.image) + self.latent, self.hidden),

@@ -11,34 +11,32 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import cosine
-from sft_exp.models.ema import follow, taught, teacher_of
+from sft_exp.models.ema import ema_update, teacher_forward, teacher_of
 from sft_exp.models.layers import chain, projector
 
 
 @dataclass
 class BYOL(Pretrainer):
-    keeps: ClassVar[str] = "student.encoder"
+    encoder_path: ClassVar[str] = "student.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, which keeps it from collapsing
 
-    momentum: float = (
-        0.95  # m at the start; in short runs a teacher must be faster than the paper's 0.996
-    )
+    # m at the start; in short runs a teacher must be faster than the paper's 0.996
+    momentum: float = 0.95
     hidden: int = 512  # width of projector and predictor
     projection: int = 128  # Z, width of what is predicted
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         student = chain(
@@ -58,10 +56,12 @@ class BYOL(Pretrainer):
 
     def loss(self, nets, a_BCHW, b_BCHW, momentum):
         p_MZ = nets["predictor"](nets["student"](torch.cat([a_BCHW, b_BCHW])))
-        return 4 - 4 * cosine(p_MZ, taught(nets["teacher"], torch.cat([b_BCHW, a_BCHW]))), {}
+        return 4 - 4 * cosine(
+            p_MZ, teacher_forward(nets["teacher"], torch.cat([b_BCHW, a_BCHW]))
+        ), {}
 
-    def after(self, nets, a_BCHW, b_BCHW, momentum):
-        follow(nets["teacher"], nets["student"], momentum)
+    def on_step_end(self, nets, a_BCHW, b_BCHW, momentum):
+        ema_update(nets["teacher"], nets["student"], momentum)
 
     def show(self, nets, x_BCHW, rng):
         return {

@@ -16,7 +16,7 @@ from sft_exp.core.pretrainer import Pretrainer
 
 @dataclass
 class Checkpoint(Pretrainer):
-    learns: ClassVar[str] = "from a file"
+    trained_by: ClassVar[str] = "from a file"
 
     def networks(self, encoder, spec):
         return nn.ModuleDict({"encoder": encoder})

@@ -36,7 +36,7 @@ class DAE(Pretrainer):
         )
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.decoder(encoder.width)})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import dino
-from sft_exp.models.ema import Memory, follow, taught, teacher_of
+from sft_exp.models.ema import StateBuffer, ema_update, teacher_forward, teacher_of
 from sft_exp.models.layers import chain, projector
 
 CENTRE_MOMENTUM = 0.9
@@ -27,7 +27,7 @@ CENTRE_MOMENTUM = 0.9
 
 @dataclass
 class DINO(Pretrainer):
-    keeps: ClassVar[str] = "teacher.encoder"
+    encoder_path: ClassVar[str] = "teacher.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, and a centre of the batch
 
     prototypes: int = 256  # K
@@ -38,9 +38,8 @@ class DINO(Pretrainer):
     local_crop: list[float] = field(default_factory=lambda: [0.1, 0.4])  # their least and most area
     hidden: int = 512  # width of the head
     bottleneck: int = 128  # width of what is compared with the prototypes
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         for name in (
@@ -53,7 +52,7 @@ class DINO(Pretrainer):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "from 0 to 1")
         require(self.local >= 0, "local", self.local, "0 or more")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
         self.how_local = replace(self.how, crop=self.local_crop)
 
     def networks(self, encoder, spec):
@@ -64,7 +63,11 @@ class DINO(Pretrainer):
         student = teacher_of(teacher).requires_grad_()
         teacher.requires_grad_(False)
         return nn.ModuleDict(
-            {"student": student, "teacher": teacher, "centre": Memory(torch.zeros(self.prototypes))}
+            {
+                "student": student,
+                "teacher": teacher,
+                "centre": StateBuffer(torch.zeros(self.prototypes)),
+            }
         )
 
     def draw(self, batch, rng, progress):
@@ -76,7 +79,7 @@ class DINO(Pretrainer):
         return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng), momentum, *local
 
     def loss(self, nets, a_BCHW, b_BCHW, momentum, *local):
-        targets = taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW])).chunk(2)
+        targets = teacher_forward(nets["teacher"], torch.cat([a_BCHW, b_BCHW])).chunk(2)
         views = nets["student"](torch.cat([a_BCHW, b_BCHW, *local])).chunk(2 + len(local))
         pairs = [(s, t) for j, t in enumerate(targets) for i, s in enumerate(views) if i != j]
         temperatures = self.student_temperature, self.teacher_temperature
@@ -84,10 +87,10 @@ class DINO(Pretrainer):
             pairs
         ), {}
 
-    def after(self, nets, a_BCHW, b_BCHW, momentum, *local):
-        centre_K = gather(taught(nets["teacher"], torch.cat([a_BCHW, b_BCHW]))).mean(0)
+    def on_step_end(self, nets, a_BCHW, b_BCHW, momentum, *local):
+        centre_K = gather(teacher_forward(nets["teacher"], torch.cat([a_BCHW, b_BCHW]))).mean(0)
         nets["centre"].value.lerp_(centre_K, 1 - CENTRE_MOMENTUM)
-        follow(nets["teacher"], nets["student"], momentum)
+        ema_update(nets["teacher"], nets["student"], momentum)
 
     def show(self, nets, x_BCHW, rng):
         return {

@@ -23,7 +23,7 @@ class GAN(Pretrainer):
         "discriminator_loss": ("discriminator", 1),
         "generator_loss": ("generator", 1),
     }
-    keeps: ClassVar[str] = "discriminator.encoder"
+    encoder_path: ClassVar[str] = "discriminator.encoder"
     features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
     pool: ClassVar[str] = "max"
     grid: ClassVar[int] = 4
@@ -40,7 +40,7 @@ class GAN(Pretrainer):
                 "discriminator": nn.ModuleDict(
                     {"encoder": encoder, "head": nn.Linear(encoder.width, 1)}
                 ),
-                "generator": encoder.mirror(self.latent),
+                "generator": encoder.decoder(self.latent),
             }
         )
 

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 
-MOST = {
-    2: 24,
-    3: 1000,
-}  # side -> orders that can be told apart; there are 362,880 of nine tiles, the paper took up to 1,000
+# side -> orders that can be told apart; there are 362,880 of nine tiles, the paper took up to 1,000
+MOST = {2: 24, 3: 1000}
 
 
 @dataclass

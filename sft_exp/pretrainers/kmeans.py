@@ -18,10 +18,11 @@ from sft_exp.models.backbones import PatchNet
 
 @dataclass
 class KMeans(Pretrainer):
-    learns: ClassVar[str] = "in closed form"
+    trained_by: ClassVar[str] = "in closed form"
 
     patches: int = 100_000  # that centroids are fitted on, from up to 20,000 images
-    epsilon: float = 0.1  # added to the eigenvalues of the patches' covariance before whitening (0.1 in the paper)
+    # added to the eigenvalues of the patches' covariance before whitening (0.1 in the paper)
+    epsilon: float = 0.1
 
     def __post_init__(self):
         require(self.patches > 0, "patches", self.patches, "above 0")

@@ -23,7 +23,8 @@ class MAE(Pretrainer):
 
     patch: int = 4  # pixels, height and width; at the right and lower border what is left of one
     masked: float = 0.6  # share of the patches
-    normalise: bool = False  # predict each patch relative to its own mean and spread (section 4, better on natural images)
+    # predict each patch relative to its own mean and spread (section 4, better on natural images)
+    normalise: bool = False
 
     def __post_init__(self):
         require(self.patch > 0, "patch", self.patch, "above 0")
@@ -37,7 +38,7 @@ class MAE(Pretrainer):
             self.patch,
             f"below {max(height, width)}, the image's longer side",
         )
-        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.mirror(encoder.width)})
+        return nn.ModuleDict({"encoder": encoder, "decoder": encoder.decoder(encoder.width)})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]

@@ -12,31 +12,29 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.losses import info_nce
-from sft_exp.models.ema import Memory, follow, taught, teacher_of
+from sft_exp.models.ema import StateBuffer, ema_update, teacher_forward, teacher_of
 from sft_exp.models.layers import chain, projector
 
 
 @dataclass
 class MoCo(Pretrainer):
-    keeps: ClassVar[str] = "student.encoder"
+    encoder_path: ClassVar[str] = "student.encoder"
     per_row: ClassVar[bool] = False  # BatchNorm, and a queue that holds whole batches
 
     temperature: float = 0.2  # t
-    momentum: float = (
-        0.95  # m, of the teacher; in short runs it must be faster than the paper's 0.999
-    )
+    # m, of the teacher; in short runs it must be faster than the paper's 0.999
+    momentum: float = 0.95
     queue: int = 2048  # keys of earlier batches that are compared with
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
@@ -44,13 +42,13 @@ class MoCo(Pretrainer):
         require(self.queue > 0, "queue", self.queue, "above 0")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         student = chain(
             encoder=encoder, projector=projector(encoder.width, self.hidden, self.projection)
         )
-        queue = Memory(normalize(torch.randn(self.queue, self.projection), dim=1))
+        queue = StateBuffer(normalize(torch.randn(self.queue, self.projection), dim=1))
         return nn.ModuleDict({"student": student, "teacher": teacher_of(student), "queue": queue})
 
     def draw(self, batch, rng, progress):
@@ -58,17 +56,17 @@ class MoCo(Pretrainer):
         return view(x_BCHW, self.how, rng), view(x_BCHW, self.how, rng)
 
     def loss(self, nets, a_BCHW, b_BCHW):
-        k_BZ = taught(nets["teacher"], b_BCHW)
+        k_BZ = teacher_forward(nets["teacher"], b_BCHW)
         return info_nce(nets["student"](a_BCHW), k_BZ, nets["queue"].value, self.temperature), {}
 
-    def after(self, nets, a_BCHW, b_BCHW):
+    def on_step_end(self, nets, a_BCHW, b_BCHW):
         queue_KZ = nets["queue"].value
         queue_KZ.copy_(
-            torch.cat([gather(normalize(taught(nets["teacher"], b_BCHW), dim=1)), queue_KZ])[
-                : len(queue_KZ)
-            ]
+            torch.cat(
+                [gather(normalize(teacher_forward(nets["teacher"], b_BCHW), dim=1)), queue_KZ]
+            )[: len(queue_KZ)]
         )
-        follow(nets["teacher"], nets["student"], self.momentum)
+        ema_update(nets["teacher"], nets["student"], self.momentum)
 
     def show(self, nets, x_BCHW, rng):
         return {

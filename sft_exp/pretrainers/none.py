@@ -8,4 +8,4 @@ from sft_exp.core.pretrainer import Pretrainer
 
 @dataclass
 class Nothing(Pretrainer):
-    learns: ClassVar[str] = "nothing"
+    trained_by: ClassVar[str] = "nothing"

@@ -13,7 +13,7 @@ from sft_exp.models.backbones import LinearMap
 
 @dataclass
 class PCA(Pretrainer):
-    learns: ClassVar[str] = "in closed form"
+    trained_by: ClassVar[str] = "in closed form"
 
     rows: int = 20_000  # images it is fitted on at most; the first of the pool's shuffled order
 

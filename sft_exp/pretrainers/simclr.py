@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
 from sft_exp.errors import require
@@ -25,15 +25,14 @@ class SimCLR(Pretrainer):
     temperature: float = 0.5  # t: the smaller, the more the nearest of the others count
     hidden: int = 512  # width of the projector
     projection: int = 128  # Z, width of what is compared
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         return nn.ModuleDict(

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.data.augment import view
@@ -25,15 +25,14 @@ class SimSiam(Pretrainer):
     hidden: int = 512  # width of the projector's two hidden layers
     projection: int = 512  # Z, width of what is predicted
     bottleneck: int = 128  # width of the predictor, a quarter of Z
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the augment group, whose option it takes
+    # fields of the augment group, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.hidden > 0, "hidden", self.hidden, "above 0")
         require(self.projection > 0, "projection", self.projection, "above 0")
         require(self.bottleneck > 0, "bottleneck", self.bottleneck, "above 0")
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def networks(self, encoder, spec):
         return nn.ModuleDict(

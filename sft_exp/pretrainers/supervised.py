@@ -15,7 +15,7 @@ from torch import nn
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.core.task import Task
 from sft_exp.errors import require
-from sft_exp.models.feature_extractor import DENSE, Readout
+from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 
 
 @dataclass
@@ -23,9 +23,8 @@ class Supervised(Pretrainer):
     unhashed: ClassVar[tuple[str, ...]] = ("init", "source")
     labelled: ClassVar[bool] = True
 
-    source: str | None = (
-        None  # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
-    )
+    # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
+    source: str | None = None
     task: Any = None  # what is learnt there of masks or boxes; null = classes of images
 
     def __post_init__(self):
@@ -44,7 +43,7 @@ class Supervised(Pretrainer):
         )
 
     @property
-    def keeps(self):
+    def encoder_path(self):
         return "encoder.backbone" if self.task else "encoder"
 
     @property
@@ -53,7 +52,9 @@ class Supervised(Pretrainer):
 
     def networks(self, encoder, spec):
         if self.task:
-            return self.task.networks(Readout(encoder, [DENSE], "avg", 1, spec.image), spec)
+            return self.task.networks(
+                FeatureExtractor(encoder, [DENSE], "avg", 1, spec.image), spec
+            )
         return nn.ModuleDict(
             {"encoder": encoder, "head": nn.Linear(encoder.width, len(spec.classes))}
         )

@@ -18,9 +18,8 @@ from sft_exp.losses import bernoulli, kl_to_standard_normal, log_bernoulli, log_
 
 @dataclass
 class VAE(Pretrainer):
-    features: ClassVar[tuple[int, ...]] = (
-        -2,
-    )  # before the code: the last layer serves a posterior most of whose units are idle
+    # before the code: the last layer serves a posterior most of whose units are idle
+    features: ClassVar[tuple[int, ...]] = (-2,)
     has_likelihood: ClassVar[bool] = True
 
     latent: int = 20  # Z
@@ -28,7 +27,8 @@ class VAE(Pretrainer):
     warmup: float = 0.0  # share of the steps over which beta rises from 0
     likelihood: str = "bernoulli"  # bernoulli (grey levels count as probabilities) or gaussian
     sigma: float = 1.0  # standard deviation of gaussian pixels
-    binarise: bool = False  # make each pixel black or white, drawn afresh at each step with its grey level as probability
+    # make each pixel black or white, drawn afresh at each step with its grey level as probability
+    binarise: bool = False
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
@@ -47,7 +47,7 @@ class VAE(Pretrainer):
             {
                 "encoder": encoder,
                 "posterior": nn.Linear(encoder.width, 2 * self.latent),
-                "decoder": encoder.mirror(self.latent),
+                "decoder": encoder.decoder(self.latent),
             }
         )
 

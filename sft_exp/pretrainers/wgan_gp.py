@@ -22,7 +22,7 @@ class WGANGP(Pretrainer):
         "critic_loss": ("critic", 1),
         "generator_loss": ("generator", 5),
     }
-    keeps: ClassVar[str] = "critic.encoder"
+    encoder_path: ClassVar[str] = "critic.encoder"
     features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
     pool: ClassVar[str] = "max"
     grid: ClassVar[int] = 4
@@ -41,7 +41,7 @@ class WGANGP(Pretrainer):
         return nn.ModuleDict(
             {
                 "critic": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),
-                "generator": encoder.mirror(self.latent),
+                "generator": encoder.decoder(self.latent),
             }
         )
 

@@ -16,7 +16,8 @@ Result = dict[str, Any]
 Changes = dict[str, Any]  # key -> new value
 
 BASELINES = {*CONTROLS, *MORE_FLOORS, LABELS_ONLY} - {SCRATCH}  # what a result should beat
-UNEVEN = 0.2  # by so much macro precision exceeds recall only where few classes take most of the predictions
+# by so much macro precision exceeds recall only where few classes take most of the predictions
+UNEVEN = 0.2
 NEVER = "not pretrained"  # the main arm's name where pretrainer=none
 VOID = {  # what a changed key leaves without meaning
     "encoder": ("encoder.", "features."),
@@ -24,8 +25,8 @@ VOID = {  # what a changed key leaves without meaning
     "finetune.steps": (
         "finetune.epochs",
         "finetune.max_steps",
-        "finetune.horizon",
-        "finetune.after",
+        "finetune.schedule_length",
+        "finetune.resume_from",
     ),
     "labels": ("labels_total",),
     "strategy": ("strategy.",),
@@ -113,7 +114,7 @@ def generated(result: Result) -> str:
 
 
 def no_pretraining(e: Experiment) -> bool:
-    return e.pretrainer.learns == "nothing"
+    return e.pretrainer.trained_by == "nothing"
 
 
 def called(job: Job, arm: str, result: Result) -> str:

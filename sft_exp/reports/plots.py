@@ -50,7 +50,7 @@ def draw(job: Job, result: Result) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Result], Picture | None]] = [
-        accuracies, pretraining, monitors, finetuning, range_test, bill, examples, predictions, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, benchmark, examples, predictions, confusions, features,
     ]  # fmt: skip
     with rc_context(STYLE):
         return [picture for make in makers if (picture := make(job, result))]
@@ -301,9 +301,8 @@ def confusions(job: Job, result: Result) -> Picture | None:
         ).view_as(counts_YY)
     share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
     figure, axes = blank(5.2)
-    image = axes.imshow(
-        share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal"
-    )  # the root shows rare ones
+    # the root shows rare ones
+    image = axes.imshow(share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal")
     if len(names) <= NUMBERED:
         for i, j in share_YY.round().nonzero().tolist():
             axes.text(
@@ -400,7 +399,7 @@ def predicted(job: Job, i: int) -> Tensor:
     ].long()
 
 
-def bill(job: Job, result: Result) -> Picture | None:
+def benchmark(job: Job, result: Result) -> Picture | None:
     if not result["bill"]:
         return None
     rows = result["bill"]["rows"]
@@ -424,14 +423,11 @@ def bill(job: Job, result: Result) -> Picture | None:
         axes.plot([], [], "o", color=colour, label=row["form"])
         seen += [low, high]
     axes.grid()
-    axes.set_xlim(
-        0, 1500 * max(row["latency_p50"] for row in rows)
-    )  # a busy machine's tail may lie beyond
+    # a busy machine's tail may lie beyond
+    axes.set_xlim(0, 1500 * max(row["latency_p50"] for row in rows))
     figure.legend(loc="outside right center", fontsize=8.5)
-    middle, half = (
-        (min(seen) + max(seen)) / 2,
-        max(0.6, 0.65 * (max(seen) - min(seen))),
-    )  # hundredths of a point fill no picture
+    # hundredths of a point fill no picture
+    middle, half = ((min(seen) + max(seen)) / 2, max(0.6, 0.65 * (max(seen) - min(seen))))
     axes.set_ylim(middle - half, middle + half)
     axes.set_xlabel("milliseconds for one image, one thread (line to the 95th percentile)")
     axes.set_ylabel("test accuracy (%)")

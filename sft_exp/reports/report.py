@@ -61,13 +61,8 @@ BILL = (
     "images/s",
 )
 SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
-ALIKE = (
-    "dataset",
-    "method",
-    "encoder",
-    "task",
-    "strategy",
-)  # what two requests of a stage share if they take as long
+# what two requests of a stage share if they take as long
+ALIKE = ("dataset", "method", "encoder", "task", "strategy")
 
 
 def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> None:
@@ -82,14 +77,13 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
             advice.called(job, arm, result), *cells, style="bold" if arm == MAIN else None
         )
     following, why = advice.next_command(job, result, command)
-    whole = (
-        not screen.is_terminal
-    )  # what reads a pipe looks for sentences; a command is never broken
+    # what reads a pipe looks for sentences; a command is never broken
+    whole = not screen.is_terminal
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
     screen.print(footing(job), style="dim", soft_wrap=whole)
     if result["bill"]:
-        show_bill(result["bill"], screen)
+        show_benchmark(result["bill"], screen)
     for sentence in filter(None, (result["verdict"].get("text"), *advice.notes(job, result))):
         screen.print(sentence, soft_wrap=whole)
     screen.print(f"Next: {following}", soft_wrap=True)
@@ -102,14 +96,11 @@ def show(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> 
     screen.print(f"Results: {folder}", soft_wrap=True)
 
 
-def show_bill(bill: dict[str, Any], screen: Console) -> None:
-    for columns in (
-        slice(0, 3),
-        slice(3, 7),
-        slice(7, None),
-    ):  # each narrow enough for a terminal of 80 columns
-        screen.print(bill_table(bill, columns))
-    screen.print(bill_footing(bill), style="dim", soft_wrap=not screen.is_terminal)
+def show_benchmark(benchmark: dict[str, Any], screen: Console) -> None:
+    # each narrow enough for a terminal of 80 columns
+    for columns in (slice(0, 3), slice(3, 7), slice(7, None)):
+        screen.print(benchmark_table(benchmark, columns))
+    screen.print(benchmark_caption(benchmark), style="dim", soft_wrap=not screen.is_terminal)
 
 
 def write(job: Job, result: dict[str, Any], folder: Path, command: list[str]) -> dict[str, Path]:
@@ -139,7 +130,7 @@ def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
         table.add_column(head, justify="left" if head == "group" else "right")
     for g in groups:
         table.add_row(g.name, f"{g.parameters:,}", *(speed(r, rate) for r in g.rates))
-    if job.experiment.strategy.solves:
+    if job.experiment.strategy.closed_form:
         table.add_row("head", "", "solved")
     return table, [
         {"group": g.name, "parameters": g.parameters, "from": begins, "rates": g.rates}
@@ -207,20 +198,20 @@ def shown(value: float | None, raw: bool) -> str:
     return "-" if value is None else f"{value:.3g}" if raw else f"{100 * value:.1f}"
 
 
-def bill_table(bill: dict[str, Any], columns: slice) -> Table:
+def benchmark_table(benchmark: dict[str, Any], columns: slice) -> Table:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for head in BILL[columns]:
         table.add_column(head, justify="right", no_wrap=True)
-    for name, cells in bill_rows(bill):
+    for name, cells in benchmark_rows(benchmark):
         table.add_row(name, *cells[columns])
     return table
 
 
-def bill_rows(bill: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def benchmark_rows(benchmark: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """(form, cells under BILL)"""
     found = []
-    for n, row in enumerate(bill["rows"]):
+    for n, row in enumerate(benchmark["rows"]):
         mean, low, high = (100 * v for v in row["difference"])
         against = (
             ["-", "-"]
@@ -242,10 +233,11 @@ def bill_rows(bill: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def bill_footing(bill: dict[str, Any]) -> str:
+def benchmark_caption(benchmark: dict[str, Any]) -> str:
     return (
         "Test accuracy, %; its difference from the original, points, with a 95 % interval over this one model's "
-        f"{bill['images']:,} test images; images on which both say the same, %. ONNX Runtime, one thread of {bill['machine']}, "
+        f"{benchmark['images']:,} test images; images on which both say the same, %. "
+        f"ONNX Runtime, one thread of {benchmark['machine']}, "
         "turns interleaved; memory: what loading it and a batch of 64 add to a process; p50, p95: of one image; images/s: of 64"
     )
 
@@ -285,7 +277,7 @@ def body(job: Job, result: dict[str, Any], command: list[str], pictures: list[Pi
             f'<p class="verdict">{escape(verdict)}</p>',
             *(f"<p>{escape(note)}</p>" for note in notes),
             html_table(job, result),
-            *([html_bill(result["bill"])] if result["bill"] else []),
+            *([html_benchmark(result["bill"])] if result["bill"] else []),
             "<h2>Next</h2>",
             f'<pre class="command">{escape(following)}</pre>',
             f'<p class="soft">{escape(why)}</p>',
@@ -328,14 +320,14 @@ def meaning(arm: str) -> str:
     return MEANING.get(arm, alone)
 
 
-def html_bill(bill: dict[str, Any]) -> str:
+def html_benchmark(benchmark: dict[str, Any]) -> str:
     heads = "".join(f'<th scope="col" class="number">{escape(head)}</th>' for head in BILL)
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for name, cells in bill_rows(bill)
+        for name, cells in benchmark_rows(benchmark)
     )
     head = f'<thead><tr><th scope="col">form</th>{heads}</tr></thead>'
-    caption = f"<caption>{escape(bill_footing(bill))}</caption>"
+    caption = f"<caption>{escape(benchmark_caption(benchmark))}</caption>"
     return f'<h2>Compressed</h2><div class="wide"><table>{caption}{head}<tbody>{lines}</tbody></table></div>'
 
 

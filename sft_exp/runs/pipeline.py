@@ -35,8 +35,8 @@ def tolerated(job: Job) -> None:
     if most is None:
         return
     for result in job.results["bill"]:
-        original, *forms = read(result, "bill.json")["rows"]
-        lost = {row["form"]: original["accuracy"] - row["accuracy"] for row in forms}
+        original, *variants = read(result, "bill.json")["rows"]
+        lost = {row["form"]: original["accuracy"] - row["accuracy"] for row in variants}
         if worse := {
             name: loss for name, loss in lost.items() if loss > most and not name.endswith(ALONE)
         }:
@@ -58,16 +58,15 @@ def run_stage(
 ) -> list[Result]:
     """`store.run` for the job's requests and what of the others' one call can serve with them."""
     missing = {name: r for r in requests if not store.has(name := what.folder_name(r))}
-    wanted = {what.alike(r) for r in missing.values()} - {None} if what.alike else set()
-    also = [r for r in others if what.alike and what.alike(r) in wanted]
+    wanted = {what.batch_key(r) for r in missing.values()} - {None} if what.batch_key else set()
+    also = [r for r in others if what.batch_key and what.batch_key(r) in wanted]
     try:
         return shown(store, what, [*requests, *also], len(missing))[: len(requests)]
     except NonFiniteError:
         if not also:
             raise
-        return shown(
-            store, replace(what, alike=None), requests, len(missing)
-        )  # another job's head diverged: ours alone
+        # another job's head diverged: ours alone
+        return shown(store, replace(what, batch_key=None), requests, len(missing))
 
 
 def shown(store: Store, what: Stage, requests: list[Request], missing: int) -> list[Result]:

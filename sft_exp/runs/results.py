@@ -75,9 +75,8 @@ def results(job: Job) -> dict[str, Any]:
             "test": len(labelled[0].test),
             "classes": len(job.corpus.classes),
             "strata": len(job.corpus.strata),
-            "ratio": fmean(
-                d.ratio for d in labelled
-            ),  # images tested over trained on, where draws are folds of one set
+            # images tested over trained on, where draws are folds of one set
+            "ratio": fmean(d.ratio for d in labelled),
         },
         "draws": {arm: [s[score] for s in rows] for arm, rows in scores.items()},
         "faults": {arm: found for arm in job.arms if any(found := faults(job, arm))},

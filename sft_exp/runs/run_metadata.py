@@ -25,20 +25,10 @@ OF_PRETRAINING = (
     "transfer", "seed", "hardware", "tracker",
 )  # fmt: skip
 NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
-NO_RESULT = (
-    "config",
-    "choices",
-    "folders",
-)  # parts of results.json that say what was asked, and where it lies
-SILENT = (
-    "tracker",
-    "hydra",
-    "hardware",
-    "store",
-    "report",
-    "plan",
-    "name",
-)  # say nothing about a run
+# parts of results.json that say what was asked, and where it lies
+NO_RESULT = ("config", "choices", "folders")
+# say nothing about a run
+SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")
 
 
 def runs(job: Job, name: str, ctx: Context) -> dict[str, About]:
@@ -199,9 +189,8 @@ def summary(result: dict[str, Any], url: str) -> dict[str, Any]:
         for split in ("test", "val")
         if score in result[split]
     }
-    if (
-        result["verdict"] and result["verdict"]["word"] != WITHHELD
-    ):  # else the difference is none to sort runs by
+    # else the difference is none to sort runs by
+    if result["verdict"] and result["verdict"]["word"] != WITHHELD:
         alike["gain_vs_scratch"] = result["verdict"]["difference"]
     if url:
         alike["pretrain/url"] = url
@@ -235,7 +224,7 @@ def named(record: Any, otherwise: str) -> str:
     return first if isinstance(first, str) else otherwise
 
 
-def bill(result: dict[str, Any]) -> list[dict[str, Any]]:
+def benchmark(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each form of the model, numbers and words alone."""
     rows = result["bill"].get("rows", [])
     return [

@@ -13,9 +13,8 @@ from sft_exp.errors import require
 
 @dataclass
 class PiecewiseCosine(Schedule):
-    points: list[list[float]] = field(
-        default_factory=lambda: [[0.0, 1.0]]
-    )  # [progress from 0 to 1, factor], joined by half cosines
+    # [progress from 0 to 1, factor], joined by half cosines
+    points: list[list[float]] = field(default_factory=lambda: [[0.0, 1.0]])
 
     def __post_init__(self):
         at = [p[0] for p in self.points if len(p) == 2 and all(0 <= v < inf for v in p)]

@@ -54,9 +54,8 @@ def app(model: "Predictor", most: int, host: str) -> "FastAPI":
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     service = FastAPI(title="sft_exp", docs_url=None, redoc_url=None, openapi_url=None)
-    if (
-        host in LOOPBACK
-    ):  # a page elsewhere cannot reach this one by a name of its own that leads here
+    # a page elsewhere cannot reach this one by a name of its own that leads here
+    if host in LOOPBACK:
         service.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
 
     @service.get("/", response_class=HTMLResponse)

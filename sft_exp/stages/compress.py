@@ -9,14 +9,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.deploy import Compressor
 from sft_exp.core.rng import stream
 from sft_exp.core.task import Network
 from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.models import graphs
-from sft_exp.models.distillation import Imitation
+from sft_exp.models.distillation import DistillationMethod
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
 from sft_exp.store import atomic_io
@@ -41,7 +41,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     for number, step in enumerate(steps):
         step.alter(network, x_BCHW)
         if step.training()[0]:
-            imitate(atomic_io.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
+            distill(atomic_io.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
         step.restore(network)
     network.eval()
     about = {"image": model.spec.image, "classes": model.spec.classes, "levels": model.spec.levels}
@@ -60,7 +60,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             atomic_io.move(smaller, file)
 
 
-def imitate(
+def distill(
     folder: Path,
     request: Request,
     step: Compressor,
@@ -71,9 +71,9 @@ def imitate(
     """Train all of the network to predict as the original did, beside the labels of the draw. Continues where it was killed."""
     count, lr, size = step.training()
     original = models.load(request["model"], ctx.device)
-    method = Imitation(network.task, original)
+    method = DistillationMethod(network.task, original)
     phases = [(1.0, {name: 1.0 for name, _ in network.nets.named_parameters()})]
-    optim = Target("torch.optim.Adam", {"lr": lr})
+    optim = OptimizerConfig("torch.optim.Adam", {"lr": lr})
     plan = Plan(
         steps=count,
         stop=count,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.strategy import Strategy
@@ -69,7 +69,7 @@ def outcome(
 ) -> None:
     """training.json, if anything was trained by gradient: the norms of the parameters at the start and at the end, and how
     training images are predicted."""
-    if not request["strategy"].solves:
+    if not request["strategy"].closed_form:
         atomic_io.write_json(
             folder / "training.json",
             {"norm": norms, **on_training_images(model, labelled, ctx.device)},
@@ -93,7 +93,7 @@ class Validation:
         ]
 
 
-def alike(request: Request) -> str | None:
+def batch_key(request: Request) -> str | None:
     """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
     together. None for all others."""
     optim, task = request["optim"], request["task"]
@@ -109,7 +109,7 @@ def alike(request: Request) -> str | None:
     )
 
 
-def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> None:
+def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> None:
     """What `run` does for each, with one pass over the features for all. Starts over when killed: it takes seconds."""
     request = requests[0]
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
@@ -166,16 +166,15 @@ def learn(
 
     With `ema` weights are a running mean of those trained. With `patience` it ends after so many looks at `val` without a gain.
     """
-    if request["strategy"].solves:
-        return solved(request, ctx, labelled, pool, fold)
+    if request["strategy"].closed_form:
+        return fit_closed_form(request, ctx, labelled, pool, fold)
     model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
         val = val.through(encoder)
     method = method_of(request, ctx)
-    notes: dict[
-        str, Any
-    ] = {}  # kept with the checkpoints: the mean weights, the best ones and their score
+    # kept with the checkpoints: the mean weights, the best ones and their score
+    notes: dict[str, Any] = {}
     score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
     optim = known(request["optim"])
@@ -249,7 +248,7 @@ def previous(request: Request, fold: int | str) -> Path | None:
     return after if after is None or fold == "all" else after / f"fold-{fold}"
 
 
-def solved(
+def fit_closed_form(
     request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
 ) -> Model:
     """Frozen features and a head in closed form, with `standardise=each` on features of mean 0 and spread 1 in the pool. One
@@ -274,7 +273,7 @@ def solved(
             for batch in seen.batches(rows, ctx.device)
         ]
     f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
-    head = request["strategy"].solve(f_MD, y_M, model.task.of(spec), seed_of(*name))
+    head = request["strategy"].fit_closed_form(f_MD, y_M, model.task.of(spec), seed_of(*name))
     model.nets.set_submodule(model.task.readout, head.to(ctx.device))
     return model
 
@@ -306,7 +305,7 @@ def ready(
         return (
             model,
             data,
-            replace(plan, rests="encoder", penalty=partial(pull, strategy, start_at)),
+            replace(plan, eval_frozen="encoder", penalty=partial(pull, strategy, start_at)),
             encoder,
         )
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)
@@ -322,7 +321,7 @@ def pull(strategy: Strategy, start: Tensors, nets: nn.ModuleDict) -> Tensor | No
     )
 
 
-def known(optim: Target) -> Target:
+def known(optim: OptimizerConfig) -> OptimizerConfig:
     """The optimizer with its learning rate read, where another stage found it."""
     rate = optim.options["lr"]
     return (
@@ -449,12 +448,12 @@ def groups(request: Request, spec: Spec) -> tuple[list[float], list[Group]]:
         for at, names in layers(encoder, spec.image).items()
         for n in names
     }
-    phases = [(1.0, {})] if strategy.solves else moving(strategy, nets, spec.image)
+    phases = [(1.0, {})] if strategy.closed_form else moving(strategy, nets, spec.image)
     found: dict[tuple, int] = {}
     for name, p in nets.named_parameters():
         first = name.partition(".")[0]
         at = owner.get(name, "encoder, not used" if first == "encoder" else first)
-        if not (strategy.solves and first == "head"):
+        if not (strategy.closed_form and first == "head"):
             key = at, *(rates.get(name) for _, rates in phases)
             found[key] = found.get(key, 0) + p.numel()
     begins = [0.0, *accumulate(share for share, _ in phases)][:-1]

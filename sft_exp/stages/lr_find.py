@@ -44,9 +44,8 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         ):
             mean = SMOOTH * mean + (1 - SMOOTH) * step.metrics["loss"].item()
             rates.append(Ramp()((step.done - 1) / STEPS))
-            losses.append(
-                mean / (1 - SMOOTH**step.done)
-            )  # as Adam corrects its means for their start at 0
+            # as Adam corrects its means for their start at 0
+            losses.append(mean / (1 - SMOOTH**step.done))
             if losses[-1] > WORSE * losses[0]:
                 break
     except NonFiniteError:

@@ -16,15 +16,15 @@ from sft_exp.training.context import Context
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """scores.json: the metric's numbers by name; empty where the model's predictions do not allow it."""
-    run_alike([folder], [request], ctx)
+    run_batched([folder], [request], ctx)
 
 
-def alike(request: Request) -> str:
+def batch_key(request: Request) -> str:
     """What requests have in common that one pass over the test images answers: all but the metric."""
     return json.dumps(plain({**request, "metric": None}), sort_keys=True)
 
 
-def run_alike(folders: list[Path], requests: list[Request], ctx: Context) -> None:
+def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> None:
     """What `run` does for each, with one prediction of each image for all."""
     request = requests[0]
     images = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).test

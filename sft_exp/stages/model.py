@@ -22,7 +22,7 @@ from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, shared
 from sft_exp.errors import DataError, StorageError
 from sft_exp.models import transfer
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.normalise import backbone
 from sft_exp.store import atomic_io
 from sft_exp.store.requests import plain
@@ -40,9 +40,8 @@ class Model:
     task: Task
     nets: nn.ModuleDict
     spec: Spec
-    probabilistic: bool = (
-        True  # whether softmax of its predictions means anything; votes of an SVM do not
-    )
+    # whether softmax of its predictions means anything; votes of an SVM do not
+    probabilistic: bool = True
 
     @torch.no_grad()
     def predict(self, x_BCHW: Tensor) -> Tensor:
@@ -50,8 +49,8 @@ class Model:
         return self.task.predict(self.nets.eval(), x_BCHW)
 
 
-def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> Readout:
-    return Readout(
+def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> FeatureExtractor:
+    return FeatureExtractor(
         backbone(encoder, spec.image),
         features["maps"],
         features["pool"],
@@ -80,7 +79,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
     encoder, task, strategy = parts_of(folder)
     state = transfer.read_own(folder / "model.safetensors")
     nets = task.networks(readout(encoder, about["features"], spec), spec)
-    if strategy.solves:
+    if strategy.closed_form:
         prefix = f"{task.readout}."
         shapes = {k.removeprefix(prefix): v.shape for k, v in state.items() if k.startswith(prefix)}
         nets.set_submodule(task.readout, strategy.head(shapes, task.of(spec)))
@@ -109,10 +108,8 @@ def folder_of(path: Path) -> Path:
         folder = Path(
             json.loads((path / "results.json").read_text())["stages"]["finetune"]["folder"]
         )
-        for start in (
-            Path(),
-            *path.resolve().parents,
-        ):  # the run's folder is named from where the run was started
+        # the run's folder is named from where the run was started
+        for start in (Path(), *path.resolve().parents):
             if (start / folder / "model.json").exists():
                 return start / folder
         raise DataError(f"{path}: what it trained should be in {folder}, and is not there")

@@ -57,9 +57,8 @@ class Monitor:
             held(pool.at(some)),
             str(request["labels"]),
         )
-        self.classed = (
-            len(ctx.corpus(request["dataset"]).strata) > 1
-        )  # else there is nothing to read off
+        # else there is nothing to read off
+        self.classed = len(ctx.corpus(request["dataset"]).strata) > 1
         earlier = next(
             (f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None
         )

@@ -13,7 +13,8 @@ from sft_exp.stages.model import Model
 
 MOST = 2_000  # training images looked at; more would say nothing else
 IGNORE = 255  # of masks: nothing is annotated there
-MOST_LOSS = 1e30  # nats of one prediction; a larger cross-entropy counts as this, so that the mean is a number
+# nats of one prediction; a larger cross-entropy counts as this, so that the mean is a number
+MOST_LOSS = 1e30
 
 
 def norm(nets: nn.Module) -> float:

@@ -47,15 +47,15 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         method.prepare(
             nets,
             {"x": pool.floats(shuffled[:20_000], ctx.device)}
-            if method.learns == "in closed form"
+            if method.trained_by == "in closed form"
             else {},
         )
-    if method.learns == "by gradient":
+    if method.trained_by == "by gradient":
         phases = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
         plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
         label, encoder, watched = (
             f"pretrain {type(method).__name__}",
-            nets.get_submodule(method.keeps),
+            nets.get_submodule(method.encoder_path),
             request["_monitor"],
         )
         after, every = request["_after"], plan.steps // LOOKS
@@ -78,7 +78,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
                 f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False
             )
     atomic_io.write(
-        folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.keeps)))
+        folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.encoder_path)))
     )
     if method.has_likelihood:
         atomic_io.write(folder / "networks.safetensors", to_bytes(numbers(nets)))

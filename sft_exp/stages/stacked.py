@@ -6,25 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.types import Tensors
 from sft_exp.data.order import rows_of_step
 from sft_exp.errors import NonFiniteError
 from sft_exp.training.loop import Plan
 from sft_exp.training.optim import build_optimizer
 
-STACKABLE = tuple(
-    f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop")
-)  # whose step is the learning rate times a direction
+# whose step is the learning rate times a direction
+STACKABLE = tuple(f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop"))
 
 
-def stackable(optim: Target) -> bool:
+def stackable(optim: OptimizerConfig) -> bool:
     """Whether its step is the learning rate times a direction, and the rate is known."""
     return optim.path in STACKABLE and isinstance(optim.options["lr"], float)
 
 
 def stacked(
-    head: nn.Linear, f_ND: Tensor, y_N: Tensor, optim: Target, rates: list[float], plan: Plan
+    head: nn.Linear,
+    f_ND: Tensor,
+    y_N: Tensor,
+    optim: OptimizerConfig,
+    rates: list[float],
+    plan: Plan,
 ) -> list[tuple[Tensors, list[dict[str, float]]]]:
     """K linear heads that differ in the learning rate, trained as one: [(weights, rows of metrics)], one a rate.
 

@@ -25,7 +25,7 @@ _follows: list[bool] = []  # whether this process only follows another one, whic
 HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
 
 
-def follow() -> None:
+def disable_writes() -> None:
     """From now on this process changes nothing on disk: another one, doing the same, keeps the results."""
     _follows.append(True)
 
@@ -209,10 +209,8 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some network file systems cannot for folders
+        # some network file systems cannot for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)

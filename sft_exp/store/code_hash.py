@@ -46,12 +46,8 @@ NEUTRAL = {
         "distributed.fsdp": "the same",
     }.items()
 }
-SPEECH = (
-    "print",
-    "warnings.warn",
-    "logging",
-    f"{PACKAGE}.progress",
-)  # what these are given is text,
+# what these are given is text,
+SPEECH = ("print", "warnings.warn", "logging", f"{PACKAGE}.progress")
 REFUSALS = f"{PACKAGE}.errors"  # and so are the strings that these are given
 ENTRIES = ("load",)  # methods of parts that neutral code calls: the context loads data sets
 
@@ -70,15 +66,10 @@ PLAIN_DECORATORS = {"staticmethod", "classmethod"}  # of methods that still have
 QUIET_DECORATORS = (  # keep no list of what they decorate
     "dataclasses", "functools", "contextlib", "typing", "abc", "torch.no_grad", "torch.inference_mode", "torch.enable_grad",
 )  # fmt: skip
-EMPTY_BASES = {
-    "object",
-    "abc.ABC",
-    "typing.Protocol",
-    "typing.Generic",
-}  # library classes that call no method
-TORCH_MODULE = (
-    "torch.nn.Module"  # calls the methods of its subclasses that it has itself, such as forward
-)
+# library classes that call no method
+EMPTY_BASES = {"object", "abc.ABC", "typing.Protocol", "typing.Generic"}
+# calls the methods of its subclasses that it has itself, such as forward
+TORCH_MODULE = "torch.nn.Module"
 SILENT = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "returns", "annotation"}
 
 
@@ -112,12 +103,10 @@ class Definition:
 
     text: str
     uses: tuple[Key, ...] = ()
-    asked: frozenset[str] = (
-        frozenset()
-    )  # attributes that may be called, and strings that may name some: "loss", "loss_*"
-    seen: frozenset[str] = (
-        frozenset()
-    )  # attributes that are only looked into, which calls no method: `step.metrics["loss"]`
+    # attributes that may be called, and strings that may name some: "loss", "loss_*"
+    asked: frozenset[str] = frozenset()
+    # attributes that are only looked into, which calls no method: `step.metrics["loss"]`
+    seen: frozenset[str] = frozenset()
     whole: frozenset[str] = frozenset()  # modules of which all counts
     loads: frozenset[str] = frozenset()  # modules that it imports
     any_name: bool = False  # asks for attributes whatever they are called
@@ -169,9 +158,8 @@ def closure(begun: Iterable[Key], words: Iterable[str] = ()) -> dict[Key, Defini
     may ask for beside those in the code."""
     found: dict[Key, Definition] = {}
     asked, seen, computed = {*words, *ENTRIES}, set[str](), False
-    waiting: dict[str, list[tuple[Key, bool]]] = defaultdict(
-        list
-    )  # name of a member -> members, and whether plain methods
+    # name of a member -> members, and whether plain methods
+    waiting: dict[str, list[tuple[Key, bool]]] = defaultdict(list)
     todo = list(begun)
 
     def ask(name: str, by_call: bool) -> None:
@@ -289,9 +277,8 @@ class Module:
 
     def __init__(self, name: str, file: Path):
         self.name, self.is_package = name, file.stem == "__init__"
-        self.names: dict[str, list[ast.stmt | Import]] = defaultdict(
-            list
-        )  # every binding of a name at the top of the module
+        # every binding of a name at the top of the module
+        self.names: dict[str, list[ast.stmt | Import]] = defaultdict(list)
         self.stars: list[str] = []
         self.loads: set[str] = set()
         text = source(file)
@@ -691,9 +678,8 @@ def bound(body: Iterable[ast.AST], module: Module | None = None) -> Scope:
         elif isinstance(node, COMPREHENSIONS):
             todo.extend(n.target for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
         elif not isinstance(node, ast.Lambda):
-            given = getattr(
-                node, "rest" if isinstance(node, ast.MatchMapping) else "name", None
-            )  # an exception's, a pattern's
+            # an exception's, a pattern's
+            given = getattr(node, "rest" if isinstance(node, ast.MatchMapping) else "name", None)
             found |= {given: found[given]} if isinstance(given, str) else {}
             todo.extend(ast.iter_child_nodes(node))
     return {name: targets for name, targets in found.items() if name not in elsewhere}

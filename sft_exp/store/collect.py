@@ -25,9 +25,8 @@ from sft_exp.errors import StorageError
 from sft_exp.store import atomic_io
 from sft_exp.store.listing import listed, measure, read, runs
 
-FOLDER = re.compile(
-    r"[a-z][a-z0-9_]*-[0-9a-f]{16}"
-)  # a store folder's name, and nothing that a user puts there
+# a store folder's name, and nothing that a user puts there
+FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
 ABANDONED = 7 * 86400.0  # seconds after which unfinished work that nobody refers to goes
 
 
@@ -199,9 +198,8 @@ def discard(store: Path, path: Path) -> bool:
                 return False
             if path.parent.name != "locks":
                 atomic_io.move(path, store / "trash" / f"{path.name}.{uuid.uuid4().hex[:8]}")
-            atomic_io.remove(
-                Path(lock.lock_file)
-            )  # whoever waits for it notices that, and makes a new one
+            # whoever waits for it notices that, and makes a new one
+            atomic_io.remove(Path(lock.lock_file))
     except Timeout:
         return False
     return True

@@ -13,11 +13,8 @@ from typing import Any
 from sft_exp.store import atomic_io
 
 RUN = "run"  # what runs are called beside the stages
-PLACES = {
-    "": "done",
-    "work": "unfinished",
-    "damaged": "damaged",
-}  # where in the store a folder lies -> its state
+# where in the store a folder lies -> its state
+PLACES = {"": "done", "work": "unfinished", "damaged": "damaged"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -13,7 +13,7 @@ def parts(value: Any) -> Iterator[Any]:
     if isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from parts(inner)
-    elif is_dataclass(value) and not isinstance(value, type | Target):
+    elif is_dataclass(value) and not isinstance(value, type | OptimizerConfig):
         yield value
         yield from parts(list(stated(value).values()))
 

@@ -34,7 +34,7 @@ PATIENCE = 10.0  # seconds between two words of somebody who waits
 
 @dataclass(frozen=True)
 class Stage:
-    """A function from requests to files in folders. `plain` turns a request into JSON; `alike` names the requests that
+    """A function from requests to files in folders. `plain` turns a request into JSON; `batch_key` names the requests that
     one call may serve together (equal keys); None: each alone.
 
     The folders may hold what an earlier, killed run of the same requests left."""
@@ -42,7 +42,7 @@ class Stage:
     name: str
     run: Callable[[list[Path], list[Request]], None]
     plain: Callable[[Request], Any]
-    alike: Callable[[Request], Hashable] | None = None
+    batch_key: Callable[[Request], Hashable] | None = None
 
     def folder_name(self, request: Request) -> str:
         text = json.dumps(self.plain(request), sort_keys=True)
@@ -60,9 +60,8 @@ class Store:
     def __init__(self, root: Path, stopped: Callable[[], bool] = lambda: False):
         self.root = Path(root)
         self.work = self.root / "work" / f"{time.time_ns()}.{os.getpid()}.{platform.node()}"
-        self.stopped = (
-            stopped  # asked before each computation and while waiting for another process's
-        )
+        # asked before each computation and while waiting for another process's
+        self.stopped = stopped
         self.verified: set[Path] = set()
 
     def has(self, name: str) -> bool:
@@ -75,7 +74,7 @@ class Store:
         groups: dict[Hashable, list[str]] = {}
         for name in named:
             if name not in cached:
-                key = stage.alike(named[name]) if stage.alike else None
+                key = stage.batch_key(named[name]) if stage.batch_key else None
                 groups.setdefault(name if key is None else key, []).append(name)
         for names in groups.values():
             self._compute(stage, {n: named[n] for n in names})
@@ -91,9 +90,8 @@ class Store:
         with ExitStack() as locks:
             for name in sorted(missing):
                 self._lock(name, locks)
-            left = {
-                n: r for n, r in missing.items() if self._faults(n)
-            }  # somebody else may have finished it meanwhile
+            # somebody else may have finished it meanwhile
+            left = {n: r for n, r in missing.items() if self._faults(n)}
             if not left:
                 return
             if self.stopped():
@@ -104,7 +102,9 @@ class Store:
                 self._make(stage, left)
             except StorageError:
                 if any(self._faults(n) for n in left):
-                    raise  # else, where locks do nothing, another process was faster and has cleared up behind both
+                    # else, where locks do nothing, another process was faster and has cleared up
+                    # behind both
+                    raise
 
     def _make(self, stage: Stage, left: dict[str, Request]) -> None:
         for name in left:
@@ -179,9 +179,8 @@ class Store:
     def _set_aside(self, name: str) -> None:
         """Clear the name of a damaged folder. Only under its lock: what another process has repaired must stay."""
         folder, aside = self.root / name, self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
-        if folder.exists() and (
-            faults := atomic_io.check(folder)
-        ):  # sound, where locks do nothing: somebody has just finished it
+        # sound, where locks do nothing: somebody has just finished it
+        if folder.exists() and (faults := atomic_io.check(folder)):
             print(
                 f"store: {'; '.join(faults)}. Set aside as {aside}; it is computed again.",
                 file=sys.stderr,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
-from sft_exp.models.distillation import Imitation
+from sft_exp.models.distillation import DistillationMethod
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Distil(Strategy):
         return (self.teacher,)
 
     def wraps(self, task, models):
-        return Imitation(task, models[0], self.temperature, self.weight)
+        return DistillationMethod(task, models[0], self.temperature, self.weight)
 
     def phases(self, layers):
         return [(1.0, {name: 1.0 for names in layers.values() for name in names})]

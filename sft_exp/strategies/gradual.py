@@ -9,9 +9,8 @@ from sft_exp.errors import require
 
 @dataclass
 class Gradual(Strategy):
-    unfreezing: float = (
-        0.5  # share of the steps after which the lowest map moves too; the head moves alone first
-    )
+    # share of the steps after which the lowest map moves too; the head moves alone first
+    unfreezing: float = 0.5
 
     def __post_init__(self):
         require(0 < self.unfreezing < 1, "unfreezing", self.unfreezing, "between 0 and 1")

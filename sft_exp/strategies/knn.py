@@ -14,11 +14,10 @@ from sft_exp.models.heads.fitted import grid_fit
 
 @dataclass
 class KNN(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
 
-    k: list[int] = field(
-        default_factory=lambda: [1, 3, 5, 10, 20]
-    )  # numbers of neighbours to choose from
+    # numbers of neighbours to choose from
+    k: list[int] = field(default_factory=lambda: [1, 3, 5, 10, 20])
     metric: str = "cosine"  # cosine or euclidean
     rows: int = 60_000  # labelled images kept at most
 
@@ -34,12 +33,11 @@ class KNN(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.neighbors import KNeighborsClassifier
 
-        if (
-            self.metric == "cosine"
-        ):  # between vectors of length 1 the nearest by angle are the nearest
+        # between vectors of length 1 the nearest by angle are the nearest
+        if self.metric == "cosine":
             f_BD = F.normalize(f_BD)
         most = max(1, len(y_B) // 2)  # as many as are always known while a fold is held out
         grid = {"n_neighbors": sorted({min(k, most) for k in self.k})}

@@ -10,7 +10,9 @@ from sft_exp.errors import require
 
 @dataclass
 class Layerwise(Strategy):
-    decay: float = 0.75  # learning rate of each map as a share of the one above it; the head, on top, has the optimizer's
+    # learning rate of each map as a share of the one above it; the head, on top, has the
+    # optimizer's
+    decay: float = 0.75
 
     def __post_init__(self):
         require(0 < self.decay <= 1, "decay", self.decay, "above 0, at most 1")

@@ -13,11 +13,10 @@ from sft_exp.models.heads.fitted import grid_fit
 
 @dataclass
 class Logistic(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
 
-    c: list[float] = field(
-        default_factory=lambda: [0.01, 0.1, 1.0, 10.0]
-    )  # inverse weights of the ridge to choose from
+    # inverse weights of the ridge to choose from
+    c: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
@@ -29,7 +28,7 @@ class Logistic(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.linear_model import LogisticRegression
 
         # The ridge keeps the weights in the span of the images, so that few of them need no more numbers than there are images.

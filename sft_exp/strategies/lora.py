@@ -18,7 +18,8 @@ from sft_exp.errors import require
 @dataclass
 class LoRA(Strategy):
     rank: int = 4
-    alpha: float = 8.0  # the update is scaled by alpha / rank, so that another rank needs no other learning rate
+    # the update is scaled by alpha / rank, so that another rank needs no other learning rate
+    alpha: float = 8.0
 
     def __post_init__(self):
         require(self.rank > 0, "rank", self.rank, "above 0")

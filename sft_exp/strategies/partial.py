@@ -9,14 +9,15 @@ from sft_exp.errors import ConfigError
 
 @dataclass
 class Partial(Strategy):
-    moves: str = ".*"  # regular expression, sought anywhere in the encoder's parameter names, e.g. "^code|norm"
+    # regular expression, sought anywhere in the encoder's parameter names, e.g. "^code|norm"
+    trainable: str = ".*"
 
     def __post_init__(self):
         try:
-            self.pattern = re.compile(self.moves)
+            self.pattern = re.compile(self.trainable)
         except re.error as error:
             raise ConfigError(
-                "moves", self.moves, f"must be a regular expression ({error})"
+                "trainable", self.trainable, f"must be a regular expression ({error})"
             ) from error
 
     def phases(self, layers):
@@ -24,8 +25,8 @@ class Partial(Strategy):
         found = {name: 1.0 for name in every if self.pattern.search(name)}
         if every and not found:
             raise ConfigError(
-                "moves",
-                self.moves,
+                "trainable",
+                self.trainable,
                 f"must match some of the encoder's parameters: {', '.join(every)}",
             )
         return [(1.0, found)]

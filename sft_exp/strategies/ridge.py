@@ -12,13 +12,12 @@ from sft_exp.errors import require
 
 @dataclass
 class Ridge(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
     probabilistic: ClassVar[bool] = False
-    solved: ClassVar[tuple[str, ...]] = ("numbers",)
+    closed_form_tasks: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    alpha: list[float] = field(
-        default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0]
-    )  # weights of the squared norm
+    # weights of the squared norm
+    alpha: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0])
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
@@ -33,7 +32,7 @@ class Ridge(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.linear_model import RidgeCV
 
         kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[: self.rows]

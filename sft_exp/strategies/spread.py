@@ -20,8 +20,8 @@ LEAST = 1e-6  # a distance's smallest scale: copies of one image are at distance
 
 
 @dataclass
-class Spread(Strategy):
-    solves: ClassVar[bool] = True
+class LabelSpreading(Strategy):
+    closed_form: ClassVar[bool] = True
 
     k: int = 7  # neighbours
     alpha: float = 0.99  # share that an image takes from its neighbours in a turn
@@ -40,7 +40,7 @@ class Spread(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         order = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed)).to(
             y_B.device
         )

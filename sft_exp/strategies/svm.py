@@ -13,13 +13,12 @@ from sft_exp.models.heads.fitted import grid_fit
 
 @dataclass
 class Svm(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
     probabilistic: ClassVar[bool] = False
 
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
-    gamma: list[float] = field(
-        default_factory=lambda: [0.3, 1.0, 3.0]
-    )  # times 1 / (D * variance of the features)
+    # times 1 / (D * variance of the features)
+    gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     rows: int = 10_000  # labelled images it is fitted on at most
 
     def __post_init__(self):
@@ -37,7 +36,7 @@ class Svm(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.svm import SVC
 
         scale = 1 / (f_BD.shape[1] * max(f_BD.var().item(), 1e-12))
@@ -88,9 +87,8 @@ class KernelMachine(nn.Module):
         self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        centre_D = self.support_SD.mean(
-            0
-        )  # around it single precision is enough; some devices have no other
+        # around it single precision is enough; some devices have no other
+        centre_D = self.support_SD.mean(0)
         k_BS = (
             -self.gamma * torch.cdist(f_BD - centre_D, self.support_SD - centre_D).square()
         ).exp()

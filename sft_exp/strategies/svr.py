@@ -12,9 +12,9 @@ from sft_exp.errors import require
 
 @dataclass
 class Svr(Strategy):
-    solves: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = True
     probabilistic: ClassVar[bool] = False
-    solved: ClassVar[tuple[str, ...]] = ("numbers",)
+    closed_form_tasks: ClassVar[tuple[str, ...]] = ("numbers",)
 
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])  # of numbers with spread 1
     epsilon: float = 0.1  # error that costs nothing, of numbers with spread 1
@@ -30,7 +30,7 @@ class Svr(Strategy):
     def phases(self, layers):
         return [(1.0, {})]
 
-    def solve(self, f_BD, y_B, spec, seed):
+    def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.model_selection import GridSearchCV, KFold
         from sklearn.svm import SVR
 

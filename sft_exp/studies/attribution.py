@@ -20,7 +20,7 @@ HEAD = ["arm", "accuracy", "step", "low", "high", "verdict"]
 
 @dataclass
 class Attribution(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "seed": "study.seeds",
         "pretrainer": "study.pretrainer",
         "task": "study.task",
@@ -31,12 +31,10 @@ class Attribution(Study):
     task: str = "fixmatch"  # of the step `semi_supervised`
     short: int = 300  # steps of fine-tuning, up to the step `schedule`
     long: int = 3_000  # and from it on
-    floors: list[str] = field(
-        default_factory=lambda: ["raw_pixels", "pca_svm"]
-    )  # controls below the network, in order
-    steps: dict[str, list[str]] = field(
-        default_factory=lambda: {}
-    )  # name -> the overrides it adds to those of the steps before
+    # controls below the network, in order
+    baselines: list[str] = field(default_factory=lambda: ["raw_pixels", "pca_svm"])
+    # name -> the overrides it adds to those of the steps before
+    steps: dict[str, list[str]] = field(default_factory=lambda: {})
     seeds: int = 3
     margin: float = 0.005  # of accuracy: a step within it is too small to matter
 
@@ -54,7 +52,7 @@ class Attribution(Study):
             taken: dict[str, str] = {}
             for n, (name, overrides) in enumerate(self.steps.items()):
                 taken = changed(taken, overrides)
-                controls = ",".join(self.floors if n == 0 else [])
+                controls = ",".join(self.baselines if n == 0 else [])
                 every.append(
                     [
                         f"seed={seed}",
@@ -120,13 +118,13 @@ class Attribution(Study):
     def levels(self, jobs: list[Job]) -> Levels:
         """Accuracies of every arm that has results, of the seeds that all arms have."""
         found: dict[str, dict[int, list[float]]] = {
-            name: {} for name in (*self.floors, *self.steps)
+            name: {} for name in (*self.baselines, *self.steps)
         }
         for job in jobs:
             draws, name = job.result["draws"], job.result["config"]["name"]
             for arm, values in {
                 name: draws[MAIN],
-                **{a: draws[a] for a in self.floors if a in draws},
+                **{a: draws[a] for a in self.baselines if a in draws},
             }.items():
                 found[arm][int(job.settings["seed"])] = values
         found = {name: of for name, of in found.items() if of}
@@ -221,9 +219,8 @@ def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture
                     axes.plot(ends, [n, n], color=INK, linewidth=1.1)
                 axes.plot([begin, begin], [n - 1, n], color=FAINT, linewidth=0.7)
                 said += f"  ({percent(step['difference'], '+')})"
-            axes.text(
-                1.02, n, said, va="center", fontsize=8, transform=axes.get_yaxis_transform()
-            )  # where no line goes
+            # where no line goes
+            axes.text(1.02, n, said, va="center", fontsize=8, transform=axes.get_yaxis_transform())
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlim(least, 100)

@@ -15,7 +15,7 @@ HEAD = [*KEYS, "steps", "val", "test"]
 
 @dataclass
 class Choose(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "pretrainer": "study.pretrainers",
         "strategy": "study.strategies",
         "optim": "study.optims",
@@ -25,12 +25,10 @@ class Choose(Study):
     pretrainers: list[str] = field(default_factory=lambda: ["none", "dae", "vae"])
     strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
-    rates: list[float] = field(
-        default_factory=lambda: []
-    )  # learning rates, the same for all; empty = each optimizer's own
-    against: str | None = (
-        None  # folder of the same grid run in full, to say how far the pick is from its best
-    )
+    # learning rates, the same for all; empty = each optimizer's own
+    rates: list[float] = field(default_factory=lambda: [])
+    # folder of the same grid run in full, to say how far the pick is from its best
+    against: str | None = None
 
     def __post_init__(self):
         for name in ("pretrainers", "strategies", "optims"):
@@ -94,13 +92,15 @@ def steps(job: Job) -> int:
 
 def alone(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a job of the last rung as one undisturbed run, which ends in the same numbers."""
-    budget = {**config["finetune"], "after": None}
+    budget = {**config["finetune"], "resume_from": None}
     length = budget["epochs"] if budget["steps"] is None else budget["steps"]
     return {
         **config,
         "finetune": {
             **budget,
-            "horizon": None if budget["horizon"] == length else budget["horizon"],
+            "schedule_length": None
+            if budget["schedule_length"] == length
+            else budget["schedule_length"],
         },
     }
 

@@ -60,22 +60,23 @@ NUMBERS = [
 
 @dataclass
 class LabelEfficiency(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "pretrainer": "study.pretrainers",
         "labels": "study.labels",
         "seed": "study.seeds",
     }
 
     pretrainers: list[str] = field(default_factory=lambda: ["vae"])
-    labels: list[Any] = field(
-        default_factory=lambda: [1, 2, 5, 10, 20, 50, 100, 500, "all"]
-    )  # a class; more than exist are left out
+    # a class; more than exist are left out
+    labels: list[Any] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50, 100, 500, "all"])
     seeds: int = 5  # pretraining seeds; with 3 the simultaneous intervals are too wide to say much
-    primary: Any = 10  # the label count whose sentence has its own 95 % interval, declared before anything runs
-    weights: str | None = (
-        None  # public ones (a file, or torchvision:resnet18), as they are and as a start of each pretrainer
-    )
-    long: bool = True  # at the primary label count also scratch_long: from scratch, with the pretraining's images on top
+    # the label count whose sentence has its own 95 % interval, declared before anything runs
+    primary: Any = 10
+    # public ones (a file, or torchvision:resnet18), as they are and as a start of each pretrainer
+    weights: str | None = None
+    # at the primary label count also scratch_long: from scratch, with the pretraining's images on
+    # top
+    long: bool = True
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
     def __post_init__(self):

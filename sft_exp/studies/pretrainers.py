@@ -16,14 +16,13 @@ from sft_exp.verdict import WITHHELD, Comparison, Report, judge
 Use = tuple[str, str]  # (labels a class, strategy)
 Faults = dict[int, list[str]]  # seed -> how the training of each label draw failed
 Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
-CONTROL = (
-    "none"  # a random encoder at rest; where the strategy trains the encoder, training from scratch
-)
+# a random encoder at rest; where the strategy trains the encoder, training from scratch
+CONTROL = "none"
 
 
 @dataclass
 class Pretrainers(Study):
-    instead: ClassVar[dict[str, str]] = {
+    reserved_keys: ClassVar[dict[str, str]] = {
         "pretrainer": "study.pretrainers",
         "labels": "study.labels",
         "strategy": "study.strategies",
@@ -33,13 +32,11 @@ class Pretrainers(Study):
     pretrainers: list[str] = field(default_factory=lambda: ["none", "vae"])
     labels: list[Any] = field(default_factory=lambda: [10, "all"])  # a class
     strategies: list[str] = field(default_factory=lambda: ["linear", "knn", "full"])
-    verdicts: list[str] = field(
-        default_factory=lambda: ["full"]
-    )  # those of them whose gain over pretrainer=none is judged
+    # those of them whose gain over pretrainer=none is judged
+    verdicts: list[str] = field(default_factory=lambda: ["full"])
     seeds: int = 3  # pretraining seeds
-    recipes: dict[str, list[str]] = field(
-        default_factory=lambda: {}
-    )  # value of one of these -> what it alone needs
+    # value of one of these -> what it alone needs
+    recipes: dict[str, list[str]] = field(default_factory=lambda: {})
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
     def __post_init__(self):

@@ -36,9 +36,8 @@ class Conclusion:
     title: str
     sentences: list[str]  # the answers, most important first
     table: Grid
-    numbers: list[str] = field(
-        default_factory=list
-    )  # heads of the table's columns that hold numbers
+    # heads of the table's columns that hold numbers
+    numbers: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what must be known beside them
     pictures: list[Picture] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)  # for study.json
@@ -50,11 +49,11 @@ class Conclusion:
 class Study:
     """A question, as hyperparameters."""
 
-    instead: ClassVar[
-        dict[str, str]
-    ] = {}  # key that the study ranges over -> where its values are given
+    # key that the study ranges over -> where its values are given
+    reserved_keys: ClassVar[dict[str, str]] = {}
 
-    archive: str = "frozen"  # earlier studies whose spread counts too: frozen (the package's), none, or a folder of them
+    # earlier studies whose spread counts too: frozen (the package's), none, or a folder of them
+    archive: str = "frozen"
 
     def __post_init__(self) -> None:
         known = self.archive in ("frozen", "none") or Path(self.archive).is_dir()
@@ -145,7 +144,7 @@ def finish(study: Study, folder: Path, command: str) -> None:
     atomic_io.write_json(folder / "study.json", {**about, "command": command})
     atomic_io.write(folder / "study.html", page.whole(found.title, body(found, command)))
     atomic_io.write(folder / "study.md", markdown(found, command))
-    tell(found)
+    print_conclusion(found)
     print(folder / "study.html")
 
 
@@ -196,7 +195,7 @@ def markdown(found: Conclusion, command: str) -> str:
     return "\n\n".join(filter(None, lines)) + "\n"
 
 
-def tell(found: Conclusion) -> None:
+def print_conclusion(found: Conclusion) -> None:
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # what reads a pipe looks for sentences
     table = Table(box=SIMPLE_HEAD)
@@ -214,8 +213,7 @@ def tell(found: Conclusion) -> None:
     for sentence in found.sentences:
         screen.print(sentence, soft_wrap=whole)
     if found.command:
-        screen.print(
-            f"Run it: {found.command}", soft_wrap=True
-        )  # a command that is broken over lines cannot be copied
+        # a command that is broken over lines cannot be copied
+        screen.print(f"Run it: {found.command}", soft_wrap=True)
     for note in found.notes:
         screen.print(note, style="dim", soft_wrap=whole)

@@ -147,9 +147,8 @@ def worker(threads: int | None = None) -> Worker:
     """This process's worker; a new one if the last has died."""
     global _worker
     if _worker is None and not _driver:
-        when_orphaned(
-            lambda: os._exit(Interrupted.code)
-        )  # without its driver a launcher's process would wait for ever
+        # without its driver a launcher's process would wait for ever
+        when_orphaned(lambda: os._exit(Interrupted.code))
     if _worker is None or _worker.process.poll() is not None:
         _worker = Worker(threads)
     return _worker
@@ -250,7 +249,7 @@ def refuse_budget(overrides: Sequence[str], budget: str) -> None:
     stage = budget.partition(".")[0]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
-        if key in (budget, f"{stage}.horizon", f"{stage}.after"):
+        if key in (budget, f"{stage}.schedule_length", f"{stage}.resume_from"):
             said = "is set by each rung of hydra/sweeper=halving; give it hydra.sweeper.least (the first rung) and"
             raise ConfigError(
                 key, value, f"{said} hydra.sweeper.factor (how many times longer the next one is)"
@@ -268,7 +267,7 @@ def lay_out(cfg: DictConfig) -> None:
         raise JobFailure(answer["error"], answer["code"])
     for override in cfg.hydra.overrides.task:
         key, _, value = override.partition("=")
-        if key in answer["instead"]:
+        if key in answer["reserved_keys"]:
             raise ConfigError(
                 key, value, f"is what the study ranges over; give it {answer['instead'][key]}"
             )

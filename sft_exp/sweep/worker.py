@@ -20,10 +20,8 @@ _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 def main() -> None:
     when_orphaned(stop)
-    with (
-        suppress(ConnectionError),
-        socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line,
-    ):  # whoever asked may be gone
+    # whoever asked may be gone
+    with suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
             line.flush()
@@ -46,7 +44,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         if message["do"] == "check":
             return {"code": 0}
         if message["do"] == "follow":
-            return {"code": followers.follow(job), "error": "left with the first process"}
+            return {"code": followers.run_follower(job), "error": "left with the first process"}
         others = [prepared(s) for s in siblings(message)]
         folder, varying = Path(message["folder"]), message["varying"]
         result = session.work(job, folder, message["config"], message["command"], others, varying)
@@ -77,7 +75,7 @@ def laid_out(message: dict[str, Any]) -> dict[str, Any]:
     return {
         "jobs": jobs,
         "grid": grid,
-        "instead": {key: said for key, said in study.instead.items() if key in keys},
+        "reserved_keys": {key: said for key, said in study.reserved_keys.items() if key in keys},
     }
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import Stream
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
@@ -16,19 +16,18 @@ from sft_exp.models.heads import classifier
 
 @dataclass
 class Classify(Task):
-    head: str = "probe"  # where the head starts: probe (fitted on the frozen features), random (PyTorch's default)
+    # where the head starts: probe (fitted on the frozen features), random (PyTorch's default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
-    smoothing: float = (
-        0.0  # share of the target spread over all classes (arXiv:1512.00567, section 7)
-    )
+    # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
+    standardise: str = "common"
+    # share of the target spread over all classes (arXiv:1512.00567, section 7)
+    smoothing: float = 0.0
     balanced: bool = False  # weigh classes by how rare they are among the labels
-    mixup: float = (
-        0.0  # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
-    )
-    cutmix: float = (
-        0.0  # a of Beta(a, a), the area taken from the other image (arXiv:1905.04899); 0 = none
-    )
+    # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
+    mixup: float = 0.0
+    # a of Beta(a, a), the area taken from the other image (arXiv:1905.04899); 0 = none
+    cutmix: float = 0.0
     augment: bool = False  # train on views of the images, as the group `augment` draws them
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
@@ -40,10 +39,9 @@ class Classify(Task):
         require(
             not (self.mixup and self.cutmix), "cutmix", self.cutmix, "0 with mixup: one of the two"
         )
-        self.views = (
-            self.views if self.augment else {}
-        )  # what is not used is no difference between two requests
-        self.how = Views(**self.views)
+        # what is not used is no difference between two requests
+        self.views = self.views if self.augment else {}
+        self.how = AugmentConfig(**self.views)
 
     @property
     def plain(self):
@@ -75,9 +73,8 @@ class Classify(Task):
             x_BCHW = view(x_BCHW, self.how, rng)
         if not (self.mixup or self.cutmix):
             return x_BCHW, y_B
-        other_B = (
-            torch.arange(len(y_B), device=y_B.device) ^ 1
-        )  # neighbours of a shuffled order are a random pair
+        # neighbours of a shuffled order are a random pair
+        other_B = torch.arange(len(y_B), device=y_B.device) ^ 1
         other_B = other_B.where(other_B < len(y_B), len(y_B) - 1)  # an odd one out stays as it is
         share_B = rng.beta(self.mixup or self.cutmix, len(y_B)).to(x_BCHW)
         if self.mixup:

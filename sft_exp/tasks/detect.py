@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view_with_boxes
 from sft_exp.errors import require
@@ -31,18 +31,17 @@ class Detect(Task):
     )
 
     model: str = "fcos"  # fcos, or retinanet
-    strides: list[int] = field(
-        default_factory=lambda: [8, 16, 32]
-    )  # pixels between points on each level, finest first
+    # pixels between points on each level, finest first
+    strides: list[int] = field(default_factory=lambda: [8, 16, 32])
     width: int = 64  # channels of the pyramid and of the head
     convs: int = 2  # layers of either half of FCOS's head; RetinaNet has 4
     threshold: float = 0.05  # least score of a box
-    overlap: float = 0.5  # of two boxes of a class that overlap more (intersection over union), the better one stays
+    # of two boxes of a class that overlap more (intersection over union), the better one stays
+    overlap: float = 0.5
     most: int = 100  # boxes of an image
     augment: bool = True  # train on views of the images, boxes and all
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the group `augment`: how far a view may be from the image
+    # fields of the group `augment`: how far a view may be from the image
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         require(self.model in detectors.MODELS, "model", self.model, " or ".join(detectors.MODELS))
@@ -57,10 +56,9 @@ class Detect(Task):
         require(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
         require(0 < self.overlap <= 1, "overlap", self.overlap, "above 0, to 1")
         require(self.most > 0, "most", self.most, "above 0")
-        self.views = (
-            self.views if self.augment else {}
-        )  # what is not used is no difference between two requests
-        self.how = Views(**self.views)
+        # what is not used is no difference between two requests
+        self.views = self.views if self.augment else {}
+        self.how = AugmentConfig(**self.views)
 
     def alters(self):
         return self.augment

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.functional import normalize
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import gather
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
 from sft_exp.errors import require
 from sft_exp.models.batchnorm import statistics_kept
-from sft_exp.models.ema import Memory
+from sft_exp.models.ema import StateBuffer
 from sft_exp.models.heads import classifier
 from sft_exp.tasks.classify import of_labels_alone
 
@@ -30,20 +30,23 @@ class FixMatch(Task):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
     per_row: ClassVar[bool] = False  # rows of two pools
 
-    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
+    # default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = (
-        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
-    )
+    # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"
     threshold: float = 0.95  # probability above which a guess is a label
     weight: float = 1.0  # of the guesses
-    align: bool = False  # guesses follow the labels' shares of the classes: right where the labels are drawn as the images are
-    labelled: str = "weak"  # views of labelled images: weak (the paper's) or strong (better where they are very few)
+    # guesses follow the labels' shares of the classes: right where the labels are drawn as the
+    # images are
+    align: bool = False
+    # views of labelled images: weak (the paper's) or strong (better where they are very few)
+    labelled: str = "weak"
     shift: float = 0.07  # of weak views, as a share of the image's size
     cutout: float = 1.0  # chance of a cutout in strong views
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # strong views: fields of the group `augment`, whose option it takes
+    # strong views: fields of the group `augment`, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         classifier.check(self)
@@ -52,7 +55,7 @@ class FixMatch(Task):
         require(self.labelled in ("weak", "strong"), "labelled", self.labelled, "weak or strong")
         require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
         require(0 <= self.cutout <= 1, "cutout", self.cutout, "a chance from 0 to 1")
-        self.strong = replace(Views(**self.views), cutout=self.cutout)
+        self.strong = replace(AugmentConfig(**self.views), cutout=self.cutout)
         self.weak = classifier.weak(self.strong, self.shift)
         self.known = self.weak if self.labelled == "weak" else self.strong
 
@@ -63,7 +66,7 @@ class FixMatch(Task):
         nets = classifier.networks(encoder, spec)
         if self.align:
             even_Y = torch.full((len(spec.classes),), 1 / len(spec.classes))
-            nets.update({"known": Memory(even_Y), "guessed": Memory(even_Y.clone())})
+            nets.update({"known": StateBuffer(even_Y), "guessed": StateBuffer(even_Y.clone())})
         return nets
 
     def prepare(self, nets, data):
@@ -84,9 +87,8 @@ class FixMatch(Task):
 
     def loss(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         sizes = [len(x_BCHW), len(weak_MCHW), len(strong_MCHW)]
-        every = self.predict(
-            nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW])
-        )  # at once: BatchNorm must see one mixture
+        # at once: BatchNorm must see one mixture
+        every = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))
         logits_BY, weak_MY, strong_MY = every.split(sizes)
         q_MY = weak_MY.detach().softmax(1)
         if self.align:
@@ -103,7 +105,7 @@ class FixMatch(Task):
         }
         return known + self.weight * guessed, shown
 
-    def after(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
+    def on_step_end(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         if self.align:
             with statistics_kept(nets):
                 share_Y = gather(self.predict(nets, weak_MCHW).softmax(1)).mean(0)

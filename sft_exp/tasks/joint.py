@@ -31,9 +31,13 @@ class Joint(Task):
         require(one, "task", self.task, "a task of labels alone, e.g. classify")
         fit = self.objective is None or (
             isinstance(self.objective, Pretrainer)
-            and (self.objective.learns, self.objective.keeps, [*self.objective.objectives])
+            and (
+                self.objective.trained_by,
+                self.objective.encoder_path,
+                [*self.objective.objectives],
+            )
             == ("by gradient", "encoder", ["loss"])
-            and type(self.objective).after is Pretrainer.after
+            and type(self.objective).on_step_end is Pretrainer.on_step_end
             and not self.objective.labelled
         )
         require(
@@ -46,9 +50,8 @@ class Joint(Task):
         require(self.ratio > 0, "ratio", self.ratio, "above 0")
         if self.task is not None:
             for word in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
-                setattr(
-                    self, word, getattr(self.task, word)
-                )  # whatever it is asked about, the task answers
+                # whatever it is asked about, the task answers
+                setattr(self, word, getattr(self.task, word))
 
     @property
     def pools(self):

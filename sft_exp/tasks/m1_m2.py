@@ -19,9 +19,8 @@ from sft_exp.models.heads import classifier
 from sft_exp.models.layers import perceptron
 from sft_exp.tasks.classify import of_labels_alone
 
-LOGVAR = (
-    6.0  # largest size of a log-variance: a feature that never moves must not have infinite density
-)
+# largest size of a log-variance: a feature that never moves must not have infinite density
+LOGVAR = 6.0
 
 
 @dataclass
@@ -31,12 +30,10 @@ class M1M2(Task):
 
     latent: int = 20  # Z
     hidden: int = 256  # width of the three networks' hidden layers
-    weight: float = (
-        10.0  # of the classifier's cross-entropy beside the likelihoods, which are in nats an image
-    )
-    standardise: str = (
-        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
-    )
+    # of the classifier's cross-entropy beside the likelihoods, which are in nats an image
+    weight: float = 10.0
+    # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")

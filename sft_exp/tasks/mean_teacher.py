@@ -9,31 +9,32 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.models.heads import classifier, teacher
 from sft_exp.tasks.classify import of_labels_alone
 
 
 @dataclass
-class MeanTeacher(teacher.Taught):
-    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+class MeanTeacher(teacher.MeanTeacherTask):
+    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
+    # default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = (
-        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
-    )
+    # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"
     decay: float = 0.99  # of the teacher, a step
     weight: float = 10.0  # of the disagreement at the end
     ramp: float = 0.3  # share of the steps over which that weight rises
-    strong: bool = False  # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    strong: bool = False
     shift: float = 0.07  # of that, as a share of the image's size
-    views: dict = field(
-        default_factory=lambda: {}
-    )  # fields of the group `augment`, whose option it takes
+    # fields of the group `augment`, whose option it takes
+    views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
         classifier.check(self)
         teacher.check(self)
-        how = Views(**self.views)
+        how = AugmentConfig(**self.views)
         self.shifted = classifier.weak(how, self.shift)
         self.seen = how if self.strong else self.shifted
 

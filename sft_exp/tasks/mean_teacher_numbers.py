@@ -12,22 +12,24 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.models.heads import classifier, regressor, teacher
 from sft_exp.tasks.regress import Regress
 
 
 @dataclass
-class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
+class MeanTeacherNumbers(teacher.MeanTeacherTask, regressor.Numbers):
     label: ClassVar[str] = "value"
 
     error: str = "mse"  # mse, or huber, which an outlier moves less
-    head: str = "probe"  # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's default)
+    # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's
+    # default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = (
-        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
-    )
-    augment: bool = False  # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"
+    # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    augment: bool = False
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
     decay: float = 0.99  # of the teacher, a step
     weight: float = 1.0  # of the disagreement at the end
@@ -38,7 +40,7 @@ class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
         regressor.check(self)
         teacher.check(self)
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
         self.shifted = classifier.weak(self.how, self.shift)
         self.seen = self.how if self.augment else self.shifted
 
@@ -56,12 +58,10 @@ class MeanTeacherNumbers(teacher.Taught, regressor.Numbers):
 
     def loss(self, nets, x_BCHW, value_BK, weak_NCHW, seen_NCHW, weight):
         with torch.no_grad():
-            target_NK = regressor.told(
-                nets["teacher"], weak_NCHW
-            )  # by the batch's statistics: docs/decisions/0013
-        told = regressor.told(
-            nets, torch.cat([x_BCHW, seen_NCHW])
-        )  # at once: BatchNorm must see one mixture
+            # by the batch's statistics: docs/decisions/0013
+            target_NK = regressor.told(nets["teacher"], weak_NCHW)
+        # at once: BatchNorm must see one mixture
+        told = regressor.told(nets, torch.cat([x_BCHW, seen_NCHW]))
         told_BK, told_NK = told.split([len(x_BCHW), len(seen_NCHW)])
         true_BK = nets["units"].inverse(value_BK)
         known = regressor.error(self, told_BK, true_BK)

@@ -15,36 +15,34 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import now
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view, view_with_mask
 from sft_exp.errors import ConfigError, require
-from sft_exp.models.ema import Memory
+from sft_exp.models.ema import StateBuffer
 
 WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
 
 @dataclass
 class MultiTask(Task):
-    holds: ClassVar[dict[str, str]] = {
-        "heads": "task"
-    }  # fields with parts in them -> the group whose options they may name
+    # fields with parts in them -> the group whose options they may name
+    holds: ClassVar[dict[str, str]] = {"heads": "task"}
     predicts: ClassVar[str] = "several"
     score: ClassVar[str] = "mean"
     footing: ClassVar[str] = (
         "the mean is over the heads, each by its own score; alone_ is the same with that head only"
     )
 
-    heads: dict = field(
-        default_factory=lambda: {}
-    )  # target -> what is learnt of it: classify, segment, regress, ...
+    # target -> what is learnt of it: classify, segment, regress, ...
+    heads: dict = field(default_factory=lambda: {})
     weighting: str = "fixed"  # fixed, uncertainty or gradnorm
-    weights: dict = field(
-        default_factory=lambda: {}
-    )  # of the heads, where they are fixed; 1 unless said here
+    # of the heads, where they are fixed; 1 unless said here
+    weights: dict = field(default_factory=lambda: {})
     alpha: float = 1.5  # how much gradnorm favours heads that lag behind
-    augment: bool = False  # train on views of the images, masks moved with them, as the group `augment` draws them
+    # train on views of the images, masks moved with them, as the group `augment` draws them
+    augment: bool = False
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
     def __post_init__(self):
@@ -73,7 +71,7 @@ class MultiTask(Task):
         )
         require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     @property
     def objectives(self):
@@ -139,9 +137,8 @@ class MultiTask(Task):
             nets["weights"] = Numbers(torch.zeros(len(heads)))
         if self.weighting == "gradnorm":
             nets["weights"] = Numbers(torch.ones(len(heads)))
-            nets["first"] = Memory(
-                torch.zeros(len(heads))
-            )  # the losses of the first step; 0 before it
+            # the losses of the first step; 0 before it
+            nets["first"] = StateBuffer(torch.zeros(len(heads)))
         return nets
 
     def prepare(self, nets, data):
@@ -199,9 +196,8 @@ class MultiTask(Task):
             shared.begin()
             loss_T, _ = self.losses(nets, shared, targets)
             square_T = torch.stack([square(loss, shared.leaves()) for loss in loss_T]).detach()
-        ranks = (
-            now()
-        )  # of all rows, wherever they are: each process's gradients are of its own mean
+        # of all rows, wherever they are: each process's gradients are of its own mean
+        ranks = now()
         norms_T = torch.tensordot(ranks.parts.to(square_T).square(), ranks.each(square_T), 1).sqrt()
         loss_T, first_T, w_T = (
             ranks.mean(loss_T.detach()),
@@ -215,7 +211,7 @@ class MultiTask(Task):
             f"{name}_weight": w.detach() for name, w in zip(self.heads, w_T, strict=True)
         }
 
-    def after(self, nets, x_BCHW, *targets):
+    def on_step_end(self, nets, x_BCHW, *targets):
         if self.weighting != "gradnorm":
             return
         if not nets["first"].value.any():

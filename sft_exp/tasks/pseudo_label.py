@@ -20,15 +20,15 @@ class PseudoLabel(Task):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 8}
     per_row: ClassVar[bool] = False  # rows of two pools
 
-    head: str = "probe"  # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's default)
+    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
+    # default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = (
-        "common"  # features to mean 0 and spread 1: common (one scale for all), each, none
-    )
+    # features to mean 0 and spread 1: common (one scale for all), each, none
+    standardise: str = "common"
     weight: float = 3.0  # of the guesses at the end
-    ramp: list[float] = field(
-        default_factory=lambda: [0.1, 0.6]
-    )  # shares of the steps between which the weight rises
+    # shares of the steps between which the weight rises
+    ramp: list[float] = field(default_factory=lambda: [0.1, 0.6])
 
     def __post_init__(self):
         classifier.check(self)

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.data.augment import view
 from sft_exp.models.heads import regressor
 
@@ -11,16 +11,19 @@ from sft_exp.models.heads import regressor
 @dataclass
 class Regress(regressor.Numbers):
     error: str = "mse"  # mse, or huber, which an outlier moves less
-    head: str = "probe"  # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's default)
+    # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's
+    # default)
+    head: str = "probe"
     ridge: float = 1e-2  # weight of the squared norm in that fit
-    standardise: str = "common"  # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
+    # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
+    standardise: str = "common"
     augment: bool = False  # train on views of the images, as the group `augment` draws them
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
     def __post_init__(self):
         regressor.check(self)
         self.views = self.views if self.augment else {}
-        self.how = Views(**self.views)
+        self.how = AugmentConfig(**self.views)
 
     def alters(self):
         return self.augment

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view_with_mask
 from sft_exp.errors import require
@@ -45,12 +45,15 @@ class Segment(Task):
         "of all test pixels together, on the data set's canvas; mIoU and Dice are means over classes"
     )
 
-    head: str = "fpn"  # fpn (a feature pyramid); torchvision's fcn, deeplabv3, lraspp; pixel (linear, of the largest map)
+    # fpn (a feature pyramid); torchvision's fcn, deeplabv3, lraspp; pixel (linear, of the largest
+    # map)
+    head: str = "fpn"
     width: int = 64  # channels of the head
     cross_entropy: float = 1.0  # weights of the losses
     dice: float = 0.0
     focal: float = 0.0
-    augment: bool = False  # train on views of the images, the masks moved with them, as the group `augment` draws them
+    # train on views of the images, the masks moved with them, as the group `augment` draws them
+    augment: bool = False
     views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
 
     def __post_init__(self):
@@ -64,10 +67,9 @@ class Segment(Task):
             self.cross_entropy,
             "above 0, or dice or focal",
         )
-        self.views = (
-            self.views if self.augment else {}
-        )  # what is not used is no difference between two requests
-        self.how = Views(**self.views)
+        # what is not used is no difference between two requests
+        self.views = self.views if self.augment else {}
+        self.how = AugmentConfig(**self.views)
 
     def alters(self):
         return self.augment
@@ -89,9 +91,8 @@ class Segment(Task):
         known_BHW = mask_BHW != IGNORE
         count_B = known_BHW.sum((1, 2)).clamp_min(1)
         log_BYHW = logits_BYHW.log_softmax(1)
-        error_BHW = F.nll_loss(
-            log_BYHW, mask_BHW, reduction="none", ignore_index=IGNORE
-        )  # 0 where nothing is annotated
+        # 0 where nothing is annotated
+        error_BHW = F.nll_loss(log_BYHW, mask_BHW, reduction="none", ignore_index=IGNORE)
         parts = {}
         if self.cross_entropy:
             parts["cross_entropy"] = (error_BHW.sum((1, 2)) / count_B).mean()
@@ -130,9 +131,8 @@ class Segment(Task):
                 "miou": MulticlassJaccardIndex(classes, average="macro", **of),
                 "iou": MulticlassJaccardIndex(classes, average="none", **of),
                 "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **of),
-                "dice": MulticlassF1Score(
-                    classes, average="macro", **of
-                ),  # of pixels taken together, the two are one number
+                # of pixels taken together, the two are one number
+                "dice": MulticlassF1Score(classes, average="macro", **of),
             }
         )
 
@@ -156,7 +156,7 @@ class Segment(Task):
             "predicted": overlay(x_BCHW, predictions.argmax(1)),
         }
 
-    def solvable(self):
+    def closed_form_task(self):
         return replace(self, head="pixel", augment=False, views={})
 
     def examples(self, nets, batch, rng):

@@ -33,7 +33,8 @@ TABLE = "results"  # one row a fine-tuning, for charts over many runs
 COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
 LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that the server takes
-OUTPUTS = "outputs"  # where W&B's files are written, and where `sft_exp.sync` looks, unless told otherwise
+# where W&B's files are written, and where `sft_exp.sync` looks, unless told otherwise
+OUTPUTS = "outputs"
 _told: set[str] = set()  # lines of explanation, each once a process
 _offline = threading.Event()  # the server did not answer: this process does not ask again
 
@@ -45,9 +46,8 @@ class Wandb(Tracker):
     mode: str = "auto"  # auto (online with a key, else offline), online, offline, disabled
     group: str | None = None  # runs shown together; a sweep's are, unless this says otherwise
     name: str | None = None  # of the run; null: what was chosen, in a sweep what varies in it
-    tags: list[str] = field(
-        default_factory=lambda: []
-    )  # beside those of the options that are not the defaults
+    # beside those of the options that are not the defaults
+    tags: list[str] = field(default_factory=lambda: [])
     notes: str | None = None  # a longer description of the run
     job_type: str | None = None  # null: pretrain or finetune
     images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
@@ -89,12 +89,11 @@ class Wandb(Tracker):
         if mode == "auto":
             mode = "online" if has_key() else "offline"
             if mode == "offline":
-                tell(
+                print_line(
                     f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them"
                 )
-        identity = (
-            trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None
-        )  # the trial is the fine-tuning
+        # the trial is the fine-tuning
+        identity = trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None
         for attempt in (
             ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline")
         ):
@@ -107,7 +106,7 @@ class Wandb(Tracker):
                 _offline.set()
                 later = f"offline; `{mine.uploading}` uploads"
                 going_on = "without it; metrics are in the store" if attempt == "offline" else later
-                tell(f"W&B: {first_line(error)}; going on {going_on}")
+                print_line(f"W&B: {first_line(error)}; going on {going_on}")
         return Run()
 
     def start(
@@ -121,9 +120,8 @@ class Wandb(Tracker):
         """The run in this very mode; raises whatever W&B raises."""
         where = Path(self.dir or OUTPUTS)
         for older in (where / "wandb").glob(f"*run-*-{identity}"):
-            if (
-                older / PENDING
-            ).exists():  # its training was killed, or it failed; all it holds is logged again
+            # its training was killed, or it failed; all it holds is logged again
+            if (older / PENDING).exists():
                 atomic_io.remove(older)
         wandb = library()
         settings = wandb.Settings(  # a fresh one each time: init writes its arguments into it
@@ -154,7 +152,7 @@ class Wandb(Tracker):
             reinit="create_new",
         )
         if not run.offline:
-            tell(f"W&B: {run.project_url}")
+            print_line(f"W&B: {run.project_url}")
         return Mirror(run, about, replace(self, entity=run.entity or self.entity))
 
 
@@ -223,12 +221,11 @@ class Mirror(Run):
                 within(LINEAGE, self.link)
                 linked = True
             except Exception as error:  # noqa: BLE001
-                tell(
+                print_line(
                     f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it"
                 )
-        self.tried(
-            lambda: self.run.summary.update(self.results)
-        )  # last, so that nothing replaces it
+        # last, so that nothing replaces it
+        self.tried(lambda: self.run.summary.update(self.results))
         self.tried(lambda: self.run.finish(exit_code=code))
         if self.run is not None and not self.run.offline and linked:
             atomic_io.remove(self.folder / PENDING)
@@ -269,7 +266,7 @@ class Mirror(Run):
         except TimeoutError:
             self.run = None
             _offline.set()
-            tell(
+            print_line(
                 f"W&B: the server did not answer in time; `{self.tracker.uploading}` uploads what it does not have"
             )
         except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
@@ -277,7 +274,7 @@ class Mirror(Run):
             if isinstance(error, ConnectionError):
                 let_go()
             why = f"{type(error).__name__}: {first_line(error)}"
-            tell(
+            print_line(
                 f"W&B stopped ({why}); metrics are in the store, `{self.tracker.uploading}` uploads them"
             )
 
@@ -458,7 +455,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     if line not in _told:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _told.add(line)

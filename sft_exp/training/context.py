@@ -36,9 +36,8 @@ class Context:
     config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
     typed: Sequence[str] = ()  # the overrides that the user gave
     varying: Sequence[str] = ()  # those of them that tell the job from the others of its sweep
-    mirrored: dict[str, About] = field(
-        default_factory=dict
-    )  # name of a store folder -> the run it has in the tracker
+    # name of a store folder -> the run it has in the tracker
+    mirrored: dict[str, About] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)  # those open now
     group: Group | None = None  # the processes that this stage is shared with
 
@@ -76,10 +75,10 @@ class Context:
         """Each flag, if one of the processes raises it: the same answer for all."""
         return list(flags) if self.group is None else self.group.any(*flags)
 
-    def led(self, stage: str, folder: Path, request: str) -> "Context":
+    def announce_stage(self, stage: str, folder: Path, request: str) -> "Context":
         """This context, once the other processes have been told which stage to share, of which request, in which folder."""
         if self.group and self.group.rank == 0:
-            self.group.tell({"stage": stage, "folder": str(folder), "request": request})
+            self.group.broadcast({"stage": stage, "folder": str(folder), "request": request})
         return self
 
     def engine(
@@ -150,14 +149,14 @@ class Stop:
 
     @classmethod
     @contextmanager
-    def listening(cls) -> Iterator[None]:
+    def handle_signals(cls) -> Iterator[None]:
         """Hear the signals inside, and leave them to whoever had them before afterwards. Elsewhere than in the main thread
         nothing can be heard."""
         cls.asked = False
         before = {}
         if threading.current_thread() is threading.main_thread():
             for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-                before[name] = signal.signal(name, cls._hear)
+                before[name] = signal.signal(name, cls._handle_signal)
         try:
             yield
         finally:
@@ -170,7 +169,7 @@ class Stop:
         cls.asked = True
 
     @classmethod
-    def _hear(cls, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(cls, number: int, frame: FrameType | None) -> None:
         if cls.asked and number == signal.SIGINT:
             os._exit(130)
         cls.asked = True

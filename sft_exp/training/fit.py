@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.data.images import Images
 from sft_exp.errors import Interrupted, NonFiniteError, StorageError
@@ -28,7 +28,7 @@ def fit(
     folder: Path,
     method: Method,
     nets: nn.ModuleDict,
-    optim: Target,
+    optim: OptimizerConfig,
     data: Mapping[str, Images],
     plan: Plan,
     ctx: Context,
@@ -61,10 +61,8 @@ def fit(
             for step in train(method, nets, optimizers, data, plan, ctx.device, start, engine):
                 own = len(step.metrics)
                 yield step
-                marked = step.done in (
-                    1,
-                    plan.stop,
-                )  # where a loss ended says little without where it began
+                # where a loss ended says little without where it began
+                marked = step.done in (1, plan.stop)
                 if marked or step.done % every == 0 or len(step.metrics) > own:
                     row = row_of(step, epoch, images)
                     rows.append(json.dumps(row))
@@ -152,8 +150,8 @@ def plan_of(request: Request, phases: Phases, name: tuple[int | str, ...], ctx: 
         schedule=request["schedule"],
         phases=phases,
         name=name,
-        piece=request["piece"],
-        accumulate=ctx.hardware.accumulate,
+        micro_batch_size=request["micro_batch_size"],
+        gradient_accumulation_steps=ctx.hardware.gradient_accumulation_steps,
         precision=request["precision"],
         compile=ctx.hardware.compile,
         recompute=ctx.hardware.recompute,

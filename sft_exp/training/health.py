@@ -16,7 +16,8 @@ from sft_exp.verdict import Comparison
 
 STEPS = 20  # a shorter training may still be at chance because it has hardly begun
 GROWTH = 100.0  # times the norm of the parameters at the start
-SKILL = 0.1  # share of the way from the commonest class's share to 100 %; below it, accuracy is at chance
+# share of the way from the commonest class's share to 100 %; below it, accuracy is at chance
+SKILL = 0.1
 UNINFORMED = 0.9  # of the labels' entropy: with a log loss below it, predictions carry information
 FEW = 3  # a third of the classes, or fewer, is few
 MISSED = 0.5  # share of the training images whose class is never predicted

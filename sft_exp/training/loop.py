@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.core.comm import Share, sharing
+from sft_exp.core.comm import BatchShard, use_ranks
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.schedule import Schedule
@@ -35,20 +35,19 @@ class Plan:
     batch_size: int  # rows a step; as large as the data set = full-batch gradient descent
     schedule: Schedule
     phases: Phases
-    name: tuple[
-        int | str, ...
-    ]  # names the random streams: seed, and whatever else sets this training apart
-    piece: int | None = (
-        None  # rows a backward pass; a larger batch is taken in pieces and their gradients added
-    )
-    accumulate: int = 1  # or pieces of a process's rows
+    # names the random streams: seed, and whatever else sets this training apart
+    name: tuple[int | str, ...]
+    # rows a backward pass; a larger batch is taken in pieces and their gradients added
+    micro_batch_size: int | None = None
+    gradient_accumulation_steps: int = 1  # or pieces of a process's rows
     precision: str = "fp32"  # fp32, or bf16 for autocast
     compile: bool = False
     recompute: bool = False  # blocks keep their input alone and are computed again in backward
-    rests: str = ""  # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes everything
-    penalty: Callable[[nn.ModuleDict], Tensor | None] | None = (
-        None  # a term of every loss that is the strategy's, not the method's
-    )
+    # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
+    # everything
+    eval_frozen: str = ""
+    # a term of every loss that is the strategy's, not the method's
+    penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
     clip: float | None = None  # largest norm of an objective's gradient
 
     def moving(self, step: int) -> Rates:
@@ -64,9 +63,8 @@ class Plan:
 class Step:
     done: int  # steps taken so far
     metrics: Tensors  # scalars of this step, still on the device
-    refresh: Callable[
-        [], None
-    ]  # to be called before looking at the networks; it costs something where they are sharded
+    # to be called before looking at the networks; it costs something where they are sharded
+    refresh: Callable[[], None]
 
 
 def train(
@@ -92,19 +90,17 @@ def train(
     awake: Rates | None = None  # phase whose frozen parts rest now
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
-        if (
-            plan.rests and rates is not awake
-        ) or not nets.training:  # a new phase, or someone has looked at the networks
-            wake(nets, plan.rests, rates)
+        # a new phase, or someone has looked at the networks
+        if (plan.eval_frozen and rates is not awake) or not nets.training:
+            set_train_mode(nets, plan.eval_frozen, rates)
             awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
             batch, stream(*plan.name, "draw", step, device=device, share=mine), progress
         )
         own = (engine.ranks.rank,) if engine.ranks.rank else ()  # other rows, other masks
-        seed_global(
-            seed_of(*plan.name, "dropout", step, *own), device
-        )  # for what draws inside its own forward
+        # for what draws inside its own forward
+        seed_global(seed_of(*plan.name, "dropout", step, *own), device)
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
             if (step + 1) % every:  # the last of each so many
@@ -113,15 +109,15 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * plan.schedule(progress)
             if free != (rates, network):
-                only(nets, rates, network, inside(method, network))
+                set_requires_grad(nets, rates, network, inside(method, network))
                 free = rates, network
                 engine.begin(objective, rates)
             closure: Any = partial(
-                descend, engine, objective, step, optimizer, drawn, plan, metrics
+                compute_gradients, engine, objective, step, optimizer, drawn, plan, metrics
             )
             update(optimizer, closure)
-        with torch.no_grad(), sharing(engine.ranks):
-            engine.after(*drawn)
+        with torch.no_grad(), use_ranks(engine.ranks):
+            engine.on_step_end(*drawn)
         yield Step(step + 1, metrics, engine.refresh)
 
 
@@ -132,14 +128,14 @@ def batches_of(
     plan: Plan,
     steps: Iterable[int],
     device: torch.device,
-    mine: Share | None,
+    mine: BatchShard | None,
 ) -> Iterator[Tensors]:
     """The pool's batch of each step, in a walk of its own; of a shared one, this process's rows."""
     rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)
     return images.batches(rows if mine is None else (mine.of(r) for r in rows), device)
 
 
-def descend(
+def compute_gradients(
     engine: Engine,
     objective: str,
     step: int,
@@ -152,11 +148,13 @@ def descend(
     optimizer.zero_grad(set_to_none=True)
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
-    with sharing(engine.ranks):
-        for share, piece, last in pieces(drawn, plan.piece, plan.accumulate):
+    with use_ranks(engine.ranks):
+        for share, micro_batch, last in micro_batches(
+            drawn, plan.micro_batch_size, plan.gradient_accumulation_steps
+        ):
             with engine.adding(objective, last):
                 with autocast(device, plan.precision):
-                    value, shown = engine.loss(objective, *piece)
+                    value, shown = engine.loss(objective, *micro_batch)
                 (value * (share * engine.weight)).backward()
             total = total + value.detach() * share
             logged |= {k: logged.get(k, 0) + v.detach() * share for k, v in shown.items()}
@@ -175,15 +173,14 @@ def descend(
     return value
 
 
-def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+def set_train_mode(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
     """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
     without any (dropout) follows the smallest part around it that has some, and trains if any of those move."""
     nets.train()
     if not network:
         return
-    parents = {
-        network.rpartition(".")[0]: False
-    }  # path -> whether any parameter in it, or around it, moves
+    # path -> whether any parameter in it, or around it, moves
+    parents = {network.rpartition(".")[0]: False}
     for path, module in nets.get_submodule(network).named_modules(prefix=network):
         own = [f"{path}.{name}" in moving for name, _ in module.named_parameters(recurse=False)]
         below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
@@ -191,7 +188,9 @@ def wake(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
         module.training = all(own) if own else parents[path]
 
 
-def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()) -> None:
+def set_requires_grad(
+    nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()
+) -> None:
     """Let gradients reach what moves in this phase and belongs to the objective's network, but not to those `apart`."""
     for name, p in nets.named_parameters():
         p.requires_grad_(
@@ -199,7 +198,7 @@ def only(nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] 
         )
 
 
-def pieces(
+def micro_batches(
     drawn: tuple[Tensor, ...], size: int | None, count: int = 1
 ) -> Iterator[tuple[float, tuple[Tensor, ...], bool]]:
     """(share of the batch, rows of every draw, whether they are the last): gradients of means over rows add up to the whole

@@ -11,7 +11,9 @@ SHARE = 0.05  # of a loss's whole fall
 RISEN = 3.0  # times the first loss
 LEAST = 1.0  # nats, or squared spreads of the labels: smaller first losses count as this
 EXPLODED = 1e6  # no mean loss of a fine-tuning that works is this large
-LEARNT = 0.01  # nats: each label is given a probability of about 0.99; cross-entropy falls for ever below, to no effect
+# nats: each label is given a probability of about 0.99; cross-entropy falls for ever below, to no
+# effect
+LEARNT = 0.01
 
 
 def read(folder: Path) -> list[dict[str, float]]:

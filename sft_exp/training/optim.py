@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.types import Rates
 from sft_exp.errors import ConfigError
@@ -39,7 +39,7 @@ def belongs(parameter: str, network: str) -> bool:
 
 
 def optimizers_for(
-    method: Method, nets: nn.ModuleDict, target: Target, phases: Phases
+    method: Method, nets: nn.ModuleDict, target: OptimizerConfig, phases: Phases
 ) -> Optimizers:
     """One optimizer for each objective, over every parameter of its network that is ever trained, in groups of equal
     learning rate. Not fused where a group grows from phase to phase: torch's fused SGD fails if some parameters of a group
@@ -57,9 +57,8 @@ def optimizers_for(
     made = {}
     for objective, (network, _) in method.objectives.items():
         groups: dict[float, list[Tensor]] = {}
-        spans: dict[
-            float, set[tuple[bool, ...]]
-        ] = {}  # phases in which a group's parameters are trained
+        # phases in which a group's parameters are trained
+        spans: dict[float, set[tuple[bool, ...]]] = {}
         for name, rate in rates.items():
             if belongs(name, network):
                 groups.setdefault(rate, []).append(parameters[name])
@@ -73,7 +72,7 @@ def optimizers_for(
 
 
 def build_optimizer(
-    target: Target, groups: list[dict], fused: bool = True
+    target: OptimizerConfig, groups: list[dict], fused: bool = True
 ) -> torch.optim.Optimizer:
     """The optimizer that a `_target_` node names, checked to be one; with `fused`, by torch's fused kernels where it has them."""
     module, _, name = target.path.rpartition(".")
@@ -90,9 +89,8 @@ def build_optimizer(
             "_target_", target.path, "must be a class derived from torch.optim.Optimizer"
         )
     options = dict(target.options)
-    shares = any(
-        hasattr(p, "full_tensor") for group in groups for p in group["params"]
-    )  # not all fused kernels know these
+    # not all fused kernels know these
+    shares = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
     if (
         fused
         and "fused" in kind.__init__.__code__.co_varnames

@@ -39,21 +39,14 @@ from sft_exp.errors import DataError
 from sft_exp.verdict.design import Floats, mean_squares
 
 FLIPS = 0.5  # of the binomial variance of the test images: half of two networks' errors are shared
-MOST_DEGREES = 3.0  # borrowed for one mean square: more breaks the promise where cells differ much (docs/verdict.md)
+# borrowed for one mean square: more breaks the promise where cells differ much (docs/verdict.md)
+MOST_DEGREES = 3.0
 FEWEST_RECORDS = 2
-CONTROL, STRATEGY = (
-    "none",
-    "full",
-)  # of a study of pretrainers: the control, and the strategy that trains whole networks
+# of a study of pretrainers: the control, and the strategy that trains whole networks
+CONTROL, STRATEGY = ("none", "full")
 FIXED = {"raw_pixels", "raw_svm", "pca_svm", "raw_knn", "raw_spread"}  # arms that no seed changes
-FOLDERS = (
-    "image_folder",
-    "mask_folder",
-    "webdataset",
-    "coco",
-    "boxes",
-    "number_table",
-)  # readers: the data set is the folder's name
+# readers: the data set is the folder's name
+FOLDERS = ("image_folder", "mask_folder", "webdataset", "coco", "boxes", "number_table")
 
 
 @dataclass(frozen=True)
@@ -114,9 +107,8 @@ class Archive:
     records: tuple[Record, ...]
     prior: Prior
     without: tuple[str, ...] = ()  # data sets that were left out
-    fits: Mapping[tuple[str, ...], Prior] = field(
-        default_factory=dict, repr=False
-    )  # stored ones, by what they leave out
+    # stored ones, by what they leave out
+    fits: Mapping[tuple[str, ...], Prior] = field(default_factory=dict, repr=False)
 
     def leaving_out(self, datasets: Collection[str]) -> "Archive":
         """This archive without results of these data sets (by name, in any case), and the prior fitted to the rest.

@@ -23,7 +23,9 @@ from sft_exp.verdict.design import (
 
 OUTLIER = 3.0  # a mean square counts in the study scale as at most this many medians of its group
 PER_COMPARISON = 0.2  # degrees borrowed for each comparison, on top of one
-CAUTION = 8.0  # degrees of freedom of the belief that a study spreads as much as the archive says; they slow a lower scale
+# degrees of freedom of the belief that a study spreads as much as the archive says; they slow a
+# lower scale
+CAUTION = 8.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class Evidence:
     """Ingredients of every interval and test of m comparisons."""
 
     mean: Floats  # [..., m]
-    variances: Floats  # [..., m, 3]: mean squares over the number of gains, 0 for what the interval does not speak of
+    # [..., m, 3]: mean squares over the number of gains, 0 for what the interval does not speak of
+    variances: Floats
     degrees: Floats  # [..., m, 3]
-    scale: Floats  # [..., m, 3]: by how much the archive's mean squares were multiplied; 1 without an archive
+    # [..., m, 3]: by how much the archive's mean squares were multiplied; 1 without an archive
+    scale: Floats
 
     def half(self, alpha: ArrayLike) -> Floats:
         """Half the width [..., m] of each interval of level 1 - alpha [..., m]."""

@@ -47,16 +47,13 @@ class Comparison:
 
     pretrained: Scores
     scratch: Scores
-    group: Hashable = (
-        ""  # comparisons of one group share their control, e.g. those at one label count
-    )
+    # comparisons of one group share their control, e.g. those at one label count
+    group: Hashable = ""
     weight: float = 1.0  # of its share of the 5 %, relative to the others'; see `primary_weights`
-    all_labels: bool = (
-        False  # every label is used: there is one label set, and no other to speak of
-    )
-    trained: Sequence[bool] | None = (
-        None  # which seeds did, where training itself tells; else found from the scores
-    )
+    # every label is used: there is one label set, and no other to speak of
+    all_labels: bool = False
+    # which seeds did, where training itself tells; else found from the scores
+    trained: Sequence[bool] | None = None
     pretrained_failed: str = ""  # how trainings of the arm failed, in words; empty if none did
     scratch_failed: str = ""  # the same of the control; then no verdict is given on the comparison
 
@@ -66,13 +63,14 @@ class Setting:
     """What the comparisons of a report have in common."""
 
     tested: int | None = None  # test images
-    ratio: float = 0.0  # of folds of one data set: images tested over images trained on; 0 for independent draws
+    # of folds of one data set: images tested over images trained on; 0 for independent draws
+    ratio: float = 0.0
     score: str = "accuracy"
     against: str = "the same model from scratch"  # what the scores are compared with, in words
-    proportion: bool = True  # whether the score is a share of test images; mIoU, average precision and errors are not
-    points: bool | None = (
-        None  # print hundredths, called points; None: where the score is a proportion
-    )
+    # whether the score is a share of test images; mIoU, average precision and errors are not
+    proportion: bool = True
+    # print hundredths, called points; None: where the score is a proportion
+    points: bool | None = None
     margin: float = MARGIN  # a difference within it is too small to matter; in units of the score
     alpha: float = ALPHA
 
@@ -85,9 +83,8 @@ class Setting:
 class Report(Generic[Key]):
     verdicts: dict[Key, Verdict]
     archive: Archive | None
-    scale: (
-        tuple[float, float, float] | None
-    )  # of seeds, draws and rest: the study's mean squares over the archive's, the median
+    # of seeds, draws and rest: the study's mean squares over the archive's, the median
+    scale: tuple[float, float, float] | None
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:

@@ -21,9 +21,8 @@ RESAMPLES = 1000
 @dataclass(frozen=True)
 class Pick:
     best: int  # index of the setting with the largest mean
-    contenders: tuple[
-        int, ...
-    ]  # settings that may be the best one, itself included: a confidence set
+    # settings that may be the best one, itself included: a confidence set
+    contenders: tuple[int, ...]
     optimism: float  # by how much the best mean is expected to exceed the true mean of its setting
 
 

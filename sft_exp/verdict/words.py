@@ -42,9 +42,8 @@ class Verdict:
     covers: str  # what the interval speaks of
     text: str
     this: "Verdict | None" = None  # of a single pretraining: the verdict on it and no other
-    needed: tuple[int, int] | None = (
-        None  # seeds and draws that would tell if gain and spread stayed as they are
-    )
+    # seeds and draws that would tell if gain and spread stayed as they are
+    needed: tuple[int, int] | None = None
 
     def record(self) -> dict[str, Any]:
         """The verdict for a JSON file, which has no infinite numbers: an unknown bound is None."""

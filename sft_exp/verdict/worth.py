@@ -29,7 +29,9 @@ class Worth:
     times: float  # labels that scratch needs over labels used
     low: float  # of the interval; 0 where the curve begins too late to tell
     high: float  # inf where the curve ends too early
-    beyond: int  # 1 or -1: the pretrained score lies above or below the whole curve, so that `times` is only a bound
+    # 1 or -1: the pretrained score lies above or below the whole curve, so that `times` is only a
+    # bound
+    beyond: int
 
     def __str__(self) -> str:
         """`2.3 (1.4 to 4.1) times the labels`."""
@@ -66,9 +68,8 @@ def worth(
         raise DataError(
             f"worth of {labels:g} labels: scratch's scores must have the seeds and draws of {p.shape} ({e})"
         ) from e
-    means = np.maximum.accumulate(
-        curve.mean((-2, -1))
-    )  # more labels never count as worse than fewer
+    # more labels never count as worse than fewer
+    means = np.maximum.accumulate(curve.mean((-2, -1)))
     score = float(p.mean())
     if score > means[-1] or score < means[0]:
         above = score > means[-1]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import sft_exp
 from sft_exp.config import build, help_text, register, sources
-from sft_exp.config.schema import Target
+from sft_exp.config.schema import OptimizerConfig
 from sft_exp.config.schema import target as target_of
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.types import Spec
@@ -37,7 +37,7 @@ from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.data.order import rows_of_step
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.models.feature_extractor import Readout, layers
+from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
 from sft_exp.stages.finetune import method_of, moving, pull
@@ -124,11 +124,11 @@ def settings(part: Any) -> list[Any]:
 
 def kind_of(part: Any) -> str:
     """How a pretrainer learns: by gradient, in closed form, from a file, nothing."""
-    return part.learns
+    return part.trained_by
 
 
-def solves(strategy: Any) -> bool:
-    return strategy.solves
+def closed_form(strategy: Any) -> bool:
+    return strategy.closed_form
 
 
 def starts_at_maps(task: Any) -> bool:
@@ -140,7 +140,7 @@ def batches_everything(group: str, option: str) -> bool:
     return node(group, option).get("batch_size") == "all"
 
 
-def installed(optimizer: Target) -> bool:
+def installed(optimizer: OptimizerConfig) -> bool:
     """Whether the library of an optimizer is installed."""
     return find_spec(optimizer.path.partition(".")[0]) is not None
 
@@ -212,7 +212,8 @@ def supervised(task: Any, encoder: Any, image: Image, seed: int) -> nn.ModuleDic
     seeded(seed)
     spec = spec_of(image)
     return task.networks(
-        Readout(encoder.build(image), [-1] if task.pooled else ["dense"], "avg", 1, image), spec
+        FeatureExtractor(encoder.build(image), [-1] if task.pooled else ["dense"], "avg", 1, image),
+        spec,
     )
 
 
@@ -233,7 +234,7 @@ def decoded(backbone: nn.Module, z_BD: Tensor, seed: int) -> Tensor | None:
     """What the encoder's decoder makes of a code; None where it has none."""
     seeded(seed)
     try:
-        return backbone.mirror(z_BD.shape[1])(z_BD)
+        return backbone.decoder(z_BD.shape[1])(z_BD)
     except ConfigError:
         return None
 
@@ -241,7 +242,7 @@ def decoded(backbone: nn.Module, z_BD: Tensor, seed: int) -> Tensor | None:
 def prepared(method: Any, nets: nn.ModuleDict, images: Images) -> None:
     """Closed forms before the first step: of a pretrainer on images, of a task on the features of a frozen encoder."""
     with torch.no_grad():
-        if hasattr(method, "learns"):
+        if hasattr(method, "trained_by"):
             method.prepare(nets, {"x": images.x})
         elif method.probed():
             nets.eval()
@@ -264,7 +265,7 @@ def steps(
     method: Any,
     nets: nn.ModuleDict,
     images: Images,
-    optimizer: Target,
+    optimizer: OptimizerConfig,
     seed: int,
     count: int,
     batch: int = 8,
@@ -281,17 +282,17 @@ def steps(
     """
     image = tuple(images.x.shape[1:])
     everything = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}
-    phases, rests, penalty = [(1.0, everything)], "", None
+    phases, eval_frozen, penalty = [(1.0, everything)], "", None
     if strategy is not None:
         encoder: Any = nets["encoder"]
         strategy.adapt(encoder, stream(seed, "adapt"))
         begun = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
-        phases, rests = moving(strategy, nets, image), "encoder"
+        phases, eval_frozen = moving(strategy, nets, image), "encoder"
         penalty = partial(pull, strategy, begun)
     made = Plan(
         **{
             "steps": count, "stop": count, "batch_size": batch, "schedule": schedule or PiecewiseCosine(), "phases": phases,
-            "name": (seed, "fingerprint"), "rests": rests, "penalty": penalty, **plan,
+            "name": (seed, "fingerprint"), "eval_frozen": eval_frozen, "penalty": penalty, **plan,
         }
     )  # fmt: skip
     optimizers = optimizers_for(method, nets, optimizer, phases)
@@ -357,13 +358,13 @@ def solved(strategy: Any, f_ND: Tensor, y_N: Tensor, image: Image, seed: int) ->
     try:
         with torch.no_grad():
             y_N = y_N.float() if y_N.is_floating_point() else y_N
-            return strategy.solve(f_ND.float(), y_N, spec, seed)(f_ND.float())
+            return strategy.fit_closed_form(f_ND.float(), y_N, spec, seed)(f_ND.float())
     finally:
         torch.set_default_dtype(before)
 
 
 def numbers_only(strategy: Any) -> bool:
-    return "classes" not in strategy.solved
+    return "classes" not in strategy.closed_form_tasks
 
 
 def asks_for_unlabelled(strategy: Any) -> bool:
@@ -374,7 +375,7 @@ def moves(strategy: Any, encoder: Any, image: Image) -> list[list[float]]:
     """Of each phase: its share of the steps, how many of the encoder's parameters move, and the sum of their rates."""
     backbone = encoder.build(image)
     strategy.adapt(backbone, stream(0, "adapt"))
-    phases = strategy.phases(layers(Readout(backbone, [-1], "avg", 1, image), image))
+    phases = strategy.phases(layers(FeatureExtractor(backbone, [-1], "avg", 1, image), image))
     sizes = {name: p.numel() for name, p in backbone.named_parameters()}
     return [
         [share, sum(sizes[n] for n in rates), sum(rates[n] * sizes[n] for n in rates)]
@@ -462,7 +463,7 @@ def run(overrides: list[str], folder: Path) -> dict[str, Any]:
 
 def mutants(part: Any) -> Iterator[tuple[str, Any]]:
     """The part with one of its constants changed: settings one by one, then constants in its class's source."""
-    if isinstance(part, Target):
+    if isinstance(part, OptimizerConfig):
         for name in ("lr", "momentum", "weight_decay", "alpha"):
             if name in part.options:
                 yield name, replace(part, options={**part.options, name: part.options[name] * 0.9})

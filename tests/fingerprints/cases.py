@@ -23,12 +23,11 @@ PICTURES = ((1, 16, 16), (3, 20, 18))  # of encoders
 CANVASES = ((1, 32, 32), (3, 40, 36))  # of tasks on maps, and views
 STEPS = 3
 LARGE = 6_000_000  # parameters above which an encoder's shapes are kept, not its numbers
-TOLERANCE = {
-    "run": 1e-4,
-    "strategy": 1e-6,
-    "optim/lbfgs": 1e-5,
-}  # runs are float32; a line search amplifies rounding
-SOLVED = 1e-3  # heads that a solver finds in float32: where it stops depends on rounding (2e-4 seen with two threads)
+# runs are float32; a line search amplifies rounding
+TOLERANCE = {"run": 1e-4, "strategy": 1e-6, "optim/lbfgs": 1e-5}
+# heads that a solver finds in float32: where it stops depends on rounding (2e-4 seen with two
+# threads)
+SOLVED = 1e-3
 CLOSE = 1e-7
 SMALLEST = 1e-9  # numbers below it are rounding
 
@@ -216,7 +215,7 @@ def strategy(part: Any, option: str) -> Fingerprint:
         moments["merged"] = weights(nets)
         return moments
 
-    return cases(IMAGES, solved if adapter.solves(part) else learnt)
+    return cases(IMAGES, solved if adapter.closed_form(part) else learnt)
 
 
 def optim(part: Any, option: str) -> Fingerprint:
@@ -301,8 +300,8 @@ def loop(part: Any, option: str) -> Fingerprint:
     """Settings of the training loop: what they do to a classifier with BatchNorm, on both shapes and seeds."""
     plans: dict[str, dict[str, Any]] = {
         "plain": {},
-        "micro_batches": {"piece": 3},
-        "accumulate": {"accumulate": 2},
+        "micro_batches": {"micro_batch_size": 3},
+        "accumulate": {"gradient_accumulation_steps": 2},
         "clip": {"clip": 0.05},
         "stop_early": {"stop": 3},
         "resume": {"stop": 3},
@@ -413,7 +412,7 @@ def fingerprint(group: str, option: str, part: Any = None) -> Fingerprint:
 
 
 def tolerance(group: str, option: str) -> float:
-    if group == "strategy" and adapter.solves(part_of(group, option)):
+    if group == "strategy" and adapter.closed_form(part_of(group, option)):
         return SOLVED
     return TOLERANCE.get(f"{group}/{option}", TOLERANCE.get(group, CLOSE))
 

@@ -72,9 +72,8 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 def results_of(task: dict[str, Any], name: str, left: LeftOut) -> list[dict[str, Any]] | None:
     """The shapes of a task's annotation; None where it has none. Of several annotations the ground truth counts, or the
     first one; skipped ones do not."""
-    if (
-        "annotations" not in task
-    ):  # JSON-MIN, where each control has its list of shapes without their kind
+    # JSON-MIN, where each control has its list of shapes without their kind
+    if "annotations" not in task:
         lists = [
             v for v in task.values() if isinstance(v, list) and all(isinstance(r, dict) for r in v)
         ]

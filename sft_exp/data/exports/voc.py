@@ -39,10 +39,8 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
         split = lists.get(file.stem) or tree.split(path)
         images.append(Annotated(path, about.boxes, file, about.size, split))
         used.add(path)
-    masks = (
-        "SegmentationClass",
-        "SegmentationObject",
-    )  # of VOC's layout, PNGs named like the images
+    # of VOC's layout, PNGs named like the images
+    masks = ("SegmentationClass", "SegmentationObject")
     for path in tree.pictures:
         if path not in used and path.parent.name not in masks:
             left.add("images have no XML and are left out", path.name)

@@ -32,7 +32,8 @@ class Box(NamedTuple):
 
     label: str
     at: tuple[float, float, float, float]
-    crowd: bool = False  # a region of many, or too difficult to tell: neither learnt nor counted as found or missed
+    # a region of many, or too difficult to tell: neither learnt nor counted as found or missed
+    crowd: bool = False
     name: str = ""  # where it stands in its file
 
 
@@ -52,9 +53,12 @@ class BoxSet(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
 
     root: str | None  # folder of the data set
-    size: Any  # canvas in pixels, on which images are fitted whole: one number for a square, or [rows, columns]
+    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
+    # columns]
+    size: Any
     channels: int  # 3 = colour, 1 = grey
-    boxes: str  # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    boxes: str
     most_pixels: int | None  # of an image that is decoded
     memory: float  # GB of images held as one tensor; a larger set is decoded as it is used
     workers: int  # processes that decode it

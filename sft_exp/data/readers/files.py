@@ -258,9 +258,8 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
             (reader.line_num + skipped, {k: str(v).strip() for k, v in line.items() if k})
             for line in reader
         ]
-        lines = [
-            (number, line) for number, line in lines if any(line.values())
-        ]  # spreadsheets leave empty rows behind
+        # spreadsheets leave empty rows behind
+        lines = [(number, line) for number, line in lines if any(line.values())]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
     if missing := [c for c in needs if c not in columns]:
@@ -365,9 +364,8 @@ def members(archive: Path, name: str, most: float) -> list[File]:
                 for m in tar
                 if m.isreg() and not m.issparse() and all(map(visible, PurePosixPath(m.name).parts))
             ]
-            if isinstance(
-                tar.fileobj, io.BufferedReader
-            ):  # not compressed: each can be read where it lies
+            # not compressed: each can be read where it lies
+            if isinstance(tar.fileobj, io.BufferedReader):
                 return [File(f"{name}::{m.name}", archive, m.offset_data, m.size) for m in found]
             found = [m for m in found if is_image(m.name)]
             if (total := sum(m.size for m in found)) > most:

@@ -20,9 +20,8 @@ from sft_exp.errors import DataError, listing
 from sft_exp.progress import console
 
 FAINT = 16  # grey levels, of 256: images that use no more are nearly black to whoever looks at them
-LEFT = (
-    64  # grey levels, of 256, below which 16-bit colour has lost its content with the lower 8 bits
-)
+# grey levels, of 256, below which 16-bit colour has lost its content with the lower 8 bits
+LEFT = 64
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 FEW = 8  # names that a warning lists
 UNANNOTATED = 0.5  # share of a mask set's pixels above which it is said that they are ignored
@@ -32,11 +31,8 @@ _PART = re.compile(
     r"(?P<split>train|training|val|valid|validation|validate|dev|development|test|testing|tests)"
     r"(?:set|data|dataset|images?|imgs?|split|files|samples)?"
 )
-_SPLITS = {
-    "t": "train",
-    "v": "val",
-    "d": "val",
-}  # by the first letter; those of the test part are tested for first
+# by the first letter; those of the test part are tested for first
+_SPLITS = {"t": "train", "v": "val", "d": "val"}
 
 
 def split_named(name: str) -> str | None:

@@ -24,13 +24,8 @@ from sft_exp.progress import bar, console
 
 IGNORE = 255  # in a mask that is read: nothing is annotated here
 FEW_VALUES = 32  # a mask with more different values was made smooth, and holds no classes
-MASKS = (
-    ".png",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)  # kinds of files that keep a pixel's value as it is
+# kinds of files that keep a pixel's value as it is
+MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,9 @@ class Canvas:
     """What all images become: their size, and how."""
 
     image: tuple[int, int, int]  # C, H, W
-    fit: str = "crop"  # crop the middle to the proportions, stretch, or letterbox (black around, and nothing annotated there)
+    # crop the middle to the proportions, stretch, or letterbox (black around, and nothing annotated
+    # there)
+    fit: str = "crop"
 
     @staticmethod
     def of(size: Any, channels: int, fit: str) -> "Canvas":

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.types import Spec, Tensors
 from sft_exp.errors import require
 from sft_exp.models.heads.fitted import fit_linear
@@ -71,9 +71,8 @@ def metrics(spec: Spec) -> nn.ModuleDict:
             "precision": MulticlassPrecision(classes, average="macro"),
             "recall": MulticlassRecall(classes, average="macro"),
             "f1": MulticlassF1Score(classes, average="macro"),
-            "ece": MulticlassCalibrationError(
-                classes, n_bins=15
-            ),  # Guo et al., arXiv:1706.04599, equation 3
+            # Guo et al., arXiv:1706.04599, equation 3
+            "ece": MulticlassCalibrationError(classes, n_bins=15),
         }
     )
 
@@ -85,6 +84,6 @@ def balance(y_N: Tensor, classes: int) -> Tensor:
     return torch.where(count_Y > 0, len(y_N) / (seen * count_Y.clamp_min(1)), 0.0)
 
 
-def weak(how: Views, shift: float) -> Views:
+def weak(how: AugmentConfig, shift: float) -> AugmentConfig:
     """Views that anybody takes for the same picture: shifted a little, and mirrored where `how` mirrors."""
-    return Views(crop=[1, 1], flip=how.flip, shift=shift, jitter=0.0, grey=0.0)
+    return AugmentConfig(crop=[1, 1], flip=how.flip, shift=shift, jitter=0.0, grey=0.0)

@@ -24,7 +24,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.utils import draw_bounding_boxes
 
 from sft_exp.errors import ConfigError
-from sft_exp.models.feature_extractor import Readout
+from sft_exp.models.feature_extractor import FeatureExtractor
 
 MODELS = ("fcos", "retinanet")
 SURE = 0.3  # least score of a box that is drawn
@@ -41,9 +41,8 @@ COLOURS = (
     "#92dadd",
 )
 GROUPS = 16  # of the heads' GroupNorm, at most
-OCTAVES = [
-    2 ** (n / 3) for n in range(3)
-]  # sizes of RetinaNet's anchors, in 4 strides (its section 4)
+# sizes of RetinaNet's anchors, in 4 strides (its section 4)
+OCTAVES = [2 ** (n / 3) for n in range(3)]
 
 
 class Pyramid(nn.Module):
@@ -51,7 +50,11 @@ class Pyramid(nn.Module):
     if there are none, of the finest; each sees those above it."""
 
     def __init__(
-        self, encoder: Readout, image: tuple[int, int, int], strides: Iterable[int], width: int
+        self,
+        encoder: FeatureExtractor,
+        image: tuple[int, int, int],
+        strides: Iterable[int],
+        width: int,
     ):
         super().__init__()
         shapes = encoder.shapes
@@ -94,9 +97,8 @@ def detector(
         )
         head = RetinaNetHead(width, anchors.num_anchors_per_location()[0], classes + 1, norm)
         return RetinaNet(pyramid, classes + 1, anchor_generator=anchors, head=head, **limits)
-    anchors = AnchorGenerator(
-        [[s] for s in sides], [[1.0]] * len(sides)
-    )  # a point: its square's middle
+    # a point: its square's middle
+    anchors = AnchorGenerator([[s] for s in sides], [[1.0]] * len(sides))
     towers = FCOSHead(width, 1, classes + 1, 0)
     towers.classification_head = FCOSClassificationHead(
         width, 1, classes + 1, convs, norm_layer=norm
@@ -110,7 +112,7 @@ def norm(width: int) -> nn.Module:
 
 
 def seen(
-    net: FCOS | RetinaNet, encoder: Readout, x_BCHW: Tensor
+    net: FCOS | RetinaNet, encoder: FeatureExtractor, x_BCHW: Tensor
 ) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
     """(what the head says of each point, anchors of each image, points on each level)"""
     levels = net.backbone(dict(encoder.maps(x_BCHW)))
@@ -123,7 +125,11 @@ def seen(
 
 
 def losses(
-    net: FCOS | RetinaNet, encoder: Readout, x_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor
+    net: FCOS | RetinaNet,
+    encoder: FeatureExtractor,
+    x_BCHW: Tensor,
+    boxes_BM4: Tensor,
+    labels_BM: Tensor,
 ) -> dict[str, Tensor]:
     """torchvision's terms by name, each a scalar."""
     said, anchors, points = seen(net, encoder, x_BCHW)
@@ -134,7 +140,7 @@ def losses(
     return net.compute_loss(targets, said, anchors, *counted)
 
 
-def found(net: FCOS | RetinaNet, encoder: Readout, x_BCHW: Tensor) -> Tensor:
+def found(net: FCOS | RetinaNet, encoder: FeatureExtractor, x_BCHW: Tensor) -> Tensor:
     """Boxes [B, M, 6]: x0 y0 x1 y1, score, label, best first; label 0 is no box. M = the model's detections_per_img."""
     said, anchors, points = seen(net, encoder, x_BCHW)
     split = {k: list(v.split(points, dim=1)) for k, v in said.items()}
@@ -165,9 +171,8 @@ def precision(classes: tuple[str, ...]) -> nn.Module:
             given = super().compute()
             scores = {name: given[name] for name in ("map", "map_50", "map_75")}
             for k, label in enumerate(given["classes"].flatten().tolist()):
-                at_TR = given["precision"][
-                    :, :, k, 0, -1
-                ]  # overlaps x recalls, all areas, most boxes; -1: the class has no box
+                # overlaps x recalls, all areas, most boxes; -1: the class has no box
+                at_TR = given["precision"][:, :, k, 0, -1]
                 if at_TR.max() >= 0:
                     scores |= {
                         f"map/{classes[label - 1]}": at_TR.mean(),

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from sft_exp.config.schema import Views
+from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view
 from sft_exp.errors import require
-from sft_exp.models.ema import follow_all, teacher_of
+from sft_exp.models.ema import ema_update_all, teacher_of
 
 
-class Taught(Task):
+class MeanTeacherTask(Task):
     """The words of a task whose fields include decay, weight, ramp and shift, and that says which views of an image its student
     sees, `seen`, and which its teacher, `shifted`."""
 
@@ -25,8 +25,8 @@ class Taught(Task):
     decay: float
     weight: float
     ramp: float
-    seen: Views
-    shifted: Views
+    seen: AugmentConfig
+    shifted: AugmentConfig
 
     def alters(self):
         return True
@@ -44,7 +44,7 @@ class Taught(Task):
         )
         return views[0], batch["labelled"][self.label], *views[1:], weight
 
-    def after(self, nets, *drawn):
+    def on_step_end(self, nets, *drawn):
         teach(nets, self.decay)
 
 
@@ -65,4 +65,4 @@ def beside(nets: nn.ModuleDict) -> nn.ModuleDict:
 def teach(nets: nn.ModuleDict, decay: float) -> None:
     teacher: Any = nets["teacher"]
     for part in ("encoder", "scale", "head"):
-        follow_all(teacher[part], nets[part], decay)
+        ema_update_all(teacher[part], nets[part], decay)

@@ -21,7 +21,8 @@ from omegaconf import DictConfig
 @dataclass
 class HalvingConf:
     _target_: str = "hydra_plugins.sft_exp_halving.HalvingSweeper"
-    budget: str = "finetune.steps"  # the key that a rung sets: finetune.steps, finetune.epochs or pretrain.epochs
+    # the key that a rung sets: finetune.steps, finetune.epochs or pretrain.epochs
+    budget: str = "finetune.steps"
     least: int = 100  # of it, in the first rung
     factor: int = 3  # times as much in each rung after it, for one candidate in so many
     params: Any = field(default_factory=dict)  # as Hydra's basic sweeper: key -> what is swept
@@ -57,10 +58,11 @@ class HalvingSweeper(Sweeper):
         ).parse_overrides(given)
         (candidates,) = BasicSweeper.split_arguments(overrides, None)
         left, rungs = list(candidates), self.rungs(len(candidates))
-        horizon, number = rungs[-1], 0
+        schedule_length, number = rungs[-1], 0
         for rung, budget in enumerate(rungs):
             jobs = [
-                [*c, *self.limits(budget, horizon, rungs[rung - 1] if rung else None)] for c in left
+                [*c, *self.limits(budget, schedule_length, rungs[rung - 1] if rung else None)]
+                for c in left
             ]
             scores = [
                 float(r.return_value) for r in self.launcher.launch(jobs, initial_job_idx=number)
@@ -81,7 +83,7 @@ class HalvingSweeper(Sweeper):
             budgets.append(budgets[-1] * self.factor)
         return budgets
 
-    def limits(self, budget: int, horizon: int, before: int | None) -> Sequence[str]:
+    def limits(self, budget: int, schedule_length: int, before: int | None) -> Sequence[str]:
         stage = self.budget.partition(".")[0]
-        going_on = [] if before is None else [f"{stage}.after={before}"]
-        return [f"{self.budget}={budget}", f"{stage}.horizon={horizon}", *going_on]
+        going_on = [] if before is None else [f"{stage}.resume_from={before}"]
+        return [f"{self.budget}={budget}", f"{stage}.schedule_length={schedule_length}", *going_on]

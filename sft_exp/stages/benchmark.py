@@ -65,11 +65,11 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     """bill.json: `images` tested, `machine`, and a row of `rows` for each form, the original first. Accuracies are fractions,
     times seconds, sizes and memory bytes; `difference` [mean, low, high] is paired over the test images."""
     test = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).test
-    files = {name: form / GRAPH for name, form in request["forms"].items()}
-    forms = {name: partial(graphs.run, graphs.session(file)) for name, file in files.items()}
-    classes = predicted(forms, test)
-    speeds = measured(forms, test.floats(torch.arange(min(MANY, len(test))), CPU))
-    original = next(iter(forms))
+    files = {name: variant / GRAPH for name, variant in request["forms"].items()}
+    variants = {name: partial(graphs.run, graphs.session(file)) for name, file in files.items()}
+    classes = predicted(variants, test)
+    speeds = measured(variants, test.floats(torch.arange(min(MANY, len(test))), CPU))
+    original = next(iter(variants))
     truth = {name: found == test.y.cpu() for name, found in classes.items()}
     rows: list[dict[str, Any]] = []
     for name, file in files.items():
@@ -97,31 +97,33 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     )
 
 
-def predicted(forms: Mapping[str, Callable[[Tensor], Tensor]], test: Images) -> dict[str, Tensor]:
+def predicted(
+    variants: Mapping[str, Callable[[Tensor], Tensor]], test: Images
+) -> dict[str, Tensor]:
     """Each form's classes of all test images [N]."""
-    found: dict[str, list[Tensor]] = {name: [] for name in forms}
+    found: dict[str, list[Tensor]] = {name: [] for name in variants}
     for batch in test.batches(torch.arange(len(test)).split(BATCH), CPU):
-        for name, form in forms.items():
-            found[name].append(form(batch["x"]).argmax(1))
+        for name, variant in variants.items():
+            found[name].append(variant(batch["x"]).argmax(1))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def measured(
-    forms: Mapping[str, Callable[[Tensor], Tensor]], x_BCHW: Tensor
+    variants: Mapping[str, Callable[[Tensor], Tensor]], x_BCHW: Tensor
 ) -> dict[str, dict[str, float]]:
     """form -> p50 and p95 of the seconds for one image, and images per second at the large batch."""
     taken: dict[str, dict[int, list[float]]] = {
-        name: {size: [] for size in TURNS} for name in forms
+        name: {size: [] for size in TURNS} for name in variants
     }
     for size, most in TURNS.items():
         x = x_BCHW.repeat(-(-size // len(x_BCHW)), 1, 1, 1)[:size].contiguous()
-        for form in forms.values():
-            form(x)  # the first call makes its buffers
+        for variant in variants.values():
+            variant(x)  # the first call makes its buffers
         for turn in turns(most):
-            names = list(forms)
+            names = list(variants)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 started = time.perf_counter()
-                forms[name](x)
+                variants[name](x)
                 taken[name][size].append(time.perf_counter() - started)
     return {
         name: {

@@ -18,6 +18,7 @@ from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
 from sft_exp.execution import ownership, watchdog
 from sft_exp.failures import reported
+from sft_exp.guidance import image_defaults
 
 if TYPE_CHECKING:
     from sft_exp.jobs.stage_requests import Job
@@ -36,6 +37,7 @@ def command(words: list[str]) -> NoReturn:
         watchdog.end_with_parent()
     with reported():
         words = with_encoder(again(compose.typed(flags_first(words))))
+        words = image_defaults.with_defaults(words, silent=os.environ.get("RANK", "0") != "0")
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         run_follower(words)

@@ -18,7 +18,7 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
     {"data", "losses"},
     {"models"},
     {"distributed", *METHODS} - {"trackers"},
-    {"training"},
+    {"training", "guidance"},
     {"stages", "trackers"},
     {"jobs"},
     {"runs"},

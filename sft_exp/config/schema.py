@@ -303,6 +303,8 @@ class Experiment:
     # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page
     # for all)
     report: Any = "auto"
+    # dataset=image_folder: settings that are left out follow from the images, labels and machine; false: those of conf/
+    auto: bool = True
     plan: bool = False  # print what would run, and run nothing
     # remove the results of another experiment that lie in the run folder, instead of refusing it
     replace: bool = False

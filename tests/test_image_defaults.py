@@ -100,12 +100,21 @@ def test_a_key_of_the_users_is_never_replaced(folder, own, left_alone):
 
 @pytest.mark.parametrize(
     "own",
-    ["auto=false", "experiment=lr_find", "study=choose", "debug=tiny", "dataset.root=nowhere"],
+    ["auto=false", "experiment=lr_find", "debug=tiny", "dataset.root=nowhere"],
 )
 def test_commands_that_have_settings_of_their_own_are_unchanged(folder, own):
     given = ["dataset=image_folder", f"dataset.root={folder}", own]
     assert with_defaults(given) == given
     assert with_defaults(["dataset=mnist"]) == ["dataset=mnist"]
+
+
+@pytest.mark.parametrize("study", ["choose", "pretrainers", "label_efficiency", "attribution"])
+def test_a_study_reads_the_images_by_the_same_rule_and_keeps_its_own_settings(folder, study):
+    given = ["dataset=image_folder", f"dataset.root={folder}", f"study={study}", "encoder=mlp"]
+    found = with_defaults(given)
+    added = {word.partition("=")[0] for word in found} - {word.partition("=")[0] for word in given}
+    assert {"dataset.size=16", "dataset.channels=1", "auto=false"} <= {*found}
+    assert added <= {"auto", "dataset.size", "dataset.channels", "augment", "hardware.precision"}
 
 
 def test_flags_stay_in_front_and_a_sweep_keeps_its_ranges(folder):

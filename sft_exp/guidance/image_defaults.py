@@ -2,7 +2,7 @@
 
 The rule adds explicit overrides to a command before Hydra composes it. They are therefore hashed, saved and repeated
 like any override of the user's; `auto=false`, which the rule adds as well, keeps a rerun from choosing again. A key that
-the user gives is never replaced, and neither are the settings of an experiment, a study or a debug option.
+the user gives is never replaced, and neither are the settings of an experiment or a debug option.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,17 @@ FEW_LABELS = 50  # a class; below it, folds of the labels are too small to judge
 # CPU flags of Linux that stand for arithmetic in bf16; without them autocast emulates it, slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 # Bundles of settings that a user may name: what they set is theirs.
-BUNDLES = ("experiment", "study", "debug", "hydra/sweeper")
+BUNDLES = ("experiment", "debug", "hydra/sweeper")
+# What a study takes from the rule: how images are read and shown, and by which network. Methods, budgets, validation and
+# controls are the study's own.
+OF_IMAGES = (
+    "dataset.size",
+    "dataset.channels",
+    "encoder",
+    "encoder.channels",
+    "augment",
+    "hardware.precision",
+)
 
 
 class Setting(NamedTuple):
@@ -117,8 +127,9 @@ def settings(facts: Facts) -> list[Setting]:
 def with_defaults(words: Sequence[str], silent: bool = False) -> list[str]:
     """The words of a command with the rule's overrides in front, where they name dataset=image_folder.
 
-    Unchanged where the user says auto=false, or names an experiment, a study, a debug option or a sweeper, which have
-    settings of their own. Each choice is printed with its reason, unless `silent`.
+    Unchanged where the user says auto=false, or names an experiment, a debug option or a sweeper, which have settings of
+    their own. A study is given only what follows from the images themselves (`OF_IMAGES`). Each choice is printed with its
+    reason, unless `silent`.
     """
     given = overridden(words)
     applies = given.get("dataset") == "image_folder" and given.get("auto", "true").lower() == "true"
@@ -128,6 +139,8 @@ def with_defaults(words: Sequence[str], silent: bool = False) -> list[str]:
     if facts is None:
         return list(words)
     chosen = [s for s in settings(facts) if not taken(s.key, given)]
+    if given.get("study", "null") != "null":
+        chosen = [s for s in chosen if s.key in OF_IMAGES]
     if not silent:
         console.print(
             "Chosen for these images; a key of yours replaces its line, auto=false all of them:\n"

@@ -17,6 +17,7 @@ from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
 from sft_exp.config import build, compose
+from sft_exp.core.arms import MAIN
 from sft_exp.errors import ConfigError
 from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
@@ -300,7 +301,7 @@ def test_a_budget_that_every_rung_sets_is_refused():
     assert not list(Path().iterdir())
 
 
-def finished(optim, strategy, steps, val, test):
+def finished(optim, strategy, steps, val, test, **more):
     keys = {
         "pretrainer": "vae",
         "strategy": strategy,
@@ -309,7 +310,8 @@ def finished(optim, strategy, steps, val, test):
         "finetune.steps": steps,
     }
     config, choices = composed(f"optim={optim}", f"strategy={strategy}", f"finetune.steps={steps}")
-    result = stub(val={"accuracy": val}, test={"accuracy": test}, config=config, choices=choices)
+    scores = {"val": {"accuracy": val}, "test": {"accuracy": test}}
+    result = stub(**scores, config=config, choices=choices, **more)
     return Job("0", Path(), {**keys, "dataset": "digits", "labels": 5}, {"state": "done"}, result)
 
 
@@ -339,6 +341,26 @@ def test_the_pick_is_of_the_last_rung_and_its_distance_is_read_off_the_full_grid
         )
     )
     assert "does not hold the pick" in distance(rungs[0], [finished("sgd", "full", 9, 0.8, 0.75)])
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        (([0.80, 0.82, 0.81], [0.81, 0.80, 0.82]), "others within noise of the best: pretrainer="),
+        (([0.80, 0.82, 0.81], [0.20, 0.22, 0.21]), "no other candidate that is within noise"),
+        (([0.20, 0.22, 0.21], [0.80, 0.82, 0.81]), "show better ones: pretrainer="),
+    ],
+)
+def test_a_choice_says_which_candidates_of_its_last_shared_rung_are_as_good(scores, said):
+    rung = [
+        finished(optim, "full", 9, 0.8, 0.7, draws={MAIN: list(draws)})
+        for optim, draws in zip(("adam", "sgd"), scores, strict=True)
+    ]
+    last = finished("adam", "full", 27, 0.8, 0.7, draws={MAIN: [0.9, 0.9, 0.9]})
+    sentence = Choose().contenders([*rung, last], last)
+    assert sentence.startswith("At 9 steps, where 2 candidates were compared")
+    assert said in sentence
+    assert Choose().contenders([last], last) == ""
 
 
 def test_fields_that_cannot_be(compose):

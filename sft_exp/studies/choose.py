@@ -6,8 +6,12 @@ from typing import Any, ClassVar
 
 from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
+from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.sweep.study import Conclusion, Study, cost
+from sft_exp.guidance import knowledge
+from sft_exp.runs.results import is_proportion
+from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of
+from sft_exp.verdict import selection
 
 KEYS = ("pretrainer", "strategy", "optim", "optim.lr")
 HEAD = [*KEYS, "steps", "val", "test"]
@@ -22,7 +26,9 @@ class Choose(Study):
         "optim.lr": "study.rates",
     }
 
-    pretrainers: list[str] = field(default_factory=lambda: ["none", "dae", "vae"])
+    pretrainers: list[str] = field(
+        default_factory=lambda: ["none", knowledge.best_pretrainer(), "dae", "vae"]
+    )
     strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
     # learning rates, the same for all; empty = each optimizer's own
@@ -31,6 +37,7 @@ class Choose(Study):
     against: str | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("pretrainers", "strategies", "optims"):
             require(bool(getattr(self, name)), name, getattr(self, name), "a list of options")
         require(all(r > 0 for r in self.rates), "rates", self.rates, "a list of numbers above 0")
@@ -53,6 +60,8 @@ class Choose(Study):
         sentences = [
             f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."
         ]
+        if others := self.contenders(jobs, best):
+            sentences.append(others)
         if self.against:
             grid = collect([Path(self.against)])
             sentences.append(f"{distance(best, grid)} {share(jobs, grid)}")
@@ -84,6 +93,34 @@ class Choose(Study):
             },
             command=command,
         )
+
+    def contenders(self, jobs: list[Job], best: Job) -> str:
+        """Which candidates are not told from the pick on the test images, among those of the last rung that holds several.
+        Empty where no rung does. Test scores choose nothing here: the pick is made."""
+        lengths = [steps(job) for job in jobs if job.outcome.draws.get(MAIN)]
+        shared = [length for length in lengths if lengths.count(length) > 1]
+        if not shared:
+            return ""
+        rung = [j for j in jobs if steps(j) == max(shared) and j.outcome.draws.get(MAIN)]
+        archive = archive_of(self.archive)
+        picked = selection.pick(
+            [[job.outcome.draws[MAIN]] for job in rung],
+            archive.leaving_out({dataset_of(rung)}).prior if archive else None,
+            rung[0].outcome.data.test,
+            is_proportion(rung[0].score),
+        )
+        level = [named(rung[index]) for index in picked.contenders]
+        others = [name for name in level if name != named(best)]
+        at = f"At {max(shared)} steps, where {len(rung)} candidates were compared, the test images"
+        if named(best) not in level:
+            return f"{at} show better ones: {'; '.join(others)}."
+        if not others:
+            return f"{at} show no other candidate that is within noise of it."
+        return f"{at} show others within noise of the best: {'; '.join(others)}."
+
+
+def named(job: Job) -> str:
+    return " ".join(f"{key}={job.settings[key]}" for key in KEYS)
 
 
 def steps(job: Job) -> int:

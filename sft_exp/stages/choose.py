@@ -10,7 +10,7 @@ from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """lr.json: best rate, all scores, and whether the best is at an edge. The smaller wins a tie."""
+    """lr.json: best rate, all scores, and whether it is at an edge. The smaller rate wins a tie."""
     scores = [
         json.loads((trial / "scores.json").read_text()).get(request["score"])
         for trial in request["trials"]

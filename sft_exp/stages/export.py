@@ -93,7 +93,7 @@ def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
 
 
 def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
-    """Outputs [B, L] of a new process that runs load.py; StorageError with its message on failure."""
+    """Outputs [B, L] of a new process that runs load.py; StorageError with its error on failure."""
     code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
     # the package and the plug-in folders, whose classes model.json names, may lie anywhere
     folders = [str(Path(__file__).parents[2]), *filter(None, sys.path)]

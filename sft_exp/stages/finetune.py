@@ -40,7 +40,7 @@ LOOKS = 20  # evaluations of a validation set that chooses the epoch
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """model.json, model.safetensors, labels.json; by gradient also metrics.jsonl and training.json."""
+    """model.json, model.safetensors, labels.json; by gradient also metrics.jsonl, training.json."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     atomic_io.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
     norms: list[float] = []

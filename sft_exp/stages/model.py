@@ -103,7 +103,7 @@ def parts_of(folder: Path) -> list[Any]:
 
 
 def folder_of(path: Path) -> Path:
-    """Folder of a run's model (its first draw), or `path` itself if it holds one; else DataError."""
+    """Folder of a run's model (first draw), or `path` if it holds one itself; DataError if none."""
     if (path / "model.json").exists():
         return path
     if (path / results.FILE).exists():

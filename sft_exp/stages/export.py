@@ -30,8 +30,8 @@ import numpy
 
 shape = [int(n) for n in sys.argv[2:]]
 images = numpy.frombuffer(sys.stdin.buffer.read(), sys.argv[1]).reshape(shape).copy()
-found = numpy.concatenate([predict(images[:1]), predict(images[1:])])
-sys.stdout.buffer.write(found.astype("float32").tobytes())
+outputs = numpy.concatenate([predict(images[:1]), predict(images[1:])])
+sys.stdout.buffer.write(outputs.astype("float32").tobytes())
 """
 
 

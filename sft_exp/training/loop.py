@@ -84,27 +84,28 @@ def train(
     `engine.nets`, and `engine.refresh` updates `nets`.
     """
     engine = engine or Engine(method, nets, plan.penalty, plan.compile, plan.recompute)
-    nets, mine = engine.nets, engine.ranks.share
+    nets, shard = engine.nets, engine.ranks.share
     steps = range(start, plan.stop)
     batches = {
-        pool: batches_of(data[pool], pool, plan.batch_size * m, plan, steps, device, mine)
-        for pool, m in method.pools.items()
+        pool: batches_of(data[pool], pool, plan.batch_size * factor, plan, steps, device, shard)
+        for pool, factor in method.pools.items()
     }
-    free: tuple[Rates, str] | None = None  # (phase, network) that gradients reach now
-    awake: Rates | None = None  # phase whose frozen parts rest now
+    grad_state: tuple[Rates, str] | None = None  # (phase, network) that requires gradients now
+    mode_phase: Rates | None = None  # phase for which training and eval modes are set
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
-        # a new phase, or someone has looked at the networks
-        if (plan.eval_frozen and rates is not awake) or not nets.training:
+        # a new phase, or the caller has evaluated the networks
+        if (plan.eval_frozen and rates is not mode_phase) or not nets.training:
             set_train_mode(nets, plan.eval_frozen, rates)
-            awake = rates
+            mode_phase = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
-            batch, stream(*plan.name, "draw", step, device=device, share=mine), progress
+            batch, stream(*plan.name, "draw", step, device=device, share=shard), progress
         )
-        own = (engine.ranks.rank,) if engine.ranks.rank else ()  # other rows, other masks
-        # for what draws inside its own forward
-        seed_global(seed_of(*plan.name, "dropout", step, *own), device)
+        # processes have different examples, so they need different dropout masks
+        rank = (engine.ranks.rank,) if engine.ranks.rank else ()
+        # for modules that draw random numbers inside forward
+        seed_global(seed_of(*plan.name, "dropout", step, *rank), device)
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
             if (step + 1) % every:  # the last of each so many
@@ -112,9 +113,9 @@ def train(
             optimizer = optimizers[objective]
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * plan.schedule(progress)
-            if free != (rates, network):
+            if grad_state != (rates, network):
                 set_requires_grad(nets, rates, network, inside(method, network))
-                free = rates, network
+                grad_state = rates, network
                 engine.begin(objective, rates)
             closure: Any = partial(
                 compute_gradients, engine, objective, step, optimizer, drawn, plan, metrics
@@ -132,11 +133,11 @@ def batches_of(
     plan: Plan,
     steps: Iterable[int],
     device: torch.device,
-    mine: BatchShard | None,
+    shard: BatchShard | None,
 ) -> Iterator[Tensors]:
-    """The pool's batches, in a random order of its own; with `mine` this process's examples."""
+    """The pool's batches, in a random order of its own; with `shard` this process's examples."""
     rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)
-    return images.batches(rows if mine is None else (mine.of(r) for r in rows), device)
+    return images.batches(rows if shard is None else (shard.of(r) for r in rows), device)
 
 
 def compute_gradients(

@@ -30,16 +30,22 @@ class Backbone(nn.Module):
 class Encoder:
     """A network from images to features, as hyperparameters.
 
-    `mean` and `std` are applied around what `build` returns, by `nets.backbone`.
+    `mean` to `interpolation` are applied around what `build` returns, by `models.normalise.backbone`.
     """
 
     # Whether, as a control, it starts at the principal components of the images that may be learnt from.
     starts_fitted: ClassVar[bool] = False
 
-    # of each channel: what public weights subtract from [0, 1]
+    # Of each channel: what public weights subtract from [0, 1].
     mean: list[float] | None = field(default=None, kw_only=True)
-    # of each channel: what they then divide by; null = neither
+    # Of each channel: what they then divide by; null = neither.
     std: list[float] | None = field(default=None, kw_only=True)
+    # Pixels a side that the network sees; null = images as they are.
+    size: int | None = field(default=None, kw_only=True)
+    # With `size`: the share of the image's sides, around its centre, that is seen; null = as the weights, else all.
+    crop: float | None = field(default=None, kw_only=True)
+    # With `size`: bilinear or bicubic; null = as the weights, else bilinear.
+    interpolation: str | None = field(default=None, kw_only=True)
 
     def build(self, image: tuple[int, int, int]) -> Backbone:
         """ConfigError if the encoder does not fit the image."""
@@ -49,3 +55,7 @@ class Encoder:
         """The encoders that fields left open (`auto`) may stand for, the usual one for such images first. Weights from a file
         choose the one that they fit best."""
         return [self]
+
+    def published(self) -> str | None:
+        """The name of public ImageNet weights of this encoder, as `pretrainer.init` takes it; None if there are none."""
+        return None

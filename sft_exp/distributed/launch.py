@@ -1,21 +1,26 @@
 """Start the processes of this machine through torch's elastic launcher, the one behind torchrun."""
 
 import os
+import signal
 import sys
+import threading
 import uuid
 from signal import Signals
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from sft_exp.errors import LostRank
+from sft_exp.errors import Interrupted, LostRank
+
+ELASTIC = (Signals.SIGINT, Signals.SIGTERM)  # signals that torch's launcher hears
 
 
 def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
     """Run `python -m module arguments` count times, as one group, and wait. Whether one of them was killed, and what ended
-    all; empty if all went well."""
+    all; empty if all went well. Interrupted if a signal stopped them."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -31,6 +36,7 @@ def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
         monitor_interval=0.2,
         logs_specs=DefaultLogsSpecs(),
     )
+    handlers = {number: signal.getsignal(number) for number in ELASTIC}
     try:
         elastic_launch(plan, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
@@ -42,5 +48,17 @@ def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
         how = f"was killed by {Signals(-code).name}" if code < 0 else f"left with exit code {code}"
         return code < 0, f"process {rank} (pid {failure.pid}) {how}"
     except SignalException as error:
-        return False, f"stopped by {error.sigval.name}"
+        restore(handlers)  # a second signal must not raise while we say what the first one did
+        raise Interrupted(
+            f"stopped by {Signals(error.sigval).name}; the same command continues"
+        ) from error
+    finally:
+        restore(handlers)
     return False, ""
+
+
+def restore(handlers: dict[Signals, Any]) -> None:
+    """Give signals back to those who heard them before torch's launcher, which keeps them."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

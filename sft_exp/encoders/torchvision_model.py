@@ -44,6 +44,9 @@ class TorchvisionModel(Encoder):
                 "name", self.name, f"does not fit images of {image}, or these options: {error}"
             ) from error
 
+    def published(self):
+        return f"torchvision:{self.name}"
+
 
 class Traced(Backbone):
     """Maps `map1`, `map2`, ...: [B, D, H, W], the last of each size; then `code`: [B, D], what the classifier would have seen.

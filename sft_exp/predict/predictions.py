@@ -4,7 +4,6 @@ A writer is created for a model, an output folder and a stream, and called with 
 and content.
 """
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft_exp.core.task import Task
+from sft_exp.data import tables
 from sft_exp.data.decode import decode, whole
 from sft_exp.data.readers.files import png, unique
 from sft_exp.errors import DataError
@@ -70,7 +70,7 @@ def writer(
 
 def numbers(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
     """A row `file,<number>,...` for each image."""
-    rows = csv.writer(out, lineterminator="\n")
+    rows = tables.Writer(out)
     rows.writerow(["file", *model.task.of(model.spec).classes])
 
     def write(path: Path, content: bytes) -> None:
@@ -85,7 +85,7 @@ def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write
 
     A row for each image has the share of its pixels by class.
     """
-    classes, rows = model.task.of(model.spec).classes, csv.writer(out, lineterminator="\n")
+    classes, rows = model.task.of(model.spec).classes, tables.Writer(out)
     stems = set[str]()
     rows.writerow(["file", "mask", *classes])
 
@@ -105,7 +105,7 @@ def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write
 def several(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
     """A row per image with each head's class, numbers, or file of a mask of the model's size."""
     heads: dict[str, Task] = model.task.heads  # type: ignore[attr-defined]
-    rows, stems, columns = csv.writer(out, lineterminator="\n"), set[str](), ["file"]
+    rows, stems, columns = tables.Writer(out), set[str](), ["file"]
     for name, task in heads.items():
         if task.predicts == "numbers":
             columns += [f"{name}/{c}" for c in model.spec.of(name).classes]

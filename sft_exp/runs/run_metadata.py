@@ -5,7 +5,6 @@ labelled split and has the job's results. Jobs that share a pretraining share it
 """
 
 import io
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ def artifact(prefix: str, job: Job, folder: Path, files: tuple[str, ...]) -> Art
     """Weights that a run makes or uses as an artifact, with checksums once the folder is sealed."""
     facts = {}
     if (folder / atomic_io.SEAL).exists():
-        facts = {"sha256": json.loads((folder / atomic_io.SEAL).read_text())["sha256"]}
+        facts = {"sha256": atomic_io.read_seal(folder)["sha256"]}
     name = f"{prefix}-{option(job, 'pretrainer')}-{option(job, 'dataset')}"
     return Artifact(name, "model", folder, files, facts)
 

@@ -313,7 +313,12 @@ def ready(
         initial = {
             name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")
         }
-        plan = replace(plan, eval_frozen="encoder", penalty=partial(pull, strategy, initial))
+        plan = replace(
+            plan,
+            eval_frozen="encoder",
+            frozen_statistics=request.get("batchnorm") == "frozen",
+            penalty=partial(pull, strategy, initial),
+        )
         return model, data, plan, encoder
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)
     if "unlabelled" in data:

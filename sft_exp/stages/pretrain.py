@@ -43,7 +43,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         images = weights.images(request["_init"], request["encoder"], request["image"])
         table = f"{report.table()}\n  {images}"
         console.print(table, markup=False, highlight=False, soft_wrap=True)
-        atomic_io.write_json(folder / "transfer.json", {**report.json(), "images": images})
+        atomic_io.write_json(
+            folder / "transfer.json", {**report.json(), "images": images, "sha256": request["init"]}
+        )
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
     data: dict[str, Tensor] = {}
     if method.trained_by == "in closed form":

@@ -23,6 +23,7 @@ from urllib.parse import urlparse
 
 from sft_exp.core.tracker import About, Artifact, Logged, Run, Tracker
 from sft_exp.errors import DataError, StorageError, require
+from sft_exp.models.download import reachable
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 from sft_exp.training import metrics_log
@@ -319,11 +320,17 @@ def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
     DataError if that fails.
     """
     try:
+        reachable(
+            library().setup().settings.base_url
+        )  # the client itself retries for half a minute
         remote = library().Api().artifact(artifact)
         folder = root / remote.source_qualified_name.replace(":", "-")
         return Path(remote.download(root=str(atomic_io.folder(folder))))
     except Exception as error:
-        raise DataError(f"artifact {artifact}: {first_line(error)}") from error
+        raise DataError(
+            f"artifact {artifact}: {first_line(error)}; where W&B can be reached, "
+            f"`wandb artifact get {artifact}` downloads a folder, whose path is taken instead"
+        ) from error
 
 
 def pending(roots: list[Path]) -> list[Path]:

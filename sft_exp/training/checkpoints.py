@@ -114,16 +114,19 @@ def load_rest(folder: Path) -> dict[str, Any]:
     """The unsharded state of a folder of shards. StorageError if any file of it is corrupt."""
     if problems := atomic_io.check(folder):
         raise StorageError("; ".join(problems))
-    return torch.load(folder / REST, weights_only=True)
+    return unpacked((folder / REST).read_bytes(), folder / REST)
 
 
 def load(file: Path, device: torch.device) -> dict[str, Any]:
     """A checkpoint's content: tensors and plain values, never code. StorageError if unreadable."""
+    return unpacked(atomic_io.read_checked(file), file, device)
+
+
+def unpacked(content: bytes, file: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """The content of a checkpoint's bytes. StorageError, named by `file`, if they hold code."""
     try:
-        return torch.load(
-            io.BytesIO(atomic_io.read_checked(file)), map_location=device, weights_only=True
-        )
-    except (UnpicklingError, RuntimeError) as error:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
         raise StorageError(
             f"{file} is not a checkpoint of sft_exp ({str(error).splitlines()[0]})"
         ) from error

@@ -144,6 +144,9 @@ def pick(name: str, local: int | None = None) -> torch.device:
     return device
 
 
+STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # of which Windows has the first two
+
+
 class Stop:
     """A stop request, set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read after each step.
 
@@ -162,8 +165,9 @@ class Stop:
         cls.asked = False
         former = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-                former[number] = signal.signal(number, cls._handle_signal)
+            for name in STOPPING:
+                if number := getattr(signal, name, None):
+                    former[number] = signal.signal(number, cls._handle_signal)
         try:
             yield
         finally:

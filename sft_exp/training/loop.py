@@ -47,6 +47,8 @@ class Plan:
     # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
     # everything
     eval_frozen: str = ""
+    # BatchNorm layers of that network keep their statistics and normalise by them, though their parameters train.
+    frozen_statistics: bool = False
     # a term of every loss that is the strategy's, not the method's
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
     clip: float | None = None  # largest norm of an objective's gradient
@@ -96,7 +98,7 @@ def train(
         rates, progress = plan.moving(step), step / plan.steps
         # a new phase, or the caller has evaluated the networks
         if (plan.eval_frozen and rates is not mode_phase) or not nets.training:
-            set_train_mode(nets, plan.eval_frozen, rates)
+            set_train_mode(nets, plan.eval_frozen, rates, plan.frozen_statistics)
             mode_phase = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
@@ -181,12 +183,14 @@ def compute_gradients(
     return value
 
 
-def set_train_mode(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+def set_train_mode(
+    nets: nn.ModuleDict, network: str, moving: Rates, frozen_statistics: bool = False
+) -> None:
     """Set training mode, and eval mode for the frozen layers of `network`.
 
     A layer is in training mode if all its own parameters are trainable. A layer without parameters
     (dropout) follows the smallest enclosing module that has some: training mode if any of them is
-    trainable.
+    trainable. With `frozen_statistics` BatchNorm layers of `network` stay in eval mode.
     """
     nets.train()
     if not network:
@@ -198,6 +202,8 @@ def set_train_mode(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
         below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
         parents[path] = any(below) if below else parents[path.rpartition(".")[0]]
         module.training = all(own) if own else parents[path]
+        if frozen_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = False
 
 
 def set_requires_grad(

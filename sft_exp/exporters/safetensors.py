@@ -1,4 +1,5 @@
-"""The weights alone, as safetensors; model.json beside them says which parts of this package they fill."""
+"""The weights as a safetensors file; model.json describes the parts of this package that they
+fit."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,5 @@
-"""Freeze the encoder and train the head: a linear probe. The features are computed once."""
+"""Linear probe: train a linear head by gradient on the frozen encoder, whose features are
+cached."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -35,7 +35,7 @@ class Backbone(nn.Module):
 class Encoder:
     """The hyperparameters of a network from images to features.
 
-    `nets.backbone` normalises the images by `mean` and `std` before the network that `build`
+    `models.normalise.backbone` normalises the images by `mean` and `std` before the network that `build`
     returns.
     """
 

@@ -21,9 +21,7 @@ class Pretrainer(Method):
     trained_by: ClassVar[str] = "by gradient"
     # uses the labels of another data set, never those of the run's own
     labelled: ClassVar[bool] = False
-    has_likelihood: ClassVar[bool] = (
-        False  # defines `log_weights`, which estimates it
-    )
+    has_likelihood: ClassVar[bool] = False  # defines `log_weights`, which estimates it
     encoder_path: ClassVar[str] = "encoder"  # path of the network that is fine-tuned
     # default indices of the maps that the head reads; those with height and width are pooled
     features: ClassVar[tuple[int, ...]] = (-1,)

@@ -31,13 +31,11 @@ class Replicated(Shared):
     def wrap(self, group: Group) -> None:
         self.wrapped: dict[str, tuple[Rates, Any]] = {}
 
-    def begin(self, objective: str, moving: Rates) -> None:
-        if objective in self.wrapped and self.wrapped[objective][0] is moving:
+    def begin(self, objective: str, rates: Rates) -> None:
+        if objective in self.wrapped and self.wrapped[objective][0] is rates:
             return
-        self.wrapped = {
-            o: (rates, ddp) for o, (rates, ddp) in self.wrapped.items() if rates is moving
-        }
-        self.wrapped[objective] = moving, DistributedDataParallel(self.bound, **OPTIONS)
+        self.wrapped = {o: (r, ddp) for o, (r, ddp) in self.wrapped.items() if r is rates}
+        self.wrapped[objective] = rates, DistributedDataParallel(self.bound, **OPTIONS)
 
     def loss(self, objective: str, *drawn: Tensor) -> tuple[Tensor, Tensors]:
         return self.wrapped[objective][1](objective, *drawn)

@@ -68,7 +68,7 @@ class Engine:
         self.method, self.nets = method, nets  # `nets` are those that the optimizers update
         self.bound = LossModule(method, nets, penalty, compiled, recompute)
 
-    def begin(self, objective: str, moving: Rates) -> None:
+    def begin(self, objective: str, rates: Rates) -> None:
         """Prepare for the loss and the gradients of this objective, with these trainable
         parameters."""
 

@@ -37,7 +37,7 @@ class Supervised(Pretrainer):
             self.task is None or not self.task.pooled,
             "task",
             type(self.task).__name__,
-            "one of classes, pixels or boxes: another set's numbers have another scale",
+            "a task of classes, pixels or boxes: another set's numbers differ in scale",
         )
 
     @property

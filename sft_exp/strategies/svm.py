@@ -74,26 +74,26 @@ class KernelMachine(nn.Module):
     gamma: Tensor
     classes_K: Tensor
 
-    def __init__(self, support: int, width: int, seen: int, classes: int):
+    def __init__(self, support: int, width: int, fitted: int, classes: int):
         super().__init__()
         self.classes = classes
         self.register_buffer("support_SD", torch.zeros(support, width))
-        self.register_buffer("dual_KS", torch.zeros(seen - 1, support))
-        self.register_buffer("bias_P", torch.zeros(seen * (seen - 1) // 2))
-        self.register_buffer("start_K", torch.zeros(seen + 1, dtype=torch.long))
+        self.register_buffer("dual_KS", torch.zeros(fitted - 1, support))
+        self.register_buffer("bias_P", torch.zeros(fitted * (fitted - 1) // 2))
+        self.register_buffer("start_K", torch.zeros(fitted + 1, dtype=torch.long))
         self.register_buffer("gamma", torch.zeros(()))
-        self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
+        self.register_buffer("classes_K", torch.zeros(fitted, dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
         # Relative to the centre, single precision is enough; some devices have no other.
         centre_D = self.support_SD.mean(0)
         distance_BS = torch.cdist(f_BD - centre_D, self.support_SD - centre_D)
         k_BS = (-self.gamma * distance_BS.square()).exp()
-        seen, start = len(self.classes_K), self.start_K.tolist()
-        votes, margins = (torch.zeros(len(f_BD), seen, device=f_BD.device) for _ in range(2))
+        fitted, start = len(self.classes_K), self.start_K.tolist()
+        votes, margins = (torch.zeros(len(f_BD), fitted, device=f_BD.device) for _ in range(2))
         pair = 0
-        for i in range(seen):
-            for j in range(i + 1, seen):
+        for i in range(fitted):
+            for j in range(i + 1, fitted):
                 a, b = slice(start[i], start[i + 1]), slice(start[j], start[j + 1])
                 d_B = (
                     k_BS[:, a] @ self.dual_KS[j - 1, a]

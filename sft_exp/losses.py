@@ -39,8 +39,7 @@ def log_gaussian(mean_KBCHW: Tensor, x_BCHW: Tensor, sigma: float) -> Tensor:
 
 
 def squared(mean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Half the squared distance [scalar, per image]: -log p(x) of a unit-variance Gaussian, up to a
-    constant."""
+    """Half the squared distance [scalar, per image]: a unit-variance Gaussian, up to a constant."""
     return 0.5 * (mean_BCHW - x_BCHW).square().sum() / len(x_BCHW)
 
 
@@ -52,8 +51,7 @@ def kl_to_standard_normal(mean_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
 
 
 def precise(x: Tensor) -> Tensor:
-    """The tensor in single precision if it is in half precision, which is too coarse for sums over
-    a batch."""
+    """In single precision if it was in half, which is too coarse for sums over a batch."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 

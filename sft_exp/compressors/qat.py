@@ -65,8 +65,7 @@ class Qat(Compressor):
 
 @torch.no_grad()
 def at_work(network: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
-    """The layers that a forward pass reaches; an encoder may have some above the features in
-    use."""
+    """The layers that a forward pass reaches; those above the features in use are not."""
     reached: list[nn.Module] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, _: reached.append(layer))

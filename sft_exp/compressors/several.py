@@ -1,5 +1,4 @@
-"""Several compressors side by side, each applied to the original, for one comparison; without
-export."""
+"""Several compressors side by side, each applied to the original; nothing is exported."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

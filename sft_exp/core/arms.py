@@ -1,5 +1,4 @@
-"""The names of a comparison's arms in every result. sft_exp/jobs/arms.py defines how each is
-made."""
+"""The names of a comparison's arms in every result; sft_exp/jobs/arms.py defines the arms."""
 
 MAIN, SCRATCH, RANDOM = "pretrained", "scratch", "random_frozen"
 LONG = "scratch_long"  # from scratch, with the steps of the pretraining added

@@ -41,8 +41,7 @@ class Compressor:
     graph: ClassVar[bool] = False  # its result is an ONNX graph, not a torch network
 
     def variants(self, name: str) -> "dict[str, list[Compressor]]":
-        """The resulting models: name -> the compressors to apply in order. The first one is
-        exported."""
+        """The resulting models: name -> compressors to apply in order. The first is exported."""
         return {name: [self]}
 
     def distillation(self) -> "Distillation | None":

@@ -1,5 +1,4 @@
-"""The base classes of encoders: hyperparameters, and the network (backbone) that is built from
-them."""
+"""The base classes of encoders, i.e. hyperparameters, and of the networks built from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +16,7 @@ class Backbone(nn.Module):
     width: int  # D, width of the code
 
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the named feature maps from the input up, [B, D] or [B, D, H, W], computed
-        lazily."""
+        """Yield the named feature maps from the input up, [B, D] or [B, D, H, W], lazily."""
         raise NotImplementedError
 
     def decoder(self, width: int) -> nn.Module:

@@ -1,5 +1,4 @@
-"""The base class of training methods: hyperparameters, networks, the random draws of a step, and a
-pure loss."""
+"""The base class of training methods: hyperparameters, networks, random draws, and a pure loss."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,10 +44,8 @@ class Method:
         raise NotImplementedError
 
     def loss(self, nets: nn.ModuleDict, *drawn: Tensor) -> tuple[Tensor, Tensors]:
-        """(scalar to minimise, scalars to log); deterministic, so that it can be tested, repeated
-        and sharded."""
+        """(scalar to minimise, scalars to log); deterministic, so testable and shardable."""
         raise NotImplementedError
 
     def on_step_end(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
-        """Called after the updates of each step, without gradients: for teachers, queues,
-        centres."""
+        """Called after the updates of each step, without gradients, e.g. for EMA teachers."""

@@ -1,5 +1,4 @@
-"""The base class of metrics: scores of predictions on test images, in addition to the task's
-own."""
+"""The base class of metrics: scores of test predictions besides those of the task."""
 
 from dataclasses import dataclass
 from typing import ClassVar

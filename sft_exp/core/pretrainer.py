@@ -32,8 +32,7 @@ class Pretrainer(Method):
     init: str | None = field(default=None, kw_only=True)
 
     def observe(self, x_BCHW: Tensor, rng: Stream) -> Tensor:
-        """The images that are modelled: the grey levels themselves, or samples of black and
-        white."""
+        """The images that are modelled: grey levels, or binary samples of them."""
         return x_BCHW
 
     def log_weights(self, nets: nn.ModuleDict, x_BCHW: Tensor, samples: int, rng: Stream) -> Tensor:

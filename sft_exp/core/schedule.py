@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Schedule:
-    """The factor of the learning rate as a pure function of progress, without state to
-    checkpoint."""
+    """The factor of the learning rate as a pure, stateless function of progress."""
 
     def __call__(self, progress: float) -> float:
         """The factor, 0 or more, at `progress`, the share of completed steps in [0, 1)."""

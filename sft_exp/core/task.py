@@ -1,5 +1,4 @@
-"""The base class of tasks, methods that learn to predict from labels, and the network that they
-train."""
+"""The base class of tasks, which learn to predict from labels, and of their networks."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,8 +40,7 @@ class Task(Method):
     plain: ClassVar[bool] = False
 
     def alters(self) -> bool:
-        """Whether `draw` changes or mixes images, so that a frozen encoder's features cannot be
-        cached."""
+        """Whether `draw` changes or mixes images, so that features cannot be cached."""
         return False
 
     def predict(self, nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
@@ -62,19 +60,16 @@ class Task(Method):
         return predictions, batch["y"]
 
     def record(self, predictions: Tensor, batch: Tensors) -> Tensors:
-        """What is stored of each image's prediction, [B, ...] each; of a class, `predicted` and
-        `confidence`."""
+        """What is stored of each prediction, [B, ...] each; of a class, these two."""
         confidence_B, predicted_B = predictions.softmax(1).max(1)
         return {"predicted": predicted_B.to(torch.int16), "confidence": confidence_B.float()}
 
     def show(self, predictions: Tensor, batch: Tensors, spec: Spec) -> Tensors:
-        """Pictures of predictions and targets for the report: name -> images [B, 3, H, W] in [0,
-        1]."""
+        """Pictures for the report: name -> images [B, 3, H, W] in [0, 1]; {} = none."""
         return {}
 
     def of(self, spec: Spec) -> Spec:
-        """The spec of the task's own target, if the data set has several with classes of their
-        own."""
+        """The spec of the target that the head predicts, which may have other classes."""
         return spec.of(self.needs[0]) if self.needs else spec
 
     def probed(self) -> bool:
@@ -101,8 +96,7 @@ class Task(Method):
         return self
 
     def drawn(self) -> int:
-        """The number of tensors that `draw` returns, the images and each target, for a task that
-        contains this one."""
+        """The number of tensors that `draw` returns: the images and each target."""
         return 1 + max(1, len(self.needs))
 
     def closed_form_task(self) -> "Task":
@@ -117,8 +111,7 @@ class Task(Method):
 
 
 class Network(nn.Module):
-    """A task's networks as one module: images in [0, 1] [B, C, H, W] -> predictions, e.g. [B,
-    Y]."""
+    """A task's networks as one module: images [B, C, H, W] in [0, 1] -> predictions [B, ...]."""
 
     def __init__(self, task: Task, nets: nn.ModuleDict):
         super().__init__()

@@ -49,8 +49,7 @@ class Logged:
         self.complete = True
 
     def new(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The scalars of the row that the run does not have; none for steps before the newest
-        one."""
+        """The scalars of the row that the run does not have yet."""
         if row["step"] < self.step or (row["step"] == self.step and self.complete):
             return {}
         if row["step"] > self.step:
@@ -80,8 +79,7 @@ class Run:
         """Log a table of rows with the same columns: numbers and texts."""
 
     def finish(self, code: int = 0) -> None:
-        """End the run. `code` is the job's exit code; 0 means that the folder and its artifacts are
-        complete."""
+        """End the run. `code` is the job's exit code; with 0, the artifacts are complete."""
 
 
 @dataclass

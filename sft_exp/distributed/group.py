@@ -1,5 +1,4 @@
-"""The process group that torchrun, torch's elastic launcher or Slurm started, and its
-communication."""
+"""The processes that torchrun, its elastic launcher or Slurm started, and their communication."""
 
 import gc
 import json
@@ -96,8 +95,7 @@ class Group:
         return json.loads(self.store.get(key))
 
     def close(self) -> None:
-        """Leave the group after a barrier: a process that exits during communication breaks the
-        others."""
+        """Leave after a barrier: a process that exits earlier would break the others."""
         gc.collect()  # frees wrappers that still refer to the group
         dist.barrier(group=self.channel)
         dist.destroy_process_group()
@@ -121,8 +119,7 @@ def shared(
 
 
 def on_cpu(value: Any) -> Any:
-    """A copy with all tensors on the CPU: unpickled elsewhere, they would allocate memory on the
-    sender's device."""
+    """A copy with all tensors on the CPU: unpickling must not use the sender's device."""
     if isinstance(value, Tensor):
         return value.cpu()
     if isinstance(value, dict):
@@ -132,8 +129,7 @@ def on_cpu(value: Any) -> Any:
 
 @contextmanager
 def missing(group: Group | None) -> Iterator[None]:
-    """Inside, the various errors that a lost process causes in the others are raised as
-    LostRank."""
+    """Inside, the errors that a lost process causes in the others are raised as LostRank."""
     try:
         yield
     except RuntimeError as error:

@@ -1,5 +1,4 @@
-"""The engine of one process, which computes whole batches, and the interface that other engines
-override."""
+"""The engine of one process, which computes whole batches, and base class of the others."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -47,8 +46,7 @@ class LossModule(nn.Module):
 
 
 class Engine:
-    """Computes the losses and gradients of one training. Only the engine knows which processes
-    share the work."""
+    """Computes losses and gradients; only the engine knows which processes share the work."""
 
     ranks: Ranks = ALONE
     # each process has a shard of networks and optimizers, which `write` and `read` checkpoint
@@ -69,16 +67,14 @@ class Engine:
         self.bound = LossModule(method, nets, penalty, compiled, recompute)
 
     def begin(self, objective: str, rates: Rates) -> None:
-        """Prepare for the loss and the gradients of this objective, with these trainable
-        parameters."""
+        """Prepare for the loss and the gradients of this objective at these rates."""
 
     def loss(self, objective: str, *drawn: Tensor) -> tuple[Tensor, Tensors]:
         """(scalar, scalars to log) of this process's examples."""
         return self.bound(objective, *drawn)
 
     def adding(self, objective: str, last: bool) -> AbstractContextManager:
-        """The context of loss and backward in gradient accumulation; only the last piece of a batch
-        synchronises the gradients."""
+        """The context of loss and backward of a piece; only the last synchronises gradients."""
         return nullcontext()
 
     def mean(self, values: Tensors) -> Tensors:

@@ -1,5 +1,4 @@
-"""The base class of engines with several processes, each of which computes some examples of the
-batch."""
+"""The base class of engines whose processes each compute some examples of the batch."""
 
 import torch
 import torch.distributed as dist
@@ -39,8 +38,7 @@ class Shared(Engine):
         return nets
 
     def wrap(self, group: Group) -> None:
-        """Wrap `self.bound`, the losses with their networks, for the synchronisation of
-        gradients."""
+        """Wrap `self.bound`, losses with networks, to synchronise gradients."""
 
     def mean(self, values: Tensors) -> Tensors:
         means = torch.stack([v.detach() * self.part for v in values.values()])

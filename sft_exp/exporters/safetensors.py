@@ -1,5 +1,4 @@
-"""The weights as a safetensors file; model.json describes the parts of this package that they
-fit."""
+"""The weights as a safetensors file; model.json describes the matching parts of this package."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -58,8 +58,7 @@ class KNN(Strategy):
 
 
 class Neighbours(nn.Module):
-    """Maps features [B, D] to the log share of each class among the k nearest stored ones [B,
-    Y]."""
+    """Features [B, D] -> log share of each class among the k nearest stored ones [B, Y]."""
 
     f_ND: Tensor
     y_N: Tensor

@@ -1,5 +1,4 @@
-"""Linear probe: train a linear head by gradient on the frozen encoder, whose features are
-cached."""
+"""Linear probe: train a linear head by gradient on cached features of the frozen encoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar

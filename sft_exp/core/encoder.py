@@ -33,7 +33,7 @@ class Backbone(nn.Module):
 class Encoder:
     """The hyperparameters of a network from images to features.
 
-    `models.normalise.backbone` normalises the images by `mean` and `std` before the network that `build`
+    `models.normalise.backbone` applies `mean` to `interpolation` around the network that `build`
     returns.
     """
 
@@ -44,6 +44,12 @@ class Encoder:
     mean: list[float] | None = field(default=None, kw_only=True)
     # standard deviation of each channel, by which images are then divided; null = neither
     std: list[float] | None = field(default=None, kw_only=True)
+    # Pixels a side that the network sees; null = images as they are.
+    size: int | None = field(default=None, kw_only=True)
+    # With `size`: the share of the image's sides, around its centre, that is seen; null = as the weights, else all.
+    crop: float | None = field(default=None, kw_only=True)
+    # With `size`: bilinear or bicubic; null = as the weights, else bilinear.
+    interpolation: str | None = field(default=None, kw_only=True)
 
     def build(self, image: tuple[int, int, int]) -> Backbone:
         """Build the network for images [C, H, W].
@@ -57,3 +63,7 @@ class Encoder:
         """The encoders that fields with the value `auto` may stand for, the default for such images
         first. Weights from a file choose the one that they fit best."""
         return [self]
+
+    def published(self) -> str | None:
+        """The name of public ImageNet weights of this encoder, as `pretrainer.init` takes it; None if there are none."""
+        return None

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from sft_exp.core.method import Method
 from sft_exp.core.types import Tensors
+from sft_exp.distributed import shards
 from sft_exp.distributed.group import Group
 from sft_exp.distributed.sharing import Shared
 from sft_exp.models.layers import blocks
@@ -82,7 +83,7 @@ class Sharded(Shared):
 
     def read(self, folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         state = self.state(optimizers)
-        dcp.load(state, checkpoint_id=str(folder))
+        shards.read(state, folder)
         self.nets.load_state_dict(state["nets"])
         for objective, optimizer in optimizers.items():
             set_optimizer_state_dict(self.nets, optimizer, state["optimizers"][objective])

@@ -41,6 +41,9 @@ class ResNet(Encoder):
         usual = ("small", "large") if max(image[1:]) < 64 else ("large", "small")
         return [replace(self, stem=stem) for stem in usual] if self.stem == "auto" else [self]
 
+    def published(self):
+        return f"torchvision:resnet{self.depth}" if self.depth != 10 else None
+
 
 class Residual(Backbone):
     """Yields `stem`, `layer1` to `layer4` [B, D, H, W], then `pool` [B, D].

@@ -9,6 +9,7 @@ import torch
 from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
 from sft_exp.models.layers import upsampler
+from sft_exp.models.weights import PACKAGES
 
 WIDEST = 512  # most channels of the decoder
 
@@ -39,6 +40,10 @@ class TimmModel(Encoder):
             raise ConfigError(
                 "name", self.name, f"does not fit images of {image}, or these options: {error}"
             ) from error
+
+    def published(self):
+        lite = self.name.removeprefix("tf_")
+        return f"pypi:{lite}" if lite in PACKAGES else f"timm:{self.name}"
 
 
 class Intermediate(Backbone):

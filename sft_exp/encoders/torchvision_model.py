@@ -40,6 +40,9 @@ class TorchvisionModel(Encoder):
                 "name", self.name, f"does not fit images of {image}, or these options: {error}"
             ) from error
 
+    def published(self):
+        return f"torchvision:{self.name}"
+
 
 class Traced(Backbone):
     """Yields `map1`, `map2`, ... [B, D, H, W], the last map of each size, then `code` [B, D], the

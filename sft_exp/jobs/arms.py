@@ -121,6 +121,9 @@ def finetuning(
         request["parts"] = [part for folder in folders for part in model.parts_of(folder)]
     if request["strategy"].closed_form:
         return closed(request)
+    # From scratch there are no statistics to keep, and a frozen encoder keeps its own.
+    if e.finetune.batchnorm == "frozen" and request["start"] and not request["strategy"].frozen:
+        request["batchnorm"] = "frozen"
     return going_on(
         job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft_exp.config.schema import Experiment
+from sft_exp.config.weight_names import IMAGENET, NAMES, WANDB
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.splits import Labels
 from sft_exp.errors import ConfigError
@@ -13,6 +14,7 @@ from sft_exp.models.transfer import Tensors
 from sft_exp.models.weights import Weights
 from sft_exp.stages import pretrain
 from sft_exp.store.store import Request
+from sft_exp.trackers import wandb
 
 STARTLESS = ("nothing", "in closed form")  # what pretrainers learn that weights are no start for
 # of a pretraining that starts from no weights
@@ -57,7 +59,7 @@ def initial(e: Experiment) -> Request:
             "must be null: nothing starts from weights here; take pretrainer=checkpoint",
         )
     if trained_by == "from a file" and not path:
-        valid = f"must name weights: a file, a folder of ours, {weights.NAMES}"
+        valid = f"must name weights: a file, a folder of ours, {NAMES}"
         raise ConfigError("pretrainer.init", path, valid)
     if not path:
         return WITHOUT
@@ -67,28 +69,47 @@ def initial(e: Experiment) -> Request:
 
 def started(init: str) -> tuple[Weights, Tensors, str]:
     """What `pretrainer.init` names: (where it is and which images it wants, its tensors, the SHA-256 of its content)."""
+    if init.startswith(WANDB):
+        init = str(wandb.fetch(init.removeprefix(WANDB)))
     located = weights.locate(init)
     tensors, sha256 = weights.read(located)
     return weights.prepared(located, tensors, sha256), tensors, sha256
 
 
 def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
-    """The experiment with the encoder as its weights want it: images are normalised as those that they were trained on, and
+    """The experiment with the encoder as its weights want it: images are prepared as those that they were trained on, and
     fields left open are those of the file; what the user states stays. Requests, and their hashes, know this encoder alone."""
     if not e.pretrainer.init or e.pretrainer.trained_by in STARTLESS:
         return e
-    found, tensors, _ = started(e.pretrainer.init)
+    if e.pretrainer.init == IMAGENET:
+        e = replace(e, pretrainer=replace(e.pretrainer, init=of_imagenet(e)))
+    source, tensors, _ = started(e.pretrainer.init)
     encoder = e.encoder
     if encoder.mean is None and encoder.std is None:
-        encoder = replace(encoder, mean=found.mean, std=found.std)
+        encoder = replace(encoder, mean=source.mean, std=source.std)
+    fixed = source.fixed and not getattr(encoder, "options", None)
+    size = encoder.size or (source.size if fixed and image[1:] != (source.size,) * 2 else None)
+    if size:
+        crop = source.crop if encoder.crop is None else encoder.crop
+        interpolation = encoder.interpolation or source.interpolation
+        encoder = replace(encoder, size=size, crop=crop, interpolation=interpolation)
     variants = encoder.variants(image)
     if len(variants) > 1:
         loaded = [
-            transfer.transfer(v.build(image), tensors, found.file).summary()["loaded"]
+            transfer.transfer(v.build(image), tensors, source.file).summary()["loaded"]
             for v in variants
         ]
         encoder = variants[loaded.index(max(loaded))]
     return replace(e, encoder=encoder)
+
+
+def of_imagenet(e: Experiment) -> str:
+    """The name of the ImageNet weights of the chosen encoder. ConfigError if none are public."""
+    if (name := e.encoder.published()) is None:
+        option = e.choices.get("encoder", type(e.encoder).__name__)
+        valid = f"has no public ImageNet weights; leave it out, or choose resnet18, or {NAMES}"
+        raise ConfigError("encoder", option, valid)
+    return name
 
 
 def watched(job: Job, fold: int | str | None) -> Request:

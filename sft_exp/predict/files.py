@@ -1,6 +1,5 @@
 """Predictions of image files, written as CSV or JSON lines."""
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from glob import glob, has_magic
@@ -8,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from sft_exp.data import tables
 from sft_exp.errors import DataError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
 
 
 def table(model: "Predictor", out: TextIO) -> Row:
-    writer = csv.writer(out, lineterminator="\n")
+    writer = tables.Writer(out)
     writer.writerow(["file", "class", "probability"])
 
     def write(path: Path, p_Y: "Tensor") -> None:

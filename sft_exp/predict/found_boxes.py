@@ -5,7 +5,6 @@ annotating), in pixels of the images as they are. Told of another COCO json, it 
 evaluation takes, with that file's ids of images (by file name) and of categories (by name).
 """
 
-import csv
 import json
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sft_exp.data import tables
 from sft_exp.data.boxes import Letterbox
 from sft_exp.data.decode import decode, whole
 from sft_exp.data.readers.files import png, unique
@@ -31,7 +31,7 @@ class BoxFiles:
 
     def __init__(self, model: Model, folder: Path, out: TextIO, like: Path | None = None):
         self.model, self.folder, self.like = model, folder, like
-        self.rows, self.classes = csv.writer(out, lineterminator="\n"), model.spec.classes
+        self.rows, self.classes = tables.Writer(out), model.spec.classes
         self.rows.writerow(["file", "picture", *self.classes])
         numbers = dict(zip(self.classes, range(1, len(self.classes) + 1), strict=True))
         self.images_there, self.categories = ids_in(like, self.classes) if like else ({}, numbers)

@@ -4,7 +4,6 @@ boxes as COCO json.
 A writer is made for a model, an output folder and a stream, and called with each image's file and content.
 """
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft_exp.core.task import Task
+from sft_exp.data import tables
 from sft_exp.data.decode import decode, whole
 from sft_exp.data.readers.files import png, unique
 from sft_exp.errors import DataError
@@ -69,7 +69,7 @@ def writer(
 
 def numbers(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
     """A row `file,<number>,...` for each image."""
-    rows = csv.writer(out, lineterminator="\n")
+    rows = tables.Writer(out)
     rows.writerow(["file", *model.task.of(model.spec).classes])
 
     def write(path: Path, content: bytes) -> None:
@@ -84,7 +84,7 @@ def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write
     share of its pixels that each class has."""
     classes, rows, taken = (
         model.task.of(model.spec).classes,
-        csv.writer(out, lineterminator="\n"),
+        tables.Writer(out),
         set[str](),
     )
     rows.writerow(["file", "mask", *classes])
@@ -105,7 +105,7 @@ def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write
 def several(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
     """A row of each image: the class or the numbers of each head; of a mask its file, made as the others see the image."""
     heads: dict[str, Task] = model.task.heads  # type: ignore[attr-defined]
-    rows, taken, columns = csv.writer(out, lineterminator="\n"), set[str](), ["file"]
+    rows, taken, columns = tables.Writer(out), set[str](), ["file"]
     for name, task in heads.items():
         columns += (
             [f"{name}/{c}" for c in model.spec.of(name).classes]

@@ -5,7 +5,6 @@ job's results. Jobs that share a pretraining share its run: whoever finds it in 
 """
 
 import io
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -157,7 +156,7 @@ def artifact(what: str, job: Job, folder: Path, files: tuple[str, ...]) -> Artif
     """Weights that a run makes or uses; once they are there, with the checksums they were sealed with."""
     facts = {}
     if (folder / atomic_io.SEAL).exists():
-        facts = {"sha256": json.loads((folder / atomic_io.SEAL).read_text())["sha256"]}
+        facts = {"sha256": atomic_io.read_seal(folder)["sha256"]}
     return Artifact(
         f"{what}-{option(job, 'pretrainer')}-{option(job, 'dataset')}",
         "model",

@@ -305,7 +305,12 @@ def ready(
         return (
             model,
             data,
-            replace(plan, eval_frozen="encoder", penalty=partial(pull, strategy, start_at)),
+            replace(
+                plan,
+                eval_frozen="encoder",
+                frozen_statistics=request.get("batchnorm") == "frozen",
+                penalty=partial(pull, strategy, start_at),
+            ),
             encoder,
         )
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)

@@ -41,7 +41,8 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         console.print(
             f"{report.table()}\n  {images}", markup=False, highlight=False, soft_wrap=True
         )
-        atomic_io.write_json(folder / "transfer.json", {**report.json(), "images": images})
+        said = {**report.json(), "images": images, "sha256": request["init"]}
+        atomic_io.write_json(folder / "transfer.json", said)
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
     with torch.no_grad():
         method.prepare(

@@ -1,6 +1,5 @@
 """CSV files that a spreadsheet or pandas reads: `outputs/csv/<run>/metrics.csv` and `summary.csv`."""
 
-import csv
 import io
 import time
 from collections.abc import Callable, Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.core.tracker import About, Run, Tracker
+from sft_exp.data.tables import Writer
 from sft_exp.errors import StorageError
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
@@ -76,7 +76,7 @@ def text_of(rows: Iterable[dict[str, Any]]) -> str:
     rows = list(rows)
     text = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = Writer(text)
+    writer.writerow(columns)
+    writer.writerows([row.get(key, "") for key in columns] for row in rows)
     return text.getvalue()

@@ -23,6 +23,7 @@ from urllib.parse import urlparse
 
 from sft_exp.core.tracker import About, Artifact, Logged, Run, Tracker
 from sft_exp.errors import DataError, StorageError, require
+from sft_exp.models.download import reachable
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 from sft_exp.training import metrics_log
@@ -309,6 +310,8 @@ def draft(artifact: Artifact) -> Any:
 def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
     """A folder with the files of an artifact, e.g. `team/project/encoder-vae-digits:latest`. DataError if it cannot be had."""
     try:
+        # the client itself retries for half a minute
+        reachable(library().setup().settings.base_url)
         found = library().Api().artifact(artifact)
         return Path(
             found.download(
@@ -316,7 +319,10 @@ def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
             )
         )
     except Exception as error:
-        raise DataError(f"artifact {artifact}: {first_line(error)}") from error
+        raise DataError(
+            f"artifact {artifact}: {first_line(error)}; where W&B can be reached, "
+            f"`wandb artifact get {artifact}` downloads a folder, whose path is taken instead"
+        ) from error
 
 
 def pending(roots: list[Path]) -> list[Path]:

@@ -110,16 +110,19 @@ def sound(folder: Path) -> dict[str, Any]:
     """What a folder of shards holds beside them. StorageError if a bit of any file has changed."""
     if faults := atomic_io.check(folder):
         raise StorageError("; ".join(faults))
-    return torch.load(folder / REST, weights_only=True)
+    return unpacked((folder / REST).read_bytes(), folder / REST)
 
 
 def load(file: Path, device: torch.device) -> dict[str, Any]:
     """A checkpoint's content: tensors and plain values, never code."""
+    return unpacked(atomic_io.read_checked(file), file, device)
+
+
+def unpacked(content: bytes, file: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """The inverse of `packed`. StorageError, named by `file`, for content that holds anything but plain values."""
     try:
-        return torch.load(
-            io.BytesIO(atomic_io.read_checked(file)), map_location=device, weights_only=True
-        )
-    except (UnpicklingError, RuntimeError) as error:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
         raise StorageError(
             f"{file}: no checkpoint of ours ({str(error).splitlines()[0]})"
         ) from error

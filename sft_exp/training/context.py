@@ -142,6 +142,9 @@ def pick(name: str, local: int | None = None) -> torch.device:
     return device
 
 
+STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # of which Windows has the first two
+
+
 class Stop:
     """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read at the end of each step; a second SIGINT leaves at once."""
 
@@ -155,13 +158,14 @@ class Stop:
         cls.asked = False
         before = {}
         if threading.current_thread() is threading.main_thread():
-            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-                before[name] = signal.signal(name, cls._handle_signal)
+            for name in STOPPING:
+                if number := getattr(signal, name, None):
+                    before[number] = signal.signal(number, cls._handle_signal)
         try:
             yield
         finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @classmethod
     def ask(cls) -> None:

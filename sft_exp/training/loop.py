@@ -46,6 +46,8 @@ class Plan:
     # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
     # everything
     eval_frozen: str = ""
+    # BatchNorm layers of that network keep their statistics and normalise by them, though their parameters train.
+    frozen_statistics: bool = False
     # a term of every loss that is the strategy's, not the method's
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
     clip: float | None = None  # largest norm of an objective's gradient
@@ -92,7 +94,7 @@ def train(
         rates, progress = plan.moving(step), step / plan.steps
         # a new phase, or someone has looked at the networks
         if (plan.eval_frozen and rates is not awake) or not nets.training:
-            set_train_mode(nets, plan.eval_frozen, rates)
+            set_train_mode(nets, plan.eval_frozen, rates, plan.frozen_statistics)
             awake = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
@@ -173,9 +175,12 @@ def compute_gradients(
     return value
 
 
-def set_train_mode(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
+def set_train_mode(
+    nets: nn.ModuleDict, network: str, moving: Rates, frozen_statistics: bool = False
+) -> None:
     """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
-    without any (dropout) follows the smallest part around it that has some, and trains if any of those move."""
+    without any (dropout) follows the smallest part around it that has some, and trains if any of those move. With
+    `frozen_statistics` BatchNorm layers of `network` stay in evaluation mode."""
     nets.train()
     if not network:
         return
@@ -186,6 +191,8 @@ def set_train_mode(nets: nn.ModuleDict, network: str, moving: Rates) -> None:
         below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
         parents[path] = any(below) if below else parents[path.rpartition(".")[0]]
         module.training = all(own) if own else parents[path]
+        if frozen_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = False
 
 
 def set_requires_grad(

@@ -1,6 +1,7 @@
 """Teachers: EMA copies of a network."""
 
 from copy import deepcopy
+from math import cos, pi
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,12 @@ class StateBuffer(nn.Module):
     def __init__(self, value: Tensor):
         super().__init__()
         self.register_buffer("value", value)
+
+
+def rising_momentum(start: float, progress: float, device: torch.device) -> Tensor:
+    """The momentum at `progress` (0 to 1): from `start` to 1 along a cosine [0-dim]. Grill et al.,
+    arXiv:2006.07733, section 3.2."""
+    return torch.tensor(1 - (1 - start) * (1 + cos(pi * progress)) / 2, device=device)
 
 
 def teacher_of(student: nn.Module) -> nn.Module:

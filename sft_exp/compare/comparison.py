@@ -5,7 +5,6 @@ comparison depends on the jobs' results alone, so a sweep that was killed and co
 same as an undisturbed one.
 """
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.data import tables
 from sft_exp.errors import DataError
 from sft_exp.reports.page import Grid
 from sft_exp.store import results
@@ -353,7 +353,7 @@ class Comparison:
             "verdict",
         ]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = tables.Writer(text)
         writer.writerow(head)
         for j in self.jobs:
             settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]

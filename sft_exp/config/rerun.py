@@ -59,6 +59,8 @@ def again(words: list[str]) -> list[str]:
             del rest[place : place + 2]
     overrides = renamed([str(o) for o in OmegaConf.load(folder / "overrides.yaml")])
     same_as_saved(folder, overrides)
+    if "auto" not in OmegaConf.load(folder / "config.yaml"):
+        overrides.append("auto=false")  # the run was made before settings were chosen from images
     first = next(
         (
             n
@@ -78,7 +80,8 @@ def same_as_saved(folder: Path, overrides: list[str]) -> None:
     composed, _ = compose.compose(overrides)
     saved = updated(build.plain(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
     theirs, ours = (
-        flat({k: v for k, v in c.items() if k not in ("choices",)}) for c in (saved, composed)
+        flat({k: v for k, v in c.items() if k not in ("choices", "auto")})
+        for c in (saved, composed)
     )
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):

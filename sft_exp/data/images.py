@@ -188,4 +188,5 @@ def _as_it_is(batch: Any) -> Any:
 def _deaf(worker: int) -> None:
     """Signals reach whole process groups: the workers must outlive them until the trainer has finished its step and saved."""
     for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if number := getattr(signal, name, None):  # Windows has the first two
+            signal.signal(number, signal.SIG_IGN)

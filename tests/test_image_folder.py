@@ -411,7 +411,7 @@ def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
     shutil.copy("root/test/bolt/200.png", target)
     if where == "train":
         said = refused(
-            "Test images must not be learnt from, but 1 are training",
+            "Test images must not be trained on, but 1 are in the training split",
             root="root",
             unlabelled=[str(photos)],
         )
@@ -420,7 +420,7 @@ def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
         corpus = load(root="root", unlabelled=[str(photos)], memory=memory)
         assert corpus.leaks == [("photos/again.png", "test/bolt/200.png")]
         with pytest.raises(
-            DataError, match="Test images must not be pretrained on, but 1 of"
+            DataError, match="Test images must not be pretrained on, but 1 are in"
         ) as caught:
             duplicates.refuse(corpus, transductive=False)
         said = str(caught.value)

@@ -155,7 +155,7 @@ def test_a_saved_config_is_run_again():
     )
     assert code == 2
     assert (
-        "labels=4: is what first/.hydra/config.yaml holds, but its overrides compose to 3" in said
+        "labels=4: is in first/.hydra/config.yaml, but its overrides compose to 3" in said
     )
     code, said = run(cli, "--config-path", ".", "hydra.run.dir=third")
     assert code == 2

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import heads, probe, scale, sweep, textbook, useless, views
+from benchmarks import defaults, heads, probe, scale, sweep, textbook, useless, views
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +22,7 @@ def main() -> None:
         ("views", views),
         ("useless", useless),
         ("scale", scale),
+        ("defaults", defaults),
     ):
         if name in wanted:
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")

@@ -10,6 +10,7 @@ from importlib import import_module
 from sft_exp import __version__
 from sft_exp.config import args
 from sft_exp.errors import ConfigError
+from sft_exp.execution import watchdog
 
 COMMANDS = {
     "Look things up": ("help",),
@@ -36,9 +37,12 @@ def main(words: list[str] | None = None) -> None:
         elif first and "=" not in first and first[0] not in "-~+":
             sys.exit(unknown(first))
         else:
+            watchdog.leave_on_signals()
             from sft_exp import cli  # late: imports Hydra
 
             cli.command(words)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left: `sft_exp --help | head`
         args.silence()
 

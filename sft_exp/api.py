@@ -24,6 +24,7 @@ from sft_exp.data.own_dataset import OwnDataset
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.execution import session
 from sft_exp.failures import translated
+from sft_exp.guidance import image_defaults
 from sft_exp.jobs import prepare
 from sft_exp.metrics.torchmetrics_class import TorchMetric
 from sft_exp.models import own_module, transfer
@@ -63,6 +64,7 @@ def run(
     """
     words = overrides or []
     with translated(words):
+        words = image_defaults.with_defaults(words)
         values, choices = compose(words)
     objects = {"encoder": encoder, "dataset": dataset, "metrics": metrics}
     brought = {key: value for key, value in objects.items() if value is not None}

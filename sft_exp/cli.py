@@ -14,9 +14,11 @@ from omegaconf import DictConfig
 from sft_exp.config import build, compose, help_text, register, sources
 from sft_exp.config.build import plain
 from sft_exp.config.rerun import again, flags_first
+from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
-from sft_exp.execution import ownership
+from sft_exp.execution import ownership, watchdog
 from sft_exp.failures import reported
+from sft_exp.guidance import image_defaults
 
 if TYPE_CHECKING:
     from sft_exp.jobs.stage_requests import Job
@@ -26,12 +28,16 @@ _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for t
 _codes: list[int] = []  # how this process's single run ended
 
 register.register()  # at import, so that a launcher's own processes can compose too
+watchdog.end_with_driver()
 
 
 def command(words: list[str]) -> NoReturn:
     """Do what the words of a command say, and leave with the exit code."""
+    if "RANK" in os.environ:
+        watchdog.end_with_parent()
     with reported():
-        words = again(compose.typed(flags_first(words)))
+        words = with_encoder(again(compose.typed(flags_first(words))))
+        words = image_defaults.with_defaults(words, silent=os.environ.get("RANK", "0") != "0")
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
         run_follower(words)

@@ -638,7 +638,7 @@ def job(experiment):
     def prepared(*overrides):
         if overrides not in made:
             made[overrides] = prepare.prepare(
-                experiment("tracker=none", "hardware=cpu", "store=store", *overrides)
+                experiment("tracker=none", "hardware=cpu", "store=store", "val=cv", *overrides)
             )
         return made[overrides]
 

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import json
 import os
 import resource
 import signal
@@ -129,7 +130,36 @@ def test_check_notices_a_damaged_seal(tmp_path, content):
     (folder / atomic_io.SEAL).unlink() if content is None else (folder / atomic_io.SEAL).write_text(
         content
     )
-    assert "unreadable" in atomic_io.check(folder)[0]
+    (fault,) = atomic_io.check(folder)
+    assert fault.startswith(str(folder / atomic_io.SEAL))
+    with pytest.raises(StorageError):
+        atomic_io.read_seal(folder)
+
+
+def test_no_flipped_bit_of_a_seal_passes(tmp_path):
+    """Neither the checksums of files nor the facts beside them, which no file's checksum covers."""
+    folder = sealed(tmp_path / "stage")
+    whole = (folder / atomic_io.SEAL).read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        (folder / atomic_io.SEAL).write_bytes(data)
+        with pytest.raises(StorageError):
+            atomic_io.read_seal(folder)
+    for size in range(len(whole)):
+        (folder / atomic_io.SEAL).write_bytes(whole[:size])
+        assert atomic_io.check(folder)
+
+
+def test_a_seal_of_version_0_1_is_read_though_it_has_no_checksum(tmp_path):
+    folder = sealed(tmp_path / "stage")
+    facts = atomic_io.read_seal(folder)
+    del facts[atomic_io.OWN]
+    (folder / atomic_io.SEAL).write_text(json.dumps(facts, indent=1))
+    assert atomic_io.read_seal(folder) == facts
+    assert atomic_io.check(folder) == []
+    (folder / atomic_io.SEAL).write_text(json.dumps({**facts, "more": 1}))
+    assert "checksum" in atomic_io.check(folder)[0]
 
 
 def test_no_flipped_bit_of_a_checked_file_passes(tmp_path):

@@ -1,5 +1,6 @@
 """gc takes what no run refers to and nothing that is in use; ls says what is there."""
 
+import cProfile
 import json
 import os
 import random
@@ -115,6 +116,38 @@ def test_nothing_that_can_be_reached_goes(tmp_path, seed):
     assert clean(store, tmp_path / "runs") == 0
     assert there(store) == needed
     assert len(list((store / "roots").iterdir())) == 3
+
+
+def test_max_gb_takes_the_oldest_until_the_store_is_small_enough(store, capsys):
+    for n in range(4):
+        path = folder(store, name("finetune", n))
+        for file in (path, *path.rglob("*")):
+            os.utime(file, (time.time() - 100 * (4 - n),) * 2)
+    run(Path("outputs/runs/a/b"), store, [name("finetune", 0)])
+    each = listing.measure(store / name("finetune", 3))[0]
+    limit = (listing.measure(store)[0] - each - 1) / 1e9
+    assert clean(store, max_gb=1) == 0
+    assert len(there(store)) == 4
+    assert clean(store, max_gb=limit) == 0
+    assert there(store) == {name("finetune", n) for n in (0, 3)}, "1 is not enough, 2 is"
+    assert clean(store, max_gb=0) == 0
+    assert there(store) == {name("finetune", 0)}, "what a run refers to stays, however large"
+    assert gc_command.main(["max_gb=-1"]) == 2
+    assert "max_gb" in capsys.readouterr().err
+
+
+def test_the_work_of_gc_grows_with_the_number_of_folders_and_not_with_its_square(store):
+    """Counted, not timed: calls of Python functions for twice the folders are about twice as many."""
+    calls = []
+    for count in (20, 40):
+        place = store / str(count)
+        for n in range(count):
+            folder(place, name("finetune", n), sealed=False)
+            (atomic_io.folder(place / "locks") / f"{name('finetune', n)}.lock").touch()
+        profile = cProfile.Profile()
+        profile.runcall(collect.rubbish, place, Path("outputs"))
+        calls.append(sum(entry.callcount for entry in profile.getstats()))
+    assert calls[1] < 2.2 * calls[0]
 
 
 def test_a_run_speaks_before_its_folders_exist(store):
@@ -349,12 +382,12 @@ def test_dry_run_writes_nothing(store):
 def test_a_real_run_keeps_all_it_used(tmp_path, capsys, monkeypatch):
     import sft_exp
 
-    first = sft_exp.run(["debug=tiny"], folder="outputs/runs/a/b")
+    first = sft_exp.run(["debug=tiny", "val=cv"], folder="outputs/runs/a/b")
     folder(Path("outputs/store"), name("finetune", 1))
     before = there("outputs/store")
     clean("outputs/store")
     assert there("outputs/store") == before - {name("finetune", 1)}
-    again = sft_exp.run(["debug=tiny"], folder="outputs/runs/a/b")
+    again = sft_exp.run(["debug=tiny", "val=cv"], folder="outputs/runs/a/b")
     assert all(stage["cached"] for stage in again["stages"].values() if stage)
     assert again["test"] == first["test"]
 

@@ -65,6 +65,84 @@ def test_a_slip_is_a_configuration_error(overrides, words, monkeypatch):
     assert "[8]" not in str(told.value)
 
 
+WRITTEN = {  # what is typed -> (key, what is written, what the experiment has)
+    "dataset.root='${oc.env:MY_PLACE}'": ("dataset.root", "${oc.env:MY_PLACE}", "hush"),
+    "dataset.root='${oc.env:MY_PLACE}/sub'": ("dataset.root", "${oc.env:MY_PLACE}/sub", "hush/sub"),
+    "dataset.root='${oc.env:UNSET,${oc.env:MY_PLACE}}'": (
+        "dataset.root",
+        "${oc.env:UNSET,'${oc.env:MY_PLACE}'}",
+        "hush",
+    ),
+    "dataset.root='${dataset.labels}' dataset.labels='${oc.env:MY_PLACE}'": (
+        "dataset.root",
+        "${oc.env:MY_PLACE}",
+        "hush",
+    ),
+    "tracker.tags='${oc.decode:${oc.env:MY_LIST}}'": (
+        "tracker.tags",
+        "${oc.decode:${oc.env:MY_LIST}}",
+        ["hush", "loud"],
+    ),
+    "dataset.size='${oc.decode:${oc.env:MY_SIZE}}'": ("dataset.size", 48, 48),
+    "dataset.root='${oc.env:SFT_EXP_DATA}/sub'": ("dataset.root", "data/sub", "data/sub"),
+    "dataset.root='${oc.env:UNSET,here}'": ("dataset.root", "${oc.env:UNSET,'here'}", "here"),
+}
+
+
+@pytest.mark.parametrize("typed", WRITTEN)
+def test_text_of_the_environment_is_used_and_not_written(typed, monkeypatch):
+    key, written, used = WRITTEN[typed]
+    given = {"MY_PLACE": "hush", "MY_LIST": "[hush,loud]", "MY_SIZE": "48", "SFT_EXP_DATA": "data"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    config, _ = compose.compose(["dataset=image_folder", *typed.split(" ")])
+    group, name = key.split(".")
+    assert config[group][name] == written
+    assert "hush" not in str(config)
+    assert build.resolved(config)[group][name] == used
+
+
+def test_a_variable_that_is_gone_is_named(monkeypatch):
+    monkeypatch.setenv("MY_PLACE", "hush")
+    config, taken = compose.compose(["dataset=image_folder", "dataset.root='${oc.env:MY_PLACE}'"])
+    monkeypatch.delenv("MY_PLACE")
+    with pytest.raises(ConfigError, match=r"dataset\.root=.*MY_PLACE"):
+        build.experiment(config, taken)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "+dataset.options.api_key=hush",
+        "+dataset.options.token=hush",
+        "+dataset.options.db_password=hush",
+    ],
+)
+def test_a_secret_in_a_config_is_refused(typed):
+    with pytest.raises(ConfigError, match="would write a secret") as refused:
+        compose.compose(["dataset=torchvision", typed])
+    assert "hush" not in str(refused.value)
+
+
+def test_no_file_of_a_run_holds_text_of_the_environment(tmp_path, monkeypatch):
+    """Of the run folder and of the store, whatever their format; from the command line, as Hydra writes files there too."""
+    text = "hushhushhush"
+    command = [sys.executable, "-m", "sft_exp", "debug=tiny", "controls=false", "tracker=none"]
+    command += [
+        "export=safetensors",
+        "name='${oc.env:MY_NAME}'",
+        "store=store",
+        "hydra.run.dir=run",
+    ]
+    environment = {**os.environ, "MY_NAME": text}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert {"results.json", "report.html", "config.yaml"} <= {f.name for f in files}
+    assert not [f for f in files if text.encode() in f.read_bytes()]
+    assert text not in done.stdout + done.stderr
+
+
 def test_the_environment_names_the_store(monkeypatch):
     monkeypatch.setenv("SFT_EXP_STORE", "elsewhere")
     assert compose.compose([])[0]["store"] == "elsewhere"
@@ -154,9 +232,7 @@ def test_a_saved_config_is_run_again():
         cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=third"
     )
     assert code == 2
-    assert (
-        "labels=4: is in first/.hydra/config.yaml, but its overrides compose to 3" in said
-    )
+    assert "labels=4: is in first/.hydra/config.yaml, but its overrides compose to 3" in said
     code, said = run(cli, "--config-path", ".", "hydra.run.dir=third")
     assert code == 2
     assert "must be the .hydra folder of a run" in said

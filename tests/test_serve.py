@@ -69,7 +69,8 @@ def running(app):
 
 
 def service(classes=CLASSES):
-    return app.app(Predictor((1, 8, 8), classes, True, by_brightness), MOST, "127.0.0.1")
+    model = Predictor((1, 8, 8), classes, True, by_brightness)
+    return app.app(model, MOST, "127.0.0.1", pixels=2000)
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +115,61 @@ def test_a_stream_without_a_length_is_measured_too(ask):
     assert ask("POST", "/predict", iter([bytes(40_000)] * 3))[0] == 413
 
 
-def test_too_many_pixels_are_refused(ask, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+def test_too_many_pixels_are_refused(ask):
     status, content = ask("POST", "/predict", png(0, size=50))
     assert status == 422
     assert "pixels" in json.loads(content)["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        ({"Content-Type": "application/json"}, 415),
+        ({"Content-Type": "image/png"}, 200),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 200),  # curl --data-binary
+    ],
+)
+def test_who_may_ask_and_with_what(ask, headers, status):
+    assert ask("POST", "/predict", png(0), headers)[0] == status
+
+
+def test_a_client_that_is_slow_is_let_go(ask, monkeypatch):
+    monkeypatch.setattr(app, "SLOW", 0.2)
+
+    def slowly():
+        yield bytes(10)
+        time.sleep(0.6)
+        yield bytes(10)
+
+    assert ask("POST", "/predict", slowly())[0] == 408
+
+
+def test_a_full_queue_says_come_back(monkeypatch):
+    monkeypatch.setattr(app, "WAITING", 1)
+    monkeypatch.setattr(app, "answer", lambda *_: time.sleep(0.5) or {})
+    statuses = []
+    with running(service()) as port:
+
+        def post():
+            connection = HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/predict", png(0))
+            statuses.append(connection.getresponse().status)
+            connection.close()
+
+        clients = [threading.Thread(target=post) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+    assert sorted(set(statuses)) == [200, 503]
 
 
 def test_a_page_elsewhere_cannot_use_a_name_of_its_own(ask):
@@ -129,7 +180,7 @@ def test_a_page_elsewhere_cannot_use_a_name_of_its_own(ask):
 
 def test_it_listens_to_this_machine_alone_unless_told(monkeypatch):
     heard = {}
-    monkeypatch.setattr(app, "model_of", lambda path: None)
+    monkeypatch.setattr(serve_command, "model_of", lambda path: None)
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: heard.update(options))
     assert serve_command.main(["run=x"]) == 0
     assert heard["host"] == "127.0.0.1"

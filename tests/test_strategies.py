@@ -14,6 +14,7 @@ from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.pixels import Pixels
+from sft_exp.encoders.resnet import ResNet
 from sft_exp.errors import ConfigError
 from sft_exp.models.ema import ema_update_all
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
@@ -110,6 +111,24 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
             assert (name in changed) == all(
                 f"{owner}.{own}" in rates for own in ("weight", "bias")
             ), name
+
+
+@pytest.mark.parametrize(
+    "encoder", [Droppy(), Conv([8, 16], 16), ResNet(10)], ids=["batch and map", "conv", "resnet"]
+)
+def test_frozen_statistics_stay_while_the_parameters_train(digits, plan, encoder):
+    """BatchNorm's running means and variances keep every byte; its weights move, as do all others."""
+    nets = networks(encoder, Full())
+    phases = finetune.moving(Full(), nets, SPEC.image)
+    chosen = plan(nets, 4, phases=phases, eval_frozen="encoder", frozen_statistics=True)
+    optimizers = optimizers_for(Classify(), nets, DECAYING, chosen.phases)
+    images, before = digits.train.at(torch.arange(64)), state(nets)
+    for _ in train(Classify(), nets.train(), optimizers, {"labelled": images}, chosen, CPU):
+        pass
+    after = state(nets)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == phases[0][1].keys()
+    assert any("running_mean" in name for name in after)
 
 
 @pytest.mark.parametrize("stem", TRAINING)

@@ -1,5 +1,6 @@
 """Public weights: they arrive whole or not at all, and see images as their own library shows them."""
 
+import io
 import json
 import socket
 import time
@@ -10,26 +11,36 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from result_stubs import stub
+from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import ResNet18_Weights, VisionTransformer, resnet18, squeezenet1_1
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
 
-from sft_exp.config import build
+from sft_exp.config import build, compose, weight_names
 from sft_exp.core.rng import stream
 from sft_exp.core.task import Network
 from sft_exp.core.types import Spec
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.resnet import ResNet
-from sft_exp.encoders.torchvision_model import Traced
+from sft_exp.encoders.timm_model import TimmModel
+from sft_exp.encoders.torchvision_model import TorchvisionModel, Traced
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.jobs.starts import fitted, initial
-from sft_exp.models import transfer, weights
-from sft_exp.models.normalise import backbone
+from sft_exp.jobs import prepare
+from sft_exp.jobs.starts import fitted, initial, started
+from sft_exp.models import download, transfer, weights
+from sft_exp.models.normalise import Resize, backbone
+from sft_exp.reports import advice
 from sft_exp.stages import model, pretrain
+from sft_exp.store import results
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
+from sft_exp.trackers import wandb
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CORPUS = SimpleNamespace(classes=(), named={})
@@ -375,13 +386,18 @@ def test_a_normalisation_that_cannot_be_is_refused(mean, std, text):
 # Into what a model is used for
 
 
-def test_a_models_file_and_its_graph_normalise(tmp_path):
+@pytest.mark.parametrize(
+    "sized",
+    [{}, {"size": 20}, {"size": 48, "crop": 0.875, "interpolation": "bicubic"}],
+    ids=["as they are", "smaller", "cropped"],
+)
+def test_a_models_file_and_its_graph_prepare_images(tmp_path, sized):
     task, spec, request = (
         Classify(),
         Spec(IMAGE, ("a", "b")),
         {"maps": [-1], "pool": "avg", "grid": 1},
     )
-    encoder = Conv([4, 6], 5, mean=MEAN, std=STD)
+    encoder = Conv([4, 6], 5, mean=MEAN, std=STD, **sized)
     net = model.readout(encoder, request, spec)
     made = model.Model(task, used(task.networks(net, spec)), spec)
     described = {"encoder": encoder, "features": request, "task": task, "strategy": Full()}
@@ -392,7 +408,8 @@ def test_a_models_file_and_its_graph_normalise(tmp_path):
     graph = torch.export.export(Network(task, made.nets), (x_BCHW,)).module()
     torch.testing.assert_close(graph(x_BCHW), logits)
     bare = model.Model(task, nn.ModuleDict({**made.nets, "encoder": net.backbone.body}), spec)
-    normal_BCHW = (x_BCHW - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    seen_BCHW = x_BCHW if net.backbone.resize is None else net.backbone.resize(x_BCHW)
+    normal_BCHW = (seen_BCHW - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(bare.predict(normal_BCHW), logits)
 
 
@@ -444,9 +461,7 @@ def test_where_weights_are_looked_for(tmp_path):
     assert weights.locate(str(tmp_path / "pretrain-1")).file.name == "encoder.safetensors"
     run = tmp_path / "run"
     run.mkdir()
-    (run / "results.json").write_text(
-        json.dumps({"stages": {"pretrain": {"folder": "pretrain-1"}}})
-    )
+    results.write(run, stub(stages={"pretrain": {"folder": "pretrain-1"}}))
     assert weights.locate(str(run)).file.parent.name == "pretrain-1"
     with pytest.raises(DataError, match=r"pretrainer.init=nowhere.pt: no such file"):
         weights.locate("nowhere.pt")
@@ -498,24 +513,24 @@ def test_a_file_is_downloaded_once_and_checked(server, tmp_path, monkeypatch):
     with pytest.raises(
         DataError, match=r"a.safetensors could not be downloaded \(invalid hash value"
     ):
-        weights.downloaded(f"{address}/a.safetensors", "a.safetensors", "0" * 64)
-    file = weights.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256)
+        download.downloaded(f"{address}/a.safetensors", "a.safetensors", "0" * 64)
+    file = download.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256)
     (folder / "a.safetensors").unlink()
-    assert weights.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256) == file
+    assert download.downloaded(f"{address}/a.safetensors", "a.safetensors", sha256) == file
     with pytest.raises(
         DataError, match=r"b.safetensors could not be downloaded .*404.* put it at .*/b.safetensors"
     ):
-        weights.downloaded(f"{address}/b.safetensors", "b.safetensors", sha256)
+        download.downloaded(f"{address}/b.safetensors", "b.safetensors", sha256)
 
 
 def test_a_server_that_is_silent_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(weights, "REACH", 0.1)
+    monkeypatch.setattr(download, "REACH", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(DataError, match=r"could not be downloaded .*timed out"),
     ):
-        weights.downloaded(f"http://127.0.0.1:{silent.getsockname()[1]}/a.pth", "a.pth", "0" * 64)
+        download.downloaded(f"http://127.0.0.1:{silent.getsockname()[1]}/a.pth", "a.pth", "0" * 64)
     assert socket.getdefaulttimeout() is None
 
 
@@ -567,3 +582,281 @@ def test_a_packages_weights_are_timms(experiment):
     torch.testing.assert_close(
         net(x_BCHW), theirs.eval()((x_BCHW - 0.5) / 0.5), rtol=1e-5, atol=1e-5
     )
+
+
+# By name
+
+
+@pytest.mark.parametrize(
+    ("init", "encoder"),
+    [
+        ("torchvision:resnet18", ("torchvision", "resnet18")),
+        ("torchvision:ViT_B_16_Weights.IMAGENET1K_V1", ("torchvision", "vit_b_16")),
+        ("timm:vit_small_patch14_dinov2.lvd142m", ("timm", "vit_small_patch14_dinov2")),
+        ("hf:timm/resnet50.a1_in1k", ("timm", "resnet50")),
+        ("pypi:efficientnet_lite0", ("timm", "tf_efficientnet_lite0")),
+        ("imagenet", ("timm", "tf_efficientnet_lite0")),
+        ("hf:owner/repo", None),
+        ("encoder.safetensors", None),
+    ],
+)
+def test_a_name_says_which_encoder_it_is_of(init, encoder, capsys):
+    assert weight_names.encoder_of(init) == encoder
+    added = [f"encoder={encoder[0]}", f"encoder.name={encoder[1]}"] if encoder else []
+    named = [f"pretrainer.init={init}"]
+    assert weight_names.with_encoder(named) == [*named, *added]
+    assert (f"the encoder of pretrainer.init={init}" in capsys.readouterr().err) == bool(added)
+
+
+def test_every_name_of_torchvisions_weights_is_understood():
+    for name, entry in weights.every():
+        # Classifiers alone: the others are of no encoder's name.
+        if type(entry).__module__.count(".") == 2:
+            assert weight_names.encoder_of(f"torchvision:{entry}") == ("torchvision", name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrainer=imagenet", "encoder=resnet18"],
+        ["pretrainer.init=torchvision:resnet18", "encoder.depth=34"],
+        ["pretrainer=imagenet", "experiment=mine"],
+        ["pretrainer=vae"],
+    ],
+)
+def test_what_the_user_chooses_stays(words):
+    assert weight_names.with_encoder(words) == words
+
+
+def test_several_weights_in_one_command_share_an_encoder_or_are_refused():
+    words = ["-m", "pretrainer=none,imagenet", "encoder.size=32", "debug=tiny"]
+    assert weight_names.with_encoder(words)[-1] == "encoder.name=tf_efficientnet_lite0"
+    with pytest.raises(ConfigError, match="are weights of several encoders; choose one"):
+        weight_names.with_encoder(["pretrainer.init=torchvision:resnet18,torchvision:resnet34"])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "init"),
+    [
+        (ResNet(18), "torchvision:resnet18"),
+        (ResNet(10), None),
+        (TorchvisionModel("vit_b_16"), "torchvision:vit_b_16"),
+        (TimmModel("tf_efficientnet_lite0"), "pypi:efficientnet_lite0"),
+        (TimmModel("resnet50"), "timm:resnet50"),
+        (Conv(), None),
+    ],
+)
+def test_imagenet_stands_for_the_weights_of_the_encoder(encoder, init):
+    assert encoder.published() == init
+
+
+def test_imagenet_is_refused_for_an_encoder_without_public_weights(experiment):
+    with pytest.raises(ConfigError, match="encoder=conv: has no public ImageNet weights"):
+        fitted(experiment("encoder=conv", "pretrainer=imagenet"), IMAGE)
+
+
+def test_a_commands_config_names_the_encoder_that_was_taken(capsys):
+    values, choices = compose.compose(["pretrainer=imagenet", "dataset=cifar10"])
+    assert (choices["encoder"], values["encoder"]["name"]) == ("timm", "tf_efficientnet_lite0")
+    assert "encoder=timm encoder.name=tf_efficientnet_lite0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts files into a cache as huggingface_hub keeps it: (repository, {name: bytes})."""
+    constants = pytest.importorskip("huggingface_hub", reason="timm brings it").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(repository, files):
+        folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        for name, content in files.items():
+            (folder / "snapshots" / ("0" * 40) / name).write_bytes(content)
+
+    return put
+
+
+def of_timm(name, **options):
+    """(timm's model as its library builds it, used, the content of its file)."""
+    timm = pytest.importorskip("timm", reason="timm is an extra")
+    torch.manual_seed(0)
+    net = used(timm.create_model(name, pretrained=False, **options))
+    return net, to_bytes({k: v.contiguous() for k, v in net.state_dict().items()})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "tag", "size"),
+    [("resnet10t", "c3_in1k", 64), ("vit_tiny_patch16_224", "augreg_in21k_ft_in1k", 224)],
+)
+def test_features_are_timms(experiment, hub, name, tag, size):
+    """Of files in the hub's cache, on timm's own transform of a larger image; a transformer sees images at its size."""
+    net, content = of_timm(name)
+    hub(f"timm/{name}.{tag}", {"model.safetensors": content})
+    image = (3, 64, 64)
+    e, ours, report = prepared(
+        experiment, "encoder=timm", f"encoder.name={name}", "pretrainer=checkpoint",
+        f"pretrainer.init=timm:{name}.{tag}", image=image,
+    )  # fmt: skip
+    assert report.missing == {}
+    assert e.encoder.size == (None if size == 64 else size)
+    x_BCHW = torch.rand(2, *image, generator=stream("x"))
+    cfg = weights.locate(f"timm:{name}.{tag}")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cfg.mean, cfg.std))
+    seen = x_BCHW
+    if size != 64:
+        whole = round(size / cfg.crop)
+        seen = resize(x_BCHW, [whole, whole], InterpolationMode(cfg.interpolation), antialias=True)
+        seen = center_crop(seen, [size, size])
+    net.reset_classifier(0)
+    torch.testing.assert_close(ours(x_BCHW), net((seen - mean) / std), rtol=1e-5, atol=1e-5)
+
+
+def test_a_repository_of_the_hub_brings_its_description(hub):
+    trained = {"mean": [0.5] * 3, "std": [0.25] * 3, "input_size": [3, 96, 96], "crop_pct": 0.9}
+    about = json.dumps({"architecture": "any", "pretrained_cfg": trained}).encode()
+    torch_file = io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, torch_file)
+    hub("owner/repo", {"pytorch_model.bin": torch_file.getvalue(), "config.json": about})
+    source = weights.locate("hf:owner/repo")
+    assert (source.mean, source.std, source.size, source.crop) == ([0.5] * 3, [0.25] * 3, 96, 0.9)
+    assert source.file.name == "pytorch_model.bin"
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        (
+            "hf:owner/absent",
+            "owner/absent is not on disk and could not be downloaded .* `hf download",
+        ),
+        (
+            "timm:resnet10t",
+            "timm/resnet10t.c3_in1k is not on disk .* copy its folder models--timm--",
+        ),
+        ("timm:resnet10x", "timm names no weights of it on the hub"),
+        ("hf:no repository", "is not on disk and could not be downloaded"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_said_at_once(init, text, hub, monkeypatch):
+    pytest.importorskip("timm", reason="timm is an extra")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=text):
+        weights.locate(init)
+    assert time.monotonic() - begun < 5
+
+
+def test_an_artifact_that_cannot_be_had_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(wandb, "reachable", lambda url: download.reachable("http://127.0.0.1:9"))
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=r"artifact team/p/encoder:latest: .*wandb artifact get"):
+        started("wandb:team/p/encoder:latest")
+    assert time.monotonic() - begun < 5
+
+
+def test_an_artifact_is_read_from_the_folder_that_was_fetched(tmp_path, monkeypatch):
+    save_file({"a": torch.ones(3)}, tmp_path / "encoder.safetensors")
+    monkeypatch.setattr(wandb, "fetch", lambda name: tmp_path)
+    source, tensors, _ = started("wandb:team/p/encoder:latest")
+    assert source.file == tmp_path / "encoder.safetensors"
+    assert torch.equal(tensors["a"], torch.ones(3))
+
+
+# At a size of their own
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "crop", "mode"),
+    [
+        ((32, 32), 224, 0.875, "bilinear"),
+        ((90, 120), 64, 224 / 232, "bicubic"),
+        ((64, 64), 24, 1.0, "bilinear"),
+    ],
+)
+def test_resizing_is_torchvisions(image, size, crop, mode):
+    x_BCHW = torch.rand(2, 3, *image, generator=stream("x"))
+    whole = max(size, round(size / crop))
+    theirs = resize(x_BCHW, [whole, whole], InterpolationMode(mode), antialias=True)
+    theirs = center_crop(theirs, [size, size])
+    torch.testing.assert_close(
+        Resize(image, (size, size), crop, mode)(x_BCHW), theirs, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_size_that_the_user_states_takes_the_weights_crop(experiment, downloaded):
+    e, net, _ = prepared(experiment, "encoder=resnet18", "pretrainer=imagenet", "encoder.size=64")
+    assert (e.encoder.size, e.encoder.crop, e.encoder.interpolation) == (64, 0.875, "bilinear")
+    assert net.decoder(7)(torch.rand(2, 7)).shape == (2, 3, 32, 32)
+    source = weights.Weights(None, "torchvision", MEAN, STD, 224)
+    text = weights.images(source, e.encoder, IMAGE)
+    assert text.endswith("resized to 64x64 pixels (bilinear, the central 0.875 of each side)")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"crop": 0.5}, "crop=0.5: must be null where encoder.size is null"),
+        ({"size": 16, "crop": 1.5}, "crop=1.5: must be above 0, at most 1"),
+        (
+            {"size": 16, "interpolation": "nearest"},
+            "interpolation=nearest: must be bilinear or bicubic",
+        ),
+        ({"size": 0}, "size=0: must be above 0"),
+    ],
+)
+def test_a_preparation_that_cannot_be_is_refused(options, text):
+    with pytest.raises(ConfigError, match=text):
+        backbone(Conv(**options), IMAGE)
+
+
+@pytest.mark.parametrize("value", ["{img_size: 32}", "{img_size: 32, num_heads: 4}", "{}"])
+def test_a_librarys_options_need_no_plus(experiment, value):
+    e = experiment("encoder=timm", "encoder.name=vit_tiny_patch16_224", f"encoder.options={value}")
+    assert e.encoder.options == yaml.safe_load(value)
+
+
+# Fine-tuned
+
+
+@pytest.mark.parametrize(
+    ("words", "frozen"),
+    [
+        (["pretrainer=checkpoint", "pretrainer.init={file}"], False),
+        (["pretrainer=checkpoint", "pretrainer.init={file}", "finetune.batchnorm=frozen"], True),
+        (["pretrainer=vae", "finetune.batchnorm=frozen"], True),
+        (["pretrainer=vae", "finetune.batchnorm=frozen", "strategy=linear"], False),
+        (["pretrainer=none", "finetune.batchnorm=frozen"], False),
+    ],
+    ids=["not asked for", "a file", "own pretraining", "frozen anyway", "from scratch"],
+)
+def test_pretrained_encoders_keep_their_statistics_if_asked(experiment, tmp_path, words, frozen):
+    """Of the pretrained arm alone: from scratch there are none to keep."""
+    file = tmp_path / "encoder.safetensors"
+    save_file(Conv([4, 6], 5).build((1, 8, 8)).state_dict(), file)
+    tiny = ["encoder=conv", "encoder.channels=[4,6]", "encoder.code=5", "draws=1", "val=none"]
+    job = prepare.prepare(experiment(*tiny, *(word.format(file=file) for word in words)))
+    asked = {arm: job.requests["finetune"][rows[0]] for arm, rows in job.arms.items()}
+    assert (asked["pretrained"].get("batchnorm") == "frozen") == frozen
+    assert all("batchnorm" not in r for arm, r in asked.items() if arm != "pretrained")
+
+
+def test_a_batchnorm_that_cannot_be_is_refused(experiment):
+    with pytest.raises(ConfigError, match=r"finetune.batchnorm=eval: must be train or frozen"):
+        experiment("finetune.batchnorm=eval")
+
+
+@pytest.mark.parametrize("missing", [(), ("sha256",), ("sha256", "images")])
+def test_reports_name_the_file_its_checksum_and_the_size_of_its_images(missing):
+    """Of runs from before either was written down, what is known."""
+    said = {
+        "file": "resnet18.pth", "layers": 40, "loaded": 40, "missing": [], "resized": [],
+        "images": "here at 32x32 pixels, in training at 224", "sha256": "12ab",
+    }  # fmt: skip
+    said = {name: value for name, value in said.items() if name not in missing}
+    text = advice.weights(stub(stages={"pretrain": {"transfer": said}}))
+    assert text.startswith("weights from resnet18.pth: 40 of 40 layers")
+    assert ("SHA-256 of the file 12ab" in text) == ("sha256" in said)
+    assert ("in training at 224" in text) == ("images" in said)

@@ -14,8 +14,8 @@ ROUNDING = 0.001  # of the predictions may differ on another machine
 
 def grade(run: Run) -> Grade:
     """DataError if the data set is not where the run found it."""
-    data = corpus(build.part(run.result["config"]["dataset"], "dataset", sources.KINDS["dataset"]))
-    values = run.result["config"]
+    values = build.resolved(run.result["config"])
+    data = corpus(build.part(values["dataset"], "dataset", sources.KINDS["dataset"]))
     known, faults = Labels.parse(values["labels"], values["labels_total"]), []
     for stated, read in ((run.learnt, data.fingerprint), (run.tested, data.test_fingerprint)):
         if stated["sha256"] != read:

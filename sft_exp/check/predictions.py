@@ -7,6 +7,7 @@ from statistics import fmean
 
 from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.core.arms import FLOORS, SCRATCH
+from sft_exp.data import tables
 from sft_exp.errors import DataError
 from sft_exp.verdict import Comparison, Setting, Verdict, frozen, judge
 
@@ -75,7 +76,10 @@ def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, st
 def rows(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
-            found = list(csv.DictReader(text, restval=""))
+            found = [
+                {column: tables.restored(str(cell)) for column, cell in row.items()}
+                for row in csv.DictReader(text, restval="")
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
     if not found or (missing := [c for c in needed if c not in found[0]]):

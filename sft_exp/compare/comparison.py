@@ -4,7 +4,6 @@ Settings are sorted and chosen by validation. The test score stands beside them 
 What is shown depends on the jobs' results alone, so a sweep that was killed and went on shows what an undisturbed one does.
 """
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.data import tables
 from sft_exp.errors import DataError
 from sft_exp.reports.page import Grid
 from sft_exp.store import results
@@ -345,7 +345,7 @@ class Comparison:
             "verdict",
         ]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = tables.Writer(text)
         writer.writerow(head)
         for j in self.jobs:
             settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]

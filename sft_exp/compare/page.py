@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, Job, Row, show
-from sft_exp.reports.drawing import LINES, STYLE, WIDTH, Picture, png
+from sft_exp.reports.drawing import LINES, WIDTH, Picture, png, style
 from sft_exp.reports.page import Grid, pictures, table, whole
 from sft_exp.training import metrics_log
 
@@ -45,7 +45,7 @@ def page(found: Comparison, title: str) -> str:
 
 def charts(found: Comparison) -> str:
     """The pictures that the jobs have enough of, as HTML; empty if there are none."""
-    with rc_context(STYLE):
+    with rc_context(style()):
         drawn = [
             Picture("", *about, png(figure))
             for draw, about in PICTURES.items()

@@ -1,5 +1,6 @@
 """A plain config as an Experiment of typed parts. Imports the parts, and with them torch."""
 
+import os
 import re
 from dataclasses import fields as fields_of
 from importlib import import_module
@@ -7,6 +8,7 @@ from traceback import extract_tb
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp.config.args import did_you_mean
 from sft_exp.config.enums import with_members
@@ -42,30 +44,105 @@ RETIRED = {  # keys that once were, and may stand in the results of old runs -> 
     "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
 }
 
-SECRET = re.compile(
-    r"oc\.env:\s*([^,}]*(?:SECRET|TOKEN|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE|CREDENTIAL)[^,}]*)",
-    re.IGNORECASE,
+SECRETS = r"SECRET|TOKEN|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE|CREDENTIAL"
+SECRET = re.compile(rf"oc\.env:\s*([^,}}]*(?:{SECRETS})[^,}}]*)", re.IGNORECASE)
+SECRET_KEY = re.compile(
+    r"(?:^|_)(?:secret|token|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE
 )
+ENVIRONMENT = "${oc.env:"
+OURS = "SFT_EXP_"  # variables of this program: they name places, and their values are written
+RESOLVERS = {"oc.env:": "sft_exp.env:", "oc.decode:": "sft_exp.decode:"}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """One job's part of a composed config, resolved, as plain data."""
-    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
-    no_secrets(OmegaConf.to_container(ours, resolve=False))
-    return OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    """One job's part of a composed config as plain data, resolved but for text that comes from the environment.
+
+    Such text stays the interpolation that it is (`${oc.env:NAME}`), because this config is written to files and sent to
+    trackers; `experiment` puts the values in. The store's path is resolved: other commands look there.
+    """
+    keys = [str(key) for key in cfg if key not in ("hydra", "study")]
+    everything: Any = OmegaConf.to_container(cfg, resolve=False)
+    unresolved = {key: everything[key] for key in keys}
+    no_secrets(unresolved)
+    values: Any = {
+        key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(value := cfg[key])
+        else value
+        for key in keys
+    }
+    if ENVIRONMENT not in str(unresolved):
+        return values
+    OmegaConf.register_new_resolver("sft_exp.env", environment_text, replace=True)
+    OmegaConf.register_new_resolver("sft_exp.decode", decode_text, replace=True)
+    texts: Any = OmegaConf.to_container(OmegaConf.create(renamed(unresolved)), resolve=True)
+    return {**withheld(values, texts), "store": values["store"]}
+
+
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """A plain config with the environment's values put in, but for the experiment's name, which titles show. ConfigError."""
+    if ENVIRONMENT not in str(config):
+        return config
+    named = {k: v for k, v in config.items() if k == "name"}
+    others = {k: v for k, v in config.items() if k != "name"}
+    try:
+        return {**OmegaConf.to_container(OmegaConf.create(others), resolve=True), **named}  # type: ignore[dict-item]
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            str(error.full_key or ""),
+            "from the environment",
+            f"cannot be resolved: {str(error).splitlines()[0]}",
+        ) from error
+
+
+def environment_text(*words: Any) -> str:
+    """Stands for oc.env: the interpolation itself, or for variables of this program their value."""
+    if str(words[0]).startswith(OURS):
+        return str(os.environ.get(str(words[0]), words[1] if len(words) > 1 else ""))
+    default = [w if w is None else "'" + str(w).replace("'", "\\'") + "'" for w in words[1:]]
+    return ENVIRONMENT + ",".join([str(words[0]), *(d or "null" for d in default)]) + "}"
+
+
+def decode_text(text: Any) -> Any:
+    """Stands for oc.decode, and keeps it around text of the environment. What it makes of other text is not looked at."""
+    return f"${{oc.decode:{text}}}" if ENVIRONMENT in str(text) else text
+
+
+def renamed(node: Any) -> Any:
+    """The unresolved config with our resolvers in the place of those that read the environment."""
+    if isinstance(node, dict):
+        return {key: renamed(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [renamed(value) for value in node]
+    if isinstance(node, str):
+        for before, after in RESOLVERS.items():
+            node = node.replace(f"${{{before}", f"${{{after}")
+    return node
+
+
+def withheld(value: Any, text: Any) -> Any:
+    """The value, with the text of its interpolation wherever it holds characters of the environment. Numbers are kept."""
+    if isinstance(value, dict) and isinstance(text, dict):
+        return {key: withheld(value[key], text[key]) for key in value}
+    if isinstance(value, list) and isinstance(text, list):
+        return [withheld(v, t) for v, t in zip(value, text, strict=True)]
+    secretive = isinstance(text, str) and ENVIRONMENT in text
+    return text if secretive and isinstance(value, str | dict | list) else value
 
 
 def no_secrets(node: Any, key: str = "") -> None:
-    """ConfigError for a value that reads a secret of the environment: values are written to results.json and report.html."""
+    """ConfigError for a secret in the config, by the name of its key or of the environment's variable: configs are written
+    to files and sent to trackers."""
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
             no_secrets(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, str) and (found := SECRET.search(node)):
+    elif isinstance(node, str) and (match := SECRET.search(node)):
         raise ConfigError(
             key,
             node,
-            f"would write the secret {found[1].strip()} of the environment into the run's files",
+            f"would write the secret {match[1].strip()} of the environment into the run's files",
         )
+    elif isinstance(node, str) and SECRET_KEY.search(key.rpartition(".")[2]) and "${" not in node:
+        raise ConfigError(key, "***", "would write a secret into the run's files")
 
 
 def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
@@ -82,7 +159,7 @@ def study(cfg: DictConfig) -> Any:
 
 def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
     """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
-    values = updated(config)
+    values = updated(resolved(config))
     for key in RETIRED:
         node, _, word = key.rpartition(".")
         if word in values.get(node, {}):

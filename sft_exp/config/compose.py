@@ -13,12 +13,13 @@ from sft_exp.config.help_text import GROUPS, options
 from sft_exp.config.hydra_state import searching
 from sft_exp.config.moved import renamed
 from sft_exp.config.sources import CONF
+from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
 
 
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """(resolved config, option taken in each group) that these overrides stand for."""
-    given = typed(overrides)
+    given = with_encoder(typed(overrides))
     with hydra_state.alone():
         register.register()
         register.plug(register.plugins_in(given))

@@ -58,6 +58,8 @@ def again(words: list[str]) -> list[str]:
             del rest[start : start + 2]
     overrides = renamed([str(o) for o in OmegaConf.load(folder / "overrides.yaml")])
     same_as_saved(folder, overrides)
+    if "auto" not in OmegaConf.load(folder / "config.yaml"):
+        overrides.append("auto=false")  # the run was made before settings were chosen from images
     # the saved overrides come before those of the command line, which change them
     is_override = [
         not word.startswith("-") and previous not in VALUED
@@ -77,7 +79,7 @@ def same_as_saved(folder: Path, overrides: list[str]) -> None:
     composed, _ = compose.compose(overrides)
     saved = updated(build.plain(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
     before, now = (
-        flat({key: value for key, value in config.items() if key != "choices"})
+        flat({key: value for key, value in config.items() if key not in ("choices", "auto")})
         for config in (saved, composed)
     )
     for key in sorted(before.keys() | now.keys()):

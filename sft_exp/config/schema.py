@@ -112,9 +112,13 @@ class FinetuneConfig(TrainConfig):
     # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or
     # full
     patience: int | None = None
+    # statistics of a pretrained BatchNorm: of each batch (train), or frozen
+    batchnorm: str = "train"
 
     def __post_init__(self):
         super().__post_init__()
+        ok = self.batchnorm in ("train", "frozen")
+        require(ok, "batchnorm", self.batchnorm, "train or frozen")
         require(0 <= self.ema < 1, "ema", self.ema, "from 0 to below 1")
         require(
             self.patience is None or self.patience > 0,
@@ -285,7 +289,8 @@ class Experiment:
     # instead: a number over all classes; with a CSV, so many of its images
     labels_total: int | None = None
     draws: int = 10  # label draws fine-tuned on the one pretraining
-    val: str = "cv"  # cv, holdout, none, full
+    # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` say what auto stands for
+    val: str = "auto"
     # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_:
     # torchmetrics....}
     metrics: list[Any] = field(default_factory=list)
@@ -298,6 +303,8 @@ class Experiment:
     # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page
     # for all)
     report: Any = "auto"
+    # dataset=image_folder: settings that are left out follow from the images, labels and machine; false: those of conf/
+    auto: bool = True
     plan: bool = False  # print what would run, and run nothing
     # remove the results of another experiment that lie in the run folder, instead of refusing it
     replace: bool = False
@@ -312,10 +319,10 @@ class Experiment:
         require(self.draws > 0, "draws", self.draws, "above 0")
         require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
         require(
-            self.val in ("cv", "holdout", "none", "full"),
+            self.val in ("auto", "cv", "holdout", "none", "full"),
             "val",
             self.val,
-            "cv, holdout, none or full",
+            "auto, cv, holdout, none or full",
         )
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         named = isinstance(self.controls, list) and all(isinstance(c, str) for c in self.controls)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sft_exp.errors import DataError
 
+ROWS = 256  # of an image that are scaled at once
 FITS = ("crop", "stretch", "letterbox")
 
 
@@ -45,11 +46,17 @@ class Levels(NamedTuple):
         return Levels(low, high) if narrow else Levels(0, full)
 
     def bytes(self, values: Any) -> Any:
-        """Whole numbers (an array) as uint8; those outside of the levels are black or white."""
+        """Whole numbers (an array [H, W]) as uint8; those outside of the levels are black or white.
+
+        A few rows at a time: in float64 a whole image is eight times as large as the file's."""
         import numpy as np
 
-        share = (values.astype(np.float64) - self.low) / (self.high - self.low + 1)
-        return (share * 256).clip(0, 255).astype(np.uint8)
+        result = np.empty(values.shape, np.uint8)
+        for start in range(0, len(values), ROWS):
+            some = values[start : start + ROWS].astype(np.float64)
+            share = (some - self.low) / (self.high - self.low + 1)
+            result[start : start + ROWS] = (share * 256).clip(0, 255)
+        return result
 
 
 class Traits(NamedTuple):
@@ -139,7 +146,7 @@ def opened(
             if least:
                 # a large JPEG is decoded at a fraction of its size: 10 times faster
                 file.draft(None, (least, least))
-            picture = ImageOps.exif_transpose(file)
+            picture = ImageOps.exif_transpose(file) if traits.turned else file
             # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
             if picture.mode.startswith("I"):
                 values = np.asarray(picture)

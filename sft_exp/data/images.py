@@ -191,4 +191,5 @@ def _ignore_signals(worker: int) -> None:
     its step and save.
     """
     for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if number := getattr(signal, name, None):  # Windows has the first two
+            signal.signal(number, signal.SIG_IGN)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sft_exp.core.rng import stream
+from sft_exp.data import tables
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.errors import DataError
@@ -73,7 +74,7 @@ def read(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-        rows = [{k: str(v).strip() for k, v in row.items() if k} for row in reader]
+        rows = [{k: tables.restored(str(v).strip()) for k, v in row.items() if k} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"labels={path}: {getattr(error, 'strerror', None) or error}") from error
     columns = list(reader.fieldnames or [])

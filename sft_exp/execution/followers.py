@@ -60,6 +60,12 @@ def run_follower(job: Job) -> int:
     atomic_io.disable_writes()
     console.quiet = True
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker)
+    with Stop.handle_signals():
+        return followed(job, ctx)
+
+
+def followed(job: Job, ctx: Context) -> int:
+    """Meet the first process in every stage that it shares; the exit code that it names at the end."""
     init_group(job, ctx)
     assert ctx.group is not None
     requests = {
@@ -67,17 +73,16 @@ def run_follower(job: Job) -> int:
         for name, rs in job.requests.items()
         for r in rs
     }
-    with Stop.handle_signals():
-        while "end" not in (news := ctx.group.receive()):
-            try:
-                with missing(ctx.group):
-                    stage_requests.stage(news["stage"], ctx).run(
-                        [Path(news["folder"])], [requests[news["request"]]]
-                    )
-            except LostRank:
-                raise
-            except Failure:
-                pass  # the first process has met the same, and says what follows from it
+    while "end" not in (news := ctx.group.receive()):
+        try:
+            with missing(ctx.group):
+                stage_requests.stage(news["stage"], ctx).run(
+                    [Path(news["folder"])], [requests[news["request"]]]
+                )
+        except LostRank:
+            raise
+        except Failure:
+            pass  # the first process has met the same, and says what follows from it
     if news["end"] in (0, Interrupted.code):
         ctx.group.close()
     return int(news["end"])
@@ -112,10 +117,21 @@ def launch(
     news = {**what, "command": command, "varying": list(varying), "sweep": sweep}
     atomic_io.write_json(folder / NEWS, news)
     atomic_io.remove(folder / "status.json")
-    killed, cause = start(
-        job.experiment.hardware.processes, "sft_exp.execution.followers", str(folder / NEWS)
-    )
+    arguments = [str(os.getpid()), "sft_exp.execution.rank_main", str(folder / NEWS)]
+    stopped: Interrupted | None = None
+    killed, cause = False, ""
+    try:
+        killed, cause = start(
+            job.experiment.hardware.processes, "sft_exp.execution.child", *arguments
+        )
+    except Interrupted as stop:
+        stopped = stop
     status = read(folder / "status.json")
+    if stopped and status.get("state") not in ("done", "interrupted"):
+        # The processes were stopped before one of them could say so.
+        shutdown = {"state": "interrupted", "exit_code": stopped.code, "resumable": True}
+        atomic_io.write_json(folder / "status.json", {**status, **shutdown, "error": str(stopped)})
+        raise stopped
     if status.get("state") == "done":
         return results.read(folder)
     if (
@@ -123,6 +139,7 @@ def launch(
         or status.get("state") not in ("failed", "interrupted")
         or status["exit_code"] == LostRank.code
     ):
+        cause = cause or "its processes ended and left no word of how the run went"
         error = f"{cause}; the same command continues from the last checkpoint"
         atomic_io.write_json(
             folder / "status.json",

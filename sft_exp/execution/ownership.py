@@ -21,7 +21,6 @@ from sft_exp.store import atomic_io, results
 
 OWNER = ".owner.json"  # in the run folder: token, pid, host
 LOCK = ".owner.lock"
-# of an experiment's identity
 IGNORED = (
     "tracker",
     "hardware",
@@ -32,7 +31,8 @@ IGNORED = (
     "monitors",
     "choices",
     "replace",
-)
+    "auto",
+)  # of an experiment's identity
 # what a run leaves in its folder
 WRITTEN = ("*.json", "*.png", "*.html", "*.md", "export", ".hydra")
 

@@ -1,4 +1,4 @@
-"""One of the processes that share a run on this machine: `python -m sft_exp.execution.rank_main launch.json`."""
+"""One of the processes that share a run on this machine: `execution.child` runs it on launch.json."""
 
 import json
 import sys
@@ -8,9 +8,7 @@ from sft_exp.config import build
 from sft_exp.distributed.group import first
 from sft_exp.execution import ownership
 from sft_exp.execution.followers import exit_process, run_follower
-from sft_exp.execution.watchdog import when_orphaned
 from sft_exp.jobs import prepare
-from sft_exp.training.context import Stop
 
 
 def main() -> None:
@@ -19,7 +17,6 @@ def main() -> None:
     from sft_exp.failures import reported
     from sft_exp.reports import report
 
-    when_orphaned(Stop.ask)
     news = json.loads(Path(sys.argv[1]).read_text())
     with reported(leave=False) as codes:
         job = prepare.prepare(build.experiment(news["config"], news["choices"]))
@@ -34,7 +31,3 @@ def main() -> None:
         else:
             codes.append(run_follower(job))
     exit_process(max(codes, default=0))
-
-
-if __name__ == "__main__":
-    main()

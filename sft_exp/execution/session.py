@@ -51,6 +51,19 @@ def _work(
     hardware = job.experiment.hardware
     if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
         return followers.launch(job, folder, config, command, varying, others is not None, token)
+    # until the last file is written: a signal on the way out changes nothing
+    with Stop.handle_signals():
+        return _alone(job, folder, config, command, others, varying)
+
+
+def _alone(
+    job: Job,
+    folder: Path,
+    config: dict[str, Any],
+    command: list[str],
+    others: Sequence[Job] | None,
+    varying: Sequence[str],
+) -> Results:
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command, varying)
     atomic_io.folder(folder)
     atomic_io.link(LATEST, folder)
@@ -63,7 +76,7 @@ def _work(
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
-        with Stop.handle_signals(), missing(ctx.group):
+        with missing(ctx.group):
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
         result_file.write(folder, result)

@@ -1,15 +1,17 @@
 """Remove the store's folders that no run refers to.
 
 sft_exp gc dry_run=true
+sft_exp gc max_gb=20      only the oldest of them, until the store is no larger than that
 """
 
 import sys
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from sft_exp.config import args
-from sft_exp.errors import ConfigError
-from sft_exp.store.collect import collect, rubbish
+from sft_exp.errors import ConfigError, require
+from sft_exp.store.collect import collect, rubbish, thinned
 from sft_exp.store.listing import asked, bytes_, measure, read
 
 
@@ -17,8 +19,14 @@ from sft_exp.store.listing import asked, bytes_, measure, read
 class Arguments:
     store: Path = Path("outputs/store")  # the store's folder
     runs: Path = Path("outputs")  # where runs are looked for, beside those that the store notes
+    # remove only the oldest, until the store has at most so many GB; null: all that no run refers to
+    max_gb: float | None = None
     dry_run: bool = False  # only list what would go
     yes: bool = False  # remove without asking
+
+    def __post_init__(self):
+        valid = self.max_gb is None or 0 <= self.max_gb < inf
+        require(valid, "max_gb", self.max_gb, "null, or 0 or more")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,13 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(given: Arguments) -> int:
-    return clean(given.store, given.runs, given.dry_run, given.yes)
+    return clean(given.store, given.runs, given.dry_run, given.yes, given.max_gb)
 
 
-def clean(store: Path, runs_root: Path, dry_run: bool, yes: bool) -> int:
+def clean(
+    store: Path, runs_root: Path, dry_run: bool, yes: bool, max_gb: float | None = None
+) -> int:
     """List what can go, ask, remove it; the exit code."""
-    sizes = {path: measure(path)[0] for path in rubbish(store, runs_root)}
-    folders = [p for p in sizes if p.parent.name not in ("locks", "roots")]
+    removable = rubbish(store, runs_root)
+    if max_gb is not None:
+        removable = thinned(removable, measure(store)[0] - round(max_gb * 1e9))
+    sizes = {path: measure(path)[0] for path in removable}
+    folders = {p: None for p in sizes if p.parent.name not in ("locks", "roots")}
     for path in folders:
         print(
             f"{bytes_(sizes[path]):>8}  {path}  {asked(read(path / 'request.json'), store)}".rstrip()

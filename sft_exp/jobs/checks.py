@@ -13,6 +13,7 @@ from sft_exp.config import sources
 from sft_exp.config.args import did_you_mean
 from sft_exp.config.schema import Experiment
 from sft_exp.core.metric import Metric
+from sft_exp.core.task import Task
 from sft_exp.core.types import Spec
 from sft_exp.data import duplicates
 from sft_exp.data.corpus import Corpus, Dataset
@@ -22,6 +23,8 @@ from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import model, pretrain
 from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
+
+_metric_names: dict[str, list[str]] = {}  # by task and what the data set holds
 
 
 def check_task(e: Experiment, data: Corpus) -> None:
@@ -52,7 +55,7 @@ def check_task(e: Experiment, data: Corpus) -> None:
 def check_metrics(e: Experiment, data: Corpus) -> None:
     """Metrics that are not installed, unknown, or not of what the task predicts: said now and not after training.
     ConfigError."""
-    own = [*e.task.metrics(data.spec)]
+    own = metric_names(e.task, data.spec)
     keys: list[str] = [*own]
     for metric in e.metrics:
         if not isinstance(metric, Metric):
@@ -71,6 +74,15 @@ def check_metrics(e: Experiment, data: Corpus) -> None:
             raise ConfigError("metrics", metric.key, "is the name of two metrics")
         keys.append(metric.key)
         rehearse(metric, e.task.predicts, e.task.of(data.spec))
+
+
+def metric_names(task: Task, spec: Spec) -> list[str]:
+    """The names of a task's own metrics. They are built once a process to see that they can be: it takes as long as all other
+    checks, and a sweep's jobs mostly have one task."""
+    key = repr((task, spec))
+    if key not in _metric_names:
+        _metric_names[key] = [*task.metrics(spec)]
+    return _metric_names[key]
 
 
 def rehearse(metric: Metric, predicts: str, spec: Spec) -> None:

@@ -9,6 +9,7 @@ A request names its inputs by folder and folders are named by hash, so the plan,
     deployment  what is made of the finished model: compressed forms, exported files
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,7 @@ from sft_exp.core.arms import LONG, MAIN
 from sft_exp.core.metric import Metric
 from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.splits import Labels
+from sft_exp.data.splits import Draw, Labels
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.arms import FOLDS, controls, finetuning
 from sft_exp.jobs.checks import check_fit, check_task, pretrained_on, teacher_of
@@ -28,6 +29,8 @@ from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.stages import model, validate
 from sft_exp.store.store import Request
 from sft_exp.training.context import corpus, pick
+
+ENOUGH = 50  # labels a class, from which val=auto validates a run (docs/standard.md, section 1)
 
 
 def prepare(e: Experiment) -> Job:
@@ -40,6 +43,8 @@ def prepare(e: Experiment) -> Job:
     duplicates.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
+    if e.val == "auto":
+        e = replace(e, val=validation(data, draws))
     if e.val == "full":
         splits.outside(data, draws[0])
     if "unlabelled" in e.task.pools:
@@ -92,6 +97,16 @@ def prepare(e: Experiment) -> Job:
                     )
     deployment(job, shared)
     return job
+
+
+def validation(data: Corpus, draws: Sequence[Draw]) -> str:
+    """What val=auto stands for: cross-validation if every draw has `ENOUGH` labelled images a class, else none.
+
+    Fewer labels are too few to choose by, and the folds would cost more than everything else. A
+    sweep, which is there to choose, asks for cross-validation itself (`sweep.sweeps.job_of`).
+    """
+    fewest = min(len(draw.labelled) for draw in draws)
+    return "cv" if fewest >= ENOUGH * max(1, len(data.strata)) else "none"
 
 
 def further(e: Experiment) -> list[Metric]:

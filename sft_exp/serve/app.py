@@ -1,5 +1,8 @@
 """The prediction server's application: a page, and JSON at /predict."""
 
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +49,32 @@ def model_of(path: Path) -> "Predictor":
     )
 
 
-def app(model: "Predictor", most: int, host: str) -> "FastAPI":
-    """GET / is the page, GET /about the classes, POST /predict takes a file's bytes, at most `most`."""
+WAITING = 16  # requests whose files are held in memory; more are told to come back
+SLOW = 30.0  # seconds in which a file must have arrived
+# curl sends bytes as a form, so that is taken
+NO_IMAGES = ("text/", "multipart/", "application/json")
+
+
+def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "FastAPI":
+    """GET / is the page, GET /about the classes, POST /predict takes a file's bytes.
+
+    Files are decoded one after the other, so that memory does not grow with the number of clients.
+
+    Args:
+        most: bytes that a file may have.
+        host: the address that the server listens on; a loopback address answers to no other name.
+        pixels: that an image may have, known from its header before it is decoded.
+    """
     from fastapi import FastAPI, Request
-    from fastapi.concurrency import run_in_threadpool
-    from fastapi.responses import HTMLResponse, JSONResponse
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
 
     service = FastAPI(title="sft_exp", docs_url=None, redoc_url=None, openapi_url=None)
-    # a page elsewhere cannot reach this one by a name of its own that leads here
-    if host in LOOPBACK:
+    if host in LOOPBACK:  # a name of somebody else's that leads here (DNS rebinding) is refused
         service.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+    decoder = ThreadPoolExecutor(1, "decode")
+    slots = asyncio.Semaphore(WAITING)
 
     @service.get("/", response_class=HTMLResponse)
     def page() -> str:
@@ -66,26 +84,61 @@ def app(model: "Predictor", most: int, host: str) -> "FastAPI":
     def about() -> dict[str, Any]:
         return {"classes": model.classes, "image": model.image, "most_bytes": most}
 
-    async def predict(request: Request) -> JSONResponse:
-        content = b""
-        async for part in request.stream():
-            content += part
-            if len(content) > most:
+    async def predict(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").lower()
+        size = request.headers.get("content-length", "0")
+        if not same_origin(request.headers):
+            return JSONResponse({"error": "comes from another site's page"}, 403)
+        if kind.startswith(NO_IMAGES):
+            return JSONResponse({"error": f"is no image, but {kind}"}, 415)
+        if len(size) > len(str(most)) or int(size) > most:
+            return JSONResponse({"error": f"larger than {most / 1e6:g} MB"}, 413)
+        if slots.locked():
+            later = {"Retry-After": "1"}
+            return JSONResponse({"error": "cannot be taken now: too many wait"}, 503, later)
+        async with slots:
+            try:
+                content = await asyncio.wait_for(received(request.stream(), most), SLOW)
+                loop = asyncio.get_running_loop()
+                result = await loop.run_in_executor(decoder, answer, model, content, pixels)
+            except ClientDisconnect:
+                return Response(status_code=499)  # nobody reads it
+            except TimeoutError:
+                return JSONResponse({"error": f"did not arrive within {SLOW:g} s"}, 408)
+            except OverflowError:
                 return JSONResponse({"error": f"larger than {most / 1e6:g} MB"}, 413)
-        try:
-            return JSONResponse(await run_in_threadpool(answer, model, content))
-        except DataError as error:
-            return JSONResponse({"error": str(error)}, 422)
+            except DataError as error:
+                return JSONResponse({"error": str(error)}, 422)
+        return JSONResponse(result)
 
     service.add_route("/predict", predict, methods=["POST"])
     return service
 
 
-def answer(model: "Predictor", content: bytes) -> dict[str, Any]:
-    """Class and probabilities of an image file's bytes, the likeliest first; DataError if it is no image."""
+def same_origin(headers: Mapping[str, str]) -> bool:
+    """Whether a request is no browser's on behalf of another site's page: browsers name the page's origin with each POST."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
+    if site not in ("same-origin", "none"):
+        return False
+    return origin is None or origin.partition("://")[2] == headers.get("host")
+
+
+async def received(stream: AsyncIterator[bytes], most: int) -> bytes:
+    """A request's body. OverflowError as soon as it is larger than `most` bytes."""
+    content = bytearray()
+    async for part in stream:
+        content += part
+        if len(content) > most:
+            raise OverflowError
+    return bytes(content)
+
+
+def answer(model: "Predictor", content: bytes, pixels: int | None = None) -> dict[str, Any]:
+    """Class and probabilities of an image file's bytes, the likeliest first. DataError if it is no image, or has more pixels."""
     from sft_exp.data.decode import decode
 
-    p_Y = model.probabilities(decode(content, model.image, levels=model.levels)[None])[0]
+    x_CHW = decode(content, model.image, levels=model.levels, most=pixels)
+    p_Y = model.probabilities(x_CHW[None])[0]
     order = p_Y.argsort(descending=True).tolist()
     return {
         "class": model.classes[order[0]],

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from sft_exp.errors import StorageError
 
 P = ParamSpec("P")
 SEAL = "done.json"
+OWN = "seal"  # key of a seal's own checksum, its last one
+KEYS_0_1 = ({"seconds", "sha256"}, {"step", "sha256"})  # of seals that version 0.1.0 wrote
 _follows: list[bool] = []  # whether this process only follows another one, which keeps the results
 HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
 
@@ -100,19 +103,50 @@ def seal(folder: Path, facts: dict) -> None:
         for path in paths:
             sync(path)
         files = {
-            str(p.relative_to(folder)): checksum(p)
+            p.relative_to(folder).as_posix(): checksum(p)
             for p in paths
             if p.is_file() and p != folder / SEAL
         }
-    write_json(folder / SEAL, {**facts, "sha256": files})
+    write(folder / SEAL, sealed({**facts, "sha256": files}))
+
+
+def sealed(facts: dict) -> str:
+    """The text of a seal: `facts` as JSON, and behind them the checksum of their text."""
+    digest = hashlib.sha256(spelled(facts).encode()).hexdigest()
+    return spelled({**facts, OWN: digest})
+
+
+def spelled(facts: dict) -> str:
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def read_seal(folder: Path) -> dict:
+    """The facts and the checksums that a folder was sealed with. StorageError if a bit of the seal has changed.
+
+    Seals of version 0.1.0 have no checksum of their own; of them only the keys are checked.
+    """
+    path = folder / SEAL
+    with storage(path):
+        content = path.read_bytes()
+    try:
+        facts = json.loads(content)
+        is_whole = (
+            set(facts) in KEYS_0_1
+            or sealed({k: v for k, v in facts.items() if k != OWN}).encode() == content
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path}: unreadable ({type(error).__name__})") from error
+    if not (is_whole and isinstance(facts["sha256"], dict)):
+        raise StorageError(f"{path}: damaged, its content does not fit its checksum")
+    return facts
 
 
 def check(folder: Path) -> list[str]:
     """What is wrong with a sealed folder, one line a file; empty if nothing is."""
     try:
-        expected = json.loads((folder / SEAL).read_text())["sha256"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{folder / SEAL}: unreadable ({type(error).__name__})"]
+        expected = read_seal(folder)["sha256"].items()
+    except StorageError as error:
+        return [str(error).partition(";")[0]]
     faults = []
     for name, digest in expected:
         try:
@@ -183,7 +217,7 @@ def copy(path: Path, to: Path) -> None:
 def move(path: Path, to: Path) -> None:
     with storage(to):
         to.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(to)
+        path.replace(to)  # on Windows, `rename` does not replace a file
 
 
 @changes
@@ -204,8 +238,12 @@ def checksum(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's list of names, is on the disk. Windows opens no folders, and flushes files
+    that are open for writing alone."""
+    windows = platform.system() == "Windows"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

@@ -75,13 +75,25 @@ def rubbish(store: Path, runs_root: Path) -> list[Path]:
     unused = [p for p in finished if p.name not in living]
     done = {p.name for p in finished if (p / atomic_io.SEAL).exists()}
     abandoned = [p for p in working if old(p) and (name_of(p) in done or name_of(p) not in living)]
-    locks = [p for p in locks if p.stem not in held | {name_of(q) for q in (*finished, *working)}]
+    needed = held | {name_of(p) for p in (*finished, *working)}
+    locks = [p for p in locks if p.stem not in needed]
     notes = [
         p
         for p in listed(store / "roots")
         if (not alive(store, p) if p.suffix == ".json" else old(p))
     ]
     return [*unused, *abandoned, *ours(store / "damaged"), *ours(store / "trash"), *locks, *notes]
+
+
+def thinned(paths: Iterable[Path], excess: int) -> list[Path]:
+    """Those of the paths that must go, oldest first, so that `excess` bytes are freed; all, if that is not enough."""
+    chosen: list[Path] = []
+    for size, _, path in sorted(((*measure(p), p) for p in paths), key=lambda entry: entry[1]):
+        if excess <= 0:
+            break
+        chosen.append(path)
+        excess -= size
+    return chosen
 
 
 def referred(store: Path, runs_root: Path) -> set[str]:

@@ -167,9 +167,10 @@ def measure(path: str | Path) -> tuple[int, float]:
         about = os.stat(path, follow_symlinks=False)
         if not stat.S_ISDIR(about.st_mode):
             return about.st_size, about.st_mtime
-        for entry in os.scandir(path):
-            inner, when = measure(entry.path)
-            size, changed = size + inner, max(changed, when)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                inner, when = measure(entry.path)
+                size, changed = size + inner, max(changed, when)
         changed = changed or about.st_mtime
     return size, changed
 

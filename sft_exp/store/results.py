@@ -117,8 +117,10 @@ class Transfer:
     """Names of the others."""
     resized: list[str]
     """Tensors that were interpolated to another shape, and why."""
-    images: str
+    images: str = ""
     """How images are prepared for the weights."""
+    sha256: str | None = None
+    """SHA-256 of the file; null where it has no bytes of its own, such as a run's folder."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Store:
         results = {}
         for name in named:
             folder = self.root / name
-            seconds = json.loads((folder / atomic_io.SEAL).read_text())["seconds"]
+            seconds = atomic_io.read_seal(folder)["seconds"]
             results[name] = Result(folder, name in cached, seconds)
         return [results[stage.folder_name(r)] for r in requests]
 
@@ -221,8 +221,14 @@ def copied(source: Path, to: Path) -> bool:
 def ended(work: Path) -> bool:
     """Whether the process of a work folder has certainly ended; False for other machines."""
     _, pid, host = work.name.split(".", 2)
+    if host != platform.node():
+        return False
+    if int(pid) == os.getpid():
+        return True
+    if platform.system() == "Windows":  # os.kill would end the process there, whatever the signal
+        return False
     try:
         os.kill(int(pid), 0)
     except OSError as error:
-        return host == platform.node() and isinstance(error, ProcessLookupError)
-    return host == platform.node() and int(pid) == os.getpid()
+        return isinstance(error, ProcessLookupError)
+    return False

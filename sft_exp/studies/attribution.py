@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
+from sft_exp.reports.drawing import FAINT, INK, LINES, Picture, blank, png, style
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
 from sft_exp.training import health
 from sft_exp.verdict import Archive, Comparison, Report, Setting, judge
@@ -203,7 +203,7 @@ def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture
     from matplotlib import rc_context
 
     names = list(reached)
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure, axes = blank(0.8 + 0.42 * len(names))
         values = [100 * v for v in reached.values()]
         least = max(0.0, min(values) - 10)

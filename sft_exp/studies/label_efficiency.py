@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.errors import require
-from sft_exp.reports.drawing import FAINT, INK, LINES, STYLE, Picture, blank, png
+from sft_exp.reports.drawing import FAINT, INK, LINES, Picture, blank, png, style
 from sft_exp.reports.page import Grid
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
 from sft_exp.training import health
@@ -456,7 +456,7 @@ def times(worth: Worth) -> str:
 def draw(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> list[Picture]:
     from matplotlib import rc_context
 
-    with rc_context(STYLE):
+    with rc_context(style()):
         return [curves(cells), differences(cells, verdicts)]
 
 

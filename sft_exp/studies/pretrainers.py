@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.reports.drawing import FAINT, LINES, STYLE, Picture, blank, png
+from sft_exp.reports.drawing import FAINT, LINES, Picture, blank, png, style
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
 from sft_exp.training import health
 from sft_exp.verdict import WITHHELD, Comparison, Report, judge
@@ -275,7 +275,7 @@ def dots(scores: dict[Use, dict[str, Scores]], uses: list[Use], order: list[str]
     """A row a pretrainer, a dot a use."""
     from matplotlib import rc_context
 
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure, axes = blank(1.2 + 0.3 * len(order))
         for use, colour in zip(uses, LINES * 2, strict=False):
             x = [100 * mean(scores[use][name]) for name in order]

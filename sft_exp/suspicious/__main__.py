@@ -8,12 +8,12 @@ image's own label minus the weight of the others: 1 all agree, -1 none does.
     sft_exp suspicious outputs/latest > suspicious.csv
 """
 
-import csv
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sft_exp.config import args
+from sft_exp.data import tables
 from sft_exp.errors import require
 from sft_exp.label.suspicious import ranked
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(given: Arguments) -> None:
     rows = ranked(given.run)
-    out = csv.writer(sys.stdout, lineterminator="\n")
+    out = tables.Writer(sys.stdout)
     out.writerow(["file", "label", "neighbours", "agreement"])
     out.writerows(rows[: given.n or None])
 

@@ -28,10 +28,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
 from sft_exp.errors import ConfigError, Failure, Interrupted
-from sft_exp.execution import ownership
-from sft_exp.execution.watchdog import when_orphaned
+from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, results
+from sft_exp.sweep.composition import Composer
 from sft_exp.sweep.job_list import listed
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -57,12 +57,24 @@ class Worker:
 
     def __init__(self, threads: int | None):
         ours, theirs = socket.socketpair()
+        owned = [str(os.getpid()), "sft_exp.sweep.worker"]
         threaded = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        share = getattr(theirs, "share", None)  # of Windows, where sockets are not inherited
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "sft_exp.sweep.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [
+                sys.executable,
+                "-m",
+                "sft_exp.execution.child",
+                *owned,
+                "-" if share else str(theirs.fileno()),
+            ],
+            pass_fds=[] if share else [theirs.fileno()],
+            stdin=subprocess.PIPE if share else None,
             env={**os.environ, **threaded},
         )
+        if share and self.process.stdin:
+            self.process.stdin.write(share(self.process.pid))
+            self.process.stdin.close()
         theirs.close()
         self.line = ours.makefile("rw")
 
@@ -107,19 +119,24 @@ class Preempted(BaseException):
 @contextmanager
 def preemptible() -> Iterator[Callable[..., Any]]:
     """Inside, the signal by which Slurm says so raises Preempted; gives whoever else listens to it."""
-    launcher = signal.getsignal(signal.SIGUSR2)
-    if not callable(launcher) or threading.current_thread() is not threading.main_thread():
+    number = getattr(signal, "SIGUSR2", None)
+    launcher = signal.getsignal(number) if number else None
+    if (
+        number is None
+        or not callable(launcher)
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield lambda *_: None
         return
 
     def hear(*_: Any) -> None:
         raise Preempted
 
-    signal.signal(signal.SIGUSR2, hear)
+    signal.signal(number, hear)
     try:
         yield launcher
     finally:
-        signal.signal(signal.SIGUSR2, launcher)
+        signal.signal(number, launcher)
 
 
 def ranked() -> int:
@@ -149,7 +166,7 @@ def worker(threads: int | None = None) -> Worker:
     global _worker
     if _worker is None and not _driver:
         # without its driver a launcher's process would wait for ever
-        when_orphaned(lambda: os._exit(Interrupted.code))
+        watchdog.when_orphaned(lambda: os._exit(Interrupted.code))
     if _worker is None or _worker.process.poll() is not None:
         _worker = Worker(threads)
     return _worker
@@ -162,7 +179,8 @@ def begin(cfg: DictConfig) -> None:
     """
     global _driver
     _driver = True
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a checkpoint, then 75
+    watchdog.interrupt_once()
+    os.environ[watchdog.DRIVER] = str(os.getpid())
     lay_out(cfg)
     if budget := cfg.hydra.sweeper.get("budget"):
         refuse_budget(cfg.hydra.overrides.task, budget)
@@ -222,14 +240,11 @@ def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
 
     Raises ConfigError if two jobs would share one.
     """
-    loader, before, places = (
-        GlobalHydra.instance().config_loader(),
-        HydraConfig.instance().cfg,
-        list[Path](),
-    )
+    composer, before = Composer(cfg), HydraConfig.instance().cfg
+    places: list[Path] = []
     for number, job in enumerate(jobs):
-        node = loader.load_sweep_config(cfg, job["overrides"])
-        with read_write(node), open_dict(node):
+        node = composer.naming(job["overrides"])
+        with read_write(node.hydra), open_dict(node.hydra):
             node.hydra.job.id = node.hydra.job.num = number
         HydraConfig.instance().set_config(node)  # `${hydra:job.num}` reads it
         try:
@@ -261,7 +276,7 @@ def lay_out(cfg: DictConfig) -> None:
     """Let the study, if the sweep is one, say which jobs there are, or what a sweeper that chooses them ranges over."""
     if not cfg.get("study"):
         return
-    job = {"config": build.plain(cfg), "choices": build.choices(cfg)}
+    job = job_of(cfg)
     study = OmegaConf.to_container(cfg.study, resolve=True)
     answer = worker(threads(cfg)).ask({"do": "lay out", "study": study, **job})
     if answer["code"]:
@@ -291,12 +306,22 @@ def compose(cfg: DictConfig) -> Jobs:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
     jobs = []
+    composer = Composer(cfg)
     for one in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]]):
-        job = loader.load_sweep_config(cfg, list(one))
-        jobs.append(
-            {"overrides": list(one), "config": build.plain(job), "choices": build.choices(job)}
-        )
+        jobs.append({"overrides": list(one), **job_of(composer.job(one))})
     return jobs
+
+
+def job_of(cfg: DictConfig, hydra: Any = None) -> dict[str, Any]:
+    """A job's resolved config and choices.
+
+    A sweep's settings are compared, so its jobs cross-validate where the user left `val` at auto.
+    Folds depend on the draw alone, so all jobs are judged on the same ones.
+    """
+    config = build.plain(cfg)
+    if config["val"] == "auto":
+        config["val"] = "cv"
+    return {"config": config, "choices": build.choices(cfg, hydra)}
 
 
 def snapshot(folder: Path) -> None:
@@ -315,7 +340,7 @@ def run(cfg: DictConfig) -> float:
     """One job, in the worker. Returns the validation's score (test is for reading, not for choosing), NaN if it failed."""
     hydra = HydraConfig.get()
     folder, started = Path(hydra.runtime.output_dir), time.perf_counter()
-    job = {"config": build.plain(cfg), "choices": build.choices(cfg, hydra)}
+    job = job_of(cfg, hydra)
     if ranked():
         return follow(cfg, job)
     if finished(folder, job):
@@ -327,6 +352,8 @@ def run(cfg: DictConfig) -> float:
         if cfg.get("study")
         else [*hydra_state.search_path(), *hydra.overrides.task]
     )
+    if cfg.val == "auto" and not cfg.get("study"):
+        alone.append(f"val={job['config']['val']}")
     command = ["python", "-m", "sft_exp", *alone]
     common = json.loads((Path(hydra.sweep.dir) / COMMON).read_text())
     told = {

@@ -1,7 +1,8 @@
 """Runs a sweep's jobs one after the other, and pays imports, data and compiled code once.
 
-Reads one JSON message a line from the socket it is handed, answers each with one line, and ends with its parent. A job
-that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoever asked starts another worker.
+Reads one JSON message a line from the socket it is handed, and answers each with one line. `execution.child` starts it,
+so that it ends with its parent. A job that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoever
+asked starts another worker.
 """
 
 import json
@@ -13,18 +14,24 @@ from typing import Any
 
 from sft_exp.config import build
 from sft_exp.errors import ConfigError, Failure
-from sft_exp.execution.watchdog import when_orphaned
 
 _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 
 def main() -> None:
-    when_orphaned(stop)
     # whoever asked may be gone
-    with suppress(ConnectionError), socket.socket(fileno=int(sys.argv[1])).makefile("rw") as line:
+    with suppress(ConnectionError), channel(sys.argv[1]).makefile("rw") as line:
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
             line.flush()
+
+
+def channel(word: str) -> socket.socket:
+    """The socket by the number that it was inherited under; `-`, on Windows, means that stdin describes it."""
+    if word != "-":
+        return socket.socket(fileno=int(word))
+    shared: Any = socket
+    return shared.fromshare(sys.stdin.buffer.read())
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
@@ -100,14 +107,3 @@ def siblings(message: dict[str, Any]) -> list[dict[str, Any]]:
         for job in jobs
         if job["choices"] != message["choices"] or job["config"] != message["config"]
     ]
-
-
-def stop() -> None:
-    """Ask the job at work to leave at its next step, with a checkpoint, so that its lock is free for who comes next."""
-    from sft_exp.training.context import Stop
-
-    Stop.asked = True
-
-
-if __name__ == "__main__":
-    main()

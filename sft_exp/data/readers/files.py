@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sft_exp.data import tables
 from sft_exp.data.decode import (
     ORIENTATION,
     Levels,
@@ -255,7 +256,10 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         reader.fieldnames = columns
         skipped = 1 if given else 0
         lines = [
-            (reader.line_num + skipped, {k: str(v).strip() for k, v in line.items() if k})
+            (
+                reader.line_num + skipped,
+                {k: tables.restored(str(v).strip()) for k, v in line.items() if k},
+            )
             for line in reader
         ]
         # spreadsheets leave empty rows behind

@@ -1,0 +1,54 @@
+"""Files from servers, once, checked, and given up in seconds where nobody answers."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import torch
+
+from sft_exp.errors import DataError
+from sft_exp.store import atomic_io
+
+# Seconds in which a server must answer; torch.hub would wait for ever, and other clients retry for half a minute.
+REACH = 4.0
+
+
+def downloaded(url: str, name: str, sha256: str) -> Path:
+    """The file in torch's cache, fetched if it is not there; its SHA-256 must begin with these digits. DataError, in seconds
+    where nobody answers."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not file.is_file():
+        try:
+            atomic_io.folder(file.parent)
+            with answering():
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"{url} could not be downloaded ({error}); fetch it elsewhere and put it at {file}, or give "
+                "pretrainer.init=<file>"
+            ) from error
+    return file
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Inside, a server that is silent for REACH seconds is given up: TimeoutError."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(REACH)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def reachable(url: str) -> None:
+    """OSError, within REACH seconds, unless the server of `url`, or the proxy before it, accepts connections."""
+    address = urlsplit(url)
+    proxy = getproxies().get(address.scheme)
+    if proxy and not proxy_bypass(address.hostname or ""):
+        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    port = address.port or {"http": 80}.get(address.scheme, 443)
+    socket.create_connection((address.hostname or "", port), REACH).close()

@@ -1,0 +1,62 @@
+"""The picture of what the network is given: some labelled images at its own size, with their targets on them."""
+
+import torch
+
+from sft_exp.core.types import Tensors
+from sft_exp.data import splits
+from sft_exp.jobs.stage_requests import Job
+from sft_exp.models.heads import detectors
+from sft_exp.reports.drawing import WIDTH, Picture, png
+from sft_exp.store.results import Results
+from sft_exp.tasks.segment import overlay
+
+SHOWN, COLUMNS = 12, 6
+LONGEST = 13  # characters of a title
+
+
+def inputs(job: Job, result: Results) -> Picture:
+    """Labelled images of the first draw, evenly taken, read and resized as in training, before views are drawn."""
+    from matplotlib.figure import Figure
+
+    images = splits.make(job.corpus, job.labels, 0).labelled
+    some = torch.arange(len(images))[:: max(1, len(images) // SHOWN)][:SHOWN]
+    (batch,) = images.batches([some], torch.device("cpu"))
+    pictures_B3HW, titles = marked(batch), named(batch, job.corpus.classes)
+    rows = -(-len(some) // COLUMNS)
+    _, _, high, wide = pictures_B3HW.shape
+    cell = WIDTH / COLUMNS
+    figure = Figure((WIDTH, 0.5 + rows * (cell * high / wide + 0.2)))
+    for axes in (grid := figure.subplots(rows, COLUMNS, squeeze=False).flatten()):
+        axes.set_axis_off()
+    for axes, picture_3HW, text in zip(grid, pictures_B3HW, titles, strict=False):
+        axes.imshow(picture_3HW.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        axes.set_title(text[:LONGEST], loc="center", size=7.5, weight="normal", pad=3)
+    figure.suptitle("What the network is given")
+    size = "x".join(str(side) for side in (high, wide))
+    caption = f"Labelled images of the first draw at {size} pixels, with their targets, before views are drawn."
+    return Picture("inputs", "Images and targets", caption, png(figure))
+
+
+def marked(batch: Tensors) -> torch.Tensor:
+    """The images in colour, [B, 3, H, W] in [0, 1], with their mask laid over them or their boxes drawn on them."""
+    x_B3HW = batch["x"].expand(-1, 3, -1, -1)
+    if "mask" in batch:
+        return overlay(x_B3HW, batch["mask"])
+    if "boxes" in batch:
+        pairs = zip(batch["boxes"], batch["labels"], strict=True)
+        ones = [torch.cat([b, torch.ones(len(b), 1), n[:, None]], 1)[n > 0] for b, n in pairs]
+        return detectors.pictures(x_B3HW, ones)
+    return x_B3HW
+
+
+def named(batch: Tensors, classes: tuple[str, ...]) -> list[str]:
+    """A title for each image: its class, or its numbers; empty where it has neither."""
+    numbers = [
+        values for values in batch.values() if values.is_floating_point() and values.ndim == 2
+    ]
+    if numbers:
+        rows = torch.cat(numbers, 1).tolist()
+        return [", ".join(f"{value:.3g}" for value in row) for row in rows]
+    if {"mask", "boxes"} & batch.keys():
+        return [""] * len(batch["y"])
+    return [classes[y] if 0 <= y < len(classes) else "" for y in batch["y"].tolist()]

@@ -1,0 +1,135 @@
+"""The settings that follow from a folder of images: the rule as a table, and what becomes of the user's own keys."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sft_exp.config import compose, rerun
+from sft_exp.guidance.image_defaults import Facts, settings, with_defaults
+
+PHOTOGRAPHS = Facts(
+    size=100, grey=False, images=1392, labelled=100, classes=10, gpu=False, bf16=True
+)
+
+
+def chosen(**changes):
+    return {s.key: s.value for s in settings(replace(PHOTOGRAPHS, **changes))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"dataset.size": "64", "dataset.channels": "3", "encoder": "conv64", "val": "none"}),
+        (
+            {"size": 28, "grey": True},
+            {"dataset.size": "28", "encoder": "conv", "augment": "digits"},
+        ),
+        ({"size": 32}, {"dataset.size": "32", "encoder": "conv", "augment": "pictures"}),
+        ({"size": 8, "grey": True}, {"encoder.channels": "[32,64]", "dataset.channels": "1"}),
+        ({"bf16": False}, {"hardware.precision": None}),
+        ({"gpu": True}, {"pretrain.steps": "2000"}),
+        ({"images": 100}, {"controls": None}),
+        ({"images": 5000, "labelled": 1000}, {"val": None, "finetune.steps": "937"}),
+    ],
+)
+def test_the_rule(changes, expected):
+    found = chosen(**changes)
+    assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("size", [5, 6, 8, 12, 16, 28, 32, 40, 41, 64, 300])
+def test_the_encoder_that_is_chosen_can_be_built(size):
+    from sft_exp.config import build
+
+    words = [f"{key}={value}" for key, value in chosen(size=size).items()]
+    experiment = build.experiment(*compose.compose(["dataset=image_folder", "auto=false", *words]))
+    assert experiment.dataset.size <= size, "never enlarged"
+    experiment.encoder.build((3, experiment.dataset.size, experiment.dataset.size))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Grey images of 16 pixels that are stored in colour, 3 classes of 6, with test images of another size."""
+    random = np.random.default_rng(0)
+    for split, size in (("train", 16), ("test", 40)):
+        for name in "abc":
+            place = tmp_path / "root" / split / name
+            place.mkdir(parents=True)
+            for n in range(6):
+                grey = random.integers(0, 256, (size, size), dtype=np.uint8)
+                Image.fromarray(grey).convert("RGB").save(place / f"{n}.png")
+    return tmp_path / "root"
+
+
+def words(folder, *more):
+    return with_defaults(["dataset=image_folder", f"dataset.root={folder}", "labels=2", *more])
+
+
+def test_images_are_surveyed_and_each_choice_is_said_with_its_reason(folder, capsys):
+    found = words(folder)
+    assert {"dataset.size=16", "dataset.channels=1", "pretrainer=vicreg", "auto=false"} <= {*found}
+    said = capsys.readouterr().err
+    assert "dataset.channels=1: no image has colours" in said
+    assert all(f"  {word}: " in said for word in found[1 : found.index("dataset=image_folder")])
+
+
+@pytest.mark.parametrize(
+    ("own", "left_alone"),
+    [
+        ("pretrainer=vae", "pretrainer="),
+        ("pretrainer.beta=2", "pretrainer="),
+        ("encoder=mlp", "encoder"),
+        ("dataset.size=12", "dataset.size="),
+        ("pretrain.epochs=3", "pretrain.steps="),
+        ("finetune.epochs=3", "finetune.steps="),
+        ("task=fixmatch", "task.augment="),
+        ("strategy=svm", "finetune.steps="),
+        ("val=cv", "val="),
+        ("finetune.patience=3", "val="),
+        ("controls=false", "controls="),
+        ("hardware.precision=fp32", "hardware.precision="),
+    ],
+)
+def test_a_key_of_the_users_is_never_replaced(folder, own, left_alone):
+    found = words(folder, own)
+    assert [w for w in found if w.startswith(left_alone)] == [own] * own.startswith(left_alone)
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["auto=false", "experiment=lr_find", "study=choose", "debug=tiny", "dataset.root=nowhere"],
+)
+def test_commands_that_have_settings_of_their_own_are_unchanged(folder, own):
+    given = ["dataset=image_folder", f"dataset.root={folder}", own]
+    assert with_defaults(given) == given
+    assert with_defaults(["dataset=mnist"]) == ["dataset=mnist"]
+
+
+def test_flags_stay_in_front_and_a_sweep_keeps_its_ranges(folder):
+    given = ["-m", "dataset=image_folder", f"dataset.root={folder}", "labels=1,2"]
+    found = with_defaults(given)
+    assert found[:2] == ["-m", "auto=false"]
+    assert found[-3:] == given[-3:]
+
+
+def test_what_was_chosen_is_not_chosen_again(folder):
+    """A rerun repeats plain values, also where the folder or the machine has changed since."""
+    found = words(folder)
+    assert with_defaults(found) == found
+    config, _ = compose.compose(found)
+    assert config["auto"] is False
+    assert config["dataset"]["size"] == 16
+
+
+def test_a_run_saved_before_there_was_a_rule_is_repeated_without_it(tmp_path):
+    for name, text in (("hydra", "{}"), ("overrides", "[dataset=image_folder, labels=3]")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    from omegaconf import OmegaConf
+
+    saved, _ = compose.compose(["dataset=image_folder", "labels=3"])
+    OmegaConf.save({k: v for k, v in saved.items() if k != "auto"}, tmp_path / "config.yaml")
+    again = rerun.again(["--config-path", str(Path(tmp_path)), "--config-name", "config"])
+    assert again == ["dataset=image_folder", "labels=3", "auto=false"]

@@ -408,5 +408,5 @@ def test_broken_images_and_flat_numbers_are_named(tmp_path):
     file.write_text(
         "\n".join([lines[0], *(f"{line.split(',')[0]},5,train," for line in lines[1:])])
     )
-    with pytest.raises(DataError, match="is the same in all rows"):
+    with pytest.raises(DataError, match="is the same in all training rows"):
         NumberTable(table=str(file), size=8).load()

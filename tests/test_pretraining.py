@@ -122,7 +122,7 @@ def test_test_images_in_the_pool_are_refused(experiment):
     """Digits split elsewhere: training images there are test images here."""
     with pytest.raises(
         DataError,
-        match=r"pretrain_dataset=digits: 400 of its images are images that digits is tested on",
+        match=r"pretrain_dataset=digits: 400 of its images are test images of digits",
     ):
         prepare.prepare(
             experiment("pretrainer=ae", "pretrain_dataset=digits", "pretrain_dataset.test=100")

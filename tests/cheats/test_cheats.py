@@ -93,7 +93,7 @@ def test_the_test_set_for_training_set(planted, digits, tmp_path):
         )
     )
     with pytest.raises(
-        DataError, match="Test images must not be learnt from, but 500 are training images"
+        DataError, match="Test images must not be trained on, but 500 are in the training split"
     ):
         run(tmp_path / "line", FEW)
 

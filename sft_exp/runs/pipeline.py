@@ -1,5 +1,6 @@
 """The whole line of one job: describe, pretrain, fine-tune, validate, evaluate, compress, export."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from sft_exp.runs.results import read, results
 from sft_exp.store.results import Results
 from sft_exp.store.store import Request, Result, Stage, Store
 from sft_exp.training.context import Context, Stop
+
+LOG = logging.getLogger(__name__)
 
 
 def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> Results:
@@ -60,6 +63,7 @@ def run_stage(
     missing = {name: r for r in requests if not store.has(name := what.folder_name(r))}
     wanted = {what.batch_key(r) for r in missing.values()} - {None} if what.batch_key else set()
     also = [r for r in others if what.batch_key and what.batch_key(r) in wanted]
+    LOG.debug("%s: %d of %d results are missing", what.name, len(missing), len(requests))
     try:
         return shown(store, what, [*requests, *also], len(missing))[: len(requests)]
     except NonFiniteError:

@@ -14,15 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from sft_exp.compare import comparison
 from sft_exp.errors import ConfigError, require
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
+from sft_exp.reports.terminal_table import fitted
 from sft_exp.runs.results import is_proportion
 from sft_exp.store import atomic_io
 from sft_exp.verdict import Archive, Report, Setting, from_folder, frozen
@@ -233,18 +232,9 @@ def markdown(found: Conclusion, command: str) -> str:
 def print_conclusion(found: Conclusion) -> None:
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # what reads a pipe looks for sentences
-    table = Table(box=SIMPLE_HEAD)
-    head, rows = found.table
-    for name in head:
-        table.add_column(
-            name,
-            justify="right" if name in found.numbers else "left",
-            no_wrap=name in found.numbers,
-        )
-    for row in rows:
-        table.add_row(*row)
+    words = [name for name in found.table[0] if name not in found.numbers]
     screen.print(found.title, style="bold")
-    screen.print(table)
+    screen.print(fitted(found.table, screen, found.numbers, words))
     for sentence in found.sentences:
         screen.print(sentence, soft_wrap=whole)
     if found.command:

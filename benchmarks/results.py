@@ -1,7 +1,7 @@
 """The studies whose reports lie in docs/results: `make results`, or NAMES="mnist blood_cells" for some of them.
 
 Each is a command of this project, run in outputs/results, where `data` is the folder of the data sets (SFT_EXP_DATA, or
-../shared/data). What is done is not computed again. The table of README.md is made from what docs/results holds.
+../shared/data). What is done is not computed again. The table of docs/results/README.md is made from what docs/results holds.
 """
 
 import json
@@ -93,8 +93,8 @@ def main(names: list[str]) -> None:
         ]
         subprocess.run(command, cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
         keep(work / name, PAGES / name)
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    overview = PAGES / "README.md"
+    overview.write_text(filled(overview.read_text()))
 
 
 def keep(sweep: Path, page: Path) -> None:
@@ -133,7 +133,7 @@ def pages() -> dict[str, dict[str, Any]]:
 
 
 def table() -> str:
-    """README's table: a row for each pretraining and label count of each report."""
+    """The table of docs/results/README.md: a row for each pretraining and label count of each report."""
     rows = [
         [
             "data",
@@ -143,7 +143,7 @@ def table() -> str:
             "scratch",
             "gain (interval)",
             "",
-            "best floor",
+            "best baseline",
         ]
     ]
     for name, about in pages().items():
@@ -151,7 +151,7 @@ def table() -> str:
             gain, low, high = (f"{100 * cell[k]:+.1f}" for k in ("difference", "low", "high"))
             floor = " ".join(f"{arm} {100 * score:.1f}" for arm, score in cell["floor"].items())
             reached = [f"{100 * cell[arm]:.1f}" for arm in ("pretrained", "scratch")]
-            link = f"[{name}](docs/results/{name}/README.md){' (never tuned on)' if name == UNTUNED else ''}"
+            link = f"[{name}]({name}/README.md){' (never tuned on)' if name == UNTUNED else ''}"
             rows.append(
                 [
                     link,

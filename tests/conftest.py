@@ -1,4 +1,4 @@
-"""What every test stands on: a folder of its own, no tracker, one thread, none of the user's settings."""
+"""Fixtures of all tests: a temporary folder, no tracker, one thread, no settings of the user."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, home, monkeypatch):
-    """Tests write below their own folder and see no account and no settings of whoever runs them."""
+    """Tests write below their own folder and see no accounts or settings of the user."""
     monkeypatch.chdir(tmp_path)
     for name in [n for n in os.environ if n.startswith(("WANDB_", "SFT_EXP_", "HYDRA_"))]:
         if name != "SFT_EXP_DATA":
@@ -41,22 +41,22 @@ def alone(tmp_path, home, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
         monkeypatch.setenv(f"WANDB_{kind}", str(home))
-    if torch := sys.modules.get("torch"):  # not imported for the sake of tests that do without
+    if torch := sys.modules.get("torch"):  # tests that do not need torch do not import it
         torch.set_num_threads(1)
 
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Folder of real data sets in torchvision's formats; they are too large to come with the repository."""
+    """Folder of real data sets in torchvision's formats, which are too large for the repository."""
     folder = Path(os.environ.get("SFT_EXP_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder}; SFT_EXP_DATA names their folder")
+        pytest.skip(f"no data sets at {folder}; set SFT_EXP_DATA to their folder")
     return folder
 
 
 @pytest.fixture(scope="session")
 def digits():
-    """The embedded data set."""
+    """The built-in data set of digits."""
     from sft_exp.datasets.digits import Digits
 
     return Digits().load()
@@ -64,22 +64,23 @@ def digits():
 
 @pytest.fixture(scope="session")
 def plan():
-    """Networks -> a Plan that moves all of them at a constant rate, unless told otherwise."""
+    """Networks and steps -> a Plan that trains all parameters at a constant rate by default."""
     from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
     from sft_exp.training.loop import Plan
 
-    def made(nets, steps, **changes):
-        everything = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
-        usual = {
+    def make_plan(nets, steps, **changes):
+        rates = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}
+        default = {
+            "steps": steps,
             "stop": steps,
             "batch_size": 16,
             "schedule": PiecewiseCosine(),
-            "phases": everything,
+            "phases": [(1.0, rates)],
             "name": (0, "test"),
         }
-        return Plan(**{"steps": steps, **usual, **changes})
+        return Plan(**{**default, **changes})
 
-    return made
+    return make_plan
 
 
 @pytest.fixture(scope="session")
@@ -93,11 +94,13 @@ def compose():
 
     @cache
     def composed(*overrides: str):
-        users = [
-            f"hydra.searchpath=[{','.join(f'file://{folder}/conf' for folder in sources.plugged())}]"
-        ]
+        folders = ",".join(f"file://{folder}/conf" for folder in sources.plugged())
         with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
-            return hydra.compose("config", overrides=[*users, *overrides], return_hydra_config=True)
+            return hydra.compose(
+                "config",
+                overrides=[f"hydra.searchpath=[{folders}]", *overrides],
+                return_hydra_config=True,
+            )
 
     return composed
 
@@ -107,8 +110,8 @@ def experiment(compose):
     """Overrides -> Experiment."""
     from sft_exp.config import build
 
-    def made(*overrides: str):
+    def make_experiment(*overrides: str):
         cfg = compose(*overrides)
         return build.experiment(build.plain(cfg), build.choices(cfg))
 
-    return made
+    return make_experiment

@@ -64,7 +64,9 @@ KEPT = [
     Kept("a docstring", "A task's networks, ready to predict.", "Networks that predict."),
     Kept("a comment", "# the last of each so many", "# each so many"),
     Kept("a message", "looking at the features took", "monitors took"),
-    Kept("what is said of a stop", ": stopped after step {kept}", ": ended after step {kept}"),
+    Kept(
+        "a message about a stop", ": stopped after step {saved_step}", ": ended after {saved_step}"
+    ),
     Kept(
         "what is said to be valid",
         '"a list of widths above 0",\n        )\n        require(\n            self.activation',

@@ -81,7 +81,7 @@ def test_the_truth_may_lie_in_a_file_of_its_own(tmp_path):
         (lambda r: r[4] != "ours" or r[0] != "199", "6.3", "199 of 200 images are predicted"),
         (lambda r: (r[3], r[5]) != ("2", "2"), "6.3", "not crossed: 8 runs"),
         (lambda r: r[4] != "raw_svm", "4.4", "there is no arm raw_svm"),
-        (lambda r: (r[3], r[5]) == ("0", "0"), "7.3", "(McNemar) says nothing of the method"),
+        (lambda r: (r[3], r[5]) == ("0", "0"), "7.3", "(McNemar) says nothing about the method"),
         (lambda r: r[4] != "ours", "7.3", "nothing to compare"),
     ],
 )

@@ -57,7 +57,7 @@ REFUSED = [
     ("labels_total=9", "labels_total=9 asks for 9 of", "valid are 10"),
     ("draws=0", "draws=0: must be above 0"),
     ("seed=-1", "seed=-1: must be 0 or more"),
-    ("val=test", "val=test: must be cv, holdout, none or full"),
+    ("val=test", "val=test: must be auto, cv, holdout, none or full"),
     ("val=full labels=all", "val=full needs labels outside the budget", "holdout, cv or none"),
     ("optim.lr=-1", "optim.lr=-1: must be a number above 0"),
     ("optim.lr=nan", "optim.lr=nan: must be a number above 0"),

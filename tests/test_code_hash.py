@@ -624,7 +624,8 @@ def test_what_reads_a_stage_is_not_what_it_depends_on(job):
         modules = {key.module for key in reached if key.name}
         assert not {m.split(".")[1] for m in modules if "." in m} & outside, name
         assert not modules & {"sft_exp.store.store", "sft_exp.store.results"}
-        assert {m for m in modules if m.startswith("sft_exp.config.")} <= {"sft_exp.config.schema"}
+        config = {m for m in modules if m.startswith("sft_exp.config.")}
+        assert config <= {"sft_exp.config.schema", "sft_exp.config.enums"}, "the types of fields"
 
 
 # Planted edits

@@ -154,7 +154,10 @@ def test_a_metric_added_to_a_finished_run_trains_nothing(tmp_path):
         ("[top_k,top_k]", "is the name of two metrics"),
         ("[{_target_: torchmetrics.classification.Nope}]", "cannot be imported"),
         ("[{_target_: torchmetrics.MeanSquaredError}]", "cannot score logits"),
-        ("[{_target_: sft_exp.metrics.top_k.TopK, k: 10}]", "must be below the 10 classes"),
+        (
+            "[{_target_: sft_exp.metrics.top_k.TopK, k: 10}]",
+            "must be below 10, the number of classes",
+        ),
     ],
 )
 def test_a_metric_that_cannot_be_computed_is_refused_before_anything_is(metrics, words, tmp_path):

@@ -154,7 +154,7 @@ def test_timms_models_by_name():
         (192, 4, 4),
         (192,),
     ]
-    with pytest.raises(ConfigError, match=r"name=resnet_18: is no model of timm"):
+    with pytest.raises(ConfigError, match=r"name=resnet_18: is not a model of timm"):
         TimmModel("resnet_18").build((3, 32, 32))
 
 

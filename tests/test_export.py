@@ -155,7 +155,8 @@ def test_what_says_something_else_is_not_kept(trained, tmp_path, ctx, monkeypatc
 
     monkeypatch.setattr(Safetensors, "write", spoiled)
     with pytest.raises(
-        StorageError, match=r"not exported, since loaded again its outputs differ by 0.001 > 0.0001"
+        StorageError,
+        match=r"not exported, since the outputs of the reloaded model differ by 0.001 > 0.0001",
     ):
         export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
 
@@ -169,7 +170,7 @@ def test_what_cannot_be_loaded_is_not_kept(trained, tmp_path, ctx, monkeypatch):
         "write",
         lambda self, model, folder: (folder / self.file).write_bytes(b"no weights"),
     )
-    with pytest.raises(StorageError, match="a fresh process cannot load it"):
+    with pytest.raises(StorageError, match="a new process cannot load it"):
         export.run(folder, {"model": trained, "exporter": Safetensors(), "dataset": None}, ctx)
 
 

@@ -232,9 +232,7 @@ def test_a_saved_config_is_run_again():
         cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=third"
     )
     assert code == 2
-    assert (
-        "labels=4: is what first/.hydra/config.yaml holds, but its overrides compose to 3" in said
-    )
+    assert "labels=4: is in first/.hydra/config.yaml, but its overrides compose to 3" in said
     code, said = run(cli, "--config-path", ".", "hydra.run.dir=third")
     assert code == 2
     assert "must be the .hydra folder of a run" in said

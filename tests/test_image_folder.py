@@ -325,14 +325,14 @@ def test_layouts_that_could_mean_two_things_are_refused():
     classes(Path("b/test"))
     refused(r"b: there is test/ and no train/", root="b")
     save(classes(Path("c")) / "loose.png", 99)
-    refused(r"c: loose\.png lies in no class's folder", root="c")
+    refused(r"c: loose\.png is not in the folder of a class", root="c")
     pool(Path("d"))
-    refused(r"d: 000\.jpg lies in no class's folder", root="d")
+    refused(r"d: 000\.jpg is not in the folder of a class", root="d")
 
 
 def test_classes_that_cannot_be_learnt_are_refused():
     (classes(Path("a")) / "empty").mkdir()
-    refused(r"a/empty: a class without an image", root="a")
+    refused(r"a/empty: has no images of this class", root="a")
     classes(Path("b"), names=("bolt",))
     refused(r"there is one class, bolt", root="b")
     classes(Path("c/train"))
@@ -411,7 +411,7 @@ def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
     shutil.copy("root/test/bolt/200.png", target)
     if where == "train":
         said = refused(
-            "Test images must not be learnt from, but 1 are training",
+            "Test images must not be trained on, but 1 are in the training split",
             root="root",
             unlabelled=[str(photos)],
         )
@@ -420,7 +420,7 @@ def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
         corpus = load(root="root", unlabelled=[str(photos)], memory=memory)
         assert corpus.leaks == [("photos/again.png", "test/bolt/200.png")]
         with pytest.raises(
-            DataError, match="Test images must not be pretrained on, but 1 of"
+            DataError, match="Test images must not be pretrained on, but 1 are in"
         ) as caught:
             duplicates.refuse(corpus, transductive=False)
         said = str(caught.value)
@@ -432,7 +432,7 @@ def test_a_test_image_that_is_learnt_from_is_refused(where, memory):
 def test_one_image_with_two_labels_is_refused():
     root = classes(Path("root"))
     shutil.copy(root / "bolt" / "000.png", root / "nut" / "copy.png")
-    said = refused("An image has one label, but 1 have two", root="root")
+    said = refused("An image must have one label, but 1 have two", root="root")
     assert "bolt/000.png and nut/copy.png (bolt and nut)" in said
 
 
@@ -441,7 +441,7 @@ def test_one_image_with_two_labels_is_refused():
     [
         (("file", "class"), [], r"labels\.csv: no column label; its first line has file,class"),
         (("name", "class"), [], r"no column file and label"),
-        (("file", "label"), [], r"labels\.csv: no row below the first line"),
+        (("file", "label"), [], r"labels\.csv: has no row below the first line"),
         (
             ("file", "label"),
             [("bolt/000.png", "x"), ("gone.png", "x")],
@@ -456,7 +456,7 @@ def test_one_image_with_two_labels_is_refused():
         (
             ("file", "label", "split"),
             [("nut/001.png", "", "test")],
-            r"line 2: nut/001\.png is to be tested on and has no label",
+            r"line 2: nut/001\.png is a test image and has no label",
         ),
         (
             ("file", "label", "split"),
@@ -497,7 +497,7 @@ def test_an_entry_of_the_pool_without_an_image_is_refused(entry):
 
 def test_a_pool_of_labelled_images_alone_is_refused():
     refused(
-        "no image there can be read and is not a labelled one",
+        "all images there are unreadable or copies of labelled images",
         root=str(classes(Path("root"))),
         unlabelled=["root"],
     )

@@ -566,7 +566,7 @@ def test_a_large_sets_image_beyond_its_samples_range_is_named(monkeypatch):
     classes(Path("data/train"), make=deep(4095), names=("b",))
     corpus = Large(root="data", train="train", size=16, channels=1, workers=0).load()
     with pytest.raises(
-        DataError, match=r"values 0 to 4,095, and the images looked at before had 0 to 1,023"
+        DataError, match=r"values from 0 to 4,095, but the sample of images had 0 to 1,023"
     ):
         list(corpus.train.held())
 

@@ -270,7 +270,7 @@ def test_a_laboratory_can_use_its_own_studies(tmp_path):
     assert archive.datasets == ["kmnist"]
     assert {r.tested for r in archive.records} == {2000}
     verdict = one(*scores(1, 3, 4, 0.02), archive)
-    assert "Without the archive of earlier studies" in verdict.text
+    assert "Without the archive of earlier studies" in verdict.notes[0]
     with pytest.raises(DataError, match="archive=none"):
         judge({"a": Comparison(*scores(1, 3, 4))}, archive=archive, without=["kmnist"])
 
@@ -361,11 +361,9 @@ def test_the_report_says_what_was_borrowed_and_what_it_is_without():
     alone = judge({"a": Comparison(*arms)}, Setting(tested=1000))
     mine, theirs = report.verdicts["a"], alone.verdicts["a"]
     assert mine.alone == pytest.approx((theirs.low, theirs.high))
-    assert (
-        f"Without the archive of earlier studies: {100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}."
-        in mine.text
-    )
-    assert "Without" not in theirs.text
+    bounds = f"{100 * theirs.low:+.1f} to {100 * theirs.high:+.1f}"
+    assert f"Without the archive of earlier studies: {bounds}." in mine.notes
+    assert not [note for note in theirs.notes if "Without" in note]
     assert "without results of mnist" in report.notes[0]
     assert "No archive" in alone.notes[0]
     assert report.scale is not None
@@ -398,17 +396,41 @@ def test_the_same_gain_everywhere_proves_nothing(gain, archive, shape):
     )
 
 
+ARCHIVES = [None, archives.frozen()]
+
+
+@each("archive", ARCHIVES, ids=["alone", "archive"])
+@each("count", [1, 4])
+@each("shape", [(1, 1), (1, 6), (3, 1), (3, 4), (6, 4)], ids=str)
+@each("failed", [{}, {"pretrained_failed": "diverged"}, {"scratch_failed": "diverged"}], ids=str)
+def test_a_text_has_at_most_two_sentences(archive, count, shape, failed):
+    for gain, spread in ((0.0, 0.02), (0.0, 1e-5), (0.02, 0.002), (-0.02, 0.002)):
+        comparisons = {
+            n: Comparison(*scores(n, *shape, gain, spread), **failed) for n in range(count)
+        }
+        report = judge(comparisons, Setting(tested=1000), archive)
+        for v in report.verdicts.values():
+            assert v.text.startswith(verdict.SAYS[v.word])
+            assert v.text.count(". ") <= 1
+            assert v.text.endswith(".")
+            assert "pretrained diverged" in v.text or "pretrained_failed" not in failed
+
+
 def test_one_seed_says_two_sentences():
     pretrained, scratch = scores(8, 1, 10, 0.02, 0.003)
     verdict = one(pretrained, scratch, archives.frozen(), Setting(tested=1000))
     assert verdict.this.word == "helped"
     assert "this one pretraining" in verdict.this.covers
-    assert "earlier studies, because only one was run" in verdict.covers
+    assert "other pretraining seeds, whose spread is that of earlier studies" in verdict.covers
+    own = f"{100 * verdict.this.low:+.1f} to {100 * verdict.this.high:+.1f} points"
+    assert verdict.text.endswith(f" This one pretraining helped: {own} for other label sets.")
+    assert "other pretraining seeds, whose spread is that of earlier studies" in verdict.text
     assert verdict.low < verdict.this.low < verdict.this.high < verdict.high
     alone = one(pretrained, scratch)
     assert (alone.word, alone.this.word) == ("cannot tell", "helped")
     assert alone.low == -np.inf
-    assert "says nothing of other seeds" in alone.covers
+    assert "says nothing about other seeds" in alone.covers
+    assert "one pretraining gives no interval for other seeds" in alone.text
 
 
 @each("archive", [None, archives.frozen()], ids=["alone", "archive"])
@@ -477,7 +499,7 @@ def test_what_would_tell_tells():
     verdict = one(*arms, archives.frozen(), Setting(tested=2000))
     assert verdict.word == "cannot tell"
     seeds, draws = verdict.needed
-    assert f"{seeds} seeds and {draws} draws would tell" in verdict.text
+    assert any(f"{seeds} seeds and {draws} draws would be enough" in n for n in verdict.notes)
     moments = Moments.of([arms[0] - arms[1]])
     expected = PRIOR.expected(arms[0].mean(), arms[1].mean(), 3, 4, 2000)[None]
     evidence = weigh(moments, PRIOR, expected)
@@ -501,7 +523,7 @@ def test_collapsed_seeds_are_found_and_named(arm, seeds, fallen):
     verdict = one(*arms, archives.frozen(), Setting(tested=1000))
     assert verdict.collapsed == tuple(fallen)
     assert f"the {seeds - len(fallen)} of {seeds} seeds that trained" in verdict.covers
-    assert f"{', '.join(map(str, fallen))}." in verdict.covers
+    assert f"{', '.join(map(str, fallen))} collapsed)" in verdict.covers
     kept = [s for s in range(seeds) if s not in fallen]
     rest = one(arms[0][kept], arms[1][kept], archives.frozen(), Setting(tested=1000))
     assert (verdict.low, verdict.high) == pytest.approx((rest.low, rest.high))
@@ -513,7 +535,7 @@ def test_training_itself_may_say_which_seeds_trained():
     assert told.collapsed == (1,)
     assert "the 3 of 4 seeds that trained" in told.covers
     for wrong in ([True], [False] * 4):
-        with pytest.raises(DataError, match="must say of each of 4 seeds"):
+        with pytest.raises(DataError, match="a value for each of 4 seeds"):
             one(*arms, trained=wrong)
 
 

@@ -198,10 +198,10 @@ def test_a_request_knows_the_tables_content_and_not_its_name(corpus):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name\ni1\n", "no column file; its first line has name"),
-        ("file\n", "no image in it has a label"),
-        ("file,label\ni1,\n", "no image in it has a label"),
-        ("file\ni1\ni1\n", "an image has one row"),
+        ("name\ni1\n", "has no column file; its first line has name"),
+        ("file\n", "has no image with a label"),
+        ("file,label\ni1,\n", "has no image with a label"),
+        ("file\ni1\ni1\n", "must have one row per image"),
         ("file\ni1\nx9\n", "1 of 2 rows are no training images of thirty, such as 'x9'"),
         ("file,label\ni1,dog\n", "'dog' is no class of thirty; valid: a, b, c"),
     ],

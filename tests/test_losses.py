@@ -334,7 +334,7 @@ def test_wgans_critic_loss_is_algorithm_1():
     close(loss, expected)
     close(logged["steepness"], slope.norm())
     close(
-        method.generator_loss(nets, x_BCHW, z_BZ, share)[0], -method.judge(nets, fake_BCHW).mean()
+        method.generator_loss(nets, x_BCHW, z_BZ, share)[0], -method.score(nets, fake_BCHW).mean()
     )
 
 

@@ -44,7 +44,7 @@ def started():
 def test_the_teacher_starts_as_the_student_and_predicts_in_the_labels_units(started):
     task, nets, batch = started
     x = batch["labelled"]["x"]
-    student = nets["units"](regressor.told(nets, x))
+    student = nets["units"](regressor.predict_scaled(nets, x))
     assert torch.equal(task.predict(nets, x), student)
     assert 60 < student.mean() < 140
 
@@ -58,9 +58,9 @@ def test_loss_is_the_error_and_the_rising_weight_times_the_disagreement(started)
     assert weight.item() == pytest.approx(2.0 * torch.tensor(-1.25).exp().item())
     loss, logged = task.loss(nets, *drawn)
     true = (value - nets["units"].mean) / nets["units"].sd
-    known = (regressor.told(nets, x) - true).square().mean()
+    known = (regressor.predict_scaled(nets, x) - true).square().mean()
     target = (task.predict(nets, weak) - nets["units"].mean) / nets["units"].sd
-    apart = (regressor.told(nets, seen) - target).square().mean()
+    apart = (regressor.predict_scaled(nets, seen) - target).square().mean()
     assert loss.item() == pytest.approx((known + weight * apart).item(), rel=1e-5)
     assert logged["disagreement"].item() == pytest.approx(apart.item(), rel=1e-5)
 

@@ -23,7 +23,7 @@ from sft_exp.stages import model as models
 from sft_exp.strategies.ridge import Ridge
 from sft_exp.strategies.svr import Svr
 from sft_exp.tasks.classify import Classify
-from sft_exp.tasks.multitask import MultiTask, Shared
+from sft_exp.tasks.multitask import MultiTask, SharedEncoder
 from sft_exp.tasks.regress import Regress
 from sft_exp.tasks.segment import Segment
 
@@ -120,8 +120,8 @@ def test_gradnorm_moves_weights_towards_equal_gradients(pairs):
     assert nets["weights"].value.grad is None, "the weights do not follow the sum of the losses"
     value, shown = task.balance(nets, *drawn)
     value.backward()
-    shared = Shared(nets["encoder"], drawn[0])
-    shared.begin()
+    shared = SharedEncoder(nets["encoder"], drawn[0])
+    shared.detach()
     losses_T, _ = task.losses(nets, shared, drawn[1:])
     leaves = shared.leaves()
     grads = [
@@ -408,5 +408,5 @@ def test_broken_images_and_flat_numbers_are_named(tmp_path):
     file.write_text(
         "\n".join([lines[0], *(f"{line.split(',')[0]},5,train," for line in lines[1:])])
     )
-    with pytest.raises(DataError, match="is the same in all rows"):
+    with pytest.raises(DataError, match="is the same in all training rows"):
         NumberTable(table=str(file), size=8).load()

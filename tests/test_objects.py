@@ -349,7 +349,7 @@ GREY = torch.zeros(4, 1, 4, 4)
         ([("cat.png", 0)], "must hold a Pillow image"),
         ([(GREY[0], 0), (GREY[0, :, :3], 1)], "item 1 is [1, 3, 4] and item 0 [1, 4, 4]"),
         ([(Image.new("I;16", (4, 4)), 0)], "more than 8 bits"),
-        (Restless(GREY), "another image each time"),
+        (Restless(GREY), "changes from one read to the next"),
         ({"train": [(GREY[0], 0)], "test": [(GREY[0, :, :3], 0)]}, "images are [1, 3, 4]"),
         (iter([]), "has no length"),
     ],

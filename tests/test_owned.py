@@ -64,7 +64,7 @@ def test_a_parent_that_died_before_its_process_began_is_noticed():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     command = [sys.executable, "-m", "sft_exp.execution.child", str(gone.pid), "busy"]
-    orphan = subprocess.run(command, env=environment(), timeout=10, capture_output=True)
+    orphan = subprocess.run(command, env=environment(), timeout=60, capture_output=True)
     assert orphan.returncode == Interrupted.code
 
 
@@ -78,7 +78,7 @@ def test_signals_end_a_process_with_their_code_and_no_traceback(busy, names, cod
     process = started("-m", "sft_exp.execution.child", str(os.getpid()), "busy")
     for name in names:
         process.send_signal(getattr(signal, name))
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=60)
     assert process.returncode in codes
     assert said == ""
 
@@ -99,7 +99,7 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "interrupted\n"
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
 
 
@@ -117,7 +117,7 @@ late = Late()
 print("here", flush=True)
 """
     process = started("-c", code)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     process.communicate()
 
 

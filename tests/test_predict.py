@@ -145,7 +145,7 @@ def test_a_run_whose_store_is_gone_is_said_in_one_line(run, capsys):
     Path("lonely/results.json").write_text(json.dumps(results))
     assert predict_command.main(["lonely", "x.png"]) == 3
     assert (
-        "what it trained should be in outputs/store/finetune-0, and is not there"
+        "its model should be in outputs/store/finetune-0, and is not there"
         in capsys.readouterr().err
     )
 

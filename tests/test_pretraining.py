@@ -122,7 +122,7 @@ def test_test_images_in_the_pool_are_refused(experiment):
     """Digits split elsewhere: training images there are test images here."""
     with pytest.raises(
         DataError,
-        match=r"pretrain_dataset=digits: 400 of its images are images that digits is tested on",
+        match=r"pretrain_dataset=digits: 400 of its images are test images of digits",
     ):
         prepare.prepare(
             experiment("pretrainer=ae", "pretrain_dataset=digits", "pretrain_dataset.test=100")
@@ -188,9 +188,8 @@ def test_a_checkpoint_is_taken_as_it_is(run, trained):
     said = result.stages.pretrain.transfer
     assert (said.loaded, said.layers, said.missing) == (2, 2, [])
     assert said.images == "images are seen as they are, in [0, 1]"
-    assert advice.weights(result).endswith(
-        "encoder.safetensors: 2 of 2 layers; images are seen as they are, in [0, 1]"
-    )
+    text = "encoder.safetensors: 2 of 2 layers; images are seen as they are, in [0, 1]; SHA-256"
+    assert text in advice.weights(result)
     assert advice.weights(stub()) == ""
     report = json.loads((job.results["pretrain"][0].folder / "transfer.json").read_text())
     assert {row["state"] for row in report["rows"]} == {"loaded"}

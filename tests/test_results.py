@@ -1,4 +1,4 @@
-"""README's table says what the reports say, and the reports what their numbers say."""
+"""The table of the results says what the reports say, and the reports what their numbers say."""
 
 import shlex
 import sys
@@ -14,8 +14,8 @@ from benchmarks import results  # noqa: E402 - of this repository, not of the pa
 REPORTS = results.pages()
 
 
-def test_readme_holds_the_table_of_the_reports():
-    text = (ROOT / "README.md").read_text()
+def test_the_overview_holds_the_table_of_the_reports():
+    text = (results.PAGES / "README.md").read_text()
     assert results.filled(text) == text
 
 

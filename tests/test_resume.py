@@ -184,7 +184,7 @@ def test_a_checkpoint_that_is_not_ours_runs_no_code(job):
     data = pickle.dumps({"step": 3, "nets": Evil()})
     for file in STORE.glob("work/*/*/checkpoint*"):
         file.write_bytes(data + hashlib.sha256(data).digest())
-    assert "no checkpoint of ours" in finishes(what)
+    assert "not a checkpoint of sft_exp" in finishes(what)
     assert not Path("hacked").exists()
 
 

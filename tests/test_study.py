@@ -135,7 +135,7 @@ def test_the_primary_sentence_comes_first():
 def test_a_cell_that_does_not_beat_its_floors_failed_to_learn():
     assert not [n for n in concluded(jobs(0.1, 0.1)).notes if "Failed to learn" in n]
     assert (
-        "Failed to learn (does not beat its best floor): vae, 1 label a class."
+        "Failed to learn (does not beat its best baseline): vae, 1 label a class."
         in concluded(jobs(0.1, 0.1, 0.7)).notes
     )
 

@@ -1,9 +1,9 @@
 """Grade results against docs/standard.md.
 
-Runs, sweeps and studies are graded by what lies in the store: the budget by the images learnt from,
-"frozen" by the weights, scores by predictions. Predictions of other frameworks are graded as far as
-predictions show anything. Exit code 0: every point that can be graded is passed; 3: a point failed,
-or what is to be graded cannot be read; 2: wrong arguments.
+Runs, sweeps and studies are graded by the artefacts in the store: the label budget by the images
+learnt from, "frozen" by the weights, scores by predictions. Predictions of other frameworks are
+graded on the points that predictions can show. Exit code 0: every point that can be graded is
+passed; 3: a point failed, or the input cannot be read; 2: wrong arguments.
 
     sft_exp check outputs/latest
     sft_exp check predictions.csv truth=truth.csv
@@ -30,7 +30,7 @@ class Arguments:
 
     run: list[Path]  # run, sweep and study folders; or CSV files of predictions
     truth: Path | None = None  # CSV id,label, for predictions without a column label
-    baseline: str = "scratch"  # of predictions: the arm that the others are compared with
+    baseline: str = "scratch"  # for predictions: the arm that the others are compared with
     again: bool = False  # also read the data set and predict again (point 6.5)
 
 
@@ -38,47 +38,48 @@ WORDS = {True: "passed", False: "failed", None: "cannot tell"}
 
 
 def grade(paths: Sequence[Path], again: bool = False) -> list[Grade]:
-    """All points of the runs in these run, sweep and study folders, taken together."""
+    """The grades of all runs in these run, sweep and study folders."""
     from sft_exp.check import again as repetition
     from sft_exp.check import artefacts, runs, sweeps
 
-    grades, found, missing = [], [], []
+    grades, every_run, missing = [], [], []
     for path in paths:
-        mine = [artefacts.read(folder) for folder in sweeps.jobs(path)]
+        path_runs = [artefacts.read(folder) for folder in sweeps.jobs(path)]
         missing += sweeps.undone(path)
-        found += mine
+        every_run += path_runs
         study = (path / "study.json").exists()
         graded: list[Grade] = []
-        for run in mine:
-            several = len(paths) > 1 or len(mine) > 1
+        for run in path_runs:
+            several = len(paths) > 1 or len(path_runs) > 1
             points = runs.grade(run)
             points.append(
                 repetition.grade(run) if again else unknown("6.5", "needs the data set: again=true")
             )
             graded += [replace(g, of=run.folder.name if several else "") for g in points]
         grades += sweeps.beside(path, graded) if study else graded
-        if study and mine:
-            grades += [replace(g, of="study") for g in sweeps.study(path, mine)]
-    if not found:
-        raise DataError(f"{', '.join(map(str, paths))}: no job that is done")
-    return [*grades, sweeps.seeds(found, missing)]
+        if study and path_runs:
+            grades += [replace(g, of="study") for g in sweeps.study(path, path_runs)]
+    if not every_run:
+        raise DataError(f"{', '.join(map(str, paths))}: no job is done")
+    return [*grades, sweeps.seeds(every_run, missing)]
 
 
 def together(grades: Sequence[Grade]) -> list[Grade]:
-    """One grade a point: failed if any failed, with who and why; passed if any could be graded."""
-    found = []
+    """One grade a point: failed if any run failed it, with the runs and reasons; else passed if it
+    could be graded in any run."""
+    merged = []
     for point in POINTS:
-        mine = [g for g in grades if g.point == point]
-        failed = [g for g in mine if g.passed is False]
+        of_point = [g for g in grades if g.point == point]
+        failed = [g for g in of_point if g.passed is False]
         reasons = list(dict.fromkeys(f"{g.of}: {g.reason}" if g.of else g.reason for g in failed))
         if failed:
             more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
-            found.append(Grade(point, False, "; ".join(reasons[:2]) + more))
-        elif any(g.passed for g in mine):
-            found.append(Grade(point, True))
+            merged.append(Grade(point, False, "; ".join(reasons[:2]) + more))
+        elif any(g.passed for g in of_point):
+            merged.append(Grade(point, True))
         else:
-            found.append(unknown(point, next((g.reason for g in mine), "nothing shows it")))
-    return found
+            merged.append(unknown(point, next((g.reason for g in of_point), "nothing shows it")))
+    return merged
 
 
 def print_grades(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
@@ -92,9 +93,12 @@ def print_grades(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
     screen.print(table)
     for sentence in sentences:
         screen.print(sentence, soft_wrap=True)
-    count = [sum(g.passed is value for g in grades) for value in (True, False, None)]
+    passed, failed, ungraded = (
+        sum(g.passed is value for g in grades) for value in (True, False, None)
+    )
     screen.print(
-        f"Standard {VERSION}: {count[0]} points passed, {count[1]} failed, {count[2]} cannot be graded from this."
+        f"Standard {VERSION}: {passed} points passed, {failed} failed, "
+        f"{ungraded} cannot be graded from this."
     )
 
 
@@ -102,16 +106,16 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("check", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> int:
-    if all(p.suffix == ".csv" for p in given.run):
+def work(arguments: Arguments) -> int:
+    if all(p.suffix == ".csv" for p in arguments.run):
         from sft_exp.check import predictions
 
-        grades, sentences = predictions.grade(given.run, given.truth, given.baseline)
+        grades, sentences = predictions.grade(arguments.run, arguments.truth, arguments.baseline)
     else:
-        grades, sentences = grade(given.run, given.again), []
-    found = together(grades)
-    print_grades(found, sentences)
-    return DataError.code if any(g.passed is False for g in found) else 0
+        grades, sentences = grade(arguments.run, arguments.again), []
+    merged = together(grades)
+    print_grades(merged, sentences)
+    return DataError.code if any(g.passed is False for g in merged) else 0
 
 
 if __name__ == "__main__":

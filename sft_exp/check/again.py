@@ -1,4 +1,7 @@
-"""The data read again, the draws drawn again, the models asked again (point 6.5). Costs the predictions of every arm."""
+"""Read the data, draw the labelled splits and predict again (point 6.5).
+
+It costs the predictions of every arm.
+"""
 
 from sft_exp.check.artefacts import Run
 from sft_exp.check.runs import every
@@ -9,11 +12,15 @@ from sft_exp.data.splits import Labels
 from sft_exp.stages import model as models
 from sft_exp.training.context import corpus, pick
 
-ROUNDING = 0.001  # of the predictions may differ on another machine
+ROUNDING = 0.001  # share of the predictions that may differ on another machine
 
 
 def grade(run: Run) -> Grade:
-    """DataError if the data set is not where the run found it."""
+    """Grade of point 6.5.
+
+    Raises:
+        DataError: the data set is not where the run read it.
+    """
     values = build.resolved(run.result["config"])
     data = corpus(build.part(values["dataset"], "dataset", sources.KINDS["dataset"]))
     known, faults = Labels.parse(values["labels"], values["labels_total"]), []
@@ -36,12 +43,14 @@ def grade(run: Run) -> Grade:
         if [run.tested["ids"][r] for r in run.rows[one][0]] != draw.test.ids:
             faults.append(f"{where}: its test images are not those of draw {one.draw}")
             continue
-        _, kept = models.measure(models.load(run.shelf.root / one.finetune), draw.test, pick("cpu"))
+        _, outputs = models.measure(
+            models.load(run.shelf.root / one.finetune), draw.test, pick("cpu")
+        )
         differ = sum(
-            a != b for a, b in zip(kept["predicted"].tolist(), run.rows[one][1], strict=True)
+            a != b for a, b in zip(outputs["predicted"].tolist(), run.rows[one][1], strict=True)
         )
         if differ > ROUNDING * len(draw.test):
             faults.append(
-                f"{where}: the model predicts {differ} of {len(draw.test)} images otherwise"
+                f"{where}: the model predicts {differ} of {len(draw.test)} images differently"
             )
     return ok("6.5", faults)

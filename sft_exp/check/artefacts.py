@@ -1,4 +1,4 @@
-"""A run as it lies on disk: the folders of the store that its results name, and what their requests ask for."""
+"""A run on disk: its results, and the folders and requests of the store that these name."""
 
 import json
 import re
@@ -15,7 +15,7 @@ NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 
 
 class Shelf:
-    """A store's finished folders, read and never written."""
+    """Read access to a store's finished folders."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -27,7 +27,11 @@ class Shelf:
         return self._requests[name]
 
     def json(self, name: str, file: str) -> Any:
-        """DataError unless the file is there and whole."""
+        """The content of a file of a folder.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
         try:
             return json.loads((self.root / name / file).read_text())
         except (OSError, ValueError) as error:
@@ -36,7 +40,10 @@ class Shelf:
             ) from error
 
     def whole(self, value: Any, without: frozenset[str]) -> Any:
-        """A request with the folders it names replaced by their own requests, and some keys left out at every depth."""
+        """A request in which names of folders are replaced by the folders' own requests.
+
+        Keys in `without` are left out at every depth.
+        """
         if isinstance(value, dict):
             return {k: self.whole(v, without) for k, v in value.items() if k not in without}
         if isinstance(value, list):
@@ -50,15 +57,16 @@ class Shelf:
         return value
 
     def below(self, name: str) -> set[str]:
-        """The folder and all it was made from."""
-        found, roots = set[str](), {name}
-        while roots:
-            found |= roots
-            texts = [json.dumps(self.request(r)) for r in roots]
-            roots = {n for t in texts for n in NAME.findall(t) if (self.root / n).exists()} - found
-        return found
+        """The names of the folder and of all folders that it was made from."""
+        names, new = set[str](), {name}
+        while new:
+            names |= new
+            texts = [json.dumps(self.request(n)) for n in new]
+            new = {n for t in texts for n in NAME.findall(t) if (self.root / n).exists()} - names
+        return names
 
     def of(self, stage: str) -> list[str]:
+        """The names of all finished folders of a stage."""
         return sorted(p.parent.name for p in self.root.glob(f"{stage}-*/{atomic_io.SEAL}"))
 
 
@@ -66,14 +74,14 @@ class Shelf:
 class Arm:
     """One arm in one draw."""
 
-    evaluate: str  # names of folders
-    finetune: str
+    evaluate: str  # name of the evaluation's folder
+    finetune: str  # name of the fine-tuning's folder
     draw: int
 
 
 @dataclass(eq=False)
 class Run:
-    """A job that is done."""
+    """A finished job."""
 
     folder: Path
     result: dict[str, Any]  # results.json
@@ -82,10 +90,12 @@ class Run:
 
     @cached_property
     def learnt(self) -> dict[str, Any]:
+        """The manifest of the images to learn from."""
         return self.shelf.json(self.result["folders"]["data"], "manifest.json")
 
     @cached_property
     def tested(self) -> dict[str, Any]:
+        """The manifest of the test images."""
         return self.shelf.json(self.result["folders"]["test"], "manifest.json")
 
     @cached_property
@@ -95,43 +105,41 @@ class Run:
 
     @cached_property
     def rows(self) -> dict[Arm, tuple[list[int], list[int]]]:
-        """(rows of the test manifest, classes predicted for them) of every evaluation."""
+        """Of every evaluation, (indices into the test manifest, classes predicted for them)."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        found = {}
+        predictions = {}
         for arm in (a for arms in self.arms.values() for a in arms):
             file = self.shelf.root / arm.evaluate / "predictions.safetensors"
             try:
                 tensors = load_file(file)
-                found[arm] = (tensors["row"].tolist(), tensors["predicted"].tolist())
+                predictions[arm] = (tensors["row"].tolist(), tensors["predicted"].tolist())
             except (OSError, SafetensorError, KeyError) as error:
                 raise DataError(f"{file}: unreadable ({error})") from error
-        return found
+        return predictions
 
     def accuracies(self, arm: str) -> list[float]:
-        """Of its draws, from the predictions."""
+        """The accuracy in each draw, from the predictions."""
         labels = self.tested["labels"]
-        found = []
+        accuracies = []
         for one in self.arms.get(arm, []):
             rows, predicted = self.rows[one]
-            found.append(
-                sum(labels[r] == p for r, p in zip(rows, predicted, strict=True))
-                / max(1, len(rows))
-            )
-        return found
+            right = sum(labels[r] == p for r, p in zip(rows, predicted, strict=True))
+            accuracies.append(right / max(1, len(rows)))
+        return accuracies
 
     def faults(self, arm: str) -> list[str]:
-        """How the arm's training failed in each draw, from what the trainings left; empty strings where it did not."""
+        """How the arm's training failed in each draw, from its files; empty where it did not."""
         return [health.of(self.shelf.root / one.finetune) for one in self.arms.get(arm, [])]
 
     def labels_of(self, arm: Arm) -> tuple[list[str], list[str]]:
-        """Names of the images (learnt from with their labels, chosen by)."""
-        found = self.shelf.json(arm.finetune, "labels.json")
-        return found["labelled"], found["validation"]
+        """Names of the (labelled images, images used for validation)."""
+        names = self.shelf.json(arm.finetune, "labels.json")
+        return names["labelled"], names["validation"]
 
     def elsewhere(self, arm: Arm) -> dict[str, str]:
-        """Name -> hash of the pixels of the images of another data set that were pretrained on."""
+        """Name -> hash of the pixels, of the pretraining images if they are of another data set."""
         start = self.shelf.request(arm.finetune)["start"]
         data = self.shelf.request(start)["data"] if start else self.result["folders"]["data"]
         if data == self.result["folders"]["data"]:
@@ -147,12 +155,17 @@ class Run:
             return [*ids["train"], *ids.get("unlabelled", [])]
         if "unlabelled" in ids:
             return ids["unlabelled"]
-        held = {self.tested["ids"][r] for r in self.rows[arm][0]}
-        return [name for name in ids["train"] if name not in held]
+        tested = {self.tested["ids"][r] for r in self.rows[arm][0]}
+        return [name for name in ids["train"] if name not in tested]
 
 
 def read(folder: Path) -> Run:
-    """DataError where the run or its store is not there, or the run is older than what the standard asks it to leave."""
+    """The run in a folder.
+
+    Raises:
+        DataError: the run or its store is missing, or the run is too old to have the files that the
+            standard requires.
+    """
     try:
         result = json.loads((folder / "results.json").read_text())
         names, store = result["folders"], Path(result["config"]["store"])
@@ -166,7 +179,7 @@ def read(folder: Path) -> Run:
         ) from error
     if (score := result.get("score", "accuracy")) != "accuracy":
         raise DataError(
-            f"{folder}: its score is {score}, and what is graded so far are runs that classify images"
+            f"{folder}: its score is {score}, but only runs that classify images can be graded"
         )
     places = (start / store for start in (Path(), *folder.resolve().parents))
     root = next((p for p in places if (p / names["data"]).is_dir()), None)

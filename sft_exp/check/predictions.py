@@ -1,4 +1,4 @@
-"""Predictions of any framework, as CSV: id, class, probability, seed, arm, and where there are any draw and label."""
+"""Predictions of any framework, as CSV: id, class, probability, seed, arm; optional draw and label."""
 
 import csv
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from sft_exp.errors import DataError
 from sft_exp.verdict import Comparison, Setting, Verdict, frozen, judge
 
 NEEDED = ("id", "class", "probability", "seed", "arm")
-HIDDEN = {  # what predictions cannot show
+HIDDEN = {  # points that predictions cannot show, and what they lack
     "1.1": "which labels were learnt from",
-    "1.2": "which labels were chosen by",
+    "1.2": "which labels were used for validation",
     "2.1": "which images were learnt from",
     "2.2": "which images were learnt from",
     "2.3": "groups",
@@ -41,7 +41,11 @@ Cells = dict[str, dict[Place, dict[str, str]]]  # arm -> place -> id -> class pr
 
 
 def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, str], list[str]]:
-    """(predictions, id -> label, what is wrong with them). DataError where a file is none."""
+    """(predictions, id -> label, faults).
+
+    Raises:
+        DataError: a file is not a table of predictions.
+    """
     cells: Cells = {}
     labels = {row["id"]: row["label"] for row in rows(truth, ("id", "label"))} if truth else {}
     faults = []
@@ -57,7 +61,8 @@ def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, st
             label = row.get("label") or labels.get(row["id"])
             if label is None:
                 raise DataError(
-                    f"{where}: no label of {row['id']}; add a column label, or truth=FILE with columns id,label"
+                    f"{where}: no label of {row['id']}; add a column label, or truth=FILE with "
+                    "columns id,label"
                 )
             if labels.setdefault(row["id"], label) != label:
                 faults.append(
@@ -74,25 +79,25 @@ def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, st
 
 
 def rows(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with the needed columns."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
-            found = [
+            table = [
                 {column: tables.restored(str(cell)) for column, cell in row.items()}
                 for row in csv.DictReader(text, restval="")
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
-    if not found or (missing := [c for c in needed if c not in found[0]]):
-        raise DataError(
-            f"{file}: needs rows with the columns {','.join(needed)}{f'; no {missing[0]}' if found else ''}"
-        )
-    return found
+    if not table or (missing := [c for c in needed if c not in table[0]]):
+        lacks = f"; no {missing[0]}" if table else ""
+        raise DataError(f"{file}: needs rows with the columns {','.join(needed)}{lacks}")
+    return table
 
 
 def grade(
     files: Sequence[Path], truth: Path | None, baseline: str = SCRATCH
 ) -> tuple[list[Grade], list[str]]:
-    """(every point, the sentences that the predictions support)."""
+    """(grades of all points, the verdicts' texts)."""
     cells, labels, faults = read(files, truth)
     accuracy = {
         arm: {p: fmean(labels[i] == c for i, c in one.items()) for p, one in places.items()}
@@ -106,17 +111,18 @@ def grade(
     grades["6.3"] = ok("6.3", unpaired(cells, labels, [baseline, *compared]))
     missing = [arm for arm in (baseline, *FLOORS) if arm not in cells]
     grades["4.4"] = ok("4.4", [f"there is no arm {arm}" for arm in missing])
-    floors = {arm: fmean(accuracy[arm].values()) for arm in FLOORS if arm in cells}
+    baselines = {arm: fmean(accuracy[arm].values()) for arm in FLOORS if arm in cells}
     low = [
-        f"failed to learn: {arm} has {100 * fmean(accuracy[arm].values()):.1f} %, {floor} {100 * score:.1f} %"
+        f"failed to learn: {arm} has {100 * fmean(accuracy[arm].values()):.1f} %, "
+        f"{name} {100 * score:.1f} %"
         for arm in compared
-        for floor, score in floors.items()
+        for name, score in baselines.items()
         if score >= fmean(accuracy[arm].values())
     ]
-    grades["4.5"] = ok("4.5", low) if floors else unknown("4.5", "there are no floors")
+    grades["4.5"] = ok("4.5", low) if baselines else unknown("4.5", "there are no baselines")
     counts = {arm: len(cells[arm]) for arm in compared}
     single = [
-        f"{arm} has one run; a test over its images (McNemar) says nothing of the method"
+        f"{arm} has one run; a test over its images (McNemar) says nothing about the method"
         for arm, n in counts.items()
         if n < 2
     ]
@@ -124,38 +130,40 @@ def grade(
     paired = baseline in cells and grades["6.3"].passed and not single
     verdicts = judged(accuracy, compared, baseline, len(labels)) if paired and compared else {}
     return [grades[point] for point in sorted(grades)], [
-        f"{arm}: {v.text} {v.seeds + len(v.collapsed)} seeds and {v.draws} draws, if they are all that were run."
+        f"{arm}: {v.text} {v.seeds + len(v.collapsed)} seeds and {v.draws} draws, if these are all "
+        "that were run."
         for arm, v in verdicts.items()
     ]
 
 
 def unpaired(cells: Cells, labels: dict[str, str], arms: list[str]) -> list[str]:
-    """Runs that one arm has and another lacks, and images that were not predicted."""
+    """Faults: runs that one arm has and another lacks, and images that were not predicted."""
     known = [arm for arm in arms if arm in cells]
-    everything = set().union(*(cells[arm] for arm in known))
-    found = [
+    every_run = set().union(*(cells[arm] for arm in known))
+    faults = [
         f"{arm} lacks seed {seed}, draw {draw}"
         for arm in known
-        for seed, draw in sorted(everything - cells[arm].keys())
+        for seed, draw in sorted(every_run - cells[arm].keys())
     ]
-    seeds, draws = ({place[i] for place in everything} for i in (0, 1))
-    if len(everything) != len(seeds) * len(draws):
-        found.append(
-            f"{len(seeds)} seeds and {len(draws)} draws are not crossed: {len(everything)} runs"
+    seeds, draws = ({place[i] for place in every_run} for i in (0, 1))
+    if len(every_run) != len(seeds) * len(draws):
+        faults.append(
+            f"{len(seeds)} seeds and {len(draws)} draws are not crossed: {len(every_run)} runs"
         )
     for arm, places in cells.items():
-        for (seed, draw), one in places.items():
-            if len(one) != len(labels):
-                found.append(
-                    f"{arm}, seed {seed}, draw {draw}: {len(one)} of {len(labels)} images are predicted"
+        for (seed, draw), predicted in places.items():
+            if len(predicted) != len(labels):
+                faults.append(
+                    f"{arm}, seed {seed}, draw {draw}: {len(predicted)} of {len(labels)} images are "
+                    "predicted"
                 )
-    return found
+    return faults
 
 
 def judged(
     accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str, tested: int
 ) -> dict[str, Verdict]:
-    """A verdict for each arm; together they are one report."""
+    """The verdict on each arm; all arms are judged in one report."""
     seeds, draws = (sorted({place[i] for place in accuracy[baseline]}) for i in (0, 1))
     scores = {
         arm: [[accuracy[arm][s, d] for d in draws] for s in seeds] for arm in (baseline, *arms)

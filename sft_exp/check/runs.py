@@ -1,4 +1,4 @@
-"""Runs of ours, graded by what is in the store: requests, manifests, predictions, weights, records of trainings."""
+"""Grades of this framework's runs, by requests, manifests, predictions, weights and training logs."""
 
 import hashlib
 import json
@@ -28,40 +28,40 @@ from sft_exp.verdict import (
     judge,
 )
 
-CLOSE = 1e-6  # two ways to the same accuracy or interval
+CLOSE = 1e-6  # largest difference between two computations of an accuracy or interval
 START = frozenset({"start"})
 
 
 def grade(run: Run) -> list[Grade]:
-    """Every point that one run can show alone."""
+    """Grades of all points that a single run can show."""
     points = (labels, splits, selection, arms, trainings, sealed, scores, draws, words, stated)
     return [g for point in points for g in point(run)]
 
 
 def labels(run: Run) -> Iterator[Grade]:
-    over, chosen = [], []
+    """Points 1.1 and 1.2: labels of training and validation are within the budget."""
+    over, over_with_validation = [], []
     for arm, one in every(run):
         labelled, validation = run.labels_of(one)
-        allowed, each = budget(run, one)
+        allowed, per_class = budget(run, one)
         where = f"{arm}, draw {one.draw}"
         if len(set(labelled)) > allowed:
             over.append(f"{where}: {len(set(labelled))} labels for a budget of {allowed}")
         counts = Counter(run.labels.get(name, -1) for name in labelled)
-        if each and (uneven := {c: n for c, n in counts.items() if n > each}):
-            over.append(
-                f"{where}: class {next(iter(uneven))} has {next(iter(uneven.values()))} labels, {each} are allowed"
-            )
+        if per_class and (uneven := {c: n for c, n in counts.items() if n > per_class}):
+            label, count = next(iter(uneven.items()))
+            over.append(f"{where}: class {label} has {count} labels, {per_class} are allowed")
         if len({*labelled, *validation}) > allowed:
-            chosen.append(
-                f"{where}: {len(set(labelled))} labels and {len({*validation} - {*labelled})} more to choose by, for a budget of "
-                f"{allowed}"
+            over_with_validation.append(
+                f"{where}: {len(set(labelled))} labels and {len({*validation} - {*labelled})} more "
+                f"to choose by, for a budget of {allowed}"
             )
     yield ok("1.1", over)
-    yield ok("1.2", chosen)
+    yield ok("1.2", over_with_validation)
 
 
 def budget(run: Run, one: Arm) -> tuple[int, int | None]:
-    """(labels in all, labels a class or None) that the request's budget means."""
+    """The request's label budget: (labels in all, labels a class or None)."""
     count = run.shelf.request(one.finetune)["labels"]["count"]
     n = len(run.learnt["ids"]["train"]) - (len(run.rows[one][0]) if run.tested["folds"] else 0)
     if count == "all":
@@ -74,20 +74,23 @@ def budget(run: Run, one: Arm) -> tuple[int, int | None]:
 
 
 def splits(run: Run) -> Iterator[Grade]:
+    """Points 2.1 to 2.5: no image is on both sides, by name, content or group."""
     by_name, by_content, groups, pooled = [], [], [], []
     content, group, train = contents(run), group_names(run), {*run.learnt["ids"]["train"]}
     for arm, one in every(run):
         where = f"{arm}, draw {one.draw}"
         tested = {run.tested["ids"][r] for r in run.rows[one][0]}
         known = {name for names in run.labels_of(one) for name in names}
-        seen = {content["test"][name] for name in tested}
+        test_hashes = {content["test"][name] for name in tested}
         pool = run.pooled(one)
-        doubles = sum(content["learnt"][n] in seen for n in train)
-        # else it is reported by point 2.5
+        doubles = sum(content["learnt"][n] in test_hashes for n in train)
+        # few copies in a data set's own training split are graded by point 2.5
         own = set() if run.tested["folds"] or doubles > OVERLAP * len(tested) else train
         if both := sorted(known & tested):
             by_name.append(f"{where}: {both[0]} is learnt from and tested")
-        if both := sorted(n for n in known if n not in own and content["learnt"].get(n) in seen):
+        if both := sorted(
+            n for n in known if n not in own and content["learnt"].get(n) in test_hashes
+        ):
             by_content.append(f"{where}: {both[0]} has the pixels of a test image")
         if both := sorted(
             {group[n] for n in (*known, *pool) if n in group}
@@ -95,12 +98,15 @@ def splits(run: Run) -> Iterator[Grade]:
         ):
             groups.append(f"{where}: group {both[0]} is learnt from and tested")
         if both := [
-            n for n in pool if n in tested or (n not in own and content["learnt"].get(n) in seen)
+            n
+            for n in pool
+            if n in tested or (n not in own and content["learnt"].get(n) in test_hashes)
         ]:
             pooled.append(f"{where}: {len(both)} test images were pretrained on, such as {both[0]}")
-        if both := [n for n, h in run.elsewhere(one).items() if h in seen]:
+        if both := [n for n, h in run.elsewhere(one).items() if h in test_hashes]:
             pooled.append(
-                f"{where}: {len(both)} test images were pretrained on in another data set, such as {both[0]}"
+                f"{where}: {len(both)} test images were pretrained on in another data set, such as "
+                f"{both[0]}"
             )
     yield ok("2.1", by_name)
     yield ok("2.2", by_content)
@@ -121,7 +127,7 @@ def splits(run: Run) -> Iterator[Grade]:
 
 
 def contents(run: Run) -> dict[str, dict[str, str]]:
-    """Name -> hash of the pixels, of the images to learn from and of those tested."""
+    """Name -> hash of the pixels, of the images to learn from and of the test images."""
     ids, hashes = run.learnt["ids"], run.learnt["content"]
     return {
         "learnt": {n: h for split in ids for n, h in zip(ids[split], hashes[split], strict=True)},
@@ -130,13 +136,15 @@ def contents(run: Run) -> dict[str, dict[str, str]]:
 
 
 def group_names(run: Run) -> dict[str, str]:
-    found = dict(zip(run.tested["ids"], run.tested["groups"] or [], strict=False))
+    """Name -> group, of the images that have one."""
+    group_of = dict(zip(run.tested["ids"], run.tested["groups"] or [], strict=False))
     for split, names in run.learnt["groups"].items():
-        found |= dict(zip(run.learnt["ids"][split], names, strict=True))
-    return found
+        group_of |= dict(zip(run.learnt["ids"][split], names, strict=True))
+    return group_of
 
 
 def selection(run: Run) -> Iterator[Grade]:
+    """Points 3.1 and 3.2: nothing was chosen by test images, and all arms had the same search."""
     test, mixed = run.result["folders"]["test"], []
     for name in {n for _, one in every(run) for n in run.shelf.below(one.finetune)}:
         text = json.dumps(run.shelf.request(name))
@@ -145,10 +153,11 @@ def selection(run: Run) -> Iterator[Grade]:
     yield ok("3.1", mixed)
     faults = []
     for arm, one in every(run):
-        found = rate(run, one)
-        if found.get("edge"):
+        search = rate(run, one)
+        if search.get("edge"):
             faults.append(
-                f"{arm}, draw {one.draw}: lr {found['lr']:g} is the edge of {sorted(found['rates'])}"
+                f"{arm}, draw {one.draw}: lr {search['lr']:g} is the edge of "
+                f"{sorted(search['rates'])}"
             )
     grids = {
         arm: {json.dumps(rate(run, one).get("rates")) for one in ones}
@@ -160,13 +169,14 @@ def selection(run: Run) -> Iterator[Grade]:
 
 
 def rate(run: Run, one: Arm) -> dict[str, Any]:
-    """What a search for the learning rate found; empty where the rate was given."""
+    """The result of the search for a learning rate; empty if the rate was given."""
     optim = run.shelf.request(one.finetune)["optim"]
     lr = optim["options"].get("lr") if optim else None
     return run.shelf.json(lr, "lr.json") if isinstance(lr, str) and lr.startswith("choose-") else {}
 
 
 def arms(run: Run) -> Iterator[Grade]:
+    """Points 4.1 to 4.6: the arms are comparable, and the result beats its baselines."""
     main, scratch = run.arms[MAIN], run.arms.get(SCRATCH, [])
     differ = []
     for a, b in zip(main, scratch, strict=False):
@@ -182,23 +192,24 @@ def arms(run: Run) -> Iterator[Grade]:
     yield from weights.grade(run)
     missing = [arm for arm in (SCRATCH, *FLOORS) if not run.arms.get(arm)]
     yield ok("4.4", [f"there is no {arm}" for arm in missing])
-    ours, floors = (
-        run.accuracies(MAIN),
-        {arm: fmean(run.accuracies(arm)) for arm in FLOORS if run.arms.get(arm)},
-    )
+    score = fmean(run.accuracies(MAIN))
+    baselines = {arm: fmean(run.accuracies(arm)) for arm in FLOORS if run.arms.get(arm)}
     low = [
-        f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * fmean(ours):.1f} %"
-        for arm, s in floors.items()
+        f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * score:.1f} %"
+        for arm, s in baselines.items()
+        if s >= score
     ]
-    low = [text for text, s in zip(low, floors.values(), strict=True) if s >= fmean(ours)]
-    yield ok("4.5", low) if floors else unknown("4.5", "there are no floors")
+    yield ok("4.5", low) if baselines else unknown("4.5", "there are no baselines")
     yield (
         ok("4.6", failures(run)) if run.result["verdict"] else unknown("4.6", "there is no verdict")
     )
 
 
 def failures(run: Run) -> Iterator[str]:
-    """Arms that the verdict compares although their training failed. Our own counts as it is, once the text names it."""
+    """Faults: arms whose training failed and that the verdict compares all the same.
+
+    A failed pretrained arm may count as it is, if the text names it.
+    """
     verdict = run.result["verdict"]
     if (how := health.said(run.faults(SCRATCH))) and verdict["word"] != WITHHELD:
         yield f"`{verdict['word']}` is stated, and {SCRATCH} {how}"
@@ -209,7 +220,7 @@ def failures(run: Run) -> Iterator[str]:
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, value here, value there) of what differs."""
+    """(dotted key, value in a, value in b) of all differences."""
     if isinstance(a, dict) and isinstance(b, dict) and a.get("is") == b.get("is"):
         for key in dict.fromkeys([*a, *b]):
             yield from differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
@@ -218,10 +229,12 @@ def differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, An
 
 
 def short(value: Any) -> Any:
+    """The class name of a recorded object; any other value as it is."""
     return value["is"].rpartition(".")[2] if isinstance(value, dict) and "is" in value else value
 
 
 def trainings(run: Run) -> Iterator[Grade]:
+    """Points 5.1 and 5.2: trainings ran to their end and had converged."""
     cut = []
     stages = {
         n
@@ -250,9 +263,10 @@ def trainings(run: Run) -> Iterator[Grade]:
 
 
 def sealed(run: Run) -> Iterator[Grade]:
+    """Point 6.1: folders are unchanged and named by their requests."""
     faults = []
-    everything = {n for _, one in every(run) for n in run.shelf.below(one.evaluate)}
-    for name in sorted(everything):
+    folders = {n for _, one in every(run) for n in run.shelf.below(one.evaluate)}
+    for name in sorted(folders):
         faults += atomic_io.check(run.shelf.root / name)
         text = json.dumps(run.shelf.request(name), sort_keys=True)
         if name.rpartition("-")[2] != hashlib.sha256(text.encode()).hexdigest()[:16]:
@@ -261,44 +275,46 @@ def sealed(run: Run) -> Iterator[Grade]:
 
 
 def scores(run: Run) -> Iterator[Grade]:
+    """Point 6.2: stored and stated scores follow from the predictions."""
     faults = []
     for arm, ones in run.arms.items():
         stated = run.result["draws"].get(arm, [])
         for one, accuracy in zip(ones, run.accuracies(arm), strict=True):
-            said = run.shelf.json(one.evaluate, "scores.json").get("accuracy", -1.0)
-            if not isclose(said, accuracy, abs_tol=CLOSE):
+            stored = run.shelf.json(one.evaluate, "scores.json").get("accuracy", -1.0)
+            if not isclose(stored, accuracy, abs_tol=CLOSE):
                 faults.append(
-                    f"{arm}, draw {one.draw}: {100 * said:.2f} % stored, predictions give {100 * accuracy:.2f} %"
+                    f"{arm}, draw {one.draw}: {100 * stored:.2f} % stored, predictions give "
+                    f"{100 * accuracy:.2f} %"
                 )
         if len(stated) == len(ones):
-            pairs = zip(ones, stated, run.accuracies(arm), strict=True)
-            bad = [(o.draw, s, a) for o, s, a in pairs if not isclose(s, a, abs_tol=CLOSE)]
             faults += [
-                f"{arm}, draw {d}: {100 * s:.2f} % stated, predictions give {100 * a:.2f} %"
-                for d, s, a in bad
+                f"{arm}, draw {one.draw}: {100 * s:.2f} % stated, predictions give {100 * a:.2f} %"
+                for one, s, a in zip(ones, stated, run.accuracies(arm), strict=True)
+                if not isclose(s, a, abs_tol=CLOSE)
             ]
         mean = (run.result["test"] if arm == MAIN else run.result["controls"][arm])["accuracy"]
         if run.arms[arm] and not isclose(mean, fmean(run.accuracies(arm)), abs_tol=CLOSE):
             faults.append(
-                f"{arm}: a mean of {100 * mean:.2f} % stated, it is {100 * fmean(run.accuracies(arm)):.2f} %"
+                f"{arm}: a mean of {100 * mean:.2f} % stated, it is "
+                f"{100 * fmean(run.accuracies(arm)):.2f} %"
             )
     yield ok("6.2", faults)
 
 
 def draws(run: Run) -> Iterator[Grade]:
-    wanted, faults = list(range(run.result["config"]["draws"])), []
+    """Point 6.3: every draw of every arm is reported, with all test images."""
+    expected, faults = list(range(run.result["config"]["draws"])), []
     size = len(run.tested["ids"])
     for arm, ones in run.arms.items():
-        have = [one.draw for one in ones]
-        if have != wanted and arm != "scratch_long":
-            missing = sorted(set(wanted) - set(have))
+        present = [one.draw for one in ones]
+        if present != expected and arm != "scratch_long":
+            missing = sorted(set(expected) - set(present))
             faults.append(
-                f"{arm}: draws {missing} are missing" if missing else f"{arm}: has draws {have}"
+                f"{arm}: draws {missing} are missing" if missing else f"{arm}: has draws {present}"
             )
-        if len(run.result["draws"].get(arm, [])) != len(have):
-            faults.append(
-                f"{arm}: {len(run.result['draws'].get(arm, []))} accuracies for {len(have)} draws"
-            )
+        reported = len(run.result["draws"].get(arm, []))
+        if reported != len(present):
+            faults.append(f"{arm}: {reported} accuracies for {len(present)} draws")
         if not run.tested["folds"] and any(
             sorted(run.rows[one][0]) != list(range(size)) for one in ones
         ):
@@ -307,6 +323,7 @@ def draws(run: Run) -> Iterator[Grade]:
 
 
 def words(run: Run) -> Iterator[Grade]:
+    """Points 7.1 to 7.3: the interval and the word follow from the draws."""
     verdict, main, scratch = run.result["verdict"], run.accuracies(MAIN), run.accuracies(SCRATCH)
     if not verdict:
         for point in ("7.1", "7.2", "7.3"):
@@ -323,14 +340,14 @@ def words(run: Run) -> Iterator[Grade]:
     yield ok("7.2", word_faults)
     yield ok(
         "7.3",
-        ["one draw has no interval, and a test over its images says nothing of the method"]
+        ["one draw has no interval, and a test over its images says nothing about the method"]
         if len(main) < 2
         else [],
     )
 
 
 def verdict_faults(run: Run) -> tuple[list[str], list[str]]:
-    """(what does not follow from the draws, what does not follow from the rule), by the archive that the result states."""
+    """(faults of the numbers, faults of the word and text), with the archive that the result states."""
     stated, about = run.result["verdict"], run.result["judgement"]
     labels = run.shelf.request(run.arms[MAIN][0].finetune)["labels"]
     comparison = Comparison(
@@ -354,13 +371,13 @@ def verdict_faults(run: Run) -> tuple[list[str], list[str]]:
 
 
 def compared(stated: dict[str, Any], right: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The same two lists, of one verdict as stated and as made again (`Verdict.record`)."""
+    """The same two lists for a verdict as stated and as computed again (`Verdict.record`)."""
     numbers = []
     for key in ("difference", "low", "high", "level"):
-        told, made = stated[key], right[key]
-        same = told == made if told is None or made is None else isclose(told, made, abs_tol=CLOSE)
+        a, b = stated[key], right[key]
+        same = a == b if a is None or b is None else isclose(a, b, abs_tol=CLOSE)
         if not same:
-            numbers.append(f"{key} {percent(told)} stated, {percent(made)} made from the draws")
+            numbers.append(f"{key} {percent(a)} stated, {percent(b)} made from the draws")
     words = []
     if stated["word"] != right["word"]:
         words.append(f"`{stated['word']}` stated, `{right['word']}` follows")
@@ -370,7 +387,11 @@ def compared(stated: dict[str, Any], right: dict[str, Any]) -> tuple[list[str], 
 
 
 def archive(about: dict[str, Any]) -> Archive | None:
-    """The archive that a result states to be judged with. DataError where it is not to be had."""
+    """The archive that a result states to be judged with.
+
+    Raises:
+        DataError: it is not available.
+    """
     name = about["archive"]
     if name is None:
         return None
@@ -388,7 +409,7 @@ def score_name(run: Run) -> str:
 
 
 def faults_by_standard_1(run: Run) -> tuple[list[str], list[str]]:
-    """The same two lists for a result of version 1.0 or 1.1, which had another rule."""
+    """The same two lists for a result of version 1.0 or 1.1 of the standard."""
     verdict, main, scratch = run.result["verdict"], run.accuracies(MAIN), run.accuracies(SCRATCH)
     right = standard_1.judge([[a - b for a, b in zip(main, scratch, strict=True)]], ratio(run))
     faults = []
@@ -407,7 +428,7 @@ def faults_by_standard_1(run: Run) -> tuple[list[str], list[str]]:
 
 
 def ratio(run: Run) -> float:
-    """Images tested over images trained on, where draws are folds of one set."""
+    """Images tested over images trained on, where draws are folds of one set; else 0."""
     if not run.tested["folds"]:
         return 0.0
     return fmean(
@@ -416,6 +437,7 @@ def ratio(run: Run) -> float:
 
 
 def stated(run: Run) -> Iterator[Grade]:
+    """Points 8.1 and 8.2: configuration, data and cost are stated, as they were run."""
     config, faults = run.result["config"], []
     table = str(config["labels"]).endswith(".csv")
     count = (
@@ -437,8 +459,8 @@ def stated(run: Run) -> Iterator[Grade]:
                 if request["optim"] and request[key] != given:
                     faults.append(f"{arm}: {key}={given} stated, {request[key]} was used")
         for key in ("data", "test"):
-            held = request["data"] if key == "data" else run.shelf.request(one.evaluate)["test"]
-            if held != run.result["folders"][key]:
+            used = request["data"] if key == "data" else run.shelf.request(one.evaluate)["test"]
+            if used != run.result["folders"][key]:
                 faults.append(f"{arm}: another {key} manifest than stated")
     data = run.result["data"]
     faults += ["the stated hash is not the manifest's"] * (data["manifest"] != run.learnt["sha256"])
@@ -463,6 +485,7 @@ def stated(run: Run) -> Iterator[Grade]:
 
 
 def every(run: Run) -> Iterator[tuple[str, Arm]]:
+    """All arms in all draws, with the arms' names."""
     return ((name, one) for name, ones in run.arms.items() for one in ones)
 
 

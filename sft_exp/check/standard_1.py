@@ -1,9 +1,11 @@
-"""The rule of versions 1.0 and 1.1 of the standard, by which results that state no later version are graded.
+"""The rule of versions 1.0 and 1.1 of the standard, for results that state no later version.
 
-Intervals have Satterthwaite's degrees of freedom; a report declares sentences primary, which share 95 % among themselves.
-docs/verdict.md says what version 2.0 does instead, and why. Nothing new is judged by this module.
+Intervals have Satterthwaite's degrees of freedom; a report declares comparisons primary, which share
+95 % among themselves. docs/verdict.md says what version 2.0 does instead, and why. New results are
+not judged by this module.
 
-Shape legend: S pretraining seeds, D label draws. A gain is (pretrained - scratch) with the same seed and draw.
+Shape legend: S pretraining seeds, D labelled splits. A gain is (pretrained - scratch) with the same
+seed and draw.
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -16,7 +18,7 @@ import numpy as np
 from sft_exp.verdict import WITHHELD
 
 LEVEL = 0.95
-SILENT_LEVEL = 0.99  # of the other sentences, where no primary one spoke
+SILENT_LEVEL = 0.99  # of the other comparisons, if no primary one helped or hurt
 MARGIN = 0.005
 Gains = Sequence[Sequence[float]]  # [S][D]
 Key = TypeVar("Key", bound=Hashable)
@@ -35,17 +37,20 @@ class Verdict:
 
 
 def interval(gains: Gains, ratio: float = 0.0, level: float = LEVEL) -> tuple[float, float, float]:
-    """(mean, low, high): paired t over one factor, or the crossed analysis of variance over both, with Nadeau and Bengio's
-    correction for folds of one data set (`ratio` = images tested / trained on)."""
+    """(mean, low, high) of the interval of a level.
+
+    A paired t interval over one factor, or the crossed analysis of variance over both, with Nadeau
+    and Bengio's correction for folds of one data set (`ratio` = images tested / trained on).
+    """
     d_SD = np.asarray(gains, dtype=float)
     seeds, draws = d_SD.shape
     mean = float(d_SD.mean())
     if seeds == 1 or draws == 1:
         if d_SD.size < 2:
             return mean, float("-inf"), float("inf")
-        wider = ratio if seeds == 1 else 0.0
+        correction = ratio if seeds == 1 else 0.0
         half = quantile(d_SD.size - 1, level) * sqrt(
-            float(d_SD.var(ddof=1)) * (1 / d_SD.size + wider)
+            float(d_SD.var(ddof=1)) * (1 / d_SD.size + correction)
         )
         return mean, mean - half, mean + half
     mean_S, mean_D = d_SD.mean(1), d_SD.mean(0)
@@ -72,7 +77,7 @@ def quantile(degrees: float, level: float) -> float:
 
 
 def judge(gains: Gains, ratio: float, margin: float = MARGIN, level: float = LEVEL) -> Verdict:
-    """The verdict on one comparison. The same gain everywhere is *cannot tell*."""
+    """The verdict on one comparison; *cannot tell* if all gains are equal."""
     mean, low, high = interval(gains, ratio, level)
     every = [g for row in gains for g in row]
     same = max(every) - min(every) < 1e-9
@@ -90,12 +95,15 @@ def word_of(low: float, high: float, margin: float) -> str:
 def judge_all(
     family: Mapping[Key, Gains], primary: Collection[Key], ratio: float, margin: float = MARGIN
 ) -> dict[Key, Verdict]:
-    """The verdicts of a report: primary sentences share LEVEL; the others share LEVEL if one of these spoke, else
-    SILENT_LEVEL."""
+    """The verdicts of a report.
+
+    Primary comparisons share LEVEL; the others share LEVEL if a primary one helped or hurt, else
+    SILENT_LEVEL.
+    """
     level = shared(LEVEL, len(primary))
     first = {k: judge(family[k], ratio, margin, level) for k in family if k in primary}
-    spoke = any(v.word in ("helped", "hurt") for v in first.values())
-    level = shared(LEVEL if spoke or not first else SILENT_LEVEL, len(family) - len(first))
+    decided = any(v.word in ("helped", "hurt") for v in first.values())
+    level = shared(LEVEL if decided or not first else SILENT_LEVEL, len(family) - len(first))
     return {
         k: first[k] if k in first else judge(g, ratio, margin, level) for k, g in family.items()
     }

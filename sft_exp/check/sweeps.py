@@ -1,4 +1,4 @@
-"""What only several runs together show: that none was left out, and that a study says what its runs say."""
+"""Grades that need several runs: none was left out, and a study's statements follow from its runs."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from sft_exp.training import health
 from sft_exp.verdict import SAYS, WITHHELD, Setting
 from sft_exp.verdict.sequential import Look, retake
 
-# what a request may differ in and still be the same experiment
+# keys of a request that differ between repetitions of one experiment
 CHANCE = frozenset({"seed", "draw", "fold"})
 
 
@@ -32,32 +32,29 @@ def seeds(found: Sequence[Run], missing: Iterable[str]) -> Grade:
     reported: dict[tuple[Path, str], set[tuple[int, int]]] = {}
     for run in found:
         for one in run.arms[MAIN]:
-            reported.setdefault((run.shelf.root, same(run, one.finetune)), set()).add(
-                place(run, one.finetune)
-            )
+            key = run.shelf.root, same(run, one.finetune)
+            reported.setdefault(key, set()).add(place(run, one.finetune))
     for run in {r.shelf.root: r for r in found}.values():
-        known = {
-            name: reported.get((run.shelf.root, same(run, name)))
-            for name in run.shelf.of("finetune")
-        }
         others = [
             (*place(run, name), name)
-            for name, places in known.items()
-            if places and place(run, name) not in places
+            for name in run.shelf.of("finetune")
+            if (places := reported.get((run.shelf.root, same(run, name))))
+            and place(run, name) not in places
         ]
         for seed, draw, name in sorted(others):
             faults.append(
-                f"seed {seed}, draw {draw} was run too ({name}) and is not among what is graded"
+                f"seed {seed}, draw {draw} was run too ({name}) and is not among the graded runs"
             )
     return ok("6.4", faults)
 
 
 def same(run: Run, finetune: str) -> str:
-    """What equal experiments have in common whatever their seeds and draws."""
+    """A key that is equal for repetitions of one experiment with other seeds and draws."""
     return json.dumps(run.shelf.whole(run.shelf.request(finetune), CHANCE), sort_keys=True)
 
 
 def place(run: Run, finetune: str) -> tuple[int, int]:
+    """(seed, draw) of a fine-tuning."""
     request = run.shelf.request(finetune)
     start = run.shelf.request(request["start"]) if request["start"] else request
     # heads in closed form have no seed of their own
@@ -65,11 +62,11 @@ def place(run: Run, finetune: str) -> tuple[int, int]:
 
 
 def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
-    """Points 7.1 and 7.2 of a study's sentences, made again from the predictions of its runs."""
+    """Points 4.6, 7.1 and 7.2 of a study, whose verdicts are computed again from predictions."""
     about = json.loads((folder / "study.json").read_text())
     if "steps" in about:
         return attribution(about, found)
-    if "cells" not in about:  # it says nothing of a gain
+    if "cells" not in about:  # the study states no gains
         return []
     cells: dict[tuple[str, str], dict[int, Run]] = {}
     for run in found:
@@ -81,7 +78,7 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         key = pretraining_of(named), str(config["labels"])
         of_cell, seed = cells.setdefault(key, {}), config["seed"]
         if seed not in of_cell or config["draws"] > of_cell[seed].result["config"]["draws"]:
-            of_cell[seed] = run  # a study that went on has run a seed again, with more draws
+            of_cell[seed] = run  # a study with several looks has run a seed again, with more draws
     if "judgement" not in about:
         return cells_by_standard_1(about, found, cells)
     stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
@@ -114,8 +111,8 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         again = retake(looks, named, common, used, [name_of_set])
         words += [
             f"look {n}: its words or the alpha it spent do not follow from the runs"
-            for n, (said, right) in enumerate(zip(looks, again, strict=True), 1)
-            if (said.words, said.alpha) != (right.words, right.alpha)
+            for n, (given, right) in enumerate(zip(looks, again, strict=True), 1)
+            if (given.words, given.alpha) != (right.words, right.alpha)
         ]
         looks = again
     report = curve.judged(arms, about["primary"], common, used, name_of_set, looks)
@@ -123,11 +120,11 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         if key not in report.verdicts:
             faults.append(f"{name(key)} has no runs")
             continue
-        numbers, said = runs.compared(cell, report.verdicts[key].record())
+        number_faults, word_faults = runs.compared(cell, report.verdicts[key].record())
         if not any(cell["text"] in sentence for sentence in about["sentences"]):
-            said.append("its sentence is not among the study's")
-        faults += [f"{name(key)}: {fault}" for fault in numbers]
-        words += [f"{name(key)}: {fault}" for fault in said]
+            word_faults.append("its text is not among the study's sentences")
+        faults += [f"{name(key)}: {fault}" for fault in number_faults]
+        words += [f"{name(key)}: {fault}" for fault in word_faults]
     broken = [
         f"{name(key)}: a word is given, and {SCRATCH} failed"
         for key, verdict in report.verdicts.items()
@@ -137,7 +134,7 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
 
 
 def setting(found: Sequence[Run], margin: float) -> Setting:
-    """What the comparisons of a study have in common, from its runs."""
+    """The setting of a study's comparisons, from its runs."""
     first = found[0]
     return Setting(
         tested=len(first.rows[first.arms[MAIN][0]][0]),
@@ -155,7 +152,7 @@ def dataset(found: Sequence[Run]) -> str:
 def cells_by_standard_1(
     about: dict[str, Any], found: Sequence[Run], cells: dict[tuple[str, str], dict[int, Run]]
 ) -> list[Grade]:
-    """The same points of a study of version 1.0 or 1.1."""
+    """Points 4.6, 7.1 and 7.2 of a study of version 1.0 or 1.1 of the standard."""
     gains = {key: [gain(of[seed]) for seed in sorted(of)] for key, of in cells.items()}
     ratio = sum(runs.ratio(r) for r in found) / len(found)
     stated = {(c["pretrainer"], c["labels"]): c for c in about["cells"]}
@@ -180,18 +177,20 @@ def cells_by_standard_1(
         for field in ("difference", "low", "high", "level"):
             if not isclose(cell[field], made := getattr(right, field), abs_tol=runs.CLOSE):
                 faults.append(
-                    f"{name(key)}: {field} {100 * cell[field]:.2f} stated, {100 * made:.2f} made from the draws"
+                    f"{name(key)}: {field} {100 * cell[field]:.2f} stated, {100 * made:.2f} made "
+                    "from the draws"
                 )
-        told = cell["text"].startswith(SAYS[right.word]) and any(
+        same_text = cell["text"].startswith(SAYS[right.word]) and any(
             cell["text"] in sentence for sentence in about["sentences"]
         )
-        if cell["word"] != right.word or not told:
+        if cell["word"] != right.word or not same_text:
             words.append(f"{name(key)}: `{cell['word']}` stated, `{right.word}` follows")
     return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
 
 def beside(folder: Path, grades: list[Grade]) -> list[Grade]:
-    """Without what a single job of an attribution cannot pass: its arms stand beside each other in several jobs."""
+    """The grades of a study's jobs; those of an attribution are not graded on points 4.4 and 4.5,
+    because its arms are in different jobs."""
     if "steps" not in json.loads((folder / "study.json").read_text()):
         return grades
     why = "the arms of an attribution are jobs of their own"
@@ -199,13 +198,13 @@ def beside(folder: Path, grades: list[Grade]) -> list[Grade]:
 
 
 def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
-    """The same points of an attribution's steps."""
+    """Points 4.6, 7.1 and 7.2 of an attribution's steps."""
     levels: dict[str, dict[int, list[float]]] = {}
     for run in found:
         config = run.result["config"]
-        mine = {config["name"] if arm == MAIN else arm: run.accuracies(arm) for arm in run.arms}
-        for arm, accuracies in mine.items():
-            levels.setdefault(arm, {})[config["seed"]] = accuracies
+        for arm in run.arms:
+            level = config["name"] if arm == MAIN else arm
+            levels.setdefault(level, {})[config["seed"]] = run.accuracies(arm)
     arms, faults, words = list(about["arms"]), [], []
     if missing := [arm for arm in arms if arm not in levels]:
         return [ok(point, [f"{arm} has no runs" for arm in missing]) for point in ("7.1", "7.2")]
@@ -226,48 +225,50 @@ def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
     report = steps.judged(rows, failures, all_labels, common, used, dataset(found))
     broken: list[str] = []
     for arm, verdict in report.verdicts.items():
-        told = about["steps"][arm]
-        numbers, said = runs.compared(told, verdict.record())
-        if steps.sentence(arm, told) not in about["sentences"]:
-            said.append("its sentence is not among the study's")
-        if verdict.word == WITHHELD and told["word"] != WITHHELD:
+        stated = about["steps"][arm]
+        number_faults, word_faults = runs.compared(stated, verdict.record())
+        if steps.sentence(arm, stated) not in about["sentences"]:
+            word_faults.append("its sentence is not among the study's")
+        if verdict.word == WITHHELD and stated["word"] != WITHHELD:
             broken.append(f"{arm}: a word is given, and the training of the arm before it failed")
-        faults += [f"{arm}: {fault}" for fault in numbers]
-        words += [f"{arm}: {fault}" for fault in said]
+        faults += [f"{arm}: {fault}" for fault in number_faults]
+        words += [f"{arm}: {fault}" for fault in word_faults]
     return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
 
 def steps_by_standard_1(
     about: dict[str, Any], found: Sequence[Run], arms: list[str], rows: dict[str, list[list[float]]]
 ) -> list[Grade]:
-    """The same points of an attribution of version 1.0 or 1.1."""
+    """Points 4.6, 7.1 and 7.2 of an attribution of version 1.0 or 1.1 of the standard."""
     faults, words = [], []
     level = standard_1.shared(standard_1.LEVEL, len(arms) - 1)
     broken: list[str] = []
     for before, arm in pairwise(arms):
-        told = about["steps"][arm]
+        stated = about["steps"][arm]
         how = health.said(
             [f for run in found if run.result["config"]["name"] == before for f in run.faults(MAIN)]
         )
-        withheld = bool(how) and told["word"] == WITHHELD
+        withheld = bool(how) and stated["word"] == WITHHELD
         gains = [
             [b - a for a, b in zip(*pair, strict=True)]
             for pair in zip(rows[before], rows[arm], strict=True)
         ]
         _, low, high = standard_1.interval(gains, level=level)
         made = standard_1.judge(gains, 0.0, about["study"]["margin"], level)
-        # attributions had no rule for gains that are all the same number
+        # attributions had no rule for equal gains
         word = standard_1.word_of(low, high, about["study"]["margin"])
         made = replace(made, word=word, low=low, high=high).withheld(withheld)
         if how and not withheld:
             broken.append(f"{arm}: a word is given, and {before} {how}")
         for field in ("difference", "low", "high", "level"):
-            if not isclose(told[field], getattr(made, field), rel_tol=1e-4, abs_tol=runs.CLOSE):
+            value = getattr(made, field)
+            if not isclose(stated[field], value, rel_tol=1e-4, abs_tol=runs.CLOSE):
                 faults.append(
-                    f"{arm}: {field} {100 * told[field]:.2f} stated, {100 * getattr(made, field):.2f} made from the draws"
+                    f"{arm}: {field} {100 * stated[field]:.2f} stated, {100 * value:.2f} made from "
+                    "the draws"
                 )
-        if told["word"] != made.word:
-            words.append(f"{arm}: `{told['word']}` stated, `{made.word}` follows")
+        if stated["word"] != made.word:
+            words.append(f"{arm}: `{stated['word']}` stated, `{made.word}` follows")
     return [ok("4.6", broken), ok("7.1", faults), ok("7.2", words)]
 
 
@@ -280,16 +281,18 @@ def gain(run: Run) -> list[float]:
 
 
 def undone(folder: Path) -> list[str]:
+    """Names of the jobs that are not finished."""
     return [f"job {job.name}" for job in comparison.collect([folder]) if not finished(job)]
 
 
 def jobs(folder: Path) -> list[Path]:
-    """Folders of the jobs of a sweep that are done, or the run's own."""
+    """Folders of a sweep's finished jobs, or the folder of a single run."""
     return [job.folder for job in comparison.collect([folder]) if finished(job)]
 
 
 def finished(job: comparison.Job) -> bool:
-    """Whether the job left test scores. A file that lacks something else is not damaged here: what it lacks is graded."""
+    """Whether the job left test scores. A results.json that lacks something else counts as finished:
+    what it lacks is graded."""
     try:
         record = json.loads((job.folder / results.FILE).read_text())
         scored = record.get("score", "accuracy") in record["test"]

@@ -1,4 +1,4 @@
-"""Points on the numbers of the models: what was to arrive arrived, what was to stay stayed."""
+"""Points on the weights: frozen tensors did not change (4.2), pretrained ones were loaded (4.3)."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ PREFIX = "encoder.backbone."
 
 
 def grade(run: Run) -> list[Grade]:
-    moved, lost = [], []
+    """Grades of points 4.2 and 4.3."""
+    changes, missing = [], []
     for arm, ones in run.arms.items():
         for one in ones:
             where = f"{arm}, draw {one.draw}"
@@ -30,40 +31,50 @@ def grade(run: Run) -> list[Grade]:
                 if k.startswith(PREFIX)
             }
             if request["start"]:
-                given = read_own(run.shelf.root / request["start"] / "encoder.safetensors")
-                misfits = [k for k, v in given.items() if k not in now or now[k].shape != v.shape]
-                if misfits or not given:
-                    lost.append(
-                        f"{where}: {len(misfits) or 'no'} tensors of the pretraining, {misfits[:1]}, are in the model"
+                pretrained = read_own(run.shelf.root / request["start"] / "encoder.safetensors")
+                absent = [
+                    k for k, v in pretrained.items() if k not in now or now[k].shape != v.shape
+                ]
+                if absent:
+                    missing.append(
+                        f"{where}: {len(absent)} tensors of the pretraining are not in the model, "
+                        f"such as {absent[0]}"
                     )
-            stays = frozen(run, one)
-            before = (given if request["start"] else fresh(run, one)) if stays else {}
+                elif not pretrained:
+                    missing.append(f"{where}: the pretraining left no tensors")
+            still = frozen(run, one)
+            before = (pretrained if request["start"] else fresh(run, one)) if still else {}
             changed = sorted(
-                k for k in stays & before.keys() if k in now and not torch.equal(now[k], before[k])
+                k for k in still & before.keys() if k in now and not torch.equal(now[k], before[k])
             )
             if changed:
-                moved.append(f"{where}: {len(changed)} tensors moved ({', '.join(changed[:2])})")
-    return [ok("4.2", moved), ok("4.3", lost)]
+                names = ", ".join(changed[:2])
+                changes.append(f"{where}: {len(changed)} frozen tensors changed ({names})")
+    return [ok("4.2", changes), ok("4.3", missing)]
 
 
 def frozen(run: Run, one: Arm) -> set[str]:
-    """Names of the encoder's tensors that its strategy must not move; with no moving parameter that includes BatchNorm's
-    statistics."""
+    """Names of the encoder's tensors that its strategy must not change.
+
+    If no parameter is trainable, these include BatchNorm's statistics.
+    """
     model = models.load(run.shelf.root / one.finetune)
-    readout: Any = model.nets["encoder"]
+    extractor: Any = model.nets["encoder"]
     strategy = rebuild(run.shelf.request(one.finetune)["strategy"])
-    own = {name for name, _ in readout.backbone.named_parameters()}
-    strategy.adapt(readout, stream(0))
-    moving = {
-        name for _, rates in strategy.phases(layers(readout, model.spec.image)) for name in rates
-    }
-    if moving - own:  # what was added is folded into parameters of the encoder, which then differ
+    own = {name for name, _ in extractor.backbone.named_parameters()}
+    strategy.adapt(extractor, stream(0))
+    phases = strategy.phases(layers(extractor, model.spec.image))
+    trainable = {name for _, rates in phases for name in rates}
+    if trainable - own:  # added parameters are merged into those of the encoder, which then differ
         return set()
-    return own - moving if moving else {*readout.backbone.state_dict()}
+    return own - trainable if trainable else {*extractor.backbone.state_dict()}
 
 
 def fresh(run: Run, one: Arm) -> Tensors:
-    """The encoder's parameters as the request's seed starts them. Its BatchNorm statistics come from images of the pool."""
+    """The encoder's initial parameters by the request's seed.
+
+    BatchNorm statistics are not among them: they are computed from images of the pool.
+    """
     request, spec = run.shelf.request(one.finetune), models.load(run.shelf.root / one.finetune).spec
     seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
     backbone = models.readout(rebuild(request["encoder"]), request["features"], spec).backbone

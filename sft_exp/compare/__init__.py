@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Command(ModuleType):
-    """This package can be called: `sft_exp.compare("outputs/multirun/*")` is the command's counterpart in Python."""
+    """A callable package: `sft_exp.compare("outputs/multirun/*")` is the command in Python."""
 
     def __call__(self, *runs: str | Path) -> "RichComparison":
         """See `compare.notebook.compare`."""

@@ -1,8 +1,8 @@
 """Compare the jobs of one or several sweeps, or single runs.
 
-Settings are sorted and chosen by validation. The test score stands beside them to be read: nothing
-here chooses by it. The comparison depends on the jobs' results alone, so a sweep that was killed and
-continued shows what an undisturbed one does.
+Settings are sorted and chosen by validation, never by the test score, which is shown beside it. The
+comparison depends on the jobs' results alone, so a sweep that was killed and continued gives the
+same as an undisturbed one.
 
     sft_exp compare outputs/multirun/*
 """
@@ -27,13 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("compare", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> None:
+def work(arguments: Arguments) -> None:
     from sft_exp.compare.comparison import Comparison, collect  # late: imports torch
     from sft_exp.compare.output import print_comparison, write
 
-    comparison = Comparison(collect(given.run))
-    out = given.out or (given.run[0] if len(given.run) == 1 else Path("outputs/compare"))
-    write(comparison, out, ", ".join(folder.resolve().name for folder in given.run))
+    folders = arguments.run
+    comparison = Comparison(collect(folders))
+    out = arguments.out or (folders[0] if len(folders) == 1 else Path("outputs/compare"))
+    write(comparison, out, ", ".join(folder.resolve().name for folder in folders))
     print_comparison(comparison)
     print(out / "compare.html")
 

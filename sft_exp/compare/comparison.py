@@ -1,7 +1,8 @@
 """Compare the jobs of a sweep, of several, or single runs: `python -m sft_exp.compare outputs/multirun/<id>`.
 
-Settings are sorted and chosen by validation. The test score stands beside them to be read: nothing here chooses by it.
-What is shown depends on the jobs' results alone, so a sweep that was killed and went on shows what an undisturbed one does.
+Settings are sorted and chosen by validation, never by the test score, which is shown beside it. The
+comparison depends on the jobs' results alone, so a sweep that was killed and continued gives the
+same as an undisturbed one.
 """
 
 import io
@@ -24,7 +25,7 @@ from sft_exp.store.results import Gain, Results
 from sft_exp.training import health
 from sft_exp.verdict import WITHHELD
 
-# say nothing about a result ...
+# keys and groups without influence on a result ...
 SILENT = (
     "tracker",
     "hardware",
@@ -36,23 +37,23 @@ SILENT = (
     "choices",
     "replace",
 )
-EXCEPT = ("hardware.precision",)  # ... but this does
+EXCEPT = ("hardware.precision",)  # ... except this one
 RATES = ("optim.lr", "pretrain_optim.lr")
-# columns set to the right
+# right-aligned columns
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")
 SENTENCES = ("what", "error")  # columns whose lines may break
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is known of one job, whatever became of it."""
+    """One job, finished or not."""
 
-    # its number in the sweep; where several folders are compared, the sweep's name before it
+    # its number in the sweep; if several folders are compared, after the sweep's name
     name: str
     folder: Path
-    settings: dict[str, Any]  # choices and dotted keys; empty where nobody wrote them down
+    settings: dict[str, Any]  # choices and dotted keys; empty if the job recorded none
     status: dict[str, Any]
-    result: Results | None  # of a job that is done
+    result: Results | None  # None unless the job is done
 
     @property
     def outcome(self) -> Results:
@@ -67,18 +68,19 @@ class Job:
 
     @property
     def state(self) -> str:
-        """done, running, failed or interrupted as the job says; missing if it never began, damaged without its result."""
+        """done, running, failed or interrupted, as in status.json; missing if the job never began,
+        damaged if it is done and has no result."""
         state = str(self.status.get("state", "missing"))
         return "damaged" if state == "done" and self.result is None else state
 
     @property
     def score(self) -> str:
-        """The metric that its task is judged by."""
+        """The metric by which the task is judged."""
         return self.result.score if self.result else "accuracy"
 
     @property
     def score_name(self) -> str:
-        """The same as people write it."""
+        """The metric's name in texts."""
         return self.result.score_name if self.result else self.score
 
     @property
@@ -95,20 +97,20 @@ class Job:
 
     @property
     def gain(self) -> float | None:
-        """Over scratch, where that trained."""
+        """The gain over scratch; None if the training of scratch failed."""
         verdict = self.verdict
         return None if verdict is None or verdict.word == WITHHELD else verdict.difference
 
     def faults(self, arm: str) -> list[str]:
-        """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
+        """How the arm's training failed in each draw (`health.fault`); empty where it did not."""
         if self.result is None:
             return []
         return self.result.faults.get(arm) or [""] * len(self.result.draws.get(arm, []))
 
     @property
     def said(self) -> str:
-        """The verdict's word, or which of the two arms that it compares failed to train."""
-        # without a pretraining nothing is called pretrained
+        """The verdict's word, and which of the two compared arms failed to train."""
+        # without pretraining the main arm has no name
         names = {SCRATCH: SCRATCH, MAIN: MAIN if self.verdict else ""}
         failures = [
             f"{name} {how}".strip()
@@ -121,7 +123,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """Jobs that differ in nothing but the seed."""
+    """Jobs that differ in the seed alone."""
 
     jobs: list[Job]
 
@@ -154,7 +156,8 @@ class Comparison:
         self.jobs = list(jobs)
         known = [j.settings for j in self.jobs if j.settings]
         everything = list(dict.fromkeys(k for s in known for k in s))
-        self.keys = [k for k in everything if k != "seed" and differs(k, known)]  # a column each
+        # the columns of the table
+        self.keys = [k for k in everything if k != "seed" and differs(k, known)]
         self.names = {k: short(k, everything) for k in everything}
         self.seeds = len({repr(s.get("seed")) for s in known}) > 1
         rows: dict[str, dict[str, Job]] = {}
@@ -164,14 +167,15 @@ class Comparison:
             seed = repr(job.settings.get("seed"))
             if seed not in same or not same[seed].result:  # the same job in two folders counts once
                 same[seed] = job
-        found = [Row(list(by_seed.values())) for by_seed in rows.values()]
+        # scores that are equal up to rounding are tied
         self.rows = sorted(
-            found, key=lambda r: (not r.done, r.val is None, -round(r.val or 0.0, 6))
-        )  # equal but for rounding: tied
+            (Row(list(by_seed.values())) for by_seed in rows.values()),
+            key=lambda r: (not r.done, r.val is None, -round(r.val or 0.0, 6)),
+        )
 
     @cached_property
     def score(self) -> str:
-        """What the jobs' tasks are judged by; several words where they differ."""
+        """The metric of the jobs' tasks; several names if they differ."""
         return ", ".join(dict.fromkeys(j.score for j in self.jobs if j.result)) or "accuracy"
 
     @cached_property
@@ -189,22 +193,23 @@ class Comparison:
     @property
     def best(self) -> list[Row]:
         """The best row of each pretrainer, by validation."""
-        found: dict[str, Row] = {}
+        best: dict[str, Row] = {}
         for row in self.rows:
             if row.val is not None:
-                found.setdefault(str(row.settings.get("pretrainer")), row)
-        return list(found.values())
+                best.setdefault(str(row.settings.get("pretrainer")), row)
+        return list(best.values())
 
     def what(self, job: Job) -> str:
-        """What tells a job from the others: `pretrainer=ae optim.lr=0.1 seed=1`."""
+        """The settings by which the job differs from others: `pretrainer=ae optim.lr=0.1 seed=1`."""
         keys = [*self.keys, *(["seed"] if self.seeds else [])]
         return " ".join(
             f"{self.names[k]}={show(job.settings[k])}" for k in keys if k in job.settings
         )
 
     def edge(self, row: Row) -> str:
-        """Whether a learning rate of this row is the smallest or largest that was tried with its pretrainer and optimizer."""
-        said = []
+        """A remark if a learning rate of this row is the smallest or largest that was tried with its
+        pretrainer and optimizer."""
+        remarks = []
         for key in RATES:
             alike = ("pretrainer", key.partition(".")[0])
             same = [
@@ -212,17 +217,16 @@ class Comparison:
                 for j in self.jobs
                 if all(j.settings.get(k) == row.settings.get(k) for k in alike)
             ]
-            # neither auto nor search
+            # the rates auto and search are not numbers
             grid = sorted({s[key] for s in same if isinstance(s.get(key), float | int)})
             if len(grid) > 1 and row.settings.get(key) in (grid[0], grid[-1]):
                 end, inner = grid[:2] if row.settings[key] == grid[0] else grid[:-3:-1]
-                said.append(
-                    f"edge of the {'' if key == RATES[0] else key + ' '}grid: try {beyond(end, inner)}"
-                )
-        return "; ".join(said)
+                name = "" if key == RATES[0] else f"{key} "
+                remarks.append(f"edge of the {name}grid: try {beyond(end, inner)}")
+        return "; ".join(remarks)
 
     def table(self) -> Grid:
-        """Every row, in percent; columns with nothing in them are left out."""
+        """The table of all rows, in percent, without empty columns."""
         head = [
             "job",
             *(self.names[k] for k in self.keys),
@@ -256,7 +260,7 @@ class Comparison:
         return without_empty(head, body)
 
     def verdict(self) -> str:
-        """How many jobs are done, and which setting did best in validation."""
+        """How many jobs are done, and which setting is best by validation."""
         if not self.best:
             return f"{self.count()}."
         settings = " ".join(
@@ -264,18 +268,21 @@ class Comparison:
             for k in self.keys
             if (v := self.best[0].settings.get(k)) is not None
         )
-        return f"{self.count()}. Best by validation: {settings or 'the only setting'}, {percent(self.best[0].val)} %."
+        return (
+            f"{self.count()}. Best by validation: {settings or 'the only setting'}, "
+            f"{percent(self.best[0].val)} %."
+        )
 
     def notes(self) -> list[str]:
-        """How the table is to be read."""
+        """Notes on how to read the table."""
         if not any(r.done for r in self.rows):
             return []
         what = "Accuracies" if self.score == "accuracy" else self.score
         lines = [f"{what} in percent, sorted by validation; test is for reading, not for choosing."]
         if not self.validated:
             lines = [
-                "No job validated (val=none, or too few labels): rows are in the order of the sweep, and nothing is chosen, "
-                "because test is for reading, not for choosing."
+                "No job validated (val=none, or too few labels): rows are in the order of the sweep, "
+                "and nothing is chosen, because test is for reading, not for choosing."
             ]
         lines.append(
             f"± is the standard deviation over {'seeds' if self.several else 'label draws'}."
@@ -284,17 +291,18 @@ class Comparison:
             lines.append("val=full: validation uses labels outside the budget.")
         if any(j.settings.get("protocol.transductive") for j in self.jobs):
             lines.append(
-                "protocol.transductive=true: test images, without their labels, may have been pretrained on."
+                "protocol.transductive=true: test images, without their labels, may have been "
+                "pretrained on."
             )
         if failed := [j.name for j in self.jobs if any((*j.faults(SCRATCH), *j.faults(MAIN)))]:
             lines.append(
-                f"Trainings diverged or collapsed in jobs {ranges(failed)}: the verdict's column names the "
-                "arms. A difference from a scratch arm that did is no gain and is left out."
+                f"Trainings diverged or collapsed in jobs {ranges(failed)}: the verdict's column names "
+                "the arms. A difference from a failed scratch arm is no gain and is left out."
             )
         if any(j.verdict for j in self.jobs):
             lines.append(
-                f"gain: points of test {self.score} over the same model from scratch with the same settings, which need not be "
-                "the best for it."
+                f"gain: points of test {self.score} over the same model from scratch with the same "
+                "settings, which need not be the best for it."
             )
         return lines
 
@@ -310,7 +318,7 @@ class Comparison:
         return without_empty(head, body)
 
     def failures(self) -> Grid:
-        """Jobs that are not done, and why."""
+        """The table of jobs that are not done, with the reasons."""
         return without_empty(
             ["job", "what", "state", "exit code", "error"],
             [
@@ -357,7 +365,7 @@ class Comparison:
                 if j.verdict and j.gain is not None
                 else (None, None)
             )
-            told = [j.gain, low, high, j.said]
+            verdict = [j.gain, low, high, j.said]
             writer.writerow(
                 [
                     j.name,
@@ -367,20 +375,24 @@ class Comparison:
                     *settings,
                     *measured,
                     scratch,
-                    *told,
+                    *verdict,
                 ]
             )
         return text.getvalue()
 
 
 def collect(folders: Sequence[Path]) -> list[Job]:
-    """The jobs of sweep folders and run folders, in the order of sweep and number. DataError for any other folder."""
+    """The jobs of sweep folders and run folders, in the order of sweep and number.
+
+    Raises:
+        DataError: a folder is neither.
+    """
     jobs = []
     for folder in (f.resolve() for f in folders):
         planned = read(folder / "jobs.json", [])
         places = [folder / about.get("folder", str(n)) for n, about in enumerate(planned)]
         more = {p for p in folder.glob("*") if p.name.isdecimal()}
-        # a sweeper that chose its jobs as it went: they lie wherever hydra.sweep.subdir put them
+        # a sweeper that chose its jobs one by one: their folders are named by hydra.sweep.subdir
         if not planned:
             more |= {p.parent for p in folder.rglob("status.json")}
         others = sorted(more - {folder, *places}, key=lambda p: natural(p, folder))
@@ -400,7 +412,7 @@ def collect(folders: Sequence[Path]) -> list[Job]:
 
 
 def natural(path: Path, below: Path) -> list[tuple[int, str]]:
-    """A key that sorts folders as people do: 2 before 10."""
+    """A sort key that orders numbers by value: 2 before 10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part)
         for part in path.relative_to(below).parts
@@ -408,6 +420,7 @@ def natural(path: Path, below: Path) -> list[tuple[int, str]]:
 
 
 def job(folder: Path, name: str, planned: dict[str, Any] | None = None) -> Job:
+    """The job in a folder; `planned` is its entry in jobs.json."""
     status, result = read(folder / "status.json", {}), results.read_if_complete(folder)
     if planned and "config" in planned:
         config, choices = planned["config"], planned.get("choices", {})
@@ -421,7 +434,7 @@ def job(folder: Path, name: str, planned: dict[str, Any] | None = None) -> Job:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """Configuration and choices of a job that left no results, as Hydra noted them when it began."""
+    """Configuration and choices of a job without results, as Hydra recorded them at its start."""
     if not (folder / ".hydra" / "hydra.yaml").exists():
         return {"config": {}}
     from omegaconf import OmegaConf
@@ -440,7 +453,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def settings(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
-    """Choices and dotted keys that say something about the result."""
+    """The choices and dotted keys that may influence the result."""
     chosen = {group: option for group, option in choices.items() if group not in SILENT}
     return chosen | {
         k: v
@@ -450,19 +463,22 @@ def settings(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
 
 
 def dotted(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """A nested dict as a flat one with dotted keys."""
+    flat: dict[str, Any] = {}
     for key, value in node.items():
-        found |= (
-            dotted(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return found
+        if isinstance(value, dict):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def differs(key: str, known: list[dict[str, Any]]) -> bool:
-    """Whether jobs differ in a key. What comes with the choice of its group (optim=adam brings betas) goes without saying,
-    but for the learning rate."""
+    """Whether jobs differ in a key.
+
+    Differences that follow from the choice of the key's group (optim=adam brings betas) do not
+    count, except in the learning rate.
+    """
     group = key.partition(".")[0]
     pairs = {
         (repr(s.get(group)) if group != key and key not in RATES else "", repr(s.get(key)))
@@ -472,7 +488,7 @@ def differs(key: str, known: list[dict[str, Any]]) -> bool:
 
 
 def short(key: str, everything: list[str]) -> str:
-    """The shortest end of a dotted key that means no other key."""
+    """The shortest unambiguous suffix of a dotted key."""
     parts = key.split(".")
     ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
     return next(
@@ -482,17 +498,17 @@ def short(key: str, everything: list[str]) -> str:
 
 
 def beyond(end: float, inner: float) -> str:
-    """The next learning rate outwards, in the step of the grid, with as few digits as lie outside."""
-    found = end * end / inner
+    """The next learning rate beyond the end of a grid, rounded to as few digits as possible."""
+    following = end * end / inner
     return next(
         f"{float(text):g}"
         for n in range(1, 9)
-        if ((text := f"{found:.{n}g}") and (float(text) - end) * (end - inner) > 0)
+        if ((text := f"{following:.{n}g}") and (float(text) - end) * (end - inner) > 0)
     )
 
 
 def spread(row: Row, split: str, several: bool) -> float | None:
-    """Standard deviation over seeds; where no row has several, over the label draws of the one."""
+    """Standard deviation over seeds; over labelled splits if no row has several seeds."""
     if not several:
         return mean(getattr(r, split).get(f"{r.score}_sd") for r in row.results)
     values = [x for x in (getattr(j, split) for j in row.done) if x is not None]
@@ -500,18 +516,18 @@ def spread(row: Row, split: str, several: bool) -> float | None:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    found = [v for v in values if v is not None]
-    return fmean(found) if found else None
+    known = [v for v in values if v is not None]
+    return fmean(known) if known else None
 
 
 def counted(words: list[str]) -> str:
-    """Empty without words; `helped`; where they differ, `cannot tell 1, helped 2`."""
+    """`helped`; if the words differ, `cannot tell 1, helped 2`; empty without words."""
     groups = [(word, len(list(same))) for word, same in groupby(sorted(words))]
     return groups[0][0] if len(groups) == 1 else ", ".join(f"{word} {n}" for word, n in groups)
 
 
 def ranges(names: list[str]) -> str:
-    """`0-9, 12` for numbers in a row."""
+    """Numbers as ranges: `0-9, 12`."""
     if not all(n.isdecimal() for n in names):
         return ", ".join(names)
     placed = enumerate(sorted(map(int, names)))
@@ -524,24 +540,21 @@ def percent(value: float | None, sign: str = "") -> str:
 
 
 def show(value: Any) -> str:
-    """A setting in a table, as one would type it."""
+    """A setting in a table, as it is typed on the command line."""
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:g}"
-    return (
-        ""
-        if value is None
-        else value
-        if isinstance(value, str)
-        else json.dumps(value, separators=(",", ":"))
-    )
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def plain(value: Any) -> Any:
-    """A setting in a CSV: numbers and words as they are."""
+    """A setting in a CSV: numbers and texts unchanged, else JSON."""
     return json.dumps(value) if isinstance(value, bool | list) else value
 
 
 def first_line(job: Job) -> str:
+    """The first line of a job's error."""
     return next(
         iter(str(job.status.get("error") or "").splitlines()),
         "never started" if job.state == "missing" else "",
@@ -549,12 +562,13 @@ def first_line(job: Job) -> str:
 
 
 def without_empty(head: list[str], body: list[list[str]]) -> Grid:
-    kept = [i for i in range(len(head)) if any(row[i] for row in body)]
-    return [head[i] for i in kept], [[row[i] for i in kept] for row in body]
+    """The table without empty columns."""
+    filled = [i for i in range(len(head)) if any(row[i] for row in body)]
+    return [head[i] for i in filled], [[row[i] for i in filled] for row in body]
 
 
 def read(path: Path, default: Any) -> Any:
-    """A JSON file's content; the default if it is not there, not whole, or of another kind."""
+    """A JSON file's content; the default if it is missing, damaged, or of another type."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):

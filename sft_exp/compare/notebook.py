@@ -1,4 +1,4 @@
-"""A comparison for use from Python: shown as tables and pictures by notebooks, and read as a data frame."""
+"""A comparison for use from Python: notebooks show it, and it converts to a data frame."""
 
 import csv
 import io
@@ -13,10 +13,10 @@ from sft_exp.compare.comparison import Comparison, collect
 
 
 class RichComparison(Comparison):
-    """A comparison that a notebook shows as compare.html does."""
+    """A comparison that a notebook shows like compare.html."""
 
     def to_pandas(self) -> Any:
-        """One row a job, as in compare.csv: a DataFrame, or where pandas is not installed a list of dicts."""
+        """One row a job, as in compare.csv: a DataFrame, or without pandas a list of dicts."""
         text = io.StringIO(self.csv())
         try:
             import pandas
@@ -32,7 +32,7 @@ class RichComparison(Comparison):
 
 
 def parsed(cell: str) -> float | int | str | None:
-    """A cell of a CSV as the number that it is; None of an empty one."""
+    """The value of a CSV cell: a number if it is one, None if it is empty."""
     for kind in (int, float):
         try:
             return kind(cell)
@@ -42,10 +42,13 @@ def parsed(cell: str) -> float | int | str | None:
 
 
 def compare(runs: Iterable[str | Path]) -> RichComparison:
-    """Compare sweep folders and run folders, also by globs. DataError for a folder that is neither."""
+    """Compare sweep folders and run folders; globs are allowed.
+
+    Raises:
+        DataError: a folder is neither.
+    """
     folders: list[Path] = []
     for run in map(str, runs):
-        folders += [Path(folder) for folder in (sorted(glob(run)) if has_magic(run) else [])] or [
-            Path(run)
-        ]
+        matches = sorted(glob(run)) if has_magic(run) else []
+        folders += map(Path, matches or [run])
     return RichComparison(collect(folders))

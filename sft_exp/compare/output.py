@@ -11,21 +11,21 @@ from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, collect
 from sft_exp.store import atomic_io
 
 
-def write(found: Comparison, folder: Path, title: str) -> None:
-    """compare.csv and compare.html into the folder."""
+def write(comparison: Comparison, folder: Path, title: str) -> None:
+    """Write compare.csv and compare.html into the folder."""
     from sft_exp.compare import page
 
-    atomic_io.write(folder / "compare.csv", found.csv())
-    atomic_io.write(folder / "compare.html", page.page(found, title))
+    atomic_io.write(folder / "compare.csv", comparison.csv())
+    atomic_io.write(folder / "compare.html", page.page(comparison, title))
 
 
-def print_comparison(found: Comparison) -> None:
-    """The tables on the terminal; what reads a pipe gets whole lines."""
+def print_comparison(comparison: Comparison) -> None:
+    """Print the tables; lines are not broken in a pipe."""
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     tables = {
-        "": found.table(),
-        "Best setting of each pretrainer, by validation": found.chosen(),
-        "Not done": found.failures(),
+        "": comparison.table(),
+        "Best setting of each pretrainer, by validation": comparison.chosen(),
+        "Not done": comparison.failures(),
     }
     for title, (head, body) in tables.items():
         if body:
@@ -41,15 +41,19 @@ def print_comparison(found: Comparison) -> None:
             if title:
                 screen.print(title, style="bold")
             screen.print(table)
-    for note in found.notes():
+    for note in comparison.notes():
         screen.print(note, style="dim")
-    screen.print(found.count())
+    screen.print(comparison.count())
 
 
 def finish(folder: Path) -> int:
-    """The end of a sweep: its table on the terminal and in compare.csv and compare.html; how many jobs are not done."""
-    found = Comparison(collect([folder]))
-    write(found, folder, folder.name)
-    print_comparison(found)
+    """End a sweep: print its table and write it to compare.csv and compare.html.
+
+    Returns:
+        The number of jobs that are not done.
+    """
+    sweep = Comparison(collect([folder]))
+    write(sweep, folder, folder.name)
+    print_comparison(sweep)
     print(folder / "compare.html")
-    return len(found.undone)
+    return len(sweep.undone)

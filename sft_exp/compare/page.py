@@ -1,4 +1,4 @@
-"""compare.html: tables and pictures of a comparison in one page that needs nothing else."""
+"""compare.html: tables and pictures of a comparison in one self-contained page."""
 
 import math
 from collections.abc import Callable
@@ -20,36 +20,36 @@ from sft_exp.training import metrics_log
 
 SCALE = colormaps["viridis"]
 RULE = "#b5b5b5"
-RATES = 12  # learning rates in a heat map at most; more are no grid
-CURVES = len(LINES)  # trainings in a picture of curves
+RATES = 12  # largest number of learning rates in a heat map; more are not a grid
+CURVES = len(LINES)  # largest number of trainings in a picture of curves
 
 
-def page(found: Comparison, title: str) -> str:
-    """The whole page, valid HTML 5."""
+def page(comparison: Comparison, title: str) -> str:
+    """The page, as valid HTML 5."""
     parts = [
         f"<h1>Comparison of {escape(title)}</h1>",
-        f'<p class="verdict">{escape(found.verdict())}</p>',
-        grid(found.table()),
+        f'<p class="verdict">{escape(comparison.verdict())}</p>',
+        grid(comparison.table()),
     ]
-    parts += [f'<p class="soft">{escape(note)}</p>' for note in found.notes()]
+    parts += [f'<p class="soft">{escape(note)}</p>' for note in comparison.notes()]
     for heading, cells in (
-        ("Best setting of each pretrainer, by validation", found.chosen()),
-        ("Not done", found.failures()),
+        ("Best setting of each pretrainer, by validation", comparison.chosen()),
+        ("Not done", comparison.failures()),
     ):
         if cells[1]:
             parts += [f"<h2>{heading}</h2>", grid(cells)]
-    if drawn := charts(found):
+    if drawn := charts(comparison):
         parts += ["<h2>Pictures</h2>", drawn]
     return whole(title, "\n".join(parts))
 
 
-def charts(found: Comparison) -> str:
-    """The pictures that the jobs have enough of, as HTML; empty if there are none."""
+def charts(comparison: Comparison) -> str:
+    """The pictures for which the jobs have enough data, as HTML; empty if there are none."""
     with rc_context(style()):
         drawn = [
             Picture("", *about, png(figure))
             for draw, about in PICTURES.items()
-            if (figure := draw(found))
+            if (figure := draw(comparison))
         ]
     return pictures(drawn)
 
@@ -58,15 +58,15 @@ def grid(cells: Grid) -> str:
     return table(cells, NUMBERS, SENTENCES)
 
 
-def heat(found: Comparison) -> Figure | None:
-    """The validation's score over learning rate and optimizer, a map for each pretrainer."""
+def heat(comparison: Comparison) -> Figure | None:
+    """The validation score over learning rate and optimizer, a heat map for each pretrainer."""
     rows = [
         r
-        for r in found.rows
+        for r in comparison.rows
         if "optim" in r.settings and isinstance(r.settings.get("optim.lr"), float | int)
     ]
     rates = sorted({r.settings["optim.lr"] for r in rows})
-    if not found.validated or not 1 < len(rates) <= RATES:
+    if not comparison.validated or not 1 < len(rates) <= RATES:
         return None
     optims, pretrainers = distinct(rows, "optim"), distinct(rows, "pretrainer")
     norm = Normalize(*limits([r.val for r in rows if r.val is not None]))
@@ -93,7 +93,7 @@ def heat(found: Comparison) -> Figure | None:
 
 
 def cell(axes: Axes, x: int, y: int, rows: list[Row], norm: Normalize) -> None:
-    """One square of a heat map. Rows are sorted, so the first is the best; empty where nothing was asked for."""
+    """Draw one square of a heat map: the first row, which is the best; nothing without rows."""
     if not rows:
         return
     val = rows[0].val
@@ -118,12 +118,14 @@ def cell(axes: Axes, x: int, y: int, rows: list[Row], norm: Normalize) -> None:
     )
 
 
-def parallel(found: Comparison) -> Figure | None:
-    """One line a job over all that differs, and its validation score, which also colours it; the best on top."""
+def parallel(comparison: Comparison) -> Figure | None:
+    """Parallel coordinates: one line a job over the settings that differ and the validation score,
+    which is also its colour; the best job is on top."""
     jobs = sorted(
-        (j for r in found.rows for j in r.done if j.val is not None), key=lambda j: j.val or 0.0
+        (j for r in comparison.rows for j in r.done if j.val is not None),
+        key=lambda j: j.val or 0.0,
     )
-    keys = [*found.keys, *(["seed"] if found.seeds else [])]
+    keys = [*comparison.keys, *(["seed"] if comparison.seeds else [])]
     if len(jobs) < 2 or not keys:
         return None
     norm = Normalize(*limits([j.val for j in jobs if j.val is not None]))
@@ -163,7 +165,7 @@ def parallel(found: Comparison) -> Figure | None:
         )
     axes.set(xlim=(-0.1, len(keys)), ylim=(0, 1), yticks=[])
     axes.set_xticks(
-        range(len(keys)), [found.names[k] for k in keys], rotation=20 if len(keys) > 4 else 0
+        range(len(keys)), [comparison.names[k] for k in keys], rotation=20 if len(keys) > 4 else 0
     )
     axes.tick_params(length=0, pad=8)
     axes.spines[:].set_visible(False)
@@ -171,14 +173,16 @@ def parallel(found: Comparison) -> Figure | None:
     bar = figure.colorbar(
         ScalarMappable(norm, SCALE), ax=axes, pad=0, aspect=30, format=lambda v, _: f"{100 * v:.4g}"
     )
-    bar.set_label(f"validation {found.score} (%)")
+    bar.set_label(f"validation {comparison.score} (%)")
     bar.outline.set_visible(False)
     return figure
 
 
 def placed(values: list[Any]) -> tuple[list[float], list[tuple[str, float]]]:
-    """Heights in [0, 1] of the values on their axis, and its ticks. Numbers keep their distances, or those of their
-    logarithms where they span a decade; words are evenly spaced."""
+    """Heights in [0, 1] of the values on their axis, and its ticks.
+
+    Numbers are placed to scale, on a logarithmic one if they span a decade; texts are evenly spaced.
+    """
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         logarithmic = min(values) > 0 and max(values) / min(values) >= 10
         at = {v: math.log(v) if logarithmic else float(v) for v in sorted(set(values))}
@@ -191,31 +195,34 @@ def placed(values: list[Any]) -> tuple[list[float], list[tuple[str, float]]]:
     return [height[v] for v in values], [(show(v), height[v]) for v in ticks]
 
 
-def finetuning(found: Comparison) -> Figure | None:
-    trained = records(found, "finetune")
-    return losses(found, {"": trained}) if trained else None
+def finetuning(comparison: Comparison) -> Figure | None:
+    trained = records(comparison, "finetune")
+    return losses(comparison, {"": trained}) if trained else None
 
 
-def pretraining(found: Comparison) -> Figure | None:
-    """A panel for each pretrainer, because losses of different ones are different things."""
+def pretraining(comparison: Comparison) -> Figure | None:
+    """A panel for each pretrainer, because losses of different pretrainers cannot be compared."""
     panels: dict[str, dict[Path, list[Job]]] = {}
-    for folder, jobs in records(found, "pretrain").items():
+    for folder, jobs in records(comparison, "pretrain").items():
         panels.setdefault(str(jobs[0].settings.get("pretrainer")), {})[folder] = jobs
-    return losses(found, panels) if panels else None
+    return losses(comparison, panels) if panels else None
 
 
-def records(found: Comparison, stage: str) -> dict[Path, list[Job]]:
-    """Folders of a stage that hold a record, of the best rows (their first seed and draw), with the jobs that share them."""
+def records(comparison: Comparison, stage: str) -> dict[Path, list[Job]]:
+    """Folders of a stage with a training log, and the jobs that share them.
+
+    They are those of the first seed and draw of the best rows.
+    """
     jobs: dict[Path, list[Job]] = {}
-    for job in (row.done[0] for row in found.rows if row.done):
+    for job in (row.done[0] for row in comparison.rows if row.done):
         folder = located(job, stage)
         if folder and (folder in jobs or (len(jobs) < CURVES and metrics_log.read(folder))):
             jobs.setdefault(folder, []).append(job)
     return jobs
 
 
-def losses(found: Comparison, panels: dict[str, dict[Path, list[Job]]]) -> Figure:
-    """Every loss of the records over the steps, a panel under the other."""
+def losses(comparison: Comparison, panels: dict[str, dict[Path, list[Job]]]) -> Figure:
+    """All losses of the training logs over the steps, with the panels below each other."""
     axes_of = grid_of(len(panels), 2.4 if len(panels) > 1 else 3.8)
     figure = figure_of(axes_of)
     for axes, (title, trained) in zip(axes_of, panels.items(), strict=True):
@@ -233,7 +240,7 @@ def losses(found: Comparison, panels: dict[str, dict[Path, list[Job]]]) -> Figur
                     dash,
                     color=colour,
                     linewidth=1.4,
-                    label=common(found, jobs) if dash == "-" else None,
+                    label=common(comparison, jobs) if dash == "-" else None,
                 )
                 drawn += values
                 names[name.replace("_", " ")] = None
@@ -253,7 +260,8 @@ def losses(found: Comparison, panels: dict[str, dict[Path, list[Job]]]) -> Figur
 
 
 def located(job: Job, stage: str) -> Path | None:
-    """A stage's folder, which results.json names from where the run was started: from here, or from above the run."""
+    """A stage's folder, whose path in results.json is relative to the folder where the run started:
+    the current one, or a parent of the run's."""
     done = job.result.stages.present().get(stage) if job.result else None
     if done is None:
         return None
@@ -261,14 +269,14 @@ def located(job: Job, stage: str) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def common(found: Comparison, jobs: list[Job]) -> str:
-    """What the jobs that share a folder have in common, of what differs in the sweep."""
-    keys = [k for k in found.keys if len({repr(j.settings.get(k)) for j in jobs}) == 1]
+def common(comparison: Comparison, jobs: list[Job]) -> str:
+    """The settings that the jobs share, of those that differ in the sweep."""
+    keys = [k for k in comparison.keys if len({repr(j.settings.get(k)) for j in jobs}) == 1]
     return " ".join(show(jobs[0].settings.get(k)) for k in keys) or "all jobs"
 
 
 def grid_of(rows: int, height: float) -> list[Axes]:
-    """Axes of our width under each other, each of a height."""
+    """Axes of the standard width below each other, each of this height."""
     return list(Figure((WIDTH, 0.4 + rows * height)).subplots(rows, squeeze=False)[:, 0])
 
 
@@ -283,7 +291,7 @@ def distinct(rows: list[Row], key: str) -> list[str]:
 
 
 def limits(values: list[float]) -> tuple[float, float]:
-    """The ends of a colour scale; never the same."""
+    """The ends of a colour scale, which always differ."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.005, high + 0.005)
 
@@ -291,15 +299,15 @@ def limits(values: list[float]) -> tuple[float, float]:
 PICTURES: dict[Callable[[Comparison], Figure | None], tuple[str, str]] = {
     heat: (
         "Learning rate and optimizer",
-        "Score in validation (%), mean over seeds; the best of whatever else differs.",
+        "Validation score (%), mean over seeds; the best over all other settings.",
     ),
     parallel: (
         "One line a job",
-        "What differs between the jobs, from left to right, and what came of it in validation.",
+        "The settings that differ between the jobs, from left to right, and the validation score.",
     ),
     finetuning: (
         "Fine-tuning loss",
-        f"The best {CURVES} rows at most, each with its first seed and label draw.",
+        f"At most the best {CURVES} rows, each with its first seed and label draw.",
     ),
     pretraining: (
         "Pretraining loss",

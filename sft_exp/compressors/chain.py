@@ -1,4 +1,4 @@
-"""Several compressors one after the other, each on what the one before left."""
+"""Several compressors in sequence, each applied to the result of the one before."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,28 +11,22 @@ from sft_exp.errors import require
 class Chain(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    # accuracy (a fraction) that all of them together may lose; more fails the run
+    # largest loss of accuracy (a fraction) of all of them together; more fails the run
     tolerance: float | None = None
-    parts: dict = field(default_factory=lambda: {})  # name -> compressor, in their order
+    parts: dict = field(default_factory=lambda: {})  # name -> compressor, in order
 
     def __post_init__(self):
-        found = list(self.parts.values())
+        compressors = list(self.parts.values())
+        known = all(isinstance(c, Compressor) for c in compressors)
+        require(known, "parts", self.parts, "options of the group compress")
         require(
-            all(isinstance(p, Compressor) for p in found),
-            "parts",
-            self.parts,
-            "options of the group compress",
-        )
-        require(
-            not any(p.graph for p in found[:-1]),
+            not any(c.graph for c in compressors[:-1]),
             "parts",
             list(self.parts),
-            "one into integers at most, and as the last",
+            "compressors of which only the last one quantises to integers",
         )
 
     def variants(self, name):
-        return (
-            {name: [step for key, part in self.parts.items() for step in part.variants(key)[key]]}
-            if self.parts
-            else {}
-        )
+        if not self.parts:
+            return {}
+        return {name: [s for key, part in self.parts.items() for s in part.variants(key)[key]]}

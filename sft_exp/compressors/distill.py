@@ -1,4 +1,7 @@
-"""A smaller encoder that imitates the model: its own fine-tuning, with strategy=distill (which has the loss and its source)."""
+"""Distillation into a smaller encoder: a fine-tuning of its own with strategy=distill.
+
+sft_exp/strategies/distill.py has the loss and its source.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -7,7 +10,7 @@ from sft_exp.core.deploy import Compressor, Distillation
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import require
 
-# ends the name of the student that had no teacher: a control, and no form of the model
+# suffix of the name of the student that has no teacher, which is a control
 ALONE = "_alone"
 
 
@@ -15,22 +18,18 @@ ALONE = "_alone"
 class Distil(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
+    tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
     student: Any = None  # the smaller encoder, an option of the group encoder
     temperature: float = 4.0
-    weight: float = 0.9  # of imitating the teacher; the rest is the labels'
-    steps: int = 3000  # of the student's training
-    lr: float = 1e-3  # Adam, half a cosine down to 0
+    weight: float = 0.9  # of the distillation loss; 1 - weight is that of the loss on labels
+    steps: int = 3000  # number of training steps of the student
+    lr: float = 1e-3  # learning rate of Adam, which falls to 0 along half a cosine
     batch_size: int = 128
-    alone: bool = True  # also train the same student on the labels alone, for the table
+    alone: bool = True  # also train the same student on the labels alone, for comparison
 
     def __post_init__(self):
-        require(
-            self.student is None or isinstance(self.student, Encoder),
-            "student",
-            self.student,
-            "an encoder",
-        )
+        known = self.student is None or isinstance(self.student, Encoder)
+        require(known, "student", self.student, "an encoder")
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
         require(0 <= self.weight <= 1, "weight", self.weight, "from 0 to 1")
         require(self.steps > 0, "steps", self.steps, "above 0")
@@ -43,7 +42,5 @@ class Distil(Compressor):
         )
 
     def variants(self, name):
-        return {
-            name: [self],
-            **({f"{name}{ALONE}": [replace(self, weight=0.0)]} if self.alone else {}),
-        }
+        control = {f"{name}{ALONE}": [replace(self, weight=0.0)]} if self.alone else {}
+        return {name: [self], **control}

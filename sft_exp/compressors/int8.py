@@ -1,7 +1,9 @@
-"""Weights and activations as 8-bit integers, their ranges from training images: ONNX Runtime's static quantizer.
+"""Static 8-bit quantisation of weights and activations by ONNX Runtime, calibrated on training
+images.
 
-QDQ form, weights signed, symmetric and per channel, activations unsigned (Jacob et al., arXiv:1712.05877; Wu et al.,
-arXiv:2004.09602, section 3): the form that CPUs with VNNI multiply four at a time.
+The graph is in QDQ form; weights are signed, symmetric and per channel, activations unsigned (Jacob
+et al., arXiv:1712.05877; Wu et al., arXiv:2004.09602, section 3). CPUs with VNNI multiply four such
+numbers at a time.
 """
 
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ class Int8(Compressor):
     graph: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
-    # of the activations: minmax, entropy, percentile (the last two cut outliers off)
+    tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
+    # how the activations' ranges are chosen: minmax, entropy or percentile (these two clip
+    # outliers)
     ranges: str = "minmax"
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
-"""Weights as 8-bit integers; activations are measured and rounded at each call, so nothing is calibrated.
+"""Dynamic 8-bit quantisation by ONNX Runtime: the activations' ranges are measured at each call.
 
-ONNX Runtime's dynamic quantizer. It suits linear layers; its integer convolutions are slower than float ones.
+Nothing is calibrated. It suits linear layers; its integer convolutions are slower than float ones.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Int8Dynamic(Compressor):
     graph: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
+    tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
 
     def quantise(self, source, target, calibration):
         graphs.quantise_dynamic(source, target)

@@ -1,4 +1,4 @@
-"""No compression: the model stays as it is."""
+"""No compression: the model is unchanged."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,9 @@
-"""Structured pruning: whole channels are taken out, so that the network is smaller and not only emptier.
+"""Structured pruning: remove whole channels, so that the network becomes smaller, not merely
+sparse.
 
-Which channels hang together (by residual sums, concatenations, flattening) is Torch-Pruning's dependency graph (Fang et
-al., DepGraph, arXiv:2301.12900); in each layer those of the smallest norm go. Then the rest is trained to imitate the
-original.
+Torch-Pruning's dependency graph (Fang et al., DepGraph, arXiv:2301.12900) finds which channels are
+coupled by residual sums, concatenations and flattening. In each layer, the channels of the smallest
+norm are removed. Then the network is trained to imitate the original.
 """
 
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ class Prune(Compressor):
     follows_channels: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
-    ratio: float = 0.5  # of each layer's channels that go
-    steps: int = 1000  # of the fine-tuning
-    lr: float = 1e-3  # Adam, half a cosine down to 0
+    tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
+    ratio: float = 0.5  # share of each layer's channels that are removed
+    steps: int = 1000  # number of fine-tuning steps
+    lr: float = 1e-3  # learning rate of Adam, which falls to 0 along half a cosine
     batch_size: int = 64
 
     def __post_init__(self):
@@ -43,12 +44,12 @@ class Prune(Compressor):
             ) from error
 
         class Scale(BasePruningFunc):
-            """How channels are taken out of a Standardise."""
+            """How Torch-Pruning removes channels of a Standardise layer."""
 
             def prune_out_channels(self, layer, idxs):
-                kept = torch.ones(len(layer.mean), dtype=torch.bool)
-                kept[idxs] = False
-                layer.mean, layer.sd = layer.mean[kept], layer.sd[kept]
+                remaining = torch.ones(len(layer.mean), dtype=torch.bool)
+                remaining[idxs] = False
+                layer.mean, layer.sd = layer.mean[remaining], layer.sd[remaining]
                 return layer
 
             prune_in_channels = prune_out_channels
@@ -59,8 +60,8 @@ class Prune(Compressor):
             get_in_channels = get_out_channels
 
         for p in network.parameters():
-            p.requires_grad_(True)  # the graph is read off the gradients' path
-        # its outputs are the classes
+            p.requires_grad_(True)  # Torch-Pruning traces the autograd graph
+        # the last layer is left whole: its outputs are the classes
         *_, last = (m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d))
         torch_pruning.pruner.MagnitudePruner(
             network.eval(),

@@ -1,8 +1,10 @@
-"""Quantisation-aware training: fine-tuned while weights and activations are rounded to the grid they will have as 8-bit
-integers (Jacob et al., arXiv:1712.05877, section 3), then quantised like int8.
+"""Quantisation-aware training: fine-tuning with simulated 8-bit rounding, then quantisation as
+int8.
 
-A weight's grid is symmetric and per output channel. Multiplying a channel by a constant moves its grid along, so folding
-BatchNorm into the convolution afterwards changes nothing of what was trained.
+Weights and activations are rounded to the grid that they will have as 8-bit integers (Jacob et al.,
+arXiv:1712.05877, section 3). A weight's grid is symmetric and per output channel. It scales with
+its channel, so folding BatchNorm into the convolution afterwards does not change the trained
+rounding.
 """
 
 from dataclasses import dataclass
@@ -29,9 +31,9 @@ class Qat(Compressor):
     graph: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    tolerance: float | None = None  # accuracy (a fraction) that may be lost; more fails the run
-    steps: int = 500  # of the fine-tuning
-    lr: float = 1e-4  # Adam, half a cosine down to 0
+    tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
+    steps: int = 500  # number of fine-tuning steps
+    lr: float = 1e-4  # learning rate of Adam, which falls to 0 along half a cosine
     batch_size: int = 64
 
     def __post_init__(self):
@@ -63,27 +65,30 @@ class Qat(Compressor):
 
 @torch.no_grad()
 def at_work(network: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
-    """Layers that these images pass through; an encoder may have some above the features that are used."""
-    seen: list[nn.Module] = []
+    """The layers that a forward pass reaches; those above the features in use are not."""
+    reached: list[nn.Module] = []
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: seen.append(layer))
+        layer.register_forward_pre_hook(lambda layer, _: reached.append(layer))
         for layer in network.modules()
     ]
     network.eval()(x_BCHW)
     for hook in hooks:
         hook.remove()
-    return list(dict.fromkeys(seen))
+    return list(dict.fromkeys(reached))
 
 
 def weights() -> nn.Module:
+    """The rounding of a layer's weight: signed, symmetric, per output channel."""
     grid = {"qscheme": torch.per_channel_symmetric, "ch_axis": 0, "dtype": torch.qint8}
     return FakeQuantize(PerChannelMinMaxObserver, quant_min=-127, quant_max=127, **grid)
 
 
 def activations() -> nn.Module:
+    """The rounding of a layer's input: unsigned, with a moving average of the range."""
     return FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
 
 
 def round_input(layer: nn.Module, inputs: tuple) -> tuple:
+    """Forward pre-hook: round the layer's first input."""
     rounding: nn.Module = layer.rounding  # type: ignore[assignment]
     return (rounding(inputs[0]),)

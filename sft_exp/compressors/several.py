@@ -1,4 +1,4 @@
-"""Several compressors side by side, each on the original: one bill for all of them. Nothing is exported."""
+"""Several compressors side by side, each applied to the original; nothing is exported."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,18 +11,13 @@ from sft_exp.errors import require
 class Several(Compressor):
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
-    # accuracy (a fraction) that each of them may lose; more fails the run
+    # largest loss of accuracy (a fraction) of each of them; more fails the run
     tolerance: float | None = None
     parts: dict = field(default_factory=lambda: {})  # name -> compressor
 
     def __post_init__(self):
-        found = list(self.parts.values())
-        require(
-            all(isinstance(p, Compressor) for p in found),
-            "parts",
-            self.parts,
-            "options of the group compress",
-        )
+        known = all(isinstance(c, Compressor) for c in self.parts.values())
+        require(known, "parts", self.parts, "options of the group compress")
 
     def variants(self, name):
         return {

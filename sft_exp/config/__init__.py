@@ -1,1 +1,1 @@
-"""From YAML files and overrides to an experiment of typed parts."""
+"""Composition of YAML files and overrides into an experiment of typed parts."""

@@ -1,7 +1,8 @@
-"""The arguments of the commands as dataclasses: `sft_exp predict RUN FILES... format=jsonl`. Imports nothing that is slow.
+"""Command-line arguments declared as dataclasses: `sft_exp predict RUN FILES... format=jsonl`.
 
-A command states its arguments once, as the fields of a dataclass: name, type, default, and a comment that `--help` shows.
-Fields that `positional` names can also be given by position; one of them that is a list takes all that are left.
+A command declares its arguments once, as the fields of a dataclass: name, type, default, and a
+comment that `--help` shows. Fields listed in `positional` can also be given by position; a list
+field takes all remaining positional arguments. This module imports nothing that is slow.
 """
 
 import ast
@@ -32,40 +33,45 @@ def run(
     work: Callable[[T], int | None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse the arguments (default: `sys.argv`), do the work, and return the exit code. A failure is one line on stderr.
-    `text` is what `--help` says of the command."""
+    """Parse the arguments (default: `sys.argv`), call `work`, and return the exit code.
+
+    A failure is reported by one line on stderr. `text` describes the command in `--help`.
+    """
     try:
         return work(parse(command, text, kind, arguments)) or 0
     except Failure as error:
         print(f"sft_exp.{command}: {error}", file=sys.stderr)
         return error.code
-    except BrokenPipeError:  # the reader of our output has left: `sft_exp ls | head`
+    except BrokenPipeError:  # the reader of stdout has closed the pipe: `sft_exp ls | head`
         silence()
         return 0
 
 
 def silence() -> None:
-    """Point stdout at nothing, so that the interpreter does not fail to flush it when it ends."""
+    """Redirect stdout to the null device, so that the interpreter can flush it on exit."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdout.fileno())
 
 
 def parse(command: str, text: str, kind: type[T], arguments: Sequence[str] | None = None) -> T:
-    """The dataclass that the arguments describe. `command.key` means `key`. `--help` prints the help and ends with 0.
-    ConfigError names the key, its value, and what would be valid."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if {"-h", "--help"} & set(given):
+    """Parse arguments into the dataclass. `command.key` means `key`.
+
+    `--help` prints the help and exits with 0. A ConfigError names the key, its value, and what
+    is valid.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if {"-h", "--help"} & set(words):
         print(help_of(command, text, kind))
         sys.exit(0)
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for key, value in assigned(command, kind, given):
+    for key, value in assigned(command, kind, words):
         name = key.removeprefix(f"{command}.")
         if is_list(hints[name]):
             values.setdefault(name, []).extend(
                 typed(key, v, get_args(hints[name])[0]) for v in several(value)
             )
         elif name in values:
-            raise ConfigError(key, value, f"is given twice, as {values[name]} before")
+            raise ConfigError(key, value, f"is given twice, before as {values[name]}")
         else:
             values[name] = typed(key, value, hints[name])
     for f in listed(kind):
@@ -75,14 +81,19 @@ def parse(command: str, text: str, kind: type[T], arguments: Sequence[str] | Non
 
 
 def assigned(command: str, kind: type, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(key, value) of every argument: `key=value`, `--key value`, `--key=value`, or a value by its position. A
-    word with `=` is a value by position if its key is no field and it is a path. ConfigError."""
-    hints, known = get_type_hints(kind), [f.name for f in listed(kind)]
-    words = list(words)
+    """Yield (key, value) of every argument. ConfigError for keys that do not exist.
+
+    An argument is `key=value`, `--key value`, `--key=value`, or a value by position. A word with
+    `=` is a value by position if it is a path and its key is no field.
+    """
+    hints, names = get_type_hints(kind), [f.name for f in listed(kind)]
     keys = (w.partition("=")[0] for w in words if "=" in w or w.startswith("-"))
-    taken = {key.removeprefix(f"{command}.").lstrip("-") for key in keys}
-    positional = getattr(kind, "positional", ())
-    places = [name for name in positional if is_list(hints[name]) or name not in taken]
+    by_key = {key.removeprefix(f"{command}.").lstrip("-") for key in keys}
+    positional = [
+        name
+        for name in getattr(kind, "positional", ())
+        if is_list(hints[name]) or name not in by_key
+    ]
     rest = iter(words)
     for word in rest:
         flag = word.startswith("-") and word != "-"
@@ -90,29 +101,32 @@ def assigned(command: str, kind: type, words: Sequence[str]) -> Iterator[tuple[s
         name = key.removeprefix(f"{command}.")
         if flag:
             key = name = key.lstrip("-").replace("-", "_")
-        elif not equals or (name not in known and ("/" in key or os.path.exists(word))):
-            if not places:
+        elif not equals or (name not in names and ("/" in key or os.path.exists(word))):
+            if not positional:
                 raise ConfigError(word, "", f"is one argument too many: {usage(command, kind)}")
-            yield places[0], word
-            if not is_list(hints[places[0]]):
-                del places[0]
+            yield positional[0], word
+            if not is_list(hints[positional[0]]):
+                del positional[0]
             continue
-        if name not in known:
-            raise ConfigError(key, value, f"no such key{did_you_mean(name, known)}")
+        if name not in names:
+            raise ConfigError(key, value, f"no such key{did_you_mean(name, names)}")
         if flag and not equals:
             value = "true" if hints[name] is bool else next(rest, "")
         yield key, value
 
 
 def several(value: str) -> list[str]:
-    """`[a,b]` is two values, anything else is one."""
+    """The values of a list argument: `[a,b]` is two values, anything else is one."""
     if value.startswith("[") and value.endswith("]") and not Path(value).exists():
         return [v.strip() for v in value[1:-1].split(",") if v.strip()]
     return [value]
 
 
 def typed(key: str, value: str, kind: Any) -> object:
-    """The value as the type of its field: str, Path, bool, int, float, Literal, or one of these or None. ConfigError."""
+    """Convert a value to the type of its field. ConfigError if that is impossible.
+
+    Types are str, Path, bool, int, float, Literal, and each of these `| None`.
+    """
     if isinstance(kind, types.UnionType):
         (kind,) = [k for k in get_args(kind) if k is not type(None)]
         return None if value == "null" else typed(key, value, kind)
@@ -135,7 +149,7 @@ def typed(key: str, value: str, kind: Any) -> object:
 
 
 def choices(kind: Any) -> str:
-    """`csv or jsonl`"""
+    """The values of a Literal as text: `csv or jsonl`."""
     *first, last = get_args(kind)
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -153,7 +167,7 @@ def required(field: Field) -> bool:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """`; did you mean x?` for a close name, else the valid ones."""
+    """`; did you mean x?` if a similar name exists, else the valid names."""
     close = get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; valid: {', '.join(known)}"
 
@@ -162,8 +176,10 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 
 def help_of(command: str, text: str, kind: type) -> str:
-    """Usage, the text with its paragraphs wrapped (indented lines stay as they are), and every field with its default, its
-    choices and its comment."""
+    """The help text: usage, description, and each field with its default, choices and comment.
+
+    Paragraphs of the description are wrapped, except for indented ones.
+    """
     about = "\n\n".join(
         block if block.startswith("    ") else textwrap.fill(block, WIDTH)
         for block in text.strip("\n").split("\n\n")
@@ -171,17 +187,17 @@ def help_of(command: str, text: str, kind: type) -> str:
     hints, comments, rows = get_type_hints(kind), comments_of(kind), []
     for f in listed(kind):
         comment = comments.get(f.name, "")
-        of = hints[f.name]
-        if get_origin(of) is Literal:
-            comment = f"{choices(of)}{'; ' if comment else ''}{comment}"
-        rows.append((f"{f.name}={shown(f, of)}", comment))
-    wide = max(len(key) for key, _ in rows)
-    lines = [row(key, comment, wide) for key, comment in rows]
+        hint = hints[f.name]
+        if get_origin(hint) is Literal:
+            comment = f"{choices(hint)}{'; ' if comment else ''}{comment}"
+        rows.append((f"{f.name}={shown(f, hint)}", comment))
+    width = max(len(key) for key, _ in rows)
+    lines = [row(key, comment, width) for key, comment in rows]
     return "\n".join([f"usage: {usage(command, kind)}", "", about, "", *lines])
 
 
 def row(name: str, text: str, wide: int, indent: int = 2) -> str:
-    """A name and its description beside it, wrapped; below it where the name is too long for that."""
+    """A name with its wrapped description beside it, or below it if the name is too long."""
     column = indent + min(wide, 24) + 2
     head = f"{'':{indent}}{name}".ljust(column)
     if len(head) > column or not head.endswith("  "):
@@ -191,7 +207,7 @@ def row(name: str, text: str, wide: int, indent: int = 2) -> str:
 
 
 def usage(command: str, kind: type) -> str:
-    """`sft_exp predict RUN FILES... [key=value ...]`"""
+    """The usage line: `sft_exp predict RUN FILES... [key=value ...]`."""
     hints, needed = get_type_hints(kind), {f.name: required(f) for f in listed(kind)}
     words = []
     for name in getattr(kind, "positional", ()):
@@ -201,7 +217,7 @@ def usage(command: str, kind: type) -> str:
 
 
 def shown(field: Field, kind: Any) -> str:
-    """What stands behind `key=` in the help: the default, or the name of what must be given."""
+    """The text after `key=` in the help: the default, or a placeholder for a required value."""
     value = field.default
     if field.default_factory is not MISSING:
         value = field.default_factory()
@@ -215,12 +231,12 @@ def shown(field: Field, kind: Any) -> str:
 
 
 def comments_of(kind: type) -> dict[str, str]:
-    """Field -> its comment in the source."""
+    """Field -> its comment in the source of the dataclass."""
     return field_comments(Path(inspect.getsourcefile(kind) or ""), kind.__name__)
 
 
 def field_comments(file: Path, name: str) -> dict[str, str]:
-    """Field -> its comment in the source: behind it, or on the lines right above it."""
+    """Field -> its comment in the source: after it on the line, or on the lines right above it."""
     lines = file.read_text().splitlines()
     (kind,) = [
         c
@@ -231,10 +247,10 @@ def field_comments(file: Path, name: str) -> dict[str, str]:
     for node in kind.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             source = lines[node.lineno - 1 : node.end_lineno]
-            behind = [text.split("  # ", 1)[1] for text in source if "  # " in text]
+            same_line = [text.split("  # ", 1)[1] for text in source if "  # " in text]
             above = takewhile(is_comment, reversed(lines[: node.lineno - 1]))
             words = [text.strip().removeprefix("#").strip() for text in above]
-            if text := behind[0] if behind else " ".join(reversed(words)):
+            if text := same_line[0] if same_line else " ".join(reversed(words)):
                 comments[node.target.id] = text
     return comments
 

@@ -1,4 +1,4 @@
-"""The text of --help: the groups of a run, and each option's description, the first comment of its YAML file."""
+"""The text of --help: configuration groups, and the options' descriptions from their YAML files."""
 
 from pathlib import Path
 
@@ -7,52 +7,52 @@ from sft_exp.config.sources import MIRRORED, option_files
 
 
 def options(group: str) -> dict[str, str]:
-    """Option -> its one-line description: the first comment of its YAML. Groups of the pretraining have the options of the
-    groups that they mirror."""
-    mirrored = MIRRORED.get(group)
+    """Option -> its one-line description, which is the first comment of its YAML file.
+
+    A group of pretraining also has the options of the group that it mirrors.
+    """
     texts = {name: first_comment(file) for name, file in option_files(group).items()}
-    if mirrored:
-        theirs = {
+    if mirrored := MIRRORED.get(group):
+        inherited = {
             name: f"{text.replace(f'{mirrored}.', f'{group}.')}, for pretraining"
             for name, text in options(mirrored).items()
         }
-        texts = theirs | texts
+        texts = inherited | texts
     return dict(sorted(texts.items()))
 
 
 def first_comment(file: Path) -> str:
-    lines = (
-        line
-        for line in file.read_text().splitlines()
-        if line.startswith("#") and "@package" not in line
-    )
-    return next(lines, "").removeprefix("#").strip()
+    """The first comment of a YAML file, without Hydra's `@package` line; "" if there is none."""
+    for line in file.read_text().splitlines():
+        if line.startswith("#") and "@package" not in line:
+            return line.removeprefix("#").strip()
+    return ""
 
 
-GROUPS = {  # in the order of help texts
-    "pretrainer": "what is learnt without labels",
+GROUPS = {  # in the order in which help texts list them
+    "pretrainer": "the method of pretraining without labels",
     "encoder": "the network that is pretrained",
-    "task": "what is learnt from labels",
+    "task": "the supervised task of fine-tuning",
     "strategy": "which layers are fine-tuned, and how",
     "optim": "the optimizer of fine-tuning",
-    "schedule": "its learning rate over time",
+    "schedule": "the learning rate schedule of fine-tuning",
     "dataset": "the images and labels",
-    "augment": "what random views of an image may differ in",
+    "augment": "the random augmentation of images",
     "hardware": "device, precision, processes",
     "tracker": "where runs are recorded",
     "compress": "quantise, prune or distil the trained model",
     "export": "write the model for other programs",
     "pretrain_optim": "the optimizer of pretraining",
-    "pretrain_schedule": "its learning rate over time",
-    "pretrain_dataset": "other images to pretrain on",
+    "pretrain_schedule": "the learning rate schedule of pretraining",
+    "pretrain_dataset": "other images for pretraining",
     "study": "a question that a sweep answers",
     "experiment": "complete recipes",
-    "debug": "small settings to try things",
+    "debug": "small settings for trials",
 }
 
 
 def options_help() -> str:
-    """What --help says of runs: every group in one line."""
+    """The part of --help on runs: one line per group."""
     text = ["Groups of a run (sft_exp help GROUP lists the options)"]
     text += [
         row(name, f"{what} ({len(options(name))} options)", 18) for name, what in GROUPS.items()

@@ -1,5 +1,8 @@
-"""A resolved config as the command that composes to it, whoever set its values: a command line, an experiment, a study
-or a sweeper. What a user is told to run is made here, so that it is complete."""
+"""The command or experiment file that composes to a given resolved config.
+
+The values may come from a command line, an experiment, a study or a sweeper. All commands that are
+shown to the user are made here, so that they are complete.
+"""
 
 import json
 import shlex
@@ -9,18 +12,22 @@ from typing import Any
 from sft_exp.config import build, compose, hydra_state
 from sft_exp.config.moved import updated
 
-BUNDLES = ("experiment", "debug")  # groups whose options only set what other keys say
+BUNDLES = ("experiment", "debug")  # groups whose options only set other keys
+WORDS = ("true", "false", "null", "nan", "inf")  # strings that Hydra would read as other values
 MISSING = object()
 
 
 def command(overrides: list[str]) -> str:
-    """One line for a shell."""
+    """The shell command that runs these overrides."""
     return shlex.join(["python", "-m", "sft_exp", *overrides])
 
 
 def overrides(resolved: dict[str, Any], choices: dict[str, str]) -> list[str]:
-    """The overrides that compose to this config: options that are not the defaults, then values that these options do not
-    bring. Paths to what lies on this disk are absolute, so that the command may be run from any folder."""
+    """The overrides that compose to this config: options other than the defaults, then values.
+
+    Only values that the options do not set are listed. Paths to existing files are absolute, so
+    that the command may be run from any folder.
+    """
     groups, values = parts(resolved, choices)
     return [
         *hydra_state.search_path(),
@@ -30,7 +37,10 @@ def overrides(resolved: dict[str, Any], choices: dict[str, str]) -> list[str]:
 
 
 def experiment(resolved: dict[str, Any], choices: dict[str, str], comment: str) -> str:
-    """The same as a file for a conf/experiment folder; `comment` becomes its description."""
+    """The content of a conf/experiment file that composes to this config.
+
+    `comment` becomes the description of the option.
+    """
     groups, values = parts(resolved, choices)
     nested: dict[str, Any] = {}
     for key, (value, _) in values.items():
@@ -48,53 +58,55 @@ def experiment(resolved: dict[str, Any], choices: dict[str, str], comment: str) 
 def parts(
     resolved: dict[str, Any], choices: dict[str, str]
 ) -> tuple[dict[str, str], dict[str, tuple[Any, bool]]]:
-    """(options by group, values by dotted key with whether the options bring that key)"""
+    """({group: option}, {dotted key: (value, whether the options define this key)})."""
     wanted = {g: o for g, o in choices.items() if g not in BUNDLES}
-    usual = compose.default_choices()
-    groups = {g: o for g, o in wanted.items() if usual.get(g) != o}
-    composed, taken = compose.composed([f"{g}={o}" for g, o in groups.items()])
-    # by another option, in place of the default
-    if brought := {g: o for g, o in wanted.items() if taken.get(g) != o}:
-        groups |= brought
-        composed, taken = compose.composed([f"{g}={o}" for g, o in groups.items()])
+    defaults = compose.default_choices()
+    groups = {g: o for g, o in wanted.items() if defaults.get(g) != o}
+    composed, selected = compose.composed([f"{g}={o}" for g, o in groups.items()])
+    # an option may itself select another option of a group than its default
+    if changed := {g: o for g, o in wanted.items() if selected.get(g) != o}:
+        groups |= changed
+        composed, _ = compose.composed([f"{g}={o}" for g, o in groups.items()])
     return groups, dict(differences(located(updated(resolved)), composed))
 
 
 def differences(
-    wanted: dict[str, Any], given: dict[str, Any], prefix: str = ""
+    wanted: dict[str, Any], composed: dict[str, Any], prefix: str = ""
 ) -> list[tuple[str, tuple[Any, bool]]]:
-    """Leaves of the first config that the second has otherwise or not at all."""
-    found = []
+    """(dotted key, (value, whether `composed` has the key)) of each leaf that differs."""
+    leaves: list[tuple[str, tuple[Any, bool]]] = []
     for key, value in wanted.items():
-        other = given.get(key, MISSING)
+        other = composed.get(key, MISSING)
         if isinstance(value, dict) and isinstance(other, dict) and value:
-            found += differences(value, other, f"{prefix}{key}.")
+            leaves += differences(value, other, f"{prefix}{key}.")
         elif value != other or type(value) is not type(other):
-            found.append((f"{prefix}{key}", (value, other is not MISSING)))
-    return found
+            leaves.append((f"{prefix}{key}", (value, other is not MISSING)))
+    return leaves
 
 
 def located(resolved: dict[str, Any]) -> dict[str, Any]:
-    """The config with absolute paths in all fields that name a place: a part's fields that do not enter its hash, tables of
-    labels, plugins, and a store of the user's own."""
-    found = dict(resolved)
+    """The config with absolute paths.
+
+    Paths are in the unhashed fields of parts, in `labels` and `plugins`, and in `store`, unless it
+    is the default.
+    """
+    config = dict(resolved)
     for key, node in resolved.items():
         if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-            places = getattr(build.locate(node["_target_"]), "unhashed", ())
-            found[key] = {name: absolute(v) if name in places else v for name, v in node.items()}
+            paths = getattr(build.locate(node["_target_"]), "unhashed", ())
+            config[key] = {name: absolute(v) if name in paths else v for name, v in node.items()}
     for key in ("labels", "plugins"):
-        found[key] = absolute(resolved.get(key))
-    if found.get("store") != compose.composed([])[0]["store"]:
-        found["store"] = str(Path(found["store"]).absolute())
-    return found
+        config[key] = absolute(resolved.get(key))
+    if config.get("store") != compose.composed([])[0]["store"]:
+        config["store"] = str(Path(config["store"]).absolute())
+    return config
 
 
 def absolute(value: Any) -> Any:
-    return (
-        str(Path(value).absolute())
-        if isinstance(value, str) and value and Path(value).exists()
-        else value
-    )
+    """The absolute path if the value is a path that exists, else the value."""
+    if isinstance(value, str) and value and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
 
 
 def quoted(value: Any) -> str:
@@ -103,22 +115,13 @@ def quoted(value: Any) -> str:
         return "{" + ",".join(f"{quoted(str(k))}:{quoted(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(quoted, value)) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if not isinstance(value, str):
-        return (
-            "null"
-            if value is None
-            else str(value).lower()
-            if isinstance(value, bool)
-            else repr(value)
-        )
-    if (
-        value
-        and all(c.isalnum() or c in "_-./" for c in value)
-        and (value[0].isalpha() or value[0] == "/")
-        and value.lower() not in WORDS
-    ):
+        return repr(value)
+    plain = all(c.isalnum() or c in "_-./" for c in value) and value.lower() not in WORDS
+    if plain and value and (value[0].isalpha() or value[0] == "/"):
         return value
     return "'" + value.replace("'", "\\'") + "'"
-
-
-WORDS = ("true", "false", "null", "nan", "inf")  # strings that Hydra would read as other values

@@ -1,4 +1,4 @@
-"""Parts read from their source: typed Hydra nodes without importing a part, so composing costs no `import torch`."""
+"""Typed Hydra nodes made from the source of parts, so that composing needs no `import torch`."""
 
 import ast
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 HERE = Path(__file__).parents[1]  # the package
-# in a wheel, in a checkout
+# in a wheel, or in a checkout
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
 
-FOLDERS = {  # group -> where its parts are, one dataclass a file
+FOLDERS = {  # group -> folder of its parts, one dataclass per file
     "pretrainer": "pretrainers",
     "encoder": "encoders",
     "task": "tasks",
@@ -25,8 +25,8 @@ FOLDERS = {  # group -> where its parts are, one dataclass a file
     "compress": "compressors",
     "export": "exporters",
 }
-LISTED = {"metric": "metrics"}  # the same for parts that a list of names takes: metrics=[top_k]
-KINDS = {  # group -> the class its parts derive from
+LISTED = {"metric": "metrics"}  # likewise for parts in a list of names: metrics=[top_k]
+KINDS = {  # group -> base class of its parts
     "pretrainer": "sft_exp.core.pretrainer.Pretrainer",
     "encoder": "sft_exp.core.encoder.Encoder",
     "task": "sft_exp.core.task.Task",
@@ -43,18 +43,18 @@ TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, di
     "Any": Any
 }
 
-MIRRORED = {  # group of the pretraining -> group whose options it has
+MIRRORED = {  # group of pretraining -> group whose options it also has
     "pretrain_optim": "optim",
     "pretrain_schedule": "schedule",
     "pretrain_dataset": "dataset",
 }
 
 _plugged: list[Path] = []  # folders of the user's own parts
-_options: list[Path] = []  # folders of the user's own options, besides conf/
+_options: list[Path] = []  # folders of the user's own options, beside conf/
 
 
 def parts(folders: dict[str, str] = FOLDERS | LISTED) -> list[tuple[str, Path, str]]:
-    """Every part's (group, file, module): ours, and those of the folders plugged in."""
+    """(group, file, module) of every part of this package and of the user's folders."""
     roots = [(HERE, HERE.name), *((folder, folder.name) for folder in _plugged)]
     return [
         (group, file, f"{package}.{folder}.{file.stem}")
@@ -71,12 +71,12 @@ def plugged() -> list[Path]:
 
 
 def option_folders() -> list[Path]:
-    """Folders of the user's own options: `conf` in plug-in folders, and what `--config-dir` names."""
+    """Folders of the user's own options: `conf` in plug-in folders, and that of `--config-dir`."""
     return list(_options)
 
 
 def option_files(group: str) -> dict[str, Path]:
-    """Option -> its YAML file, in conf/ and in the user's folders; conf/ comes first, as Hydra has it."""
+    """Option -> its YAML file, in conf/ or a folder of the user; conf/ comes first, as in Hydra."""
     return {
         file.stem: file
         for folder in (*reversed(_options), CONF)
@@ -85,111 +85,98 @@ def option_files(group: str) -> dict[str, Path]:
 
 
 def node(file: Path, module: str) -> type:
-    """The dataclass in a part's file as a typed Hydra node: its fields with their literal defaults, and where to find it.
+    """The dataclass of a part as a typed Hydra node: its fields with defaults, and `_target_`.
 
     Raises SyntaxError, and ValueError for what cannot be read without importing the file.
     """
     body = ast.parse(file.read_text(), file.name).body
-    kinds = [
-        c
-        for c in body
-        if isinstance(c, ast.ClassDef)
-        and any("dataclass" in ast.unparse(d) for d in c.decorator_list)
+    classes = [
+        statement
+        for statement in body
+        if isinstance(statement, ast.ClassDef)
+        and any("dataclass" in ast.unparse(d) for d in statement.decorator_list)
     ]
-    if len(kinds) != 1:
-        names = ", ".join(c.name for c in kinds) or "none"
+    if len(classes) != 1:
+        names = ", ".join(c.name for c in classes) or "none"
         raise ValueError(f"must hold one dataclass, the part, and holds {names}")
-    kind = kinds[0]
-    target: Any = ("_target_", str, field(default=f"{module}.{kind.name}"))
-    found = [
-        target,
-        *(f for base in kind.bases for f in inherited(ast.unparse(base), body)),
-        *own(kind, body),
-    ]
-    # a field given anew has its new default
-    return make_dataclass(kind.name, list({f[0]: f for f in found}.values()))
+    kind = classes[0]
+    entries: list[Any] = [("_target_", str, field(default=f"{module}.{kind.name}"))]
+    for base in kind.bases:
+        entries += inherited(ast.unparse(base), body)
+    entries += own(kind, body)
+    # a field that is declared again has its new default
+    return make_dataclass(kind.name, list({entry[0]: entry for entry in entries}.values()))
 
 
 def open_ended(kind: type, file: Path) -> Any:
-    """The node, where fields hold parts (`holds`) or a library's arguments (`passes`) open for names that nobody foresaw:
-    `task.heads.mask=segment`, `encoder.options={img_size: 32}`, `dataset.options.split=letters`."""
-    lines = (
-        line
-        for c in ast.parse(file.read_text()).body
-        if isinstance(c, ast.ClassDef)
-        for line in c.body
-    )
+    """The node, with dict fields that accept any key where the part declares so.
+
+    Those are fields that hold parts (`holds`) or arguments of a library (`passes`):
+    `task.heads.mask=segment`, `encoder.options={img_size: 32}`, `dataset.options.split=letters`.
+    """
     declared = {
-        ast.unparse(line.target): line.value for line in lines if isinstance(line, ast.AnnAssign)
+        ast.unparse(line.target): line.value
+        for statement in ast.parse(file.read_text()).body
+        if isinstance(statement, ast.ClassDef)
+        for line in statement.body
+        if isinstance(line, ast.AnnAssign)
     }
-    names = [
-        name
-        for key in ("holds", "passes")
-        if (value := declared.get(key))
-        for name in ast.literal_eval(value)
-    ]
+    names: list[str] = []
+    for key in ("holds", "passes"):
+        if value := declared.get(key):
+            names += ast.literal_eval(value)
     if not names:
         return kind
-    made = OmegaConf.structured(kind)
+    config = OmegaConf.structured(kind)
     for name in names:
-        if OmegaConf.is_dict(made[name]):
-            OmegaConf.set_struct(made[name], False)
-    return made
+        if OmegaConf.is_dict(config[name]):
+            OmegaConf.set_struct(config[name], False)
+    return config
 
 
 def own(kind: ast.ClassDef, body: Sequence[ast.stmt] = ()) -> list[Any]:
-    """The fields that a class's body declares: (name, type, dataclass field)."""
-    lines = [
-        line
-        for line in kind.body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    ]
-    found: list[Any] = []
-    for line in lines:
-        name, kind_of_field = ast.unparse(line.target), ast.unparse(line.annotation)
-        if "ClassVar" in kind_of_field:
+    """The fields that the body of a class declares: (name, type, dataclass field)."""
+    entries: list[Any] = []
+    for line in kind.body:
+        if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
             continue
+        if "ClassVar" in ast.unparse(line.annotation):
+            continue
+        name = line.target.id
         try:
-            found.append((name, annotation(line.annotation, body), default(line.value, body)))
+            entries.append((name, annotation(line.annotation, body), default(line.value, body)))
         except (KeyError, ValueError, TypeError) as error:
             types = f"{', '.join(TYPES)}, Literal or an Enum of this file"
             raise ValueError(
-                f"line {line.lineno}: {ast.unparse(line)}: a field has a type made of {types}, and as its default a literal, a "
-                "constant of this file or a member of its Enum"
+                f"line {line.lineno}: {ast.unparse(line)}: a field has a type made of {types}, "
+                "and as its default a literal, a constant of this file or a member of its Enum"
             ) from error
-    return found
+    return entries
 
 
 def inherited(base: str, body: list[ast.stmt]) -> list[Any]:
-    """The fields that a part has from its base: those of the other part that it builds on, `class Mine(VAE)`, or those that every
-    part of its kind has."""
+    """The fields inherited from another part (`class Mine(VAE)`), or from the parts' base class."""
+    imports = [n for n in body if isinstance(n, ast.ImportFrom)]
     source = next(
-        (
-            n.module
-            for n in body
-            if isinstance(n, ast.ImportFrom) and base in [a.asname or a.name for a in n.names]
-        ),
-        None,
+        (n.module for n in imports if base in [a.asname or a.name for a in n.names]), None
     )
-    if found := next(((file, module) for _, file, module in parts() if module == source), None):
-        return [
-            (f.name, f.type, field(default=f.default, default_factory=f.default_factory))
-            for f in fields_of(node(*found))
-            if f.name != "_target_"
-        ]
+    for _, file, module in parts():
+        if module == source:
+            return [
+                (f.name, f.type, field(default=f.default, default_factory=f.default_factory))
+                for f in fields_of(node(file, module))
+                if f.name != "_target_"
+            ]
     return of_kind(base)
 
 
 @cache
 def of_kind(base: str) -> list[Any]:
-    """The fields of a contract: of the class named `base` in its module of core."""
-    path = next(
-        (p for p in KINDS.values() if p.startswith("sft_exp.core.") and p.endswith(f".{base}")),
-        None,
-    )
-    if path is None:
+    """The fields of the base class named `base` in sft_exp.core; [] if there is no such class."""
+    paths = [p for p in KINDS.values() if p.startswith("sft_exp.core.") and p.endswith(f".{base}")]
+    if not paths:
         return []
-    file = HERE.parent.joinpath(*path.split(".")[:-1]).with_suffix(".py")
+    file = HERE.parent.joinpath(*paths[0].split(".")[:-1]).with_suffix(".py")
     return [
         f
         for c in ast.parse(file.read_text()).body
@@ -199,7 +186,7 @@ def of_kind(base: str) -> list[Any]:
 
 
 def members(name: str, body: Sequence[ast.stmt]) -> bool:
-    """Whether a name is an Enum of the file. Its members are named in configs as in the source."""
+    """Whether a name is an Enum of the file, whose members have the same names in configs."""
     return any(
         isinstance(c, ast.ClassDef)
         and c.name == name
@@ -209,7 +196,7 @@ def members(name: str, body: Sequence[ast.stmt]) -> bool:
 
 
 def annotation(tree: ast.expr, body: Sequence[ast.stmt] = ()) -> Any:
-    """A field's type from its source: int, list[int], dict, `float | None`, ...; of an Enum str, its member's name."""
+    """A field's type from its source: int, list[int], `float | None`, ...; str for an Enum."""
     if isinstance(tree, ast.Name) and members(tree.id, body):
         return str
     if isinstance(tree, ast.Constant) and tree.value is None:
@@ -217,8 +204,8 @@ def annotation(tree: ast.expr, body: Sequence[ast.stmt] = ()) -> Any:
     if isinstance(tree, ast.BinOp):
         return annotation(tree.left, body) | annotation(tree.right, body)
     if isinstance(tree, ast.Subscript) and ast.unparse(tree.value) in ("Literal", "typing.Literal"):
-        given = ast.literal_eval(tree.slice)
-        kinds = {type(value) for value in (given if isinstance(given, tuple) else (given,))}
+        values = ast.literal_eval(tree.slice)
+        kinds = {type(value) for value in (values if isinstance(values, tuple) else (values,))}
         return kinds.pop() if len(kinds) == 1 else Any
     if isinstance(tree, ast.Subscript):
         inner = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
@@ -227,21 +214,28 @@ def annotation(tree: ast.expr, body: Sequence[ast.stmt] = ()) -> Any:
 
 
 def default(tree: ast.expr | None, body: Sequence[ast.stmt] = ()) -> Any:
-    """A dataclass field with the literal that the source gives, itself or in `field(default=...)` or its `default_factory`."""
+    """A dataclass field with the default in the source.
+
+    That is a literal, also in `field(default=...)` or its `default_factory`, a constant of the
+    module, or a member of an Enum.
+    """
     if tree is None:
         return field()
     if isinstance(tree, ast.Name):  # a constant of the module
-        known = {
-            n: s for s in body if isinstance(s, ast.Assign) for n in map(ast.unparse, s.targets)
+        constants = {
+            ast.unparse(target): statement.value
+            for statement in body
+            if isinstance(statement, ast.Assign)
+            for target in statement.targets
         }
-        return default(known[tree.id].value)
+        return default(constants[tree.id])
     if isinstance(tree, ast.Attribute) and members(ast.unparse(tree.value), body):
         return field(default=tree.attr)
     if isinstance(tree, ast.Call):
-        given = {k.arg: k.value for k in tree.keywords}
-        if "default" in given:
-            return default(given["default"], body)
-        factory = given["default_factory"]
+        arguments = {k.arg: k.value for k in tree.keywords}
+        if "default" in arguments:
+            return default(arguments["default"], body)
+        factory = arguments["default_factory"]
         value = ast.literal_eval(factory.body if isinstance(factory, ast.Lambda) else factory)
         return field(default_factory=lambda: value)
     return field(default=ast.literal_eval(tree))

@@ -1,7 +1,8 @@
-"""The contracts of every kind of part: all that a plug-in imports.
+"""The base classes of every kind of part: everything that a plug-in imports.
 
-`from sft_exp.core import Pretrainer` works for every name of `__all__`. The package itself imports from the modules, so
-that a module depends on what it uses alone, and so that a module without torch stays without torch.
+`from sft_exp.core import Pretrainer` works for every name in `__all__`. The package itself imports
+from the modules, so that each module depends only on what it uses, and modules that need no torch
+do not import it.
 """
 
 from importlib import import_module

@@ -1,11 +1,11 @@
-"""What the arms of a comparison are called, in every result. sft_exp/jobs/arms.py says how each is made."""
+"""The names of a comparison's arms in every result; sft_exp/jobs/arms.py defines the arms."""
 
 MAIN, SCRATCH, RANDOM = "pretrained", "scratch", "random_frozen"
-LONG = "scratch_long"  # as many more steps as the pretraining had
-# of a semi-supervised task: the same start without the unlabelled images
+LONG = "scratch_long"  # from scratch, with the steps of the pretraining added
+# control of a semi-supervised task: the same start, without unlabelled images
 LABELS_ONLY = "labels_only"
-SINGLE = "alone_"  # of a task that learns several things at once: one of them
-# what must be beaten by whoever learned something
+SINGLE = "alone_"  # prefix of the controls of a multi-task run: one task alone
+# baselines that a useful pretraining must beat
 FLOORS = (RANDOM, "raw_pixels", "raw_svm", "pca_svm")
-MORE_FLOORS = ("raw_knn", "raw_spread")  # where they are asked for by name
+MORE_FLOORS = ("raw_knn", "raw_spread")  # run only if the user names them
 CONTROLS = (SCRATCH, *FLOORS)

@@ -1,9 +1,10 @@
-"""The processes that share one training, as methods see them: hardly at all.
+"""The processes that share one training, as methods see them.
 
-Each process, a rank, has some rows of every batch. Whatever must be the same however many ranks there are asks here: a loss
-that compares rows with all others, BatchNorm, a queue (`gather`), and random numbers
-(`BatchShard`, by way of core.Stream). Alone,
-all of it gives back what it is given. The engines (sft_exp/engines) say who else there is; nothing else needs torch.distributed.
+Each process, a rank, has some of the examples of every batch. Whatever must not depend on the
+number of ranks asks here: losses that compare all examples of a batch, BatchNorm, queues
+(`gather`), and random numbers (`BatchShard`, through core.Stream). With a single process, all of it
+returns its input. The engines (sft_exp/distributed) set the ranks; no other code needs
+torch.distributed.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchShard:
-    """This rank's rows of a batch of `total` rows: from `start` up to `stop`. Where a pool has k rows for each, k times these."""
+    """This rank's examples of a batch of `total`: from `start` up to, not including, `stop`.
+
+    Of a pool with k examples for each of the batch, the rank has k times as many.
+    """
 
     start: int
     stop: int
@@ -26,49 +30,56 @@ class BatchShard:
         return self.stop - self.start
 
     def times(self, rows: int) -> int:
-        """k, if `rows` are k times this rank's."""
+        """The k for which `rows` is k times this rank's number of examples.
+
+        Raises:
+            ValueError: there is no such k.
+        """
         k, rest = divmod(rows, len(self))
         if rest:
             raise ValueError(
-                f"{rows} rows are no multiple of the {len(self)} rows that this rank has of the batch"
+                f"{rows} rows are not a multiple of this rank's {len(self)} examples of the batch"
             )
         return k
 
     def of(self, x: Tensor) -> Tensor:
-        """This rank's rows of numbers for the whole batch [k * total, ...]."""
+        """This rank's rows of a tensor for the whole batch [k * total, ...]."""
         k = len(x) // self.total
         return x[k * self.start : k * self.stop]
 
 
 def share(total: int, rank: int, count: int) -> BatchShard:
-    """Rank's rows of a batch. Rows are handed out in pairs: mixup and its kin mix neighbours."""
+    """The rank's examples of a batch, in whole pairs, because mixup and similar mix neighbours."""
     pairs = -(-total // 2)
     start, stop = (2 * (pairs * r // count) for r in (rank, rank + 1))
     return BatchShard(start, min(stop, total), total)
 
 
 class Ranks:
-    """Who shares a batch. This one has it for itself."""
+    """The ranks that share a batch. In this base class, one rank has all of it."""
 
     rank, count = 0, 1
-    share: BatchShard | None = None  # this rank's rows of the batch; None: all
-    parts: Tensor = torch.ones(1)  # each rank's part of the batch [ranks]
+    share: BatchShard | None = None  # this rank's examples of the batch; None: all
+    parts: Tensor = torch.ones(1)  # each rank's fraction of the batch [ranks]
 
     def gather(self, x: Tensor) -> Tensor:
-        """Rows [n, ...] of every rank, in their order [N, ...], with gradients: what each rank's loss says of a row is added
-        up where the row came from. The same number of rows for each row of the batch on all ranks."""
+        """The rows [n, ...] of all ranks, in rank order [N, ...], with gradients.
+
+        The gradients of all ranks' losses are added up on the rank that a row came from. All ranks
+        must have the same number of rows for each example of the batch.
+        """
         return x
 
     def places(self, n: int, device: torch.device) -> Tensor:
-        """Where n rows of this rank come to lie in what `gather` gives [n]."""
+        """The indices of this rank's n rows in the result of `gather` [n]."""
         return torch.arange(n, device=device)
 
     def each(self, x: Tensor) -> Tensor:
-        """The same tensor of every rank, stacked [ranks, ...], with gradients."""
+        """One tensor of every rank, stacked [ranks, ...], with gradients."""
         return x[None]
 
     def mean(self, x: Tensor) -> Tensor:
-        """Of the whole batch, from this rank's mean over its rows."""
+        """The mean over the whole batch, from this rank's mean over its examples."""
         return torch.tensordot(self.parts.to(x), self.each(x), 1)
 
 
@@ -77,12 +88,13 @@ _now: list[Ranks] = [ALONE]
 
 
 def now() -> Ranks:
-    """Who shares the batch that is being computed."""
+    """The ranks that share the batch which is being computed."""
     return _now[-1]
 
 
 @contextmanager
 def use_ranks(ranks: Ranks) -> Iterator[None]:
+    """Inside, `now()` returns these ranks."""
     _now.append(ranks)
     try:
         yield
@@ -91,5 +103,5 @@ def use_ranks(ranks: Ranks) -> Iterator[None]:
 
 
 def gather(x: Tensor) -> Tensor:
-    """`x` of all ranks: see Ranks.gather."""
+    """The rows of all ranks, see Ranks.gather."""
     return now().gather(x)

@@ -1,4 +1,5 @@
-"""The contracts of what makes a finished model smaller (Compressor) and of what writes it to a file (Exporter)."""
+"""The base classes of compressors, which make a finished model smaller, and of exporters, which
+write it to a file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from sft_exp.core.types import Spec
 
 @dataclass
 class Distillation:
-    """A smaller encoder, fine-tuned to imitate the model (strategy=distill) with Adam, half a cosine down to 0."""
+    """The settings with which a smaller encoder is trained to imitate the model (strategy=distill).
 
-    student: Any  # an encoder; None where the user has named none
+    The optimizer is Adam; its learning rate falls to 0 along half a cosine.
+    """
+
+    student: Any  # an encoder; None if the user named none
     temperature: float
-    weight: float  # of imitating; the rest is the labels'
+    weight: float  # of the distillation loss; 1 - weight is that of the loss on labels
     steps: int
     lr: float
     batch_size: int
@@ -25,65 +29,73 @@ class Distillation:
 
 @dataclass
 class Compressor:
-    """How a finished model becomes smaller or faster. The stage calls `alter`, trains if there are steps, calls `restore`,
-    and hands the ONNX graph to `quantise`; each compressor has something to say to one or two of them.
+    """Makes a finished model smaller or faster.
 
-    A field `tolerance` is the accuracy (a fraction) that may be lost: more fails the run.
+    The stage calls `alter`, trains if `training` has steps, calls `restore`, and passes the ONNX
+    graph to `quantise`. Each compressor overrides one or two of these methods. A field `tolerance`
+    is the largest loss of accuracy (a fraction); a larger one fails the run.
     """
 
-    # from layer to layer, so that the head must read one map
+    # follows channels from layer to layer, so that the head must read a single map
     follows_channels: ClassVar[bool] = False
-    graph: ClassVar[bool] = False  # what it leaves is an ONNX graph alone, and no torch network
+    graph: ClassVar[bool] = False  # its result is an ONNX graph, not a torch network
 
     def variants(self, name: str) -> "dict[str, list[Compressor]]":
-        """What comes of it: name -> the steps that lead there. The first one is what is exported."""
+        """The resulting models: name -> compressors to apply in order. The first is exported."""
         return {name: [self]}
 
     def distillation(self) -> "Distillation | None":
-        """The new network that takes the model's place, where there is one; such a compressor comes first."""
+        """The settings of a new network that replaces the model; None: the model itself is changed.
+
+        A compressor with such a network must be the first in a chain.
+        """
         return None
 
     def alter(self, network: Network, x_BCHW: Tensor) -> None:
-        """Change the network in place, e.g. take channels out of it."""
+        """Change the network in place, e.g. remove channels."""
 
     def training(self) -> tuple[int, float, int]:
-        """(steps, learning rate, batch size) in which the altered network is trained to imitate the original; 0 steps: not."""
+        """(steps, learning rate, batch size) of training the altered network to imitate the
+        original; 0 steps: no training."""
         return 0, 0.0, 0
 
     def restore(self, network: Network) -> None:
-        """Take away what only that training needed."""
+        """Remove what `alter` added for the training alone."""
 
     def quantise(self, source: Path, target: Path, calibration: Iterable[Tensor]) -> bool:
-        """Write the ONNX graph `source` as one of small integers to `target`; False if there is nothing to write.
-        `calibration` are training images in [0, 1], [B, C, H, W] each."""
+        """Quantise the ONNX graph `source` to integers and write it to `target`.
+
+        `calibration` yields training images in [0, 1], [B, C, H, W] each. Returns whether a graph
+        was written.
+        """
         return False
 
 
 @dataclass
 class Finished:
-    """A model to export: as a network, as an ONNX graph, or as both."""
+    """A model to export: a network, an ONNX graph, or both."""
 
     spec: Spec
     network: Network | None
     graph: bytes | None
-    description: str  # of the network's parts: the content of model.json
+    description: str  # of the network's parts; the content of model.json
 
 
 @dataclass
 class Exporter:
-    """A file format in which a model leaves this project."""
+    """A file format for models."""
 
-    file: ClassVar[str] = ""  # its name; empty: nothing is exported
-    # Python that defines `predict`: images as an array [B, ...] -> predictions [B, Y]; and
-    # `classes`
+    file: ClassVar[str] = ""  # the file's name; empty: nothing is exported
+    # Python code that defines `classes` and `predict`: images, an array [B, ...] -> predictions
+    # [B, Y]
     loader: ClassVar[str] = ""
-    alone: ClassVar[bool] = True  # the file needs nothing of this package
-    network: ClassVar[bool] = False  # it is made from a torch network, not from an ONNX graph
+    alone: ClassVar[bool] = True  # the file can be used without this package
+    network: ClassVar[bool] = False  # needs a torch network, not an ONNX graph
 
     def write(self, model: Finished, folder: Path) -> None:
-        """The file, or files, into the folder."""
+        """Write the file or files into the folder."""
         raise NotImplementedError
 
     def input(self, x_BCHW: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] as the file wants them."""
+        """Convert uint8 images [B, C, H, W] to the input of the exported model."""
         return x_BCHW.float().div(255)

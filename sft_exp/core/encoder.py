@@ -1,4 +1,4 @@
-"""What an encoder is: hyperparameters that build a backbone, and a backbone that yields named feature maps."""
+"""The base classes of encoders, i.e. hyperparameters, and of the networks built from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,16 +8,19 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """What an encoder builds. One contract carries features by layer, layer-wise rates and gradual unfreezing."""
+    """The network that an encoder builds. It yields named feature maps.
 
-    width: int  # D of the code
+    Features of inner layers, layer-wise learning rates and gradual unfreezing all rely on the maps.
+    """
+
+    width: int  # D, width of the code
 
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Named feature maps in order, [B, D] or [B, D, H, W], computed as they are asked for."""
+        """Yield the named feature maps from the input up, [B, D] or [B, D, H, W], lazily."""
         raise NotImplementedError
 
     def decoder(self, width: int) -> nn.Module:
-        """A decoder as large as this encoder: [B, width] -> one logit a pixel [B, C, H, W]."""
+        """A decoder as large as this encoder: [B, width] -> one logit per pixel [B, C, H, W]."""
         raise NotImplementedError
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -28,17 +31,18 @@ class Backbone(nn.Module):
 
 @dataclass
 class Encoder:
-    """A network from images to features, as hyperparameters.
+    """The hyperparameters of a network from images to features.
 
-    `mean` to `interpolation` are applied around what `build` returns, by `models.normalise.backbone`.
+    `models.normalise.backbone` applies `mean` to `interpolation` around the network that `build`
+    returns.
     """
 
-    # Whether, as a control, it starts at the principal components of the images that may be learnt from.
+    # as a control, it is initialised with the principal components of the training images
     starts_fitted: ClassVar[bool] = False
 
-    # Of each channel: what public weights subtract from [0, 1].
+    # mean of each channel, subtracted from images in [0, 1], as published weights expect
     mean: list[float] | None = field(default=None, kw_only=True)
-    # Of each channel: what they then divide by; null = neither.
+    # standard deviation of each channel, by which images are then divided; null = neither
     std: list[float] | None = field(default=None, kw_only=True)
     # Pixels a side that the network sees; null = images as they are.
     size: int | None = field(default=None, kw_only=True)
@@ -48,12 +52,16 @@ class Encoder:
     interpolation: str | None = field(default=None, kw_only=True)
 
     def build(self, image: tuple[int, int, int]) -> Backbone:
-        """ConfigError if the encoder does not fit the image."""
+        """Build the network for images [C, H, W].
+
+        Raises:
+            ConfigError: the encoder does not fit the image.
+        """
         raise NotImplementedError
 
     def variants(self, image: tuple[int, int, int]) -> "list[Encoder]":
-        """The encoders that fields left open (`auto`) may stand for, the usual one for such images first. Weights from a file
-        choose the one that they fit best."""
+        """The encoders that fields with the value `auto` may stand for, the default for such images
+        first. Weights from a file choose the one that they fit best."""
         return [self]
 
     def published(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The contract of a metric: a score of predictions on test images, beside those of the task."""
+"""The base class of metrics: scores of test predictions besides those of the task."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,10 +10,10 @@ from sft_exp.core.types import Spec
 
 @dataclass
 class Metric:
-    """A score of test predictions, as hyperparameters. It trains nothing and chooses nothing."""
+    """The hyperparameters of a score of test predictions. Nothing is trained or chosen by it."""
 
-    predicts: ClassVar[tuple[str, ...]] = ("classes",)  # what tasks must predict
-    needs_probabilities: ClassVar[bool] = False  # softmax of the predictions must mean something
+    predicts: ClassVar[tuple[str, ...]] = ("classes",)  # kinds of predictions that it scores
+    needs_probabilities: ClassVar[bool] = False  # the predictions must be logits
 
     @property
     def key(self) -> str:
@@ -21,6 +21,9 @@ class Metric:
         return type(self).__name__
 
     def build(self, spec: Spec) -> nn.Module:
-        """A torchmetrics object for Y = len(spec.classes) classes. `update` gets what `Task.compared` returns: of
-        classification logits [B, Y] and labels [B]. `compute` returns a number, one a class [Y], or a dict of them."""
+        """A torchmetrics object for Y = len(spec.classes) classes.
+
+        Its `update` gets what `Task.compared` returns: for classification, logits [B, Y] and labels
+        [B]. Its `compute` returns a number, one per class [Y], or a dict of such.
+        """
         raise NotImplementedError

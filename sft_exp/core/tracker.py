@@ -1,4 +1,7 @@
-"""The mirror: what a stage writes to metrics.jsonl, also in a tracker. The disk is the record; a tracker may fail."""
+"""The base class of trackers, which mirror what a stage writes to metrics.jsonl.
+
+The files on disk are the record; a tracker may fail.
+"""
 
 import json
 from collections.abc import Callable
@@ -13,9 +16,10 @@ from sft_exp.store import atomic_io
 
 @dataclass(frozen=True)
 class Artifact:
-    """Files of a finished store folder, which runs make and use: data manifest -> pretrained encoder -> fine-tuned model."""
+    """Files of a finished store folder that one run makes and others use: the data manifest, the
+    pretrained encoder, the fine-tuned model."""
 
-    name: str  # of all its versions, e.g. encoder-vae-digits; the folder's name says which one
+    name: str  # shared by all versions, e.g. encoder-vae-digits; the folder's name is the version
     kind: str  # dataset or model
     folder: Path
     files: tuple[str, ...]
@@ -24,81 +28,84 @@ class Artifact:
 
 @dataclass(frozen=True)
 class About:
-    """What a tracker is told of a run when it begins."""
+    """The description of a run that a tracker gets at its start."""
 
     kind: str  # pretrain or finetune
-    # in the store, finished or to be; its name is the run's identity, so that a killed one is
-    # continued
+    # folder in the store; its name is the run's identity, so that a killed run is continued
     folder: Path
     name: str
     tags: list[str]
-    config: dict[str, Any]  # as resolved, nested, with the options taken under `choices`
+    config: dict[str, Any]  # resolved and nested, with the chosen options under `choices`
     uses: list[Artifact] = field(default_factory=list)
-    makes: list[Artifact] = field(default_factory=list)  # in the folder, when it is finished
+    makes: list[Artifact] = field(default_factory=list)  # in the folder of a finished run
 
 
 class Logged:
-    """Which scalars a run has by now, so that a record may be logged again from its beginning."""
+    """The scalars that a run has, so that a whole record can be logged again without duplicates."""
 
     def __init__(self, step: int = -1):
-        """`step`: the newest one that the run has, with all its scalars."""
+        """`step` is the newest step of the run, with all its scalars."""
         self.step, self.names = step, set[str]()
         self.complete = True
 
     def new(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What of the row the run does not have; nothing for a step before the newest one."""
+        """The scalars of the row that the run does not have yet."""
         if row["step"] < self.step or (row["step"] == self.step and self.complete):
             return {}
         if row["step"] > self.step:
             self.step, self.names, self.complete = row["step"], set(), False
-        found = {name: value for name, value in row.items() if name not in self.names}
-        self.names |= found.keys()
-        return found
+        new = {name: value for name, value in row.items() if name not in self.names}
+        self.names |= new.keys()
+        return new
 
 
 class Run:
-    """One run of a tracker; this one keeps nothing."""
+    """One run of a tracker; this base class records nothing."""
 
-    where: str = ""  # where a person finds it: an address or a folder
+    where: str = ""  # where to find it: an address or a folder
 
     def log(self, row: dict[str, Any]) -> None:
-        """Scalars of the step `row["step"]`. Rows of the same step are merged, and what the run has already is passed
-        over, so whoever continues a training logs its whole record again."""
+        """Log the scalars of the step `row["step"]`. Rows of the same step are merged, and scalars
+        that the run already has are skipped, so a continued training logs its whole record
+        again."""
 
     def summary(self, values: dict[str, Any]) -> None:
-        """Final numbers, lists of numbers, and words. They stand as given: no scalar that is logged replaces them."""
+        """Set final numbers, lists of numbers, and texts. Logged scalars never replace them."""
 
     def pictures(self, pngs: dict[str, bytes]) -> None:
-        """PNG images by title."""
+        """Log PNG images by title."""
 
     def table(self, title: str, rows: list[dict[str, Any]]) -> None:
-        """Rows of the same columns: numbers and words."""
+        """Log a table of rows with the same columns: numbers and texts."""
 
     def finish(self, code: int = 0) -> None:
-        """No more will come. `code` is the job's exit code; with 0 the folder is finished, and what it makes is there."""
+        """End the run. `code` is the job's exit code; with 0, the artifacts are complete."""
 
 
 @dataclass
 class Tracker:
-    """Where runs are mirrored."""
+    """A service or a file format to which runs are mirrored."""
 
     def open(self, about: About, stop: Callable[[], None]) -> Run:
-        """A new run, or the one of the same folder continued. Never raises, never asks, and never waits long.
+        """Open a new run, or continue that of the same folder. Never raises, prompts, or waits
+        long.
 
-        Calls `stop`, from any thread, if somebody asks the tracker to stop the run.
+        Calls `stop`, from any thread, if a user stops the run in the tracker.
         """
         return Run()
 
     def shown(self, folder: Path) -> str:
-        """Where this tracker shows a store folder; empty if it never has."""
+        """The address at which this tracker shows a store folder; empty if it never has."""
         try:
             return str(json.loads(self.link(folder).read_text())["shown"])
         except (OSError, ValueError, KeyError):
             return ""
 
     def show(self, folder: Path, where: str) -> None:
+        """Record the address at which this tracker shows a store folder."""
         with suppress(StorageError):  # a store that others may only read
             atomic_io.write_json(self.link(folder), {"shown": where})
 
     def link(self, folder: Path) -> Path:
+        """The file with that address."""
         return folder.parent / "links" / f"{folder.name}.{type(self).__name__.lower()}.json"

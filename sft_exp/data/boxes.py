@@ -1,7 +1,7 @@
-"""Boxes of an image on its canvas: [M, 4], x0 y0 x1 y1 in pixels from the left and upper edge; padded, label 0 is no box.
+"""Boxes on an image's canvas: [M, 4] as x0 y0 x1 y1, in pixels from the left and upper edge.
 
-A canvas is the one size that all images of a data set have. An image keeps its proportions on it (a letterbox): it is resized
-until it touches two edges, and lies in the middle.
+Padded boxes have label 0. The canvas is the one size that all images of a data set have. An image
+keeps its aspect ratio on it (a letterbox): it is resized until it touches two edges, and centred.
 """
 
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SEEN = 0.25  # share of a box that must still be in the picture for it to be one
+SEEN = 0.25  # share of a box that must remain in the image for the box to be kept
 
 
 class Letterbox(NamedTuple):
-    """Where an image lies on its canvas: at (left, top), `width` x `height` pixels there, of `of` pixels (width, height)."""
+    """The position and size of an image on its canvas; `of` is the image's own (width, height)."""
 
     left: int
     top: int
@@ -23,19 +23,22 @@ class Letterbox(NamedTuple):
 
     @staticmethod
     def fit(size: tuple[int, int], canvas: tuple[int, int]) -> "Letterbox":
-        """`size` = (width, height) of the image, `canvas` = (rows, columns); as Pillow's ImageOps.pad does it."""
+        """Fit an image of `size` = (width, height) into `canvas` = (rows, columns).
+
+        The rounding is that of Pillow's ImageOps.pad.
+        """
         (width, height), (rows, columns) = size, canvas
-        wide = width / height > columns / rows
-        w = columns if wide or width / height == columns / rows else round(width / height * rows)
-        h = round(height / width * columns) if wide else rows
+        ratio, canvas_ratio = width / height, columns / rows
+        w = columns if ratio >= canvas_ratio else round(ratio * rows)
+        h = round(height / width * columns) if ratio > canvas_ratio else rows
         return Letterbox(round((columns - w) / 2), round((rows - h) / 2), w, h, size)
 
     def place(self, boxes_M4: Tensor) -> Tensor:
-        """Boxes of the image, on the canvas."""
+        """Map boxes in pixels of the image to pixels of the canvas."""
         return boxes_M4 * self._scale() + self._offset()
 
     def back(self, boxes_M4: Tensor) -> Tensor:
-        """Boxes on the canvas, in pixels of the image, inside of it."""
+        """Map boxes in pixels of the canvas to pixels of the image, and clip them to the image."""
         width, height = self.of
         most = torch.tensor([width, height, width, height])
         return ((boxes_M4 - self._offset()) / self._scale()).clamp_min(0).minimum(most)
@@ -50,25 +53,28 @@ class Letterbox(NamedTuple):
 def pad(
     boxes: list[Tensor], labels: list[Tensor], most: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Boxes [M, 4] and labels [M] of several images as ([N, M, 4], [N, M]), M that of the image with most (or `most`)."""
+    """Pad boxes [M, 4] and labels [M] of several images to ([N, M, 4], [N, M]).
+
+    M is `most`, or the largest number of boxes of an image.
+    """
     most = max([1, *map(len, labels)]) if most is None else most
-    boxes_NM4, labels_NM = (
-        torch.zeros(len(boxes), most, 4),
-        torch.zeros(len(boxes), most, dtype=torch.long),
-    )
-    for n, (b, l) in enumerate(zip(boxes, labels, strict=True)):
-        boxes_NM4[n, : len(b)], labels_NM[n, : len(l)] = b, l
+    boxes_NM4 = torch.zeros(len(boxes), most, 4)
+    labels_NM = torch.zeros(len(boxes), most, dtype=torch.long)
+    for n, (boxes_M4, labels_M) in enumerate(zip(boxes, labels, strict=True)):
+        boxes_NM4[n, : len(boxes_M4)] = boxes_M4
+        labels_NM[n, : len(labels_M)] = labels_M
     return boxes_NM4, labels_NM
 
 
 def moved(
     boxes_BM4: Tensor, labels_BM: Tensor, window_B23: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """The boxes after `F.affine_grid(window)` has resampled the images: the upright box around the moved corners, as much of it
-    as is in the picture. One of which less than a quarter is left, or less than a pixel, is none any more: label 0.
+    """Transform boxes like images that are resampled by an affine map.
 
-    `window` says for each place in the new image, in [-1, 1] across either side, where in the old one it was; `size` = (rows,
-    columns).
+    The result is the upright box around the transformed corners, clipped to the image. A box of
+    which less than a quarter or less than a pixel remains gets label 0. `window_B23` maps positions
+    in the new image to positions in the old one, both in [-1, 1] across each side, as for
+    `F.affine_grid`; `size` is (rows, columns).
     """
     height, width = size
     side = torch.tensor([width, height], device=boxes_BM4.device)
@@ -78,20 +84,16 @@ def moved(
         [x0_BM, y0_BM, x1_BM, y0_BM, x0_BM, y1_BM, x1_BM, y1_BM], 2
     ).unflatten(2, (4, 2))
     old_BM42 = 2 * corners_BM42 / side - 1 - shift_B2[:, None, None]
-    new_BM42 = (
-        (torch.linalg.solve(linear_B22, old_BM42.flatten(1, 2).mT).mT.view_as(old_BM42) + 1)
-        / 2
-        * side
-    )
+    new_BM42 = torch.linalg.solve(linear_B22, old_BM42.flatten(1, 2).mT).mT.view_as(old_BM42)
+    new_BM42 = (new_BM42 + 1) / 2 * side
     whole_BM4 = torch.cat([new_BM42.amin(2), new_BM42.amax(2)], 2)
-    left_BM4 = whole_BM4.clamp_min(0).minimum(side.repeat(2))
-    gone_BM = (area(left_BM4) < SEEN * area(whole_BM4)) | (
-        (left_BM4[..., 2:] - left_BM4[..., :2]).amin(2) < 1
-    )
-    labels_BM = labels_BM.masked_fill(gone_BM, 0)
-    return left_BM4 * (labels_BM > 0)[..., None], labels_BM
+    clipped_BM4 = whole_BM4.clamp_min(0).minimum(side.repeat(2))
+    too_thin_BM = (clipped_BM4[..., 2:] - clipped_BM4[..., :2]).amin(2) < 1
+    lost_BM = (area(clipped_BM4) < SEEN * area(whole_BM4)) | too_thin_BM
+    labels_BM = labels_BM.masked_fill(lost_BM, 0)
+    return clipped_BM4 * (labels_BM > 0)[..., None], labels_BM
 
 
 def area(boxes: Tensor) -> Tensor:
-    """[..., 4] -> [...]"""
+    """Areas [...] of boxes [..., 4]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

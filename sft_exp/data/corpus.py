@@ -1,4 +1,4 @@
-"""A data set in its parts, and the contract of what loads one."""
+"""`Corpus`, a loaded data set, and `Dataset`, the base class of the parts that load one."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,28 +13,29 @@ from sft_exp.data.images import Images
 
 @dataclass(eq=False)
 class Corpus:
-    """A data set as its module reads it, before any split of ours."""
+    """A data set as its reader loads it, before the experiment splits it."""
 
     name: str
-    # names of what is told apart: classes of images, of pixels, of boxes; none for numbers
+    # class names of images, pixels or boxes; empty for regression
     classes: tuple[str, ...]
-    train: Images  # with labels; how many of them may be used is the experiment's affair
+    train: Images  # labelled; the experiment decides how many of the labels are used
     test: Images | None = None  # None: folds of `train` serve as test
-    extra: Images | None = None  # without labels, for pretraining only
+    extra: Images | None = None  # unlabelled, for pretraining only
     image: tuple[int, int, int] = (0, 0, 0)  # C, H, W
-    # what was found on disk: sizes, broken files, duplicates
+    # what the reader noticed: sizes, broken files, duplicates
     report: dict = field(default_factory=dict)
     fingerprint: str = ""  # SHA-256 of the content of `train` and `extra`
-    test_fingerprint: str = ""  # and of `test`, which nothing before the evaluation may depend on
-    # image -> its file, where it has one of its own
+    # SHA-256 of `test`, apart, because nothing before the evaluation may depend on it
+    test_fingerprint: str = ""
+    # image id -> its file, for images with a file of their own
     files: dict[str, Path] = field(default_factory=dict)
-    # (in `extra`, in `test`) with equal files, as the reader saw it
+    # (id in `extra`, id in `test`) of identical files that the reader noticed
     leaks: list[tuple[str, str]] = field(default_factory=list)
-    # names of the values of `y`, which label draws keep in proportion; none = the classes
+    # names of the values of `y`, by which labelled splits are stratified; default: the classes
     strata: tuple[str, ...] = ()
-    # target -> its classes, where there are several such
+    # target -> its classes, for data sets with several targets
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # of files with more than 8 bits a pixel, which all images are scaled by
+    # (black, white) by which files with more than 8 bits a pixel are scaled to 8
     levels: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -42,12 +43,12 @@ class Corpus:
 
     @property
     def labelled(self) -> bool:
-        """Whether `y` holds a class of each image, and not only the stratum that it is drawn from."""
+        """Whether `y` is the class of each image, and not only its stratum."""
         return self.strata == self.classes
 
     @property
     def tested(self) -> Images:
-        """Whatever is tested in some draw."""
+        """All images that are tested in some draw."""
         return self.train if self.test is None else self.test
 
     @property
@@ -57,20 +58,20 @@ class Corpus:
 
 @dataclass
 class Dataset:
-    """Where images and labels come from."""
+    """A source of images and labels."""
 
-    # what may be annotated: y, a class for each image; and targets by name
+    # annotations that it has: y, a class per image, and targets by name
     gives: ClassVar[tuple[str, ...]] = ("y",)
-    # fields that cannot change a result: the content is hashed
+    # fields that cannot change a result, because the content itself is hashed
     unhashed: ClassVar[tuple[str, ...]] = ("root", "download", "workers")
 
     def load(self) -> Corpus:
-        """Reads everything once; DataError names the file and what would be right."""
+        """Read the data set; a DataError names the file and states what is valid."""
         raise NotImplementedError
 
 
 def fingerprint(*splits: Images | None) -> str:
-    """SHA-256 of the pixels, labels and groups of splits in memory."""
+    """SHA-256 of the pixels, labels and groups of splits that are in memory."""
     digest = hashlib.sha256()
     for images in splits:
         digest.update(b"split")

@@ -1,4 +1,7 @@
-"""Test images that a model may have seen: exact copies by their pixels, near ones (JPEG, another size) by their thumbnails."""
+"""Detection of test images that a model may have been trained on.
+
+Exact copies are found by their pixels, near copies (JPEG, another size) by their thumbnails.
+"""
 
 import hashlib
 from functools import lru_cache
@@ -14,17 +17,17 @@ from sft_exp.data.splits import everything
 from sft_exp.errors import DataError, listing
 
 SIDE = 8  # pixels of a thumbnail
-# correlation of two thumbnails, and then of the two images whole, from which on they are near
-# copies
+# least correlation of near copies: of their thumbnails, and then of the images themselves
 ALIKE = 0.99
-REACH = (2 - 2 * ALIKE) ** 0.5 + 1e-4  # between thumbnails that are alike, at most; and rounding
+# largest distance of thumbnails with that correlation, with a margin for rounding
+REACH = (2 - 2 * ALIKE) ** 0.5 + 1e-4
 ROWS = 256  # test images compared at once
-# of the test images may lie in a set's own training part too: more is no slip of its authors
+# share of test images that a data set's own training split may contain by its authors' mistake
 OVERLAP = 0.01
 
 
 class Pair(NamedTuple):
-    """A test image and what it is a copy of, as rows of the images they were found in."""
+    """A test image and the image it is a copy of, as indices into their sets."""
 
     test: int
     seen: int
@@ -32,62 +35,67 @@ class Pair(NamedTuple):
 
 
 def refuse(corpus: Corpus, transductive: bool) -> None:
-    """DataError naming the test images that lie in the unlabelled pool, unless they may.
+    """Raise a DataError that names test images in the training split or in the unlabelled pool.
 
-    What a set's authors let overlap (at most OVERLAP) is not refused, because their split is what others report on: it is
-    counted with the near copies. Sets without test images are tested on their training images, so all these are looked for.
+    An overlap of at most OVERLAP between a data set's own splits is allowed, because other papers
+    report on these splits; it is counted with the near copies. A data set without a test split is
+    tested on its training images, so the pool must hold none of these. `transductive` allows test
+    images in the pool.
     """
-    own, pairs = overlap(corpus), [f"{pool} is {test}" for pool, test in leaked(corpus)]
-    if len(own) > OVERLAP * len(corpus.tested):
-        text = [f"{train} is {test}" for train, test in own]
+    in_train = [f"{train} is {test}" for train, test in overlap(corpus)]
+    in_pool = [f"{pool} is {test}" for pool, test in leaked(corpus)]
+    if len(in_train) > OVERLAP * len(corpus.tested):
         raise DataError(
-            f"Test images must not be learnt from, but {len(own)} are training images too:{listing(text)}"
+            f"Test images must not be trained on, but {len(in_train)} are in the training split:"
+            f"{listing(in_train)}"
         )
-    if pairs and not transductive:
+    if in_pool and not transductive:
         raise DataError(
-            f"Test images must not be pretrained on, but {len(pairs)} of the unlabelled images are:{listing(pairs)}\n"
-            "Remove them, or say protocol.transductive=true, which every table then shows"
+            f"Test images must not be pretrained on, but {len(in_pool)} are in the unlabelled "
+            f"pool:{listing(in_pool)}\n"
+            "Remove them, or set protocol.transductive=true, which every table then shows"
         )
 
 
 def refuse_elsewhere(pool: Corpus, corpus: Corpus, transductive: bool) -> None:
-    """The same of another data set that is pretrained on: none of its images may be one that `corpus` is tested on."""
-    pairs = [f"{there} is {test}" for there, test in shared(pool, corpus)]
+    """Raise a DataError if `pool`, another data set for pretraining, holds test images."""
+    pairs = [f"{pretrained} is {test}" for pretrained, test in shared(pool, corpus)]
     if pairs and not transductive:
         raise DataError(
-            f"pretrain_dataset={pool.name}: {len(pairs)} of its images are images that {corpus.name} is tested on:"
-            f"{listing(pairs)}\nRemove them, or say protocol.transductive=true, which every table then shows"
+            f"pretrain_dataset={pool.name}: {len(pairs)} of its images are test images of "
+            f"{corpus.name}:{listing(pairs)}\n"
+            "Remove them, or set protocol.transductive=true, which every table then shows"
         )
 
 
 @lru_cache(maxsize=4)
 def shared(pool: Corpus, corpus: Corpus) -> list[tuple[str, str]]:
-    """(id of an image of the one, id of the test image of the other that it is), at the latter's size."""
+    """(id in `pool`, id of the equal test image of `corpus`); compared at the size of `corpus`."""
     return same(fitted(everything(pool), corpus.image), corpus.tested)
 
 
 @lru_cache(maxsize=4)
 def leaked(corpus: Corpus) -> list[tuple[str, str]]:
-    """(id in `extra`, id of the test image that it is)."""
+    """(id in `extra`, id of the equal test image)."""
     if corpus.extra is None:
         return []
-    held = isinstance(corpus.extra.x, Tensor)  # else its files were compared by who read them
-    return list(
-        dict.fromkeys([*corpus.leaks, *(same(corpus.extra, corpus.tested) if held else [])])
-    )
+    in_memory = isinstance(corpus.extra.x, Tensor)  # else the reader has compared the files
+    equal = same(corpus.extra, corpus.tested) if in_memory else []
+    return list(dict.fromkeys([*corpus.leaks, *equal]))
 
 
 @lru_cache(maxsize=4)
 def overlap(corpus: Corpus) -> list[tuple[str, str]]:
-    """(id in `train`, id of the test image that it is)."""
-    held = isinstance(corpus.train.x, Tensor)
-    return same(corpus.train, corpus.test) if held and corpus.test is not None else []
+    """(id in `train`, id of the equal test image)."""
+    if corpus.test is None or not isinstance(corpus.train.x, Tensor):
+        return []
+    return same(corpus.train, corpus.test)
 
 
 def same(a: Images, b: Images) -> list[tuple[str, str]]:
-    """Ids of the images of `a` with those of `b` that have their pixels."""
-    known = dict(zip(pixels(b), b.ids, strict=True))
-    return [(name, known[x]) for x, name in zip(pixels(a), a.ids, strict=True) if x in known]
+    """(id in `a`, id in `b`) of the images of `a` that have the pixels of an image of `b`."""
+    id_of = dict(zip(pixels(b), b.ids, strict=True))
+    return [(name, id_of[x]) for x, name in zip(pixels(a), a.ids, strict=True) if x in id_of]
 
 
 def pixels(images: Images) -> list[str]:
@@ -100,35 +108,39 @@ def digest(x_CHW: Tensor) -> str:
 
 
 def near(tested: Images, seen: Images) -> list[Pair]:
-    """Of each test image the one most alike among `seen`, if they are alike enough. Where both are one set, or the second
-    begins with the first, an image is no copy of itself. Constant images are copies of none.
+    """For each test image the most similar image in `seen`, if it is a near copy.
 
-    Thumbnails are unit vectors a, b with |a - b|^2 = 2 - 2ab, so along any direction those alike lie within REACH of each
-    other: sorted along the widest one, each test image is compared with a stretch of `seen` only.
+    If `seen` begins with the test images, an image is not compared with itself. Constant images are
+    copies of none.
+
+    Thumbnails are unit vectors a, b with |a - b|^2 = 2 - 2ab, so the projections of near copies on
+    any direction differ by at most REACH: both sets are sorted along the first principal direction,
+    and each block of test images is compared only with the images in reach.
     """
     a, b = thumbnails(tested), thumbnails(seen)
-    widest = torch.linalg.eigh(b.T @ b)[1][:, -1]
-    (along, order_a), (place, order_b) = (a @ widest).sort(), (b @ widest).sort()
-    same = seen.ids[: len(tested)] == tested.ids
+    direction = torch.linalg.eigh(b.T @ b)[1][:, -1]
+    (along_a, order_a), (along_b, order_b) = (a @ direction).sort(), (b @ direction).sort()
+    same_set = seen.ids[: len(tested)] == tested.ids
     pairs = []
-    for rows, here in zip(order_a.split(ROWS), along.split(ROWS), strict=True):
-        ends = torch.searchsorted(place, torch.stack([here[0] - REACH, here[-1] + REACH])).tolist()
-        stretch = order_b[slice(*ends)]
-        if not len(stretch):
+    for rows, along in zip(order_a.split(ROWS), along_a.split(ROWS), strict=True):
+        reach = torch.stack([along[0] - REACH, along[-1] + REACH])
+        start, end = torch.searchsorted(along_b, reach).tolist()
+        candidates = order_b[start:end]
+        if not len(candidates):
             continue
-        alike = a[rows] @ b[stretch].T
-        if same:
-            alike[rows[:, None] == stretch] = -1.0
-        best, where = alike.max(1)
+        similarity = a[rows] @ b[candidates].T
+        if same_set:
+            similarity[rows[:, None] == candidates] = -1.0
+        best, where = similarity.max(1)
         for row in (best >= ALIKE).nonzero().flatten().tolist():
-            test, other = int(rows[row]), int(stretch[where[row]])
-            if (whole := correlation(tested.raw(test), seen.raw(other))) >= ALIKE:
-                pairs.append(Pair(test, other, round(whole, 4)))
+            test, other = int(rows[row]), int(candidates[where[row]])
+            if (exact := correlation(tested.raw(test), seen.raw(other))) >= ALIKE:
+                pairs.append(Pair(test, other, round(exact, 4)))
     return sorted(pairs)
 
 
 def thumbnails(images: Images) -> Tensor:
-    """Grey, SIDE x SIDE, of mean 0 and length 1, so that a product of two is their correlation: [N, SIDE * SIDE]."""
+    """Grey thumbnails [N, SIDE * SIDE] of mean 0, norm 1: a product of two is their correlation."""
     small = [
         adaptive_avg_pool2d(x_BCHW.float().mean(1, keepdim=True), SIDE).flatten(1)
         for x_BCHW in images.held()
@@ -137,10 +149,12 @@ def thumbnails(images: Images) -> Tensor:
 
 
 def centred(x_BD: Tensor) -> Tensor:
+    """Rows of mean 0 and norm 1."""
     x_BD = x_BD - x_BD.mean(1, keepdim=True)
     return x_BD / x_BD.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def correlation(a_CHW: Tensor, b_CHW: Tensor) -> float:
+    """Pearson correlation of the values of two images."""
     a, b = (centred(x.cpu().float().reshape(1, -1)) for x in (a_CHW, b_CHW))
     return float((a * b).sum())

@@ -1,4 +1,4 @@
-"""Images with their labels: held in memory as uint8 or decoded from files batch by batch."""
+"""Labelled images, in memory as uint8 or decoded from files batch by batch."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,31 +14,30 @@ from sft_exp.core.rng import stream
 from sft_exp.core.types import Tensors
 from sft_exp.errors import DataError
 
-# of each image: in memory [N, ...], or row -> the one's, read as it is asked for
+# values of all images in memory, [N, ...], or a function from an index to one image's value
 Held = Tensor | Callable[[int], Tensor]
 
 
 @dataclass(eq=False)
 class Images:
-    """Some images of one size, in memory (`x` is a tensor) or on disk (`x` decodes one)."""
+    """N images of one size, in memory (`x` is a tensor) or on disk (`x` decodes one image)."""
 
-    x: Held  # uint8 [N, C, H, W], or row -> uint8 [C, H, W]; or features, float [N, D]
-    # int64 [N]: the class, or where an image has none, the stratum it is drawn from; -1 where
-    # nothing is annotated
+    x: Held  # uint8 [N, C, H, W], or index -> uint8 [C, H, W]; or features, float [N, D]
+    # int64 [N]: the class, or the stratum in data sets without classes; -1 = not annotated
     y: Tensor
-    ids: list[str]  # one name an image, unique within the data set
-    groups: list[str] | None = None  # patient, writer, video: never split
-    workers: int = 0  # processes that decode; 0 = this one
-    # positions in `x` and `targets` of the N images; None = all, in order
+    ids: list[str]  # one name per image, unique within the data set
+    groups: list[str] | None = None  # patient, writer or video of each image: never split
+    workers: int = 0  # worker processes that decode; 0 = the main process
+    # indices of the N images in `x` and `targets`; None = all, in order
     rows: Tensor | None = None
-    # what else is annotated, by name: masks, boxes, numbers
+    # further annotations by name: masks, boxes, numbers
     targets: Mapping[str, Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.y)
 
     def at(self, rows: Tensor) -> "Images":
-        """The images at these rows, without copying any."""
+        """The images at these indices, without copying any."""
         base = rows if self.rows is None else self.rows[rows]
         groups = None if self.groups is None else [self.groups[r] for r in rows.tolist()]
         return Images(
@@ -58,7 +57,7 @@ class Images:
         return self.having(x.to(device))
 
     def having(self, x: Tensor) -> "Images":
-        """The same images, annotations and all, as `x` [N, ...] shows them: e.g. their features."""
+        """The same images and annotations with other inputs `x` [N, ...], e.g. their features."""
         targets = {
             name: held if self.rows is None else _at(held, self.rows)
             for name, held in self.targets.items()
@@ -66,67 +65,68 @@ class Images:
         return Images(x, self.y, self.ids, self.groups, self.workers, targets=targets)
 
     def target(self, name: str) -> Tensor:
-        """One kind of annotation of all the images, [N, ...]."""
-        held, rows = self.targets[name], torch.arange(len(self)) if self.rows is None else self.rows
-        return (
-            held[rows]
-            if isinstance(held, Tensor)
-            else torch.stack([held(r) for r in rows.tolist()])
-        )
+        """The target of this name of all images, [N, ...]."""
+        held = self.targets[name]
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        if isinstance(held, Tensor):
+            return held[rows]
+        return torch.stack([held(r) for r in rows.tolist()])
 
     def batches(self, rows: Iterable[Tensor], device: torch.device) -> Iterator[Tensors]:
-        """One {"x": float [B, C, H, W] in [0, 1], "y": [B], "row": [B]} for each tensor of rows, in that order; and the targets
-        by name, whole numbers as int64."""
-        asked, loaded = tee(rows)
-        for r, found in zip(asked, self._raw(loaded, {"x": self.x, **self.targets}), strict=True):
-            moved = {name: value.to(device, non_blocking=True) for name, value in found.items()}
-            x_BCHW = moved.pop("x")
+        """Yield one batch for each tensor of indices, in that order.
+
+        A batch is {"x": float [B, C, H, W] in [0, 1], "y": [B], "row": [B]} and the targets by
+        name, integers as int64.
+        """
+        rows, rows_to_load = tee(rows)
+        loaded = self._raw(rows_to_load, {"x": self.x, **self.targets})
+        for r, values in zip(rows, loaded, strict=True):
+            batch = {name: value.to(device, non_blocking=True) for name, value in values.items()}
+            x_BCHW = batch.pop("x")
             yield {
                 "x": x_BCHW.float().div_(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,
                 "y": self.y[r].to(device, non_blocking=True),
                 "row": r,
                 **{
                     name: value if value.is_floating_point() else value.long()
-                    for name, value in moved.items()
+                    for name, value in batch.items()
                 },
             }
 
     def _raw(self, rows: Iterable[Tensor], held: dict[str, Held]) -> Iterator[Tensors]:
-        """Of each batch what is held under these names; what must be decoded, by the workers."""
-        here = {name: of for name, of in held.items() if isinstance(of, Tensor)}
-        decode = {name: of for name, of in held.items() if not isinstance(of, Tensor)}
-        first, second = tee(r if self.rows is None else self.rows[r] for r in rows)
-        for r, decoded in zip(
-            first, self._decoded(second, decode) if decode else repeat({}), strict=False
-        ):
-            yield {**{name: of[r.to(of.device)] for name, of in here.items()}, **decoded}
+        """Yield each batch of the named values as stored; worker processes decode those on disk."""
+        tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+        decode = {name: value for name, value in held.items() if not isinstance(value, Tensor)}
+        rows, rows_to_decode = tee(r if self.rows is None else self.rows[r] for r in rows)
+        batches = self._decoded(rows_to_decode, decode) if decode else repeat({})
+        for r, decoded in zip(rows, batches, strict=False):
+            yield {**{name: x[r.to(x.device)] for name, x in tensors.items()}, **decoded}
 
     def _decoded(
         self, rows: Iterable[Tensor], decode: dict[str, Callable[[int], Tensor]]
     ) -> Iterator[Tensors]:
-        for found in torch.utils.data.DataLoader(
+        """Decode batches in worker processes. DataError for a file that cannot be decoded."""
+        for batch in torch.utils.data.DataLoader(
             _Decoded(decode),
             batch_sampler=(r.tolist() for r in rows),
             num_workers=self.workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_deaf,
+            collate_fn=_identity,
+            worker_init_fn=_ignore_signals,
             generator=stream("workers"),
         ):
-            if isinstance(found, DataError):
-                raise found
-            yield found
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def raw(self, row: int) -> Tensor:
-        """One image as it is held, uint8 [C, H, W]."""
+        """One image as stored, uint8 [C, H, W]."""
         r = row if self.rows is None else int(self.rows[row])
         return self.x[r] if isinstance(self.x, Tensor) else self.x(r)
 
     def held(self) -> Iterator[Tensor]:
-        """All images as they are held, in order, on the CPU: uint8 [B, C, H, W]."""
-        yield from (
-            found["x"].cpu()
-            for found in self._raw(torch.arange(len(self)).split(1024), {"x": self.x})
-        )
+        """Yield all images as stored, in order, on the CPU: uint8 [B, C, H, W]."""
+        for batch in self._raw(torch.arange(len(self)).split(1024), {"x": self.x}):
+            yield batch["x"].cpu()
 
     def floats(self, rows: Tensor, device: torch.device) -> Tensor:
         """These images as one tensor, float [N, C, H, W] in [0, 1]."""
@@ -135,15 +135,15 @@ class Images:
 
 
 def _at(held: Held, rows: Tensor) -> Held:
-    """What is held of these rows alone."""
+    """The values of these rows, which become 0, 1, ..."""
     return held[rows] if isinstance(held, Tensor) else lambda row: held(int(rows[row]))
 
 
 def fitted(images: Images, image: tuple[int, int, int]) -> Images:
-    """The images with these channels, rows and columns: grey or colour, and resized, if they are of another size."""
+    """Convert images to [C, H, W] = `image`: to grey or colour, and resized, where they differ."""
     if not len(images) or tuple(images.raw(0).shape) == tuple(image):
         return images
-    # masks and boxes would not fit
+    # masks and boxes do not fit resized images
     targets = images.targets if tuple(images.raw(0).shape[1:]) == tuple(image[1:]) else {}
     if isinstance(images.x, Tensor):
         rows = torch.arange(len(images)) if images.rows is None else images.rows
@@ -154,13 +154,12 @@ def fitted(images: Images, image: tuple[int, int, int]) -> Images:
 
 
 def _fit(x_BCHW: Tensor, image: tuple[int, int, int]) -> Tensor:
-    """uint8 [B, C, H, W] -> uint8 [B, *image]; grey is the luminance of ITU-R 601, as in Pillow."""
+    """Resize uint8 [B, C, H, W] to [B, *image]; grey is the luma of ITU-R 601, as in Pillow."""
     channels, height, width = image
     x = x_BCHW.float()
     if channels == 1 and x.shape[1] == 3:
-        x = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(
-            1, keepdim=True
-        )
+        luma = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
+        x = (x * luma).sum(1, keepdim=True)
     x = F.interpolate(
         x.expand(-1, channels, -1, -1), (height, width), mode="bilinear", antialias=True
     )
@@ -172,7 +171,7 @@ class _Decoded(torch.utils.data.Dataset):
         self.decode = decode
 
     def __getitems__(self, rows: list[int]) -> Tensors | DataError:
-        """A batch, or what is wrong with a file: raised in a worker, it would arrive wrapped in the worker's traceback."""
+        """A batch, or a file's error, which a worker would wrap in a traceback if it raised it."""
         try:
             return {
                 name: torch.stack([decode(r) for r in rows]) for name, decode in self.decode.items()
@@ -181,12 +180,16 @@ class _Decoded(torch.utils.data.Dataset):
             return error
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _deaf(worker: int) -> None:
-    """Signals reach whole process groups: the workers must outlive them until the trainer has finished its step and saved."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore signals in a worker process.
+
+    Signals reach the whole process group, and the main process still needs the workers to finish
+    its step and save.
+    """
     for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
         if number := getattr(signal, name, None):  # Windows has the first two
             signal.signal(number, signal.SIG_IGN)

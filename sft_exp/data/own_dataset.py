@@ -1,7 +1,7 @@
-"""Any torch Dataset as a data set: what `sft_exp.run(dataset=...)` makes of the object that it is given.
+"""Any torch Dataset as a data set: `sft_exp.run(dataset=...)` accepts such an object.
 
-All items are read once into one file, named by the hash of its content, and a run is a run on that file: other images or
-labels give its results another name, whatever class they came from.
+All items are read once into a file that is named by the hash of its content, and the run uses that
+file. So a change of images or labels changes the names of the results, whatever their class.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ from sft_exp.store import atomic_io
 
 FOLDER = "objects"  # in the store
 PARTS = ("train", "test", "unlabelled")
-LOOKED_AT_TWICE = 3  # items
+READ_TWICE = 3  # items read twice, to detect random transforms
 
 
 @dataclass
 class OwnDataset(Dataset):
-    """A user's images in the file that `described` has written."""
+    """A user's images, in the file that `described` has written."""
 
-    unhashed: ClassVar[tuple[str, ...]] = ("file",)  # its content is hashed
+    unhashed: ClassVar[tuple[str, ...]] = ("file",)  # the content of the file is hashed
 
     name: str = ""
     file: str = ""
@@ -43,7 +43,9 @@ class OwnDataset(Dataset):
                 tensors = {key: opened.get_tensor(key) for key in iter(opened.keys())}
                 classes = tuple(json.loads(opened.metadata()["classes"]))
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{self.file}: the images of {self.name} are gone ({error})") from error
+            raise DataError(
+                f"{self.file}: the images of {self.name} cannot be read ({error})"
+            ) from error
         train, test, extra = (images(tensors, part) for part in PARTS)
         assert train is not None
         assert isinstance(train.x, Tensor)
@@ -60,6 +62,7 @@ class OwnDataset(Dataset):
 
 
 def images(tensors: Tensors, part: str) -> Images | None:
+    """The images of a part, or None if the file has no such part."""
     if f"{part}.x" not in tensors:
         return None
     x_NCHW = tensors[f"{part}.x"]
@@ -68,28 +71,33 @@ def images(tensors: Tensors, part: str) -> Images | None:
 
 
 def described(given: Any, store: Path) -> dict[str, Any]:
-    """The fields of the OwnDataset that stands for a torch Dataset, or for a dict of them by part, written into the store.
+    """Write a torch Dataset, or a dict of them by part, into the store.
 
-    `train` has the labels, of which a run takes those that `labels=` allows; images of `unlabelled` are pretrained on, and
-    their labels, if they have some, are not looked at; without `test`, folds of `train` serve as test.
+    Returns the fields of the OwnDataset that reads the file. `train` is labelled, and a run uses as
+    many labels as `labels=` allows; `unlabelled` is for pretraining, and its labels, if any, are
+    ignored; without `test`, folds of `train` serve as test.
 
     Raises:
         ConfigError: for parts that do not exist.
-        DataError: for items that are no (image, label), images of several sizes, labels that are no classes.
+        DataError: for items that are not (image, label), images of several sizes, and labels that
+            are not classes.
     """
     parts = dict(given) if isinstance(given, Mapping) else {"train": given}
     if "train" not in parts or {*parts} - {*PARTS}:
-        valid = f"must be a Dataset, or a dict of them by part: train, and if you have them {' and '.join(PARTS[1:])}"
+        optional = " and ".join(PARTS[1:])
+        valid = f"must be a Dataset, or a dict of them by part: train, and optionally {optional}"
         raise ConfigError("dataset", ", ".join(map(str, parts)) or "{}", valid)
     name = type(parts["train"]).__name__
     tensors: Tensors = {}
     for part in PARTS:
         if part in parts:
-            x_NCHW, y_N = gathered(parts[part], f"{name} ({part})", part != "unlabelled")
+            x_NCHW, y_N = read_items(parts[part], f"{name} ({part})", part != "unlabelled")
             tensors |= {f"{part}.x": x_NCHW, f"{part}.y": y_N}
             if x_NCHW.shape[1:] != tensors["train.x"].shape[1:]:
-                sizes = f"{[*x_NCHW.shape[1:]]} and not {[*tensors['train.x'].shape[1:]]}"
-                raise DataError(f"{name} ({part}): its images are {sizes}, as those of train")
+                size, train_size = [*x_NCHW.shape[1:]], [*tensors["train.x"].shape[1:]]
+                raise DataError(
+                    f"{name} ({part}): images are {size}, and those of train {train_size}"
+                )
     content = to_bytes(tensors, {"classes": json.dumps(classes_of(parts["train"], name, tensors))})
     file = store / FOLDER / f"{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if not file.exists():
@@ -99,23 +107,23 @@ def described(given: Any, store: Path) -> dict[str, Any]:
 
 
 def classes_of(train: Any, name: str, tensors: Tensors) -> list[str]:
-    """The names of the classes: the attribute `classes` that torchvision's data sets have, or else the labels themselves."""
+    """The class names: the attribute `classes`, as torchvision has it, or else the labels."""
     labels = torch.cat([tensors[f"{part}.y"] for part in PARTS[:2] if f"{part}.y" in tensors])
     count = int(labels.max()) + 1
     names = [str(c) for c in getattr(train, "classes", None) or range(count)]
     if len(names) < count:
-        raise DataError(f"{name}: has a label {count - 1}, but names {len(names)} classes")
+        raise DataError(f"{name}: has the label {count - 1}, but only {len(names)} class names")
     return names
 
 
-def gathered(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
-    """(images uint8 [N, C, H, W], labels int64 [N]) of a Dataset; DataError names the item that does not fit."""
-    found_x: list[Tensor] = []
-    found_y: list[int] = []
+def read_items(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
+    """Read (images uint8 [N, C, H, W], labels int64 [N]); a DataError names the faulty item."""
+    images_CHW: list[Tensor] = []
+    labels: list[int] = []
     try:
         count = len(items)
     except TypeError:
-        raise DataError(f"{name}: has no length; only data sets that do can be split") from None
+        raise DataError(f"{name}: has no length, which is needed to split it") from None
     if count == 0:
         raise DataError(f"{name}: is empty")
     for n in range(count):
@@ -124,35 +132,36 @@ def gathered(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
         if labelled and not pair:
             raise DataError(f"{name}: item {n} is {described_as(item)}, and must be (image, label)")
         x_CHW = pixels(image_of(item), f"{name}: item {n}")
-        if n < LOOKED_AT_TWICE:
+        if n < READ_TWICE:
             again = items[n]
             if not torch.equal(x_CHW, pixels(image_of(again), f"{name}: item {n}")):
                 raise DataError(
-                    f"{name}: item {n} is another image each time. Leave out random transforms: augment= makes views"
+                    f"{name}: item {n} changes from one read to the next. "
+                    "Leave out random transforms: augment= makes random views"
                 )
-        if found_x and x_CHW.shape != found_x[0].shape:
-            sizes = f"{[*x_CHW.shape]} and item 0 {[*found_x[0].shape]}"
+        if images_CHW and x_CHW.shape != images_CHW[0].shape:
             raise DataError(
-                f"{name}: item {n} is {sizes}; give all one size, e.g. by Resize and CenterCrop"
+                f"{name}: item {n} is {[*x_CHW.shape]} and item 0 {[*images_CHW[0].shape]}; "
+                "make all images one size, e.g. by Resize and CenterCrop"
             )
-        found_x.append(x_CHW)
-        found_y.append(label(item[1], f"{name}: item {n}") if labelled else -1)
-    return torch.stack(found_x), torch.tensor(found_y)
+        images_CHW.append(x_CHW)
+        labels.append(label(item[1], f"{name}: item {n}") if labelled else -1)
+    return torch.stack(images_CHW), torch.tensor(labels)
 
 
 def image_of(item: Any) -> Any:
-    """The image of an item: of a tuple the first entry."""
+    """The image of an item, which is the first entry of a tuple or list."""
     return item[0] if isinstance(item, tuple | list) and item else item
 
 
 def label(value: Any, where: str) -> int:
-    """A class, from 0 up. DataError for anything else."""
+    """A class number, 0 or larger. DataError for anything else."""
     scalar = isinstance(value, Tensor | np.ndarray | np.generic) and len(value.shape) == 0
     number = value.item() if scalar else value
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise DataError(
-            f"{where}: its label is {described_as(value)}, and must be a whole number from 0 up. For masks, boxes and numbers "
-            "take dataset=mask_folder, boxes or number_table"
+            f"{where}: its label is {described_as(value)}, and must be a whole number from 0 up. "
+            "For masks, boxes and numbers take dataset=mask_folder, boxes or number_table"
         )
     return number
 
@@ -160,25 +169,28 @@ def label(value: Any, where: str) -> int:
 def pixels(image: Any, where: str) -> Tensor:
     """An image as uint8 [C, H, W].
 
-    Tensors have their channels first, uint8 or floats in [0, 1] (rounded to 8 bits, as ToTensor makes them from these);
-    arrays have them last; of either [H, W] is grey. Pillow's images are turned upright. DataError for anything else.
+    Tensors have channels first, uint8 or floats in [0, 1] (rounded to 8 bits, which inverts
+    ToTensor); arrays have channels last; [H, W] is grey. Pillow images are turned upright by their
+    EXIF orientation. DataError for anything else.
     """
     from PIL import Image, ImageOps
 
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
             raise DataError(
-                f"{where} has more than 8 bits a pixel ({image.mode}); scale it to 8 bits, or take image files"
+                f"{where} has more than 8 bits a pixel ({image.mode}); "
+                "scale it to 8 bits, or take image files"
             )
         upright = ImageOps.exif_transpose(image)
-        wanted = {"L": "L", "1": "L"}.get(image.mode, "RGB")
-        image = np.array(upright if upright.mode == wanted else upright.convert(wanted))
+        mode = "L" if image.mode in ("L", "1") else "RGB"
+        image = np.array(upright if upright.mode == mode else upright.convert(mode))
     if isinstance(image, np.ndarray):
         array = torch.from_numpy(np.array(image))
         image = array.movedim(-1, 0) if array.dim() == 3 else array
     if not isinstance(image, Tensor):
         raise DataError(
-            f"{where} holds {described_as(image)}, and must hold a Pillow image, an array or a tensor"
+            f"{where} holds {described_as(image)}, "
+            "and must hold a Pillow image, an array or a tensor"
         )
     x_CHW = image.detach().cpu()
     x_CHW = x_CHW[None] if x_CHW.dim() == 2 else x_CHW
@@ -190,8 +202,8 @@ def pixels(image: Any, where: str) -> Tensor:
         if not bool(((x_CHW >= 0) & (x_CHW <= 1)).all()):
             low, high = x_CHW.min().item(), x_CHW.max().item()
             raise DataError(
-                f"{where} has values from {low:.3g} to {high:.3g}, and floats must be in [0, 1]. Leave out Normalize: "
-                "encoder.mean and encoder.std do it inside of the network"
+                f"{where} has values from {low:.3g} to {high:.3g}, and floats must be in [0, 1]. "
+                "Leave out Normalize: encoder.mean and encoder.std do it inside of the network"
             )
         return (x_CHW * 255).round().to(torch.uint8).contiguous()
     if x_CHW.dtype != torch.uint8:
@@ -200,6 +212,6 @@ def pixels(image: Any, where: str) -> Tensor:
 
 
 def described_as(value: Any) -> str:
-    """A value for a message: its type, and of a small one what it is."""
+    """A value as text for a message: its repr if that is short, else its type."""
     text = repr(value)
     return text if len(text) < 30 else type(value).__name__

@@ -1,11 +1,12 @@
-"""Boxes as labelling tools export them. The format is recognised by the content of the files below root:
+"""Boxes as exported by labelling tools. The format is recognised by the files below root:
 
-    COCO JSON (COCO, Roboflow, CVAT, Label Studio), Pascal VOC XML (LabelImg, Roboflow, CVAT), YOLO texts (Ultralytics,
-    Roboflow, CVAT, Label Studio, LabelImg), CVAT for images, Label Studio JSON, VIA, LabelMe
+    COCO JSON (COCO, Roboflow, CVAT, Label Studio), Pascal VOC XML (LabelImg, Roboflow, CVAT),
+    YOLO texts (Ultralytics, Roboflow, CVAT, Label Studio, LabelImg), CVAT for images,
+    Label Studio JSON, VIA, LabelMe
 
-Polygons, circles and turned boxes become the upright boxes around them. Parts named train, val (or valid) and test are
-understood as folders, in names of files or from data.yaml: test is tested on, or where there is none, val; without either,
-folds of all images are.
+Polygons, circles and rotated boxes become the upright boxes around them. Splits named train, val
+(or valid) and test are recognised as folders, in file names or from data.yaml. The test split is
+test, or else val, or else folds of all images.
 """
 
 from dataclasses import dataclass, field
@@ -25,23 +26,22 @@ class Boxes(boxed.BoxSet):
     unhashed: ClassVar[tuple[str, ...]] = ("root", "images", "most_pixels", "memory", "workers")
 
     root: str | None = None  # folder of the export
-    # coco, voc, yolo, cvat, label_studio, via, labelme; null = told by the files
+    # coco, voc, yolo, cvat, label_studio, via, labelme; null = recognised by the files
     format: str | None = None
     images: str | None = None  # folder of the images, where it is not below root
-    # names in the order of their labels; [] = the export's own list, or those in train, sorted
+    # class names in the order of their labels; [] = the export's list, or those in train, sorted
     classes: list[str] = field(default_factory=lambda: [])
     attribute: str | None = None  # VIA: the region attribute that is the class; null = the only one
     first: int = 1  # VOC: number of the first pixel, 1 or 0
-    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
-    # columns]
+    # canvas in pixels for letterboxed images: one number for a square, or [rows, columns]
     size: Any = 320
     channels: int = 3  # 3 = colour, 1 = grey
-    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    # boxes without area or outside of the image: refuse, or drop = leave them out with a warning
     boxes: str = "refuse"
-    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
-    memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
-    workers: int = 2  # processes that decode it
+    memory: float = 4.0  # GB of images kept as one tensor; a larger set is decoded per batch
+    workers: int = 2  # worker processes that decode images
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,10 +58,17 @@ class Boxes(boxed.BoxSet):
         settings = Settings(self.first, self.attribute)
         name, export = recognised.read(Tree(root, images), self.format, settings)
         train, test = recognised.parts(export.images)
-        learnt = [image.marked(root) for image in train]
-        tested = [image.marked(root) for image in test] if test else None
-        classes = tuple(self.classes or export.classes or boxed.labels(learnt))
-        boxed.must_know(classes, learnt + (tested or []), "dataset.classes" if self.classes else "")
+        train_images = [image.marked(root) for image in train]
+        test_images = [image.marked(root) for image in test] if test else None
+        classes = tuple(self.classes or export.classes or boxed.labels(train_images))
+        key = "dataset.classes" if self.classes else ""
+        boxed.must_know(classes, train_images + (test_images or []), key)
         return boxed.corpus(
-            self, root.resolve().name, classes, learnt, tested, export.notes, f"read as {name}"
+            self,
+            root.resolve().name,
+            classes,
+            train_images,
+            test_images,
+            export.notes,
+            f"read as {name}",
         )

@@ -1,5 +1,7 @@
-"""Two handwritten digits on one canvas, made of scikit-learn's 1,797: the targets `left` and `right` (which digit), `mask` (where
-there is ink) and `value` (their sum). Digits of different writers' blocks are never mixed: tests are made of digits of their own.
+"""Two handwritten digits on one canvas, made of scikit-learn's 1,797: a data set with four targets.
+
+The targets are `left` and `right` (the digit there), `mask` (the ink) and `value` (the sum).
+Training and test images are made of digits of different writers.
 """
 
 from dataclasses import dataclass
@@ -12,18 +14,18 @@ from sft_exp.data.corpus import Corpus, Dataset, fingerprint
 from sft_exp.data.images import Images
 from sft_exp.errors import require
 
-LAST = 500  # digits at the end of the file, of which test images are made
-INK = 96  # grey level from which on a pixel is ink
+LAST = 500  # digits at the end of the file, from which test images are made
+INK = 96  # lowest grey level of ink
 
 
 @dataclass
 class DigitPairs(Dataset):
     gives: ClassVar[tuple[str, ...]] = ("left", "right", "mask", "value")
 
-    train: int = 2_000  # images made of each part of the digits
-    test: int = 500
-    high: int = 10  # pixels of the canvas; the digits have 8 x 8
-    wide: int = 20
+    train: int = 2_000  # number of training images
+    test: int = 500  # number of test images
+    high: int = 10  # height of the canvas in pixels; the digits have 8 x 8
+    wide: int = 20  # width of the canvas
 
     def __post_init__(self):
         require(self.train > 0, "train", self.train, "above 0")
@@ -36,9 +38,9 @@ class DigitPairs(Dataset):
 
         bunch = load_digits()
         x_N88 = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8)
-        y_N, last = torch.from_numpy(bunch.target).long(), len(bunch.target) - LAST
-        train = self.made(x_N88[:last], y_N[:last], self.train, "train")
-        test = self.made(x_N88[last:], y_N[last:], self.test, "test")
+        y_N = torch.from_numpy(bunch.target).long()
+        train = self.combine(x_N88[:-LAST], y_N[:-LAST], self.train, "train")
+        test = self.combine(x_N88[-LAST:], y_N[-LAST:], self.test, "test")
         names = tuple(str(c) for c in bunch.target_names)
         return Corpus(
             "digit pairs",
@@ -52,7 +54,8 @@ class DigitPairs(Dataset):
             named={"left": names, "right": names, "mask": ("paper", "ink"), "value": ("sum",)},
         )
 
-    def made(self, x_N88: torch.Tensor, y_N: torch.Tensor, count: int, name: str) -> Images:
+    def combine(self, x_N88: torch.Tensor, y_N: torch.Tensor, count: int, name: str) -> Images:
+        """`count` images of two random digits at random positions in the left and right half."""
         rng = stream("digit pairs", name)
         x_NHW = torch.zeros(count, self.high, self.wide, dtype=torch.uint8)
         which_N2 = torch.randint(len(y_N), (count, 2), generator=rng)

@@ -1,6 +1,6 @@
-"""1,797 handwritten digits of 8x8 pixels that come with scikit-learn (UCI, Alpaydin & Kaynak 1998): no download.
+"""scikit-learn's 1,797 handwritten digits of 8x8 pixels (UCI, Alpaydin & Kaynak 1998); no download.
 
-The file lists writer after writer, so training and test images are blocks of file order; a random split would put the
+The file is ordered by writer, so the test images are its last block. A random split would put the
 same writers on both sides and be several points optimistic.
 """
 
@@ -15,7 +15,7 @@ from sft_exp.errors import require
 
 @dataclass
 class Digits(Dataset):
-    test: int = 500  # images at the end of the file that are tested on
+    test: int = 500  # number of test images, taken from the end of the file
 
     def __post_init__(self):
         require(0 < self.test < 1797, "test", self.test, "1 to 1796, of 1,797 images")
@@ -26,11 +26,10 @@ class Digits(Dataset):
         bunch = load_digits()
         x = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8).unsqueeze(1)
         y = torch.from_numpy(bunch.target).long()
-        ids, first = [f"{n:04d}" for n in range(len(y))], len(y) - self.test
-        train, test = (
-            Images(x[:first], y[:first], ids[:first]),
-            Images(x[first:], y[first:], ids[first:]),
-        )
+        ids = [f"{n:04d}" for n in range(len(y))]
+        first = len(y) - self.test
+        train = Images(x[:first], y[:first], ids[:first])
+        test = Images(x[first:], y[first:], ids[first:])
         names = tuple(str(c) for c in bunch.target_names)
         return Corpus(
             "digits",

@@ -1,16 +1,20 @@
 r"""The user's own images, in any format that Pillow reads. Labels come in one of three ways:
 
-    root/<class>/...            no test images: repeated stratified folds take turns as test
-    root/train/<class>/...      with root/test/<class>/... as test, if it is there; the images of root/val/<class>/..., if it is
-                                there, are training images like the others, because their labels cost the same. Other usual
-                                names of the three (Training, valid, test_set, ...) are understood, in any case
-    labels=<table.csv>          columns file, label and, where images belong together, group; files relative to root or to the
-                                table, with or without suffix; folds take turns as test, unless a column split says train,
-                                val or test. An image without a label is pretrained on
+    root/<class>/...
+        Without a test split, the folds of repeated stratified k-fold are tested.
+    root/train/<class>/...
+        root/test/<class>/..., if present, is the test split. Images of root/val/<class>/..., if
+        present, are training images, because their labels cost the same. Other usual names of the
+        three (Training, valid, test_set, ...) are recognised, in upper or lower case.
+    labels=<table.csv>
+        The columns are file, label and, for images that belong together, group. Files are relative
+        to root or to the table, with or without suffix. Folds are tested, unless a column split
+        says train, val or test. Images without a label are used for pretraining.
 
-One pass reads and decodes each file once, so that what is broken, double or in the wrong place is said before any compute.
-An exact copy counts once; a labelled image is no part of the pool; a test image in train is refused here, and one in the pool
-before anything is trained, unless protocol.transductive=true allows it.
+One pass reads and decodes each file once, so that broken, duplicate or misplaced files are reported
+before any computation. Exact copies count once, and labelled images are removed from the unlabelled
+pool. A test image in train is refused here; one in the pool is refused before training, unless
+protocol.transductive=true allows it.
 """
 
 import hashlib
@@ -46,23 +50,23 @@ from sft_exp.progress import console
 
 PARTS = ("train", "val", "test")
 LAYOUTS = (
-    "Expected is root/<class>/<images>, or root/train/<class>/<images> with root/test and root/val beside it if there are any, "
-    "or dataset.labels=<table.csv> with columns file,label and, where images belong together, group"
+    "Expected is root/<class>/<images>, or root/train/<class>/<images> with root/test and root/val "
+    "beside it if there are any, or dataset.labels=<table.csv> with columns file,label and, "
+    "where images belong together, group"
 )
-LISTED = 100  # files that the report names
-FEW = 8  # folders that a message names
+LISTED = 100  # most files that the report names
+FEW = 8  # most folders that a message names
 
 
 class Row(NamedTuple):
-    """An image, and in the end what became of it."""
+    """A file, and whether it is used."""
 
     file: File
     split: str  # train, test or pool
     label: str = ""
     group: str | None = None
     seen: Seen = Seen()
-    # used, broken, duplicate, labelled (and so no part of the pool), ignored (not named like an
-    # image)
+    # used, broken, duplicate, labelled (hence not in the pool), ignored (no image by its name)
     fate: str = ""
 
 
@@ -74,35 +78,31 @@ class ImageFolder(Dataset):
 
     root: str | None = None  # folder of the labelled images
     labels: str | None = None  # CSV of file,label[,group]; null = folders are classes
-    # its column with the names of the images, or ids: names without suffix
+    # column of the CSV with file names, with or without suffix
     file_column: str = "file"
-    label_column: str = "label"  # and the one with their classes; an empty label = unlabelled
+    label_column: str = "label"  # column of the CSV with classes; an empty label = unlabelled
     unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
-    size: int = 64  # pixels, height and width of all images
+    size: int = 64  # height and width of all images in pixels
     channels: int = 3  # 3 = colour, 1 = grey
-    # never split: a column of the CSV, or a regular expression whose one group is found in a path
+    # images that must not be split: a column of the CSV, or a regular expression for paths whose
+    # one group names them
     group: str | None = None
     # labelled images that cannot be read: refuse, or skip = leave them out and count them
     broken: str = "refuse"
-    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
-    memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
-    workers: int = 2  # processes that decode it
+    memory: float = 4.0  # GB of images kept as one tensor; a larger set is decoded per batch
+    workers: int = 2  # worker processes that decode images
 
     def __post_init__(self):
-        given = self.unlabelled or []
-        entries = given if isinstance(given, list) else [given]
-        paths = all(isinstance(entry, str) and entry for entry in entries)
-        require(
-            paths, "unlabelled", self.unlabelled, "a folder, glob or tar file, or a list of them"
-        )
+        entries = self.unlabelled or []
+        entries = entries if isinstance(entries, list) else [entries]
+        ok = all(isinstance(entry, str) and entry for entry in entries)
+        valid = "a folder, glob or tar file, or a list of them"
+        require(ok, "unlabelled", self.unlabelled, valid)
         self.unlabelled = entries
-        require(
-            self.most_pixels is None or self.most_pixels > 0,
-            "most_pixels",
-            self.most_pixels,
-            "above 0, or null",
-        )
+        ok = self.most_pixels is None or self.most_pixels > 0
+        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
@@ -120,28 +120,24 @@ class ImageFolder(Dataset):
             raise DataError(f"{error.filename}: {error.strerror}") from error
         ignored, rows = [r for r in rows if r.fate], [r for r in rows if not r.fate]
         image = (self.channels, self.size, self.size)
-        held = len(rows) * prod(image) <= self.memory * 1e9
-        learnt = [r.split != "test" for r in rows]
+        fits_memory = len(rows) * prod(image) <= self.memory * 1e9
         x, seen, levels = survey(
             [r.file for r in rows],
             image,
-            held,
+            fits_memory,
             max(1, self.workers),
-            learnt=learnt,
+            learnt=[r.split != "test" for r in rows],
             most=self.most_pixels,
         )
-        rows, leaks = judged(
-            [r._replace(seen=s) for r, s in zip(rows, seen, strict=True)], self.broken == "skip"
-        )
-        classes, name = (
-            complete(rows),
-            Path(str(self.root or self.labels)).expanduser().resolve().stem,
-        )
+        rows = [r._replace(seen=s) for r, s in zip(rows, seen, strict=True)]
+        rows, leaks = decide_fates(rows, self.broken == "skip")
+        classes = check_classes(rows)
+        name = Path(str(self.root or self.labels)).expanduser().resolve().stem
         report = {
             "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
             "unlabelled": facts([r for r in rows + ignored if r.split == "pool"]),
         }
-        console.print(told(report, self.size), highlight=False, soft_wrap=True)
+        console.print(summary(report, self.size), highlight=False, soft_wrap=True)
         used = [r for r in rows if r.fate == "used"]
         warnings = [
             *findings.class_names(classes),
@@ -152,44 +148,36 @@ class ImageFolder(Dataset):
         report |= findings.said(name, warnings)
         if self.unlabelled and not report["unlabelled"]["images"]:
             raise DataError(
-                f"dataset.unlabelled={self.unlabelled}: no image there can be read and is not a labelled one"
+                f"dataset.unlabelled={self.unlabelled}: "
+                "all images there are unreadable or copies of labelled images"
             )
 
-        def split(name: str) -> Images | None:
-            mine = [n for n, r in enumerate(rows) if r.split == name and r.fate == "used"]
-            y = torch.tensor([classes.index(rows[n].label) if rows[n].label else -1 for n in mine])
-            groups = [g for n in mine if (g := rows[n].group) is not None] or None
-            return (
-                Images(
-                    x, y, [rows[n].file.id for n in mine], groups, self.workers, torch.tensor(mine)
-                )
-                if mine
-                else None
-            )
+        def images_of(split: str) -> Images | None:
+            at = [n for n, r in enumerate(rows) if r.split == split and r.fate == "used"]
+            if not at:
+                return None
+            y = torch.tensor([classes.index(rows[n].label) if rows[n].label else -1 for n in at])
+            ids = [rows[n].file.id for n in at]
+            groups = [group for n in at if (group := rows[n].group) is not None] or None
+            return Images(x, y, ids, groups, self.workers, torch.tensor(at))
 
-        train, test, extra = (split(name) for name in ("train", "test", "pool"))
+        train, test, extra = (images_of(split) for split in ("train", "test", "pool"))
         assert train is not None
-        content = [
-            (r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in rows if r.fate == "used"
-        ]
+        content = [(r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in used]
 
         def fingerprint(*splits: str) -> str:
-            return hashlib.sha256(
-                json.dumps([image, classes, [c for c in content if c[1] in splits]]).encode()
-            ).hexdigest()
+            text = json.dumps([image, classes, [c for c in content if c[1] in splits]])
+            return hashlib.sha256(text.encode()).hexdigest()
 
-        files = {
-            r.file.id: r.file.path
-            for r in rows
-            if r.fate == "used" and r.file.size < 0 and r.file.content is None
-        }
+        # files of their own, and not members of an archive
+        files = {r.file.id: r.file.path for r in used if r.file.size < 0 and r.file.content is None}
         hashes = fingerprint("train", "pool"), fingerprint("test")
         return Corpus(
             name, classes, train, test, extra, image, report, *hashes, files, leaks, levels=levels
         )
 
     def folders(self) -> list[Row]:
-        """What lies in the classes' folders."""
+        """The files in the folders of the classes. DataError for other layouts."""
         if not self.root:
             raise ConfigError(
                 "dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}"
@@ -199,22 +187,23 @@ class ImageFolder(Dataset):
             raise DataError(f"dataset.root={root}: no such folder. {LAYOUTS}")
         rows = []
         for split, part in self.parts(root) or [("train", root)]:
-            inside: dict[str, set[str]] = {}  # class's folder -> its own folders
+            inside: dict[str, set[str]] = {}  # folder of a class -> its subfolders
             if loose := [
                 f.name
                 for f in sorted(part.iterdir())
                 if f.is_file() and visible(f.name) and is_image(f.name)
             ]:
-                raise DataError(f"{part}: {loose[0]} lies in no class's folder. {LAYOUTS}")
+                raise DataError(f"{part}: {loose[0]} is not in the folder of a class. {LAYOUTS}")
             if not (folders := self.subfolders(part)):
-                raise DataError(f"{part}: no class has a folder there. {LAYOUTS}")
+                raise DataError(f"{part}: has no folders of classes. {LAYOUTS}")
             for folder in folders:
                 label = findings.class_name(folder.name)
                 files = [File(path.relative_to(root).as_posix(), path) for path in below(folder)]
                 images = [f for f in files if is_image(f.id)]
                 if not images:
                     raise DataError(
-                        f"{folder}: a class without an image. Add some, or remove the folder. {LAYOUTS}"
+                        f"{folder}: has no images of this class. "
+                        f"Add some, or remove the folder. {LAYOUTS}"
                     )
                 rows += [Row(f, split, label, self.group_in(f.id)) for f in images]
                 rows += [Row(f, split, label, fate="ignored") for f in files if not is_image(f.id)]
@@ -226,11 +215,11 @@ class ImageFolder(Dataset):
         return rows
 
     def parts(self, root: Path) -> list[tuple[str, Path]]:
-        """(train or test, folder) of the folders that are named like splits; none where all folders are classes.
+        """(train or test, folder) of the folders that are splits; [] if all folders are classes.
 
-        A word such as Testing may be a class's name too. It is a split's, if it is exactly train, val or test; if all folders
-        are named like splits; or if one is train and those named like splits hold folders of classes. DataError where it
-        is not clear which folder is what.
+        A word such as Testing may also be the name of a class. It names a split if it is exactly
+        train, val or test; if all folders are named like splits; or if one is train and those named
+        like splits hold folders of classes. DataError where this is not clear.
         """
         folders = self.subfolders(root)
         named = [
@@ -246,25 +235,26 @@ class ImageFolder(Dataset):
             raise DataError(f"{root}: there is {named[0][1].name}/ and no train/. {LAYOUTS}")
         if others:
             first = next(folder.name for split, folder in named if split == "train")
-            raise DataError(
-                f"{root}: beside {first}/ there is {', '.join(f'{f.name}/' for f in others)}. {LAYOUTS}"
-            )
-        order = sorted(named, key=lambda found: PARTS.index(found[0]))
+            names = ", ".join(f"{f.name}/" for f in others)
+            raise DataError(f"{root}: beside {first}/ there is {names}. {LAYOUTS}")
         return [
-            ("test" if split == "test" else "train", self.inner(folder)) for split, folder in order
+            ("test" if split == "test" else "train", self.inner(folder))
+            for split, folder in sorted(named, key=lambda pair: PARTS.index(pair[0]))
         ]
 
     def inner(self, part: Path) -> Path:
-        """The folder of a split, or the one of the split's name that alone lies in it, as archives that are unpacked into a
-        folder of their own name leave them: seg_train/seg_train."""
+        """The folder of a split, or its only subfolder, if that names the same split.
+
+        Archives that were unpacked into a folder of their own name look so: seg_train/seg_train.
+        """
         inside = self.subfolders(part)
-        again = len(inside) == 1 and findings.split_named(inside[0].name) == findings.split_named(
-            part.name
-        )
-        return inside[0] if again else part
+        if len(inside) != 1:
+            return part
+        nested = findings.split_named(inside[0].name) == findings.split_named(part.name)
+        return inside[0] if nested else part
 
     def subfolders(self, folder: Path) -> list[Path]:
-        """Without those that are given as unlabelled."""
+        """The visible subfolders, without those in `unlabelled`."""
         pools = {Path(entry).expanduser().resolve() for entry in self.unlabelled}
         return [
             d
@@ -273,27 +263,23 @@ class ImageFolder(Dataset):
         ]
 
     def table(self) -> list[Row]:
-        """The rows of the CSV; DataError names the line."""
+        """The files of the CSV. A DataError names the line."""
         table = Path(str(self.labels)).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
-        named, label = self.file_column, self.label_column
+        file_column, label_column = self.file_column, self.label_column
         hint = f"; dataset.file_column= and dataset.label_column= name others. {LAYOUTS}"
-        columns, lines, _ = read_table(table, "dataset.labels", (named, label), hint)
-        column = (
-            self.group
-            if self.group in columns
-            else "group"
-            if self.group is None and "group" in columns
-            else None
-        )
+        columns, lines, _ = read_table(table, "dataset.labels", (file_column, label_column), hint)
+        group_column = "group" if self.group is None else self.group
+        if group_column not in columns:
+            group_column = ""
         finder = Finder(root, table)
         rows: dict[str, tuple[int, Row]] = {}
         for number, line in lines:
-            where, name = f"{table}, line {number}", line[named]
+            where, name, label = f"{table}, line {number}", line[file_column], line[label_column]
             if not name:
-                raise DataError(f"{where}: the {named} is missing")
-            if column and line[label] and not line[column]:
-                raise DataError(f"{where}: the {column} is missing (of {name})")
+                raise DataError(f"{where}: the {file_column} is missing")
+            if group_column and label and not line[group_column]:
+                raise DataError(f"{where}: the {group_column} is missing (of {name})")
             try:
                 path = finder.find(name)
             except DataError as error:
@@ -303,34 +289,28 @@ class ImageFolder(Dataset):
             file = File(Path(os.path.relpath(path, root)).as_posix(), path)
             if file.id in rows:
                 raise DataError(
-                    f"{where}: {name} is already in line {rows[file.id][0]}; an image has one row"
+                    f"{where}: {name} is already in line {rows[file.id][0]}; "
+                    "an image must have one row"
                 )
             split = findings.split_named(given) if (given := line.get("split", "")) else "train"
             if split is None:
                 raise DataError(f"{where}: split is {given!r}; valid: {', '.join(PARTS)}")
-            if not line[label]:
+            if not label:
                 if split == "test":
-                    raise DataError(f"{where}: {name} is to be tested on and has no {label}")
+                    raise DataError(f"{where}: {name} is a test image and has no {label_column}")
                 rows[file.id] = number, Row(file, "pool")
                 continue
-            group = line[column] if column else self.group_in(file.id, columns)
-            rows[file.id] = (
-                number,
-                Row(
-                    file,
-                    "test" if split == "test" else "train",
-                    findings.class_name(line[label]),
-                    group,
-                ),
-            )
+            split = "test" if split == "test" else "train"
+            group = line[group_column] if group_column else self.group_in(file.id, columns)
+            rows[file.id] = number, Row(file, split, findings.class_name(label), group)
         if not rows:
-            raise DataError(f"{table}: no row below the first line")
+            raise DataError(f"{table}: has no row below the first line")
         if all(row.split == "pool" for _, row in rows.values()):
-            raise DataError(f"{table}: column {label} is empty in all rows")
+            raise DataError(f"{table}: column {label_column} is empty in all rows")
         return [row for _, row in rows.values()]
 
     def group_in(self, name: str, columns: Iterable[str] = ()) -> str | None:
-        """What `dataset.group` as a regular expression finds in an image's path; null finds nothing."""
+        """The group in an image's path by the regular expression `dataset.group`, or None."""
         if self.group is None:
             return None
         try:
@@ -344,21 +324,25 @@ class ImageFolder(Dataset):
                 self.group,
                 f"must be {valid}a regular expression with one group, such as (p[0-9]+)_",
             )
-        found = pattern.search(name)
-        if found is None or not found[1]:
+        match = pattern.search(name)
+        if match is None or not match[1]:
             raise DataError(f"{name}: dataset.group={self.group} finds no group in this path")
-        return found[1]
+        return match[1]
 
     def pool(self, taken: set[str]) -> list[File]:
-        """The unlabelled images, each file once; a name that another image has gets its entry's number in front."""
+        """The unlabelled images, each file once.
+
+        An id in `taken` is made unique by the number of its entry in `dataset.unlabelled`.
+        """
         files: dict[tuple[str, str], File] = {}
         for number, entry in enumerate(self.unlabelled):
-            found = find(entry, self.memory * 1e9)
-            if not any(is_image(f.id) for f in found):
+            entry_files = find(entry, self.memory * 1e9)
+            if not any(is_image(f.id) for f in entry_files):
                 raise DataError(
-                    f"dataset.unlabelled={entry}: no image there. It takes folders, globs such as photos/**/*.jpg, tar files"
+                    f"dataset.unlabelled={entry}: no image there. "
+                    "It takes folders, globs such as photos/**/*.jpg, tar files"
                 )
-            for file in found:
+            for file in entry_files:
                 key = os.path.realpath(file.path), file.id.partition("::")[2]
                 if key not in files:
                     name = file.id if file.id not in taken else f"{number}/{file.id}"
@@ -367,95 +351,103 @@ class ImageFolder(Dataset):
         return list(files.values())
 
 
-def judged(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]]]:
-    """(the rows with their fates, test images in the pool as (there, in test)). DataError where a labelled image is broken,
-    unless `skip`; where a test image is also in train; and where one image has two labels."""
-    first: dict[str, Row] = {}  # content -> who had it first
+def decide_fates(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Decide which files are used: (rows with `fate`, leaked test images as (in pool, in test)).
+
+    DataError for a labelled image that is broken, unless `skip`; for a test image that is also in
+    train; and for an image with two labels.
+    """
+    first: dict[str, Row] = {}  # content -> the first row with it
     done, faults, leaks, pooled, clashes = [], [], [], [], []
     for row in rows:
         other = row if row.seen.fault else first.setdefault(row.seen.sha256, row)
         pair = f"{other.file.id} and {row.file.id}"
         if row.seen.fault and row.split != "pool":
             faults.append(f"{row.file.id}: {row.seen.fault}")
-        elif (
-            row.split == "pool" and other.split == "test"
-        ):  # whether that may be is the protocol's affair
+        elif row.split == "pool" and other.split == "test":
+            # allowed or refused later, by protocol.transductive
             pooled.append((row.file.id, other.file.id))
             other = row
         elif row.split != other.split == "test" or other.split != row.split == "test":
             leaks.append(pair)
         elif row.split == other.split != "pool" and row.label != other.label:
             clashes.append(f"{pair} ({other.label} and {row.label})")
-        copied = "duplicate" if row.split == other.split else "labelled"
-        done.append(
-            row._replace(fate="broken" if row.seen.fault else "used" if other is row else copied)
-        )
+        if row.seen.fault:
+            fate = "broken"
+        elif other is row:
+            fate = "used"
+        else:
+            fate = "duplicate" if row.split == other.split else "labelled"
+        done.append(row._replace(fate=fate))
     if faults and not skip:
+        labelled = sum(r.split != "pool" for r in rows)
         raise DataError(
-            f"{len(faults)} of {sum(r.split != 'pool' for r in rows)} labelled images cannot be used:{listing(faults)}\n"
-            "Repair or remove them; dataset.broken=skip leaves them out and counts them in the report"
+            f"{len(faults)} of {labelled} labelled images cannot be used:{listing(faults)}\n"
+            "Repair or remove them; "
+            "dataset.broken=skip leaves them out and counts them in the report"
         )
     if leaks:
         raise DataError(
-            f"Test images must not be learnt from, but {len(leaks)} are training images too:{listing(leaks)}\nRemove one of each"
+            f"Test images must not be trained on, but {len(leaks)} are in the training split:"
+            f"{listing(leaks)}\nRemove one of each"
         )
     if clashes:
         raise DataError(
-            f"An image has one label, but {len(clashes)} have two:{listing(clashes)}\nRemove the wrong copies"
+            f"An image must have one label, but {len(clashes)} have two:{listing(clashes)}\n"
+            "Remove the wrong copies"
         )
     return done, pooled
 
 
-def complete(rows: list[Row]) -> tuple[str, ...]:
-    """Names of the classes. DataError unless there are two or more, each has a training image, and no group is on both sides."""
+def check_classes(rows: list[Row]) -> tuple[str, ...]:
+    """The class names. DataError for fewer than two classes, for a class without training images,
+    for a test split without usable images, and for a group in both splits."""
     classes = tuple(sorted({r.label for r in rows if r.split != "pool"}))
     if len(classes) < 2:
-        first = [PurePosixPath(r.file.id).parts for r in rows if r.split != "pool"]
+        paths = [PurePosixPath(r.file.id).parts for r in rows if r.split != "pool"]
         below = sorted(
             {
                 parts[1]
-                for parts in first
+                for parts in paths
                 if len(parts) > 2 and findings.class_name(parts[0]) == classes[0]
             }
         )
-        inside = (
-            f" Below it are {', '.join(below[:FEW])}: is dataset.root one folder too high?"
-            if len(below) > 1
-            else ""
-        )
+        hint = ""
+        if len(below) > 1:
+            hint = f" Below it are {', '.join(below[:FEW])}: is dataset.root one folder too high?"
         raise DataError(
-            f"there is one class, {classes[0]}; telling apart takes 2 or more.{inside} {LAYOUTS}"
+            f"there is one class, {classes[0]}; classification takes 2 or more.{hint} {LAYOUTS}"
         )
     train = [r for r in rows if r.split == "train" and r.fate == "used"]
     if bare := sorted(set(classes) - {r.label for r in train}):
         raise DataError(
             f"class {bare[0]} has no training image that can be used, so it cannot be learnt"
         )
-    if any(r.split == "test" for r in rows) and not any(
-        r.split == "test" and r.fate == "used" for r in rows
-    ):
+    test_fates = {r.fate for r in rows if r.split == "test"}
+    if test_fates and "used" not in test_fates:
         raise DataError("no test image can be used")
     groups = {r.group: r.file.id for r in train if r.group is not None}
     for row in rows:
         if row.split == "test" and row.group in groups:
             raise DataError(
-                f"group {row.group} is in train and in test and must not be split: {groups[row.group]} and {row.file.id}"
+                f"group {row.group} is in train and in test and must not be split: "
+                f"{groups[row.group]} and {row.file.id}"
             )
     return classes
 
 
 def facts(rows: list[Row]) -> dict[str, Any]:
-    """The report on some images: how many are used, their sizes as (width, height), and what was left out and why."""
+    """The report on some files: the number used, sizes (width, height), and what is left out."""
     used, broken = ([r for r in rows if r.fate == fate] for fate in ("used", "broken"))
-    sides = list(zip(*(r.seen.size for r in used), strict=True))  # all widths, all heights
+    sides = list(zip(*(r.seen.size for r in used), strict=True))  # (all widths, all heights)
     fates = Counter(r.fate for r in rows)
     return {
         "images": len(used),
         "tested": sum(r.split == "test" for r in used),
         "classes": dict(Counter(r.label for r in used if r.label)),
         "sizes": {
-            name: [of(side) for side in sides]
-            for name, of in (("min", min), ("median", median_low), ("max", max))
+            name: [function(side) for side in sides]
+            for name, function in (("min", min), ("median", median_low), ("max", max))
         },
         "broken": [f"{r.file.id}: {r.seen.fault}" for r in broken][:LISTED],
         "broken_count": len(broken),
@@ -467,25 +459,23 @@ def facts(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def told(report: dict[str, Any], size: int) -> str:
-    """The report in a sentence. Images that are tested are not counted as labelled ones to learn from."""
+def summary(report: dict[str, Any], size: int) -> str:
+    """The report as a sentence. Test images are not counted as labelled images."""
     parts = []
-    for kind, found in report.items():
-        low, high = ("x".join(map(str, found["sizes"][which])) for which in ("min", "max"))
-        classes = f" images of {len(found['classes'])} classes" if found["classes"] else ""
-        sizes = f", {low if low == high else f'{low} to {high}'} pixels" if found["images"] else ""
-        out = {
-            "broken": found["broken_count"],
-            "copies": found["duplicates"],
-            "labelled ones": found["overlap"],
-            **found["ignored"],
+    for kind, entry in report.items():
+        images, tested = entry["images"], entry["tested"]
+        text = f"{images - tested:,} {kind} and {tested:,} test" if tested else f"{images:,} {kind}"
+        if entry["classes"]:
+            text += f" images of {len(entry['classes'])} classes"
+        if images:
+            low, high = ("x".join(map(str, entry["sizes"][which])) for which in ("min", "max"))
+            text += f", {low if low == high else f'{low} to {high}'} pixels"
+        left_out = {
+            "broken": entry["broken_count"],
+            "copies": entry["duplicates"],
+            "labelled ones": entry["overlap"],
+            **entry["ignored"],
         }
-        left = ", ".join(f"{what} {count:,}" for what, count in out.items() if count)
-        tested = found["tested"]
-        count = (
-            f"{found['images'] - tested:,} {kind} and {tested:,} test"
-            if tested
-            else f"{found['images']:,} {kind}"
-        )
-        parts.append(f"{count}{classes}{sizes}{f' (left out: {left})' if left else ''}")
+        counts = ", ".join(f"{what} {count:,}" for what, count in left_out.items() if count)
+        parts.append(f"{text} (left out: {counts})" if counts else text)
     return f"{'; '.join(parts)}. All are used at {size}x{size} pixels."

@@ -1,12 +1,13 @@
-"""Sets too large to read before they are used: folders of classes, as ImageNet's, or tar files, as WebDataset's.
+"""Data sets too large to decode in advance: class folders (ImageNet) or tar files (WebDataset).
 
-    <folder>/<class>/<images>                       the folder's name is the class
-    shards-000.tar, ...: 0001.jpg 0001.cls ...      the number in .cls is the class; without .cls an image has no label
+    <folder>/<class>/<images>                     the folder's name is the class
+    shards-000.tar, ...: 0001.jpg 0001.cls ...    .cls holds the class number; without it, no label
 
-Names, sizes and labels are read at the start, images when their batch comes, by a few processes and each where it lies: a tar
-file is never unpacked, and the batches after a restart are those that would have come. What is not known before is whether an
-image can be read, and its pixels: the fingerprint is of names, sizes and labels. A sample is looked at for what is doubtful, and
-for the scale of files with more than 8 bits a pixel.
+Names, sizes and labels are read at the start. Images are read when their batch is needed, by worker
+processes and in place: tar files are never unpacked, and a resumed run gets the same batches.
+Pixels are therefore not part of the fingerprint, which covers names, sizes and labels, and an
+unreadable image is noticed only when it is used. A sample is decoded first, for warnings and for
+the scale of files with more than 8 bits a pixel.
 """
 
 import hashlib
@@ -29,151 +30,130 @@ from sft_exp.data.readers.files import File, is_image, survey, visible
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import bar
 
-SAMPLED = 64  # images of each split that are looked at before any use
+SOURCES = "a folder of classes, or a glob of tar files"
+SAMPLED = 64  # images of each split that are decoded in advance
 
 
 class Place(NamedTuple):
-    """Where an image lies."""
+    """The location of an image: `size` bytes at `offset` of `file`."""
 
     name: str
     file: str
     offset: int
     size: int
-    label: str  # empty: none
+    label: str  # "" = unlabelled
 
 
 @dataclass
 class Large(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = (
-        "root",
-        "train",
-        "test",
-        "unlabelled",
-        "classes",
-        "most_pixels",
-        "workers",
-    )
+        "root", "train", "test", "unlabelled", "classes", "most_pixels", "workers",
+    )  # fmt: skip
 
-    root: str = "."  # folder that the others are looked for in
-    train: Any = None  # labelled images: a folder of classes, or a glob of tar files
-    test: Any = None  # the same for images to test on; null = folds of `train`
-    # more images to pretrain on: a folder of folders, or a glob of tar files
+    root: str = "."  # folder that the other paths are relative to
+    train: Any = None  # training images: a folder of classes, or a glob of tar files
+    test: Any = None  # test images, likewise; null = folds of `train`
+    # more images for pretraining: a folder of folders, or a glob of tar files
     unlabelled: Any = None
-    classes: str | None = None  # file with the names of numbered classes, one a line
-    size: int = 224  # pixels, height and width
+    classes: str | None = None  # file with the names of numbered classes, one per line
+    size: int = 224  # height and width in pixels
     channels: int = 3  # 3 = colour, 1 = grey
-    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
     workers: int = 2  # processes that read and decode
 
     def __post_init__(self):
-        require(
-            isinstance(self.train, str | None),
-            "train",
-            self.train,
-            "a folder of classes, or a glob of tar files",
-        )
+        require(isinstance(self.train, str | None), "train", self.train, SOURCES)
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
-        require(
-            self.most_pixels is None or self.most_pixels > 0,
-            "most_pixels",
-            self.most_pixels,
-            "above 0, or null",
-        )
+        ok = self.most_pixels is None or self.most_pixels > 0
+        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):
-        require(
-            bool(self.train),
-            "dataset.train",
-            self.train,
-            "a folder of classes, or a glob of tar files",
-        )
-        found = {
-            split: self.places(split)
-            for split in ("train", "test", "unlabelled")
-            if getattr(self, split)
-        }
-        names = self.names({p.label for split in ("train", "test") for p in found.get(split, ())})
-        image, name = (
-            (self.channels, self.size, self.size),
-            (Path(self.root) / str(self.train)).expanduser().absolute().parent.name,
-        )
-        levels, report = self.looked(name, image, names, found)
-        made = {split: self.images(split, places, names, levels) for split, places in found.items()}
-        marks = {split: mark(image, names, places) for split, places in found.items()}
-        pool = hashlib.sha256((marks["train"] + marks.get("unlabelled", "")).encode()).hexdigest()
+        require(bool(self.train), "dataset.train", self.train, SOURCES)
+        splits = [split for split in ("train", "test", "unlabelled") if getattr(self, split)]
+        places = {split: self.places(split) for split in splits}
+        names = self.names({p.label for split in ("train", "test") for p in places.get(split, ())})
+        image = (self.channels, self.size, self.size)
+        name = (Path(self.root) / str(self.train)).expanduser().absolute().parent.name
+        levels, report = self.inspect_sample(name, image, names, places)
+        images = {split: self.images(split, places[split], names, levels) for split in splits}
+        hashes = {split: fingerprint(image, names, places[split]) for split in splits}
+        pool = hashlib.sha256((hashes["train"] + hashes.get("unlabelled", "")).encode())
         return Corpus(
             name,
             tuple(names.values()),
-            made["train"],
-            made.get("test"),
-            made.get("unlabelled"),
+            images["train"],
+            images.get("test"),
+            images.get("unlabelled"),
             image,
             report,
-            fingerprint=pool,
-            test_fingerprint=marks.get("test", ""),
+            fingerprint=pool.hexdigest(),
+            test_fingerprint=hashes.get("test", ""),
             levels=levels,
         )
 
-    def looked(
+    def inspect_sample(
         self,
         name: str,
         image: tuple[int, int, int],
         names: dict[str, str],
-        found: dict[str, list[Place]],
+        places: dict[str, list[Place]],
     ) -> tuple[Levels | None, dict[str, Any]]:
-        """(the scale of files with more than 8 bits a pixel, by images to learn from; the report): from a sample, evenly spaced.
-        An image of it that cannot be read is left to be named when its batch comes."""
-        some = [
-            (split, p)
-            for split, places in found.items()
-            for p in places[:: -(-len(places) // SAMPLED)]
+        """Decode an evenly spaced sample; returns (levels, report).
+
+        `levels` is the scale of training files with more than 8 bits a pixel. Images of the sample
+        that cannot be read are reported when their batch is needed.
+        """
+        sample = [
+            (split, place)
+            for split, all_places in places.items()
+            for place in all_places[:: -(-len(all_places) // SAMPLED)]
         ]
-        files = [File(p.name, Path(p.file), p.offset, p.size) for _, p in some]
+        files = [File(p.name, Path(p.file), p.offset, p.size) for _, p in sample]
         _, seen, levels = survey(
             files,
             image,
             False,
             max(1, self.workers),
-            learnt=[s != "test" for s, _ in some],
+            learnt=[split != "test" for split, _ in sample],
             most=self.most_pixels,
         )
-        of = {split: [names[p.label] for p in found.get(split, ())] for split in ("train", "test")}
+        labels = {
+            split: [names[p.label] for p in places.get(split, ())] for split in ("train", "test")
+        }
         classes = tuple(names.values())
         warnings = [
             *findings.class_names(classes),
-            *findings.labels(classes, of["train"], "training image"),
-            *findings.labels(classes, of["test"]),
+            *findings.labels(classes, labels["train"], "training image"),
+            *findings.labels(classes, labels["test"]),
             *findings.images([s for s in seen if not s.fault], levels),
         ]
-        return levels, findings.said(f"{name} ({len(some)} images looked at)", warnings)
+        return levels, findings.said(f"{name} ({len(sample)} images looked at)", warnings)
 
     def places(self, split: str) -> list[Place]:
-        """Every image of a split, in the order of names."""
-        given = str(Path(self.root).expanduser() / Path(getattr(self, split)).expanduser())
-        if Path(given).is_dir():
-            found = list(in_folder(Path(given)))
+        """All images of a split, in the order of their names. DataError."""
+        path = str(Path(self.root).expanduser() / Path(getattr(self, split)).expanduser())
+        if Path(path).is_dir():
+            places = list(in_folder(Path(path)))
         else:
-            shards = sorted(glob(given))
+            shards = sorted(glob(path))
             with bar(f"listing {split}", len(shards)) as advance:
-                found = []
+                places = []
                 for n, shard in enumerate(shards, start=1):
-                    found += in_tar(Path(shard))
+                    places += in_tar(Path(shard))
                     advance(n, "")
-        if not found:
-            raise DataError(
-                f"dataset.{split}={given}: no image there. It takes a folder of classes, or a glob of tar files"
-            )
-        if split != "unlabelled" and (bare := next((p for p in found if not p.label), None)):
+        if not places:
+            raise DataError(f"dataset.{split}={path}: no image there. It takes {SOURCES}")
+        if split != "unlabelled" and (bare := next((p for p in places if not p.label), None)):
             raise DataError(
                 f"{bare.name}: has no label (a folder's name, or a number in a .cls beside it)"
             )
-        return found
+        return places
 
     def names(self, labels: set[str]) -> dict[str, str]:
-        """Label -> name of its class, in the order of class numbers. DataError."""
+        """Label -> class name, in the order of class numbers. DataError."""
         numbered = all(label.isdigit() for label in labels)
         if not self.classes:
             return {label: label for label in sorted(labels, key=int if numbered else str)}
@@ -181,27 +161,32 @@ class Large(Dataset):
             lines = (Path(self.root).expanduser() / self.classes).read_text().split("\n")
         except OSError as error:
             raise DataError(f"dataset.classes={self.classes}: {error.strerror}") from error
-        named = {str(n): line.strip() for n, line in enumerate(lines) if line.strip()}
-        if unknown := sorted(labels - named.keys()):
+        names = {str(n): line.strip() for n, line in enumerate(lines) if line.strip()}
+        if unknown := sorted(labels - names.keys()):
             raise DataError(
-                f"dataset.classes={self.classes}: has {len(named)} lines, and there are images of class {unknown[0]}"
+                f"dataset.classes={self.classes}: has {len(names)} lines, "
+                f"and there are images of class {unknown[0]}"
             )
-        return named
+        return names
 
     def images(
         self, split: str, places: list[Place], names: dict[str, str], levels: Levels | None
     ) -> Images:
-        number = {label: n for n, label in enumerate(names)}
-        y = torch.tensor([number.get(p.label, -1) if split != "unlabelled" else -1 for p in places])
-        reader = Reader(
-            places, (self.channels, self.size, self.size), levels, split != "test", self.most_pixels
-        )
+        """The images of a split, which are read on demand."""
+        class_of = {} if split == "unlabelled" else {label: n for n, label in enumerate(names)}
+        y = torch.tensor([class_of.get(p.label, -1) for p in places])
+        image = (self.channels, self.size, self.size)
+        reader = Reader(places, image, levels, split != "test", self.most_pixels)
         return Images(reader, y, [p.name for p in places], workers=self.workers)
 
 
 class Reader:
-    """row -> uint8 [C, H, W]. DataError names an image that is not what it was, cannot be read, or if it is `learnt` from, holds
-    values outside of the levels. Holds each file's name once and 20 bytes an image."""
+    """Reads image number `row` as uint8 [C, H, W].
+
+    Keeps each file's name once and 20 bytes per image.
+    DataError for an image that has changed, cannot be read, or, if it is trained on (`learnt`),
+    has values outside of `levels`.
+    """
 
     def __init__(
         self,
@@ -213,8 +198,8 @@ class Reader:
     ):
         self.levels, self.learnt, self.most = levels, learnt, most
         self.image, self.files = image, list(dict.fromkeys(p.file for p in places))
-        number = {file: n for n, file in enumerate(self.files)}
-        self.file = np.array([number[p.file] for p in places], np.int32)
+        index = {file: n for n, file in enumerate(self.files)}
+        self.file = np.array([index[p.file] for p in places], np.int32)
         self.offset = np.array([p.offset for p in places], np.int64)
         self.size = np.array([p.size for p in places], np.int64)
 
@@ -236,8 +221,9 @@ class Reader:
                 black, white = self.levels or (0, 255)
                 if span[0] < black or span[2] > white:
                     raise DataError(
-                        f"has the values {span[0]:,} to {span[2]:,}, and the images looked at before had {black:,} to {white:,}: "
-                        "dataset=image_folder looks at all of them for one scale"
+                        f"has values from {span[0]:,} to {span[2]:,}, but the sample of images had "
+                        f"{black:,} to {white:,}: "
+                        "dataset=image_folder reads all images for the scale"
                     )
             return x_CHW
         except DataError as error:
@@ -245,28 +231,27 @@ class Reader:
 
 
 def in_folder(root: Path) -> Iterator[Place]:
-    """Images of the classes' folders."""
+    """Yield the images in the folders of the classes."""
     for folder in sorted(d for d in root.iterdir() if d.is_dir() and visible(d.name)):
+        label = findings.class_name(folder.name)
         with os.scandir(folder) as entries:
-            for entry in sorted(
-                (e for e in entries if is_image(e.name) and visible(e.name)), key=lambda e: e.name
-            ):
-                yield Place(
-                    f"{folder.name}/{entry.name}",
-                    entry.path,
-                    0,
-                    entry.stat().st_size,
-                    findings.class_name(folder.name),
-                )
+            images = [e for e in entries if is_image(e.name) and visible(e.name)]
+        for entry in sorted(images, key=lambda e: e.name):
+            name = f"{folder.name}/{entry.name}"
+            yield Place(name, entry.path, 0, entry.stat().st_size, label)
 
 
 def in_tar(shard: Path) -> list[Place]:
-    """Images of a tar file. DataError if it is damaged, or compressed: what lies in it could not be read alone."""
+    """The images of a tar file. DataError if it is damaged or compressed.
+
+    Single members of a compressed file could not be read on demand.
+    """
     images, labels = [], {}
     try:
         with tarfile.open(shard, "r:") as tar, shard.open("rb") as raw:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined] # the list of all it has seen would be as large as the rest
+                # tarfile keeps all members that it has read, which would take as much memory again
+                tar.members = []  # type: ignore[attr-defined]
                 path = PurePosixPath(member.name)
                 key = str(path.with_suffix(""))
                 if member.isreg() and path.suffix == ".cls":
@@ -285,16 +270,17 @@ def in_tar(shard: Path) -> list[Place]:
         if first.setdefault(key, path) != path
     ]:
         raise DataError(
-            f"{shard}: {len(double)} samples have two images, and one .cls:{listing(double)}\nRemove one of each"
+            f"{shard}: {len(double)} samples have two images, and one .cls:{listing(double)}\n"
+            "Remove one of each"
         )
     return [
-        Place(f"{shard.name}::{path}", str(shard), at, size, labels.get(key, ""))
-        for key, path, at, size in images
+        Place(f"{shard.name}::{path}", str(shard), offset, size, labels.get(key, ""))
+        for key, path, offset, size in images
     ]
 
 
-def mark(image: tuple[int, int, int], names: dict[str, str], places: list[Place]) -> str:
-    """SHA-256 of what is known of a split without its pixels."""
+def fingerprint(image: tuple[int, int, int], names: dict[str, str], places: list[Place]) -> str:
+    """SHA-256 of what is known of a split without decoding it."""
     digest = hashlib.sha256(repr((image, names)).encode())
     for p in places:
         digest.update(f"{p.name}\0{p.size}\0{p.label}\n".encode())

@@ -1,7 +1,7 @@
-"""Images with numbers: a CSV with the column `file`, and a column for each number, one row an image.
+"""Images with numbers to predict: a CSV with the column `file` and a column for each number.
 
-Files are relative to root, or to the table. A column `split` says train or test; without it, folds take turns as test. A column
-`group` keeps images that belong together on one side of every split.
+It has one row per image. Files are relative to root, or to the table. A column `split` says train
+or test; without it, folds are tested. A column `group` names images that must not be split.
 """
 
 import hashlib
@@ -33,37 +33,27 @@ class Row(NamedTuple):
 @dataclass
 class NumberTable(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = (
-        "root",
-        "table",
-        "file_column",
-        "unlabelled",
-        "most_pixels",
-        "memory",
-        "workers",
-    )
+        "root", "table", "file_column", "unlabelled", "most_pixels", "memory", "workers",
+    )  # fmt: skip
     gives: ClassVar[tuple[str, ...]] = ("value",)
 
     table: str | None = None  # CSV of file,target
     root: str | None = None  # folder that files are relative to; null = the table's
-    # its column with the names of the images, or ids: names without suffix
+    # column of the CSV with file names, with or without suffix
     file_column: str = "file"
     columns: list[str] = field(default_factory=lambda: ["target"])  # the numbers to predict
     unlabelled: str | None = None  # folder of images to pretrain on
     size: Any = 64  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
-    fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    fit: str = "crop"  # how an image is brought to that size: crop (centre), stretch, letterbox
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
-    memory: float = 4.0  # GB of images held; a larger set is decoded as it is used
-    workers: int = 2  # processes that decode it
+    memory: float = 4.0  # GB of images kept in memory; a larger set is decoded per batch
+    workers: int = 2  # worker processes that decode images
 
     def __post_init__(self):
-        require(
-            self.most_pixels is None or self.most_pixels > 0,
-            "most_pixels",
-            self.most_pixels,
-            "above 0, or null",
-        )
+        ok = self.most_pixels is None or self.most_pixels > 0
+        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
         ok = bool(self.columns) and len(set(self.columns)) == len(self.columns)
         require(ok, "columns", self.columns, "a list of columns of the table, each once")
@@ -73,69 +63,76 @@ class NumberTable(Dataset):
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
             taken = {r.path.resolve() for r in rows}
-            found = [
-                p for p in (images_in(pool) if pool.is_dir() else []) if p.resolve() not in taken
-            ]
-            rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in found]
-            if not any(r.split == "pool" for r in rows):
+            files = images_in(pool) if pool.is_dir() else []
+            files = [p for p in files if p.resolve() not in taken]
+            if not files:
                 raise DataError(
-                    f"dataset.unlabelled={pool}: no folder with images in it that the table does not have"
+                    f"dataset.unlabelled={pool}: is no folder with images beside those of the table"
                 )
+            rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in files]
         image = self.canvas.image
-        hold = len(rows) * prod(image) <= self.memory * 1e9
-        learnt = [r.split != "test" for r in rows]
+        fits_memory = len(rows) * prod(image) <= self.memory * 1e9
         x, seen, levels = survey(
             [File(r.id, r.path) for r in rows],
             image,
-            hold,
+            fits_memory,
             max(1, self.workers),
             self.fit,
-            learnt,
-            self.most_pixels,
+            learnt=[r.split != "test" for r in rows],
+            most=self.most_pixels,
         )
         if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
             raise DataError(
-                f"{len(faults)} images cannot be used:{listing(faults)}\nRepair them, or remove their rows"
+                f"{len(faults)} images cannot be used:{listing(faults)}\n"
+                "Repair them, or remove their rows"
             )
         none = (0.0,) * len(self.columns)
         value_NK = torch.tensor([r.value or none for r in rows], dtype=torch.float32)
 
         def fingerprint(*splits: str) -> str:
-            told = [
+            content = [
                 (r.id, r.split, r.value, r.group, s.sha256)
                 for r, s in zip(rows, seen, strict=True)
                 if r.split in splits
             ]
-            return hashlib.sha256(
-                json.dumps([image, self.fit, self.columns, told]).encode()
-            ).hexdigest()
+            text = json.dumps([image, self.fit, self.columns, content])
+            return hashlib.sha256(text.encode()).hexdigest()
 
         train, test, extra = (
             part(which, rows, x, {"value": value_NK}, self.workers)
             for which in ("train", "test", "pool")
         )
         if train is None:
-            raise DataError(f"{self.table}: no row to learn from")
-        name, spread = (
-            Path(str(self.table)).stem,
-            train.target("value").std(0).nan_to_num().tolist(),
-        )
-        if flat := [c for c, sd in zip(self.columns, spread, strict=True) if sd == 0]:
+            raise DataError(f"{self.table}: has no training rows")
+        name = Path(str(self.table)).stem
+        deviations = train.target("value").std(0).nan_to_num().tolist()
+        if constant := [c for c, sd in zip(self.columns, deviations, strict=True) if sd == 0]:
             raise DataError(
-                f"{self.table}: column {flat[0]} is the same in all rows, and nothing can be learnt of it"
+                f"{self.table}: column {constant[0]} is the same in all training rows, "
+                "so it cannot be learnt"
             )
-        console.print(
-            f"{name}: {len(train):,} images with {', '.join(self.columns)}, at {image[2]}x{image[1]}.",
-            soft_wrap=True,
-        )
+        columns = ", ".join(self.columns)
+        text = f"{name}: {len(train):,} images with {columns}, at {image[2]}x{image[1]}."
+        console.print(text, soft_wrap=True)
         report = findings.said(name, findings.images(seen, levels))
         return Corpus(
-            name, (), train, test, extra, image, report, fingerprint("train", "pool"), fingerprint("test"),
-            {r.id: r.path for r in rows}, strata=("image",), named={"value": tuple(self.columns)}, levels=levels,
-        )  # fmt: skip
+            name,
+            (),
+            train,
+            test,
+            extra,
+            image,
+            report,
+            fingerprint("train", "pool"),
+            fingerprint("test"),
+            {r.id: r.path for r in rows},
+            strata=("image",),
+            named={"value": tuple(self.columns)},
+            levels=levels,
+        )
 
     def rows(self) -> list[Row]:
-        """The rows of the table. DataError names the line."""
+        """The rows of the table. A DataError names the line."""
         if not self.table:
             raise ConfigError(
                 "dataset.table",
@@ -145,9 +142,8 @@ class NumberTable(Dataset):
         table = Path(self.table).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
         hint = "; dataset.file_column= and dataset.columns= name others"
-        there, lines, separator = read_table(
-            table, "dataset.table", (self.file_column, *self.columns), hint
-        )
+        needed = (self.file_column, *self.columns)
+        columns, lines, separator = read_table(table, "dataset.table", needed, hint)
         finder = Finder(root, table)
         rows: dict[str, Row] = {}
         taken: set[Path] = set()
@@ -160,21 +156,24 @@ class NumberTable(Dataset):
             if path is None:
                 raise DataError(f"{where}: there is no file {name!r}, {finder}")
             if name in rows or path in taken:
-                raise DataError(f"{where}: {name} has two rows; an image has one")
+                raise DataError(f"{where}: {name} has two rows; an image must have one")
             taken.add(path)
             split = findings.split_named(given) if (given := line.get("split", "")) else "train"
             if split is None:
                 raise DataError(f"{where}: split is {given!r}; valid: train, val, test")
             value = tuple(numeric(line[c], c, where, separator) for c in self.columns)
-            group = line["group"] or None if "group" in there else None
+            group = line["group"] or None if "group" in columns else None
             rows[name] = Row(name, path, "test" if split == "test" else "train", value, group)
         if not rows:
-            raise DataError(f"{table}: no row below the first line")
+            raise DataError(f"{table}: has no row below the first line")
         return list(rows.values())
 
 
 def numeric(text: str, column: str, where: str, separator: str) -> float:
-    """The number. Where commas do not separate columns, one may separate decimals: 3,5. DataError."""
+    """Parse a number. DataError for anything else.
+
+    The decimal separator may be a comma (3,5) if the table's columns are not separated by commas.
+    """
     if separator != "," and text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")
     try:
@@ -182,5 +181,5 @@ def numeric(text: str, column: str, where: str, separator: str) -> float:
     except ValueError:
         value = float("nan")
     if not isfinite(value):
-        raise DataError(f"{where}: {column} is {text!r}, and no number")
+        raise DataError(f"{where}: {column} is {text!r}, which is no number")
     return value

@@ -1,5 +1,10 @@
-"""Oxford-IIIT Pet (Parkhi et al., CVPR 2012) in its official layout: root/images/*.jpg, root/annotations/{trimaps/*.png,
-trainval.txt, test.txt}. Each image has a breed, which task=classify learns, and a mask: pet, background, and their border."""
+"""Oxford-IIIT Pet (Parkhi et al., CVPR 2012) in its official layout.
+
+    root/images/*.jpg
+    root/annotations/{trimaps/*.png, trainval.txt, test.txt}
+
+Each image has a breed, which task=classify learns, and a mask of pet, background and their border.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +19,23 @@ from sft_exp.errors import DataError
 class OxfordPets(masks.MaskSet):
     gives: ClassVar[tuple[str, ...]] = ("y", "mask")
 
-    # folder of images/ and annotations/, or the one that torchvision makes around it
+    # folder of images/ and annotations/, or torchvision's folder around it
     root: str | None = None
-    border: bool = False  # the border is a class of its own; else it is not counted
+    border: bool = False  # whether the border is a class of its own; otherwise it is ignored
     size: Any = 128  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
-    fit: str = "crop"  # how an image becomes that size: crop (its middle), stretch, letterbox
-    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    fit: str = "crop"  # how an image is brought to that size: crop (centre), stretch, letterbox
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
-    memory: float = 4.0  # GB of images and masks held; a larger set is decoded as it is used
-    workers: int = 2  # processes that decode it
+    memory: float = 4.0  # GB of images and masks kept in memory; a larger set is decoded per batch
+    workers: int = 2  # worker processes that decode images
 
     def load(self):
-        given = self.folder("the folder that holds images/ and annotations/")
-        root = next(
-            (r for r in (given, given / "oxford-iiit-pet") if (r / "annotations").is_dir()), None
-        )
+        top = self.folder("the folder that holds images/ and annotations/")
+        candidates = (top, top / "oxford-iiit-pet")
+        root = next((r for r in candidates if (r / "annotations").is_dir()), None)
         if root is None:
-            raise DataError(f"dataset.root={given}: there is no {given / 'annotations'}")
+            raise DataError(f"dataset.root={top}: there is no {top / 'annotations'}")
         lines = [
             (split, *line)
             for name, split in (("trainval", "train"), ("test", "test"))
@@ -40,14 +44,14 @@ class OxfordPets(masks.MaskSet):
         breeds = {
             number: name.rpartition("_")[0].replace("_", " ").lower() for _, name, number in lines
         }
-        order = {number: n for n, number in enumerate(sorted(breeds))}
+        class_of = {number: n for n, number in enumerate(sorted(breeds))}
         pairs = [
             Pair(
                 name,
                 split,
                 root / "images" / f"{name}.jpg",
                 root / "annotations" / "trimaps" / f"{name}.png",
-                order[number],
+                class_of[number],
             )
             for split, name, number in lines
         ]
@@ -58,8 +62,9 @@ class OxfordPets(masks.MaskSet):
 
 
 def listed(root: Path, name: str) -> list[tuple[str, int]]:
-    """(image, number of its breed) of each line `Abyssinian_100 1 1 1`."""
-    file, found = root / "annotations" / f"{name}.txt", []
+    """Read a list as (image, number of its breed) per line `Abyssinian_100 1 1 1`."""
+    file = root / "annotations" / f"{name}.txt"
+    images = []
     try:
         lines = file.read_text().splitlines()
     except OSError as error:
@@ -70,5 +75,5 @@ def listed(root: Path, name: str) -> list[tuple[str, int]]:
             continue
         if len(words) < 2 or not words[1].isdecimal():
             raise DataError(f"{file}, line {n}: {line!r} is not `image breed species number`")
-        found.append((words[0], int(words[1])))
-    return found
+        images.append((words[0], int(words[1])))
+    return images

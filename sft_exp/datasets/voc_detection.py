@@ -1,15 +1,15 @@
-"""Pascal VOC's layout (Everingham et al., IJCV 2010), in which many tools write boxes:
+"""Boxes in Pascal VOC's layout (Everingham et al., IJCV 2010), which many tools write:
 
-    root/Annotations/<name>.xml       one <object> a box, with name, bndbox, and perhaps difficult
+    root/Annotations/<name>.xml       one <object> per box, with name, bndbox and maybe difficult
     root/JPEGImages/<name>.jpg
-    root/ImageSets/Main/<split>.txt   a name a line
+    root/ImageSets/Main/<split>.txt   one name per line
 
-Without ImageSets, as LabelImg and Roboflow leave them, all XMLs below root are read, beside their images or not, and
-folders named train, val (or valid) and test are the parts.
+Without ImageSets, as LabelImg and Roboflow write it, all XMLs below root are read, beside their
+images or not, and folders named train, val (or valid) and test are the splits.
 
-root may also be the VOCdevkit around VOC<year>, or the folder around that. VOC counts pixels from 1 and a box's last ones
-belong to it: `first=1` makes (1, 1, 1, 1) the box of the first pixel. Tools that write edges instead want `first=0`. Difficult
-objects are neither learnt nor counted.
+root may also be the VOCdevkit around VOC<year>, or the folder around that. VOC counts pixels from 1
+and a box includes its last pixels: with `first=1`, (1, 1, 1, 1) is the box of the first pixel. For
+tools that write edges instead, set `first=0`. Difficult objects are neither trained on nor counted.
 """
 
 from collections.abc import Sequence
@@ -26,30 +26,31 @@ from sft_exp.data.readers.boxed import Marked, path_of, refuse
 from sft_exp.data.readers.files import is_image, names_in
 from sft_exp.errors import require
 
-LAYOUT = "Expected is root/Annotations/<name>.xml, root/JPEGImages/<name>.jpg and root/ImageSets/Main/train.txt, a name a line"
+LAYOUT = (
+    "Expected is root/Annotations/<name>.xml, root/JPEGImages/<name>.jpg "
+    "and root/ImageSets/Main/train.txt, one name per line"
+)
 
 
 @dataclass
 class VocDetection(boxed.BoxSet):
     root: str | None = None  # folder of the data set
     year: str | None = None  # which VOC<year>, where root holds several
-    train: str = "train"  # a list of ImageSets/Main
-    test: str | None = "val"  # another one; null = folds of the training images serve as test
-    # names in the order of their labels; [] = those in train, sorted
+    train: str = "train"  # list in ImageSets/Main of the training images
+    test: str | None = "val"  # list of the test images; null = folds of the training images
+    # class names in the order of their labels; [] = those in train, sorted
     classes: list[str] = field(default_factory=lambda: [])
-    # number of the first pixel: 1, and boxes include their last one, as VOC does; or 0, and boxes
-    # end before it
+    # number of the first pixel: 1 = boxes include their last pixel (VOC); 0 = they end before it
     first: int = 1
-    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
-    # columns]
+    # canvas in pixels for letterboxed images: one number for a square, or [rows, columns]
     size: Any = 320
     channels: int = 3  # 3 = colour, 1 = grey
-    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
+    # boxes without area or outside of the image: refuse, or drop = leave them out with a warning
     boxes: str = "refuse"
-    # of an image that is decoded; null = Pillow's limit against decompression bombs
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
-    memory: float = 4.0  # GB of images held as one tensor; a larger set is decoded as it is used
-    workers: int = 2  # processes that decode it
+    memory: float = 4.0  # GB of images kept as one tensor; a larger set is decoded per batch
+    workers: int = 2  # worker processes that decode images
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,7 +69,7 @@ class VocDetection(boxed.BoxSet):
         return self.corpus(name, train, test)
 
     def without_lists(self, tree: Tree, found: list[Path]) -> Corpus:
-        """XMLs without ImageSets, as labelling tools write them: folders named like splits are the parts."""
+        """Read XMLs without ImageSets, as labelling tools write them; the splits are folders."""
         export = exports_voc.read(tree, found, Settings(self.first))
         recognised.once(export.images)
         train, test = recognised.parts(export.images)
@@ -93,17 +94,14 @@ class VocDetection(boxed.BoxSet):
         return boxed.corpus(self, name, classes, train, test, notes, how)
 
     def part(self, root: Path, split: str) -> list[Marked]:
-        listed = root / "ImageSets" / "Main" / f"{split}.txt"
-        names = names_in(listed, f". {LAYOUT}")
-        folder, listed_names = root / "JPEGImages", set(names)
-        images = findings.by_stem(
-            (p for p in sorted(folder.iterdir()) if is_image(p.name) and p.stem in listed_names),
-            folder,
-        )
-        refuse(
-            [f"{listed}: {n} is not in {root / 'JPEGImages'}" for n in names if n not in images],
-            "images are missing",
-        )
+        """The images of a list in ImageSets/Main with their boxes. DataError for missing images."""
+        file = root / "ImageSets" / "Main" / f"{split}.txt"
+        names = names_in(file, f". {LAYOUT}")
+        folder, listed = root / "JPEGImages", set(names)
+        paths = (p for p in sorted(folder.iterdir()) if is_image(p.name) and p.stem in listed)
+        images = findings.by_stem(paths, folder)
+        missing = [f"{file}: {n} is not in {folder}" for n in names if n not in images]
+        refuse(missing, "images are missing")
         return [
             exports_voc.marked(root / "Annotations" / f"{n}.xml", images[n], self.first)
             for n in names

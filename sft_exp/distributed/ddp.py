@@ -1,5 +1,7 @@
-"""Every process has all of the networks and some rows of each batch: torch's DistributedDataParallel, whose averaging of
-gradients runs beside backward."""
+"""Data parallelism with whole networks in every process: torch's DistributedDataParallel.
+
+Every process computes some examples of each batch. Gradients are averaged while backward runs.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -12,25 +14,28 @@ from sft_exp.core.types import Rates, Tensors
 from sft_exp.distributed.group import Group
 from sft_exp.distributed.sharing import Shared
 
-# Buffers are the same everywhere, because whatever fills them gathers; torch 2.14 renames the switch for sending them anyway.
+# Buffers need no broadcast: whatever fills them gathers, so they are the same in all processes.
+# torch 2.14 renames the option.
 NEWER = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
-KEPT: dict[str, Any] = {"forward_sync_buffers" if NEWER else "broadcast_buffers": False}
+OPTIONS: dict[str, Any] = {"forward_sync_buffers" if NEWER else "broadcast_buffers": False}
 
 
 class Replicated(Shared):
-    """One wrapper an objective, made while the other networks are frozen: a wrapper over both networks of a GAN would wait for
-    gradients that never come. And one a phase: a parameter that moves only later would silently not be averaged."""
+    """The engine of DDP. It makes one wrapper for each objective and phase.
+
+    A wrapper is made while the networks of other objectives are frozen: one for both networks of a
+    GAN would wait for gradients that never come. Each phase needs its own, because the gradients of
+    a parameter that becomes trainable only later would silently not be averaged.
+    """
 
     def wrap(self, group: Group) -> None:
         self.wrapped: dict[str, tuple[Rates, Any]] = {}
 
-    def begin(self, objective: str, moving: Rates) -> None:
-        if objective in self.wrapped and self.wrapped[objective][0] is moving:
+    def begin(self, objective: str, rates: Rates) -> None:
+        if objective in self.wrapped and self.wrapped[objective][0] is rates:
             return
-        self.wrapped = {
-            o: (rates, ddp) for o, (rates, ddp) in self.wrapped.items() if rates is moving
-        }
-        self.wrapped[objective] = moving, DistributedDataParallel(self.bound, **KEPT)
+        self.wrapped = {o: (r, ddp) for o, (r, ddp) in self.wrapped.items() if r is rates}
+        self.wrapped[objective] = rates, DistributedDataParallel(self.bound, **OPTIONS)
 
     def loss(self, objective: str, *drawn: Tensor) -> tuple[Tensor, Tensors]:
         return self.wrapped[objective][1](objective, *drawn)

@@ -1,8 +1,12 @@
-"""Every process has a share of parameters, gradients and optimizer, and some rows of each batch: torch's FSDP2. A block's
-parameters are put together while it is computed, and sent for while the block before it is.
+"""Fully sharded data parallelism: torch's FSDP2.
 
-Weights that no gradient ever moves (teachers) stay whole everywhere: what follows them must see all of them at once. Beside its
-share each process has the whole networks that it was given, to be looked at and kept: `refresh` fills them.
+Every process has a shard of the parameters, gradients and optimizer states, and computes some
+examples of each batch. A block's parameters are gathered for its computation and prefetched while
+the block before it is computed.
+
+Weights that are never trained by gradient (teachers) are not sharded, because the code that updates
+them needs all of them at once. Besides its shard, each process has the whole networks that the
+engine was given, for evaluation and checkpoints; `refresh` updates them.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -30,22 +34,24 @@ from sft_exp.models.layers import blocks
 
 
 class Sharded(Shared):
+    """The engine of FSDP2."""
+
     shares = True
 
-    def moved(self, nets: nn.ModuleDict) -> nn.ModuleDict:
+    def trained(self, nets: nn.ModuleDict) -> nn.ModuleDict:
         self.whole = nets
         return deepcopy(nets)
 
     def wrap(self, group: Group) -> None:
         penalty = self.bound.penalty
         mesh = init_device_mesh(group.device.type, (group.count,))
-        still = {p for p in self.nets.parameters() if not p.requires_grad}
-        # it sees all parameters at once: no block by itself
-        pulled = penalty is not None and penalty(self.nets) is not None
-        for block in [] if pulled else blocks(self.nets):
-            if not still.issuperset(block.parameters()):
-                fully_shard(block, mesh=mesh, ignored_params=still)
-        self.root: Any = fully_shard(self.bound, mesh=mesh, ignored_params=still)
+        frozen = {p for p in self.nets.parameters() if not p.requires_grad}
+        # A penalty needs all parameters at once, so that blocks cannot be wrapped by themselves.
+        penalised = penalty is not None and penalty(self.nets) is not None
+        for block in [] if penalised else blocks(self.nets):
+            if not frozen.issuperset(block.parameters()):
+                fully_shard(block, mesh=mesh, ignored_params=frozen)
+        self.root: Any = fully_shard(self.bound, mesh=mesh, ignored_params=frozen)
 
     def loss(self, objective: str, *drawn: Tensor) -> tuple[Tensor, Tensors]:
         return self.root(objective, *drawn)
@@ -55,21 +61,22 @@ class Sharded(Shared):
         return nullcontext()
 
     def on_step_end(self, *drawn: Tensor) -> None:
-        """With whole parameters, which costs sending them once more: only for methods that do something."""
+        """Call the method with unsharded parameters. This gathers them once more, so it is skipped
+        for methods that define no `on_step_end`."""
         if type(self.method).on_step_end is Method.on_step_end:
             return
-        parts = [m for m in self.root.modules() if isinstance(m, FSDPModule)]
-        for part in parts:
-            part.unshard()
+        sharded = [m for m in self.root.modules() if isinstance(m, FSDPModule)]
+        for module in sharded:
+            module.unshard()
         self.method.on_step_end(self.nets, *drawn)
-        for part in parts:
-            part.reshard()
+        for module in sharded:
+            module.reshard()
 
     @torch.no_grad()
     def refresh(self) -> None:
         whole = {**dict(self.whole.named_parameters()), **dict(self.whole.named_buffers())}
-        for name, mine in [*self.nets.named_parameters(), *self.nets.named_buffers()]:
-            whole[name].copy_(mine.full_tensor() if isinstance(mine, DTensor) else mine)
+        for name, local in [*self.nets.named_parameters(), *self.nets.named_buffers()]:
+            whole[name].copy_(local.full_tensor() if isinstance(local, DTensor) else local)
 
     def write(self, folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
         dcp.save(self.state(optimizers), checkpoint_id=str(folder))
@@ -82,6 +89,7 @@ class Sharded(Shared):
             set_optimizer_state_dict(self.nets, optimizer, state["optimizers"][objective])
 
     def state(self, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Any]:
+        """This process's shard of networks and optimizers, for torch.distributed.checkpoint."""
         states = {
             o: get_optimizer_state_dict(self.nets, optimizer) for o, optimizer in optimizers.items()
         }

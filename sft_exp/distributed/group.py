@@ -1,4 +1,4 @@
-"""The processes that torchrun, torch's elastic launcher or Slurm started together: who they are and what they tell each other."""
+"""The processes that torchrun, its elastic launcher or Slurm started, and their communication."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ from sft_exp.core.comm import BatchShard, Ranks, share
 from sft_exp.errors import LostRank
 
 T = TypeVar("T")
-SIGNS = (
+LOST_SIGNS = (  # parts of the error messages that a lost process causes in the others
     "gloo",
     "NCCL",
     "ncclRemoteError",
@@ -27,22 +27,25 @@ SIGNS = (
     "Timed out",
     "timed out",
 )
-PATIENCE = timedelta(seconds=20)  # between two looks whether the first process has said something
+POLL = timedelta(seconds=20)  # timeout of one wait for a message of the first process
 
 
 def present() -> bool:
-    """Whether this process was started as one of a group."""
+    """Whether this process was started as a member of a group."""
     return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def first() -> bool:
-    """Whether it is the one that keeps results."""
+    """Whether this process is the one that writes results, rank 0 or a single process."""
     return not present() or os.environ["RANK"] == "0"
 
 
 class Group:
-    """All processes. Beside the process group of torch's wrappers it has one of its own, on the CPU and on the device, so that
-    neither's messages can come between the other's."""
+    """All processes of a training.
+
+    Besides the process group of torch's wrappers it has one of its own, for the CPU and the device,
+    so that the two cannot mix up their messages.
+    """
 
     def __init__(self, device: torch.device, seconds: float):
         limit = timedelta(seconds=seconds)
@@ -57,31 +60,33 @@ class Group:
         self.device, self.message_count = device, 0
 
     def sharing(self, batch_size: int) -> "Together":
+        """The ranks that share batches of this size."""
         return Together(self, batch_size)
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether some process says so, of each flag: the same answer for all."""
-        told = torch.tensor([float(f) for f in flags])
-        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.channel)
-        return [bool(t) for t in told]
+        """For each flag, whether it is set in any process; the same result in all of them."""
+        values = torch.tensor([float(f) for f in flags])
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.channel)
+        return [bool(v) for v in values]
 
     def same(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of ranks."""
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value, group=self.channel)
-        return found
+        """The values of all processes, in rank order."""
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.channel)
+        return values
 
     def broadcast(self, message: dict[str, Any]) -> None:
-        """By the first process: what all are to do next."""
+        """Send a message from the first process to all others: what to do next."""
         self.store.set(f"sft_exp/{self.message_count}", json.dumps(message))
         self.message_count += 1
 
     def receive(self) -> dict[str, Any]:
-        """By the others, who wait as long as it takes: whoever started us ends us if the first process is gone."""
+        """Wait for the next message of the first process, without a time limit: the launcher ends
+        this process if the first one is gone."""
         key = f"sft_exp/{self.message_count}"
         while True:
             try:
-                self.store.wait([key], PATIENCE)
+                self.store.wait([key], POLL)
                 break
             except (dist.DistStoreError, RuntimeError) as error:
                 if "imeout" not in str(error) and "timed out" not in str(error):
@@ -90,8 +95,8 @@ class Group:
         return json.loads(self.store.get(key))
 
     def close(self) -> None:
-        """Orderly: a process that leaves while others still talk takes them down with it."""
-        gc.collect()  # wrappers hold on to the group
+        """Leave after a barrier: a process that exits earlier would break the others."""
+        gc.collect()  # frees wrappers that still refer to the group
         dist.barrier(group=self.channel)
         dist.destroy_process_group()
 
@@ -101,18 +106,20 @@ def shared(
     pieces: Sequence[Tensor],
     group: Group | None,
 ) -> Iterator[T]:
-    """What `compute` makes of each piece of the rows, in their order: each computed once, by one process, and known to all; on
-    the CPU, if there are several."""
+    """Yield the results of `compute` for the pieces, in order, in every process.
+
+    Each piece is computed once, by one process. With several processes, the results are on the CPU.
+    """
     if group is None:
         yield from compute(pieces)
         return
-    mine = iter(compute(pieces[group.rank :: group.count]))
-    for begun in range(0, len(pieces), group.count):
-        yield from group.same(on_cpu(next(mine, None)))[: len(pieces) - begun]
+    own = iter(compute(pieces[group.rank :: group.count]))
+    for start in range(0, len(pieces), group.count):
+        yield from group.same(on_cpu(next(own, None)))[: len(pieces) - start]
 
 
 def on_cpu(value: Any) -> Any:
-    """The same with all tensors in it on the CPU: sent elsewhere they would claim the sender's device."""
+    """A copy with all tensors on the CPU: unpickling must not use the sender's device."""
     if isinstance(value, Tensor):
         return value.cpu()
     if isinstance(value, dict):
@@ -122,24 +129,26 @@ def on_cpu(value: Any) -> Any:
 
 @contextmanager
 def missing(group: Group | None) -> Iterator[None]:
-    """A process that is gone shows itself to the others as one of many errors: inside, all are LostRank."""
+    """Inside, the errors that a lost process causes in the others are raised as LostRank."""
     try:
         yield
     except RuntimeError as error:
-        if group is None or not any(sign in str(error) for sign in SIGNS):
+        if group is None or not any(sign in str(error) for sign in LOST_SIGNS):
             raise
         raise lost(error) from error
 
 
 def lost(error: BaseException) -> LostRank:
-    first = str(error).splitlines()[0]
+    """The error to raise for a process that is lost, with its cause."""
+    cause = str(error).splitlines()[0]
     return LostRank(
-        f"another process of this training is gone or hangs ({first}); the same command continues"
+        f"another process of this training is gone or hangs ({cause}); "
+        "the same command continues the training"
     )
 
 
 class Together(Ranks):
-    """Several processes share batches of this size."""
+    """The ranks of a group that share batches of one size."""
 
     def __init__(self, group: Group, batch_size: int):
         self.rank, self.count, self.group = group.rank, group.count, group
@@ -159,21 +168,19 @@ class Together(Ranks):
 
 
 class Gather(torch.autograd.Function):
-    """Rows of all ranks. Backward adds up what the losses of all ranks say of a row; a gradient that stopped at its own rank's
-    loss would be short of what the others' losses say."""
+    """The rows of all ranks. Backward adds up the gradients of all ranks' losses for this rank's
+    rows; the gradient of its own loss alone would be incomplete."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: Sequence[int], rank: int, group: Any) -> Tensor:
         ctx.start, ctx.size, ctx.group = sum(sizes[:rank]), sizes[rank], group
-        most = max(sizes)
-        full = (
-            x.contiguous()
-            if len(x) == most
-            else torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
-        )
-        found = [torch.empty_like(full) for _ in sizes]
-        dist.all_gather(found, full, group=group)
-        return torch.cat([f[:n] for f, n in zip(found, sizes, strict=True)])
+        largest = max(sizes)
+        padded = x.contiguous()
+        if len(x) < largest:
+            padded = torch.cat([x, x.new_zeros(largest - len(x), *x.shape[1:])])
+        received = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(received, padded, group=group)
+        return torch.cat([r[:n] for r, n in zip(received, sizes, strict=True)])
 
     @staticmethod
     @once_differentiable

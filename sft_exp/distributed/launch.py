@@ -1,4 +1,4 @@
-"""Start the processes of this machine through torch's elastic launcher, the one behind torchrun."""
+"""Start several processes on this machine through torch's elastic launcher, as torchrun does."""
 
 import os
 import signal
@@ -19,11 +19,15 @@ ELASTIC = (Signals.SIGINT, Signals.SIGTERM)  # signals that torch's launcher hea
 
 
 def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
-    """Run `python -m module arguments` count times, as one group, and wait. Whether one of them was killed, and what ended
-    all; empty if all went well. Interrupted if a signal stopped them."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """Run `python -m module arguments` in `count` processes, as one group, and wait.
+
+    Returns whether a process was killed, and the cause of the end; empty if all succeeded.
+
+    Raises:
+        Interrupted: a signal stopped them.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
     plan = LaunchConfig(
         min_nodes=1,
@@ -40,7 +44,8 @@ def start(count: int, module: str, *arguments: str) -> tuple[bool, str]:
     try:
         elastic_launch(plan, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        # Those that left because another was gone are no cause, though they may be seen in the same moment as the first to go.
+        # Processes that exited because another was lost are not the cause, though their exit may be
+        # noticed at the same time.
         rank, failure = min(
             error.failures.items(), key=lambda f: (f[1].exitcode == LostRank.code, f[1].timestamp)
         )

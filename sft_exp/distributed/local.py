@@ -1,4 +1,4 @@
-"""One process computes the whole batch. What an engine is, and what the others change of it."""
+"""The engine of one process, which computes whole batches, and base class of the others."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +20,7 @@ Penalty = Callable[[nn.ModuleDict], Tensor | None]
 
 
 class LossModule(nn.Module):
-    """A method's objectives as a module over its networks: what torch's wrappers wrap."""
+    """A method's objectives as one module over its networks, for torch's DDP and FSDP wrappers."""
 
     def __init__(
         self,
@@ -46,14 +46,13 @@ class LossModule(nn.Module):
 
 
 class Engine:
-    """How losses, gradients and numbers of one training come about; which processes share the work is its affair alone."""
+    """Computes losses and gradients; only the engine knows which processes share the work."""
 
     ranks: Ranks = ALONE
-    # whether each process holds a part of the networks and optimizers, and `write` and `read` keep
-    # them
+    # each process has a shard of networks and optimizers, which `write` and `read` checkpoint
     shares = False
-    # of this process's loss: gradients are averaged over processes, and their rows may differ by a
-    # pair
+    # weight of this process's loss: gradients are averaged over processes, whose numbers of
+    # examples may differ by a pair
     weight = 1.0
 
     def __init__(
@@ -64,41 +63,42 @@ class Engine:
         compiled: bool = False,
         recompute: bool = False,
     ):
-        self.method, self.nets = method, nets  # `nets` are those that optimizers move
+        self.method, self.nets = method, nets  # `nets` are those that the optimizers update
         self.bound = LossModule(method, nets, penalty, compiled, recompute)
 
-    def begin(self, objective: str, moving: Rates) -> None:
-        """What gradients reach is about to be this objective's, of these parameters."""
+    def begin(self, objective: str, rates: Rates) -> None:
+        """Prepare for the loss and the gradients of this objective at these rates."""
 
     def loss(self, objective: str, *drawn: Tensor) -> tuple[Tensor, Tensors]:
-        """Of this process's rows: (scalar, scalars to log)."""
+        """(scalar, scalars to log) of this process's examples."""
         return self.bound(objective, *drawn)
 
     def adding(self, objective: str, last: bool) -> AbstractContextManager:
-        """Around loss and backward of a piece of the batch: only the last one's need be shared."""
+        """The context of loss and backward of a piece; only the last synchronises gradients."""
         return nullcontext()
 
     def mean(self, values: Tensors) -> Tensors:
-        """Of the whole batch, from those of this process's rows."""
+        """The values of the whole batch, from those of this process's examples."""
         return values
 
     def on_step_end(self, *drawn: Tensor) -> None:
+        """Call the method's `on_step_end`."""
         self.method.on_step_end(self.nets, *drawn)
 
     def write(self, folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """This process's part of networks and optimizers, into a new folder."""
+        """Write this process's shard of networks and optimizers into a new folder."""
         raise NotImplementedError
 
     def read(self, folder: Path, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """What this process needs of what any number of processes wrote."""
+        """Read this process's shard from a folder that any number of processes wrote."""
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Bring the networks that the engine was given up to date with those that are trained."""
+        """Copy the trained networks into those that the engine was given, if they differ."""
 
 
 def inside(method: Method, network: str) -> list[str]:
-    """Networks of other objectives that lie inside this one, and that its own objective leaves alone."""
+    """Paths of networks inside this one that other objectives train, and that its own does not."""
     others = (other for other, _ in method.objectives.values())
     return [
         other
@@ -109,18 +109,24 @@ def inside(method: Method, network: str) -> list[str]:
 
 @contextmanager
 def recomputing(net: nn.Module) -> Iterator[None]:
-    """Blocks called inside keep their input and nothing else: backward computes the rest again. Chen et al., arXiv:1604.06174.
-    A second time BatchNorm normalises and remembers nothing."""
-    found = blocks(net) if torch.is_grad_enabled() else []
-    for block in found:
-        quiet: Any = partial(contexts, block)
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=quiet)
+    """Activation checkpointing of the net's blocks. Chen et al., arXiv:1604.06174.
+
+    A block stores its input alone, and backward computes the rest again. In this second pass
+    BatchNorm does not update its running statistics.
+    """
+    wrapped = blocks(net) if torch.is_grad_enabled() else []
+    for block in wrapped:
+        context_fn: Any = partial(contexts, block)
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, context_fn=context_fn
+        )
     try:
         yield
     finally:
-        for block in found:
+        for block in wrapped:
             del block.forward
 
 
 def contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's forward pass and of its recomputation."""
     return nullcontext(), statistics_repeated(block)

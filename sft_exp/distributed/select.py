@@ -1,4 +1,4 @@
-"""Which engine a training gets."""
+"""The choice of the engine for a training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,15 +19,17 @@ def engine_for(
     plan: Any,
     data: Mapping[str, Any],
 ) -> Engine:
-    """The engine of that kind (ddp or fsdp) over the group. A batch that cannot be shared out is computed whole by every
-    process, each with the same result. An objective of a network inside another's (GradNorm's weights) takes gradients within
-    its forward, for which FSDP2 does not keep parameters together: that is left to DDP."""
+    """The engine of this kind (ddp or fsdp) over the group.
+
+    If a batch cannot be divided, every process computes all of it, with the same result. An
+    objective of a network inside another's (GradNorm's weights) computes gradients in its forward
+    pass, for which FSDP2 does not keep parameters gathered; DDP is used instead.
+    """
     options = (plan.penalty, plan.compile, plan.recompute)
     if group is None or not divisible(method, plan.batch_size, data, group.count):
         return Engine(method, nets, *options)
-    if kind == "fsdp" and not any(
-        inside(method, network) for network, _ in method.objectives.values()
-    ):
+    nested = any(inside(method, network) for network, _ in method.objectives.values())
+    if kind == "fsdp" and not nested:
         from sft_exp.distributed.fsdp import Sharded
 
         return Sharded(method, nets, group, plan.batch_size, *options)
@@ -35,6 +37,9 @@ def engine_for(
 
 
 def divisible(method: Method, batch_size: int, data: Mapping[str, Any], processes: int) -> bool:
-    """Whether each process gets a pair of rows or more, and from each pool so many more."""
-    rows = [min(len(data[pool]), batch_size * more) for pool, more in method.pools.items()]
-    return method.shared and batch_size >= 2 * processes and all(n % batch_size == 0 for n in rows)
+    """Whether every process gets at least a pair of examples, and the same multiple of them from
+    each pool."""
+    counts = [min(len(data[pool]), batch_size * k) for pool, k in method.pools.items()]
+    if not method.shared or any(n % batch_size for n in counts):
+        return False
+    return batch_size >= 2 * processes

@@ -1,4 +1,4 @@
-"""What all engines of several processes have in common: each computes the loss of some rows of the batch."""
+"""The base class of engines whose processes each compute some examples of the batch."""
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,8 @@ from sft_exp.models.batchnorm import across_ranks
 
 
 class Shared(Engine):
+    """An engine whose processes share each batch and average their gradients."""
+
     ranks: Together
 
     def __init__(
@@ -25,20 +27,20 @@ class Shared(Engine):
         recompute: bool = False,
     ):
         across_ranks(nets)
-        super().__init__(method, self.moved(nets), penalty, compiled, recompute)
+        super().__init__(method, self.trained(nets), penalty, compiled, recompute)
         self.ranks = group.sharing(batch_size)
         self.part = len(self.ranks.share) / batch_size
         self.weight = self.part * self.ranks.count
         self.wrap(group)
 
-    def moved(self, nets: nn.ModuleDict) -> nn.ModuleDict:
-        """The networks that optimizers move, of those that the engine is given."""
+    def trained(self, nets: nn.ModuleDict) -> nn.ModuleDict:
+        """The networks that the optimizers update, made from those that the engine is given."""
         return nets
 
     def wrap(self, group: Group) -> None:
-        """Once the losses are bound to the networks: make ready what shares their gradients."""
+        """Wrap `self.bound`, losses with networks, to synchronise gradients."""
 
     def mean(self, values: Tensors) -> Tensors:
-        told = torch.stack([v.detach() * self.part for v in values.values()])
-        dist.all_reduce(told, group=self.ranks.group.channel)
-        return dict(zip(values, told.unbind(), strict=True))
+        means = torch.stack([v.detach() * self.part for v in values.values()])
+        dist.all_reduce(means, group=self.ranks.group.channel)
+        return dict(zip(values, means.unbind(), strict=True))

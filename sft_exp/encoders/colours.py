@@ -1,4 +1,4 @@
-"""No network: each pixel's own channels, as the floor that any map of features must beat."""
+"""The channels of each pixel, without a network: the baseline of every feature map."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Colours(Encoder):
 
 
 class Channels(Backbone):
-    """Maps `colours`: the image [B, C, H, W]; then `mean`: [B, C]."""
+    """Yields `colours`, the image [B, C, H, W], then `mean`, its mean over pixels [B, C]."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -27,5 +27,5 @@ class Channels(Backbone):
         raise ConfigError(
             "encoder",
             "colours",
-            "has nothing to pretrain; take another encoder, or pretrainer=none",
+            "has no parameters to pretrain; choose another encoder, or pretrainer=none",
         )

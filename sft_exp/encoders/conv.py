@@ -1,4 +1,4 @@
-"""A small convolutional network: 3x3 convolutions that halve the image, then a linear code. Fast on a CPU."""
+"""A small convolutional network for CPUs: 3x3 convolutions of stride 2, then a linear layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 @dataclass
 class Conv(Encoder):
-    # one convolution of stride 2 each
+    # output channels of each convolution (stride 2)
     channels: list[int] = field(default_factory=lambda: [32, 64, 128])
-    code: int = 128  # width of the linear layer on top
-    # batch, or layer (over each image's channels and pixels, for losses of one image alone)
+    code: int = 128  # width of the linear layer after the convolutions
+    # batch, or layer (over an image's channels and pixels, for losses that allow no BatchNorm)
     norm: str = "batch"
 
     def __post_init__(self):
@@ -35,19 +35,20 @@ class Conv(Encoder):
         require(self.norm in NORMS, "norm", self.norm, " or ".join(NORMS))
 
     def build(self, image):
-        # the last convolution must still see more than one pixel
+        # the input of the last convolution must have more than one pixel
         smallest = 2 ** (len(self.channels) - 1) + 1
         require(
             min(image[1:]) >= smallest,
             "channels",
             self.channels,
-            f"shorter for images of {image[1]}x{image[2]}: {len(self.channels)} halvings want {smallest} pixels or more",
+            f"shorter for images of {image[1]}x{image[2]}: {len(self.channels)} halvings "
+            f"need {smallest} pixels or more",
         )
         return ConvNet(image, list(self.channels), self.code, self.norm)
 
 
 class ConvNet(Backbone):
-    """Maps `conv1`, `conv2`, ...: [B, D, H, W], each after its norm and ReLU; then `code`: [B, D]."""
+    """Yields `conv1`, `conv2`, ... [B, D, H, W], each after norm and ReLU, then `code` [B, D]."""
 
     def __init__(
         self, image: tuple[int, int, int], channels: list[int], code: int, norm: str = "batch"

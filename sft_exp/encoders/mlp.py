@@ -12,7 +12,7 @@ from sft_exp.models.layers import perceptron
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """With DCGAN's slope."""
+    """Leaky ReLU with DCGAN's slope, 0.2."""
 
     def __init__(self):
         super().__init__(0.2)
@@ -28,7 +28,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn
 
 @dataclass
 class MLP(Encoder):
-    # widths of the layers; the last is the code
+    # widths of the layers; the last is that of the code
     hidden: list[int] = field(default_factory=lambda: [400, 100])
     activation: str = "relu"  # relu, leaky_relu (slope 0.2) or tanh
     norm: str = "none"  # none, or batch (before each activation)
@@ -50,7 +50,7 @@ class MLP(Encoder):
 
 
 class Perceptron(Backbone):
-    """Maps `layer1`, `layer2`, ...: [B, D], each after its activation."""
+    """Yields `layer1`, `layer2`, ... [B, D], each after its activation."""
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""Every patch of the image by its likeness to K centroids: the single layer that k-means fits (Coates, Lee & Ng 2011)."""
+"""All patches of the image, encoded by their similarity to K centroids.
+
+This is the single layer that k-means fits. Coates, Lee & Ng, AISTATS 2011.
+"""
 
 from dataclasses import dataclass
 
@@ -9,9 +12,9 @@ from sft_exp.models.backbones import PatchNet
 
 @dataclass
 class Patches(Encoder):
-    patch: int = 6  # pixels, height and width
-    count: int = 256  # centroids K; the code is 4K wide
-    stride: int = 2  # pixels between two patches
+    patch: int = 6  # height and width of a patch in pixels
+    count: int = 256  # K, number of centroids; the code has 4K dimensions
+    stride: int = 2  # pixels between neighbouring patches
 
     def __post_init__(self):
         require(self.patch > 1, "patch", self.patch, "above 1")

@@ -1,4 +1,4 @@
-"""No network: the pixels themselves, as the floor that any learned feature must beat."""
+"""The pixels themselves, without a network: the baseline of every learned feature."""
 
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +14,7 @@ class Pixels(Encoder):
 
 
 class Identity(Backbone):
-    """One map `pixels`: [B, C*H*W]."""
+    """Yields one map, `pixels` [B, C*H*W]."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -25,5 +25,7 @@ class Identity(Backbone):
 
     def decoder(self, width):
         raise ConfigError(
-            "encoder", "pixels", "has nothing to pretrain; take another encoder, or pretrainer=none"
+            "encoder",
+            "pixels",
+            "has no parameters to pretrain; choose another encoder, or pretrainer=none",
         )

@@ -1,4 +1,4 @@
-"""One linear map of the centred pixels: what PCA fits."""
+"""One linear map of the centred pixels, which pretrainer=pca fits."""
 
 from dataclasses import dataclass
 from math import prod
@@ -13,13 +13,10 @@ from sft_exp.models.backbones import LinearMap
 class Projection(Encoder):
     starts_fitted: ClassVar[bool] = True
 
-    width: int = 50
+    width: int = 50  # of the code
 
     def build(self, image):
-        require(
-            0 < self.width <= prod(image),
-            "width",
-            self.width,
-            f"1 to {prod(image)}, the number of pixels",
-        )
+        pixels = prod(image)
+        valid = f"1 to {pixels}, the number of pixels"
+        require(0 < self.width <= pixels, "width", self.width, valid)
         return LinearMap(image, self.width)

@@ -11,15 +11,15 @@ from sft_exp.errors import ConfigError
 from sft_exp.models.layers import upsampler
 from sft_exp.models.weights import PACKAGES
 
-WIDEST = 512  # channels of the decoder
+WIDEST = 512  # most channels of the decoder
 
 
 @dataclass
 class TimmModel(Encoder):
-    passes: ClassVar[tuple[str, ...]] = ("options",)  # fields whose keys are the library's
+    passes: ClassVar[tuple[str, ...]] = ("options",)  # fields that hold the library's arguments
 
-    name: str = "resnet10t"  # in timm; it starts without weights
-    # arguments of timm.create_model, e.g. {img_size: 32} of transformers
+    name: str = "resnet10t"  # timm's name of the model, which is built without its weights
+    # further arguments of timm.create_model, e.g. {img_size: 32} for transformers
     options: dict = field(default_factory=lambda: {})
 
     def build(self, image):
@@ -29,11 +29,8 @@ class TimmModel(Encoder):
             raise ConfigError("", "timm", "needs the extra: pip install 'sft_exp[timm]'") from error
         if not timm.is_model(self.name):
             close = get_close_matches(self.name, timm.list_models(), n=3)
-            raise ConfigError(
-                "name",
-                self.name,
-                f"is no model of timm{'; close: ' if close else ''}{', '.join(close)}",
-            )
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise ConfigError("name", self.name, f"is not a model of timm{hint}")
         try:
             net = timm.create_model(
                 self.name, pretrained=False, in_chans=image[0], num_classes=0, **self.options
@@ -50,16 +47,16 @@ class TimmModel(Encoder):
 
 
 class Intermediate(Backbone):
-    """Maps `map1`, `map2`, ...: [B, D, H, W], timm's intermediate ones; then `code`: [B, D], what its classifier would have
-    seen. They are computed all together."""
+    """Yields `map1`, `map2`, ... [B, D, H, W], timm's intermediate features, then `code` [B, D],
+    the input of its classifier. One forward pass computes all of them."""
 
     def __init__(self, image: tuple[int, int, int], net: Any):
         super().__init__()
         self.image, self.net = image, net
         with torch.no_grad():
-            *found, (_, code_BD) = self.eval().maps(torch.zeros(2, *image))
+            *maps, (_, code_BD) = self.eval().maps(torch.zeros(2, *image))
         self.train()
-        self.shapes, self.width = [m.shape[1:] for _, m in found], code_BD.shape[1]
+        self.shapes, self.width = [m.shape[1:] for _, m in maps], code_BD.shape[1]
 
     def maps(self, x_BCHW):
         last, intermediate = self.net.forward_intermediates(x_BCHW)
@@ -68,6 +65,6 @@ class Intermediate(Backbone):
         yield "code", self.net.forward_head(last, pre_logits=True)
 
     def decoder(self, width):
-        # the last of each size
+        # channels of the last map of each size
         smaller = {s[1:]: min(WIDEST, s[0]) for s in self.shapes if s[1:] != self.image[1:]}
         return upsampler(width, [self.image[0], *smaller.values()], [self.image[1:], *smaller])

@@ -1,4 +1,4 @@
-"""No export: the run's folder and the store are where the model is."""
+"""No export: the model is in the run's folder and the store."""
 
 from dataclasses import dataclass
 

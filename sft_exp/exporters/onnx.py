@@ -1,4 +1,4 @@
-"""An ONNX file, for any batch size; classes and scaling are in its metadata."""
+"""An ONNX file for any batch size; its metadata has the classes and the scaling of the input."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,16 +13,17 @@ class Onnx(Exporter):
     file: ClassVar[str] = "model.onnx"
     loader: ClassVar[str] = graphs.loader("model.onnx")
 
-    # scaling inside the graph: it takes uint8 [batch, H, W, C], as image files are decoded
+    # put the scaling into the graph, which then takes decoded images: uint8 [batch, H, W, C]
     preprocess: bool = False
 
     def write(self, model, folder):
         graph = model.graph or graphs.from_network(model.network, model.spec)
-        about = {**graphs.facts(model), "preprocess": self.preprocess}
-        graph = graphs.with_pixels(graph) if self.preprocess else graph
-        atomic_io.write(folder / self.file, graphs.with_about(graph, about))
+        if self.preprocess:
+            graph = graphs.with_pixels(graph)
+        metadata = {**graphs.facts(model), "preprocess": self.preprocess}
+        atomic_io.write(folder / self.file, graphs.with_about(graph, metadata))
 
     def input(self, x_BCHW):
-        return (
-            x_BCHW.permute(0, 2, 3, 1).contiguous() if self.preprocess else x_BCHW.float().div(255)
-        )
+        if self.preprocess:
+            return x_BCHW.permute(0, 2, 3, 1).contiguous()
+        return super().input(x_BCHW)

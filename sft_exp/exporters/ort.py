@@ -1,4 +1,7 @@
-"""ONNX Runtime's own format, for its builds for phones and small devices. Optimised, but for no particular processor."""
+"""ONNX Runtime's own file format, for its builds for phones and small devices.
+
+The graph is optimised, but for no particular processor.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

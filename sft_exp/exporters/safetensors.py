@@ -1,4 +1,4 @@
-"""The weights alone, as safetensors; model.json beside them says which parts of this package they fill."""
+"""The weights as a safetensors file; model.json describes the matching parts of this package."""
 
 from dataclasses import dataclass
 from typing import ClassVar

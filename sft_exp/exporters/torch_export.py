@@ -1,4 +1,4 @@
-"""A .pt2 file of torch.export: the graph with its weights, without our code, for any batch size."""
+"""A .pt2 file of torch.export: graph and weights, for any batch size, without this package's code."""
 
 import io
 import json

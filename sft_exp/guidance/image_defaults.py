@@ -14,8 +14,6 @@ from typing import NamedTuple
 from PIL import Image
 
 from sft_exp.config import compose
-from sft_exp.data.readers.files import is_image
-from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.errors import Failure
 from sft_exp.guidance import knowledge
 from sft_exp.progress import console
@@ -175,6 +173,9 @@ def taken(key: str, given: dict[str, str]) -> bool:
 def survey(words: Sequence[str]) -> Facts | None:
     """What the rule needs to know of the user's folder; None where the folder cannot be listed, which the run itself then
     reports, or where a sweep ranges over folders."""
+    from sft_exp.data.readers.files import is_image  # late, like the next: it imports torch
+    from sft_exp.datasets.image_folder import ImageFolder
+
     about = [w for w in words if w.lstrip("+").startswith(("dataset=", "dataset."))]
     sweep = "-m" in words or "--multirun" in words
     if sweep and any("," in w and "[" not in w for w in about):

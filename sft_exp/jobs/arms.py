@@ -1,5 +1,8 @@
-"""The arms that are compared: the main one, and its controls, fine-tuning requests that differ from it in what their name says
-and in nothing else, so equal ones are one folder whoever asks."""
+"""The compared arms: the main one and its controls.
+
+A control is a fine-tuning request that differs from the main one only in what its name says, so
+equal requests share a store folder.
+"""
 
 from dataclasses import replace
 from math import ceil, prod
@@ -30,9 +33,9 @@ from sft_exp.strategies.spread import LabelSpreading
 from sft_exp.strategies.svm import Svm
 from sft_exp.strategies.svr import Svr
 
-UNTRAINED: dict[
-    str, dict[str, tuple[Encoder, Strategy]]
-] = {  # what a task predicts -> the controls that train no network
+Untrained = dict[str, dict[str, tuple[Encoder, Strategy]]]
+# what a task predicts -> controls that train no network
+UNTRAINED: Untrained = {
     "classes": {
         "raw_pixels": (Pixels(), Logistic()),
         "raw_svm": (Pixels(), Svm()),
@@ -45,14 +48,12 @@ UNTRAINED: dict[
     },
     "pixels": {"raw_pixels": (Colours(), Logistic())},
 }
-MORE_UNTRAINED: dict[
-    str, dict[str, tuple[Encoder, Strategy]]
-] = {  # only where they are asked for by name, as are those below
+# the following are optional: only controls=[...] adds them
+MORE_UNTRAINED: Untrained = {
     "classes": {"raw_knn": (Pixels(), KNN()), "raw_spread": (Pixels(), LabelSpreading())}
 }
-FROZEN: dict[
-    str, dict[str, Strategy]
-] = {  # what a task predicts -> heads on the pretrained encoder at rest
+# what a task predicts -> heads on the frozen pretrained encoder
+FROZEN: dict[str, dict[str, Strategy]] = {
     "classes": {
         "frozen_svm": Svm(),
         "frozen_linear": Logistic(),
@@ -65,14 +66,15 @@ FOLDS = 5  # of val=cv
 
 
 def controls(e: Experiment) -> tuple[str, ...]:
-    """The arms beside the main one."""
-    usual = (SCRATCH, RANDOM, *UNTRAINED.get(e.task.predicts, {}))
-    usual = (*usual, LABELS_ONLY) if "unlabelled" in e.task.pools else usual
-    usual = (*usual, *(f"{SINGLE}{name}" for name in e.task.alone()))
+    """The names of the controls. ConfigError for an unknown one."""
+    default = (SCRATCH, RANDOM, *UNTRAINED.get(e.task.predicts, {}))
+    if "unlabelled" in e.task.pools:
+        default = (*default, LABELS_ONLY)
+    default = (*default, *(f"{SINGLE}{name}" for name in e.task.alone()))
     if isinstance(e.controls, bool):
-        return usual if e.controls else ()
+        return default if e.controls else ()
     valid = (
-        *usual,
+        *default,
         LONG,
         *MORE_UNTRAINED.get(e.task.predicts, {}),
         *FROZEN.get(e.task.predicts, {}),
@@ -93,7 +95,7 @@ def finetuning(
     size: int,
     start: Path | None,
 ) -> Request:
-    """The request of one arm and draw. Arms differ from the main one in what their name says and in nothing else."""
+    """The fine-tuning request of one arm and draw. `start` is the folder of the pretraining."""
     e = job.experiment
     request: Request = {
         **shared,
@@ -117,7 +119,7 @@ def finetuning(
         "precision": e.hardware.precision,
     }
     request |= difference(job, shared, arm, request)
-    if folders := request["strategy"].models():  # whose predictions are learnt from
+    if folders := request["strategy"].models():  # teachers
         request["parts"] = [part for folder in folders for part in model.parts_of(folder)]
     if request["strategy"].closed_form:
         return closed(request)
@@ -130,7 +132,7 @@ def finetuning(
 
 
 def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
-    """What an arm's name says that it does otherwise than the main one."""
+    """The fields in which an arm differs from the main one."""
     task: Task = main["task"]
     if arm == MAIN:
         return {}
@@ -140,29 +142,27 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
         return {"start": None, **longer(main, job)}
     if arm.startswith(SINGLE):
         return {"task": task.alone()[arm.removeprefix(SINGLE)]}
-    supervised = task.supervised()  # floors and labels_only: what the labels alone give
+    supervised = task.supervised()  # baselines and labels_only train on the labels alone
     if arm == LABELS_ONLY:
         return {"task": supervised}
     if arm == RANDOM:
         return {"task": supervised, "start": None, "strategy": Linear()}
-    solved: Request = {"task": supervised.closed_form_task(), "val": "none"}
+    closed_form: Request = {"task": supervised.closed_form_task(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
-        return {**solved, "strategy": frozen[arm]}
-    encoder, strategy = {
-        **UNTRAINED.get(task.predicts, {}),
-        **MORE_UNTRAINED.get(task.predicts, {}),
-    }[arm]
-    floor = {
+        return {**closed_form, "strategy": frozen[arm]}
+    untrained = UNTRAINED.get(task.predicts, {}) | MORE_UNTRAINED.get(task.predicts, {})
+    encoder, strategy = untrained[arm]
+    baseline = {
         "features": {"maps": [-1] if task.pooled else [DENSE], "pool": "avg", "grid": 1},
         "strategy": strategy,
     }
     if encoder.starts_fitted:
-        return {**solved, **floor, **components(job, shared, main["draw"])}
-    return {**solved, **floor, "encoder": encoder, "start": None}
+        return {**closed_form, **baseline, **components(job, shared, main["draw"])}
+    return {**closed_form, **baseline, "encoder": encoder, "start": None}
 
 
 def components(job: Job, shared: Request, draw: int) -> Request:
-    """The encoder of the PCA floor, and where it starts: the components of the images that the draw may learn from."""
+    """The encoder of the PCA baseline and its start, fitted on the draw's pool of images."""
     fold = splits.pretrainings(job.corpus, job.experiment.draws)[draw]
     projection = Projection(min(50, prod(job.corpus.image)))
     fit = closed(
@@ -179,36 +179,38 @@ def components(job: Job, shared: Request, draw: int) -> Request:
 
 
 def longer(request: Request, job: Job) -> Request:
-    """The steps of a fine-tuning that sees, beside its own, as many images as the pretraining saw."""
-    seen = max((r["stop"] * r["batch_size"] for r in job.requests["pretrain"]), default=0)
-    steps = request["stop"] + ceil(seen / request["batch_size"])
+    """The steps of a fine-tuning that is longer by as many images as the pretraining used."""
+    images = max((r["stop"] * r["batch_size"] for r in job.requests["pretrain"]), default=0)
+    steps = request["stop"] + ceil(images / request["batch_size"])
     return {"steps": steps, "stop": steps, "_after": None}
 
 
 def tuned(job: Job, request: Request) -> OptimizerConfig:
-    """The request's optimizer. With lr=auto or search its rate is what another stage finds for this very arm and draw,
-    inside its labels; every arm gets the same search."""
+    """The request's optimizer. With lr=auto or search its rate is the folder of another stage.
+
+    That stage chooses the rate for this arm and draw, inside its labels; all arms get the same
+    search.
+    """
     optim: OptimizerConfig = request["optim"]
     rate = optim.options["lr"]
     if isinstance(rate, float):
         return optim
     if rate == "auto":
-        name, finding = "lr_find", {**request, "optim": with_rate(optim, 1.0), "schedule": None}
+        name, choice = "lr_find", {**request, "optim": with_rate(optim, 1.0), "schedule": None}
     else:
-        trials = [
-            {**request, "optim": with_rate(optim, r), "folds": FOLDS}
-            for r in optim.hints["search"]["lr"]
-        ]
-        for trial in trials:
+        rates, folders = optim.hints["search"]["lr"], []
+        for r in rates:
+            trial = {**request, "optim": with_rate(optim, r), "folds": FOLDS}
             add(job, "search", trial)
-        folders = [place(job, "search", t) for t in trials]
-        rates = [float(r) for r in optim.hints["search"]["lr"]]
-        name, finding = (
-            "choose",
-            {"rates": rates, "trials": folders, "score": request["task"].score},
-        )
-    add(job, name, finding)
-    return with_rate(optim, place(job, name, finding))
+            folders.append(place(job, "search", trial))
+        name = "choose"
+        choice = {
+            "rates": [float(r) for r in rates],
+            "trials": folders,
+            "score": request["task"].score,
+        }
+    add(job, name, choice)
+    return with_rate(optim, place(job, name, choice))
 
 
 def with_rate(optim: OptimizerConfig, rate: float | Path) -> OptimizerConfig:

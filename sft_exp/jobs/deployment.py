@@ -1,4 +1,4 @@
-"""What is made of the finished model: compressed forms with their bill, and files for use elsewhere."""
+"""Requests of deployment: compressed variants with their benchmark, and exported files."""
 
 from pathlib import Path
 
@@ -13,15 +13,17 @@ from sft_exp.stages import model
 from sft_exp.store.store import Request
 from sft_exp.strategies import distill
 
-ORIGINAL = "original"  # what the model is called beside its compressed forms
+ORIGINAL = "original"  # name of the model among its compressed variants
 
 
 def deployment(job: Job, shared: Request) -> None:
-    """Adds what compresses and exports the model: the main arm's first draw, as for `load_model` and predict. ConfigError
-    where the choices do not fit each other."""
+    """Add the requests that compress and export the model of the main arm's first draw.
+
+    That is also the model of `load_model` and predict. ConfigError if options conflict.
+    """
     e = job.experiment
     main = job.requests["finetune"][job.arms[MAIN][0]]
-    chosen, wanted = e.choices.get("compress", ""), e.choices.get("export", "")
+    chosen, export = e.choices.get("compress", ""), e.choices.get("export", "")
     variants = e.compress.variants(chosen) if e.compress else {}
     exported = place(job, "finetune", main)
     last: list[Compressor] = next(iter(variants.values()), [])
@@ -29,65 +31,71 @@ def deployment(job: Job, shared: Request) -> None:
         graphs.require_onnx("compress", chosen)
         need_logits(main, "compress", chosen)
         maps = main["features"]["maps"]
-        if len(maps) > 1 and any(
-            step.follows_channels for steps in variants.values() for step in steps
-        ):
+        compressors = [step for steps in variants.values() for step in steps]
+        if len(maps) > 1 and any(step.follows_channels for step in compressors):
             raise ConfigError(
                 "features.maps",
                 maps,
                 f"must be one map: compress={chosen} cannot follow channels of several",
             )
-        ends = {
+        folders = {
             name: compression(job, shared, main, steps)
             for name, steps in {ORIGINAL: [], **variants}.items()
         }
-        tested = {
+        request = {
+            **shared,
             "test": job.requests["evaluate"][0]["test"],
             "labels": main["labels"],
             "draw": main["draw"],
+            "forms": folders,
         }
-        add(job, "bill", {**shared, **tested, "forms": ends})
-        exported = ends[next(iter(variants))]
+        add(job, "bill", request)
+        exported = folders[next(iter(variants))]
     if e.export and e.export.file:
         if len(variants) > 1 and chosen not in variants:
             raise ConfigError(
                 "export",
-                wanted,
-                f"must be none: compress={chosen} leaves several models, {', '.join(variants)}",
+                export,
+                f"must be none: compress={chosen} makes several models, {', '.join(variants)}",
             )
         if e.export.network and any(step.graph for step in last):
             raise ConfigError(
                 "export",
-                wanted,
-                f"must be onnx or ort: compress={chosen} leaves an ONNX graph of integers",
+                export,
+                f"must be onnx or ort: compress={chosen} makes an ONNX graph of integers",
             )
         if not e.export.network:
-            graphs.require_onnx("export", wanted)
+            graphs.require_onnx("export", export)
         if e.export.alone:
-            need_logits(main, "export", wanted)
-        add(
-            job,
-            "export",
-            {**shared, "model": exported, "parts": model_parts(main), "exporter": e.export},
-        )
+            need_logits(main, "export", export)
+        request = {
+            **shared,
+            "model": exported,
+            "parts": model_parts(main),
+            "exporter": e.export,
+        }
+        add(job, "export", request)
 
 
 def need_logits(main: Request, key: str, value: str) -> None:
+    """ConfigError unless the model is a network with logits."""
     if not main["strategy"].probabilistic:
+        kind = type(main["strategy"]).__name__
         raise ConfigError(
-            key,
-            value,
-            f"must be none: {type(main['strategy']).__name__} leaves votes, and no network with logits",
+            key, value, f"must be none: {kind} gives votes, not a network with logits"
         )
 
 
 def compression(job: Job, shared: Request, main: Request, steps: list[Compressor]) -> Path:
-    """Adds one form of the model; its folder-to-be. A student is fine-tuned first, like any other model."""
-    e, begun, parts = job.experiment, place(job, "finetune", main), model_parts(main)
-    if steps and (how := steps[0].distillation()):
-        request = studying(job, main, how, begun)
+    """Add the requests of a variant of the model; returns its folder.
+
+    A student is fine-tuned first, like any other model.
+    """
+    e, folder, parts = job.experiment, place(job, "finetune", main), model_parts(main)
+    if steps and (distillation := steps[0].distillation()):
+        request = student_request(job, main, distillation, folder)
         add(job, "finetune", request)
-        begun, parts, steps = place(job, "finetune", request), model_parts(request), steps[1:]
+        folder, parts, steps = place(job, "finetune", request), model_parts(request), steps[1:]
     if any(step.distillation() for step in steps):
         raise ConfigError(
             "compress",
@@ -96,7 +104,7 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
         )
     request = {
         **shared,
-        "model": begun,
+        "model": folder,
         "parts": parts,
         "steps": steps,
         "labels": main["labels"],
@@ -108,31 +116,33 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
     return place(job, "compress", request)
 
 
-def studying(job: Job, main: Request, how: Distillation, teacher: Path) -> Request:
-    """The fine-tuning of a student: the main arm's task and labels, another encoder, from scratch, with the teacher's help."""
-    if how.student is None:
+def student_request(job: Job, main: Request, distillation: Distillation, teacher: Path) -> Request:
+    """The fine-tuning of a student from scratch: the main arm's task and labels, another encoder.
+
+    `teacher` is the folder of the model from which it is distilled.
+    """
+    if distillation.student is None:
         raise ConfigError(
             "compress.student", None, "names no encoder, e.g. encoder@compress.student=conv"
         )
     try:
-        readout = model.readout(
-            how.student, {"maps": [-1], "pool": "avg", "grid": 1}, job.corpus.spec
-        )
+        features = {"maps": [-1], "pool": "avg", "grid": 1}
+        readout = model.readout(distillation.student, features, job.corpus.spec)
     except ConfigError as error:
         raise error.under("compress.student") from error
     return {
         **main,
-        "encoder": how.student,
+        "encoder": distillation.student,
         "features": {"maps": readout.names, "pool": "avg", "grid": 1},
         "start": None,
-        "strategy": distill.Distil(teacher, how.temperature, how.weight),
+        "strategy": distill.Distil(teacher, distillation.temperature, distillation.weight),
         "parts": model_parts(main),
         "val": "none",
-        "optim": OptimizerConfig("torch.optim.Adam", {"lr": how.lr}),
+        "optim": OptimizerConfig("torch.optim.Adam", {"lr": distillation.lr}),
         "schedule": PiecewiseCosine([[0.0, 1.0], [1.0, 0.0]]),
-        "steps": how.steps,
-        "stop": how.steps,
+        "steps": distillation.steps,
+        "stop": distillation.steps,
         "_after": None,
-        "batch_size": how.batch_size,
+        "batch_size": distillation.batch_size,
         "micro_batch_size": None,
     }

@@ -1,4 +1,4 @@
-"""A job: an experiment and everything that it asks of the store, by stage."""
+"""A job: an experiment and its requests to the store, by stage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -44,17 +44,18 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "bill": benchmark.run,
     "export": export.run,
 }
+# stages that can compute several requests in one call -> (key of such requests, the call)
 ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {
     "finetune": (finetune.batch_key, finetune.run_batched),
     "metrics": (metrics.batch_key, metrics.run_batched),
-}  # stages that may answer several requests in one call: (what these have in common, the call)
-# with all processes, where there are several
+}
+# stages that all processes of a group compute together
 SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")
 
 
 @dataclass
 class Job:
-    """An experiment with all its requests. `requests[stage]` in order; arms hold positions in them, one a draw."""
+    """An experiment with all its requests, in order by stage."""
 
     experiment: Experiment
     corpus: Corpus
@@ -76,37 +77,38 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
         if len(requests) > 1:
             ALIKE[name][1](folders, requests, replace(ctx, group=None))
         elif name in SHARED and not getattr(requests[0].get("strategy"), "closed_form", False):
-            function(
-                folders[0],
-                requests[0],
-                ctx.announce_stage(name, folders[0], made.folder_name(requests[0])),
-            )
+            folder_name = this_stage.folder_name(requests[0])
+            announced = ctx.announce_stage(name, folders[0], folder_name)
+            function(folders[0], requests[0], announced)
         else:
             function(folders[0], requests[0], replace(ctx, group=None))
 
-    def named(request: Request) -> Request:
+    def with_code(request: Request) -> Request:
         return {**plain(request), "code": digest(request, *functions_of(name, request))}
 
-    made = Stage(name, run, named, ALIKE[name][0] if name in ALIKE else None)
-    return made
+    this_stage = Stage(name, run, with_code, ALIKE[name][0] if name in ALIKE else None)
+    return this_stage
 
 
 def function_of(name: str, request: Request) -> Callable[[Path, Request, Context], None]:
-    """What computes a stage's answer to the request."""
+    """The function that computes a single request of a stage."""
     if name == "finetune" and request["val"] != "none":
         return finetune.run_validated
     return FUNCTIONS[name]
 
 
 def functions_of(name: str, request: Request) -> list[Callable]:
-    """All that may compute it: the one alone, or that for several requests at once."""
-    together = [ALIKE[name][1]] if name in ALIKE and ALIKE[name][0](request) else []
-    return [function_of(name, request), *together]
+    """All functions that may compute the request, alone or together with others."""
+    batched = [ALIKE[name][1]] if name in ALIKE and ALIKE[name][0](request) else []
+    return [function_of(name, request), *batched]
 
 
 def model_parts(request: Request) -> list[Any]:
-    """The parts of a fine-tuning's model. Requests that take the model from its folder name them, since the code hash of the
-    fine-tuning covers what trains them, and not all of what predicts."""
+    """The parts of a fine-tuning's model.
+
+    Requests that load the model name them, since the code hash of the fine-tuning covers the code
+    that trains them, but not all code that predicts.
+    """
     return [request["encoder"], request["task"], request["strategy"]]
 
 
@@ -116,25 +118,27 @@ def add(job: Job, name: str, request: Request) -> int:
 
 
 def place(job: Job, name: str, request: Request) -> Path:
-    """Where a stage's answer to the request will lie: what requests that need it name as their input."""
+    """The store folder of a stage's result, which dependent requests name as their input."""
     return Path(job.experiment.store) / stage(name).folder_name(request)
 
 
 def steps(budget: TrainConfig, n: int) -> Request:
-    """Where schedules end, and where one stops, for a data set of n."""
+    """Where schedules end and where the training stops, for a data set of n images."""
     return {"steps": budget.end(n), "stop": budget.total(n), "_after": None}
 
 
 def going_on(job: Job, name: str, request: Request, before: int | None) -> Request:
-    """The request, with the folder of the same one that stopped after `before` steps: its checkpoint is where this starts,
-    if it is there; the result is the same to the bit."""
+    """The request, with the folder of the same training that stopped after `before` steps.
+
+    If that has a checkpoint, this training resumes from it; the result is the same to the bit.
+    """
     if before is None:
         return request
     return {**request, "_after": place(job, name, {**request, "stop": before})}
 
 
 def closed(request: Request) -> Request:
-    """A request without what only gradient training reads, so that equal work has equal names."""
+    """A request without fields that only gradient training uses, so that equal work is shared."""
     return {
         **request,
         "seed": 0,

@@ -1,4 +1,4 @@
-"""What fine-tunings start from: a pretraining for each fold that needs its own, and the weights that one starts from itself."""
+"""Requests of pretrainings, one for each fold that needs its own, and their initial weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,13 @@ from sft_exp.stages import pretrain
 from sft_exp.store.store import Request
 from sft_exp.trackers import wandb
 
-STARTLESS = ("nothing", "in closed form")  # what pretrainers learn that weights are no start for
-# of a pretraining that starts from no weights
+STARTLESS = ("nothing", "in closed form")  # `trained_by` of pretrainers without initial weights
+# request fields of a pretraining without initial weights
 WITHOUT: Request = {"init": None, "_init": None, "_allow": []}
 
 
 def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None) -> Path | None:
-    """Adds the request of the pretraining that this fold's draws start from; its folder-to-be, or None for pretrainer=none."""
+    """Add the pretraining of this fold's draws; returns its folder, or None for pretrainer=none."""
     e = job.experiment
     if e.pretrainer.trained_by == "nothing":
         return None
@@ -42,7 +42,7 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
         "micro_batch_size": e.pretrain.micro_batch_size,
         "clip": e.pretrain.clip,
         "precision": e.hardware.precision,
-        "_monitor": watched(job, fold) if e.monitors else None,
+        "_monitor": monitored(job, fold) if e.monitors else None,
     }
     if e.pretrainer.trained_by != "by gradient":
         return start_of(job, closed(request))
@@ -50,7 +50,7 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
 
 
 def initial(e: Experiment) -> Request:
-    """What a pretraining's request says of the weights it starts from: the file by the hash of its content."""
+    """Request fields of a pretraining's initial weights: the file, by the hash of its content."""
     path, trained_by = e.pretrainer.init, e.pretrainer.trained_by
     if path and trained_by in STARTLESS:
         raise ConfigError(
@@ -63,12 +63,12 @@ def initial(e: Experiment) -> Request:
         raise ConfigError("pretrainer.init", path, valid)
     if not path:
         return WITHOUT
-    found, _, sha256 = started(path)
-    return {"init": sha256, "_init": found, "_allow": e.transfer.allow}
+    source, _, sha256 = initial_weights(path)
+    return {"init": sha256, "_init": source, "_allow": e.transfer.allow}
 
 
-def started(init: str) -> tuple[Weights, Tensors, str]:
-    """What `pretrainer.init` names: (where it is and which images it wants, its tensors, the SHA-256 of its content)."""
+def initial_weights(init: str) -> tuple[Weights, Tensors, str]:
+    """`pretrainer.init` -> (location and normalisation, tensors, SHA-256 of the content)."""
     if init.startswith(WANDB):
         init = str(wandb.fetch(init.removeprefix(WANDB)))
     located = weights.locate(init)
@@ -77,13 +77,16 @@ def started(init: str) -> tuple[Weights, Tensors, str]:
 
 
 def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
-    """The experiment with the encoder as its weights want it: images are prepared as those that they were trained on, and
-    fields left open are those of the file; what the user states stays. Requests, and their hashes, know this encoder alone."""
+    """The experiment with the encoder that fits its initial weights.
+
+    Images are prepared as in the training of the weights, and open fields are those of the file;
+    fields that the user gave stay. Requests and their hashes contain only this encoder.
+    """
     if not e.pretrainer.init or e.pretrainer.trained_by in STARTLESS:
         return e
     if e.pretrainer.init == IMAGENET:
         e = replace(e, pretrainer=replace(e.pretrainer, init=of_imagenet(e)))
-    source, tensors, _ = started(e.pretrainer.init)
+    source, tensors, _ = initial_weights(e.pretrainer.init)
     encoder = e.encoder
     if encoder.mean is None and encoder.std is None:
         encoder = replace(encoder, mean=source.mean, std=source.std)
@@ -112,14 +115,15 @@ def of_imagenet(e: Experiment) -> str:
     return name
 
 
-def watched(job: Job, fold: int | str | None) -> Request:
-    """What is looked at while pretraining: the first draw's labels, or where a pretraining is of one fold, its draw's."""
+def monitored(job: Job, fold: int | str | None) -> Request:
+    """The labelled images of the monitors: the first draw's, or the draw of the fold."""
     e = job.experiment
     labels = Labels.parse(e.labels, e.labels_total)
     return {"dataset": e.dataset, "labels": labels, "draw": fold if isinstance(fold, int) else 0}
 
 
 def start_of(job: Job, request: Request) -> Path:
+    """The folder of this pretraining, whose request is added to the job if it is new."""
     if request not in job.requests["pretrain"]:
         add(job, "pretrain", request)
     return place(job, "pretrain", request)
@@ -138,7 +142,7 @@ def likely(job: Job, shared: Request, start: Path | None) -> Request:
         raise ConfigError(
             "nll_samples",
             e.nll_samples,
-            f"must be 0: {job.corpus.name} has no images for testing alone",
+            f"must be 0: {job.corpus.name} has no separate test images",
         )
     return {
         **shared,

@@ -1,4 +1,7 @@
-"""Area under the ROC curve of each class against all others, a mean over classes (Hand & Till, Machine Learning 45, 2001)."""
+"""Area under the ROC curve of each class against all others, averaged over classes.
+
+Hand & Till, Machine Learning 45, 2001.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Balanced accuracy: the mean recall over classes, each class counting alike (Brodersen et al., ICPR 2010, equation 6)."""
+"""Balanced accuracy: the mean of the classes' recalls. Brodersen et al., ICPR 2010, equation 6."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Top-k accuracy: the share of images whose class is among the k that are predicted first."""
+"""Top-k accuracy: the share of images whose class is among the k with the highest scores."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from sft_exp.errors import ConfigError, require
 
 @dataclass
 class TopK(Metric):
-    k: int = 5
+    k: int = 5  # number of classes that may be predicted
 
     def __post_init__(self):
         require(self.k > 0, "k", self.k, "above 0")
@@ -22,5 +22,5 @@ class TopK(Metric):
 
         classes = len(spec.classes)
         if self.k >= classes:
-            raise ConfigError("k", self.k, f"must be below the {classes} classes")
+            raise ConfigError("k", self.k, f"must be below {classes}, the number of classes")
         return MulticlassAccuracy(classes, top_k=self.k, average="micro")

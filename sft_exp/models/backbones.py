@@ -1,4 +1,4 @@
-"""Backbones that are built in closed form: a linear map and whitened patches."""
+"""Backbones that are fitted in closed form: a linear map and whitened patches."""
 
 from math import prod
 
@@ -26,11 +26,12 @@ class LinearMap(Backbone):
 
 
 class PatchNet(Backbone):
-    """Single-layer features of Coates, Lee & Ng (AISTATS 2011): each patch by its likeness to K centroids.
+    """Single-layer features of Coates, Lee & Ng (AISTATS 2011): patches' similarity to K centroids.
 
-    A patch p is normalised, (p - mean) / sqrt(var + 10 / 255^2), and whitened; feature k is max(0, mean distance - distance
-    to centroid k), their "triangle" activation (section 3.2.2). Maps: `triangle` [B, K, H, W], and `quadrants` [B, 4K], its
-    sums over the image's quarters (means here, which differ by a factor).
+    A patch p is normalised, (p - mean) / sqrt(var + 10 / 255^2), and whitened; feature k is
+    max(0, mean distance - distance to centroid k), their "triangle" activation (section 3.2.2).
+    Maps: `triangle` [B, K, H, W], and `quadrants` [B, 4K], its means over the image's quarters
+    (sums in the paper).
     """
 
     shift: Tensor
@@ -49,7 +50,7 @@ class PatchNet(Backbone):
         self.centroids = nn.Parameter(torch.randn(count, width))
 
     def patches(self, x_BCHW: Tensor) -> Tensor:
-        """All patches [B, L, C * patch^2], each with its own brightness and contrast taken out."""
+        """All patches [B, L, C * patch^2], each normalised for brightness and contrast."""
         p_BLP = F.unfold(x_BCHW, self.patch, stride=self.stride).transpose(1, 2)
         return (p_BLP - p_BLP.mean(2, keepdim=True)) / (
             p_BLP.var(2, keepdim=True) + 10 / 255**2

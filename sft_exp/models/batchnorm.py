@@ -1,4 +1,4 @@
-"""Batch normalisation across processes, and with statistics that a forward pass must not change."""
+"""Batch normalisation across processes, and with running statistics that stay unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,13 @@ def batch_norms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """torch's BatchNorm, but for the batch that it normalises by: that of all ranks. (torch.nn.SyncBatchNorm does the same for
-    tensors on a GPU and refuses others.) Alone it is torch's to the bit."""
+    """BatchNorm over the batch of all ranks. With a single rank it equals torch's to the bit.
+
+    torch.nn.SyncBatchNorm does the same, but only for tensors on a GPU.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        pass  # [B, C] or [B, C, ...], as for each of torch's three
+        pass  # [B, C] or [B, C, ...], as in BatchNorm1d, 2d and 3d
 
     def forward(self, input: Tensor) -> Tensor:
         ranks, x = now(), input
@@ -53,36 +55,36 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def across_ranks(net: nn.Module) -> None:
-    """Put ours in the place of every BatchNorm of torch's, with its numbers. ConfigError for layers derived from it, whose
-    forward is their own."""
-    for path, norm in [
-        (p, m) for p, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]:
-        if isinstance(norm, BatchNorm):
+    """Replace each BatchNorm of torch by ours, with its weights and statistics.
+
+    ConfigError for other subclasses, which may have a forward of their own.
+    """
+    for path, norm in list(net.named_modules()):
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or isinstance(norm, BatchNorm):
             continue
         if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             kind = type(norm).__name__
             raise ConfigError(
                 "encoder",
                 kind,
-                "normalises by its own process's rows; take an encoder without it, or one process",
+                "normalises by its own process's examples;"
+                " take an encoder without it, or one process",
             )
-        ours = BatchNorm(
+        new = BatchNorm(
             norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
         )
-        ours._parameters, ours._buffers, ours.training = (
-            norm._parameters,
-            norm._buffers,
-            norm.training,
-        )
+        new._parameters, new._buffers = norm._parameters, norm._buffers
+        new.training = norm.training
         owner, _, leaf = path.rpartition(".")
-        setattr(net.get_submodule(owner), leaf, ours)
+        setattr(net.get_submodule(owner), leaf, new)
 
 
 @contextmanager
 def statistics_kept(net: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm layers normalise by their batch and leave their running statistics alone: what a discriminator is
-    shown of a generator must not colour what it later makes of real images."""
+    """Inside, BatchNorm layers normalise by their batch and leave their running statistics alone.
+
+    For example, a generator's images must not change a discriminator's statistics of real images.
+    """
     norms = [m for m in batch_norms(net) if m.track_running_stats]
     for m in norms:
         m.track_running_stats = False
@@ -95,8 +97,11 @@ def statistics_kept(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def statistics_repeated(net: nn.Module) -> Iterator[None]:
-    """Inside, a forward pass is made a second time: BatchNorm layers save the same tensors for backward as in the first one
-    (which they do not inside of `statistics_kept`), and their running statistics end as they were."""
+    """Inside, a forward pass can be repeated without updating the running statistics again.
+
+    Unlike inside `statistics_kept`, BatchNorm layers save the same tensors for backward as in the
+    first pass.
+    """
     norms = [m for m in batch_norms(net) if m.training and m.track_running_stats]
     before = [(m, m.momentum, m.num_batches_tracked) for m in norms]
     for m, _, count in before:

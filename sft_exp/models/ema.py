@@ -1,13 +1,14 @@
-"""Teachers: copies of a network that follow it by an exponential moving average."""
+"""Teachers: EMA copies of a network."""
 
 from copy import deepcopy
+from math import cos, pi
 
 import torch
 from torch import Tensor, nn
 
 
 class StateBuffer(nn.Module):
-    """Numbers that a method carries from step to step, moved by its `after` and by no gradient: a queue, a centre."""
+    """A tensor that a method's `on_step_end` updates, without gradient: a queue, a centre."""
 
     value: Tensor
 
@@ -16,27 +17,41 @@ class StateBuffer(nn.Module):
         self.register_buffer("value", value)
 
 
+def rising_momentum(start: float, progress: float, device: torch.device) -> Tensor:
+    """The momentum at `progress` (0 to 1): from `start` to 1 along a cosine [0-dim]. Grill et al.,
+    arXiv:2006.07733, section 3.2."""
+    return torch.tensor(1 - (1 - start) * (1 + cos(pi * progress)) / 2, device=device)
+
+
 def teacher_of(student: nn.Module) -> nn.Module:
-    """A copy that no gradient reaches, to be moved by `ema_update`."""
+    """A copy without gradients, to be updated by `ema_update`."""
     return deepcopy(student).requires_grad_(False)
 
 
 @torch.no_grad()
 def teacher_forward(teacher: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """What the teacher says, without gradients. Its BatchNorm uses and records the batch's own statistics: followed ones lag
-    behind its weights, and in a short run a teacher that used them would say the same of every image."""
+    """The teacher's output, without gradients.
+
+    Its BatchNorm uses and records the batch's statistics: an EMA of the student's statistics would
+    lag behind the weights, and in a short run the teacher would predict the same for every image.
+    """
     return teacher(x_BCHW)
 
 
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: Tensor | float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student. He et al., arXiv:1911.05722, equation 2."""
-    for theirs, mine in zip(teacher.parameters(), student.parameters(), strict=True):
-        theirs.lerp_(mine, 1 - momentum)
+    """teacher <- momentum * teacher + (1 - momentum) * student for parameters.
+
+    He et al., arXiv:1911.05722, equation 2.
+    """
+    for t, s in zip(teacher.parameters(), student.parameters(), strict=True):
+        t.lerp_(s, 1 - momentum)
 
 
 def ema_update_all(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """teacher <- decay * teacher + (1 - decay) * student, numbers and statistics. Of a student's weight that is computed
-    from others (LoRA) it is the value that is followed."""
+    """teacher <- decay * teacher + (1 - decay) * student for parameters and buffers.
+
+    Of a student's weight that is computed from others (LoRA) the value is averaged.
+    """
     with torch.no_grad():
         for name, t in [*teacher.named_parameters(), *teacher.named_buffers()]:
             path, _, leaf = name.rpartition(".")

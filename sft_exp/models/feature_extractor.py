@@ -1,4 +1,4 @@
-"""An encoder with the feature maps that are fine-tuned, pooled and concatenated."""
+"""An encoder whose selected feature maps are pooled and concatenated."""
 
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -11,13 +11,13 @@ from sft_exp.core.encoder import Backbone
 from sft_exp.core.types import Layers
 from sft_exp.errors import ConfigError
 
-DENSE = "dense"  # of features.maps: all that have rows and columns
+DENSE = "dense"  # value of features.maps: all maps with rows and columns
 
 
 class FeatureExtractor(nn.Module):
-    """Features of an image, [B, D]: some of an encoder's maps, pooled to at most `grid` x `grid` and concatenated.
+    """Features [B, D]: an encoder's selected maps, pooled to `grid` x `grid` at most, concatenated.
 
-    The encoder runs no further than the last map asked for.
+    The encoder stops after the last selected map.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FeatureExtractor(nn.Module):
         self.width = sum(shapes[n][1] * prod(self.grids.get(n, ())) for n in self.names)
 
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Those maps as they are, [B, D] or [B, D, H, W], by name."""
+        """The selected maps by name, unpooled: [B, D] or [B, D, H, W]."""
         for name, m in self.backbone.maps(x_BCHW):
             if name in self.names:
                 yield name, m
@@ -70,34 +70,40 @@ class FeatureExtractor(nn.Module):
 
 
 def layers(encoder: FeatureExtractor, image: tuple[int, int, int]) -> Layers:
-    """Which parameters each map adds to the maps before it, as gradients tell; without those past the last map asked for."""
+    """The parameters that each map depends on and earlier maps do not, up to the last selected map.
+
+    They are determined by gradients.
+    """
     left = {name: p for name, p in encoder.backbone.named_parameters() if p.requires_grad}
-    device, found = next((p.device for p in left.values()), None), Layers()
+    device, by_map = next((p.device for p in left.values()), None), Layers()
     for map_name, m in encoder.backbone.eval().maps(torch.zeros(1, *image, device=device)):
-        reached = (
+        gradients = (
             torch.autograd.grad(m.sum(), list(left.values()), retain_graph=True, allow_unused=True)
             if left and m.requires_grad
             else ()
         )
-        found[map_name] = [name for name, g in zip(left, reached, strict=False) if g is not None]
-        left = {name: p for name, p in left.items() if name not in found[map_name]}
+        by_map[map_name] = [name for name, g in zip(left, gradients, strict=False) if g is not None]
+        left = {name: p for name, p in left.items() if name not in by_map[map_name]}
         if map_name == encoder.names[-1]:
             break
-    return found
+    return by_map
 
 
 def resolve(wanted: list[int | str], names: list[str]) -> list[str]:
-    """Names of the maps asked for by name or by position, in the encoder's order; -1 is the last, -99 stops at the first."""
+    """Names of maps that are given by name or position, in the encoder's order.
+
+    -1 is the last map; negative positions beyond the first map mean the first.
+    """
     chosen = set()
-    for w in wanted:
-        if isinstance(w, int) and w < len(names):
-            chosen.add(names[max(w, -len(names))])
-        elif w in names:
-            chosen.add(w)
+    for key in wanted:
+        if isinstance(key, int) and key < len(names):
+            chosen.add(names[max(key, -len(names))])
+        elif key in names:
+            chosen.add(key)
         else:
             raise ConfigError(
                 "features.maps",
-                w,
+                key,
                 f"this encoder has {', '.join(names)} (or positions, -1 the last)",
             )
     return [n for n in names if n in chosen]

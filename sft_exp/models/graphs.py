@@ -1,4 +1,4 @@
-"""ONNX graphs: made from a network, run, and turned into small integers. Their libraries are imported where they are used."""
+"""ONNX graphs: export, inference and quantisation. The libraries are imported where used."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ from sft_exp.errors import ConfigError
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `export`
 INPUT, OUTPUT = "image", "logits"  # names in every graph
-# ours -> ONNX Runtime's
+# our name of a calibration method -> ONNX Runtime's
 RANGES = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-ABOUT = "sft_exp"  # the metadata's key
+ABOUT = "sft_exp"  # key of the metadata
 LOADER = """
 import json
 
@@ -36,18 +36,18 @@ def predict(images):
 
 
 def loader(file: str) -> str:
-    """Python that loads such a file without this package."""
+    """Python code that loads such a file without this package."""
     return LOADER.replace("FILE", file)
 
 
 def require_onnx(key: str, value: object) -> None:
-    """ConfigError unless the libraries are there; imports none of them."""
+    """ConfigError unless the libraries are installed; imports none of them."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ConfigError(key, value, f"needs {', '.join(missing)}: pip install 'sft_exp[export]'")
 
 
 def from_network(network: nn.Module, spec: Spec) -> bytes:
-    """The network as an ONNX graph for batches of any size: `image`, float [batch, C, H, W] in [0, 1], -> `logits`."""
+    """The network as an ONNX graph: `image`, float [batch, C, H, W] in [0, 1] -> `logits`."""
     x_BCHW = torch.zeros(2, *spec.image)
     with quiet():
         program: Any = torch.onnx.export(
@@ -60,13 +60,16 @@ def from_network(network: nn.Module, spec: Spec) -> bytes:
             verbose=False,
         )
     for node in program.model_proto.graph.node:
-        del node.metadata_props[:]  # where in our source it comes from
+        del node.metadata_props[:]  # stack traces of our source
         node.doc_string = ""
     return program.model_proto.SerializeToString()
 
 
 def quantise_static(source: Path, target: Path, calibration: Iterable[Tensor], ranges: str) -> None:
-    """Weights signed, per channel, activations unsigned, in QDQ form; `calibration` are batches [B, C, H, W] in [0, 1]."""
+    """Quantise to QDQ form with signed weights per channel and unsigned activations.
+
+    `calibration` yields batches [B, C, H, W] in [0, 1].
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -83,7 +86,7 @@ def quantise_static(source: Path, target: Path, calibration: Iterable[Tensor], r
             batch = next(self.batches, None)
             return None if batch is None else {INPUT: batch.numpy()}
 
-    with prepared(source, target) as ready, quiet():
+    with preprocessed(source, target) as ready, quiet():
         quantize_static(
             ready,
             target,
@@ -97,16 +100,17 @@ def quantise_static(source: Path, target: Path, calibration: Iterable[Tensor], r
 
 
 def quantise_dynamic(source: Path, target: Path) -> None:
+    """Quantise the weights; activations are quantised at inference."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with prepared(source, target) as ready, quiet():
-        # ONNX Runtime's integer convolution wants them unsigned
+    with preprocessed(source, target) as ready, quiet():
+        # ONNX Runtime's integer convolution needs unsigned weights
         quantize_dynamic(ready, target, weight_type=QuantType.QUInt8)
 
 
 @contextmanager
-def prepared(source: Path, target: Path) -> Iterator[Path]:
-    """The graph with its shapes inferred and its BatchNorms folded, as the quantizer wants it."""
+def preprocessed(source: Path, target: Path) -> Iterator[Path]:
+    """A temporary file of the graph with inferred shapes and folded BatchNorms, to be quantised."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from sft_exp.store import atomic_io
@@ -121,31 +125,32 @@ def prepared(source: Path, target: Path) -> Iterator[Path]:
 
 
 def session(graph: bytes | Path) -> Any:
-    """ONNX Runtime's session of a graph, on the CPU with one thread."""
+    """ONNX Runtime's session of a graph on the CPU with one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    what = graph if isinstance(graph, bytes) else str(graph)
-    return onnxruntime.InferenceSession(what, options, providers=["CPUExecutionProvider"])
+    model = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run(opened: Any, x: Tensor) -> Tensor:
-    """A session's logits [B, Y] of what its graph takes."""
+    """The logits [B, Y] of a session for an input of its graph."""
     return torch.from_numpy(opened.run([OUTPUT], {INPUT: x.numpy()})[0])
 
 
 def with_pixels(graph: bytes) -> bytes:
-    """The graph with what comes before it inside: `image` is then uint8 [batch, H, W, C], as image files are decoded."""
+    """The graph with preprocessing: `image` is uint8 [batch, H, W, C], as decoders return it."""
     import onnx
     from onnx import TensorProto, compose, helper, numpy_helper
 
     model = onnx.load_from_string(graph)
-    (given,) = model.graph.input
-    batch, *image = (d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim)
-    channels, height, width = image
-    before = helper.make_graph(
+    (image,) = model.graph.input
+    batch, channels, height, width = (
+        d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim
+    )
+    preprocessing = helper.make_graph(
         [
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
             helper.make_node("Div", ["float", "most"], ["scaled"]),
@@ -165,7 +170,7 @@ def with_pixels(graph: bytes) -> bytes:
         [numpy_helper.from_array(torch.tensor(255.0).numpy(), "most")],
     )
     opsets = [o for o in model.opset_import if o.domain == ""]
-    first = helper.make_model(before, opset_imports=opsets, ir_version=model.ir_version)
+    first = helper.make_model(preprocessing, opset_imports=opsets, ir_version=model.ir_version)
     whole = compose.merge_models(
         compose.add_prefix(first, "pixels/"), model, [("pixels/planes", INPUT)]
     )
@@ -176,7 +181,7 @@ def with_pixels(graph: bytes) -> bytes:
 
 
 def facts(model: Finished) -> dict[str, Any]:
-    """What whoever loads the file must know. Images are divided by `scale` first, unless `preprocess` is true."""
+    """Facts needed to use the file. Images are divided by `scale` first, unless `preprocess`."""
     predicts = model.network.task.predicts if model.network else "classes"
     about = {
         "classes": model.spec.classes,
@@ -185,12 +190,12 @@ def facts(model: Finished) -> dict[str, Any]:
         "preprocess": False,
         "scale": 255,
     }
-    # how files of more than 8 bits become 0 to 255
+    # the range of files with more than 8 bits that becomes 0 to 255
     return {**about, "levels": model.spec.levels} if model.spec.levels else about
 
 
 def with_about(graph: bytes, about: dict[str, Any]) -> bytes:
-    """The graph with what it is in its metadata."""
+    """The graph with these facts in its metadata."""
     import onnx
 
     model = onnx.load_from_string(graph)
@@ -201,13 +206,13 @@ def with_about(graph: bytes, about: dict[str, Any]) -> bytes:
 
 
 def about(opened: Any) -> dict[str, Any] | None:
-    """What `with_about` wrote, from a session; None in files that are not ours."""
+    """The facts that `with_about` wrote, from a session; None for files of other origin."""
     text = opened.get_modelmeta().custom_metadata_map.get(ABOUT)
     return json.loads(text) if text else None
 
 
 def to_ort(graph: bytes, target: Path) -> None:
-    """Write the graph in ONNX Runtime's own format, with the optimisations that hold on any processor."""
+    """Write the graph in ONNX Runtime's format, with optimisations valid on any processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -220,7 +225,7 @@ def to_ort(graph: bytes, target: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """These libraries speak to those who write them."""
+    """Silence the libraries' warnings and logs, which are meant for their developers."""
     level = logging.root.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Small networks that several methods are made of."""
+"""Small networks that several methods use."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def perceptron(
     activation: type[nn.Module] = nn.ReLU,
     norm: Callable[[int], nn.Module] | None = None,
 ) -> nn.Sequential:
-    """Linear layers of these widths with an activation, and a norm before it, between them: [B, widths[0]] -> [B, widths[-1]]."""
+    """Linear layers [B, widths[0]] -> [B, widths[-1]], with norm and activation between them."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), *([norm(b)] if norm else []), activation()]
@@ -22,8 +22,10 @@ def perceptron(
 
 
 def projector(*widths: int, norm: bool = False) -> nn.Sequential:
-    """Linear layers of these widths with BatchNorm and ReLU between them, and with `norm` BatchNorm at the end:
-    [B, widths[0]] -> [B, widths[-1]]."""
+    """Linear layers [B, widths[0]] -> [B, widths[-1]], with BatchNorm and ReLU between them.
+
+    With `norm` a BatchNorm without parameters follows.
+    """
     layers: list[nn.Module] = []
     for a, b in pairwise(widths[:-1]):
         layers += [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()]
@@ -32,7 +34,7 @@ def projector(*widths: int, norm: bool = False) -> nn.Sequential:
 
 
 def chain(**parts: nn.Module) -> nn.Sequential:
-    """Parts one after another, by name."""
+    """Named modules in sequence."""
     return nn.Sequential(OrderedDict(parts))
 
 
@@ -42,7 +44,7 @@ def upsampler(
     sizes: list[tuple[int, int]],
     norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
 ) -> nn.Sequential:
-    """A convolutional decoder: [B, width] -> [B, channels[0], *sizes[0]], from the last, smallest size up to the first."""
+    """A convolutional decoder [B, width] -> [B, channels[0], *sizes[0]], from the last size up."""
     layers: list[nn.Module] = [nn.Linear(width, channels[-1] * prod(sizes[-1])), nn.ReLU()]
     layers.append(nn.Unflatten(1, (channels[-1], *sizes[-1])))
     for n in range(len(channels) - 1, 0, -1):
@@ -53,15 +55,15 @@ def upsampler(
 
 
 def blocks(net: nn.Module) -> list[nn.Module]:
-    """What a network repeats: of the modules in its lists and sequences, those that have parts themselves, innermost ones."""
-    found = [b for child in net.children() for b in blocks(child)]
-    if found or not isinstance(net, nn.ModuleList | nn.Sequential):
-        return found
+    """A network's repeated blocks: innermost items of ModuleLists and Sequentials with children."""
+    inner = [b for child in net.children() for b in blocks(child)]
+    if inner or not isinstance(net, nn.ModuleList | nn.Sequential):
+        return inner
     return [m for m in net.children() if list(m.children()) and any(True for _ in m.parameters())]
 
 
 class Standardise(nn.Module):
-    """(f - mean) / sd with fixed numbers, fitted once: [B, D] -> [B, D]."""
+    """(f - mean) / sd with mean and sd fitted once: [B, D] -> [B, D]."""
 
     mean: Tensor
     sd: Tensor
@@ -72,7 +74,7 @@ class Standardise(nn.Module):
         self.register_buffer("sd", torch.ones(width))
 
     def fit(self, f_ND: Tensor, each: bool) -> None:
-        """`each`: every feature by its own spread (a dead one is left alone); else all by one common scale."""
+        """With `each`, scale each feature by its own sd (constant ones by 1), else all by one."""
         spread = f_ND.std(0) if each else f_ND.std(0).square().mean().sqrt().expand(f_ND.shape[1])
         self.mean.copy_(f_ND.mean(0))
         self.sd.copy_(

@@ -1,10 +1,12 @@
-"""Any nn.Module as an encoder: what `sft_exp.run(encoder=...)` makes of the module that it is given.
+"""Any nn.Module as an encoder: the part that `sft_exp.run(encoder=...)` makes of a module.
 
-A module becomes an encoder of plain fields: its architecture (the object without its weights), the hash of its weights, and
-the classes that it is made of. So a run with it is like any other: a new weight, another argument or an edit of `forward`
-gives its results another name, and the model of the run is built from model.json by whoever can import the classes.
+A module is described by plain fields: its architecture (the object without weights), the hash of
+its weights, and its classes. A run with it is like any other: new weights, other arguments or an
+edit of `forward` change the names of its results, and whoever can import the classes can build the
+model from model.json.
 
-The architecture is a pickle that may name modules alone: it is read by torch's unpickler of weights, which calls nothing else.
+The architecture is a pickle that may refer only to modules. It is read by torch's unpickler for
+weights, which calls nothing else.
 """
 
 import base64
@@ -34,13 +36,13 @@ from sft_exp.store import atomic_io
 from sft_exp.store.code_hash import by_path, library
 
 FOLDER = "objects"  # in the store
-CHANNELS = (32, 64, 128)  # of the decoder of a module that shows no maps
-FUNCTIONS = "torch.nn.functional"  # whose functions a module may hold
+CHANNELS = (32, 64, 128)  # of the decoder of a module without maps
+FUNCTIONS = "torch.nn.functional"  # a module may hold functions of this module
 
 
 @dataclass
 class OwnModule(Encoder):
-    """A user's module. Every arm of a comparison starts at its weights as they are."""
+    """A user's module. All arms of a comparison start at its weights."""
 
     unhashed: ClassVar[tuple[str, ...]] = ("weights",)
 
@@ -48,7 +50,7 @@ class OwnModule(Encoder):
     architecture: str = ""
     classes: list[str] = field(default_factory=list)  # whose source is hashed
     sha256: str = ""  # of the weights
-    weights: str = ""  # the file; none in model.json, where the trained weights lie beside it
+    weights: str = ""  # file; empty in model.json, which has the trained weights beside it
 
     def build(self, image):
         net = filled(restored(base64.b64decode(self.architecture)))
@@ -58,10 +60,10 @@ class OwnModule(Encoder):
 
 
 class Shown(Backbone):
-    """A module's output as maps: a tensor [B, D] is `code` and [B, D, H, W] is `map`; of a dict or a list of such tensors each
-    is one, by its name or as `map1`, `map2`, ...
+    """A module's output as maps: a tensor [B, D] is `code`, [B, D, H, W] is `map`.
 
-    ConfigError if the module does not take the images, or gives something else.
+    The tensors of a dict are maps by name, those of a list `map1`, `map2`, ... ConfigError if the
+    module does not accept the images or returns something else.
     """
 
     def __init__(self, image: tuple[int, int, int], net: nn.Module):
@@ -88,17 +90,14 @@ class Shown(Backbone):
         yield from named(self.net(x_BCHW))
 
     def decoder(self, width: int) -> nn.Module:
-        """The decoder follows the sizes of the module's maps; for a module without maps the image is halved three times."""
+        """A decoder through the sizes of the module's maps; without maps it halves three times."""
         channels, sizes = [self.image[0]], [self.image[1:]]
-        grids = [shape for shape in self.shapes if len(shape) == 3]
-        for depth, height, columns in grids:
-            if (
-                height <= sizes[-1][0]
-                and columns <= sizes[-1][1]
-                and (height, columns) != sizes[-1]
-            ):
+        for depth, rows, columns in (shape for shape in self.shapes if len(shape) == 3):
+            last_rows, last_columns = sizes[-1]
+            smaller = (rows, columns) != (last_rows, last_columns)
+            if rows <= last_rows and columns <= last_columns and smaller:
                 channels.append(min(depth, 512))
-                sizes.append((height, columns))
+                sizes.append((rows, columns))
         for depth in () if len(sizes) > 1 else CHANNELS:
             channels.append(depth)
             sizes.append((ceil(sizes[-1][0] / 2), ceil(sizes[-1][1] / 2)))
@@ -117,9 +116,9 @@ def named(output: Any) -> Iterator[tuple[str, Any]]:
 
 
 def described(module: nn.Module, store: Path) -> dict[str, Any]:
-    """The fields of the OwnModule that stands for a module, whose weights are written into the store.
+    """The fields of the OwnModule of a module, whose weights are written into the store.
 
-    ConfigError if the module cannot be built again from its classes, or its source cannot be hashed.
+    ConfigError if it cannot be built again from its classes, or its source cannot be hashed.
     """
     name = type(module).__name__
     classes = sorted({path for m in module.modules() if (path := importable(type(m)))})
@@ -128,7 +127,7 @@ def described(module: nn.Module, store: Path) -> dict[str, Any]:
     try:
         weights = to_bytes({k: v.detach().cpu().clone() for k, v in module.state_dict().items()})
     except (ValueError, AttributeError) as error:
-        raise ConfigError("encoder", name, f"has a state that is no tensor: {error}") from error
+        raise ConfigError("encoder", name, f"has state that is not a tensor: {error}") from error
     sha256 = hashlib.sha256(weights).hexdigest()
     file = store / FOLDER / f"{sha256[:16]}.safetensors"
     if not file.exists():
@@ -144,17 +143,20 @@ def described(module: nn.Module, store: Path) -> dict[str, Any]:
 
 
 def importable(kind: type) -> str | None:
-    """The path of a class that the user wrote, `package.module.Name`; None of a library's class. ConfigError if other processes
-    could not import it, or its source cannot be read."""
+    """The path `package.module.Name` of a class that the user wrote; None for a library's class.
+
+    ConfigError if other processes could not import it, or its source cannot be read.
+    """
     path = f"{kind.__module__}.{kind.__qualname__}"
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
         where = "in a function" if "<locals>" in kind.__qualname__ else "in the running program"
         raise ConfigError(
             "encoder",
             kind.__name__,
-            f"is defined {where}, where neither its source can be hashed nor `sft_exp predict` can find it. Write it to a "
-            "file (in a notebook: begin its cell with `%%writefile my_net.py`) and import it: `from my_net import "
-            f"{kind.__name__}`",
+            f"is defined {where}, where its source cannot be hashed and `sft_exp predict` cannot"
+            " find it. Write it to a file (in a notebook: begin its cell with"
+            " `%%writefile my_net.py`) and import it:"
+            f" `from my_net import {kind.__name__}`",
         )
     if library(kind.__module__):
         return None
@@ -173,7 +175,7 @@ def imported(path: str) -> Any:
 
 
 def substituted(module: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of the module with other parameters and buffers, those of `state_dict`; what is shared stays shared."""
+    """A copy of the module with substituted parameters and buffers; shared ones stay shared."""
     tensors: dict[int, Any] = {}
     for tensor in module.state_dict(keep_vars=True).values():
         new = substitute(tensor.detach())
@@ -183,41 +185,46 @@ def substituted(module: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn
 
 
 def pickled(module: nn.Module) -> bytes:
-    """The module without its weights, in training mode. ConfigError if it holds what no other process could have."""
+    """The module without its weights, in training mode. ConfigError if it cannot be pickled."""
     bare = substituted(module, lambda tensor: tensor.to("meta")).train()
-    for part in bare.modules():  # a set is pickled in another order by each process
+    for part in bare.modules():  # each process pickles a set in another order
         vars(part)["_non_persistent_buffers_set"] = sorted(part._non_persistent_buffers_set)
     file = io.BytesIO()
     try:
         torch.save(bare, file)
-    except Exception as error:  # pickle raises what it likes
-        valid = f"cannot be written: {error}. Hold modules, tensors, numbers and strings alone"
+    except Exception as error:  # pickle raises exceptions of any kind
+        valid = f"cannot be written: {error}. It may hold modules, tensors, numbers and strings"
         raise ConfigError("encoder", type(module).__name__, valid) from error
     return file.getvalue()
 
 
 def restored(content: bytes) -> nn.Module:
-    """The module that `pickled` described, without weights. DataError if its classes cannot be imported, ConfigError if it
-    names something else than modules."""
+    """The module that `pickled` described, without weights.
+
+    DataError if its classes cannot be imported, ConfigError if it refers to anything but modules.
+    """
     plain = zlib.decompress(content)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(plain))
     try:
-        found = {name: imported(name) for name in names}
+        objects = {name: imported(name) for name in names}
     except ImportError as error:
         raise DataError(
-            f"the encoder of this model is a class of your own, and {error}: put the folder of its module on PYTHONPATH; an "
-            "exported .onnx file needs no class"
+            f"the encoder of this model is a class of your own, and {error}: put the folder of its"
+            " module on PYTHONPATH; an exported .onnx file needs no class"
         ) from error
-    for name, value in found.items():
+    for name, value in objects.items():
         function = name.startswith(f"{FUNCTIONS}.")
         module = isinstance(value, type) and issubclass(value, nn.Module)
         if not (module or function or value is functools.partial):
-            valid = "which cannot be built again from model.json; hold modules, tensors, numbers and strings alone"
-            raise ConfigError("encoder", name, f"is held by the module, {valid}")
+            valid = (
+                "is held by the module and cannot be built again from model.json;"
+                " it may hold modules, tensors, numbers and strings"
+            )
+            raise ConfigError("encoder", name, valid)
     try:
-        with torch.serialization.safe_globals(list(found.values())):
+        with torch.serialization.safe_globals(list(objects.values())):
             net = torch.load(io.BytesIO(plain), weights_only=True)
-    except Exception as error:  # the unpickler raises what it likes
+    except Exception as error:  # the unpickler raises exceptions of any kind
         valid = f"cannot be built again from its classes: {str(error).splitlines()[0]}"
         raise ConfigError("encoder", ", ".join(names), valid) from error
     for part in net.modules():
@@ -226,7 +233,7 @@ def restored(content: bytes) -> nn.Module:
 
 
 def filled(net: nn.Module) -> nn.Module:
-    """The module with memory for its weights, which are not a number until they are loaded."""
+    """The module with memory for its weights, which are NaN until they are loaded."""
 
     def empty(tensor: Tensor) -> Tensor:
         fill = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
@@ -237,13 +244,13 @@ def filled(net: nn.Module) -> nn.Module:
 
 @lru_cache(maxsize=1)
 def read(file: str, sha256: str) -> Tensors:
-    """The weights in a file. DataError if it is not there or was changed."""
+    """The weights in a file. DataError if it is missing or was changed."""
     try:
         content = Path(file).read_bytes()
     except OSError as error:
         raise DataError(
-            f"{file}: the weights of the encoder are gone ({error.strerror})"
+            f"{file}: the weights of the encoder are missing ({error.strerror})"
         ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"{file}: these are not the weights that the run began with")
+        raise DataError(f"{file}: these are not the weights that the run started with")
     return from_bytes(content)

@@ -1,9 +1,10 @@
-"""Write what the model of a run predicts for image files.
+"""Write the predictions of a run's model for image files.
 
-One line `file,class,probability` for each image on stdout (an SVM has no probabilities), or with
-format=jsonl one object with the probabilities of all classes. Models of other tasks write `file` and
-their numbers; or masks, or one COCO json of boxes, with overlays, into the folder `out`, at the images'
-own size. An image that cannot be read is named on stderr and left out; then the exit code is 3.
+For each image a line `file,class,probability` is written to stdout (an SVM has no probabilities),
+or with format=jsonl an object with the probabilities of all classes. Models of other tasks write
+`file` and their numbers; or masks, or one COCO json of boxes, with overlays, into the folder `out`,
+at the images' own size. An image that cannot be read is reported on stderr and left out, and the
+exit code is 3.
 
     sft_exp predict outputs/latest photos/*.jpg > classes.csv
 """
@@ -24,27 +25,28 @@ class Arguments:
 
     run: Path  # folder of a run, finetune-* folder of the store, .onnx or .ort file
     files: list[str]  # image files, folders and globs; - reads names from stdin
-    format: Literal["csv", "jsonl"] = "csv"  # of models that give each image a class
+    format: Literal["csv", "jsonl"] = "csv"  # of classifications
     out: Path = Path("outputs/predictions")  # folder for masks, boxes and overlays
-    # of masks: predict in windows at this scale; null = fit to the model
+    # for masks: predict in windows at this scale; null = fit to the model
     scale: float | None = None
-    like: Path | None = None  # of boxes: COCO json whose image ids the results take
+    like: Path | None = None  # for boxes: COCO json whose image ids are used
 
 
 def main(arguments: list[str] | None = None) -> int:
     return args.run("predict", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> int:
+def work(options: Arguments) -> int:
     from sft_exp.predict.inference import load, load_other  # late: imports torch
 
-    entries, other = list(named(given.files, sys.stdin)), load_other(given.run)
+    entries, other = list(named(options.files, sys.stdin)), load_other(options.run)
     if other is None:
-        unread = predict(load(given.run), entries, sys.stdout, given.format)
+        unread = predict(load(options.run), entries, sys.stdout, options.format)
     else:
         from sft_exp.predict.predictions import writer
 
-        unread = each(writer(other, given.out, sys.stdout, given.scale, given.like), entries)
+        write = writer(other, options.out, sys.stdout, options.scale, options.like)
+        unread = each(write, entries)
     for line in unread:
         print(f"sft_exp.predict: {line}", file=sys.stderr)
     return DataError.code if unread else 0

@@ -21,7 +21,7 @@ Row = Callable[[Path, "Tensor"], None]  # writes an image's probabilities [Y]
 
 
 def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv") -> list[str]:
-    """Write a row for each image in the order of the entries; gives what could not be read, with the reason."""
+    """Write a row for each image in order of the entries -> unreadable files, with the reason."""
     import torch
 
     from sft_exp.data.decode import decode
@@ -30,29 +30,24 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
     paths = list(files(entries))
     with bar("predict", len(paths)) as advance:
-        for some in batches(paths):
+        for batch in batches(paths):
             read, images = [], []
-            for path in some:
+            for path in batch:
                 try:
                     images.append(decode(path.read_bytes(), model.image, levels=model.levels))
                     read.append(path)
                 except (DataError, OSError) as error:
-                    reason = (
-                        "no image lies there"
-                        if path.is_dir()
-                        else getattr(error, "strerror", None) or error
-                    )
-                    unread.append(f"{path}: {reason}")
+                    unread.append(f"{path}: {reason(path, error)}")
             if images:
                 for path, p_Y in zip(read, model.probabilities(torch.stack(images)), strict=True):
                     write(path, p_Y)
-            done += len(some)
+            done += len(batch)
             advance(done, f"{len(unread)} unread" if unread else "")
     return unread
 
 
 def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
-    """Let each image be written; gives what could not be read, with the reason."""
+    """Call `write` with each image -> unreadable files, with the reason."""
     from sft_exp.progress import bar
 
     paths, unread = list(files(entries)), []
@@ -61,12 +56,17 @@ def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
             try:
                 write(path, path.read_bytes())
             except (DataError, OSError) as error:
-                unread.append(
-                    f"{path}: {'no image lies there' if path.is_dir() else getattr(error, 'strerror', None) or error}"
-                )
+                unread.append(f"{path}: {reason(path, error)}")
             advance(n, f"{len(unread)} unread" if unread else "")
-    getattr(write, "close", lambda: None)()  # boxes of all images are one file
+    getattr(write, "close", lambda: None)()  # the boxes of all images are in one file
     return unread
+
+
+def reason(path: Path, error: Exception) -> object:
+    """Why a file could not be read."""
+    if path.is_dir():
+        return "no image lies there"
+    return getattr(error, "strerror", None) or error
 
 
 def table(model: "Predictor", out: TextIO) -> Row:
@@ -95,26 +95,27 @@ def lines(model: "Predictor", out: TextIO) -> Row:
 
 
 def named(entries: list[str], stdin: Iterable[str]) -> Iterator[str]:
-    """The entries, with stdin's lines in the place of `-`."""
+    """The entries, with `-` replaced by the lines of stdin."""
     for entry in entries:
-        yield from (
-            (line.rstrip("\n") for line in stdin if line.strip()) if entry == "-" else [entry]
-        )
+        if entry == "-":
+            yield from (line.rstrip("\n") for line in stdin if line.strip())
+        else:
+            yield entry
 
 
 def files(entries: list[str]) -> Iterator[Path]:
-    """The files themselves, the images in folders and below them, and the images that globs match."""
+    """The entries that are files, all images below folders, and the images that match globs."""
     from sft_exp.data.readers.files import below, is_image
 
     for entry in entries:
         path = Path(entry)
         if path.is_dir():
-            found = [p for p in below(path) if is_image(p.name)]
+            images = [p for p in below(path) if is_image(p.name)]
         elif not path.exists() and has_magic(entry):
-            found = [Path(p) for p in sorted(glob(entry, recursive=True)) if is_image(p)]
+            images = [Path(p) for p in sorted(glob(entry, recursive=True)) if is_image(p)]
         else:
-            found = [path]
-        yield from found or [path]  # nothing found is said like any other file that cannot be read
+            images = [path]
+        yield from images or [path]  # an entry without images is reported as unreadable
 
 
 def batches(paths: Iterable[Path]) -> Iterator[list[Path]]:

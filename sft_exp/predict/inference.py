@@ -1,4 +1,4 @@
-"""A trained model, wherever it lies, as one thing that predicts: of a run, of a store folder, or in an exported file."""
+"""Loading a trained classifier from a run, a store folder or an exported file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,23 +17,26 @@ GRAPHS = (".onnx", ".ort")
 class Predictor:
     image: tuple[int, int, int]  # C, H, W
     classes: tuple[str, ...]
-    probabilistic: bool  # whether the softmax of its logits means anything
+    probabilistic: bool  # whether the softmax of its logits is a probability
     logits: Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> [B, Y]
-    levels: tuple[int, int] | None = None  # which files of more than 8 bits a pixel are scaled by
+    levels: tuple[int, int] | None = None  # black and white in files of more than 8 bits
 
     def probabilities(self, x_BCHW: Tensor) -> Tensor:
-        """Of uint8 images [B, C, H, W]: [B, Y]."""
+        """Probabilities [B, Y] of uint8 images [B, C, H, W]."""
         return self.logits(x_BCHW).softmax(1)
 
 
 def load(path: Path) -> Predictor:
-    """The model of a run folder, a store folder, or an exported .onnx or .ort file, also by the folder that it was exported to;
-    DataError if it is none of these."""
+    """The model of a run folder, a store folder, an exported .onnx or .ort file, or its folder.
+
+    DataError if it is none of these.
+    """
     if file := graph_of(path):
         return from_graph(file)
     if path.suffix == ".pt2":
         raise DataError(
-            f"{path}: torch.export.load may run code of the file, so take the run's folder, or an .onnx or .ort file"
+            f"{path}: torch.export.load may run code of the file,"
+            " so take the run's folder, or an .onnx or .ort file"
         )
     model = models.load(models.folder_of(path))
     require_classes(path, model.task.predicts)
@@ -47,7 +50,7 @@ def load(path: Path) -> Predictor:
 
 
 def load_other(path: Path) -> models.Model | None:
-    """The model of a run folder or a store folder whose task gives images something else than one class; else None."""
+    """The model of a run or store folder, if its task is not image classification; else None."""
     if path.suffix == ".pt2" or graph_of(path):
         return None
     model = models.load(models.folder_of(path))
@@ -55,36 +58,40 @@ def load_other(path: Path) -> models.Model | None:
 
 
 def graph_of(path: Path) -> Path | None:
-    """The exported graph that is meant: the file itself, or the one in a folder that holds no other form of the model."""
-    inside = [path / f"model{suffix}" for suffix in GRAPHS if not (path / "model.json").exists()]
-    return (
-        path if path.suffix in GRAPHS else next((file for file in inside if file.is_file()), None)
-    )
+    """The exported graph: `path` itself, or a graph in a folder without model.json; else None."""
+    if path.suffix in GRAPHS:
+        return path
+    if (path / "model.json").exists():
+        return None
+    files = (path / f"model{suffix}" for suffix in GRAPHS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def require_classes(path: Path, predicts: str) -> None:
-    """DataError for a model that gives an image no class."""
+    """DataError unless the model classifies images."""
     if predicts != "classes":
         raise DataError(
-            f"{path}: its task predicts {predicts}, and this is for models that give an image a class"
+            f"{path}: its task predicts {predicts},"
+            " and this is for models that give an image a class"
         )
 
 
 def from_graph(path: Path) -> Predictor:
-    """An exported file in ONNX Runtime, one thread."""
+    """An exported file in ONNX Runtime with one thread."""
     graphs.require_onnx("model", path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        opened = graphs.session(path)
-        about = graphs.about(opened)
+        session = graphs.session(path)
+        about = graphs.about(session)
     except Exception as error:  # ONNX Runtime's errors have no common class
         raise DataError(
             f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})"
         ) from error
     if about is None:
         raise DataError(
-            f"{path}: its metadata does not say what it takes and which classes it knows; export=onnx writes that"
+            f"{path}: its metadata does not say what it takes and which classes it knows;"
+            " export=onnx writes that"
         )
     require_classes(path, about.get("predicts", "classes"))
     pixels = about["preprocess"]
@@ -93,7 +100,7 @@ def from_graph(path: Path) -> Predictor:
         tuple(about["classes"]),
         True,
         lambda x_BCHW: graphs.run(
-            opened, x_BCHW.permute(0, 2, 3, 1).contiguous() if pixels else x_BCHW.float().div(255)
+            session, x_BCHW.permute(0, 2, 3, 1).contiguous() if pixels else x_BCHW.float().div(255)
         ),
         models.levels_in(about),
     )

@@ -1,4 +1,4 @@
-"""A run's model for use from Python, with its preprocessing: `sft_exp.load(run).predict("photos")`."""
+"""A run's model with its preprocessing, for Python: `sft_exp.load(run).predict("photos")`."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -22,9 +22,10 @@ from sft_exp.stages.model import Model
 class LoadedModel:
     """The fine-tuned model of a run.
 
-    Its methods take one image or several: paths, folders, globs, Pillow images, arrays [H, W, C], tensors [C, H, W] or
-    [N, C, H, W], uint8 or floats in [0, 1]. Images are fitted to the model as `sft_exp predict` does: cropped at the centre to
-    its proportions, then resized. DataError names an image that cannot be read.
+    Its methods accept one image or several: paths, folders, globs, Pillow images, arrays [H, W, C],
+    tensors [C, H, W] or [N, C, H, W], uint8 or floats in [0, 1]. As in `sft_exp predict`, images
+    are cropped at the centre to the model's proportions and resized. DataError names an image that
+    cannot be read.
     """
 
     def __init__(self, path: Path, model: Model):
@@ -51,7 +52,7 @@ class LoadedModel:
         return [self.classes[n] for n in best_N.tolist()]
 
     def embed(self, images: Any) -> Tensor:
-        """The features that the head sees, [N, D], on the CPU."""
+        """The features that are the head's input, [N, D], on the CPU."""
         return self._each(images, self.model.nets.eval()["encoder"])
 
     def __repr__(self) -> str:
@@ -59,12 +60,12 @@ class LoadedModel:
 
     @torch.no_grad()
     def _each(self, images: Any, compute: Any) -> Tensor:
-        found, prepared = [], (self._fitted(image) for image in each(images))
+        outputs, prepared = [], (self._fitted(image) for image in each(images))
         while batch := list(islice(prepared, BATCH)):
-            found.append(compute(torch.stack(batch).float().div(255)))
-        if not found:
+            outputs.append(compute(torch.stack(batch).float().div(255)))
+        if not outputs:
             raise DataError("no images were given")
-        return torch.cat(found)
+        return torch.cat(outputs)
 
     def _fitted(self, image: Any) -> Tensor:
         """An image as uint8 [C, H, W] of the model's size."""
@@ -92,7 +93,7 @@ def each(images: Any) -> Iterator[Any]:
 
 
 def encoded(x_CHW: Tensor) -> bytes:
-    """uint8 [C, H, W] as the content of a PNG file, which loses nothing."""
+    """uint8 [C, H, W] as the content of a PNG file, which is lossless."""
     from PIL import Image
 
     if len(x_CHW) not in (1, 3):
@@ -102,9 +103,9 @@ def encoded(x_CHW: Tensor) -> bytes:
 
 
 def load(path: str | Path) -> LoadedModel:
-    """The model of a run folder (of its first labelled split), or of a `finetune-*` folder of the store, on the CPU.
+    """The model of a run (its first labelled split), or of a `finetune-*` store folder, on the CPU.
 
     Raises:
-        DataError: where no model lies there, or a class of the user's that it is made of cannot be imported.
+        DataError: if there is no model, or a class of the user's in it cannot be imported.
     """
     return LoadedModel(Path(path), models.load(models.folder_of(Path(path))))

@@ -1,7 +1,7 @@
-"""Predictions of tasks that give an image something else than one class, as files: masks as PNGs with overlays, numbers as CSV,
-boxes as COCO json.
+"""Writers of predictions other than classes: masks as PNGs with overlays, numbers, boxes.
 
-A writer is made for a model, an output folder and a stream, and called with each image's file and content.
+A writer is created for a model, an output folder and a stream, and called with each image's path
+and content.
 """
 
 from collections.abc import Callable
@@ -55,16 +55,17 @@ PALETTE = (
 def writer(
     model: Model, folder: Path, out: TextIO, scale: float | None, like: Path | None = None
 ) -> Write:
-    """What writes the predictions of the model's task. `scale`: of images before windows of the model's size are predicted;
-    None = until the shorter side is the model's. `like`: a COCO json, whose ids boxes are written with."""
+    """The writer for the model's task. DataError if there is none.
+
+    `scale` resizes images before masks are predicted in windows of the model's size; None = until
+    the shorter side is the model's. `like` is a COCO json whose ids are used for boxes.
+    """
     if model.task.predicts == "boxes":
         return BoxFiles(model, folder, out, like)
-    made = WRITERS.get(model.task.predicts)
-    if made is None:
-        raise DataError(
-            f"predictions of {type(model.task).__name__} have no files to be written to"
-        )
-    return made(model, folder, out, scale)
+    make_writer = WRITERS.get(model.task.predicts)
+    if make_writer is None:
+        raise DataError(f"predictions of {type(model.task).__name__} cannot be written to files")
+    return make_writer(model, folder, out, scale)
 
 
 def numbers(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
@@ -73,26 +74,25 @@ def numbers(model: Model, folder: Path, out: TextIO, scale: float | None) -> Wri
     rows.writerow(["file", *model.task.of(model.spec).classes])
 
     def write(path: Path, content: bytes) -> None:
-        (told_K,) = model.predict(seen(model, content))
-        rows.writerow([path, *(f"{value:.6g}" for value in told_K.tolist())])
+        (predicted_K,) = model.predict(decoded(model, content))
+        rows.writerow([path, *(f"{value:.6g}" for value in predicted_K.tolist())])
 
     return write
 
 
 def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
-    """<name>.png, whose pixels are classes, and <name>-overlay.png, both of the image's size; and a row of each image with the
-    share of its pixels that each class has."""
-    classes, rows, taken = (
-        model.task.of(model.spec).classes,
-        tables.Writer(out),
-        set[str](),
-    )
+    """<name>.png, whose pixels are classes, and <name>-overlay.png, both of the image's size.
+
+    A row for each image has the share of its pixels by class.
+    """
+    classes, rows = model.task.of(model.spec).classes, tables.Writer(out)
+    stems = set[str]()
     rows.writerow(["file", "mask", *classes])
 
     def write(path: Path, content: bytes) -> None:
         x_CHW = whole(content, model.spec.image[0], model.spec.levels)
         mask_HW = segmented(model.predict, x_CHW, model.spec.image, scale)
-        name = unique(path.stem, taken)
+        name = unique(path.stem, stems)
         save(folder / f"{name}.png", folder / f"{name}-overlay.png", mask_HW, x_CHW)
         share_Y = torch.bincount(mask_HW.flatten(), minlength=len(classes)) / mask_HW.numel()
         rows.writerow(
@@ -103,31 +103,30 @@ def masks(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write
 
 
 def several(model: Model, folder: Path, out: TextIO, scale: float | None) -> Write:
-    """A row of each image: the class or the numbers of each head; of a mask its file, made as the others see the image."""
+    """A row per image with each head's class, numbers, or file of a mask of the model's size."""
     heads: dict[str, Task] = model.task.heads  # type: ignore[attr-defined]
-    rows, taken, columns = tables.Writer(out), set[str](), ["file"]
+    rows, stems, columns = tables.Writer(out), set[str](), ["file"]
     for name, task in heads.items():
-        columns += (
-            [f"{name}/{c}" for c in model.spec.of(name).classes]
-            if task.predicts == "numbers"
-            else [name]
-        )
+        if task.predicts == "numbers":
+            columns += [f"{name}/{c}" for c in model.spec.of(name).classes]
+        else:
+            columns.append(name)
     rows.writerow(columns)
 
     def write(path: Path, content: bytes) -> None:
-        x_BCHW = seen(model, content)
-        told: Any = model.predict(x_BCHW)
-        cells, stem = list[str](), unique(path.stem, taken)
+        x_BCHW = decoded(model, content)
+        predictions: Any = model.predict(x_BCHW)
+        cells, stem = list[str](), unique(path.stem, stems)
         for name, task in heads.items():
-            (found,) = told[name]
+            (prediction,) = predictions[name]
             if task.predicts == "numbers":
-                cells += [f"{value:.6g}" for value in found.tolist()]
+                cells += [f"{value:.6g}" for value in prediction.tolist()]
             elif task.predicts == "pixels":
                 file = folder / f"{stem}-{name}.png"
-                save(file, folder / f"{stem}-{name}-overlay.png", found.argmax(0), x_BCHW[0])
+                save(file, folder / f"{stem}-{name}-overlay.png", prediction.argmax(0), x_BCHW[0])
                 cells.append(str(file))
             else:
-                cells.append(model.spec.of(name).classes[int(found.argmax())])
+                cells.append(model.spec.of(name).classes[int(prediction.argmax())])
         rows.writerow([path, *cells])
 
     return write
@@ -140,8 +139,8 @@ WRITERS: dict[str, Callable[[Model, Path, TextIO, float | None], Write]] = {
 }
 
 
-def seen(model: Model, content: bytes) -> Tensor:
-    """The image as the model was trained to see it: [1, C, H, W]."""
+def decoded(model: Model, content: bytes) -> Tensor:
+    """The image as the model's input: [1, C, H, W] in [0, 1]."""
     return decode(content, model.spec.image, levels=model.spec.levels)[None].float() / 255
 
 
@@ -152,25 +151,25 @@ def segmented(
     scale: float | None,
 ) -> Tensor:
     """Classes of all pixels of an image of any size, int64 [H, W]."""
-    _, high, wide = image
-    share = scale or max(high / x_CHW.shape[1], wide / x_CHW.shape[2])
-    size = [max(1, round(side * share)) for side in x_CHW.shape[1:]]
-    resized = (
-        F.interpolate(x_CHW[None], size, mode="bilinear", antialias=True)[0]
-        if share != 1
-        else x_CHW
+    _, height, width = image
+    factor = scale or max(height / x_CHW.shape[1], width / x_CHW.shape[2])
+    size = [max(1, round(side * factor)) for side in x_CHW.shape[1:]]
+    resized = x_CHW
+    if factor != 1:
+        resized = F.interpolate(x_CHW[None], size, mode="bilinear", antialias=True)[0]
+    logits_YHW = tiled(predict, resized.clamp(0, 1), (height, width))
+    logits_BYHW = F.interpolate(
+        logits_YHW[None], x_CHW.shape[1:], mode="bilinear", align_corners=False
     )
-    logits_YHW = tiled(predict, resized.clamp(0, 1), (high, wide))
-    return F.interpolate(logits_YHW[None], x_CHW.shape[1:], mode="bilinear", align_corners=False)[
-        0
-    ].argmax(0)
+    return logits_BYHW[0].argmax(0)
 
 
 def save(mask: Path, overlay: Path, mask_HW: Tensor, x_CHW: Tensor) -> None:
+    """Write a mask, and its image with the classes in half-transparent colours."""
     from PIL import Image
 
     picture = Image.fromarray(mask_HW.to(torch.uint8).numpy())
-    # values stay classes; viewers show colours
+    # with a palette, pixel values are classes and viewers show colours
     picture.putpalette([*PALETTE, *([128] * (768 - len(PALETTE)))])
     atomic_io.write(mask, png(picture))
     colours_HW3 = np.asarray(picture.convert("RGB"), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Large images, predicted in overlapping windows of the size that a model knows, whose predictions fade into each other."""
+"""Prediction of large images in overlapping windows of the model's size, blended with weights."""
 
 from collections.abc import Callable
 from math import ceil
@@ -7,36 +7,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OVERLAP = 0.25  # of a window's side, at least
-AT_ONCE = 8  # windows
+OVERLAP = 0.25  # minimum share of a window's side
+AT_ONCE = 8  # windows in a batch
 
 
 def tiled(predict: Callable[[Tensor], Tensor], x_CHW: Tensor, window: tuple[int, int]) -> Tensor:
-    """Predictions [Y, H, W] for an image of any size, of a function [B, C, *window] -> [B, Y, *window]. An image that is smaller
-    is continued by its border."""
-    high, wide = x_CHW.shape[1:]
-    short = (max(0, window[0] - high), max(0, window[1] - wide))
-    x_CHW = F.pad(x_CHW[None], (0, short[1], 0, short[0]), mode="replicate")[0]
-    tops, lefts = starts(x_CHW.shape[1], window[0]), starts(x_CHW.shape[2], window[1])
-    places = [(top, left) for top in tops for left in lefts]
+    """Predictions [Y, H, W] for an image of any size.
+
+    `predict` maps [B, C, *window] -> [B, Y, *window]. A smaller image is padded by replicating its
+    border.
+    """
+    height, width = x_CHW.shape[1:]
+    missing = (max(0, window[0] - height), max(0, window[1] - width))
+    x_CHW = F.pad(x_CHW[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+    slices = [
+        (slice(top, top + window[0]), slice(left, left + window[1]))
+        for top in starts(x_CHW.shape[1], window[0])
+        for left in starts(x_CHW.shape[2], window[1])
+    ]
     weight_HW = ramp(window[0])[:, None] * ramp(window[1])
     total, weights = torch.zeros(()), torch.zeros(x_CHW.shape[1:])
-    for first in range(0, len(places), AT_ONCE):
-        some = places[first : first + AT_ONCE]
-        found = predict(
-            torch.stack([x_CHW[:, t : t + window[0], left : left + window[1]] for t, left in some])
-        )
+    for first in range(0, len(slices), AT_ONCE):
+        batch = slices[first : first + AT_ONCE]
+        y_BYHW = predict(torch.stack([x_CHW[:, rows, columns] for rows, columns in batch]))
         if not total.dim():
-            total = torch.zeros(found.shape[1], *x_CHW.shape[1:])
-        for (top, left), y_YHW in zip(some, found, strict=True):
-            rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
+            total = torch.zeros(y_BYHW.shape[1], *x_CHW.shape[1:])
+        for (rows, columns), y_YHW in zip(batch, y_BYHW, strict=True):
             total[:, rows, columns] += y_YHW * weight_HW
             weights[rows, columns] += weight_HW
-    return (total / weights)[:, :high, :wide]
+    return (total / weights)[:, :height, :width]
 
 
 def starts(length: int, window: int) -> list[int]:
-    """Where windows begin, evenly spaced, so that the first and the last end with the image."""
+    """Evenly spaced starts of windows, from the image's beginning to its end."""
     if length <= window:
         return [0]
     count = ceil((length - window) / (window * (1 - OVERLAP))) + 1
@@ -44,6 +47,6 @@ def starts(length: int, window: int) -> list[int]:
 
 
 def ramp(size: int) -> Tensor:
-    """From little at the ends to 1 in the middle, never 0."""
-    at = (torch.arange(size) + 0.5) / size
-    return (1 - (2 * at - 1).abs()).clamp(min=1e-3)
+    """Weights [size] that rise from near 0 at the ends to 1 in the middle, never 0."""
+    position = (torch.arange(size) + 0.5) / size
+    return (1 - (2 * position - 1).abs()).clamp(min=1e-3)

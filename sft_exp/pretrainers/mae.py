@@ -1,9 +1,10 @@
-"""Masked autoencoder, for encoders that see whole images: fill in the patches that were blacked out. He et al., arXiv:2111.06377.
+"""Masked autoencoder for any encoder: reconstruct the patches that were masked.
 
-Loss: the squared error over the pixels of masked patches alone, a mean for each image. A fixed number of patches, drawn
-anew for each image and step, is masked. With a vision transformer the masked patches would not be computed at all; here they
-are set to 0, as in context encoders (Pathak et al., arXiv:1604.07379), and the network is small. Kept: the maps below
-the code.
+He et al., arXiv:2111.06377. Loss: the squared error over the pixels of the masked patches alone,
+averaged over each image. Each image and step masks a fixed number of randomly drawn patches. A
+vision transformer would skip the masked patches; here the encoder gets the whole image with these
+patches set to 0, as in context encoders (Pathak et al., arXiv:1604.07379). Fine-tuning starts from
+the maps below the code.
 """
 
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ class MAE(Pretrainer):
     pool: ClassVar[str] = "max"
     grid: ClassVar[int] = 4
 
-    patch: int = 4  # pixels, height and width; at the right and lower border what is left of one
-    masked: float = 0.6  # share of the patches
-    # predict each patch relative to its own mean and spread (section 4, better on natural images)
+    patch: int = 4  # height and width in pixels; those at the right and lower border may be cut off
+    masked: float = 0.6  # share of the patches that are masked
+    # standardise each patch of the target by its own mean and standard deviation (section 4; better
+    # on natural images)
     normalise: bool = False
 
     def __post_init__(self):
@@ -47,21 +49,26 @@ class MAE(Pretrainer):
         order_BN = rng.rand(len(x_BCHW), rows * columns).argsort(1)
         return x_BCHW, self.pixels((order_BN < count).unflatten(1, (rows, columns)), x_BCHW)
 
-    def pixels(self, of_patch_BRC, x_BCHW):
-        """A value a patch [B, rows, columns] as one a pixel [B, 1, H, W]."""
-        whole = of_patch_BRC.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)
+    def pixels(self, values_BRC, x_BCHW):
+        """One value per patch [B, rows, columns] as one per pixel [B, 1, H, W]."""
+        whole = values_BRC.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)
         return whole[:, None, : x_BCHW.shape[2], : x_BCHW.shape[3]]
 
-    def loss(self, nets, x_BCHW, gone_B1HW):
-        h_BCHW = nets["decoder"](nets["encoder"](x_BCHW.masked_fill(gone_B1HW, 0)))
+    def loss(self, nets, x_BCHW, masked_B1HW):
+        h_BCHW = nets["decoder"](nets["encoder"](x_BCHW.masked_fill(masked_B1HW, 0)))
         target_BCHW = self.normalised(x_BCHW) if self.normalise else x_BCHW
-        error_B1HW = (h_BCHW - target_BCHW).square().mean(1, keepdim=True) * gone_B1HW
-        return (error_B1HW.sum((1, 2, 3)) / gone_B1HW.sum((1, 2, 3))).mean(), {}
+        error_B1HW = (h_BCHW - target_BCHW).square().mean(1, keepdim=True) * masked_B1HW
+        return (error_B1HW.sum((1, 2, 3)) / masked_B1HW.sum((1, 2, 3))).mean(), {}
 
     def normalised(self, x_BCHW):
-        """Each pixel relative to the mean and spread of its patch."""
+        """The images with each patch standardised by its own mean and standard deviation."""
+        mean_B1HW, sd_B1HW = self.patch_statistics(x_BCHW)
+        return (x_BCHW - mean_B1HW) / sd_B1HW
+
+    def patch_statistics(self, x_BCHW):
+        """Mean and standard deviation of each pixel's patch [B, 1, H, W] each."""
         mean, square = (self.patch_mean(v) for v in (x_BCHW, x_BCHW.square()))
-        return (x_BCHW - mean) / (square - mean.square()).clamp_min(0).add(1e-6).sqrt()
+        return mean, (square - mean.square()).clamp_min(0).add(1e-6).sqrt()
 
     def patch_mean(self, x_BCHW):
         """The mean of each pixel's patch, over its pixels and channels [B, 1, H, W]."""
@@ -70,14 +77,14 @@ class MAE(Pretrainer):
         return self.pixels(pool(mean_B1HW).squeeze(1), x_BCHW)
 
     def show(self, nets, x_BCHW, rng):
-        _, gone_B1HW = self.draw({"pool": {"x": x_BCHW}}, rng, 1.0)
-        seen_BCHW = x_BCHW.masked_fill(gone_B1HW, 0)
-        h_BCHW = nets["decoder"](nets["encoder"](seen_BCHW))
-        if self.normalise:  # back to grey levels, with the true mean and spread of each patch
-            mean, square = (self.patch_mean(v) for v in (x_BCHW, x_BCHW.square()))
-            h_BCHW = h_BCHW * (square - mean.square()).clamp_min(0).add(1e-6).sqrt() + mean
+        _, masked_B1HW = self.draw({"pool": {"x": x_BCHW}}, rng, 1.0)
+        visible_BCHW = x_BCHW.masked_fill(masked_B1HW, 0)
+        h_BCHW = nets["decoder"](nets["encoder"](visible_BCHW))
+        if self.normalise:  # back to grey levels, with the true statistics of each patch
+            mean_B1HW, sd_B1HW = self.patch_statistics(x_BCHW)
+            h_BCHW = h_BCHW * sd_B1HW + mean_B1HW
         return {
             "input": x_BCHW,
-            "masked": seen_BCHW,
-            "filled in": x_BCHW.where(~gone_B1HW, h_BCHW.clamp(0, 1)),
+            "masked": visible_BCHW,
+            "filled in": x_BCHW.where(~masked_B1HW, h_BCHW.clamp(0, 1)),
         }

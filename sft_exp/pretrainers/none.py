@@ -1,4 +1,4 @@
-"""No pretraining: the fine-tuned model is the one from scratch."""
+"""No pretraining: the model is trained from scratch."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,12 +1,14 @@
-"""Which way up is it? Gidaris et al., arXiv:1803.07728: every image in all four turns, and the turn is the label.
+"""Rotation: predict by which quarter turn an image was rotated. Gidaris et al., arXiv:1803.07728.
 
-Loss: cross-entropy over the turns (equation 3); all four of an image are in one batch, so labels are balanced. An image that
-is not square has two turns. Kept: the maps below the code, where they were in the image; the code itself serves the turns
-alone (their table 1).
-It assumes that images have an upside: of digits, 0, 1 and 8 look the same both ways, and 6 is a 9.
+Loss: cross-entropy over the turns (equation 3). All four turns of an image are in one batch, so
+that the labels are balanced; an image that is not square has two turns. Fine-tuning starts from the
+maps below the code, pooled to a grid, because the code itself specialises in the turns (their table
+1). The method assumes that images have an upright orientation. Digits do not always: 0, 1 and 8
+look the same both ways, and a 6 becomes a 9.
 """
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import ClassVar
 
 import torch
@@ -23,9 +25,8 @@ class Rotation(Pretrainer):
     grid: ClassVar[int] = 4
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict(
-            {"encoder": encoder, "head": nn.Linear(encoder.width, len(turns(spec.image[1:])))}
-        )
+        head = nn.Linear(encoder.width, len(turns(spec.image[1:])))
+        return nn.ModuleDict({"encoder": encoder, "head": head})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
@@ -35,18 +36,15 @@ class Rotation(Pretrainer):
 
     def loss(self, nets, x_BCHW, turn_B):
         logits_BT = nets["head"](nets["encoder"](x_BCHW))
-        return F.cross_entropy(logits_BT, turn_B), {
-            "accuracy": (logits_BT.argmax(1) == turn_B).float().mean()
-        }
+        accuracy = (logits_BT.argmax(1) == turn_B).float().mean()
+        return F.cross_entropy(logits_BT, turn_B), {"accuracy": accuracy}
 
     def show(self, nets, x_BCHW, rng):
         quarters = turns(x_BCHW.shape[2:])
-        turned = [
-            x_CHW.rot90(quarters[n % len(quarters)], (1, 2)) for n, x_CHW in enumerate(x_BCHW)
-        ]
+        turned = [x.rot90(q, (1, 2)) for x, q in zip(x_BCHW, cycle(quarters), strict=False)]
         return {"input": x_BCHW, "turned": torch.stack(turned)}
 
 
 def turns(size):
-    """Quarter turns after which an image of this height and width has the same size."""
+    """The quarter turns that keep the size (height, width) of an image."""
     return (0, 1, 2, 3) if size[0] == size[1] else (0, 2)

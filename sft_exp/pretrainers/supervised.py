@@ -1,9 +1,10 @@
-"""Learn the classes of another data set: what transfer learning has always done, and what any self-supervised claim is held
-against. Yosinski et al., arXiv:1411.1792; Kornblith et al., arXiv:1805.08974.
+"""Supervised pretraining on another labelled data set, the classical form of transfer learning.
 
-Loss: cross-entropy over the other set's classes; of masks or boxes that of `task`. Kept: the encoder, without that head. The
-other set is pretrain_dataset=..., or for those that need no further keys, pretrainer.source=...; labels of `dataset` itself are
-never seen.
+Self-supervised methods are compared with it. Yosinski et al., arXiv:1411.1792; Kornblith et al.,
+arXiv:1805.08974. Loss: cross-entropy over the other set's classes, or the loss of `task` for masks
+and boxes. Fine-tuning starts from the encoder; the head is dropped. The other set is
+pretrain_dataset=..., or pretrainer.source=... where it needs no further keys. Labels of `dataset`
+itself are never used.
 """
 
 from dataclasses import dataclass
@@ -23,23 +24,20 @@ class Supervised(Pretrainer):
     unhashed: ClassVar[tuple[str, ...]] = ("init", "source")
     labelled: ClassVar[bool] = True
 
-    # an option of dataset, e.g. fashion_mnist; null = what pretrain_dataset says
+    # an option of the group dataset, e.g. fashion_mnist; null = pretrain_dataset
     source: str | None = None
-    task: Any = None  # what is learnt there of masks or boxes; null = classes of images
+    task: Any = None  # the task there, for masks or boxes; null = classification
 
     def __post_init__(self):
-        require(
-            self.task is None or isinstance(self.task, Task), "task", self.task, "a task, or null"
-        )
+        known = self.task is None or isinstance(self.task, Task)
+        require(known, "task", self.task, "a task, or null")
         if self.task is not None and self.task.predicts == "classes":
             self.task = None
-        learnable = self.task is None or not self.task.pooled
-        kind = type(self.task).__name__
         require(
-            learnable,
+            self.task is None or not self.task.pooled,
             "task",
-            kind,
-            "one of classes, pixels or boxes: another set's numbers have another scale",
+            type(self.task).__name__,
+            "a task of classes, pixels or boxes: another set's numbers differ in scale",
         )
 
     @property
@@ -52,12 +50,10 @@ class Supervised(Pretrainer):
 
     def networks(self, encoder, spec):
         if self.task:
-            return self.task.networks(
-                FeatureExtractor(encoder, [DENSE], "avg", 1, spec.image), spec
-            )
-        return nn.ModuleDict(
-            {"encoder": encoder, "head": nn.Linear(encoder.width, len(spec.classes))}
-        )
+            maps = FeatureExtractor(encoder, [DENSE], "avg", 1, spec.image)
+            return self.task.networks(maps, spec)
+        head = nn.Linear(encoder.width, len(spec.classes))
+        return nn.ModuleDict({"encoder": encoder, "head": head})
 
     def draw(self, batch, rng, progress):
         if self.task:
@@ -69,9 +65,8 @@ class Supervised(Pretrainer):
             return self.task.loss(nets, x_BCHW, *targets)
         (y_B,) = targets
         logits_BY = nets["head"](nets["encoder"](x_BCHW))
-        return F.cross_entropy(logits_BY, y_B), {
-            "accuracy": (logits_BY.argmax(1) == y_B).float().mean()
-        }
+        accuracy = (logits_BY.argmax(1) == y_B).float().mean()
+        return F.cross_entropy(logits_BY, y_B), {"accuracy": accuracy}
 
     def show(self, nets, x_BCHW, rng):
         return {"input": x_BCHW}

@@ -1,8 +1,9 @@
 """Variational autoencoder. Kingma & Welling, arXiv:1312.6114; beta from Higgins et al., ICLR 2017.
 
-Loss: -E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), equation 10, in nats: sums over pixels and latents. Kept: the trunk before
-the posterior's last layers. Its likelihood is estimated with importance samples (nll_samples), as papers quote it for black and
-white images: drawn afresh at each step (binarise=true, "dynamic"), or once (dataset=binary_mnist, "fixed").
+Loss: -E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), equation 10, in nats: sums over pixels and
+latents. Fine-tuning starts from the feature map below the code. With nll_samples, the likelihood is
+estimated by importance sampling, as papers report it for black-and-white images: binarised afresh
+at each step (binarise=true, "dynamic"), or once (dataset=binary_mnist, "fixed").
 """
 
 from dataclasses import dataclass
@@ -18,38 +19,31 @@ from sft_exp.losses import bernoulli, kl_to_standard_normal, log_bernoulli, log_
 
 @dataclass
 class VAE(Pretrainer):
-    # before the code: the last layer serves a posterior most of whose units are idle
+    # not the code, which feeds a posterior most of whose units are inactive
     features: ClassVar[tuple[int, ...]] = (-2,)
     has_likelihood: ClassVar[bool] = True
 
     latent: int = 20  # Z
     beta: float = 1.0  # weight of the KL term; 1 = the evidence lower bound
-    warmup: float = 0.0  # share of the steps over which beta rises from 0
-    likelihood: str = "bernoulli"  # bernoulli (grey levels count as probabilities) or gaussian
+    warmup: float = 0.0  # share of the steps during which beta rises from 0
+    likelihood: str = "bernoulli"  # bernoulli (grey levels are probabilities) or gaussian
     sigma: float = 1.0  # standard deviation of gaussian pixels
-    # make each pixel black or white, drawn afresh at each step with its grey level as probability
+    # sample each pixel as black or white at each step, with its grey level as the probability of
+    # white
     binarise: bool = False
 
     def __post_init__(self):
         require(self.latent > 0, "latent", self.latent, "above 0")
         require(self.beta >= 0, "beta", self.beta, "0 or more")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "from 0 to 1")
-        require(
-            self.likelihood in ("bernoulli", "gaussian"),
-            "likelihood",
-            self.likelihood,
-            "bernoulli or gaussian",
-        )
+        known = ("bernoulli", "gaussian")
+        require(self.likelihood in known, "likelihood", self.likelihood, " or ".join(known))
         require(0 < self.sigma < float("inf"), "sigma", self.sigma, "above 0")
 
     def networks(self, encoder, spec):
-        return nn.ModuleDict(
-            {
-                "encoder": encoder,
-                "posterior": nn.Linear(encoder.width, 2 * self.latent),
-                "decoder": encoder.decoder(self.latent),
-            }
-        )
+        posterior = nn.Linear(encoder.width, 2 * self.latent)
+        decoder = encoder.decoder(self.latent)
+        return nn.ModuleDict({"encoder": encoder, "posterior": posterior, "decoder": decoder})
 
     def observe(self, x_BCHW, rng):
         return rng.bernoulli(x_BCHW) if self.binarise else x_BCHW
@@ -63,16 +57,18 @@ class VAE(Pretrainer):
     def loss(self, nets, x_BCHW, eps_BZ, beta):
         mean_BZ, logvar_BZ = self.posterior(nets, x_BCHW)
         h_BCHW = nets["decoder"](mean_BZ + eps_BZ * (logvar_BZ / 2).exp())
-        error = (
-            bernoulli(h_BCHW, x_BCHW)
-            if self.likelihood == "bernoulli"
-            else -self.log_p(h_BCHW[None], x_BCHW).mean()
-        )
+        error = self.error(h_BCHW, x_BCHW)
         kl = kl_to_standard_normal(mean_BZ, logvar_BZ)
         return error + beta * kl, {"reconstruction": error, "kl": kl}
 
+    def error(self, h_BCHW, x_BCHW):
+        """The mean of -log p(x|z) over the batch [scalar, nats per image]."""
+        if self.likelihood == "bernoulli":
+            return bernoulli(h_BCHW, x_BCHW)
+        return -self.log_p(h_BCHW[None], x_BCHW).mean()
+
     def posterior(self, nets, x_BCHW):
-        """-> mean, log-variance of q(z|x) [B, Z] each"""
+        """Mean and log-variance of q(z|x) [B, Z] each."""
         return nets["posterior"](nets["encoder"](x_BCHW)).chunk(2, dim=1)
 
     def log_weights(self, nets, x_BCHW, samples, rng):
@@ -85,7 +81,7 @@ class VAE(Pretrainer):
         return self.log_p(h_KBCHW, x_BCHW) + ratio_KB
 
     def log_p(self, h_KBCHW, x_BCHW):
-        """log p(x|z) [K, B] from the decoder's output"""
+        """log p(x|z) [K, B], in nats, from the decoder's output."""
         if self.likelihood == "bernoulli":
             return log_bernoulli(h_KBCHW, x_BCHW)
         return log_gaussian(h_KBCHW.sigmoid(), x_BCHW, self.sigma)

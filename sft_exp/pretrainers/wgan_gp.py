@@ -1,8 +1,10 @@
 """Wasserstein GAN with gradient penalty. Gulrajani et al., arXiv:1704.00028, algorithm 1.
 
-Critic: E D(G(z)) - E D(x) + penalty E (||grad D(x^)|| - 1)^2 at points x^ between real and generated images (equation 3);
-generator, every fifth step: -E D(G(z)). The critic's trunk is the encoder and is kept. The penalty is of each image alone, so
-the critic has no BatchNorm (section 4): with encoder=conv, encoder.norm=layer. Adam with beta1 = 0: pretrain_optim=adam_wgan.
+The critic's loss is E D(G(z)) - E D(x) + penalty E (||grad D(x^)|| - 1)^2 at points x^ between real
+and generated images (equation 3); the generator's, in every fifth step, is -E D(G(z)). The encoder
+is the critic's trunk, from whose maps fine-tuning starts. The penalty treats each image by itself,
+so the critic must not have BatchNorm (section 4): use encoder=conv with encoder.norm=layer. The
+paper's Adam has beta1 = 0: pretrain_optim=adam_wgan.
 """
 
 from dataclasses import dataclass
@@ -36,14 +38,13 @@ class WGANGP(Pretrainer):
 
     def networks(self, encoder, spec):
         if batch_norms(encoder):
-            valid = "the gradient penalty is of each image alone: take an encoder without BatchNorm, such as conv with norm=layer"
+            valid = (
+                "the gradient penalty treats each image by itself: take an encoder without "
+                "BatchNorm, such as conv with norm=layer"
+            )
             raise ConfigError("encoder.norm", "batch", valid)
-        return nn.ModuleDict(
-            {
-                "critic": nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)}),
-                "generator": encoder.decoder(self.latent),
-            }
-        )
+        critic = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.width, 1)})
+        return nn.ModuleDict({"critic": critic, "generator": encoder.decoder(self.latent)})
 
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
@@ -52,24 +53,21 @@ class WGANGP(Pretrainer):
 
     def critic_loss(self, nets, x_BCHW, z_BZ, share_B111):
         fake_BCHW = self.generate(nets, z_BZ).detach()
-        real_B, fake_B = self.judge(nets, x_BCHW), self.judge(nets, fake_BCHW)
+        real_B, fake_B = self.score(nets, x_BCHW), self.score(nets, fake_BCHW)
         between_BCHW = (share_B111 * x_BCHW + (1 - share_B111) * fake_BCHW).requires_grad_()
         with torch.enable_grad():
-            slope_BCHW = torch.autograd.grad(
-                self.judge(nets, between_BCHW).sum(), between_BCHW, create_graph=True
-            )[0]
-        steepness_B = slope_BCHW.flatten(1).norm(dim=1)
+            total = self.score(nets, between_BCHW).sum()
+            (gradient_BCHW,) = torch.autograd.grad(total, between_BCHW, create_graph=True)
+        norm_B = gradient_BCHW.flatten(1).norm(dim=1)
         distance = real_B.mean() - fake_B.mean()
-        return self.penalty * (steepness_B - 1).square().mean() - distance, {
-            "distance": distance,
-            "steepness": steepness_B.mean(),
-        }
+        loss = self.penalty * (norm_B - 1).square().mean() - distance
+        return loss, {"distance": distance, "steepness": norm_B.mean()}
 
     def generator_loss(self, nets, x_BCHW, z_BZ, share_B111):
-        return -self.judge(nets, self.generate(nets, z_BZ)).mean(), {}
+        return -self.score(nets, self.generate(nets, z_BZ)).mean(), {}
 
-    def judge(self, nets, x_BCHW):
-        """-> score, higher for real images [B]"""
+    def score(self, nets, x_BCHW):
+        """The critic's score, higher for real images [B]."""
         critic = nets["critic"]
         return critic["head"](critic["encoder"](x_BCHW)).squeeze(1)
 

@@ -80,7 +80,10 @@ def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
     screen.print(footing(job), style="dim", soft_wrap=whole)
     if result.benchmark:
         show_benchmark(result.benchmark, screen)
-    for sentence in filter(None, (advice.sentence(result), *advice.notes(job, result))):
+    # notes on the verdict itself are on the page
+    on_page = result.judgement.notes if result.judgement else []
+    notes = [note for note in advice.notes(job, result) if note not in on_page]
+    for sentence in filter(None, (advice.sentence(result), *notes)):
         screen.print(sentence, soft_wrap=whole)
     screen.print(f"Next: {following}", soft_wrap=True)
     screen.print(f"      ({why})", soft_wrap=whole)

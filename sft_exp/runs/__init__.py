@@ -1,1 +1,1 @@
-"""A job from its requests to its results."""
+"""The pipeline from a job's requests to its results."""

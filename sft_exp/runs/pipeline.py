@@ -1,4 +1,4 @@
-"""The whole line of one job: describe, pretrain, fine-tune, validate, evaluate, compress, export."""
+"""The pipeline of one job: describe, pretrain, fine-tune, validate, evaluate, compress, export."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +16,15 @@ from sft_exp.training.context import Context, Stop
 
 
 def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> Results:
-    """Everything of the job that is missing, once; then its results. What of `others` fits the same call comes along."""
+    """Compute all missing results of the job and return its `Results`.
+
+    Requests of `others` that the same call can compute are computed too.
+    """
     store = Store(Path(job.experiment.store), lambda: Stop.asked)
     for name, requests in job.requests.items():
         ctx.mirrored |= run_metadata.runs(job, name, ctx)
-        job.results[name] = run_stage(
-            store, stage(name, ctx), requests, [r for o in others for r in o.requests[name]]
-        )
+        further = [r for other in others for r in other.requests[name]]
+        job.results[name] = run_stage(store, stage(name, ctx), requests, further)
         run_metadata.after(job, name, ctx)
         if name == "bill":
             tolerated(job)
@@ -30,56 +32,64 @@ def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> Results:
 
 
 def tolerated(job: Job) -> None:
-    """ToleranceError if a compressed form lost more accuracy than compress.tolerance. The bill stays in the store."""
+    """ToleranceError if a variant lost more accuracy than compress.tolerance.
+
+    The benchmark stays in the store.
+    """
     most: float | None = getattr(job.experiment.compress, "tolerance", None)
     if most is None:
         return
     for result in job.results["bill"]:
         original, *variants = read(result, "bill.json")["rows"]
-        lost = {row["form"]: original["accuracy"] - row["accuracy"] for row in variants}
-        if worse := {
-            name: loss for name, loss in lost.items() if loss > most and not name.endswith(ALONE)
-        }:
-            named = ", ".join(
-                f"{name} lost {100 * loss:.2f} points" for name, loss in worse.items()
-            )
+        losses = {row["form"]: original["accuracy"] - row["accuracy"] for row in variants}
+        worse = ", ".join(
+            f"{name} lost {100 * loss:.2f} points"
+            for name, loss in losses.items()
+            if loss > most and not name.endswith(ALONE)
+        )
+        if worse:
             raise ToleranceError(
-                f"{named} of accuracy, compress.tolerance={most} allows {100 * most:g}: {result.folder}/bill.json"
+                f"{worse} of accuracy, compress.tolerance={most} allows {100 * most:g}:"
+                f" {result.folder}/bill.json"
             )
 
 
 def names(job: Job) -> list[str]:
-    """Every store folder the job uses."""
+    """Names of all store folders that the job uses."""
     return [stage(name).folder_name(r) for name, requests in job.requests.items() for r in requests]
 
 
 def run_stage(
-    store: Store, what: Stage, requests: list[Request], others: list[Request]
+    store: Store, this_stage: Stage, requests: list[Request], others: list[Request]
 ) -> list[Result]:
-    """`store.run` for the job's requests and what of the others' one call can serve with them."""
-    missing = {name: r for r in requests if not store.has(name := what.folder_name(r))}
-    wanted = {what.batch_key(r) for r in missing.values()} - {None} if what.batch_key else set()
-    also = [r for r in others if what.batch_key and what.batch_key(r) in wanted]
+    """`store.run` for the job's requests, and for those of `others` that the same call computes."""
+    folder_name, batch_key = this_stage.folder_name, this_stage.batch_key
+    missing = {name: r for r in requests if not store.has(name := folder_name(r))}
+    keys = {batch_key(r) for r in missing.values()} - {None} if batch_key else set()
+    further = [r for r in others if batch_key and batch_key(r) in keys]
     try:
-        return shown(store, what, [*requests, *also], len(missing))[: len(requests)]
+        results = run_with_bar(store, this_stage, [*requests, *further], len(missing))
+        return results[: len(requests)]
     except NonFiniteError:
-        if not also:
+        if not further:
             raise
-        # another job's head diverged: ours alone
-        return shown(store, replace(what, batch_key=None), requests, len(missing))
+        # another job's head diverged: compute only ours
+        return run_with_bar(store, replace(this_stage, batch_key=None), requests, len(missing))
 
 
-def shown(store: Store, what: Stage, requests: list[Request], missing: int) -> list[Result]:
-    """`store.run` under one progress bar, if there is more than one thing to do."""
+def run_with_bar(
+    store: Store, this_stage: Stage, requests: list[Request], missing: int
+) -> list[Result]:
+    """`store.run` with a progress bar, if more than one result is missing."""
     if missing < 2:
-        return store.run(what, requests)
+        return store.run(this_stage, requests)
     count = 0
-    with bar(what.name, missing) as advance:
+    with bar(this_stage.name, missing) as advance:
 
-        def counted(folders: list[Path], group: list[Request]) -> None:
+        def run_counted(folders: list[Path], group: list[Request]) -> None:
             nonlocal count
-            what.run(folders, group)
+            this_stage.run(folders, group)
             count += len(folders)
             advance(count, "")
 
-        return store.run(replace(what, run=counted), requests)
+        return store.run(replace(this_stage, run=run_counted), requests)

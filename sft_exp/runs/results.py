@@ -51,7 +51,9 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         val=validation(job),
         controls={arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
         verdict=gain(report.verdicts[MAIN]) if report else None,
-        judgement=Judgement(**report.record(), notes=list(report.notes)) if report else None,
+        judgement=Judgement(**report.record(), notes=[*report.verdicts[MAIN].notes, *report.notes])
+        if report
+        else None,
         heads=together(job, scores),
         unlabelled=unlabelled(job, scores),
         likelihood=Likelihood(**likelihoods[0]) if likelihoods else None,
@@ -114,11 +116,14 @@ def data(job: Job) -> Data:
 
 
 def gain(verdict: Verdict, text: str = "") -> Gain:
-    """The verdict as results.json states it, with another sentence if one is given."""
+    """The verdict as results.json states it, with another text if one is given.
+
+    Its notes are among those of the judgement.
+    """
     record = verdict.record()
     return Gain(
         **{
-            **record,
+            **{key: value for key, value in record.items() if key != "notes"},
             "this": gain(verdict.this) if verdict.this else None,
             "text": text or verdict.text,
         }

@@ -1,7 +1,7 @@
-"""What a tracker shows of a job: which of its store folders are runs, what they are called, and what came from what.
+"""A job's runs in a tracker: their names, tags, lineage, summary and tables.
 
-A job has two runs: its pretraining, and its fine-tuning, which stands for the main arm on the first label draw and holds the
-job's results. Jobs that share a pretraining share its run: whoever finds it in the store links to it.
+A job has two runs: its pretraining and its fine-tuning. The latter is the main arm on the first
+labelled split and has the job's results. Jobs that share a pretraining share its run.
 """
 
 import io
@@ -22,37 +22,37 @@ from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
 from sft_exp.verdict import WITHHELD
 
+# configuration groups and keys that a pretraining depends on
 OF_PRETRAINING = (
-    "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule", "pretrain_dataset", "augment",
-    "transfer", "seed", "hardware", "tracker",
+    "pretrainer", "encoder", "dataset", "pretrain", "pretrain_optim", "pretrain_schedule",
+    "pretrain_dataset", "augment", "transfer", "seed", "hardware", "tracker",
 )  # fmt: skip
-NAMED = ("pretrainer", "dataset", "strategy", "optim")  # whose options begin a run's name
-# Fields of `Results` that say what was asked, where it lies and how it is written.
+NAMED = ("pretrainer", "dataset", "strategy", "optim")  # a run's name begins with these options
+# fields of `Results` that are settings, paths and the format
 NO_RESULT = ("config", "choices", "folders", "version")
-MOST_PREDICTIONS = 1_000  # rows of the table of predictions
-# say nothing about a run
+MOST_PREDICTIONS = 1_000  # maximum number of rows in the table of predictions
+# keys that do not describe a run
 SILENT = ("tracker", "hydra", "hardware", "store", "report", "plan", "name")
 
 
 def runs(job: Job, name: str, ctx: Context) -> dict[str, About]:
-    """Folders that the stage of that name shows as runs."""
+    """Folder name -> description of the runs of that stage."""
     request = job.requests["finetune"][job.arms[MAIN][0]]
     if name == "pretrain" and request["start"]:
         about = pretraining(job, request["start"], ctx)
     elif name == "finetune":
-        about = finetuning(
-            job,
-            Path(job.experiment.store) / stage("finetune").folder_name(request),
-            request["start"],
-            ctx,
-        )
+        folder = Path(job.experiment.store) / stage("finetune").folder_name(request)
+        about = finetuning(job, folder, request["start"], ctx)
     else:
         return {}
     return {about.folder.name: about}
 
 
 def after(job: Job, name: str, ctx: Context) -> None:
-    """The stage has finished: its run gets what it has not heard of, whoever computed the folder. A pretraining's ends."""
+    """Log what the run of a finished stage lacks, also if another process computed the folder.
+
+    The run of a pretraining ends here.
+    """
     for about in runs(job, name, ctx).values():
         if (
             name == "pretrain"
@@ -98,16 +98,19 @@ def finetuning(job: Job, folder: Path, start: Path | None, ctx: Context) -> Abou
             "run": start.name,
             "url": ctx.tracker.shown(start),
         }
-    made = artifact(
-        "model", job, folder, ("model.json", "model.safetensors", "labels.json", "request.json")
-    )
+    files = ("model.json", "model.safetensors", "labels.json", "request.json")
+    model = artifact("model", job, folder, files)
     resolved = {**ctx.config, "choices": choices, "lineage": lineage}
-    return About("finetune", folder, title(ctx, choices), tags(choices), resolved, uses, [made])
+    return About("finetune", folder, title(ctx, choices), tags(choices), resolved, uses, [model])
 
 
 def title(ctx: Context, choices: dict[str, str]) -> str:
-    """In a sweep, what varies in it: `optim=adam optim.lr=0.01`. Else, or where that does not concern the run, the options
-    that matter and whatever else was typed: `vae digits full adam optim.lr=0.01`."""
+    """The name of a run.
+
+    In a sweep it is the overrides that vary: `optim=adam optim.lr=0.01`. Otherwise, or if those do
+    not concern the run, it is the main options and the user's other overrides:
+    `vae digits full adam optim.lr=0.01`.
+    """
     if varying := [o for o in ctx.varying if concerns(o, choices)]:
         return " ".join(varying)
     options = [choices[group] for group in NAMED if group in choices]
@@ -118,129 +121,119 @@ def title(ctx: Context, choices: dict[str, str]) -> str:
 
 
 def concerns(override: str, choices: dict[str, str]) -> bool:
-    """Whether the override says something about a run of these choices, which are a pretraining's or a fine-tuning's."""
+    """Whether the override describes a run of these choices, a pretraining's or a fine-tuning's."""
     group = override.lstrip("+~").partition("=")[0].partition(".")[0]
     return group not in SILENT and ("strategy" in choices or group in OF_PRETRAINING)
 
 
 def tags(choices: dict[str, str]) -> list[str]:
     """`group:option` for each option that is not the default."""
-    usual = compose.default_choices()
+    default = compose.default_choices()
     return [
-        f"{g}:{v}"
-        for g, v in choices.items()
-        if g not in ("hardware", "tracker") and usual.get(g) != v
+        f"{group}:{option}"
+        for group, option in choices.items()
+        if group not in ("hardware", "tracker") and default.get(group) != option
     ]
 
 
 def manifest(job: Job, group: str = "dataset") -> Artifact:
-    """The names and the hash of the images of `dataset` or `pretrain_dataset`."""
-    request = next(
-        r for r in job.requests["data"] if r["dataset"] is getattr(job.experiment, group)
-    )
+    """The manifest and hash of `dataset` or `pretrain_dataset` as an artifact."""
+    dataset = getattr(job.experiment, group)
+    request = next(r for r in job.requests["data"] if r["dataset"] is dataset)
     folder = Path(job.experiment.store) / stage("data").folder_name(request)
-    return Artifact(
-        f"data-{option(job, group)}",
-        "dataset",
-        folder,
-        ("manifest.json", "request.json"),
-        {"sha256": request["sha256"]},
-    )
+    name, files = f"data-{option(job, group)}", ("manifest.json", "request.json")
+    return Artifact(name, "dataset", folder, files, {"sha256": request["sha256"]})
 
 
 def encoder(job: Job, folder: Path) -> Artifact:
     return artifact("encoder", job, folder, ("encoder.safetensors", "request.json"))
 
 
-def artifact(what: str, job: Job, folder: Path, files: tuple[str, ...]) -> Artifact:
-    """Weights that a run makes or uses; once they are there, with the checksums they were sealed with."""
+def artifact(prefix: str, job: Job, folder: Path, files: tuple[str, ...]) -> Artifact:
+    """Weights that a run makes or uses as an artifact, with checksums once the folder is sealed."""
     facts = {}
     if (folder / atomic_io.SEAL).exists():
         facts = {"sha256": atomic_io.read_seal(folder)["sha256"]}
-    return Artifact(
-        f"{what}-{option(job, 'pretrainer')}-{option(job, 'dataset')}",
-        "model",
-        folder,
-        files,
-        facts,
-    )
+    name = f"{prefix}-{option(job, 'pretrainer')}-{option(job, 'dataset')}"
+    return Artifact(name, "model", folder, files, facts)
 
 
 def option(job: Job, group: str) -> str:
-    return (
-        job.experiment.choices.get(group) or type(getattr(job.experiment, group)).__name__.lower()
-    )
+    """The chosen option of a configuration group, or the class of an object given from Python."""
+    e = job.experiment
+    return e.choices.get(group) or type(getattr(e, group)).__name__.lower()
 
 
-def linked(found: Artifact) -> dict[str, Any]:
-    """An artifact in a config, so that what came from what is known without a server too."""
-    weights = found.facts.get("sha256", "")
-    sha256 = weights.get("encoder.safetensors", "") if isinstance(weights, dict) else weights
+def linked(artifact: Artifact) -> dict[str, Any]:
+    """The lineage entry of an artifact in a run's config, which needs no server."""
+    checksums = artifact.facts.get("sha256", "")
+    sha256 = checksums.get("encoder.safetensors", "") if isinstance(checksums, dict) else checksums
     return {
-        "artifact": f"{found.name}:{found.folder.name}",
+        "artifact": f"{artifact.name}:{artifact.folder.name}",
         "sha256": sha256,
-        "folder": str(found.folder),
+        "folder": str(artifact.folder),
     }
 
 
 def summary(result: Results, url: str) -> dict[str, Any]:
-    """The results as a tracker's summary: each number, list of numbers and word of each field under its path, such as
-    `test/accuracy`; a new field of `Results` appears by itself.
+    """The results as a tracker's summary: all values by path, such as `test/accuracy`.
 
-    Beside them stand `test/score`, `val/score` and `gain_vs_scratch`, which have the same name for every task, and
-    `pretrain/url`, where the tracker shows the pretraining.
+    It also has `test/score`, `val/score` and `gain_vs_scratch`, which have the same name for every
+    task, and `pretrain/url`, the tracker's address of the pretraining.
     """
-    alike: dict[str, Any] = {"test/score": result.tested}
+    common: dict[str, Any] = {"test/score": result.tested}
     if result.validated is not None:
-        alike["val/score"] = result.validated
-    # Runs must not be sorted by the difference to an arm whose training failed.
+        common["val/score"] = result.validated
+    # runs must not be sorted by the difference to an arm whose training failed
     if result.verdict and result.verdict.word != WITHHELD:
-        alike["gain_vs_scratch"] = result.verdict.difference
+        common["gain_vs_scratch"] = result.verdict.difference
     if url:
-        alike["pretrain/url"] = url
+        common["pretrain/url"] = url
     reported = {k: v for k, v in asdict(result).items() if k not in NO_RESULT}
-    return {**flattened(reported), **alike}
+    return {**flattened(reported), **common}
 
 
 def start_url(job: Job, ctx: Context) -> str:
-    """Where the tracker shows the pretraining that the job's first label draw started from; empty if nowhere."""
+    """The tracker's address of the first labelled split's pretraining; empty if there is none."""
     start = job.requests["finetune"][job.arms[MAIN][0]]["start"]
     return ctx.tracker.shown(start) if start else ""
 
 
 def flattened(value: Any, path: str = "") -> dict[str, Any]:
-    """Values by their path. A list of plain values is one value; a record in a list is named by its first value if that is a
-    word (`bill/rows/int8/accuracy`), else by its place. Nothing is said of what is missing."""
+    """Values by path, without missing ones.
+
+    A list of plain values is one value. A record in a list is named by its first value if that is a
+    string (`bill/rows/int8/accuracy`), else by its position.
+    """
     if isinstance(value, dict):
         items = [(str(name), inner) for name, inner in value.items()]
     elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
-        items = [(named(inner, str(place)), inner) for place, inner in enumerate(value)]
+        items = [(record_name(inner, str(n)), inner) for n, inner in enumerate(value)]
     else:
         return {} if value is None or value == [] else {path: value}
-    return {
-        key: v
-        for name, inner in items
-        for key, v in flattened(inner, f"{path}/{name}" if path else name).items()
-    }
+    values: dict[str, Any] = {}
+    for name, inner in items:
+        values |= flattened(inner, f"{path}/{name}" if path else name)
+    return values
 
 
-def named(record: Any, otherwise: str) -> str:
+def record_name(record: Any, default: str) -> str:
     first = next(iter(record.values()), None) if isinstance(record, dict) else None
-    return first if isinstance(first, str) else otherwise
+    return first if isinstance(first, str) else default
 
 
 def tables(job: Job, result: Results) -> dict[str, list[dict[str, Any]]]:
-    """Title -> rows of numbers and words: test scores of each labelled split, predictions, and the bill if there is one."""
-    found = {
+    """Title -> rows: test scores by labelled split, predictions, and the benchmark if any."""
+    rows_of = {
         "splits": splits_table(result),
         "predictions": predictions(job),
         "bill": benchmark(result.benchmark) if result.benchmark else [],
     }
-    return {title: rows for title, rows in found.items() if rows}
+    return {title: rows for title, rows in rows_of.items() if rows}
 
 
 def splits_table(result: Results) -> list[dict[str, Any]]:
-    """A row for each arm and labelled split: its test score, and how its training failed, if it did."""
+    """A row for each arm and labelled split: its test score, and the failure of its training."""
     return [
         {
             "arm": arm,
@@ -254,8 +247,10 @@ def splits_table(result: Results) -> list[dict[str, Any]]:
 
 
 def predictions(job: Job) -> list[dict[str, Any]]:
-    """A row for each of the first test images that the main arm classified in its first labelled split. Empty for tasks that
-    predict no class of an image. Images are named, not shown."""
+    """A row for each of the first test images of the main arm's first labelled split.
+
+    Images are named, not shown. Empty for tasks that do not classify images.
+    """
     if job.experiment.task.predicts != "classes":
         return []
     folder = job.results["evaluate"][job.arms[MAIN][0]].folder
@@ -273,7 +268,7 @@ def predictions(job: Job) -> list[dict[str, Any]]:
 
 
 def benchmark(benchmark: Bill) -> list[dict[str, Any]]:
-    """A row for each form of the model, numbers and words alone."""
+    """A row for each variant of the model, with plain values only."""
     return [
         {**asdict(row), **dict(zip(("difference", "low", "high"), row.difference, strict=True))}
         for row in benchmark.rows
@@ -281,12 +276,12 @@ def benchmark(benchmark: Bill) -> list[dict[str, Any]]:
 
 
 def images(folder: Path) -> dict[str, bytes]:
-    """What a pretraining makes of its first images, as PNGs."""
+    """The pictures of a pretraining as PNGs by name."""
     from PIL import Image
 
-    found = {}
+    pngs = {}
     for name, x_BCHW in transfer.read_own(folder / "pictures.safetensors").items():
         buffer = io.BytesIO()
         Image.fromarray(strip(x_BCHW)).save(buffer, format="PNG")
-        found[name] = buffer.getvalue()
-    return found
+        pngs[name] = buffer.getvalue()
+    return pngs

@@ -1,6 +1,7 @@
-"""Half cosines between given points: constant, cosine, warm-up and one-cycle schedules are options of it.
+"""A learning-rate schedule that joins given points by half cosines.
 
-Cosine annealing: Loshchilov & Hutter, arXiv:1608.03983, equation 5; one cycle: Smith & Topin, arXiv:1708.07120.
+Constant, cosine, warm-up and one-cycle schedules are options of it. Cosine annealing: Loshchilov &
+Hutter, arXiv:1608.03983, equation 5; one cycle: Smith & Topin, arXiv:1708.07120.
 """
 
 from bisect import bisect_right
@@ -13,21 +14,18 @@ from sft_exp.errors import require
 
 @dataclass
 class PiecewiseCosine(Schedule):
-    # [progress from 0 to 1, factor], joined by half cosines
+    # pairs [progress from 0 to 1, factor of the learning rate]
     points: list[list[float]] = field(default_factory=lambda: [[0.0, 1.0]])
 
     def __post_init__(self):
-        at = [p[0] for p in self.points if len(p) == 2 and all(0 <= v < inf for v in p)]
-        ok = len(at) == len(self.points) > 0 and at == sorted(at) and at[0] == 0
-        require(
-            ok,
-            "points",
-            self.points,
-            "pairs [progress, factor], progress rising from 0, factors 0 or more",
-        )
+        pairs = all(len(p) == 2 and all(0 <= v < inf for v in p) for p in self.points)
+        progress = [p[0] for p in self.points] if pairs else []
+        rises = bool(progress) and progress == sorted(progress) and progress[0] == 0
+        valid = "pairs [progress, factor], with progress rising from 0 and factors of 0 or more"
+        require(rises, "points", self.points, valid)
 
     def __call__(self, progress: float) -> float:
-        """Factor at `progress` in [0, 1]; the last point's factor holds to the end."""
+        """The factor at `progress` in [0, 1]; after the last point it stays constant."""
         n = bisect_right([p[0] for p in self.points], progress)
         (a, low), (b, high) = self.points[n - 1], self.points[min(n, len(self.points) - 1)]
         return (

@@ -1,7 +1,8 @@
-"""What each form of a model costs and is worth, side by side on one CPU thread. Beside evaluate the only place that reads
-test labels: the forms are finished, and nothing downstream trains or chooses.
+"""Benchmark of compressed variants: accuracy, size, memory and speed on one CPU thread.
 
-All forms run in ONNX Runtime. Their turns are interleaved, so that whatever else the machine does hits all alike.
+Besides evaluate this is the only stage that reads test labels: the variants are finished, and
+nothing downstream trains or selects. All variants run in ONNX Runtime. Their runs are interleaved,
+so that other load on the machine affects all alike.
 """
 
 import json
@@ -30,8 +31,8 @@ from sft_exp.training.context import Context
 from sft_exp.verdict import interval
 
 MANY = 64  # images of the large batch
-TURNS = {1: 300, MANY: 20}  # of each form, at these batch sizes
-SECONDS, FEWEST = 20.0, 5  # a slow model's turns end after so long, but not before so many
+TURNS = {1: 300, MANY: 20}  # batch size -> timed runs of each variant
+SECONDS, FEWEST = 20.0, 5  # a slow model is timed for 20 s, but at least 5 runs
 CPU = torch.device("cpu")
 MEMORY = """
 import sys
@@ -56,37 +57,36 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 x = numpy.zeros([int(n) for n in shape], "float32")
 before = peak()
-onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]).run(None, {"image": x})
+session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+session.run(None, {"image": x})
 print(peak() - before)
 """
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """bill.json: `images` tested, `machine`, and a row of `rows` for each form, the original first. Accuracies are fractions,
-    times seconds, sizes and memory bytes; `difference` [mean, low, high] is paired over the test images."""
+    """bill.json: `images` tested, `machine`, `threads`, and `rows` by variant, the original first.
+
+    Accuracies are fractions, times seconds, sizes and memory bytes; `difference` [mean, low, high]
+    is paired over the test images.
+    """
     test = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).test
     files = {name: variant / GRAPH for name, variant in request["forms"].items()}
     variants = {name: partial(graphs.run, graphs.session(file)) for name, file in files.items()}
     classes = predicted(variants, test)
     speeds = measured(variants, test.floats(torch.arange(min(MANY, len(test))), CPU))
     original = next(iter(variants))
-    truth = {name: found == test.y.cpu() for name, found in classes.items()}
+    correct = {name: (classes_N == test.y.cpu()).double() for name, classes_N in classes.items()}
     rows: list[dict[str, Any]] = []
     for name, file in files.items():
+        facts = json.loads((file.parent / FACTS).read_text())
         rows.append(
             {
                 "form": name,
-                "accuracy": truth[name].double().mean().item(),
-                "difference": list(
-                    interval([(truth[name].double() - truth[original].double()).tolist()])
-                ),
+                "accuracy": correct[name].mean().item(),
+                "difference": list(interval([(correct[name] - correct[original]).tolist()])),
                 "agreement": (classes[name] == classes[original]).double().mean().item(),
                 "bytes": file.stat().st_size,
-                **{
-                    k: v
-                    for k, v in json.loads((file.parent / FACTS).read_text()).items()
-                    if k in ("parameters", "macs")
-                },
+                **{k: v for k, v in facts.items() if k in ("parameters", "macs")},
                 "memory": memory(file, test),
                 **speeds[name],
             }
@@ -100,31 +100,32 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 def predicted(
     variants: Mapping[str, Callable[[Tensor], Tensor]], test: Images
 ) -> dict[str, Tensor]:
-    """Each form's classes of all test images [N]."""
-    found: dict[str, list[Tensor]] = {name: [] for name in variants}
+    """Each variant's predicted classes of all test images [N]."""
+    batches: dict[str, list[Tensor]] = {name: [] for name in variants}
     for batch in test.batches(torch.arange(len(test)).split(BATCH), CPU):
         for name, variant in variants.items():
-            found[name].append(variant(batch["x"]).argmax(1))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            batches[name].append(variant(batch["x"]).argmax(1))
+    return {name: torch.cat(classes) for name, classes in batches.items()}
 
 
 def measured(
     variants: Mapping[str, Callable[[Tensor], Tensor]], x_BCHW: Tensor
 ) -> dict[str, dict[str, float]]:
-    """form -> p50 and p95 of the seconds for one image, and images per second at the large batch."""
-    taken: dict[str, dict[int, list[float]]] = {
+    """Latency of one image (p50, p95) and of the large batch in seconds, and images per second."""
+    seconds: dict[str, dict[int, list[float]]] = {
         name: {size: [] for size in TURNS} for name in variants
     }
     for size, most in TURNS.items():
         x = x_BCHW.repeat(-(-size // len(x_BCHW)), 1, 1, 1)[:size].contiguous()
         for variant in variants.values():
-            variant(x)  # the first call makes its buffers
+            variant(x)  # warm-up: the first call allocates buffers
+        names = list(variants)
         for turn in turns(most):
-            names = list(variants)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
                 started = time.perf_counter()
                 variants[name](x)
-                taken[name][size].append(time.perf_counter() - started)
+                seconds[name][size].append(time.perf_counter() - started)
     return {
         name: {
             "latency_p50": median(times[1]),
@@ -132,11 +133,12 @@ def measured(
             "latency_many": median(times[MANY]),
             "throughput": MANY / median(times[MANY]),
         }
-        for name, times in taken.items()
+        for name, times in seconds.items()
     }
 
 
 def turns(most: int) -> Iterator[int]:
+    """Numbers below `most`, ending early after SECONDS once there were FEWEST."""
     started = time.monotonic()
     for turn in range(most):
         if turn >= FEWEST and time.monotonic() - started > SECONDS:
@@ -145,9 +147,9 @@ def turns(most: int) -> Iterator[int]:
 
 
 def memory(file: Path, test: Images) -> int:
-    """Bytes that loading the form and one large batch add to the peak of a fresh process."""
+    """Bytes that loading the graph and one large batch add to a new process's peak memory."""
     shape = [str(n) for n in (MANY, *test.raw(0).shape)]
-    child = subprocess.run(  # noqa: S603 - our own text, this very Python
+    child = subprocess.run(  # noqa: S603 - our own code in our own interpreter
         [sys.executable, "-I", "-c", MEMORY, str(file.resolve()), *shape],
         capture_output=True,
         text=True,
@@ -155,7 +157,7 @@ def memory(file: Path, test: Images) -> int:
     )
     if child.returncode:
         raise StorageError(
-            f"{file}: cannot be run by a fresh process: {child.stderr.strip().splitlines()[-1]}"
+            f"{file}: a new process cannot run it: {child.stderr.strip().splitlines()[-1]}"
         )
     return int(child.stdout)
 

@@ -1,4 +1,4 @@
-"""A finished model -> a smaller or faster one, and its ONNX graph, in which form all are compared. Reads no test image."""
+"""Compression: a finished model -> a smaller or faster one and its ONNX graph. No test images."""
 
 import json
 from collections.abc import Iterator
@@ -25,13 +25,15 @@ from sft_exp.training.context import Context
 from sft_exp.training.fit import fit, forget
 from sft_exp.training.loop import Plan
 
-CALIBRATION, AT_ONCE = 512, 64  # training images that set the ranges of activations
+CALIBRATION, AT_ONCE = 512, 64  # training images that calibrate quantisation; batch size
 GRAPH, FACTS = "model.onnx", "facts.json"
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """model.onnx; facts.json: image, classes, parameters, macs (of one image). If there is a torch network, and no ONNX graph
-    alone, also model.json and model.safetensors."""
+    """model.onnx; facts.json: image, classes, parameters, macs (of one image).
+
+    Unless the result exists only as an ONNX graph, also model.json and model.safetensors.
+    """
     corpus = ctx.corpus(request["dataset"])
     draw = splits.make(corpus, request["labels"], request["draw"])
     steps: list[Compressor] = request["steps"]
@@ -68,7 +70,10 @@ def distill(
     draw: splits.Draw,
     ctx: Context,
 ) -> None:
-    """Train all of the network to predict as the original did, beside the labels of the draw. Continues where it was killed."""
+    """Fine-tune the whole network by distillation from the original and on the draw's labels.
+
+    A killed run resumes from its checkpoint.
+    """
     count, lr, size = step.training()
     original = models.load(request["model"], ctx.device)
     method = DistillationMethod(network.task, original)
@@ -99,7 +104,7 @@ def distill(
 
 
 def cost(network: Network, x_BCHW: Tensor) -> dict[str, int]:
-    """The parameters that its predictions depend on, and the multiplications with an addition that one image takes."""
+    """Number of parameters that predictions depend on, and multiply-accumulates of one image."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(x_BCHW)
     network.requires_grad_().zero_grad()

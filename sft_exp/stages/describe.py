@@ -1,4 +1,4 @@
-"""The manifest of what may be learnt from: names and content hashes of all images, and the labels that could be asked for."""
+"""Manifest of the training data: names and content hashes of the images, and all labels."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """manifest.json. Nothing in it depends on the test images of a set that has its own."""
+    """manifest.json. It does not depend on the test images, if the data set has its own."""
     corpus = ctx.corpus(request["dataset"])
     splits = {
         name: images

@@ -1,4 +1,4 @@
-"""The manifest of what is tested on, and which of it a model may have seen before. Only evaluations read it."""
+"""Manifest of the test images and their copies in the training data. Only evaluations read it."""
 
 from pathlib import Path
 
@@ -10,8 +10,11 @@ from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """manifest.json: names, content hashes and labels of the test images (where folds take turns: of the training images);
-    `copies`, as (id of a test image, id of an image to learn from, correlation); and what the reader found on disk."""
+    """manifest.json: names, content hashes, labels and `copies` of test images; reader's report.
+
+    With cross-validation folds the test images are the training images. `copies` holds (id of a
+    test image, id of a training or pretraining image, correlation).
+    """
     corpus = ctx.corpus(request["dataset"])
     tested, pools = corpus.tested, [splits.everything(corpus)]
     if request["pretrain_dataset"] is not None:

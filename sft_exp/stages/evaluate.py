@@ -1,5 +1,7 @@
-"""A finished model on the test images: with the bill the only place that reads their labels, and nothing downstream trains
-or chooses."""
+"""Evaluation of a finished model on the test images.
+
+Only this stage and the benchmark read test labels, and nothing downstream trains or selects.
+"""
 
 import json
 from pathlib import Path
@@ -15,27 +17,30 @@ from sft_exp.training.context import Context
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """scores.json; predictions.safetensors: `row` int32 [N] in the test manifest, and what the task keeps of each prediction;
-    of a class `predicted` int16 [N], and `confidence` float32 [N] if the model has any. Where test images have copies among
-    those learnt from, `accuracy_apart` (after the task's score) is that of the others."""
+    """scores.json; predictions.safetensors: `row` int32 [N] in the test manifest, and task records.
+
+    For classes these are `predicted` int16 [N], and `confidence` float32 [N] if the model has
+    probabilities. If some test images have copies in the training data, `accuracy_apart` (named
+    after the task's score) is the score on the others.
+    """
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = models.load(request["model"], ctx.device)
-    scores, kept = models.measure(model, draw.test, ctx.device, ctx.group)
+    scores, records = models.measure(model, draw.test, ctx.device, ctx.group)
     manifest = json.loads((request["test"] / "manifest.json").read_text())
-    held = {*draw.test.ids} if manifest["folds"] else set()
-    copied = {test for test, seen, _ in manifest["copies"] if seen not in held}
+    held_out = {*draw.test.ids} if manifest["folds"] else set()
+    copied = {test for test, source, _ in manifest["copies"] if source not in held_out}
     apart = torch.tensor([name not in copied for name in draw.test.ids])
     if 0 < apart.sum() < len(apart):
-        others = models.measure(
-            model, draw.test.at(apart.nonzero().flatten()), ctx.device, ctx.group
-        )[0]
-        scores[f"{model.task.score}_apart"] = others[model.task.score]
+        others = draw.test.at(apart.nonzero().flatten())
+        scores_apart, _ = models.measure(model, others, ctx.device, ctx.group)
+        scores[f"{model.task.score}_apart"] = scores_apart[model.task.score]
     atomic_io.write_json(folder / "scores.json", scores)
-    places = {name: n for n, name in enumerate(manifest["ids"])}
-    rows = {"row": torch.tensor([places[name] for name in draw.test.ids], dtype=torch.int32)}
-    rows |= {
-        name: value for name, value in kept.items() if model.probabilistic or name != "confidence"
-    }
+    rows = {name: n for n, name in enumerate(manifest["ids"])}
+    predictions = {"row": torch.tensor([rows[name] for name in draw.test.ids], dtype=torch.int32)}
+    for name, value in records.items():
+        if model.probabilistic or name != "confidence":
+            predictions[name] = value
     atomic_io.write(
-        folder / "predictions.safetensors", to_bytes({k: v.contiguous() for k, v in rows.items()})
+        folder / "predictions.safetensors",
+        to_bytes({k: v.contiguous() for k, v in predictions.items()}),
     )

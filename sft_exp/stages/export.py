@@ -1,4 +1,4 @@
-"""A finished model -> a file for use elsewhere, kept only after a fresh process loaded it and got the same outputs from it."""
+"""Export of a finished model to a file, verified by loading and running it in a new process."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
 
-TOLERANCE = 1e-5  # of the largest output, or of 10 if that is smaller: 1e-4 for outputs up to 10
-IMAGES = 17  # compared: one alone, and the rest as a batch
+TOLERANCE = 1e-5  # relative to the largest output, at least 10: 1e-4 for outputs up to 10
+IMAGES = 17  # images compared: one alone, and the rest as a batch
 WITHOUT_US = 'import sys\n\nsys.modules["sft_exp"] = None  # whoever imports it fails\n'
 HARNESS = """
 import sys
@@ -30,30 +30,30 @@ import numpy
 
 shape = [int(n) for n in sys.argv[2:]]
 images = numpy.frombuffer(sys.stdin.buffer.read(), sys.argv[1]).reshape(shape).copy()
-found = numpy.concatenate([predict(images[:1]), predict(images[1:])])
-sys.stdout.buffer.write(found.astype("float32").tobytes())
+outputs = numpy.concatenate([predict(images[:1]), predict(images[1:])])
+sys.stdout.buffer.write(outputs.astype("float32").tobytes())
 """
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """The exporter's file; load.py, which loads it; export.json: `file`, `bytes`, `difference` found and `tolerance`."""
+    """The exporter's file; load.py, which loads it; export.json: its size and the verification.
+
+    StorageError if the outputs of the loaded file differ by more than the tolerance.
+    """
     exporter: Exporter = request["exporter"]
     model = finished(request["model"])
     exporter.write(model, folder)
     atomic_io.write(folder / "load.py", exporter.loader.lstrip())
     train = ctx.corpus(request["dataset"]).train
     x_BCHW = torch.stack([train.raw(row).cpu() for row in range(min(IMAGES, len(train)))])
-    expected_BY, found_BY = (
-        outputs(model, x_BCHW).flatten(1),
-        reloaded(folder, exporter, exporter.input(x_BCHW)),
-    )
-    difference, tolerance = (
-        (found_BY - expected_BY).abs().max().item(),
-        TOLERANCE * max(10.0, expected_BY.abs().max().item()),
-    )
+    expected_BY = outputs(model, x_BCHW).flatten(1)
+    reloaded_BY = reloaded(folder, exporter, exporter.input(x_BCHW))
+    difference = (reloaded_BY - expected_BY).abs().max().item()
+    tolerance = TOLERANCE * max(10.0, expected_BY.abs().max().item())
     if not difference <= tolerance:
         raise StorageError(
-            f"{folder / exporter.file}: not exported, since loaded again its outputs differ by {difference:.2g} > {tolerance:.2g}"
+            f"{folder / exporter.file}: not exported, since the outputs of the reloaded model"
+            f" differ by {difference:.2g} > {tolerance:.2g}"
         )
     size = (folder / exporter.file).stat().st_size
     atomic_io.write_json(
@@ -63,7 +63,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 
 
 def finished(folder: Path) -> Finished:
-    """What a fine-tuning or a compression left."""
+    """The finished model in the folder of a fine-tuning or a compression."""
     graph = (folder / GRAPH).read_bytes() if (folder / GRAPH).exists() else None
     if not (folder / "model.json").exists():  # an ONNX graph alone
         about = json.loads((folder / FACTS).read_text())
@@ -84,7 +84,7 @@ def finished(folder: Path) -> Finished:
 
 @torch.no_grad()
 def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
-    """What the model says here and now [B, ...]."""
+    """The model's outputs in this process [B, ...]."""
     x = x_BCHW.float().div(255)
     if model.network is not None:
         return model.network(x)
@@ -93,12 +93,12 @@ def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
 
 
 def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
-    """What a fresh process says that has only load.py, flattened [B, L]; StorageError with its last words if it fails."""
+    """Outputs [B, L] of a new process that runs load.py; StorageError with its error on failure."""
     code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
-    # the package may lie anywhere, and so may plug-in folders, whose classes model.json names
-    found = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
-    ours = {} if exporter.alone else {"PYTHONPATH": os.pathsep.join(found)}
-    child = subprocess.run(  # noqa: S603 - our own text, this very Python
+    # the package and the plug-in folders, whose classes model.json names, may lie anywhere
+    folders = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+    path = {} if exporter.alone else {"PYTHONPATH": os.pathsep.join(folders)}
+    child = subprocess.run(  # noqa: S603 - our own code in our own interpreter
         [
             sys.executable,
             *(["-I"] if exporter.alone else []),
@@ -110,12 +110,11 @@ def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
         input=x.numpy().tobytes(),
         capture_output=True,
         cwd=folder,
-        env={**os.environ, **ours},
+        env={**os.environ, **path},
         check=False,
     )
     if child.returncode:
-        words = child.stderr.decode(errors="replace").strip().splitlines()
-        raise StorageError(
-            f"{folder / exporter.file}: a fresh process cannot load it: {words[-1] if words else child.returncode}"
-        )
+        lines = child.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else child.returncode
+        raise StorageError(f"{folder / exporter.file}: a new process cannot load it: {reason}")
     return torch.frombuffer(bytearray(child.stdout), dtype=torch.float32).view(len(x), -1)

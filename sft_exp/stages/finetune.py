@@ -1,4 +1,4 @@
-"""Encoder (pretrained, or as its seed starts it) + labels -> model: the supervised half of the line."""
+"""Fine-tuning: an encoder (pretrained or randomly initialised) and labels -> a model."""
 
 import json
 from collections.abc import Iterator
@@ -36,11 +36,11 @@ from sft_exp.training.loop import Plan
 from sft_exp.training.optim import Phases
 
 SCALE_ROWS = 1_000  # pool images whose features set the scale
-LOOKS = 20  # times a validation set is looked at, where it chooses the epoch
+LOOKS = 20  # evaluations of a validation set that chooses the epoch
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """model.json, model.safetensors, labels.json, metrics.jsonl; where something was trained by gradient also training.json."""
+    """model.json, model.safetensors, labels.json; by gradient also metrics.jsonl, training.json."""
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     atomic_io.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
     norms: list[float] = []
@@ -51,8 +51,11 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 
 
 def run_validated(folder: Path, request: Request, ctx: Context) -> None:
-    """The same with val=holdout or full, whose images choose the epoch; also validation.json. A function of its own, since
-    the code hash of a training without validation must not depend on the metrics."""
+    """The same with val=holdout or full, whose images choose the epoch; also validation.json.
+
+    It is separate from `run` because the code hash of a training without validation must not depend
+    on the metrics.
+    """
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     labelled, val = hold_out(request, draw, ctx)
     atomic_io.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids})
@@ -67,8 +70,8 @@ def run_validated(folder: Path, request: Request, ctx: Context) -> None:
 def outcome(
     folder: Path, request: Request, model: Model, labelled: Images, norms: list[float], ctx: Context
 ) -> None:
-    """training.json, if anything was trained by gradient: the norms of the parameters at the start and at the end, and how
-    training images are predicted."""
+    """training.json, if trained by gradient: initial and final norm of the parameters, and facts
+    about the predictions for training images."""
     if not request["strategy"].closed_form:
         atomic_io.write_json(
             folder / "training.json",
@@ -78,24 +81,25 @@ def outcome(
 
 @dataclass
 class Validation:
-    """Images that a model in training is scored on."""
+    """Images on which a model in training is evaluated."""
 
     images: Images
     ctx: Context
 
     def through(self, encoder: nn.Module) -> "Validation":
-        """The same images as features of this encoder."""
+        """The same examples with this encoder's features in place of images."""
         return replace(self, images=self.images.having(features(encoder, self.images, self.ctx)))
 
     def score(self, model: Model) -> float:
-        return models.measure(model, self.images, self.ctx.device, self.ctx.group)[0][
-            model.task.score
-        ]
+        scores, _ = models.measure(model, self.images, self.ctx.device, self.ctx.group)
+        return scores[model.task.score]
 
 
 def batch_key(request: Request) -> str | None:
-    """What fine-tunings of frozen features have in common that differ in the learning rate alone: their heads train
-    together. None for all others."""
+    """Key of fine-tunings on frozen features that differ only in the learning rate.
+
+    Their heads are trained together. None for all others.
+    """
     optim, task = request["optim"], request["task"]
     strategy = request["strategy"]
     unpenalised = type(strategy).penalty is Strategy.penalty
@@ -110,7 +114,7 @@ def batch_key(request: Request) -> str | None:
 
 
 def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> None:
-    """What `run` does for each, with one pass over the features for all. Starts over when killed: it takes seconds."""
+    """`run` for several requests, sharing one pass over the features. Killed, it starts over."""
     request = requests[0]
     draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
     model = Model(request["task"], start(request, ctx), ctx.corpus(request["dataset"]).spec)
@@ -123,32 +127,32 @@ def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> N
     heads = stacked(
         head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan
     )
-    for folder, request, (state, rows) in zip(folders, requests, heads, strict=True):
+    epoch = max(1, len(y_N) // plan.batch_size)
+    for folder, request, (state, metrics) in zip(folders, requests, heads, strict=True):
         model.nets["head"].load_state_dict(state)
         atomic_io.write_json(
             folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []}
         )
-        epoch = max(1, len(y_N) // plan.batch_size)
-        rows = [
-            {
-                "step": (n := row["step"]),
-                "epoch": round(n / epoch, 4),
-                "images": n * plan.batch_size,
-                **row,
-            }
-            for row in rows
-        ]
+        rows = []
+        for row in metrics:
+            step = row["step"]
+            progress = {"epoch": round(step / epoch, 4), "images": step * plan.batch_size}
+            rows.append({"step": step, **progress, **row})
         atomic_io.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         outcome(folder, request, model, draw.labelled, [before, norm(head)], ctx)
         models.save(folder, model, request)
 
 
 def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images, Images]:
-    """(training images, images the epoch is chosen on): a fold of the labels, or with val=full others' labels."""
+    """-> (training images, validation images), the latter a fold of the labels.
+
+    With val=full the validation images are those outside the labelled split.
+    """
+    corpus = ctx.corpus(request["dataset"])
     if request["val"] == "full":
-        return draw.labelled, splits.outside(ctx.corpus(request["dataset"]), draw)
-    known, held = splits.fold(draw.labelled, ctx.corpus(request["dataset"]).strata, 0)
-    return draw.labelled.at(known), draw.labelled.at(held)
+        return draw.labelled, splits.outside(corpus, draw)
+    training, validation = splits.fold(draw.labelled, corpus.strata, 0)
+    return draw.labelled.at(training), draw.labelled.at(validation)
 
 
 def learn(
@@ -161,10 +165,11 @@ def learn(
     fold: int | str = "all",
     norms: list[float] | None = None,
 ) -> Model:
-    """A model trained on `labelled`: with its last weights, or where there is `val`, with those that did best there. `norms`
-    receives the norm of the parameters at the start, and of those kept.
+    """A model trained on `labelled`, with its last weights or, given `val`, those that scored best.
 
-    With `ema` weights are a running mean of those trained. With `patience` it ends after so many looks at `val` without a gain.
+    With `ema` the weights are an EMA of those trained. With `patience` the training ends after so
+    many evaluations on `val` without improvement. `norms` receives the initial norm of the
+    parameters and that of the returned ones.
     """
     if request["strategy"].closed_form:
         return fit_closed_form(request, ctx, labelled, pool, fold)
@@ -173,11 +178,11 @@ def learn(
     if val and nets["encoder"] is not encoder:
         val = val.through(encoder)
     method = method_of(request, ctx)
-    # kept with the checkpoints: the mean weights, the best ones and their score
+    # stored in checkpoints: EMA weights, best weights and their score
     notes: dict[str, Any] = {}
     score = request["task"].score
     label = f"fine-tune draw {request['draw']}"
-    optim = known(request["optim"])
+    optim = with_rate(request["optim"])
     before = norm(nets)
     for step in fit(
         folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)
@@ -187,17 +192,17 @@ def learn(
         if request["ema"]:
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
-            with holding(nets, notes.get("mean")):
-                reached = val.score(model)
-                step.metrics[f"val/{score}"] = torch.tensor(reached)
-                better = reached > notes.get("score", -inf)
+            with swapped_weights(nets, notes.get("mean")):
+                val_score = val.score(model)
+                step.metrics[f"val/{score}"] = torch.tensor(val_score)
+                better = val_score > notes.get("score", -inf)
                 if better:
-                    notes.update(score=reached, step=step.done, best=copied(nets))
+                    notes.update(score=val_score, step=step.done, best=cloned_state(nets))
             notes["worse"] = 0 if better else notes["worse"] + 1
             if request["patience"] is not None and notes["worse"] >= request["patience"]:
                 break
-    if kept := notes.get("best") or notes.get("mean"):
-        nets.load_state_dict(kept)
+    if state := notes.get("best") or notes.get("mean"):
+        nets.load_state_dict(state)
     if norms is not None:
         norms += [before, norm(nets)]
     nets["encoder"] = encoder
@@ -205,16 +210,18 @@ def learn(
     return model
 
 
-def copied(nets: nn.Module) -> Tensors:
+def cloned_state(nets: nn.Module) -> Tensors:
     return {k: v.clone() for k, v in nets.state_dict().items()}
 
 
 @torch.no_grad()
 def averaged(mean: Tensors | None, nets: nn.Module, decay: float, done: int) -> Tensors:
-    """The running mean of all numbers and statistics after `done` steps. Early on it forgets faster: it began at weights
-    that are of no use."""
+    """The EMA of all weights and statistics after `done` steps.
+
+    Its decay is smaller early on, because it starts at the initial weights.
+    """
     if mean is None:
-        return copied(nets)
+        return cloned_state(nets)
     share = 1 - min(decay, done / (done + 10))
     for name, value in nets.state_dict().items():
         mean[name].lerp_(value, share) if value.is_floating_point() else mean[name].copy_(value)
@@ -222,12 +229,12 @@ def averaged(mean: Tensors | None, nets: nn.Module, decay: float, done: int) -> 
 
 
 @contextmanager
-def holding(nets: nn.Module, weights: Tensors | None) -> Iterator[None]:
-    """These weights instead of the networks' own, which come back afterwards."""
+def swapped_weights(nets: nn.Module, weights: Tensors | None) -> Iterator[None]:
+    """Replace the networks' weights inside the context, and restore them afterwards."""
     if weights is None:
         yield
         return
-    own = copied(nets)
+    own = cloned_state(nets)
     nets.load_state_dict(weights)
     try:
         yield
@@ -236,14 +243,14 @@ def holding(nets: nn.Module, weights: Tensors | None) -> Iterator[None]:
 
 
 def method_of(request: Request, ctx: Context) -> Method:
-    """The task, or what the strategy makes of it."""
+    """The task, wrapped by the strategy if it is a method of its own."""
     strategy = request["strategy"]
     loaded = [models.load(folder, ctx.device) for folder in strategy.models()]
     return strategy.wraps(request["task"], loaded)
 
 
 def previous(request: Request, fold: int | str) -> Path | None:
-    """Where the shorter run of the same settings left its checkpoint."""
+    """Folder with the checkpoint of a shorter run of the same settings, if there is one."""
     after: Path | None = request["_after"]
     return after if after is None or fold == "all" else after / f"fold-{fold}"
 
@@ -251,28 +258,29 @@ def previous(request: Request, fold: int | str) -> Path | None:
 def fit_closed_form(
     request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
 ) -> Model:
-    """Frozen features and a head in closed form, with `standardise=each` on features of mean 0 and spread 1 in the pool. One
-    common scale is left out: the strategies' grids are of the features as they are, or relative to their spread."""
+    """A head fitted in closed form on frozen features.
+
+    With `standardise=each` features have mean 0 and sd 1 in the pool. A common scale is not
+    applied: the strategies' grids are for unscaled features, or relative to their spread.
+    """
     spec, name = ctx.corpus(request["dataset"]).spec, ("solve", request["draw"], fold)
     model = Model(request["task"], start(request, ctx), spec, request["strategy"].probabilistic)
     if getattr(model.task, "standardise", None) == "each":
         scale: Any = model.nets["scale"]
         scale.fit(features(model.nets["encoder"], pool.at(scaling(request, pool)), ctx), each=True)
-    seen = labelled
+    images = labelled
     if most := request["strategy"].unlabelled():
         rest = splits.rest(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         some = torch.randperm(len(rest), generator=stream("unlabelled", request["draw"]))[:most]
-        seen = splits.join(labelled, rest.at(some))
-    rows, rng = (
-        torch.arange(len(seen)).split(models.at_once(seen)),
-        stream(*name, "examples", device=ctx.device),
-    )
+        images = splits.join(labelled, rest.at(some))
+    rows = torch.arange(len(images)).split(models.at_once(images))
+    rng = stream(*name, "examples", device=ctx.device)
     with torch.no_grad():
-        found = [
+        examples = [
             model.task.examples(model.nets.eval(), batch, rng)
-            for batch in seen.batches(rows, ctx.device)
+            for batch in images.batches(rows, ctx.device)
         ]
-    f_MD, y_M = (torch.cat(parts) for parts in zip(*found, strict=True))
+    f_MD, y_M = (torch.cat(parts) for parts in zip(*examples, strict=True))
     head = request["strategy"].fit_closed_form(f_MD, y_M, model.task.of(spec), seed_of(*name))
     model.nets.set_submodule(model.task.readout, head.to(ctx.device))
     return model
@@ -281,8 +289,11 @@ def fit_closed_form(
 def ready(
     request: Request, ctx: Context, labelled: Images, pool: Images, fold: int | str
 ) -> tuple[Model, dict[str, Images], Plan, nn.Module]:
-    """(model with its head started, what it trains on, plan, encoder). Features of a frozen encoder never change, so where
-    the task starts at them they are computed once: then they are what it trains on, and the encoder is set aside."""
+    """-> (model with its initial head, training data, plan, encoder).
+
+    Features of a frozen encoder never change. If the task needs nothing else, they are computed
+    once and are the training data, and the encoder is replaced by an identity.
+    """
     task, strategy, corpus = request["task"], request["strategy"], ctx.corpus(request["dataset"])
     model, data = Model(task, start(request, ctx), corpus.spec), {"labelled": labelled}
     encoder = model.nets["encoder"]
@@ -299,20 +310,16 @@ def ready(
         or task.alters()
         or f_ND is None
     ):
-        start_at = {
+        initial = {
             name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")
         }
-        return (
-            model,
-            data,
-            replace(
-                plan,
-                eval_frozen="encoder",
-                frozen_statistics=request.get("batchnorm") == "frozen",
-                penalty=partial(pull, strategy, start_at),
-            ),
-            encoder,
+        plan = replace(
+            plan,
+            eval_frozen="encoder",
+            frozen_statistics=request.get("batchnorm") == "frozen",
+            penalty=partial(pull, strategy, initial),
         )
+        return model, data, plan, encoder
     model.nets["encoder"], data["labelled"] = nn.Identity(), labelled.having(f_ND)
     if "unlabelled" in data:
         data["unlabelled"] = data["unlabelled"].having(features(encoder, data["unlabelled"], ctx))
@@ -320,61 +327,61 @@ def ready(
 
 
 def pull(strategy: Strategy, start: Tensors, nets: nn.ModuleDict) -> Tensor | None:
-    """The strategy's penalty on what moves now."""
+    """The strategy's penalty on the parameters that are trainable now."""
     return strategy.penalty(
         {name: p for name, p in nets.named_parameters() if p.requires_grad}, start
     )
 
 
-def known(optim: OptimizerConfig) -> OptimizerConfig:
-    """The optimizer with its learning rate read, where another stage found it."""
+def with_rate(optim: OptimizerConfig) -> OptimizerConfig:
+    """The optimizer with its learning rate, read from the folder of the stage that chose it."""
     rate = optim.options["lr"]
-    return (
-        optim
-        if isinstance(rate, float)
-        else replace(optim, options={**optim.options, "lr": found(rate)})
-    )
-
-
-def found(folder: Path) -> float:
-    return json.loads((folder / "lr.json").read_text())["lr"]
+    if isinstance(rate, float):
+        return optim
+    chosen = json.loads((rate / "lr.json").read_text())["lr"]
+    return replace(optim, options={**optim.options, "lr": chosen})
 
 
 def begin(
     model: Model, request: Request, labelled: Images, pool: Images, ctx: Context
 ) -> Tensor | None:
-    """Scale and start the head on frozen features; gives those of the labelled images [N, D]. None where the task starts at
-    maps, which are too large to keep."""
+    """Fit scale and head to frozen features -> features of the labelled images [N, D].
+
+    None if the task needs unpooled maps, which are too large to store.
+    """
     task, encoder = model.task, model.nets["encoder"]
     if not task.probed():
         with torch.no_grad():
             task.prepare(model.nets, {})
         return None
-    told = {
+    targets = {
         name: labelled.target(name).to(ctx.device)
         for name in task.needs
         if name in labelled.targets
     }
     f_ND = features(encoder, labelled, ctx)
-    seen = {
+    data = {
         "f": f_ND,
         "y": labelled.y.to(ctx.device),
-        **told,
+        **targets,
         "pool": features(encoder, pool.at(scaling(request, pool)), ctx),
     }
     with torch.no_grad():
-        task.prepare(model.nets, seen)
+        task.prepare(model.nets, data)
     return f_ND if task.pooled else None
 
 
 def name_of(request: Request, fold: int | str) -> tuple[int | str, ...]:
-    """What names the random streams of one fine-tuning."""
+    """The name of the random streams of one fine-tuning."""
     return (request["seed"], "finetune", request["draw"], fold)
 
 
 def start(request: Request, ctx: Context) -> nn.ModuleDict:
-    """The task's networks as seed and draw start them, the encoder's numbers from the pretraining if there is one. One that
-    has seen nothing gets the BatchNorm statistics of some images of the pool."""
+    """The task's networks, initialised by seed and draw.
+
+    A pretrained encoder has its saved weights, a randomly initialised one gets its BatchNorm
+    statistics from some images of the pool.
+    """
     spec = ctx.corpus(request["dataset"]).spec
     seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
     encoder = models.readout(request["encoder"], request["features"], spec)
@@ -384,18 +391,21 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
         transfer.load_own(encoder.backbone, transfer.read_own(file), file)
         return nets.to(ctx.device)
     pool = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).pool
-    settle(nets.to(ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
+    fit_batchnorm(nets.to(ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
     return nets
 
 
 def scaling(request: Request, pool: Images) -> Tensor:
-    """Rows of the images that set scales and statistics."""
+    """Rows of the pool images that set scales and statistics."""
     return torch.randperm(len(pool), generator=stream(request["seed"], "scale"))[:SCALE_ROWS]
 
 
-def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
-    """With the statistics 0 and 1 that BatchNorm begins with, features at rest, to which scale and head are fitted, are many
-    times smaller than in training, and the first losses as much too large."""
+def fit_batchnorm(encoder: nn.Module, images: Images, ctx: Context) -> None:
+    """Set the running statistics of BatchNorm from these images.
+
+    With the initial statistics 0 and 1, the features in eval mode, to which scale and head are
+    fitted, are many times smaller than in training, which makes the first losses far too large.
+    """
     rows = torch.arange(len(images)).split(models.at_once(images))
     torch.optim.swa_utils.update_bn(
         (batch["x"] for batch in images.batches(rows, ctx.device)), encoder
@@ -404,20 +414,18 @@ def settle(encoder: nn.Module, images: Images, ctx: Context) -> None:
 
 @torch.no_grad()
 def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
-    """What the encoder, at rest, makes of the images: [N, D]."""
+    """Features of the images from the encoder in eval mode: [N, D]."""
     encoder.eval()
-    rows, images = (
-        torch.arange(len(images)).split(models.at_once(images)),
-        replace(images, targets={}),
+    rows = torch.arange(len(images)).split(models.at_once(images))
+    images = replace(images, targets={})
+    batches = shared(
+        lambda own: (encoder(b["x"]) for b in images.batches(own, ctx.device)), rows, ctx.group
     )
-    found = shared(
-        lambda mine: (encoder(b["x"]) for b in images.batches(mine, ctx.device)), rows, ctx.group
-    )
-    return torch.cat([f_BD.to(ctx.device) for f_BD in found])
+    return torch.cat([f_BD.to(ctx.device) for f_BD in batches])
 
 
 def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:
-    """The strategy's phases in the names of `nets`, with all that learns and is not the encoder."""
+    """The strategy's phases in names of `nets`, with the trainable parameters of other networks."""
     encoder: Any = nets["encoder"]
     rest = {
         name: 1.0
@@ -432,34 +440,34 @@ def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int])
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that move alike."""
+    """Parameters with the same learning rates."""
 
     name: str  # map of the encoder, or network of the task
-    parameters: int
+    parameters: int  # how many
     rates: list[float | None]  # share of the learning rate in each phase; None = frozen
 
 
 def groups(request: Request, spec: Spec) -> tuple[list[float], list[Group]]:
-    """(where each phase begins, as a share of the steps; what moves how fast), from the input up. With a head that is solved
-    nothing moves."""
-    strategy, encoder = (
-        request["strategy"],
-        models.readout(request["encoder"], request["features"], spec),
-    )
+    """-> (start of each phase as a share of the steps, parameter groups from the input up).
+
+    With a head fitted in closed form all parameters are frozen.
+    """
+    strategy = request["strategy"]
+    encoder = models.readout(request["encoder"], request["features"], spec)
     nets = request["task"].networks(encoder, spec)
     strategy.adapt(encoder, stream(0))
-    owner = {
-        f"encoder.backbone.{n}": at
-        for at, names in layers(encoder, spec.image).items()
-        for n in names
+    map_of = {
+        f"encoder.backbone.{name}": map_name
+        for map_name, names in layers(encoder, spec.image).items()
+        for name in names
     }
     phases = [(1.0, {})] if strategy.closed_form else moving(strategy, nets, spec.image)
-    found: dict[tuple, int] = {}
+    counts: dict[tuple, int] = {}
     for name, p in nets.named_parameters():
-        first = name.partition(".")[0]
-        at = owner.get(name, "encoder, not used" if first == "encoder" else first)
-        if not (strategy.closed_form and first == "head"):
-            key = at, *(rates.get(name) for _, rates in phases)
-            found[key] = found.get(key, 0) + p.numel()
-    begins = [0.0, *accumulate(share for share, _ in phases)][:-1]
-    return begins, [Group(key[0], count, list(key[1:])) for key, count in found.items()]
+        network = name.partition(".")[0]
+        part = map_of.get(name, "encoder, not used" if network == "encoder" else network)
+        if not (strategy.closed_form and network == "head"):
+            key = part, *(rates.get(name) for _, rates in phases)
+            counts[key] = counts.get(key, 0) + p.numel()
+    starts = [0.0, *accumulate(share for share, _ in phases)][:-1]
+    return starts, [Group(part, count, rates) for (part, *rates), count in counts.items()]

@@ -1,4 +1,4 @@
-"""What a generative model makes of test images it never saw: their likelihood, in nats an image. It reads no label."""
+"""Likelihood of the test images under a generative model, in nats per image. It reads no label."""
 
 import math
 from pathlib import Path
@@ -22,13 +22,16 @@ AT_ONCE = 20_000  # codes decoded at once
 
 @torch.no_grad()
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """likelihood.json: `nll` = -log 1/K sum_k p(x, z_k) / q(z_k | x) (Burda et al., arXiv:1509.00519, equation 8), a bound
-    that tightens with the number K of importance samples; `elbo`, the bound of K = 1; over all test images."""
+    """likelihood.json: `nll` and `elbo`, means over all test images, and `standard_error` of `nll`.
+
+    `nll` = -log 1/K sum_k p(x, z_k) / q(z_k | x) (Burda et al., arXiv:1509.00519, equation 8) is a
+    bound that tightens with the number K of importance samples; `elbo` is the bound for K = 1.
+    """
     method: Pretrainer = request["method"]
     corpus = ctx.corpus(request["dataset"])
     if corpus.test is None:
         raise StorageError(
-            f"{folder}: asked for a likelihood of test images that {corpus.name} does not have"
+            f"{folder}: {corpus.name} has no test images of which to compute a likelihood"
         )
     nets, _ = pretrain.build({**request, "_init": None}, corpus)
     file = request["start"] / "networks.safetensors"
@@ -56,25 +59,27 @@ def measure(
     ctx: Context,
 ) -> Tensor:
     """(-ELBO, -log p(x)) of each image [N, 2], in nats."""
-    found = []
+    bounds = []
     rows = torch.arange(len(images)).split(max(1, AT_ONCE // samples))
     with bar("likelihood", len(images)) as advance:
         for n, batch in enumerate(images.batches(rows, ctx.device)):
             rng = stream(seed, "likelihood", n, device=ctx.device)
-            weights_KB = method.log_weights(
-                nets, method.observe(batch["x"], rng), samples, rng
-            ).double()
-            found.append(
+            x_BCHW = method.observe(batch["x"], rng)
+            weights_KB = method.log_weights(nets, x_BCHW, samples, rng).double()
+            bounds.append(
                 torch.stack([-weights_KB.mean(0), math.log(samples) - weights_KB.logsumexp(0)], 1)
             )
-            advance(sum(map(len, found)), "")
-    return torch.cat(found).cpu()
+            advance(sum(map(len, bounds)), "")
+    return torch.cat(bounds).cpu()
 
 
 def convention(method: Pretrainer, x_BCHW: Tensor) -> str:
-    """What of the pixels is modelled: figures of different conventions cannot be compared."""
+    """How pixels are modelled; likelihoods of different conventions cannot be compared."""
     if bool(((x_BCHW == 0) | (x_BCHW == 1)).all()):
         return "black and white in the data set (fixed binarisation)"
     if not torch.equal(method.observe(x_BCHW, stream("convention", device=x_BCHW.device)), x_BCHW):
-        return "black or white, drawn from grey levels afresh at each step, and once for this figure (dynamic binarisation)"
+        return (
+            "black or white, drawn from grey levels afresh at each step, and once for this figure"
+            " (dynamic binarisation)"
+        )
     return "grey levels"

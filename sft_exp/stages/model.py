@@ -1,4 +1,4 @@
-"""A model in a folder: model.json says how to build it, model.safetensors holds its numbers. No pickle, no config files."""
+"""A model in a folder: model.json describes it, model.safetensors holds its weights. No pickle."""
 
 import importlib
 import json
@@ -28,10 +28,10 @@ from sft_exp.models.normalise import backbone
 from sft_exp.store import atomic_io, results
 from sft_exp.store.requests import plain
 
-BATCH = 250  # images predicted at once: larger ones spend their time on fresh memory
-PIXELS = 2**20  # of all of them together, at most
-NEED_PROBABILITIES = ("ece",)  # scores of how sure a model is
-PARTS = (Encoder, Method, Strategy)  # what model.json may name: hyperparameters, never code
+BATCH = 250  # images predicted at once: larger batches spend their time on memory allocation
+PIXELS = 2**20  # maximum number of pixels of a batch
+NEED_PROBABILITIES = ("ece",)  # scores that need probabilities
+PARTS = (Encoder, Method, Strategy)  # classes that model.json may name, with their fields
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Model:
     task: Task
     nets: nn.ModuleDict
     spec: Spec
-    # whether softmax of its predictions means anything; votes of an SVM do not
+    # whether the softmax of predictions is a probability; an SVM's votes are none
     probabilistic: bool = True
 
     @torch.no_grad()
@@ -51,6 +51,7 @@ class Model:
 
 
 def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> FeatureExtractor:
+    """The encoder's network with the feature maps that `features` selects."""
     return FeatureExtractor(
         backbone(encoder, spec.image),
         features["maps"],
@@ -61,7 +62,7 @@ def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> FeatureEx
 
 
 def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
-    """`request` names the encoder, features, task and strategy."""
+    """Write the model; `request` holds its encoder, features, task and strategy."""
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
     spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
     levels = {"levels": model.spec.levels} if model.spec.levels else {}
@@ -73,7 +74,7 @@ def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Model:
-    """The model a fine-tuning left in `folder`; StorageError if its files do not fit together."""
+    """The model in the folder of a fine-tuning; StorageError if its files do not fit together."""
     about = json.loads((folder / "model.json").read_text())
     named = {target: tuple(names) for target, names in about.get("named", {}).items()}
     spec = Spec(tuple(about["image"]), tuple(about["classes"]), named, levels_in(about))
@@ -91,7 +92,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Model:
 
 
 def levels_in(about: dict[str, Any]) -> tuple[int, int] | None:
-    """`Spec.levels` as a model's description names them, if it does."""
+    """`Spec.levels` of a model's description, or None."""
     return tuple(about["levels"]) if about.get("levels") else None
 
 
@@ -102,7 +103,7 @@ def parts_of(folder: Path) -> list[Any]:
 
 
 def folder_of(path: Path) -> Path:
-    """Where the model of a run (its first label draw) lies, or `path` itself if that holds one; DataError if neither."""
+    """Folder of a run's model (first draw), or `path` if it holds one itself; DataError if none."""
     if (path / "model.json").exists():
         return path
     if (path / results.FILE).exists():
@@ -110,22 +111,22 @@ def folder_of(path: Path) -> Path:
         if stage is None:
             raise DataError(f"{path}: its {results.FILE} names no fine-tuning")
         folder = Path(stage.folder)
-        # the run's folder is named from where the run was started
+        # the folder is relative to where the run was started
         for start in (Path(), *path.resolve().parents):
             if (start / folder / "model.json").exists():
                 return start / folder
-        raise DataError(f"{path}: what it trained should be in {folder}, and is not there")
+        raise DataError(f"{path}: its model should be in {folder}, and is not there")
     raise DataError(f"{path}: neither a run folder (results.json) nor a store folder (model.json)")
 
 
 def resize(nets: nn.ModuleDict, state: Tensors) -> None:
-    """Give each number of `nets` the saved one's shape: layers that lost channels are built from a description that has them."""
+    """Give each tensor of `nets` its saved shape: the description has channels that were pruned."""
     for name, value in state.items():
         path, _, leaf = name.rpartition(".")
         try:
             owner = nets.get_submodule(path)
         except AttributeError:
-            continue  # what does not fit is said when it is loaded
+            continue  # loading reports what does not fit
         if leaf in owner._parameters:
             setattr(owner, leaf, nn.Parameter(torch.empty_like(value)))
         elif leaf in owner._buffers:
@@ -136,14 +137,16 @@ def resize(nets: nn.ModuleDict, state: Tensors) -> None:
 def measure(
     model: Model, images: Images, device: torch.device, group: Group | None = None
 ) -> tuple[dict[str, float], Tensors]:
-    """(scores, what the task keeps of each prediction [N, ...]), batch by batch, each batch by one process of the group; a score
-    that the task cannot give is left out."""
+    """-> (scores, the task's records of the predictions [N, ...]). Undefined scores are left out.
+
+    The processes of the group take turns at the batches.
+    """
     metrics: Any = model.task.metrics(model.spec).to("cpu" if group else device)
     for part in metrics.modules():
-        part.sync_on_compute = False  # every process sees every prediction
-    kept: list[Tensors] = []
+        part.sync_on_compute = False  # each process receives all predictions
+    records: list[Tensors] = []
 
-    def seen(rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensors]]:
+    def predicted(rows: Iterable[Tensor]) -> Iterator[tuple[Any, Tensors]]:
         for batch in images.batches(rows, device):
             predictions = model.predict(batch["x"])
             record = {
@@ -151,24 +154,25 @@ def measure(
             }
             yield model.task.compared(predictions, batch), record
 
-    for compared, record in shared(seen, torch.arange(len(images)).split(at_once(images)), group):
+    rows = torch.arange(len(images)).split(at_once(images))
+    for compared, record in shared(predicted, rows, group):
         for metric in metrics.values():
             metric.update(*compared)
-        kept.append(record)
+        records.append(record)
     scores: dict[str, float] = {}
     for name, metric in metrics.items():
         if model.probabilistic or name not in NEED_PROBABILITIES:
             scores |= named(name, metric.compute(), model.task.of(model.spec))
-    return scores, {name: torch.cat([rows[name] for rows in kept]) for name in kept[0]}
+    return scores, {name: torch.cat([r[name] for r in records]) for name in records[0]}
 
 
 def at_once(images: Images) -> int:
-    """Images predicted at once: BATCH small ones, fewer of large ones, whose maps would fill the memory."""
+    """Batch size for prediction: BATCH, or fewer for large images, whose maps need much memory."""
     return max(1, min(BATCH, PIXELS // max(1, images.raw(0)[0].numel())))
 
 
 def named(name: str, value: Any, spec: Spec) -> dict[str, float]:
-    """A metric's numbers by name: one, one a class, or those of a dict; without those that are not defined."""
+    """A metric's finite numbers by name: a single one, one per class, or those of a dict."""
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in named(key, inner, spec).items()}
     numbers = value.flatten().tolist()
@@ -177,16 +181,16 @@ def named(name: str, value: Any, spec: Spec) -> dict[str, float]:
 
 
 def rebuild(node: dict[str, Any]) -> Any:
-    """A part from its description; StorageError unless it is one of ours by kind."""
+    """A part from its description; StorageError unless it is an encoder, method or strategy."""
     module, _, name = current(node["is"]).rpartition(".")
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, PARTS)):
-        raise StorageError(f"{node['is']} is no encoder, task, pretrainer or strategy")
+        raise StorageError(f"{node['is']} is not an encoder, task, pretrainer or strategy")
     return kind(**with_members(kind, {k: inner(v) for k, v in node.items() if k != "is"}))
 
 
 def inner(value: Any) -> Any:
-    """A field's value, with the parts that it holds."""
+    """A field's value, with its parts rebuilt."""
     if not isinstance(value, dict):
         return value
     return rebuild(value) if "is" in value else {k: inner(v) for k, v in value.items()}

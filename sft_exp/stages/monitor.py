@@ -1,8 +1,7 @@
-"""What pretraining makes of the features, looked at while it works: how much a probe could read off, how many dimensions
-are used, how the images cluster. Looking changes no bit of what is trained.
+"""Monitors of the features during pretraining: probe accuracy, effective rank and clustering.
 
-Probes use labels inside the budget alone, and hold some of them out in turn. Every number has its floor: the same of the
-raw pixels, and of the encoder before its first step.
+They do not change a bit of the training. Probes use only labels inside the budget and
+cross-validate. Every number has two baselines: raw pixels, and the encoder before its first step.
 """
 
 import json
@@ -22,15 +21,18 @@ from sft_exp.store.store import Request
 from sft_exp.training.context import Context
 from sft_exp.training.metrics_log import MONITORS
 
-LOOKS = 4  # times while pretraining, after a first one at the start
-ROWS = 1_000  # images of the pool whose features are looked at
-PROBED = 500  # labelled images at most
+LOOKS = 4  # evaluations during pretraining, after one at the start
+ROWS = 1_000  # images of the pool whose features are evaluated
+PROBED = 500  # maximum number of labelled images
 NEIGHBOURS = 5
 RIDGE = 1e-2
 
 
 class Monitor:
-    """monitors.jsonl: one row a look, the floors of the pixels first. `seconds` is what all looks cost."""
+    """Writes monitors.jsonl: the baseline of raw pixels, then a row per evaluation.
+
+    `seconds` is the time that all evaluations took.
+    """
 
     def __init__(
         self,
@@ -42,22 +44,15 @@ class Monitor:
         ctx: Context,
         previous: Path | None,
     ):
-        """`request` names the data set, the labels inside the budget and their draw; `previous` as for `fit`."""
+        """`request` holds the data set, the labels and their draw; `previous` is as in `fit`."""
         draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         few = torch.randperm(len(draw.labelled), generator=stream("monitor"))[:PROBED]
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
-        self.file, self.encoder, self.nets, self.device = (
-            folder / MONITORS,
-            encoder,
-            nets,
-            ctx.device,
-        )
-        self.labelled, self.pool, self.labels = (
-            held(draw.labelled.at(few)),
-            held(pool.at(some)),
-            str(request["labels"]),
-        )
-        # else there is nothing to read off
+        self.file, self.encoder, self.nets = folder / MONITORS, encoder, nets
+        self.device = ctx.device
+        self.labelled, self.pool = in_memory(draw.labelled.at(few)), in_memory(pool.at(some))
+        self.labels = str(request["labels"])
+        # probes and clusters need classes
         self.classed = len(ctx.corpus(request["dataset"]).strata) > 1
         earlier = next(
             (f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None
@@ -67,7 +62,7 @@ class Monitor:
         self.seconds = 0.0
 
     def look(self, step: int) -> dict[str, Any]:
-        """The row of the features after `step` steps; one that was looked at before a training was killed stands."""
+        """Evaluate the features after `step` steps; a row from before a resumption is reused."""
         started = time.perf_counter()
         if None not in self.rows:
             self.rows[None] = {"step": None, "labels": self.labels, **self.measured(nn.Flatten())}
@@ -84,11 +79,11 @@ class Monitor:
 
     @torch.no_grad()
     def measured(self, encoder: nn.Module) -> dict[str, float]:
-        found = {"rank": effective_rank(self.features(encoder, self.pool))}
+        values = {"rank": effective_rank(self.features(encoder, self.pool))}
         if self.classed:
             f_LD = self.features(encoder, self.labelled)
-            found |= {**probes(f_LD, self.labelled), **clusters(f_LD, self.labelled.y)}
-        return {k: round(v, 4) for k, v in found.items()}
+            values |= {**probes(f_LD, self.labelled), **clusters(f_LD, self.labelled.y)}
+        return {name: round(value, 4) for name, value in values.items()}
 
     def features(self, encoder: nn.Module, images: Images) -> Tensor:
         rows = torch.arange(len(images)).split(250)
@@ -97,14 +92,14 @@ class Monitor:
         )
 
 
-def held(images: Images) -> Images:
-    """The same, in memory: what is looked at again and again is decoded once."""
+def in_memory(images: Images) -> Images:
+    """The same images decoded into memory, because they are read many times."""
     x = torch.stack([images.raw(row) for row in range(len(images))])
     return Images(x, images.y, images.ids, images.groups)
 
 
 def effective_rank(f_ND: Tensor) -> float:
-    """RankMe, Garrido et al., arXiv:2210.02885, equation 1: exp of the entropy of the singular values' shares."""
+    """RankMe, Garrido et al., arXiv:2210.02885, equation 1: exp of the singular values' entropy."""
     f_ND = f_ND.double()
     gram = f_ND @ f_ND.T if len(f_ND) < f_ND.shape[1] else f_ND.T @ f_ND
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
@@ -113,30 +108,33 @@ def effective_rank(f_ND: Tensor) -> float:
 
 
 def probes(f_LD: Tensor, labelled: Images) -> dict[str, float]:
-    """Accuracy of a linear probe and of the nearest neighbours, each label held out once; nothing where none can be."""
+    """Cross-validated accuracy of a linear probe and of nearest neighbours.
+
+    Empty if a class has a single label, so that none can be held out.
+    """
     y_L, classes = labelled.y.to(f_LD.device), int(labelled.y.max()) + 1
     fewest, _ = splits.scarcest(labelled)
     if fewest < 2:
         return {}
     f_LD = (f_LD - f_LD.mean(0)) / f_LD.std().clamp_min(1e-8)
-    right = {"probe": 0, "knn": 0}
+    correct = {"probe": 0, "knn": 0}
     for k in range(folds := min(5, fewest)):
-        known, held = splits.fold(labelled, tuple(map(str, range(classes))), k, folds)
+        train, test = splits.fold(labelled, tuple(map(str, range(classes))), k, folds)
         head = nn.Linear(f_LD.shape[1], classes).to(f_LD.device)
-        fit_linear(head, f_LD[known], y_L[known], RIDGE)
-        right["probe"] += int((head(f_LD[held]).argmax(1) == y_L[held]).sum())
-        near = (
-            torch.cdist(f_LD[held], f_LD[known])
-            .topk(min(NEIGHBOURS, len(known)), largest=False)
-            .indices
-        )
-        right["knn"] += int((y_L[known][near].mode(1).values == y_L[held]).sum())
-    return {name: count / len(y_L) for name, count in right.items()}
+        fit_linear(head, f_LD[train], y_L[train], RIDGE)
+        correct["probe"] += int((head(f_LD[test]).argmax(1) == y_L[test]).sum())
+        distances = torch.cdist(f_LD[test], f_LD[train])
+        nearest = distances.topk(min(NEIGHBOURS, len(train)), largest=False).indices
+        correct["knn"] += int((y_L[train][nearest].mode(1).values == y_L[test]).sum())
+    return {name: count / len(y_L) for name, count in correct.items()}
 
 
 def clusters(f_LD: Tensor, y_L: Tensor) -> dict[str, float]:
-    """How well k-means of the features, told of no label, falls together with the classes: mutual information and Rand
-    index (both 0 for chance, 1 for the classes themselves), and the accuracy of the best naming of the clusters."""
+    """Agreement of k-means clusters of the features with the classes.
+
+    Normalised mutual information and adjusted Rand index (1 for the classes themselves), and the
+    accuracy of the best assignment of clusters to classes.
+    """
     from scipy.optimize import linear_sum_assignment
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -145,11 +143,11 @@ def clusters(f_LD: Tensor, y_L: Tensor) -> dict[str, float]:
     y, classes = y_L.numpy(), len(y_L.unique())
     if len(y) < 2 * classes:
         return {}
-    found = KMeans(classes, n_init=1, random_state=0).fit_predict(f_LD.cpu().numpy())
-    table = contingency_matrix(y, found)
+    cluster = KMeans(classes, n_init=1, random_state=0).fit_predict(f_LD.cpu().numpy())
+    table = contingency_matrix(y, cluster)
     rows, columns = linear_sum_assignment(-table)
     return {
-        "nmi": float(normalized_mutual_info_score(y, found)),
-        "ari": float(adjusted_rand_score(y, found)),
+        "nmi": float(normalized_mutual_info_score(y, cluster)),
+        "ari": float(adjusted_rand_score(y, cluster)),
         "cluster_accuracy": float(table[rows, columns].sum() / len(y)),
     }

@@ -1,4 +1,4 @@
-"""What a fine-tuning came to on the images it learnt from: facts alone, which `health` judges."""
+"""Facts about a fine-tuned model on its training images, which `training.health` judges."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from sft_exp.data.images import Images
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 
-MOST = 2_000  # training images looked at; more would say nothing else
-IGNORE = 255  # of masks: nothing is annotated there
-# nats of one prediction; a larger cross-entropy counts as this, so that the mean is a number
+MOST = 2_000  # maximum number of training images; more would not change the result
+IGNORE = 255  # value of masks where nothing is annotated
+# limit in nats of one prediction's cross-entropy, so that the mean is finite
 MOST_LOSS = 1e30
 
 
@@ -25,9 +25,10 @@ def norm(nets: nn.Module) -> float:
 
 
 def on_training_images(model: Model, labelled: Images, device: torch.device) -> dict[str, Any]:
-    """Facts about the finished model's predictions, in evaluation mode, for the images it learnt from, or for some of them.
+    """Facts about the model's predictions in eval mode for (a sample of) its training images.
 
-    Classes of images and of pixels: see `agreement`. Numbers: `r2`. Empty for other tasks, whose losses and norms must do.
+    For classes of images or pixels see `agreement`; for numbers `r2`. Empty for other tasks, which
+    are judged by their losses and norms.
     """
     rows = torch.randperm(len(labelled), generator=stream("outcome"))[:MOST].sort().values
     some, pixels = labelled.at(rows), model.task.predicts == "pixels"
@@ -35,23 +36,24 @@ def on_training_images(model: Model, labelled: Images, device: torch.device) -> 
         return {"r2": short(explained(model, some, device))}
     if model.task.predicts not in ("classes", "pixels"):
         return {}
-    true_Y, told_Y, right, loss = torch.zeros(0), torch.zeros(0), 0.0, 0.0
+    true_Y, predicted_Y, correct, loss = torch.zeros(0), torch.zeros(0), 0.0, 0.0
     for batch in some.batches(torch.arange(len(some)).split(models.at_once(some)), device):
         logits, y = model.predict(batch["x"]).float(), batch["mask" if pixels else "y"]
         known = y != IGNORE if pixels else y >= 0
-        told, classes = logits.argmax(1), logits.shape[1]
+        predicted, classes = logits.argmax(1), logits.shape[1]
         error = F.cross_entropy(logits, y.where(known, 0), reduction="none").clamp_max(MOST_LOSS)
         loss += error[known].cpu().double().sum().item()
-        right += (told == y)[known].sum().item()
+        correct += (predicted == y)[known].sum().item()
         true_Y = y[known].bincount(minlength=classes).cpu() + (true_Y if len(true_Y) else 0)
-        told_Y = told[known].bincount(minlength=classes).cpu() + (told_Y if len(told_Y) else 0)
-    return agreement(true_Y, told_Y, right, loss)
+        count_Y = predicted[known].bincount(minlength=classes).cpu()
+        predicted_Y = count_Y + (predicted_Y if len(predicted_Y) else 0)
+    return agreement(true_Y, predicted_Y, correct, loss)
 
 
 def explained(model: Model, images: Images, device: torch.device) -> float:
-    """R2 of predicted numbers, the mean over those of an image: 1 - squared errors / squared deviations from the mean.
+    """R2 of predicted numbers, a mean over those of an image: 1 - squared errors / deviations.
 
-    Computed here and not by a metric: a training must not depend on the code of metrics.
+    It is computed here, because a training must not depend on the code of metrics.
     """
     predicted, true = [], []
     for batch in images.batches(torch.arange(len(images)).split(models.at_once(images)), device):
@@ -64,13 +66,14 @@ def explained(model: Model, images: Images, device: torch.device) -> float:
     return (1 - errors_K / deviations_K).mean().item()
 
 
-def agreement(true_Y: Tensor, told_Y: Tensor, right: float, loss: float) -> dict[str, Any]:
-    """Facts about predicted classes, from how often each is annotated and predicted [Y], how many predictions are right, and
-    their cross-entropies added up, in nats.
+def agreement(true_Y: Tensor, predicted_Y: Tensor, correct: float, loss: float) -> dict[str, Any]:
+    """Facts about predicted classes, from counts of annotated and of predicted classes [Y], the
+    number of correct predictions, and the sum of their cross-entropies in nats.
 
-    `classes` and `predicted`: how many different ones are annotated, and predicted; `missed`: the share of what is annotated
-    whose class is never predicted; `accuracy`; `majority`: the share of the commonest class; `log_loss`, a mean; and the
-    `entropy` of the annotated classes, which is the least log loss of a prediction that is the same for all.
+    `classes` and `predicted`: numbers of different annotated and predicted classes; `missed`: share
+    of annotations whose class is never predicted; `accuracy`; `majority`: share of the commonest
+    class; `log_loss`, a mean; `entropy` of the annotated classes, which is the smallest log loss of
+    a constant prediction.
     """
     count = true_Y.sum().item()
     if not count:
@@ -78,9 +81,9 @@ def agreement(true_Y: Tensor, told_Y: Tensor, right: float, loss: float) -> dict
     share_Y = true_Y.double() / count
     return {
         "classes": int((true_Y > 0).sum()),
-        "predicted": int((told_Y > 0).sum()),
-        "missed": short(share_Y[told_Y == 0].sum().item()),
-        "accuracy": short(right / count),
+        "predicted": int((predicted_Y > 0).sum()),
+        "missed": short(share_Y[predicted_Y == 0].sum().item()),
+        "accuracy": short(correct / count),
         "majority": short(share_Y.max().item()),
         "log_loss": short(loss / count),
         "entropy": short(torch.special.entr(share_Y).sum().item()),
@@ -88,5 +91,5 @@ def agreement(true_Y: Tensor, told_Y: Tensor, right: float, loss: float) -> dict
 
 
 def short(value: float) -> float:
-    """To six digits: further ones depend on the number of threads."""
+    """The value rounded to six digits: further ones depend on the number of threads."""
     return float(f"{value:.6g}")

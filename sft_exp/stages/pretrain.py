@@ -1,4 +1,4 @@
-"""Pool of images -> encoder.safetensors: what a pretrainer learns without a label."""
+"""Pretraining: a pool of unlabelled images -> encoder.safetensors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +25,15 @@ from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
 from sft_exp.training.fit import fit, forget, plan_of
 
-SHOWN = 16  # images in the report's pictures
+SHOWN = 16  # number of images in the report's pictures
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """encoder.safetensors, pictures.safetensors, metrics.jsonl, monitors.jsonl; networks.safetensors where they have a
-    likelihood, and transfer.json where the weights began in a file."""
+    """encoder.safetensors, pictures.safetensors, metrics.jsonl, monitors.jsonl.
+
+    Also networks.safetensors if the method has a likelihood, and transfer.json if the initial
+    weights came from a file.
+    """
     method: Pretrainer = request["method"]
     corpus = ctx.corpus(request["dataset"])
     pool = pool_of(corpus, request["fold"], method, request["image"])
@@ -38,39 +41,31 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     nets.to(ctx.device)
     if report:
         images = weights.images(request["_init"], request["encoder"], request["image"])
-        console.print(
-            f"{report.table()}\n  {images}", markup=False, highlight=False, soft_wrap=True
+        table = f"{report.table()}\n  {images}"
+        console.print(table, markup=False, highlight=False, soft_wrap=True)
+        atomic_io.write_json(
+            folder / "transfer.json", {**report.json(), "images": images, "sha256": request["init"]}
         )
-        said = {**report.json(), "images": images, "sha256": request["init"]}
-        atomic_io.write_json(folder / "transfer.json", said)
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
+    data: dict[str, Tensor] = {}
+    if method.trained_by == "in closed form":
+        data["x"] = pool.floats(shuffled[:20_000], ctx.device)
     with torch.no_grad():
-        method.prepare(
-            nets,
-            {"x": pool.floats(shuffled[:20_000], ctx.device)}
-            if method.trained_by == "in closed form"
-            else {},
-        )
+        method.prepare(nets, data)
     if method.trained_by == "by gradient":
         phases = [(1.0, {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad})]
         plan = plan_of(request, phases, (request["seed"], "pretrain"), ctx)
-        label, encoder, watched = (
-            f"pretrain {type(method).__name__}",
-            nets.get_submodule(method.encoder_path),
-            request["_monitor"],
-        )
+        label, monitored = f"pretrain {type(method).__name__}", request["_monitor"]
+        encoder = nets.get_submodule(method.encoder_path)
         after, every = request["_after"], plan.steps // LOOKS
-        monitor = (
-            Monitor(folder, watched, encoder, nets, pool, ctx, after)
-            if watched and every and ctx.first
-            else None
-        )
-        if monitor:
+        monitor = None
+        if monitored and every and ctx.first:
+            monitor = Monitor(folder, monitored, encoder, nets, pool, ctx, after)
             ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(0)))
         for step in fit(
             folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after
         ):
-            if watched and every and step.done % every == 0:
+            if monitored and every and step.done % every == 0:
                 step.refresh()
                 if monitor:
                     ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(step.done)))
@@ -91,8 +86,11 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 
 
 def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Report | None]:
-    """The method's networks as the request's seed starts them, the encoder with the numbers of `_init` if there is one; and
-    what came from there. DataError if that is too little or not the file it was; ConfigError if the encoder learns nothing."""
+    """-> (the method's networks, initialised by the request's seed, report of transferred weights).
+
+    With `_init` the encoder has the weights of that file. DataError if too few fit or the file has
+    changed; ConfigError if the encoder has no parameters.
+    """
     seed_global(seed_of(request["seed"], "init"), torch.device("cpu"))
     encoder, report = backbone(request["encoder"], request["image"]), None
     if not list(encoder.parameters()):
@@ -117,8 +115,8 @@ def numbers(net: nn.Module) -> dict[str, Tensor]:
 def pool_of(
     corpus: Corpus, fold: int | str | None, method: Pretrainer, image: tuple[int, int, int]
 ) -> Images:
-    """Images of this size to pretrain on: with a fold, those that its tests do not use; with "all", every training image.
-    Their labels are seen by methods that learn from them, and by no others."""
+    """The images to pretrain on, of size `image`: with a fold those outside its test part; with
+    "all" every training image. Only methods that train on labels receive them."""
     if fold == "all":
         pool = corpus.train if method.labelled else splits.everything(corpus)
     elif isinstance(fold, int):
@@ -132,14 +130,14 @@ def pool_of(
 def pictures(
     method: Pretrainer, nets: nn.ModuleDict, pool: Images, seed: int, ctx: Context
 ) -> dict[str, Tensor]:
-    """What the method shows of its first images, uint8 [B, C, H, W]."""
+    """The method's pictures of the first images, uint8 [B, C, H, W]."""
     x_BCHW = pool.floats(torch.arange(min(SHOWN, len(pool))), ctx.device)
     shown = method.show(nets.eval(), x_BCHW, stream(seed, "show", device=ctx.device))
     return {name: (x * 255).round().to(torch.uint8).cpu().contiguous() for name, x in shown.items()}
 
 
 def strip(x_BCHW: Tensor) -> Any:
-    """Images side by side, white between them, as matplotlib takes them: [H, W] or, of three channels, [H, W, 3]."""
+    """Images side by side with white gaps, in matplotlib's layout: [H, W], or [H, W, 3] if RGB."""
     gap = max(1, x_BCHW.shape[3] // 12)
     padded = torch.nn.functional.pad(x_BCHW, (0, gap), value=255)
     wide_CHW = torch.cat(list(padded), dim=2)[..., :-gap]

@@ -1,4 +1,4 @@
-"""Many heads on one set of frozen features, trained as one problem."""
+"""Training of many linear heads on the same frozen features at once."""
 
 from dataclasses import replace
 
@@ -13,12 +13,12 @@ from sft_exp.errors import NonFiniteError
 from sft_exp.training.loop import Plan
 from sft_exp.training.optim import build_optimizer
 
-# whose step is the learning rate times a direction
+# optimizers whose step is the learning rate times a direction
 STACKABLE = tuple(f"torch.optim.{n}" for n in ("SGD", "Adam", "AdamW", "RMSprop"))
 
 
 def stackable(optim: OptimizerConfig) -> bool:
-    """Whether its step is the learning rate times a direction, and the rate is known."""
+    """Whether the step is the learning rate times a direction, and the rate is a number."""
     return optim.path in STACKABLE and isinstance(optim.options["lr"], float)
 
 
@@ -30,10 +30,11 @@ def stacked(
     rates: list[float],
     plan: Plan,
 ) -> list[tuple[Tensors, list[dict[str, float]]]]:
-    """K linear heads that differ in the learning rate, trained as one: [(weights, rows of metrics)], one a rate.
+    """K linear heads that differ in the learning rate -> (weights, metric rows) of each.
 
-    One torch optimizer at learning rate 1 moves the stacked weights [K, Y, D]; each head then goes its own share of that
-    way: p <- p + lr_k * (step at 1), which is that optimizer at lr_k, to rounding, for rates up to 0.1.
+    One torch optimizer with learning rate 1 updates the stacked weights [K, Y, D]; each head then
+    takes its share of that step: p <- p + lr_k * step. For rates up to 0.1 this equals the
+    optimizer at lr_k up to rounding.
     """
     k, rows = len(rates), []
     lr_K = torch.tensor(rates, device=f_ND.device)
@@ -53,7 +54,8 @@ def stacked(
         loss_K = loss_BK.mean(0)
         if not loss_K.isfinite().all():
             raise NonFiniteError(
-                f"loss of a head is not finite at step {step}: learning rates {rates}, losses {loss_K.tolist()}"
+                f"loss of a head is not finite at step {step}:"
+                f" learning rates {rates}, losses {loss_K.tolist()}"
             )
         w_KYD.grad, b_KY.grad = torch.autograd.grad(loss_K.sum(), (w, b))
         before = w_KYD.clone(), b_KY.clone()

@@ -1,4 +1,4 @@
-"""How well these settings do inside the label budget: K folds of the labels, each held out once (val=cv)."""
+"""Cross-validation inside the label budget: K folds of the labels, each held out once (val=cv)."""
 
 from pathlib import Path
 
@@ -19,16 +19,16 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     totals: dict[str, float] = {}
     for k in range(count(draw.labelled, request["folds"])):
         work = atomic_io.folder(folder / f"fold-{k}")
-        known, held = splits.fold(draw.labelled, corpus.strata, k, request["folds"])
-        model = learn(work, request, ctx, draw.labelled.at(known), draw.pool, fold=k)
-        scores, _ = models.measure(model, draw.labelled.at(held), ctx.device, ctx.group)
+        training, held_out = splits.fold(draw.labelled, corpus.strata, k, request["folds"])
+        model = learn(work, request, ctx, draw.labelled.at(training), draw.pool, fold=k)
+        scores, _ = models.measure(model, draw.labelled.at(held_out), ctx.device, ctx.group)
         for name, value in scores.items():
-            totals[name] = totals.get(name, 0.0) + value * len(held) / len(draw.labelled)
+            totals[name] = totals.get(name, 0.0) + value * len(held_out) / len(draw.labelled)
         forget(work, request)
     atomic_io.write_json(folder / "scores.json", totals)
 
 
 def count(labelled: Images, folds: int) -> int:
-    """Folds that these labels allow; 0 where a class has a single one and nothing can be held out."""
+    """Number of folds that these labels allow; 0 if a class has a single one."""
     fewest, _ = splits.scarcest(labelled)
     return min(folds, fewest) if fewest > 1 else 0

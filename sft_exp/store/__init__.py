@@ -1,1 +1,1 @@
-"""Results on disk, each in a folder named by the hash of what made it."""
+"""Cached results on disk, in folders named by the hash of the request."""

@@ -1,9 +1,15 @@
-"""Which code can change a result, as a hash: mending a loss must not silently reuse weights that were trained before.
+"""A hash of the code that can change a result, so that cached results of other code are not reused.
 
-The unit is a definition: a function, a constant, a method or an attribute of a class. The hash of a request covers the
-definitions that its stage and its parts reach, read from the source and never imported. It is blind to docstrings, comments,
-layout, type annotations, the text of errors and of messages, and to the module that holds a definition. Where the source does
-not tell what is reached, more is taken: a whole class or a whole module. See docs/decisions/0060-a-hash-per-definition.md.
+The unit is a definition: a function, a constant, or a method or attribute of a class. The hash of a
+request covers all definitions that its stage and its parts can reach. These are found by analysing
+the source, which is never imported. The hash ignores docstrings, comments, layout, type
+annotations, the text of errors and messages, and the module that a definition is in. Where the
+source does not show what is reached, a whole class or a whole module counts.
+
+How it works: `closure` walks from the request's definitions along `Definition.uses`. `Module` holds
+the bindings of one source file and resolves names across imports. `Class` decides which members of
+a class count. `Reader` turns the syntax tree of a definition into normalised text and collects its
+dependencies. `digest_of` hashes the texts. See docs/decisions/0060-a-hash-per-definition.md.
 """
 
 import ast
@@ -24,38 +30,40 @@ from sft_exp.store.requests import parts, stated
 
 PACKAGE = __name__.partition(".")[0]
 
-# Reached, but unable to change a number. Everything else that runs in a stage is hashed; tests/test_code_hash.py profiles the
-# stages and fails for a function that ran, is not in the closure and is not below one of these.
+# Modules that are reached but cannot change a number, with the reason. All other code that runs in
+# a stage is hashed: tests/test_code_hash.py profiles the stages and fails for a function that ran
+# and is neither in the closure nor in one of these modules.
 NEUTRAL = {
     f"{PACKAGE}.{name}": reason
     for name, reason in {
-        "store.atomic_io": "writes the bytes that it is given",
-        "config.moved": "earlier names of classes; requests name these classes themselves",
+        "store.atomic_io": "writes bytes to files",
+        "config.moved": "earlier names of classes; requests contain the present names",
         "errors": "a run that raises leaves no result",
         "progress": "messages to the console",
         "core.tracker": "mirrors what is on disk",
         "trackers": "mirror what is on disk",
-        "store.results": "what a finished run found; only paths of store folders are read from it",
+        "store.results": "results of a finished run; only paths of store folders are read from it",
         "store.requests": "turns a request into JSON, which is hashed itself",
-        "training.context": "device, threads, tracker and signals; results are those of the request",
-        "training.checkpoints": "a resumed training ends in the same bits",
-        "stages.monitor": "looks at the features and changes nothing",
-        "distributed.select": "any engine gives the numbers of the local one, which is hashed",
-        "distributed.group": "the same",
-        "distributed.sharing": "the same",
-        "distributed.ddp": "the same",
-        "distributed.fsdp": "the same",
+        "training.context": "device, threads, tracker and signals, which change no result",
+        "training.checkpoints": "a resumed training gives identical results",
+        "stages.monitor": "evaluates features and changes nothing",
+        "distributed.select": "all engines give the numbers of the local one, which is hashed",
+        "distributed.group": "as distributed.select",
+        "distributed.sharing": "as distributed.select",
+        "distributed.ddp": "as distributed.select",
+        "distributed.fsdp": "as distributed.select",
     }.items()
 }
-# what these are given is text,
+# functions whose arguments are messages to the user
 SPEECH = ("print", "warnings.warn", "logging", f"{PACKAGE}.progress")
-REFUSALS = f"{PACKAGE}.errors"  # and so are the strings that these are given
-ENTRIES = ("load",)  # methods of parts that neutral code calls: the context loads data sets
+REFUSALS = f"{PACKAGE}.errors"  # functions and classes whose string arguments are such messages
+ENTRIES = ("load",)  # methods of parts that are called by neutral code: the context loads data sets
 
 IMPORTERS = {"importlib.import_module", "__import__"}
+# functions and attributes that give access to members by names that the source does not show
 ANY_NAME = {"vars", "dir", "globals", "locals", "eval", "exec", "sys.modules", "inspect.getmembers"}
 ANY_NAME_ATTRIBUTES = {"__dict__", "__subclasses__"}
-READ_ANNOTATIONS = {
+READ_ANNOTATIONS = {  # names that indicate that type annotations are evaluated at run time
     "singledispatch",
     "singledispatchmethod",
     "get_type_hints",
@@ -63,58 +71,65 @@ READ_ANNOTATIONS = {
     "script",
     "validate_call",
 }
-PLAIN_DECORATORS = {"staticmethod", "classmethod"}  # of methods that still have to be called
-QUIET_DECORATORS = (  # keep no list of what they decorate
-    "dataclasses", "functools", "contextlib", "typing", "abc", "torch.no_grad", "torch.inference_mode", "torch.enable_grad",
+PLAIN_DECORATORS = {"staticmethod", "classmethod"}  # decorated methods run only when called
+QUIET_DECORATORS = (  # decorators of libraries that do not register what they decorate
+    "dataclasses", "functools", "contextlib", "typing", "abc",
+    "torch.no_grad", "torch.inference_mode", "torch.enable_grad",
 )  # fmt: skip
-# library classes that call no method
+# library classes that call no methods of subclasses
 EMPTY_BASES = {"object", "abc.ABC", "typing.Protocol", "typing.Generic"}
-# calls the methods of its subclasses that it has itself, such as forward
-TORCH_MODULE = "torch.nn.Module"
+TORCH_MODULE = "torch.nn.Module"  # calls those methods of subclasses that it also has itself
+# fields of syntax nodes that do not change what code does
 SILENT = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "returns", "annotation"}
 
 
 class Key(NamedTuple):
-    """A definition of ours. The name "Class.member" is a member of a class; an empty one is what a module does on import."""
+    """A definition in hashed code.
+
+    `name` is "function", "Class", "Class.member", or "" for the code that runs on import.
+    """
 
     module: str
     name: str
 
 
-class Inside(NamedTuple):
-    """A module of ours, as a value."""
+class ModuleValue(NamedTuple):
+    """A hashed module as a value: `import package.module as m`, then `m`."""
 
     module: str
 
 
-class Library(NamedTuple):
-    """A name of a library, by its full path."""
+class LibraryName(NamedTuple):
+    """A name in an installed library, by its full path."""
 
     path: str
 
 
-Meaning = Key | Inside | Library
+Referent = Key | ModuleValue | LibraryName
 Import = tuple[str, str | None]  # (module, name in it or None for the module itself)
-Scope = dict[str, list[Import]]  # a function's own names, and what its imports bind them to
+Scope = dict[str, list[Import]]  # local names of a function, with the targets of its imports
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What is hashed of a definition, and what it leads to."""
+    """The hashed text of a definition, and its dependencies."""
 
     text: str
     uses: tuple[Key, ...] = ()
-    # attributes that may be called, and strings that may name some: "loss", "loss_*"
-    asked: frozenset[str] = frozenset()
-    # attributes that are only looked into, which calls no method: `step.metrics["loss"]`
-    seen: frozenset[str] = frozenset()
-    whole: frozenset[str] = frozenset()  # modules of which all counts
-    loads: frozenset[str] = frozenset()  # modules that it imports
-    any_name: bool = False  # asks for attributes whatever they are called
+    # members that may be called, by name or pattern, also from strings: "loss", "loss_*"
+    called_names: frozenset[str] = frozenset()
+    # attributes that are only read, which calls no plain method: `step.metrics["loss"]`
+    read_names: frozenset[str] = frozenset()
+    whole_modules: frozenset[str] = frozenset()  # modules of which all definitions count
+    imports: frozenset[str] = frozenset()  # modules that it imports
+    dynamic: bool = False  # accesses members by names that the source does not show
 
 
 def digest(request: Mapping[str, Any], *functions: Callable) -> str:
-    """Hash of all code that `functions` and the parts in the request can reach. Keys with a leading `_` change no result."""
+    """Hash of all code that `functions` and the parts in the request can reach.
+
+    Keys of the request with a leading `_` cannot change a result and are left out.
+    """
     return digest_of(*roots(request, *functions))
 
 
@@ -126,28 +141,31 @@ def reached(request: Mapping[str, Any], *functions: Callable) -> set[Key]:
 def roots(
     request: Mapping[str, Any], *functions: Callable
 ) -> tuple[frozenset[Key], frozenset[str]]:
-    """(definitions that a request begins with, words in it that may name others)."""
-    told = {k: v for k, v in request.items() if not k.startswith("_")}
-    owners: list[Any] = [*functions, *(type(part) for part in parts(told))]
-    begun = {Key(owner.__module__, owner.__qualname__.partition(".")[0]) for owner in owners}
-    texts = [*strings(list(told.values()))]
-    named = {key for text in texts if (key := by_path(text)) and not library(text)}
-    return frozenset(begun | named), frozenset(text for text in texts if text.isidentifier())
+    """(definitions that a request starts from, strings in it that may name members)."""
+    hashed = {k: v for k, v in request.items() if not k.startswith("_")}
+    owners: list[Any] = [*functions, *(type(part) for part in parts(hashed))]
+    keys = {Key(owner.__module__, owner.__qualname__.partition(".")[0]) for owner in owners}
+    texts = [*strings_in(list(hashed.values()))]
+    by_text = {key for text in texts if (key := by_path(text)) and not library(text)}
+    return frozenset(keys | by_text), frozenset(text for text in texts if text.isidentifier())
 
 
 @cache
 def digest_of(begun: frozenset[Key], words: frozenset[str]) -> str:
-    """Labels of the definitions in the closure, refined by those of what they use until no more differ. No label holds a
-    module's name, so that a definition may move."""
-    found = closure(begun, words)
-    labels = {key: hash_of(known.text) for key, known in found.items()}
+    """Hash of the closure that does not depend on the modules in which definitions are.
+
+    Each definition is labelled by the hash of its text. Labels are refined by those of the used
+    definitions until the number of different labels no longer grows (colour refinement of a graph).
+    """
+    definitions = closure(begun, words)
+    labels = {key: hash_of(definition.text) for key, definition in definitions.items()}
     count = 0
     while count < (count := len(set(labels.values()))):
         labels = {
-            k: hash_of(known.text, *(labels.get(use, "") for use in known.uses))
-            for k, known in found.items()
+            key: hash_of(definition.text, *(labels.get(use, "") for use in definition.uses))
+            for key, definition in definitions.items()
         }
-    return hash_of(*sorted(labels[key] for key, known in found.items() if known.text))[:16]
+    return hash_of(*sorted(labels[key] for key, d in definitions.items() if d.text))[:16]
 
 
 def hash_of(*texts: str) -> str:
@@ -155,101 +173,107 @@ def hash_of(*texts: str) -> str:
 
 
 def closure(begun: Iterable[Key], words: Iterable[str] = ()) -> dict[Key, Definition]:
-    """All definitions that these reach. Members of classes are reached by their names; `words` are names that somebody
-    may ask for beside those in the code."""
-    found: dict[Key, Definition] = {}
-    asked, seen, computed = {*words, *ENTRIES}, set[str](), False
-    # name of a member -> members, and whether plain methods
-    waiting: dict[str, list[tuple[Key, bool]]] = defaultdict(list)
+    """All definitions that `begun` reaches.
+
+    A member counts if its class is reached and its name is used anywhere in the closure, or is in
+    `words`, whatever the type of the object: the source does not show types.
+    """
+    definitions: dict[Key, Definition] = {}
+    called_names, read_names = {*words, *ENTRIES}, set[str]()  # names used so far
+    dynamic = False  # whether every member counts
+    # member's name -> (member, whether it is a plain method) in the classes reached so far
+    candidates: dict[str, list[tuple[Key, bool]]] = defaultdict(list)
     todo = list(begun)
 
-    def ask(name: str, by_call: bool) -> None:
-        (asked if by_call else seen).add(name)
-        matching = [n for n in waiting if fnmatchcase(n, name)] if "*" in name else [name]
-        todo.extend(key for n in matching for key, plain in waiting[n] if by_call or not plain)
+    def use(name: str, by_call: bool) -> None:
+        """Note that a name is used, and add the candidates of this name."""
+        (called_names if by_call else read_names).add(name)
+        matching = [n for n in candidates if fnmatchcase(n, name)] if "*" in name else [name]
+        todo.extend(key for n in matching for key, plain in candidates[n] if by_call or not plain)
 
-    def wanted(name: str, plain: bool) -> bool:
-        return (
-            name in asked
-            or (name in seen and not plain)
-            or any(fnmatchcase(name, a) for a in asked if "*" in a)
-        )
+    def is_used(name: str, plain: bool) -> bool:
+        if name in called_names or (name in read_names and not plain):
+            return True
+        return any(fnmatchcase(name, pattern) for pattern in called_names if "*" in pattern)
 
     while todo:
         key = todo.pop()
-        if key in found or neutral(key.module, key.name):
+        if key in definitions or neutral(key.module, key.name):
             continue
         module = read(key.module)
         if module is None:
             continue
-        if key.name.partition(".")[0] not in module.names and key.name:
-            todo.extend(everything(key.module))  # made in a way that the source does not show
+        if key.name and key.name.partition(".")[0] not in module.names:
+            # the source does not show where the name is defined
+            todo.extend(all_definitions(key.module))
             continue
-        known = found[key] = module.definition(key.name)
+        definition = definitions[key] = module.definition(key.name)
         todo.append(Key(key.module, ""))
-        todo.extend(known.uses)
-        for name in known.whole:
-            todo.extend(everything(name))
-        todo.extend(Key(name, "") for name in known.loads)
-        for name in known.asked - asked:
-            ask(name, True)
-        for name in known.seen - seen:
-            ask(name, False)
-        if known.any_name and not computed:
-            computed = True
-            todo.extend(member for members in waiting.values() for member, _ in members)
+        todo.extend(definition.uses)
+        for name in definition.whole_modules:
+            todo.extend(all_definitions(name))
+        todo.extend(Key(name, "") for name in definition.imports)
+        for name in definition.called_names - called_names:
+            use(name, by_call=True)
+        for name in definition.read_names - read_names:
+            use(name, by_call=False)
+        if definition.dynamic and not dynamic:
+            dynamic = True
+            todo.extend(member for members in candidates.values() for member, _ in members)
         for name, plain, always in module.members(key.name):
             member = Key(key.module, f"{key.name}.{name}")
-            waiting[name].append((member, plain))
-            if always or computed or wanted(name, plain):
+            candidates[name].append((member, plain))
+            if always or dynamic or is_used(name, plain):
                 todo.append(member)
-    return found
+    return definitions
 
 
-def everything(module: str) -> Iterator[Key]:
-    """All definitions of a module, with all members of its classes."""
-    known = None if neutral(module) else read(module)
-    if known is None:
+def all_definitions(module: str) -> Iterator[Key]:
+    """All definitions of a module and all members of its classes."""
+    content = None if neutral(module) else read(module)
+    if content is None:
         return
     yield Key(module, "")
-    for name in [*known.names]:
+    for name in [*content.names]:
         yield Key(module, name)
-        yield from (Key(module, f"{name}.{member}") for member, _, _ in known.members(name))
+        yield from (Key(module, f"{name}.{member}") for member, _, _ in content.members(name))
 
 
 def neutral(module: str, name: str = "") -> bool:
-    return below(f"{module}.{name}", NEUTRAL)
+    """Whether a definition cannot change a number."""
+    return is_below(f"{module}.{name}", NEUTRAL)
 
 
-def below(path: str, tops: Iterable[str]) -> bool:
+def is_below(path: str, tops: Iterable[str]) -> bool:
+    """Whether a dotted path is one of `tops` or inside of one."""
     return any(f"{path}.".startswith(f"{top}.") for top in tops)
 
 
 # Requests
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Strings in a request, which may name what a part looks up: `loss: huber`, `base: torch.optim.SGD`."""
+def strings_in(value: Any) -> Iterator[str]:
+    """All strings in a request; they may name code: `loss: huber`, `base: torch.optim.SGD`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple):
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from strings(inner)
+            yield from strings_in(inner)
     elif is_dataclass(value) and not isinstance(value, type):
         for inner in stated(value).values():
-            yield from strings(inner)
+            yield from strings_in(inner)
 
 
-def dotted(text: str) -> list[str]:
-    """The names in `name` or `name.of.something`; none in other text."""
+def dotted_names(text: str) -> list[str]:
+    """The names in text such as `name` or `package.module.name`; [] for other text."""
     names = text.split(".")
     return names if all(name.isidentifier() for name in names) else []
 
 
 @cache
 def by_path(text: str) -> Key | None:
-    """What a string such as "package.module.Name" names, if that is source code; of a module, what it does and all it holds."""
-    names = dotted(text)
+    """The definition that a string such as "package.module.Name" names, if its source is found."""
+    names = dotted_names(text)
     for n in range(len(names) - 1, 0, -1):
         if path(".".join(names[:n])):
             return Key(".".join(names[:n]), names[n])
@@ -258,11 +282,11 @@ def by_path(text: str) -> Key | None:
 
 @cache
 def library(text: str) -> bool:
-    """Whether a module belongs to an installed library, whose version is recorded and whose code is not hashed."""
+    """Whether a module is of an installed library: its version is recorded, its code not hashed."""
     top = text.partition(".")[0]
     if top == PACKAGE:
         return False
-    home = folder(top)
+    home = parent_folder(top)
     return (
         home is None
         or home.name in ("site-packages", "dist-packages")
@@ -274,57 +298,70 @@ def library(text: str) -> bool:
 
 
 class Module:
-    """What a source file defines, imports and does when it is imported."""
+    """A source file: its definitions, its imports, and the code that runs on import."""
 
     def __init__(self, name: str, file: Path):
         self.name, self.is_package = name, file.stem == "__init__"
-        # every binding of a name at the top of the module
+        # all bindings of each name at the top level of the module
         self.names: dict[str, list[ast.stmt | Import]] = defaultdict(list)
-        self.stars: list[str] = []
-        self.loads: set[str] = set()
+        self.star_imports: list[str] = []
+        self.imports: set[str] = set()
         text = source(file)
         tree = ast.parse(text)
         self.body = [s for s in tree.body if not is_text(s) and not is_main(s)]
         for statement in self.body:
-            self.enter(statement)
-        self.typed = any(word in text for word in READ_ANNOTATIONS) and not names_of(
-            tree
-        ).isdisjoint(READ_ANNOTATIONS)
-        self.known: dict[str, Definition] = {}
-        self.followed: set[str] = set()  # names whose imports are followed now
+            self.add_bindings(statement)
+        # the search in the text is quick, and rules out most files
+        mentioned = any(word in text for word in READ_ANNOTATIONS)
+        self.uses_annotations = mentioned and not identifiers(tree).isdisjoint(READ_ANNOTATIONS)
+        self.cache: dict[str, Definition] = {}  # cache of `definition`
+        self.resolving: set[str] = set()  # names that are being resolved, to stop at cycles
 
-    def enter(self, statement: ast.stmt) -> None:
+    def add_bindings(self, statement: ast.stmt) -> None:
+        """Note the names that a top-level statement binds, and the modules that it imports."""
         if not isinstance(statement, ast.Import | ast.ImportFrom):
-            for name in bound([statement]):
+            for name in bound_names([statement]):
                 self.names[name].append(statement)
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             return
         for inner in ast.walk(statement):
             if isinstance(inner, ast.Import | ast.ImportFrom):
-                self.loads |= self.loaded(inner)
-                for name, target in self.imported(inner):
-                    self.stars.append(target[0]) if name == "*" else self.names[name].append(target)
+                self.imports |= self.modules_run(inner)
+                for name, target in self.bindings_of(inner):
+                    if name == "*":
+                        self.star_imports.append(target[0])
+                    else:
+                        self.names[name].append(target)
 
-    def acts(self, statement: ast.stmt) -> bool:
-        """Whether a statement at the top of the module may do more than to bind names: it counts whenever the module does."""
+    def has_effects(self, statement: ast.stmt) -> bool:
+        """Whether a top-level statement may do more than bind names, so that it always counts."""
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             for decorator in statement.decorator_list:
-                meanings = Reader(self).meanings(called_by(decorator))
-                if not meanings or not all(
-                    isinstance(m, Library) and below(m.path, QUIET_DECORATORS) for m in meanings
-                ):
+                referents = Reader(self).resolve(without_arguments(decorator))
+                quiet = [
+                    isinstance(referent, LibraryName) and is_below(referent.path, QUIET_DECORATORS)
+                    for referent in referents
+                ]
+                if not quiet or not all(quiet):
                     return True
             return isinstance(statement, ast.ClassDef) and class_of(self, statement).registers
-        return not binds_alone(statement)
+        return not only_binds(statement)
 
-    def imported(self, statement: ast.Import | ast.ImportFrom) -> list[tuple[str, Import]]:
-        """(name that the import binds, what it is bound to)."""
+    def bindings_of(self, statement: ast.Import | ast.ImportFrom) -> list[tuple[str, Import]]:
+        """(name, target) of each name that an import statement binds."""
         if isinstance(statement, ast.Import):
-            return [(a.asname or a.name.partition(".")[0], (a.name if a.asname else a.name.partition(".")[0], None))
-                    for a in statement.names]  # fmt: skip
-        return [(a.asname or a.name, (self.base(statement), a.name)) for a in statement.names]
+            # `import a.b` binds a; `import a.b as c` binds c to a.b
+            tops = [a.name.partition(".")[0] for a in statement.names]
+            return [
+                (a.asname, (a.name, None)) if a.asname else (top, (top, None))
+                for a, top in zip(statement.names, tops, strict=True)
+            ]
+        return [
+            (a.asname or a.name, (self.absolute_module(statement), a.name)) for a in statement.names
+        ]
 
-    def base(self, statement: ast.ImportFrom) -> str:
+    def absolute_module(self, statement: ast.ImportFrom) -> str:
+        """The absolute name of the module in `from module import ...`."""
         if not statement.level:
             return statement.module or ""
         package = self.name if self.is_package else self.name.rpartition(".")[0]
@@ -332,90 +369,96 @@ class Module:
             "." * statement.level + (statement.module or ""), package
         )
 
-    def loaded(self, statement: ast.Import | ast.ImportFrom) -> set[str]:
-        """Modules of ours that an import runs, with the packages around them."""
+    def modules_run(self, statement: ast.Import | ast.ImportFrom) -> set[str]:
+        """Hashed modules that an import statement runs, with their parent packages."""
         if isinstance(statement, ast.Import):
             names = {a.name for a in statement.names}
         else:
-            base = self.base(statement)
+            base = self.absolute_module(statement)
             names = {base, *(f"{base}.{a.name}" for a in statement.names)}
-        near = {name for name in names if name and self.near(name)}
-        around = {name.rsplit(".", n)[0] for name in near for n in range(name.count(".") + 1)}
-        return {name for name in around if path(name)}
+        hashed = {name for name in names if name and self.is_hashed(name)}
+        with_parents = hashed | {parent for name in hashed for parent in parent_packages(name)}
+        return {name for name in with_parents if path(name)}
 
-    def near(self, name: str) -> bool:
-        """Whether a module is of this project or, of a user's part, in its own package or in a folder around it."""
+    def is_hashed(self, name: str) -> bool:
+        """Whether a module is hashed.
+
+        That is the code of this project, of this module's own package, and for a user's part also
+        modules in the folders above it.
+        """
         top = name.partition(".")[0]
         if top in (PACKAGE, self.name.partition(".")[0]):
             return True
-        home, file = folder(top), path(self.name)
+        home, file = parent_folder(top), path(self.name)
         return home is not None and file is not None and home in file.parents and not library(name)
 
-    def meanings(self, name: str) -> list[Meaning]:
-        """What a name at the top of this module may stand for; none for a builtin."""
-        found: list[Meaning] = []
-        if name in self.followed:
-            return found  # modules that import a name from each other
-        self.followed.add(name)
+    def resolve(self, name: str) -> list[Referent]:
+        """The possible referents of a top-level name of this module; [] for a builtin."""
+        if name in self.resolving:
+            return []  # two modules import the name from each other
+        referents: list[Referent] = []
+        self.resolving.add(name)
         for binding in self.names.get(name, ()):
-            more = self.follow(binding) if isinstance(binding, tuple) else [Key(self.name, name)]
-            found.extend(meaning for meaning in more if meaning not in found)
-        self.followed.discard(name)
-        return found
+            own: list[Referent] = [Key(self.name, name)]
+            new = self.resolve_import(binding) if isinstance(binding, tuple) else own
+            referents.extend(referent for referent in new if referent not in referents)
+        self.resolving.discard(name)
+        return referents
 
-    def follow(self, target: Import) -> list[Meaning]:
-        """What an import is bound to, through the packages that pass it on."""
+    def resolve_import(self, target: Import) -> list[Referent]:
+        """The possible referents of an import, followed through packages that re-export it."""
         base, name = target
-        if not self.near(base):
-            return [Library(base if name is None else f"{base}.{name}")]
-        return [Inside(base)] if name is None else attribute(base, name)
+        if not self.is_hashed(base):
+            return [LibraryName(base if name is None else f"{base}.{name}")]
+        return [ModuleValue(base)] if name is None else resolve_attribute(base, name)
 
     def statements(self, name: str) -> list[ast.stmt]:
         return [b for b in self.names.get(name, ()) if isinstance(b, ast.stmt)]
 
     def definition(self, name: str) -> Definition:
-        if name not in self.known:
-            self.known[name] = self.described(name)
-        return self.known[name]
+        """The definition of "function", "Class", "Class.member", or "" (the code run on import)."""
+        if name not in self.cache:
+            self.cache[name] = self.build(name)
+        return self.cache[name]
 
-    def described(self, name: str) -> Definition:
+    def build(self, name: str) -> Definition:
+        """Make what `definition` caches."""
         if not name:
             reader = Reader(self)
-            reader.block(s for s in self.body if self.acts(s))
-            return reader.found(
-                "", frozenset(self.loads) | {m for m in outer(self.name) if path(m)}
-            )
+            reader.visit_block(s for s in self.body if self.has_effects(s))
+            parents = {m for m in parent_packages(self.name) if path(m)}
+            return reader.definition("", frozenset(self.imports) | parents)
         reader = Reader(self)
         owner, _, member = name.partition(".")
         if member:
             reader.uses.append(Key(self.name, owner))
-            reader.block(s for kind in self.classes(owner) for s in kind.members[member])
-            return reader.found(name)
+            reader.visit_block(s for kind in self.classes(owner) for s in kind.members[member])
+            return reader.definition(name)
         for statement in self.statements(name):
             if isinstance(statement, ast.ClassDef):
-                reader.head(
-                    statement, next(k.rest for k in self.classes(name) if k.node is statement)
-                )
+                reader.class_head(statement, class_of(self, statement).other_statements)
             else:
                 reader.visit(statement)
         for target in self.names[name]:
             if isinstance(target, tuple):
-                reader.refer(self.follow(target))
-        return reader.found(name)
+                reader.write_referents(self.resolve_import(target))
+        return reader.definition(name)
 
     def classes(self, name: str) -> list["Class"]:
         return [class_of(self, s) for s in self.statements(name) if isinstance(s, ast.ClassDef)]
 
     def members(self, name: str) -> Iterator[tuple[str, bool, bool]]:
-        """(member, whether it is a plain method, whether it counts whoever asks for it) of a class that is a definition."""
+        """(name, whether a plain method, whether it always counts) of each member of a class."""
         for kind in self.classes(name):
             for member, statements in kind.members.items():
                 plain = all(is_plain_method(s) for s in statements)
-                yield member, plain, kind.whole or member.startswith("_") or member in kind.called
+                always = kind.counts_whole or member.startswith("_") or member in kind.called
+                yield member, plain, always
 
 
 @cache
 def read(module: str) -> Module | None:
+    """The module's analysed source, or None if there is no source file."""
     file = path(module)
     return Module(module, file) if file else None
 
@@ -427,7 +470,7 @@ def source(file: Path) -> str:
 
 @cache
 def path(module: str) -> Path | None:
-    """The module's source file, found without importing the packages around it."""
+    """The module's source file, found without importing its parent packages."""
     top, *inner = module.split(".")
     try:
         spec = importlib.util.find_spec(top) if top else None
@@ -446,8 +489,8 @@ def path(module: str) -> Path | None:
 
 
 @cache
-def folder(top: str) -> Path | None:
-    """The folder that a top-level module or package lies in."""
+def parent_folder(top: str) -> Path | None:
+    """The folder that contains a top-level module or package."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
@@ -459,23 +502,26 @@ def folder(top: str) -> Path | None:
     return Path(place).parent if place else None
 
 
-def attribute(module: str, name: str) -> list[Meaning]:
-    """What `module.name` may be, of a module of ours."""
-    known = read(module)
-    found = known.meanings(name) if known else []
-    if path(f"{module}.{name}") and Inside(f"{module}.{name}") not in found:
-        found.append(Inside(f"{module}.{name}"))
-    return found or [Inside(module)]  # made in a way that the source does not show: all of it
+def resolve_attribute(module: str, name: str) -> list[Referent]:
+    """The possible referents of `module.name` in a hashed module."""
+    content = read(module)
+    referents = content.resolve(name) if content else []
+    submodule = ModuleValue(f"{module}.{name}")
+    if path(submodule.module) and submodule not in referents:
+        referents.append(submodule)
+    # if the source does not show it, the whole module counts
+    return referents or [ModuleValue(module)]
 
 
-def outer(module: str) -> list[str]:
+def parent_packages(module: str) -> list[str]:
+    """The parent packages of a module, outermost first."""
     names = module.split(".")
     return [".".join(names[:n]) for n in range(1, len(names))]
 
 
 def forget_files() -> None:
-    """Read all source files anew."""
-    for cached in (digest_of, by_path, library, read, path, folder, class_of):
+    """Clear all caches, so that source files are read again."""
+    for cached in (digest_of, by_path, library, read, path, parent_folder, class_of):
         cached.cache_clear()
 
 
@@ -483,87 +529,89 @@ def forget_files() -> None:
 
 
 class Class:
-    """Which members of a class count only if somebody asks for them by name: those of our contracts (dataclasses and networks).
-    Others may be handed to a library, which calls what it likes, and count as a whole."""
+    """A class statement.
+
+    Members of dataclasses and of torch modules count only if their names are used. Any other class
+    may be passed to a library that calls its methods, so all its members count.
+    """
 
     def __init__(self, module: Module, node: ast.ClassDef):
         self.module, self.node = module, node
         self.members: dict[str, list[ast.stmt]] = defaultdict(list)
-        self.rest: list[ast.stmt] = []  # fields and whatever else runs in the body
+        self.other_statements: list[ast.stmt] = []  # fields and other statements of the body
         for statement in node.body:
             names = member_names(statement)
             for name in names:
                 self.members[name].append(statement)
             if not names:
-                self.rest.append(statement)
+                self.other_statements.append(statement)
 
     @cached_property
-    def bases(self) -> list[Meaning | None]:
-        """None is one that the source does not tell."""
-        return self.meanings(self.node.bases)
+    def bases(self) -> list[Referent | None]:
+        """The base classes; None stands for one that the source does not show."""
+        return self.resolve(self.node.bases)
 
-    def meanings(self, nodes: list[ast.expr]) -> list[Meaning | None]:
-        reader, unknown = Reader(self.module), list[Meaning | None]([None])
-        return [m for node in nodes for m in (reader.meanings(node) or unknown)]
+    def resolve(self, nodes: list[ast.expr]) -> list[Referent | None]:
+        """The possible referents of expressions; None for one that cannot be resolved."""
+        reader = Reader(self.module)
+        unknown: list[Referent | None] = [None]
+        return [m for node in nodes for m in (reader.resolve(node) or unknown)]
 
     @cached_property
     def ancestors(self) -> list["Class"]:
-        """Classes of ours that it is derived from, itself the first."""
-        found = [self]
-        for kind in found:
+        """This class and its hashed base classes, direct and indirect."""
+        classes = [self]
+        for kind in classes:  # which grows meanwhile
             for base in kind.bases:
                 if isinstance(base, Key) and (module := read(base.module)):
-                    found += [k for k in module.classes(base.name) if k not in found]
-        return found
+                    classes += [k for k in module.classes(base.name) if k not in classes]
+        return classes
 
     @cached_property
-    def libraries(self) -> set[str | None]:
-        """Library classes at the top of its ancestry, by path; None for a base that may be any class."""
+    def library_bases(self) -> set[str | None]:
+        """Paths of the library classes among all bases; None for a base that may be any class."""
         bases = [
             base
             for kind in self.ancestors
             for base in kind.bases
             if not (isinstance(base, Key) and is_class(base))
         ]
-        return {base.path if isinstance(base, Library) else None for base in bases}
+        return {base.path if isinstance(base, LibraryName) else None for base in bases}
 
     @cached_property
-    def whole(self) -> bool:
+    def counts_whole(self) -> bool:
+        """Whether all members count, because code outside of the closure may call them."""
+        dataclass_decorator = LibraryName("dataclasses.dataclass")
         decorators = [m for kind in self.ancestors for m in kind.decorators]
-        contract = TORCH_MODULE in self.libraries or Library("dataclasses.dataclass") in decorators
-        unknown = {
-            m
-            for m in decorators
-            if m is None or (isinstance(m, Library) and m.path != "dataclasses.dataclass")
-        }
-        return (
-            not contract
-            or bool(unknown)
-            or self.registers
-            or not self.libraries <= EMPTY_BASES | {TORCH_MODULE}
-        )
+        if TORCH_MODULE not in self.library_bases and dataclass_decorator not in decorators:
+            return True
+        if any(
+            m != dataclass_decorator and not isinstance(m, Key | ModuleValue) for m in decorators
+        ):
+            return True
+        return self.registers or not self.library_bases <= EMPTY_BASES | {TORCH_MODULE}
 
     @cached_property
-    def decorators(self) -> list[Meaning | None]:
-        return self.meanings([called_by(d) for d in self.node.decorator_list])
+    def decorators(self) -> list[Referent | None]:
+        return self.resolve([without_arguments(d) for d in self.node.decorator_list])
 
     @cached_property
     def called(self) -> frozenset[str]:
-        """Members that torch calls by itself."""
-        return torch_names() if TORCH_MODULE in self.libraries else frozenset()
+        """Names of members that torch calls."""
+        return torch_names() if TORCH_MODULE in self.library_bases else frozenset()
 
     @property
     def registers(self) -> bool:
-        """Whether an ancestor is told of each class that is derived from it."""
+        """Whether an ancestor may register its subclasses (`__init_subclass__`, metaclass)."""
         return any(
             kind.node.keywords or "__init_subclass__" in kind.members for kind in self.ancestors
         )
 
     @property
-    def ordinary(self) -> bool:
-        """Whether `isinstance` looks at nothing but its place in the tree of classes."""
-        odd = {"typing.Protocol", "abc.ABC", None}
-        return not (self.libraries & odd) and not self.registers
+    def has_plain_isinstance(self) -> bool:
+        """Whether `isinstance` depends on the class hierarchy alone."""
+        custom = {"typing.Protocol", "abc.ABC", None}
+        return not (self.library_bases & custom) and not self.registers
 
 
 @cache
@@ -572,20 +620,21 @@ def class_of(module: Module, node: ast.ClassDef) -> Class:
 
 
 def is_class(key: Key) -> bool:
-    """Whether a name stands for a class of ours, whatever happens."""
+    """Whether all bindings of a name are class statements."""
     module = read(key.module)
     return module is not None and len(module.classes(key.name)) == len(module.names[key.name]) > 0
 
 
 @cache
 def torch_names() -> frozenset[str]:
+    """Names of methods that torch may call on a module."""
     from torch import nn
 
     return frozenset({*dir(nn.Module), "reset_parameters"})
 
 
 def member_names(statement: ast.stmt) -> list[str]:
-    """What a statement of a class's body makes that somebody must ask for: methods, and attributes that are no fields."""
+    """Members that a statement of a class body defines: methods, and attributes but not fields."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
         return [statement.name]
     if isinstance(statement, ast.Assign) and all(
@@ -598,7 +647,7 @@ def member_names(statement: ast.stmt) -> list[str]:
 
 
 def is_plain_method(statement: ast.stmt) -> bool:
-    """Whether looking at it, without a call, runs nothing."""
+    """Whether reading the attribute runs no code, unlike a property."""
     if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
     return all(
@@ -610,12 +659,12 @@ def is_plain_method(statement: ast.stmt) -> bool:
 
 
 def is_text(statement: ast.stmt) -> bool:
-    """A docstring, or another constant that stands alone."""
+    """Whether a statement is a docstring or another constant alone."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def is_main(statement: ast.stmt) -> bool:
-    """`if __name__ == "__main__":`, which an import passes over."""
+    """Whether a statement is `if __name__ == "__main__":`, which is skipped on import."""
     return (
         isinstance(statement, ast.If)
         and ast.unparse(statement.test) == "__name__ == '__main__'"
@@ -623,8 +672,8 @@ def is_main(statement: ast.stmt) -> bool:
     )
 
 
-def binds_alone(statement: ast.stmt) -> bool:
-    """Whether all that a statement does is to bind names; a call may do anything."""
+def only_binds(statement: ast.stmt) -> bool:
+    """Whether a statement only binds names. A call may do anything."""
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         stored = [
@@ -632,20 +681,20 @@ def binds_alone(statement: ast.stmt) -> bool:
         ]
         return not stored and not (statement.value and has_call(statement.value))
     if isinstance(statement, ast.If | ast.Try):
-        inner = [n for n in ast.iter_child_nodes(statement) if isinstance(n, ast.stmt)]
-        inner += [
-            s
-            for n in ast.iter_child_nodes(statement)
-            if isinstance(n, ast.ExceptHandler)
-            for s in n.body
-        ]
-        return all(is_text(s) or binds_alone(s) for s in inner)
+        inner: list[ast.stmt] = []
+        for node in ast.iter_child_nodes(statement):
+            if isinstance(node, ast.ExceptHandler):
+                inner += node.body
+            elif isinstance(node, ast.stmt):
+                inner.append(node)
+        return all(is_text(s) or only_binds(s) for s in inner)
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return not statement.decorator_list
     return isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass)
 
 
-def names_of(tree: ast.AST) -> set[str]:
+def identifiers(tree: ast.AST) -> set[str]:
+    """All names and attributes in a syntax tree."""
     return {
         n.id if isinstance(n, ast.Name) else n.attr
         for n in ast.walk(tree)
@@ -653,188 +702,204 @@ def names_of(tree: ast.AST) -> set[str]:
     }
 
 
-def called_by(decorator: ast.expr) -> ast.expr:
+def without_arguments(decorator: ast.expr) -> ast.expr:
+    """The decorator without its arguments."""
     return decorator.func if isinstance(decorator, ast.Call) else decorator
 
 
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
-def bound(body: Iterable[ast.AST], module: Module | None = None) -> Scope:
-    """Names that a scope binds itself, with all that its imports bind them to."""
-    found: Scope = defaultdict(list)
-    elsewhere: set[str] = set()
+def bound_names(body: Iterable[ast.AST], module: Module | None = None) -> Scope:
+    """Names that code binds in its own scope, with the targets of its imports."""
+    scope: Scope = defaultdict(list)
+    elsewhere: set[str] = set()  # names declared global or nonlocal
     todo = list(body)
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Global | ast.Nonlocal):
             elsewhere.update(node.names)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            for name, target in module.imported(node) if module else ():
-                found[name].append(target)
+            for name, target in module.bindings_of(node) if module else ():
+                scope[name].append(target)
         elif isinstance(node, ast.Name):
-            found |= {} if isinstance(node.ctx, ast.Load) else {node.id: found[node.id]}
+            if not isinstance(node.ctx, ast.Load):
+                scope[node.id] = scope[node.id]
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found[node.name] = found[node.name]
+            scope[node.name] = scope[node.name]
         elif isinstance(node, COMPREHENSIONS):
             todo.extend(n.target for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
         elif not isinstance(node, ast.Lambda):
-            # an exception's, a pattern's
-            given = getattr(node, "rest" if isinstance(node, ast.MatchMapping) else "name", None)
-            found |= {given: found[given]} if isinstance(given, str) else {}
+            # names bound by `except ... as name` and by patterns of `match`
+            attribute = "rest" if isinstance(node, ast.MatchMapping) else "name"
+            bound = getattr(node, attribute, None)
+            if isinstance(bound, str):
+                scope[bound] = scope[bound]
             todo.extend(ast.iter_child_nodes(node))
-    return {name: targets for name, targets in found.items() if name not in elsewhere}
+    return {name: targets for name, targets in scope.items() if name not in elsewhere}
 
 
 class Reader(ast.NodeVisitor):
-    """Writes the meaning of some code, and notes what it leads to.
+    """Writes code as normalised text (`tokens`), and collects its dependencies.
 
-    Names are written as what they stand for: one of ours by its own name, one of a library by its full path. How a module was
-    imported, and where from, does not show.
+    A name is written as what it refers to: a definition in hashed code by its own name, a name of a
+    library by its full path. So the text does not depend on how and from where a name is imported.
     """
 
     def __init__(self, module: Module):
         self.module = module
-        self.out: list[str] = []
+        self.tokens: list[str] = []
         self.uses: list[Key] = []
-        self.asked: set[str] = set()
-        self.seen: set[str] = set()
-        self.whole: set[str] = set()
-        self.loads: set[str] = set()
-        self.any_name = False
+        self.called_names: set[str] = set()
+        self.read_names: set[str] = set()
+        self.whole_modules: set[str] = set()
+        self.imports: set[str] = set()
+        self.dynamic = False
         self.scopes: list[Scope] = []
-        self.testing = False  # inside `isinstance` or `except`, where a class is only told apart
+        self.in_type_test = False  # inside `isinstance` or `except`, where a class is only compared
 
-    def found(self, name: str, loads: frozenset[str] = frozenset()) -> Definition:
-        stars = [star for star in self.module.stars if self.module.near(star)]
-        outside = sorted(star for star in self.module.stars if star not in stars)
-        text = " ".join([name, *outside, *self.out])
-        sets = (
-            frozenset(self.asked),
-            frozenset(self.seen),
-            frozenset(self.whole | {*stars}),
-            loads | self.loads,
+    def definition(self, name: str, imports: frozenset[str] = frozenset()) -> Definition:
+        """The definition of what was visited."""
+        stars = {star for star in self.module.star_imports if self.module.is_hashed(star)}
+        library_stars = sorted(star for star in self.module.star_imports if star not in stars)
+        return Definition(
+            " ".join([name, *library_stars, *self.tokens]),
+            tuple(self.uses),
+            frozenset(self.called_names),
+            frozenset(self.read_names),
+            frozenset(self.whole_modules | stars),
+            imports | self.imports,
+            self.dynamic,
         )
-        return Definition(text, tuple(self.uses), *sets, self.any_name)
 
     # Names
 
-    def refer(self, meanings: list[Meaning]) -> None:
-        """Write what a name stands for, and note what that leads to."""
-        for meaning in meanings:
-            if isinstance(meaning, Library):
-                self.out.append(meaning.path)
-            elif isinstance(meaning, Inside):
-                self.out.append(f"@{meaning.module.rpartition('.')[2]}")
-                self.whole.add(meaning.module)
+    def write_referents(self, referents: list[Referent]) -> None:
+        """Write the possible referents of a name, and collect them as dependencies."""
+        for referent in referents:
+            if isinstance(referent, LibraryName):
+                self.tokens.append(referent.path)
+            elif isinstance(referent, ModuleValue):
+                self.tokens.append(f"@{referent.module.rpartition('.')[2]}")
+                self.whole_modules.add(referent.module)
             else:
-                self.out.append(f"@{meaning.name}")
-                if not (self.testing and self.only_told_apart(meaning)):
-                    self.uses.append(meaning)
+                self.tokens.append(f"@{referent.name}")
+                if not (self.in_type_test and self.is_plain_class(referent)):
+                    self.uses.append(referent)
 
-    def only_told_apart(self, key: Key) -> bool:
+    def is_plain_class(self, key: Key) -> bool:
+        """Whether a key is a class whose code cannot change the result of `isinstance`."""
         module = read(key.module)
         return (
             module is not None
             and is_class(key)
-            and all(kind.ordinary for kind in module.classes(key.name))
+            and all(kind.has_plain_isinstance for kind in module.classes(key.name))
         )
 
-    def meanings(self, node: ast.expr) -> list[Meaning]:
-        """What a name or a chain `a.b.c` of modules stands for; none if it is local, a builtin or an object's attribute."""
+    def resolve(self, node: ast.expr) -> list[Referent]:
+        """The possible referents of a name or of a chain `package.module.name`.
+
+        [] for local names and attributes of objects.
+        """
         if isinstance(node, ast.Name):
             for scope in reversed(self.scopes):
                 if node.id in scope:
                     return [
-                        meaning
+                        referent
                         for target in scope[node.id]
-                        for meaning in self.module.follow(target)
+                        for referent in self.module.resolve_import(target)
                     ]
-            found = self.module.meanings(node.id)
-            return found or ([Library(node.id)] if node.id in BUILTINS else [])
-        if isinstance(node, ast.Subscript):
-            return [m for m in self.meanings(node.value) if isinstance(m, Library)]  # Generic[T]
+            builtin: list[Referent] = [LibraryName(node.id)] if node.id in BUILTINS else []
+            return self.module.resolve(node.id) or builtin
+        if isinstance(node, ast.Subscript):  # Generic[T]
+            return [m for m in self.resolve(node.value) if isinstance(m, LibraryName)]
         if not isinstance(node, ast.Attribute):
             return []
-        found = []
-        for owner in self.meanings(node.value):
+        referents: list[Referent] = []
+        for owner in self.resolve(node.value):
             if isinstance(owner, Key):
                 return []
-            found += (
-                [Library(f"{owner.path}.{node.attr}")]
-                if isinstance(owner, Library)
-                else attribute(owner.module, node.attr)
-            )
-        return found
+            if isinstance(owner, LibraryName):
+                referents.append(LibraryName(f"{owner.path}.{node.attr}"))
+            else:
+                referents += resolve_attribute(owner.module, node.attr)
+        return referents
 
     def visit_Name(self, node: ast.Name) -> None:
-        self.written(self.meanings(node), node.id)
+        self.write_name(self.resolve(node), node.id)
 
     def visit_Attribute(self, node: ast.Attribute, by_call: bool = True) -> None:
-        if meanings := self.meanings(node):
-            self.written(meanings, node.attr)
+        if referents := self.resolve(node):
+            self.write_name(referents, node.attr)
             return
-        (self.asked if by_call and not isinstance(node.ctx, ast.Store) else self.seen).add(
-            node.attr
-        )
-        self.looked_into(node.value)
-        self.out.append(f".{node.attr}")
+        if by_call and not isinstance(node.ctx, ast.Store):
+            self.called_names.add(node.attr)
+        else:
+            self.read_names.add(node.attr)
+        self.visit_value(node.value)
+        self.tokens.append(f".{node.attr}")
         if node.attr in ANY_NAME_ATTRIBUTES:
-            self.take_all()
+            self.set_dynamic()
 
-    def written(self, meanings: list[Meaning], name: str) -> None:
-        self.refer(meanings) if meanings else self.out.append(name)
-        if any(isinstance(m, Library) and m.path in ANY_NAME for m in meanings):
-            self.take_all()
+    def write_name(self, referents: list[Referent], name: str) -> None:
+        """Write a name by its referents, or as it is if it has none."""
+        if referents:
+            self.write_referents(referents)
+        else:
+            self.tokens.append(name)
+        if any(isinstance(m, LibraryName) and m.path in ANY_NAME for m in referents):
+            self.set_dynamic()
 
-    def take_all(self) -> None:
-        self.any_name = True
-        self.whole.add(self.module.name)
+    def set_dynamic(self) -> None:
+        """Note that the code may access anything in its module, and members of any name."""
+        self.dynamic = True
+        self.whole_modules.add(self.module.name)
 
-    def looked_into(self, node: ast.expr) -> None:
-        """A value of which only an attribute, an item or the length is taken: no method of that name is called."""
+    def visit_value(self, node: ast.expr) -> None:
+        """Visit a value of which only an attribute, an item or the length is used.
+
+        If the value is itself an attribute, it is not called.
+        """
         if isinstance(node, ast.Attribute):
             self.visit_Attribute(node, by_call=False)
         else:
             self.visit(node)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
-        self.out.append("[")
-        self.looked_into(node.value)
+        self.tokens.append("[")
+        self.visit_value(node.value)
         self.visit(node.slice)
-        self.out.append("]")
+        self.tokens.append("]")
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        self.out.append(repr(node.value))
-        if isinstance(node.value, str) and (names := dotted(node.value)):
+        self.tokens.append(repr(node.value))
+        if isinstance(node.value, str) and (names := dotted_names(node.value)):
             if len(names) == 1:
-                self.asked.add(node.value)
-            elif self.module.near(names[0]):
+                self.called_names.add(node.value)
+            elif self.module.is_hashed(names[0]):
                 if path(node.value):
-                    self.whole.add(node.value)
+                    self.whole_modules.add(node.value)
                 elif key := by_path(node.value):
                     self.uses.append(key)
 
     # Calls
 
     def visit_Call(self, node: ast.Call) -> None:
-        paths = self.paths(node.func)
-        if any(below(p, (*SPEECH, REFUSALS)) for p in paths):
-            self.message(node)
+        paths = self.paths_of(node.func)
+        if any(is_below(p, (*SPEECH, REFUSALS)) for p in paths):
+            self.visit_message(node)
             return
-        given = not (node.args and isinstance(node.args[0], ast.Constant))
-        if paths & IMPORTERS and given and self.module.name.partition(".")[0] != PACKAGE:
-            self.whole |= around(self.module)  # what ours import by a name, the request names
+        computed = not (node.args and isinstance(node.args[0], ast.Constant))
+        if paths & IMPORTERS and computed and self.module.name.partition(".")[0] != PACKAGE:
+            # not needed for this package: it imports only modules that the request names
+            self.whole_modules |= sibling_modules(self.module)
         if "operator.attrgetter" in paths:
-            self.asked.update(
-                name
-                for a in node.args
-                if isinstance(a, ast.Constant)
-                for name in dotted(str(a.value))
-            )
+            for argument in node.args:
+                if isinstance(argument, ast.Constant):
+                    self.called_names.update(dotted_names(str(argument.value)))
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("format", "join"):
-            self.pattern([node.func.value], "{}" if node.func.attr == "format" else "")
-        self.out.append("(")
+            self.add_pattern([node.func.value], "{}" if node.func.attr == "format" else "")
+        self.tokens.append("(")
         self.visit(node.func)
         if (
             paths & {"isinstance", "issubclass"}
@@ -842,46 +907,47 @@ class Reader(ast.NodeVisitor):
             and not has_call(node.args[1])
         ):
             self.visit(node.args[0])
-            with self.told_apart():
+            with self.type_test():
                 self.visit(node.args[1])
         elif "len" in paths and len(node.args) == 1:
-            self.looked_into(node.args[0])
+            self.visit_value(node.args[0])
         else:
-            self.all(node.args)
-            self.all(node.keywords)
-        self.out.append(")")
+            self.visit_all(node.args)
+            self.visit_all(node.keywords)
+        self.tokens.append(")")
 
-    def paths(self, node: ast.expr) -> set[str]:
-        """The full paths of what is called, also of an object that is a definition of ours: `console.print`."""
-        found = {".".join(meaning) for meaning in self.meanings(node)}
-        if not found and isinstance(node, ast.Attribute):
-            found = {f"{path}.{node.attr}" for path in self.paths(node.value)}
-        return found
+    def paths_of(self, node: ast.expr) -> set[str]:
+        """Full paths of the callee, also of a method of a hashed object: `console.print`."""
+        paths = {".".join(referent) for referent in self.resolve(node)}
+        if not paths and isinstance(node, ast.Attribute):
+            paths = {f"{path}.{node.attr}" for path in self.paths_of(node.value)}
+        return paths
 
-    def message(self, node: ast.Call) -> None:
-        """A call that speaks to the user: its text does not count, what it computes does."""
-        self.out.append("message")
+    def visit_message(self, node: ast.Call) -> None:
+        """Visit a call that shows a message: its text does not count, code in it does."""
+        self.tokens.append("message")
         self.visit(node.func)
         for argument in [*node.args, *(k.value for k in node.keywords)]:
-            self.text(argument)
+            self.message_argument(argument)
 
-    def text(self, node: ast.expr) -> None:
+    def message_argument(self, node: ast.expr) -> None:
+        """Visit an argument of a message, without its strings."""
         if isinstance(node, ast.Constant):
             if not isinstance(node.value, str):
                 self.visit(node)
         elif isinstance(node, ast.JoinedStr):
-            self.all(
+            self.visit_all(
                 v.value
                 for v in node.values
                 if isinstance(v, ast.FormattedValue) and has_call(v.value)
             )
         elif isinstance(node, ast.BinOp):
-            self.text(node.left)
-            self.text(node.right)
+            self.message_argument(node.left)
+            self.message_argument(node.right)
         elif isinstance(node, ast.IfExp):
             self.visit(node.test)
-            self.text(node.body)
-            self.text(node.orelse)
+            self.message_argument(node.body)
+            self.message_argument(node.orelse)
         else:
             self.visit(node)
 
@@ -890,43 +956,43 @@ class Reader(ast.NodeVisitor):
             return
         if isinstance(node.value, ast.Call):
             spoken = [*node.value.args, *(k.value for k in node.value.keywords)]
-            if any(below(p, SPEECH) for p in self.paths(node.value.func)) and not any(
+            if any(is_below(p, SPEECH) for p in self.paths_of(node.value.func)) and not any(
                 map(has_call, spoken)
             ):
-                return  # it only speaks
+                return  # a message without other effects
         self.visit(node.value)
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        """What is raised counts, the text that it is given does not."""
-        self.out.append("raise")
+        """Visit a raise statement: the exception counts, its message does not."""
+        self.tokens.append("raise")
         if isinstance(node.exc, ast.Call):
             self.visit(node.exc.func)
             for argument in [*node.exc.args, *(k.value for k in node.exc.keywords)]:
                 if not isinstance(argument, ast.JoinedStr):
-                    self.text(argument)
+                    self.message_argument(argument)
         elif node.exc:
             self.visit(node.exc)
 
     def visit_Assert(self, node: ast.Assert) -> None:
-        self.out.append("assert")
+        self.tokens.append("assert")
         self.visit(node.test)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         if len(node.values) > 1:
-            self.pattern(node.values)
+            self.add_pattern(node.values)
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
         if isinstance(node.op, ast.Add) and any(
             isinstance(n, ast.Constant) for n in (node.left, node.right)
         ):
-            self.pattern([node.left, node.right])
+            self.add_pattern([node.left, node.right])
         if isinstance(node.op, ast.Mod):
-            self.pattern([node.left], "%s")
+            self.add_pattern([node.left], "%s")
         self.generic_visit(node)
 
-    def pattern(self, pieces: list[Any], hole: str = "\0") -> None:
-        """Note the names that text put together may be: f"loss_{kind}" is loss_*."""
+    def add_pattern(self, pieces: list[Any], hole: str = "\0") -> None:
+        """Collect the names that composed text may have as a pattern: f"loss_{kind}" is loss_*."""
         constants = [p.value for p in pieces if isinstance(p, ast.Constant)]
         if not all(isinstance(c, str) for c in constants):
             return
@@ -935,12 +1001,13 @@ class Reader(ast.NodeVisitor):
         ]
         name = "".join(texts) if hole else f"*{texts[0]}*"
         if name.strip("*_") and name.replace("*", "_").isidentifier():
-            self.asked.add(name)
+            self.called_names.add(name)
 
     # Scopes
 
     @contextmanager
     def scope(self, names: Scope) -> Iterator[None]:
+        """A nested scope with these local names."""
         self.scopes.append(names)
         try:
             yield
@@ -948,75 +1015,76 @@ class Reader(ast.NodeVisitor):
             self.scopes.pop()
 
     @contextmanager
-    def told_apart(self) -> Iterator[None]:
-        before, self.testing = self.testing, True
+    def type_test(self) -> Iterator[None]:
+        """The context of a type test, in which classes are only compared."""
+        before, self.in_type_test = self.in_type_test, True
         try:
             yield
         finally:
-            self.testing = before
+            self.in_type_test = before
 
     def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
         arguments = node.args
-        given = [
-            *arguments.posonlyargs,
-            *arguments.args,
-            *arguments.kwonlyargs,
-            arguments.vararg,
-            arguments.kwarg,
-        ]
-        self.out.append(f"{type(node).__name__}(")
+        groups = (
+            arguments.posonlyargs,
+            arguments.args,
+            arguments.kwonlyargs,
+            [arguments.vararg],
+            [arguments.kwarg],
+        )
+        parameters = [a for group in groups for a in group if a]
+        self.tokens.append(f"{type(node).__name__}(")
         if not isinstance(node, ast.Lambda):
-            self.all(node.decorator_list)
-            self.out.append(node.name)
-            if self.module.typed:
-                self.out += [ast.unparse(a.annotation) for a in given if a and a.annotation]
-        self.all(arguments.defaults)
-        self.all([d or ast.Constant(...) for d in arguments.kw_defaults])
-        self.out.append("/".join(",".join(a.arg for a in group if a) for group in (
-            arguments.posonlyargs, arguments.args, arguments.kwonlyargs, [arguments.vararg], [arguments.kwarg])))  # fmt: skip
+            self.visit_all(node.decorator_list)
+            self.tokens.append(node.name)
+            if self.module.uses_annotations:
+                self.tokens += [ast.unparse(a.annotation) for a in parameters if a.annotation]
+        self.visit_all(arguments.defaults)
+        self.visit_all([d or ast.Constant(...) for d in arguments.kw_defaults])
+        self.tokens.append("/".join(",".join(a.arg for a in group if a) for group in groups))
         body = [node.body] if isinstance(node, ast.Lambda) else node.body
-        with self.scope({**bound(body, self.module), **{a.arg: [] for a in given if a}}):
-            self.block(body)
-        self.out.append(")")
+        with self.scope({**bound_names(body, self.module), **{a.arg: [] for a in parameters}}):
+            self.visit_block(body)
+        self.tokens.append(")")
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = function
 
     def comprehension(self, node: Any) -> None:
-        self.out.append(f"{type(node).__name__}(")
-        self.visit(node.generators[0].iter)  # is read outside
-        with self.scope(bound([g.target for g in node.generators])):
+        self.tokens.append(f"{type(node).__name__}(")
+        self.visit(node.generators[0].iter)  # is evaluated in the enclosing scope
+        with self.scope(bound_names([g.target for g in node.generators])):
             for n, generator in enumerate(node.generators):
-                self.out.append("async for" if generator.is_async else "for")
+                self.tokens.append("async for" if generator.is_async else "for")
                 self.visit(generator.target)
                 if n:
                     self.visit(generator.iter)
-                self.out.append("if")
-                self.all(generator.ifs)
-            self.all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt])
-        self.out.append(")")
+                self.tokens.append("if")
+                self.visit_all(generator.ifs)
+            self.visit_all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt])
+        self.tokens.append(")")
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = comprehension
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        self.head(node, node.body)
+        self.class_head(node, node.body)
 
-    def head(self, node: ast.ClassDef, body: list[ast.stmt]) -> None:
-        """A class without its members: name, bases, decorators, fields."""
-        self.out.append("class(")
-        self.all(node.decorator_list)
-        self.out.append(node.name)
-        self.all(node.bases)
-        self.all(node.keywords)
+    def class_head(self, node: ast.ClassDef, body: list[ast.stmt]) -> None:
+        """Visit a class without its members: name, bases, decorators, fields."""
+        self.tokens.append("class(")
+        self.visit_all(node.decorator_list)
+        self.tokens.append(node.name)
+        self.visit_all(node.bases)
+        self.visit_all(node.keywords)
         for statement in body:
             if isinstance(statement, ast.AnnAssign):
                 kinds = {"ClassVar", "InitVar", "KW_ONLY"} & {
                     *ast.unparse(statement.annotation).replace("[", ".").split(".")
                 }
-                self.out.append(f"field {' '.join(sorted(kinds))}")
-                if self.module.typed:
-                    self.out.append(ast.unparse(statement.annotation))
+                self.tokens.append(f"field {' '.join(sorted(kinds))}")
+                if self.module.uses_annotations:
+                    self.tokens.append(ast.unparse(statement.annotation))
             self.visit(statement)
-        self.out.append(")")
+        self.tokens.append(")")
 
     # The rest
 
@@ -1024,71 +1092,73 @@ class Reader(ast.NodeVisitor):
         self.visit(ast.Assign([node.target], node.value) if node.value else node.target)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
-        """Only that it happens; names stand for what they are bound to."""
-        self.loads |= self.module.loaded(node)
-        for _, target in self.module.imported(node):
-            if not self.module.near(target[0]):
-                self.out.append(f"import {target}")
+        """Visit an import; the names that it binds are resolved where they are used."""
+        self.imports |= self.module.modules_run(node)
+        for _, target in self.module.bindings_of(node):
+            if not self.module.is_hashed(target[0]):
+                self.tokens.append(f"import {target}")
             elif target[1] == "*":
-                self.whole.add(target[0])
+                self.whole_modules.add(target[0])
 
     visit_ImportFrom = visit_Import
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
-        self.out.append(f"except {node.name or ''}(")
+        self.tokens.append(f"except {node.name or ''}(")
         if node.type:
-            with self.told_apart():
+            with self.type_test():
                 self.visit(node.type)
-        self.block(node.body)
-        self.out.append(")")
+        self.visit_block(node.body)
+        self.tokens.append(")")
 
     def visit_MatchClass(self, node: ast.MatchClass) -> None:
-        self.seen.update(node.kwd_attrs)
+        self.read_names.update(node.kwd_attrs)
         self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> None:
-        self.out.append(f"{type(node).__name__}(")
+        self.tokens.append(f"{type(node).__name__}(")
         for name, value in ast.iter_fields(node):
             if value is None or value == [] or name in SILENT:
                 continue
-            self.out.append(f"{name}=")  # `x[a:]` is not `x[:a]`
+            self.tokens.append(f"{name}=")  # `x[a:]` is not `x[:a]`
             if isinstance(value, list):
-                self.out.append("[")
-                self.block(value) if isinstance(value[0], ast.stmt) else self.all(value)
-                self.out.append("]")
+                self.tokens.append("[")
+                self.visit_block(value) if isinstance(value[0], ast.stmt) else self.visit_all(value)
+                self.tokens.append("]")
             elif isinstance(value, ast.AST):
                 self.visit(value)
             else:
-                self.out.append(repr(value))
-        self.out.append(")")
+                self.tokens.append(repr(value))
+        self.tokens.append(")")
 
-    def all(self, nodes: Iterable[Any]) -> None:
+    def visit_all(self, nodes: Iterable[Any]) -> None:
         for node in nodes:
-            self.visit(node) if isinstance(node, ast.AST) else self.out.append(repr(node))
-            self.out.append(",")
+            self.visit(node) if isinstance(node, ast.AST) else self.tokens.append(repr(node))
+            self.tokens.append(",")
 
-    def block(self, nodes: Iterable[ast.AST]) -> None:
+    def visit_block(self, nodes: Iterable[ast.AST]) -> None:
+        """Visit statements; those that write nothing leave no trace."""
         for node in nodes:
-            before = len(self.out)
+            before = len(self.tokens)
             self.visit(node)
-            if len(self.out) > before:
-                self.out.append(";")
+            if len(self.tokens) > before:
+                self.tokens.append(";")
 
 
 BUILTINS = {*dir(builtins)}
 
 
 def has_call(node: ast.AST) -> bool:
+    """Whether evaluating an expression may run other code or bind a name."""
     return any(
         isinstance(n, ast.Call | ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom)
         for n in ast.walk(node)
     )
 
 
-def around(module: Module) -> set[str]:
-    """All modules of the top package that a module is in, or of its folder if it is in none."""
+def sibling_modules(module: Module) -> set[str]:
+    """All modules of a module's top-level package, or of its folder if it is in no package."""
     top, file = module.name.partition(".")[0], path(module.name)
-    home = folder(top)
+    home = parent_folder(top)
     if file is None or home is None:
         return set()
     root = home / top if (home / top).is_dir() else home

@@ -1,4 +1,4 @@
-"""A request to the store as JSON: what names a result."""
+"""Requests to the store as JSON, which is hashed to name a result."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -10,7 +10,7 @@ from sft_exp.config.schema import OptimizerConfig
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """Every part in a request, also those inside lists, dicts and other parts."""
+    """Yield every part (dataclass) in a request, also inside lists, dicts and other parts."""
     if isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from parts(inner)
@@ -20,7 +20,7 @@ def parts(value: Any) -> Iterator[Any]:
 
 
 def stated(part: Any) -> dict[str, Any]:
-    """The fields of a part that can change a result: all but those that it calls `unhashed`."""
+    """The fields of a part that can change a result: all except those listed in `unhashed`."""
     return {
         f.name: getattr(part, f.name)
         for f in fields(part)
@@ -29,9 +29,12 @@ def stated(part: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A request as JSON. An input folder stands for itself by its name, which is a hash, so that a request's hash covers
-    everything upstream of it; fields a part calls `unhashed`, and keys that begin with `_`, cannot change a result and are
-    left out. A member of an Enum is its name."""
+    """A request as JSON.
+
+    An input folder is represented by its name, which is a hash, so that the hash of a request
+    covers everything upstream. Fields listed in `unhashed` and keys that begin with `_` cannot
+    change a result and are left out. An Enum member is represented by its name.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {"is": f"{type(value).__module__}.{type(value).__name__}"} | {
             k: plain(v) for k, v in stated(value).items()

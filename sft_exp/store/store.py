@@ -1,11 +1,16 @@
-"""Results on disk, each in a folder named by the hash of what made it. Knows nothing of what a stage computes.
+"""A cache of stage results on disk, in folders named by the hash of the request.
 
-    <root>/<stage>-<hash>/              request.json, the stage's files, done.json (checksums); never changed again
-    <root>/work/<who>/<stage>-<hash>/   the same while a process makes it; what a killed one left is taken up by the next
-    <root>/locks/                       one file lock a folder: who computes it. The kernel frees a killed holder's lock.
-    <root>/damaged/                     folders that no longer held what they were sealed with
+    <root>/<stage>-<hash>/
+        request.json, the stage's files, done.json (checksums); never changed again
+    <root>/work/<process>/<stage>-<hash>/
+        the folder while a process writes it; another process continues what a killed one left
+    <root>/locks/
+        one file lock per folder, held while it is computed; the kernel frees those of killed owners
+    <root>/damaged/
+        folders whose content no longer matched their checksums
 
-The lock saves work; the hash, a folder for each process and the rename make results right even where locks do nothing.
+Locks only avoid double work. The hash, the folder per process and the atomic rename keep results
+correct even on file systems without working locks.
 """
 
 import hashlib
@@ -29,15 +34,16 @@ from sft_exp.errors import Interrupted, StorageError
 from sft_exp.store import atomic_io
 
 Request = dict[str, Any]
-PATIENCE = 10.0  # seconds between two words of somebody who waits
+PATIENCE = 10.0  # seconds between messages while waiting for a lock
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A function from requests to files in folders. `plain` turns a request into JSON; `batch_key` names the requests that
-    one call may serve together (equal keys); None: each alone.
+    """A function that computes the results of requests and writes them into folders.
 
-    The folders may hold what an earlier, killed run of the same requests left."""
+    `plain` turns a request into JSON. Requests with equal `batch_key` are computed by one call;
+    None computes each alone. A folder may contain files of a killed run of the same request.
+    """
 
     name: str
     run: Callable[[list[Path], list[Request]], None]
@@ -51,16 +57,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Result:
+    """The finished folder of a request."""
+
     folder: Path
-    cached: bool  # it was there before this call
-    seconds: float  # that computing it took, whenever that was
+    cached: bool  # whether it existed before this call
+    seconds: float  # duration of its computation
 
 
 class Store:
     def __init__(self, root: Path, stopped: Callable[[], bool] = lambda: False):
         self.root = Path(root)
         self.work = self.root / "work" / f"{time.time_ns()}.{os.getpid()}.{platform.node()}"
-        # asked before each computation and while waiting for another process's
+        # called before each computation and while waiting for another process
         self.stopped = stopped
         self.verified: set[Path] = set()
 
@@ -68,7 +76,7 @@ class Store:
         return (self.root / name / atomic_io.SEAL).exists()
 
     def run(self, stage: Stage, requests: Sequence[Request]) -> list[Result]:
-        """The finished folder of each request, in order: what is missing is computed, equal requests once."""
+        """The result of each request, in order; missing ones are computed, equal requests once."""
         named = {stage.folder_name(r): r for r in requests}
         cached = {name for name in named if not self._faults(name)}
         groups: dict[Hashable, list[str]] = {}
@@ -86,36 +94,40 @@ class Store:
         return [results[stage.folder_name(r)] for r in requests]
 
     def _compute(self, stage: Stage, missing: dict[str, Request]) -> None:
-        """Run one group under its locks. Locks are taken in the order of names, so two processes cannot wait for each other."""
+        """Compute a group of requests under their locks.
+
+        Locks are acquired in the order of names, so that processes cannot deadlock.
+        """
         with ExitStack() as locks:
             for name in sorted(missing):
                 self._lock(name, locks)
-            # somebody else may have finished it meanwhile
-            left = {n: r for n, r in missing.items() if self._faults(n)}
-            if not left:
+            # another process may have finished some while this one waited for the locks
+            remaining = {n: r for n, r in missing.items() if self._faults(n)}
+            if not remaining:
                 return
             if self.stopped():
                 raise Interrupted(
                     f"{stage.name}: stopped before it began; the same command continues"
                 )
             try:
-                self._make(stage, left)
+                self._make(stage, remaining)
             except StorageError:
-                if any(self._faults(n) for n in left):
-                    # else, where locks do nothing, another process was faster and has cleared up
-                    # behind both
+                # Without working locks, another process may have finished first and removed the
+                # work folders of both. Then all results are there.
+                if any(self._faults(n) for n in remaining):
                     raise
 
-    def _make(self, stage: Stage, left: dict[str, Request]) -> None:
-        for name in left:
+    def _make(self, stage: Stage, requests: dict[str, Request]) -> None:
+        """Run the stage, seal its folders and move them to their final names."""
+        for name in requests:
             self._set_aside(name)
-        folders = [self._workplace(name) for name in left]
-        for folder, request in zip(folders, left.values(), strict=True):
+        folders = [self._workplace(name) for name in requests]
+        for folder, request in zip(folders, requests.values(), strict=True):
             atomic_io.write_json(folder / "request.json", stage.plain(request))
         started = time.perf_counter()
-        stage.run(folders, list(left.values()))
-        seconds = (time.perf_counter() - started) / len(left)
-        for name, folder in zip(left, folders, strict=True):
+        stage.run(folders, list(requests.values()))
+        seconds = (time.perf_counter() - started) / len(requests)
+        for name, folder in zip(requests, folders, strict=True):
             atomic_io.seal(folder, {"seconds": round(seconds, 3)})
             atomic_io.publish(folder, self.root / name)
             self.verified.add(self.root / name)
@@ -126,7 +138,7 @@ class Store:
                 atomic_io.prune(work)
 
     def _lock(self, name: str, locks: ExitStack) -> None:
-        """Wait for the right to compute a folder; where the file system has no locks, go on without."""
+        """Acquire the lock of a folder; on a file system without locks, continue without it."""
         lock = FileLock(
             atomic_io.folder(self.root / "locks") / f"{name}.lock", fallback_to_soft=False
         )
@@ -136,7 +148,8 @@ class Store:
             except Timeout:
                 if self.stopped():
                     raise Interrupted(
-                        f"{name}: stopped while another process computes it; the same command continues"
+                        f"{name}: stopped while another process computes it; "
+                        "the same command continues"
                     ) from None
                 print(f"store: waiting for another process that computes {name}", file=sys.stderr)
             except NotImplementedError:
@@ -148,26 +161,30 @@ class Store:
         locks.callback(lock.release)
 
     def _workplace(self, name: str) -> Path:
-        """A folder of our own that begins with what a killed process left: its folder, or a copy if it may be alive, as it may
-        where locks do nothing."""
-        mine, coming = self.work / name, self.work / f".{name}"
-        left = max(self._find(f"work/*/{name}"), default=mine)
-        if left != mine:
-            atomic_io.remove(mine)
-            if ended(left.parent):
-                atomic_io.move(left, mine)
+        """A work folder of this process that starts with the files of an earlier process, if any.
+
+        The folder of a killed process is moved; that of one that may be alive, as without working
+        locks, is copied.
+        """
+        own, partial_copy = self.work / name, self.work / f".{name}"
+        newest = max(self._find(f"work/*/{name}"), default=own)
+        if newest != own:
+            atomic_io.remove(own)
+            if ended(newest.parent):
+                atomic_io.move(newest, own)
             else:
-                if not copied(left, coming):
-                    atomic_io.remove(coming)
-                atomic_io.move(atomic_io.folder(coming), mine)  # only now ours is the newest
-        return atomic_io.folder(mine)
+                if not copied(newest, partial_copy):
+                    atomic_io.remove(partial_copy)
+                # renamed last, so that other processes never find an incomplete copy as the newest
+                atomic_io.move(atomic_io.folder(partial_copy), own)
+        return atomic_io.folder(own)
 
     def _find(self, pattern: str) -> list[Path]:
-        """What there is below the root; other processes may take folders away while we look, which `Path.glob` does not bear."""
-        return [self.root / found for found in glob(pattern, root_dir=self.root)]
+        """Paths below the root. `Path.glob` fails if other processes remove folders meanwhile."""
+        return [self.root / path for path in glob(pattern, root_dir=self.root)]
 
     def _faults(self, name: str) -> list[str]:
-        """Why there is no finished folder of that name which holds what it held when it was sealed; empty if there is."""
+        """Why no finished folder of this name with correct checksums exists; [] if it does."""
         folder = self.root / name
         if folder in self.verified:
             return []
@@ -177,9 +194,10 @@ class Store:
         return faults
 
     def _set_aside(self, name: str) -> None:
-        """Clear the name of a damaged folder. Only under its lock: what another process has repaired must stay."""
-        folder, aside = self.root / name, self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
-        # sound, where locks do nothing: somebody has just finished it
+        """Move a damaged folder away. Called under its lock, lest it removes another's repair."""
+        folder = self.root / name
+        aside = self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
+        # checked again, because without working locks another process may have just finished it
         if folder.exists() and (faults := atomic_io.check(folder)):
             print(
                 f"store: {'; '.join(faults)}. Set aside as {aside}; it is computed again.",
@@ -188,17 +206,20 @@ class Store:
             atomic_io.move(folder, aside)
 
 
-def copied(left: Path, to: Path) -> bool:
-    """Whether the copy is whole: its owner, who was alive, may have finished meanwhile and taken files or all away."""
+def copied(source: Path, to: Path) -> bool:
+    """Copy a folder; whether the copy is complete.
+
+    The process that owns the folder may have finished meanwhile and removed files.
+    """
     try:
-        atomic_io.copy(left, to)
+        atomic_io.copy(source, to)
     except StorageError:
         return False
-    return left.exists()
+    return source.exists()
 
 
 def ended(work: Path) -> bool:
-    """Whether the process that had this folder to work in is surely gone; of another machine's nobody here can say."""
+    """Whether the process of a work folder has certainly ended; False for other machines."""
     _, pid, host = work.name.split(".", 2)
     if host != platform.node():
         return False

@@ -1,7 +1,8 @@
-"""Distillation: a small network learns the teacher's predictions on images without labels, beside the labels there are.
+"""Distillation: train a small network on a teacher's predictions, besides the labels.
 
-Hinton et al., arXiv:1503.02531, section 2: soft targets at a temperature, weighted by its square; on unlabelled images as
-Chen et al., arXiv:2006.10029, equation 3. The teacher is frozen; every number of the student moves.
+Hinton et al., arXiv:1503.02531, section 2: soft targets at a temperature, weighted by its square;
+on unlabelled images as in Chen et al., arXiv:2006.10029, equation 3. The teacher is frozen, and all
+of the student's parameters are trained.
 """
 
 from dataclasses import dataclass, replace
@@ -15,11 +16,11 @@ from sft_exp.models.distillation import DistillationMethod
 @dataclass
 class Distil(Strategy):
     tasks: ClassVar[tuple[str, ...]] = ("classes",)
-    uses_pool: ClassVar[bool] = True  # the teacher has something to say of the labelled ones too
+    uses_pool: ClassVar[bool] = True  # the teacher also predicts unlabelled images
 
-    teacher: Any = None  # folder of a run, whose model (its first label draw) is imitated
+    teacher: Any = None  # folder of the run whose model (first labelled split) is the teacher
     temperature: float = 4.0
-    weight: float = 0.9  # of imitating the teacher; the rest is the task's own loss on the labels
+    weight: float = 0.9  # of the distillation loss; 1 - weight is that of the task's loss on labels
 
     def __post_init__(self):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")

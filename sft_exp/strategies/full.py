@@ -1,4 +1,4 @@
-"""Move every number of the encoder, at the optimizer's learning rate."""
+"""Train all of the encoder's parameters, at the optimizer's learning rate."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""Unfreeze the encoder map by map, from the top. Howard & Ruder, arXiv:1801.06146, section 3.3."""
+"""Gradual unfreezing: from the top map of the encoder to the lowest.
+
+Howard & Ruder, arXiv:1801.06146, section 3.3.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +12,7 @@ from sft_exp.errors import require
 
 @dataclass
 class Gradual(Strategy):
-    # share of the steps after which the lowest map moves too; the head moves alone first
+    # share of the steps after which all maps are trainable; at first only the head is
     unfreezing: float = 0.5
 
     def __post_init__(self):
@@ -17,9 +20,9 @@ class Gradual(Strategy):
 
     def phases(self, layers):
         top_down = [names for names in reversed(layers.values()) if names]
-        moving: Rates = {}
+        rates: Rates = {}
         phases = []
         for names in top_down:
-            phases.append((self.unfreezing / len(top_down), moving))
-            moving = moving | dict.fromkeys(names, 1.0)
-        return [*phases, (1 - sum(share for share, _ in phases), moving)]
+            phases.append((self.unfreezing / len(top_down), rates))
+            rates = rates | dict.fromkeys(names, 1.0)
+        return [*phases, (1 - sum(share for share, _ in phases), rates)]

@@ -1,4 +1,7 @@
-"""Nearest labelled neighbours among frozen features; how many, chosen by folds inside the labels (scikit-learn)."""
+"""k-nearest-neighbour classification of frozen features (scikit-learn).
+
+k is chosen by cross-validation on the labelled images.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,18 +19,17 @@ from sft_exp.models.heads.fitted import grid_fit
 class KNN(Strategy):
     closed_form: ClassVar[bool] = True
 
-    # numbers of neighbours to choose from
+    # numbers of neighbours that are tried
     k: list[int] = field(default_factory=lambda: [1, 3, 5, 10, 20])
     metric: str = "cosine"  # cosine or euclidean
-    rows: int = 60_000  # labelled images kept at most
+    rows: int = 60_000  # most labelled images that are stored
 
     def __post_init__(self):
         require(
             bool(self.k) and all(v > 0 for v in self.k), "k", self.k, "a list of numbers above 0"
         )
-        require(
-            self.metric in ("cosine", "euclidean"), "metric", self.metric, "cosine or euclidean"
-        )
+        known = ("cosine", "euclidean")
+        require(self.metric in known, "metric", self.metric, "cosine or euclidean")
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):
@@ -36,21 +38,18 @@ class KNN(Strategy):
     def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.neighbors import KNeighborsClassifier
 
-        # between vectors of length 1 the nearest by angle are the nearest
-        if self.metric == "cosine":
+        if self.metric == "cosine":  # unit vectors: the nearest by angle are the nearest
             f_BD = F.normalize(f_BD)
-        most = max(1, len(y_B) // 2)  # as many as are always known while a fold is held out
-        grid = {"n_neighbors": sorted({min(k, most) for k in self.k})}
-        chosen = grid_fit(KNeighborsClassifier(), grid, f_BD, y_B, seed, self.rows).n_neighbors
-        kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[
-            : self.rows
-        ].to(f_BD.device)
-        head = Neighbours(len(kept), f_BD.shape[1], len(spec.classes), self.metric == "cosine").to(
-            f_BD.device
-        )
-        head.f_ND.copy_(f_BD[kept])
-        head.y_N.copy_(y_B[kept])
-        head.k.fill_(chosen)
+        limit = max(1, len(y_B) // 2)  # at least as many examples remain when a fold is held out
+        grid = {"n_neighbors": sorted({min(k, limit) for k in self.k})}
+        best = grid_fit(KNeighborsClassifier(), grid, f_BD, y_B, seed, self.rows)
+        order = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))
+        index = order[: self.rows].to(f_BD.device)
+        head = Neighbours(len(index), f_BD.shape[1], len(spec.classes), self.metric == "cosine")
+        head = head.to(f_BD.device)
+        head.f_ND.copy_(f_BD[index])
+        head.y_N.copy_(y_B[index])
+        head.k.fill_(best.n_neighbors)
         return head
 
     def head(self, shapes, spec):
@@ -59,7 +58,7 @@ class KNN(Strategy):
 
 
 class Neighbours(nn.Module):
-    """Features [B, D] -> logarithm of each class's share among the k nearest stored features [B, Y]."""
+    """Features [B, D] -> log share of each class among the k nearest stored ones [B, Y]."""
 
     f_ND: Tensor
     y_N: Tensor
@@ -73,10 +72,7 @@ class Neighbours(nn.Module):
         self.register_buffer("k", torch.ones((), dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        near_BK = (
-            torch.cdist(F.normalize(f_BD) if self.cosine else f_BD, self.f_ND)
-            .topk(int(self.k), largest=False)
-            .indices
-        )
-        votes_BY = F.one_hot(self.y_N[near_BK], self.classes).sum(1)
+        distance_BN = torch.cdist(F.normalize(f_BD) if self.cosine else f_BD, self.f_ND)
+        nearest_BK = distance_BN.topk(int(self.k), largest=False).indices
+        votes_BY = F.one_hot(self.y_N[nearest_BK], self.classes).sum(1)
         return (votes_BY / self.k).clamp_min(1e-8).log()

@@ -1,4 +1,4 @@
-"""Freeze the encoder and train the head: a linear probe. The features are computed once."""
+"""Linear probe: train a linear head by gradient on cached features of the frozen encoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,7 @@
-"""Logistic regression on frozen features, fitted to convergence (scikit-learn), C chosen by folds inside the labels."""
+"""Logistic regression on frozen features, fitted to convergence (scikit-learn).
+
+C is chosen by cross-validation on the labelled images.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,9 +18,9 @@ from sft_exp.models.heads.fitted import grid_fit
 class Logistic(Strategy):
     closed_form: ClassVar[bool] = True
 
-    # inverse weights of the ridge to choose from
+    # inverse strengths of the L2 penalty that are tried
     c: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])
-    rows: int = 10_000  # labelled images it is fitted on at most
+    rows: int = 10_000  # most labelled images that it is fitted on
 
     def __post_init__(self):
         require(
@@ -31,7 +34,8 @@ class Logistic(Strategy):
     def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.linear_model import LogisticRegression
 
-        # The ridge keeps the weights in the span of the images, so that few of them need no more numbers than there are images.
+        # The L2 penalty keeps the weights in the span of the features. With fewer images than
+        # features, the fit in an orthonormal basis of that span is the same, and smaller.
         span_DR = torch.linalg.qr(f_BD.T).Q if len(f_BD) < f_BD.shape[1] else None
         few_BR = f_BD if span_DR is None else f_BD @ span_DR
         fit = grid_fit(
@@ -39,12 +43,9 @@ class Logistic(Strategy):
         )
         head = nn.Linear(f_BD.shape[1], len(spec.classes))
         with torch.no_grad():
-            weight, bias = (
-                torch.from_numpy(fit.coef_).float(),
-                torch.from_numpy(fit.intercept_).float(),
-            )
+            weight, bias = (torch.from_numpy(a).float() for a in (fit.coef_, fit.intercept_))
             weight = weight if span_DR is None else weight @ span_DR.cpu().T
-            if len(fit.classes_) == 2:  # scikit-learn keeps one row for two classes
+            if len(fit.classes_) == 2:  # scikit-learn stores one row for two classes
                 weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
             head.weight.zero_()[fit.classes_] = weight
             head.bias.fill_(-1e4)[fit.classes_] = bias  # a class without a label is never predicted

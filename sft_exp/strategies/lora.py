@@ -1,7 +1,9 @@
-"""Low-rank adaptation of linear and convolutional layers. Hu et al., arXiv:2106.09685, equation 3.
+"""LoRA: low-rank adaptation of linear and convolutional layers. Hu et al., arXiv:2106.09685,
+equation 3.
 
-The weight, frozen, becomes W + alpha / rank * B A with B = 0 at the start; a convolution's kernel counts as a matrix
-[out, in * height * width]. Merged after training: the saved model has the encoder's own layers and costs what they cost.
+A layer's weight is frozen and becomes W + alpha / rank * B A, with B = 0 at the start. A
+convolution's kernel is treated as a matrix [out, in * height * width]. The updates are merged after
+training, so that the saved model has the encoder's own layers and costs no more.
 """
 
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from sft_exp.errors import require
 @dataclass
 class LoRA(Strategy):
     rank: int = 4
-    # the update is scaled by alpha / rank, so that another rank needs no other learning rate
+    # the update is scaled by alpha / rank, so that the learning rate need not change with the rank
     alpha: float = 8.0
 
     def __post_init__(self):
@@ -26,12 +28,10 @@ class LoRA(Strategy):
         require(self.alpha > 0, "alpha", self.alpha, "above 0")
 
     def adapt(self, encoder, rng):
-        for layer in [
-            m for m in encoder.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)
-        ]:
-            parametrize.register_parametrization(
-                layer, "weight", LowRank(layer.weight, self.rank, self.alpha / self.rank, rng)
-            )
+        kinds = nn.Linear | nn.modules.conv._ConvNd
+        for layer in [m for m in encoder.modules() if isinstance(m, kinds)]:
+            update = LowRank(layer.weight, self.rank, self.alpha / self.rank, rng)
+            parametrize.register_parametrization(layer, "weight", update)
 
     def merge(self, encoder):
         for layer in encoder.modules():
@@ -41,22 +41,17 @@ class LoRA(Strategy):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
     def phases(self, layers):
-        added = ("up", "down")
         every = [name for names in layers.values() for name in names]
-        return [
-            (
-                1.0,
-                {
-                    n: 1.0
-                    for n in every
-                    if ".parametrizations." in n and n.rpartition(".")[2] in added
-                },
-            )
+        added = [
+            name
+            for name in every
+            if ".parametrizations." in name and name.rpartition(".")[2] in ("up", "down")
         ]
+        return [(1.0, dict.fromkeys(added, 1.0))]
 
 
 class LowRank(nn.Module):
-    """weight [O, ...] -> weight + scale * up [O, R] down [R, ...]."""
+    """Maps a weight [O, ...] to weight + scale * up [O, R] down [R, ...]."""
 
     def __init__(self, weight: Tensor, rank: int, scale: float, rng: torch.Generator):
         super().__init__()

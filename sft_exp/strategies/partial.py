@@ -1,4 +1,4 @@
-"""Move the parameters whose names match a pattern, and freeze the others."""
+"""Train the parameters whose names match a pattern, and freeze the others."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sft_exp.errors import ConfigError
 
 @dataclass
 class Partial(Strategy):
-    # regular expression, sought anywhere in the encoder's parameter names, e.g. "^code|norm"
+    # regular expression, searched for in the encoder's parameter names, e.g. "^code|norm"
     trainable: str = ".*"
 
     def __post_init__(self):
@@ -22,11 +22,11 @@ class Partial(Strategy):
 
     def phases(self, layers):
         every = [name for names in layers.values() for name in names]
-        found = {name: 1.0 for name in every if self.pattern.search(name)}
-        if every and not found:
+        rates = {name: 1.0 for name in every if self.pattern.search(name)}
+        if every and not rates:
             raise ConfigError(
                 "trainable",
                 self.trainable,
                 f"must match some of the encoder's parameters: {', '.join(every)}",
             )
-        return [(1.0, found)]
+        return [(1.0, rates)]

@@ -1,4 +1,7 @@
-"""Ridge regression on frozen features, in closed form (scikit-learn), its weight chosen by leaving each label out once."""
+"""Ridge regression on frozen features, in closed form (scikit-learn).
+
+The weight of the penalty is chosen by leave-one-out cross-validation.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,17 +19,13 @@ class Ridge(Strategy):
     probabilistic: ClassVar[bool] = False
     closed_form_tasks: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    # weights of the squared norm
+    # weights of the L2 penalty that are tried
     alpha: list[float] = field(default_factory=lambda: [0.1, 1.0, 10.0, 100.0, 1000.0])
-    rows: int = 10_000  # labelled images it is fitted on at most
+    rows: int = 10_000  # most labelled images that it is fitted on
 
     def __post_init__(self):
-        require(
-            bool(self.alpha) and all(v > 0 for v in self.alpha),
-            "alpha",
-            self.alpha,
-            "a list of numbers above 0",
-        )
+        valid = bool(self.alpha) and all(v > 0 for v in self.alpha)
+        require(valid, "alpha", self.alpha, "a list of numbers above 0")
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):
@@ -35,8 +34,9 @@ class Ridge(Strategy):
     def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.linear_model import RidgeCV
 
-        kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[: self.rows]
-        x_ND, y_NK = f_BD.cpu()[kept].double(), y_B.cpu()[kept].double()
+        order = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))
+        index = order[: self.rows]
+        x_ND, y_NK = f_BD.cpu()[index].double(), y_B.cpu()[index].double()
         fit = RidgeCV(alphas=list(self.alpha)).fit(x_ND.numpy(), y_NK.numpy())
         head = nn.Linear(x_ND.shape[1], y_NK.shape[1])
         with torch.no_grad():

@@ -1,4 +1,7 @@
-"""RBF kernel SVM on frozen features, fitted to convergence (scikit-learn), C and gamma chosen by folds inside the labels."""
+"""SVM with an RBF kernel on frozen features, fitted to convergence (scikit-learn).
+
+C and gamma are chosen by cross-validation on the labelled images.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,21 +19,18 @@ class Svm(Strategy):
     closed_form: ClassVar[bool] = True
     probabilistic: ClassVar[bool] = False
 
+    # values of C that are tried
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
-    # times 1 / (D * variance of the features)
+    # values of gamma that are tried, in units of 1 / (D * variance of the features)
     gamma: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
-    rows: int = 10_000  # labelled images it is fitted on at most
+    rows: int = 10_000  # most labelled images that it is fitted on
 
     def __post_init__(self):
         require(
             bool(self.c) and all(v > 0 for v in self.c), "c", self.c, "a list of numbers above 0"
         )
-        require(
-            bool(self.gamma) and all(v > 0 for v in self.gamma),
-            "gamma",
-            self.gamma,
-            "a list of numbers above 0",
-        )
+        valid = bool(self.gamma) and all(v > 0 for v in self.gamma)
+        require(valid, "gamma", self.gamma, "a list of numbers above 0")
         require(self.rows > 0, "rows", self.rows, "above 0")
 
     def phases(self, layers):
@@ -45,7 +45,7 @@ class Svm(Strategy):
         classes = torch.from_numpy(fit.classes_)
         head = KernelMachine(len(fit.support_), f_BD.shape[1], len(classes), len(spec.classes))
         head.support_SD.copy_(torch.from_numpy(fit.support_vectors_))
-        sign = -1 if len(classes) == 2 else 1  # scikit-learn turns both round for two classes
+        sign = -1 if len(classes) == 2 else 1  # scikit-learn flips the sign of both for two classes
         head.dual_KS.copy_(torch.from_numpy(fit.dual_coef_) * sign)
         head.bias_P.copy_(torch.from_numpy(fit.intercept_) * sign)
         head.start_K.copy_(torch.cat([torch.zeros(1), torch.from_numpy(fit.n_support_).cumsum(0)]))
@@ -54,19 +54,17 @@ class Svm(Strategy):
         return head
 
     def head(self, shapes, spec):
-        return KernelMachine(
-            shapes["support_SD"][0],
-            shapes["support_SD"][1],
-            shapes["classes_K"][0],
-            len(spec.classes),
-        )
+        support, width = shapes["support_SD"]
+        return KernelMachine(support, width, shapes["classes_K"][0], len(spec.classes))
 
 
 class KernelMachine(nn.Module):
-    """One-against-one votes of an RBF-SVM: features [B, D] -> scores [B, Y], the largest for the class predicted.
+    """One-against-one RBF-SVM: features [B, D] -> scores [B, Y], the largest for the predicted
+    class.
 
-    S support vectors in the order of their classes, K classes seen, P = K (K - 1) / 2 pairs. The score is scikit-learn's
-    (`decision_function_shape="ovr"`): votes, plus the margins squeezed into +-1/3 to break ties.
+    There are S support vectors, ordered by class, K classes in the training labels, and
+    P = K (K - 1) / 2 pairs of these. The score is scikit-learn's (`decision_function_shape="ovr"`):
+    votes, plus the margins squeezed into +-1/3 to break ties.
     """
 
     support_SD: Tensor
@@ -76,27 +74,26 @@ class KernelMachine(nn.Module):
     gamma: Tensor
     classes_K: Tensor
 
-    def __init__(self, support: int, width: int, seen: int, classes: int):
+    def __init__(self, support: int, width: int, fitted: int, classes: int):
         super().__init__()
         self.classes = classes
         self.register_buffer("support_SD", torch.zeros(support, width))
-        self.register_buffer("dual_KS", torch.zeros(seen - 1, support))
-        self.register_buffer("bias_P", torch.zeros(seen * (seen - 1) // 2))
-        self.register_buffer("start_K", torch.zeros(seen + 1, dtype=torch.long))
+        self.register_buffer("dual_KS", torch.zeros(fitted - 1, support))
+        self.register_buffer("bias_P", torch.zeros(fitted * (fitted - 1) // 2))
+        self.register_buffer("start_K", torch.zeros(fitted + 1, dtype=torch.long))
         self.register_buffer("gamma", torch.zeros(()))
-        self.register_buffer("classes_K", torch.zeros(seen, dtype=torch.long))
+        self.register_buffer("classes_K", torch.zeros(fitted, dtype=torch.long))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        # around it single precision is enough; some devices have no other
+        # Relative to the centre, single precision is enough; some devices have no other.
         centre_D = self.support_SD.mean(0)
-        k_BS = (
-            -self.gamma * torch.cdist(f_BD - centre_D, self.support_SD - centre_D).square()
-        ).exp()
-        seen, start = len(self.classes_K), self.start_K.tolist()
-        votes, margins = (torch.zeros(len(f_BD), seen, device=f_BD.device) for _ in range(2))
+        distance_BS = torch.cdist(f_BD - centre_D, self.support_SD - centre_D)
+        k_BS = (-self.gamma * distance_BS.square()).exp()
+        fitted, start = len(self.classes_K), self.start_K.tolist()
+        votes, margins = (torch.zeros(len(f_BD), fitted, device=f_BD.device) for _ in range(2))
         pair = 0
-        for i in range(seen):
-            for j in range(i + 1, seen):
+        for i in range(fitted):
+            for j in range(i + 1, fitted):
                 a, b = slice(start[i], start[i + 1]), slice(start[j], start[j + 1])
                 d_B = (
                     k_BS[:, a] @ self.dual_KS[j - 1, a]

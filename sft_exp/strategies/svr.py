@@ -1,4 +1,7 @@
-"""RBF support-vector regression on frozen features, fitted to convergence (scikit-learn), C chosen by folds inside the labels."""
+"""Support-vector regression with an RBF kernel on frozen features (scikit-learn).
+
+C is chosen by cross-validation on the labelled images.
+"""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,9 +19,10 @@ class Svr(Strategy):
     probabilistic: ClassVar[bool] = False
     closed_form_tasks: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])  # of numbers with spread 1
-    epsilon: float = 0.1  # error that costs nothing, of numbers with spread 1
-    rows: int = 5_000  # labelled images it is fitted on at most
+    # values of C that are tried, for targets scaled to a standard deviation of 1
+    c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
+    epsilon: float = 0.1  # error that has no loss, for targets scaled to a standard deviation of 1
+    rows: int = 5_000  # most labelled images that it is fitted on
 
     def __post_init__(self):
         require(
@@ -34,8 +38,9 @@ class Svr(Strategy):
         from sklearn.model_selection import GridSearchCV, KFold
         from sklearn.svm import SVR
 
-        kept = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))[: self.rows]
-        x_ND, y_NK = f_BD.cpu()[kept], y_B.cpu()[kept]
+        order = torch.randperm(len(y_B), generator=torch.Generator().manual_seed(seed))
+        index = order[: self.rows]
+        x_ND, y_NK = f_BD.cpu()[index], y_B.cpu()[index]
         mean_K, sd_K = y_NK.mean(0), y_NK.std(0).nan_to_num(1.0).clamp_min(1e-12)
         gamma = 1 / (x_ND.shape[1] * max(x_ND.var().item(), 1e-12))
         head = Kernels(len(x_ND), x_ND.shape[1], y_NK.shape[1])
@@ -45,15 +50,11 @@ class Svr(Strategy):
             best = SVR(gamma=gamma, epsilon=self.epsilon, C=self.c[len(self.c) // 2])
             if len(y_N) >= 10:
                 folds = KFold(5, shuffle=True, random_state=seed % 2**32)
-                best = (
-                    GridSearchCV(best, {"C": list(self.c)}, cv=folds)
-                    .fit(x_ND.numpy(), y_N)
-                    .best_estimator_
-                )
+                search = GridSearchCV(best, {"C": list(self.c)}, cv=folds).fit(x_ND.numpy(), y_N)
+                best = search.best_estimator_
             fit = best.fit(x_ND.numpy(), y_N)
-            head.dual_KS[k, torch.from_numpy(fit.support_).long()] = (
-                torch.from_numpy(fit.dual_coef_[0]).float() * sd_K[k]
-            )
+            dual_S = torch.from_numpy(fit.dual_coef_[0]).float()
+            head.dual_KS[k, torch.from_numpy(fit.support_).long()] = dual_S * sd_K[k]
             head.bias_K[k] = float(fit.intercept_[0]) * sd_K[k] + mean_K[k]
         return head
 
@@ -77,6 +78,5 @@ class Kernels(nn.Module):
         self.register_buffer("gamma", torch.zeros(()))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return (
-            -self.gamma * torch.cdist(f_BD, self.support_SD).square()
-        ).exp() @ self.dual_KS.T + self.bias_K
+        k_BS = (-self.gamma * torch.cdist(f_BD, self.support_SD).square()).exp()
+        return k_BS @ self.dual_KS.T + self.bias_K

@@ -1,4 +1,7 @@
-"""Which pretrainer, strategy and optimizer for these labels? Successive halving inside the label budget, by validation."""
+"""Which pretrainer, strategy and optimizer for these labels?
+
+Successive halving by validation within the label budget.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +30,7 @@ class Choose(Study):
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
     # learning rates, the same for all; empty = each optimizer's own
     rates: list[float] = field(default_factory=lambda: [])
-    # folder of the same grid run in full, to say how far the pick is from its best
+    # folder of the same grid run in full, to compare the pick with its best
     against: str | None = None
 
     def __post_init__(self):
@@ -73,7 +76,8 @@ class Choose(Study):
             ),
             ["optim.lr", "steps", "val", "test"],
             [
-                "The choice is made by validation inside the label budget; test stands beside it to be read, not to choose by.",
+                "The choice is made by validation within the label budget; test is for reading, not "
+                "for choosing.",
                 f"Cost: {cost(jobs):.0f} s of computing.",
             ],
             facts={"best": picked, "val": best.val, "test": best.test, "run": command},
@@ -91,32 +95,31 @@ def steps(job: Job) -> int:
 
 
 def alone(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a job of the last rung as one undisturbed run, which ends in the same numbers."""
-    budget = {**config["finetune"], "resume_from": None}
-    length = budget["epochs"] if budget["steps"] is None else budget["steps"]
-    return {
-        **config,
-        "finetune": {
-            **budget,
-            "schedule_length": None
-            if budget["schedule_length"] == length
-            else budget["schedule_length"],
-        },
-    }
+    """The config of a single run that ends in the same numbers as a job of the last rung."""
+    finetune = {**config["finetune"], "resume_from": None}
+    length = finetune["epochs"] if finetune["steps"] is None else finetune["steps"]
+    if finetune["schedule_length"] == length:
+        finetune["schedule_length"] = None
+    return {**config, "finetune": finetune}
 
 
 def share(jobs: list[Job], grid: list[Job]) -> str:
-    spent, all_of_it = cost(jobs), cost([j for j in grid if j.result])
-    return f"It cost {spent:.0f} s of computing, the full grid {all_of_it:.0f} s: {spent / all_of_it:.2f} of it."
+    """The cost of the halving beside that of the full grid."""
+    spent, full = cost(jobs), cost([j for j in grid if j.result])
+    return (
+        f"It cost {spent:.0f} s of computing, the full grid {full:.0f} s: {spent / full:.2f} of it."
+    )
 
 
 def distance(best: Job, grid: list[Job]) -> str:
-    """How far the pick, trained as long as the full grid, is behind the grid's best, on the test images."""
+    """How far the pick is behind the best of the full grid, by the grid's test scores."""
     same = [j for j in grid if j.result and all(j.settings[k] == best.settings[k] for k in KEYS)]
     reached = max((j for j in grid if j.result), key=lambda j: j.test or 0.0, default=None)
     if not same or reached is None:
-        return "The full grid does not hold the pick, so nothing can be said of how far it is from the best."
+        return "The full grid does not hold the pick, so its distance from the best is unknown."
     behind = (reached.test or 0.0) - (same[0].test or 0.0)
-    spent = f"{' '.join(f'{k}={reached.settings[k]}' for k in KEYS)}"
-    best_one = f"{spent}, {percent(reached.test)} %"
-    return f"In the full grid the pick is {100 * behind:.1f} points of test {same[0].score_name} behind its best ({best_one})."
+    settings = " ".join(f"{k}={reached.settings[k]}" for k in KEYS)
+    return (
+        f"In the full grid the pick is {100 * behind:.1f} points of test {same[0].score_name} behind "
+        f"its best ({settings}, {percent(reached.test)} %)."
+    )

@@ -1,4 +1,7 @@
-"""How much does pretraining add, at which number of labels? Pretrainers x label counts x pretraining seeds x label draws."""
+"""How much does pretraining add, at which number of labels?
+
+The design is pretrainers x label counts x pretraining seeds x labelled splits.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,7 +47,7 @@ HEAD = [
     "high",
     "verdict",
     "worth",
-    "best floor",
+    "best baseline",
 ]
 NUMBERS = [
     "labels",
@@ -70,18 +73,18 @@ class LabelEfficiency(Study):
     }
 
     pretrainers: list[str] = field(default_factory=lambda: ["vae"])
-    # a class; more than exist are left out
+    # label counts a class; counts that exceed the smallest class are left out
     labels: list[Any] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50, 100, 500, "all"])
-    seeds: int = 5  # pretraining seeds; with 3 the simultaneous intervals are too wide to say much
-    # the label count whose sentence has its own 95 % interval, declared before anything runs
+    seeds: int = 5  # pretraining seeds; with 3 the simultaneous intervals are very wide
+    # the label count whose verdicts have 80 % of the error rate, declared before anything runs
     primary: Any = 10
-    # public ones (a file, or torchvision:resnet18), as they are and as a start of each pretrainer
+    # public weights (a file, or torchvision:resnet18), used as they are and to start each pretrainer
     weights: str | None = None
-    # at the primary label count also scratch_long: from scratch, with the pretraining's images on
-    # top
+    # at the primary label count also scratch_long: scratch with the pretraining's images in addition
     long: bool = True
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
-    # design: the seeds and draws given; decided: more of both, look by look, until every sentence is decided or hopeless
+    # design: the seeds and draws given; decided: more of both, look by look, until every verdict is
+    # decided or hopeless
     until: str = "design"
 
     def __post_init__(self):
@@ -114,10 +117,11 @@ class LabelEfficiency(Study):
     def crossed(
         self, corpus: "Corpus", base: "Experiment", seeds: int
     ) -> list[tuple[str, list[str]]]:
-        """Label counts x seeds x pretrainings: the comparison that a job belongs to, and its overrides."""
-        most = min((corpus.train.y == c).sum().item() for c in range(len(corpus.strata)))
-        counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= most]
-        require(bool(counts), "labels", self.labels, f"counts of 1 to {most} a class, or all")
+        """Label counts x seeds x pretrainings: (the comparison that a job belongs to, overrides)."""
+        smallest_class = min((corpus.train.y == c).sum().item() for c in range(len(corpus.strata)))
+        counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= smallest_class]
+        valid = f"counts of 1 to {smallest_class} a class, or all"
+        require(bool(counts), "labels", self.labels, valid)
         primary = str(self.primary) if str(self.primary) in counts else counts[len(counts) // 2]
         return [
             (
@@ -135,7 +139,8 @@ class LabelEfficiency(Study):
         ]
 
     def pretrainings(self) -> list[list[str]]:
-        """Overrides of each pretraining: every pretrainer, and where there are weights, these and every pretrainer from them."""
+        """Overrides of each pretraining: every pretrainer, and with `weights` also the weights as
+        they are and every pretrainer started from them."""
         plain = [[f"pretrainer={p}"] for p in self.pretrainers]
         if self.weights is None:
             return plain
@@ -143,9 +148,12 @@ class LabelEfficiency(Study):
         return [*plain, ["pretrainer=checkpoint", start], *([*p, start] for p in plain)]
 
     def controls(self, base: "Experiment", primary: bool) -> list[str]:
-        """The controls of a job, where they are not those of the command: scratch always, because gains are over it, and
-        scratch_long, which costs a pretraining for each seed, at the primary label count alone."""
-        if base.controls is True:  # the usual ones, scratch among them
+        """The override of a job's controls, where it differs from the command's.
+
+        Scratch is always needed, because gains are measured against it. scratch_long costs as much
+        as a pretraining for each seed and runs at the primary label count alone.
+        """
+        if base.controls is True:  # the default controls, which include scratch
             return []
         given = list(base.controls or [])
         extra = [SCRATCH] * (SCRATCH not in given) + [LONG] * (
@@ -166,7 +174,7 @@ class LabelEfficiency(Study):
         )
 
     def primary_of(self, cells: dict[Cell, list[Job]]) -> str:
-        """The label count that was declared primary, or the middle one where it was not run."""
+        """The label count declared primary, or the middle one if that was not run."""
         return str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
 
     def conclude(self, jobs, looks=()):
@@ -200,17 +208,21 @@ class LabelEfficiency(Study):
             [
                 f"Paired over {sizes}, crossed. "
                 "At labels=all there is one label set, and intervals cover seeds alone.",
-                f"labels={primary} was declared primary beforehand: its sentences have 80 % of the report's error rate of 5 %.",
+                f"labels={primary} was declared primary beforehand: its verdicts have 80 % of the "
+                "report's error rate of 5 %.",
                 *report.notes,
                 *looked(looks),
-                "worth: how many times the labels the same model from scratch needs for this score (arXiv:2003.14323); "
-                f"{len(cells)} intervals that hold together at 95 %.",
+                "worth: how many times the labels the same model from scratch needs for this score "
+                f"(arXiv:2003.14323); {len(cells)} intervals that hold together at 95 %.",
                 f"Cost of the pretrained arms: {cost(jobs):.0f} s of computing.",
                 *failed(cells),
                 *departures(jobs),
             ],
-            draw(cells, verdicts),
-            {
+            details=[
+                f"{name(c)}: {' '.join(notes)}" for c in first if (notes := verdicts[c].notes)
+            ],
+            pictures=draw(cells, verdicts),
+            facts={
                 "primary": primary,
                 **stated(report, jobs),
                 "looks": [seen.record() for seen in looks],
@@ -231,7 +243,7 @@ class LabelEfficiency(Study):
 
 
 class Arms(NamedTuple):
-    """The two arms of a cell: scores, and how their trainings failed, of each seed and draw [S][D]."""
+    """Scores of the two arms of a cell, and how their trainings failed, by seed and draw [S][D]."""
 
     pretrained: list[list[float]]
     scratch: list[list[float]]
@@ -250,7 +262,7 @@ def arms_of(cells: Mapping[Cell, list[Job]]) -> dict[Cell, Arms]:
 
 
 def comparisons_of(cells: Mapping[Cell, Arms], primary: str, folds: bool) -> dict[Cell, Comparison]:
-    """The comparisons of all cells, of which those at the primary label count were declared so beforehand."""
+    """The comparisons of all cells; those at the primary label count weigh more."""
     weights = primary_weights([labels == primary for _, labels in cells])
     return {
         (pretrainer, labels): health.noted(
@@ -276,7 +288,7 @@ def judged(
     dataset: str,
     looks: Sequence[Look] = (),
 ) -> Report[Cell]:
-    """The report on all cells; after looks each sentence is that of the look which decided it."""
+    """The report on all cells; after looks each verdict is that of the look which decided it."""
     comparisons = comparisons_of(cells, primary, setting.ratio > 0)
     if not looks:
         return judge(comparisons, setting, archive, [dataset])
@@ -294,37 +306,41 @@ def key(cell: Cell) -> str:
 
 
 def by_cell(jobs: list[Job], each: bool = False) -> dict[Cell, list[Job]]:
-    """Jobs by pretrainer and label count, in the order of their seeds. Of each cell the seeds that all cells have; with `each`
-    all of its own, each with the most label draws that were run, because cells of a study that goes on end at their own looks."""
-    found: dict[Cell, dict[Any, Job]] = {}
+    """Jobs by pretrainer and label count, in the order of their seeds.
+
+    By default a cell has the seeds that all cells share. With `each` it has all of its own seeds,
+    each with the largest number of draws that was run, because the cells of a study that goes on
+    end at different looks.
+    """
+    by_seed: dict[Cell, dict[Any, Job]] = {}
     for job in sorted(jobs, key=lambda j: j.settings.get("draws") or 0):
-        found.setdefault((pretraining_of(job.settings), str(job.settings["labels"])), {})[
-            job.settings["seed"]
-        ] = job
-    common = set.intersection(*(set(of) for of in found.values()))
-    order = sorted(found, key=lambda cell: (cell[0], labels_of(next(iter(found[cell].values())))))
+        cell = pretraining_of(job.settings), str(job.settings["labels"])
+        by_seed.setdefault(cell, {})[job.settings["seed"]] = job
+    common = set.intersection(*(set(seeds) for seeds in by_seed.values()))
+    order = sorted(by_seed, key=lambda c: (c[0], labels_of(next(iter(by_seed[c].values())))))
     return {
-        cell: [found[cell][seed] for seed in sorted(found[cell] if each else common)]
+        cell: [by_seed[cell][seed] for seed in sorted(by_seed[cell] if each else common)]
         for cell in order
     }
 
 
 def pretraining_of(settings: Mapping[str, Any]) -> str:
-    """A pretraining's name: `simclr`, or where it started from weights, `simclr from resnet18.safetensors`."""
+    """A pretraining's name: `simclr`, or with initial weights `simclr from resnet18.safetensors`."""
     name, start = str(settings["pretrainer"]), settings.get("pretrainer.init")
     return f"{name} from {Path(str(start)).name}" if start else name
 
 
 def looked(looks: Sequence[Look]) -> list[str]:
-    """What a reader must know of a study that went on: the looks, what they spent, and what was stopped."""
+    """Notes on the looks of a study: their number, the alpha spent, and what was stopped."""
     if not looks:
         return []
     last = looks[-1]
     stopped = sorted(map(str, last.hopeless)) or ["none"]
     return [
-        f"Looked at {len(looks)} times of at most {len(LOOKS)}, last at {last.seeds} seeds and {last.draws} draws; "
-        f"{100 * spent(looks):.2g} of the 5 % are spent. Each sentence is that of the look which decided it. "
-        f"Stopped because more runs would hardly tell: {'; '.join(stopped)}."
+        f"{len(looks)} of at most {len(LOOKS)} looks were taken, the last at {last.seeds} seeds and "
+        f"{last.draws} draws; {100 * spent(looks):.2g} of the 5 % are spent. Each verdict is that of "
+        "the look which decided it. Stopped because more runs would hardly be enough to tell: "
+        f"{'; '.join(stopped)}."
     ]
 
 
@@ -334,12 +350,12 @@ def middle(cells: dict[Cell, list[Job]]) -> str:
 
 
 def labels_of(job: Job) -> float:
-    """Labelled images a class, on average; where images have no classes, all."""
+    """Labelled images a class, on average; all labelled images where there are no classes."""
     return job.outcome.data.labelled / job.outcome.data.strata
 
 
 def failed_in(jobs: list[Job], arm: str) -> str:
-    """How trainings of the arm failed, of all seeds and draws of a cell; empty if none did."""
+    """How trainings of an arm of a cell failed, over all seeds and draws; empty if none did."""
     return health.said([fault for job in jobs for fault in job.faults(arm)])
 
 
@@ -382,7 +398,7 @@ def row(
 
 
 def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -> Grid:
-    """The table with the other arms that some cell has: the pretrained encoder at rest, and scratch given more."""
+    """The table with columns of the further arms: frozen pretrained encoders, and scratch_long."""
     more = [
         arm
         for arm in NUMBERS
@@ -396,7 +412,7 @@ def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -
 
 
 def floor(jobs: list[Job]) -> dict[str, float]:
-    """The best of the controls that never pretrained a network and are not the same one: {arm: accuracy}."""
+    """The best baseline, {arm: accuracy}: of the controls without pretraining, but scratch."""
     reached = {
         arm: accuracy(jobs, arm) for arm in jobs[0].outcome.draws if arm in (*FLOORS, *MORE_FLOORS)
     }
@@ -405,42 +421,42 @@ def floor(jobs: list[Job]) -> dict[str, float]:
 
 
 def failed(cells: dict[Cell, list[Job]]) -> list[str]:
-    """The cells whose pretrained model does not beat its floors."""
+    """A note on the cells whose pretrained model does not beat its baselines."""
     low = [
         name(c)
         for c, jobs in cells.items()
         if accuracy(jobs, MAIN) <= max(floor(jobs).values(), default=-1.0)
     ]
-    return [f"Failed to learn (does not beat its best floor): {'; '.join(low)}."] if low else []
+    return [f"Failed to learn (does not beat its best baseline): {'; '.join(low)}."] if low else []
 
 
 def departures(jobs: list[Job]) -> list[str]:
-    """What the jobs do that the standard does not, and test images that may have been seen in training."""
+    """Notes on departures from the standard, and on test images that resemble training images."""
     copies = max(j.outcome.data.copies for j in jobs)
-    found = (
+    notes = (
         [f"{copies} test images are copies, exact or near, of images that may be learnt from."]
         if copies
         else []
     )
     if any(j.settings.get("val") == "full" for j in jobs):
-        found.append("val=full: validation uses labels outside the budget.")
+        notes.append("val=full: validation uses labels outside the budget.")
     if any(j.settings.get("protocol.transductive") for j in jobs):
-        found.append(
+        notes.append(
             "protocol.transductive=true: test images, without their labels, may have been pretrained on."
         )
-    return found
+    return notes
 
 
 def worth_of(cell: Cell, cells: dict[Cell, list[Job]]) -> Worth | None:
-    """How many times the labels scratch needs to be as accurate; None where there is no curve, of one label count."""
-    of = {labels_of(jobs[0]): jobs for (p, _), jobs in cells.items() if p == cell[0]}
-    if len(of) < 2:
+    """How many times the labels scratch needs to be as accurate; None with one label count."""
+    by_count = {labels_of(jobs[0]): jobs for (p, _), jobs in cells.items() if p == cell[0]}
+    if len(by_count) < 2:
         return None
-    seeds = min(len(jobs) for jobs in of.values())  # cells may have ended at different looks
-    draws = min(len(j.outcome.draws[MAIN]) for jobs in of.values() for j in jobs)
+    seeds = min(len(jobs) for jobs in by_count.values())  # cells may have ended at different looks
+    draws = min(len(j.outcome.draws[MAIN]) for jobs in by_count.values() for j in jobs)
     pretrained = [j.outcome.draws[MAIN][:draws] for j in cells[cell][:seeds]]
     scratch = {
-        n: [j.outcome.draws[SCRATCH][:draws] for j in jobs[:seeds]] for n, jobs in of.items()
+        n: [j.outcome.draws[SCRATCH][:draws] for j in jobs[:seeds]] for n, jobs in by_count.items()
     }
     return worth(pretrained, scratch, labels_of(cells[cell][0]), 0.05 / len(cells))
 
@@ -505,7 +521,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     axes.grid(axis="y")
     figure.legend(fontsize=8, ncols=3, loc="outside lower center")
     caption = (
-        "Means over seeds and draws; a band is their 95 % interval. Dotted: floors and other arms."
+        "Means over seeds and draws; a band is their 95 % interval. Dotted: baselines, other arms."
     )
     return Picture(
         job.score,
@@ -520,14 +536,14 @@ def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> 
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     axes.axhline(0, color=INK, linewidth=0.8)
     for i, (pretrainer, colour) in enumerate(zip(pretrainers, LINES * 2, strict=False)):
-        mine = [
+        points = [
             (labels_of(jobs[0]), verdicts[c])
             for c, jobs in cells.items()
             if c[0] == pretrainer and verdicts[c].word != WITHHELD
         ]
-        x = [n * 1.06 ** (i - (len(pretrainers) - 1) / 2) for n, _ in mine]
-        y = [100 * v.difference for _, v in mine]
-        reach = [100 * (v.high - v.difference) if v.high < inf else 0.0 for _, v in mine]
+        x = [n * 1.06 ** (i - (len(pretrainers) - 1) / 2) for n, _ in points]
+        y = [100 * v.difference for _, v in points]
+        reach = [100 * (v.high - v.difference) if v.high < inf else 0.0 for _, v in points]
         axes.errorbar(
             x,
             y,
@@ -544,7 +560,7 @@ def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> 
     axes.set_ylabel("gain over scratch (points)")
     axes.grid(axis="y", color=FAINT, alpha=0.3)
     axes.legend(fontsize=8)
-    caption = "Mean difference to the same model from scratch, with the interval that its sentence is judged by."
+    caption = "Mean difference to the same model from scratch, with the interval of the verdict."
     return Picture("gain", "Gain against labels", caption, png(figure))
 
 

@@ -1,4 +1,4 @@
-"""Which pretrainer? Every method with one recipe, by what its features are used for and how many labels there are."""
+"""Which pretrainer? All methods with one recipe, by strategy and number of labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from sft_exp.verdict import WITHHELD, Comparison, Report, judge
 Use = tuple[str, str]  # (labels a class, strategy)
 Faults = dict[int, list[str]]  # seed -> how the training of each label draw failed
 Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
-# a random encoder at rest; where the strategy trains the encoder, training from scratch
+# a frozen random encoder; training from scratch where the strategy trains the encoder
 CONTROL = "none"
 
 
@@ -32,10 +32,10 @@ class Pretrainers(Study):
     pretrainers: list[str] = field(default_factory=lambda: ["none", "vae"])
     labels: list[Any] = field(default_factory=lambda: [10, "all"])  # a class
     strategies: list[str] = field(default_factory=lambda: ["linear", "knn", "full"])
-    # those of them whose gain over pretrainer=none is judged
+    # the strategies for which the gain over pretrainer=none is judged
     verdicts: list[str] = field(default_factory=lambda: ["full"])
     seeds: int = 3  # pretraining seeds
-    # value of one of these -> what it alone needs
+    # a pretrainer, label count or strategy -> the overrides that it alone needs
     recipes: dict[str, list[str]] = field(default_factory=lambda: {})
     margin: float = 0.005  # of accuracy: a difference within it is too small to matter
 
@@ -84,14 +84,14 @@ class Pretrainers(Study):
             n for n in self.pretrainers if all(len(scores[use].get(n, {})) > 1 for use in uses)
         ]
         order = sorted(names, key=lambda n: -mean(scores[uses[0]][n]))
-        told = [use for use in uses if use[1] in self.verdicts]
+        judged_uses = [use for use in uses if use[1] in self.verdicts]
         faults = faults_of(jobs)
         broken = {
             use: {name: how for name, of in by.items() if (how := failed(of))}
             for use, by in faults.items()
         }
-        report = self.judged(scores, faults, told, names, jobs)
-        gains: dict[Use, dict[str, dict[str, Any]]] = {use: {} for use in told}
+        report = self.judged(scores, faults, judged_uses, names, jobs)
+        gains: dict[Use, dict[str, dict[str, Any]]] = {use: {} for use in judged_uses}
         for (use, name), verdict in report.verdicts.items():
             gains[use][name] = {k: v for k, v in verdict.record().items() if k != "text"}
         seconds = pretraining_seconds(jobs)
@@ -108,7 +108,7 @@ class Pretrainers(Study):
                 [
                     "pretrainer",
                     *map(name_of, uses),
-                    *(h for u in told for h in (f"gain, {name_of(u)}", "")),
+                    *(h for u in judged_uses for h in (f"gain, {name_of(u)}", "")),
                     "seeds",
                     "seconds",
                 ],
@@ -125,8 +125,8 @@ class Pretrainers(Study):
             ),
             [*map(name_of, uses), "seeds", "seconds"],
             [
-                f"{CONTROL} is the control: a random encoder at rest, or training from scratch where the strategy trains it. "
-                "Gains over it are of the same seed and label draw.",
+                f"{CONTROL} is the control: a frozen random encoder, or training from scratch where the "
+                "strategy trains the encoder. Gains over it are of the same seed and label draw.",
                 *report.notes,
                 f"{few_to_many(seeds.values())} seeds of pretraining, draws of labels: {drawn}.",
                 *(f"{name}: {' '.join(recipe)}" for name, recipe in self.recipes.items()),
@@ -162,7 +162,7 @@ class Pretrainers(Study):
         names: list[str],
         jobs: list[Job],
     ) -> Report[tuple[Use, str]]:
-        """The report on every pretrainer but the control, in every use whose gains are judged."""
+        """The report on all pretrainers but the control, for the uses whose gains are judged."""
         setting = setting_of(jobs, self.margin)
         comparisons = {}
         for use in uses:
@@ -185,13 +185,13 @@ class Pretrainers(Study):
 
 
 def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
-    """use -> pretrainer -> its scores, of the seeds that the control has too, in their order."""
-    found: dict[Use, dict[str, Scores]] = {}
+    """use -> pretrainer -> its scores, for the seeds that the control has too, in their order."""
+    by: dict[Use, dict[str, Scores]] = {}
     for job in jobs:
         use = str(job.settings["labels"]), str(job.settings["strategy"])
-        scores = found.setdefault(use, {}).setdefault(str(job.settings["pretrainer"]), {})
+        scores = by.setdefault(use, {}).setdefault(str(job.settings["pretrainer"]), {})
         scores[int(job.settings["seed"])] = job.outcome.draws[MAIN]
-    for of in found.values():
+    for of in by.values():
         known = sorted(of.get(CONTROL, {}))
         of.update(
             {
@@ -199,21 +199,21 @@ def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:
                 for name, scores in of.items()
             }
         )
-    return found
+    return by
 
 
 def faults_of(jobs: list[Job]) -> dict[Use, dict[str, Faults]]:
     """use -> pretrainer -> seed -> how its fine-tunings failed."""
-    found: dict[Use, dict[str, Faults]] = {}
+    by: dict[Use, dict[str, Faults]] = {}
     for job in jobs:
-        of = found.setdefault((str(job.settings["labels"]), str(job.settings["strategy"])), {})
+        of = by.setdefault((str(job.settings["labels"]), str(job.settings["strategy"])), {})
         seed = int(job.settings["seed"])
         of.setdefault(str(job.settings["pretrainer"]), {})[seed] = job.faults(MAIN)
-    return found
+    return by
 
 
 def failed(faults: Faults) -> str:
-    """How trainings failed, of all seeds and draws; empty if none did."""
+    """How trainings failed, over all seeds and draws; empty if none did."""
     return health.said([fault for draws in faults.values() for fault in draws])
 
 
@@ -246,13 +246,12 @@ def best(use: Use, scores: dict[str, Scores], names: list[str]) -> str:
 
 
 def sentence(use: Use, gains: dict[str, dict[str, Any]]) -> str:
-    """Which pretrainers helped, hurt, or make no difference; of the others it cannot be told."""
-    words = list(dict.fromkeys(gain["word"] for gain in gains.values()))
-    told = "; ".join(
+    """Which pretrainers have which word."""
+    by_word = "; ".join(
         f"{word}: {', '.join(n for n, gain in gains.items() if gain['word'] == word)}"
-        for word in sorted(words)
+        for word in sorted({gain["word"] for gain in gains.values()})
     )
-    return f"{spoken(use)}, against {CONTROL}: {told}."
+    return f"{spoken(use)}, against {CONTROL}: {by_word}."
 
 
 def spoken(use: Use) -> str:
@@ -262,7 +261,7 @@ def spoken(use: Use) -> str:
 
 
 def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:
-    """Of each pretrainer's pretrainings, the mean."""
+    """Mean computing time of each pretrainer's pretrainings, in seconds."""
     folders: dict[str, dict[str, float]] = {}
     for job in jobs:
         if stage := job.outcome.stages.pretrain:
@@ -272,7 +271,7 @@ def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:
 
 
 def dots(scores: dict[Use, dict[str, Scores]], uses: list[Use], order: list[str]) -> Picture:
-    """A row a pretrainer, a dot a use."""
+    """A plot with a row for each pretrainer and a dot for each use."""
     from matplotlib import rc_context
 
     with rc_context(style()):

@@ -1,7 +1,7 @@
 """The looks of a study that goes on until it is decided: `study.until=decided`.
 
-The looks taken so far, with the alpha that each has spent, lie in the sweep's folder as looks.json. The same command again reads
-them, so that no look is taken, and no alpha spent, twice.
+looks.json in the sweep's folder records the looks taken so far and the alpha that each spent. The
+same command reads it again, so that no look is taken, and no alpha spent, twice.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sft_exp.verdict.sequential import LOOKS, Look
 
 
 def take(study: Study, folder: Path, number: int) -> set[str]:
-    """Look at the sweep's results for the `number`-th time (from 0), unless that was done before, and keep the look.
+    """Take look `number` (from 0) at the sweep's results and record it, unless that was done before.
 
     Returns:
         The comparisons that go on.
@@ -25,19 +25,20 @@ def take(study: Study, folder: Path, number: int) -> set[str]:
     if number < len(history):
         return set(history[number].going)
     if len(done) < len(jobs) or not done:
-        # failed jobs: a look at a part of the design would not be the one that was planned
+        # with failed jobs the look would not be at the planned design
         return set()
     look = study.look(done, history, LOOKS[number])
     history.append(look)
     atomic_io.write_json(folder / LOOKS_FILE, [h.record() for h in history])
-    said = [f"{key}: {word}" for key, word in look.words.items() if word != "cannot tell"]
+    decided = [f"{key}: {word}" for key, word in look.words.items() if word != "cannot tell"]
     stopped = [
-        f"{key}: stopped, more runs would hardly tell" for key in sorted(map(str, look.hopeless))
+        f"{key}: stopped, more runs would hardly be enough to tell"
+        for key in sorted(map(str, look.hopeless))
     ]
     console.print(
         f"look {number + 1} of {len(LOOKS)} ({look.seeds} seeds, {look.draws} draws; "
         f"{100 * sum(h.alpha for h in history):.2g} of 5 % spent): "
-        f"{'; '.join([*said, *stopped]) or 'nothing is decided yet'}",
+        f"{'; '.join([*decided, *stopped]) or 'nothing is decided yet'}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -51,7 +52,7 @@ def take(study: Study, folder: Path, number: int) -> set[str]:
 
 
 def over(study: Study, jobs: list[comparison.Job], history: Sequence[Look]) -> bool:
-    """Whether the next look would cost more than is left of the budget, if a run costs what one has cost so far."""
+    """Whether the next look would exceed the budget, at the average cost of a run so far."""
     spent, (seeds, draws) = cost(jobs), LOOKS[len(history)]
     last = history[-1]
     growth = seeds * draws / (last.seeds * last.draws)

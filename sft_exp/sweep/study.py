@@ -1,7 +1,7 @@
-"""A study: a question, the sweep that answers it, and what is concluded from the sweep's results.
+"""A study: a question, the sweep that answers it, and the conclusion from the sweep's results.
 
-`python -m sft_exp study=label_efficiency` is a multirun whose grid the study lays out itself. Its jobs are jobs like any
-others, so they are cached, resumed and compared like any others.
+`python -m sft_exp study=label_efficiency` is a multirun whose grid the study defines. Its jobs are
+jobs like any others, so they are cached, resumed and compared like any others.
 """
 
 import json
@@ -35,29 +35,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class Conclusion:
-    """What a study found, ready to be read."""
+    """The answer of a study, as its page shows it."""
 
     title: str
     sentences: list[str]  # the answers, most important first
     table: Grid
     # heads of the table's columns that hold numbers
     numbers: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what must be known beside them
+    notes: list[str] = field(default_factory=list)  # what a reader must know beside the answers
     pictures: list[Picture] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)  # for study.json
-    files: dict[str, str] = field(default_factory=dict)  # others to write beside it: name -> text
-    command: str = ""  # a complete command that is worth running next
+    files: dict[str, str] = field(default_factory=dict)  # further files to write: name -> text
+    command: str = ""  # a complete command to run next
+    # notes on single answers; the page shows them, the terminal does not
+    details: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Study:
-    """A question, as hyperparameters."""
+    """The parameters of a study."""
 
-    # key that the study ranges over -> where its values are given
+    # config key that the study varies -> where its values are given
     reserved_keys: ClassVar[dict[str, str]] = {}
 
-    budget: str | None = None  # computing time after which no further look is begun: 90s, 30min, 2h
-    # earlier studies whose spread counts too: frozen (the package's), none, or a folder of them
+    budget: str | None = None  # computing time after which no further look begins: 90s, 30min, 2h
+    # earlier studies whose spread counts too: frozen (the package's), none, or a folder of studies
     archive: str = "frozen"
 
     def __post_init__(self) -> None:
@@ -68,19 +70,26 @@ class Study:
             seconds_of(self.budget)
 
     def jobs(self, corpus: "Corpus", base: "Experiment") -> list[list[str]]:
-        """The overrides of each job, which the study adds to the base experiment. Empty where a sweeper chooses among
-        `grid`. ConfigError for what the data set cannot give."""
+        """The overrides that each job adds to the base experiment.
+
+        Empty where a sweeper chooses among the values of `grid`.
+
+        Raises:
+            ConfigError: the data set cannot provide what the study needs.
+        """
         return []
 
     def looks(self, corpus: "Corpus", base: "Experiment") -> list[list[tuple[str, list[str]]]]:
-        """Of a study that goes on until it is decided, the jobs of each look: (the comparison that a job belongs to, overrides).
-        Empty for a study whose design is fixed."""
+        """The jobs of each look: (the comparison that a job belongs to, its overrides).
+
+        Empty for a study whose design is fixed.
+        """
         return []
 
     def look(
         self, jobs: list[comparison.Job], history: Sequence[Look], design: tuple[int, int]
     ) -> Look:
-        """Judge the study as it is at a look's seeds and draws, given the looks before."""
+        """Judge the study at a look's seeds and draws, given the looks before."""
         raise NotImplementedError
 
     def grid(self) -> dict[str, str]:
@@ -88,18 +97,20 @@ class Study:
         return {}
 
     def conclude(self, jobs: list[comparison.Job], looks: Sequence[Look] = ()) -> Conclusion:
-        """Only from results of jobs that are done; what is missing is named in the notes. `looks` are those taken, where the
-        study went on until it was decided."""
+        """Conclude from the results of finished jobs; the notes name what is missing.
+
+        `looks` are those taken by a study that goes on until it is decided.
+        """
         raise NotImplementedError
 
 
-# in the sweep's folder: the looks taken, and the alpha that each has spent
+# in the sweep's folder: the looks taken, and the alpha that each spent
 LOOKS_FILE = "looks.json"
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def looks_in(folder: Path) -> list[Look]:
-    """The looks taken in a sweep's folder, the first one first."""
+    """The looks recorded in a sweep's folder, in their order."""
     file = folder / LOOKS_FILE
     return [Look.read(record) for record in json.loads(file.read_text())] if file.is_file() else []
 
@@ -108,12 +119,12 @@ def seconds_of(budget: str) -> float:
     """Seconds of a budget such as 90s, 30min or 2.5h.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not a time.
     """
-    read = re.fullmatch(r"(\d+\.?\d*)(s|min|h)", budget)
-    if not read:
+    match = re.fullmatch(r"(\d+\.?\d*)(s|min|h)", budget)
+    if not match:
         raise ConfigError("budget", budget, "must be a time such as 90s, 30min or 2h")
-    return float(read[1]) * UNITS[read[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
 def archive_of(name: str) -> Archive | None:
@@ -128,7 +139,7 @@ def archive_of(name: str) -> Archive | None:
 
 
 def setting_of(jobs: list[comparison.Job], margin: float) -> Setting:
-    """What the comparisons of a study have in common, whose jobs have one data set and one task."""
+    """The setting of a study's comparisons, whose jobs have one data set and one task."""
     return Setting(
         tested=jobs[0].outcome.data.test,
         ratio=fmean(j.outcome.data.ratio for j in jobs),
@@ -140,115 +151,120 @@ def setting_of(jobs: list[comparison.Job], margin: float) -> Setting:
 
 
 def dataset_of(jobs: list[comparison.Job]) -> str:
-    """The data set's name, by which its own results are left out of the archive."""
+    """The name of the data set, whose own results are left out of the archive."""
     return str(jobs[0].outcome.data.name or jobs[0].settings.get("dataset"))
 
 
 def stated(report: Report[Any], jobs: list[comparison.Job]) -> dict[str, Any]:
-    """What study.json says of its judgement, for the checker and for archives that are made of it."""
+    """The judgement as study.json states it, for the checker and for later archives."""
     tested = jobs[0].outcome.data.test
     return {"dataset": dataset_of(jobs), "tested": tested, "judgement": report.record()}
 
 
 def cost(jobs: list[comparison.Job]) -> float:
-    """Seconds of the stages' computing, each folder once."""
+    """Computing time of all stages in seconds; a stage that several jobs share counts once."""
     stages = (s for j in jobs for s in j.outcome.stages.present().values())
     return sum({stage.folder: stage.seconds for stage in stages}.values())
 
 
 def finish(study: Study, folder: Path, command: str) -> None:
-    """Concludes, writes study.html, study.md, study.json and the pictures into the sweep's folder, and tells it."""
+    """Conclude, write study.html, study.md, study.json and the pictures, and print the conclusion."""
     jobs = comparison.collect([folder])
-    found = study.conclude([j for j in jobs if j.result], looks_in(folder))
-    undone = [j.name for j in jobs if not j.result]
-    if undone:
-        found.notes.append(
-            f"{len(undone)} of {len(jobs)} jobs are not done; the same command completes them."
+    done = [job for job in jobs if job.result]
+    conclusion = study.conclude(done, looks_in(folder))
+    if missing := len(jobs) - len(done):
+        conclusion.notes.append(
+            f"{missing} of {len(jobs)} jobs are not done; the same command completes them."
         )
-    for picture in found.pictures:
+    for picture in conclusion.pictures:
         atomic_io.write(folder / f"{picture.name}.png", picture.png)
-    for name, text in found.files.items():
+    for name, text in conclusion.files.items():
         atomic_io.write(folder / name, text)
-    about = {
-        "title": found.title,
+    record = {
+        "title": conclusion.title,
         "study": asdict(study),
-        "sentences": found.sentences,
-        "notes": found.notes,
-        **found.facts,
+        "sentences": conclusion.sentences,
+        "notes": conclusion.notes,
+        **conclusion.facts,
     }
-    atomic_io.write_json(folder / "study.json", {**about, "command": command})
-    atomic_io.write(folder / "study.html", page.whole(found.title, body(found, command)))
-    atomic_io.write(folder / "study.md", markdown(found, command))
-    print_conclusion(found)
+    atomic_io.write_json(folder / "study.json", {**record, "command": command})
+    html = page.whole(conclusion.title, body(conclusion, command))
+    atomic_io.write(folder / "study.html", html)
+    atomic_io.write(folder / "study.md", markdown(conclusion, command))
+    print_conclusion(conclusion)
     print(folder / "study.html")
 
 
-def body(found: Conclusion, command: str) -> str:
-    answer, *others = found.sentences
+def body(conclusion: Conclusion, command: str) -> str:
+    """The content of study.html."""
+    answer, *others = conclusion.sentences
     return "\n".join(
         [
-            f"<h1>{escape(found.title)}</h1>",
+            f"<h1>{escape(conclusion.title)}</h1>",
             f'<p class="verdict">{escape(answer)}</p>',
             *(f"<p>{escape(sentence)}</p>" for sentence in others),
             *(
-                [f'<p>Run it:</p><pre class="command">{escape(found.command)}</pre>']
-                if found.command
+                [f'<p>Run it:</p><pre class="command">{escape(conclusion.command)}</pre>']
+                if conclusion.command
                 else []
             ),
-            page.table(found.table, found.numbers, ()),
-            *(f'<p class="soft">{escape(note)}</p>' for note in found.notes),
-            page.pictures(found.pictures),
+            page.table(conclusion.table, conclusion.numbers, ()),
+            *(
+                f'<p class="soft">{escape(note)}</p>'
+                for note in (*conclusion.notes, *conclusion.details)
+            ),
+            page.pictures(conclusion.pictures),
             "<h2>Command</h2>",
             f'<pre class="command">{escape(command)}</pre>',
         ]
     )
 
 
-def markdown(found: Conclusion, command: str) -> str:
-    """What study.html says, for a repository's pages; the pictures are the files beside it."""
-    answer, *others = found.sentences
-    head, rows = found.table
+def markdown(conclusion: Conclusion, command: str) -> str:
+    """The content of study.md: that of study.html, with pictures as files beside it."""
+    answer, *others = conclusion.sentences
+    head, rows = conclusion.table
     lines = [
-        f"# {found.title}",
+        f"# {conclusion.title}",
         f"**{answer}**",
         "\n".join(f"* {sentence}" for sentence in others),
-        f"Run it:\n\n    {found.command}" if found.command else "",
+        f"Run it:\n\n    {conclusion.command}" if conclusion.command else "",
         *(
             f"![{picture.title}]({picture.name}.png)\n\n{picture.caption}"
-            for picture in found.pictures
+            for picture in conclusion.pictures
         ),
         "\n".join(
             [
                 f"| {' | '.join(head)} |",
-                f"| {' | '.join('---:' if h in found.numbers else '---' for h in head)} |",
+                f"| {' | '.join('---:' if h in conclusion.numbers else '---' for h in head)} |",
                 *(f"| {' | '.join(row)} |" for row in rows),
             ]
         ),
-        "\n".join(f"* {note}" for note in found.notes),
+        "\n".join(f"* {note}" for note in (*conclusion.notes, *conclusion.details)),
         f"    {command}",
     ]
     return "\n\n".join(filter(None, lines)) + "\n"
 
 
-def print_conclusion(found: Conclusion) -> None:
+def print_conclusion(conclusion: Conclusion) -> None:
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
-    whole = not screen.is_terminal  # what reads a pipe looks for sentences
+    whole = not screen.is_terminal  # lines in a pipe stay unbroken, so that text can be searched
     table = Table(box=SIMPLE_HEAD)
-    head, rows = found.table
+    head, rows = conclusion.table
     for name in head:
         table.add_column(
             name,
-            justify="right" if name in found.numbers else "left",
-            no_wrap=name in found.numbers,
+            justify="right" if name in conclusion.numbers else "left",
+            no_wrap=name in conclusion.numbers,
         )
     for row in rows:
         table.add_row(*row)
-    screen.print(found.title, style="bold")
+    screen.print(conclusion.title, style="bold")
     screen.print(table)
-    for sentence in found.sentences:
+    for sentence in conclusion.sentences:
         screen.print(sentence, soft_wrap=whole)
-    if found.command:
-        # a command that is broken over lines cannot be copied
-        screen.print(f"Run it: {found.command}", soft_wrap=True)
-    for note in found.notes:
+    if conclusion.command:
+        # a command broken over several lines cannot be copied
+        screen.print(f"Run it: {conclusion.command}", soft_wrap=True)
+    for note in conclusion.notes:
         screen.print(note, style="dim", soft_wrap=whole)

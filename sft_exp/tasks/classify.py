@@ -1,4 +1,7 @@
-"""Image classification: a linear head on standardised features, cross-entropy. What the fields add is off unless asked for."""
+"""Image classification: a linear head on standardised features, trained with cross-entropy.
+
+Label smoothing, class balancing, mixup, cutmix and augmentation are off by default.
+"""
 
 from dataclasses import dataclass, field
 
@@ -16,20 +19,20 @@ from sft_exp.models.heads import classifier
 
 @dataclass
 class Classify(Task):
-    # where the head starts: probe (fitted on the frozen features), random (PyTorch's default)
+    # start of the head: probe (fitted on the frozen features) or random (PyTorch's default)
     head: str = "probe"
-    ridge: float = 1e-2  # weight of the squared norm in that fit
-    # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
+    ridge: float = 1e-2  # L2 weight of the probe
+    # features to mean 0, sd 1: common (one scale for all; not for closed-form heads), each or none
     standardise: str = "common"
-    # share of the target spread over all classes (arXiv:1512.00567, section 7)
+    # label smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7)
     smoothing: float = 0.0
-    balanced: bool = False  # weigh classes by how rare they are among the labels
+    balanced: bool = False  # weight classes inversely to their frequency among the labels
     # a of Beta(a, a), the share of the other image mixed in (arXiv:1710.09412); 0 = none
     mixup: float = 0.0
     # a of Beta(a, a), the area taken from the other image (arXiv:1905.04899); 0 = none
     cutmix: float = 0.0
-    augment: bool = False  # train on views of the images, as the group `augment` draws them
-    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
+    augment: bool = False  # train on augmented views, drawn as the group `augment` says
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`
 
     def __post_init__(self):
         classifier.check(self)
@@ -39,13 +42,13 @@ class Classify(Task):
         require(
             not (self.mixup and self.cutmix), "cutmix", self.cutmix, "0 with mixup: one of the two"
         )
-        # what is not used is no difference between two requests
+        # unused fields must not distinguish two requests
         self.views = self.views if self.augment else {}
         self.how = AugmentConfig(**self.views)
 
     @property
     def plain(self):
-        """Whether its loss is the cross-entropy of labels and of images as they are, and no subclass has another."""
+        """Whether the loss is the plain cross-entropy of unaltered images and labels."""
         own = ("networks", "draw", "loss", "errors", "predict")
         inherited = all(getattr(type(self), name) is getattr(Classify, name) for name in own)
         return inherited and not (self.smoothing or self.balanced or self.alters())
@@ -73,27 +76,27 @@ class Classify(Task):
             x_BCHW = view(x_BCHW, self.how, rng)
         if not (self.mixup or self.cutmix):
             return x_BCHW, y_B
-        # neighbours of a shuffled order are a random pair
+        # the batch is shuffled, so neighbours are random pairs
         other_B = torch.arange(len(y_B), device=y_B.device) ^ 1
-        other_B = other_B.where(other_B < len(y_B), len(y_B) - 1)  # an odd one out stays as it is
+        other_B = other_B.where(other_B < len(y_B), len(y_B) - 1)  # of an odd number, the last
         share_B = rng.beta(self.mixup or self.cutmix, len(y_B)).to(x_BCHW)
         if self.mixup:
             x_BCHW = torch.lerp(x_BCHW, x_BCHW[other_B], share_B[:, None, None, None])
         else:
-            taken_BHW = window(x_BCHW.shape, share_B, rng)
-            x_BCHW = torch.where(taken_BHW[:, None], x_BCHW[other_B], x_BCHW)
-            share_B = taken_BHW.to(x_BCHW).mean((1, 2))
+            window_BHW = window(x_BCHW.shape, share_B, rng)
+            x_BCHW = torch.where(window_BHW[:, None], x_BCHW[other_B], x_BCHW)
+            share_B = window_BHW.to(x_BCHW).mean((1, 2))
         return x_BCHW, y_B, y_B[other_B], share_B
 
     def loss(self, nets, x_BCHW, y_B, other_B=None, share_B=None):
         logits_BY = self.predict(nets, x_BCHW)
-        shown = {"accuracy": classifier.accuracy(logits_BY, y_B)}
+        metrics = {"accuracy": classifier.accuracy(logits_BY, y_B)}
         if other_B is None and not self.balanced:
-            return F.cross_entropy(logits_BY, y_B, label_smoothing=self.smoothing), shown
+            return F.cross_entropy(logits_BY, y_B, label_smoothing=self.smoothing), metrics
         loss_B = self.errors(nets, logits_BY, y_B)
         if other_B is not None:
             loss_B = torch.lerp(loss_B, self.errors(nets, logits_BY, other_B), share_B)
-        return loss_B.mean(), shown
+        return loss_B.mean(), metrics
 
     def errors(self, nets, logits_BY, y_B):
         """Cross-entropy of each image [B], weighted by its class."""
@@ -112,7 +115,7 @@ class Classify(Task):
 
 
 def of_labels_alone(task: Task) -> Classify:
-    """Classification with the head, scale and views of a semi-supervised task."""
+    """The supervised counterpart of a semi-supervised task: same head, scale and views."""
     shared = {
         f: getattr(task, f) for f in ("head", "ridge", "standardise", "views") if hasattr(task, f)
     }
@@ -120,7 +123,7 @@ def of_labels_alone(task: Task) -> Classify:
 
 
 class Weights(nn.Module):
-    """Fixed numbers, one a class."""
+    """Fixed weights, one per class."""
 
     y: torch.Tensor
 
@@ -130,10 +133,13 @@ class Weights(nn.Module):
 
 
 def window(shape: torch.Size, share_B: torch.Tensor, rng: Stream) -> torch.Tensor:
-    """True inside a rectangle of about that share of each image [B, H, W], centred anywhere, cut off at the border."""
-    at_BHW = []
+    """Mask [B, H, W] of a rectangle with about that share of each image's area.
+
+    Its centre is uniform over the image; the rectangle is clipped at the border.
+    """
+    masks_BS = []
     for size in shape[2:]:
         centre_B = rng.rand(len(share_B))
         middle_S = (torch.arange(size, device=share_B.device) + 0.5) / size
-        at_BHW.append((middle_S - centre_B[:, None]).abs() < share_B.sqrt()[:, None] / 2)
-    return at_BHW[0][:, :, None] & at_BHW[1][:, None, :]
+        masks_BS.append((middle_S - centre_B[:, None]).abs() < share_B.sqrt()[:, None] / 2)
+    return masks_BS[0][:, :, None] & masks_BS[1][:, None, :]

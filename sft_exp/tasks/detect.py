@@ -1,7 +1,7 @@
 """Object detection: torchvision's FCOS or RetinaNet on a pyramid of the encoder's maps.
 
-Draws x [B, C, H, W], boxes [B, M, 4] (x0 y0 x1 y1 in pixels of the canvas) and labels [B, M] (0 = none); loss: the model's
-own. Predicts [B, most, 6]: a box, its score, its label from 1; 0 = none.
+Draws x [B, C, H, W], boxes [B, M, 4] (x0 y0 x1 y1 in pixels of the canvas) and labels [B, M]
+(0 = none). The loss is torchvision's. Predicts [B, most, 6]: box, score and label (0 = none).
 """
 
 from dataclasses import dataclass, field
@@ -22,25 +22,26 @@ class Detect(Task):
     predicts: ClassVar[str] = "boxes"
     needs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
     pooled: ClassVar[bool] = False
-    per_row: ClassVar[bool] = False  # its terms are divided by the boxes of the whole batch,
-    shared: ClassVar[bool] = False  # inside torchvision, which knows of no other process
+    # torchvision divides the loss terms by the number of boxes in the whole batch
+    per_row: ClassVar[bool] = False
+    shared: ClassVar[bool] = False  # and does not know of other processes
     score: ClassVar[str] = "map"
     columns: ClassVar[dict[str, str]] = {"map": "mAP", "map_50": "AP50", "map_75": "AP75"}
     footing: ClassVar[str] = (
-        "mAP: mean over classes and overlaps of 50 to 95 % (COCO's); AP50, AP75: at these overlaps alone"
+        "mAP: mean over classes and overlaps of 50 to 95 % (COCO's);"
+        " AP50, AP75: at these overlaps alone"
     )
 
     model: str = "fcos"  # fcos, or retinanet
-    # pixels between points on each level, finest first
+    # stride of each pyramid level in pixels, finest first
     strides: list[int] = field(default_factory=lambda: [8, 16, 32])
-    width: int = 64  # channels of the pyramid and of the head
-    convs: int = 2  # layers of either half of FCOS's head; RetinaNet has 4
-    threshold: float = 0.05  # least score of a box
-    # of two boxes of a class that overlap more (intersection over union), the better one stays
-    overlap: float = 0.5
-    most: int = 100  # boxes of an image
-    augment: bool = True  # train on views of the images, boxes and all
-    # fields of the group `augment`: how far a view may be from the image
+    width: int = 64  # channels of the pyramid and the head
+    convs: int = 2  # convolutions in each branch of FCOS's head; RetinaNet has 4
+    threshold: float = 0.05  # minimum score of a box
+    overlap: float = 0.5  # IoU threshold of non-maximum suppression
+    most: int = 100  # maximum number of boxes per image
+    augment: bool = True  # train on augmented views of images and boxes
+    # fields of the group `augment`: how far a view may differ from the image
     views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
@@ -56,7 +57,7 @@ class Detect(Task):
         require(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
         require(0 < self.overlap <= 1, "overlap", self.overlap, "above 0, to 1")
         require(self.most > 0, "most", self.most, "above 0")
-        # what is not used is no difference between two requests
+        # unused fields must not distinguish two requests
         self.views = self.views if self.augment else {}
         self.how = AugmentConfig(**self.views)
 
@@ -79,17 +80,12 @@ class Detect(Task):
         return 3  # images, boxes, labels
 
     def draw(self, batch, rng, progress):
-        given = batch["labelled"]
-        x_BCHW, boxes_BM4, labels_BM = (
-            given["x"],
-            given["boxes"],
-            given["labels"].masked_fill(given["crowd"] > 0, 0),
-        )
-        return (
-            view_with_boxes(x_BCHW, boxes_BM4, labels_BM, self.how, rng)
-            if self.augment
-            else (x_BCHW, boxes_BM4, labels_BM)
-        )
+        labelled = batch["labelled"]
+        x_BCHW, boxes_BM4 = labelled["x"], labelled["boxes"]
+        labels_BM = labelled["labels"].masked_fill(labelled["crowd"] > 0, 0)
+        if self.augment:
+            return view_with_boxes(x_BCHW, boxes_BM4, labels_BM, self.how, rng)
+        return x_BCHW, boxes_BM4, labels_BM
 
     def loss(self, nets, x_BCHW, boxes_BM4, labels_BM):
         parts = detectors.losses(nets["detector"], nets["encoder"], x_BCHW, boxes_BM4, labels_BM)
@@ -97,16 +93,16 @@ class Detect(Task):
 
     def predict(self, nets, x_BCHW):
         """-> boxes [B, most, 6]: x0 y0 x1 y1, score, label; best first, label 0 = none"""
-        return detectors.found(nets["detector"], nets["encoder"], x_BCHW)
+        return detectors.detect(nets["detector"], nets["encoder"], x_BCHW)
 
     def metrics(self, spec):
         return nn.ModuleDict({"map": detectors.precision(spec.classes)})
 
     def compared(self, predictions, batch):
-        found = [f[f[:, 5] > 0] for f in predictions]
+        boxes = [f[f[:, 5] > 0] for f in predictions]
         true = zip(batch["boxes"], batch["labels"], batch["crowd"], strict=True)
         return (
-            [{"boxes": f[:, :4], "scores": f[:, 4], "labels": f[:, 5].long()} for f in found],
+            [{"boxes": f[:, :4], "scores": f[:, 4], "labels": f[:, 5].long()} for f in boxes],
             [{"boxes": b[l > 0], "labels": l[l > 0], "iscrowd": c[l > 0]} for b, l, c in true],
         )
 

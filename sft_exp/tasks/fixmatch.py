@@ -1,8 +1,10 @@
-"""FixMatch: what a weak view shows for sure, a strong view must show too. Sohn et al., arXiv:2001.07685, equations 3 and 4.
+"""FixMatch: confident predictions for weak views are the labels of strong views.
 
-Loss: H(y, p(weak x)) + weight * mean[max q(u) >= threshold] H(argmax q(u), p(strong u)), where q(u) = p(weak u). With align=true
-q(u) ~ p(weak u) * (share of the class among the labels / its running share among p(weak u)): distribution alignment, Berthelot et
-al., arXiv:1911.09785, section 3.1.
+Sohn et al., arXiv:2001.07685, equations 3 and 4. Loss:
+    H(y, p(weak x)) + weight * mean[max q(u) >= threshold] H(argmax q(u), p(strong u)),
+where q(u) = p(weak u). With align=true q(u) ~ p(weak u) * (share of the class among the labels /
+its running share among p(weak u)): distribution alignment, Berthelot et al., arXiv:1911.09785,
+section 3.1.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,30 +24,28 @@ from sft_exp.models.ema import StateBuffer
 from sft_exp.models.heads import classifier
 from sft_exp.tasks.classify import of_labels_alone
 
-SHARE_MOMENTUM = 0.99  # of the guesses' running share of each class
+SHARE_MOMENTUM = 0.99  # of the EMA of the pseudo-labels' class shares
 
 
 @dataclass
 class FixMatch(Task):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 5}
-    per_row: ClassVar[bool] = False  # rows of two pools
+    per_row: ClassVar[bool] = False  # the loss mixes examples of two pools
 
-    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
-    # default)
+    # start of the head: probe (fitted on labelled frozen features) or random (PyTorch's default)
     head: str = "probe"
-    ridge: float = 1e-2  # weight of the squared norm in that fit
-    # features to mean 0 and spread 1: common (one scale for all), each, none
+    ridge: float = 1e-2  # L2 weight of the probe
+    # features to mean 0, sd 1: common (one scale for all), each or none
     standardise: str = "common"
-    threshold: float = 0.95  # probability above which a guess is a label
-    weight: float = 1.0  # of the guesses
-    # guesses follow the labels' shares of the classes: right where the labels are drawn as the
-    # images are
+    threshold: float = 0.95  # probability from which a prediction becomes a pseudo-label
+    weight: float = 1.0  # of the pseudo-labels' loss
+    # align pseudo-labels with the labels' class shares: right if labels are drawn as images are
     align: bool = False
-    # views of labelled images: weak (the paper's) or strong (better where they are very few)
+    # views of labelled images: weak (the paper's) or strong (better with very few labels)
     labelled: str = "weak"
     shift: float = 0.07  # of weak views, as a share of the image's size
-    cutout: float = 1.0  # chance of a cutout in strong views
-    # strong views: fields of the group `augment`, whose option it takes
+    cutout: float = 1.0  # probability of a cutout in strong views
+    # strong views: fields of the group `augment`
     views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
@@ -57,7 +57,7 @@ class FixMatch(Task):
         require(0 <= self.cutout <= 1, "cutout", self.cutout, "a chance from 0 to 1")
         self.strong = replace(AugmentConfig(**self.views), cutout=self.cutout)
         self.weak = classifier.weak(self.strong, self.shift)
-        self.known = self.weak if self.labelled == "weak" else self.strong
+        self.labelled_views = self.weak if self.labelled == "weak" else self.strong
 
     def alters(self):
         return True
@@ -79,7 +79,7 @@ class FixMatch(Task):
     def draw(self, batch, rng, progress):
         x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
         return (
-            view(x_BCHW, self.known, rng),
+            view(x_BCHW, self.labelled_views, rng),
             batch["labelled"]["y"],
             view(u_MCHW, self.weak, rng),
             view(u_MCHW, self.strong, rng),
@@ -87,23 +87,22 @@ class FixMatch(Task):
 
     def loss(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         sizes = [len(x_BCHW), len(weak_MCHW), len(strong_MCHW)]
-        # at once: BatchNorm must see one mixture
-        every = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))
-        logits_BY, weak_MY, strong_MY = every.split(sizes)
+        # in one batch, because BatchNorm must see one mixture
+        logits_NY = self.predict(nets, torch.cat([x_BCHW, weak_MCHW, strong_MCHW]))
+        logits_BY, weak_MY, strong_MY = logits_NY.split(sizes)
         q_MY = weak_MY.detach().softmax(1)
         if self.align:
             q_MY = normalize(q_MY * nets["known"].value / nets["guessed"].value, p=1, dim=1)
-        sure_M, guess_M = q_MY.max(1)
-        kept_M = (sure_M >= self.threshold).float()
-        known = F.cross_entropy(logits_BY, y_B)
-        guessed = (F.cross_entropy(strong_MY, guess_M, reduction="none") * kept_M).mean()
-        shown = {
-            "labels": known,
-            "guesses": guessed,
-            "kept": kept_M.mean(),
+        confidence_M, pseudo_M = q_MY.max(1)
+        mask_M = (confidence_M >= self.threshold).float()
+        labelled_loss = F.cross_entropy(logits_BY, y_B)
+        pseudo_loss = (F.cross_entropy(strong_MY, pseudo_M, reduction="none") * mask_M).mean()
+        return labelled_loss + self.weight * pseudo_loss, {
+            "labels": labelled_loss,
+            "guesses": pseudo_loss,
+            "kept": mask_M.mean(),
             "accuracy": classifier.accuracy(logits_BY, y_B),
         }
-        return known + self.weight * guessed, shown
 
     def on_step_end(self, nets, x_BCHW, y_B, weak_MCHW, strong_MCHW):
         if self.align:

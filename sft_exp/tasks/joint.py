@@ -1,7 +1,8 @@
-"""A task and a pretrainer's objective at the same time, on one encoder: what two stages do one after the other (Rasmus et al.,
-arXiv:1507.02672, section 2, for reconstruction; for SimCLR's objective Zhai et al., arXiv:1905.03670, equation 1).
+"""Joint training of a task and a pretrainer's objective on one encoder, instead of two stages.
 
-Loss: the task's on the labels + weight * the pretrainer's on the unlabelled images.
+Rasmus et al., arXiv:1507.02672, section 2, for reconstruction; Zhai et al., arXiv:1905.03670,
+equation 1, for SimCLR's objective. Loss: the task's on the labels + weight * the pretrainer's on
+the unlabelled images.
 """
 
 from dataclasses import dataclass
@@ -17,19 +18,19 @@ from sft_exp.errors import ConfigError, require
 @dataclass
 class Joint(Task):
     holds: ClassVar[dict[str, str]] = {"task": "task", "objective": "pretrainer"}
-    per_row: ClassVar[bool] = False  # rows of two pools
+    per_row: ClassVar[bool] = False  # the loss mixes examples of two pools
 
-    task: Any = None  # what is learnt from the labels, e.g. classify
-    objective: Any = None  # what is learnt from the images, e.g. ae or simclr
+    task: Any = None  # the supervised task, e.g. classify
+    objective: Any = None  # the pretrainer of the unlabelled images, e.g. ae or simclr
     weight: float = 1.0  # of the objective
-    ratio: int = 1  # unlabelled images for each labelled one of a step
+    ratio: int = 1  # unlabelled images per labelled image of a step
 
     def __post_init__(self):
-        one = self.task is None or (
+        supervised = self.task is None or (
             isinstance(self.task, Task) and "unlabelled" not in self.task.pools
         )
-        require(one, "task", self.task, "a task of labels alone, e.g. classify")
-        fit = self.objective is None or (
+        require(supervised, "task", self.task, "a task of labels alone, e.g. classify")
+        suitable = self.objective is None or (
             isinstance(self.objective, Pretrainer)
             and (
                 self.objective.trained_by,
@@ -41,7 +42,7 @@ class Joint(Task):
             and not self.objective.labelled
         )
         require(
-            fit,
+            suitable,
             "objective",
             self.objective,
             "a pretrainer of one loss and one network, e.g. ae, dae, vae or simclr",
@@ -49,9 +50,8 @@ class Joint(Task):
         require(self.weight >= 0, "weight", self.weight, "0 or more")
         require(self.ratio > 0, "ratio", self.ratio, "above 0")
         if self.task is not None:
-            for word in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
-                # whatever it is asked about, the task answers
-                setattr(self, word, getattr(self.task, word))
+            for name in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
+                setattr(self, name, getattr(self.task, name))
 
     @property
     def pools(self):
@@ -75,9 +75,9 @@ class Joint(Task):
                 "task.objective", self.objective, "must name a pretrainer, and task.task a task"
             )
         nets = self.task.networks(encoder, spec)
-        beside = self.objective.networks(encoder.backbone, spec)
+        objective_nets = self.objective.networks(encoder.backbone, spec)
         nets["beside"] = nn.ModuleDict(
-            {name: net for name, net in beside.items() if name != "encoder"}
+            {name: net for name, net in objective_nets.items() if name != "encoder"}
         )
         return nets
 
@@ -85,18 +85,22 @@ class Joint(Task):
         self.task.prepare(nets, data)
 
     def draw(self, batch, rng, progress):
-        """-> what the task draws, then what the objective does"""
+        """-> the task's draw, then the objective's"""
         return *self.task.draw(batch, rng, progress), *self.objective.draw(
             {"pool": batch["unlabelled"]}, rng, progress
         )
 
     def loss(self, nets, *drawn):
-        labelled, shown = drawn[: self.task.drawn()], drawn[self.task.drawn() :]
-        own, logged = self.task.loss(nets, *labelled)
-        beside, _ = self.objective.loss(
-            {**nets["beside"], "encoder": nets["encoder"].backbone}, *shown
+        labelled, unlabelled = drawn[: self.task.drawn()], drawn[self.task.drawn() :]
+        task_loss, logged = self.task.loss(nets, *labelled)
+        objective_loss, _ = self.objective.loss(
+            {**nets["beside"], "encoder": nets["encoder"].backbone}, *unlabelled
         )
-        return own + self.weight * beside, {**logged, "labels": own, "objective": beside}
+        return task_loss + self.weight * objective_loss, {
+            **logged,
+            "labels": task_loss,
+            "objective": objective_loss,
+        }
 
     def predict(self, nets, x_BCHW):
         return self.task.predict(nets, x_BCHW)

@@ -1,7 +1,8 @@
-"""Mean teacher: agree with a running mean of oneself on unlabelled images. Tarvainen & Valpola, arXiv:1703.01780, section 2.
+"""Mean teacher: consistency with an EMA of the student. Tarvainen & Valpola, arXiv:1703.01780.
 
-Loss: cross-entropy of the labels + w(t) |softmax(student(u)) - softmax(teacher(u'))|^2 over all images, w rising as
-exp(-5 (1 - t)^2). The teacher, which starts as the student does and is never trained, is what predicts.
+Loss (section 2): cross-entropy of the labels + w(t) |softmax(student(u)) - softmax(teacher(u'))|^2
+over all images, with w rising as exp(-5 (1 - t)^2). The teacher starts as a copy of the student,
+receives no gradient, and is the model that predicts.
 """
 
 from dataclasses import dataclass, field
@@ -16,19 +17,18 @@ from sft_exp.tasks.classify import of_labels_alone
 
 @dataclass
 class MeanTeacher(teacher.MeanTeacherTask):
-    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
-    # default)
+    # start of the head: probe (fitted on labelled frozen features) or random (PyTorch's default)
     head: str = "probe"
-    ridge: float = 1e-2  # weight of the squared norm in that fit
-    # features to mean 0 and spread 1: common (one scale for all), each, none
+    ridge: float = 1e-2  # L2 weight of the probe
+    # features to mean 0, sd 1: common (one scale for all), each or none
     standardise: str = "common"
-    decay: float = 0.99  # of the teacher, a step
-    weight: float = 10.0  # of the disagreement at the end
+    decay: float = 0.99  # of the teacher's EMA, per step
+    weight: float = 10.0  # final weight of the consistency loss
     ramp: float = 0.3  # share of the steps over which that weight rises
-    # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    # give the student views of the group `augment`; else shifted images, as the teacher gets
     strong: bool = False
-    shift: float = 0.07  # of that, as a share of the image's size
-    # fields of the group `augment`, whose option it takes
+    shift: float = 0.07  # of shifted images, as a share of the image's size
+    # fields of the group `augment`
     views: dict = field(default_factory=lambda: {})
 
     def __post_init__(self):
@@ -51,17 +51,16 @@ class MeanTeacher(teacher.MeanTeacherTask):
         student_BY, student_MY = classifier.logits(nets, torch.cat([x_BCHW, seen_MCHW])).split(
             [len(x_BCHW), len(seen_MCHW)]
         )
-        known = F.cross_entropy(student_BY, y_B)
-        apart = (student_MY.softmax(1) - target_MY).square().sum(1).mean()
-        shown = {
-            "labels": known,
-            "disagreement": apart,
+        labelled_loss = F.cross_entropy(student_BY, y_B)
+        consistency = (student_MY.softmax(1) - target_MY).square().sum(1).mean()
+        return labelled_loss + weight * consistency, {
+            "labels": labelled_loss,
+            "disagreement": consistency,
             "accuracy": classifier.accuracy(student_BY, y_B),
         }
-        return known + weight * apart, shown
 
     def predict(self, nets, x_BCHW):
-        """-> logits [B, Y] of the teacher, at rest"""
+        """-> logits [B, Y] of the teacher in eval mode"""
         return classifier.logits(nets["teacher"].eval(), x_BCHW)
 
     def supervised(self):

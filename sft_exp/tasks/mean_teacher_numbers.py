@@ -1,9 +1,9 @@
-"""Mean teacher for numbers: agree with a running mean of oneself on unlabelled images. Tarvainen & Valpola, arXiv:1703.01780,
-section 2, with a squared error in the place of the cross-entropy.
+"""Mean teacher for regression: consistency with an EMA of the student on unlabelled images.
 
-Loss: error of the labels + w(t) |student(u) - teacher(u')|^2 of numbers on the scale of the labels' spread, a mean over the
-unlabelled images and numbers; w rises as exp(-5 (1 - t)^2). The teacher, which starts as the student does and is never
-trained, is what predicts.
+Tarvainen & Valpola, arXiv:1703.01780, section 2, with a regression error for the cross-entropy.
+Loss: error of the labels + w(t) |student(u) - teacher(u')|^2 of standardised numbers, a mean over
+the unlabelled images and numbers, with w rising as exp(-5 (1 - t)^2). The teacher starts as a copy
+of the student, receives no gradient, and is the model that predicts.
 """
 
 from dataclasses import asdict, dataclass, field, fields
@@ -21,18 +21,17 @@ from sft_exp.tasks.regress import Regress
 class MeanTeacherNumbers(teacher.MeanTeacherTask, regressor.Numbers):
     label: ClassVar[str] = "value"
 
-    error: str = "mse"  # mse, or huber, which an outlier moves less
-    # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's
-    # default)
+    error: str = "mse"  # mse, or huber, which is less sensitive to outliers
+    # start of the head: probe (ridge regression on frozen features) or random (PyTorch's default)
     head: str = "probe"
-    ridge: float = 1e-2  # weight of the squared norm in that fit
-    # features to mean 0 and spread 1: common (one scale for all), each, none
+    ridge: float = 1e-2  # L2 weight of the probe
+    # features to mean 0, sd 1: common (one scale for all), each or none
     standardise: str = "common"
-    # the student sees the views of the group `augment`; else a shifted image, as the teacher does
+    # give the student views of the group `augment`; else shifted images, as the teacher gets
     augment: bool = False
-    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
-    decay: float = 0.99  # of the teacher, a step
-    weight: float = 1.0  # of the disagreement at the end
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`
+    decay: float = 0.99  # of the teacher's EMA, per step
+    weight: float = 1.0  # final weight of the consistency loss
     ramp: float = 0.3  # share of the steps over which that weight rises
     shift: float = 0.07  # of shifted images, as a share of the image's size
 
@@ -58,21 +57,21 @@ class MeanTeacherNumbers(teacher.MeanTeacherTask, regressor.Numbers):
 
     def loss(self, nets, x_BCHW, value_BK, weak_NCHW, seen_NCHW, weight):
         with torch.no_grad():
-            # by the batch's statistics: docs/decisions/0013
-            target_NK = regressor.told(nets["teacher"], weak_NCHW)
-        # at once: BatchNorm must see one mixture
-        told = regressor.told(nets, torch.cat([x_BCHW, seen_NCHW]))
-        told_BK, told_NK = told.split([len(x_BCHW), len(seen_NCHW)])
+            # with the batch's statistics: docs/decisions/0013
+            target_NK = regressor.predict_scaled(nets["teacher"], weak_NCHW)
+        # in one batch, because BatchNorm must see one mixture
+        student = regressor.predict_scaled(nets, torch.cat([x_BCHW, seen_NCHW]))
+        student_BK, student_NK = student.split([len(x_BCHW), len(seen_NCHW)])
         true_BK = nets["units"].inverse(value_BK)
-        known = regressor.error(self, told_BK, true_BK)
-        apart = F.mse_loss(told_NK, target_NK)
-        return known + weight * apart, {
-            "labels": known,
-            "disagreement": apart,
-            "mae": (told_BK - true_BK).abs().mean(),
+        labelled_loss = regressor.error(self, student_BK, true_BK)
+        consistency = F.mse_loss(student_NK, target_NK)
+        return labelled_loss + weight * consistency, {
+            "labels": labelled_loss,
+            "disagreement": consistency,
+            "mae": (student_BK - true_BK).abs().mean(),
         }
 
     def predict(self, nets, x_BCHW):
-        """-> numbers in their units [B, K], of the teacher, at rest"""
-        taught = nets["teacher"].eval()
-        return taught["units"](regressor.told(taught, x_BCHW))
+        """-> the teacher's numbers in their units [B, K], in eval mode"""
+        mean_teacher = nets["teacher"].eval()
+        return mean_teacher["units"](regressor.predict_scaled(mean_teacher, x_BCHW))

@@ -1,11 +1,12 @@
-"""Several tasks on one encoder: `task.heads={left: classify, mask: segment}`, a head for each target of that name.
+"""Several tasks on one encoder: `task.heads={left: classify, mask: segment}`, a head per target.
 
-Their losses L_i are weighed in one of three ways:
+The heads' losses L_i are weighted in one of three ways:
     fixed        sum w_i L_i
-    uncertainty  sum exp(-s_i) L_i + s_i / 2, s_i learned (Kendall et al., arXiv:1705.07115, equation 10; for numbers, whose error
-                 is squared, exp(-s_i) / 2)
-    gradnorm     sum w_i L_i, w_i moved towards equal rates of learning (Chen et al., arXiv:1711.02257, equation 2). Gradients
-                 are taken at the maps that all heads read, not at the weights below them: no second way back through the encoder
+    uncertainty  sum exp(-s_i) L_i + s_i / 2 with learned s_i (Kendall et al., arXiv:1705.07115,
+                 equation 10; exp(-s_i) / 2 for numbers, whose error is squared)
+    gradnorm     sum w_i L_i with w_i trained for equal learning rates of the heads (Chen et al.,
+                 arXiv:1711.02257, equation 2). Gradients are taken at the shared feature maps, not
+                 at the weights below, which saves a second backward pass through the encoder
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
 @dataclass
 class MultiTask(Task):
-    # fields with parts in them -> the group whose options they may name
+    # fields that hold parts -> configuration group of those parts
     holds: ClassVar[dict[str, str]] = {"heads": "task"}
     predicts: ClassVar[str] = "several"
     score: ClassVar[str] = "mean"
@@ -35,15 +36,15 @@ class MultiTask(Task):
         "the mean is over the heads, each by its own score; alone_ is the same with that head only"
     )
 
-    # target -> what is learnt of it: classify, segment, regress, ...
+    # target -> its task: classify, segment, regress, ...
     heads: dict = field(default_factory=lambda: {})
     weighting: str = "fixed"  # fixed, uncertainty or gradnorm
-    # of the heads, where they are fixed; 1 unless said here
+    # target -> fixed weight of its head; 1 by default
     weights: dict = field(default_factory=lambda: {})
     alpha: float = 1.5  # how much gradnorm favours heads that lag behind
-    # train on views of the images, masks moved with them, as the group `augment` draws them
+    # train on augmented views of images and masks, drawn as the group `augment` says
     augment: bool = False
-    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`
 
     def __post_init__(self):
         for name, task in self.heads.items():
@@ -53,14 +54,17 @@ class MultiTask(Task):
                 task,
                 "an option of task, e.g. classify or segment",
             )
-            alone = not (
+            suitable = not (
                 task.alters()
                 or "unlabelled" in task.pools
                 or isinstance(task, MultiTask)
                 or len(task.needs) > 1
             )
-            valid = "a task of one target that leaves the images as they are; task.augment draws the views for all"
-            require(alone, f"heads.{name}", type(task).__name__, valid)
+            valid = (
+                "a task of one target that leaves the images as they are;"
+                " task.augment draws the views for all"
+            )
+            require(suitable, f"heads.{name}", type(task).__name__, valid)
         require(self.weighting in WEIGHTINGS, "weighting", self.weighting, ", ".join(WEIGHTINGS))
         ok = all(name in self.heads and w > 0 for name, w in self.weights.items())
         require(
@@ -124,20 +128,16 @@ class MultiTask(Task):
         }
 
     def networks(self, encoder, spec):
-        made = {
-            name: task.networks(encoder, inner(spec, name, task))
-            for name, task in self.heads.items()
-        }
-        heads = {
-            name: nn.ModuleDict({k: net for k, net in nets.items() if k != "encoder"})
-            for name, nets in made.items()
-        }
+        heads = {}
+        for name, task in self.heads.items():
+            task_nets = task.networks(encoder, inner(spec, name, task))
+            heads[name] = nn.ModuleDict({k: n for k, n in task_nets.items() if k != "encoder"})
         nets = nn.ModuleDict({"encoder": encoder, "heads": nn.ModuleDict(heads)})
         if self.weighting == "uncertainty":
             nets["weights"] = Numbers(torch.zeros(len(heads)))
         if self.weighting == "gradnorm":
             nets["weights"] = Numbers(torch.ones(len(heads)))
-            # the losses of the first step; 0 before it
+            # losses of the first step; 0 before it
             nets["first"] = StateBuffer(torch.zeros(len(heads)))
         return nets
 
@@ -150,38 +150,38 @@ class MultiTask(Task):
                 )
 
     def draw(self, batch, rng, progress):
-        """-> (x, then the target of each head, in their order)"""
-        found = batch["labelled"]
-        x_BCHW, targets = found["x"], {name: found[name] for name in self.heads}
+        """-> (x, then the target of each head in their order)"""
+        labelled = batch["labelled"]
+        x_BCHW, targets = labelled["x"], {name: labelled[name] for name in self.heads}
         masks = [name for name, task in self.heads.items() if task.predicts == "pixels"]
         if self.augment and masks:
-            x_BCHW, seen_BMHW = view_with_mask(
+            x_BCHW, masks_BMHW = view_with_mask(
                 x_BCHW, torch.stack([targets[n] for n in masks], 1), self.how, rng
             )
-            targets |= dict(zip(masks, seen_BMHW.unbind(1), strict=True))
+            targets |= dict(zip(masks, masks_BMHW.unbind(1), strict=True))
         elif self.augment:
             x_BCHW = view(x_BCHW, self.how, rng)
         return x_BCHW, *targets.values()
 
     def loss(self, nets, x_BCHW, *targets):
-        loss_T, shown = self.losses(nets, Shared(nets["encoder"], x_BCHW), targets)
+        loss_T, by_head = self.losses(nets, SharedEncoder(nets["encoder"], x_BCHW), targets)
         if self.weighting == "uncertainty":
             s_T, halves_T = nets["weights"].value, self.halves().to(loss_T)
-            return ((-s_T).exp() * loss_T * halves_T + s_T / 2).sum(), shown
+            return ((-s_T).exp() * loss_T * halves_T + s_T / 2).sum(), by_head
         if self.weighting == "gradnorm":
-            return (nets["weights"].value.detach() * loss_T).sum(), shown
+            return (nets["weights"].value.detach() * loss_T).sum(), by_head
         return sum(
             self.weights.get(name, 1.0) * value
             for name, value in zip(self.heads, loss_T, strict=True)
-        ), shown
+        ), by_head
 
     def losses(self, nets, shared, targets):
-        """(each head's loss [T], what to log: the losses by head)"""
-        found = {
+        """-> (each head's loss [T], the same by name)"""
+        by_head = {
             name: task.loss({**nets["heads"][name], "encoder": shared}, shared.x, target)[0]
             for (name, task), target in zip(self.heads.items(), targets, strict=True)
         }
-        return torch.stack(list(found.values())), found
+        return torch.stack(list(by_head.values())), by_head
 
     def halves(self):
         return torch.tensor(
@@ -189,25 +189,24 @@ class MultiTask(Task):
         )
 
     def balance(self, nets, x_BCHW, *targets):
-        """GradNorm's loss of the weights: how far each weighted gradient is from the size it should have."""
+        """GradNorm's loss of the weights: distance of weighted gradient norms from the targets."""
         with torch.no_grad():
-            shared = Shared(nets["encoder"], x_BCHW)
+            shared = SharedEncoder(nets["encoder"], x_BCHW)
         with torch.enable_grad():
-            shared.begin()
+            shared.detach()
             loss_T, _ = self.losses(nets, shared, targets)
-            square_T = torch.stack([square(loss, shared.leaves()) for loss in loss_T]).detach()
-        # of all rows, wherever they are: each process's gradients are of its own mean
+            square_T = torch.stack(
+                [gradient_square(loss, shared.leaves()) for loss in loss_T]
+            ).detach()
+        # norms over the whole batch: each process has the gradient of its own mean
         ranks = now()
         norms_T = torch.tensordot(ranks.parts.to(square_T).square(), ranks.each(square_T), 1).sqrt()
-        loss_T, first_T, w_T = (
-            ranks.mean(loss_T.detach()),
-            nets["first"].value,
-            nets["weights"].value,
-        )
-        fall_T = (loss_T / first_T).where(first_T > 0, torch.ones_like(loss_T)).clamp_min(1e-8)
-        size_T = w_T * norms_T
-        wanted_T = (size_T.mean() * (fall_T / fall_T.mean()) ** self.alpha).detach()
-        return (size_T - wanted_T).abs().sum(), {
+        loss_T = ranks.mean(loss_T.detach())
+        first_T, w_T = nets["first"].value, nets["weights"].value
+        ratio_T = (loss_T / first_T).where(first_T > 0, torch.ones_like(loss_T)).clamp_min(1e-8)
+        weighted_T = w_T * norms_T
+        target_T = (weighted_T.mean() * (ratio_T / ratio_T.mean()) ** self.alpha).detach()
+        return (weighted_T - target_T).abs().sum(), {
             f"{name}_weight": w.detach() for name, w in zip(self.heads, w_T, strict=True)
         }
 
@@ -215,108 +214,106 @@ class MultiTask(Task):
         if self.weighting != "gradnorm":
             return
         if not nets["first"].value.any():
-            nets["first"].value.copy_(
-                now().mean(self.losses(nets, Shared(nets["encoder"], x_BCHW), targets)[0])
-            )
+            loss_T, _ = self.losses(nets, SharedEncoder(nets["encoder"], x_BCHW), targets)
+            nets["first"].value.copy_(now().mean(loss_T))
         w_T = nets["weights"].value.clamp_min(1e-3)
         nets["weights"].value.copy_(w_T * len(w_T) / w_T.sum())
 
     def predict(self, nets, x_BCHW):
         """-> the heads' predictions by name"""
-        shared = Shared(nets["encoder"], x_BCHW)
+        shared = SharedEncoder(nets["encoder"], x_BCHW)
         return {
             name: task.predict({**nets["heads"][name], "encoder": shared}, shared.x)
             for name, task in self.heads.items()
         }
 
     def metrics(self, spec):
-        found: dict[str, OfHead] = {}
+        metrics: dict[str, HeadMetric] = {}
         scores = []
         for name, task in self.heads.items():
-            told = inner(spec, name, task)
-            for metric, made in task.metrics(told).items():
-                found[f"{name}/{metric}"] = OfHead(name, metric, made, task.of(told).classes)
-            scores.append(found[f"{name}/{task.score}"])
-        return nn.ModuleDict({"mean": Mean(scores), **found})
+            head_spec = inner(spec, name, task)
+            classes = task.of(head_spec).classes
+            for key, metric in task.metrics(head_spec).items():
+                metrics[f"{name}/{key}"] = HeadMetric(name, key, metric, classes)
+            scores.append(metrics[f"{name}/{task.score}"])
+        return nn.ModuleDict({"mean": Mean(scores), **metrics})
 
     def compared(self, predictions, batch):
-        pairs = {
-            n: t.compared(predictions[n], {**batch, **renamed(batch, n, t)})
-            for n, t in self.heads.items()
-        }
-        return {n: told for n, (told, _) in pairs.items()}, {
-            n: true for n, (_, true) in pairs.items()
-        }
+        predicted, true = {}, {}
+        for name, task in self.heads.items():
+            predicted[name], true[name] = task.compared(
+                predictions[name], {**batch, **renamed(batch, name, task)}
+            )
+        return predicted, true
 
     def record(self, predictions, batch):
-        kept = {
-            n: t.record(predictions[n], {**batch, **renamed(batch, n, t)})
-            for n, t in self.heads.items()
-        }
-        return {f"{n}/{k}": value for n, rows in kept.items() for k, value in rows.items()}
+        records: dict[str, Tensor] = {}
+        for name, task in self.heads.items():
+            record = task.record(predictions[name], {**batch, **renamed(batch, name, task)})
+            records |= {f"{name}/{key}": value for key, value in record.items()}
+        return records
 
     def show(self, predictions, batch, spec):
-        found: dict[str, Tensor] = {}
+        pictures: dict[str, Tensor] = {}
         for name, task in self.heads.items():
-            shown = task.show(
+            own = task.show(
                 predictions[name], {**batch, **renamed(batch, name, task)}, inner(spec, name, task)
             )
-            found |= {k if k == "image" else f"{name} {k}": x for k, x in shown.items()}
-        return found
+            pictures |= {k if k == "image" else f"{name} {k}": x for k, x in own.items()}
+        return pictures
 
 
 def inner(spec: Any, name: str, task: Task) -> Any:
-    """What the task of this head knows as its data's spec: the head's classes, under the name that the task looks for."""
-    told = spec.of(name)
-    return replace(told, named=dict.fromkeys(task.needs, told.classes))
+    """The spec of this head's task: the head's classes under the target name that the task uses."""
+    head_spec = spec.of(name)
+    return replace(head_spec, named=dict.fromkeys(task.needs, head_spec.classes))
 
 
-def renamed(found: dict[str, Tensor], name: str, task: Task) -> dict[str, Tensor]:
-    """The head's target under the name that its task looks for."""
-    return {need: found[name] for need in task.needs or ("y",) if name in found}
+def renamed(targets: dict[str, Tensor], name: str, task: Task) -> dict[str, Tensor]:
+    """The head's target under the name that its task uses."""
+    return {need: targets[name] for need in task.needs or ("y",) if name in targets}
 
 
-class Shared:
-    """What the encoder makes of a batch, computed once for all heads; in the place of an encoder."""
+class SharedEncoder:
+    """Stands in for the encoder: its feature maps of one batch, computed once for all heads."""
 
     def __init__(self, encoder: Any, x_BCHW: Tensor):
         self.encoder, self.x = encoder, x_BCHW
-        frozen = isinstance(encoder, nn.Identity)  # `x` are its features already
-        self.found: dict[str, Tensor] = {"": x_BCHW} if frozen else dict(encoder.maps(x_BCHW))
-        self.frozen = frozen
+        self.frozen = isinstance(encoder, nn.Identity)  # then `x` holds the features already
+        self.computed = {"": x_BCHW} if self.frozen else dict(encoder.maps(x_BCHW))
 
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
-        yield from self.found.items()
+        yield from self.computed.items()
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         if self.frozen:
-            return self.found[""]
-        return torch.cat([self.encoder.read(name, m) for name, m in self.found.items()], dim=1)
+            return self.computed[""]
+        return torch.cat([self.encoder.read(name, m) for name, m in self.computed.items()], dim=1)
 
-    def begin(self) -> None:
-        """Let gradients begin here."""
-        self.found = {name: m.detach().requires_grad_() for name, m in self.found.items()}
+    def detach(self) -> None:
+        """Make the maps leaves of the graph, where gradients are taken."""
+        self.computed = {name: m.detach().requires_grad_() for name, m in self.computed.items()}
 
     def leaves(self) -> list[Tensor]:
-        return list(self.found.values())
+        return list(self.computed.values())
 
 
-def square(loss: Tensor, leaves: list[Tensor]) -> Tensor:
+def gradient_square(loss: Tensor, leaves: list[Tensor]) -> Tensor:
     """The squared norm of the loss's gradient at the leaves."""
     grads = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
     return torch.stack([g.square().sum() for g in grads if g is not None]).sum()
 
 
 class Numbers(nn.Module):
-    """Numbers that are learned, one a head."""
+    """Learned numbers, one per head."""
 
     def __init__(self, start_T: Tensor):
         super().__init__()
         self.value = nn.Parameter(start_T)
 
 
-class OfHead(nn.Module):
-    """A metric of one head among the predictions of all."""
+class HeadMetric(nn.Module):
+    """A metric of one head, updated with the predictions of all."""
 
     def __init__(self, head: str, name: str, metric: Any, classes: tuple[str, ...]):
         super().__init__()
@@ -337,11 +334,11 @@ class OfHead(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean of what other metrics compute; it sees nothing itself."""
+    """The mean of other metrics' values; it has no state of its own."""
 
-    def __init__(self, metrics: list[OfHead]):
+    def __init__(self, metrics: list[HeadMetric]):
         super().__init__()
-        self.of = tuple(metrics)  # no list of modules: they are counted elsewhere
+        self.of = tuple(metrics)  # no ModuleList: the modules are registered elsewhere
 
     def update(self, predicted: dict, true: dict) -> None:
         pass

@@ -1,6 +1,7 @@
-"""Pseudo-label: the class that is likeliest now is an unlabelled image's label. Lee, ICML workshop 2013, equations 15 and 16.
+"""Pseudo-label: the most likely class is the label of an unlabelled image.
 
-Loss: cross-entropy of the labels + a(t) cross-entropy of the guesses; a rises from 0 to `weight` meanwhile.
+Lee, ICML workshop 2013, equations 15 and 16. Loss: cross-entropy of the labels + a(t) cross-entropy
+of the pseudo-labels, with a rising from 0 to `weight` during training.
 """
 
 from dataclasses import dataclass, field
@@ -18,15 +19,14 @@ from sft_exp.tasks.classify import of_labels_alone
 @dataclass
 class PseudoLabel(Task):
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 8}
-    per_row: ClassVar[bool] = False  # rows of two pools
+    per_row: ClassVar[bool] = False  # the loss mixes examples of two pools
 
-    # where the head starts: probe (fitted on the labels' frozen features), random (PyTorch's
-    # default)
+    # start of the head: probe (fitted on labelled frozen features) or random (PyTorch's default)
     head: str = "probe"
-    ridge: float = 1e-2  # weight of the squared norm in that fit
-    # features to mean 0 and spread 1: common (one scale for all), each, none
+    ridge: float = 1e-2  # L2 weight of the probe
+    # features to mean 0, sd 1: common (one scale for all), each or none
     standardise: str = "common"
-    weight: float = 3.0  # of the guesses at the end
+    weight: float = 3.0  # final weight of the pseudo-labels' loss
     # shares of the steps between which the weight rises
     ramp: list[float] = field(default_factory=lambda: [0.1, 0.6])
 
@@ -53,16 +53,14 @@ class PseudoLabel(Task):
         )
 
     def loss(self, nets, x_BCHW, y_B, u_MCHW, weight):
-        logits_BY, guesses_MY = self.predict(nets, torch.cat([x_BCHW, u_MCHW])).split(
+        logits_BY, logits_MY = self.predict(nets, torch.cat([x_BCHW, u_MCHW])).split(
             [len(x_BCHW), len(u_MCHW)]
         )
-        known, guessed = (
-            F.cross_entropy(logits_BY, y_B),
-            F.cross_entropy(guesses_MY, guesses_MY.argmax(1)),
-        )
-        return known + weight * guessed, {
-            "labels": known,
-            "guesses": guessed,
+        labelled_loss = F.cross_entropy(logits_BY, y_B)
+        pseudo_loss = F.cross_entropy(logits_MY, logits_MY.argmax(1))
+        return labelled_loss + weight * pseudo_loss, {
+            "labels": labelled_loss,
+            "guesses": pseudo_loss,
             "accuracy": classifier.accuracy(logits_BY, y_B),
         }
 

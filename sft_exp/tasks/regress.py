@@ -1,5 +1,8 @@
-"""Numbers of an image: a linear head on standardised features. Loss: squared error or Huber's (Annals of Math. Statistics 35,
-1964), of numbers on the scale of the labels' spread, a mean over images and numbers."""
+"""Regression of an image's numbers: a linear head on standardised features.
+
+Loss: squared error or Huber's (Annals of Math. Statistics 35, 1964) of standardised numbers, a mean
+over images and numbers.
+"""
 
 from dataclasses import dataclass, field
 
@@ -10,15 +13,14 @@ from sft_exp.models.heads import regressor
 
 @dataclass
 class Regress(regressor.Numbers):
-    error: str = "mse"  # mse, or huber, which an outlier moves less
-    # where the head starts: probe (ridge regression on the frozen features), random (PyTorch's
-    # default)
+    error: str = "mse"  # mse, or huber, which is less sensitive to outliers
+    # start of the head: probe (ridge regression on frozen features) or random (PyTorch's default)
     head: str = "probe"
-    ridge: float = 1e-2  # weight of the squared norm in that fit
-    # features to mean 0, spread 1: common (one scale for all; not for solved heads), each, none
+    ridge: float = 1e-2  # L2 weight of the probe
+    # features to mean 0, sd 1: common (one scale for all; not for closed-form heads), each or none
     standardise: str = "common"
-    augment: bool = False  # train on views of the images, as the group `augment` draws them
-    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
+    augment: bool = False  # train on augmented views, drawn as the group `augment` says
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`
 
     def __post_init__(self):
         regressor.check(self)
@@ -40,9 +42,11 @@ class Regress(regressor.Numbers):
 
     def loss(self, nets, x_BCHW, value_BK):
         units = nets["units"]
-        told_BK, true_BK = units.inverse(self.predict(nets, x_BCHW)), units.inverse(value_BK)
-        return regressor.error(self, told_BK, true_BK), {"mae": (told_BK - true_BK).abs().mean()}
+        predicted_BK = units.inverse(self.predict(nets, x_BCHW))
+        true_BK = units.inverse(value_BK)
+        mae = (predicted_BK - true_BK).abs().mean()
+        return regressor.error(self, predicted_BK, true_BK), {"mae": mae}
 
     def predict(self, nets, x_BCHW):
         """-> numbers in their units [B, K]"""
-        return nets["units"](regressor.told(nets, x_BCHW))
+        return nets["units"](regressor.predict_scaled(nets, x_BCHW))

@@ -1,7 +1,8 @@
-"""Semantic segmentation: a class for each pixel, from an encoder's maps. Masks hold 255 where nothing is annotated.
+"""Semantic segmentation from an encoder's maps. Masks hold 255 where nothing is annotated.
 
-Loss: of each image's annotated pixels, the weighted sum of the cross-entropy, the focal loss -(1 - p)^2 log p (Lin et al.,
-arXiv:1708.02002, equation 4) and the soft Dice loss (Milletari et al., arXiv:1606.04797, section 3), a mean over images.
+Loss: the weighted sum of cross-entropy, focal loss -(1 - p)^2 log p (Lin et al., arXiv:1708.02002,
+equation 4) and soft Dice loss (Milletari et al., arXiv:1606.04797, section 3), each over an image's
+annotated pixels, and a mean over images.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,8 @@ from sft_exp.errors import require
 from sft_exp.models.heads import dense
 
 IGNORE = 255
-SAMPLED = 200  # pixels of an image that a solved head is fitted on
-COLOURS = torch.tensor(  # of overlays; class 0, most often the background, is left as it is
+SAMPLED = 200  # pixels per image that a closed-form head is fitted on
+COLOURS = torch.tensor(  # of overlays; class 0, usually the background, is not coloured
     [
         [0, 0, 0],
         [230, 159, 0],
@@ -42,19 +43,19 @@ class Segment(Task):
     score: ClassVar[str] = "miou"
     columns: ClassVar[dict[str, str]] = {"miou": "mIoU", "pixel_accuracy": "pixels", "dice": "Dice"}
     footing: ClassVar[str] = (
-        "of all test pixels together, on the data set's canvas; mIoU and Dice are means over classes"
+        "of all test pixels together, on the data set's canvas;"
+        " mIoU and Dice are means over classes"
     )
 
-    # fpn (a feature pyramid); torchvision's fcn, deeplabv3, lraspp; pixel (linear, of the largest
-    # map)
+    # fpn (feature pyramid); torchvision's fcn, deeplabv3, lraspp; or pixel (linear, largest map)
     head: str = "fpn"
     width: int = 64  # channels of the head
-    cross_entropy: float = 1.0  # weights of the losses
-    dice: float = 0.0
-    focal: float = 0.0
-    # train on views of the images, the masks moved with them, as the group `augment` draws them
+    cross_entropy: float = 1.0  # weight of the cross-entropy
+    dice: float = 0.0  # weight of the Dice loss
+    focal: float = 0.0  # weight of the focal loss
+    # train on augmented views of images and masks, drawn as the group `augment` says
     augment: bool = False
-    views: dict = field(default_factory=lambda: {})  # fields of that group, whose option it takes
+    views: dict = field(default_factory=lambda: {})  # fields of the group `augment`
 
     def __post_init__(self):
         require(self.head in dense.HEADS, "head", self.head, ", ".join(dense.HEADS))
@@ -67,7 +68,7 @@ class Segment(Task):
             self.cross_entropy,
             "above 0, or dice or focal",
         )
-        # what is not used is no difference between two requests
+        # unused fields must not distinguish two requests
         self.views = self.views if self.augment else {}
         self.how = AugmentConfig(**self.views)
 
@@ -82,9 +83,9 @@ class Segment(Task):
 
     def draw(self, batch, rng, progress):
         x_BCHW, mask_BHW = batch["labelled"]["x"], batch["labelled"]["mask"]
-        return (
-            view_with_mask(x_BCHW, mask_BHW, self.how, rng) if self.augment else (x_BCHW, mask_BHW)
-        )
+        if self.augment:
+            return view_with_mask(x_BCHW, mask_BHW, self.how, rng)
+        return x_BCHW, mask_BHW
 
     def loss(self, nets, x_BCHW, mask_BHW):
         logits_BYHW = self.predict(nets, x_BCHW)
@@ -97,18 +98,14 @@ class Segment(Task):
         if self.cross_entropy:
             parts["cross_entropy"] = (error_BHW.sum((1, 2)) / count_B).mean()
         if self.focal:
-            parts["focal"] = (
-                ((1 - (-error_BHW).exp()) ** 2 * error_BHW).sum((1, 2)) / count_B
-            ).mean()
+            focal_BHW = (1 - (-error_BHW).exp()) ** 2 * error_BHW
+            parts["focal"] = (focal_BHW.sum((1, 2)) / count_B).mean()
         if self.dice:
             parts["dice"] = soft_dice(log_BYHW.exp(), mask_BHW, known_BHW)
-        right = ((logits_BYHW.argmax(1) == mask_BHW) & known_BHW).sum() / known_BHW.sum().clamp_min(
-            1
-        )
-        return sum(getattr(self, name) * value for name, value in parts.items()), {
-            **parts,
-            "pixel_accuracy": right,
-        }
+        correct = ((logits_BYHW.argmax(1) == mask_BHW) & known_BHW).sum()
+        accuracy = correct / known_BHW.sum().clamp_min(1)
+        total = sum(getattr(self, name) * value for name, value in parts.items())
+        return total, {**parts, "pixel_accuracy": accuracy}
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y, H, W]"""
@@ -125,14 +122,14 @@ class Segment(Task):
         )
 
         classes = len(spec.of("mask").classes)
-        of: dict[str, Any] = {"ignore_index": IGNORE, "validate_args": False}
+        options: dict[str, Any] = {"ignore_index": IGNORE, "validate_args": False}
         return nn.ModuleDict(
             {
-                "miou": MulticlassJaccardIndex(classes, average="macro", **of),
-                "iou": MulticlassJaccardIndex(classes, average="none", **of),
-                "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **of),
-                # of pixels taken together, the two are one number
-                "dice": MulticlassF1Score(classes, average="macro", **of),
+                "miou": MulticlassJaccardIndex(classes, average="macro", **options),
+                "iou": MulticlassJaccardIndex(classes, average="none", **options),
+                "pixel_accuracy": MulticlassAccuracy(classes, average="micro", **options),
+                # over all pixels together, Dice and F1 are equal
+                "dice": MulticlassF1Score(classes, average="macro", **options),
             }
         )
 
@@ -140,13 +137,15 @@ class Segment(Task):
         return predictions.argmax(1), batch["mask"]
 
     def record(self, predictions, batch):
-        """`intersection` and `union` of each class, in pixels, int32 [B, Y]: what mIoU is made of."""
+        """`intersection` and `union` of each class in pixels, int32 [B, Y]: the parts of mIoU."""
         known_BHW, classes = batch["mask"] != IGNORE, predictions.shape[1]
-        told_BYHW, true_BYHW = (
+        predicted_BYHW, true_BYHW = (
             one_hot(m, known_BHW, classes) for m in (predictions.argmax(1), batch["mask"])
         )
-        both_BY = (told_BYHW & true_BYHW).sum((2, 3))
-        return {"intersection": both_BY.int(), "union": (told_BYHW | true_BYHW).sum((2, 3)).int()}
+        return {
+            "intersection": (predicted_BYHW & true_BYHW).sum((2, 3)).int(),
+            "union": (predicted_BYHW | true_BYHW).sum((2, 3)).int(),
+        }
 
     def show(self, predictions, batch, spec):
         x_BCHW = batch["x"].expand(-1, 3, -1, -1)
@@ -160,26 +159,23 @@ class Segment(Task):
         return replace(self, head="pixel", augment=False, views={})
 
     def examples(self, nets, batch, rng):
-        """Some annotated pixels of each image: the features of the head's map there [M, D] and their classes [M]."""
+        """Features [M, D] and classes [M] of a sample of annotated pixels, from the head's map."""
         maps, name = dict(nets["encoder"].maps(batch["x"])), nets["head"].name
         mask_BHW = F.interpolate(
             batch["mask"][:, None].float(), maps[name].shape[2:], mode="nearest-exact"
         )[:, 0].long()
         f_BLD, mask_BL = maps[name].flatten(2).mT, mask_BHW.flatten(1)
-        some_BM = (
-            torch.rand(mask_BL.shape, generator=rng, device=mask_BL.device)
-            .topk(min(SAMPLED, mask_BL.shape[1]))
-            .indices
-        )
-        f_MD = f_BLD.gather(1, some_BM[..., None].expand(-1, -1, f_BLD.shape[2])).flatten(0, 1)
-        y_M = mask_BL.gather(1, some_BM).flatten()
+        random_BL = torch.rand(mask_BL.shape, generator=rng, device=mask_BL.device)
+        sample_BM = random_BL.topk(min(SAMPLED, mask_BL.shape[1])).indices
+        f_MD = f_BLD.gather(1, sample_BM[..., None].expand(-1, -1, f_BLD.shape[2])).flatten(0, 1)
+        y_M = mask_BL.gather(1, sample_BM).flatten()
         return f_MD[y_M != IGNORE], y_M[y_M != IGNORE]
 
 
 def soft_dice(
     p_BYHW: torch.Tensor, mask_BHW: torch.Tensor, known_BHW: torch.Tensor
 ) -> torch.Tensor:
-    """1 - 2 |p y| / (|p| + |y|) of each class, a mean over images and classes; a class that neither shows counts as right."""
+    """1 - 2 |p y| / (|p| + |y|), a mean over images and classes; 0 for a class absent from both."""
     y_BYHW = one_hot(mask_BHW, known_BHW, p_BYHW.shape[1]).to(p_BYHW)
     p_BYHW = p_BYHW * known_BHW[:, None]
     both_BY, sizes_BY = (p_BYHW * y_BYHW).sum((2, 3)), (p_BYHW + y_BYHW).sum((2, 3))
@@ -187,16 +183,16 @@ def soft_dice(
 
 
 def one_hot(mask_BHW: torch.Tensor, known_BHW: torch.Tensor, classes: int) -> torch.Tensor:
-    """-> bool [B, Y, H, W], nothing where nothing is annotated."""
+    """-> bool [B, Y, H, W], false for all classes where nothing is annotated."""
     return (
         mask_BHW[:, None] == torch.arange(classes, device=mask_BHW.device)[:, None, None]
     ) & known_BHW[:, None]
 
 
 def overlay(x_B3HW: torch.Tensor, mask_BHW: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] under half-transparent colours of their classes; white where nothing is annotated."""
-    seen_BHW = mask_BHW.where(mask_BHW != IGNORE, 0)
-    coloured = seen_BHW.where(seen_BHW == 0, (seen_BHW - 1) % (len(COLOURS) - 1) + 1)
-    colour_B3HW = COLOURS.to(x_B3HW)[coloured].movedim(-1, 1)
-    mixed = torch.where((seen_BHW > 0)[:, None], 0.5 * x_B3HW + 0.5 * colour_B3HW, x_B3HW)
+    """Images in [0, 1] with their classes in half-transparent colours; white if not annotated."""
+    classes_BHW = mask_BHW.where(mask_BHW != IGNORE, 0)
+    index_BHW = classes_BHW.where(classes_BHW == 0, (classes_BHW - 1) % (len(COLOURS) - 1) + 1)
+    colour_B3HW = COLOURS.to(x_B3HW)[index_BHW].movedim(-1, 1)
+    mixed = torch.where((classes_BHW > 0)[:, None], 0.5 * x_B3HW + 0.5 * colour_B3HW, x_B3HW)
     return torch.where((mask_BHW == IGNORE)[:, None], 0.5 * x_B3HW + 0.5, mixed)

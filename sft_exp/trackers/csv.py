@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet or pandas reads: `outputs/csv/<run>/metrics.csv` and `summary.csv`."""
+"""Tracker that writes CSV files: `outputs/csv/<run>/metrics.csv` and `summary.csv`."""
 
 import io
 import time
@@ -14,18 +14,18 @@ from sft_exp.errors import StorageError
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 
-SECONDS = 5.0  # between two writings of a growing file
+SECONDS = 5.0  # between two writes of a growing file
 
 
 @dataclass
 class Csv(Tracker):
-    dir: str | None = None  # where csv/ is written; null: the sweep's folder, or outputs
-    images: bool = True  # write pictures; false keeps private images out, and the numbers go on
+    dir: str | None = None  # folder of csv/; null: the sweep's folder, or outputs
+    images: bool = True  # write pictures; false keeps private images out
 
     def open(self, about: About, stop: Callable[[], None]) -> Run:
         folder = Path(self.dir or "outputs") / "csv" / about.folder.name
         try:
-            atomic_io.remove(folder)  # a continued training logs its whole record again
+            atomic_io.remove(folder)  # a resumed training logs all its metrics again
             return Tables(folder, about, self.images)
         except StorageError as error:
             console.print(f"tracker=csv: {error}; going on without it", markup=False)
@@ -33,7 +33,7 @@ class Csv(Tracker):
 
 
 class Tables(Run):
-    """The files of one run. Each is replaced as a whole, so that whoever reads it finds whole lines."""
+    """The files of one run. Each is replaced as a whole, so that readers find complete lines."""
 
     def __init__(self, folder: Path, about: About, images: bool):
         self.folder, self.images, self.where = folder, images, str(folder)
@@ -67,12 +67,12 @@ class Tables(Run):
         self.flush()
 
     def write(self, name: str, rows: list[dict[str, Any]]) -> None:
-        with suppress(StorageError):  # the store is the record
+        with suppress(StorageError):  # the metrics are in the store anyway
             atomic_io.write(self.folder / f"{name}.csv", text_of(rows))
 
 
 def text_of(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows as CSV, with a column for each key that one of them has."""
+    """Rows as CSV, with a column for each key that any of them has."""
     rows = list(rows)
     text = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)

@@ -1,7 +1,7 @@
-"""MLflow: the same runs in a tracking server, or in the file store `outputs/mlruns`.
+"""MLflow tracker: runs in a tracking server, or in the file store `outputs/mlruns`.
 
-A run is found again by its tag `sft_exp.folder`. Whoever continues a training logs its whole record again, and what the run
-has already is passed over.
+The tag `sft_exp.folder` identifies a run. A resumed training logs all its metrics again; those that
+the run has already are skipped.
 """
 
 import os
@@ -21,24 +21,24 @@ from sft_exp.errors import StorageError
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 
-FOLDER = "sft_exp.folder"  # tag: the name of the store folder that the run shows
+FOLDER = "sft_exp.folder"  # tag with the name of the store folder
 SECONDS = 5.0  # between two batches of metrics
-MOST_METRICS, MOST_PARAMS = 1_000, 100  # that a server takes in one call
+MOST_METRICS, MOST_PARAMS = 1_000, 100  # maximum numbers in one call
 LONGEST_PARAM, LONGEST_TAG = 6_000, 5_000  # characters
-ILLEGAL = re.compile(r"[^\w\-. /:]")  # characters that names of metrics must not have
+ILLEGAL = re.compile(r"[^\w\-. /:]")  # characters that are not allowed in names of metrics
 
 
 @dataclass
 class Mlflow(Tracker):
     uri: str | None = None  # of the tracking server; null: MLFLOW_TRACKING_URI, or the file store
-    experiment: str = "sft_exp"  # that the runs belong to
-    # where the file store mlruns/ lies; null: the sweep's folder, or outputs
+    experiment: str = "sft_exp"  # MLflow experiment of the runs
+    # folder of the file store mlruns/; null: the sweep's folder, or outputs
     dir: str | None = None
-    images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
+    images: bool = True  # upload pictures; false keeps private images out
     models: bool = False  # upload the weights of finished runs too
 
     def open(self, about: About, stop: Callable[[], None]) -> Run:
-        # A server that does not answer must not hold up the training for MLflow's seven retries.
+        # A server that does not answer must not delay the training by MLflow's seven retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -52,28 +52,28 @@ class Mlflow(Tracker):
             return Run()
         try:
             return Mirror(MlflowClient(tracking_uri=uri), uri, about, self)
-        except Exception as error:  # noqa: BLE001 - whatever MLflow does, the experiment runs
+        except Exception as error:  # noqa: BLE001 - no error of MLflow may stop the experiment
             tell(f"{first_line(error)}; going on without it, metrics are in the store")
             return Run()
 
 
 class Mirror(Run):
-    """An MLflow run that is let go of at its first failure."""
+    """An MLflow run that is abandoned at its first failure."""
 
     def __init__(self, client: Any, uri: str, about: About, tracker: Mlflow):
         self.client, self.about, self.tracker = client, about, tracker
-        self.steps: dict[str, set[int]] = {}  # metric -> the steps that the run has of it
+        self.steps: dict[str, set[int]] = {}  # metric -> steps that the run has already
         self.waiting: list[Any] = []
         self.sent = time.monotonic()
         experiment = client.get_experiment_by_name(tracker.experiment)
         identity = (
             experiment.experiment_id if experiment else client.create_experiment(tracker.experiment)
         )
-        found = client.search_runs([identity], f"tags.`{FOLDER}` = '{about.folder.name}'")
+        existing = client.search_runs([identity], f"tags.`{FOLDER}` = '{about.folder.name}'")
         tags = {FOLDER: about.folder.name, "sft_exp.kind": about.kind}
         tags |= {tag.partition(":")[0]: tag.partition(":")[2] or "true" for tag in about.tags}
-        if found:
-            run = found[0]
+        if existing:
+            run = existing[0]
             client.update_run(run.info.run_id, status="RUNNING", name=about.name)
         else:
             run = client.create_run(identity, run_name=about.name, tags=tags)
@@ -82,7 +82,7 @@ class Mirror(Run):
         self.where = f"{uri.rstrip('/')}/#/experiments/{identity}/runs/{self.id}"
 
     def params(self, known: set[str]) -> None:
-        """The configuration. MLflow keeps the first value of each parameter, so those that it has are not sent again."""
+        """Log the configuration. MLflow keeps first values, so `known` parameters are not sent."""
         from mlflow.entities import Param
 
         values = {legal(k): str(v)[:LONGEST_PARAM] for k, v in flat(self.about.config).items()}
@@ -97,7 +97,7 @@ class Mirror(Run):
             self.flush()
 
     def add(self, name: str, value: Any, step: int) -> None:
-        """A metric of a step, unless the run has it."""
+        """Queue a metric of a step, unless the run has it."""
         from mlflow.entities import Metric
 
         key = legal(name)
@@ -123,8 +123,7 @@ class Mirror(Run):
             self.call("log_batch", metrics=batch)
 
     def summary(self, values: dict[str, Any]) -> None:
-        """Numbers are metrics, whose latest value MLflow shows; of a curve's name that is one step after the curve's end. Words
-        and lists are tags."""
+        """Log numbers as metrics, one step after a curve of that name; other values as tags."""
         for name, value in values.items():
             key = legal(name)
             if isinstance(value, Real):
@@ -143,7 +142,7 @@ class Mirror(Run):
         self.call("log_dict", columns, f"{legal(title)}.json")
 
     def upload(self, place: str, files: dict[str, bytes]) -> None:
-        """Files into a folder of the run's artifacts."""
+        """Upload files into a folder of the run's artifacts."""
         with suppress(StorageError), TemporaryDirectory() as scratch:
             for name, content in files.items():
                 file = Path(scratch) / name
@@ -163,19 +162,19 @@ class Mirror(Run):
         self.client = None
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """What the client's method returns for this run; None, and nothing more is called, once a call has failed."""
+        """Call the client's method for this run; None once a call has failed, without calling."""
         if self.client is None:
             return None
         try:
             return getattr(self.client, method)(self.id, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - a dead server, a full disk: all the same to training
+        except Exception as error:  # noqa: BLE001 - a dead server must not stop the training
             self.client = None
             tell(f"stopped ({first_line(error)}); metrics are in the store")
             return None
 
 
 def legal(name: str) -> str:
-    """The name without characters that MLflow refuses."""
+    """The name with `_` for characters that MLflow rejects."""
     return ILLEGAL.sub("_", name)
 
 

@@ -1,4 +1,4 @@
-"""Several trackers side by side: `tracker=[wandb,csv]`. Each shows the same record, and none notices the others."""
+"""Several independent trackers of the same metrics: `tracker=[wandb,csv]`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,16 +28,19 @@ class Several(Tracker):
         return Runs(runs)
 
     def shown(self, folder: Path) -> str:
-        """Where the first of them shows the folder; empty until all show it, so that a tracker added later gets the record."""
+        """The first tracker's address of the folder.
+
+        It is empty until all show it, so that a tracker that is added later gets all metrics.
+        """
         places = [part.shown(folder) for part in self.trackers.values()]
         return places[0] if places and all(places) else ""
 
     def show(self, folder: Path, where: str) -> None:
-        """Nothing: each tracker has noted its own place."""
+        """Nothing: each tracker has stored its own address."""
 
 
 class Runs(Run):
-    """The runs of several trackers, one after the other."""
+    """The runs of several trackers, called in turn."""
 
     def __init__(self, runs: list[Run]):
         self.runs = runs

@@ -1,4 +1,4 @@
-"""TensorBoard: the same runs as event files, for `tensorboard --logdir outputs/tensorboard`."""
+"""TensorBoard tracker: runs as event files, for `tensorboard --logdir outputs/tensorboard`."""
 
 import io
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from sft_exp.store import atomic_io
 
 @dataclass
 class Tensorboard(Tracker):
-    dir: str | None = None  # where tensorboard/ is written; null: the sweep's folder, or outputs
-    images: bool = True  # show pictures; false keeps private images out, and the numbers go on
+    dir: str | None = None  # folder of tensorboard/; null: the sweep's folder, or outputs
+    images: bool = True  # write pictures; false keeps private images out
 
     def open(self, about, stop):
         try:
@@ -27,7 +27,7 @@ class Tensorboard(Tracker):
             )
             return Run()
         folder = Path(self.dir or "outputs") / "tensorboard" / about.folder.name
-        atomic_io.remove(folder)  # a continued training logs its whole record again
+        atomic_io.remove(folder)  # a resumed training logs all its metrics again
         writer = SummaryWriter(str(folder))
         writer.add_text("about", f"{about.name}\n\n{about.config}")
         return Events(writer, about.kind, str(folder), self.images)
@@ -35,13 +35,8 @@ class Tensorboard(Tracker):
 
 class Events(Run):
     def __init__(self, writer: Any, kind: str, where: str, images: bool):
-        self.writer, self.kind, self.where, self.images, self.logged = (
-            writer,
-            kind,
-            where,
-            images,
-            Logged(),
-        )
+        self.writer, self.kind, self.where, self.images = writer, kind, where, images
+        self.logged = Logged()
 
     def log(self, row):
         for name, value in self.logged.new(row).items():

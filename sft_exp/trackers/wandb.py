@@ -1,8 +1,8 @@
-"""Weights & Biases, behind a shield: without a key, without a network or with a dying server, training goes on.
+"""Weights & Biases tracker. Training goes on without a key, a network or a working server.
 
-Each W&B run of ours leaves `pending.json` in its folder until the server has all of it: what `python -m sft_exp.sync` needs to
-finish the work. The store's metrics.jsonl is the record, and a run is continued from it: W&B's own files hold nothing of the
-last seconds before a kill.
+Each W&B run has a `pending.json` in its folder until the server has all of it; `python -m
+sft_exp.sync` uses it to upload the rest. A run is resumed from the store's metrics.jsonl, because
+W&B's own files lack the last seconds before a kill.
 """
 
 import json
@@ -30,14 +30,14 @@ from sft_exp.training import metrics_log
 
 PENDING = "pending.json"
 MODES = ("auto", "online", "offline", "disabled")
-TABLE = "results"  # one row a fine-tuning, for charts over many runs
+TABLE = "results"  # a row per fine-tuning, for charts over many runs
 COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
-LINEAGE = 10.0  # seconds that linking artifacts may take at a run's end
-LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that the server takes
-# where W&B's files are written, and where `sft_exp.sync` looks, unless told otherwise
+LINEAGE = 10.0  # maximum seconds for linking artifacts at a run's end
+LONGEST_NAME, LONGEST_TAG = 128, 64  # maximum characters
+# default folder of W&B's files, where `sft_exp.sync` looks
 OUTPUTS = "outputs"
-_told: set[str] = set()  # lines of explanation, each once a process
-_offline = threading.Event()  # the server did not answer: this process does not ask again
+_printed: set[str] = set()  # explanations that this process has printed
+_offline = threading.Event()  # set once the server did not answer: this process does not retry
 
 
 @dataclass
@@ -45,16 +45,16 @@ class Wandb(Tracker):
     project: str = "sft_exp"
     entity: str | None = None
     mode: str = "auto"  # auto (online with a key, else offline), online, offline, disabled
-    group: str | None = None  # runs shown together; a sweep's are, unless this says otherwise
-    name: str | None = None  # of the run; null: what was chosen, in a sweep what varies in it
-    # beside those of the options that are not the defaults
+    group: str | None = None  # runs shown together; null: the runs of a sweep
+    name: str | None = None  # of the run; null: its options, in a sweep those that vary
+    # in addition to those of options that are not the defaults
     tags: list[str] = field(default_factory=lambda: [])
     notes: str | None = None  # a longer description of the run
     job_type: str | None = None  # null: pretrain or finetune
-    images: bool = True  # upload pictures; false keeps private images out, and the numbers go on
-    dir: str | None = None  # where wandb/ is written; null: the sweep's folder, or outputs
+    images: bool = True  # upload pictures; false keeps private images out
+    dir: str | None = None  # folder of wandb/; null: the sweep's folder, or outputs
     init_timeout: float = 5.0  # seconds to reach the server before going offline
-    finish_timeout: float = 15.0  # seconds to upload what is left at the end
+    finish_timeout: float = 15.0  # seconds to upload the rest at the end
 
     def __post_init__(self):
         require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
@@ -65,7 +65,7 @@ class Wandb(Tracker):
 
     @property
     def uploading(self) -> str:
-        """The command that uploads what this tracker has left on the disk."""
+        """The command that uploads the runs that this tracker has stored on the disk."""
         where = Path(self.dir or OUTPUTS)
         below = where.resolve().is_relative_to(Path(OUTPUTS).resolve())
         return shlex.join(["python", "-m", "sft_exp.sync", *([] if below else [str(where)])])
@@ -75,37 +75,37 @@ class Wandb(Tracker):
             return Run()
         trial = claimed()  # before W&B reads its environment
         sweep = trial.get("WANDB_SWEEP_ID")
-        given = os.environ.get
-        mine = replace(
+        env = os.environ.get
+        tracker = replace(
             self,
-            project=given("WANDB_PROJECT", self.project),
-            group=self.group or given("WANDB_RUN_GROUP") or sweep,
-            name=self.name or given("WANDB_NAME"),
-            tags=[*self.tags, *filter(None, given("WANDB_TAGS", "").split(","))],
-            notes=self.notes or given("WANDB_NOTES"),
-            job_type=self.job_type or given("WANDB_JOB_TYPE"),
-            dir=given("WANDB_DIR") or self.dir or OUTPUTS,
+            project=env("WANDB_PROJECT", self.project),
+            group=self.group or env("WANDB_RUN_GROUP") or sweep,
+            name=self.name or env("WANDB_NAME"),
+            tags=[*self.tags, *filter(None, env("WANDB_TAGS", "").split(","))],
+            notes=self.notes or env("WANDB_NOTES"),
+            job_type=self.job_type or env("WANDB_JOB_TYPE"),
+            dir=env("WANDB_DIR") or self.dir or OUTPUTS,
         )
         mode = os.environ.get("WANDB_MODE", self.mode)
         if mode == "auto":
             mode = "online" if has_key() else "offline"
             if mode == "offline":
                 print_line(
-                    f"W&B: no key, so runs stay offline; after `wandb login`, `{mine.uploading}` uploads them"
+                    "W&B: no key, so runs stay offline;"
+                    f" after `wandb login`, `{tracker.uploading}` uploads them"
                 )
-        # the trial is the fine-tuning
+        # the trial of a W&B sweep is the fine-tuning run
         identity = trial.pop("WANDB_RUN_ID", None) if about.kind == "finetune" else None
-        for attempt in (
-            ("offline",) if _offline.is_set() or mode == "offline" else (mode, "offline")
-        ):
+        offline = _offline.is_set() or mode == "offline"
+        for attempt in ("offline",) if offline else (mode, "offline"):
             try:
-                return mine.start(
+                return tracker.start(
                     about, identity or about.folder.name, attempt, stop, sweep if identity else None
                 )
-            except Exception as error:  # noqa: BLE001 - whatever W&B does, the experiment runs
-                let_go()
+            except Exception as error:  # noqa: BLE001 - no error of W&B may stop the experiment
+                teardown()
                 _offline.set()
-                later = f"offline; `{mine.uploading}` uploads"
+                later = f"offline; `{tracker.uploading}` uploads"
                 going_on = "without it; metrics are in the store" if attempt == "offline" else later
                 print_line(f"W&B: {first_line(error)}; going on {going_on}")
         return Run()
@@ -118,14 +118,14 @@ class Wandb(Tracker):
         stop: Callable[[], None],
         sweep: str | None = None,
     ) -> "Mirror":
-        """The run in this very mode; raises whatever W&B raises."""
+        """Start a run in this mode, without fallback; raises W&B's exceptions."""
         where = Path(self.dir or OUTPUTS)
         for older in (where / "wandb").glob(f"*run-*-{identity}"):
-            # its training was killed, or it failed; all it holds is logged again
+            # its training was killed or failed; all its metrics are logged again
             if (older / PENDING).exists():
                 atomic_io.remove(older)
         wandb = library()
-        settings = wandb.Settings(  # a fresh one each time: init writes its arguments into it
+        settings = wandb.Settings(  # a new object each time: init writes its arguments into it
             init_timeout=self.init_timeout,
             finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
@@ -158,14 +158,12 @@ class Wandb(Tracker):
 
 
 class Mirror(Run):
-    """A W&B run that is let go of at its first failure."""
+    """A W&B run that is abandoned at its first failure."""
 
     def __init__(self, run: Any, about: About, tracker: Wandb):
         self.run, self.id, self.about, self.tracker = run, run.id, about, tracker
-        self.logged, self.axis = (
-            Logged(run.starting_step - 1),
-            "epoch" if about.kind == "finetune" else "step",
-        )
+        self.logged = Logged(run.starting_step - 1)
+        self.axis = "epoch" if about.kind == "finetune" else "step"
         self.defined: set[str] = set()
         self.folder = Path(run.settings.sync_dir)
         self.where = run.url or os.path.relpath(self.folder)
@@ -182,8 +180,11 @@ class Mirror(Run):
             self.tried(lambda: self.run.log(named, step=row["step"]))
 
     def define(self, name: str) -> None:
-        """Says against what a curve is drawn and what of it the summary shows. Of a fine-tuning that is nothing: its curves
-        are one label draw's, and its summary holds the results of all. Of a monitor, where more is better, the best too."""
+        """Define a curve's x axis and its value in the summary.
+
+        The summary of a fine-tuning holds results of all draws, so it has no values of the curves,
+        which are of one draw. Of a monitor, where more is better, it has the maximum too.
+        """
         self.defined.add(name)
         axes = [f"{self.about.kind}/{axis}" for axis in ("step", "epoch", "images")]
         against = None if name in axes else f"{self.about.kind}/{self.axis}"
@@ -223,9 +224,10 @@ class Mirror(Run):
                 linked = True
             except Exception as error:  # noqa: BLE001
                 print_line(
-                    f"W&B: what came from what is not there yet ({first_line(error)}); `{self.tracker.uploading}` adds it"
+                    f"W&B: the artifacts are not linked yet ({first_line(error)});"
+                    f" `{self.tracker.uploading}` links them"
                 )
-        # last, so that nothing replaces it
+        # last, so that no logged value replaces it
         self.tried(lambda: self.run.summary.update(self.results))
         self.tried(lambda: self.run.finish(exit_code=code))
         if self.run is not None and not self.run.offline and linked:
@@ -233,8 +235,10 @@ class Mirror(Run):
         self.run = None
 
     def link(self) -> None:
-        """Data -> encoder -> model, and the row of results. Content decides which version an artifact is, so whoever comes first
-        uploads it. These are the calls that wait for the server."""
+        """Log the row of results and the artifacts data -> encoder -> model; waits for the server.
+
+        Content determines an artifact's version, so the first run that has it uploads it.
+        """
         if "test/score" in self.results:
             row = cells(self.about.config, self.results)
             self.run.log({TABLE: library().Table(columns=list(row), data=[list(row.values())])})
@@ -245,8 +249,8 @@ class Mirror(Run):
             self.run.log_artifact(draft(artifact), aliases=[artifact.folder.name])
 
     def note(self, code: int | None) -> None:
-        """What `sync` needs, until the server has it; `code` is None as long as the run goes on."""
-        told = {
+        """Write the state that `sync` needs; `code` is None while the run is running."""
+        state = {
             "id": self.id,
             "tracker": asdict(self.tracker),
             "about": asdict(self.about),
@@ -256,10 +260,11 @@ class Mirror(Run):
         with suppress(StorageError):
             atomic_io.write(
                 self.folder / PENDING,
-                json.dumps(told, default=lambda path: str(path.absolute()), indent=1),
+                json.dumps(state, default=lambda path: str(path.absolute()), indent=1),
             )
 
     def tried(self, call: Callable[[], Any]) -> None:
+        """Call W&B; abandon the run if that fails."""
         if self.run is None:
             return
         try:
@@ -268,15 +273,17 @@ class Mirror(Run):
             self.run = None
             _offline.set()
             print_line(
-                f"W&B: the server did not answer in time; `{self.tracker.uploading}` uploads what it does not have"
+                "W&B: the server did not answer in time;"
+                f" `{self.tracker.uploading}` uploads what it does not have"
             )
-        except Exception as error:  # noqa: BLE001 - wandb-core dead, disk full: all the same to training
+        except Exception as error:  # noqa: BLE001 - a dead wandb-core must not stop training
             self.run = None
             if isinstance(error, ConnectionError):
-                let_go()
+                teardown()
             why = f"{type(error).__name__}: {first_line(error)}"
             print_line(
-                f"W&B stopped ({why}); metrics are in the store, `{self.tracker.uploading}` uploads them"
+                f"W&B stopped ({why}); metrics are in the store,"
+                f" `{self.tracker.uploading}` uploads them"
             )
 
 
@@ -290,34 +297,35 @@ def cells(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     choices = {
         group: config["choices"].get(group) for group in ("pretrainer", "encoder", "strategy")
     }
-    asked = {
+    settings = {
         "optimizer": config["choices"].get("optim"),
         "lr": config["optim"]["lr"],
         "labels": str(config["labels"]),
     }
     scores = {column: values.get(key) for column, key in COLUMNS.items()}
-    return {**choices, **asked, "seed": config["seed"], **scores}
+    return {**choices, **settings, "seed": config["seed"], **scores}
 
 
 def draft(artifact: Artifact) -> Any:
-    """The artifact as W&B wants it. The files of a finished store folder never change, so they are not copied."""
-    made = library().Artifact(artifact.name, type=artifact.kind, metadata=artifact.facts)
+    """W&B's artifact object. Files of a finished store folder are immutable, so not copied."""
+    result = library().Artifact(artifact.name, type=artifact.kind, metadata=artifact.facts)
     for file in artifact.files:
-        made.add_file(str(artifact.folder / file), name=file, policy="immutable", skip_cache=True)
-    return made
+        result.add_file(str(artifact.folder / file), name=file, policy="immutable", skip_cache=True)
+    return result
 
 
 def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
-    """A folder with the files of an artifact, e.g. `team/project/encoder-vae-digits:latest`. DataError if it cannot be had."""
+    """Download an artifact, e.g. `team/project/encoder-vae-digits:latest`; returns its folder.
+
+    DataError if that fails.
+    """
     try:
-        # the client itself retries for half a minute
-        reachable(library().setup().settings.base_url)
-        found = library().Api().artifact(artifact)
-        return Path(
-            found.download(
-                root=str(atomic_io.folder(root / found.source_qualified_name.replace(":", "-")))
-            )
-        )
+        reachable(
+            library().setup().settings.base_url
+        )  # the client itself retries for half a minute
+        remote = library().Api().artifact(artifact)
+        folder = root / remote.source_qualified_name.replace(":", "-")
+        return Path(remote.download(root=str(atomic_io.folder(folder))))
     except Exception as error:
         raise DataError(
             f"artifact {artifact}: {first_line(error)}; where W&B can be reached, "
@@ -326,47 +334,48 @@ def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
 
 
 def pending(roots: list[Path]) -> list[Path]:
-    """Folders of W&B runs that the server may not have whole, oldest first."""
-    found = {
+    """Folders of W&B runs that may be incomplete on the server, oldest first."""
+    folders = {
         file.parent
         for root in roots
         for depth in ("", "*/", "*/*/", "*/*/*/", "*/*/*/*/")
         for file in root.glob(f"{depth}{PENDING}")
         if not file.parent.is_symlink()  # latest-run
     }
-    return sorted(found, key=lambda folder: folder.name.rpartition("run-2")[2])
+    return sorted(folders, key=lambda folder: folder.name.rpartition("run-2")[2])
 
 
 def sync(folder: Path) -> str:
-    """Give the server all of a run that it does not have; where it is now. Empty for a run that has not ended: the command
-    that began it continues it. Raises whatever W&B raises.
+    """Upload what the server does not have of a run; returns its address. Raises W&B's exceptions.
 
-    What the server has never seen, `wandb sync` uploads, with what W&B alone has recorded. It would append to a run that is
-    there in part; that, and what W&B's file has lost, comes from the store.
+    The result is empty for a run that has not ended: the command that started it resumes it.
+
+    `wandb sync` uploads a run that the server does not know, with what only W&B has recorded. To a
+    run that is there in part it would append; such a run, and what W&B's file lacks, is uploaded
+    from the store.
     """
     record = json.loads((folder / PENDING).read_text())
-    told = record["about"]
+    fields = record["about"]
     if (
         record["code"] is None
-        and told["kind"] == "pretrain"
-        and (Path(told["folder"]) / atomic_io.SEAL).exists()
+        and fields["kind"] == "pretrain"
+        and (Path(fields["folder"]) / atomic_io.SEAL).exists()
     ):
-        record["code"] = 0  # killed just after its end; who finds it in the store only links to it
+        record["code"] = 0  # killed just after its end; later jobs only link to the pretraining
     if record["code"] is None:
         return ""
     artifacts = {
-        key: [Artifact(**{**a, "folder": Path(a["folder"])}) for a in told[key]]
+        key: [Artifact(**{**a, "folder": Path(a["folder"])}) for a in fields[key]]
         for key in ("uses", "makes")
     }
-    about = About(**{**told, **artifacts, "folder": Path(told["folder"])})
+    about = About(**{**fields, **artifacts, "folder": Path(fields["folder"])})
     with TemporaryDirectory() as scratch:
         tracker = Wandb(**{**record["tracker"], "mode": "online", "dir": scratch})
+        uploaded = False
         if not known(tracker, record["id"]):
             command = [sys.executable, "-m", "wandb", "sync", str(folder)]
             subprocess.run(command, check=True, capture_output=True)  # noqa: S603
             uploaded = known(tracker, record["id"])
-        else:
-            uploaded = False
         if start := about.config["lineage"].get("pretrain"):
             start["url"] = tracker.shown(about.uses[-1].folder)
             record["summary"] |= {"pretrain/url": start["url"]} if record["summary"] else {}
@@ -400,8 +409,11 @@ def known(tracker: Wandb, identity: str) -> bool:
 
 
 def claimed() -> dict[str, str]:
-    """What `wandb agent` says about this process's trial, taken out of the environment: from there W&B would give every run of
-    the process the trial's id, and replace config groups by the parameters of the same name."""
+    """The environment variables of `wandb agent` for this process's trial, removed from there.
+
+    W&B would otherwise give every run of the process the trial's id, and replace configuration
+    groups by parameters of the same name.
+    """
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
         if name in os.environ:
             _trial()[name] = os.environ.pop(name)
@@ -414,15 +426,15 @@ def _trial() -> dict[str, str]:
 
 
 def has_key() -> bool:
-    """Whether W&B would find a key without asking."""
+    """Whether W&B can find a key without asking the user."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     hosts = {urlparse(library().setup().settings.base_url).hostname or "", "api.wandb.ai"}
     try:
-        found = netrc.netrc(os.environ.get("NETRC"))
+        logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return any(found.authenticators(host) for host in hosts)
+    return any(logins.authenticators(host) for host in hosts)
 
 
 def library() -> Any:
@@ -432,14 +444,14 @@ def library() -> Any:
     return wandb
 
 
-def let_go() -> None:
-    """End wandb-core, which is dead or holds a run that did not begin; the next run starts another."""
+def teardown() -> None:
+    """End wandb-core, which is dead or has a run that did not start; the next run restarts it."""
     with suppress(Exception):
         library().teardown()
 
 
 def within(seconds: float, call: Callable[[], Any]) -> None:
-    """`call()`, for so long; TimeoutError if it has not ended then. W&B waits for ever for a server that hangs."""
+    """Run `call()` with a time limit: W&B waits for ever for a server that hangs. TimeoutError."""
     failed: list[Exception] = []
 
     def work() -> None:
@@ -462,6 +474,6 @@ def first_line(error: Exception) -> str:
 
 
 def print_line(line: str) -> None:
-    if line not in _told:
+    if line not in _printed:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    _told.add(line)
+    _printed.add(line)

@@ -1,1 +1,1 @@
-"""The training loop, its optimizers, and what lets it be interrupted and continued."""
+"""The training loop, its optimizers and its checkpoints."""

@@ -1,8 +1,8 @@
-"""A training's state on disk: networks, optimizers, the record's rows, one integer, and notes. The one before is kept.
+"""Checkpoints: networks, optimizers, metric rows, the step and notes. The previous one is kept too.
 
-Where an engine shares the state out, each process writes its part into a new folder, by torch.distributed.checkpoint; the
-first one adds the rest, seals the folder with a checksum of every file and gives it its name. Any number of processes can go
-on from it.
+With a sharded engine each process writes its part into a new folder with
+torch.distributed.checkpoint. The first process adds the rest, seals the folder with a checksum of
+every file and renames it. Any number of processes can resume from it.
 """
 
 import io
@@ -21,7 +21,7 @@ from sft_exp.training.optim import Optimizers
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 SHARDS, EARLIER, COMING = "shards", "shards.previous", "shards.coming"
-REST = "rest.pt"  # in the folder of shards: what is not shared out
+REST = "rest.pt"  # in the folder of shards: the state that is not sharded
 
 
 def save(
@@ -33,29 +33,29 @@ def save(
     notes: dict[str, Any],
     ctx: Context,
 ) -> None:
+    """Write the checkpoint after `done` steps; the last one becomes the previous one."""
     rest = {"step": done, "rows": rows, "notes": notes}
     if engine.shares:
-        return share(folder, rest, engine, optimizers, ctx)
+        return save_shards(folder, rest, engine, optimizers, ctx)
     if ctx.first:
-        nets, states = (
-            engine.nets.state_dict(),
-            {o: opt.state_dict() for o, opt in optimizers.items()},
-        )
+        state = {
+            "nets": engine.nets.state_dict(),
+            "optimizers": {name: opt.state_dict() for name, opt in optimizers.items()},
+            **rest,
+        }
         if (folder / CHECKPOINT).exists():
             atomic_io.move(folder / CHECKPOINT, folder / PREVIOUS)
-        atomic_io.write_checked(
-            folder / CHECKPOINT, packed({"nets": nets, "optimizers": states, **rest})
-        )
+        atomic_io.write_checked(folder / CHECKPOINT, to_bytes(state))
 
 
-def share(
+def save_shards(
     folder: Path, rest: dict[str, Any], engine: Engine, optimizers: Optimizers, ctx: Context
 ) -> None:
     atomic_io.remove(folder / COMING)
     atomic_io.folder(folder / COMING)
-    ctx.any()  # nobody writes before the folder is there
+    ctx.any()  # a barrier: no process writes before the folder exists
     engine.write(folder / COMING, optimizers)
-    atomic_io.write(folder / COMING / REST, packed(rest))
+    atomic_io.write(folder / COMING / REST, to_bytes(rest))
     atomic_io.seal(folder / COMING, {"step": rest["step"]})
     if ctx.first:
         atomic_io.remove(folder / EARLIER)
@@ -72,7 +72,11 @@ def restore(
     notes: dict[str, Any],
     ctx: Context,
 ) -> tuple[int, list[str]]:
-    """Fill networks, optimizers and notes from the newest sound checkpoint; gives the step it holds and the record's rows."""
+    """Load networks, optimizers and notes from the newest intact checkpoint -> (step, metric rows).
+
+    `previous` is the folder of a shorter run of the same settings, or None. Without a checkpoint
+    the result is (0, []).
+    """
     for file in (
         newest(folder, engine),
         folder / (EARLIER if engine.shares else PREVIOUS),
@@ -80,10 +84,10 @@ def restore(
     ):
         if file and file.exists():
             try:
-                state = sound(file) if engine.shares else load(file, ctx.device)
+                state = load_rest(file) if engine.shares else load(file, ctx.device)
             except StorageError as error:
                 console.print(
-                    f"{error}; going back to the one before, or to the start",
+                    f"{error}; resuming from the previous checkpoint, or from the start",
                     markup=False,
                     soft_wrap=True,
                 )
@@ -102,39 +106,39 @@ def restore(
 
 
 def newest(folder: Path, engine: Engine) -> Path:
-    """Where the last checkpoint lies, if there is one."""
+    """Path of the last checkpoint, which need not exist."""
     return folder / (SHARDS if engine.shares else CHECKPOINT)
 
 
-def sound(folder: Path) -> dict[str, Any]:
-    """What a folder of shards holds beside them. StorageError if a bit of any file has changed."""
-    if faults := atomic_io.check(folder):
-        raise StorageError("; ".join(faults))
+def load_rest(folder: Path) -> dict[str, Any]:
+    """The unsharded state of a folder of shards. StorageError if any file of it is corrupt."""
+    if problems := atomic_io.check(folder):
+        raise StorageError("; ".join(problems))
     return unpacked((folder / REST).read_bytes(), folder / REST)
 
 
 def load(file: Path, device: torch.device) -> dict[str, Any]:
-    """A checkpoint's content: tensors and plain values, never code."""
+    """A checkpoint's content: tensors and plain values, never code. StorageError if unreadable."""
     return unpacked(atomic_io.read_checked(file), file, device)
 
 
 def unpacked(content: bytes, file: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """The inverse of `packed`. StorageError, named by `file`, for content that holds anything but plain values."""
+    """The content of a checkpoint's bytes. StorageError, named by `file`, if they hold code."""
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise StorageError(
-            f"{file}: no checkpoint of ours ({str(error).splitlines()[0]})"
+            f"{file} is not a checkpoint of sft_exp ({str(error).splitlines()[0]})"
         ) from error
 
 
-def packed(state: dict[str, Any]) -> bytes:
+def to_bytes(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
 def forget(folder: Path, whole: bool) -> None:
-    """Drop the checkpoint before the last; the last one too, unless a longer training may go on from it."""
+    """Delete the previous checkpoint; with `whole` the last one too, when none can resume."""
     for name in (PREVIOUS, EARLIER, COMING, *((CHECKPOINT, SHARDS) if whole else ())):
         atomic_io.remove(folder / name)

@@ -1,4 +1,4 @@
-"""What a stage needs that cannot change its result: device, threads, who watches, and whether to stop."""
+"""What a stage needs that cannot change its result: device, threads, tracker, stop requests."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.store.requests import plain
 from sft_exp.training.loop import Plan
 
-_corpora: dict[str, Corpus] = {}  # data sets read by this process, by their configuration
+_corpora: dict[str, Corpus] = {}  # data sets that this process has read, by configuration
 
 
 @dataclass
@@ -33,13 +33,13 @@ class Context:
     hardware: Hardware
     device: torch.device
     tracker: Tracker = field(default_factory=Tracker)
-    config: dict[str, Any] = field(default_factory=dict)  # of the job, for the tracker
+    config: dict[str, Any] = field(default_factory=dict)  # the job's, for the tracker
     typed: Sequence[str] = ()  # the overrides that the user gave
-    varying: Sequence[str] = ()  # those of them that tell the job from the others of its sweep
-    # name of a store folder -> the run it has in the tracker
+    varying: Sequence[str] = ()  # those that distinguish the job within its sweep
+    # name of a store folder -> description of its run in the tracker
     mirrored: dict[str, About] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)  # those open now
-    group: Group | None = None  # the processes that this stage is shared with
+    runs: dict[str, Run] = field(default_factory=dict)  # open tracker runs, by store folder
+    group: Group | None = None  # the processes that compute this stage together
 
     @classmethod
     def on(
@@ -50,7 +50,7 @@ class Context:
         typed: Sequence[str] = (),
         varying: Sequence[str] = (),
     ) -> "Context":
-        """Claims the device and sets the process's threads. Of several processes, the first one alone has a tracker."""
+        """Claim the device and set the number of threads. Only the first process has a tracker."""
         local = int(os.environ.get("LOCAL_RANK", 0)) if present() else None
         device = pick(hardware.device, local)
         threads = (
@@ -68,15 +68,15 @@ class Context:
 
     @property
     def first(self) -> bool:
-        """Whether this process keeps what the stage makes."""
+        """Whether this process writes the stage's results."""
         return self.group is None or self.group.rank == 0
 
     def any(self, *flags: bool) -> list[bool]:
-        """Each flag, if one of the processes raises it: the same answer for all."""
+        """Each flag, true if it is true in any process. All processes get the same answer."""
         return list(flags) if self.group is None else self.group.any(*flags)
 
     def announce_stage(self, stage: str, folder: Path, request: str) -> "Context":
-        """This context, once the other processes have been told which stage to share, of which request, in which folder."""
+        """Tell the other processes which stage, request and folder to work on; returns itself."""
         if self.group and self.group.rank == 0:
             self.group.broadcast({"stage": stage, "folder": str(folder), "request": request})
         return self
@@ -87,7 +87,7 @@ class Context:
         return engine_for(self.hardware.engine, self.group, method, nets, plan, data)
 
     def watch(self, folder: str) -> Run:
-        """The tracker's run of a store folder; one that keeps nothing, where the folder is not mirrored."""
+        """The tracker's run of a store folder; a no-op run if the folder is not mirrored."""
         if folder not in self.mirrored:
             return Run()
         if folder not in self.runs:
@@ -106,25 +106,27 @@ class Context:
 
 
 def corpus(dataset: Dataset, device: torch.device | None = None) -> Corpus:
-    """The data set, read once a process and moved to the device if its images are tensors."""
+    """The data set, read once per process and moved to the device if its images are tensors."""
     key = repr((plain(dataset), [getattr(dataset, f, None) for f in dataset.unhashed]))
     if key not in _corpora:
         _corpora[key] = dataset.load()
-    found = _corpora[key]
+    dataset_corpus = _corpora[key]
     if device is not None:
         for split in ("train", "test", "extra"):
             if (
-                (images := getattr(found, split)) is not None
+                (images := getattr(dataset_corpus, split)) is not None
                 and isinstance(images.x, torch.Tensor)
                 and images.x.device != device
             ):
-                setattr(found, split, images.to(device))
-    return found
+                setattr(dataset_corpus, split, images.to(device))
+    return dataset_corpus
 
 
 def pick(name: str, local: int | None = None) -> torch.device:
-    """The device of that name; `auto` takes cuda, then mps, then cpu. Of a machine's processes each takes the GPU of its
-    number `local`. ConfigError if it is not there."""
+    """The device of that name; `auto` prefers cuda, then mps, then cpu. ConfigError if unavailable.
+
+    With several processes on a machine, each takes the GPU of its local rank `local`.
+    """
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -132,7 +134,7 @@ def pick(name: str, local: int | None = None) -> torch.device:
         name = f"cuda:{local}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # `meta` exists and holds nothing
+        torch.zeros(1, device=device).item()  # the device `meta` exists but holds no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
             "hardware.device",
@@ -146,30 +148,35 @@ STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # of which Windows has t
 
 
 class Stop:
-    """Set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read at the end of each step; a second SIGINT leaves at once."""
+    """A stop request, set by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 and read after each step.
+
+    A second SIGINT exits the process at once.
+    """
 
     asked = False
 
     @classmethod
     @contextmanager
     def handle_signals(cls) -> Iterator[None]:
-        """Hear the signals inside, and leave them to whoever had them before afterwards. Elsewhere than in the main thread
-        nothing can be heard."""
+        """Handle the signals inside the context and restore their former handlers afterwards.
+
+        Python only delivers signals to the main thread; in others nothing is installed.
+        """
         cls.asked = False
-        before = {}
+        former = {}
         if threading.current_thread() is threading.main_thread():
             for name in STOPPING:
                 if number := getattr(signal, name, None):
-                    before[number] = signal.signal(number, cls._handle_signal)
+                    former[number] = signal.signal(number, cls._handle_signal)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in former.items():
                 signal.signal(number, handler)
 
     @classmethod
     def ask(cls) -> None:
-        """As a signal would."""
+        """Request a stop, as a signal would."""
         cls.asked = True
 
     @classmethod

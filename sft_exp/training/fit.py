@@ -1,4 +1,4 @@
-"""A training inside a store folder: continued where a killed one stopped, recorded, shown, and stoppable."""
+"""Training in a store folder: checkpoints, metrics, progress bar, tracker, and stop requests."""
 
 import json
 import time
@@ -21,7 +21,7 @@ from sft_exp.training.context import Context, Stop
 from sft_exp.training.loop import Plan, Step, train
 from sft_exp.training.optim import Phases, optimizers_for
 
-ROWS = 200  # rows of metrics.jsonl a training leaves, about
+ROWS = 200  # approximate number of rows in metrics.jsonl
 
 
 def fit(
@@ -36,35 +36,39 @@ def fit(
     notes: dict[str, Any] | None = None,
     previous: Path | None = None,
 ) -> Iterator[Step]:
-    """Train `nets` in place, yielding each step; scalars that the caller adds to its metrics are recorded with it. Killed at
-    any moment and called again, it ends in the same bits. Whoever looks at `nets` meanwhile calls `step.refresh()` first.
+    """Train `nets` in place and yield each step; metrics that the caller adds to it are recorded.
 
-    A checkpoint is the whole truth: networks, optimizers, the rows of metrics.jsonl, one integer, and `notes`, which is
-    whatever the caller wants to know again when it goes on (tensors and plain values). A training that stops before its
-    schedule ends leaves one, and a longer one of the same settings, told of it as `previous`, goes on from there.
+    A training that was killed at any moment and is started again ends in the same bits. A caller
+    that reads `nets` between steps calls `step.refresh()` first.
+
+    A checkpoint holds all state: networks, optimizers, the rows of metrics.jsonl, the step, and
+    `notes`, the caller's own state (tensors and plain values). A training that stops before its
+    schedule ends leaves a checkpoint; a longer one of the same settings, given that folder as
+    `previous`, continues from it.
     """
     notes = {} if notes is None else notes
     engine = ctx.engine(method, nets, plan, data)
     optimizers = optimizers_for(method, engine.nets, optim, plan.phases)
     start, rows = checkpoints.restore(folder, previous, engine, optimizers, notes, ctx)
-    agreed(start, ctx)
-    kept, saved = start, time.monotonic()
+    check_same_step(start, ctx)
+    saved_step, saved_at = start, time.monotonic()
     slowest = max(n for _, n in method.objectives.values())
-    every = slowest * ceil(max(1, plan.steps // ROWS) / slowest)  # a row says every objective
-    pool, sets = next(iter(method.pools.items()))
-    images, run = plan.batch_size * sets, ctx.watch(folder.name)
+    # a multiple of the slowest objective's period, so that each row has all objectives
+    every = slowest * ceil(max(1, plan.steps // ROWS) / slowest)
+    pool, factor = next(iter(method.pools.items()))
+    images, run = plan.batch_size * factor, ctx.watch(folder.name)
     epoch = max(1, len(data[pool]) // images)
     for earlier in metrics_log.joined([json.loads(row) for row in rows], folder):
         run.log(earlier)
     try:
         with bar(label, plan.stop) as advance:
             for step in train(method, nets, optimizers, data, plan, ctx.device, start, engine):
-                own = len(step.metrics)
+                count = len(step.metrics)
                 yield step
-                # where a loss ended says little without where it began
-                marked = step.done in (1, plan.stop)
-                if marked or step.done % every == 0 or len(step.metrics) > own:
-                    row = row_of(step, epoch, images)
+                # the first step too: a final loss says little without the initial one
+                first_or_last = step.done in (1, plan.stop)
+                if first_or_last or step.done % every == 0 or len(step.metrics) > count:
+                    row = metrics_row(step, epoch, images)
                     rows.append(json.dumps(row))
                     run.log(row)
                     advance(
@@ -75,30 +79,30 @@ def fit(
                             if k not in ("step", "epoch", "images")
                         ),
                     )
-                late = time.monotonic() - saved > ctx.hardware.checkpoint_seconds
+                late = time.monotonic() - saved_at > ctx.hardware.checkpoint_seconds
                 stop, due = ctx.any(Stop.asked, late and ctx.first)
                 if stop or due:
                     check_finite(engine.nets, step.done)
                     record(folder, rows)
                     checkpoints.save(folder, step.done, engine, optimizers, rows, notes, ctx)
-                    kept, saved = step.done, time.monotonic()
+                    saved_step, saved_at = step.done, time.monotonic()
                 if stop:
                     raise Interrupted(
-                        f"{label}: stopped after step {kept} of {plan.stop}; the same command continues from there"
+                        f"{label}: stopped after step {saved_step} of {plan.stop};"
+                        " the same command continues from there"
                     )
         check_finite(engine.nets, plan.stop)
-    except GeneratorExit:  # whoever iterates has seen enough, in this step
-        row = row_of(step, epoch, images)
+    except GeneratorExit:  # the caller has ended the training at this step
+        row = metrics_row(step, epoch, images)
         run.log(row)
         record(folder, [*rows, json.dumps(row)])
         raise
     except NonFiniteError as error:
         record(folder, rows)
-        last = (
-            f"the last good checkpoint, {checkpoints.newest(folder, engine)}, is of step {kept}"
-            if kept
-            else "there is no checkpoint yet"
-        )
+        last = "there is no checkpoint yet"
+        if saved_step:
+            file = checkpoints.newest(folder, engine)
+            last = f"the last good checkpoint, {file}, is of step {saved_step}"
         raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
     if plan.stop < plan.steps:
         checkpoints.save(folder, plan.stop, engine, optimizers, rows, notes, ctx)
@@ -106,16 +110,17 @@ def fit(
     engine.refresh()
 
 
-def agreed(start: int, ctx: Context) -> None:
-    """StorageError if the processes of a group do not go on from the same step."""
+def check_same_step(start: int, ctx: Context) -> None:
+    """StorageError if the processes of a group do not resume from the same step."""
     if ctx.group and len({*(starts := ctx.group.same(start))}) > 1:
         raise StorageError(
-            f"processes found checkpoints of different steps ({starts}): the store must be on a disk they share"
+            f"processes found checkpoints of different steps ({starts}):"
+            " the store must be on a disk they share"
         )
 
 
-def row_of(step: Step, epoch: int, images: int) -> dict[str, float]:
-    """A row of metrics.jsonl; an epoch is `epoch` steps, and a step sees `images` rows of the method's first pool."""
+def metrics_row(step: Step, epoch: int, images: int) -> dict[str, float]:
+    """A row of metrics.jsonl: `epoch` steps an epoch, `images` of the first pool a step."""
     scalars = {k: round(v.item(), 6) for k, v in step.metrics.items()}
     return {
         "step": step.done,
@@ -126,7 +131,7 @@ def row_of(step: Step, epoch: int, images: int) -> dict[str, float]:
 
 
 def check_finite(nets: nn.ModuleDict, done: int) -> None:
-    """The last update may have spoiled what the loss before it could not show; nothing is kept of that."""
+    """NonFiniteError if the last update made a weight non-finite, which its loss could not show."""
     for name, value in nets.state_dict().items():
         if not value.isfinite().all():
             raise NonFiniteError(f"{name} is not finite after step {done}")
@@ -137,12 +142,12 @@ def record(folder: Path, rows: list[str]) -> None:
 
 
 def forget(folder: Path, request: Request) -> None:
-    """Drop what only an unfinished training needs; one that stopped before its schedule's end may be gone on with."""
+    """Delete unneeded checkpoints; a training short of its schedule's end may be continued."""
     checkpoints.forget(folder, request["stop"] == request["steps"])
 
 
 def plan_of(request: Request, phases: Phases, name: tuple[int | str, ...], ctx: Context) -> Plan:
-    """How the request trains; `name` names its random streams."""
+    """The training plan of a request; `name` names its random streams."""
     return Plan(
         steps=request["steps"],
         stop=request["stop"],

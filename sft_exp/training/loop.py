@@ -1,7 +1,8 @@
-"""The training loop: every method, both stages. Read it from top to bottom.
+"""The training loop of all methods and both stages. Read it from top to bottom.
 
-`train` is a generator: it yields after each step, and whoever iterates decides when to save, score or stop. It holds no
-random state, so it continues from (networks, optimizers, step) as if it had never stopped.
+`train` is a generator: it yields after each step, and the caller decides when to save, evaluate or
+stop. It has no random state, so it resumes from (networks, optimizers, step) as if it had never
+stopped.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -79,30 +80,34 @@ def train(
     start: int = 0,
     engine: Engine | None = None,
 ) -> Iterator[Step]:
-    """Move `nets` in place, from step `start` to `plan.stop`. An engine of several processes has its own copy or share of
-    them: optimizers are then for `engine.nets`, and `engine.refresh` brings `nets` up to date."""
+    """Train `nets` in place from step `start` to `plan.stop`.
+
+    An engine of several processes has its own replica or shards of them: optimizers are then for
+    `engine.nets`, and `engine.refresh` updates `nets`.
+    """
     engine = engine or Engine(method, nets, plan.penalty, plan.compile, plan.recompute)
-    nets, mine = engine.nets, engine.ranks.share
+    nets, shard = engine.nets, engine.ranks.share
     steps = range(start, plan.stop)
     batches = {
-        pool: batches_of(data[pool], pool, plan.batch_size * m, plan, steps, device, mine)
-        for pool, m in method.pools.items()
+        pool: batches_of(data[pool], pool, plan.batch_size * factor, plan, steps, device, shard)
+        for pool, factor in method.pools.items()
     }
-    free: tuple[Rates, str] | None = None  # (phase, network) that gradients reach now
-    awake: Rates | None = None  # phase whose frozen parts rest now
+    grad_state: tuple[Rates, str] | None = None  # (phase, network) that requires gradients now
+    mode_phase: Rates | None = None  # phase for which training and eval modes are set
     for step in steps:
         rates, progress = plan.moving(step), step / plan.steps
-        # a new phase, or someone has looked at the networks
-        if (plan.eval_frozen and rates is not awake) or not nets.training:
+        # a new phase, or the caller has evaluated the networks
+        if (plan.eval_frozen and rates is not mode_phase) or not nets.training:
             set_train_mode(nets, plan.eval_frozen, rates, plan.frozen_statistics)
-            awake = rates
+            mode_phase = rates
         batch = {pool: next(it) for pool, it in batches.items()}
         drawn = method.draw(
-            batch, stream(*plan.name, "draw", step, device=device, share=mine), progress
+            batch, stream(*plan.name, "draw", step, device=device, share=shard), progress
         )
-        own = (engine.ranks.rank,) if engine.ranks.rank else ()  # other rows, other masks
-        # for what draws inside its own forward
-        seed_global(seed_of(*plan.name, "dropout", step, *own), device)
+        # processes have different examples, so they need different dropout masks
+        rank = (engine.ranks.rank,) if engine.ranks.rank else ()
+        # for modules that draw random numbers inside forward
+        seed_global(seed_of(*plan.name, "dropout", step, *rank), device)
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
             if (step + 1) % every:  # the last of each so many
@@ -110,9 +115,9 @@ def train(
             optimizer = optimizers[objective]
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * plan.schedule(progress)
-            if free != (rates, network):
+            if grad_state != (rates, network):
                 set_requires_grad(nets, rates, network, inside(method, network))
-                free = rates, network
+                grad_state = rates, network
                 engine.begin(objective, rates)
             closure: Any = partial(
                 compute_gradients, engine, objective, step, optimizer, drawn, plan, metrics
@@ -130,11 +135,11 @@ def batches_of(
     plan: Plan,
     steps: Iterable[int],
     device: torch.device,
-    mine: BatchShard | None,
+    shard: BatchShard | None,
 ) -> Iterator[Tensors]:
-    """The pool's batch of each step, in a walk of its own; of a shared one, this process's rows."""
+    """The pool's batches, in a random order of its own; with `shard` this process's examples."""
     rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)
-    return images.batches(rows if mine is None else (mine.of(r) for r in rows), device)
+    return images.batches(rows if shard is None else (shard.of(r) for r in rows), device)
 
 
 def compute_gradients(
@@ -146,7 +151,10 @@ def compute_gradients(
     plan: Plan,
     metrics: Tensors,
 ) -> Tensor:
-    """Gradients of this step's loss, for an optimizer's `step`; fills `metrics`. Stops before a bad loss spreads."""
+    """Compute gradients of this step's loss, as closure of an optimizer's `step`; fills `metrics`.
+
+    NonFiniteError before the update if the loss is not finite.
+    """
     optimizer.zero_grad(set_to_none=True)
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
@@ -178,13 +186,16 @@ def compute_gradients(
 def set_train_mode(
     nets: nn.ModuleDict, network: str, moving: Rates, frozen_statistics: bool = False
 ) -> None:
-    """Training mode, but for the parts of `network` that are frozen. A layer trains if all its own parameters move; one
-    without any (dropout) follows the smallest part around it that has some, and trains if any of those move. With
-    `frozen_statistics` BatchNorm layers of `network` stay in evaluation mode."""
+    """Set training mode, and eval mode for the frozen layers of `network`.
+
+    A layer is in training mode if all its own parameters are trainable. A layer without parameters
+    (dropout) follows the smallest enclosing module that has some: training mode if any of them is
+    trainable. With `frozen_statistics` BatchNorm layers of `network` stay in eval mode.
+    """
     nets.train()
     if not network:
         return
-    # path -> whether any parameter in it, or around it, moves
+    # path -> whether any parameter in it is trainable, or in the enclosing module if it has none
     parents = {network.rpartition(".")[0]: False}
     for path, module in nets.get_submodule(network).named_modules(prefix=network):
         own = [f"{path}.{name}" in moving for name, _ in module.named_parameters(recurse=False)]
@@ -198,7 +209,7 @@ def set_train_mode(
 def set_requires_grad(
     nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()
 ) -> None:
-    """Let gradients reach what moves in this phase and belongs to the objective's network, but not to those `apart`."""
+    """Require gradients of this phase's trainable parameters in `network`, except those `apart`."""
     for name, p in nets.named_parameters():
         p.requires_grad_(
             name in moving and belongs(name, network) and not any(belongs(name, a) for a in apart)
@@ -208,8 +219,10 @@ def set_requires_grad(
 def micro_batches(
     drawn: tuple[Tensor, ...], size: int | None, count: int = 1
 ) -> Iterator[tuple[float, tuple[Tensor, ...], bool]]:
-    """(share of the batch, rows of every draw, whether they are the last): gradients of means over rows add up to the whole
-    batch's."""
+    """-> (share of the batch, the examples of each drawn tensor, whether it is the last).
+
+    Weighted by the shares, gradients of means over examples add up to the whole batch's gradient.
+    """
     n = len(drawn[0])
     if count > 1:
         size = min(size or n, -(-n // count))

@@ -1,4 +1,4 @@
-"""Optimizers from their configuration, one for each objective, and the update of a step."""
+"""Optimizers from their configuration, one per objective, and the update of a step."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -12,13 +12,17 @@ from sft_exp.core.method import Method
 from sft_exp.core.types import Rates
 from sft_exp.errors import ConfigError
 
-Phases = list[tuple[float, Rates]]  # (share of the steps, rates of all parameters of the networks)
-Optimizers = dict[str, torch.optim.Optimizer]  # objective -> what moves its network
+Phases = list[tuple[float, Rates]]  # (share of the steps, learning-rate factors by parameter)
+Optimizers = dict[str, torch.optim.Optimizer]  # objective -> optimizer of its network
 
 
 def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> None:
-    """One step. Between steps the weights are those to score and keep; schedule-free optimizers train at others, on the way
-    from these to the last iterate (Defazio et al., arXiv:2405.15682, equations 3 to 5)."""
+    """Take one step.
+
+    Between steps the weights are those to evaluate and save. Schedule-free optimizers compute
+    gradients at other weights, between these and the last iterate (Defazio et al.,
+    arXiv:2405.15682, equations 3 to 5).
+    """
     if isinstance(optimizer, TwoWeights):
         optimizer.train()
     optimizer.step(closure)  # type: ignore[arg-type]
@@ -28,7 +32,7 @@ def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> N
 
 @runtime_checkable
 class TwoWeights(Protocol):
-    """An optimizer that goes back and forth between two sets of weights."""
+    """An optimizer that switches between weights to train and weights to evaluate."""
 
     def train(self) -> None: ...
     def eval(self) -> None: ...
@@ -41,9 +45,12 @@ def belongs(parameter: str, network: str) -> bool:
 def optimizers_for(
     method: Method, nets: nn.ModuleDict, target: OptimizerConfig, phases: Phases
 ) -> Optimizers:
-    """One optimizer for each objective, over every parameter of its network that is ever trained, in groups of equal
-    learning rate. Not fused where a group grows from phase to phase: torch's fused SGD fails if some parameters of a group
-    have a momentum buffer and others, which have just joined, have none."""
+    """One optimizer per objective, over all parameters of its network that any phase trains.
+
+    Parameter groups have equal learning rates. An optimizer is not fused if a group changes from
+    phase to phase: torch's fused SGD fails if some parameters of a group have a momentum buffer
+    and others, which have just become trainable, have none.
+    """
     rates: Rates = {}
     for _, phase in phases:
         for name, rate in phase.items():
@@ -51,30 +58,33 @@ def optimizers_for(
                 raise ConfigError(
                     "strategy",
                     type(method).__name__,
-                    f"{name} has several rates; phases may only start and stop it",
+                    f"{name} has several rates; phases may only freeze and unfreeze it",
                 )
     parameters = dict(nets.named_parameters())
-    made = {}
+    optimizers = {}
     for objective, (network, _) in method.objectives.items():
         groups: dict[float, list[Tensor]] = {}
-        # phases in which a group's parameters are trained
+        # rate -> for each phase, whether the parameters are trained; the patterns that occur
         spans: dict[float, set[tuple[bool, ...]]] = {}
         for name, rate in rates.items():
             if belongs(name, network):
                 groups.setdefault(rate, []).append(parameters[name])
                 spans.setdefault(rate, set()).add(tuple(name in phase for _, phase in phases))
-        made[objective] = build_optimizer(
+        optimizers[objective] = build_optimizer(
             target,
             [{"params": p, "lr": target.options["lr"] * rate} for rate, p in groups.items()],
             fused=all(len(span) == 1 for span in spans.values()),
         )
-    return made
+    return optimizers
 
 
 def build_optimizer(
     target: OptimizerConfig, groups: list[dict], fused: bool = True
 ) -> torch.optim.Optimizer:
-    """The optimizer that a `_target_` node names, checked to be one; with `fused`, by torch's fused kernels where it has them."""
+    """The optimizer that `target` names; with `fused`, torch's fused kernels if it has them.
+
+    ConfigError if the path cannot be imported or is no optimizer class, or if it refuses options.
+    """
     module, _, name = target.path.rpartition(".")
     try:
         kind = getattr(import_module(module), name)
@@ -89,12 +99,12 @@ def build_optimizer(
             "_target_", target.path, "must be a class derived from torch.optim.Optimizer"
         )
     options = dict(target.options)
-    # not all fused kernels know these
-    shares = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
+    # not all fused kernels support DTensor
+    sharded = any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
     if (
         fused
         and "fused" in kind.__init__.__code__.co_varnames
-        and not shares
+        and not sharded
         and "fused" not in options
         and "foreach" not in options
     ):

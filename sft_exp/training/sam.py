@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation around any optimizer. Foret et al., arXiv:2010.01412, algorithm 1."""
+"""Sharpness-aware minimisation of any optimizer. Foret et al., arXiv:2010.01412, algorithm 1."""
 
 from importlib import import_module
 from typing import Any
@@ -7,9 +7,9 @@ import torch
 
 
 class SAM(torch.optim.Optimizer):
-    """Steps of `base` with the gradient found `rho` further up: each step computes two gradients.
+    """Steps of the optimizer class `base`, with the gradient at a distance `rho` uphill.
 
-    `base` names the class of the optimizer that steps; `options` are its own, beside the learning rate.
+    Each step computes two gradients. `options` are those of `base`, besides the learning rate.
     """
 
     def __init__(
@@ -34,27 +34,27 @@ class SAM(torch.optim.Optimizer):
         self.share()
 
     def share(self) -> None:
-        """One state and one list of groups for both, also after a checkpoint was loaded into this one."""
+        """Share state and parameter groups with the base, also after a checkpoint was loaded."""
         self.base.state = self.state
         self.base.param_groups = self.param_groups
 
     @torch.no_grad()
     def step(self, closure: Any) -> Any:  # type: ignore[override]
         self.share()
-        again = torch.enable_grad()(closure)
-        loss = again()
-        moved = [
+        compute_gradients = torch.enable_grad()(closure)
+        loss = compute_gradients()
+        trainable = [
             (p, group["rho"])
             for group in self.param_groups
             for p in group["params"]
             if p.grad is not None
         ]
-        norm = torch.stack([p.grad.norm() for p, _ in moved]).norm().clamp_min(1e-12)
-        here = [p.clone() for p, _ in moved]
-        for p, rho in moved:
+        norm = torch.stack([p.grad.norm() for p, _ in trainable]).norm().clamp_min(1e-12)
+        originals = [p.clone() for p, _ in trainable]
+        for p, rho in trainable:
             p.add_(p.grad * (rho / norm))
-        again()
-        for (p, _), start in zip(moved, here, strict=True):
-            p.copy_(start)  # not p - e, which would not be the same bits
+        compute_gradients()
+        for (p, _), original in zip(trainable, originals, strict=True):
+            p.copy_(original)  # not p - e, which would not be the same bits
         self.base.step()
         return loss

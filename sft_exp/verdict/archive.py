@@ -1,24 +1,26 @@
-"""What finished studies predict about the spread of a new one: an archive of mean squares and the prior fitted to it.
+"""An archive of the mean squares of finished studies, and the prior on the spread of a new study.
 
-The spread of a gain depends on the scores it is made of: accuracies of 70 % vary more than those of 99 %. Per unit of
+The spread of a gain depends on the scores: accuracies of 70 % vary more than those of 99 %. Per
+unit of
 
     q = sqrt((p (1 - p))^2 + (r (1 - r))^2),    p and r the mean scores of the two arms,
 
-which is the delta method's factor from logits to proportions, the spread is similar from study to study. The prior predicts the
-mean squares of S seeds x D draws by
+which is the delta method's factor from logits to proportions, the spread is similar from study to
+study. The prior predicts the mean squares of S seeds x D draws by
 
     rest:   e   = q^2 rest^2 + FLIPS (p (1 - p) + r (1 - r)) / tested
     seeds:  e_S = e + D q^2 seed^2
     draws:  e_D = e + S q^2 draw^2
 
-The term with `tested`, the number of test images, is there because two networks trained alike disagree on single test images.
-An observed mean square of f degrees of freedom is modelled as e F(f, d), with d the degrees that the archive is worth (Smyth,
-Statistical Applications in Genetics and Molecular Biology 3, 2004). The four numbers seed, draw, rest and d maximise
-the likelihood of all mean squares of the archive. Sentences that share a control count together as the square root of their
-number.
+The term with `tested`, the number of test images, accounts for equally trained networks that
+disagree on single test images. An observed mean square of f degrees of freedom is modelled as
+e F(f, d), with d the degrees that the archive is worth (Smyth, Statistical Applications in Genetics
+and Molecular Biology 3, 2004). The four numbers seed, draw, rest and d maximise the likelihood of
+all mean squares of the archive. Comparisons that share a control weigh together as much as the
+square root of their number.
 
-Scores that are not proportions (mIoU, average precision, errors in their own units) have no q. For these the prior gives the
-ratios of the three mean squares alone, and the study gives their scale.
+Scores that are not proportions (mIoU, average precision, errors in their own units) have no q. For
+these the prior gives the ratios of the three mean squares alone, and the study gives their scale.
 """
 
 import json
@@ -38,14 +40,15 @@ from numpy.typing import ArrayLike
 from sft_exp.errors import DataError
 from sft_exp.verdict.design import Floats, mean_squares
 
-FLIPS = 0.5  # of the binomial variance of the test images: half of two networks' errors are shared
-# borrowed for one mean square: more breaks the promise where cells differ much (docs/verdict.md)
+FLIPS = 0.5  # share of the binomial variance of the test images: two networks share half the errors
+# at most so many degrees are borrowed for one mean square: more would break the promise where cells
+# differ much (docs/verdict.md)
 MOST_DEGREES = 3.0
 FEWEST_RECORDS = 2
-# of a study of pretrainers: the control, and the strategy that trains whole networks
+# in a study of pretrainers: the control, and the strategy that trains whole networks
 CONTROL, STRATEGY = ("none", "full")
 FIXED = {"raw_pixels", "raw_svm", "pca_svm", "raw_knn", "raw_spread"}  # arms that no seed changes
-# readers: the data set is the folder's name
+# dataset options that read a folder: the folder's name is the data set's
 FOLDERS = ("image_folder", "mask_folder", "webdataset", "coco", "boxes", "number_table")
 
 
@@ -54,14 +57,14 @@ class Record:
     """The mean squares of one comparison of a finished study."""
 
     dataset: str
-    group: str  # comparisons with one control: they are not independent
+    group: str  # comparisons of one group share a control: they are not independent
     name: str
     seeds: int
     draws: int
     squares: tuple[float, ...]  # of seeds, draws and rest; 0 where a factor has one level
     pretrained: float  # mean score of the arm
-    scratch: float
-    tested: int  # test images
+    scratch: float  # mean score of the control
+    tested: int  # number of test images
 
     @property
     def degrees(self) -> tuple[int, int, int]:
@@ -70,7 +73,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Prior:
-    """Standard deviations of a gain per unit q, and what they are worth."""
+    """Standard deviations of a gain per unit q, and the degrees of freedom that they are worth."""
 
     seed: float
     draw: float
@@ -88,7 +91,8 @@ class Prior:
     ) -> Floats:
         """The predicted mean squares [..., 3] of gains whose arms have these mean scores [...].
 
-        With `proportion` false only their ratios have a meaning. Without `tested` the term of the test images is left out.
+        With `proportion` false only their ratios are meaningful. Without `tested` the term of the
+        test images is left out.
         """
         p, r = (np.clip(np.asarray(x, float), 0.001, 0.999) for x in (pretrained, scratch))
         v, w = (p * (1 - p), r * (1 - r)) if proportion else (np.ones(p.shape), np.zeros(p.shape))
@@ -107,25 +111,25 @@ class Archive:
     records: tuple[Record, ...]
     prior: Prior
     without: tuple[str, ...] = ()  # data sets that were left out
-    # stored ones, by what they leave out
+    # stored priors, by the data sets that they leave out
     fits: Mapping[tuple[str, ...], Prior] = field(default_factory=dict, repr=False)
 
     def leaving_out(self, datasets: Collection[str]) -> "Archive":
-        """This archive without results of these data sets (by name, in any case), and the prior fitted to the rest.
+        """This archive without results of these data sets, with the prior fitted to the rest.
+
+        Names of data sets are compared without regard to case.
 
         Raises:
             DataError: nothing is left.
         """
         names = {name.lower() for name in datasets}
-        kept = tuple(r for r in self.records if r.dataset.lower() not in names)
-        if len(kept) == len(self.records):
+        others = tuple(r for r in self.records if r.dataset.lower() not in names)
+        if len(others) == len(self.records):
             return self
-        out = tuple(
-            sorted(
-                {*self.without, *(r.dataset for r in self.records if r.dataset.lower() in names)}
-            )
-        )
-        return replace(self, records=kept, prior=self.fits.get(out) or fit(kept), without=out)
+        removed = {r.dataset for r in self.records if r.dataset.lower() in names}
+        without = tuple(sorted({*self.without, *removed}))
+        prior = self.fits.get(without) or fit(others)
+        return replace(self, records=others, prior=prior, without=without)
 
     @property
     def datasets(self) -> list[str]:
@@ -138,7 +142,7 @@ class Archive:
         )
 
     def ratios(self) -> Floats:
-        """Observed over predicted mean squares [records, 3] of the archive itself; NaN where a factor has one level."""
+        """Observed over predicted mean squares [records, 3]; NaN where a factor has one level."""
         return np.array(
             [
                 np.where(np.array(r.degrees) > 0, r.squares / expected(self.prior, r), np.nan)
@@ -157,7 +161,9 @@ def frozen() -> Archive:
 
 
 def from_folder(folder: Path) -> Archive:
-    """An archive of the finished studies below a folder (every `study.json`), fitted by the same code as the frozen one.
+    """An archive of the finished studies below a folder (every `study.json`).
+
+    It is fitted by the same code as the frozen archive.
 
     Raises:
         DataError: fewer than two comparisons can be read.
@@ -172,7 +178,8 @@ def from_folder(folder: Path) -> Archive:
 
 
 def freeze(version: str, studies: Iterable[Path]) -> str:
-    """The text of `archive.json`: records of the studies, the prior of all, and that without each data set."""
+    """The text of `archive.json`: the records of the studies, and the priors of all records and of
+    those without each data set."""
     records = tuple(from_studies(studies))
     whole = Archive(version, records, fit(records))
     parts = [whole, *(whole.leaving_out([d]) for d in whole.datasets if len(whole.datasets) > 1)]
@@ -195,8 +202,8 @@ def expected(prior: Prior, record: Record) -> Floats:
 def fit(records: Sequence[Record]) -> Prior:
     """The prior of largest likelihood, to three digits so that it does not depend on the machine.
 
-    Weak normal penalties keep what the records do not tell finite: log d is near log 3 with a standard deviation of 1, and the
-    logarithms of seed / rest and draw / rest near 0 with 1.5.
+    Weak normal penalties keep parameters finite that the records do not determine: log d has mean
+    log 3 and standard deviation 1, the logarithms of seed / rest and draw / rest have 0 and 1.5.
     """
     from scipy.optimize import minimize
 
@@ -239,7 +246,7 @@ def fit(records: Sequence[Record]) -> Prior:
 
 
 def log_density(x: Floats, f: Floats, d: float) -> Floats:
-    """Of Fisher's F with f and d degrees of freedom, at x > 0."""
+    """Log density at x > 0 of Fisher's F distribution with f and d degrees of freedom."""
     from scipy.special import betaln
 
     f = np.maximum(f, 1)
@@ -255,7 +262,7 @@ def log_density(x: Floats, f: Floats, d: float) -> Floats:
 
 
 def from_studies(paths: Iterable[Path]) -> Iterator[Record]:
-    """The comparisons of finished studies whose gains vary over seeds or draws."""
+    """Records of the comparisons of finished studies, if their gains vary over seeds or draws."""
     for path in paths:
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
@@ -267,7 +274,7 @@ def from_studies(paths: Iterable[Path]) -> Iterator[Record]:
 
 
 def from_study(study: Mapping[str, Any], name: str) -> Iterator[Record]:
-    """The comparisons in the contents of one `study.json`: of label efficiency, pretrainers, or attribution."""
+    """Records from the contents of one `study.json`: label efficiency, pretrainers, attribution."""
     dataset = dataset_of(study)
     if "cells" in study:
         tested = study.get("tested") or count_tested(
@@ -299,8 +306,10 @@ def from_study(study: Mapping[str, Any], name: str) -> Iterator[Record]:
 def arms_of(
     study: Mapping[str, Any], fixed: bool = False
 ) -> Iterator[tuple[tuple[str, str], tuple[Any, Any]]]:
-    """(group, arm) -> (scores of the arm, scores of what it is compared with), each [S][D]. Pairs of which no arm has a seed are
-    left out unless `fixed` ones are asked for."""
+    """(group, arm), and the scores of the arm and of its control, each [S][D].
+
+    Pairs of two arms that no seed changes are left out, unless `fixed` is true.
+    """
     if "levels" in study:
         for before, after in pairwise(study["levels"]):
             if fixed or not {before, after} <= FIXED:
@@ -322,7 +331,7 @@ def arms_of(
 def record(
     gains: Any, pretrained: Any, scratch: Any, tested: int, dataset: str, group: str, name: str
 ) -> Iterator[Record]:
-    """One record, or none where the gains do not vary: the same number everywhere tells nothing about spread."""
+    """One record, or none where the gains do not vary: equal gains say nothing about spread."""
     x = np.asarray(gains, float)
     if x.ndim == 2 and np.ptp(x) > 1e-9:
         squares = tuple(float(f"{s:.4g}") for s in mean_squares(x)[0])
@@ -332,7 +341,7 @@ def record(
 
 
 def dataset_of(study: Mapping[str, Any]) -> str:
-    """The name of the data set: that of `dataset=`, or where this reads a folder, the folder's name."""
+    """The name of the data set: the option `dataset=`, or the folder's name if that reads one."""
     settings = dict(
         word.partition("=")[::2] for word in shlex.split(study["command"]) if "=" in word
     )
@@ -345,8 +354,11 @@ def dataset_of(study: Mapping[str, Any]) -> str:
 
 
 def count_tested(scores: Floats) -> int:
-    """The number of test images, where a study does not state it: the least number that makes every score, or difference of
-    scores, a whole number of images. Scores are stored in single precision."""
+    """The number of test images of a study that does not state it.
+
+    It is the least number that makes every score, or difference of scores, a whole number of
+    images. Scores are stored in single precision.
+    """
     values = np.unique(np.round(np.asarray(scores, float), 7))
     for n in range(10, 100_001):
         if np.abs(values * n - np.round(values * n)).max() < 2e-7 * n + 1e-6:

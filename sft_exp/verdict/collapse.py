@@ -1,4 +1,4 @@
-"""Which seeds collapsed: those whose score is impossibly far below that of their siblings."""
+"""Which seeds collapsed, judged by scores: those far below the other seeds of the same arm."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from sft_exp.verdict.archive import Prior
 from sft_exp.verdict.design import REST, SEED, mean_squares
 
-IMPOSSIBLE = 1e-3  # chance that any seed of an arm is called collapsed where all are alike
+IMPOSSIBLE = 1e-3  # chance that any seed is called collapsed in an arm where none is
 
 
 def trained(
@@ -14,14 +14,15 @@ def trained(
 ) -> NDArray[np.bool_]:
     """Which seeds [..., S] of an arm's scores [..., S, D] trained; higher scores are better.
 
-    The better half of the seeds, and at least two, are taken as trained. The others are compared with those that are, from the
-    best to the worst, by a one-sided t test at IMPOSSIBLE / S: with n seeds that trained and a mean square MS of these,
-    moderated by the prior and raised by what the rest shows, seed s collapsed if
+    The better half of the seeds, and at least two, count as trained. The others are compared with
+    those, from the best to the worst, by a one-sided t test at IMPOSSIBLE / S: with n seeds that
+    trained and their mean square MS, moderated by the prior and scaled up to the observed rest,
+    seed s collapsed if
 
         mean_trained - mean_s > t sqrt(MS (1 + 1 / n) / D),
 
-    and then so did all that are worse. (From the inside outwards, since two collapsed seeds would hide each other.) Of two seeds
-    that differ nobody can say which is the right one, so that three are needed.
+    and then so did all worse ones. The test starts at the better seeds because two collapsed seeds
+    would hide each other. Three seeds are needed: of two that differ, either may have collapsed.
     """
     from scipy.special import stdtrit
 

@@ -1,11 +1,12 @@
-"""Mean squares of a crossed design, and an interval for its grand mean that holds at few degrees of freedom.
+"""Mean squares of a crossed design, and an interval for its grand mean with few degrees of freedom.
 
-Shape legend: S pretraining seeds, D label draws; leading axes (...) are independent designs. The model of a gain is
+Shape legend: S pretraining seeds, D labelled splits; leading axes (...) are independent designs.
+The model of a gain is
 
     d_sd = mean + seed_s + draw_d + rest_sd,
 
-with independent seed, draw and rest of variances v_S, v_D and v_E. Seeds and draws are random samples: the interval speaks of
-the mean over other seeds and other draws.
+with independent seed, draw and rest of variances v_S, v_D and v_E. Seeds and draws are random
+samples: the interval covers the mean over other seeds and other draws.
 """
 
 import numpy as np
@@ -18,11 +19,12 @@ SMALLEST_P = 1e-12
 
 
 def mean_squares(gains: ArrayLike, kept: ArrayLike | None = None) -> tuple[Floats, Floats]:
-    """Mean squares [..., 3] of seeds, draws and rest, and their degrees of freedom [..., 3], of gains [..., S, D].
+    """Mean squares [..., 3] of seeds, draws and rest of gains [..., S, D], and their degrees of
+    freedom [..., 3].
 
-    `kept` [..., S] says which seeds count; by default all do. A factor with one level has no mean square: its degrees of freedom
-    are 0 and its value is 0. (Searle, Casella & McCulloch, Variance Components, 1992, chapter 4. Expectations:
-    v_E + D v_S, v_E + S v_D, v_E.)
+    `kept` [..., S] says which seeds count; by default all do. A factor with one level has no mean
+    square: its degrees of freedom and its value are 0. (Searle, Casella & McCulloch, Variance
+    Components, 1992, chapter 4. Expectations: v_E + D v_S, v_E + S v_D, v_E.)
     """
     x = np.asarray(gains, float)
     draws = x.shape[-1]
@@ -57,16 +59,17 @@ def grand_mean(gains: ArrayLike, kept: ArrayLike | None = None) -> Floats:
 def half_width(variances: ArrayLike, degrees: ArrayLike, alpha: ArrayLike) -> Floats:
     """Half the width [...] of the interval of level 1 - alpha for a mean of variance V_S + V_D - V_E.
 
-    `variances` [..., 3] are the mean squares divided by S D, `degrees` [..., 3] their degrees of freedom. With t_X Student's
-    two-sided quantile at the degrees of X,
+    `variances` [..., 3] are the mean squares divided by S D, `degrees` [..., 3] their degrees of
+    freedom. With t_X Student's two-sided quantile at the degrees of X,
 
         half^2 = max(t_S^2 V_S,  t_D^2 V_D,  t_S^2 V_S + t_D^2 V_D - min(t)^2 V_E).
 
-    Each variance keeps the quantile of its own degrees (Banerjee, Sankhya 22, 1960, whose interval for a sum of variances never
-    covers less than its level; the subtracted term takes the smallest quantile). Satterthwaite's single t fails where seeds are
-    few and draws many: a seed mean square that is small by chance hands the sum the draws' degrees.
+    Each variance keeps the quantile of its own degrees (Banerjee, Sankhya 22, 1960, whose interval
+    for a sum of variances never covers less than its level; the subtracted term takes the smallest
+    quantile). Satterthwaite's single t fails with few seeds and many draws: if the seeds' mean
+    square is small by chance, the sum gets the draws' degrees.
 
-    A component that was not sampled has variance 0 and 0 degrees, and takes no part.
+    A component that was not sampled has variance 0 and 0 degrees, and does not contribute.
     """
     v, f = np.asarray(variances, float), np.asarray(degrees, float)
     t2 = squared_quantile(f, np.asarray(alpha, float)[..., None])
@@ -89,11 +92,11 @@ def squared_quantile(degrees: ArrayLike, alpha: ArrayLike) -> Floats:
 def p_value(
     distance: ArrayLike, variances: ArrayLike, degrees: ArrayLike, largest: float = 1.0
 ) -> Floats:
-    """The smallest alpha [...] whose interval is no wider than `distance` [...] to each side: the p value of the two-sided test
-    that inverts `half_width`. It is found by bisection of log alpha between SMALLEST_P and 1, to a relative error of 1e-9,
-    and is never below the exact one.
+    """The p value [...] of the two-sided test that inverts `half_width`.
 
-    Values above `largest` are not resolved and returned as 1, which saves time in simulations.
+    It is the smallest alpha whose interval is no wider than `distance` [...] to each side, found by
+    bisection of log alpha between SMALLEST_P and 1, to a relative error of 1e-9 and never below the
+    exact value. Values above `largest` are returned as 1, which saves time in simulations.
     """
     a, v, f = (
         np.abs(np.asarray(distance, float)),
@@ -119,11 +122,13 @@ def p_value(
 def weighted_holm(
     p: ArrayLike, weights: ArrayLike, alpha: float = 0.05
 ) -> tuple[NDArray[np.bool_], Floats]:
-    """Which of m hypotheses are rejected [..., m], and the share of alpha [..., m] that each was last tested at.
+    """Which of m hypotheses are rejected [..., m], and the share of alpha [..., m] that each was
+    last tested at.
 
-    The step-down test of Holm (Scandinavian Journal of Statistics 6, 1979) with weights [m]: hypothesis i is
-    rejected if p_i <= alpha w_i / (sum of the weights not yet rejected), until no more are. The chance of any false
-    rejection is at most alpha, whichever hypotheses are true and however the p values depend on each other.
+    The step-down test of Holm (Scandinavian Journal of Statistics 6, 1979) with weights [m]:
+    hypothesis i is rejected if p_i <= alpha w_i / (sum of the weights not yet rejected), until no
+    more are. The chance of any false rejection is at most alpha, whichever hypotheses are true and
+    however the p values depend on each other.
     """
     p = np.asarray(p, float)
     w = np.broadcast_to(np.asarray(weights, float), p.shape)

@@ -1,6 +1,7 @@
-"""What m comparisons of one report say of their means: each mean, the mean squares of its error, and their degrees of freedom.
+"""The evidence on m comparisons of a report: means, mean squares of their errors, degrees of freedom.
 
-Shape legend: m comparisons of a report, S seeds, D draws; leading axes (...) are independent reports, as simulations need.
+Shape legend: m comparisons of a report, S seeds, D draws; leading axes (...) are independent
+reports, as simulations need.
 """
 
 from collections.abc import Sequence
@@ -23,15 +24,18 @@ from sft_exp.verdict.design import (
 
 OUTLIER = 3.0  # a mean square counts in the study scale as at most this many medians of its group
 PER_COMPARISON = 0.2  # degrees borrowed for each comparison, on top of one
-# degrees of freedom of the belief that a study spreads as much as the archive says; they slow a
-# lower scale
+# degrees of freedom of the assumption that a study spreads as much as the archive says; they slow
+# the lowering of the scale
 CAUTION = 8.0
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean squares and means of m comparisons. Where all reports have one design, the last three may have leading axes of size 1,
-    so that quantiles are computed once."""
+    """Means and mean squares of m comparisons.
+
+    Where all reports have one design, `degrees`, `seeds` and `draws` may have leading axes of size
+    1, so that quantiles are computed once.
+    """
 
     mean: Floats  # [..., m]
     squares: Floats  # [..., m, 3]
@@ -43,7 +47,10 @@ class Moments:
     def of(
         cls, gains: Sequence[ArrayLike], kept: Sequence[ArrayLike | None] | None = None
     ) -> "Moments":
-        """Of m arrays of gains [..., S, D], which may differ in S and D; `kept` [..., S] are the seeds that count."""
+        """The moments of m arrays of gains [..., S, D], which may differ in S and D.
+
+        `kept` [..., S] says which seeds count; by default all do.
+        """
         means, squares, degrees, seeds, draws = [], [], [], [], []
         for x, keep in zip(gains, kept or [None] * len(gains), strict=True):
             s, f = mean_squares(x, keep)
@@ -65,10 +72,10 @@ class Evidence:
     """Ingredients of every interval and test of m comparisons."""
 
     mean: Floats  # [..., m]
-    # [..., m, 3]: mean squares over the number of gains, 0 for what the interval does not speak of
+    # [..., m, 3]: mean squares over the number of gains; 0 for factors that the interval leaves out
     variances: Floats
     degrees: Floats  # [..., m, 3]
-    # [..., m, 3]: by how much the archive's mean squares were multiplied; 1 without an archive
+    # [..., m, 3]: the factors on the archive's mean squares; 1 without an archive
     scale: Floats
 
     def half(self, alpha: ArrayLike) -> Floats:
@@ -80,14 +87,17 @@ class Evidence:
         return p_value(self.mean, self.variances, self.degrees, largest)
 
     def p_equivalence(self, margin: float, largest: float = 1.0) -> Floats:
-        """p value [..., m] of two one-sided tests that the mean lies outside of +-margin (Schuirmann, Journal of
-        Pharmacokinetics and Biopharmaceutics 15, 1987): at 0.05 the interval of level 0.90 lies inside."""
+        """p value [..., m] of two one-sided tests that the mean lies outside of +-margin.
+
+        At 0.05 the interval of level 0.90 lies inside (Schuirmann, Journal of Pharmacokinetics and
+        Biopharmaceutics 15, 1987).
+        """
         room = margin - np.abs(self.mean)
         both = p_value(np.maximum(room, 0.0), self.variances, self.degrees, min(1.0, 2 * largest))
         return np.where(room > 0, both / 2, 1.0)
 
     def without_noise(self) -> NDArray[np.bool_]:
-        """Comparisons [..., m] with no spread at all: their interval of width 0 proves nothing."""
+        """Comparisons [..., m] without any spread: their interval of width 0 proves nothing."""
         return self.variances.max(-1) <= 0
 
 
@@ -104,16 +114,18 @@ def weigh(
 ) -> Evidence:
     """Combine the mean squares of the gains with those `expected` [..., m, 3] by a prior.
 
-    With f degrees of freedom of an observed mean square MS, d those that the prior is worth and lambda the study scale, the
-    moderated mean square (d lambda expected + f MS) / (d + f) has d + f degrees (Smyth 2004). d is the prior's
-    own for components that the report has no degrees of, else `borrowed_degrees`.
+    With f degrees of freedom of an observed mean square MS, d those that the prior is worth and
+    lambda the study scale, the moderated mean square (d lambda expected + f MS) / (d + f) has d + f
+    degrees (Smyth 2004). d is the prior's own for components of which the report has no degrees,
+    else `borrowed_degrees`.
 
     Args:
-        groups: of each comparison, what it shares its control with (usually the label count).
-        other_seeds: whether the means are those over other seeds. With one seed and no prior they cannot be.
-        sampled_draws: of each comparison, whether the draws are a sample; not so where all labels are used.
-        ratio: of folds of one data set, images tested over images trained on. Their training sets overlap, so that the draws'
-            variance grows by the factor 1 + D ratio (Nadeau & Bengio, Machine Learning 52, 2003, equation 5).
+        groups: of each comparison, its group, which shares a control (usually the label count).
+        other_seeds: whether the means are those over other seeds, which needs two seeds or a prior.
+        sampled_draws: of each comparison, whether the draws are a sample; false with all labels.
+        ratio: of folds of one data set, images tested over images trained on. Their training sets
+            overlap, so that the draws' variance grows by the factor 1 + D ratio (Nadeau & Bengio,
+            Machine Learning 52, 2003, equation 5).
         known_scale: false for scores that are not proportions: the prior then gives ratios alone.
     """
     squares, degrees = moments.squares, moments.degrees
@@ -134,30 +146,33 @@ def weigh(
         if other_seeds
         else np.zeros(shape, bool)
     )
-    spoken = np.stack([seeds, draws, seeds & draws], -1)
+    covered = np.stack([seeds, draws, seeds & draws], -1)
     inflation = np.ones(degrees.shape)
     inflation[..., DRAW] = 1 + moments.draws * ratio
     return Evidence(
         moments.mean,
-        np.where(spoken, squares / size * inflation, 0.0),
-        np.where(spoken, degrees, 0.0),
+        np.where(covered, squares / size * inflation, 0.0),
+        np.where(covered, degrees, 0.0),
         scale,
     )
 
 
 def borrowed_degrees(prior: Prior, comparisons: int) -> float:
-    """Degrees of freedom that a report borrows for what it has seen itself: few comparisons cannot show that a prior is wrong."""
+    """Degrees of freedom that a report borrows for a component that it has measured itself.
+
+    They are few for few comparisons, which cannot show that a prior is wrong.
+    """
     return min(prior.degrees, 1 + PER_COMPARISON * comparisons)
 
 
 def interval(
     values: ArrayLike, ratio: float = 0.0, alpha: float = 0.05
 ) -> tuple[float, float, float]:
-    """Mean, lower and upper end of the interval of level 1 - alpha for values [S, D], without an archive: for the scores of one
-    arm, a band of a figure, a difference that is not the pretraining's.
+    """Mean, lower and upper end of the interval of level 1 - alpha for values [S, D], without an
+    archive: for the scores of one arm, a band of a figure, a difference other than the gain.
 
-    It speaks of other seeds and draws where there are several of each, and else of what there are several of. A single value has
-    no interval: its ends are infinite.
+    It covers other seeds and other draws, each where there are several. A single value has no
+    interval: its ends are infinite.
     """
     x = np.atleast_2d(np.asarray(values, float))
     mean = float(x.mean())
@@ -174,16 +189,18 @@ def study_scale(
     groups: Sequence[object] | None = None,
     known: bool = True,
 ) -> Floats:
-    """lambda [..., m, 3]: by how much a study spreads more or less than its prior expects.
+    """lambda [..., m, 3]: the factor between the spread of a study and that expected by its prior.
 
-    u = MS / expected is averaged over the comparisons of the report, each u counting as at most OUTLIER medians. lambda of a
-    component is the largest of (a) its own mean u, (b) the mean u of all components by their degrees F, and (c)
-    (F u + CAUTION) / (F + CAUTION): the scale is raised freely and lowered slowly. F are the degrees of one comparison times
-    m / (1 + (m - 1) / 4), because gains over one control of like variance correlate by 1/2 and their mean squares by 1/4. Where
-    the scale is not `known`, (c) is left out.
+    u = MS / expected is averaged over the comparisons of the report, each u counting as at most
+    OUTLIER medians. lambda of a component is the largest of (a) its own mean u, (b) the mean u of
+    all components by their degrees F, and (c) (F u + CAUTION) / (F + CAUTION): the scale is raised
+    freely and lowered slowly. F are the degrees of one comparison times m / (1 + (m - 1) / 4),
+    because gains over one control of like variance correlate by 1/2 and their mean squares by 1/4.
+    Where the scale is not `known`, (c) is left out.
 
-    Where the report has several groups, lambda is that of the group, found in the same way with the report's in the place of 1
-    in (c): label counts may differ in their spread, and one that varies much must not be hidden by the others.
+    Where the report has several groups, lambda is that of the group, computed in the same way with
+    the report's in the place of 1 in (c): label counts may differ in spread, and one that varies
+    much must not be hidden by the others.
     """
     u = squares / expected
     f = np.broadcast_to(degrees, u.shape)
@@ -198,7 +215,7 @@ def study_scale(
 
 
 def lowered_slowly(u: Floats, f: Floats, start: Floats) -> Floats:
-    """The largest of (a), (b) and (c) above [..., 3], of ratios u and degrees f [..., m, 3]."""
+    """The largest of (a), (b) and (c) of `study_scale` [..., 3], of ratios u, degrees f [..., m, 3]."""
     own, every, total = pooled(u, f)
     total = total * u.shape[-2] / (1 + (u.shape[-2] - 1) / 4)
     return np.maximum(
@@ -208,12 +225,13 @@ def lowered_slowly(u: Floats, f: Floats, start: Floats) -> Floats:
 
 
 def pooled(u: Floats, f: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean u of each component [..., 3], that of all [..., 1], and the degrees of one comparison [..., 1]."""
+    """Mean u of each component [..., 3] and of all [..., 1], and the degrees of one comparison
+    [..., 1]."""
     own = np.zeros((*u.shape[:-2], 3))
     for k in (SEED, DRAW, REST):
-        seen = (f[..., k] > 0).reshape(-1, f.shape[-2]).any(0)
-        if seen.any():
-            v = u[..., seen, k]
+        measured = (f[..., k] > 0).reshape(-1, f.shape[-2]).any(0)
+        if measured.any():
+            v = u[..., measured, k]
             if v.shape[-1] > 2:
                 v = np.minimum(v, OUTLIER * np.median(v, -1, keepdims=True))
             own[..., k] = v.mean(-1)
@@ -227,9 +245,11 @@ def pooled(u: Floats, f: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def forecast(evidence: Evidence, moments: Moments, seeds: ArrayLike, draws: ArrayLike) -> Evidence:
-    """The evidence that other numbers of seeds and draws [..., m] would give, if means and spread stayed as they are.
+    """The evidence that other numbers of seeds and draws [..., m] would give with the same means and
+    spread.
 
-    The variances are taken apart into v_S, v_D and v_E, and put together again; degrees of freedom grow by those added.
+    The variances are split into v_S, v_D and v_E and combined for the new numbers; degrees of
+    freedom grow by those added.
     """
     seeds, draws = np.asarray(seeds, float), np.asarray(draws, float)
     now = evidence.variances * (moments.seeds * moments.draws)[..., None]
@@ -241,8 +261,8 @@ def forecast(evidence: Evidence, moments: Moments, seeds: ArrayLike, draws: Arra
         np.stack(np.broadcast_arrays(seeds - 1, draws - 1, (seeds - 1) * (draws - 1)), -1)
         - moments.degrees
     )
-    seen = evidence.degrees > 0
-    variances = np.where(seen, then / (seeds * draws)[..., None], 0.0)
+    covered = evidence.degrees > 0
+    variances = np.where(covered, then / (seeds * draws)[..., None], 0.0)
     return replace(
-        evidence, variances=variances, degrees=np.where(seen, evidence.degrees + added, 0.0)
+        evidence, variances=variances, degrees=np.where(covered, evidence.degrees + added, 0.0)
     )

@@ -1,7 +1,8 @@
-"""The verdict on the comparisons of a report: one of four words each, an interval, and what both are based on.
+"""The verdict on the comparisons of a report: for each one of four words, an interval and a text.
 
-Promise: a report says a false *helped* or *hurt* in at most 5 % of cases, whichever of its comparisons differ in truth. The
-benchmark `python -m benchmarks.verdict` measures it, and docs/verdict.md says where it is not kept.
+Promise: a report says a false *helped* or *hurt* in at most 5 % of cases, whichever of its
+comparisons differ in truth. The benchmark `python -m benchmarks.verdict` measures it, and
+docs/verdict.md says where it is not kept.
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -22,11 +23,11 @@ from sft_exp.verdict.words import (
     HURT,
     SMALL,
     WORDS,
+    Coverage,
     Verdict,
-    coverage,
     finite,
-    of_one,
-    sentence,
+    notes_of,
+    text_of,
     with_failure,
     withheld,
 )
@@ -35,27 +36,27 @@ STANDARD = "2.0"  # the version of docs/standard.md that this rule belongs to
 ALPHA = 0.05
 MARGIN = 0.005  # of a score that is a proportion: half a point
 PRIMARY_SHARE = 0.8  # of ALPHA, for the comparisons declared primary beforehand
-MOST = 100  # seeds or draws that a forecast names
-EQUAL = 1e-9  # gains of accuracies are whole numbers of images: what differs less is rounding
+MOST = 100  # largest number of seeds or draws that a forecast names
+EQUAL = 1e-9  # gains in accuracy are whole numbers of images: smaller differences are rounding
 Key = TypeVar("Key", bound=Hashable)
 Scores = Sequence[Sequence[float]] | Floats  # [S][D]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of two arms with the same seeds and draws: score [s][d] of one is paired with score [s][d] of the other."""
+    """Scores of two arms, paired by seed and draw: score [s][d] of one with [s][d] of the other."""
 
     pretrained: Scores
     scratch: Scores
     # comparisons of one group share their control, e.g. those at one label count
     group: Hashable = ""
     weight: float = 1.0  # of its share of the 5 %, relative to the others'; see `primary_weights`
-    # every label is used: there is one label set, and no other to speak of
+    # every label is used: there is one label set, and no other that the interval could cover
     all_labels: bool = False
-    # which seeds did, where training itself tells; else found from the scores
+    # which seeds trained, where the training log says so; None: it is estimated from the scores
     trained: Sequence[bool] | None = None
     pretrained_failed: str = ""  # how trainings of the arm failed, in words; empty if none did
-    scratch_failed: str = ""  # the same of the control; then no verdict is given on the comparison
+    scratch_failed: str = ""  # the same for the control; the comparison then gets no verdict
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Setting:
     """What the comparisons of a report have in common."""
 
     tested: int | None = None  # test images
-    # of folds of one data set: images tested over images trained on; 0 for independent draws
+    # for folds of one data set: images tested over images trained on; 0 for independent draws
     ratio: float = 0.0
     score: str = "accuracy"
-    against: str = "the same model from scratch"  # what the scores are compared with, in words
-    # whether the score is a share of test images; mIoU, average precision and errors are not
+    against: str = "the same model from scratch"  # the control, in words
+    # whether the score is a fraction of the test images; mIoU, average precision, errors are not
     proportion: bool = True
     # print hundredths, called points; None: where the score is a proportion
     points: bool | None = None
@@ -83,12 +84,12 @@ class Setting:
 class Report(Generic[Key]):
     verdicts: dict[Key, Verdict]
     archive: Archive | None
-    # of seeds, draws and rest: the study's mean squares over the archive's, the median
+    # median ratios of the study's mean squares to the archive's: of seeds, draws and rest
     scale: tuple[float, float, float] | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # on all verdicts together; those on single ones are `Verdict.notes`
 
     def record(self) -> dict[str, Any]:
-        """What the verdicts rest on, for a JSON file; the verdicts have records of their own."""
+        """The basis of the verdicts, for a JSON file; the verdicts have records of their own."""
         return {
             "standard": STANDARD,
             "archive": self.archive.name if self.archive else None,
@@ -102,7 +103,7 @@ class Report(Generic[Key]):
 
 @dataclass(frozen=True)
 class Decision:
-    """Words [..., m] as numbers, and the share of alpha [..., m] that each difference was last tested at."""
+    """Words [..., m], and the share of alpha [..., m] that each difference was last tested at."""
 
     word: NDArray[np.int64]  # index into WORDS
     share: Floats
@@ -120,10 +121,11 @@ def judge(
     """Judge all comparisons of one report together.
 
     Args:
-        words: words that were decided elsewhere, by looks at a growing study (`sequential`). The report then gives their
-            intervals and sentences, at the level of `setting.alpha`.
-        archive: what the spread is compared with: `archive.frozen()`, `archive.from_folder(...)`, or None for the gains alone.
-        without: the data sets that the comparisons are about. Their results are left out of the archive.
+        words: words that were decided elsewhere, by looks at a growing study (`sequential`). The
+            report then gives their intervals and texts, at the level of `setting.alpha`.
+        archive: the earlier studies whose spread counts too: `archive.frozen()`,
+            `archive.from_folder(...)`, or None for the gains alone.
+        without: the data sets of the comparisons. Their results are left out of the archive.
 
     Raises:
         DataError: nothing to judge, scores that are not finite, or arms whose seeds or draws differ.
@@ -133,27 +135,27 @@ def judge(
     if any(c.scratch_failed for c in comparisons.values()):
         return with_failures(comparisons, setting, archive, words)
     context = prepare(comparisons, setting, archive, words)
-    moments, prior = context.moments, context.prior
-    silent, one_seed = context.equal, moments.degrees[:, SEED] == 0
-    known = np.zeros(len(one_seed), bool)
-    unknown = one_seed if prior is None else known
-    evidence, alone = context.evidence(prior), context.evidence(None)
-    main = verdicts(context, evidence, alone, silent | unknown, unknown)
+    prior, equal = context.prior, context.equal
+    one_seed = context.moments.degrees[:, SEED] == 0
+    singles: Sequence[Verdict | None] = [None] * len(comparisons)
     if one_seed.any():
         this = context.evidence(prior, other_seeds=False), context.evidence(None, other_seeds=False)
-        own = verdicts(context, *this, silent, known, this_one=True)
-        main = [
-            of_one(v, o, setting.in_points) if one else v
-            for v, o, one in zip(main, own, one_seed, strict=True)
-        ]
-    main = [
+        on_one = verdicts(context, *this, no_interval=np.zeros(len(equal), bool), this_one=True)
+        singles = [v if one else None for v, one in zip(on_one, one_seed, strict=True)]
+    # without an archive one seed tells nothing about others
+    no_interval = one_seed & (prior is None)
+    evidence = context.evidence(prior)
+    judged = verdicts(
+        context, evidence, context.evidence(None), no_interval=no_interval, singles=singles
+    )
+    judged = [
         with_failure(v, c.pretrained_failed) if c.pretrained_failed else v
-        for v, c in zip(main, comparisons.values(), strict=True)
+        for v, c in zip(judged, comparisons.values(), strict=True)
     ]
     seeds, draws, rest = (float(x) for x in np.median(evidence.scale, 0))
     scale = (seeds, draws, rest) if prior else None
-    said = notes(context.archive, scale, len(main), context.setting)
-    return Report(dict(zip(comparisons, main, strict=True)), context.archive, scale, tuple(said))
+    notes = report_notes(context.archive, scale, len(judged), context.setting)
+    return Report(dict(zip(comparisons, judged, strict=True)), context.archive, scale, tuple(notes))
 
 
 def with_failures(
@@ -162,7 +164,7 @@ def with_failures(
     archive: Archive | None,
     words: Mapping[Key, str] | None = None,
 ) -> Report[Key]:
-    """Judge the comparisons whose control trained, by themselves; the others get no verdict and no interval."""
+    """Judge the comparisons whose control trained; the others get no verdict and no interval."""
     sound = {key: c for key, c in comparisons.items() if not c.scratch_failed}
     report = (
         judge(sound, setting, archive, words=words) if sound else Report[Key]({}, archive, None, ())
@@ -183,12 +185,12 @@ def with_failures(
 
 @dataclass(frozen=True)
 class Context:
-    """One report on its way through the rule."""
+    """The comparisons of one report, and what their words and intervals follow from."""
 
     comparisons: list[Comparison]
     setting: Setting
     archive: Archive | None
-    kept: list[NDArray[np.bool_]]  # of each comparison, the seeds that trained [S]
+    trained: list[NDArray[np.bool_]]  # of each comparison, which seeds trained [S]
     equal: NDArray[np.bool_]  # [m], comparisons whose gains are all the same number
     moments: Moments
     expected: Floats | None  # [m, 3], the archive's mean squares
@@ -221,22 +223,22 @@ def prepare(
     archive: Archive | None,
     words: Mapping[Key, str] | None = None,
 ) -> Context:
-    """Everything that words and intervals follow from; `sequential.look` takes `evidence(prior)` and `moments` of it."""
+    """The context of a report; `sequential.take` uses its `evidence(prior)` and `moments`."""
     if not comparisons:
         raise DataError("there is no comparison to judge")
     prior = archive.prior if archive else None
     arms = [checked(str(key), c) for key, c in comparisons.items()]
-    kept = [
+    seeds = [
         seeds_that_trained(str(key), c, pair, prior, setting)
         for (key, c), pair in zip(comparisons.items(), arms, strict=True)
     ]
     gains = [p - s for p, s in arms]
-    moments = Moments.of(gains, kept)
-    equal = np.array([np.ptp(g[k]) < EQUAL for g, k in zip(gains, kept, strict=True)])
-    expected = expected_squares(arms, kept, moments, prior, setting)
+    moments = Moments.of(gains, seeds)
+    equal = np.array([np.ptp(g[s]) < EQUAL for g, s in zip(gains, seeds, strict=True)])
+    expected = expected_squares(arms, seeds, moments, prior, setting)
     decided = np.array([WORDS.index(words[key]) for key in comparisons]) if words else None
     return Context(
-        list(comparisons.values()), setting, archive, kept, equal, moments, expected, decided
+        list(comparisons.values()), setting, archive, seeds, equal, moments, expected, decided
     )
 
 
@@ -252,8 +254,8 @@ def checked(name: str, comparison: Comparison) -> tuple[Floats, Floats]:
         ) from e
     if pretrained.ndim != 2 or pretrained.shape != scratch.shape or not pretrained.size:
         raise DataError(
-            f"{name}: arms are paired by seed and draw, so both need scores [seeds][draws] of one shape; "
-            f"they are {list(pretrained.shape)} and {list(scratch.shape)}"
+            f"{name}: arms are paired by seed and draw, so both need scores [seeds][draws] of one "
+            f"shape; they are {list(pretrained.shape)} and {list(scratch.shape)}"
         )
     if not (np.isfinite(pretrained).all() and np.isfinite(scratch).all()):
         raise DataError(f"{name}: a score is not finite")
@@ -269,22 +271,23 @@ def seeds_that_trained(
     prior: Prior | None,
     setting: Setting,
 ) -> NDArray[np.bool_]:
-    """Of a comparison [S]: a seed counts if both of its arms trained."""
+    """Which seeds [S] of a comparison count: those in which both arms trained."""
     if comparison.trained is None:
         return np.logical_and(
             *(trained(a, prior, setting.tested, setting.proportion) for a in arms)
         )
-    told = np.asarray(comparison.trained, bool)
-    if told.shape != arms[0].shape[:1] or not told.any():
+    seeds = np.asarray(comparison.trained, bool)
+    if seeds.shape != arms[0].shape[:1] or not seeds.any():
         raise DataError(
-            f"{name}: trained={list(comparison.trained)} must say of each of {len(arms[0])} seeds, and of one that it did"
+            f"{name}: trained={list(comparison.trained)} must have a value for each of "
+            f"{len(arms[0])} seeds, of which at least one is true"
         )
-    return told
+    return seeds
 
 
 def expected_squares(
     arms: Sequence[tuple[Floats, Floats]],
-    kept: Sequence[NDArray[np.bool_]],
+    seeds: Sequence[NDArray[np.bool_]],
     moments: Moments,
     prior: Prior | None,
     setting: Setting,
@@ -296,12 +299,16 @@ def expected_squares(
         for pair in arms:
             if min(a.min() for a in pair) < 0 or max(a.max() for a in pair) > 1:
                 raise DataError(
-                    f"scores that are proportions lie between 0 and 1; is {setting.score} one? (proportion=false)"
+                    f"scores that are proportions lie between 0 and 1; if {setting.score} is not "
+                    "one, give proportion=false"
                 )
-    p, s = (
-        np.array([pair[n][k].mean() for pair, k in zip(arms, kept, strict=True)]) for n in (0, 1)
+    pretrained, scratch = (
+        np.array([pair[arm][s].mean() for pair, s in zip(arms, seeds, strict=True)])
+        for arm in (0, 1)
     )
-    return prior.expected(p, s, moments.seeds, moments.draws, setting.tested, setting.proportion)
+    return prior.expected(
+        pretrained, scratch, moments.seeds, moments.draws, setting.tested, setting.proportion
+    )
 
 
 def decide(
@@ -314,13 +321,13 @@ def decide(
 ) -> Decision:
     """A word for each comparison [..., m].
 
-    *helped* and *hurt* by the weighted Holm test at alpha over all comparisons; *too small to matter* by the same test of
-    equivalence, at alpha of its own. A difference that is real and too small to matter is called the latter. Comparisons that
-    are `silent` get no word.
+    *helped* and *hurt* follow from the weighted Holm test at alpha over all comparisons, *too small
+    to matter* from the same test of equivalence at an alpha of its own. A difference that is real
+    and too small to matter is called the latter. Comparisons that are `silent` get *cannot tell*.
     """
     p, q = evidence.p_difference(largest), evidence.p_equivalence(margin, largest)
-    no = evidence.without_noise() if silent is None else evidence.without_noise() | silent
-    p, q = np.where(no, 1.0, p), np.where(no, 1.0, q)
+    untested = evidence.without_noise() if silent is None else evidence.without_noise() | silent
+    p, q = np.where(untested, 1.0, p), np.where(untested, 1.0, q)
     differs, share = weighted_holm(p, weights, alpha)
     small, _ = weighted_holm(q, weights, alpha)
     sign = np.where(evidence.mean > 0, HELPED, HURT)
@@ -330,49 +337,65 @@ def decide(
 def printed_share(
     evidence: Evidence, decision: Decision, weights: Floats, alpha: float = ALPHA
 ) -> Floats:
-    """1 - level [..., m] of each printed interval: its part of alpha by weight (Bonferroni), so that all intervals hold at once.
-    Where Holm's test told a difference that this interval just misses, it is the share that it was told at."""
+    """1 - level [..., m] of each printed interval.
+
+    It is the comparison's part of alpha by weight (Bonferroni), so that all intervals hold at once.
+    Where this interval contains 0 although Holm's test rejected, it is the share of that test.
+    """
     share = np.broadcast_to(alpha * weights / weights.sum(), decision.share.shape)
-    told = (decision.word == HELPED) | (decision.word == HURT)
-    return np.where(told & (np.abs(evidence.mean) <= evidence.half(share)), decision.share, share)
+    differs = (decision.word == HELPED) | (decision.word == HURT)
+    contains_zero = np.abs(evidence.mean) <= evidence.half(share)
+    return np.where(differs & contains_zero, decision.share, share)
 
 
 def verdicts(
     context: Context,
     evidence: Evidence,
     alone: Evidence,
-    silent: NDArray[np.bool_],
-    unknown: NDArray[np.bool_],
+    *,
+    no_interval: NDArray[np.bool_],
     this_one: bool = False,
+    singles: Sequence[Verdict | None] | None = None,
 ) -> list[Verdict]:
-    """One verdict a comparison. `unknown` ones have no interval; `silent` ones no word."""
+    """One verdict a comparison.
+
+    Args:
+        alone: the evidence without the archive.
+        no_interval: comparisons [m] that have no interval, and therefore no word.
+        this_one: the verdicts are on this one pretraining, not on others too.
+        singles: of each comparison of one seed, the verdict on this one pretraining.
+    """
     setting, weights, moments = context.setting, context.weights, context.moments
-    single = moments.seeds * moments.draws == 1
-    unknown = unknown | single
-    decision = decide(evidence, weights, setting.margin, setting.alpha, silent | unknown)
+    borrowed = context.prior is not None
+    single_run = moments.seeds * moments.draws == 1
+    no_word = context.equal | no_interval
+    no_interval = no_interval | single_run
+    decision = decide(evidence, weights, setting.margin, setting.alpha, no_word | no_interval)
     if context.decided is not None and not this_one:
         decision = replace(decision, word=context.decided)
     share = printed_share(evidence, decision, weights, setting.alpha)
-    half, half_alone = evidence.half(share), alone.half(share)
     one_seed = moments.degrees[:, SEED] == 0
-    half = np.where(unknown, np.inf, half)
-    half_alone = np.where(single | (one_seed & (not this_one)), np.inf, half_alone)
-    shares = setting.alpha * weights / weights.sum()
-    needed = required(evidence, moments, shares, setting.margin)
+    half = np.where(no_interval, np.inf, evidence.half(share))
+    half_alone = np.where(single_run | (one_seed & (not this_one)), np.inf, alone.half(share))
+    simultaneous = setting.alpha * weights / weights.sum()
+    needed = required(evidence, moments, simultaneous, setting.margin)
     judged = []
-    for n, (comparison, keep) in enumerate(zip(context.comparisons, context.kept, strict=True)):
+    for n, (comparison, trained_n) in enumerate(
+        zip(context.comparisons, context.trained, strict=True)
+    ):
         word = WORDS[int(decision.word[n])]
         gain, seeds, draws = float(evidence.mean[n]), int(moments.seeds[n]), int(moments.draws[n])
-        collapsed = tuple(int(s) for s in np.flatnonzero(~keep))
-        covers = coverage(
+        collapsed = tuple(int(s) for s in np.flatnonzero(~trained_n))
+        coverage = Coverage.of(
             seeds,
             draws,
-            comparison.all_labels,
-            setting.ratio > 0,
-            context.prior is not None,
-            this_one,
             collapsed,
+            all_labels=comparison.all_labels,
+            folds=setting.ratio > 0,
+            borrowed=borrowed,
+            this_one=this_one,
         )
+        undecided = word == "cannot tell" and not (no_word[n] or no_interval[n] or this_one)
         verdict = Verdict(
             word=word,
             difference=gain,
@@ -385,39 +408,41 @@ def verdicts(
             seeds=seeds,
             draws=draws,
             collapsed=collapsed,
-            covers=covers,
+            covers=coverage.sentence,
             text="",
-            needed=needed[n]
-            if word == "cannot tell" and not (silent[n] or unknown[n] or this_one)
-            else None,
+            this=singles[n] if singles else None,
+            needed=needed[n] if undecided else None,
         )
-        wider = bool(share[n] > shares[n] * (1 + 1e-9))
-        text = sentence(
+        text = text_of(
             verdict,
+            coverage,
             setting.score,
             setting.against,
             setting.in_points,
             len(context.comparisons),
             setting.alpha,
-            setting.margin,
-            same=bool(silent[n] and not unknown[n]),
-            judged_alone=wider,
-            borrowed=context.prior is not None,
+            equal=bool(context.equal[n] and not no_interval[n]),
+            judged_alone=bool(share[n] > simultaneous[n] * (1 + 1e-9)),
+            this_one=this_one,
         )
-        judged.append(replace(verdict, text=text))
+        notes = notes_of(verdict, setting.in_points, setting.margin, borrowed=borrowed)
+        judged.append(replace(verdict, text=text, notes=notes))
     return judged
 
 
 def required(
     evidence: Evidence, moments: Moments, shares: Floats, margin: float
 ) -> list[tuple[int, int] | None]:
-    """Of each comparison the least seeds and draws, both larger in proportion, whose interval would leave out 0, or lie inside
-    the margin, if mean and spread stayed as they are; None if more than MOST of either would be needed."""
+    """Of each comparison the fewest seeds and draws that would suffice for a word.
+
+    Both grow in proportion until the interval leaves out 0 or lies inside the margin, with mean and
+    spread as they are. None if more than MOST of either would be needed.
+    """
     reach = np.maximum(np.abs(evidence.mean), margin - np.abs(evidence.mean))
     drawn = evidence.variances[:, DRAW] > 0
     needed: list[tuple[int, int] | None] = [None] * len(reach)
     for factor in np.geomspace(1.05, MOST, 60):
-        # a hair less, so that rounding errors do not add a seed
+        # slightly less, so that rounding errors do not add a seed
         seeds = np.ceil(moments.seeds * factor - 1e-9)
         draws = np.ceil(np.where(drawn, moments.draws * factor, moments.draws) - 1e-9)
         enough = (forecast(evidence, moments, seeds, draws).half(shares) < reach) & (
@@ -428,33 +453,34 @@ def required(
     return needed
 
 
-def notes(
-    archive: Archive | None, scale: tuple[float, ...] | None, sentences: int, setting: Setting
+def report_notes(
+    archive: Archive | None, scale: tuple[float, ...] | None, comparisons: int, setting: Setting
 ) -> list[str]:
-    """What a reader must know of all sentences of a report."""
+    """Notes that hold for all verdicts of a report."""
     level = f"{100 * (1 - setting.alpha):g} %"
-    said = (
-        [f"The {sentences} intervals hold together at {level}; Holm's test gives the words."]
-        if sentences > 1
-        else []
-    )
+    notes = []
+    if comparisons > 1:
+        notes.append(
+            f"The {comparisons} intervals hold together at {level}; Holm's test gives the words."
+        )
     if archive is None or scale is None:
-        return [
-            *said,
-            "No archive of earlier studies was used: the intervals follow from these runs alone.",
-        ]
+        notes.append(
+            "No archive of earlier studies was used: the intervals follow from these runs alone."
+        )
+        return notes
     kinds = zip(("seeds", "draws", "rest"), scale, strict=True)
-    fitted = ", ".join(f"{name} by {x:.2g}" for name, x in kinds)
-    return [
-        *said,
+    factors = ", ".join(f"{name} by {x:.2g}" for name, x in kinds)
+    notes.append(
         f"The spread of earlier studies ({archive.describe()}) counts as "
-        f"{borrowed_degrees(archive.prior, sentences):.2g} degrees of freedom beside those measured here. "
-        f"To fit the spread seen here, the variances of those studies were multiplied: {fitted}.",
-    ]
+        f"{borrowed_degrees(archive.prior, comparisons):.2g} degrees of freedom beside those "
+        "measured here. To fit the spread measured here, the variances of those studies were "
+        f"multiplied: {factors}."
+    )
+    return notes
 
 
 def primary_weights(primary: Sequence[bool], share: float = PRIMARY_SHARE) -> list[float]:
-    """Weights of comparisons of which some were declared primary beforehand: these get `share` of alpha together."""
+    """Weights of comparisons, of which those declared primary beforehand share `share` of alpha."""
     first = sum(primary)
     if first in (0, len(primary)):
         return [1.0] * len(primary)

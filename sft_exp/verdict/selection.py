@@ -1,7 +1,8 @@
-"""Which of several settings is best, how many others may be, and by how much does the best one's score flatter it?
+"""Which of several settings is best, which others may be, and how optimistic is the best score?
 
-A setting that was picked because it scored best is no single comparison: its score is the largest of k. To judge a pick against
-a control, judge all k settings in one report: their intervals hold simultaneously, so that the pick's holds too.
+A setting that was picked because it scored best is not a single comparison: its score is the largest
+of k. To judge a pick against a control, judge all k settings in one report: their intervals hold
+simultaneously, so that the pick's holds too.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ RESAMPLES = 1000
 @dataclass(frozen=True)
 class Pick:
     best: int  # index of the setting with the largest mean
-    # settings that may be the best one, itself included: a confidence set
+    # a confidence set of the truly best setting
     contenders: tuple[int, ...]
-    optimism: float  # by how much the best mean is expected to exceed the true mean of its setting
+    optimism: float  # expected excess of the best mean over the true mean of its setting
 
 
 def pick(
@@ -35,13 +36,14 @@ def pick(
 ) -> Pick:
     """The best of k settings by scores [S, D] each, paired by seed and draw; higher is better.
 
-    A setting is no contender if the best one is better than it by a one-sided test at alpha / (k - 1). The set of contenders then
-    holds the truly best setting in 1 - alpha of cases: to leave it out, one of the k - 1 others would have to be found better
-    (Gupta, Technometrics 7, 1965, with Bonferroni's bound in the place of a common variance).
+    A setting is no contender if the best one beats it in a one-sided test at alpha / (k - 1). The
+    set of contenders then contains the truly best setting in 1 - alpha of cases: it is left out only
+    if one of the k - 1 others is falsely found better (Gupta, Technometrics 7, 1965, with
+    Bonferroni's bound in the place of a common variance).
 
-    The optimism is that of a bootstrap of the selection: seeds and draws are resampled, and the winner's mean there is compared
-    with its mean here (Efron & Gong, The American Statistician 37, 1983). 0 where there is one run of each setting, of which
-    nothing is known.
+    The optimism is that of a bootstrap of the selection: seeds and draws are resampled, and the mean
+    of the winner in the resample is compared with its mean in the data (Efron & Gong, The American
+    Statistician 37, 1983). With one run of each setting it is unknown and 0.
 
     Raises:
         DataError: no setting, or settings of different seeds or draws.
@@ -71,8 +73,11 @@ def pick(
 
 
 def optimism(scores: Floats) -> float:
-    """Of the best mean of scores [k, S, D], by resampling seeds and draws. A factor of n levels that are resampled varies less
-    than it should by (n - 1) / n, for which the deviations are widened."""
+    """The optimism of the best mean of scores [k, S, D], by resampling seeds and draws.
+
+    A resampled factor of n levels varies less than it should by (n - 1) / n, for which the
+    deviations are widened.
+    """
     rng = np.random.default_rng(0)
     _, seeds, draws = scores.shape
     means = scores.mean((1, 2))

@@ -1,12 +1,13 @@
-"""Going on until decided: looks at a growing study that together say a false word in at most 5 % of reports.
+"""Sequential looks at a growing study, with a false word in at most 5 % of reports in all.
 
-Each look judges what has been run so far by the rule of a single report at its own alpha. The alphas sum to 0.05, so that the
-promise holds by Boole's inequality, however the looks depend on each other: no assumption about information or increments is
-made, as the boundaries of Pocock or O'Brien and Fleming would need. A word that was said stands. Later looks have more alpha,
-because early ones have too few degrees of freedom to use it.
+Each look judges the runs so far by the rule of a single report at its own alpha. The alphas sum to
+0.05, so that the promise holds by Boole's inequality, however the looks depend on each other: unlike
+the boundaries of Pocock or O'Brien and Fleming it assumes nothing about information or increments. A
+word is final. Later looks have more alpha, because early ones have too few degrees of freedom to use
+it.
 
-Holm's share of a comparison that *differs* passes to the others of the same look. That of one called too small to matter, or
-stopped as hopeless, does not: it may still be a true null hypothesis.
+Holm's share of a comparison that *differs* passes to the others of the same look. That of one called
+too small to matter, or stopped as hopeless, does not: it may still be a true null hypothesis.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,23 +25,23 @@ from sft_exp.verdict.words import CANNOT_TELL, HELPED, HURT, SMALL, WORDS, Verdi
 
 LOOKS = ((2, 4), (3, 6), (4, 8), (6, 10), (8, 12))  # seeds and draws
 ALPHAS = (0.005, 0.0075, 0.01, 0.0125, 0.015)
-DRIFT = 1.0  # standard errors that a mean is allowed to move before a comparison counts as hopeless
+DRIFT = 1.0  # standard errors by which a mean may move before a comparison counts as hopeless
 Key = str  # the name of a comparison
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look said; stored with a result, so that a rerun with more seeds counts as a further look."""
+    """The outcome of one look, stored with a result: a rerun with more seeds is a further look."""
 
     seeds: int
     draws: int
     alpha: float  # spent by this look
-    words: dict[Key, str]  # of all comparisons, those of earlier looks included
+    words: dict[Key, str]  # of all comparisons, those decided by earlier looks included
     going: frozenset[Key]  # comparisons that continue
-    hopeless: frozenset[Key]  # that were stopped because the last look would hardly tell
+    hopeless: frozenset[Key]  # comparisons stopped because the last look would hardly give a word
 
     def record(self) -> dict[str, Any]:
-        """The look for a JSON file. Its keys must be texts."""
+        """The look for a JSON file; the keys of comparisons must be texts."""
         return asdict(self) | {k: sorted(map(str, getattr(self, k))) for k in ("going", "hopeless")}
 
     @classmethod
@@ -51,14 +52,14 @@ class Look:
 
 
 def spent(history: Sequence[Look]) -> float:
-    """Alpha spent so far; of 0.05."""
+    """Alpha spent so far, of 0.05 in all."""
     return sum(look.alpha for look in history)
 
 
 def next_design(
     history: Sequence[Look], looks: Sequence[tuple[int, int]] = LOOKS
 ) -> tuple[int, int] | None:
-    """Seeds and draws of the next planned look; None after the last, or when every comparison is decided."""
+    """Seeds and draws of the next planned look; None after the last, or if no comparison goes on."""
     if history and not history[-1].going:
         return None
     done = (history[-1].seeds, history[-1].draws) if history else (0, 0)
@@ -68,10 +69,12 @@ def next_design(
 def alpha_of(
     history: Sequence[Look], seeds: int, draws: int, alphas: Sequence[float] = ALPHAS
 ) -> float:
-    """Alpha of a look at so many seeds and draws: the next of the plan; 0 where nothing new was run or all is spent.
+    """Alpha of a look at these seeds and draws: the next of the plan.
+
+    It is 0 if there are no new runs, or all alpha is spent.
 
     Raises:
-        ConfigError: fewer seeds or draws than an earlier look had.
+        ConfigError: an earlier look had more seeds or draws.
     """
     if history:
         last = history[-1]
@@ -79,7 +82,7 @@ def alpha_of(
             raise ConfigError(
                 "look",
                 f"{seeds}x{draws}",
-                f"must hold the {last.seeds}x{last.draws} seeds and draws seen before",
+                f"must hold the {last.seeds}x{last.draws} seeds and draws of the look before",
             )
         if (seeds, draws) == (last.seeds, last.draws):
             return 0.0
@@ -99,11 +102,12 @@ def step(
     alphas: Sequence[float] = ALPHAS,
     drift: float = DRIFT,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One look at m comparisons of ... reports: the words [..., m] after it and which are stopped as hopeless [..., m].
+    """One look at m comparisons of ... reports: the words [..., m] after it, and which comparisons
+    are stopped as hopeless [..., m].
 
     Args:
         word: indices into WORDS before the look.
-        stopped: which were stopped before.
+        stopped: comparisons that were stopped before.
     """
     open_ = (word == CANNOT_TELL) & ~stopped
     if alpha > 0:
@@ -111,9 +115,10 @@ def step(
         q = np.where(open_ & ~evidence.without_noise(), evidence.p_equivalence(margin, alpha), 1.0)
         differs = (word == HELPED) | (word == HURT)
         small = word == SMALL
-        told, equal = holm_after(p, weights, alpha, differs), holm_after(q, weights, alpha, small)
+        new_differs = holm_after(p, weights, alpha, differs)
+        new_small = holm_after(q, weights, alpha, small)
         sign = np.where(evidence.mean > 0, HELPED, HURT)
-        word = np.where(equal, SMALL, np.where(told, sign, word))
+        word = np.where(new_small, SMALL, np.where(new_differs, sign, word))
     (seeds, draws), share = looks[-1], alphas[-1] * weights / weights.sum()
     last = forecast(evidence, moments, seeds, draws).half(share)
     error = drift * np.sqrt(
@@ -125,7 +130,7 @@ def step(
 
 
 def holm_after(p: Floats, weights: Floats, alpha: float, rejected: np.ndarray) -> np.ndarray:
-    """Holm's step-down test [..., m] that starts with some hypotheses already rejected; those stay out of the result."""
+    """Newly rejected hypotheses [..., m] of Holm's step-down test, given those already `rejected`."""
     done = np.zeros(p.shape, bool)
     while True:
         left = np.where(rejected | done, 0.0, weights).sum(-1, keepdims=True)
@@ -145,13 +150,13 @@ def look(
     keep_going: Collection[Key] = (),
     design: tuple[int, int] | None = None,
 ) -> Look:
-    """Judge a study as it is now, given the looks before.
+    """Judge a study at its present size, given the looks before.
 
     Args:
         keys: names of the m comparisons, the same at every look.
         evidence: of the m comparisons, by `evidence.weigh`.
         keep_going: comparisons that are not stopped even if hopeless.
-        design: seeds and draws of this look; by default the most that a comparison has.
+        design: seeds and draws of this look; by default the largest numbers of any comparison.
     """
     if history and set(history[-1].words) != set(keys):
         raise ConfigError(
@@ -170,11 +175,11 @@ def look(
         alpha,
         margin,
     )
-    said = {k: WORDS[int(w)] for k, w in zip(keys, word, strict=True)}
+    words = {k: WORDS[int(w)] for k, w in zip(keys, word, strict=True)}
     hopeless = frozenset(k for k, s in zip(keys, stopped, strict=True) if s and k not in keep_going)
-    going = frozenset(k for k in keys if said[k] == "cannot tell" and k not in hopeless)
-    end = next_design([Look(seeds, draws, alpha, said, going, hopeless)]) is None
-    return Look(seeds, draws, alpha, said, frozenset() if end else going, hopeless)
+    going = frozenset(k for k in keys if words[k] == "cannot tell" and k not in hopeless)
+    end = next_design([Look(seeds, draws, alpha, words, going, hopeless)]) is None
+    return Look(seeds, draws, alpha, words, frozenset() if end else going, hopeless)
 
 
 def take(
@@ -185,9 +190,9 @@ def take(
     archive: Archive | None,
     without: Collection[str] = (),
 ) -> Look:
-    """The look at a study's comparisons as they are at `design`, given the looks before.
+    """The look at a study's comparisons at `design`, given the looks before.
 
-    A comparison whose control failed to train takes no part in the look: it keeps its word and does not go on.
+    A comparison whose control failed to train takes no part: it keeps its word and does not go on.
     """
     archive = archive.leaving_out(without) if archive else None
     sound = {key: c for key, c in comparisons.items() if not c.scratch_failed}
@@ -200,7 +205,7 @@ def take(
         return Look(*design, 0.0, dict(failed), frozenset(), frozenset(failed))
     context = prepare(sound, setting, archive)
     weights = {key: c.weight for key, c in sound.items()}
-    found = look(
+    outcome = look(
         earlier,
         list(sound),
         context.evidence(context.prior),
@@ -209,7 +214,7 @@ def take(
         setting.margin,
         design=design,
     )
-    return replace(found, words=found.words | failed)
+    return replace(outcome, words=outcome.words | failed)
 
 
 def retake(
@@ -219,11 +224,11 @@ def retake(
     archive: Archive | None,
     without: Collection[str] = (),
 ) -> list[Look]:
-    """The looks at the designs of `history`, taken again from the scores of today, which hold those of every look."""
+    """The looks at the designs of `history`, taken again from the scores of the finished study."""
     again: list[Look] = []
-    for seen in history:
-        at = {k: up_to(c, seen.seeds, seen.draws) for k, c in comparisons.items()}
-        again.append(take(again, at, (seen.seeds, seen.draws), setting, archive, without))
+    for past in history:
+        at = {k: up_to(c, past.seeds, past.draws) for k, c in comparisons.items()}
+        again.append(take(again, at, (past.seeds, past.draws), setting, archive, without))
     return again
 
 
@@ -234,14 +239,18 @@ def conclude(
     archive: Archive | None,
     without: Collection[str] = (),
 ) -> Report[Key]:
-    """The report after the last look. Each comparison has the word, the interval and the sentence of the look that decided it, or
-    of the last one that it took part in, at that look's alpha: all intervals together hold at 1 - the alpha spent."""
+    """The report after the last look.
+
+    Each comparison has the word, the interval and the text of the look that decided it, or of the
+    last one that it took part in, at that look's alpha: all intervals together hold at 1 - the alpha
+    spent.
+    """
     verdicts: dict[Key, Verdict] = {}
     report: Report[Key] | None = None
-    for n, seen in enumerate(history):
-        words = {k: seen.words[k] for k in comparisons}
-        at = {k: up_to(c, seen.seeds, seen.draws) for k, c in comparisons.items()}
-        report = judge(at, replace(setting, alpha=seen.alpha), archive, without, words)
+    for n, past in enumerate(history):
+        words = {k: past.words[k] for k in comparisons}
+        at = {k: up_to(c, past.seeds, past.draws) for k, c in comparisons.items()}
+        report = judge(at, replace(setting, alpha=past.alpha), archive, without, words)
         open_before = history[n - 1].going if n else frozenset(comparisons)
         verdicts |= {k: report.verdicts[k] for k in comparisons if k in open_before}
     if report is None:
@@ -250,7 +259,7 @@ def conclude(
 
 
 def up_to(comparison: Comparison, seeds: int, draws: int) -> Comparison:
-    """The comparison as it was when it had so many seeds and draws; one that has fewer stays as it is."""
+    """The comparison with at most so many seeds and draws."""
     arms = (
         [list(r[:draws]) for r in arm[:seeds]]
         for arm in (comparison.pretrained, comparison.scratch)

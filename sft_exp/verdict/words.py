@@ -1,4 +1,4 @@
-"""The four words, and sentences that say what they cover."""
+"""The words of a verdict, its text of at most two sentences, and the notes beside it."""
 
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
@@ -36,14 +36,15 @@ class Verdict:
     p: float  # of the two-sided test that the gain is 0
     p_equivalence: float  # of the test that the gain is outside of the margin
     alone: tuple[float, float]  # the interval of the same level without the archive
-    seeds: int  # that trained
+    seeds: int  # number of seeds that trained
     draws: int
-    collapsed: tuple[int, ...]  # indices of the seeds that did not
-    covers: str  # what the interval speaks of
-    text: str
+    collapsed: tuple[int, ...]  # indices of the seeds that did not train
+    covers: str  # what the interval covers
+    text: str  # at most two sentences
     this: "Verdict | None" = None  # of a single pretraining: the verdict on it and no other
-    # seeds and draws that would tell if gain and spread stayed as they are
+    # seeds and draws that would suffice if gain and spread stayed as they are
     needed: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()  # sentences that a page shows beside the text
 
     def record(self) -> dict[str, Any]:
         """The verdict for a JSON file, which has no infinite numbers: an unknown bound is None."""
@@ -59,13 +60,14 @@ class Verdict:
         alone = [s * inf if x is None else x for x, s in zip(record["alone"], (-1, 1), strict=True)]
         return cls(
             **{
-                **{name: record[name] for name in cls.__dataclass_fields__},
+                **{name: record[name] for name in cls.__dataclass_fields__ if name in record},
                 "low": low,
                 "high": high,
                 "alone": (alone[0], alone[1]),
                 "collapsed": tuple(record["collapsed"]),
                 "this": cls.read(record["this"]) if record["this"] else None,
                 "needed": tuple(record["needed"]) if record["needed"] else None,
+                "notes": tuple(record.get("notes", ())),
             }
         )
 
@@ -79,29 +81,28 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def withheld(verdict: Verdict, control: str, ours: str) -> Verdict:
-    """No verdict, because the control's training failed: the difference says nothing of pretraining."""
+def withheld(verdict: Verdict, control: str, pretrained: str) -> Verdict:
+    """No verdict, because the control's training failed: its score is no baseline.
+
+    `control` and `pretrained` say how trainings of the two arms failed; `pretrained` may be empty.
+    """
+    both = f", and pretrained {pretrained}" if pretrained else ""
     text = (
-        f"{SAYS[WITHHELD]}: scratch {control}, so the difference of {100 * verdict.difference:+.1f} "
-        f"points says nothing about pretraining. {REMEDY}"
+        f"{SAYS[WITHHELD]}: scratch {control}{both}, so the difference of "
+        f"{100 * verdict.difference:+.1f} points says nothing about pretraining. {REMEDY}"
     )
-    return replace(verdict, word=WITHHELD, text=f"{text} pretrained {ours}, too." if ours else text)
+    return replace(verdict, word=WITHHELD, text=text)
 
 
-def with_failure(verdict: Verdict, ours: str) -> Verdict:
-    """The verdict on a pretrained arm whose training failed: the arm counts as it is, and the text says so. A method
-    under which training fails is worse than one under which it does not."""
+def with_failure(verdict: Verdict, pretrained: str) -> Verdict:
+    """The verdict on a pretrained arm whose training failed, which its text says.
+
+    The arm counts as it is: a method under which training fails is worse than one under which it
+    does not.
+    """
     counts = "" if verdict.collapsed else ", and counts as it is"
-    return replace(verdict, text=f"{verdict.text} pretrained {ours}{counts}. {REMEDY}")
-
-
-def of_one(main: Verdict, this: Verdict, points: bool) -> Verdict:
-    """The verdict of a single pretraining, whose text says both sentences: of other pretrainings, and of this one."""
-    if not isfinite(this.low):
-        return replace(main, this=this)
-    low, high = (amount(x, points) for x in (this.low, this.high))
-    own = f"{THIS_ONE[this.word]}: {low} to {high}{' points' if points else ''}. {this.covers}"
-    return replace(main, this=this, text=f"{main.text} {own}")
+    text = f"{verdict.text.removesuffix('.')}; pretrained {pretrained}{counts}."
+    return replace(verdict, text=text, notes=(*verdict.notes, REMEDY))
 
 
 def amount(x: float, points: bool) -> str:
@@ -109,99 +110,134 @@ def amount(x: float, points: bool) -> str:
     return f"{100 * x:+.1f}" if points else f"{x:+.3g}"
 
 
-def sentence(
+def bounds(low: float, high: float, points: bool) -> str:
+    """An interval: `+1.6 to +2.5`."""
+    return f"{amount(low, points)} to {amount(high, points)}"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What an interval covers: which pretraining seeds and which labelled splits."""
+
+    seeds: str
+    labels: str
+    sentence: str
+
+    @classmethod
+    def of(
+        cls,
+        seeds: int,
+        draws: int,
+        collapsed: tuple[int, ...],
+        *,
+        all_labels: bool,
+        folds: bool,
+        borrowed: bool,
+        this_one: bool,
+    ) -> "Coverage":
+        """The coverage of the interval of a comparison.
+
+        Args:
+            seeds: number of seeds that trained.
+            collapsed: indices of the seeds that did not.
+            borrowed: an archive was used.
+            this_one: the verdict is on this one pretraining.
+        """
+        studies = ", whose spread is that of earlier studies"
+        one_split = draws == 1 and not all_labels
+        if one_split:
+            labels = f"other label sets{studies}" if borrowed else "this label set and no other"
+        else:
+            labels = "other folds" if folds else "other label sets"
+        if all_labels:
+            labels = "the one set of all labels"
+        if collapsed:
+            plural = "seed" if len(collapsed) == 1 else "seeds"
+            which = f"{plural} {', '.join(map(str, collapsed))} collapsed"
+            of = f"the {seeds} of {seeds + len(collapsed)} seeds that trained ({which})"
+        elif this_one:
+            of = "this one pretraining"
+        else:
+            of = "other pretraining seeds" + (f"{studies}," if seeds == 1 else "")
+        if seeds == 1 and draws == 1:
+            sentence = "One run of each arm has no interval."
+        elif seeds == 1 and not (collapsed or this_one or borrowed):
+            sentence = "One pretraining says nothing about other seeds."
+        else:
+            sentence = f"The interval covers {of} and {labels}."
+        return cls(of, labels, sentence)
+
+
+def text_of(
     verdict: Verdict,
+    coverage: Coverage,
     score: str,
     against: str,
     points: bool,
-    sentences: int,
+    comparisons: int,
     alpha: float,
-    margin: float,
     *,
-    same: bool,
+    equal: bool,
     judged_alone: bool,
-    borrowed: bool,
+    this_one: bool,
 ) -> str:
-    """The verdict in words: word, gain, interval, what it speaks of, and what it is without the archive.
+    """The verdict in at most two sentences: word, gain and interval, and what the interval covers.
+
+    Of a single pretraining (`verdict.this`) the second sentence is the verdict on that one.
 
     Args:
-        same: every gain is the same number.
-        judged_alone: the interval is not the simultaneous one, but that of the level that Holm's test came to.
-        borrowed: an archive was used.
+        comparisons: number of comparisons in the report.
+        equal: every gain is the same number.
+        judged_alone: the interval is not the simultaneous one, but that of the level at which
+            Holm's test rejected.
+        this_one: the verdict is on this one pretraining.
     """
-    gain, low, high = (amount(x, points) for x in (verdict.difference, verdict.low, verdict.high))
+    this = verdict.this if verdict.this and isfinite(verdict.this.low) else None
+    word = (THIS_ONE if this_one else SAYS)[verdict.word]
+    if equal:
+        word += ", because every gain is the same number"
     unit = f"points of {score}" if points else f"of {score}"
-    reach = interval(verdict, low, high, sentences, alpha, judged_alone)
-    parts = [f"{SAYS[verdict.word]}: {gain} {unit} against {against}{reach}."]
-    if verdict.word == "too small to matter":
+    gain = f"{amount(verdict.difference, points)} {unit} against {against}"
+    interval = bounds(verdict.low, verdict.high, points)
+    if this:
+        interval += f" for {coverage.seeds} and {coverage.labels}"
+    if not isfinite(verdict.low):
+        interval = "one pretraining gives no interval for other seeds" if this else ""
+    elif comparisons == 1:
+        interval = f"{100 * verdict.level:.3g} % interval {interval}"
+    elif judged_alone:
+        level = f"{100 * verdict.level:.4g} %"
+        interval += f" at {level}, the level it was judged at among {comparisons} comparisons"
+    else:
+        interval += f"; {100 * (1 - alpha):g} % for all {comparisons} intervals together"
+    first = f"{word}: {gain} ({interval})." if interval else f"{word}: {gain}."
+    if this is None:
+        return f"{first} {coverage.sentence}"
+    own = bounds(this.low, this.high, points) + (" points" if points else "")
+    return f"{first} {THIS_ONE[this.word]}: {own} for {coverage.labels}."
+
+
+def notes_of(verdict: Verdict, points: bool, margin: float, *, borrowed: bool) -> tuple[str, ...]:
+    """What else there is to know about a verdict, in sentences.
+
+    These are its test of equivalence, its interval without the archive (where one was `borrowed`
+    from), and how many seeds and draws would suffice.
+    """
+    notes = []
+    if verdict.word == WORDS[SMALL]:
         size = f"{100 * margin:g} points" if points else f"{margin:g}"
-        parts.append(f"By two one-sided tests it lies within {size} of zero.")
-    if same:
-        parts.append("Every gain is the same number, which proves nothing.")
-    parts.append(verdict.covers)
+        notes.append(f"Two one-sided tests place the difference within {size} of zero.")
     if borrowed and isfinite(verdict.low):
-        low, high = (amount(x, points) for x in verdict.alone)
-        alone = f": {low} to {high}" if isfinite(verdict.alone[0]) else " there is no interval"
-        parts.append(f"Without the archive of earlier studies{alone}.")
+        known = isfinite(verdict.alone[0])
+        alone = f": {bounds(*verdict.alone, points)}" if known else " there is no interval"
+        notes.append(f"Without the archive of earlier studies{alone}.")
     if verdict.needed:
         seeds, draws = verdict.needed
-        parts.append(
-            f"{counted(seeds, 'seed')} and {counted(draws, 'draw')} would tell, if the gain and the spread stayed as they are."
+        notes.append(
+            f"{counted(seeds, 'seed')} and {counted(draws, 'draw')} would be enough to tell, "
+            "if the gain and the spread stayed as they are."
         )
-    return " ".join(p for p in parts if p)
-
-
-def interval(
-    verdict: Verdict, low: str, high: str, sentences: int, alpha: float, judged_alone: bool
-) -> str:
-    if not isfinite(verdict.low):
-        return ""
-    if sentences == 1:
-        return f" ({100 * verdict.level:.3g} % interval {low} to {high})"
-    if judged_alone:
-        return f" ({low} to {high} at {100 * verdict.level:.4g} %, the level it was judged at among {sentences} sentences)"
-    return f" ({low} to {high}; {100 * (1 - alpha):g} % for all {sentences} intervals together)"
-
-
-def coverage(
-    seeds: int,
-    draws: int,
-    all_labels: bool,
-    folds: bool,
-    borrowed: bool,
-    this_one: bool,
-    collapsed: tuple[int, ...],
-) -> str:
-    """What an interval speaks of: this pretraining or others too, this label set or others too."""
-    if seeds == 1 and draws == 1:
-        return "One run of each arm has no interval."
-    labels = (
-        "the one set of all labels"
-        if all_labels
-        else "other folds"
-        if folds
-        else "other label sets"
-    )
-    if draws == 1 and not all_labels:
-        labels = (
-            "other label sets (their spread is taken from earlier studies, because only one was drawn)"
-            if borrowed
-            else "this label set and no other"
-        )
-    if collapsed:
-        of = f"the {seeds} of {seeds + len(collapsed)} seeds that trained"
-        named = ", ".join(map(str, collapsed))
-        return f"The interval covers {of} and {labels}; collapsed: {'seed' if len(collapsed) == 1 else 'seeds'} {named}."
-    if seeds > 1:
-        return f"The interval covers other pretraining seeds and {labels}."
-    if this_one:
-        return f"The interval covers this one pretraining and {labels}."
-    if borrowed:
-        return (
-            f"The interval covers {labels} and other pretraining seeds; how much these differ is taken from earlier "
-            "studies, because only one was run."
-        )
-    return "One pretraining says nothing of other seeds."
+    return tuple(notes)
 
 
 def counted(n: int, thing: str) -> str:

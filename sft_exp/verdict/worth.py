@@ -1,14 +1,17 @@
-"""How many times the labels does the same model from scratch need for this score? (Newell & Deng, arXiv:2003.14323, section 3.)
+"""How many times the labels does the same model from scratch need for this score?
 
-With L the logarithm of the labels, scratch's curve is straight in L between the label counts that were run, and L* is where it
-reaches the pretrained score. The worth of n labels is exp(L* - log n). Its interval is by the delta method over seeds and draws:
+(Newell & Deng, arXiv:2003.14323, section 3.) With L the logarithm of the labels, scratch's curve is
+straight in L between the label counts that were run, and L* is where it reaches the pretrained
+score. The worth of n labels is exp(L* - log n). Its interval is by the delta method over seeds and
+draws:
 
     w_sd = L* + (p_sd - (1 - h) a_sd - h b_sd) / slope,    slope = (b - a) / (L_b - L_a),
 
-where p are the pretrained scores, a and b those of scratch at the two label counts around L*, and h is the share of the way from
-L_a to L_b. The derivatives of L* by the means of p, a and b are 1 / slope, -(1 - h) / slope and -h / slope, so that the mean of w
-is L* and its spread that of L* to the first order. Seeds and draws are crossed in w as they are in gains: all pretrainings share
-the label sets, so an interval over seeds alone covers far too little.
+where p are the pretrained scores, a and b those of scratch at the two label counts around L*, and h
+is (L* - L_a) / (L_b - L_a). The derivatives of L* by the means of p, a and b are 1 / slope,
+-(1 - h) / slope and -h / slope, so that the mean of w is L* and its spread that of L* to the first
+order. Seeds and draws are crossed in w as they are in gains: all pretrainings share the label sets,
+so an interval over seeds alone covers far too little.
 """
 
 from collections.abc import Mapping
@@ -27,10 +30,9 @@ LARGEST = 700.0  # logarithm that exp can take
 @dataclass(frozen=True)
 class Worth:
     times: float  # labels that scratch needs over labels used
-    low: float  # of the interval; 0 where the curve begins too late to tell
-    high: float  # inf where the curve ends too early
-    # 1 or -1: the pretrained score lies above or below the whole curve, so that `times` is only a
-    # bound
+    low: float  # of the interval; 0 where the curve gives no lower bound
+    high: float  # infinite where the curve gives no upper bound
+    # 1 or -1: the pretrained score lies above or below the whole curve, and `times` is only a bound
     beyond: int
 
     def __str__(self) -> str:
@@ -49,8 +51,8 @@ def worth(
 
     Args:
         scratch: scores [S, D] by label count; with one draw [S, 1] where all labels are used.
-        labels: the count that `pretrained` was fine-tuned with.
-        alpha: of a table of k worths that shall hold together, 0.05 / k.
+        labels: the label count of the fine-tuning.
+        alpha: 0.05 / k for a table of k worths whose intervals hold together.
 
     Raises:
         DataError: fewer than two label counts, or scores of other shapes.
@@ -58,7 +60,8 @@ def worth(
     p = np.asarray(pretrained, float)
     if len(scratch) < 2:
         raise DataError(
-            f"worth of {labels:g} labels: needs scratch's scores at two label counts or more, not {len(scratch)}"
+            f"worth of {labels:g} labels: needs scratch's scores at two label counts or more, not "
+            f"{len(scratch)}"
         )
     counts = sorted(scratch)
     logs = np.log(counts)
@@ -66,7 +69,8 @@ def worth(
         curve = np.stack([np.broadcast_to(np.asarray(scratch[n], float), p.shape) for n in counts])
     except ValueError as e:
         raise DataError(
-            f"worth of {labels:g} labels: scratch's scores must have the seeds and draws of {p.shape} ({e})"
+            f"worth of {labels:g} labels: scratch's scores must have the seeds and draws of "
+            f"{p.shape} ({e})"
         ) from e
     # more labels never count as worse than fewer
     means = np.maximum.accumulate(curve.mean((-2, -1)))

@@ -123,7 +123,7 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
         )
     if levels and spans:
         most = max(s[1] for s in spans)
-        kept = int(levels.bytes(np.array(most)))
+        kept = int(levels.bytes(np.array([most]))[0])
         if kept < FAINT * 2 and most > 0:
             warn(
                 len(spans),

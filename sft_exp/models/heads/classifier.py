@@ -1,4 +1,4 @@
-"""What tasks of classification share: an encoder, features on one scale, a linear head, and where the head starts."""
+"""Shared parts of the classification tasks: encoder, standardised features, linear head."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SCALES = ("common", "each", "none")
 
 
 def check(task: Any) -> None:
-    """Refuse values of the fields `head`, `ridge` and `standardise` that cannot be. ConfigError."""
+    """ConfigError if `head`, `ridge` or `standardise` has an invalid value."""
     require(task.head in ("probe", "random"), "head", task.head, "probe or random")
     require(task.ridge >= 0, "ridge", task.ridge, "0 or more")
     require(task.standardise in SCALES, "standardise", task.standardise, "common, each or none")
@@ -33,7 +33,10 @@ def networks(encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
 
 
 def prepare(task: Any, nets: nn.ModuleDict, data: Tensors) -> None:
-    """Scale by the pool's features `data["pool"]` [N, D]; start the head at the labelled ones `data["f"]`, `data["y"]`."""
+    """Fit the scale to the pool's features `data["pool"]` [N, D] and start the head.
+
+    A probe is fitted to the labelled features `data["f"]` [N, D] and labels `data["y"]` [N].
+    """
     fit_scale(task, nets, data)
     head: Any = nets["head"]
     if task.head == "probe":
@@ -78,12 +81,12 @@ def metrics(spec: Spec) -> nn.ModuleDict:
 
 
 def balance(y_N: Tensor, classes: int) -> Tensor:
-    """Weights of the classes [Y], inverse to how often each is there, with mean 1 over the images; 0 for one that is absent."""
+    """Class weights [Y] inverse to frequency, with mean 1 over the images; 0 for absent classes."""
     count_Y = torch.bincount(y_N, minlength=classes)
-    seen = (count_Y > 0).sum()
-    return torch.where(count_Y > 0, len(y_N) / (seen * count_Y.clamp_min(1)), 0.0)
+    present = (count_Y > 0).sum()
+    return torch.where(count_Y > 0, len(y_N) / (present * count_Y.clamp_min(1)), 0.0)
 
 
 def weak(how: AugmentConfig, shift: float) -> AugmentConfig:
-    """Views that anybody takes for the same picture: shifted a little, and mirrored where `how` mirrors."""
+    """Weak views: shifted a little, and mirrored if `how` mirrors."""
     return AugmentConfig(crop=[1, 1], flip=how.flip, shift=shift, jitter=0.0, grey=0.0)

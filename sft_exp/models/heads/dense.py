@@ -1,6 +1,7 @@
-"""Heads that say something of each pixel, on an encoder's maps: a feature pyramid, and torchvision's own heads.
+"""Segmentation heads on an encoder's maps: a feature pyramid, and torchvision's heads.
 
-Every head is a module: maps by name, from the largest to the smallest, each [B, D, H, W], -> [B, Y, h, w] of some smaller size.
+Each head is a module that takes maps by name, largest first, each [B, D, H, W], and returns logits
+[B, Y, h, w] of some smaller size.
 """
 
 from collections.abc import Mapping
@@ -15,17 +16,17 @@ Shapes = Mapping[str, tuple[int, ...]]  # map -> (D, H, W)
 
 
 def head(kind: str, shapes: Shapes, classes: int, width: int) -> nn.Module:
-    """The head of that name for maps of these shapes. ConfigError where there are none with rows and columns."""
-    levels = one_a_size(shapes)
+    """The head of that name for maps of these shapes. ConfigError if none has rows and columns."""
+    levels = last_of_each_size(shapes)
     if not levels:
         raise ConfigError(
             "features.maps",
             list(shapes),
-            "holds no map with rows and columns, which masks are made from",
+            "holds no map with rows and columns, which segmentation needs",
         )
-    made = {"fpn": Pyramid, "pixel": Pixelwise, "lraspp": Lraspp}.get(kind)
-    if made:
-        return made(levels, classes, width)
+    own_head = {"fpn": Pyramid, "pixel": Pixelwise, "lraspp": Lraspp}.get(kind)
+    if own_head:
+        return own_head(levels, classes, width)
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead
     from torchvision.models.segmentation.fcn import FCNHead
 
@@ -35,8 +36,8 @@ def head(kind: str, shapes: Shapes, classes: int, width: int) -> nn.Module:
     )
 
 
-def one_a_size(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The last map of each size, from the largest to the smallest."""
+def last_of_each_size(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The last map of each size, largest first."""
     last = {shape[1:]: name for name, shape in shapes.items() if len(shape) == 3}
     return {
         name: shapes[name]
@@ -45,8 +46,8 @@ def one_a_size(shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 class Pyramid(nn.Module):
-    """Feature pyramid (Lin et al., arXiv:1612.03144), its levels summed at the largest one's size (Kirillov et al.,
-    arXiv:1901.02446, section 3)."""
+    """Feature pyramid (Lin et al., arXiv:1612.03144) with its levels summed at the largest size
+    (Kirillov et al., arXiv:1901.02446, section 3)."""
 
     def __init__(self, levels: Shapes, classes: int, width: int):
         super().__init__()
@@ -69,15 +70,18 @@ class Pyramid(nn.Module):
 
 
 class Lraspp(nn.Module):
-    """torchvision's LR-ASPP (Howard et al., arXiv:1905.02244, section 6.3) on the smallest map, and one four times as large."""
+    """torchvision's LR-ASPP (Howard et al., arXiv:1905.02244, section 6.3).
+
+    It reads the smallest map and the one nearest to four times its height.
+    """
 
     def __init__(self, levels: Shapes, classes: int, width: int):
         super().__init__()
         from torchvision.models.segmentation.lraspp import LRASPPHead
 
         self.high = list(levels)[-1]
-        wanted = 4 * levels[self.high][1]
-        self.low = min(levels, key=lambda n: abs(levels[n][1] - wanted))
+        height = 4 * levels[self.high][1]
+        self.low = min(levels, key=lambda n: abs(levels[n][1] - height))
         self.net = LRASPPHead(levels[self.low][0], levels[self.high][0], classes, width)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
@@ -85,7 +89,7 @@ class Lraspp(nn.Module):
 
 
 class Last(nn.Module):
-    """A head of the smallest map alone."""
+    """A head that reads only the smallest map."""
 
     def __init__(self, name: str, net: nn.Module):
         super().__init__()
@@ -96,7 +100,7 @@ class Last(nn.Module):
 
 
 class Pixelwise(nn.Module):
-    """A linear layer of each pixel of the largest map."""
+    """A linear layer applied to each pixel of the largest map."""
 
     def __init__(self, levels: Shapes, classes: int, width: int):
         super().__init__()

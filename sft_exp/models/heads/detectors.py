@@ -1,10 +1,11 @@
-"""torchvision's detectors on maps of any of our encoders, for images of one size, with boxes padded to [B, M, 4].
+"""torchvision's detectors on the maps of any encoder, for images of one size and padded boxes.
 
     maps -> pyramid (Lin et al., arXiv:1612.03144)
          -> FCOS (Tian et al., arXiv:1904.01355) or RetinaNet (Lin et al., arXiv:1708.02002)
 
-torchvision's own forward takes lists of images of different sizes and resizes them; here they lie on one canvas already, so its
-parts are called one by one: head, anchors, loss, and what makes boxes of scores.
+torchvision's own forward takes lists of images of different sizes and resizes them. Here all images
+have one size and boxes are padded to [B, M, 4], so its parts are called one by one: head, anchors,
+loss and postprocessing.
 """
 
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.models.feature_extractor import FeatureExtractor
 
 MODELS = ("fcos", "retinanet")
-SURE = 0.3  # least score of a box that is drawn
+SURE = 0.3  # minimum score of a box that is drawn
 COLOURS = (
     "#3f90da",
     "#ffa90e",
@@ -40,14 +41,17 @@ COLOURS = (
     "#717581",
     "#92dadd",
 )
-GROUPS = 16  # of the heads' GroupNorm, at most
-# sizes of RetinaNet's anchors, in 4 strides (its section 4)
+GROUPS = 16  # maximum number of groups in the heads' GroupNorm
+# sizes of RetinaNet's anchors in units of 4 strides (its section 4)
 OCTAVES = [2 ** (n / 3) for n in range(3)]
 
 
 class Pyramid(nn.Module):
-    """One map for each stride [B, width, H / stride, W / stride], made of the deepest of the encoder's maps that are as fine, or
-    if there are none, of the finest; each sees those above it."""
+    """A feature pyramid: one map [B, width, H / stride, W / stride] for each stride.
+
+    Each is made from the deepest of the encoder's maps that are at least as fine, or else from the
+    finest map.
+    """
 
     def __init__(
         self,
@@ -70,11 +74,13 @@ class Pyramid(nn.Module):
         self.out_channels = width
 
     def forward(self, maps: dict[str, Tensor]) -> list[Tensor]:
-        found = [self._sized(maps[n], size) for n, size in zip(self.names, self.sizes, strict=True)]
-        return list(self.fpn(OrderedDict((str(n), m) for n, m in enumerate(found))).values())
+        resized = [
+            self._resized(maps[n], size) for n, size in zip(self.names, self.sizes, strict=True)
+        ]
+        return list(self.fpn(OrderedDict((str(n), m) for n, m in enumerate(resized))).values())
 
     @staticmethod
-    def _sized(m_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resized(m_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
         if m_BCHW.shape[2] >= size[0] and m_BCHW.shape[3] >= size[1]:
             return F.adaptive_max_pool2d(m_BCHW, size) if m_BCHW.shape[2:] != size else m_BCHW
         return F.interpolate(m_BCHW, size, mode="bilinear")
@@ -88,7 +94,10 @@ def detector(
     convs: int,
     limits: dict[str, Any],
 ) -> FCOS | RetinaNet:
-    """torchvision's model on the pyramid; labels 1 to `classes` are those of boxes. `limits`: its score_thresh and so on."""
+    """torchvision's model on the pyramid, with labels from 1 to `classes`.
+
+    `limits` are torchvision's options of postprocessing, such as score_thresh.
+    """
     sides = [image[1] // size[0] for size in pyramid.sizes]
     width = pyramid.out_channels
     if model == "retinanet":
@@ -97,7 +106,7 @@ def detector(
         )
         head = RetinaNetHead(width, anchors.num_anchors_per_location()[0], classes + 1, norm)
         return RetinaNet(pyramid, classes + 1, anchor_generator=anchors, head=head, **limits)
-    # a point: its square's middle
+    # one anchor per point, a square centred on it
     anchors = AnchorGenerator([[s] for s in sides], [[1.0]] * len(sides))
     towers = FCOSHead(width, 1, classes + 1, 0)
     towers.classification_head = FCOSClassificationHead(
@@ -111,17 +120,17 @@ def norm(width: int) -> nn.Module:
     return nn.GroupNorm(max(g for g in range(1, GROUPS + 1) if width % g == 0), width)
 
 
-def seen(
+def head_outputs(
     net: FCOS | RetinaNet, encoder: FeatureExtractor, x_BCHW: Tensor
 ) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-    """(what the head says of each point, anchors of each image, points on each level)"""
+    """-> (the head's outputs, anchors of each image, number of anchors on each level)"""
     levels = net.backbone(dict(encoder.maps(x_BCHW)))
     images = ImageList(x_BCHW, [tuple(x_BCHW.shape[2:])] * len(x_BCHW))
     anchors = net.anchor_generator(images, levels)
-    said = net.head(levels)
+    outputs = net.head(levels)
     points = [m.shape[2] * m.shape[3] for m in levels]
-    each = said["cls_logits"].shape[1] // sum(points)  # anchors at a point
-    return said, anchors, [n * each for n in points]
+    anchors_per_point = outputs["cls_logits"].shape[1] // sum(points)
+    return outputs, anchors, [n * anchors_per_point for n in points]
 
 
 def losses(
@@ -131,75 +140,86 @@ def losses(
     boxes_BM4: Tensor,
     labels_BM: Tensor,
 ) -> dict[str, Tensor]:
-    """torchvision's terms by name, each a scalar."""
-    said, anchors, points = seen(net, encoder, x_BCHW)
+    """torchvision's loss terms by name, each a scalar."""
+    outputs, anchors, counts = head_outputs(net, encoder, x_BCHW)
     targets = [
         {"boxes": b[l > 0], "labels": l[l > 0]} for b, l in zip(boxes_BM4, labels_BM, strict=True)
     ]
-    counted = (points,) if isinstance(net, FCOS) else ()
-    return net.compute_loss(targets, said, anchors, *counted)
+    if isinstance(net, FCOS):
+        return net.compute_loss(targets, outputs, anchors, counts)
+    return net.compute_loss(targets, outputs, anchors)
 
 
-def found(net: FCOS | RetinaNet, encoder: FeatureExtractor, x_BCHW: Tensor) -> Tensor:
-    """Boxes [B, M, 6]: x0 y0 x1 y1, score, label, best first; label 0 is no box. M = the model's detections_per_img."""
-    said, anchors, points = seen(net, encoder, x_BCHW)
-    split = {k: list(v.split(points, dim=1)) for k, v in said.items()}
+def detect(net: FCOS | RetinaNet, encoder: FeatureExtractor, x_BCHW: Tensor) -> Tensor:
+    """Boxes [B, M, 6]: x0 y0 x1 y1, score, label, best first; label 0 is no box.
+
+    M is the model's detections_per_img.
+    """
+    outputs, anchors, counts = head_outputs(net, encoder, x_BCHW)
+    by_level = {k: list(v.split(counts, dim=1)) for k, v in outputs.items()}
     sizes = [tuple(x_BCHW.shape[2:])] * len(x_BCHW)
-    each = net.postprocess_detections(split, [list(a.split(points)) for a in anchors], sizes)
-    rows = [
+    detections = net.postprocess_detections(
+        by_level, [list(a.split(counts)) for a in anchors], sizes
+    )
+    boxes = [
         torch.cat([d["boxes"], d["scores"][:, None], d["labels"][:, None].to(x_BCHW)], 1)
-        for d in each
+        for d in detections
     ]
     return torch.stack(
-        [F.pad(row_M6, (0, 0, 0, net.detections_per_img - len(row_M6))) for row_M6 in rows]
+        [F.pad(boxes_M6, (0, 0, 0, net.detections_per_img - len(boxes_M6))) for boxes_M6 in boxes]
     )
 
 
 def precision(classes: tuple[str, ...]) -> nn.Module:
-    """COCO's average precision as torchmetrics and pycocotools compute it: a dict of map, map_50, map_75, and for each class
-    that occurs map/<class> and map_50/<class>. ConfigError without pycocotools."""
+    """COCO's average precision by torchmetrics and pycocotools. ConfigError without pycocotools.
+
+    It computes a dict of map, map_50, map_75, and map/<class> and map_50/<class> for each class
+    that occurs.
+    """
     if find_spec("pycocotools") is None:
         raise ConfigError(
             "task",
             "detect",
-            'must be another one, or its metrics installed: pip install "sft_exp[detection]"',
+            'needs further packages for its metrics: pip install "sft_exp[detection]"',
         )
     from torchmetrics.detection import MeanAveragePrecision
 
     class Precision(MeanAveragePrecision):
         def compute(self) -> dict[str, Tensor]:
-            given = super().compute()
-            scores = {name: given[name] for name in ("map", "map_50", "map_75")}
-            for k, label in enumerate(given["classes"].flatten().tolist()):
-                # overlaps x recalls, all areas, most boxes; -1: the class has no box
-                at_TR = given["precision"][:, :, k, 0, -1]
-                if at_TR.max() >= 0:
+            results = super().compute()
+            scores = {name: results[name] for name in ("map", "map_50", "map_75")}
+            for k, label in enumerate(results["classes"].flatten().tolist()):
+                # IoU thresholds x recalls, all areas, most boxes; -1: the class has no box
+                precision_TR = results["precision"][:, :, k, 0, -1]
+                if precision_TR.max() >= 0:
                     scores |= {
-                        f"map/{classes[label - 1]}": at_TR.mean(),
-                        f"map_50/{classes[label - 1]}": at_TR[0].mean(),
+                        f"map/{classes[label - 1]}": precision_TR.mean(),
+                        f"map_50/{classes[label - 1]}": precision_TR[0].mean(),
                     }
             return scores
 
     metric = Precision(backend="pycocotools", extended_summary=True)
-    metric.warn_on_many_detections = False  # that only the best 100 count is COCO's rule
+    metric.warn_on_many_detections = False  # by COCO's rule only the best 100 count
     return metric
 
 
 def pictures(x_BCHW: Tensor, boxes: list[Tensor], names: tuple[str, ...] = ()) -> Tensor:
-    """Images [B, C, H, W] in [0, 1] as colour pictures with a frame for each box [M, 6], in a colour for each label; and with
-    `names` its class and score."""
-    found = []
-    for x_CHW, f_M6 in zip(x_BCHW.cpu(), boxes, strict=True):
+    """Images [B, C, H, W] in [0, 1] with their boxes [M, 6] drawn -> [B, 3, H, W] in [0, 1].
+
+    Each label has a colour; with `names` the class and the score are written too.
+    """
+    drawn = []
+    for x_CHW, boxes_M6 in zip(x_BCHW.cpu(), boxes, strict=True):
         picture = (x_CHW.expand(3, -1, -1) * 255).round().to(torch.uint8)
-        colours = [COLOURS[(int(label) - 1) % len(COLOURS)] for label in f_M6[:, 5].tolist()]
-        told = (
-            [f"{names[int(label) - 1]} {score:.2f}" for score, label in f_M6[:, 4:].tolist()]
+        colours = [COLOURS[(int(label) - 1) % len(COLOURS)] for label in boxes_M6[:, 5].tolist()]
+        captions = (
+            [f"{names[int(label) - 1]} {score:.2f}" for score, label in boxes_M6[:, 4:].tolist()]
             if names
             else None
         )
-        found.append(
-            draw_bounding_boxes(picture, f_M6[:, :4].cpu(), told, colours, width=2)
-            if colours
-            else picture
-        )
-    return torch.stack(found).float() / 255
+        if colours:
+            picture = draw_bounding_boxes(
+                picture, boxes_M6[:, :4].cpu(), captions, colours, width=2
+            )
+        drawn.append(picture)
+    return torch.stack(drawn).float() / 255

@@ -1,15 +1,15 @@
-"""Heads fitted on frozen features: closed problems, solved to convergence."""
+"""Heads fitted on frozen features to convergence."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SEARCH_ROWS = 2_000  # labelled rows on which settings are chosen
+SEARCH_ROWS = 2_000  # labelled examples on which hyperparameters are chosen
 
 
 def fit_linear(head: nn.Linear, f_ND: Tensor, y_N: Tensor, ridge: float) -> None:
-    """Multinomial logistic regression with `ridge` times the squared weights, by L-BFGS from zero, in place."""
+    """Multinomial logistic regression with an L2 penalty, fitted in place by L-BFGS from zero."""
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
@@ -26,7 +26,7 @@ def fit_linear(head: nn.Linear, f_ND: Tensor, y_N: Tensor, ridge: float) -> None
 
 
 def fit_ridge(head: nn.Linear, f_ND: Tensor, y_NK: Tensor, ridge: float) -> None:
-    """Least squares with `ridge` times the squared weights, of means over rows, exactly, in place."""
+    """Ridge regression of means over examples, solved exactly and in place."""
     mean_D, mean_K = f_ND.mean(0), y_NK.mean(0)
     x_ND, t_NK = (f_ND - mean_D).double(), (y_NK - mean_K).double()
     gram = x_ND.T @ x_ND / len(x_ND) + max(ridge, 1e-9) * torch.eye(
@@ -39,16 +39,16 @@ def fit_ridge(head: nn.Linear, f_ND: Tensor, y_NK: Tensor, ridge: float) -> None
 
 
 def grid_fit(model, grid: dict[str, list], f_ND: Tensor, y_N: Tensor, seed: int, rows: int):
-    """A scikit-learn classifier fitted on the first `rows` rows of a shuffle, its settings chosen by stratified folds of
-    the first `SEARCH_ROWS` of these.
+    """A scikit-learn classifier fitted on `rows` random examples, at most.
 
-    Where a class has a single example nothing can be held out, and the middle of the grid is taken.
+    Stratified cross-validation on the first `SEARCH_ROWS` of them chooses the hyperparameters. If a
+    class has a single example, nothing can be held out and the middle of the grid is used.
     """
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    kept = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed))[:rows]
-    x, y = f_ND.cpu()[kept].numpy(), y_N.cpu()[kept].numpy()
+    order = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed))[:rows]
+    x, y = f_ND.cpu()[order].numpy(), y_N.cpu()[order].numpy()
     few_x, few_y = x[:SEARCH_ROWS], y[:SEARCH_ROWS]
     folds = min(5, int(np.unique(few_y, return_counts=True)[1].min()))
     if folds < 2:

@@ -1,4 +1,4 @@
-"""What tasks of regression share: an encoder, features on one scale, a linear head on the labels' scale, and where it starts."""
+"""Shared parts of the regression tasks: encoder, standardised features and numbers, linear head."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from sft_exp.models.layers import Standardise
 
 
 class Numbers(Task):
-    """The words of a task whose fields include error, head, ridge and standardise, and that predicts numbers."""
+    """Base of tasks that predict numbers, with the fields error, head, ridge and standardise."""
 
     predicts: ClassVar[str] = "numbers"
     needs: ClassVar[tuple[str, ...]] = ("value",)
@@ -46,7 +46,7 @@ class Numbers(Task):
 
 
 def check(task: Any) -> None:
-    """Refuse values of the shared fields that cannot be. ConfigError."""
+    """ConfigError if a shared field has an invalid value."""
     require(task.error in ("mse", "huber"), "error", task.error, "mse or huber")
     require(task.head in ("probe", "random"), "head", task.head, "probe or random")
     require(task.ridge >= 0, "ridge", task.ridge, "0 or more")
@@ -72,7 +72,7 @@ def networks(encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
 
 
 def prepare(task: Any, nets: nn.ModuleDict, data: Tensors) -> None:
-    """Scale by the pool's features and by the labels' spread; start the head at the labelled ones."""
+    """Fit the feature scale to the pool, the units to the labels, and start the head on both."""
     scale, units, head = (nets[name] for name in ("scale", "units", "head"))
     if task.standardise != "none":
         scale.fit(data["pool"], each=task.standardise == "each")  # type: ignore[operator]
@@ -81,18 +81,18 @@ def prepare(task: Any, nets: nn.ModuleDict, data: Tensors) -> None:
         fit_ridge(head, scale(data["f"]), units.inverse(data["value"]), task.ridge)  # type: ignore[operator,arg-type]
 
 
-def told(nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
-    """-> numbers on the scale of the labels' spread [B, K]"""
+def predict_scaled(nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
+    """-> standardised numbers [B, K]"""
     return nets["head"](nets["scale"](nets["encoder"](x_BCHW)))
 
 
-def error(task: Any, told_BK: Tensor, true_BK: Tensor) -> Tensor:
-    """A mean over images and numbers, both on the scale of the labels' spread."""
-    return (F.mse_loss if task.error == "mse" else F.huber_loss)(told_BK, true_BK)
+def error(task: Any, predicted_BK: Tensor, true_BK: Tensor) -> Tensor:
+    """The task's error of standardised numbers, a mean over images and numbers."""
+    return (F.mse_loss if task.error == "mse" else F.huber_loss)(predicted_BK, true_BK)
 
 
 class Units(nn.Module):
-    """y * sd + mean with fixed numbers: from the labels' scale [B, K] to their units [B, K]."""
+    """y * sd + mean with fixed mean and sd: from standardised numbers [B, K] to their units."""
 
     mean: torch.Tensor
     sd: torch.Tensor
@@ -115,17 +115,17 @@ class Units(nn.Module):
 
 
 class Determination(nn.Module):
-    """torchmetrics' R2Score, a mean over the numbers; of fewer than two images it is not defined, and NaN."""
+    """torchmetrics' R2Score, a mean over the numbers; NaN for fewer than two images."""
 
     def __init__(self):
         super().__init__()
         from torchmetrics import R2Score
 
-        self.inner, self.seen = R2Score(), 0
+        self.inner, self.count = R2Score(), 0
 
-    def update(self, told_BK: torch.Tensor, true_BK: torch.Tensor) -> None:
-        self.seen += len(true_BK)
-        self.inner.update(told_BK.squeeze(1), true_BK.squeeze(1))
+    def update(self, predicted_BK: torch.Tensor, true_BK: torch.Tensor) -> None:
+        self.count += len(true_BK)
+        self.inner.update(predicted_BK.squeeze(1), true_BK.squeeze(1))
 
     def compute(self) -> torch.Tensor:
-        return self.inner.compute() if self.seen > 1 else torch.tensor(torch.nan)
+        return self.inner.compute() if self.count > 1 else torch.tensor(torch.nan)

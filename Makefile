@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= pretrainer=vae optim=adam
 
-.PHONY: run test test-full torture check bench results docs clean
+.PHONY: run test test-full test-lowest torture check bench results docs clean
 
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
@@ -13,6 +13,11 @@ test: .venv/test          ## the tests, under 5 minutes on two cores
 
 test-full: .venv/test     ## with the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" --timeout 3600
+
+test-lowest:              ## the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" --constraint constraints-lowest.txt
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2
 
 torture: .venv/test         ## kills, flips and fuzz at random, hours; SHARE=0.05 SEED=7 KINDS="flips fuzz"
 	OMP_NUM_THREADS=1 SHARE=$(or $(SHARE),1) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m tests.torture $(KINDS)

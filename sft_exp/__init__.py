@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
-
 _HOMES = {  # name -> its module, imported when the name is asked for, so that `--help` does not wait for torch
     "compare": "compare",
     "fit": "api",
@@ -20,10 +18,22 @@ __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOMES[name]}")
     return module if _HOMES[name] == name else getattr(module, name)
+
+
+def _version() -> str:
+    """The version of the installed package; "unknown" where the source runs without being installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("sft_exp")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def __dir__() -> list[str]:

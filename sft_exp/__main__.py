@@ -4,6 +4,7 @@
 `__main__` whose `main(arguments)` returns the exit code; it is imported when it is asked for.
 """
 
+import os
 import sys
 from importlib import import_module
 
@@ -21,6 +22,7 @@ COMMANDS = {
 }
 NAMES = [name for names in COMMANDS.values() for name in names]
 HELP = {"-h", "--help"}
+QUIET = "hydra/job_logging=quiet"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -38,6 +40,7 @@ def main(words: list[str] | None = None) -> None:
             sys.exit(unknown(first))
         else:
             watchdog.leave_on_signals()
+            announce(words)
             from sft_exp import cli  # late: imports Hydra
 
             cli.command(words)
@@ -45,6 +48,15 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left: `sft_exp --help | head`
         args.silence()
+
+
+def announce(words: list[str]) -> None:
+    """Say at once that a sweep begins, and over what: the imports that follow take seconds."""
+    study = any(word.startswith("study=") and word != "study=null" for word in words)
+    if not (study or {"-m", "--multirun"} & set(words)) or QUIET in words or "RANK" in os.environ:
+        return
+    over = [word for word in words if "," in word or word.startswith("study=")]
+    print(f"preparing a sweep over {' '.join(over) or 'one setting'}", file=sys.stderr, flush=True)
 
 
 def unknown(word: str) -> int:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp.config import build, help_text, hydra_state, register, sources
 from sft_exp.errors import ConfigError, Failure, StorageError
+from sft_exp.progress import LOG
 
 if TYPE_CHECKING:
     pass
@@ -74,6 +75,7 @@ def say(error: BaseException, text: str, always: bool = False) -> None:
         import traceback
 
         traceback.print_exception(error)
+    LOG.error("%s", text)
     print(f"sft_exp: {text}", file=sys.stderr)
 
 

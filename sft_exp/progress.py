@@ -1,14 +1,51 @@
-"""What a person sees while waiting: a bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while waiting: a bar on a terminal, a line now and then elsewhere.
 
+Whatever is printed on `console` is also a record of the logger `run`, which Hydra's job_logging writes into the
+run's log file. A level above INFO for that logger (`hydra/job_logging=quiet`) silences both.
+"""
+
+import io
+import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+LOG = logging.getLogger("run")
+LOG.setLevel(logging.INFO)  # unless Hydra's configuration sets another one
+LOG.addHandler(logging.NullHandler())  # without a log file, warnings are on the console already
+LOG.propagate = False  # Hydra's console handler would print each line a second time
+LOG_WIDTH = 160  # columns of a table in the log file
+
+
+class LoggedConsole(Console):
+    """A console on stderr that writes each message into the run's log file, too."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print and log the objects; see `rich.console.Console.print`."""
+        if LOG.isEnabledFor(logging.INFO):
+            super().print(*objects, **options)
+            log(*objects, **options)
+
+
+def log(*objects: Any, **options: Any) -> None:
+    """Write into the log file what `console.print` would show, without showing it."""
+    if LOG.isEnabledFor(logging.INFO):
+        # no colours and no control codes in a file
+        plain = Console(file=io.StringIO(), width=LOG_WIDTH, color_system=None)
+        with plain.capture() as capture:
+            plain.print(*objects, **options)
+        if text := capture.get().strip():  # a live display prints control codes alone
+            LOG.info("%s", text)
+
+
+console = LoggedConsole(stderr=True)
 EVERY = 5.0  # seconds between lines where there is no terminal
+LINE = re.compile(r"(?P<label>.+): (?P<done>\d+)/(?P<total>\d+)(?P<note> .*)?")  # of `_lines`
 COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -25,7 +62,7 @@ _showing = False  # one bar at a time: an inner one is silent
 def bar(label: str, total: int) -> Iterator[Advance]:
     """Progress of one piece of work: gives the function that moves it on."""
     global _showing
-    if _showing:
+    if _showing or not LOG.isEnabledFor(logging.INFO):
         yield lambda done, note: None
         return
     _showing = True

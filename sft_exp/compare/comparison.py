@@ -284,9 +284,10 @@ class Comparison:
                 "No job validated (val=none, or too few labels): rows are in the order of the sweep, "
                 "and nothing is chosen, because test is for reading, not for choosing."
             ]
-        lines.append(
-            f"± is the standard deviation over {'seeds' if self.several else 'label draws'}."
-        )
+        if any(spread(r, split, self.several) for r in self.rows for split in ("val", "test")):
+            lines.append(
+                f"± is the standard deviation over {'seeds' if self.several else 'label draws'}."
+            )
         if any(j.settings.get("val") == "full" for j in self.jobs):
             lines.append("val=full: validation uses labels outside the budget.")
         if any(j.settings.get("protocol.transductive") for j in self.jobs):
@@ -510,7 +511,12 @@ def beyond(end: float, inner: float) -> str:
 def spread(row: Row, split: str, several: bool) -> float | None:
     """Standard deviation over seeds; over labelled splits if no row has several seeds."""
     if not several:
-        return mean(getattr(r, split).get(f"{r.score}_sd") for r in row.results)
+        # one draw has no spread
+        return mean(
+            getattr(r, split).get(f"{r.score}_sd")
+            for r in row.results
+            if len(r.draws.get(MAIN, [])) != 1
+        )
     values = [x for x in (getattr(j, split) for j in row.done) if x is not None]
     return stdev(values) if len(values) > 1 else None
 

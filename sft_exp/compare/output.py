@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, collect
+from sft_exp.reports.terminal_table import fitted
 from sft_exp.store import atomic_io
 
 
@@ -29,18 +28,11 @@ def print_comparison(comparison: Comparison) -> None:
     }
     for title, (head, body) in tables.items():
         if body:
-            table = Table(box=SIMPLE_HEAD)
-            for name in head:
-                table.add_column(
-                    name,
-                    justify="right" if name in NUMBERS else "left",
-                    no_wrap=name not in SENTENCES,
-                )
-            for row in body:
-                table.add_row(*row)
             if title:
                 screen.print(title, style="bold")
-            screen.print(table)
+            settings = [comparison.names[key] for key in comparison.keys]
+            sentences = (*SENTENCES, "verdict", "state", "")
+            screen.print(fitted((head, body), screen, NUMBERS, sentences, settings))
     for note in comparison.notes():
         screen.print(note, style="dim")
     screen.print(comparison.count())

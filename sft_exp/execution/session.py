@@ -1,5 +1,6 @@
 """One job from its requests to its run folder: results.json, report.html, plots, status.json."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from sft_exp.distributed.group import missing, present
 from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
 from sft_exp.execution import followers, ownership
 from sft_exp.jobs.stage_requests import Job
-from sft_exp.progress import console
+from sft_exp.progress import LOG, console
 from sft_exp.reports import model_card, report
 from sft_exp.runs import pipeline, results, run_metadata
 from sft_exp.store import atomic_io, collect
@@ -69,6 +70,7 @@ def _alone(
     atomic_io.link(LATEST, folder)
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     atomic_io.write_json(folder / "status.json", status)
+    LOG.info("command: %s", shlex.join(command))
     try:
         followers.init_group(job, ctx)
         table, rows = report.movements(job)
@@ -120,5 +122,7 @@ def _alone(
     atomic_io.write_json(
         folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False}
     )
+    validated = "" if result.validated is None else f"validation {100 * result.validated:.2f}, "
+    LOG.info("done: %stest %s %.2f %%", validated, result.score_name, 100 * result.tested)
     followers.shutdown(ctx, 0)
     return result

@@ -1,5 +1,6 @@
 """The pipeline of one job: describe, pretrain, fine-tune, validate, evaluate, compress, export."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from sft_exp.runs.results import read, results
 from sft_exp.store.results import Results
 from sft_exp.store.store import Request, Result, Stage, Store
 from sft_exp.training.context import Context, Stop
+
+LOG = logging.getLogger(__name__)
 
 
 def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> Results:
@@ -67,6 +70,7 @@ def run_stage(
     missing = {name: r for r in requests if not store.has(name := folder_name(r))}
     keys = {batch_key(r) for r in missing.values()} - {None} if batch_key else set()
     further = [r for r in others if batch_key and batch_key(r) in keys]
+    LOG.debug("%s: %d of %d results are missing", this_stage.name, len(missing), len(requests))
     try:
         results = run_with_bar(store, this_stage, [*requests, *further], len(missing))
         return results[: len(requests)]

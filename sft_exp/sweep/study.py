@@ -14,15 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from sft_exp.compare import comparison
 from sft_exp.errors import ConfigError, require
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
+from sft_exp.reports.terminal_table import fitted
 from sft_exp.runs.results import is_proportion
 from sft_exp.store import atomic_io
 from sft_exp.verdict import Archive, Report, Setting, from_folder, frozen
@@ -249,18 +248,9 @@ def markdown(conclusion: Conclusion, command: str) -> str:
 def print_conclusion(conclusion: Conclusion) -> None:
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # lines in a pipe stay unbroken, so that text can be searched
-    table = Table(box=SIMPLE_HEAD)
-    head, rows = conclusion.table
-    for name in head:
-        table.add_column(
-            name,
-            justify="right" if name in conclusion.numbers else "left",
-            no_wrap=name in conclusion.numbers,
-        )
-    for row in rows:
-        table.add_row(*row)
+    words = [name for name in conclusion.table[0] if name not in conclusion.numbers]
     screen.print(conclusion.title, style="bold")
-    screen.print(table)
+    screen.print(fitted(conclusion.table, screen, conclusion.numbers, words))
     for sentence in conclusion.sentences:
         screen.print(sentence, soft_wrap=whole)
     if conclusion.command:

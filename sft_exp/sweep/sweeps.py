@@ -6,6 +6,7 @@ resolved jobs, and jobs are composed from the copy of conf/ that lies in it, wha
 """
 
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -14,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +32,10 @@ from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, results
 from sft_exp.sweep.composition import Composer
+from sft_exp.sweep.display import Display
 from sft_exp.sweep.job_list import listed
 
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
@@ -42,6 +44,7 @@ NEITHER = {"tracker": None, "replace": None}  # keys that make no other job
 COMMON = "common.json"  # there too: the overrides that all its jobs share
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
+_display: list[Display] = []  # of the sweep that this process began, or launches jobs of
 _folder: list[Path] = []  # of the sweep that this process began
 _driver = False  # whether this process began the sweep, or was started by its launcher
 
@@ -58,6 +61,7 @@ class Worker:
     def __init__(self, threads: int | None):
         ours, theirs = socket.socketpair()
         owned = [str(os.getpid()), "sft_exp.sweep.worker"]
+        block = _display[-1] if _display and _display[-1].live else None
         threaded = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         share = getattr(theirs, "share", None)  # of Windows, where sockets are not inherited
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -70,8 +74,11 @@ class Worker:
             ],
             pass_fds=[] if share else [theirs.fileno()],
             stdin=subprocess.PIPE if share else None,
+            stderr=subprocess.PIPE if block else None,
             env={**os.environ, **threaded},
         )
+        if block and self.process.stderr:
+            block.listen(io.TextIOWrapper(self.process.stderr, errors="replace"))
         if share and self.process.stdin:
             self.process.stdin.write(share(self.process.pid))
             self.process.stdin.close()
@@ -202,12 +209,25 @@ def begin(cfg: DictConfig) -> None:
     folder = Path(cfg.hydra.sweep.dir)
     places = lay_folders(cfg, jobs)
     left = [(n, j) for n, j in enumerate(jobs) if not finished(places[n], j)]
+    common = sorted(set.intersection(*(set(j["overrides"]) for j in jobs)))
+    if left:
+        shared = f"; all have {' '.join(common)}" if common else ""
+        console.print(
+            f"checking {len(left)} jobs{shared}",
+            highlight=False,
+            markup=False,
+            soft_wrap=not console.is_terminal,
+        )
     if len(left) < len(jobs):
         console.print(
             f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}",
             highlight=False,
         )
+    alone = cfg.hydra.launcher._target_ == BASIC_LAUNCHER  # no other process draws on the terminal
+    display = Display(len(jobs), len(jobs) - len(left), common, live=alone and not cfg.plan)
+    _display.append(display)
     for n, job in left:
+        display.begin(f"checking {display.describe(n, job['overrides'])}")
         if not job["config"]["replace"]:  # else the job itself clears its folder
             ownership.fits(places[n], job["config"], job["choices"], "hydra.sweep.dir")
         answer = worker(threads(cfg)).ask(
@@ -229,9 +249,7 @@ def begin(cfg: DictConfig) -> None:
         {**j, "folder": os.path.relpath(p, folder)} for j, p in zip(jobs, places, strict=True)
     ]
     atomic_io.write_json(folder / JOBS, planned)
-    atomic_io.write_json(
-        folder / COMMON, sorted(set.intersection(*(set(j["overrides"]) for j in jobs)))
-    )
+    atomic_io.write_json(folder / COMMON, common)
     snapshot(folder / "conf")
 
 
@@ -339,12 +357,17 @@ def snapshot(folder: Path) -> None:
 def run(cfg: DictConfig) -> float:
     """One job, in the worker. Returns the validation's score (test is for reading, not for choosing), NaN if it failed."""
     hydra = HydraConfig.get()
-    folder, started = Path(hydra.runtime.output_dir), time.perf_counter()
+    folder = Path(hydra.runtime.output_dir)
     job = job_of(cfg, hydra)
     if ranked():
         return follow(cfg, job)
+    common = json.loads((Path(hydra.sweep.dir) / COMMON).read_text())
+    display = display_of(Path(hydra.sweep.dir), common)
+    name = display.describe(hydra.job.num, hydra.overrides.task)
     if finished(folder, job):
-        return results.read(folder).chosen_by
+        result = results.read(folder)
+        display.consider(name, result.validated)
+        return result.chosen_by
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     siblings = str(Path(hydra.sweep.dir) / JOBS)
     alone = (
@@ -355,21 +378,16 @@ def run(cfg: DictConfig) -> float:
     if cfg.val == "auto" and not cfg.get("study"):
         alone.append(f"val={job['config']['val']}")
     command = ["python", "-m", "sft_exp", *alone]
-    common = json.loads((Path(hydra.sweep.dir) / COMMON).read_text())
     told = {
+        "logging": logging_of(hydra),
         "siblings": siblings,
         "command": command,
         "varying": [o for o in hydra.overrides.task if o not in common],
     }
+    display.begin(name)
     answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), **told})
-    what = " ".join(o for o in hydra.overrides.task)
     if answer["code"]:
-        console.print(
-            f"job {hydra.job.num} ({what}): failed, {answer['error'].splitlines()[0]}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        display.fail(name, answer["error"])
         if not ended(folder) and ownership.idle(folder):
             code = answer["code"]
             atomic_io.write_json(
@@ -379,14 +397,32 @@ def run(cfg: DictConfig) -> float:
         if answer["code"] == Interrupted.code and answer["error"].startswith("interrupted"):
             sys.exit(Interrupted.code)
         return float("nan")
-    seconds = time.perf_counter() - started
-    val = "" if answer["val"] is None else f"validation {100 * answer['val']:.1f}, "
-    console.print(
-        f"job {hydra.job.num} ({what}): {val}test {100 * answer['test']:.1f} in {seconds:.0f} s",
-        highlight=False,
-        markup=False,
-    )
+    display.end(name, answer["val"], answer["test"])
     return answer["test"] if answer["val"] is None else answer["val"]
+
+
+def display_of(sweep: Path, common: Sequence[str]) -> Display:
+    """This process's display; in a launcher's process a new one, which prints a line for each job."""
+    if not _display:
+        planned = sweep / JOBS
+        total = len(json.loads(planned.read_text())) if planned.exists() else None
+        _display.append(Display(total, common=common))
+    return _display[-1]
+
+
+def logging_of(hydra: Any) -> dict[str, Any]:
+    """Hydra's logging of a job with `hydra.verbose` applied, for `logging.config.dictConfig`; {} where it is off."""
+    config: Any = OmegaConf.to_container(hydra.job_logging, resolve=True) or {}
+    if not config.get("root"):
+        return {}
+    if hydra.verbose is True:
+        config["root"]["level"] = "DEBUG"
+    elif hydra.verbose:
+        names = [hydra.verbose] if isinstance(hydra.verbose, str) else hydra.verbose
+        loggers = config.setdefault("loggers", {})
+        for name in names:
+            loggers[name] = {**loggers.get(name, {}), "level": "DEBUG"}
+    return config
 
 
 def follow(cfg: DictConfig, job: dict[str, Any]) -> float:
@@ -420,6 +456,8 @@ def finish(cfg: DictConfig) -> int:
     """The table of the whole sweep, and what a study concludes; 6 if jobs failed, else 0."""
     from sft_exp.compare import output
 
+    if _display:
+        _display[-1].close()
     folder = Path(cfg.hydra.sweep.dir)
     undone = output.finish(folder)
     if study := build.study(cfg):

@@ -6,6 +6,7 @@ asked starts another worker.
 """
 
 import json
+import logging.config
 import socket
 import sys
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 from sft_exp.config import build
 from sft_exp.errors import ConfigError, Failure
+from sft_exp.progress import LOG
 
 _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
@@ -50,6 +52,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         job = prepared(message)
         if message["do"] == "check":
             return {"code": 0}
+        if message["do"] == "run" and message["logging"]:
+            logging.config.dictConfig(message["logging"])
         if message["do"] == "follow":
             return {"code": followers.run_follower(job), "error": "left with the first process"}
         others = [prepared(s) for s in siblings(message)]
@@ -61,11 +65,13 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
             "test": result.tested,
         }
     except Failure as error:
+        LOG.error("%s", error)
         return {"code": error.code, "error": str(error)}
     except Exception as error:  # noqa: BLE001 - any failure of a job is that job's alone
         import traceback
 
         traceback.print_exc()
+        LOG.exception("a bug, please report it")
         return {"code": 1, "error": f"{type(error).__name__}: {error}"}
 
 

@@ -1,0 +1,145 @@
+"""What the terminal shows of a sweep that runs: one live block, or a line for each job where there is no terminal.
+
+The block is drawn by the process that runs the sweep. The worker's messages come through a pipe, so that two
+processes never draw on one terminal: progress goes into the block, everything else is printed above it.
+"""
+
+import atexit
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sft_exp.progress import LINE, console, log
+
+REFRESH = 4.0  # times a second
+BAR = 20  # columns
+
+
+class Display:
+    """The state of a sweep's jobs, and its picture on the terminal.
+
+    Args:
+        total: number of jobs; None if the sweeper chooses them as it goes.
+        done: how many of them were done before.
+        common: overrides that all jobs share; they are left out of the jobs' descriptions.
+        live: whether to draw a block, on a terminal whose other processes are silent.
+    """
+
+    def __init__(
+        self, total: int | None, done: int = 0, common: Sequence[str] = (), live: bool = False
+    ):
+        self.total, self.done, self.common = total, done, frozenset(common)
+        self.earlier, self.failed, self.seconds = done, 0, 0.0
+        self.best: tuple[float, str] | None = None  # validation score, description
+        self.activity, self.detail, self.started = "", "", time.monotonic()
+        self.live: Live | None = None
+        if live and console.is_terminal and not console.quiet:
+            self.live = Live(
+                console=console,
+                get_renderable=self.block,
+                refresh_per_second=REFRESH,
+                transient=True,
+            )
+            self.live.start()
+            # a process that leaves at once on a second Ctrl-C could not bring the cursor back
+            console.show_cursor(True)
+            atexit.register(self.close)
+
+    def describe(self, number: int, overrides: Sequence[str]) -> str:
+        """`job 4 (5 of 27): pretrainer=ae optim.lr=0.1`, with the overrides that differ between jobs."""
+        of = f" ({number + 1} of {self.total})" if self.total else ""
+        varying = " ".join(o for o in overrides if o not in self.common)
+        return f"job {number}{of}{f': {varying}' if varying else ''}"
+
+    def begin(self, activity: str) -> None:
+        """Show what is being done now."""
+        self.activity, self.detail, self.started = activity, "", time.monotonic()
+
+    def consider(self, job: str, val: float | None) -> None:
+        """Remember a job's validation score, a fraction, if it is the best so far."""
+        if val is not None and (self.best is None or val > self.best[0]):
+            self.best = (val, job)
+
+    def end(self, job: str, val: float | None, test: float) -> None:
+        """Count a job that is done. Scores are fractions."""
+        seconds = time.monotonic() - self.started
+        self.done, self.seconds, self.activity = self.done + 1, self.seconds + seconds, ""
+        self.consider(job, val)
+        scores = f"{'' if val is None else f'validation {100 * val:.1f}, '}test {100 * test:.1f}"
+        show = log if self.live else console.print
+        show(f"{job}: {scores} in {seconds:.0f} s", highlight=False, markup=False, soft_wrap=True)
+
+    def fail(self, job: str, error: str) -> None:
+        """Count a job that failed, and say why."""
+        self.failed, self.seconds = self.failed + 1, self.seconds + time.monotonic() - self.started
+        self.activity = ""
+        text = f"{job}: failed, {error.splitlines()[0]}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def listen(self, stream: IO[str]) -> None:
+        """Read a worker's messages from its stderr until it ends, in a thread of its own."""
+
+        def read() -> None:
+            for line in stream:
+                self.hear(line.rstrip("\n"))
+
+        threading.Thread(target=read, daemon=True).start()
+
+    def hear(self, line: str) -> None:
+        """Show a worker's message: its progress in the block, anything else above it."""
+        if LINE.fullmatch(line):
+            self.detail = line
+        elif line.strip():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def left(self) -> float | None:
+        """Seconds until the last job ends, if the others take as long as those so far; None: unknown."""
+        ended = self.done - self.earlier + self.failed
+        if not ended or not self.total:
+            return None
+        now = time.monotonic() - self.started if self.activity else 0.0
+        mean = self.seconds / ended
+        return max(0.0, (self.total - self.done - self.failed) * mean - min(now, mean))
+
+    def block(self) -> Group:
+        """The live block: counts, the best job so far, and what runs. Lines wrap, numbers stand first."""
+        ended = self.done + self.failed
+        counts = f"{self.done} of {self.total} jobs done" if self.total else f"{self.done} done"
+        if self.failed:
+            counts += f", {self.failed} failed"
+        if (left := self.left()) is not None:
+            counts += f", about {clock(left)} left"
+        head = Table.grid(padding=(0, 1))
+        cells: list[RenderableType] = [Text(counts)]
+        if self.total:
+            cells.insert(0, ProgressBar(total=self.total, completed=ended, width=BAR))
+        head.add_row(*cells)
+        lines: list[RenderableType] = [head]
+        if self.best:
+            score, job = self.best
+            lines.append(Text(f"best by validation so far: {100 * score:.1f}, {job}"))
+        if self.activity:
+            detail = f" ({self.detail})" if self.detail else ""
+            seconds = clock(time.monotonic() - self.started)
+            lines.append(Text(f"{seconds} {self.activity}{detail}"))
+        return Group(*lines)
+
+    def close(self) -> None:
+        """Remove the block; what was printed above it stays."""
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+
+def clock(seconds: float) -> str:
+    """`0:05`, `12:30`, `1:02:03`"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

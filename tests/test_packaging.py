@@ -1,0 +1,56 @@
+"""What the package says about itself is the same everywhere."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sft_exp
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOWER = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?[^#]*?(?:>=|==)([\w.]+)")
+
+
+def test_the_version_is_stated_once():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading
+    assert heading[1] in (PROJECT["version"], "Unreleased")
+    files = (ROOT / "sft_exp").rglob("*.py")
+    assert not [file for file in files if f'"{PROJECT["version"]}"' in file.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"), [("9.8.7", "9.8.7"), (None, "unknown")], ids=["installed", "source"]
+)
+def test_the_version_is_that_of_the_installed_package(installed, expected, monkeypatch):
+    def version(name):
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert sft_exp.__version__ == expected
+
+
+def test_the_constraints_are_the_lower_bounds():
+    """constraints-lowest.txt names each bound of the dependencies and of the extra `test`."""
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    bounds = [f"{match[1]}=={match[2]}" for word in wanted if (match := LOWER.match(word))]
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    assert sorted(set(bounds)) == sorted(line for line in lines if line and line[0] != "#")
+
+
+def test_dependencies_of_the_program_have_lower_bounds():
+    assert not [word for word in PROJECT["dependencies"] if not LOWER.match(word)]
+
+
+def test_tested_versions_of_python_are_those_named():
+    named = {c.rpartition(" ")[2] for c in PROJECT["classifiers"] if "Python :: 3." in c}
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert set(workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]) == named
+    assert PROJECT["requires-python"] == f">={min(named)}"

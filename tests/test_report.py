@@ -279,7 +279,7 @@ def test_reused_pretraining_is_said(done):
 
 
 def planned(capsys, *jobs):
-    """stage -> (requests, cached, to compute, time and size)"""
+    """stage -> (requests, cached, to compute, time)"""
     report.plan(list(jobs))
     rows = (line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines() if line.strip())
     return {
@@ -289,11 +289,10 @@ def planned(capsys, *jobs):
     }
 
 
-def test_the_plan_of_an_empty_store_times_a_few_steps_and_writes_nothing(job, capsys):
+def test_the_plan_of_an_empty_store_runs_and_writes_nothing(job, capsys):
     found = planned(capsys, job("draws=2", "labels=2", "val=cv"))
-    assert found["finetune"][:3] == (12, 0, 12)
-    assert found["pretrain"][:3] == (2, 0, 2), "its own and the PCA of a control"
-    assert not any("unknown" in row[3] for row in found.values())
+    assert found["finetune"] == (12, 0, 12, "unknown")
+    assert found["pretrain"] == (2, 0, 2, "unknown"), "its own and the PCA of a control"
     assert not list(Path.cwd().rglob("*"))
 
 
@@ -310,19 +309,16 @@ def test_the_plan_counts_what_is_there_and_scales_what_it_took(done, experiment,
     assert found["finetune"][:3] == (12 + 18 - 6, 12, 12), (
         "two of the three draws of the heads in closed form are shared"
     )
-    number, unit, *size = found["finetune"][3].split()
-    assert size, "bytes and their unit"
+    number, unit = found["finetune"][3].split()
     assert (float(number), unit) > (0, "s"), "a hundred times the steps"
     assert {p: p.stat().st_mtime_ns for p in done.store.rglob("*")} == before
 
 
-def test_a_stage_unlike_all_before_is_timed(done, experiment, capsys):
+def test_a_stage_unlike_all_before_takes_nobody_knows_how_long(done, experiment, capsys):
     other = prepare.prepare(experiment(*SMALL, f"store={done.store}", "encoder=conv"))
-    before = sorted(done.store.rglob("*"))
     found = planned(capsys, other)
-    assert found["pretrain"][2] == 1
-    assert not any("unknown" in row[3] for row in found.values())
-    assert sorted(done.store.rglob("*")) == before
+    assert found["pretrain"][2:] == (1, "unknown")
+    assert found["finetune"][3].endswith("unknown")
 
 
 # The next command

@@ -3,8 +3,10 @@
 import json
 import platform
 import shlex
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,17 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
+from sft_exp.errors import StorageError
 from sft_exp.jobs.prepare import further
-from sft_exp.jobs.stage_requests import Job
+from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
 from sft_exp.reports import advice, model_card, page, plots
 from sft_exp.reports.drawing import Picture
-from sft_exp.runs import estimates, results
-from sft_exp.runs.estimates import Estimate
+from sft_exp.runs import results
 from sft_exp.stages import finetune
 from sft_exp.store import atomic_io
 from sft_exp.store.listing import bytes_, folders, totals
+from sft_exp.store.requests import plain
 from sft_exp.store.results import Bill, Results, Stage
-from sft_exp.store.store import Store
+from sft_exp.store.store import Request, Store
 from sft_exp.training import health
 from sft_exp.training.context import pick
 
@@ -53,6 +56,9 @@ BILL = (
     "p95 ms",
     "images/s",
 )
+SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
+# what two requests of a stage share if they take as long
+ALIKE = ("dataset", "method", "encoder", "task", "strategy")
 
 
 def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
@@ -337,27 +343,32 @@ def environment(job: Job) -> str:
 
 
 def plan(jobs: list[Job]) -> None:
-    """Print what would be computed, what is in the store already, and how long the rest will take. Writes nothing; where the
-    store holds nothing alike, a few steps are timed."""
+    """What would run, what is there already, and how long the rest took before. Runs nothing and writes nothing."""
     store = Store(Path(jobs[0].experiment.store))
     table = Table(box=SIMPLE_HEAD)
-    for head in ("stage", "requests", "cached", "to compute", "time", "size"):
+    for head in ("stage", "requests", "cached", "to compute", "time"):
         table.add_column(head, justify="left" if head == "stage" else "right")
-    missing: list[Estimate | None] = []
-    for name, stage_outlook in estimates.outlook(jobs).items():
-        left = stage_outlook.missing
-        missing += left
-        cached = stage_outlook.requests - len(left)
-        counts = (str(stage_outlook.requests), str(cached), str(len(left)))
-        table.add_row(name, *counts, *added(left))
+    total: list[float | None] = []
+    for name in FUNCTIONS:
+        requests = {stage(name).folder_name(r): r for job in jobs for r in job.requests[name]}
+        if not requests:
+            continue
+        missing = [r for folder, r in requests.items() if not store.has(folder)]
+        past = finished(store, name) if missing else []
+        seconds = [expected(r, past, name in SCALED) for r in missing]
+        total += seconds
+        table.add_row(
+            name,
+            str(len(requests)),
+            str(len(requests) - len(missing)),
+            str(len(missing)),
+            added(seconds),
+        )
     table.add_section()
-    table.add_row("all", "", "", str(len(missing)), *added(missing))
+    table.add_row("all", "", "", str(len(total)), added(total))
     screen = Console(highlight=False, markup=False)
     screen.print(table)
-    text = (
-        "Time and size: those of finished stages like these, or of a few steps timed now, scaled by"
-    )
-    screen.print(f"{text} the number of steps.", style="dim", soft_wrap=True)
+    screen.print("Time: what finished stages like these took, scaled by their steps.", style="dim")
     used = totals(list(folders(store.root)))
     screen.print(f"Store {store.root}: {used}; {atomic_io.free(store.root)} free", style="dim")
     if any(job.experiment.val == "full" for job in jobs):
@@ -366,15 +377,43 @@ def plan(jobs: list[Job]) -> None:
         screen.print(advice.TRANSDUCTIVE, style="dim")
 
 
-def added(missing: list[Estimate | None]) -> tuple[str, str]:
-    """The sum as `12 s`, `12 s and 3 unknown` or `unknown`, and its size."""
-    known = [estimate for estimate in missing if estimate is not None]
-    unknown = len(missing) - len(known)
+def finished(store: Store, name: str) -> list[tuple[Any, float]]:
+    """(request as JSON, its seconds) of the stage's finished folders."""
+    found = []
+    for seal in store.root.glob(f"{name}-*/{atomic_io.SEAL}"):
+        try:
+            request = json.loads((seal.parent / "request.json").read_text())
+            found.append((request, atomic_io.read_seal(seal.parent)["seconds"]))
+        except (
+            OSError,
+            ValueError,
+            StorageError,
+        ):  # damaged or just being removed: no example, and no reason to stop
+            continue
+    return found
+
+
+def expected(request: Request, past: Iterable[tuple[Any, float]], scaled: bool) -> float | None:
+    """Seconds that a request will take, by what finished ones with the same parts took; None if there are none."""
+    wanted, steps = kinds(plain(request)), request.get("stop") if scaled else None
+    alike = [(r.get("stop"), seconds) for r, seconds in past if kinds(r) == wanted]
+    if steps:
+        rates = [seconds / n for n, seconds in alike if n]
+        return median(rates) * steps if rates else None
+    return median(seconds for _, seconds in alike) if alike else None
+
+
+def kinds(request: Any) -> list[str | None]:
+    return [(request.get(key) or {}).get("is") for key in ALIKE]
+
+
+def added(seconds: list[float | None]) -> str:
+    """`12 s`, `12 s and 3 unknown`, `unknown`"""
+    known = [s for s in seconds if s is not None]
+    unknown = len(seconds) - len(known)
     if unknown and not known:
-        return "unknown", ""
-    seconds = duration(sum(estimate.seconds for estimate in known))
-    size = bytes_(round(sum(estimate.bytes for estimate in known)))
-    return seconds + (f" and {unknown} unknown" if unknown else ""), size
+        return "unknown"
+    return duration(sum(known)) + (f" and {unknown} unknown" if unknown else "")
 
 
 def duration(seconds: float) -> str:

@@ -148,11 +148,14 @@ def test_cutout_takes_a_rectangle():
 
 def test_presets_are_of_the_data_sets_kind(experiment):
     """Digits are never mirrored; pictures are; the method takes what the group says, and the user has the last word."""
-    assert experiment("dataset=mnist", "pretrainer=simclr").pretrainer.how.flip == 0
-    assert experiment("dataset=cifar10", "pretrainer=simclr").pretrainer.how == AugmentConfig()
+    assert experiment("dataset=mnist", "pretrainer=simclr").pretrainer.augmentation.flip == 0
+    assert (
+        experiment("dataset=cifar10", "pretrainer=simclr").pretrainer.augmentation
+        == AugmentConfig()
+    )
     changed = experiment(
         "dataset=cifar10", "pretrainer=simclr", "augment=digits", "augment.flip=0.25"
-    ).pretrainer.how
+    ).pretrainer.augmentation
     assert (changed.flip, changed.rotate) == (0.25, 20.0)
 
 

@@ -129,8 +129,8 @@ def test_the_rest_beside_the_shards_runs_nothing(tmp_path):
     atomic_io.write(folder / checkpoints.REST, content.getvalue())
     atomic_io.seal(folder, {"step": 1})
     assert json.loads((folder / atomic_io.SEAL).read_text())
-    with pytest.raises(StorageError, match=r"rest\.pt: no checkpoint of ours"):
-        checkpoints.sound(folder)
+    with pytest.raises(StorageError, match=r"rest\.pt is not a checkpoint of sft_exp"):
+        checkpoints.load_rest(folder)
     assert not Path("ran").exists()
 
 
@@ -139,6 +139,6 @@ def test_a_checkpoint_of_one_process_runs_nothing(tmp_path):
     torch.save({"step": Hostile()}, content)
     sealed = content.getvalue() + hashlib.sha256(content.getvalue()).digest()
     (tmp_path / "checkpoint.pt").write_bytes(sealed)
-    with pytest.raises(StorageError, match="no checkpoint of ours"):
+    with pytest.raises(StorageError, match="is not a checkpoint of sft_exp"):
         checkpoints.load(tmp_path / "checkpoint.pt", torch.device("cpu"))
     assert not Path("ran").exists()

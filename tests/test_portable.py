@@ -72,7 +72,7 @@ def test_stop_and_workers_hear_the_signals_there_are(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        images._deaf(0)
+        images._ignore_signals(0)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -150,7 +150,7 @@ def test_a_worker_takes_its_socket_from_stdin_where_none_are_inherited(monkeypat
     class Process:
         pid = 7
 
-        def __init__(self, command, pass_fds, stdin, env):
+        def __init__(self, command, pass_fds, stdin, env, stderr):
             assert (command[-1], list(pass_fds), stdin) == ("-", [], subprocess.PIPE)
             self.stdin = started["stdin"] = Stdin()
 

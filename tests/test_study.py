@@ -19,6 +19,7 @@ from sft_exp.compare.comparison import Job
 from sft_exp.config import build, compose
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import ConfigError
+from sft_exp.guidance import knowledge
 from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
 from sft_exp.studies.label_efficiency import (
@@ -479,3 +480,7 @@ def test_a_study_until_decided_resumes_and_is_checked():
         command("check", str(folder)), env=environment(), capture_output=True, text=True
     )
     assert "look 1: its words or the alpha" in again.stdout
+
+
+def test_choose_tries_the_method_that_leads_the_tables():
+    assert knowledge.best_pretrainer() in Choose().pretrainers

@@ -32,7 +32,7 @@ from sft_exp.encoders.timm_model import TimmModel
 from sft_exp.encoders.torchvision_model import TorchvisionModel, Traced
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs import prepare
-from sft_exp.jobs.starts import fitted, initial, started
+from sft_exp.jobs.starts import fitted, initial, initial_weights
 from sft_exp.models import download, transfer, weights
 from sft_exp.models.normalise import Resize, backbone
 from sft_exp.reports import advice
@@ -753,14 +753,14 @@ def test_an_artifact_that_cannot_be_had_is_said_at_once(monkeypatch):
     monkeypatch.setattr(wandb, "reachable", lambda url: download.reachable("http://127.0.0.1:9"))
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"artifact team/p/encoder:latest: .*wandb artifact get"):
-        started("wandb:team/p/encoder:latest")
+        initial_weights("wandb:team/p/encoder:latest")
     assert time.monotonic() - begun < 5
 
 
 def test_an_artifact_is_read_from_the_folder_that_was_fetched(tmp_path, monkeypatch):
     save_file({"a": torch.ones(3)}, tmp_path / "encoder.safetensors")
     monkeypatch.setattr(wandb, "fetch", lambda name: tmp_path)
-    source, tensors, _ = started("wandb:team/p/encoder:latest")
+    source, tensors, _ = initial_weights("wandb:team/p/encoder:latest")
     assert source.file == tmp_path / "encoder.safetensors"
     assert torch.equal(tensors["a"], torch.ones(3))
 

@@ -11,7 +11,6 @@ from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.guidance import knowledge
 from sft_exp.runs.results import is_proportion
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of
 from sft_exp.verdict import selection
@@ -29,9 +28,8 @@ class Choose(Study):
         "optim.lr": "study.rates",
     }
 
-    pretrainers: list[str] = field(
-        default_factory=lambda: ["none", knowledge.best_pretrainer(), "dae", "vae"]
-    )
+    # the control, the best of guidance.knowledge, and two that predict images
+    pretrainers: list[str] = field(default_factory=lambda: ["none", "vicreg", "dae", "vae"])
     strategies: list[str] = field(default_factory=lambda: ["full", "linear"])
     optims: list[str] = field(default_factory=lambda: ["adam", "sgd"])
     # learning rates, the same for all; empty = each optimizer's own

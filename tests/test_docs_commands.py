@@ -453,7 +453,9 @@ def program(page: str, sweeps: bool = True) -> str:
 @pytest.mark.parametrize(
     ("page", "sweeps"),
     [
-        pytest.param("docs/python.md", False, id="docs/python.md without its sweep"),
+        pytest.param(
+            "docs/python.md", False, marks=pytest.mark.slow, id="docs/python.md without its sweep"
+        ),
         pytest.param("docs/python.md", True, marks=pytest.mark.slow, id="docs/python.md"),
         pytest.param("docs/verdict.md", True, id="docs/verdict.md"),
         pytest.param("README.md", True, marks=pytest.mark.slow, id="README.md"),

@@ -61,25 +61,28 @@ def run_stage(
     wanted = {what.batch_key(r) for r in missing.values()} - {None} if what.batch_key else set()
     also = [r for r in others if what.batch_key and what.batch_key(r) in wanted]
     try:
-        return shown(store, what, [*requests, *also], len(missing))[: len(requests)]
+        return shown(store, what, [*requests, *also], list(missing))[: len(requests)]
     except NonFiniteError:
         if not also:
             raise
         # another job's head diverged: ours alone
-        return shown(store, replace(what, batch_key=None), requests, len(missing))
+        return shown(store, replace(what, batch_key=None), requests, list(missing))
 
 
-def shown(store: Store, what: Stage, requests: list[Request], missing: int) -> list[Result]:
-    """`store.run` under one progress bar, if there is more than one thing to do."""
-    if missing < 2:
+def shown(
+    store: Store, what: Stage, requests: list[Request], missing: Sequence[str]
+) -> list[Result]:
+    """`store.run` under one progress bar, if more than one folder is missing.
+
+    The bar also counts the folders that other workers of this run have published.
+    """
+    if len(missing) < 2:
         return store.run(what, requests)
-    count = 0
-    with bar(what.name, missing) as advance:
+    with bar(what.name, len(missing)) as advance:
 
         def counted(folders: list[Path], group: list[Request]) -> None:
-            nonlocal count
             what.run(folders, group)
-            count += len(folders)
-            advance(count, "")
+            own = {folder.name for folder in folders}
+            advance(sum(name in own or store.has(name) for name in missing), "")
 
         return store.run(replace(what, run=counted), requests)

@@ -55,9 +55,9 @@ def workers(job: Job, ctx: Context, config: dict[str, Any]) -> Iterator[None]:
 
 def start(message: str) -> subprocess.Popen[str]:
     """A worker; it ends with this process."""
-    module = ["-m", "sft_exp.execution.child", str(os.getpid()), "sft_exp.execution.pool"]
+    arguments = [str(os.getpid()), "sft_exp.execution.pool"]  # of `execution.child`
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, *module],
+        [sys.executable, "-m", "sft_exp.execution.child", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

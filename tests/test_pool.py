@@ -72,11 +72,31 @@ def test_a_run_whose_folders_workers_computed_has_the_bits_of_one_process():
             time.sleep(0.1)
     assert len(possible) >= 4
     assert not list(Path("shared").glob("pretrain-*"))
+    (worker,) = pool._running
     result = sft_exp.run([*SETTINGS, "store=shared", "hardware.workers=2"])
+    assert pool._running == [worker]  # it served both runs
+    assert worker.poll() is None
+    pool.stop()
+    assert worker.poll() is not None
 
     assert contents("shared") == contents("alone")
     assert without_times(result) == without_times(alone)
     assert not list(Path("shared/work").iterdir())
+
+
+def test_workers_end_with_a_run_that_fails():
+    job, ctx, values = prepared("store=failing", "hardware.workers=2")
+    started = []
+
+    def fail():
+        with pool.workers(job, ctx, values):
+            started.extend(pool._running)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [worker.poll() is None for worker in started] == [False]
+    assert pool._running == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -5,12 +5,13 @@ front, as it does alone; a worker takes from the back whatever nobody computes a
 main process waits for the lock. Workers write into the store and nowhere else, and a run that loses one loses time alone.
 """
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -32,43 +33,74 @@ POLL = 0.2  # seconds between two looks for work that has become possible
 GRACE = 3.0  # seconds that a worker has to write a checkpoint
 
 
+# The workers of this process. They live as long as it does and serve one job after another.
+_running: list[subprocess.Popen[str]] = []
+
+
 @contextmanager
-def workers(job: Job, ctx: Context, config: dict[str, Any]) -> Iterator[None]:
-    """Inside, the run's other workers compute what they can of it. None where one process is enough."""
-    count = count_of(job, ctx)
+def workers(
+    job: Job, ctx: Context, config: dict[str, Any], others: Sequence[Job] = ()
+) -> Iterator[None]:
+    """Inside, the process's workers compute what they can of the job.
+
+    There are none where one process is enough.
+
+    Args:
+        others: the further jobs of a sweep, for which the workers stay.
+    """
     message = json.dumps({"config": config, "choices": job.experiment.choices})
-    started: list[subprocess.Popen[str]] = []
+    count = count_of(job, ctx, others)
     try:
-        for _ in range(count - 1):
-            started.append(start(message))
+        for n in range(count - 1):
+            send(n, message)
         yield
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    except BaseException:
+        stop()  # they may be computing what nobody needs now
+        raise
 
 
-def start(message: str) -> subprocess.Popen[str]:
+def send(n: int, message: str) -> None:
+    """Give the n-th worker its next job, and start it if it is not running."""
+    if n < len(_running) and _running[n].poll() is None:
+        process = _running[n]
+    else:
+        process = start()
+        _running[n : n + 1] = [process]
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(message + "\n")
+        process.stdin.flush()
+
+
+def start() -> subprocess.Popen[str]:
     """A worker; it ends with this process."""
     arguments = [str(os.getpid()), "sft_exp.execution.pool"]  # of `execution.child`
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "sft_exp.execution.child", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(message)
-    return process
 
 
-def count_of(job: Job, ctx: Context) -> int:
+@atexit.register
+def stop() -> None:
+    """End the workers. Each has `GRACE` seconds to write a checkpoint."""
+    for process in _running:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # ends one that waits for a job
+        process.terminate()
+    for process in _running:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    _running.clear()
+
+
+def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
     """How many processes work on the job's fine-tunings, the main one included."""
     hardware = job.experiment.hardware
     if hardware.workers != "auto":
@@ -79,8 +111,8 @@ def count_of(job: Job, ctx: Context) -> int:
     if spare < 1:
         return 1
     store = Store(Path(job.experiment.store))
-    missing = [r for name, r in pooled(job, ctx).items() if not store.has(name)]
-    steps = sum(r["stop"] * r.get("folds", 1) for _, r in missing)
+    requests = {name: r for each in (job, *others) for name, (_, r) in pooled(each, ctx).items()}
+    steps = sum(r["stop"] * r.get("folds", 1) for n, r in requests.items() if not store.has(n))
     return 1 + min(spare, steps // STEPS)
 
 
@@ -108,17 +140,18 @@ def pooled(job: Job, ctx: Context) -> dict[str, tuple[str, Request]]:
 
 
 def main() -> None:
-    """What a worker does: `execution.child` runs it with the job as JSON on stdin."""
-    message = json.load(sys.stdin)
+    """What a worker does: `execution.child` runs it, with one job a line as JSON on stdin."""
     console.quiet = True
-    try:
-        job = prepare.prepare(build.experiment(message["config"], message["choices"]))
-        ctx = Context.on(job.experiment.hardware, Tracker())
-    except Failure as error:
-        print(f"a worker could not start, the run goes on without it: {error}", file=sys.stderr)
-        return
     with Stop.handle_signals(), suppress(Interrupted):
-        work(job, ctx)
+        for line in sys.stdin:
+            message = json.loads(line)
+            try:
+                job = prepare.prepare(build.experiment(message["config"], message["choices"]))
+                ctx = Context.on(job.experiment.hardware, Tracker())
+            except Failure as error:
+                print(f"a worker cannot help with this run: {error}", file=sys.stderr)
+                continue
+            work(job, ctx)
 
 
 def work(job: Job, ctx: Context) -> None:

@@ -78,7 +78,7 @@ def _alone(
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
-        with missing(ctx.group), pool.workers(job, ctx, config):
+        with missing(ctx.group), pool.workers(job, ctx, config, others or ()):
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
         result_file.write(folder, result)

@@ -213,7 +213,7 @@ class Hardware:
     # CPU threads; auto = the cores the process may use, and one to fine-tune a small network
     threads: Any = "auto"
     # processes that fine-tune side by side; auto = the cores it may use, if there is work for them
-    workers: Any = 1
+    workers: Any = "auto"
     precision: str = "fp32"  # fp32, or bf16 by autocast
     compile: bool = False  # torch.compile the losses
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage

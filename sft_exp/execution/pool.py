@@ -1,8 +1,10 @@
-"""Workers of one run: processes that compute its fine-tunings beside the process that walks through its stages.
+"""Workers: processes that compute fine-tunings beside the process that walks through a run's stages.
 
-Each request is a folder of the store with a lock, so nobody hands out work. The main process takes what is missing from the
-front, as it does alone; a worker takes from the back whatever nobody computes and whose inputs exist. Where they meet, the
-main process waits for the lock. Workers write into the store and nowhere else, and a run that loses one loses time alone.
+Each request is a folder of the store with a lock, so nobody hands out work. The main process takes
+what is missing from the front, as it does alone; after the pretraining a worker takes from the back
+whatever nobody computes and whose inputs exist. Where they meet, the main process waits for the
+lock. Workers write into the store and nowhere else. A run that loses a worker takes longer and ends
+in the same results.
 """
 
 import atexit
@@ -26,9 +28,9 @@ from sft_exp.progress import console
 from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context, Stop
 
-# Steps of gradient training that must be missing for each further worker. Its start costs as much
-# as some thousand steps of a small network.
-STEPS = 10_000
+# Steps of gradient training that must be missing for each further worker. A worker repays its start,
+# some seconds of CPU, with about half as many steps of a small network.
+STEPS = 30_000
 POLL = 0.2  # seconds between two looks for work that has become possible
 GRACE = 3.0  # seconds that a worker has to write a checkpoint
 
@@ -155,9 +157,17 @@ def main() -> None:
 
 
 def work(job: Job, ctx: Context) -> None:
-    """Compute, from the back, what is missing, possible, and computed by nobody else."""
+    """Compute, from the back, what is missing, possible, and computed by nobody else.
+
+    It begins when the main process has computed all that other stages contribute, which is the
+    pretraining above all: its threads take all cores, and waiting for one that shares its core
+    with a worker made it up to four times slower.
+    """
     store = Store(Path(job.experiment.store), lambda: Stop.asked)
     left = dict(reversed(pooled(job, ctx).items()))
+    outside = {p for _, r in left.values() for p in inputs(r) if p.name not in left}
+    while not Stop.asked and not all(path.exists() for path in outside):
+        time.sleep(POLL)
     while left and not Stop.asked:
         idle = True
         for folder, (name, request) in list(left.items()):

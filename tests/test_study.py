@@ -515,7 +515,7 @@ def timed_trials() -> tuple[list[Job], Trials]:
 
 def test_in_given_minutes_the_pick_is_the_candidate_that_was_trained_to_its_end():
     jobs, trials = timed_trials()
-    answer = Choose(minutes=10).conclude(jobs, (), trials)
+    answer = Choose(budget="10min").conclude(jobs, (), trials)
     assert answer.title.endswith("in 10 minutes")
     assert answer.sentences[0].startswith("Take from scratch: validation 80.0 %, test 75.0 %")
     assert "Not tried for want of time: dae, fine-tuned (needs about 90 s, 20 left)." in (
@@ -525,15 +525,15 @@ def test_in_given_minutes_the_pick_is_the_candidate_that_was_trained_to_its_end(
     assert answer.facts["trials"]["steps"] == {"pretrain": 600, "finetune": 300}
     assert answer.command == answer.facts["run"]
     with pytest.raises(DataError, match="no candidate was trained"):
-        Choose(minutes=10).conclude(jobs[:3], (), replace(trials, jobs=trials.jobs[:3]))
+        Choose(budget="10min").conclude(jobs[:3], (), replace(trials, jobs=trials.jobs[:3]))
 
 
 def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid():
     values, choices = compose.compose(["dataset=digits", "encoder=conv"])
     base = build.experiment(values, choices)
     images = corpus(base.dataset)
-    candidates = Choose(minutes=10).candidates(images, base)
-    assert Choose(minutes=10).grid() == {}
+    candidates = Choose(budget="10min").candidates(images, base)
+    assert Choose(budget="10min").grid() == {}
     assert Choose().candidates(images, base) == []
     assert candidates[0].pretraining == knowledge.best_pretrainer()
     assert len({c.name for c in candidates}) == len(candidates)
@@ -544,7 +544,7 @@ def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid():
 @pytest.mark.slow
 def test_a_study_in_given_minutes_ends_with_a_command_that_gives_its_numbers(tmp_path):
     pictures(tmp_path / "photos")
-    given = ["study=choose", "study.minutes=4", "dataset=image_folder", "dataset.root=photos"]
+    given = ["study=choose", "minutes=4", "dataset=image_folder", "dataset.root=photos"]
     said = started(*given, "labels=4", "tracker=none")
     (folder,) = Path("outputs/multirun").iterdir()
     about = json.loads((folder / "study.json").read_text())
@@ -560,5 +560,5 @@ def test_a_study_in_given_minutes_ends_with_a_command_that_gives_its_numbers(tmp
 
 
 def test_keys_that_the_minutes_decide_are_refused():
-    said = started("study=choose", "study.minutes=4", "finetune.steps=50", "tracker=none", code=2)
-    assert "study.minutes" in said
+    said = started("study=choose", "minutes=4", "finetune.steps=50", "tracker=none", code=2)
+    assert "study.budget" in said

@@ -122,5 +122,5 @@ def test_an_interrupted_study_goes_on_with_the_time_that_is_left(tmp_path, monke
 
 def test_minutes_that_are_too_few_are_refused_with_a_number_that_is_enough(tmp_path, monkeypatch):
     machine = Machine(monkeypatch, pretrain=2.0)
-    with pytest.raises(ConfigError, match=r"must be about \d+ on this machine"):
+    with pytest.raises(ConfigError, match=r"must be about \d+min on this machine"):
         machine.run(tmp_path, 1)

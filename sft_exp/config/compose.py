@@ -1,5 +1,6 @@
 """Overrides composed to a plain config, from Python."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -30,7 +31,14 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def typed(overrides: list[str]) -> list[str]:
     """The overrides that Hydra is given for those that a person wrote."""
-    return with_trackers(without_nulls(overrides))
+    return with_trackers(with_minutes(without_nulls(overrides)))
+
+
+def with_minutes(overrides: list[str]) -> list[str]:
+    """The overrides of a study with `minutes=10` as `study.budget=10min`."""
+    if not any(override.startswith("study=") for override in overrides):
+        return overrides
+    return [re.sub(r"^minutes=(.*)$", r"study.budget=\1min", o) for o in overrides]
 
 
 def with_trackers(overrides: list[str]) -> list[str]:

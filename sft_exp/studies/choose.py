@@ -1,6 +1,6 @@
 """Which pretrainer, strategy and optimizer for these labels?
 
-Successive halving over a grid, or, with `study.minutes`, what is known to work, as far as the time
+Successive halving over a grid, or, with `study.budget`, what is known to work, as far as the time
 goes. Either way the choice is made by validation within the label budget.
 """
 
@@ -15,7 +15,7 @@ from sft_exp.core.arms import MAIN
 from sft_exp.errors import DataError, require
 from sft_exp.guidance import knowledge
 from sft_exp.runs.results import is_proportion
-from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of
+from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, seconds_of
 from sft_exp.sweep.timed import Candidate, Trial, Trials
 from sft_exp.verdict import selection
 
@@ -33,11 +33,11 @@ class Choose(Study):
         "strategy": "study.strategies",
         "optim": "study.optims",
         "optim.lr": "study.rates",
-        "pretrain.steps": "study.minutes",
-        "finetune.steps": "study.minutes",
-        "draws": "study.minutes",
-        "val": "study.minutes",
-        "controls": "study.minutes",
+        "pretrain.steps": "study.budget",
+        "finetune.steps": "study.budget",
+        "draws": "study.budget",
+        "val": "study.budget",
+        "controls": "study.budget",
     }
     timed_keys = ("pretrain.steps", "finetune.steps", "draws", "val", "controls")
 
@@ -49,21 +49,17 @@ class Choose(Study):
     rates: list[float] = field(default_factory=lambda: [])
     # folder of the same grid run in full, to compare the pick with its best
     against: str | None = None
-    # wall-clock minutes; candidates, steps and labelled splits are then those that fit in
-    minutes: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("pretrainers", "strategies", "optims"):
             require(bool(getattr(self, name)), name, getattr(self, name), "a list of options")
         require(all(r > 0 for r in self.rates), "rates", self.rates, "a list of numbers above 0")
-        least = self.minutes is None or self.minutes >= 1
-        require(
-            least, "minutes", self.minutes, "a number of at least 1, or null for the whole grid"
-        )
+        least = self.budget is None or seconds_of(self.budget) >= 60
+        require(least, "budget", self.budget, "at least 1min, or null for the whole grid")
 
     def candidates(self, corpus, base):
-        if self.minutes is None:
+        if self.budget is None:
             return []
         images = base.choices["task"] == "classify" and len(corpus.spec.image) == 3
         common = ["monitors=false"]
@@ -110,7 +106,7 @@ class Choose(Study):
         return [*candidates, *map(pretrained, others if images else others[1:])]
 
     def grid(self):
-        if self.minutes is not None:
+        if self.budget is not None:
             return {}
         ranges: dict[str, list] = {
             "pretrainer": self.pretrainers,

@@ -61,7 +61,9 @@ class Study:
     # the keys among these that only a study in a given time sets
     timed_keys: ClassVar[tuple[str, ...]] = ()
 
-    budget: str | None = None  # computing time after which no further look begins: 90s, 30min, 2h
+    # 90s, 30min, 2h: the time in which `choose` is done, or the computing time after which
+    # `label_efficiency` begins no further look; `minutes=30` is short for it
+    budget: str | None = None
     # earlier studies whose spread counts too: frozen (the package's), none, or a folder of studies
     archive: str = "frozen"
 

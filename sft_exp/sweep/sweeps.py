@@ -316,7 +316,7 @@ def lay_out(cfg: DictConfig) -> None:
         if answer["candidates"]:
             cfg.hydra.sweeper = {
                 "_target_": TIMED,
-                "minutes": cfg.study.minutes,
+                "budget": cfg.study.budget,
                 "candidates": answer["candidates"],
                 "params": {},
             }

@@ -1,4 +1,4 @@
-"""What a study in a given time runs next: `study=choose study.minutes=10`.
+"""What a study in a given time runs next: `study=choose minutes=10`.
 
 A pilot measures how long a step takes on this machine. From it follow, before anything that counts
 is computed, the numbers of steps of all candidates. Each candidate is then tried if its expected
@@ -171,8 +171,8 @@ class Schedule:
         ranked = self.trials.best("finalists") or self.trials.best("first")
         if not ranked and len(self.trials.skipped) == len(self.candidates):
             least = self.trials.minutes + (self.expected(first, 1) - self.left()) / 60
-            valid = f"must be about {ceil(least + 1)} on this machine, for the first candidate"
-            raise ConfigError("study.minutes", self.trials.minutes, valid)
+            valid = f"must be about {ceil(least + 1)}min on this machine, for the first candidate"
+            raise ConfigError("study.budget", f"{self.trials.minutes:g}min", valid)
         if not ranked:
             return  # all failed, which the sweep reports
         pick = self.named(ranked[0].name)

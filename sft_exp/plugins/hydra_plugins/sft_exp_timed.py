@@ -1,6 +1,6 @@
 """Hydra's launcher on the jobs that a study in a given time chooses as it goes.
 
-Nobody chooses it by hand: `sft_exp/sweep/sweeps.py` puts it in the place of the study's own sweeper where `study.minutes`
+Nobody chooses it by hand: `sft_exp/sweep/sweeps.py` puts it in the place of the study's own sweeper where `study.budget`
 is given.
 """
 
@@ -25,9 +25,9 @@ from sft_exp.sweep.job_list import listed
 
 
 class TimedSweeper(Sweeper):
-    def __init__(self, minutes: float, candidates: Sequence[Mapping[str, Any]], params: Any):
+    def __init__(self, budget: str, candidates: Sequence[Mapping[str, Any]], params: Any):
         """`candidates`: the fields of `timed.Candidate` of each."""
-        self.minutes, self.params = minutes, dict(params or {})
+        self.budget, self.params = budget, dict(params or {})
         self.candidates = [
             timed.Candidate(**{**c, "overrides": list(c["overrides"])}) for c in candidates
         ]
@@ -48,13 +48,14 @@ class TimedSweeper(Sweeper):
             ConfigError: the command ranges over values of its own.
         """
         from sft_exp.store import results  # late: imports pydantic
+        from sft_exp.sweep.study import seconds_of
 
         parsed = OverridesParser.create(config_loader=self.context.config_loader)
         given = [*(f"{k}={v}" for k, v in self.params.items()), *arguments]
         (batch,) = BasicSweeper.split_arguments(parsed.parse_overrides(given), None)
         if len(batch) > 1:
             valid = "chooses its jobs itself; give every other key one value"
-            raise ConfigError("study.minutes", self.minutes, valid)
+            raise ConfigError("study.budget", self.budget, valid)
         returned: list[JobReturn] = []
 
         def launch(overrides: list[str], number: int) -> float | None:
@@ -64,7 +65,7 @@ class TimedSweeper(Sweeper):
             score = float(returned[-1].return_value)
             return None if isnan(score) else score
 
-        def seconds_of(number: int) -> dict[str, float]:
+        def stage_seconds(number: int) -> dict[str, float]:
             hydra: Any = returned[number].hydra_cfg
             stages = results.read(Path(hydra.hydra.runtime.output_dir)).stages
             assert stages.pretrain is not None
@@ -75,5 +76,11 @@ class TimedSweeper(Sweeper):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         timed.Schedule(
-            self.folder, self.minutes, self.candidates, launch, seconds_of, say, self.began
+            self.folder,
+            seconds_of(self.budget) / 60,
+            self.candidates,
+            launch,
+            stage_seconds,
+            say,
+            self.began,
         ).run()

@@ -58,9 +58,11 @@ def prepare(e: Experiment) -> Job:
     shared = described(job, e.dataset, data)
     testing: Request = {**shared, "sha256": data.test_fingerprint, "pretrain_dataset": None}
     if pool is data:
-        starts = [
-            pretraining(job, shared, data, fold) for fold in splits.pretrainings(data, e.draws)
-        ]
+        folds = splits.pretrainings(data, e.draws)
+        start_of_fold = {
+            fold: pretraining(job, shared, data, fold) for fold in dict.fromkeys(folds)
+        }
+        starts = [start_of_fold[fold] for fold in folds]
     else:
         source = described(job, e.pretrain_dataset, pool)
         starts = [pretraining(job, source, pool, "all")] * e.draws

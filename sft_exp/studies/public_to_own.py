@@ -65,7 +65,7 @@ class PublicToOwn(Study):
             for name in (AS_THEY_ARE, *self.pretrainers)
         ]
 
-    def conclude(self, jobs, looks=()):
+    def conclude(self, jobs, looks=(), trials=None):
         scores, faults = by_arm(jobs)
         counts = [str(n) for n in self.labels if len(scores.get((str(n), AS_THEY_ARE), {})) > 1]
         arms = [

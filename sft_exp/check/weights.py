@@ -27,7 +27,7 @@ def grade(run: Run) -> list[Grade]:
             folder = run.shelf.root / one.finetune
             now = {
                 k.removeprefix(PREFIX): v
-                for k, v in read_own(folder / "model.safetensors").items()
+                for k, v in models.state_in(folder).items()
                 if k.startswith(PREFIX)
             }
             if request["start"]:

@@ -48,7 +48,9 @@ def with_encoder(overrides: Sequence[str]) -> list[str]:
     values = {key: [v.strip("'\"[]") for v in value.split(",")] for key, value in pairs}
     named = values.get("pretrainer.init")
     options = [*values.get("pretrainer", []), *values.get("study.pretrainers", [])]
-    if named is None and IMAGENET in options:
+    if named is None:
+        named = values.get("study.weights")
+    if named is None and (IMAGENET in options or "public_to_own" in values.get("study", [])):
         named = [IMAGENET]
     wanted = {init: encoder for init in named or [] if (encoder := encoder_of(init))}
     if len(set(wanted.values())) > 1:

@@ -24,6 +24,7 @@ from sft_exp.jobs.starts import WITHOUT, start_of
 from sft_exp.models.feature_extractor import DENSE
 from sft_exp.pretrainers.pca import PCA
 from sft_exp.stages import model
+from sft_exp.stages.features import STORED
 from sft_exp.store.store import Request
 from sft_exp.strategies.knn import KNN
 from sft_exp.strategies.linear import Linear
@@ -119,6 +120,8 @@ def finetuning(
         "precision": e.hardware.precision,
     }
     request |= difference(job, shared, arm, request)
+    if stores_features(request):
+        request[STORED] = features_of(job, "features", shared, request)
     if folders := request["strategy"].models():  # teachers
         request["parts"] = [part for folder in folders for part in model.parts_of(folder)]
     if request["strategy"].closed_form:
@@ -129,6 +132,25 @@ def finetuning(
     return going_on(
         job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
     )
+
+
+def stores_features(request: Request) -> bool:
+    """Whether a fine-tuning needs nothing of its images but features of a pretrained encoder that
+    never change. A randomly initialised encoder is another one in each draw, and stores none."""
+    strategy, task = request["strategy"], request["task"]
+    unaltered = strategy.closed_form or (strategy.frozen and not task.alters())
+    return bool(request["start"]) and task.pooled and unaltered and not strategy.models()
+
+
+def features_of(job: Job, name: str, images: Request, request: Request) -> Path:
+    """Add the stage that stores these features, if it is new; returns its folder.
+
+    `images` are the request's fields for a data set: those to learn from, or the test images.
+    """
+    stored = {**images, **{key: request[key] for key in ("encoder", "features", "start")}}
+    if stored not in job.requests[name]:
+        add(job, name, stored)
+    return place(job, name, stored)
 
 
 def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:

@@ -188,8 +188,10 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
         except ConfigError as error:
             raise error.under(key) from error
     weights = initial(e)
+    # Which parameter belongs to which map takes a backward pass for each map.
+    still = e.strategy.closed_form or e.strategy.frozen
     try:
-        phases = e.strategy.phases(layers(encoder, data.image))
+        phases = e.strategy.phases({} if still else layers(encoder, data.image))
     except ConfigError as error:
         raise error.under("strategy") from error
     if e.strategy.closed_form and "unlabelled" in e.task.pools:

@@ -10,6 +10,7 @@ from sft_exp.jobs.stage_requests import Job, add, model_parts, place
 from sft_exp.models import graphs
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
+from sft_exp.stages.features import STORED
 from sft_exp.store.store import Request
 from sft_exp.strategies import distill
 
@@ -131,7 +132,7 @@ def student_request(job: Job, main: Request, distillation: Distillation, teacher
     except ConfigError as error:
         raise error.under("compress.student") from error
     return {
-        **main,
+        **{key: value for key, value in main.items() if key != STORED},
         "encoder": distillation.student,
         "features": {"maps": readout.names, "pool": "avg", "grid": 1},
         "start": None,

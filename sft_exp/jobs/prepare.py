@@ -20,13 +20,14 @@ from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.splits import Draw, Labels
 from sft_exp.errors import ConfigError
-from sft_exp.jobs.arms import FOLDS, controls, finetuning
+from sft_exp.jobs.arms import FOLDS, controls, features_of, finetuning
 from sft_exp.jobs.checks import check_fit, check_task, pretrained_on, teacher_of
 from sft_exp.jobs.deployment import deployment
 from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
 from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.stages import model, validate
+from sft_exp.stages.features import STORED
 from sft_exp.store.store import Request
 from sft_exp.training.context import corpus, pick
 
@@ -57,9 +58,11 @@ def prepare(e: Experiment) -> Job:
     shared = described(job, e.dataset, data)
     testing: Request = {**shared, "sha256": data.test_fingerprint, "pretrain_dataset": None}
     if pool is data:
-        starts = [
-            pretraining(job, shared, data, fold) for fold in splits.pretrainings(data, e.draws)
-        ]
+        folds = splits.pretrainings(data, e.draws)
+        start_of_fold = {
+            fold: pretraining(job, shared, data, fold) for fold in dict.fromkeys(folds)
+        }
+        starts = [start_of_fold[fold] for fold in folds]
     else:
         source = described(job, e.pretrain_dataset, pool)
         starts = [pretraining(job, source, pool, "all")] * e.draws
@@ -79,6 +82,11 @@ def prepare(e: Experiment) -> Job:
         for r in requests:
             model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
             asked = {**tested, "labels": labels, **model_of, "draw": r["draw"]}
+            if STORED in r:
+                # without a test split, folds of the training images are tested
+                asked[STORED] = (
+                    features_of(job, "test_features", tested, r) if data.test else r[STORED]
+                )
             add(job, "evaluate", asked)
             for metric in further(e):
                 add(job, "metrics", {**asked, "metric": metric})

@@ -19,6 +19,7 @@ from sft_exp.stages import (  # fmt: skip
     describe_test,
     evaluate,
     export,
+    features,
     finetune,
     likelihood,
     lr_find,
@@ -35,12 +36,14 @@ from sft_exp.training.context import Context
 FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "data": describe.run,
     "pretrain": pretrain.run,
+    "features": features.run,
     "lr_find": lr_find.run,
     "search": validate.run,
     "choose": choose.run,
     "finetune": finetune.run,
     "validate": validate.run,
     "test": describe_test.run,
+    "test_features": features.run,
     "likelihood": likelihood.run,
     "evaluate": evaluate.run,
     "metrics": metrics.run,
@@ -54,7 +57,16 @@ ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = 
     "metrics": (metrics.batch_key, metrics.run_batched),
 }
 # stages that all processes of a group compute together
-SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")
+SHARED = (
+    "pretrain",
+    "features",
+    "search",
+    "finetune",
+    "validate",
+    "test_features",
+    "evaluate",
+    "compress",
+)
 
 # stages whose requests a run's workers compute side by side
 POOLED = ("lr_find", "search", "finetune", "validate")

@@ -69,6 +69,14 @@ class FeatureExtractor(nn.Module):
         return torch.cat([self.read(name, m) for name, m in self.maps(x_BCHW)], dim=1)
 
 
+class Precomputed(nn.Identity):
+    """Takes the place of an encoder whose features [B, D] are given instead of images."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+
 def layers(encoder: FeatureExtractor, image: tuple[int, int, int]) -> Layers:
     """The parameters that each map depends on and earlier maps do not, up to the last selected map.
 

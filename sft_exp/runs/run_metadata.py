@@ -15,6 +15,8 @@ from sft_exp.core.tracker import About, Artifact
 from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job, stage
 from sft_exp.models import transfer
+from sft_exp.stages.features import STORED
+from sft_exp.stages.model import ENCODER
 from sft_exp.stages.pretrain import strip
 from sft_exp.store import atomic_io
 from sft_exp.store.results import Bill, Results
@@ -98,7 +100,9 @@ def finetuning(job: Job, folder: Path, start: Path | None, ctx: Context) -> Abou
             "run": start.name,
             "url": ctx.tracker.shown(start),
         }
-    files = ("model.json", "model.safetensors", "labels.json", "request.json")
+    frozen = STORED in job.requests["finetune"][job.arms[MAIN][0]]
+    encoder_file = (ENCODER,) if frozen else ()
+    files = ("model.json", "model.safetensors", *encoder_file, "labels.json", "request.json")
     model = artifact("model", job, folder, files)
     resolved = {**ctx.config, "choices": choices, "lineage": lineage}
     return About("finetune", folder, title(ctx, choices), tags(choices), resolved, uses, [model])

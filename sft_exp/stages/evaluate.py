@@ -11,6 +11,7 @@ from safetensors.torch import save as to_bytes
 
 from sft_exp.data import splits
 from sft_exp.stages import model as models
+from sft_exp.stages.features import STORED, corpus_of
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
@@ -23,8 +24,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     probabilities. If some test images have copies in the training data, `accuracy_apart` (named
     after the task's score) is the score on the others.
     """
-    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
-    model = models.load(request["model"], ctx.device)
+    draw = splits.make(corpus_of(request, ctx), request["labels"], request["draw"])
+    width = draw.test.raw(0).numel() if STORED in request else None
+    model = models.load(request["model"], ctx.device, width)
     scores, records = models.measure(model, draw.test, ctx.device, ctx.group)
     manifest = json.loads((request["test"] / "manifest.json").read_text())
     held_out = {*draw.test.ids} if manifest["folds"] else set()

@@ -17,13 +17,13 @@ from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.strategy import Strategy
-from sft_exp.core.types import Spec, Tensors
+from sft_exp.core.types import Layers, Spec, Tensors
 from sft_exp.data import splits
 from sft_exp.data.images import Images
-from sft_exp.distributed.group import shared
 from sft_exp.models import transfer
-from sft_exp.models.feature_extractor import layers
+from sft_exp.models.feature_extractor import Precomputed, layers
 from sft_exp.stages import model as models
+from sft_exp.stages.features import STORED, batched, corpus_of
 from sft_exp.stages.model import Model
 from sft_exp.stages.outcome import norm, on_training_images
 from sft_exp.stages.stacked import stackable, stacked
@@ -41,7 +41,7 @@ LOOKS = 20  # evaluations of a validation set that chooses the epoch
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """model.json, model.safetensors, labels.json; by gradient also metrics.jsonl, training.json."""
-    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    draw = splits.make(corpus_of(request, ctx), request["labels"], request["draw"])
     atomic_io.write_json(folder / "labels.json", {"labelled": draw.labelled.ids, "validation": []})
     norms: list[float] = []
     model = learn(folder, request, ctx, draw.labelled, draw.pool, norms=norms)
@@ -56,7 +56,7 @@ def run_validated(folder: Path, request: Request, ctx: Context) -> None:
     It is separate from `run` because the code hash of a training without validation must not depend
     on the metrics.
     """
-    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    draw = splits.make(corpus_of(request, ctx), request["labels"], request["draw"])
     labelled, val = hold_out(request, draw, ctx)
     atomic_io.write_json(folder / "labels.json", {"labelled": labelled.ids, "validation": val.ids})
     norms: list[float] = []
@@ -116,7 +116,7 @@ def batch_key(request: Request) -> str | None:
 def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> None:
     """`run` for several requests, sharing one pass over the features. Killed, it starts over."""
     request = requests[0]
-    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    draw = splits.make(corpus_of(request, ctx), request["labels"], request["draw"])
     model = Model(request["task"], start(request, ctx), ctx.corpus(request["dataset"]).spec)
     y_N, f_ND = draw.labelled.y.to(ctx.device), begin(model, request, draw.labelled, draw.pool, ctx)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images,
 
     With val=full the validation images are those outside the labelled split.
     """
-    corpus = ctx.corpus(request["dataset"])
+    corpus = corpus_of(request, ctx)
     if request["val"] == "full":
         return draw.labelled, splits.outside(corpus, draw)
     training, validation = splits.fold(draw.labelled, corpus.strata, 0)
@@ -270,7 +270,7 @@ def fit_closed_form(
         scale.fit(features(model.nets["encoder"], pool.at(scaling(request, pool)), ctx), each=True)
     images = labelled
     if most := request["strategy"].unlabelled():
-        rest = splits.rest(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+        rest = splits.rest(corpus_of(request, ctx), request["labels"], request["draw"])
         some = torch.randperm(len(rest), generator=stream("unlabelled", request["draw"]))[:most]
         images = splits.join(labelled, rest.at(some))
     rows = torch.arange(len(images)).split(models.at_once(images))
@@ -294,7 +294,7 @@ def ready(
     Features of a frozen encoder never change. If the task needs nothing else, they are computed
     once and are the training data, and the encoder is replaced by an identity.
     """
-    task, strategy, corpus = request["task"], request["strategy"], ctx.corpus(request["dataset"])
+    task, strategy, corpus = request["task"], request["strategy"], corpus_of(request, ctx)
     model, data = Model(task, start(request, ctx), corpus.spec), {"labelled": labelled}
     encoder = model.nets["encoder"]
     strategy.adapt(encoder, stream(request["seed"], "adapt", request["draw"]))
@@ -380,17 +380,20 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
     """The task's networks, initialised by seed and draw.
 
     A pretrained encoder has its saved weights, a randomly initialised one gets its BatchNorm
-    statistics from some images of the pool.
+    statistics from some images of the pool. With stored features there is no encoder.
     """
     spec = ctx.corpus(request["dataset"]).spec
     seed_global(seed_of(request["seed"], "init", request["draw"]), torch.device("cpu"))
+    if STORED in request:
+        width = corpus_of(request, ctx).train.raw(0).numel()
+        return request["task"].networks(Precomputed(width), spec).to(ctx.device)
     encoder = models.readout(request["encoder"], request["features"], spec)
     nets = request["task"].networks(encoder, spec)
     if request["start"]:
         file = request["start"] / "encoder.safetensors"
         transfer.load_own(encoder.backbone, transfer.read_own(file), file)
         return nets.to(ctx.device)
-    pool = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).pool
+    pool = splits.make(corpus_of(request, ctx), request["labels"], request["draw"]).pool
     fit_batchnorm(nets.to(ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
     return nets
 
@@ -412,16 +415,10 @@ def fit_batchnorm(encoder: nn.Module, images: Images, ctx: Context) -> None:
     )
 
 
-@torch.no_grad()
 def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
     """Features of the images from the encoder in eval mode: [N, D]."""
-    encoder.eval()
-    rows = torch.arange(len(images)).split(models.at_once(images))
-    images = replace(images, targets={})
-    batches = shared(
-        lambda own: (encoder(b["x"]) for b in images.batches(own, ctx.device)), rows, ctx.group
-    )
-    return torch.cat([f_BD.to(ctx.device) for f_BD in batches])
+    rows = list(torch.arange(len(images)).split(models.at_once(images)))
+    return torch.cat([f.to(ctx.device) for f in batched(encoder.eval(), images, rows, ctx)])
 
 
 def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:
@@ -434,7 +431,9 @@ def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int])
     }
     return [
         (share, {f"encoder.backbone.{name}": rate for name, rate in rates.items()} | rest)
-        for share, rates in strategy.phases(layers(encoder, image))
+        for share, rates in strategy.phases(
+            Layers() if isinstance(encoder, Precomputed) else layers(encoder, image)
+        )
     ]
 
 

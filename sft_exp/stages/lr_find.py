@@ -8,6 +8,7 @@ import torch
 from sft_exp.data import splits
 from sft_exp.errors import DataError, NonFiniteError
 from sft_exp.stages import finetune
+from sft_exp.stages.features import corpus_of
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
@@ -31,7 +32,7 @@ class Ramp:
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """lr.json: `lr`, where the loss decreases fastest, and the curve (`rates`, `losses`)."""
-    draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
+    draw = splits.make(corpus_of(request, ctx), request["labels"], request["draw"])
     short = {**request, "steps": STEPS, "stop": STEPS, "schedule": Ramp()}
     model, data, plan, _ = finetune.ready(short, ctx, draw.labelled, draw.pool, fold="lr_find")
     optimizers = optimizers_for(request["task"], model.nets, request["optim"], plan.phases)

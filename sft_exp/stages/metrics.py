@@ -8,6 +8,7 @@ import torch
 
 from sft_exp.data import splits
 from sft_exp.stages import model as models
+from sft_exp.stages.features import STORED, corpus_of
 from sft_exp.store import atomic_io
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Request
@@ -27,8 +28,9 @@ def batch_key(request: Request) -> str:
 def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> None:
     """`run` for several requests with a single prediction of each image."""
     request = requests[0]
-    images = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).test
-    model = models.load(request["model"], ctx.device)
+    images = splits.make(corpus_of(request, ctx), request["labels"], request["draw"]).test
+    width = images.raw(0).numel() if STORED in request else None
+    model = models.load(request["model"], ctx.device, width)
     spec = model.task.of(model.spec)
     allowed = [model.probabilistic or not r["metric"].needs_probabilities for r in requests]
     metrics: list[Any] = [r["metric"].build(spec).to(ctx.device) for r in requests]

@@ -23,7 +23,7 @@ from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, shared
 from sft_exp.errors import DataError, StorageError
 from sft_exp.models import transfer
-from sft_exp.models.feature_extractor import FeatureExtractor
+from sft_exp.models.feature_extractor import FeatureExtractor, Precomputed
 from sft_exp.models.normalise import backbone
 from sft_exp.store import atomic_io, results
 from sft_exp.store.requests import plain
@@ -31,6 +31,7 @@ from sft_exp.store.requests import plain
 BATCH = 250  # images predicted at once: larger batches spend their time on memory allocation
 PIXELS = 2**20  # maximum number of pixels of a batch
 NEED_PROBABILITIES = ("ece",)  # scores that need probabilities
+ENCODER = "encoder.safetensors"  # weights of an encoder alone
 PARTS = (Encoder, Method, Strategy)  # classes that model.json may name, with their fields
 
 
@@ -62,7 +63,11 @@ def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> FeatureEx
 
 
 def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
-    """Write the model; `request` holds its encoder, features, task and strategy."""
+    """Write the model; `request` holds its encoder, features, task and strategy.
+
+    The weights of an encoder whose stored features were used stay in the pretraining's file, which
+    the folder then shares.
+    """
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
     spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
     levels = {"levels": model.spec.levels} if model.spec.levels else {}
@@ -71,16 +76,35 @@ def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
         folder / "model.safetensors",
         to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
     )
+    if isinstance(model.nets["encoder"], Precomputed):
+        atomic_io.share(folder / ENCODER, request["start"] / ENCODER)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Model:
-    """The model in the folder of a fine-tuning; StorageError if its files do not fit together."""
+def state_in(folder: Path) -> Tensors:
+    """All tensors of the model in a folder, by their names in its networks."""
+    state = transfer.read_own(folder / "model.safetensors")
+    if (folder / ENCODER).exists():
+        encoder = transfer.read_own(folder / ENCODER)
+        state |= {f"encoder.backbone.{name}": value for name, value in encoder.items()}
+    return state
+
+
+def load(folder: Path, device: torch.device | str = "cpu", features: int | None = None) -> Model:
+    """The model in the folder of a fine-tuning; StorageError if its files do not fit together.
+
+    Given a number of `features`, the model has no encoder and predicts from features [B, D]. That
+    takes a model that was fitted on stored features.
+    """
     about = json.loads((folder / "model.json").read_text())
     named = {target: tuple(names) for target, names in about.get("named", {}).items()}
     spec = Spec(tuple(about["image"]), tuple(about["classes"]), named, levels_in(about))
     encoder, task, strategy = parts_of(folder)
-    state = transfer.read_own(folder / "model.safetensors")
-    nets = task.networks(readout(encoder, about["features"], spec), spec)
+    if features is None:
+        state = state_in(folder)
+        nets = task.networks(readout(encoder, about["features"], spec), spec)
+    else:
+        state = transfer.read_own(folder / "model.safetensors")
+        nets = task.networks(Precomputed(features), spec)
     if strategy.closed_form:
         prefix = f"{task.readout}."
         shapes = {k.removeprefix(prefix): v.shape for k, v in state.items() if k.startswith(prefix)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.stages import model as models
+from sft_exp.stages.features import corpus_of
 from sft_exp.stages.finetune import learn
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
@@ -14,7 +15,7 @@ from sft_exp.training.fit import forget
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """scores.json: each score, averaged over the held-out images of all folds."""
-    corpus = ctx.corpus(request["dataset"])
+    corpus = corpus_of(request, ctx)
     draw = splits.make(corpus, request["labels"], request["draw"])
     totals: dict[str, float] = {}
     for k in range(count(draw.labelled, request["folds"])):

@@ -15,10 +15,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
+from math import prod
 from pathlib import Path
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 from sft_exp.errors import StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 P = ParamSpec("P")
 SEAL = "done.json"
@@ -155,6 +159,32 @@ def check(folder: Path) -> list[str]:
         except OSError as error:
             faults.append(f"{folder / name}: {error.strerror}")
     return faults
+
+
+def array(path: Path, shape: tuple[int, ...]) -> "np.memmap":
+    """A float32 array in a .npy file [*shape], to be filled in place: a file of that shape as it is, else a new one.
+
+    The file is not whole before the caller has flushed it, so it may only lie in a work folder.
+    """
+    import numpy as np
+
+    with storage(path, 4 * prod(shape)):
+        if path.exists():
+            existing = np.lib.format.open_memmap(path, mode="r+")
+            if existing.shape == shape:
+                return existing
+        return np.lib.format.open_memmap(path, mode="w+", dtype="float32", shape=shape)
+
+
+@changes
+def share(path: Path, source: Path) -> None:
+    """Make `path` the same file as `source`, which is never changed, or a copy on file systems without hard links."""
+    remove(path)
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        with storage(path):
+            shutil.copyfile(source, path)
 
 
 @changes

@@ -26,6 +26,7 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
     {"compare", "execution"},
     {"sweep"},
     {"api", "plugins", "studies"},
+    {"evaluate"},
     {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "help"},
     {"check", "forecast", "serve", "suspicious"},
     {"__init__", "__main__"},

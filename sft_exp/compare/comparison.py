@@ -33,6 +33,7 @@ SILENT = (
     "name",
     "plan",
     "report",
+    "report_images",
     "monitors",
     "choices",
     "replace",

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from sft_exp.compare import findings
 from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, Job, Row, show
 from sft_exp.reports.drawing import LINES, WIDTH, Picture, png, style
 from sft_exp.reports.page import Grid, pictures, table, whole
@@ -38,9 +39,21 @@ def page(comparison: Comparison, title: str) -> str:
     ):
         if cells[1]:
             parts += [f"<h2>{heading}</h2>", grid(cells)]
+    parts += found(comparison)
     if drawn := charts(comparison):
         parts += ["<h2>Pictures</h2>", drawn]
     return whole(title, "\n".join(parts))
+
+
+def found(comparison: Comparison) -> list[str]:
+    """What the sweep found (`findings`), as HTML."""
+    parts = []
+    for section in findings.sections(comparison):
+        parts.append(f"<h2>{escape(section.title)}</h2>")
+        if section.table[1]:
+            parts.append(table(section.table, findings.NUMBERS, (*SENTENCES, "verdict")))
+        parts += [f'<p class="soft">{escape(sentence)}</p>' for sentence in section.sentences]
+    return parts
 
 
 def charts(comparison: Comparison) -> str:

@@ -11,7 +11,7 @@ from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.runs.results import is_proportion
+from sft_exp.store.results import is_proportion
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of
 from sft_exp.verdict import selection
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "Judge results": ("compare", "check"),
     "Decide what to label": ("label", "forecast", "suspicious"),
     "Look after the store and W&B": ("ls", "gc", "sync", "dashboard"),
+    "Report a bug": ("doctor",),
 }
 NAMES = [name for names in COMMANDS.values() for name in names]
 HELP = {"-h", "--help"}

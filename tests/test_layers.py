@@ -27,7 +27,7 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
     {"sweep"},
     {"api", "plugins", "studies"},
     {"evaluate"},
-    {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "help"},
+    {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "doctor", "help"},
     {"check", "forecast", "serve", "suspicious"},
     {"__init__", "__main__"},
 )

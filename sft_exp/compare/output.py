@@ -16,7 +16,7 @@ def write(comparison: Comparison, folder: Path, title: str) -> None:
     from sft_exp.compare import page
 
     atomic_io.write(folder / "compare.csv", comparison.csv())
-    atomic_io.write(folder / "compare.html", page.page(comparison, title))
+    atomic_io.write(folder / "compare.html", page.page(comparison, title, folder))
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -210,7 +210,10 @@ class Hardware:
     """Where and how fast. Only `precision` can change a result beyond rounding, and only it is hashed."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    threads: Any = "auto"  # CPU threads of this process; auto = the cores it may use
+    # CPU threads; auto = the cores the process may use, and one to fine-tune a small network
+    threads: Any = "auto"
+    # processes that fine-tune side by side; auto = the cores it may use, if there is work for them
+    workers: Any = "auto"
     precision: str = "fp32"  # fp32, or bf16 by autocast
     compile: bool = False  # torch.compile the losses
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage
@@ -241,6 +244,18 @@ class Hardware:
             "threads",
             self.threads,
             "a number above 0, or auto",
+        )
+        require(
+            self.workers == "auto" or whole(self.workers),
+            "workers",
+            self.workers,
+            "a number above 0, or auto",
+        )
+        require(
+            self.workers in ("auto", 1) or self.engine == "local",
+            "workers",
+            self.workers,
+            "1 or auto with engine=ddp and engine=fsdp",
         )
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         require(

@@ -15,10 +15,11 @@ from sft_exp.execution import watchdog
 
 COMMANDS = {
     "Look things up": ("help",),
-    "Use a trained model": ("predict", "serve"),
+    "Use a trained model": ("predict", "evaluate", "serve"),
     "Judge results": ("compare", "check"),
     "Decide what to label": ("label", "forecast", "suspicious"),
     "Look after the store and W&B": ("ls", "gc", "sync", "dashboard"),
+    "Report a bug": ("doctor",),
 }
 NAMES = [name for names in COMMANDS.values() for name in names]
 HELP = {"-h", "--help"}

@@ -98,9 +98,12 @@ class RunResult(dict[str, Any]):
     def _repr_html_(self) -> str:
         score = self.result.score
         arms = {"main": self.result.test, **self.result.controls}
+        splits = max(map(len, self.result.draws.values()), default=0)
         body = [
             [arm, *(f"{100 * value:.1f}" if value is not None else "-" for value in (
-                scores.get(score), scores.get(f"{score}_sd")
+                scores.get(score),
+                # one labelled split has no spread
+                scores.get(f"{score}_sd") if splits > 1 else None,
             ))]
             for arm, scores in arms.items()
         ]  # fmt: skip

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # lines of OmegaConf that name our classes, not the user's keys
 NOISE = ("full_key:", "reference_type=", "object_type=")
+DOCTOR = "\n  `sft_exp doctor RUN` packs what the report needs (RUN is the run folder)"
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 DISK = (
     errno.ENOSPC,
@@ -60,12 +61,13 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
         code.append(StorageError.code if disk else 1)
         say(
             error,
-            f"{'' if disk else 'a bug, please report it: '}{error.filename}: {error.strerror or error}",
+            f"{'' if disk else 'a bug, please report it: '}{error.filename}: {error.strerror or error}"
+            f"{'' if disk else DOCTOR}",
             always=not disk,
         )
     except Exception as error:  # noqa: BLE001 - Hydra swallows what callbacks raise; nothing may pass unseen
         code.append(1)
-        say(error, f"a bug, please report it: {type(error).__name__}: {error}", always=True)
+        say(error, f"a bug, please report it: {type(error).__name__}: {error}{DOCTOR}", always=True)
     if code and leave:
         sys.exit(code[0])
 

@@ -3,18 +3,22 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from browser import CHROMIUM, Browser
 from result_stubs import record
 
 from sft_exp.compare import __main__ as compare_command
-from sft_exp.compare import comparison
+from sft_exp.compare import comparison, output
+from sft_exp.compare import page as compare_page
 from sft_exp.compare.comparison import Comparison, collect
 from sft_exp.compare.output import finish
 
@@ -332,14 +336,15 @@ class Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.outside, self.images, self.text = [], [], 0, ""
+        self.open, self.outside, self.links, self.images, self.text = [], [], [], 0, ""
 
     def handle_starttag(self, tag, attrs):
         if tag not in VOID:
             self.open.append(tag)
         self.images += tag == "img"
-        self.outside += [v for k, v in attrs if k in ("src", "href") and not v.startswith("data:")]
-        assert tag not in ("script", "link", "iframe")
+        self.links += [v for k, v in attrs if k == "href"]
+        self.outside += [v for k, v in attrs if k == "src" and not v.startswith("data:")]
+        assert tag not in ("link", "iframe")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -355,6 +360,7 @@ def parsed(folder):
     assert source.startswith("<!DOCTYPE html>")
     assert page.open == []
     assert page.outside == []
+    assert all((folder / unquote(link)).is_file() for link in page.links)
     assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]*", "", source))
     assert 'name="viewport"' in source
     return page
@@ -382,6 +388,71 @@ def test_page_needs_nothing_else(grid, tmp_path):
     assert page.images == 4  # heat map, parallel coordinates, two stages' losses
     assert "edge of the grid: try 0.3" in page.text
     assert "24 of 24 jobs done" in page.text
+
+
+def test_rows_link_to_the_reports_of_their_jobs(grid, tmp_path):
+    """Of a job without a report to what there is; from wherever the page lies."""
+    (grid / "14/report.html").write_text("")
+    shown = Comparison(collect([grid]))
+    assert compare_page.links(shown, grid)[0] == (
+        '<a href="14/report.html">14</a>, <a href="15/results.json">15</a>'
+    )
+    odd = grid.rename(tmp_path / "a & b #1?")
+    output.write(Comparison(collect([odd])), tmp_path / "else", "x")
+    page = Page()
+    page.feed((tmp_path / "else/compare.html").read_text())
+    assert len(page.links) == 24
+    assert all((tmp_path / "else" / unquote(link)).is_file() for link in page.links)
+
+
+CELLS = ["9.5", "", "10.25", "-3", "1e-05", "100"]
+NODE = shutil.which("node")
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node on the PATH")
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (f"sorted({CELLS}, false)", [3, 4, 0, 2, 5, 1]),
+        (f"sorted({CELLS}, true)", [5, 2, 0, 4, 3, 1]),
+        ("sorted(['sgd', '', 'adam', 'adam'], false)", [2, 3, 0, 1]),
+        ("sorted(['sgd', '', 'adam', 'adam'], true)", [0, 2, 3, 1]),
+        ("sorted(['10, 11', '9', '2-4'], false)", [2, 1, 0]),
+        ("sorted(['+1.0', '-2.0', ''], false)", [1, 0, 2]),
+        ("['adam', 'ADAM sgd', 'optim=adam', 'val>70', 'val>=80.5', 'val<9', 'lr=0.010', 'gain>0'].map("
+         "q => matches(['optim', 'lr', 'val', 'gain'], ['adam', '0.01', '80.5', ''], q))",
+         [True, False, True, True, True, False, True, False]),
+    ],
+)  # fmt: skip
+def test_the_table_sorts_numbers_as_numbers_with_missing_ones_last(script, expected):
+    code = f"{compare_page.SCRIPT.read_text()}\nconsole.log(JSON.stringify({script}))"
+    out = subprocess.run([str(NODE), "-e", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == expected
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+def test_the_table_in_a_browser(grid, tmp_path):
+    """Sorted by a click and filtered, against results.json."""
+    finish(grid)
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open((grid / "compare.html").as_uri())
+        heads = "[...document.querySelectorAll('table.interactive th')]"
+        cells = (
+            "[...document.querySelectorAll('table.interactive tbody tr')].filter(r => !r.hidden)"
+        )
+        column = f"{heads}.findIndex(th => th.textContent === 'test')"
+        browser.run(f"{heads}[{column}].querySelector('button').click()")
+        shown = browser.run(f"{cells}.map(r => Number(r.cells[{column}].textContent))")
+        tests = [r.test for r in Comparison(collect([grid])).rows]
+        assert shown == [round(100 * t, 1) for t in sorted(tests, reverse=True)]
+        browser.run(
+            "const field = document.querySelector('input[type=search]');"
+            "field.value = 'optim=sgd vae'; field.dispatchEvent(new Event('input'))"
+        )
+        assert len(browser.run(f"{cells}.map(r => r.textContent)")) == 3
+    finally:
+        browser.close()
 
 
 def test_page_escapes_and_shows_failures(tmp_path):

@@ -16,7 +16,7 @@ from sft_exp.config import args, help_text, reference
 from sft_exp.config.schema import Experiment
 from sft_exp.errors import ConfigError
 
-OF_A_RUN = ["predict", "compare", "check", "label", "forecast", "suspicious", "serve"]
+OF_A_RUN = ["predict", "evaluate", "compare", "check", "label", "forecast", "suspicious", "serve"]
 each_command = pytest.mark.parametrize("name", console.NAMES)
 
 
@@ -231,6 +231,19 @@ def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path):
     Path("count=5").touch()
     found = args.parse("do", "", Everything, ["r", "a=b.png", "count=5"])
     assert (found.files, found.count) == (["a=b.png"], 5)
+
+
+def test_overrides_of_a_group_are_collected_as_they_are():
+    from sft_exp.evaluate.__main__ import Arguments
+
+    words = ["r", "dataset=image_folder", "dataset.unlabelled=[a, b]", "--dataset.root=x"]
+    parsed = args.parse("evaluate", "", Arguments, [*words, "mistakes=3"])
+    assert parsed.dataset == [
+        "dataset=image_folder", "dataset.unlabelled=[a, b]", "dataset.root=x",
+    ]  # fmt: skip
+    assert parsed.mistakes == 3
+    with pytest.raises(ConfigError, match="did you mean dataset"):
+        args.parse("evaluate", "", Arguments, ["r", "datset.root=x"])
 
 
 # From Python

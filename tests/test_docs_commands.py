@@ -180,6 +180,7 @@ def photos(folder: Path) -> None:
     (folder / "leaves" / "labelled").rename(folder / "photos")
     (folder / "leaves" / "more").rename(folder / "more_photos")
     shutil.rmtree(folder / "leaves")
+    shutil.copytree(folder / "photos", folder / "later_photos")
     (folder / "new").mkdir()
     for image in sorted((folder / "more_photos").glob("*.jpg"))[:3]:
         shutil.copy(image, folder / "new")

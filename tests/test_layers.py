@@ -26,7 +26,8 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
     {"compare", "execution"},
     {"sweep"},
     {"api", "plugins", "studies"},
-    {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "help"},
+    {"evaluate"},
+    {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "doctor", "help"},
     {"check", "forecast", "serve", "suspicious"},
     {"__init__", "__main__"},
 )

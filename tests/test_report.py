@@ -124,11 +124,13 @@ def test_every_picture_shows_something(done):
     files = sorted(done.folder.glob("*.png"))
     assert [f.stem for f in files] == [
         "accuracy",
+        "calibration",
         "confusion",
         "examples",
         "features",
         "finetuning",
         "inputs",
+        "mistakes",
         "monitors",
         "pretraining",
     ]
@@ -143,7 +145,7 @@ def test_the_page_is_whole_and_needs_nothing_else(done):
     text = (done.folder / "report.html").read_text()
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert page.seen.count("img") == 8
+    assert page.seen.count("img") == 10
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert "http" not in text.replace("http-equiv", "")
     assert "url(" not in text
@@ -171,8 +173,31 @@ def test_the_page_says_the_verdict_before_the_numbers(done):
 def test_pictures_are_handed_on_by_title(done, tmp_path):
     """As a tracker logs them."""
     files = report.write(done.job, done.result, tmp_path, done.command)
-    assert len(files) == 8
+    assert len(files) == 10
     assert all(title and file.exists() for title, file in files.items())
+
+
+def test_private_images_stay_out_of_the_page(done):
+    """As tracker.images=false keeps them from a tracker."""
+    private = replace(done.job, experiment=replace(done.job.experiment, report_images=False))
+    drawn = {p.name for p in plots.draw(private, done.result)}
+    assert drawn == {
+        "accuracy", "calibration", "confusion", "features", "finetuning", "monitors", "pretraining",
+    }  # fmt: skip
+
+
+def test_the_most_confident_mistakes_are_mistakes(done, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots.confidence, "mistakes", lambda *given: shown.append(given))
+    plots.mistakes(done.job, done.result)
+    ((test, rows, titles, wrong),) = shown
+    confidence, correct = plots.confident(done.job, 0, done.job.arms[MAIN][0])
+    assert wrong == int((~correct).sum()) == round((1 - done.result.draws[MAIN][0]) * len(test))
+    assert not correct[rows].any()
+    ranked = [p for _, _, p in titles]
+    assert ranked == sorted(ranked, reverse=True)
+    assert ranked[0] == float(confidence[~correct].max())
+    assert all(true != predicted for true, predicted, _ in titles)
 
 
 def test_names_of_classes_are_never_markup(done):

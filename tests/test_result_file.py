@@ -1,6 +1,7 @@
 """results.json: typed, versioned, described by a schema, and read in one place."""
 
 import ast
+import contextlib
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_people_find_the_version_first_and_then_the_scores(run):
     content = json.loads((folder / "results.json").read_text())
     assert list(content)[:5] == ["version", "score", "score_name", "test", "val"]
     assert list(content)[-2:] == ["choices", "config"], "what was asked is long, so it is last"
+
+
+@pytest.mark.parametrize("val", ["holdout", "cv", "none"])
+def test_validation_scores_of_the_splits_have_the_mean_that_is_said(run, val):
+    folder, _ = run
+    with contextlib.chdir(folder.parent):
+        found = results.parse(dict(sft_exp.run([*TINY, f"val={val}"], f"val-{val}")))
+    if val == "none":
+        assert (found.val_draws, found.validated) == ([], None)
+    else:
+        assert len(found.val_draws) == 2
+        assert sum(found.val_draws) / 2 == pytest.approx(found.validated)
 
 
 def test_the_schema_in_the_docs_is_current():

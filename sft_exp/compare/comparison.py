@@ -33,6 +33,7 @@ SILENT = (
     "name",
     "plan",
     "report",
+    "report_images",
     "monitors",
     "choices",
     "replace",
@@ -141,6 +142,11 @@ class Row:
         return self.jobs[0].settings
 
     @property
+    def diverged(self) -> bool:
+        """Whether a training of the main arm diverged, as the verdict defines it."""
+        return any(f.startswith(health.DIVERGED) for job in self.done for f in job.faults(MAIN))
+
+    @property
     def val(self) -> float | None:
         return mean(j.val for j in self.done)
 
@@ -192,10 +198,10 @@ class Comparison:
 
     @property
     def best(self) -> list[Row]:
-        """The best row of each pretrainer, by validation."""
+        """The best row of each pretrainer, by validation, of those that did not diverge."""
         best: dict[str, Row] = {}
         for row in self.rows:
-            if row.val is not None:
+            if row.val is not None and not row.diverged:
                 best.setdefault(str(row.settings.get("pretrainer")), row)
         return list(best.values())
 

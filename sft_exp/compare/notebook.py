@@ -27,6 +27,7 @@ class RichComparison(Comparison):
 
     def _repr_html_(self) -> str:
         parts = [f"<p><strong>{escape(self.verdict())}</strong></p>", page.grid(self.table())]
+        parts += page.found(self)
         parts += [f"<p>{escape(note)}</p>" for note in self.notes()]
         return "\n".join([*parts, page.charts(self)])
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sft_exp.compare import findings
 from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, collect
 from sft_exp.reports.terminal_table import fitted
 from sft_exp.store import atomic_io
@@ -15,7 +16,7 @@ def write(comparison: Comparison, folder: Path, title: str) -> None:
     from sft_exp.compare import page
 
     atomic_io.write(folder / "compare.csv", comparison.csv())
-    atomic_io.write(folder / "compare.html", page.page(comparison, title))
+    atomic_io.write(folder / "compare.html", page.page(comparison, title, folder))
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -33,6 +34,14 @@ def print_comparison(comparison: Comparison) -> None:
             settings = [comparison.names[key] for key in comparison.keys]
             sentences = (*SENTENCES, "verdict", "state", "")
             screen.print(fitted((head, body), screen, NUMBERS, sentences, settings))
+    for section in findings.sections(comparison):
+        screen.print(section.title, style="bold")
+        if section.table[1]:
+            names = [comparison.names[key] for key in comparison.keys]
+            words = ("interval", "verdict", "best setting", "")
+            screen.print(fitted(section.table, screen, findings.NUMBERS, words, names))
+        for sentence in section.sentences:
+            screen.print(sentence)
     for note in comparison.notes():
         screen.print(note, style="dim")
     screen.print(comparison.count())

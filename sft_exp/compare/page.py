@@ -1,10 +1,12 @@
 """compare.html: tables and pictures of a comparison in one self-contained page."""
 
 import math
+import os
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
@@ -13,6 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from sft_exp.compare import findings
 from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, Job, Row, show
 from sft_exp.reports.drawing import LINES, WIDTH, Picture, png, style
 from sft_exp.reports.page import Grid, pictures, table, whole
@@ -23,13 +26,23 @@ RULE = "#b5b5b5"
 RATES = 12  # largest number of learning rates in a heat map; more are not a grid
 CURVES = len(LINES)  # largest number of trainings in a picture of curves
 
+SCRIPT = Path(__file__).with_name("table.js")
+# what the row of a job links to: the first of these that its folder has
+LINKED = ("report.html", "results.json", "status.json")
 
-def page(comparison: Comparison, title: str) -> str:
-    """The page, as valid HTML 5."""
+
+def page(comparison: Comparison, title: str, folder: Path) -> str:
+    """The page, as valid HTML 5.
+
+    Args:
+        comparison: the jobs.
+        title: names of the sweeps.
+        folder: where the page will lie, from which it links to the jobs.
+    """
     parts = [
         f"<h1>Comparison of {escape(title)}</h1>",
         f'<p class="verdict">{escape(comparison.verdict())}</p>',
-        grid(comparison.table()),
+        table(comparison.table(), NUMBERS, SENTENCES, "interactive", links(comparison, folder)),
     ]
     parts += [f'<p class="soft">{escape(note)}</p>' for note in comparison.notes()]
     for heading, cells in (
@@ -38,9 +51,38 @@ def page(comparison: Comparison, title: str) -> str:
     ):
         if cells[1]:
             parts += [f"<h2>{heading}</h2>", grid(cells)]
+    parts += found(comparison)
     if drawn := charts(comparison):
         parts += ["<h2>Pictures</h2>", drawn]
+    parts.append(f"<script>{SCRIPT.read_text()}</script>")
     return whole(title, "\n".join(parts))
+
+
+def links(comparison: Comparison, folder: Path) -> list[str]:
+    """HTML for the first cell of each row: the names of its jobs, linked to their reports."""
+    cells = []
+    for row in comparison.rows:
+        names = []
+        for job in row.jobs:
+            file = next((f for name in LINKED if (f := job.folder / name).exists()), None)
+            name = escape(job.name)
+            if file is not None:
+                address = quote(Path(os.path.relpath(file, folder.resolve())).as_posix())
+                name = f'<a href="{address}">{name}</a>'
+            names.append(name)
+        cells.append(", ".join(names))
+    return cells
+
+
+def found(comparison: Comparison) -> list[str]:
+    """What the sweep found (`findings`), as HTML."""
+    parts = []
+    for section in findings.sections(comparison):
+        parts.append(f"<h2>{escape(section.title)}</h2>")
+        if section.table[1]:
+            parts.append(table(section.table, findings.NUMBERS, (*SENTENCES, "verdict")))
+        parts += [f'<p class="soft">{escape(sentence)}</p>' for sentence in section.sentences]
+    return parts
 
 
 def charts(comparison: Comparison) -> str:

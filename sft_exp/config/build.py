@@ -26,6 +26,7 @@ from sft_exp.config.schema import (
     Transfer,
     target,
 )
+from sft_exp.config.secret_names import SECRETS
 from sft_exp.config.sources import FOLDERS, HERE, KINDS, LISTED, LISTED_KINDS, node, parts
 from sft_exp.errors import ConfigError
 
@@ -44,7 +45,6 @@ RETIRED = {  # keys that once were, and may stand in the results of old runs -> 
     "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
 }
 
-SECRETS = r"SECRET|TOKEN|PASSW|API_?KEY|ACCESS_?KEY|PRIVATE|CREDENTIAL"
 SECRET = re.compile(rf"oc\.env:\s*([^,}}]*(?:{SECRETS})[^,}}]*)", re.IGNORECASE)
 SECRET_KEY = re.compile(
     r"(?:^|_)(?:secret|token|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE

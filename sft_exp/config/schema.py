@@ -318,6 +318,8 @@ class Experiment:
     # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page
     # for all)
     report: Any = "auto"
+    # show images in report.html and beside it; false keeps private images out, as tracker.images does
+    report_images: bool = True
     # dataset=image_folder: settings that are left out follow from the images, labels and machine; false: those of conf/
     auto: bool = True
     plan: bool = False  # print what would run, and run nothing

@@ -28,6 +28,7 @@ IGNORED = (
     "name",
     "plan",
     "report",
+    "report_images",
     "monitors",
     "choices",
     "replace",

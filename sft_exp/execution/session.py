@@ -2,6 +2,7 @@
 
 import shlex
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -112,6 +113,8 @@ def _alone(
             "resumable": True,
             "error": f"{type(error).__name__}: {error}",
         }
+        if code == 1:  # a bug, whose place a report needs
+            ended["traceback"] = "".join(traceback.format_exception(error))
         # a full disk, or who has taken the folder up since, must not hide what went wrong
         with suppress(StorageError):
             ownership.require(folder)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from sft_exp.predict.files import BATCH, files
 from sft_exp.predict.inference import require_classes
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
+
+if TYPE_CHECKING:
+    from sft_exp.evaluate.notebook import RichEvaluation
 
 
 class LoadedModel:
@@ -54,6 +57,16 @@ class LoadedModel:
     def embed(self, images: Any) -> Tensor:
         """The features that are the head's input, [N, D], on the CPU."""
         return self._each(images, self.model.nets.eval()["encoder"])
+
+    def evaluate(self, *dataset: str) -> "RichEvaluation":
+        """Scores on labelled images: `evaluate("dataset.root=photos")`, as `sft_exp evaluate` does.
+
+        Without overrides the run's own test images are scored. Needs the folder of a run.
+        See `sft_exp.evaluate.evaluation.evaluate`.
+        """
+        from sft_exp.evaluate.notebook import rich
+
+        return rich(self.path, dataset)
 
     def __repr__(self) -> str:
         return f"LoadedModel({str(self.path)!r}, classes={list(self.classes)})"

@@ -17,8 +17,22 @@ def whole(title: str, body: str) -> str:
     return Template(PAGE.read_text()).substitute(title=escape(title), body=body)
 
 
-def table(cells: Grid, numbers: Collection[str], sentences: Collection[str]) -> str:
-    """`numbers` are heads of columns set to the right, `sentences` of those whose lines may break."""
+def table(
+    cells: Grid,
+    numbers: Collection[str],
+    sentences: Collection[str],
+    kind: str = "",
+    links: Sequence[str] = (),
+) -> str:
+    """A table as HTML.
+
+    Args:
+        cells: heads and rows, as text.
+        numbers: heads of columns that are set to the right.
+        sentences: heads of columns whose lines may break.
+        kind: class of the table, for style and scripts.
+        links: HTML for the first cell of each row, instead of its text.
+    """
     head, body = cells
     after = [False, *(h in numbers for h in head)]  # words need a gap after numbers
     kinds = [
@@ -35,8 +49,14 @@ def table(cells: Grid, numbers: Collection[str], sentences: Collection[str]) -> 
             + "</tr>"
         )
 
-    lines = "\n".join(line("td", row) for row in body)
-    return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>\n{lines}\n</tbody></table></div>'
+    def linked(row: Sequence[str], first: str) -> str:
+        return line("td", row).replace(f">{escape(row[0])}</td>", f">{first}</td>", 1)
+
+    lines = "\n".join(
+        linked(row, links[n]) if links else line("td", row) for n, row in enumerate(body)
+    )
+    opened = f'<table class="{kind}">' if kind else "<table>"
+    return f'<div class="wide">{opened}<thead>{line("th", head)}</thead><tbody>\n{lines}\n</tbody></table></div>'
 
 
 def pictures(drawn: Collection[Picture]) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +15,7 @@ from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
-from sft_exp.reports import advice
+from sft_exp.reports import advice, confidence
 from sft_exp.reports.drawing import FAINT, INK, LINES, WIDTH, Picture, blank, png, style
 from sft_exp.reports.inputs import inputs
 from sft_exp.runs import results
@@ -42,6 +42,7 @@ CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it l
 NUMBERED = 20  # classes whose cells of the confusion matrix have room for a number
 NAMED = 40  # classes that there is room to name
 SHOWN = 6  # test images whose predictions are shown
+MISTAKES = 12  # wrong predictions that are shown
 SCATTERED = 2_000  # test images at most among the features
 
 
@@ -50,8 +51,11 @@ def draw(job: Job, result: Results) -> list[Picture]:
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Results], Picture | None]] = [
-        accuracies, pretraining, monitors, finetuning, range_test, benchmark, inputs, examples, predictions, confusions, features,
+        accuracies, pretraining, monitors, finetuning, range_test, benchmark, inputs, examples, predictions, confusions,
+        calibration, mistakes, features,
     ]  # fmt: skip
+    if not job.experiment.report_images:
+        makers = [make for make in makers if make not in SHOWING]
     with rc_context(style()):
         return [picture for make in makers if (picture := make(job, result))]
 
@@ -289,17 +293,24 @@ def predictions(job: Job, result: Results) -> Picture | None:
 
 
 def confusions(job: Job, result: Results) -> Picture | None:
-    from matplotlib.colors import PowerNorm
-
     if job.experiment.task.predicts != "classes":
         return None
-    names = [name[:14] for name in job.corpus.classes]
-    counts_YY = torch.zeros(len(names), len(names), dtype=torch.long)
+    count = len(job.corpus.classes)
+    counts_YY = torch.zeros(count, count, dtype=torch.long)
     for draw, i in enumerate(job.arms[MAIN]):
         y_N = splits.make(job.corpus, job.labels, draw).test.y
-        counts_YY += torch.bincount(
-            y_N * len(names) + predicted(job, i), minlength=len(names) ** 2
-        ).view_as(counts_YY)
+        counts_YY += torch.bincount(y_N * count + predicted(job, i), minlength=count**2).view_as(
+            counts_YY
+        )
+    caption = "Of each true class (row), per cent by predicted class: the pretrained, fine-tuned model, all draws together."
+    return confusion(counts_YY, job.corpus.classes, caption)
+
+
+def confusion(counts_YY: Tensor, classes: Sequence[str], caption: str) -> Picture:
+    """The confusion matrix: images by true class (row) and predicted class (column)."""
+    from matplotlib.colors import PowerNorm
+
+    names = [name[:14] for name in classes]
     share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
     figure, axes = blank(5.2)
     # the root shows rare ones
@@ -330,7 +341,6 @@ def confusions(job: Job, result: Results) -> Picture | None:
     i, j = divmod(int(wrong_YY.argmax()), len(names))
     most = f"{wrong_YY[i, j]:.0f} % of class {names[i]} taken for {names[j]}"
     axes.set_title(f"Most frequent confusion: {most}" if wrong_YY.any() else "No confusions")
-    caption = "Of each true class (row), per cent by predicted class: the pretrained, fine-tuned model, all draws together."
     return Picture("confusion", "Confusion matrix", caption, png(figure))
 
 
@@ -373,6 +383,46 @@ def features(job: Job, result: Results) -> Picture | None:
     axes.set_title(f"Features of the test images; x: {int(wrong_N.sum())} of {len(rows)} are wrong")
     caption = "Test images where the first draw's fine-tuned model puts them, by true class; x: it predicts another."
     return Picture("features", "Features", caption, png(figure))
+
+
+def calibration(job: Job, result: Results) -> Picture | None:
+    """Of classifiers with probabilities: the main arm's confidences in all labelled splits."""
+    stored = [confident(job, draw, i) for draw, i in enumerate(job.arms[MAIN])]
+    known = [pair for pair in stored if pair is not None]
+    if not known:
+        return None
+    confidence_N, correct_N = (torch.cat(parts).numpy() for parts in zip(*known, strict=True))
+    error = result.test.get("ece")
+    title = "Calibration" if error is None else f"Calibration error {100 * error:.1f} %"
+    return confidence.calibration({"": (confidence_N, correct_N)}, title)
+
+
+def mistakes(job: Job, result: Results) -> Picture | None:
+    """The first labelled split's most confident mistakes."""
+    pair = confident(job, 0, job.arms[MAIN][0])
+    if pair is None:
+        return None
+    confidence_N, correct_N = pair
+    test, names = splits.make(job.corpus, job.labels, 0).test, job.corpus.classes
+    wrong = (~correct_N).nonzero().flatten()
+    rows = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
+    if not rows:
+        return None
+    guesses = predicted(job, job.arms[MAIN][0])
+    titles = [(names[test.y[n]], names[guesses[n]], float(confidence_N[n])) for n in rows]
+    return confidence.mistakes(test, rows, titles, len(wrong))
+
+
+def confident(job: Job, draw: int, i: int) -> tuple[Tensor, Tensor] | None:
+    """(confidence [N], whether it is correct [N]) of the predictions of fine-tuning `i`, that of a
+    labelled split; None where there are no probabilities of classes."""
+    if job.experiment.task.predicts != "classes":
+        return None
+    stored = transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")
+    if "confidence" not in stored:
+        return None
+    y_N = splits.make(job.corpus, job.labels, draw).test.y.cpu()
+    return stored["confidence"].float(), stored["predicted"].long() == y_N
 
 
 def starts(job: Job) -> list[Any]:
@@ -444,3 +494,6 @@ def part(job: Job, group: str) -> str:
 
 def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+SHOWING = (inputs, examples, predictions, mistakes)  # pictures that hold the user's images

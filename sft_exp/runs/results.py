@@ -23,6 +23,7 @@ from sft_exp.store.results import (
     Stage,
     Stages,
     Transfer,
+    is_proportion,
     parse_bill,
 )
 from sft_exp.store.store import Result
@@ -59,6 +60,7 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         likelihood=Likelihood(**likelihoods[0]) if likelihoods else None,
         stages=stages(job),
         data=data(job),
+        val_draws=validation_draws(job),
         draws={arm: [s[score] for s in of] for arm, of in scores.items()},
         faults={arm: how for arm in job.arms if any(how := faults(job, arm))},
         benchmark=parse_bill(read(job.results["bill"][0], "bill.json"))
@@ -230,11 +232,6 @@ def judged(
     return judge({MAIN: noted}, setting, frozen(), [job.corpus.name])
 
 
-def is_proportion(metric: str) -> bool:
-    """Whether the metric is a share of test images: what else is averaged over classes, boxes or images varies otherwise."""
-    return metric.rpartition("/")[2] == "accuracy"
-
-
 def faults(job: Job, arm: str) -> list[str]:
     """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
     return [health.of(job.results["finetune"][i].folder) for i in job.arms[arm]]
@@ -278,20 +275,27 @@ def design(job: Job) -> str:
 
 
 def validation(job: Job) -> dict[str, float]:
+    return average(validations(job), job.experiment.task.score)
+
+
+def validations(job: Job) -> list[dict[str, float]]:
+    """The validation scores of the main arm's labelled splits, of those that were validated."""
     if job.experiment.val == "cv":
-        return average(
-            [read(r, "scores.json") for r in job.results["validate"]], job.experiment.task.score
-        )
+        return [read(r, "scores.json") for r in job.results["validate"]]
     if job.experiment.val in ("holdout", "full"):
-        return average(
-            [
-                read(job.results["finetune"][i], "validation.json")
-                for i in job.arms[MAIN]
-                if (job.results["finetune"][i].folder / "validation.json").exists()
-            ],
-            job.experiment.task.score,
-        )
-    return {}
+        return [
+            read(job.results["finetune"][i], "validation.json")
+            for i in job.arms[MAIN]
+            if (job.results["finetune"][i].folder / "validation.json").exists()
+        ]
+    return []
+
+
+def validation_draws(job: Job) -> list[float]:
+    """The validation score of each labelled split; empty unless all of them have one."""
+    score = job.experiment.task.score
+    values = [scores[score] for scores in validations(job) if score in scores]
+    return values if len(values) == len(job.arms[MAIN]) else []
 
 
 def validated(job: Job) -> int:

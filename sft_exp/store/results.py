@@ -319,6 +319,8 @@ class Results:
     """How many images of which data set were used for what."""
     draws: dict[str, list[float]]
     """Arm -> test score of each labelled split."""
+    val_draws: list[float] = field(default_factory=list, kw_only=True)
+    """Validation score of each labelled split; empty where not every split was validated."""
     faults: dict[str, list[str]]
     """Arm -> how its training failed in each split, "" if it did not."""
     benchmark: Bill | None
@@ -346,6 +348,11 @@ class Results:
     def chosen_by(self) -> float:
         """What sweepers compare runs by: the validation's score, without one the test's."""
         return self.tested if self.validated is None else self.validated
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether the metric is a share of test images: what else is averaged over classes, boxes or images varies otherwise."""
+    return metric.rpartition("/")[2] == "accuracy"
 
 
 def content(results: Results) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sft_exp.config import recipe
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import DataError, require
 from sft_exp.guidance import knowledge
-from sft_exp.runs.results import is_proportion
+from sft_exp.store.results import is_proportion
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, seconds_of
 from sft_exp.sweep.timed import Candidate, Trial, Trials
 from sft_exp.verdict import selection

@@ -22,8 +22,8 @@ from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
 from sft_exp.reports.terminal_table import fitted
-from sft_exp.runs.results import is_proportion
 from sft_exp.store import atomic_io
+from sft_exp.store.results import is_proportion
 from sft_exp.sweep import timed
 from sft_exp.sweep.timed import Candidate, Trials
 from sft_exp.verdict import Archive, Report, Setting, from_folder, frozen

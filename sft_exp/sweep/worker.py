@@ -72,7 +72,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         import traceback
 
         traceback.print_exc()
-        LOG.exception("a bug, please report it")
+        LOG.exception("a bug, please report it with what `sft_exp doctor RUN` packs")
         return {"code": 1, "error": f"{type(error).__name__}: {error}"}
 
 

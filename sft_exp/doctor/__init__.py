@@ -1,0 +1,1 @@
+"""Pack what a bug report needs into one file."""

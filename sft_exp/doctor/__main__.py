@@ -1,0 +1,44 @@
+"""Pack what a bug report needs into one zip file.
+
+    sft_exp doctor outputs/latest
+
+It holds the run's configuration, log, status with the traceback, and results.json; versions of the
+packages; facts of the machine; names and sizes of the run's store folders. It holds no data, no
+images and no weights. Values of secret environment variables, user names in paths and the name of
+the machine are replaced. Names of files and folders of yours may occur: the files in it are text,
+so look before you send it.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from sft_exp.config import args
+from sft_exp.doctor.bundle import collect, zipped
+from sft_exp.store import atomic_io
+
+
+@dataclass
+class Arguments:
+    positional: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: Path = Path("outputs/latest")  # folder of a run, finished or not
+    out: Path | None = None  # the zip file; null = sft_exp-doctor-RUN.zip in this folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return args.run("doctor", __doc__ or "", Arguments, work, arguments)
+
+
+def work(arguments: Arguments) -> None:
+    files = collect(arguments.run)
+    out = arguments.out or Path(f"sft_exp-doctor-{arguments.run.resolve().name}.zip")
+    atomic_io.write(out, zipped(files))
+    for name, text in files.items():
+        print(f"{len(text):>9,}  {name}")
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

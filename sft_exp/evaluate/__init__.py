@@ -1,0 +1,1 @@
+"""Score a run's model on new labelled images."""

@@ -1,0 +1,262 @@
+"""A finished run's model scored on other labelled images, against scikit-learn and the run itself."""
+
+import contextlib
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+import sft_exp
+from sft_exp.core.arms import MAIN
+from sft_exp.data import splits
+from sft_exp.errors import ConfigError, DataError
+from sft_exp.evaluate import __main__ as command
+from sft_exp.evaluate import evaluation as evaluations
+from sft_exp.evaluate import page
+
+SMALL = (
+    "pretrainer=none", "finetune.steps=30", "draws=2", "controls=false", "labels=10",
+    "tracker=none", "hardware=cpu", "report=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Overrides -> the folder of a finished run on the embedded digits."""
+    root, made = tmp_path_factory.mktemp("evaluate"), {}
+
+    def make(*overrides):
+        if overrides not in made:
+            with contextlib.chdir(root):
+                folder = root / f"run{len(made)}"
+                sft_exp.run([*SMALL, f"store={root}/store", *overrides], folder)
+            made[overrides] = folder
+        return made[overrides]
+
+    return make
+
+
+@pytest.fixture
+def held_out(run):
+    """A run whose validation images are inside of the label budget."""
+    return run("val=holdout", "metrics=[top_k]", "labels=20")
+
+
+def pictures(folder, images, names, rows=None):
+    """The images as PNGs in the folders of their classes."""
+    for n in range(len(images)) if rows is None else rows:
+        path = Path(folder) / names[images.y[n]] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.raw(n)[0].numpy()).save(path)
+    return f"dataset.root={folder}"
+
+
+def test_on_its_own_test_images_it_scores_what_the_run_says(held_out):
+    scored = evaluations.evaluate(held_out)
+    said = json.loads((held_out / "results.json").read_text())
+    assert scored.scores["accuracy"] == pytest.approx(said["draws"][MAIN][0])
+    assert scored.splits == 2
+    low, high = scored.interval
+    assert low < scored.scores["accuracy"] < high
+    assert scored.calibration.ece == pytest.approx(scored.scores["ece"], abs=1e-5)
+
+
+def test_scores_of_new_images_are_those_of_their_predictions(held_out, digits):
+    names = digits.classes
+    root = pictures("new", digits.test, names, range(0, 400))
+    scored = evaluations.evaluate(held_out, ["dataset=image_folder", root])
+    files = sorted(Path("new").glob("*/*.png"))
+    p_NK = sft_exp.load(held_out).predict(files).double().numpy()
+    y_N = np.array([names.index(f.parent.name) for f in files])
+    assert scored.images == 400
+    assert scored.scores["accuracy"] == pytest.approx(accuracy_score(y_N, p_NK.argmax(1)))
+    assert scored.scores["auroc"] == pytest.approx(
+        roc_auc_score(y_N, p_NK / p_NK.sum(1, keepdims=True), multi_class="ovr"), abs=1e-4
+    )
+    for k, row in enumerate(scored.classes):
+        assert row.images == (y_N == k).sum()
+        assert row.recall == pytest.approx((p_NK.argmax(1) == k)[y_N == k].mean())
+    assert np.sum(scored.confusion) == 400
+    assert np.trace(scored.confusion) == (y_N == p_NK.argmax(1)).sum()
+
+
+def test_classes_are_matched_by_name(held_out, digits):
+    """With fewer classes the folders' numbers are others than the model's."""
+    names, few = digits.classes, digits.test.at((digits.test.y >= 6).nonzero().flatten())
+    scored = evaluations.evaluate(held_out, ["dataset=image_folder", pictures("few", few, names)])
+    whole = evaluations.evaluate(held_out)
+    for k in range(6, 10):
+        assert scored.classes[k].recall == pytest.approx(whole.classes[k].recall)
+    assert scored.absent == names[:6]
+    assert any("Classes without an image" in note for note in page.notes(scored))
+
+
+@pytest.mark.parametrize("wrong", ["seven", "07", "Zero"])
+def test_a_class_that_the_model_does_not_know_is_refused_with_both_lists(held_out, digits, wrong):
+    names = (*digits.classes[:9], wrong)
+    root = pictures("wrong", digits.test, names, range(100))
+    with pytest.raises(DataError) as raised:
+        evaluations.evaluate(held_out, ["dataset=image_folder", root])
+    assert repr(wrong) in str(raised.value)
+    assert f"classes of the model: {', '.join(digits.classes)}" in str(raised.value)
+    assert f"classes of the images: {', '.join(sorted(names))}" in str(raised.value)
+
+
+def test_copies_of_images_that_the_run_learnt_from_are_named(held_out, digits):
+    """Also where both sets give their files the same names."""
+    learnt = splits.make(digits, splits.Labels("20"), 0).labelled
+    pictures("mixed", learnt, digits.classes, range(20))
+    root = pictures("mixed", digits.test, digits.classes, range(100, 160))
+    scored = evaluations.evaluate(held_out, ["dataset=image_folder", root])
+    copied = {name for name, _, _ in scored.copies}
+    assert copied >= {f"{digits.classes[learnt.y[n]]}/{n}.png" for n in range(20)}
+    assert len(copied) < scored.images
+    right = scored.predictions.predicted == scored.predictions.true
+    apart = [name not in copied for name in scored.predictions.ids]
+    assert scored.scores["accuracy_apart"] == pytest.approx(right[apart].mean())
+
+
+def test_the_temperature_is_fitted_on_held_out_labels_alone(held_out, digits, monkeypatch):
+    seen = []
+    fit = evaluations.temperature
+    monkeypatch.setattr(
+        evaluations, "temperature", lambda *given: seen.append(given) or fit(*given)
+    )
+    first = evaluations.evaluate(held_out).calibration
+    other = pictures("other", digits.test, digits.classes, range(80))
+    second = evaluations.evaluate(held_out, ["dataset=image_folder", other]).calibration
+    assert first.temperature == second.temperature != 1
+    folder = Path(
+        json.loads((held_out / "results.json").read_text())["stages"]["finetune"]["folder"]
+    )
+    validation = json.loads((folder / "labels.json").read_text())["validation"]
+    assert {len(y_N) for _, y_N in seen} == {len(validation)} == {first.fitted_on}
+    # at its minimum: both neighbours are worse
+    logits_NK, y_N = seen[0]
+    at = [
+        evaluations.loss(evaluations.softmax(logits_NK / (first.temperature * f)), y_N)
+        for f in (0.9, 1.0, 1.1)
+    ]
+    assert at[1] == min(at)
+
+
+def test_labels_that_the_model_gets_all_right_fit_no_temperature(held_out, monkeypatch):
+    scored, own = evaluations.image_sets.own(held_out)
+    model = evaluations.models.load(evaluations.models.folder_of(held_out))
+    _, logits_MK = evaluations.measured(model, (), own.held_out, "cpu")
+    right = own.held_out.at((logits_MK.argmax(1) == own.held_out.y).nonzero().flatten())
+    easy = evaluations.image_sets.Own(own.pools, right)
+    monkeypatch.setattr(evaluations.image_sets, "own", lambda run: (scored, easy))
+    calibration = evaluations.evaluate(held_out).calibration
+    assert calibration.temperature is None
+    assert "right on all" in calibration.why
+
+
+@pytest.mark.parametrize("val", ["none", "cv", "full"])
+def test_without_held_out_labels_inside_the_budget_there_is_no_temperature(run, val):
+    calibration = evaluations.evaluate(run(f"val={val}")).calibration
+    assert calibration.temperature is None
+    assert "val=holdout" in calibration.why or "outside the label budget" in calibration.why
+
+
+def test_a_model_without_probabilities_is_scored_without_them(run):
+    scored = evaluations.evaluate(run("strategy=svm", "val=none"))
+    assert scored.calibration is None
+    assert not {"ece", "auroc", "log_loss"} & scored.scores.keys()
+    assert {"accuracy", "f1", "top_2"} <= scored.scores.keys()
+    page.write(scored, Path("svm"), 12, True)
+    assert (
+        (Path("svm") / "predictions.csv").read_text().startswith("file,label,predicted,correct\n")
+    )
+
+
+class Images(HTMLParser):
+    """Titles of the pictures of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.titles, self.loads = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        about = dict(attrs)
+        if tag == "img":
+            self.titles.append(about["alt"])
+        self.loads += [v for k, v in about.items() if k in ("src", "href")]
+
+
+def test_the_files_of_the_command(held_out, digits, capsys):
+    root = pictures("new", digits.test, digits.classes, range(0, 300))
+    words = [str(held_out), "dataset=image_folder", root, "out=here"]
+    assert command.main(words) == 0
+    out = capsys.readouterr().out
+    assert "accuracy" in out
+    assert out.splitlines()[-1] == "here/evaluation.html"
+    content = json.loads(Path("here/evaluation.json").read_text())
+    rows = list(csv.DictReader(Path("here/predictions.csv").read_text().splitlines()))
+    assert len(rows) == content["images"] == 300
+    right = [row["correct"] == "1" for row in rows]
+    assert np.mean(right) == pytest.approx(content["scores"]["accuracy"])
+    for row in rows[:20]:
+        best = max(digits.classes, key=lambda name: float(row[f"p({name})"]))
+        assert best == row["predicted"]
+    shown = Images(Path("here/evaluation.html").read_text())
+    assert shown.titles == [
+        "Confusion matrix",
+        "Calibration",
+        "Precision and recall",
+        "Most confident mistakes",
+    ]
+    assert all(load.startswith("data:image/png;base64,") for load in shown.loads)
+    assert command.main([*words, "images=false"]) == 0
+    assert "Most confident mistakes" not in Images(Path("here/evaluation.html").read_text()).titles
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["dataset=image_foldr"], 2, "did you mean dataset=image_folder?"),
+        (["dataset.rot=x"], 2, "dataset.rot"),
+        (["dataset=image_folder", "dataset.root=gone"], 3, "no such folder"),
+        (["dataset=image_folder"], 2, "dataset.root"),
+    ],
+)
+def test_what_is_wrong_is_said(held_out, capsys, words, code, said):
+    assert command.main([str(held_out), *words]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_from_python(held_out):
+    scored = sft_exp.load(held_out).evaluate()
+    assert scored.scores["top_5"] > scored.scores["accuracy"]
+    assert "Confusion matrix" in scored._repr_html_()
+    with pytest.raises((ConfigError, DataError)):
+        sft_exp.load(held_out).evaluate("dataset.root=gone")
+
+
+def test_images_of_a_run_whose_data_set_is_gone(run, digits):
+    """The model still scores other images; what cannot be checked is said."""
+    pictures("photos/train", digits.train, digits.classes, range(200))
+    pictures("photos/test", digits.test, digits.classes, range(100))
+    photos = f"dataset.root={Path('photos').absolute()}"
+    own = ["dataset=image_folder", photos, "labels=10", "encoder=mlp"]
+    folder = run(*own, "val=holdout", "dataset.size=8", "dataset.channels=1", "auto=false")
+    root = pictures("later", digits.test, digits.classes, range(100, 200))
+    inherited = evaluations.evaluate(folder, [root])
+    assert inherited.calibration.fitted_on > 0
+    assert inherited.images == 100
+    Path("photos").rename("elsewhere")
+    from sft_exp.training import context
+
+    context._corpora.clear()
+    alone = evaluations.evaluate(folder, [root])
+    assert alone.scores["accuracy"] == inherited.scores["accuracy"]
+    assert alone.calibration.temperature is None
+    assert any("Not checked for copies" in note for note in page.notes(alone))
+    with pytest.raises(DataError):
+        evaluations.evaluate(folder)

@@ -1,0 +1,198 @@
+"""What a sweep found: contenders, effects and gains, against numbers worked out here."""
+
+import json
+import re
+from itertools import product
+
+import numpy as np
+import pytest
+from test_compare import planned, results, sweep
+
+from sft_exp.compare import findings
+from sft_exp.compare.comparison import Comparison, collect
+from sft_exp.compare.output import print_comparison
+from sft_exp.core.arms import MAIN
+from sft_exp.verdict import interval, selection
+
+DIVERGED = "diverged (loss 2.3 -> 1e+07)"
+SPLITS = 6
+
+
+def scores(mean, noise, rng):
+    """A score of each labelled split, paired: all share the noise of the split."""
+    return [float(x) for x in np.clip(mean + noise + rng.normal(0, 0.003, SPLITS), 0, 1)]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """(settings, validation by split, test by split, faults) -> the sections of the sweep by title."""
+
+    def make(entries):
+        jobs = [planned(**settings) for settings, *_ in entries]
+        folder = sweep(tmp_path / "s", jobs, {})
+        for n, (_, val, test, *faults) in enumerate(entries):
+            record = results(jobs[n], val=float(np.mean(val)), test=float(np.mean(test)))
+            record |= {"val_draws": list(val), "draws": {MAIN: list(test)}}
+            record["faults"] = {MAIN: faults[0]} if faults else {}
+            (folder / str(n)).mkdir(exist_ok=True)
+            (folder / str(n) / "results.json").write_text(json.dumps(record))
+            (folder / str(n) / "status.json").write_text('{"state": "done", "exit_code": 0}')
+        comparison = Comparison(collect([folder]))
+        return {s.title: s for s in findings.sections(comparison)}, comparison
+
+    return make
+
+
+def rows_of(section):
+    head, body = section.table
+    return [dict(zip(head, row, strict=True)) for row in body]
+
+
+@pytest.fixture
+def grid():
+    """3 optimizers x 3 rates: two settings are close to the best, the others far below."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.02, SPLITS)
+    entries = []
+    for optim, lr in product(("sgd", "adam"), (0.01, 0.03, 0.1)):
+        mean = 0.8 + 0.1 * (optim == "adam") - 0.05 * (lr == 0.1) - 0.001 * (lr == 0.03)
+        val = scores(mean, noise, rng)
+        entries.append(({"optim": optim, "lr": lr}, val, scores(mean - 0.05, noise, rng)))
+    return entries
+
+
+def test_settings_within_noise_of_the_best_are_those_of_the_verdicts_choice(made, grid):
+    sections, _ = made(grid)
+    best = sections["Best by validation"]
+    picked = selection.pick([[val] for _, val, _ in grid])
+    assert len(picked.contenders) == 2
+    assert best.sentences[0].startswith("2 of 6 settings are within noise of the best")
+    assert "1 seed and 6 labelled splits" in best.sentences[0]
+    rows = rows_of(best)
+    assert [row[""] for row in rows] == ["the best", "within noise", *["worse"] * 4]
+    leader = grid[picked.best][1]
+    for row in rows[1:]:
+        (val,) = [
+            val
+            for s, val, _ in grid
+            if (s["optim"], f"{s['lr']:g}") == (row["optim"], row["optim.lr"])
+        ]
+        mean, low, high = interval([np.subtract(leader, val)], alpha=2 * 0.05 / 5)
+        assert row["behind"] == f"{100 * mean:.1f}"
+        assert row["interval"] == f"{100 * low:+.1f} to {100 * high:+.1f}"
+        assert (low > 0) == (row[""] == "worse")
+
+
+def test_the_optimism_of_a_choice_is_named(made):
+    rng = np.random.default_rng(1)
+    entries = [
+        ({"lr": lr}, list(rng.uniform(0.6, 0.9, SPLITS)), [0.7] * SPLITS)
+        for lr in (0.001, 0.003, 0.01, 0.03, 0.1)
+    ]
+    (sentence,) = [s for s in made(entries)[0]["Best by validation"].sentences if "too high" in s]
+    said = float(re.search(r"by about ([\d.]+) points", sentence)[1])
+    picked = selection.pick([[val] for _, val, _ in entries])
+    assert said == pytest.approx(100 * picked.optimism, abs=0.05)
+    assert said > 0.5
+
+
+def test_effects_are_means_of_paired_differences(made, grid):
+    effects = rows_of(made(grid)[0]["Effect of each key"])
+    by_key = {(row["key"], row["value"]): row for row in effects}
+    assert by_key.keys() == {("optim", "sgd"), ("optim.lr", "0.03"), ("optim.lr", "0.1")}
+    val = {(s["optim"], s["lr"]): np.array(v) for s, v, _ in grid}
+    difference = np.mean([val["sgd", lr] - val["adam", lr] for lr in (0.01, 0.03, 0.1)], 0)
+    mean, low, high = interval([difference], alpha=0.05 / 3)
+    row = by_key["optim", "sgd"]
+    assert (row["against"], row["pairs"]) == ("adam", "3")
+    assert row["difference"] == f"{100 * mean:+.1f}"
+    assert row["interval"] == f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def test_a_diverged_setting_is_named_and_not_compared(made, grid):
+    """Even if its validation score is the highest."""
+    settings, _, test = grid[5]
+    worst = (settings, [0.99] * SPLITS, test, [DIVERGED, *[""] * (SPLITS - 1)])
+    sections, comparison = made([*grid[:5], worst])
+    assert (
+        "Diverged and not compared: 1 setting (jobs 5)." in sections["Best by validation"].sentences
+    )
+    assert "of 5 settings" in " ".join(sections["Best by validation"].sentences)
+    assert all(
+        row["optim.lr"] != "0.1" or row["optim"] != "adam"
+        for row in rows_of(sections["Best by validation"])
+    )
+    assert "99" not in comparison.verdict()
+    pairs = {(r["key"], r["value"]): r["pairs"] for r in rows_of(sections["Effect of each key"])}
+    assert pairs["optim", "sgd"] == "2"
+
+
+@pytest.fixture
+def pretrainers():
+    """Scratch is best at lr 0.01 and diverges at 0.1, where the autoencoder is best."""
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0, 0.01, SPLITS)
+    means = {("none", 0.01): 0.75, ("none", 0.1): 0.2, ("ae", 0.01): 0.7, ("ae", 0.1): 0.78}
+    entries = []
+    for (pretrainer, lr), mean in means.items():
+        test = scores(mean, noise, rng)
+        faults = [[DIVERGED] * SPLITS] if (pretrainer, lr) == ("none", 0.1) else []
+        settings = {"pretrainer": pretrainer, "lr": lr, "optim": "sgd"}
+        entries.append((settings, scores(mean, noise, rng), test, *faults))
+    return entries
+
+
+def test_gains_are_against_scratch_at_its_own_best_setting(made, pretrainers):
+    section = made(pretrainers)[0]["Gain over scratch at its own best setting"]
+    (row,) = rows_of(section)
+    test = {(s["pretrainer"], s["lr"]): np.array(t) for s, _, t, *_ in pretrainers}
+    gain = float((test["ae", 0.1] - test["none", 0.01]).mean())
+    assert row["pretrainer"] == "ae"
+    assert row["gain"] == f"{100 * gain:+.1f}"
+    assert abs(gain - 0.03) < 0.01  # and not the 58 points against the setting that breaks scratch
+    assert "lr=0.01" in section.sentences[0]
+
+
+def test_a_scratch_that_failed_everywhere_gives_no_gain(made, pretrainers):
+    entries = [
+        (*entry[:3], [DIVERGED] * SPLITS) if entry[0]["pretrainer"] == "none" else entry
+        for entry in pretrainers
+    ]
+    sections, _ = made(entries)
+    assert "Gain over scratch at its own best setting" not in sections or not rows_of(
+        sections["Gain over scratch at its own best setting"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([[0.9], [0.9], [0.3]], "2 of 3 settings tie for the best by validation. Nothing is known"),
+        ([[0.9], [0.8]], "Nothing is known of the noise between settings"),
+    ],
+)
+def test_of_single_scores_only_ties_are_said(made, values, said):
+    entries = [({"lr": n + 1}, val, val) for n, val in enumerate(values)]
+    sections, comparison = made(entries)
+    assert sections["Best by validation"].sentences[-1].startswith(said)
+    assert not sections["Best by validation"].table[1]
+    assert all(not row["interval"] for row in rows_of(sections["Effect of each key"]))
+    assert "± val" not in comparison.table()[0]
+
+
+def test_problems_are_not_compared_with_each_other(made, grid):
+    """Ten labels a class are no better setting than two."""
+    entries = [({**s, "labels": labels}, v, t) for labels in (2, 10) for s, v, t in grid[:3]]
+    titles = made(entries)[0].keys()
+    assert {t for t in titles if t.startswith("Best")} == {
+        "Best by validation (labels=2)",
+        "Best by validation (labels=10)",
+    }
+
+
+def test_the_terminal_shows_what_was_found(made, grid, capsys):
+    _, comparison = made(grid)
+    print_comparison(comparison)
+    out = capsys.readouterr().out
+    assert "2 of 6 settings are within noise of the best" in out
+    assert "Effect of each key" in out

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp.config.schema import OptimizerConfig
+from sft_exp.core.device import place
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.strategy import Strategy
@@ -389,9 +390,9 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
     if request["start"]:
         file = request["start"] / "encoder.safetensors"
         transfer.load_own(encoder.backbone, transfer.read_own(file), file)
-        return nets.to(ctx.device)
+        return place(nets, ctx.device)
     pool = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).pool
-    fit_batchnorm(nets.to(ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
+    fit_batchnorm(place(nets, ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
     return nets
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from sft_exp.core.device import place
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.types import Spec
@@ -38,7 +39,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     corpus = ctx.corpus(request["dataset"])
     pool = pool_of(corpus, request["fold"], method, request["image"])
     nets, report = build(request, corpus)
-    nets.to(ctx.device)
+    place(nets, ctx.device)
     if report:
         images = weights.images(request["_init"], request["encoder"], request["image"])
         table = f"{report.table()}\n  {images}"

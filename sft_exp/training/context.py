@@ -152,9 +152,9 @@ def set_cuda_arithmetic(tf32: bool) -> None:
 
     An operation that has no repeatable kernel warns; a killed run is then continued to rounding.
     """
-    products = "tf32" if tf32 else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = products
-    torch.backends.cudnn.fp32_precision = products
+    # torch.compile reads these, and fails where `fp32_precision`, their successor, was set
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first product
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -2,8 +2,9 @@
 
     python -m benchmarks gpu [--device cuda] [--minutes 10]
 
-First "correct": losses and gradients of each row on the device against the CPU's, at the same draws in
-float32. Then every contender trains on the same synthetic images: images a second, share of what this
+On a GPU the contracts come first: the tests that take `--device cuda`, for at most four tenths of the
+minutes. Then "correct": loss and gradients of each row on the device against the CPU's, at the same
+draws. Then every contender trains on the same synthetic images: images a second, share of what this
 device reaches in a large product of matrices, peak memory, how often the host waits for the device in
 a step, and kernels a step. On a CPU the rows are tiny and show that everything runs.
 """
@@ -11,6 +12,7 @@ a step, and kernels a step. On a CPU the rows are tiny and show that everything 
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +55,8 @@ from sft_exp.training.optim import optimizers_for
 
 CPU = torch.device("cpu")
 FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, OSError, ImportError)
+ROOT = Path(__file__).parent.parent
+CONTRACTS = "test_device or restart or what_is_kept or learns or killed_at_a_step"
 NEVER = 10**6  # more steps than any contender takes
 # on a GPU and on a CPU: steps before the clock starts, and steps under the profiler
 STEPS = {"cuda": (8, 4), "cpu": (2, 1)}
@@ -465,6 +469,34 @@ def measure(
     return meter.result
 
 
+def contracts(seconds: float) -> str:
+    """The end of what the tests with `--device cuda` say: every part trains as on the CPU, resumes
+    to the bit, waits for nothing; kill -9, DDP and FSDP with one process, export, a full memory."""
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in ("device", "contract", "resume")]
+    command = [sys.executable, "-m", "pytest", *tests, "--device", "cuda", "-k", CONTRACTS,
+               "-p", "no:cacheprovider", "--timeout", "120"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as said:  # what was said before the time was up counts, too
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+        )
+        try:
+            process.wait(seconds)
+            end = ""
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # pytest then tells what it has
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            end = f"\nstopped after {seconds:.0f} s; the command without a limit: {' '.join(command[1:])}"
+        said.seek(0)
+        lines = said.read().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return "\n".join([*failed[:40], *lines[-1:]]) + end
+
+
 def study(data: Path, device: torch.device, seconds: float) -> str:
     """The wall time of a label-efficiency study on MNIST, or why there is none."""
     if not (data / "mnist").is_dir():
@@ -504,6 +536,8 @@ def main(arguments: list[str], data: Path) -> None:
     print(f"\n### {card}, torch {torch.__version__}" + (f", CUDA {torch.version.cuda}" if cuda else ""))  # fmt: skip
     print(f"\nA large product of matrices reaches {roof['bf16'] / 1e12:.4g} TFLOP/s in bf16 and"
           f" {roof['fp32'] / 1e12:.4g} in fp32{' (TF32)' if cuda else ''}; the roof is that of the row's precision.")  # fmt: skip
+    if cuda and not options.only:
+        print(f"\nContracts:\n\n```text\n{contracts(24 * options.minutes)}\n```", flush=True)
     print(
         "\n| row | loss on the CPU | on the device | apart | gradients in float64 apart | correct |"
     )
@@ -519,8 +553,9 @@ def main(arguments: list[str], data: Path) -> None:
     every.sort(key=lambda one: "compiled" in one[1])
     if not cuda:
         every = [one for one in every if "compiled" not in one[1]]
-    seconds = min(8.0, 60 * options.minutes / (5 * len(every))) if cuda else 0.1
-    study_seconds = 120.0 if cuda else 0.0
+    study_seconds = 90.0 if cuda else 0.0
+    left = end - time.perf_counter() - study_seconds
+    seconds = min(8.0, left / (4 * len(every))) if cuda else 0.1
     for row, name, package, run in every:
         if time.perf_counter() + 4 * seconds > end - study_seconds:
             found: Measured | str = "not measured: the time is up"

@@ -223,6 +223,7 @@ def compute_gradients(
     With a `scaler` the gradients are those of the loss: it is scaled for backward alone.
     """
     optimizer.zero_grad(set_to_none=True)
+    scale: Callable[[Tensor], Tensor] = scaler.scale if scaler else lambda loss: loss
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
     with use_ranks(engine.ranks):
@@ -232,8 +233,7 @@ def compute_gradients(
             with engine.adding(objective, last):
                 with autocast(device, plan.precision):
                     value, shown = engine.loss(objective, *micro_batch)
-                value_to_follow = value * (share * engine.weight)
-                (scaler.scale(value_to_follow) if scaler else value_to_follow).backward()
+                scale(value * (share * engine.weight)).backward()
             total = total + value.detach() * share
             logged |= {k: logged.get(k, 0) + v.detach() * share for k, v in shown.items()}
     means = engine.mean({**logged, objective: total})

@@ -319,7 +319,7 @@ def test_a_look_at_the_losses_names_the_step_that_broke(digits, plan, monkeypatc
     last = [next(steps) for _ in range(looked_at or 9)][-1]
     words = r"^loss is nan at step 3, accuracy 0\.?\d*$"
     with pytest.raises(NonFiniteError, match=words):
-        last.refresh() if looked_at else next(steps)
+        last.check() if looked_at else next(steps)
 
 
 # float16

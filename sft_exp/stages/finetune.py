@@ -193,6 +193,7 @@ def learn(
         if request["ema"]:
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
+            step.check()
             with swapped_weights(nets, notes.get("mean")):
                 val_score = val.score(model)
                 step.metrics[f"val/{score}"] = torch.tensor(val_score)

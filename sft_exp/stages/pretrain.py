@@ -67,6 +67,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after
         ):
             if monitored and every and step.done % every == 0:
+                step.check()
                 step.refresh()
                 if monitor:
                     ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(step.done)))

@@ -76,7 +76,7 @@ class Step:
     # to be called before looking at the networks; it costs something where they are sharded
     refresh: Callable[[], None]
     # NonFiniteError if a loss of this step or one before it is not finite: to be called before
-    # anything of the step is recorded
+    # anything of the step is recorded or evaluated; on a GPU the host waits for it
     check: Callable[[], None]
 
 
@@ -133,11 +133,6 @@ def train(
     nets, shard = engine.nets, engine.ranks.share
     scalers = scalers_for(optimizers, plan.precision, device) if scalers is None else scalers
     record = LossRecord(device)
-
-    def refresh() -> None:
-        record.check()
-        engine.refresh()
-
     steps = range(start, plan.stop)
     batches = {
         pool: batches_of(data[pool], pool, plan.batch_size * factor, plan, steps, device, shard)
@@ -189,7 +184,7 @@ def train(
         if (step + 1) % record.every == 0 or step + 1 == plan.stop:
             record.check()
             check_scales(scalers, step)
-        yield Step(step + 1, metrics, refresh, record.check)
+        yield Step(step + 1, metrics, engine.refresh, record.check)
 
 
 def batches_of(

@@ -102,7 +102,7 @@ class LossRecord:
         losses, self.losses = self.losses, []
         if not losses:
             return
-        finite = torch.stack([means[name].float() for _, name, means in losses]).isfinite()
+        finite = torch.stack([means[name] for _, name, means in losses]).isfinite()
         if finite.all():
             return
         step, objective, means = losses[finite.tolist().index(False)]

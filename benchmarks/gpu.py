@@ -171,7 +171,9 @@ class Meter:
         on_gpu = [
             e
             for e in events
-            if e.device_type == DeviceType.CUDA and not e.name.startswith(("Memcpy", "Memset"))
+            if e.device_type == DeviceType.CUDA
+            and not getattr(e, "is_user_annotation", False)
+            and not e.name.startswith(("Memcpy", "Memset"))
         ]
         on_cpu = [e for e in events if e.name.startswith("aten::")]
         kernels = on_gpu if self.device.type == "cuda" else on_cpu

@@ -159,6 +159,9 @@ def trained(made, kind, group, data, optim="torch.optim.SGD", device=DEVICE, **c
     """(gradients after each step, all numbers at the end)"""
     method, nets, phases, penalty = made
     nets, data = place(nets, device), data.to(device)
+    if penalty:
+        strategy, start = penalty.args
+        penalty = partial(pull, strategy, {name: p.to(device) for name, p in start.items()})
     plan = Plan(
         STEPS, STEPS, BATCH, PiecewiseCosine(), phases, (0, "ranks"), penalty=penalty, **changes
     )

@@ -257,7 +257,7 @@ def test_one_process_of_a_group_computes_what_none_does(device, tmp_path, engine
         capture_output=True,
         text=True,
         cwd=here.parent,
-        env=os.environ | {"DEVICE": "cuda"},
+        env=os.environ | {"DEVICE": "cuda:0"},
     )
     assert done.returncode == 0, done.stderr
     found = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}

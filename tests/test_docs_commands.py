@@ -125,6 +125,7 @@ REPLACED = {
     r"(pretrain|finetune)\.epochs=\d+": r"\1.epochs=1",
     r"'study\.labels=\[[\d,]+\]'": "'study.labels=[1,2]'",
     r"seed=0,1,2": "seed=0,1",
+    r"study\.minutes=\d+": "study.minutes=4",
 }
 SMALL = {  # settings of a command that trains, unless it has the key
     "pretrain.steps": "2",
@@ -158,6 +159,8 @@ def small(command: str) -> str:
     settings = {**SMALL, **(OF_A_STUDY if "study=" in command else {})}
     if "study=" in command or " -m " in command.split("-m sft_exp", 1)[1]:
         del settings["val"]  # sweeps and studies judge by it
+    if "study.minutes=" in command:  # which sets what settings there are
+        settings = {key: SMALL[key] for key in ("tracker", "hardware")}
     if "pretrainer=none task=joint" in command:
         del settings["controls"]
     if "coco" in command or "boxes" in command:

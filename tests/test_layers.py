@@ -395,7 +395,7 @@ def test_what_processes_are_started_with_does_something():
     for name in names:
         entry = MODULES.get(f"{name}.__main__") or MODULES[name]
         assert 'if __name__ == "__main__":' in entry.read_text(), name
-    for name in ("execution.rank_main", "sweep.worker"):
+    for name in ("execution.pool", "execution.rank_main", "sweep.worker"):
         assert any(isinstance(n, ast.FunctionDef) and n.name == "main" for n in tree(name).body), (
             name
         )

@@ -17,10 +17,12 @@ from sft_exp.execution import session, watchdog
 
 HERE = Path(__file__).parent
 # What a process may be doing when its parent dies or a signal comes: importing, working in Python, waiting in C.
+# The waits are short ones in a row: Python misses a signal that comes in the microseconds between its last check and
+# the system call, and hears it when the call returns.
 BUSY = {
-    "importing": "print('here', flush=True)\nimport time\ntime.sleep(60)\ndef main(): pass",
+    "importing": "print('here', flush=True)\nimport time\nfor _ in range(600): time.sleep(0.1)\ndef main(): pass",
     "working": "def main():\n    print('here', flush=True)\n    while True: pass",
-    "waiting": "import threading\ndef main():\n    print('here', flush=True)\n    threading.Event().wait(60)",
+    "waiting": "import threading\ndef main():\n    print('here', flush=True)\n    while True: threading.Event().wait(1)",
 }
 PARENT = """
 import os, subprocess, sys, time

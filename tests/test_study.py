@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from functools import cache
 from math import inf
@@ -18,7 +19,7 @@ from test_sweeps import command, environment
 from sft_exp.compare.comparison import Job
 from sft_exp.config import build, compose
 from sft_exp.core.arms import MAIN
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, DataError
 from sft_exp.guidance import knowledge
 from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
@@ -33,6 +34,8 @@ from sft_exp.studies.label_efficiency import (
 from sft_exp.sweep import looks
 from sft_exp.sweep.job_list import listed
 from sft_exp.sweep.study import looks_in, setting_of
+from sft_exp.sweep.timed import Pace, Trial, Trials
+from sft_exp.training.context import corpus
 from sft_exp.verdict import frozen
 from sft_exp.verdict.sequential import ALPHAS, LOOKS, retake
 from sft_exp.verdict.worth import Worth
@@ -484,3 +487,78 @@ def test_a_study_until_decided_resumes_and_is_checked():
 
 def test_choose_tries_the_method_that_leads_the_tables():
     assert knowledge.best_pretrainer() in Choose().pretrainers
+
+
+def timed_trials() -> tuple[list[Job], Trials]:
+    """Trials of three candidates: a pilot, two that were tried, one that was trained to its end."""
+    names = ["vicreg, fine-tuned", "vicreg, fine-tuned", "from scratch", "from scratch"]
+    phases = ["pilot", "first", "first", "final"]
+    scores = [None, 0.7, 0.8, None]
+    trials = Trials(
+        10.0,
+        {"pretrain": 600, "finetune": 300},
+        Pace(0.1, 0.01, 3.0),
+        [
+            Trial(phase, name, [], 9.0, 8.0, score)
+            for phase, name, score in zip(phases, names, scores, strict=True)
+        ],
+        {"dae, fine-tuned": "needs about 90 s, 20 left"},
+    )
+    jobs = [
+        replace(
+            finished("adam", "full", 300, score or 0.0, 0.75, draws={MAIN: [0.75]}), name=str(n)
+        )
+        for n, score in enumerate(scores)
+    ]
+    return jobs, trials
+
+
+def test_in_given_minutes_the_pick_is_the_candidate_that_was_trained_to_its_end():
+    jobs, trials = timed_trials()
+    answer = Choose(minutes=10).conclude(jobs, (), trials)
+    assert answer.title.endswith("in 10 minutes")
+    assert answer.sentences[0].startswith("Take from scratch: validation 80.0 %, test 75.0 %")
+    assert "Not tried for want of time: dae, fine-tuned (needs about 90 s, 20 left)." in (
+        answer.sentences
+    )
+    assert [row[1] for row in answer.table[1]] == ["first", "first", "final"]
+    assert answer.facts["trials"]["steps"] == {"pretrain": 600, "finetune": 300}
+    assert answer.command == answer.facts["run"]
+    with pytest.raises(DataError, match="no candidate was trained"):
+        Choose(minutes=10).conclude(jobs[:3], (), replace(trials, jobs=trials.jobs[:3]))
+
+
+def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid():
+    values, choices = compose.compose(["dataset=digits", "encoder=conv"])
+    base = build.experiment(values, choices)
+    images = corpus(base.dataset)
+    candidates = Choose(minutes=10).candidates(images, base)
+    assert Choose(minutes=10).grid() == {}
+    assert Choose().candidates(images, base) == []
+    assert candidates[0].pretraining == knowledge.best_pretrainer()
+    assert len({c.name for c in candidates}) == len(candidates)
+    for candidate in candidates:
+        compose.compose(["dataset=digits", *candidate.overrides])
+
+
+@pytest.mark.slow
+def test_a_study_in_given_minutes_ends_with_a_command_that_gives_its_numbers(tmp_path):
+    pictures(tmp_path / "photos")
+    given = ["study=choose", "study.minutes=4", "dataset=image_folder", "dataset.root=photos"]
+    said = started(*given, "labels=4", "tracker=none")
+    (folder,) = Path("outputs/multirun").iterdir()
+    about = json.loads((folder / "study.json").read_text())
+    assert about["best"] in said
+    (line,) = [line for line in said.splitlines() if line.startswith("Run it: ")]
+    started(*shlex.split(line.removeprefix("Run it: "))[3:], "store=fresh", "report=false")
+    result = json.loads(Path("outputs/latest/results.json").read_text())
+    assert result["test"]["accuracy"] == about["test"]
+    # the same command takes nothing anew
+    began = time.monotonic()
+    assert about["best"] in started(*given, "labels=4", "tracker=none")
+    assert time.monotonic() - began < 60
+
+
+def test_keys_that_the_minutes_decide_are_refused():
+    said = started("study=choose", "study.minutes=4", "finetune.steps=50", "tracker=none", code=2)
+    assert "study.minutes" in said

@@ -211,7 +211,10 @@ class Hardware:
     they are hashed; a GPU draws other random numbers than a CPU (docs/scale.md)."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    threads: Any = "auto"  # CPU threads of this process; auto = the cores it may use
+    # CPU threads; auto = the cores the process may use, and one to fine-tune a small network
+    threads: Any = "auto"
+    # processes that fine-tune side by side; auto = the cores it may use, if there is work for them
+    workers: Any = "auto"
     precision: str = "fp32"  # fp32, or bf16 or fp16 by autocast (fp16: with loss scaling)
     # products of float32 by NVIDIA's matrix units, with 10 bits of mantissa; no effect on a CPU
     tf32: bool = True
@@ -244,6 +247,18 @@ class Hardware:
             "threads",
             self.threads,
             "a number above 0, or auto",
+        )
+        require(
+            self.workers == "auto" or whole(self.workers),
+            "workers",
+            self.workers,
+            "a number above 0, or auto",
+        )
+        require(
+            self.workers in ("auto", 1) or self.engine == "local",
+            "workers",
+            self.workers,
+            "1 or auto with engine=ddp and engine=fsdp",
         )
         require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         require(

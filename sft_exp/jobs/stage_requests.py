@@ -1,9 +1,12 @@
 """A job: an experiment and its requests to the store, by stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sft_exp.config.schema import Experiment, TrainConfig
 from sft_exp.data.corpus import Corpus
@@ -23,6 +26,7 @@ from sft_exp.stages import (  # fmt: skip
     pretrain,
     validate,
 )
+from sft_exp.stages.cost import is_small
 from sft_exp.store.code_hash import digest
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Request, Result, Stage
@@ -52,6 +56,9 @@ ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = 
 # stages that all processes of a group compute together
 SHARED = ("pretrain", "search", "finetune", "validate", "evaluate", "compress")
 
+# stages whose requests a run's workers compute side by side
+POOLED = ("lr_find", "search", "finetune", "validate")
+
 
 @dataclass
 class Job:
@@ -74,6 +81,15 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
     def run(folders: list[Path], requests: list[Request]) -> None:
         assert ctx is not None
         function = function_of(name, requests[0])
+        with one_thread(on_one_thread(name, requests[0], ctx)):
+            call(function, folders, requests, ctx)
+
+    def call(
+        function: Callable[[Path, Request, Context], None],
+        folders: list[Path],
+        requests: list[Request],
+        ctx: Context,
+    ) -> None:
         if len(requests) > 1:
             ALIKE[name][1](folders, requests, replace(ctx, group=None))
         elif name in SHARED and not getattr(requests[0].get("strategy"), "closed_form", False):
@@ -88,6 +104,29 @@ def stage(name: str, ctx: Context | None = None) -> Stage:
 
     this_stage = Stage(name, run, with_code, ALIKE[name][0] if name in ALIKE else None)
     return this_stage
+
+
+def on_one_thread(name: str, request: Request, ctx: Context) -> bool:
+    """Whether the stage computes the request on one CPU thread, by a rule of the request alone.
+
+    Another number of threads adds in another order. One that followed from how many workers there
+    are would make their number a part of the result.
+    """
+    if name not in POOLED or ctx.hardware.threads != "auto" or ctx.device.type != "cpu":
+        return False
+    return ctx.group is None and is_small(request, ctx.corpus(request["dataset"]).spec)
+
+
+@contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Compute on one CPU thread inside, if wanted."""
+    threads = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def function_of(name: str, request: Request) -> Callable[[Path, Request, Context], None]:

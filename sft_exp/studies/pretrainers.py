@@ -72,7 +72,7 @@ class Pretrainers(Study):
         """The overrides of one value of one axis."""
         return [f"{key}={value}", *self.recipes.get(str(value), [])]
 
-    def conclude(self, jobs, looks=()):
+    def conclude(self, jobs, looks=(), trials=None):
         scores = by_use(jobs)
         uses = [
             use

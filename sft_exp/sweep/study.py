@@ -24,6 +24,8 @@ from sft_exp.reports.page import Grid
 from sft_exp.reports.terminal_table import fitted
 from sft_exp.runs.results import is_proportion
 from sft_exp.store import atomic_io
+from sft_exp.sweep import timed
+from sft_exp.sweep.timed import Candidate, Trials
 from sft_exp.verdict import Archive, Report, Setting, from_folder, frozen
 from sft_exp.verdict.sequential import Look
 
@@ -56,6 +58,8 @@ class Study:
 
     # config key that the study varies -> where its values are given
     reserved_keys: ClassVar[dict[str, str]] = {}
+    # the keys among these that only a study in a given time sets
+    timed_keys: ClassVar[tuple[str, ...]] = ()
 
     budget: str | None = None  # computing time after which no further look begins: 90s, 30min, 2h
     # earlier studies whose spread counts too: frozen (the package's), none, or a folder of studies
@@ -85,6 +89,13 @@ class Study:
         """
         return []
 
+    def candidates(self, corpus: "Corpus", base: "Experiment") -> list[Candidate]:
+        """What a study in a given time tries, the most promising first.
+
+        Empty for a study whose time is not given.
+        """
+        return []
+
     def look(
         self, jobs: list[comparison.Job], history: Sequence[Look], design: tuple[int, int]
     ) -> Look:
@@ -95,10 +106,16 @@ class Study:
         """Key -> comma-separated values that a sweeper chooses among."""
         return {}
 
-    def conclude(self, jobs: list[comparison.Job], looks: Sequence[Look] = ()) -> Conclusion:
+    def conclude(
+        self,
+        jobs: list[comparison.Job],
+        looks: Sequence[Look] = (),
+        trials: Trials | None = None,
+    ) -> Conclusion:
         """Conclude from the results of finished jobs; the notes name what is missing.
 
-        `looks` are those taken by a study that goes on until it is decided.
+        `looks` are those taken by a study that goes on until it is decided, `trials` those of a
+        study in a given time.
         """
         raise NotImplementedError
 
@@ -170,7 +187,7 @@ def finish(study: Study, folder: Path, command: str) -> None:
     """Conclude, write study.html, study.md, study.json and the pictures, and print the conclusion."""
     jobs = comparison.collect([folder])
     done = [job for job in jobs if job.result]
-    conclusion = study.conclude(done, looks_in(folder))
+    conclusion = study.conclude(done, looks_in(folder), timed.read(folder))
     if missing := len(jobs) - len(done):
         conclusion.notes.append(
             f"{missing} of {len(jobs)} jobs are not done; the same command completes them."

@@ -37,6 +37,7 @@ from sft_exp.sweep.job_list import listed
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+TIMED = "hydra_plugins.sft_exp_timed.TimedSweeper"
 UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
@@ -305,13 +306,20 @@ def lay_out(cfg: DictConfig) -> None:
             raise ConfigError(
                 key, value, f"is what the study ranges over; give it {answer['reserved_keys'][key]}"
             )
-    with read_write(cfg), open_dict(cfg.hydra.sweeper):
+    with read_write(cfg), open_dict(cfg.hydra), open_dict(cfg.hydra.sweeper):
         if answer["jobs"]:
             cfg.hydra.sweeper._target_ = LISTED
             cfg.hydra.sweeper.jobs = answer["jobs"]
         if answer["looks"]:
             cfg.hydra.sweeper._target_ = UNTIL
             cfg.hydra.sweeper.looks = answer["looks"]
+        if answer["candidates"]:
+            cfg.hydra.sweeper = {
+                "_target_": TIMED,
+                "minutes": cfg.study.minutes,
+                "candidates": answer["candidates"],
+                "params": {},
+            }
         cfg.hydra.sweeper.params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
 
 

@@ -10,6 +10,7 @@ import logging.config
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,17 @@ def laid_out(message: dict[str, Any]) -> dict[str, Any]:
     try:
         images = corpus(base.dataset)
         jobs, looks, grid = study.jobs(images, base), study.looks(images, base), study.grid()
+        candidates = study.candidates(images, base)
     except ConfigError as error:
         raise error.under("study") from error
-    every = [*jobs, *(job for look in looks for _, job in look)]
+    every = [*jobs, *(job for look in looks for _, job in look), *(c.overrides for c in candidates)]
     keys = {o.partition("=")[0] for job in every for o in job} | set(grid)
+    if candidates:
+        keys |= set(study.timed_keys)
     return {
         "jobs": jobs,
         "looks": [[{"key": key, "overrides": job} for key, job in look] for look in looks],
+        "candidates": [asdict(c) for c in candidates],
         "grid": grid,
         "reserved_keys": {key: said for key, said in study.reserved_keys.items() if key in keys},
     }

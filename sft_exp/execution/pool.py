@@ -1,0 +1,201 @@
+"""Workers: processes that compute fine-tunings beside the process that walks through a run's stages.
+
+Each request is a folder of the store with a lock, so nobody hands out work. The main process takes
+what is missing from the front, as it does alone; after the pretraining a worker takes from the back
+whatever nobody computes and whose inputs exist. Where they meet, the main process waits for the
+lock. Workers write into the store and nowhere else. A run that loses a worker takes longer and ends
+in the same results.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_exp.config import build
+from sft_exp.core.tracker import Tracker
+from sft_exp.errors import Failure, Interrupted
+from sft_exp.jobs import prepare
+from sft_exp.jobs.stage_requests import POOLED, Job, on_one_thread, stage
+from sft_exp.progress import console
+from sft_exp.store.store import Request, Store
+from sft_exp.training.context import Context, Stop
+
+# Steps of gradient training that must be missing for each further worker. A worker repays its start,
+# some seconds of CPU, with about half as many steps of a small network.
+STEPS = 30_000
+POLL = 0.2  # seconds between two looks for work that has become possible
+GRACE = 3.0  # seconds that a worker has to write a checkpoint
+
+
+# The workers of this process. They live as long as it does and serve one job after another.
+_running: list[subprocess.Popen[str]] = []
+
+
+@contextmanager
+def workers(
+    job: Job, ctx: Context, config: dict[str, Any], others: Sequence[Job] = ()
+) -> Iterator[None]:
+    """Inside, the process's workers compute what they can of the job.
+
+    There are none where one process is enough.
+
+    Args:
+        others: the further jobs of a sweep, for which the workers stay.
+    """
+    message = json.dumps({"config": config, "choices": job.experiment.choices})
+    count = count_of(job, ctx, others)
+    try:
+        for n in range(count - 1):
+            send(n, message)
+        yield
+    except BaseException:
+        stop()  # they may be computing what nobody needs now
+        raise
+
+
+def send(n: int, message: str) -> None:
+    """Give the n-th worker its next job, and start it if it is not running."""
+    if n < len(_running) and _running[n].poll() is None:
+        process = _running[n]
+    else:
+        process = start()
+        _running[n : n + 1] = [process]
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(message + "\n")
+        process.stdin.flush()
+
+
+def start() -> subprocess.Popen[str]:
+    """A worker; it ends with this process."""
+    arguments = [str(os.getpid()), "sft_exp.execution.pool"]  # of `execution.child`
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "sft_exp.execution.child", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@atexit.register
+def stop() -> None:
+    """End the workers. Each has `GRACE` seconds to write a checkpoint."""
+    for process in _running:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # ends one that waits for a job
+        process.terminate()
+    for process in _running:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    _running.clear()
+
+
+def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
+    """How many processes work on the job's fine-tunings, the main one included."""
+    hardware = job.experiment.hardware
+    if hardware.workers != "auto":
+        return hardware.workers
+    if ctx.device.type != "cpu" or ctx.group is not None:
+        return 1
+    spare = cores() // (1 if hardware.threads == "auto" else hardware.threads) - 1
+    if spare < 1:
+        return 1
+    store = Store(Path(job.experiment.store))
+    requests = {name: r for each in (job, *others) for name, (_, r) in pooled(each, ctx).items()}
+    steps = sum(r["stop"] * r.get("folds", 1) for n, r in requests.items() if not store.has(n))
+    return 1 + min(spare, steps // STEPS)
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, and its share where jobs run side by side."""
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    own = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(own, int(os.environ.get("OMP_NUM_THREADS", own)))
+
+
+def pooled(job: Job, ctx: Context) -> dict[str, tuple[str, Request]]:
+    """Folder name -> (stage, request) of all that workers may compute, in the order of the stages.
+
+    These are the requests whose number of threads does not follow from how many cores there are.
+    Heads that one call trains together are left to the main process, which knows the groups.
+    """
+    result = {}
+    for name in POOLED:
+        what = stage(name, ctx)
+        for request in job.requests[name]:
+            fixed = job.experiment.hardware.threads != "auto" or on_one_thread(name, request, ctx)
+            if fixed and not (what.batch_key and what.batch_key(request)):
+                result[what.folder_name(request)] = (name, request)
+    return result
+
+
+def main() -> None:
+    """What a worker does: `execution.child` runs it, with one job a line as JSON on stdin."""
+    console.quiet = True
+    with Stop.handle_signals(), suppress(Interrupted):
+        for line in sys.stdin:
+            message = json.loads(line)
+            try:
+                job = prepare.prepare(build.experiment(message["config"], message["choices"]))
+                ctx = Context.on(job.experiment.hardware, Tracker())
+            except Failure as error:
+                print(f"a worker cannot help with this run: {error}", file=sys.stderr)
+                continue
+            work(job, ctx)
+
+
+def work(job: Job, ctx: Context) -> None:
+    """Compute, from the back, what is missing, possible, and computed by nobody else.
+
+    It begins when the main process has computed all that other stages contribute, which is the
+    pretraining above all: its threads take all cores, and waiting for one that shares its core
+    with a worker made it up to four times slower.
+    """
+    store = Store(Path(job.experiment.store), lambda: Stop.asked)
+    left = dict(reversed(pooled(job, ctx).items()))
+    outside = {p for _, r in left.values() for p in inputs(r) if p.name not in left}
+    while not Stop.asked and not all(path.exists() for path in outside):
+        time.sleep(POLL)
+    while left and not Stop.asked:
+        idle = True
+        for folder, (name, request) in list(left.items()):
+            if store.has(folder):
+                del left[folder]
+            elif not Stop.asked and all(path.exists() for path in inputs(request)):
+                try:
+                    idle &= not store.run_if_free(stage(name, ctx), request)
+                except Interrupted:
+                    raise
+                except Failure:
+                    del left[folder]  # the main process meets the same failure, and reports it
+        if idle:
+            time.sleep(POLL)
+
+
+def inputs(value: Any, key: str = "") -> Iterator[Path]:
+    """Folders and files that a request reads; keys that begin with `_` name what it can do without."""
+    if key.startswith("_"):
+        return
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from inputs(inner, str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from inputs(inner)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from inputs(getattr(value, field.name), field.name)

@@ -1,0 +1,254 @@
+"""What a study in a given time runs next: `study=choose study.minutes=10`.
+
+A pilot measures how long a step takes on this machine. From it follow, before anything that counts
+is computed, the numbers of steps of all candidates. Each candidate is then tried if its expected
+time leaves enough for the final run. trials.json in the sweep's folder records the steps, each job
+and the candidates that were not tried, so that the same command repeats them however long they
+take then.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+from sft_exp.errors import ConfigError
+from sft_exp.store import atomic_io
+
+TRIALS_FILE = "trials.json"
+# The pilot's steps: enough of them that what a stage takes besides its steps is small.
+PILOT_STEPS = {"pretrain": 30, "finetune": 100}
+# Shares of the minutes: the pretraining of the first candidate, and one gradient fine-tuning.
+SHARES = {"pretrain": 0.15, "finetune": 0.007}
+STEPS = (50, 2000)  # the fewest and the most steps of a pretraining or a fine-tuning
+END = 25.0  # seconds kept back for imports before the pilot and for the conclusion
+OTHER = 3.0  # seconds of a job besides its trainings
+FITS = 6  # trainings of a candidate for one labelled split: five folds and the whole
+FINALISTS, FINALIST_DRAWS = 2, 3
+DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but at least the last
+
+Phase = Literal["pilot", "first", "finalists", "final"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of using the images and labels."""
+
+    name: str
+    overrides: list[str]
+    pretraining: str | None  # what names its gradient pretraining; candidates may share one
+    gradient: bool  # whether it is fine-tuned by gradient steps, not solved
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A job that was run, in the order of the jobs' numbers."""
+
+    phase: Phase
+    name: str
+    overrides: list[str]
+    seconds: float
+    # what it was expected to take by the pilot's pace; 0 where that is unknown or of no use
+    expected: float
+    score: float | None  # of validation; None if the job failed or has none
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the pilot measured, in seconds."""
+
+    pretrain: float  # a step of the pretraining
+    finetune: float  # a step of the fine-tuning
+    other: float  # all else of a job
+
+
+@dataclass
+class Trials:
+    minutes: float
+    steps: dict[str, int] = field(default_factory=dict)  # pretrain, finetune
+    pace: Pace | None = None
+    jobs: list[Trial] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> why it was not tried
+
+    def done(self, phase: Phase, name: str) -> Trial | None:
+        return next((t for t in self.jobs if (t.phase, t.name) == (phase, name)), None)
+
+    def best(self, phase: Phase) -> list[Trial]:
+        """The trials of a phase that have a score, the best first."""
+        scored = [t for t in self.jobs if t.phase == phase and t.score is not None]
+        return sorted(scored, key=lambda t: -(t.score or 0.0))
+
+    def write(self, folder: Path) -> None:
+        atomic_io.write_json(folder / TRIALS_FILE, asdict(self))
+
+
+def read(folder: Path) -> Trials | None:
+    """The record in a sweep's folder; None if there is none."""
+    file = folder / TRIALS_FILE
+    if not file.is_file():
+        return None
+    values: dict[str, Any] = json.loads(file.read_text())
+    pace = Pace(**values["pace"]) if values["pace"] else None
+    return Trials(
+        values["minutes"],
+        values["steps"],
+        pace,
+        [Trial(**t) for t in values["jobs"]],
+        values["skipped"],
+    )
+
+
+def steps_for(minutes: float, pace: Pace) -> dict[str, int]:
+    """Steps of each training, rounded to two digits, that suit the minutes."""
+    step = {"pretrain": pace.pretrain, "finetune": pace.finetune}
+    wanted = {name: 60 * minutes * share / step[name] for name, share in SHARES.items()}
+    return {name: two_digits(min(max(n, STEPS[0]), STEPS[1])) for name, n in wanted.items()}
+
+
+def limits(steps: dict[str, int]) -> list[str]:
+    return [f"{stage}.steps={number}" for stage, number in steps.items()]
+
+
+def two_digits(number: float) -> int:
+    return int(float(f"{number:.1e}"))
+
+
+class Schedule:
+    """Runs the phases of a study within its minutes.
+
+    Args:
+        candidates: in the order in which they are tried, the most promising first. The first is
+            the pilot's, so it must pretrain.
+        launch: runs one job, given its overrides and its number, and returns the validation's score.
+        seconds_of: seconds of the stages `pretrain` and `finetune` of the job with a number.
+        say: shows one line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        candidates: Sequence[Candidate],
+        launch: Callable[[list[str], int], float | None],
+        seconds_of: Callable[[int], dict[str, float]],
+        say: Callable[[str], None],
+        began: float,
+    ) -> None:
+        self.folder, self.candidates = folder, candidates
+        self.launch, self.seconds_of, self.say, self.began = launch, seconds_of, say, began
+        before = read(folder)
+        self.trials = before or Trials(minutes)
+        # what earlier, interrupted calls of the same command have spent
+        self.spent_before = sum(t.seconds for t in before.jobs) if before else 0.0
+        self.number = 0
+
+    def run(self) -> None:
+        first = self.candidates[0]
+        settings = ["draws=1", "val=none", "controls=false", *limits(PILOT_STEPS)]
+        self.job("pilot", first, settings)
+        if self.trials.pace is None:
+            seconds = self.seconds_of(0)  # the rest of the pilot was imports and reading images
+            self.trials.pace = Pace(
+                seconds["pretrain"] / PILOT_STEPS["pretrain"],
+                seconds["finetune"] / PILOT_STEPS["finetune"],
+                OTHER,
+            )
+            self.trials.steps = steps_for(self.trials.minutes, self.trials.pace)
+            self.trials.write(self.folder)
+        steps = self.trials.steps
+        self.say(
+            f"{self.trials.minutes:g} minutes: pretrain.steps={steps['pretrain']} "
+            f"finetune.steps={steps['finetune']}, as a step takes "
+            f"{1000 * self.trials.pace.pretrain:.0f} and {1000 * self.trials.pace.finetune:.0f} ms"
+        )
+        for candidate in self.candidates:
+            self.attempt("first", candidate, 1)
+        for trial in self.trials.best("first")[:FINALISTS]:
+            self.attempt("finalists", self.named(trial.name), FINALIST_DRAWS)
+        ranked = self.trials.best("finalists") or self.trials.best("first")
+        if not ranked and len(self.trials.skipped) == len(self.candidates):
+            least = self.trials.minutes + (self.expected(first, 1) - self.left()) / 60
+            valid = f"must be about {ceil(least + 1)} on this machine, for the first candidate"
+            raise ConfigError("study.minutes", self.trials.minutes, valid)
+        if not ranked:
+            return  # all failed, which the sweep reports
+        pick = self.named(ranked[0].name)
+        left = self.left()
+        draws = next((d for d in DRAWS if self.expected(pick, d, final=True) <= left), DRAWS[-1])
+        self.job("final", pick, [f"draws={draws}", "val=none", "report=true", *limits(steps)])
+
+    def named(self, name: str) -> Candidate:
+        return next(c for c in self.candidates if c.name == name)
+
+    def attempt(self, phase: Phase, candidate: Candidate, draws: int) -> None:
+        """Try a candidate, unless the time does not suffice or did not when this was run before."""
+        if phase == "first" and candidate.name in self.trials.skipped:
+            return
+        if not self.trials.done(phase, candidate.name):
+            # the first labelled split of a finalist is in the store
+            expected = self.expected(candidate, draws - 1 if phase == "finalists" else draws)
+            reserve = self.expected(candidate, DRAWS[-1], final=True)
+            if phase == "first" and len(self.trials.best("first")) > 1:
+                reserve += FINALISTS * (FINALIST_DRAWS - 1) * FITS * self.tuning()
+            if expected + reserve > self.left():
+                if phase == "first":
+                    why = f"needs about {expected:.0f} s, {max(0, self.left() - reserve):.0f} left"
+                    self.trials.skipped[candidate.name] = why
+                    self.trials.write(self.folder)
+                    self.say(f"not tried: {candidate.name} ({why})")
+                return
+        settings = [f"draws={draws}", "val=cv", "controls=false", *limits(self.trials.steps)]
+        self.job(phase, candidate, settings)
+
+    def left(self) -> float:
+        """Seconds left of the minutes, without those of the conclusion."""
+        spent = self.spent_before + time.monotonic() - self.began
+        return 60 * self.trials.minutes - END - spent
+
+    def expected(self, candidate: Candidate, draws: int, final: bool = False) -> float:
+        """Seconds that a job will take, by the pace and by how the jobs before it kept to it."""
+        pace, tuning = self.trials.pace, self.tuning()
+        assert pace is not None
+        fits = draws * (2 if final else FITS)  # the final run has a scratch arm, and no folds
+        # a solved head takes a pass over the images, as long as some gradient steps
+        seconds = pace.other + fits * (tuning if candidate.gradient else 0.2 * tuning)
+        if candidate.pretraining and candidate.pretraining not in self.pretrained():
+            seconds += self.trials.steps["pretrain"] * pace.pretrain
+        if final and not candidate.gradient:
+            seconds += fits * tuning / 2  # of the scratch arm
+        return seconds * self.delay()
+
+    def delay(self) -> float:
+        """How many times longer than expected the trials took so far."""
+        done = [t for t in self.trials.jobs if t.phase == "first" and t.expected]
+        if not done:
+            return 1.0
+        ratio = sum(t.seconds for t in done) / sum(t.expected for t in done)
+        return min(max(ratio, 0.3), 3.0)
+
+    def tuning(self) -> float:
+        """Seconds of one gradient fine-tuning."""
+        assert self.trials.pace is not None
+        return self.trials.steps["finetune"] * self.trials.pace.finetune
+
+    def pretrained(self) -> Iterable[str | None]:
+        """The pretrainings that are in the store."""
+        return {self.named(t.name).pretraining for t in self.trials.jobs if t.phase != "pilot"}
+
+    def job(self, phase: Phase, candidate: Candidate, settings: list[str]) -> Trial:
+        """Run a job, or run it again as it was, which costs nothing if it was done."""
+        recorded = self.trials.done(phase, candidate.name)
+        expected = self.expected(candidate, 1) / self.delay() if phase == "first" else 0.0
+        overrides = recorded.overrides if recorded else [*candidate.overrides, *settings]
+        before = time.monotonic()
+        score = self.launch(overrides, self.number)
+        self.number += 1
+        if recorded:
+            return recorded
+        trial = Trial(phase, candidate.name, overrides, time.monotonic() - before, expected, score)
+        self.trials.jobs.append(trial)
+        self.trials.write(self.folder)
+        return trial

@@ -1,0 +1,126 @@
+"""A study in a given time: steps follow from the pace, and what does not fit is named."""
+
+import time
+
+import pytest
+
+from sft_exp.errors import ConfigError
+from sft_exp.sweep import timed
+from sft_exp.sweep.timed import Candidate, Pace, Schedule
+
+CANDIDATES = [
+    Candidate("vicreg", ["pretrainer=vicreg"], "vicreg", True),
+    Candidate("scratch", ["pretrainer=none"], None, True),
+    Candidate("svm", ["pretrainer=vicreg", "strategy=svm"], "vicreg", False),
+    Candidate("dae", ["pretrainer=dae"], "dae", True),
+]
+SCORES = {"vicreg": 0.8, "scratch": 0.6, "svm": 0.9, "dae": 0.7}
+
+
+class Machine:
+    """A machine whose clock advances by what each job is said to take."""
+
+    def __init__(self, monkeypatch, pretrain=0.1, finetune=0.01, slower=1.0):
+        self.now, self.jobs, self.lines = 0.0, [], []
+        self.pretrain, self.finetune, self.slower = pretrain, finetune, slower
+        self.stored = set()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def launch(self, overrides, number):
+        assert number == len(self.jobs)
+        self.jobs.append(overrides)
+        values = dict(o.split("=") for o in overrides)
+        name = next(c.name for c in CANDIDATES if set(c.overrides) == set(overrides) & ALL)
+        key = (values["pretrainer"], values["pretrain.steps"])
+        if tuple(overrides) in self.stored:
+            return SCORES[name]
+        if key not in self.stored and values["pretrainer"] != "none":
+            self.now += self.slower * self.pretrain * int(values["pretrain.steps"])
+        tuning = self.finetune * int(values["finetune.steps"])
+        fits = int(values["draws"]) * (6 if values["val"] == "cv" else 1)
+        self.now += 2 + self.slower * fits * tuning
+        self.stored |= {key, tuple(overrides)}
+        return SCORES[name] if values["val"] == "cv" else None
+
+    def seconds_of(self, number):
+        steps = timed.PILOT_STEPS
+        return {
+            "pretrain": self.pretrain * steps["pretrain"],
+            "finetune": self.finetune * steps["finetune"],
+        }
+
+    def run(self, folder, minutes):
+        schedule = Schedule(
+            folder, minutes, CANDIDATES, self.launch, self.seconds_of, self.lines.append, self.now
+        )
+        schedule.run()
+        return timed.read(folder)
+
+
+ALL = {o for c in CANDIDATES for o in c.overrides}
+
+
+def test_steps_follow_from_minutes_and_pace_in_two_digits():
+    steps = timed.steps_for(10, Pace(pretrain=0.15, finetune=0.015, other=3.0))
+    assert steps == {"pretrain": 600, "finetune": 280}
+    assert timed.steps_for(1000, Pace(0.001, 0.001, 3.0)) == {"pretrain": 2000, "finetune": 2000}
+    assert timed.steps_for(1, Pace(10.0, 10.0, 3.0)) == {"pretrain": 50, "finetune": 50}
+
+
+def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_path, monkeypatch):
+    machine = Machine(monkeypatch)
+    trials = machine.run(tmp_path, 10)
+    assert machine.now <= 600
+    assert not trials.skipped
+    assert [t.name for t in trials.jobs if t.phase == "finalists"] == ["svm", "vicreg"]
+    assert (trials.jobs[-1].phase, trials.jobs[-1].name) == ("final", "svm")
+    assert "draws=10" in trials.jobs[-1].overrides
+    # the numbers of steps are the same for all that counts
+    assert len({o for t in trials.jobs[1:] for o in t.overrides if "pretrain.steps" in o}) == 1
+
+
+@pytest.mark.parametrize(("minutes", "slower"), [(4, 1.0), (6, 1.0), (10, 1.6)])
+def test_what_does_not_fit_is_named_and_the_end_is_in_time(tmp_path, monkeypatch, minutes, slower):
+    machine = Machine(monkeypatch, slower=slower)
+    trials = machine.run(tmp_path, minutes)
+    assert machine.now <= 60 * minutes
+    assert trials.jobs[-1].phase == "final"
+    if slower > 1:
+        assert list(trials.skipped) == ["dae"]
+        assert any(line.startswith("not tried: dae (needs about") for line in machine.lines)
+
+
+def test_the_same_command_repeats_the_trials_however_long_they_take(tmp_path, monkeypatch):
+    first = Machine(monkeypatch)
+    trials = first.run(tmp_path, 10)
+    again = Machine(monkeypatch, pretrain=5.0, finetune=1.0)
+    assert again.run(tmp_path, 10) == trials
+    assert again.jobs == first.jobs
+
+
+def test_an_interrupted_study_goes_on_with_the_time_that_is_left(tmp_path, monkeypatch):
+    first = Machine(monkeypatch)
+    launch, first.launch = first.launch, None
+
+    def interrupted(overrides, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return launch(overrides, number)
+
+    first.launch = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        first.run(tmp_path, 10)
+    spent, first.launch = first.now, launch
+    stored = len(first.jobs)
+    first.jobs = []
+    trials = first.run(tmp_path, 10)
+    assert stored == 2
+    assert spent > 100
+    assert first.now <= 600
+    assert trials.jobs[-1].phase == "final"
+
+
+def test_minutes_that_are_too_few_are_refused_with_a_number_that_is_enough(tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, pretrain=2.0)
+    with pytest.raises(ConfigError, match=r"must be about \d+ on this machine"):
+        machine.run(tmp_path, 1)

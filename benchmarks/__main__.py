@@ -1,16 +1,22 @@
-"""`make bench`: every measurement beside what it is compared with, in one run. Needs MNIST (SFT_EXP_DATA, or ../shared/data)."""
+"""`make bench`: every measurement beside what it is compared with, in one run.
+
+All but `gpu` need MNIST (SFT_EXP_DATA, or ../shared/data).
+"""
 
 import os
 import sys
 from pathlib import Path
 
-from benchmarks import defaults, heads, probe, scale, sweep, textbook, useless, views
+from benchmarks import defaults, gpu, heads, probe, scale, sweep, textbook, useless, views
 
 ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
     data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
+    if sys.argv[1:2] == ["gpu"]:  # has images of its own, and needs no data
+        gpu.main(sys.argv[2:], data)
+        return
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
     wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views", "useless"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sft_exp.config import build
 from sft_exp.config.compose import compose
 from sft_exp.config.schema import Experiment, OptimizerConfig
+from sft_exp.core.device import place
 from sft_exp.core.encoder import Backbone
 from sft_exp.core.metric import Metric
 from sft_exp.core.pretrainer import Pretrainer
@@ -200,7 +201,7 @@ def fit(
     backbone = encoder if isinstance(encoder, Backbone) else own_module.Shown(shape, encoder)
     seed_global(seed_of(seed, "init"), torch.device("cpu"))
     where = torch.device(device)
-    nets = pretrainer.networks(backbone, Spec(shape, ())).to(where)
+    nets = place(pretrainer.networks(backbone, Spec(shape, ())), where)
     pool = Images(images, torch.full((len(images),), -1), [f"{n}" for n in range(len(images))])
     moving = {name: 1.0 for name, p in nets.named_parameters() if p.requires_grad}
     size = min(batch_size, len(images))

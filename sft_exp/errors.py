@@ -32,13 +32,19 @@ class DataError(Failure):
 
 
 class NonFiniteError(Failure):
-    """A loss that is not a number, found before the update that would have spread it."""
+    """A loss that is not a number, found before anything of its training is stored."""
 
     code = 4
 
 
 class StorageError(Failure):
     """The disk or the store: full, unwritable, or damaged beyond what can be rebuilt."""
+
+    code = 5
+
+
+class DeviceMemoryError(Failure):
+    """A training that does not fit into the memory of its device."""
 
     code = 5
 

@@ -16,12 +16,19 @@ def pytest_addoption(parser):
         "--methods",
         help="folder of your own methods: tests/test_contract.py then runs on them, too",
     )
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="cuda: test_contract, test_device and test_resume train there",
+    )
 
 
 def pytest_configure(config):
     from sft_exp.config import register
 
     register.plug(config.getoption("--methods"))
+    if config.getoption("--device") != "cpu":  # operations that cannot repeat their bits say so
+        config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic")
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +59,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}; set SFT_EXP_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """Where contracts train: the CPU, or a GPU without TF32 (`--device cuda`)."""
+    import torch
+
+    from sft_exp.training.context import set_cuda_arithmetic
+
+    chosen = torch.device(request.config.getoption("--device"))
+    if chosen.type == "cuda":
+        set_cuda_arithmetic(False)
+    return chosen
 
 
 @pytest.fixture(scope="session")

@@ -252,7 +252,7 @@ def warm() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        api.run(list(TINY))
+        api.run([*TINY, "hardware=cpu"])  # a fork of a process that used a GPU cannot
         os.chdir(HERE)
 
 

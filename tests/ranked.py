@@ -1,4 +1,7 @@
-"""What two processes compute beside what one does, in float64: run by test_ranks.py, once for all methods."""
+"""What two processes compute beside what one does, in float64: run by test_ranks.py, once for all methods.
+
+With DEVICE=cuda in the environment on a GPU, by a single process (test_device.py).
+"""
 
 import json
 import os
@@ -13,6 +16,7 @@ import torch
 
 from sft_exp.config import sources
 from sft_exp.config.schema import OptimizerConfig
+from sft_exp.core.device import place
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
 from sft_exp.data.images import Images
@@ -26,6 +30,7 @@ from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
 
 CPU, BATCH = torch.device("cpu"), 10
+DEVICE = torch.device(os.environ.get("DEVICE", "cpu"))
 NAMED = {
     "mask": ("nothing", "a", "b"),
     "value": ("u", "v"),
@@ -150,9 +155,13 @@ def images():
     )
 
 
-def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
+def trained(made, kind, group, data, optim="torch.optim.SGD", device=DEVICE, **changes):
     """(gradients after each step, all numbers at the end)"""
     method, nets, phases, penalty = made
+    nets, data = place(nets, device), data.to(device)
+    if penalty:
+        strategy, start = penalty.args
+        penalty = partial(pull, strategy, {name: p.to(device) for name, p in start.items()})
     plan = Plan(
         STEPS, STEPS, BATCH, PiecewiseCosine(), phases, (0, "ranks"), penalty=penalty, **changes
     )
@@ -160,7 +169,7 @@ def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
     engine = engine_for(kind, group, method, nets, plan, pools)
     optimizers = optimizers_for(method, engine.nets, OptimizerConfig(optim, {"lr": 0.01}), phases)
     gradients = []
-    for _ in train(method, nets, optimizers, pools, plan, CPU, engine=engine):
+    for _ in train(method, nets, optimizers, pools, plan, device, engine=engine):
         gradients.append(
             {n: full(p.grad) for n, p in engine.nets.named_parameters() if p.grad is not None}
         )
@@ -169,7 +178,7 @@ def trained(made, kind, group, data, optim="torch.optim.SGD", **changes):
 
 
 def full(x):
-    return (x.full_tensor() if hasattr(x, "full_tensor") else x).clone()
+    return (x.full_tensor() if hasattr(x, "full_tensor") else x).cpu().clone()
 
 
 def apart(a, b):
@@ -185,7 +194,7 @@ def apart(a, b):
 def main(folder, engines, only=""):
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    group, data = Group(CPU, 60), images()
+    group, data = Group(DEVICE, 60), images()
     if group.rank:
         assert group.receive() == {"hello": 1}
     else:
@@ -193,7 +202,7 @@ def main(folder, engines, only=""):
     pieces = torch.arange(23).split(5)  # five pieces for two processes, the last one shorter
     together = shared(lambda mine: (r * 2.0 for r in mine), pieces, group)
     assert torch.equal(torch.cat([*together]), torch.arange(23) * 2.0)
-    assert group.any(group.rank == 1, False) == [True, False]
+    assert group.any(group.rank == 1, False) == [group.count > 1, False]
     for name, make in cases().items():
         if only not in name:
             continue

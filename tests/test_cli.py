@@ -76,7 +76,7 @@ REFUSED = [
     ("pretrain.micro_batch_size=0", "pretrain.micro_batch_size=0: must be above 0"),
     ("pretrainer.beta=-1", "pretrainer.beta=-1.0: must be 0 or more"),
     ("schedule.points=[]", "schedule.points=[]: must be pairs [progress, factor]"),
-    ("hardware.precision=fp8", "hardware.precision=fp8: must be fp32 or bf16"),
+    ("hardware.precision=fp8", "hardware.precision=fp8: must be fp32, bf16, fp16"),
     ("hardware.device=gpu", "hardware.device=gpu: is not available here", "try auto or cpu"),
     ("hardware.device=cuda:99", "hardware.device=cuda:99: is not available here"),
     ("hardware.threads=0", "hardware.threads=0: must be a number above 0, or auto"),

@@ -89,6 +89,7 @@ OUTPUTS = {
 # Part of a command (a regular expression) -> why it is not run.
 SKIPPED = {
     r"^(make|pip|python3 -m venv|git|docker)\b": "installs packages or runs this suite",
+    r"-m benchmarks gpu$|--device cuda": "needs a GPU; tests/test_device.py runs its parts on a CPU",
     r"hydra/launcher=slurm": "needs a cluster; tests/test_cluster.py runs submitit's local executor",
     r"hydra/launcher=ray": "needs Ray (350 MB), which no test installs",
     r"--nnodes=4": "needs four machines; tests/test_ranks.py runs several processes of one",

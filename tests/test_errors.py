@@ -46,6 +46,7 @@ def test_each_kind_of_failure_has_a_code_of_its_own():
         "DataError": 3,
         "NonFiniteError": 4,
         "StorageError": 5,
+        "DeviceMemoryError": 5,
         "ToleranceError": 7,
         "LostRank": 8,
         "Interrupted": 75,

@@ -54,14 +54,14 @@ class Job(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def job(compose):
+def job(compose, device):
     """Overrides -> a job, run once undisturbed."""
     from sft_exp.config import build
 
     @cache
     def made(*overrides):
         tiny = [o for o in TINY if not (o.startswith("encoder.") and "pretrainer=pca" in overrides)]
-        cfg = compose(*tiny, *overrides)
+        cfg = compose(*tiny, *overrides, f"hardware.device={device}")
         arguments = build.plain(cfg), build.choices(cfg)
         code, said = run(line, *arguments)
         assert code == 0, said

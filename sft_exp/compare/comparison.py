@@ -38,7 +38,7 @@ SILENT = (
     "choices",
     "replace",
 )
-EXCEPT = ("hardware.precision",)  # ... except this one
+EXCEPT = ("hardware.precision", "hardware.tf32")  # ... except these
 RATES = ("optim.lr", "pretrain_optim.lr")
 # right-aligned columns
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")

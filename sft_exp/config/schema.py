@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from sft_exp.config.moved import current
 from sft_exp.errors import ConfigError, require
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 ENGINES = ("local", "ddp", "fsdp")
 
 
@@ -207,14 +207,17 @@ class AugmentConfig:
 
 @dataclass
 class Hardware:
-    """Where and how fast. Only `precision` can change a result beyond rounding, and only it is hashed."""
+    """Where and how fast. Only `precision` and `tf32` can change a result beyond rounding, and only
+    they are hashed; a GPU draws other random numbers than a CPU (docs/scale.md)."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     # CPU threads; auto = the cores the process may use, and one to fine-tune a small network
     threads: Any = "auto"
     # processes that fine-tune side by side; auto = the cores it may use, if there is work for them
     workers: Any = "auto"
-    precision: str = "fp32"  # fp32, or bf16 by autocast
+    precision: str = "fp32"  # fp32, or bf16 or fp16 by autocast (fp16: with loss scaling)
+    # products of float32 by NVIDIA's matrix units, with 10 bits of mantissa; no effect on a CPU
+    tf32: bool = True
     compile: bool = False  # torch.compile the losses
     checkpoint_seconds: float = 10.0  # between checkpoints of a stage
     # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
@@ -257,10 +260,20 @@ class Hardware:
             self.workers,
             "1 or auto with engine=ddp and engine=fsdp",
         )
-        require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        require(
+            self.precision != "fp16" or self.engine != "fsdp",
+            "precision",
+            self.precision,
+            "fp32 or bf16 with engine=fsdp, which shares out the gradients that loss scaling checks",
+        )
         require(
             self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "0 or more"
         )
+
+    def numerics(self) -> str:
+        """What a result depends on, as requests state it: the precision, and TF32 where it is off."""
+        return self.precision if self.tf32 else f"{self.precision} without tf32"
 
 
 @dataclass

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sft_exp.config.schema import AugmentConfig
+from sft_exp.core.device import to_device
 from sft_exp.core.rng import Stream
 from sft_exp.data import boxes
 
@@ -169,11 +170,15 @@ def recolour(x_BCHW: Tensor, config: AugmentConfig, u: tuple[Tensor, ...]) -> Te
         yiq_B33 = torch.stack(
             [zero_B + 1, zero_B, zero_B, zero_B, cos_B, -sin_B, zero_B, sin_B, cos_B], 1
         ).unflatten(1, (3, 3))
-        colours_BCC = FROM_YIQ.to(x_BCHW) @ yiq_B33 @ TO_YIQ.to(x_BCHW)
-        luma_C = TO_YIQ[0].to(x_BCHW)
+        to_yiq_33, from_yiq_33 = (
+            to_device(m_33.to(x_BCHW.dtype), x_BCHW.device) for m_33 in (TO_YIQ, FROM_YIQ)
+        )
+        colours_BCC = from_yiq_33 @ yiq_B33 @ to_yiq_33
+        luma_C = to_yiq_33[0]
     else:
         channels = x_BCHW.shape[1]
-        colours_BCC = torch.eye(channels).to(x_BCHW).expand(len(x_BCHW), -1, -1)
+        eye_CC = torch.eye(channels, dtype=x_BCHW.dtype, device=x_BCHW.device)
+        colours_BCC = eye_CC.expand(len(x_BCHW), -1, -1)
         luma_C = x_BCHW.new_full((channels,), 1 / channels)
     mean_B = (colours_BCC @ x_BCHW.mean((2, 3))[..., None])[..., 0] @ luma_C
     gain_B, offset_B = bright_B * contrast_B, bright_B * (1 - contrast_B) * mean_B

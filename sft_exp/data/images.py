@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft_exp.core.device import to_device
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Tensors
 from sft_exp.errors import DataError
@@ -81,11 +82,11 @@ class Images:
         rows, rows_to_load = tee(rows)
         loaded = self._raw(rows_to_load, {"x": self.x, **self.targets})
         for r, values in zip(rows, loaded, strict=True):
-            batch = {name: value.to(device, non_blocking=True) for name, value in values.items()}
+            batch = {name: to_device(value, device) for name, value in values.items()}
             x_BCHW = batch.pop("x")
             yield {
                 "x": x_BCHW.float().div_(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,
-                "y": self.y[r].to(device, non_blocking=True),
+                "y": to_device(self.y[r], device),
                 "row": r,
                 **{
                     name: value if value.is_floating_point() else value.long()
@@ -100,7 +101,7 @@ class Images:
         rows, rows_to_decode = tee(r if self.rows is None else self.rows[r] for r in rows)
         batches = self._decoded(rows_to_decode, decode) if decode else repeat({})
         for r, decoded in zip(rows, batches, strict=False):
-            yield {**{name: x[r.to(x.device)] for name, x in tensors.items()}, **decoded}
+            yield {**{name: x[to_device(r, x.device)] for name, x in tensors.items()}, **decoded}
 
     def _decoded(
         self, rows: Iterable[Tensor], decode: dict[str, Callable[[int], Tensor]]

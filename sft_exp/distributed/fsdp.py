@@ -40,7 +40,8 @@ class Sharded(Shared):
 
     def trained(self, nets: nn.ModuleDict) -> nn.ModuleDict:
         self.whole = nets
-        return deepcopy(nets)
+        # fully_shard accepts no parameters in channels-last order
+        return deepcopy(nets).to(memory_format=torch.contiguous_format)
 
     def wrap(self, group: Group) -> None:
         penalty = self.bound.penalty

@@ -117,7 +117,7 @@ def finetuning(
         "clip": e.finetune.clip,
         "ema": e.finetune.ema,
         "patience": e.finetune.patience,
-        "precision": e.hardware.precision,
+        "precision": e.hardware.numerics(),
     }
     request |= difference(job, shared, arm, request)
     if stores_features(request):

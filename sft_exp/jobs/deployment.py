@@ -111,7 +111,7 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
         "labels": main["labels"],
         "draw": main["draw"],
         "seed": e.seed,
-        "precision": e.hardware.precision,
+        "precision": e.hardware.numerics(),
     }
     add(job, "compress", request)
     return place(job, "compress", request)

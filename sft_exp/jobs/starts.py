@@ -41,7 +41,7 @@ def pretraining(job: Job, shared: Request, pool: Corpus, fold: int | str | None)
         "batch_size": e.pretrain.size(size),
         "micro_batch_size": e.pretrain.micro_batch_size,
         "clip": e.pretrain.clip,
-        "precision": e.hardware.precision,
+        "precision": e.hardware.numerics(),
         "_monitor": monitored(job, fold) if e.monitors else None,
     }
     if e.pretrainer.trained_by != "by gradient":

@@ -30,7 +30,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         over, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         local_2C = torch.stack(torch.var_mean(wide, over, correction=0))
-        count_R = ranks.each(wide.new_tensor(float(x.numel() // x.shape[1])))
+        count_R = ranks.each(wide.new_full((), x.numel() // x.shape[1]))
         n = count_R.sum()
         share_R1, (var_RC, mean_RC) = (count_R / n)[:, None], ranks.each(local_2C).unbind(1)
         mean_C = (share_R1 * mean_RC).sum(0)

@@ -20,7 +20,8 @@ class StateBuffer(nn.Module):
 def rising_momentum(start: float, progress: float, device: torch.device) -> Tensor:
     """The momentum at `progress` (0 to 1): from `start` to 1 along a cosine [0-dim]. Grill et al.,
     arXiv:2006.07733, section 3.2."""
-    return torch.tensor(1 - (1 - start) * (1 + cos(pi * progress)) / 2, device=device)
+    momentum = 1 - (1 - start) * (1 + cos(pi * progress)) / 2
+    return torch.full((), momentum, device=device)
 
 
 def teacher_of(student: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sft_exp.core.device import to_device
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import require
 
@@ -53,9 +54,10 @@ class Jigsaw(Pretrainer):
     def draw(self, batch, rng, progress):
         x_BCHW = batch["pool"]["x"]
         order_B = (self.orders * rng.rand(len(x_BCHW))).long()
-        orders_PT = torch.tensor(far_apart(self.side**2, self.orders), device=x_BCHW.device)
+        orders_PT = torch.tensor(far_apart(self.side**2, self.orders))
         place_BT2 = rng.rand(len(x_BCHW), self.side**2, 2)
-        return shuffled(x_BCHW, orders_PT[order_B], place_BT2, self.side, self.gap), order_B
+        order_BT = to_device(orders_PT, x_BCHW.device)[order_B]
+        return shuffled(x_BCHW, order_BT, place_BT2, self.side, self.gap), order_B
 
     def loss(self, nets, x_BCHW, order_B):
         logits_BP = nets["head"](nets["encoder"](x_BCHW))

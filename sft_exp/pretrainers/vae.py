@@ -52,7 +52,7 @@ class VAE(Pretrainer):
         x_BCHW = self.observe(batch["pool"]["x"], rng)
         eps_BZ = rng.randn(len(x_BCHW), self.latent)
         beta = self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
-        return x_BCHW, eps_BZ, torch.tensor(beta, device=x_BCHW.device)
+        return x_BCHW, eps_BZ, torch.full((), beta, device=x_BCHW.device)
 
     def loss(self, nets, x_BCHW, eps_BZ, beta):
         mean_BZ, logvar_BZ = self.posterior(nets, x_BCHW)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp.config.schema import OptimizerConfig
+from sft_exp.core.device import place
 from sft_exp.core.method import Method
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.strategy import Strategy
@@ -192,6 +193,7 @@ def learn(
         if request["ema"]:
             notes["mean"] = averaged(notes.get("mean"), nets, request["ema"], step.done)
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
+            step.check()
             with swapped_weights(nets, notes.get("mean")):
                 val_score = val.score(model)
                 step.metrics[f"val/{score}"] = torch.tensor(val_score)
@@ -392,9 +394,9 @@ def start(request: Request, ctx: Context) -> nn.ModuleDict:
     if request["start"]:
         file = request["start"] / "encoder.safetensors"
         transfer.load_own(encoder.backbone, transfer.read_own(file), file)
-        return nets.to(ctx.device)
+        return place(nets, ctx.device)
     pool = splits.make(corpus_of(request, ctx), request["labels"], request["draw"]).pool
-    fit_batchnorm(nets.to(ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
+    fit_batchnorm(place(nets, ctx.device)["encoder"], pool.at(scaling(request, pool)), ctx)
     return nets
 
 

@@ -43,6 +43,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         for step in train(
             request["task"], model.nets.train(), optimizers, data, plan, torch.device(ctx.device)
         ):
+            step.check()
             mean = SMOOTH * mean + (1 - SMOOTH) * step.metrics["loss"].item()
             rates.append(Ramp()((step.done - 1) / STEPS))
             # bias correction for the start at 0, as in Adam

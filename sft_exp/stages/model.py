@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sft_exp.config.enums import with_members
 from sft_exp.config.moved import current
+from sft_exp.core.device import place
 from sft_exp.core.encoder import Encoder
 from sft_exp.core.method import Method
 from sft_exp.core.strategy import Strategy
@@ -112,7 +113,7 @@ def load(folder: Path, device: torch.device | str = "cpu", features: int | None 
     if about.get("resized"):
         resize(nets, state)
     transfer.load_own(nets, state, folder / "model.safetensors")
-    return Model(task, nets.to(device).eval(), spec, strategy.probabilistic)
+    return Model(task, place(nets, torch.device(device)).eval(), spec, strategy.probabilistic)
 
 
 def levels_in(about: dict[str, Any]) -> tuple[int, int] | None:

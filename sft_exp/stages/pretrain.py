@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from sft_exp.core.device import place
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.types import Spec
@@ -38,7 +39,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     corpus = ctx.corpus(request["dataset"])
     pool = pool_of(corpus, request["fold"], method, request["image"])
     nets, report = build(request, corpus)
-    nets.to(ctx.device)
+    place(nets, ctx.device)
     if report:
         images = weights.images(request["_init"], request["encoder"], request["image"])
         table = f"{report.table()}\n  {images}"
@@ -66,6 +67,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after
         ):
             if monitored and every and step.done % every == 0:
+                step.check()
                 step.refresh()
                 if monitor:
                     ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(step.done)))

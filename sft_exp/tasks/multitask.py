@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.comm import now
+from sft_exp.core.device import to_device
 from sft_exp.core.task import Task
 from sft_exp.data.augment import view, view_with_mask
 from sft_exp.errors import ConfigError, require
@@ -166,7 +167,8 @@ class MultiTask(Task):
     def loss(self, nets, x_BCHW, *targets):
         loss_T, by_head = self.losses(nets, SharedEncoder(nets["encoder"], x_BCHW), targets)
         if self.weighting == "uncertainty":
-            s_T, halves_T = nets["weights"].value, self.halves().to(loss_T)
+            s_T, halves_T = nets["weights"].value, self.halves().to(loss_T.dtype)
+            halves_T = to_device(halves_T, loss_T.device)
             return ((-s_T).exp() * loss_T * halves_T + s_T / 2).sum(), by_head
         if self.weighting == "gradnorm":
             return (nets["weights"].value.detach() * loss_T).sum(), by_head

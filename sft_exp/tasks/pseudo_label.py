@@ -49,7 +49,7 @@ class PseudoLabel(Task):
             labelled["x"],
             labelled["y"],
             batch["unlabelled"]["x"],
-            torch.tensor(self.weight * share, device=labelled["x"].device),
+            torch.full((), self.weight * share, device=labelled["x"].device),
         )
 
     def loss(self, nets, x_BCHW, y_B, u_MCHW, weight):

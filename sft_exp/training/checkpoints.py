@@ -17,7 +17,7 @@ from sft_exp.errors import StorageError
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 from sft_exp.training.context import Context
-from sft_exp.training.optim import Optimizers
+from sft_exp.training.optim import Optimizers, Scalers
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 SHARDS, EARLIER, COMING = "shards", "shards.previous", "shards.coming"
@@ -29,12 +29,14 @@ def save(
     done: int,
     engine: Engine,
     optimizers: Optimizers,
+    scalers: Scalers,
     rows: list[str],
     notes: dict[str, Any],
     ctx: Context,
 ) -> None:
     """Write the checkpoint after `done` steps; the last one becomes the previous one."""
-    rest = {"step": done, "rows": rows, "notes": notes}
+    scales = {objective: scaler.state_dict() for objective, scaler in scalers.items()}
+    rest = {"step": done, "rows": rows, "notes": notes, "scalers": scales}
     if engine.shares:
         return save_shards(folder, rest, engine, optimizers, ctx)
     if ctx.first:
@@ -69,10 +71,11 @@ def restore(
     previous: Path | None,
     engine: Engine,
     optimizers: Optimizers,
+    scalers: Scalers,
     notes: dict[str, Any],
     ctx: Context,
 ) -> tuple[int, list[str]]:
-    """Load networks, optimizers and notes from the newest intact checkpoint -> (step, metric rows).
+    """Load networks, optimizers, scalers and notes from the newest intact checkpoint -> (step, metric rows).
 
     `previous` is the folder of a shorter run of the same settings, or None. Without a checkpoint
     the result is (0, []).
@@ -100,6 +103,8 @@ def restore(
                 engine.nets.load_state_dict(state["nets"])
                 for objective, optimizer in optimizers.items():
                     optimizer.load_state_dict(state["optimizers"][objective])
+            for objective, scaler in scalers.items():
+                scaler.load_state_dict(state["scalers"][objective])
             notes.update(state["notes"])
             return state["step"], state["rows"]
     return 0, []

@@ -53,6 +53,8 @@ class Context:
         """Claim the device and set the number of threads. Only the first process has a tracker."""
         local = int(os.environ.get("LOCAL_RANK", 0)) if present() else None
         device = pick(hardware.device, local)
+        if device.type == "cuda":
+            set_cuda_arithmetic(hardware.tf32)
         threads = (
             len(os.sched_getaffinity(0))
             if hasattr(os, "sched_getaffinity")
@@ -142,6 +144,22 @@ def pick(name: str, local: int | None = None) -> torch.device:
             f"is not available here ({str(error).splitlines()[0]}); try auto or cpu",
         ) from error
     return device
+
+
+def set_cuda_arithmetic(tf32: bool) -> None:
+    """Choose torch's kernels on NVIDIA GPUs: those that repeat their bits, where there are any, and
+    TF32 for products of float32 or not.
+
+    An operation that has no repeatable kernel warns; a killed run is then continued to rounding.
+    """
+    # torch.compile reads these, and fails where `fp32_precision`, their successor, was set
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by the first product
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # it fills what is then written
 
 
 STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # of which Windows has the first two

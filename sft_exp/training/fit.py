@@ -7,19 +7,20 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.data.images import Images
-from sft_exp.errors import Interrupted, NonFiniteError, StorageError
+from sft_exp.errors import DeviceMemoryError, Interrupted, NonFiniteError, StorageError
 from sft_exp.progress import bar
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training import checkpoints, metrics_log
 from sft_exp.training.context import Context, Stop
 from sft_exp.training.loop import Plan, Step, train
-from sft_exp.training.optim import Phases, optimizers_for
+from sft_exp.training.optim import Phases, optimizers_for, scalers_for
 
 ROWS = 200  # approximate number of rows in metrics.jsonl
 
@@ -49,7 +50,8 @@ def fit(
     notes = {} if notes is None else notes
     engine = ctx.engine(method, nets, plan, data)
     optimizers = optimizers_for(method, engine.nets, optim, plan.phases)
-    start, rows = checkpoints.restore(folder, previous, engine, optimizers, notes, ctx)
+    scalers = scalers_for(optimizers, plan.precision, ctx.device)
+    start, rows = checkpoints.restore(folder, previous, engine, optimizers, scalers, notes, ctx)
     check_same_step(start, ctx)
     saved_step, saved_at = start, time.monotonic()
     slowest = max(n for _, n in method.objectives.values())
@@ -62,12 +64,15 @@ def fit(
         run.log(earlier)
     try:
         with bar(label, plan.stop) as advance:
-            for step in train(method, nets, optimizers, data, plan, ctx.device, start, engine):
+            for step in train(
+                method, nets, optimizers, data, plan, ctx.device, start, engine, scalers
+            ):
                 count = len(step.metrics)
                 yield step
                 # the first step too: a final loss says little without the initial one
                 first_or_last = step.done in (1, plan.stop)
                 if first_or_last or step.done % every == 0 or len(step.metrics) > count:
+                    step.check()
                     row = metrics_row(step, epoch, images)
                     rows.append(json.dumps(row))
                     run.log(row)
@@ -82,9 +87,12 @@ def fit(
                 late = time.monotonic() - saved_at > ctx.hardware.checkpoint_seconds
                 stop, due = ctx.any(Stop.asked, late and ctx.first)
                 if stop or due:
+                    step.check()
                     check_finite(engine.nets, step.done)
                     record(folder, rows)
-                    checkpoints.save(folder, step.done, engine, optimizers, rows, notes, ctx)
+                    checkpoints.save(
+                        folder, step.done, engine, optimizers, scalers, rows, notes, ctx
+                    )
                     saved_step, saved_at = step.done, time.monotonic()
                 if stop:
                     raise Interrupted(
@@ -104,8 +112,13 @@ def fit(
             file = checkpoints.newest(folder, engine)
             last = f"the last good checkpoint, {file}, is of step {saved_step}"
         raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
+    except torch.OutOfMemoryError as error:
+        record(folder, rows)
+        raise DeviceMemoryError(
+            f"{label}: {out_of_memory(method, engine.nets, plan, saved_step)}"
+        ) from error
     if plan.stop < plan.steps:
-        checkpoints.save(folder, plan.stop, engine, optimizers, rows, notes, ctx)
+        checkpoints.save(folder, plan.stop, engine, optimizers, scalers, rows, notes, ctx)
     record(folder, rows)
     engine.refresh()
 
@@ -135,6 +148,27 @@ def check_finite(nets: nn.ModuleDict, done: int) -> None:
     for name, value in nets.state_dict().items():
         if not value.isfinite().all():
             raise NonFiniteError(f"{name} is not finite after step {done}")
+
+
+def out_of_memory(method: Method, nets: nn.ModuleDict, plan: Plan, saved_step: int) -> str:
+    """The words for a step that did not fit into the device's memory: which, and what may fit."""
+    pools = ", ".join(
+        f"{plan.batch_size * factor} of {pool}" for pool, factor in method.pools.items()
+    )
+    once = plan.micro_batch_size or plan.batch_size
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in nets.modules())
+    less = max(1, once // 2)
+    stage = plan.name[1]  # pretrain or finetune
+    if method.per_row and not normed:
+        remedy = f"{stage}.micro_batch_size={less} may fit and computes the same"
+    else:
+        remedy = f"{stage}.batch_size={less} may fit, but changes the result"
+    resumed = f" The same command continues after step {saved_step}." if saved_step else ""
+    return (
+        f"the device has too little memory for a batch of {plan.batch_size} ({pools}), of which"
+        f" {once} are computed at once; {remedy}. hardware.recompute=true and"
+        f" hardware.precision=bf16 need less memory, too.{resumed}"
+    )
 
 
 def record(folder: Path, rows: list[str]) -> None:

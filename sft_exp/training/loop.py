@@ -24,7 +24,13 @@ from sft_exp.data.images import Images
 from sft_exp.data.order import rows_of_step
 from sft_exp.distributed.local import Engine, inside
 from sft_exp.errors import NonFiniteError
-from sft_exp.training.optim import Optimizers, Phases, belongs, update
+from sft_exp.training.optim import Optimizers, Phases, Scalers, belongs, scalers_for, update
+
+# Steps between looks at the losses where the host would have to wait for the device to read one.
+CHECK_EVERY = 50
+# A scaler halves its scale at each overflow. It starts at 65536, and so this is 30 of them.
+LEAST_SCALE = 2.0**-14
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Plan:
     # rows a backward pass; a larger batch is taken in pieces and their gradients added
     micro_batch_size: int | None = None
     gradient_accumulation_steps: int = 1  # or pieces of a process's rows
-    precision: str = "fp32"  # fp32, or bf16 for autocast
+    # fp32, or bf16 or fp16 for autocast; the rest is for the request alone (Hardware.numerics)
+    precision: str = "fp32"
     compile: bool = False
     recompute: bool = False  # blocks keep their input alone and are computed again in backward
     # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
@@ -68,6 +75,42 @@ class Step:
     metrics: Tensors  # scalars of this step, still on the device
     # to be called before looking at the networks; it costs something where they are sharded
     refresh: Callable[[], None]
+    # NonFiniteError if a loss of this step or one before it is not finite: to be called before
+    # anything of the step is recorded or evaluated; on a GPU the host waits for it
+    check: Callable[[], None]
+
+
+class LossRecord:
+    """Losses since the last check. They stay on the device, because reading one makes the host wait.
+
+    On a CPU every loss is checked before its update, elsewhere once in CHECK_EVERY steps and before
+    anything of a step is recorded. Either way the error names the first step that went wrong.
+    """
+
+    def __init__(self, device: torch.device):
+        self.every = 1 if device.type == "cpu" else CHECK_EVERY
+        self.losses: list[tuple[int, str, Tensors]] = []
+
+    def add(self, step: int, objective: str, means: Tensors) -> None:
+        """Record the loss and the other scalars of an objective before its update."""
+        self.losses.append((step, objective, means))
+        if self.every == 1:
+            self.check()
+
+    def check(self) -> None:
+        """NonFiniteError if a recorded loss is not finite. One copy to the host for all of them."""
+        losses, self.losses = self.losses, []
+        if not losses:
+            return
+        finite = torch.stack([means[name] for _, name, means in losses]).isfinite()
+        if finite.all():
+            return
+        step, objective, means = losses[finite.tolist().index(False)]
+        beside = "".join(f", {k} {v:.4g}" for k, v in means.items() if k != objective)
+        when = ", before the update" if self.every == 1 else ""
+        raise NonFiniteError(
+            f"{objective} is {means[objective].item()} at step {step}{beside}{when}"
+        )
 
 
 def train(
@@ -79,14 +122,17 @@ def train(
     device: torch.device,
     start: int = 0,
     engine: Engine | None = None,
+    scalers: Scalers | None = None,
 ) -> Iterator[Step]:
     """Train `nets` in place from step `start` to `plan.stop`.
 
     An engine of several processes has its own replica or shards of them: optimizers are then for
-    `engine.nets`, and `engine.refresh` updates `nets`.
+    `engine.nets`, and `engine.refresh` updates `nets`. `scalers` have the state to resume from.
     """
     engine = engine or Engine(method, nets, plan.penalty, plan.compile, plan.recompute)
     nets, shard = engine.nets, engine.ranks.share
+    scalers = scalers_for(optimizers, plan.precision, device) if scalers is None else scalers
+    record = LossRecord(device)
     steps = range(start, plan.stop)
     batches = {
         pool: batches_of(data[pool], pool, plan.batch_size * factor, plan, steps, device, shard)
@@ -119,13 +165,26 @@ def train(
                 set_requires_grad(nets, rates, network, inside(method, network))
                 grad_state = rates, network
                 engine.begin(objective, rates)
+            scaler = scalers.get(objective)
             closure: Any = partial(
-                compute_gradients, engine, objective, step, optimizer, drawn, plan, metrics
+                compute_gradients,
+                engine,
+                objective,
+                step,
+                optimizer,
+                drawn,
+                plan,
+                metrics,
+                record,
+                scaler,
             )
-            update(optimizer, closure)
+            update(optimizer, closure, scaler)
         with torch.no_grad(), use_ranks(engine.ranks):
             engine.on_step_end(*drawn)
-        yield Step(step + 1, metrics, engine.refresh)
+        if (step + 1) % record.every == 0 or step + 1 == plan.stop:
+            record.check()
+            check_scales(scalers, step)
+        yield Step(step + 1, metrics, engine.refresh, record.check)
 
 
 def batches_of(
@@ -150,12 +209,16 @@ def compute_gradients(
     drawn: tuple[Tensor, ...],
     plan: Plan,
     metrics: Tensors,
+    record: LossRecord,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Compute gradients of this step's loss, as closure of an optimizer's `step`; fills `metrics`.
+    """Compute gradients of this step's loss, as closure of an optimizer's `step`; fills `metrics`
+    and `record`, which raises NonFiniteError for a loss that is not finite.
 
-    NonFiniteError before the update if the loss is not finite.
+    With a `scaler` the gradients are those of the loss: it is scaled for backward alone.
     """
     optimizer.zero_grad(set_to_none=True)
+    scale: Callable[[Tensor], Tensor] = scaler.scale if scaler else lambda loss: loss
     device = drawn[0].device
     total, logged = torch.zeros((), device=device), dict[str, Tensor]()
     with use_ranks(engine.ranks):
@@ -165,22 +228,19 @@ def compute_gradients(
             with engine.adding(objective, last):
                 with autocast(device, plan.precision):
                     value, shown = engine.loss(objective, *micro_batch)
-                (value * (share * engine.weight)).backward()
+                scale(value * (share * engine.weight)).backward()
             total = total + value.detach() * share
             logged |= {k: logged.get(k, 0) + v.detach() * share for k, v in shown.items()}
     means = engine.mean({**logged, objective: total})
-    value = means[objective]
-    if not value.isfinite():
-        beside = "".join(f", {k} {v:.4g}" for k, v in means.items() if k != objective)
-        raise NonFiniteError(
-            f"{objective} is {value.item()} at step {step}{beside}, before the update"
-        )
+    record.add(step, objective, means)
+    if scaler:
+        scaler.unscale_(optimizer)
     if plan.clip:
         nn.utils.clip_grad_norm_(
             [p for group in optimizer.param_groups for p in group["params"]], plan.clip
         )
     metrics.update(means)
-    return value
+    return means[objective]
 
 
 def set_train_mode(
@@ -235,4 +295,16 @@ def micro_batches(
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    half = HALVES.get(precision.partition(" ")[0])
+    return torch.autocast(device.type, half) if half else nullcontext()
+
+
+def check_scales(scalers: Scalers, step: int) -> None:
+    """NonFiniteError if gradients overflow float16 at every scale, so that no step is taken."""
+    for objective, scaler in scalers.items():
+        if (scale := scaler.get_scale()) < LEAST_SCALE:
+            raise NonFiniteError(
+                f"gradients of {objective} are not finite at step {step}, though the loss was"
+                f" scaled by {scale:.2g}, and no step is taken; hardware.precision=bf16 or fp32 has"
+                " their range"
+            )

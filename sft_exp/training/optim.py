@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,10 +15,15 @@ from sft_exp.errors import ConfigError
 
 Phases = list[tuple[float, Rates]]  # (share of the steps, learning-rate factors by parameter)
 Optimizers = dict[str, torch.optim.Optimizer]  # objective -> optimizer of its network
+Scalers = dict[str, torch.amp.GradScaler]  # the same with precision=fp16, else empty
 
 
-def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> None:
-    """Take one step.
+def update(
+    optimizer: torch.optim.Optimizer,
+    closure: Callable[[], Tensor],
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """Take one step, or with a scaler none if a gradient is not finite.
 
     Between steps the weights are those to evaluate and save. Schedule-free optimizers compute
     gradients at other weights, between these and the last iterate (Defazio et al.,
@@ -25,7 +31,12 @@ def update(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> N
     """
     if isinstance(optimizer, TwoWeights):
         optimizer.train()
-    optimizer.step(closure)  # type: ignore[arg-type]
+    if scaler:
+        closure()
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step(closure)  # type: ignore[arg-type]
     if isinstance(optimizer, TwoWeights):
         optimizer.eval()
 
@@ -36,6 +47,26 @@ class TwoWeights(Protocol):
 
     def train(self) -> None: ...
     def eval(self) -> None: ...
+
+
+def scalers_for(optimizers: Optimizers, precision: str, device: torch.device) -> Scalers:
+    """Dynamic loss scaling for float16 (Micikevicius et al., arXiv:1710.03740, section 3.2).
+
+    ConfigError for an optimizer that computes gradients several times a step, whose scales would
+    differ.
+    """
+    if not precision.startswith("fp16"):
+        return {}
+    for optimizer in optimizers.values():
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is Parameter.empty:
+            raise ConfigError(
+                "hardware.precision",
+                "fp16",
+                f"{type(optimizer).__name__} computes gradients several times a step, which loss"
+                " scaling does not allow; take bf16 or fp32",
+            )
+    return {objective: torch.amp.GradScaler(device.type) for objective in optimizers}
 
 
 def belongs(parameter: str, network: str) -> bool:

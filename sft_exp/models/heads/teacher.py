@@ -40,7 +40,7 @@ class MeanTeacherTask(Task):
         views of unlabelled images, and the consistency weight, which rises as exp(-5 (1 - t)^2)"""
         x_BCHW, u_MCHW = batch["labelled"]["x"], batch["unlabelled"]["x"]
         rise = 1.0 if progress >= self.ramp else exp(-5 * (1 - progress / self.ramp) ** 2)
-        weight = torch.tensor(self.weight * rise, device=x_BCHW.device)
+        weight = torch.full((), self.weight * rise, device=x_BCHW.device)
         return (
             view(x_BCHW, self.seen, rng),
             batch["labelled"][self.label],

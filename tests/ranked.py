@@ -1,4 +1,4 @@
-"""What two processes compute beside what one does, in float64: run by test_ranks.py, once for all methods."""
+"""The numbers of two processes beside those of one, in float64, for test_ranks.py."""
 
 import json
 import os

@@ -59,7 +59,6 @@ def with_encoder(overrides: Sequence[str]) -> list[str]:
         )
     for init, (option, name) in list(wanted.items())[:1]:
         added = [f"encoder={option}", f"encoder.name={name}"]
-        text = f"{' '.join(added)}: the encoder of pretrainer.init={init}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.message(f"{' '.join(added)}: the encoder of pretrainer.init={init}")
         return [*overrides, *added]
     return list(overrides)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the frame around a body, its tables, its pictures."""
+"""A self-contained HTML page: the frame, tables and pictures."""
 
 from base64 import b64encode
 from collections.abc import Collection, Sequence
@@ -13,34 +13,32 @@ Grid = tuple[list[str], list[list[str]]]  # a table's head and its rows
 
 
 def whole(title: str, body: str) -> str:
-    """A valid HTML 5 page that needs no other file; `body` is HTML."""
+    """A valid HTML 5 page without external files; `body` is HTML."""
     return Template(PAGE.read_text()).substitute(title=escape(title), body=body)
 
 
 def table(cells: Grid, numbers: Collection[str], sentences: Collection[str]) -> str:
-    """`numbers` are heads of columns set to the right, `sentences` of those whose lines may break."""
+    """An HTML table. `numbers` are heads of right-aligned columns, `sentences` of columns whose
+    lines may break."""
     head, body = cells
-    after = [False, *(h in numbers for h in head)]  # words need a gap after numbers
+    after_number = [False, *(h in numbers for h in head)]  # text needs a gap after a number
     kinds = [
         ' class="number" style="white-space: nowrap"'
         if h in numbers
         else f' style="white-space: {"normal" if h in sentences else "nowrap"}; padding-left: {1 if gap else 0}rem"'
-        for h, gap in zip(head, after, strict=False)
+        for h, gap in zip(head, after_number, strict=False)
     ]
 
     def line(tag: str, row: Sequence[str]) -> str:
-        return (
-            "<tr>"
-            + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True))
-            + "</tr>"
-        )
+        cells = (f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
 
     lines = "\n".join(line("td", row) for row in body)
     return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>\n{lines}\n</tbody></table></div>'
 
 
 def pictures(drawn: Collection[Picture]) -> str:
-    """Side by side where there is room."""
+    """The pictures side by side where there is room."""
     return "\n".join(['<div class="pictures">', *map(figure, drawn), "</div>"]) if drawn else ""
 
 

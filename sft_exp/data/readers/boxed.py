@@ -147,9 +147,7 @@ def corpus(
         **({"test": facts(test, kept[len(train) :], classes)} if test else {}),
         "dropped": faults,
     }
-    console.print(
-        told(name, report, len(classes), recognised), highlight=False, soft_wrap=True, markup=False
-    )
+    console.message(told(name, report, len(classes), recognised))
     if stored:
         notes = [
             *notes,

@@ -259,8 +259,5 @@ def some(names: Sequence[str]) -> str:
 def said(name: str, warnings: Sequence[str]) -> dict[str, Any]:
     """Print each warning on a line of its own; gives what the report keeps of them: nothing where there are none."""
     for line in warnings:
-        end = "" if line.endswith("?") else "."
-        console.print(
-            f"{name}: warning: {line}{end}", highlight=False, soft_wrap=True, markup=False
-        )
+        console.message(f"{name}: warning: {line}{'' if line.endswith('?') else '.'}")
     return {"warnings": list(warnings)} if warnings else {}

@@ -314,9 +314,7 @@ def corpus(
     )
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
-    console.print(
-        told(name, pairs, [s.size for s in seen], canvas), highlight=False, soft_wrap=True
-    )
+    console.message(told(name, pairs, [s.size for s in seen], canvas))
     of: dict[str, tuple[str, ...]] = named or {}
     pixels, tested = of.get("mask", classes), [pairs[n].split == "test" for n in masked]
     learnt_MY, test_MY = counts[~np.array(tested)], counts[tested]

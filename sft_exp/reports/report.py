@@ -248,6 +248,7 @@ def counted(n: float) -> str:
 
 
 def body(job: Job, result: Results, command: list[str], pictures: list[Picture]) -> str:
+    """The HTML body of report.html."""
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
     verdict = advice.sentence(result) or notes.pop(0)
@@ -257,13 +258,11 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
         f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data.manifest} (SHA-256, training), {data.test_manifest} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {advice.VALIDATION[e.val]}. {results.design(job)}",
-        **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
-        "Validation": f"{100 * result.validated:.1f} % on {data.val:,} images{outside}"
-        if result.validated is not None
-        else "none",
-        "Stages": ", ".join(
-            stage_facts(name, stage) for name, stage in result.stages.present().items()
-        ),
+        "Weights": advice.weights(result),
+        "Validation": "none"
+        if result.validated is None
+        else f"{100 * result.validated:.1f} % on {data.val:,} images{outside}",
+        "Stages": ", ".join(stage_facts(*item) for item in result.stages.present().items()),
         "Command": f"<code>{escape(shlex.join(command))}</code>",
         "Environment": environment(job),
     }
@@ -282,8 +281,9 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
             "<h2>Facts</h2>",
             "<dl>",
             *(
-                f"<dt>{k}</dt><dd>{v if k == 'Command' else escape(v)}</dd>"
-                for k, v in facts.items()
+                f"<dt>{name}</dt><dd>{value if name == 'Command' else escape(value)}</dd>"
+                for name, value in facts.items()
+                if value
             ),
             "</dl>",
             "<h2>Config</h2>",

@@ -401,7 +401,7 @@ def visible(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends like an image's."""
+    """Whether a file's suffix is one of an image format."""
     return Path(name).suffix.lower() in suffixes()
 
 

@@ -1,7 +1,7 @@
-"""What a person sees while waiting: a bar on a terminal, a line now and then elsewhere.
+"""Messages and progress: a bar on a terminal, a line every few seconds elsewhere.
 
-Whatever is printed on `console` is also a record of the logger `run`, which Hydra's job_logging writes into the
-run's log file. A level above INFO for that logger (`hydra/job_logging=quiet`) silences both.
+Text printed on `console` is also a record of the logger `run`, which Hydra's job_logging writes into the run's log
+file. A level above INFO for that logger (`hydra/job_logging=quiet`) silences both.
 """
 
 import io
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LOG = logging.getLogger("run")
 LOG.setLevel(logging.INFO)  # unless Hydra's configuration sets another one
-LOG.addHandler(logging.NullHandler())  # without a log file, warnings are on the console already
+LOG.addHandler(logging.NullHandler())  # without a log file, warnings stay on the console alone
 LOG.propagate = False  # Hydra's console handler would print each line a second time
 LOG_WIDTH = 160  # columns of a table in the log file
 
@@ -30,6 +30,10 @@ class LoggedConsole(Console):
         if LOG.isEnabledFor(logging.INFO):
             super().print(*objects, **options)
             log(*objects, **options)
+
+    def message(self, text: str) -> None:
+        """Print text as it is, without wrapping, colours or markup."""
+        self.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def log(*objects: Any, **options: Any) -> None:
@@ -55,12 +59,12 @@ COLUMNS = (
 )
 
 Advance = Callable[[int, str], None]  # (done so far, a note)
-_showing = False  # one bar at a time: an inner one is silent
+_showing = False  # whether a bar is shown; nested bars are silent
 
 
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Advance]:
-    """Progress of one piece of work: gives the function that moves it on."""
+    """Show progress inside the block; yields the function that advances it."""
     global _showing
     if _showing or not LOG.isEnabledFor(logging.INFO):
         yield lambda done, note: None

@@ -1,4 +1,7 @@
-"""A headless Chromium for tests, spoken to over a pipe (Chrome DevTools Protocol): no driver, no port, no network."""
+"""A headless Chromium for tests, controlled through a pipe (Chrome DevTools Protocol).
+
+It needs no driver, no port and no network.
+"""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a temporary folder, no tracker, one thread, no settings of the user."""
+"""Fixtures of all tests: a temporary folder, no tracker, one thread, no user settings."""
 
 import os
 import sys
@@ -37,7 +37,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, home, monkeypatch):
+def isolated(tmp_path, home, monkeypatch):
     """Tests write below their own folder and see no accounts or settings of the user."""
     monkeypatch.chdir(tmp_path)
     for name in [n for n in os.environ if n.startswith(("WANDB_", "SFT_EXP_", "HYDRA_"))]:

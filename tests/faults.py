@@ -1,7 +1,7 @@
-"""Faults on purpose: processes that are killed at any change they make on disk, and what stays of their work.
+"""Injected faults: processes that are killed at any change on disk, and checks of what they leave.
 
-Cases run in processes forked from one that has imported everything with a single thread (the standard library's fork
-server): a twentieth of a second each, instead of the seconds of a fresh start.
+Cases run in processes forked from a single-threaded process that has imported everything (the
+standard library's fork server), which takes 0.05 s instead of the seconds of a fresh start.
 """
 
 import errno

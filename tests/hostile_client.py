@@ -1,7 +1,8 @@
-"""A client that means harm, for a server on this machine: `python tests/hostile_client.py PORT PATH SECONDS`.
+"""A hostile client of a local server: `python tests/hostile_client.py PORT PATH SECONDS`.
 
-Several threads send, in turns, files that decode to hundreds of times their size, bytes that are no file, requests that stop in
-the middle, requests as another site's page would have a browser send them, nested JSON and lines that are no HTTP.
+Several threads send, in turns, files that decode to hundreds of times their size, bytes that are
+no file, requests that stop in the middle, cross-site requests of a browser, nested JSON, and lines
+that are no HTTP.
 """
 
 import io

@@ -1,6 +1,7 @@
-"""Edits of the package, and which results of two jobs they must lose: (text that one file holds once, what to put there).
+"""Planted edits of the package, and the cached results of two jobs that each edit must invalidate.
 
-Half of them cannot change a number. No file is named, so that definitions may move.
+Half of them cannot change a number. Edits are located by a text that occurs once in the package and
+not by file, so that definitions may move.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Which functions of this project run while a stage computes, as sys.setprofile sees them in all threads."""
+"""Records the functions of this project that run in a stage, with sys.setprofile in all threads."""
 
 import sys
 import threading

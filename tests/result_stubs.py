@@ -1,4 +1,4 @@
-"""Results of runs that never ran: complete, but for what a test is not about."""
+"""Complete results of runs that never ran, with placeholders for irrelevant fields."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which images to label: properties of the choices, on features whose clusters are known."""
+"""Strategies that choose images to label, on features whose clusters are known."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The table of strategies: pairs of the same seed and draw, and intervals that hold together."""
+"""The table of strategies: paired differences and simultaneous intervals."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each operation of a view against its definition, alone; and what all views promise."""
+"""Each augmentation against its definition, and properties of all views."""
 
 from dataclasses import replace
 
@@ -163,7 +163,7 @@ def test_presets_are_of_the_data_sets_kind(experiment):
     ("override", "message"),
     [
         ("augment.crop=[0,1]", "augment.crop"),
-        ("augment.flip=2", "augment.flip=2.0: must be a chance from 0 to 1"),
+        ("augment.flip=2", "augment.flip=2.0: must be from 0 to 1"),
         ("augment.rotate=-1", "augment.rotate"),
         ("augment.jitter=3", "augment.jitter"),
     ],

@@ -1,4 +1,4 @@
-"""Test images reach evaluations and nothing else, shown by changing them: no other byte of the store changes."""
+"""Test images reach evaluations only: changing them changes no other byte of the store."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The checker's own affairs: the points as the standard has them, the command line, and predictions from elsewhere."""
+"""The checker: the points of the standard, the command line, predictions of other frameworks."""
 
 import csv
 import json

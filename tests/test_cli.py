@@ -1,4 +1,4 @@
-"""What is typed wrongly is refused at once, in one message that says what would be right, and leaves nothing behind."""
+"""Mistakes on the command line are refused at once, in one message, and leave no files."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm (where SLURM_CONF names one, with accounting) and on a Ray of their own."""
+"""Sweeps on a real Slurm (the one that SLURM_CONF names, with accounting) and on a local Ray."""
 
 import importlib.util
 import os

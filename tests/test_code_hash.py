@@ -1,4 +1,4 @@
-"""The hash of the code covers what can change a number, and nothing else: small plug-ins, planted edits, profiled stages."""
+"""The code's hash covers exactly what can change a number: plug-ins, planted edits, profiles."""
 
 import sys
 from importlib import invalidate_caches

@@ -1,4 +1,4 @@
-"""A command that the program prints composes to the experiment that it speaks of."""
+"""Commands that the program prints compose to the experiments that they stand for."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table of a sweep: grouped over seeds, sorted and chosen by validation, the same however the sweep went."""
+"""A sweep's table: grouped over seeds, and sorted and selected by validation scores."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A sweep's configs are those of the full composition, whatever the overrides are."""
+"""The Composer's configs equal those of Hydra's full composition, whatever the overrides."""
 
 import random
 

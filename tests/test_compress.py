@@ -1,4 +1,4 @@
-"""Smaller and faster forms of a model: what is taken out is out, what is rounded is rounded, and what is measured is said."""
+"""Compressed models: pruning, quantisation, distillation, and the measurements of each form."""
 
 import json
 from dataclasses import replace

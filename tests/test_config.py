@@ -1,4 +1,4 @@
-"""Composing: every option fits, every mistake is named with its key, and neither needs torch."""
+"""Composition: every option fits, every mistake is reported with its key, without torch."""
 
 import ast
 import subprocess
@@ -185,7 +185,7 @@ def required(file, name=None):
         n
         for f in checks
         for n in ast.walk(f)
-        if isinstance(n, ast.Call) and ast.unparse(n.func) == "require"
+        if isinstance(n, ast.Call) and ast.unparse(n.func).startswith("require")
     ]
     return {c.args[1].value for c in calls if isinstance(c.args[1], ast.Constant)}
 

@@ -1,4 +1,4 @@
-"""The console program and its commands: one style of arguments, help that lists them, and answers to slips."""
+"""The console program: consistent arguments, help that lists them, and messages for mistakes."""
 
 import os
 import subprocess

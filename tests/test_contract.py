@@ -1,4 +1,4 @@
-"""Every part keeps its contract. Parts are found by looking: a new file in a folder of methods is tested from its first day."""
+"""Every part fulfils its contract. Parts are discovered, so that new files are tested at once."""
 
 import inspect
 import io

@@ -1,4 +1,4 @@
-"""Batches: the same numbers from memory and from disk, in an order that is a function of the step."""
+"""Batches: equal numbers from memory and from disk, in an order that depends on the step alone."""
 
 import io
 

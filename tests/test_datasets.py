@@ -1,7 +1,7 @@
-"""Every data set that conf/ names is read from files in its own layout, and so is any other classification set of torchvision.
+"""Every data set of conf/ is read in its original layout, and so are other torchvision sets.
 
-The files are tiny and made here; formats are those of each set's own documentation. torchvision compares some files with
-checksums of the originals, and only these are replaced.
+The files are tiny and written here after each set's documentation. torchvision compares some files
+with checksums of the originals, and only these are replaced.
 """
 
 import bz2

@@ -1,4 +1,7 @@
-"""Detection: boxes read, moved with their images, learnt, found, measured and written; against Pillow and pycocotools."""
+"""Detection: boxes are read, augmented, learnt, predicted, measured and exported.
+
+pycocotools and Pillow serve as references.
+"""
 
 import json
 from dataclasses import replace

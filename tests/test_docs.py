@@ -1,4 +1,4 @@
-"""The generated pages of docs/ are what the sources say today."""
+"""The generated pages of docs/ are up to date."""
 
 import importlib.util
 from functools import cache

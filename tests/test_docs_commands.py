@@ -1,8 +1,8 @@
-"""The commands and code blocks of README.md and docs/*.md run to their end.
+"""The commands and code blocks of README.md and docs/*.md run to completion.
 
-Every block is found in the text, and each of its commands is run by a shell in an empty folder that
-holds what the page takes for granted (PLACES). Commands that train get small settings (SMALL). What
-is not run stands in SKIPPED with its reason. One command of each kind is a quick test.
+Every block is extracted, and each of its commands is run by a shell in an empty folder with the
+files that the page presupposes (PLACES). Commands that train get small settings (SMALL). Blocks that
+are not run are listed in SKIPPED with the reason. One command per kind is a quick test.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Every kind of part is added from a folder outside of the package: one file and, where it is an option, one YAML."""
+"""Every kind of part can be added from a folder outside of the package."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, in an order that survives a power cut, and damage is noticed."""
+"""Files are written atomically, in an order that survives a power cut, and damage is detected."""
 
 import ast
 import errno

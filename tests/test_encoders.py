@@ -1,4 +1,4 @@
-"""What the larger encoders promise beyond the contract that all keep."""
+"""Properties of the larger encoders beyond the common contract."""
 
 import pytest
 import torch

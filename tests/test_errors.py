@@ -1,4 +1,4 @@
-"""How a run ends, in its exit code and in status.json, and that the same command works once the cause is gone."""
+"""Exit codes and status.json after failures; the same command works once the cause is removed."""
 
 import json
 import resource
@@ -14,7 +14,7 @@ COMMAND = (*TINY, "hydra.run.dir=run", "val=none")
 
 
 @pytest.fixture(autouse=True)
-def in_memory(alone, monkeypatch):
+def in_memory(isolated, monkeypatch):
     with memory() as folder:
         monkeypatch.chdir(folder)
         yield folder

@@ -1,4 +1,4 @@
-"""Files that leave this project: they load without it, say the same as the model, and are not kept if they do not."""
+"""Exported files load without this project and agree with the model, or are not kept."""
 
 import json
 import subprocess

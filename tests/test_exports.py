@@ -1,5 +1,4 @@
-"""What labelling tools export, in each tool's own layout (written here after the tool's published format): the boxes that
-are read, what is said of what is left out, and what is refused."""
+"""Readers of labelling tools' exports, on files written here in each tool's published format."""
 
 import contextlib
 import json
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from sft_exp.data.exports import annotated, coco, recognised
+from sft_exp.data.exports import coco, geometry, recognised
 from sft_exp.data.readers.boxed import turned
 from sft_exp.datasets.boxes import Boxes
 from sft_exp.datasets.coco import Coco
@@ -794,12 +793,12 @@ def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path, orientation):
 
 
 def test_the_box_around_a_turned_shape():
-    assert annotated.rotated((0, 0, 4, 2), 90, (0, 0)) == pytest.approx((-2, 0, 0, 4))
-    assert annotated.ellipse(0, 0, 4, 2, 90) == pytest.approx((-2, -4, 2, 4))
+    assert geometry.rotated((0, 0, 4, 2), 90, (0, 0)) == pytest.approx((-2, 0, 0, 4))
+    assert geometry.ellipse(0, 0, 4, 2, 90) == pytest.approx((-2, -4, 2, 4))
     t = np.linspace(0, 2 * np.pi, 10_000)
     c, s = np.cos(np.radians(30)), np.sin(np.radians(30))
     x, y = 4 * np.cos(t) * c - 2 * np.sin(t) * s, 4 * np.cos(t) * s + 2 * np.sin(t) * c
-    assert annotated.ellipse(0, 0, 4, 2, 30) == pytest.approx(
+    assert geometry.ellipse(0, 0, 4, 2, 30) == pytest.approx(
         (x.min(), y.min(), x.max(), y.max()), abs=1e-5
     )
 

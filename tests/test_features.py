@@ -1,4 +1,4 @@
-"""Slow: what features at rest are worth on MNIST or CIFAR-10, three seeds: the lessons of benchmarks/lessons.py."""
+"""Slow: frozen features on MNIST or CIFAR-10 with three seeds (benchmarks/lessons.py)."""
 
 import pytest
 

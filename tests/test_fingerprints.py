@@ -1,6 +1,7 @@
-"""No part computes other numbers than it did. Parts are found by looking: a new option of a config group needs a digest.
+"""Every part still computes the same numbers. A new option needs a digest.
 
-tests/fingerprints keeps the digests; `python -m tests.fingerprints --bless vae` rewrites one, in a commit that says why.
+tests/fingerprints holds the digests; `python -m tests.fingerprints --bless vae` rewrites one, in a
+commit that gives the reason.
 """
 
 from itertools import islice

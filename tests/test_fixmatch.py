@@ -1,4 +1,4 @@
-"""FixMatch's loss on fixed numbers, and what distribution alignment changes of it."""
+"""FixMatch's loss on fixed numbers, with and without distribution alignment."""
 
 import pytest
 import torch

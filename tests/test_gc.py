@@ -1,4 +1,4 @@
-"""gc takes what no run refers to and nothing that is in use; ls says what is there."""
+"""`gc` removes unreferenced folders and nothing in use; `ls` lists the store."""
 
 import cProfile
 import json

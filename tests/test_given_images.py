@@ -1,4 +1,4 @@
-"""The picture of images and targets as the network is given them."""
+"""The picture of the network's inputs and targets."""
 
 import warnings
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""What Hydra's documentation shows works here as well, or is refused with the way that does."""
+"""Features of Hydra's documentation work here, or are refused with the alternative."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Heads on frozen features: they are scikit-learn's, and what they say survives being saved."""
+"""Heads on frozen features agree with scikit-learn's, also after saving and loading."""
 
 import numpy as np
 import pytest

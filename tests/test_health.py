@@ -1,4 +1,4 @@
-"""Which trainings diverged or collapsed: on records that are made up, and on small runs whose rate is too high."""
+"""Detection of diverged and collapsed trainings, on synthetic records and small runs."""
 
 import json
 from math import exp, log

@@ -1,4 +1,4 @@
-"""`serve` and the label server under a hostile client: memory is bounded, answers continue, nothing is printed."""
+"""`serve` and the labelling server under a hostile client: bounded memory, no output."""
 
 import base64
 import importlib.util

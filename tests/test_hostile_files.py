@@ -1,4 +1,4 @@
-"""Files of a checkpoint that want to run code: nothing runs, and the message names the file."""
+"""Malicious files in a checkpoint run no code, and the message names the file."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""The settings that follow from a folder of images: the rule as a table, and what becomes of the user's own keys."""
+"""Settings that follow from a folder of images, and the precedence of the user's keys."""
 
 from dataclasses import replace
 from pathlib import Path

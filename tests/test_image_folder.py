@@ -1,4 +1,4 @@
-"""The user's own images: every layout, what is found wrong with them, and the same numbers from memory and from disk."""
+"""The user's own images: layouts, reported faults, and equal numbers from memory and from disk."""
 
 import csv
 import io

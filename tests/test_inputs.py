@@ -1,5 +1,4 @@
-"""Inputs as people have them: what decodes to something meaningless is refused, what is doubtful is said, splits and names
-are understood in the forms they come in. Each kind with three members or more."""
+"""Imperfect inputs: unreadable files are refused, doubtful ones reported."""
 
 import io
 import json

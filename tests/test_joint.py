@@ -1,4 +1,4 @@
-"""The joint-embedding methods: each loss on fixed numbers against its authors' formula, and what each method must keep."""
+"""Joint-embedding methods: losses against the authors' formulas, and each method's invariants."""
 
 from copy import deepcopy
 from itertools import product

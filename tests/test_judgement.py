@@ -1,4 +1,4 @@
-"""The rule of the verdict: its intervals and tests by hand and beside scipy, and what it promises by simulation."""
+"""The verdict's rule: intervals and tests against scipy and by hand, coverage by simulation."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The table of knowledge: every number is one of a committed page, and no recommendation leads to what the table puts behind."""
+"""The table of earlier results: numbers of committed pages, and consistent recommendations."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""From a run to images to label, and their labels back into a run: on the embedded digits and on files."""
+"""From a run to images to label and back into a run, on the embedded digits and on files."""
 
 import contextlib
 import csv
@@ -103,7 +103,7 @@ def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
     (folder / "labels.csv").write_text(made.table({made.chosen[1]: "8"}))
     capsys.readouterr()
     assert label_command.main(command) == 0
-    assert "1 have one by now" in capsys.readouterr().out
+    assert "1 of them are labelled so far" in capsys.readouterr().out
     assert (folder / "sheet.json").stat().st_mtime_ns == before
 
 

@@ -1,4 +1,4 @@
-"""Labelling by keyboard in a real browser, and what is on disk whenever the server is killed."""
+"""Labelling by keyboard in a real browser, and the files on disk whenever the server is killed."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""Large sets: listed at the start, read as they are used."""
+"""Large data sets are indexed at the start and read on use."""
 
 import io
 import tarfile

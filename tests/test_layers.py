@@ -1,4 +1,4 @@
-"""Who may import whom, who may touch the disk, and what nobody may do: read from the source, where nothing can hide."""
+"""Architecture rules, read from the source: imports, access to the disk, forbidden calls."""
 
 import ast
 import importlib.util

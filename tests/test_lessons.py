@@ -1,4 +1,4 @@
-"""Lessons: each pretrainer's page is made of its own words, and says so where nothing was measured."""
+"""The page of each pretrainer is generated from its docstring and states missing measurements."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The likelihood of test images: its estimate, its conventions, and who may ask for it."""
+"""The likelihood of test images: the estimate, its conventions, and the methods that have one."""
 
 import json
 

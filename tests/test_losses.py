@@ -1,4 +1,4 @@
-"""Each formula on fixed numbers against its closed form, and one invariance of each method."""
+"""Each loss on fixed numbers against its closed form, and one invariance of each method."""
 
 from math import log, pi, sqrt
 

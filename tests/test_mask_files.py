@@ -1,4 +1,4 @@
-"""Masks as tools write them: named by a pattern, in colour, in three equal channels, with values that nobody has named."""
+"""Mask files of various tools: name patterns, colours, three equal channels, unnamed values."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Mean teacher for numbers: its loss by hand, and its place in the line."""
+"""Mean teacher for regression: the loss by hand, and complete runs."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""Looking at the features while pretraining says what is there, and changes no bit of what is trained."""
+"""Monitoring the features during pretraining is accurate and changes no bit of the training."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names of an earlier version: config keys are still read, parts that define an old member are refused, classes are found."""
+"""Names of an earlier version: keys are read, old members of parts refused, classes found."""
 
 import copy
 import importlib

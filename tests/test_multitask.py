@@ -1,4 +1,4 @@
-"""Several things learnt at once, and numbers: the losses are those of the papers, the numbers those of the heads alone."""
+"""Multi-task learning and regression: losses of the papers, and numbers of single heads."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Network parts that several methods share."""
+"""Network modules that several methods share."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""examples/quickstart.ipynb runs from its first cell to its last, and shows what it promises."""
+"""examples/quickstart.ipynb runs from the first cell to the last."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Modules, data sets and metrics of the user's, from Python: `sft_exp.run(encoder=..., dataset=..., metrics=[...])`."""
+"""The user's modules, data sets and metrics from Python: `sft_exp.run(encoder=...)`."""
 
 import functools
 import importlib

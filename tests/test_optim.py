@@ -1,4 +1,4 @@
-"""Every optimizer there is a YAML of: it learns, it restarts, and the ones that are ours do what their papers say."""
+"""Every optimizer option learns and resumes, and our own optimizers follow their papers."""
 
 from copy import deepcopy
 from dataclasses import replace

@@ -79,7 +79,7 @@ def test_who_lost_the_folder_writes_nothing_there(monkeypatch):
         api.run(TINY, folder="run")
     assert json.loads(Path("run/status.json").read_text()) == {"state": "done"}
     ownership.adopt(Path("run"), "mine")
-    with pytest.raises(StorageError, match="process 1 on there has taken it up"):
+    with pytest.raises(StorageError, match="process 1 on there has taken it over"):
         ownership.require(Path("run"))
     ownership.release(Path("run"))
 

@@ -1,4 +1,4 @@
-"""The wheel holds everything, runs anywhere, and its code is part of what results depend on."""
+"""The wheel is complete and runs anywhere, and its code enters the hash of results."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the package says about itself is the same everywhere."""
+"""The package's metadata are consistent."""
 
 import re
 import tomllib

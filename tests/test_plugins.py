@@ -1,4 +1,4 @@
-"""Adding a method is one file and one YAML, wherever they lie: `plugins=` finds both."""
+"""A method is added by one file and one YAML in any folder; `plugins=` finds both."""
 
 import json
 import re

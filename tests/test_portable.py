@@ -1,4 +1,4 @@
-"""What Windows and macOS lack, taken away here: the same code imports, runs, stores and sweeps without it."""
+"""The code imports, runs, stores and sweeps without features that Windows and macOS lack."""
 
 import json
 import os

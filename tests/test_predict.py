@@ -1,4 +1,4 @@
-"""Classes of files, from the command line."""
+"""Predictions for files from the command line."""
 
 import contextlib
 import csv

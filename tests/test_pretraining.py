@@ -1,4 +1,4 @@
-"""Where pretraining starts and what it sees: another data set, its labels, weights from files."""
+"""Starts and data of pretraining: another data set, its labels, weights from files."""
 
 import json
 

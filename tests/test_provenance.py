@@ -1,4 +1,4 @@
-"""A request has one name, in any order of its keys, and what cannot change a result is not part of it."""
+"""A request's hash ignores the order of keys and everything that cannot change a result."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two processes = one: the same gradients and the same numbers in float64, for every pretrainer, task and strategy there is."""
+"""Two processes equal one: gradients and numbers of all pretrainers, tasks and strategies."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Parts of a fine-tuning recipe: each does what its paper says, and nothing where it is not asked for."""
+"""Parts of a fine-tuning recipe follow their papers, and have no effect where they are off."""
 
 import json
 
@@ -231,7 +231,7 @@ def test_it_ends_after_so_many_looks_without_a_gain(tuning, tmp_path):
 
 def test_patience_needs_images_to_look_at(experiment):
     with pytest.raises(
-        ConfigError, match=r"finetune.patience=3: must be null but with val=holdout or full"
+        ConfigError, match=r"finetune.patience=3: must be null except with val=holdout or full"
     ):
         experiment("finetune.patience=3")
 

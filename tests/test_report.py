@@ -1,4 +1,4 @@
-"""What a person is told at the end: true to results.json, readable offline, and followed by a command that can be run."""
+"""The final report: true to results.json, readable offline, with a next command that runs."""
 
 import shlex
 from dataclasses import replace

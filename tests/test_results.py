@@ -1,4 +1,4 @@
-"""The table of the results says what the reports say, and the reports what their numbers say."""
+"""The table of results agrees with the reports, and the reports with their numbers."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""A run that was killed at any moment, and started again by the same command, ends in the same bits."""
+"""A run that is killed at any moment and repeated ends with identical bits."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ METHODS = (
 
 
 @pytest.fixture(autouse=True)
-def in_memory(alone, monkeypatch):
+def in_memory(isolated, monkeypatch):
     with memory() as folder:
         monkeypatch.chdir(folder)
         yield folder

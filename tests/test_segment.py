@@ -1,4 +1,4 @@
-"""Masks: read as they are told, moved with their images, learnt, measured, predicted; and what is said of wrong files."""
+"""Segmentation: masks are read, augmented, learnt, measured, predicted; wrong files are named."""
 
 import contextlib
 import csv

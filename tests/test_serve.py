@@ -1,4 +1,4 @@
-"""The server: an image in, a class out; nothing else gets far."""
+"""The prediction server answers images with classes and refuses everything else."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Who is labelled and who is tested: properties that hold for every data set, here for many random ones."""
+"""Labelled splits and test splits: properties that hold for every data set, on random ones."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What is asked for twice is computed once, whoever asks, whatever dies, and whether or not there are locks."""
+"""The store computes each request once, across processes, kills and file systems without locks."""
 
 import errno
 import os

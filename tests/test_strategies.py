@@ -1,4 +1,4 @@
-"""What each strategy moves, when and how fast, and that what it freezes stays as it is: by bytes, for every strategy there is."""
+"""Each strategy's trainable parameters and their rates; frozen parameters keep their bits."""
 
 import pytest
 import torch

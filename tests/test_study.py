@@ -1,4 +1,4 @@
-"""A study lays out its own sweep, and its sentences follow from what the sweep's jobs left."""
+"""A study defines its sweep, and its sentences follow from the results of the jobs."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""study=pretrainers: what is compared with what, and in which order."""
+"""study=pretrainers: its comparisons and their order."""
 
 import pytest
 from result_stubs import stub

@@ -1,4 +1,4 @@
-"""Labels that neighbours contradict."""
+"""Labels that contradict those of the neighbours."""
 
 import torch
 

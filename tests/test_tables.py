@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet opens: no cell is a formula, and our own readers get back what was written."""
+"""CSV files are safe in spreadsheets: no cell is a formula, and our readers restore the values."""
 
 import ast
 import csv

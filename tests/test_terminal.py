@@ -1,4 +1,4 @@
-"""What a sweep shows on a terminal, and what its log files keep of it."""
+"""The terminal's view of a sweep, and its log files."""
 
 import io
 import logging

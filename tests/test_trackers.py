@@ -1,4 +1,4 @@
-"""Every tracker that keeps its runs on disk, read back by its own library: whole, after a kill too, and side by side."""
+"""Every local tracker, read back by its own library: complete, also after a kill, and combined."""
 
 import csv
 import json

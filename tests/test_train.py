@@ -1,4 +1,4 @@
-"""The loop: what it computes, what it moves, and that it remembers nothing."""
+"""The training loop: its updates, its trainable parameters, and its lack of hidden state."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Weights from files: what fits is counted, what does not is named, and no file runs code."""
+"""Weights from files: matches are counted, mismatches named, and no file runs code."""
 
 import json
 import os

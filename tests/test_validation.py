@@ -1,4 +1,4 @@
-"""What `val=auto` stands for, and that its runs say so."""
+"""The meaning of `val=auto`, and how its runs report it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The rule of standard 1.1, by which older results are graded: words follow from intervals, and these cover what they say."""
+"""The rule of standard 1.1, which grades older results: words follow from intervals that cover."""
 
 from math import sqrt
 from statistics import fmean, variance

@@ -1,4 +1,4 @@
-"""Weights & Biases: the real client against a server of our own on loopback. The user's account and settings are not touched."""
+"""Weights & Biases: the real client against a local server, without the user's account."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Public weights: they arrive whole or not at all, and see images as their own library shows them."""
+"""Public weights load completely or not at all, and preprocess images as their library does."""
 
 import io
 import json

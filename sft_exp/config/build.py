@@ -1,4 +1,5 @@
-"""A plain config as an Experiment of typed parts. Imports the parts, and with them torch."""
+"""Builds an Experiment of typed parts from a plain config. Imports the parts, and with them
+torch."""
 
 import os
 import re
@@ -39,9 +40,9 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "transfer": Transfer,
     "hardware": Hardware,
 }
-# library -> our part that reads its classes, and its group
+# library -> the part that wraps its classes, and the part's group
 ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}
-RETIRED = {  # keys that once were, and may stand in the results of old runs -> what to say instead
+RETIRED = {  # removed keys that old results may hold -> what replaces them
     "transfer.min_loaded": "weights are judged by layers now: transfer.allow=[conv1] names those that may be missing",
 }
 
@@ -50,19 +51,21 @@ SECRET_KEY = re.compile(
     r"(?:^|_)(?:secret|token|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE
 )
 ENVIRONMENT = "${oc.env:"
-OURS = "SFT_EXP_"  # variables of this program: they name places, and their values are written
+OURS = "SFT_EXP_"  # variables of this program hold paths, and their values are written to files
 RESOLVERS = {"oc.env:": "sft_exp.env:", "oc.decode:": "sft_exp.decode:"}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """One job's part of a composed config as plain data, resolved but for text that comes from the environment.
+    """One job's part of a composed config as plain data, resolved except for text from the
+    environment.
 
-    Such text stays the interpolation that it is (`${oc.env:NAME}`), because this config is written to files and sent to
-    trackers; `experiment` puts the values in. The store's path is resolved: other commands look there.
+    Such text stays an interpolation (`${oc.env:NAME}`), because this config is written to files and
+    sent to trackers; `experiment` resolves it. The store's path is resolved, since other commands
+    need it.
     """
     keys = [str(key) for key in cfg if key not in ("hydra", "study")]
-    everything: Any = OmegaConf.to_container(cfg, resolve=False)
-    unresolved = {key: everything[key] for key in keys}
+    container: Any = OmegaConf.to_container(cfg, resolve=False)
+    unresolved = {key: container[key] for key in keys}
     no_secrets(unresolved)
     values: Any = {
         key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
@@ -79,13 +82,14 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """A plain config with the environment's values put in, but for the experiment's name, which titles show. ConfigError."""
+    """A plain config with the environment's values, except in the experiment's name, which titles
+    show. ConfigError."""
     if ENVIRONMENT not in str(config):
         return config
-    named = {k: v for k, v in config.items() if k == "name"}
+    name = {k: v for k, v in config.items() if k == "name"}
     others = {k: v for k, v in config.items() if k != "name"}
     try:
-        return {**OmegaConf.to_container(OmegaConf.create(others), resolve=True), **named}  # type: ignore[dict-item]
+        return {**OmegaConf.to_container(OmegaConf.create(others), resolve=True), **name}  # type: ignore[dict-item]
     except OmegaConfBaseException as error:
         raise ConfigError(
             str(error.full_key or ""),
@@ -95,7 +99,8 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def environment_text(*words: Any) -> str:
-    """Stands for oc.env: the interpolation itself, or for variables of this program their value."""
+    """A resolver in place of oc.env: returns the interpolation itself, or the value of this
+    program's variables."""
     if str(words[0]).startswith(OURS):
         return str(os.environ.get(str(words[0]), words[1] if len(words) > 1 else ""))
     default = [w if w is None else "'" + str(w).replace("'", "\\'") + "'" for w in words[1:]]
@@ -103,12 +108,15 @@ def environment_text(*words: Any) -> str:
 
 
 def decode_text(text: Any) -> Any:
-    """Stands for oc.decode, and keeps it around text of the environment. What it makes of other text is not looked at."""
+    """A resolver in place of oc.decode that keeps the interpolation around text of the environment.
+
+    Its result for other text is unused.
+    """
     return f"${{oc.decode:{text}}}" if ENVIRONMENT in str(text) else text
 
 
 def renamed(node: Any) -> Any:
-    """The unresolved config with our resolvers in the place of those that read the environment."""
+    """The unresolved config with RESOLVERS in place of OmegaConf's own."""
     if isinstance(node, dict):
         return {key: renamed(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -120,7 +128,8 @@ def renamed(node: Any) -> Any:
 
 
 def withheld(value: Any, text: Any) -> Any:
-    """The value, with the text of its interpolation wherever it holds characters of the environment. Numbers are kept."""
+    """The resolved value, with the interpolation's text wherever it holds text of the environment.
+    Numbers are kept."""
     if isinstance(value, dict) and isinstance(text, dict):
         return {key: withheld(value[key], text[key]) for key in value}
     if isinstance(value, list) and isinstance(text, list):
@@ -130,7 +139,7 @@ def withheld(value: Any, text: Any) -> Any:
 
 
 def no_secrets(node: Any, key: str = "") -> None:
-    """ConfigError for a secret in the config, by the name of its key or of the environment's variable: configs are written
+    """ConfigError if a key or an environment variable is named like a secret: configs are written
     to files and sent to trackers."""
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
@@ -146,19 +155,21 @@ def no_secrets(node: Any, key: str = "") -> None:
 
 
 def choices(cfg: DictConfig, hydra_node: Any = None) -> dict[str, str]:
-    """The option taken in each of our groups."""
-    taken = (cfg.hydra if hydra_node is None else hydra_node).runtime.choices
-    return {group: str(taken[group]) for group in GROUPS if group != "study" and taken.get(group)}
+    """The selected option of each configuration group."""
+    options = (cfg.hydra if hydra_node is None else hydra_node).runtime.choices
+    return {
+        group: str(options[group]) for group in GROUPS if group != "study" and options.get(group)
+    }
 
 
 def study(cfg: DictConfig) -> Any:
-    """The study that the multirun is, or None."""
-    found = OmegaConf.to_container(cfg.study, resolve=True) if cfg.get("study") else None
-    return part(found, "study", "sft_exp.sweep.study.Study") if found else None  # type: ignore[arg-type]
+    """The multirun's study, or None."""
+    value = OmegaConf.to_container(cfg.study, resolve=True) if cfg.get("study") else None
+    return part(value, "study", "sft_exp.sweep.study.Study") if value else None  # type: ignore[arg-type]
 
 
 def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
-    """A plain config as typed parts; imports them, and with them torch. ConfigError names key, value and what is valid."""
+    """A plain config as an Experiment. ConfigError names the key, its value and what is valid."""
     values = updated(resolved(config))
     for key in RETIRED:
         node, _, word = key.rpartition(".")
@@ -178,14 +189,14 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
             values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"]
         )
     values["metrics"] = [metric(value) for value in values.get("metrics") or []]
-    for key, made in KEYS.items():
+    for key, kind in KEYS.items():
         if not isinstance(values[key], dict):
-            names = ", ".join(f"{key}.{f.name}" for f in fields_of(made))
+            names = ", ".join(f"{key}.{f.name}" for f in fields_of(kind))
             raise ConfigError(
                 key, values[key], f"is a group of keys, and takes no value itself; valid: {names}"
             )
         try:
-            values[key] = made(**values[key])
+            values[key] = kind(**values[key])
         except ConfigError as error:
             raise error.under(key) from error
     values["choices"] = choices
@@ -193,75 +204,76 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
 
 
 def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
-    """The object that a node with `_target_` describes, if it is a class of a kind that the group wants."""
+    """The object that a node with `_target_` describes.
+
+    Raises:
+        ConfigError: the class cannot be imported, derives from none of `kinds`, or has no such
+            field.
+    """
     value = adopted(value)
     path = (value or {}).get("_target_")
     kind = " or ".join(kinds)
     if not isinstance(path, str):
         raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
     try:
-        found = locate(path)
+        cls = locate(path)
     except (ImportError, AttributeError, ValueError, SyntaxError, NameError, TypeError) as error:
         why = f"{type(error).__name__}: {error}{place_of(error)}"
         raise ConfigError(f"{group}._target_", path, f"cannot be imported ({why})") from error
-    if not (isinstance(found, type) and any(issubclass(found, locate(k)) for k in kinds)):
+    if not (isinstance(cls, type) and any(issubclass(cls, locate(k)) for k in kinds)):
         raise ConfigError(f"{group}._target_", path, f"must be a class derived from {kind}")
     for old, new in MEMBERS.items():
-        if any(old in vars(c) for c in found.__mro__):
+        if any(old in vars(base) for base in cls.__mro__):
             raise ConfigError(f"{group}._target_", path, f"defines `{old}`, which is `{new}` now")
     options = {k: inner(v, f"{group}.{k}") for k, v in (value or {}).items() if k != "_target_"}
-    for key, of in getattr(found, "holds", {}).items():
+    for key, part_group in getattr(cls, "holds", {}).items():
         if key in options:
-            options[key] = named(options[key], of, f"{group}.{key}")
-    names = [f.name for f in fields_of(found)]
-    for key in options:
+            options[key] = named(options[key], part_group, f"{group}.{key}")
+    names = [f.name for f in fields_of(cls)]
+    hints = get_type_hints(cls)
+    for key, option in options.items():
         if key not in names:
+            problem = f"no such field of {cls.__name__}{did_you_mean(key, names)}"
+            raise ConfigError(f"{group}.{key}", option, problem)
+        literals = get_args(hints[key])
+        if get_origin(hints[key]) is Literal and option not in literals:
             raise ConfigError(
-                f"{group}.{key}",
-                options[key],
-                f"no such field of {found.__name__}{did_you_mean(key, names)}",
+                f"{group}.{key}", option, f"must be {' or '.join(map(str, literals))}"
             )
-    for key, hint in get_type_hints(found).items():
-        if get_origin(hint) is Literal and options.get(key, get_args(hint)[0]) not in get_args(
-            hint
-        ):
-            valid = f"must be {' or '.join(map(str, get_args(hint)))}"
-            raise ConfigError(f"{group}.{key}", options[key], valid)
     try:
-        return found(**with_members(found, options))
+        return cls(**with_members(cls, options))
     except ConfigError as error:
         raise error.under(group) from error
 
 
 def place_of(error: BaseException) -> str:
-    """Where the user's code failed, if it did: the last line of the traceback outside of Python's own import."""
+    """`, FILE, line N` of the user's code that failed, by the last frame outside of this package
+    and importlib; or ""."""
     frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     ours = str(HERE / "config")
-    own = [f for f in frames if not f.filename.startswith(ours) and "importlib" not in f.filename]
-    return f", {own[-1].filename}, line {own[-1].lineno}" if own else ""
+    users = [f for f in frames if not f.filename.startswith(ours) and "importlib" not in f.filename]
+    return f", {users[-1].filename}, line {users[-1].lineno}" if users else ""
 
 
 def adopted(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A node that names a library's class, `torchvision.datasets.GTSRB`, as our part that reads it. Keys that are not fields of
-    the part are the class's own arguments."""
+    """Replace a node of a library's class, `torchvision.datasets.GTSRB`, by one of the part that
+    wraps it.
+
+    Keys that are not fields of the part are arguments of the library's class.
+    """
     library, _, name = str((value or {}).get("_target_")).rpartition(".")
     if not value or library not in ADOPTED:
         return value
     stem, group = ADOPTED[library]
-    made = node(HERE / FOLDERS[group] / f"{stem}.py", f"{HERE.name}.{FOLDERS[group]}.{stem}")
-    known = {f.name: f.default for f in fields_of(made)}
-    fields = {k: v for k, v in value.items() if k in known}
-    options = {k: v for k, v in value.items() if k not in known}
-    return {
-        **fields,
-        "_target_": known["_target_"],
-        "name": name,
-        "options": {**options, **fields.get("options", {})},
-    }
+    wrapper = node(HERE / FOLDERS[group] / f"{stem}.py", f"{HERE.name}.{FOLDERS[group]}.{stem}")
+    defaults = {f.name: f.default for f in fields_of(wrapper)}
+    fields = {k: v for k, v in value.items() if k in defaults}
+    options = {k: v for k, v in value.items() if k not in defaults} | fields.get("options", {})
+    return {**fields, "_target_": defaults["_target_"], "name": name, "options": options}
 
 
 def inner(value: Any, key: str) -> Any:
-    """A field's value, with the parts that it holds: a node with `_target_`, or a dict of them."""
+    """A field's value with its nodes built: a node with `_target_`, or a dict of them."""
     if not isinstance(value, dict):
         return value
     if "_target_" in value:
@@ -270,38 +282,38 @@ def inner(value: Any, key: str) -> Any:
 
 
 def named(value: Any, group: str, key: str) -> Any:
-    """A part of a group by the name of its file, with its defaults, or several in a dict; what is a part already stays."""
-    known = {file.stem: (file, module) for g, file, module in parts() if g == group}
+    """The part of a group with this file name and default options, or a dict of such parts; other
+    values are kept."""
+    files = {file.stem: (file, module) for g, file, module in parts() if g == group}
 
-    def made(name: Any) -> Any:
+    def build(name: Any) -> Any:
         if not isinstance(name, str):
             return name
-        if name not in known:
+        if name not in files:
             raise ConfigError(
-                key, value, f"{name!r} names no {group}{did_you_mean(name, list(known))}"
+                key, value, f"{name!r} names no {group}{did_you_mean(name, list(files))}"
             )
-        target = next(f.default for f in fields_of(node(*known[name])) if f.name == "_target_")
+        target = next(f.default for f in fields_of(node(*files[name])) if f.name == "_target_")
         return part({"_target_": target}, key, (KINDS | LISTED_KINDS)[group])
 
-    return {k: made(v) for k, v in value.items()} if isinstance(value, dict) else made(value)
+    return {k: build(v) for k, v in value.items()} if isinstance(value, dict) else build(value)
 
 
 def metric(value: Any) -> Any:
-    """An entry of `metrics` as a part: a name, or a node with `_target_`, ours or a class of torchmetrics. Another name may
-    be a metric of the task, which is known later, and stays a name."""
+    """An entry of `metrics` as a part: a name, or a node with `_target_`, which may be a class of
+    torchmetrics.
+
+    Another name may be a metric of the task, which is unknown here, and stays a name.
+    """
     if isinstance(value, dict):
         target = str(value.get("_target_"))
-        if not target.startswith("torchmetrics."):
-            return part(value, "metrics", LISTED_KINDS["metric"])
-        options = {k: inner(v, f"metrics.{k}") for k, v in value.items() if k != "_target_"}
-        kind = f"{HERE.name}.{LISTED['metric']}.torchmetrics_class.TorchMetric"
-        return part(
-            {"_target_": kind, "path": target, "options": options},
-            "metrics",
-            LISTED_KINDS["metric"],
-        )
-    known = {file.stem for group, file, _ in parts() if group == "metric"}
-    return named(value, "metric", "metrics") if value in known else value
+        if target.startswith("torchmetrics."):
+            options = {k: inner(v, f"metrics.{k}") for k, v in value.items() if k != "_target_"}
+            wrapper = f"{HERE.name}.{LISTED['metric']}.torchmetrics_class.TorchMetric"
+            value = {"_target_": wrapper, "path": target, "options": options}
+        return part(value, "metrics", LISTED_KINDS["metric"])
+    names = {file.stem for group, file, _ in parts() if group == "metric"}
+    return named(value, "metric", "metrics") if value in names else value
 
 
 def locate(path: str) -> Any:

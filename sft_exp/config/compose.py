@@ -1,4 +1,4 @@
-"""Overrides composed to a plain config, from Python."""
+"""Composes overrides into a plain config from Python."""
 
 import re
 from functools import cache
@@ -19,13 +19,13 @@ from sft_exp.errors import ConfigError
 
 
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(resolved config, option taken in each group) that these overrides stand for."""
-    given = with_encoder(typed(overrides))
+    """Compose a user's overrides: (resolved config, selected option of each group)."""
+    overrides = with_encoder(typed(overrides))
     with hydra_state.alone():
         register.register()
-        register.plug(register.plugins_in(given))
+        register.plug(register.plugins_in(overrides))
         with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
-            cfg = hydra.compose("config", overrides=given, return_hydra_config=True)
+            cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
         return build.plain(cfg), build.choices(cfg)
 
 
@@ -42,75 +42,79 @@ def with_minutes(overrides: list[str]) -> list[str]:
 
 
 def with_trackers(overrides: list[str]) -> list[str]:
-    """The overrides with `tracker=[wandb,csv]` as one option that holds both. Hydra would merge the two files into one node.
+    """Replace `tracker=[wandb,csv]` by one option that holds both, since Hydra would merge the two
+    files into one node.
 
-    Each is a node of its own, so `tracker.trackers.wandb.project=mine` sets a key of one of them.
+    Each tracker has a separate node, so `tracker.trackers.wandb.project=NAME` sets a key of one of
+    them.
 
     Raises:
-        ConfigError: a name in the list is no tracker, or stands there twice.
+        ConfigError: a name in the list is no tracker, or occurs twice.
     """
-    made: list[str] = []
+    result: list[str] = []
     for override in overrides:
         key, _, value = override.partition("=")
         if key.lstrip("+") != "tracker" or not (value.startswith("[") and value.endswith("]")):
-            made.append(override)
+            result.append(override)
             continue
         names = [name.strip(" '\"") for name in value[1:-1].split(",")]
         valid = [name for name in options("tracker") if name != "several"]
         for name in names:
             if name not in valid:
                 hint = did_you_mean(name, valid)
-                said = f"{name!r} is no tracker{hint}; valid: {', '.join(valid)}"
-                raise ConfigError("tracker", value, said)
+                message = f"{name!r} is no tracker{hint}; valid: {', '.join(valid)}"
+                raise ConfigError("tracker", value, message)
         if len(set(names)) < len(names):
             raise ConfigError("tracker", value, "names a tracker twice")
-        made.append("tracker=several")
-        made += [f"+tracker@tracker.trackers.{name}={name}" for name in names]
-    return made
+        result.append("tracker=several")
+        result += [f"+tracker@tracker.trackers.{name}={name}" for name in names]
+    return result
 
 
-# groups of which none is taken unless one is named
+# groups without an option by default
 NULLABLE = ("pretrain_dataset", "study", "experiment", "debug")
 
 
 def without_nulls(overrides: list[str]) -> list[str]:
-    """The overrides with `tracker=null` as `tracker=none`, and likewise in other groups that have an option of that name; a group
-    of which none is taken by default is left at that. Keys of an earlier version are
-    given today's names. ConfigError for the others, which need an option."""
-    made: list[str] = []
+    """Replace `tracker=null` by `tracker=none`, likewise in other groups with an option `none`, and
+    old keys by new ones.
+
+    A null in a group without a default option removes that group's overrides.
+
+    Raises:
+        ConfigError: a null in any other group, which needs an option.
+    """
+    result: list[str] = []
     for override in renamed(overrides):
         key, equals, value = override.partition("=")
         group = key.lstrip("+")
         values = value.split(",")
         if not equals or group not in GROUPS or not {"null", "None"} & set(values):
-            made.append(override)
+            result.append(override)
         elif "none" in options(group):
-            made.append(f"{key}={','.join('none' if v in ('null', 'None') else v for v in values)}")
+            names = ("none" if v in ("null", "None") else v for v in values)
+            result.append(f"{key}={','.join(names)}")
         elif group in NULLABLE and len(values) == 1:
-            made = [o for o in made if o.partition("=")[0].lstrip("+") != group]
+            result = [o for o in result if o.partition("=")[0].lstrip("+") != group]
         else:
             raise ConfigError(group, value, f"needs an option; valid: {', '.join(options(group))}")
-    return made
+    return result
 
 
 def composed(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(config, option taken in each group) that the overrides stand for; `???` where a value is missing."""
+    """Compose overrides of Hydra: (config, selected option of each group); missing values stay
+    `???`."""
     register.register()
     with searching():
         cfg = hydra.compose("config", overrides, return_hydra_config=True)
-    ours = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("hydra", "study")])  # type: ignore[misc]
-    found: Any = OmegaConf.to_container(ours, resolve=True)
-    return found, choices(cfg)
+    job_keys = [key for key in cfg if key not in ("hydra", "study")]
+    config: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, job_keys), resolve=True)  # type: ignore[arg-type]
+    return config, choices(cfg)
 
 
 @cache
 def default_choices() -> dict[str, str]:
-    """The option that conf/config.yaml takes in each group, where it takes one."""
-    listed: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    return {
-        group: str(v)
-        for d in listed["defaults"]
-        if isinstance(d, dict)
-        for group, v in d.items()
-        if v
-    }
+    """The default option of each group that has one in conf/config.yaml."""
+    root: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    entries = (entry for entry in root["defaults"] if isinstance(entry, dict))
+    return {group: str(option) for entry in entries for group, option in entry.items() if option}

@@ -8,8 +8,8 @@ from sft_exp.errors import ConfigError
 
 
 def with_members(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a part's fields, with the member of an Enum where a field's type is one and the value names it. ConfigError
-    for a name that it does not have."""
+    """The values of a part's fields, with names of Enum members replaced by members. ConfigError
+    for other names."""
     typed = {**values}
     for name, hint in get_type_hints(kind).items():
         if isinstance(hint, type) and issubclass(hint, Enum) and isinstance(values.get(name), str):

@@ -1,4 +1,4 @@
-"""Hydra's global state: whose it is, and where options are searched for."""
+"""Hydra's global state and search path."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,30 +26,31 @@ class PluggedOptions(SearchPathPlugin):
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, Hydra's global state is ours; afterwards that of the program which called us is as it was: its GlobalHydra,
-    HydraConfig, job runtime and version base, and its resolvers."""
-    kept, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
-    for kind in [
-        k for k in kept if k.__name__ in ("GlobalHydra", "HydraConfig", "JobRuntime", "VersionBase")
-    ]:
+    """Use a fresh global state of Hydra inside; afterwards restore the caller's singletons and
+    resolvers."""
+    singletons, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
+    names = ("GlobalHydra", "HydraConfig", "JobRuntime", "VersionBase")
+    for kind in [kind for kind in singletons if kind.__name__ in names]:
         del Singleton._instances[kind]
     try:
         yield
     finally:
         Singleton._instances.clear()
-        Singleton._instances.update(kept)
+        Singleton._instances.update(singletons)
         BaseContainer._resolvers.clear()
         BaseContainer._resolvers.update(resolvers)
 
 
 def searching() -> Any:
-    """A context in which Hydra composes: the one that it is in already, or with our own conf/ alone."""
-    begun = GlobalHydra.instance().is_initialized()
-    return nullcontext() if begun else hydra.initialize_config_dir(str(CONF), version_base="1.3")
+    """A context in which Hydra can compose: the current one, or a new one with conf/ alone."""
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return hydra.initialize_config_dir(str(CONF), version_base="1.3")
 
 
 def search_path() -> list[str]:
-    """The override that adds the user's own folders of options to the search path; none where there are no such folders."""
+    """The override that adds the user's folders of options to the search path; [] without such
+    folders."""
     if not GlobalHydra.instance().is_initialized():
         return []
     entries = GlobalHydra.instance().config_loader().get_search_path().get_path()

@@ -1,7 +1,7 @@
-"""What files of earlier versions call by another name: classes by their path, and keys of the config.
+"""Former names of classes, config keys and members of parts, so that old runs stay readable.
 
-Runs keep the paths of classes: `_target_` in results.json and .hydra/config.yaml, `is` in model.json and request.json.
-A class that moves or is renamed leaves a line here, and so does a key: old runs stay readable.
+Runs store the paths of classes: `_target_` in results.json and .hydra/config.yaml, `is` in
+model.json and request.json. A class or key that is moved or renamed needs an entry here.
 """
 
 import sys
@@ -19,7 +19,8 @@ MOVED = {  # module or class in an earlier version -> where it is now
     "sft_exp.strategies.spread.Spread": "sft_exp.strategies.spread.LabelSpreading",
 }
 
-KEYS = {  # key of the config in an earlier version -> its name now; the old one is read for one release
+# key of the config in an earlier version -> its name now; the old one is read for one release
+KEYS = {
     "pretrain.horizon": "pretrain.schedule_length",
     "pretrain.after": "pretrain.resume_from",
     "pretrain.piece": "pretrain.micro_batch_size",
@@ -31,7 +32,7 @@ KEYS = {  # key of the config in an earlier version -> its name now; the old one
     "study.floors": "study.baselines",
 }
 
-MEMBERS = {  # what parts of the user's own defined for an earlier version -> its name now
+MEMBERS = {  # member of a user's part in an earlier version -> its name now
     "after": "on_step_end",
     "forms": "variants",
     "instead": "reserved_keys",
@@ -46,30 +47,32 @@ MEMBERS = {  # what parts of the user's own defined for an earlier version -> it
 
 
 def current(path: str) -> str:
-    """The path of a class today: `sft_exp.sam.SAM` -> `sft_exp.training.sam.SAM`. Other paths are returned as they are."""
+    """The present path of a class: `sft_exp.sam.SAM` -> `sft_exp.training.sam.SAM`. Other paths are
+    unchanged."""
     module, _, name = path.rpartition(".")
     path = MOVED.get(path) or f"{MOVED.get(module, module)}.{name}"
     return MOVED.get(path, path)
 
 
 def renamed(overrides: Sequence[str]) -> list[str]:
-    """The overrides with today's keys, `finetune.piece=8` as `finetune.micro_batch_size=8`; each old key is warned of on
-    stderr. Prefixes of Hydra (`+`, `++`, `~`) stay."""
+    """Replace old keys by new ones, `finetune.piece=8` by `finetune.micro_batch_size=8`, with a
+    warning on stderr."""
     words = []
     for word in overrides:
         key, equals, value = word.partition("=")
         name = key.lstrip("+~")
         if name in KEYS:
-            print(
-                f"{name} is called {KEYS[name]} now; the next version refuses it", file=sys.stderr
+            new = KEYS[name]
+            print(f"{name} is called {new} now; the next version refuses it", file=sys.stderr)
+            word = (
+                f"{key.removesuffix(name)}{new}{equals}{value}"  # keeps Hydra's prefix +, ++ or ~
             )
-            word = f"{key.removesuffix(name)}{KEYS[name]}{equals}{value}"
         words.append(word)
     return words
 
 
 def updated(config: dict[str, Any]) -> dict[str, Any]:
-    """A config that an earlier version may have saved, with today's keys; `config` stays as it is."""
+    """A copy of a config, which an earlier version may have saved, with the present keys."""
     config = dict(config)
     for old, new in KEYS.items():
         (group, key), name = old.split("."), new.partition(".")[2]

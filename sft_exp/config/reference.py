@@ -1,6 +1,6 @@
-"""What every group, option and key means, read from the sources of parts and from YAML: for `sft_exp help` and the docs.
+"""The meaning of every group, option and key, for `sft_exp help` and the docs.
 
-Nothing is imported, so a page about `pretrainer=vae` costs no torch.
+It is read from the sources of parts and from YAML, so that no part and no torch is imported.
 """
 
 import ast
@@ -16,10 +16,7 @@ from sft_exp.config.args import field_comments
 from sft_exp.errors import ConfigError
 
 SCHEMA = sources.HERE / "config" / "schema.py"
-OF_SCHEMA = {
-    "hardware": "Hardware",
-    "augment": "AugmentConfig",
-}  # groups whose keys are in the schema
+OF_SCHEMA = {"hardware": "Hardware", "augment": "AugmentConfig"}  # groups with keys in the schema
 SECTIONS = {  # of the schema's root
     "pretrain": "TrainConfig",
     "finetune": "FinetuneConfig",
@@ -48,7 +45,7 @@ class Option:
     description: str  # one line
     about: str  # the module's docstring, with the paper and the equation; may be empty
     keys: list[Key]
-    also: dict[str, Any]  # what else the option sets: key -> value
+    also: dict[str, Any]  # other keys that the option sets -> value
 
 
 def groups() -> dict[str, dict[str, str]]:
@@ -68,15 +65,12 @@ def option(group: str, name: str) -> Option:
     text = sources.option_files(here)[name].read_text()
     content: Any = safe_load(text) or {}
     defaults = content.pop("defaults", [])
-    whole = "@package _global_" in text
-    values = content.pop(here, None) or {} if whole else content
+    is_global = "@package _global_" in text
+    values = content.pop(here, None) or {} if is_global else content
     about, keys = schema_of(here, defaults)
-    given = {k: v for k, v in values.items() if k not in ("_target_", "hints")}
-    shown = [
-        Key(k.name, k.type, text_of(given.pop(k.name)) if k.name in given else k.default, k.comment)
-        for k in keys
-    ]
-    shown += [Key(k, "", text_of(v), "") for k, v in given.items()]
+    own = {k: text_of(v) for k, v in values.items() if k not in ("_target_", "hints")}
+    shown = [Key(k.name, k.type, own.pop(k.name, k.default), k.comment) for k in keys]
+    shown += [Key(name, "", value, "") for name, value in own.items()]
     if target := values.get("_target_"):
         about = about or f"Built from `{target}`; every argument of the class is a key."
     overrides = {
@@ -85,7 +79,7 @@ def option(group: str, name: str) -> Option:
         if isinstance(entry, dict)
         for key, value in entry.items()
     }
-    also = overrides | (flat(content) if whole else {})
+    also = overrides | (flat(content) if is_global else {})
     return Option(group, name, descriptions[name], about, shown, also)
 
 
@@ -95,7 +89,7 @@ def section(name: str) -> list[Key]:
 
 
 def known(word: str, valid: Any, group: str = "") -> str:
-    """The word, if it is valid; else ConfigError that names those that are."""
+    """The word if it is valid, else a ConfigError with the valid ones."""
     if word not in valid:
         key = group or "help"
         raise ConfigError(key, word, f"no such option; valid: {', '.join(valid)}")
@@ -103,12 +97,12 @@ def known(word: str, valid: Any, group: str = "") -> str:
 
 
 def schema_of(group: str, defaults: list[Any]) -> tuple[str, list[Key]]:
-    """The docstring and keys of the dataclass that an option's defaults list names: `/schema/pretrainer/vae@_here_`."""
+    """The docstring and keys of the dataclass in an option's defaults list:
+    `/schema/pretrainer/vae@_here_`."""
     if group in OF_SCHEMA:
         return "", list(keys_of(SCHEMA, OF_SCHEMA[group]))
-    path = next(
-        (e for e in defaults if isinstance(e, str) and e.startswith("/schema/")), ""
-    ).partition("@")[0]
+    schemas = (e for e in defaults if isinstance(e, str) and e.startswith("/schema/"))
+    path = next(schemas, "").partition("@")[0]
     folders = sources.FOLDERS | {"study": "studies"}
     for kind, file, _ in sources.parts(folders):
         if path == f"/schema/{kind}/{file.stem}":
@@ -129,9 +123,9 @@ def dataclass_of(tree: ast.Module) -> str:
 
 
 def keys_of(file: Path, name: str) -> Iterator[Key]:
-    """The fields of a dataclass and of those it derives from; one that is declared again stands once, as it is last."""
-    found = {key.name: key for key in _declared(file, name)}
-    yield from found.values()
+    """The fields of a dataclass and of its bases; for a field that is declared again, the last
+    declaration."""
+    yield from {key.name: key for key in _declared(file, name)}.values()
 
 
 def _declared(file: Path, name: str) -> Iterator[Key]:
@@ -161,11 +155,12 @@ def _module_of(base: str, tree: ast.Module, file: Path) -> Path | None:
 
 
 def _default(value: ast.expr | None) -> str:
-    """A field's default as one would type it on the command line; `` if it must be given."""
+    """A field's default in the syntax of the command line; "" if it is required."""
     if isinstance(value, ast.Call):
-        given = {k.arg: k.value for k in value.keywords}
-        factory = given.get("default_factory")
-        value = given.get("default", factory.body if isinstance(factory, ast.Lambda) else factory)
+        arguments = {k.arg: k.value for k in value.keywords}
+        factory = arguments.get("default_factory")
+        body = factory.body if isinstance(factory, ast.Lambda) else factory
+        value = arguments.get("default", body)
         if isinstance(value, ast.Name):  # a class, such as dict or a section
             return {"dict": "{}", "list": "[]"}.get(value.id, "")
     if value is None:

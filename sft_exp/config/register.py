@@ -1,4 +1,5 @@
-"""What Hydra is told of this program: the schema of every part, the resolvers, and the user's plug-in folders."""
+"""Registers this program with Hydra: schemas of all parts, resolvers, and the user's plug-in
+folders."""
 
 import os
 import sys
@@ -33,22 +34,22 @@ from sft_exp.config.sources import (
 )
 from sft_exp.errors import ConfigError
 
-# of sweeps whose jobs are not known beforehand
+# the default name, for sweeps whose jobs are not known beforehand
 _sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]
-
-
 unreadable: dict[str, str] = {}  # schema of a part whose file cannot be read -> the file, and why
 
 
 def name_sweep(name: str) -> None:
-    """Name the sweep's folder, before anything resolves it; Hydra hands resolved values on to the launchers' processes."""
+    """Set the name of the sweep's folder, before it is resolved: Hydra passes resolved values to
+    launchers."""
     _sweep_name[0] = name
 
 
 def register() -> None:
-    """Tell Hydra of the root's schema, every part's, and our resolvers. Cheap: reads source, imports no part."""
+    """Register the schemas of the root and of all parts, and our resolvers. It reads sources and
+    imports no part."""
     if (plugins := str(HERE / "plugins")) not in sys.path:
-        sys.path.append(plugins)  # hydra_plugins is a namespace: ours is seen by this program alone
+        sys.path.append(plugins)  # hydra_plugins is a namespace package, extended for this process
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="hardware", node=Hardware)
@@ -57,33 +58,28 @@ def register() -> None:
         schema = f"schema/{group}/{file.stem}"
         unreadable.pop(schema, None)
         try:
-            store.store(
-                group=f"schema/{group}", name=file.stem, node=open_ended(node(file, module), file)
-            )
-        except (SyntaxError, ValueError) as error:  # it breaks itself alone, when it is asked for
+            part = open_ended(node(file, module), file)
+            store.store(group=f"schema/{group}", name=file.stem, node=part)
+        except (SyntaxError, ValueError) as error:  # reported once the part is selected
             unreadable[schema] = f"{file}: {error}"
     for group, mirrored in MIRRORED.items():
         for name, file in option_files(mirrored).items():
-            if name not in option_files(group):  # a YAML of its own has other defaults
-                with suppress(YAMLError, OmegaConfBaseException):  # Hydra says what is wrong
+            if name not in option_files(group):  # else the group has its own YAML
+                with suppress(YAMLError, OmegaConfBaseException):  # Hydra reports the fault
                     store.store(group=group, name=name, node=mirror(mirrored, name, file))
     find_plugged_options()
-    OmegaConf.register_new_resolver(
-        "short_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True
-    )
-    OmegaConf.register_new_resolver(
-        "sweep_name", lambda: _sweep_name[0], use_cache=True, replace=True
-    )
-    OmegaConf.register_new_resolver("plugins_path", plugins_path, replace=True)
-    OmegaConf.register_new_resolver("dataset_option", dataset_option, replace=True)
-    OmegaConf.register_new_resolver("options_help", options_help, replace=True)
+    cached = {"short_id": lambda: uuid.uuid4().hex[:4], "sweep_name": lambda: _sweep_name[0]}
+    for name, resolver in cached.items():
+        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
+    for function in (plugins_path, dataset_option, options_help):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
 
 
 def mirror(group: str, name: str, file: Path) -> dict[str, Any]:
-    """The node of the pretraining's group that stands for `group=name`, whose YAML is `file`.
+    """The node of the pretraining's group that mirrors `group=name`, whose YAML is `file`.
 
-    Of a YAML that also sets keys outside of its group (`@package _global_`), such as the length of the trainings, only what
-    it says of the group itself is taken.
+    If the YAML also sets keys outside of its group (`@package _global_`), such as the length of the
+    trainings, only the keys of the group itself are mirrored.
     """
     if "@package _global_" not in file.read_text():
         return {"defaults": [{f"/{group}@_here_": name}]}
@@ -97,18 +93,26 @@ def mirror(group: str, name: str, file: Path) -> dict[str, Any]:
 
 
 def find_plugged_options() -> None:
-    """Register with the present instance of Hydra's plug-ins: `hydra_state.alone` discards one that was made inside of it."""
+    """Register with Hydra's current plug-in instance; `hydra_state.alone` discards instances made
+    inside of it."""
     Plugins.instance().register(PluggedOptions)
 
 
 def plugins_path() -> str:
-    """PYTHONPATH for processes of launchers that unpickle a job before they import us."""
+    """PYTHONPATH for processes of launchers, which unpickle a job before they import this
+    package."""
     return os.pathsep.join([str(HERE / "plugins"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def plug(folder: str | None) -> None:
-    """Make the methods in a user's folder parts like ours: `folder/pretrainers/mine.py` is `schema/pretrainer/mine`, and the
-    module `<folder's name>.pretrainers.mine`. ConfigError if it is no such folder. Imports none of them."""
+    """Add the parts of a user's folder, without importing them.
+
+    `FOLDER/pretrainers/NAME.py` becomes `schema/pretrainer/NAME` and the module
+    `FOLDER.pretrainers.NAME`.
+
+    Raises:
+        ConfigError: the folder holds no parts, or its name cannot be a package.
+    """
     if not folder:
         return
     path = Path(folder).expanduser().resolve()
@@ -116,25 +120,21 @@ def plug(folder: str | None) -> None:
         return
     known = (*FOLDERS.values(), *LISTED.values(), "conf")
     if not any((path / inside).is_dir() for inside in known):
-        raise ConfigError(
-            "plugins", folder, f"must be a folder with one of {', '.join(known)} in it"
-        )
+        problem = f"must be a folder with one of {', '.join(known)} in it"
+        raise ConfigError("plugins", folder, problem)
     spec = find_spec(path.name) if path.name.isidentifier() else None
-    if not path.name.isidentifier() or (
-        spec and {Path(p).resolve() for p in spec.submodule_search_locations or [""]} != {path}
-    ):
-        raise ConfigError(
-            "plugins",
-            folder,
-            f"its name becomes a package, and {path.name} is none or is taken; rename the folder",
-        )
+    places = spec.submodule_search_locations or [""] if spec else [str(path)]
+    if not path.name.isidentifier() or {Path(place).resolve() for place in places} != {path}:
+        name = path.name
+        problem = f"its name becomes a package, and {name} is none or is taken; rename the folder"
+        raise ConfigError("plugins", folder, problem)
     sys.path.append(str(path.parent))
     _plugged.append(path)
     add_options(path / "conf")
 
 
 def add_options(folder: Path) -> None:
-    """Make the YAMLs in a user's folder options like ours: `folder/optim/mine.yaml` is `optim=mine`."""
+    """Add the options of a user's folder: `FOLDER/optim/NAME.yaml` becomes `optim=NAME`."""
     if folder.is_dir() and folder not in _options:
         _options.append(folder)
     register()
@@ -151,19 +151,13 @@ def config_dir_in(words: list[str]) -> str | None:
 
 
 def plugins_in(overrides: list[str]) -> str | None:
-    """The value of `plugins=` among a command's words: parts must be known before anything is composed."""
-    return next(
-        (
-            o.partition("=")[2].strip("'\"")
-            for o in reversed(overrides)
-            if o.lstrip("+").startswith("plugins=")
-        ),
-        None,
-    )
+    """The value of `plugins=` among a command's words: parts must be known before composition."""
+    values = [o.partition("=")[2] for o in overrides if o.lstrip("+").startswith("plugins=")]
+    return values[-1].strip("'\"") if values else None
 
 
 def dataset_option(name: str | None) -> dict[str, Any] | None:
-    """What `dataset=<name>` composes to, for those who name a second data set by a value."""
+    """The config that `dataset=NAME` composes to, for options that name a second data set."""
     if not name:
         return None
     with searching():

@@ -1,4 +1,5 @@
-"""What one experiment is, as typed data: the root of the config and of every request to the store. Imports no torch."""
+"""The typed configuration of an experiment, from which all requests to the store are derived.
+Imports no torch."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -13,104 +14,87 @@ ENGINES = ("local", "ddp", "fsdp")
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """A library's class and the options it is built with: a `_target_` node as plain data.
+    """A library's class and its options: a `_target_` node as plain data.
 
-    An `lr` that is a folder is read from the `lr.json` which the stage of that folder writes.
+    If `lr` is a stage folder, the rate is read from the `lr.json` in it.
     """
 
     unhashed: ClassVar[tuple[str, ...]] = ("hints",)
 
     path: str
     options: dict[str, Any]
-    # ours: e.g. which learning rates a search tries
-    hints: dict[str, Any] = field(default_factory=dict)
+    hints: dict[str, Any] = field(
+        default_factory=dict
+    )  # e.g. the learning rates that a search tries
 
 
 @dataclass
 class TrainConfig:
-    """How long and in what pieces one trains."""
+    """The length, the batch size and the schedule of a training."""
 
     epochs: int = 10  # passes over the data
     steps: int | None = None  # instead of epochs
-    max_steps: int | None = None  # an end to what epochs ask for
-    batch_size: Any = 64  # rows a step over all processes, or `all`
-    # epochs (or steps) after which schedules end, if one stops earlier; null = where one stops
+    max_steps: int | None = None  # upper limit of the steps that `epochs` amount to
+    batch_size: Any = 64  # images per step over all processes, or `all`
+    # epochs (or steps) at which schedules end, if training stops earlier; null = where training
+    # stops
     schedule_length: int | None = None
-    # go on from the run of so many epochs (or steps) with this schedule length, if it is in the store
+    # continue the run of this many epochs (or steps) with the same schedule_length, if it is in the
+    # store
     resume_from: int | None = None
-    # rows a backward pass, for batches too large for memory; null = the whole batch
+    # images per backward pass, for batches too large for memory; null = the whole batch
     micro_batch_size: int | None = None
-    clip: float | None = None  # largest norm of the gradient; null = as it is
+    clip: float | None = None  # maximum norm of the gradient; null = no clipping
 
     def __post_init__(self):
         require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         require(self.steps is None or self.steps >= 0, "steps", self.steps, "0 or more, or null")
-        require(
-            self.max_steps is None or self.max_steps > 0,
-            "max_steps",
-            self.max_steps,
-            "above 0, or null",
-        )
+        require_above_0_or_null(self, "max_steps")
+        require_above_0_or_null(self, "micro_batch_size")
+        require_above_0_or_null(self, "clip")
         ok = self.batch_size == "all" or whole(self.batch_size)
         require(ok, "batch_size", self.batch_size, "a whole number above 0, or `all`")
-        stop = self.epochs if self.steps is None else self.steps
-        require(
-            self.schedule_length is None or self.schedule_length >= stop,
-            "schedule_length",
-            self.schedule_length,
-            f"{stop} or more, where this run stops; or null",
-        )
-        ok = self.resume_from is None or (
-            self.schedule_length is not None and 0 < self.resume_from < stop
-        )
-        require(
-            ok,
-            "resume_from",
-            self.resume_from,
-            f"from 1 to below {stop}, with a schedule_length; or null",
-        )
-        require(
-            self.micro_batch_size is None or self.micro_batch_size > 0,
-            "micro_batch_size",
-            self.micro_batch_size,
-            "above 0, or null",
-        )
-        require(self.clip is None or self.clip > 0, "clip", self.clip, "above 0, or null")
+        stop, length = self.epochs if self.steps is None else self.steps, self.schedule_length
+        valid = f"{stop} or more, where this run stops; or null"
+        require(length is None or length >= stop, "schedule_length", length, valid)
+        start = self.resume_from
+        valid = f"from 1 to below {stop}, with a schedule_length; or null"
+        ok = start is None or (length is not None and 0 < start < stop)
+        require(ok, "resume_from", start, valid)
 
     def size(self, n: int) -> int:
-        """Rows a step for a data set of n."""
+        """Images per step for a data set of n."""
         return n if self.batch_size == "all" else min(int(self.batch_size), n)
 
     def total(self, n: int) -> int:
-        """Steps to take on a data set of n; what is left of an epoch that its batches do not fill is dropped."""
+        """Training steps on a data set of n; the incomplete last batch of an epoch is dropped."""
         return self._steps(n, self.epochs if self.steps is None else self.steps)
 
     def end(self, n: int) -> int:
         """Steps after which schedules end."""
-        return (
-            self.total(n) if self.schedule_length is None else self._steps(n, self.schedule_length)
-        )
+        length = self.schedule_length
+        return self.total(n) if length is None else self._steps(n, length)
 
     def before(self, n: int) -> int | None:
-        """Steps of the shorter run that this one goes on from."""
+        """Steps of the shorter run that this one continues."""
         return None if self.resume_from is None else self._steps(n, self.resume_from)
 
     def _steps(self, n: int, epochs_or_steps: int) -> int:
         if self.steps is not None:
             return epochs_or_steps
-        wanted = epochs_or_steps * (n // max(1, self.size(n)))
-        return wanted if self.max_steps is None else min(wanted, self.max_steps)
+        steps = epochs_or_steps * (n // max(1, self.size(n)))
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 @dataclass
 class FinetuneConfig(TrainConfig):
-    """How long, in what pieces, and with what is watched meanwhile."""
+    """The options of TrainConfig, and those of fine-tuning alone."""
 
-    # decay of a running mean of the weights, which is then what is scored and kept; 0 = the last
-    # weights
+    # decay of an exponential moving average of the weights, which is scored and saved; 0 = no
+    # average
     ema: float = 0.0
-    # looks at the validation without a gain before it ends; null = to the end; needs val=holdout or
-    # full
+    # validations without a gain before training stops; null = no early stopping; needs val=holdout
+    # or full
     patience: int | None = None
     # statistics of a pretrained BatchNorm: of each batch (train), or frozen
     batchnorm: str = "train"
@@ -120,95 +104,79 @@ class FinetuneConfig(TrainConfig):
         ok = self.batchnorm in ("train", "frozen")
         require(ok, "batchnorm", self.batchnorm, "train or frozen")
         require(0 <= self.ema < 1, "ema", self.ema, "from 0 to below 1")
-        require(
-            self.patience is None or self.patience > 0,
-            "patience",
-            self.patience,
-            "above 0, or null",
-        )
+        require_above_0_or_null(self, "patience")
 
 
 @dataclass
 class Features:
-    """Which of the encoder's maps are fine-tuned, and how maps with a height and a width become vectors."""
+    """The encoder's feature maps that fine-tuning uses, and how spatial maps become vectors."""
 
-    maps: Any = None  # list of names or positions (-1 the last); null = what the pretrainer keeps
-    pool: str | None = None  # avg or max; null = as the pretrainer keeps them
-    grid: int | None = None  # pooled to at most grid x grid; null = as the pretrainer keeps them
+    maps: Any = None  # list of names or indices (-1 = the last); null = the pretrainer's choice
+    pool: str | None = None  # avg or max; null = the pretrainer's choice
+    grid: int | None = (
+        None  # maps are pooled to at most grid x grid; null = the pretrainer's choice
+    )
 
     def __post_init__(self):
-        ok = self.maps is None or (
-            isinstance(self.maps, list)
-            and self.maps
-            and all(isinstance(m, int | str) for m in self.maps)
-        )
-        require(
-            bool(ok),
-            "maps",
-            self.maps,
-            "a list of names or positions, e.g. [-1] or [conv3,code], or null",
-        )
+        maps, valid = self.maps, "a list of names or positions, e.g. [-1] or [conv3,code], or null"
+        named = isinstance(maps, list) and all(isinstance(m, int | str) for m in maps)
+        require(maps is None or (named and bool(maps)), "maps", maps, valid)
         require(self.pool in ("avg", "max", None), "pool", self.pool, "avg or max, or null")
-        require(self.grid is None or self.grid > 0, "grid", self.grid, "above 0, or null")
+        require_above_0_or_null(self, "grid")
 
 
 @dataclass
 class Transfer:
-    """What is asked of weights that come from a file."""
+    """Requirements on weights that are loaded from a file."""
 
     # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
     allow: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        ok = isinstance(self.allow, list) and all(
-            isinstance(name, str) and name for name in self.allow
-        )
-        require(ok, "allow", self.allow, "a list of layers, e.g. [conv1]")
+        named = isinstance(self.allow, list) and all(isinstance(n, str) and n for n in self.allow)
+        require(named, "allow", self.allow, "a list of layers, e.g. [conv1]")
 
 
 @dataclass
 class AugmentConfig:
-    """How far a view of an image may be from it. Each image draws its own numbers; sft_exp/data/augment.py applies them."""
+    """The random augmentation of images, sampled for each image; sft_exp/data/augment.py applies
+    it."""
 
-    # least and most area of the window shown; above 1 zooms out
+    # minimum and maximum area of the crop, as a share of the image; above 1 zooms out
     crop: list[float] = field(default_factory=lambda: [0.2, 1.0])
-    ratio: float = 1.33  # most of the window's width to its height, or height to width
-    flip: float = 0.5  # chance of left and right changing places
-    rotate: float = 0.0  # degrees, either way
-    shear: float = 0.0  # degrees, either way
-    shift: float = 0.0  # share of the image's size, either way, beside where the window lies
-    # strength of the change of brightness, contrast, saturation and hue; chance 0.8
+    ratio: float = 1.33  # maximum aspect ratio of the crop; its inverse is the minimum
+    flip: float = 0.5  # probability of a horizontal flip
+    rotate: float = 0.0  # maximum rotation in degrees, either way
+    shear: float = 0.0  # maximum shear in degrees, either way
+    shift: float = (
+        0.0  # maximum translation, as a share of the image's size, in addition to the crop
+    )
+    # strength of the change of brightness, contrast, saturation and hue, with probability 0.8
     jitter: float = 0.5
-    grey: float = 0.2  # chance of losing all colour
-    blur: float = 0.0  # chance of a Gaussian blur
-    # least and most standard deviation of the blur, in pixels
+    grey: float = 0.2  # probability of conversion to greyscale
+    blur: float = 0.0  # probability of a Gaussian blur
+    # minimum and maximum standard deviation of the blur, in pixels
     sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
-    cutout: float = 0.0  # chance that a rectangle, a twentieth to a third of the image, goes black
+    cutout: float = 0.0  # probability of a black rectangle of a twentieth to a third of the image
 
     def __post_init__(self):
         for name in ("crop", "sigma"):
             pair = getattr(self, name)
-            require(
-                len(pair) == 2 and 0 < pair[0] <= pair[1] < inf,
-                name,
-                pair,
-                "[least, most], both above 0",
-            )
+            ok = len(pair) == 2 and 0 < pair[0] <= pair[1] < inf
+            require(ok, name, pair, "[minimum, maximum], both above 0")
         require(1 <= self.ratio < inf, "ratio", self.ratio, "1 or more")
-        for name in ("flip", "grey", "blur", "cutout"):
-            require(
-                0 <= getattr(self, name) <= 1, name, getattr(self, name), "a chance from 0 to 1"
-            )
-        for name, most in (("rotate", 180), ("shear", 80), ("shift", 1), ("jitter", 1)):
-            require(
-                0 <= getattr(self, name) <= most, name, getattr(self, name), f"from 0 to {most}"
-            )
+        limits = {"flip": 1, "grey": 1, "blur": 1, "cutout": 1}
+        limits |= {"rotate": 180, "shear": 80, "shift": 1, "jitter": 1}
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            require(0 <= value <= limit, name, value, f"from 0 to {limit}")
 
 
 @dataclass
 class Hardware:
-    """Where and how fast. Only `precision` and `tf32` can change a result beyond rounding, and only
-    they are hashed; a GPU draws other random numbers than a CPU (docs/scale.md)."""
+    """Device, precision and processes. Only `precision` and `tf32` can change a result beyond
+    rounding, and only they are hashed; a GPU draws other random numbers than a CPU
+    (docs/scale.md)."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     # CPU threads; auto = the cores the process may use, and one to fine-tune a small network
@@ -218,16 +186,16 @@ class Hardware:
     precision: str = "fp32"  # fp32, or bf16 or fp16 by autocast (fp16: with loss scaling)
     # products of float32 by NVIDIA's matrix units, with 10 bits of mantissa; no effect on a CPU
     tf32: bool = True
-    compile: bool = False  # torch.compile the losses
-    checkpoint_seconds: float = 10.0  # between checkpoints of a stage
-    # local, ddp (networks on every process), fsdp (parameters, gradients, optimizer shared out)
+    compile: bool = False  # compile the losses with torch.compile
+    checkpoint_seconds: float = 10.0  # seconds between checkpoints of a stage
+    # local, ddp (networks replicated), fsdp (parameters, gradients and optimizer state sharded)
     engine: str = "local"
-    # started on this machine for ddp or fsdp, where torchrun or Slurm has not started them
+    # processes to start on this machine for ddp or fsdp, unless torchrun or Slurm has started them
     processes: int = 1
-    timeout: float = 300.0  # seconds that processes wait for one of them before they give up
-    # pieces that a process takes its rows of a batch in, adding gradients: memory for time
+    timeout: float = 300.0  # seconds that processes wait for a missing one before they fail
+    # backward passes per step and process; more need less memory and more time
     gradient_accumulation_steps: int = 1
-    # blocks of the network keep their input alone and are computed again in backward: the same
+    # recompute the activations of blocks in the backward pass, which saves memory
     recompute: bool = False
 
     def __post_init__(self):
@@ -278,14 +246,16 @@ class Hardware:
 
 @dataclass
 class Protocol:
-    """What a table must say beside its numbers, because it departs from the standard (docs/standard.md)."""
+    """Departures from the standard protocol (docs/standard.md), which every table states beside its
+    numbers."""
 
     transductive: bool = False  # test images, without their labels, may be pretrained on
 
 
 @dataclass
 class Experiment:
-    """One job: every group's choice, and the contract's keys. Group fields are Any, so that a user's own YAML fits."""
+    """The configuration of one job. Fields of configuration groups are Any, so that a user's own
+    YAML fits."""
 
     pretrainer: Any = None
     encoder: Any = None
@@ -301,7 +271,7 @@ class Experiment:
     tracker: Any = None
     compress: Any = None
     export: Any = None
-    study: Any = None  # not of the job, but of the multirun that it belongs to
+    study: Any = None  # of the multirun, not of the job
 
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -310,77 +280,68 @@ class Experiment:
     transfer: Transfer = field(default_factory=Transfer)
     protocol: Protocol = field(default_factory=Protocol)
 
-    seed: int = 0  # names every random stream but the label draws, which are named by their number
-    # everything annotated: a number a class, "5%", "all", or a CSV of images by name, such as
-    # sft_exp.label's
+    seed: int = (
+        0  # of every random stream except the labelled splits, which depend on their number alone
+    )
+    # all annotations: a number per class, "5%", "all", or a CSV of image names, such as that of
+    # sft_exp label
     labels: Any = 10
-    # instead: a number over all classes; with a CSV, so many of its images
+    # instead: a number over all classes; with a CSV, a number of its images
     labels_total: int | None = None
-    draws: int = 10  # label draws fine-tuned on the one pretraining
-    # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` say what auto stands for
+    draws: int = 10  # labelled splits, each fine-tuned from the same pretraining
+    # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` decide what auto stands for
     val: str = "auto"
-    # of test predictions, beside the task's: top_k, balanced_accuracy, auroc, {_target_:
-    # torchmetrics....}
+    # metrics of test predictions in addition to the task's: top_k, balanced_accuracy, auroc,
+    # {_target_: torchmetrics....}
     metrics: list[Any] = field(default_factory=list)
     controls: Any = True  # also run the controls: true, false, or a list of their names
-    # importance samples for the likelihood of test images, where the pretrainer has one; 0 = not
+    # importance samples for the likelihood of test images, if the pretrainer has one; 0 = not
     # computed
     nll_samples: int = 0
-    # look at the features while pretraining: probes inside the label budget, rank, clusters
+    # measure the features during pretraining: probes inside the label budget, rank, clusters
     monitors: bool = True
-    # write report.html and pictures: true, false, or auto (single runs; a sweep ends with one page
-    # for all)
+    # write report.html and pictures: true, false, or auto (single runs; a sweep writes one page for
+    # all)
     report: Any = "auto"
     # show images in report.html and beside it; false keeps private images out, as tracker.images does
     report_images: bool = True
     # dataset=image_folder: settings that are left out follow from the images, labels and machine; false: those of conf/
     auto: bool = True
     plan: bool = False  # print what would run, and run nothing
-    # remove the results of another experiment that lie in the run folder, instead of refusing it
+    # remove another experiment's results from the run folder instead of refusing the folder
     replace: bool = False
-    store: str = "outputs/store"  # where stage folders live
-    # folder of your own parts: pretrainers/mine.py, ..., and conf/pretrainer/mine.yaml, ...
+    store: str = "outputs/store"  # folder of all stage folders
+    # folder of your own parts: pretrainers/NAME.py, ..., and conf/pretrainer/NAME.yaml, ...
     plugins: str | None = None
     name: str = ""  # of the experiment, for titles
-    choices: dict[str, str] = field(default_factory=dict)  # the option taken in each group
+    choices: dict[str, str] = field(default_factory=dict)  # the selected option of each group
 
     def __post_init__(self):
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         require(self.draws > 0, "draws", self.draws, "above 0")
         require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
-        require(
-            self.val in ("auto", "cv", "holdout", "none", "full"),
-            "val",
-            self.val,
-            "auto, cv, holdout, none or full",
-        )
+        ok = self.val in ("auto", "cv", "holdout", "none", "full")
+        require(ok, "val", self.val, "auto, cv, holdout, none or full")
         require(self.report in (True, False, "auto"), "report", self.report, "true, false or auto")
         named = isinstance(self.controls, list) and all(isinstance(c, str) for c in self.controls)
-        require(
-            isinstance(self.controls, bool) or named,
-            "controls",
-            self.controls,
-            "true, false, or a list of names of controls",
-        )
-        watched = self.finetune.patience is None or self.val in ("holdout", "full")
-        if not watched:
-            raise ConfigError(
-                "finetune.patience",
-                self.finetune.patience,
-                "must be null but with val=holdout or full",
-            )
-        require(
-            self.labels_total is None or self.labels_total > 0,
-            "labels_total",
-            self.labels_total,
-            "above 0, or null",
-        )
-        valid = "a number above 0 (labels a class), a share such as 5%, or all; or a file.csv"
+        ok = isinstance(self.controls, bool) or named
+        require(ok, "controls", self.controls, "true, false, or a list of names of controls")
+        patience = self.finetune.patience
+        if patience is not None and self.val not in ("holdout", "full"):
+            valid = "must be null except with val=holdout or full"
+            raise ConfigError("finetune.patience", patience, valid)
+        require_above_0_or_null(self, "labels_total")
+        valid = "a number above 0 (labels per class), a share such as 5%, or all; or a file.csv"
         require(valid_labels(self.labels), "labels", self.labels, valid)
 
 
+def require_above_0_or_null(config: Any, name: str) -> None:
+    value = getattr(config, name)
+    require(value is None or value > 0, name, value, "above 0, or null")
+
+
 def whole(value: Any) -> bool:
-    """A whole number above 0; `true` is none."""
+    """Whether the value is an int above 0, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -394,26 +355,21 @@ def valid_labels(labels: Any) -> bool:
 
 
 def target(node: dict[str, Any], key: str, words: tuple[str, ...] = ()) -> OptimizerConfig:
-    """A `_target_` node as data. `lr` is required, because sweeps range over it whatever the optimizer: a number, or one
-    of `words`. `hints` and `batch_size` are ours and not the library's."""
+    """A `_target_` node as an OptimizerConfig, without the keys `hints` and `batch_size`, which the
+    library does not know.
+
+    `lr` is a number or one of `words`, and required, because sweeps vary it whatever the optimizer.
+    """
     options = {k: v for k, v in node.items() if k not in ("_target_", "hints", "batch_size")}
-    lr, hints = options.get("lr"), node.get("hints") or {}
-    if lr not in words and (
-        isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < float("inf")
-    ):
-        raise ConfigError(f"{key}.lr", lr, " or ".join(["must be a number above 0", *words]))
-    if lr == "search" and not hints.get("search", {}).get("lr"):
-        raise ConfigError(
-            f"{key}.lr",
-            lr,
-            f"needs {key}.hints.search.lr, the rates to try, in the optimizer's YAML",
-        )
-    if not isinstance(node.get("_target_"), str):
-        raise ConfigError(
-            f"{key}._target_",
-            node.get("_target_"),
-            "must name the optimizer's class, e.g. torch.optim.Adam",
-        )
-    return OptimizerConfig(
-        current(node["_target_"]), {**options, "lr": lr if lr in words else float(lr)}, hints
+    lr, hints, path = options.get("lr"), node.get("hints") or {}, node.get("_target_")
+    rate = float(lr) if isinstance(lr, int | float) and not isinstance(lr, bool) else 0.0
+    require(
+        lr in words or 0 < rate < inf, f"{key}.lr", lr, " or ".join(["a number above 0", *words])
     )
+    if lr == "search" and not hints.get("search", {}).get("lr"):
+        problem = f"needs {key}.hints.search.lr, the rates to try, in the optimizer's YAML"
+        raise ConfigError(f"{key}.lr", lr, problem)
+    if not isinstance(path, str):
+        problem = "must name the optimizer's class, e.g. torch.optim.Adam"
+        raise ConfigError(f"{key}._target_", path, problem)
+    return OptimizerConfig(current(path), {**options, "lr": lr if lr in words else rate}, hints)

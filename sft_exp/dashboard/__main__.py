@@ -1,7 +1,7 @@
 """Make the comparison view of a Weights & Biases project.
 
-Each fine-tuning logs one row of a table `results`; the two charts that W&B has no panel for read those
-rows of all runs shown. Needs `pip install "sft_exp[dashboard]"`.
+Each fine-tuning logs one row of a table `results`; two charts for which W&B has no panel read those
+rows of all visible runs. Needs `pip install "sft_exp[dashboard]"`.
 
     sft_exp dashboard project=sft_exp
 """
@@ -23,19 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("dashboard", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> int:
+def work(arguments: Arguments) -> int:
     from sft_exp.trackers import wandb  # late: imports torch
 
     try:
         from sft_exp.dashboard.charts import presets, workspace
 
         api = wandb.library().Api()
-        entity = given.entity or api.default_entity
-        saved = workspace(entity, given.project, presets(api, entity)).save()
+        entity = arguments.entity or api.default_entity
+        saved = workspace(entity, arguments.project, presets(api, entity)).save()
     except ImportError as error:
         print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
         return ConfigError.code
-    except Exception as error:  # noqa: BLE001 - whatever the server says
+    except Exception as error:  # noqa: BLE001 - any answer of the server
         print(f"sft_exp.dashboard: {wandb.first_line(error)}", file=sys.stderr)
         return 1
     print(saved.url)

@@ -15,7 +15,7 @@ TEST = {
     "scale": {"zero": False},
     "axis": {"format": ".0%"},
 }
-HEAT = {  # validation, which is what settings are chosen by
+HEAT = {  # validation scores, by which settings are chosen
     "$schema": SCHEMA,
     "data": {"name": "wandb"},
     "transform": [
@@ -77,17 +77,20 @@ COLUMNS = (
 
 
 def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
-    """The view; `charts` are the presets' ids by name. A chart without a preset is left out."""
+    """The W&B workspace; `charts` are the presets' ids by name. A chart without a preset is left
+    out."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
     def chart(name: str, strings: dict[str, str], **fields: str) -> list[Any]:
+        if name not in charts:
+            return []
         query = {"summaryTable": {"tableKey": wandb.TABLE}}
-        made = [charts[name]] if name in charts else []
         return [
-            wr.CustomChart(query=query, chart_name=m, chart_fields=fields, chart_strings=strings)
-            for m in made
+            wr.CustomChart(
+                query=query, chart_name=charts[name], chart_fields=fields, chart_strings=strings
+            )
         ]
 
     columns = [
@@ -115,7 +118,7 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
     training: list[Any] = [
         wr.LinePlot(title="Pretraining", x="pretrain/step", y=["pretrain/loss"]),
         wr.LinePlot(
-            title="Accuracy read off the features",
+            title="Probe accuracy of the features",
             x="pretrain/images",
             y=["monitor/probe", "monitor/knn"],
         ),
@@ -150,7 +153,8 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
 
 
 def preset(api: Any, entity: str, name: str, spec: dict[str, Any]) -> str:
-    """The id of a chart's preset; a changed chart is another one, so views saved before keep theirs."""
+    """The id of a chart's preset; its name holds a hash, so views saved earlier keep their version
+    of a changed chart."""
     name = f"sft_exp-{name}-{hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]}"
     try:
         return api.create_custom_chart(
@@ -168,14 +172,15 @@ def preset(api: Any, entity: str, name: str, spec: dict[str, Any]) -> str:
 
 
 def presets(api: Any, entity: str) -> dict[str, str]:
-    """The ids of the charts' presets by name. One that the server does not take is said to be missing, in a line."""
-    made = {}
+    """The ids of the charts' presets by name. A preset that the server refuses is reported on
+    stderr and left out."""
+    ids = {}
     for name, spec in CHARTS.items():
         try:
-            made[name] = preset(api, entity, name, spec)
-        except Exception as error:  # noqa: BLE001 - whatever the server says, the other charts are worth having
+            ids[name] = preset(api, entity, name, spec)
+        except Exception as error:  # noqa: BLE001 - after any error the other charts are still useful
             print(
                 f"sft_exp.dashboard: without the chart {TITLES[name]}: {wandb.first_line(error)}",
                 file=sys.stderr,
             )
-    return made
+    return ids

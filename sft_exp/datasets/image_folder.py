@@ -137,7 +137,7 @@ class ImageFolder(Dataset):
             "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
             "unlabelled": facts([r for r in rows + ignored if r.split == "pool"]),
         }
-        console.print(summary(report, self.size), highlight=False, soft_wrap=True)
+        console.message(summary(report, self.size))
         used = [r for r in rows if r.fate == "used"]
         warnings = [
             *findings.class_names(classes),

@@ -1,12 +1,12 @@
 """The user's own images with masks of the same names:
 
-    root/images/a.jpg, root/masks/a.png                folds are tested
-    root/{train,val,test}/images/..., and masks/...    val is trained on, too
+    root/images/a.jpg, root/masks/a.png                folds of the images serve as test splits
+    root/{train,val,test}/images/..., and masks/...    val is part of the training data
 
 Other usual names of the three splits are recognised. A mask has one integer per pixel: 0, 1, ... in
-the order of `classes`, or those in `values`; and `ignore` where nothing is annotated. Or it has one
-colour per pixel, as listed in `colours`. With `pattern=*_mask` the mask of a.jpg is a_mask.png, in
-masks/ or beside its image.
+the order of `classes`, or those in `values`; pixels without annotation have the value `ignore`. Or
+it has one colour per pixel, as listed in `colours`. With `pattern=*_mask` the mask of a.jpg is
+a_mask.png, in masks/ or beside its image.
 """
 
 import re
@@ -25,7 +25,7 @@ LAYOUTS = (
     "name, masks may be named otherwise, and lie beside their images"
 )
 
-IGNORED = "ignore"  # key in `colours` of the colour where nothing is annotated
+IGNORED = "ignore"  # key in `colours` of the colour of pixels without annotation
 
 
 @dataclass
@@ -40,16 +40,16 @@ class MaskFolder(masks.MaskSet):
     # classes of colour masks: {background: [0,0,0], cell: [255,0,0], ignore: [255,255,255]}
     colours: Any = None
     pattern: str = "*"  # a mask's name without suffix, where * is its image's name: *_mask
-    # value where nothing is annotated, unless it is a class's value; null = none
+    # value of pixels without annotation, unless it is a class's value; null = none
     ignore: int | None = 255
     unmasked: str = "refuse"  # images without a mask: refuse, or pool = pretrain on them
     unlabelled: str | None = None  # folder of more images to pretrain on
-    # images that must not be split: a regular expression for file names whose one group names them
+    # a regular expression for file names, whose one group names images that stay in one split
     group: str | None = None
     size: Any = 256  # pixels, or [rows, columns], of all images
     channels: int = 3  # 3 = colour, 1 = grey
-    fit: str = "crop"  # how an image is brought to that size: crop (centre), stretch, letterbox
-    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
+    fit: str = "crop"  # how images are fitted to that size: crop (centre), stretch, letterbox
+    # maximum number of pixels of a decoded file; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
     memory: float = 4.0  # GB of images and masks kept in memory; a larger set is decoded per batch
     workers: int = 2  # worker processes that decode images
@@ -70,7 +70,7 @@ class MaskFolder(masks.MaskSet):
 
     def check_colours(self) -> None:
         """Check `colours`, and set the classes to its keys."""
-        self.unknown: list[int] | None = None  # the colour where nothing is annotated
+        self.unknown: list[int] | None = None  # the colour of pixels without annotation
         if self.colours is None:
             return
         valid = (

@@ -1,6 +1,8 @@
-"""A process that this package starts: `python -m sft_exp.execution.child PARENT_PID MODULE [ARGUMENT ...]`.
+"""The entry point of child processes: `python -m sft_exp.execution.child PARENT_PID MODULE
+[ARGUMENT ...]`.
 
-It watches its parent and hears signals before it imports the module, which may take seconds, and runs the module's `main`.
+It watches its parent and handles signals before it imports the module, which may take seconds, and
+runs its `main`.
 """
 
 import sys

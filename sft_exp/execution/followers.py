@@ -1,11 +1,12 @@
-"""A job that several processes work on: the first one is in charge and keeps everything, the others share its trainings.
+"""A job in several processes: rank 0 runs the job and writes all files, the followers take part in
+its trainings.
 
-torchrun or Slurm start the processes, or `launch` does by torch's elastic launcher. The first process goes through the job as
-if it were alone. Before a stage that is shared it says which; the others run the same stage on the same request, with a disk
-that they cannot change, and meet it in every batch.
+torchrun or Slurm start the processes, or `launch` does with torch's elastic launcher. Rank 0 runs
+the job as if it were alone, and broadcasts the name of each distributed stage; the followers run
+the same stage on the same request without writing files, and synchronise with rank 0 in every
+batch.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 
 from sft_exp.distributed.group import Group, missing, present
 from sft_exp.errors import ConfigError, Failure, Interrupted, LostRank
+from sft_exp.execution import ownership
 from sft_exp.jobs import stage_requests
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.progress import console
@@ -22,11 +24,12 @@ from sft_exp.runs import pipeline
 from sft_exp.store import atomic_io, results
 from sft_exp.training.context import Context, Stop
 
-NEWS = "launch.json"  # in the run folder: what its processes are to do
+NEWS = "launch.json"  # in the run folder: the job that its processes run
 
 
 def init_group(job: Job, ctx: Context) -> None:
-    """Give the context of the first process the others. ConfigError if they have another job, code or data."""
+    """Join the process group, if there is one. ConfigError if a rank has another job, code or data
+    than rank 0."""
     if not present():
         return
     kind = job.experiment.hardware.engine
@@ -35,9 +38,9 @@ def init_group(job: Job, ctx: Context) -> None:
             "hardware", kind, "must be ddp or fsdp where several processes are started together"
         )
     ctx.group = Group(ctx.device, job.experiment.hardware.timeout)
-    mine = pipeline.names(job)
-    for rank, theirs in enumerate(ctx.group.same(mine)):
-        if theirs != mine:
+    own_names = pipeline.names(job)
+    for rank, names in enumerate(ctx.group.same(own_names)):
+        if names != own_names:
             raise ConfigError(
                 "hardware",
                 kind,
@@ -46,9 +49,10 @@ def init_group(job: Job, ctx: Context) -> None:
 
 
 def shutdown(ctx: Context, code: int) -> None:
-    """Let the others go. After a failure that they do not share they may wait for us somewhere else: leaving ends them."""
+    """Broadcast the exit code to the followers. After a failure of this rank alone they may wait in
+    another collective, which fails once this process exits."""
     if ctx.group:
-        with suppress(RuntimeError):  # whoever passes messages on may be gone as well
+        with suppress(RuntimeError):  # the rendezvous store may be gone as well
             ctx.group.broadcast({"end": code})
         if code in (0, Interrupted.code):
             ctx.group.close()
@@ -56,40 +60,36 @@ def shutdown(ctx: Context, code: int) -> None:
 
 
 def run_follower(job: Job) -> int:
-    """What all processes but the first do; the exit code."""
+    """Run all distributed stages of rank 0 as another rank; returns the exit code that rank 0
+    broadcasts at the end."""
     atomic_io.disable_writes()
     console.quiet = True
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker)
     with Stop.handle_signals():
-        return followed(job, ctx)
-
-
-def followed(job: Job, ctx: Context) -> int:
-    """Meet the first process in every stage that it shares; the exit code that it names at the end."""
-    init_group(job, ctx)
-    assert ctx.group is not None
-    requests = {
-        stage_requests.stage(name).folder_name(r): r
-        for name, rs in job.requests.items()
-        for r in rs
-    }
-    while "end" not in (news := ctx.group.receive()):
-        try:
-            with missing(ctx.group):
-                stage_requests.stage(news["stage"], ctx).run(
-                    [Path(news["folder"])], [requests[news["request"]]]
-                )
-        except LostRank:
-            raise
-        except Failure:
-            pass  # the first process has met the same, and says what follows from it
-    if news["end"] in (0, Interrupted.code):
-        ctx.group.close()
-    return int(news["end"])
+        init_group(job, ctx)
+        assert ctx.group is not None
+        requests = {
+            stage_requests.stage(name).folder_name(request): request
+            for name, of_stage in job.requests.items()
+            for request in of_stage
+        }
+        while "end" not in (news := ctx.group.receive()):
+            stage = stage_requests.stage(news["stage"], ctx)
+            try:
+                with missing(ctx.group):
+                    stage.run([Path(news["folder"])], [requests[news["request"]]])
+            except LostRank:
+                raise
+            except Failure:
+                pass  # rank 0 has raised the same failure, and handles it
+        if news["end"] in (0, Interrupted.code):
+            ctx.group.close()
+        return int(news["end"])
 
 
 def exit_process(code: int) -> NoReturn:
-    """End a process of a group. Threads of its libraries have been seen to abort a process on its way out."""
+    """End a process of a group at once: library threads have aborted processes during interpreter
+    shutdown."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -104,17 +104,20 @@ def launch(
     sweep: bool,
     token: str,
 ) -> results.Results:
-    """Work on the job with hardware.processes processes of this machine; its results, or the failure of the first of them."""
+    """Run the job in hardware.processes processes of this machine; returns its results or raises
+    rank 0's failure."""
     from sft_exp.distributed.launch import start
 
     atomic_io.folder(folder)
-    what = {
+    news = {
         "config": config,
         "choices": job.experiment.choices,
         "folder": str(folder),
         "token": token,
+        "command": command,
+        "varying": list(varying),
+        "sweep": sweep,
     }
-    news = {**what, "command": command, "varying": list(varying), "sweep": sweep}
     atomic_io.write_json(folder / NEWS, news)
     atomic_io.remove(folder / "status.json")
     arguments = [str(os.getpid()), "sft_exp.execution.rank_main", str(folder / NEWS)]
@@ -126,45 +129,30 @@ def launch(
         )
     except Interrupted as stop:
         stopped = stop
-    status = read(folder / "status.json")
-    if stopped and status.get("state") not in ("done", "interrupted"):
-        # The processes were stopped before one of them could say so.
-        shutdown = {"state": "interrupted", "exit_code": stopped.code, "resumable": True}
-        atomic_io.write_json(folder / "status.json", {**status, **shutdown, "error": str(stopped)})
+    status = ownership.read(folder / "status.json")
+    state = status.get("state")
+
+    def record(state: str, error: Failure) -> None:
+        ended = {"state": state, "exit_code": error.code, "resumable": True, "error": str(error)}
+        atomic_io.write_json(folder / "status.json", {**status, **ended})
+
+    if stopped and state not in ("done", "interrupted"):
+        # the processes were stopped before rank 0 could write its status
+        record("interrupted", stopped)
         raise stopped
-    if status.get("state") == "done":
+    if state == "done":
         return results.read(folder)
-    if (
-        killed
-        or status.get("state") not in ("failed", "interrupted")
-        or status["exit_code"] == LostRank.code
-    ):
-        cause = cause or "its processes ended and left no word of how the run went"
-        error = f"{cause}; the same command continues from the last checkpoint"
-        atomic_io.write_json(
-            folder / "status.json",
-            {
-                **status,
-                "state": "failed",
-                "exit_code": LostRank.code,
-                "resumable": True,
-                "error": error,
-            },
-        )
-        raise LostRank(error)
+    if killed or state not in ("failed", "interrupted") or status["exit_code"] == LostRank.code:
+        cause = cause or "its processes ended without writing a status"
+        lost = LostRank(f"{cause}; the same command continues from the last checkpoint")
+        record("failed", lost)
+        raise lost
     raise Reported(status["exit_code"], status["error"].partition(": ")[2])
 
 
 class Reported(Failure):
-    """What a process has said of its failure."""
+    """A failure that another process has written to status.json."""
 
     def __init__(self, code: int, text: str):
         super().__init__(text)
         self.code = code
-
-
-def read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}

@@ -1,16 +1,15 @@
-"""One run folder has one writer: a lock while a process works there, and a token that says whose the folder is.
+"""Exclusive ownership of a run folder: a lock while a process works there, and a token that
+identifies the owner.
 
-The lock ends with the process, however it ends. The token tells a process that outlived its run (an orphan of a killed
-launcher) that somebody else has taken the folder up since, and that nothing there is its own any more.
+The lock ends with the process, however it ends. By the token, a process that outlives its run (an
+orphan of a killed launcher) notices that another process has taken over the folder.
 """
 
-import json
 import os
 import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from sft_exp.errors import ConfigError, StorageError
 from sft_exp.store import atomic_io, results
+from sft_exp.store.listing import read
 
 OWNER = ".owner.json"  # in the run folder: token, pid, host
 LOCK = ".owner.lock"
@@ -42,7 +42,8 @@ _held: dict[Path, tuple[str, FileLock | None]] = {}  # folder -> (token, lock) o
 
 @contextmanager
 def holding(folder: Path) -> Iterator[str]:
-    """Own a run folder inside, or go on owning it; gives the token. ConfigError names who works there."""
+    """Own a run folder inside the block; yields the token. ConfigError names a process that works
+    there."""
     token = take(folder)
     try:
         yield token
@@ -51,26 +52,19 @@ def holding(folder: Path) -> Iterator[str]:
 
 
 def take(folder: Path) -> str:
-    """Own a run folder until `release`, or the end of this process."""
+    """Own a run folder until `release`, or until this process ends; returns the token."""
     place = folder.absolute()
     if place in _held:
         return _held[place][0]
-    lock: FileLock | None = FileLock(atomic_io.folder(place) / LOCK, fallback_to_soft=False)
-    assert lock is not None
+    lock = FileLock(atomic_io.folder(place) / LOCK, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=0)
+        # without locks, the token alone guards the folder
+        locked = atomic_io.acquire(lock, timeout=0)
     except Timeout:
-        who = read(place / OWNER)
-        at_work = f"process {who.get('pid', '?')} on {who.get('host', '?')} is at work there; wait, or give another folder"
-        raise ConfigError("hydra.run.dir", folder, at_work) from None
-    except NotImplementedError:
-        lock = None  # a file system without locks: the token alone
-    except OSError as error:
-        if error.errno not in (ENOSYS, ENOTSUP, ENOLCK):
-            raise StorageError(f"{place / LOCK}: {error.strerror or error}") from error
-        lock = None
+        problem = f"{owner(place)} is at work there; wait, or give another folder"
+        raise ConfigError("hydra.run.dir", folder, problem) from None
     token = uuid.uuid4().hex
-    _held[place] = (token, lock)
+    _held[place] = (token, lock if locked else None)
     atomic_io.write_json(
         place / OWNER, {"token": token, "pid": os.getpid(), "host": platform.node()}
     )
@@ -84,23 +78,26 @@ def release(folder: Path) -> None:
 
 
 def adopt(folder: Path, token: str) -> None:
-    """Work in a folder that the process which started this one holds."""
+    """Own a folder on behalf of the process that started this one and holds its lock."""
     _held[folder.absolute()] = (token, None)
 
 
 def owned(folder: Path) -> bool:
-    """Whether nobody has taken the folder up since this process did."""
+    """Whether this process still owns the folder: no other process has taken it over since."""
     token, _ = _held.get(folder.absolute(), ("", None))
     return bool(token) and read(folder / OWNER).get("token") == token
 
 
+def owner(folder: Path) -> str:
+    """`process 123 on host`, as the folder's owner file says."""
+    record = read(folder / OWNER)
+    return f"process {record.get('pid', '?')} on {record.get('host', '?')}"
+
+
 def require(folder: Path) -> None:
-    """StorageError if somebody has taken the folder up since this process did."""
+    """StorageError unless this process still owns the folder."""
     if not owned(folder):
-        who = read(folder / OWNER)
-        raise StorageError(
-            f"{folder}: process {who.get('pid', '?')} on {who.get('host', '?')} has taken it up; nothing was written"
-        )
+        raise StorageError(f"{folder}: {owner(folder)} has taken it over; nothing was written")
 
 
 def idle(folder: Path) -> bool:
@@ -116,18 +113,23 @@ def idle(folder: Path) -> bool:
 def fits(
     folder: Path, config: dict[str, Any], choices: dict[str, str], key: str = "hydra.run.dir"
 ) -> None:
-    """ConfigError if the folder holds the results of another experiment. With `replace=true` what that one wrote is removed."""
+    """ConfigError if the folder holds another experiment's results; with `replace=true` their files
+    are removed instead."""
     result = results.read_if_complete(folder)
     if result is None or identity(result.config, result.choices) == identity(config, choices):
         return
     if not config.get("replace"):
-        theirs, ours = (dict(flat(c)) for c in (result.config, config))
-        differs = next(
-            (k for k in ours if k.partition(".")[0] not in IGNORED and theirs.get(k) != ours[k]),
-            "a choice",
+        old, new = dict(flat(result.config)), dict(flat(config))
+        different = (
+            name
+            for name in new
+            if name.partition(".")[0] not in IGNORED and old.get(name) != new[name]
         )
-        valid = f"holds another experiment's results ({differs} differs); give another folder, or replace=true to remove them"
-        raise ConfigError(key, folder, valid)
+        problem = (
+            f"holds another experiment's results ({next(different, 'a choice')} differs); "
+            "give another folder, or replace=true to remove them"
+        )
+        raise ConfigError(key, folder, problem)
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
             if path.name != OWNER:
@@ -135,10 +137,11 @@ def fits(
 
 
 def identity(config: dict[str, Any], choices: dict[str, str]) -> tuple[Any, Any]:
-    """What makes two experiments the same: nothing that only says how, where or how loudly they run."""
-    kept = {k: v for k, v in config.items() if k not in IGNORED}
-    kept["precision"] = config.get("hardware", {}).get("precision")
-    return kept, {k: v for k, v in choices.items() if k not in IGNORED}
+    """The config and choices that identify an experiment, without keys on how and where it runs and
+    what it prints."""
+    keys = {k: v for k, v in config.items() if k not in IGNORED}
+    keys["precision"] = config.get("hardware", {}).get("precision")
+    return keys, {k: v for k, v in choices.items() if k not in IGNORED}
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -148,11 +151,3 @@ def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""One of the processes that share a run on this machine: `execution.child` runs it on launch.json."""
+"""One rank of a job on this machine: `execution.child` runs it with the path of launch.json."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from sft_exp.jobs import prepare
 
 
 def main() -> None:
-    """One of the processes that `launch` starts."""
+    """Run rank 0 or a follower of the job that launch.json describes."""
     from sft_exp.execution import session
     from sft_exp.failures import reported
     from sft_exp.reports import report

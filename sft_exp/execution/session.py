@@ -1,4 +1,4 @@
-"""One job from its requests to its run folder: results.json, report.html, plots, status.json."""
+"""Runs one job and writes its run folder: results.json, report.html, pictures, status.json."""
 
 import shlex
 import time
@@ -31,34 +31,30 @@ def work(
     others: Sequence[Job] | None = None,
     varying: Sequence[str] = (),
 ) -> Results:
-    """Run what is missing, write the run folder; status.json says how it ended, whatever happens.
+    """Run the missing stages and write the run folder; status.json records how the job ended, even
+    after a failure.
 
-    `others` are jobs of the same sweep, if it is one: heads of theirs that can be trained together with this one's are.
-    `varying` are those of the job's overrides that tell it from them.
+    Args:
+        job: the job.
+        folder: the run folder.
+        config: the job's plain config.
+        command: the command line, for reports.
+        others: the other jobs of a sweep, whose heads are trained together with this job's where
+            possible; None outside of a sweep.
+        varying: the overrides that distinguish this job within its sweep.
     """
     with ownership.holding(folder) as token:
         ownership.fits(folder, config, job.experiment.choices)
-        return _work(job, folder, config, command, others, varying, token)
+        hardware = job.experiment.hardware
+        if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
+            sweep = others is not None
+            return followers.launch(job, folder, config, command, varying, sweep, token)
+        # signals are handled until the last file is written
+        with Stop.handle_signals():
+            return _run(job, folder, config, command, others, varying)
 
 
-def _work(
-    job: Job,
-    folder: Path,
-    config: dict[str, Any],
-    command: list[str],
-    others: Sequence[Job] | None,
-    varying: Sequence[str],
-    token: str,
-) -> Results:
-    hardware = job.experiment.hardware
-    if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
-        return followers.launch(job, folder, config, command, varying, others is not None, token)
-    # until the last file is written: a signal on the way out changes nothing
-    with Stop.handle_signals():
-        return _alone(job, folder, config, command, others, varying)
-
-
-def _alone(
+def _run(
     job: Job,
     folder: Path,
     config: dict[str, Any],
@@ -96,13 +92,7 @@ def _alone(
         if isinstance(error, ToleranceError) and others is None:
             benchmark = result_file.parse_bill(results.read(job.results["bill"][0], "bill.json"))
             report.show_benchmark(benchmark, console)
-        code = (
-            error.code
-            if isinstance(error, Failure | SystemExit) and isinstance(error.code, int)
-            else 130
-            if isinstance(error, KeyboardInterrupt)
-            else 1
-        )
+        code = exit_code(error)
         for name in list(ctx.runs):
             ctx.finish(name, code)
         state = "interrupted" if isinstance(error, Interrupted) else "failed"
@@ -129,3 +119,11 @@ def _alone(
     LOG.info("done: %stest %s %.2f %%", validated, result.score_name, 100 * result.tested)
     followers.shutdown(ctx, 0)
     return result
+
+
+def exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, Failure | SystemExit) and isinstance(error.code, int):
+        return error.code
+    return 1

@@ -1,8 +1,8 @@
-"""Every process ends with the one that started it, and on every signal, whatever it is doing at the time.
+"""Ends every process with its parent, and on every signal, whatever it is doing.
 
-Linux could send a signal itself when a parent dies (PR_SET_PDEATHSIG), but means the thread that started the process, which
-may end while its process goes on. Watching the parent's pid is right everywhere, and soon enough. Nothing here imports torch,
-so that a process can be watched before it does.
+Linux can send a signal when a parent dies (PR_SET_PDEATHSIG), but that refers to the parent's
+thread, which may end before its process. Polling the parent's pid works on every platform, and is
+fast enough. Nothing here imports torch, so that a process is watched before it does.
 """
 
 import atexit
@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from sft_exp.errors import Interrupted
 
-EVERY = 0.5  # seconds between two looks at the parent
+EVERY = 0.5  # seconds between two checks of the parent
 GRACE = 3.0  # seconds that an orphan has to write a checkpoint
 DRIVER = "SFT_EXP_DRIVER"  # environment variable: pid of the process that began the sweep
 SIGNALS = [
@@ -28,11 +28,11 @@ SIGNALS = [
 
 
 def when_orphaned(call: Callable[[], object], parent: int | None = None) -> None:
-    """Call once, from a thread of its own, when this process's parent has died.
+    """Call a function once, from a new thread, when this process's parent has died.
 
     Args:
-        call: what to do then.
-        parent: pid of the process that started this one. With it a parent that died before this call is noticed, too.
+        call: the function.
+        parent: pid of the parent. With it, a parent that died before this call is noticed, too.
     """
     expected = os.getppid() if parent is None else parent
 
@@ -48,7 +48,7 @@ def end_with_parent(parent: int | None = None) -> None:
     """When the parent dies, end as on SIGTERM; after `GRACE` seconds end in any case."""
 
     def end() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)  # training hears it and leaves a checkpoint
+        os.kill(os.getpid(), signal.SIGTERM)  # training handles it and writes a checkpoint
         time.sleep(GRACE)
         os._exit(Interrupted.code)
 
@@ -56,24 +56,27 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def end_with_driver() -> None:
-    """End a process that joblib started when the process that began the sweep dies. Does nothing in all other processes."""
+    """End a process that joblib started when the process that began the sweep dies. Does nothing in
+    all other processes."""
     driver = int(os.environ.get(DRIVER, os.getpid()))
     if driver != os.getpid() and "joblib.externals.loky" in sys.modules:
         when_orphaned(lambda: os._exit(Interrupted.code), driver)
 
 
 def leave_on_signals() -> None:
-    """From now on a signal ends this process with exit code 130 (Ctrl-C) or 75 (others), without a traceback.
+    """Make signals end this process with exit code 130 (Ctrl-C) or 75 (others), without a
+    traceback.
 
-    Training replaces these handlers while it runs (`Stop`), to write a checkpoint first. Once the interpreter shuts down
-    signals are ignored: the exit code is known by then.
+    Training replaces these handlers while it runs (`Stop`), to write a checkpoint first. During
+    interpreter shutdown signals are ignored, since the exit code is known by then.
     """
     handle_signals(leave)
     atexit.register(handle_signals, signal.SIG_IGN)
 
 
 def interrupt_once() -> None:
-    """The first signal raises KeyboardInterrupt, which ends the jobs in order; the second one leaves at once."""
+    """Make the first signal raise KeyboardInterrupt, which ends the jobs in order, and the second
+    one exit at once."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         handle_signals(leave)
@@ -83,7 +86,8 @@ def interrupt_once() -> None:
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
-    """Let `handler` handle all signals that ask a process to stop; only the main thread can."""
+    """Install `handler` for all signals that ask a process to stop; does nothing outside the main
+    thread."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, handler)

@@ -1,1 +1,1 @@
-"""Forecast what more labels would bring."""
+"""Forecast the accuracy with more labels."""

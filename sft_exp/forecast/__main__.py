@@ -1,8 +1,8 @@
-"""Forecast what more labels would bring, as an interval: `50 more labels: 88 to 92 %`.
+"""Forecast the accuracy with more labels, as an interval: `50 more labels: 88 to 92 %`.
 
-Fine-tunes the run's experiment with a half, a quarter, an eighth of its labels (what is in the store
-is not computed again), and carries the curve on. The interval is for one set of labels drawn at
-random; those that `sft_exp label` chooses may do better. Writes forecast.json into the run folder.
+Fine-tunes the run's experiment with a half, a quarter and an eighth of its labels (finished stages
+come from the store) and extrapolates the learning curve. The interval is for one random set of
+labels; labels that `sft_exp label` chooses may do better. Writes forecast.json into the run folder.
 
     sft_exp forecast outputs/latest n=50
 """
@@ -22,7 +22,7 @@ class Arguments:
     positional: ClassVar[tuple[str, ...]] = ("run",)
 
     run: Path  # folder of a finished run with 3 draws or more
-    n: int = 50  # labels more than it had
+    n: int = 50  # additional labels
 
     def __post_init__(self):
         require(self.n > 0, "n", self.n, "above 0")
@@ -32,12 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("forecast", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> None:
+def work(arguments: Arguments) -> None:
     from sft_exp.label.forecast import curve, words  # late: imports torch
 
-    found = curve(given.run)
-    atomic_io.write_json(given.run / "forecast.json", found)
-    print(words(found, given.n))
+    measured = curve(arguments.run)
+    atomic_io.write_json(arguments.run / "forecast.json", measured)
+    print(words(measured, arguments.n))
 
 
 if __name__ == "__main__":

@@ -140,12 +140,9 @@ def with_defaults(words: Sequence[str], silent: bool = False) -> list[str]:
     if given.get("study", "null") != "null":
         chosen = [s for s in chosen if s.key in OF_IMAGES]
     if not silent:
-        console.print(
+        console.message(
             "Chosen for these images; a key of yours replaces its line, auto=false all of them:\n"
-            + "\n".join(f"  {s.key}={s.value}: {s.reason}" for s in chosen),
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            + "\n".join(f"  {s.key}={s.value}: {s.reason}" for s in chosen)
         )
     # Hydra's flags stay in front; the user's overrides follow the rule's.
     first = next(n for n, w in enumerate(words) if "=" in w and not w.startswith("-"))

@@ -1,4 +1,4 @@
-"""What does not fit together is refused before anything is computed."""
+"""Checks that refuse incompatible choices before anything is computed."""
 
 import pkgutil
 from dataclasses import replace
@@ -24,52 +24,50 @@ from sft_exp.stages import model, pretrain
 from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
 
-_metric_names: dict[str, list[str]] = {}  # by task and what the data set holds
+_metric_names: dict[str, list[str]] = {}  # by task and specification of the data
 
 
 def check_task(e: Experiment, data: Corpus) -> None:
-    """Data sets without what the task learns from, and what does not fit what it predicts. ConfigError."""
-    name, told = (
-        e.choices.get("task", type(e.task).__name__),
-        [*data.train.targets, *(["y"] if data.labelled else [])],
-    )
-    if missing := [t for t in e.task.needs or ("y",) if t not in told]:
-        raise ConfigError(
-            "task",
-            name,
-            f"learns from {' and '.join(map(called, missing))}, and dataset={e.choices.get('dataset', data.name)} has "
-            f"{' and '.join(map(called, told))}; data sets that have them: {', '.join(giving(*missing)) or 'none'}",
-        )
+    """ConfigError if the data lack the task's targets, or other choices do not support the task."""
+    name, targets = e.choices.get("task", type(e.task).__name__), targets_of(data)
+    if missing := [t for t in e.task.needs or ("y",) if t not in targets]:
+        has = f"dataset={e.choices.get('dataset', data.name)} has {' and '.join(map(called, targets))}"
+        others = f"data sets that have them: {', '.join(giving(*missing)) or 'none'}"
+        needs = f"learns from {' and '.join(map(called, missing))}"
+        raise ConfigError("task", name, f"{needs}, and {has}; {others}")
     check_metrics(e, data)
-    for key, chosen, wanted in (
+    for key, chosen, supported in (
         ("compress", e.compress and e.compress.variants(""), ("classes",)),
         ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
         ("strategy", e.strategy.tasks, e.strategy.tasks),
         ("strategy", e.strategy.closed_form, e.strategy.closed_form_tasks),
     ):
-        if chosen and e.task.predicts not in wanted:
-            why = f"is for tasks that predict {' or '.join(wanted)}, and {name} predicts {e.task.predicts}"
+        if chosen and e.task.predicts not in supported:
+            why = f"is for tasks that predict {' or '.join(supported)}, and {name} predicts {e.task.predicts}"
             raise ConfigError(key, e.choices.get(key, ""), why)
 
 
+def targets_of(data: Corpus) -> list[str]:
+    """The names of a corpus's targets, `y` for classes included."""
+    return [*data.train.targets, *(["y"] if data.labelled else [])]
+
+
 def check_metrics(e: Experiment, data: Corpus) -> None:
-    """Metrics that are not installed, unknown, or not of what the task predicts: said now and not after training.
-    ConfigError."""
+    """ConfigError for metrics that are unknown, not installed, or do not fit what the task
+    predicts."""
     own = metric_names(e.task, data.spec)
     keys: list[str] = [*own]
     for metric in e.metrics:
         if not isinstance(metric, Metric):
             if metric not in own:
                 known = [*own, *(f.stem for group, f, _ in sources.parts() if group == "metric")]
-                raise ConfigError(
-                    "metrics", metric, f"names no metric{did_you_mean(str(metric), known)}"
-                )
+                problem = f"names no metric{did_you_mean(str(metric), known)}"
+                raise ConfigError("metrics", metric, problem)
             continue
         if e.task.predicts not in metric.predicts:
             valid = f"is of tasks that predict {' or '.join(metric.predicts)}"
-            raise ConfigError(
-                "metrics", metric.key, f"{valid}, and this one predicts {e.task.predicts}"
-            )
+            problem = f"{valid}, and this one predicts {e.task.predicts}"
+            raise ConfigError("metrics", metric.key, problem)
         if metric.key in keys:
             raise ConfigError("metrics", metric.key, "is the name of two metrics")
         keys.append(metric.key)
@@ -77,8 +75,10 @@ def check_metrics(e: Experiment, data: Corpus) -> None:
 
 
 def metric_names(task: Task, spec: Spec) -> list[str]:
-    """The names of a task's own metrics. They are built once a process to see that they can be: it takes as long as all other
-    checks, and a sweep's jobs mostly have one task."""
+    """The names of a task's own metrics.
+
+    They are built once per process, as a check, which takes as long as all other checks together.
+    """
     key = repr((task, spec))
     if key not in _metric_names:
         _metric_names[key] = [*task.metrics(spec)]
@@ -86,7 +86,8 @@ def metric_names(task: Task, spec: Spec) -> list[str]:
 
 
 def rehearse(metric: Metric, predicts: str, spec: Spec) -> None:
-    """Build the metric and, of classification, show it one batch. ConfigError where it cannot take that."""
+    """Build a metric and, for classification, update it with one batch. ConfigError if that
+    fails."""
     classes = len(spec.classes)
     try:
         built: Any = metric.build(spec)
@@ -105,86 +106,69 @@ def called(target: str) -> str:
 
 
 def giving(*targets: str) -> list[str]:
-    """Our data sets with these annotations."""
-    found = []
+    """The package's data sets with these targets."""
+    names = []
     for module in pkgutil.iter_modules(datasets.__path__):
-        kinds = vars(import_module(f"{datasets.__name__}.{module.name}")).values()
-        if any(
-            isinstance(k, type) and issubclass(k, Dataset) and {*targets} <= {*k.gives}
-            for k in kinds
-            if k is not Dataset
-        ):
-            found.append(module.name)
-    return found
+        values = vars(import_module(f"{datasets.__name__}.{module.name}")).values()
+        kinds = [v for v in values if isinstance(v, type) and issubclass(v, Dataset)]
+        if any({*targets} <= {*kind.gives} for kind in kinds if kind is not Dataset):
+            names.append(module.name)
+    return names
 
 
-def teacher_of(data: Corpus, field: str, given: Any) -> Path:
-    """The store folder of the model that a field of the strategy names. ConfigError, DataError."""
+def teacher_of(data: Corpus, field: str, run: Any) -> Path:
+    """The store folder of the model of the run that a field of the strategy names. ConfigError,
+    DataError."""
     key = f"strategy.{field}"
-    if not given:
-        raise ConfigError(key, given, "must be the folder of a run, whose model is imitated")
-    folder = model.folder_of(Path(given))
+    if not run:
+        raise ConfigError(key, run, "must be the folder of a run, whose model is imitated")
+    folder = model.folder_of(Path(run))
     teacher = model.load(folder)
     if teacher.spec != data.spec:
-        raise ConfigError(key, given, f"knows {teacher.spec}, and {data.name} has {data.spec}")
+        raise ConfigError(key, run, f"knows {teacher.spec}, and {data.name} has {data.spec}")
     if not teacher.probabilistic:
-        raise ConfigError(key, given, "leaves votes and no logits to learn from")
+        raise ConfigError(key, run, "leaves votes and no logits to learn from")
     return folder
 
 
 def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
-    """The data set whose images are pretrained on. ConfigError or DataError if it may not be."""
+    """The data set for pretraining. ConfigError or DataError if it cannot be used."""
+    key = "pretrain_dataset"
     if e.pretrain_dataset is None:
         if e.pretrainer.labelled:
-            raise ConfigError(
-                "pretrain_dataset",
-                None,
-                "must name another labelled data set, whose labels are learned from",
-            )
+            problem = "must name another labelled data set, whose labels are learned from"
+            raise ConfigError(key, None, problem)
         return data
     try:
         pool = corpus(e.pretrain_dataset)
     except ConfigError as error:
-        raise error.under("pretrain_dataset") from error
-    if e.pretrainer.labelled and pool.fingerprint == data.fingerprint:
-        raise ConfigError(
-            "pretrain_dataset",
-            pool.name,
-            "must be another data set: labels of this one are counted by labels=",
-        )
+        raise error.under(key) from error
     if e.pretrainer.labelled:
+        if pool.fingerprint == data.fingerprint:
+            problem = "must be another data set: labels of this one are counted by labels="
+            raise ConfigError(key, pool.name, problem)
         needs = e.task.needs if getattr(e.pretrainer, "task", None) else ()
-        if missing := [
-            t
-            for t in needs or ("y",)
-            if t not in (*pool.train.targets, *(["y"] if pool.labelled else []))
-        ]:
-            missing = [called(t) for t in missing]
-            raise ConfigError(
-                "pretrain_dataset",
-                pool.name,
-                f"has no {' and '.join(missing)}, which are learnt from",
-            )
+        if missing := [called(t) for t in needs or ("y",) if t not in targets_of(pool)]:
+            problem = f"has no {' and '.join(missing)}, which are learnt from"
+            raise ConfigError(key, pool.name, problem)
         if needs and pool.image[1:] != data.image[1:]:
-            size = f"images of {pool.image[1]}x{pool.image[2]}, and {data.name} of {data.image[1]}x{data.image[2]}"
-            raise ConfigError(
-                "pretrain_dataset",
-                pool.name,
-                f"has {size}: give both the same dataset.size, as masks move with it",
-            )
+            size, other = (f"{rows}x{columns}" for _, rows, columns in (pool.image, data.image))
+            problem = f"has images of {size}, and {data.name} of {other}"
+            remedy = "give both the same dataset.size, as masks move with it"
+            raise ConfigError(key, pool.name, f"{problem}: {remedy}")
     if pool is not data:
         duplicates.refuse_elsewhere(pool, data, e.protocol.transductive)
     return pool
 
 
 def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
-    """Optimizers and networks that cannot be built, strategies and batches that do not fit them. ConfigError."""
+    """ConfigError for optimizers and networks that cannot be built, and incompatible strategies or
+    batches."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
+        trial = replace(optim, options={**optim.options, "lr": 1e-3})
         try:
-            build_optimizer(
-                replace(optim, options={**optim.options, "lr": 1e-3}), [{"params": [parameter]}]
-            )
+            build_optimizer(trial, [{"params": [parameter]}])
         except ConfigError as error:
             raise error.under(key) from error
     weights = initial(e)
@@ -195,45 +179,23 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
     except ConfigError as error:
         raise error.under("strategy") from error
     if e.strategy.closed_form and "unlabelled" in e.task.pools:
-        raise ConfigError(
-            "task",
-            e.choices.get("task", ""),
-            "needs a strategy that trains: this one's head is solved from the labels",
-        )
+        problem = "needs a strategy that trains: this one's head is solved from the labels"
+        raise ConfigError("task", e.choices.get("task", ""), problem)
     if e.pretrainer.trained_by != "nothing":
-        pretrain.build(
-            {
-                "method": e.pretrainer,
-                "encoder": e.encoder,
-                "seed": e.seed,
-                "image": data.image,
-                **weights,
-            },
-            data,
-        )
+        request = {"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed}
+        pretrain.build({**request, "image": data.image, **weights}, data)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
     for key, budget, method, n in (
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),
         ("finetune", e.finetune, e.task, labelled),
     ):
         if budget.micro_batch_size and (normed or not method.per_row):
-            why = (
-                "the encoder's BatchNorm looks"
-                if normed
-                else f"the loss of {type(method).__name__} looks"
+            part = "the encoder's BatchNorm" if normed else f"the loss of {type(method).__name__}"
+            problem = (
+                f"must be null: {part} looks across the batch, so its pieces are not the whole"
             )
-            raise ConfigError(
-                f"{key}.piece",
-                budget.micro_batch_size,
-                f"must be null: {why} across the batch, so its pieces are not the whole",
-            )
-        if (
-            normed
-            and budget.size(n) < 2
-            and (method is e.pretrainer or any(rates for _, rates in phases))
-        ):
-            raise ConfigError(
-                f"{key}.batch_size",
-                budget.batch_size,
-                "must be 2 or more: the encoder's BatchNorm looks across the batch",
-            )
+            raise ConfigError(f"{key}.micro_batch_size", budget.micro_batch_size, problem)
+        trains = method is e.pretrainer or any(rates for _, rates in phases)
+        if normed and budget.size(n) < 2 and trains:
+            problem = "must be 2 or more: the encoder's BatchNorm looks across the batch"
+            raise ConfigError(f"{key}.batch_size", budget.batch_size, problem)

@@ -1,9 +1,9 @@
 """Choose the images to label next, and serve a page to label them with.
 
-Chooses typical and diverse images among those without a label, in the features that the run's
-pretraining learned, writes chosen.csv and label.html, and serves the page on this machine: number
-keys label, `u` undoes, space skips. Each answer is in labels.csv before it is acknowledged; the same
-command goes on where it stopped. Then labels.csv goes back into training.
+Chooses typical and diverse unlabelled images in the features that the run's pretraining learned,
+writes chosen.csv and label.html, and serves the page on this machine: number keys label, `u`
+undoes, space skips. Each answer is written to labels.csv before it is acknowledged; the same
+command resumes where it stopped. Then train with labels.csv.
 
     sft_exp label outputs/latest n=50
 """
@@ -33,65 +33,61 @@ def work(ask: Ask) -> None:
 
 
 def write(ask: Ask) -> None:
-    """Chooses, and writes the folder."""
-    dataset, data, known, open_ = opened(ask.run)
-    own = open_ is data.extra
-    if open_ is None or len(open_) < ask.n:
+    """Choose images and write the folder."""
+    dataset, data, labelled, pool = opened(ask.run)
+    own = pool is data.extra
+    if pool is None or len(pool) < ask.n:
         where = "dataset.unlabelled has" if own else "outside the run's labels there are"
-        raise DataError(f"n={ask.n}: {where} {len(open_) if open_ else 0} images without a label")
-    chosen = open_.at(choose(ask, known, open_))
+        raise DataError(f"n={ask.n}: {where} {len(pool) if pool else 0} images without a label")
+    chosen = pool.at(choose(ask, labelled, pool))
     if own:
-        made = table_of(dataset, data, known, chosen, ask.folder)
+        new = table_of(dataset, data, labelled, chosen, ask.folder)
     else:
-        rows = [
-            [name, data.classes[y]] for name, y in zip(known.ids, known.y.tolist(), strict=True)
-        ]
-        made = Sheet("labels", ["file", "label"], list(data.classes), chosen.ids, rows)
-    made.why = f"{ask.n} of {len(open_):,} images without a label, chosen by {ask.strategy} in the features of {ask.run}"
-    sheet.write(ask.folder, made, (picture(data, chosen, row) for row in range(len(chosen))))
+        pairs = zip(labelled.ids, labelled.y.tolist(), strict=True)
+        rows = [[name, data.classes[y]] for name, y in pairs]
+        new = Sheet("labels", ["file", "label"], list(data.classes), chosen.ids, rows)
+    new.why = f"{ask.n} of {len(pool):,} images without a label, chosen by {ask.strategy} in the features of {ask.run}"
+    sheet.write(ask.folder, new, (picture(data, chosen, row) for row in range(len(chosen))))
 
 
-def print_sheet(ask: Ask, made: Sheet) -> None:
-    """What was chosen, what it may bring, and how it goes on."""
+def print_sheet(ask: Ask, current: Sheet) -> None:
+    """Print how the images were chosen, the forecast, and the command that trains with the
+    labels."""
     from sft_exp.label import forecast
 
-    done = len(made.answers((ask.folder / "labels.csv").read_text()))
-    print(f"{made.why}; {done} have one by now.")
+    done = len(current.answers((ask.folder / "labels.csv").read_text()))
+    print(f"{current.why}; {done} of them are labelled so far.")
     curve = Path(ask.run) / "forecast.json"
     if curve.exists():
         print(forecast.words(json.loads(curve.read_text()), ask.n))
     else:
         print(
-            "What they would bring:",
+            "Forecast their benefit with:",
             shlex.join(["python", "-m", "sft_exp.forecast", f"run={ask.run}", f"n={ask.n}"]),
         )
-    print(f"Train with them: {training(ask, made)}")
+    print(f"Train with them: {training(ask, current)}")
 
 
-def training(ask: Ask, made: Sheet) -> str:
-    """The run's own command with the new table of labels; the key alone where the run is no longer there."""
+def training(ask: Ask, current: Sheet) -> str:
+    """The run's command with the new table of labels; the override alone if the run was removed."""
     from sft_exp.config import recipe
     from sft_exp.store import results
 
-    table = f"{made.key}={recipe.quoted(str((ask.folder / 'labels.csv').absolute()))}"
+    table = f"{current.key}={recipe.quoted(str((ask.folder / 'labels.csv').absolute()))}"
     if not (Path(ask.run) / results.FILE).exists():
         return table
     result = results.read(Path(ask.run))
-    replaced = (made.key, "labels_total") if made.key == "labels" else (made.key,)
-    kept = [
-        o
-        for o in recipe.overrides(result.config, result.choices)
-        if o.partition("=")[0] not in replaced
-    ]
-    return recipe.command([*kept, table])
+    replaced = (current.key, "labels_total") if current.key == "labels" else (current.key,)
+    overrides = recipe.overrides(result.config, result.choices)
+    return recipe.command([*(o for o in overrides if o.partition("=")[0] not in replaced), table])
 
 
 def serve(ask: Ask) -> None:
-    """Until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     from sft_exp.label.desk import Desk
 
     with Desk(ask.folder, ask.port) as desk:
-        print(f"Label at {desk.url} (Ctrl-C ends; the same command goes on)", flush=True)
+        print(f"Label at {desk.url} (Ctrl-C ends; the same command resumes)", flush=True)
         try:
             desk.serve_forever()
         except KeyboardInterrupt:

@@ -1,7 +1,9 @@
-"""Which images to label next: typical and diverse ones, seen in the features of a pretrained encoder.
+"""Strategies that choose the images to label next: typical and diverse ones in a pretrained
+encoder's features.
 
-Rows are positions in `f_ND`, the directions of all images that are labelled or may be; `known_N` is true where one has a label.
-Every strategy gives rows without a label, the most wanted first, and the same ones for the same seed.
+Rows are indices into `f_ND`, the directions of labelled images and candidates; `known_N` is true
+for labelled images. Every strategy returns rows of unlabelled images in order of preference,
+deterministically for a seed.
 """
 
 import torch
@@ -10,21 +12,25 @@ from torch.nn.functional import normalize
 
 from sft_exp.core.rng import stream
 
-NEIGHBOURS = 20  # whose mean distance is an image's typicality (arXiv:2202.02794, section 3.2)
+NEIGHBOURS = (
+    20  # the mean distance to them is an image's typicality (arXiv:2202.02794, section 3.2)
+)
 CLUSTERS = 500  # at most
-SMALLEST = 5  # images of a cluster that is asked before the rest
-EXACT = 50  # clusters up to which k-means looks at all images in each step
+SMALLEST = 5  # smaller clusters come after all others
+EXACT = 50  # up to this many clusters, k-means uses all images in each step
 CHUNK = 2048  # rows whose distances to others are held at once
 
 
 def directions(f_ND: Tensor) -> Tensor:
-    """Features from their mean, each scaled to length 1: codes after a ReLU all point one way, and their lengths say little."""
+    """Centred features, each scaled to length 1: codes after a ReLU lie in one orthant, and their
+    norms carry little."""
     return normalize(f_ND - f_ND.mean(0))
 
 
 def typiclust(f_ND: Tensor, known_N: Tensor, n: int, seed: int) -> Tensor:
-    """TypiClust (arXiv:2202.02794, algorithm 1): as many clusters as there will be labels; from those with the fewest labels,
-    the largest first, the image whose `NEIGHBOURS` nearest in the cluster are closest."""
+    """TypiClust (arXiv:2202.02794, algorithm 1): form as many clusters as there will be labels;
+    from those with the fewest labels, the largest first, take the image whose `NEIGHBOURS` nearest
+    in the cluster are closest."""
     clusters = min(int(known_N.sum()) + n, CLUSTERS, len(f_ND))
     of_N = kmeans(f_ND, clusters, seed)
     members = [(of_N == c).nonzero().flatten() for c in range(clusters)]
@@ -43,7 +49,7 @@ def typiclust(f_ND: Tensor, known_N: Tensor, n: int, seed: int) -> Tensor:
 
 
 def typical(f_ND: Tensor, rows: Tensor) -> Tensor:
-    """The rows, those with the smallest mean distance to their nearest neighbours among them first."""
+    """The rows sorted by mean distance to their nearest neighbours among them, smallest first."""
     near = min(NEIGHBOURS, len(rows) // 2)
     if not near:
         return rows
@@ -57,8 +63,8 @@ def typical(f_ND: Tensor, rows: Tensor) -> Tensor:
 
 
 def coreset(f_ND: Tensor, known_N: Tensor, n: int, seed: int) -> Tensor:
-    """Greedy k-centre (arXiv:1708.00489, algorithm 1): again and again the image farthest from all that are labelled or chosen.
-    Without a label it starts anywhere."""
+    """Greedy k-centre (arXiv:1708.00489, algorithm 1): repeatedly take the image farthest from all
+    labelled or chosen ones. Without labels it starts at a random image."""
     if known_N.any():
         away_N = torch.cat([torch.cdist(f, f_ND[known_N]).min(1).values for f in f_ND.split(CHUNK)])
     else:
@@ -75,7 +81,7 @@ def coreset(f_ND: Tensor, known_N: Tensor, n: int, seed: int) -> Tensor:
 
 
 def margin(logits_NY: Tensor, known_N: Tensor, n: int) -> Tensor:
-    """Where the model's best class leads its second by the least."""
+    """The images where the top two class probabilities are closest."""
     first, second = logits_NY.softmax(1).topk(2).values.unbind(1)
     return (first - second).masked_fill(known_N, float("inf")).argsort(stable=True)[:n]
 

@@ -1,4 +1,5 @@
-"""The server behind the labelling page: on this machine only, and an answer is on disk before it is acknowledged."""
+"""The labelling page's server: it listens on this machine only and writes each answer to disk
+before acknowledging it."""
 
 import json
 import sys
@@ -18,10 +19,11 @@ CONNECTIONS = 32  # at a time, each a thread; a browser opens six
 
 
 class Desk(ThreadingHTTPServer):
-    """GET / is the page, GET /answers what is on disk, POST /answers {image: label, or null to take it back} adds to it.
+    """GET / returns the page, GET /answers the saved answers; POST /answers {image: label, or null
+    to undo} adds to them.
 
-    Answers of several pages go to the one file, each written whole: whenever the process is killed, the file holds every
-    answer that was acknowledged.
+    Answers of several pages go to one file, which is replaced atomically: whenever the process is
+    killed, the file holds every acknowledged answer.
     """
 
     daemon_threads = True
@@ -39,7 +41,7 @@ class Desk(ThreadingHTTPServer):
         self.answers = self.sheet.answers((folder / "labels.csv").read_text())
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answers in a thread of its own, or hangs up where there are too many."""
+        """Handle the request in a new thread, or close the connection if there are too many."""
         if self.connections.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
@@ -52,7 +54,7 @@ class Desk(ThreadingHTTPServer):
             self.connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves is no error of ours."""
+        """Ignore clients that disconnect."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -60,24 +62,22 @@ class Desk(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/"
 
-    def record(self, given: dict[str, str | None]) -> None:
-        """Writes labels.csv with these answers. ValueError for what is not on the sheet."""
-        for name, label in given.items():
+    def record(self, new: dict[str, str | None]) -> None:
+        """Write labels.csv with these answers. ValueError for an image or class that is not on the
+        sheet."""
+        for name, label in new.items():
             if name not in self.sheet.chosen or label not in (None, *self.sheet.classes):
                 raise ValueError(f"{name}: {label}")
         with self.lock:
-            merged = {
-                name: label
-                for name, label in {**self.answers, **given}.items()
-                if label is not None
-            }
-            atomic_io.write(self.folder / "labels.csv", self.sheet.table(merged))
-            self.answers = merged
+            merged = {**self.answers, **new}
+            answers = {name: label for name, label in merged.items() if label is not None}
+            atomic_io.write(self.folder / "labels.csv", self.sheet.table(answers))
+            self.answers = answers
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Desk
-    timeout = 10  # seconds in which a client must go on with its request
+    timeout = 10  # seconds that a client may pause within its request
 
     def do_GET(self) -> None:
         if not self.local():
@@ -97,7 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self.local():
             return
         size = self.headers.get("Content-Length", "")
-        # Another site's page may send forms here, but no JSON: for that its browser asks us first, and nobody answers.
+        # Another site's page may post forms here but not JSON, for which its browser needs a CORS
+        # preflight.
         if self.path != "/answers" or self.headers.get_content_type() != "application/json":
             self.respond(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
         elif not (size.isdecimal() and len(size) < 10 and int(size) <= LONGEST):
@@ -113,7 +114,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.respond(HTTPStatus.OK, len(self.server.answers))
 
     def local(self) -> bool:
-        """Whether the request was made to this very address, and by no page of another site."""
+        """Whether the request names this address as its host and does not come from another site's
+        page."""
         host, origin = self.headers.get("Host"), self.headers.get("Origin")
         names = [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]
         if host in names and origin in (None, f"http://{host}"):
@@ -133,4 +135,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A terminal that tells of each answer would hide what matters."""
+        """Log nothing: a line per answer would bury the messages that matter."""

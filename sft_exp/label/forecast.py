@@ -1,4 +1,5 @@
-"""What more labels would bring, as an interval: the learning curve of fewer labels carried on."""
+"""A forecast of the accuracy with more labels, as an interval extrapolated from runs with fewer
+labels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,12 @@ FEWEST = 3  # draws
 
 
 def curve(run: Path) -> dict[str, Any]:
-    """{"scores": {label count: test accuracies of the draws}, "labels": what the run had, "share": of new labels that a draw
-    trains on, "now": its score}; what of it is missing in the store is trained."""
+    """The run's learning curve; label counts that are missing in the store are trained.
+
+    Returns:
+        {"scores": {label count: test accuracies of the draws}, "labels": the run's label count,
+        "share": the share of new labels that a draw trains on, "now": the run's mean accuracy}
+    """
     from sft_exp import api
     from sft_exp.core.tracker import Tracker
     from sft_exp.data.splits import FOLDS
@@ -31,7 +36,8 @@ def curve(run: Path) -> dict[str, Any]:
     job = prepare.prepare(replace(e, controls=False, val="none"))
     labelled, classes = result.data.labelled, len(job.corpus.strata)
     counts = [labelled >> k for k in range(1, HALVINGS + 1) if labelled >> k >= classes]
-    # With all labels of a set with a test split, the draws share their labels: their spread says nothing of label draws.
+    # With all labels and a fixed test split, the draws share one labelled set: their spread is not
+    # that of random sets.
     same = job.labels.count == "all" and job.corpus.test is not None
     scores = {} if same else {labelled: result.draws[MAIN]}
     if len(counts) + len(scores) < 2:
@@ -52,14 +58,15 @@ def curve(run: Path) -> dict[str, Any]:
     }
 
 
-def words(found: dict[str, Any], n: int) -> str:
-    """`50 more labels: 88.1 to 92.3 % (100 labels now: 86.0 %). ...`"""
+def words(measured: dict[str, Any], n: int) -> str:
+    """`50 more labels: 88.1 to 92.3 % (100 labels now: 86.0 %). ...`; `measured` is the result of
+    `curve`."""
     from sft_exp.label.learning_curve import forecast
 
-    scores = {int(count): accuracies for count, accuracies in found["scores"].items()}
-    coming = forecast(scores, found["labels"] + round(found["share"] * n))
+    scores = {int(count): accuracies for count, accuracies in measured["scores"].items()}
+    result = forecast(scores, measured["labels"] + round(measured["share"] * n))
     points = ", ".join(f"{count}: {100 * fmean(scores[count]):.1f}" for count in sorted(scores))
     return (
-        f"{n} more labels: {100 * coming.low:.1f} to {100 * coming.high:.1f} % ({found['labels']} labels now: "
-        f"{100 * found['now']:.1f} %). 95 % interval for one random label set, from the test accuracies at {points}."
+        f"{n} more labels: {100 * result.low:.1f} to {100 * result.high:.1f} % ({measured['labels']} labels now: "
+        f"{100 * measured['now']:.1f} %). 95 % interval for one random label set, from the test accuracies at {points}."
     )

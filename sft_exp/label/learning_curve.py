@@ -1,8 +1,9 @@
-"""From the scores at several label counts to an interval for a larger one.
+"""Extrapolates scores at several label counts to an interval for a larger one.
 
-The error falls as a power law, e(n) = a + b n^-c (arXiv:1712.00409, section 2): a is what no label count removes. A least-squares
-fit would hide how little a few counts say of a and c, so every (a, c) of a grid is weighed by how well it fits, b being the
-best for it; the forecast is the mixture. What one label draw gives lies around that curve by the spread of the draws.
+The error falls as a power law, e(n) = a + b n^-c (arXiv:1712.00409, section 2), where a is the
+irreducible error. A least-squares fit would hide how poorly a few counts determine a and c, so
+every (a, c) of a grid is weighted by its likelihood at the best b; the forecast is the mixture. A
+single labelled split varies around that curve by the spread of the draws.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
-# how far a real curve strays from a power law, as a share of the error: see docs/decisions/0020
+# deviation of real curves from a power law, as a share of the error: see docs/decisions/0020
 MISFIT = 0.01
 ASYMPTOTES, EXPONENTS = 40, np.geomspace(0.05, 1.5, 40)
 SAMPLES = 4000
@@ -19,14 +20,19 @@ SAMPLES = 4000
 @dataclass(frozen=True)
 class Forecast:
     count: int
-    mean: float  # of the accuracy of one label draw, a fraction
+    mean: float  # accuracy of one labelled split, a fraction
     low: float  # of the 95 % interval
     high: float
 
 
 def forecast(scores: dict[int, list[float]], count: int) -> Forecast:
-    """The accuracy of one label draw of `count` labels. `scores`: label count -> accuracy of each draw, fractions; at least two
-    counts and three draws."""
+    """The accuracy of one labelled split of `count` labels.
+
+    Args:
+        scores: label count -> the draws' accuracies, fractions; at least two counts and three
+            draws.
+        count: the label count to extrapolate to.
+    """
     n = np.array(sorted(scores), dtype=float)
     error_KD = 1 - np.array([scores[int(k)] for k in n])
     draws = error_KD.shape[1]
@@ -59,7 +65,8 @@ def forecast(scores: dict[int, list[float]], count: int) -> Forecast:
 
 
 def spread_at(n: np.ndarray, spread_K: np.ndarray, count: int) -> float:
-    """The standard deviation over draws at `count` labels, from those at `n`: it falls as a power of them, at most as 1 / n."""
+    """The standard deviation over draws at `count` labels, extrapolated from those at `n` by a
+    power between 0 and -1."""
     x, y = np.log(n), np.log(spread_K.clip(1e-4))
     slope = float(
         np.clip(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum(), -1, 0)

@@ -1,4 +1,4 @@
-"""Which images to label next: the pool without labels, its features, and the choice among them."""
+"""The selection of images to label next: the unlabelled pool, its features, and the choice."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 STRATEGIES = ("typiclust", "coreset", "margin", "random")
-POOL = 50_000  # images without a label that are looked at; of more, so many at random
+POOL = 50_000  # candidates at most; a larger pool is subsampled at random
 SIDE = 480  # pixels of the longer side of a picture on the page
 
 
@@ -53,10 +53,11 @@ class Ask:
 
 
 def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:
-    """(data set, what it holds, the images that a run had labels of, those it had none of).
+    """(data set, its corpus, a run's labelled images, its unlabelled images).
 
-    Where the labels are the user's own (labels=all), the others are those without any, which a table for `dataset.labels`
-    adds; else they are the training images outside the first draw's budget, which a table for `labels` adds.
+    With labels=all, the unlabelled images are those without any label, and a table for
+    `dataset.labels` adds labels to them; else they are the training images outside the first draw's
+    budget, and a table for `labels` adds them.
     """
     from sft_exp import api
     from sft_exp.data import splits
@@ -65,7 +66,9 @@ def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:
     e = api.reopen(run)
     data, labels = corpus(e.dataset), splits.Labels.parse(e.labels, e.labels_total)
     if e.task.predicts != "classes":
-        raise DataError(f"{run}: images get a class here, and its task predicts {e.task.predicts}")
+        raise DataError(
+            f"{run}: only classes can be labelled, and its task predicts {e.task.predicts}"
+        )
     if labels == splits.Labels("all") and "labels" in {f.name for f in fields(e.dataset)}:
         return e.dataset, data, data.train, data.extra
     draw = splits.make(data, labels, 0)
@@ -73,44 +76,41 @@ def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:
 
 
 def outside(data: "Corpus", draw: "Draw") -> "Images":
-    """Training images that are neither labelled nor tested on."""
+    """Training images that are neither labelled nor test images."""
     import torch
 
-    taken = {*draw.labelled.ids, *draw.test.ids}
-    return data.train.at(
-        torch.tensor(
-            [r for r, name in enumerate(data.train.ids) if name not in taken], dtype=torch.long
-        )
-    )
+    excluded = {*draw.labelled.ids, *draw.test.ids}
+    rows = [row for row, name in enumerate(data.train.ids) if name not in excluded]
+    return data.train.at(torch.tensor(rows, dtype=torch.long))
 
 
-def choose(ask: Ask, known: "Images", open_: "Images") -> "Tensor":
-    """Rows of `open_`, the most wanted first."""
+def choose(ask: Ask, labelled: "Images", pool: "Images") -> "Tensor":
+    """Rows of `pool` in order of preference."""
     import torch
 
     from sft_exp import api
     from sft_exp.core.rng import stream
     from sft_exp.label import acquire
 
-    looked = torch.randperm(len(open_), generator=stream(ask.seed, "looked"))[:POOL].sort().values
-    some = open_.at(looked)
-    known_N = torch.arange(len(known) + len(some)) < len(known)
+    sample = torch.randperm(len(pool), generator=stream(ask.seed, "looked"))[:POOL].sort().values
+    candidates = pool.at(sample)
+    known_N = torch.arange(len(labelled) + len(candidates)) < len(labelled)
     if ask.strategy == "random":
         rows = acquire.random(known_N, ask.n, ask.seed)
     elif ask.strategy == "margin":
         model = api.load_model(ask.run)
-        logits_NY = torch.cat([outputs(model.predict, known), outputs(model.predict, some)])
+        logits_NY = torch.cat([outputs(model.predict, x) for x in (labelled, candidates)])
         rows = acquire.margin(logits_NY, known_N, ask.n)
     else:
         encoder = api.load_pretrained(ask.run)
-        f_ND = acquire.directions(torch.cat([outputs(encoder, known), outputs(encoder, some)]))
+        f_ND = acquire.directions(torch.cat([outputs(encoder, x) for x in (labelled, candidates)]))
         strategy = acquire.typiclust if ask.strategy == "typiclust" else acquire.coreset
         rows = strategy(f_ND, known_N, ask.n, ask.seed)
-    return looked[rows - len(known)]
+    return sample[rows - len(labelled)]
 
 
 def outputs(function: Any, images: "Images") -> "Tensor":
-    """What a network makes of the images, [N, ...]."""
+    """A network's outputs for the images, [N, ...]."""
     import torch
 
     from sft_exp.stages.model import at_once
@@ -123,7 +123,8 @@ def outputs(function: Any, images: "Images") -> "Tensor":
 def table_of(
     dataset: "Dataset", data: "Corpus", known: "Images", chosen: "Images", folder: Path
 ) -> Sheet:
-    """A sheet whose labels.csv serves as `dataset.labels`: files relative to dataset.root, or else to the table."""
+    """A sheet whose labels.csv serves as `dataset.labels`, with paths relative to dataset.root or
+    else to the table."""
     if inside := [name for name in chosen.ids if name not in data.files]:
         raise DataError(
             f"{inside[0]}: only files of their own can be labelled; unpack the archive and name its folder"
@@ -141,24 +142,16 @@ def table_of(
             for n, name in enumerate(images.ids):
                 extra = {"split": split, column: images.groups[n] if images.groups else ""}
                 rows.append({"file": place(name), "label": data.classes[images.y[n]], **extra})
-    columns = [
-        "file",
-        "label",
-        *([column] if column else []),
-        *(["split"] if data.test is not None else []),
-    ]
+    columns = ["file", "label"] + ([column] if column else [])
+    columns += ["split"] if data.test is not None else []
     names = [place(name) for name in chosen.ids]
-    return Sheet(
-        "dataset.labels",
-        columns,
-        list(data.classes),
-        names,
-        [[row[c] for c in columns] for row in rows],
-    )
+    cells = [[row[c] for c in columns] for row in rows]
+    return Sheet("dataset.labels", columns, list(data.classes), names, cells)
 
 
 def picture(data: "Corpus", images: "Images", row: int) -> str:
-    """An image as a data URI: its file, made smaller, or what the data set holds if it has none or one of 16 bits."""
+    """An image as a data URI: its file, reduced, or the decoded pixels if it has no file or one of
+    16 bits."""
     from PIL import Image, ImageOps
 
     from sft_exp.data.decode import formats

@@ -1,9 +1,9 @@
-"""A folder of images to label: what was chosen, and the annotations so far.
+"""A folder of images to label: the chosen images and the labels so far.
 
-sheet.json     classes, chosen images in their order, and the rows that were labelled before; never changed again
-chosen.csv     file,chosen: the images labelled before and, with their rank, those chosen
-labels.csv     file,label[,group][,split]: the annotations, written whole after each answer
-label.html     the page to label with; opened as a file it downloads labels.csv
+sheet.json     classes, chosen images in order, and the rows that were labelled before; never
+changed chosen.csv     file,chosen: the images labelled before and the chosen ones with their rank
+labels.csv     file,label[,group][,split]: the labels, replaced atomically after each answer
+label.html     the labelling page; opened as a file it downloads labels.csv
 """
 
 import csv
@@ -22,28 +22,28 @@ PAGE = Path(__file__).with_name("page.html")
 
 @dataclass
 class Sheet:
-    # that labels.csv is given to: `dataset.labels` for the user's own images, else `labels`
+    # config key that takes labels.csv: `dataset.labels` for the user's own images, else `labels`
     key: str
     columns: list[str]  # of labels.csv, `file` and `label` among them
     classes: list[str]
-    chosen: list[str]  # images, the most wanted first
-    # rows of labels.csv that were there before
-    known: list[list[str]] = field(default_factory=list)
-    why: str = ""  # how they were chosen, in words
+    chosen: list[str]  # images in order of preference
+    known: list[list[str]] = field(default_factory=list)  # rows of labels.csv labelled before
+    why: str = ""  # a sentence on how the images were chosen
 
     def table(self, answers: dict[str, str]) -> str:
-        """labels.csv: the rows from before, then the chosen images that have an answer."""
-        rest = {"split": "train"}
+        """labels.csv: the earlier rows, then the chosen images that have an answer. Each is its own
+        group."""
         rows = [
-            [{"file": f, "label": answers[f]}.get(c) or rest.get(c, f) for c in self.columns]
-            for f in self.chosen
-            if f in answers
+            {"file": file, "label": answers[file], "split": "train"}
+            for file in self.chosen
+            if file in answers
         ]
-        return table([self.columns, *self.known, *rows])
+        cells = [[row.get(column, row["file"]) for column in self.columns] for row in rows]
+        return table([self.columns, *self.known, *cells])
 
     def answers(self, text: str) -> dict[str, str]:
-        """Image -> label of the chosen images in a labels.csv. DataError for a class that is none."""
-        found, chosen = {}, set(self.chosen)
+        """Image -> label of the chosen images in a labels.csv. DataError for an unknown class."""
+        labels, chosen = {}, set(self.chosen)
         for cells in csv.DictReader(io.StringIO(text, newline="")):
             row = {column: tables.restored(cell) for column, cell in cells.items()}
             if row["file"] in chosen:
@@ -51,19 +51,19 @@ class Sheet:
                     raise DataError(
                         f"labels.csv: {row['label']!r} of {row['file']} is no class; valid: {', '.join(self.classes)}"
                     )
-                found[row["file"]] = row["label"]
-        return found
+                labels[row["file"]] = row["label"]
+        return labels
 
 
 def write(folder: Path, sheet: Sheet, pictures: Iterable[str]) -> None:
-    """The folder of a new sheet; `pictures` are the chosen images as data URIs."""
+    """Write the folder of a new sheet; `pictures` are the chosen images as data URIs."""
     place = sheet.columns.index("file")
     known = [[row[place], ""] for row in sheet.known]
     chosen = [[name, str(rank)] for rank, name in enumerate(sheet.chosen, start=1)]
     atomic_io.write(folder / "chosen.csv", table([["file", "chosen"], *known, *chosen]))
     atomic_io.write(folder / "labels.csv", sheet.table({}))
     atomic_io.write(folder / "label.html", page(sheet, pictures))
-    # last: it says that the rest is there
+    # written last: its presence marks the folder as complete
     atomic_io.write_json(folder / "sheet.json", asdict(sheet))
 
 
@@ -72,9 +72,9 @@ def load(folder: Path) -> Sheet:
 
 
 def page(sheet: Sheet, pictures: Iterable[str]) -> str:
-    """label.html: one file that needs no other."""
+    """The self-contained label.html."""
     data = json.dumps({**asdict(sheet), "pictures": list(pictures)})
-    # no name can end the script
+    # escaped, so that no name can close the script element
     return PAGE.read_text().replace("/*SHEET*/null", data.replace("<", "\\u003c"))
 
 

@@ -1,4 +1,4 @@
-"""List what is in the store, and what it cost.
+"""List the store's folders and the runs, with state, age and size.
 
 sft_exp ls stage=pretrain limit=10
 """
@@ -20,7 +20,7 @@ from sft_exp.store.listing import ago, bytes_, folders, run, runs, totals, words
 @dataclass
 class Arguments:
     store: Path = Path("outputs/store")  # the store's folder
-    runs: Path = Path("outputs")  # where runs are looked for
+    runs: Path = Path("outputs")  # searched for runs
     stage: str | None = None  # only folders of this stage, or `run`
     limit: int = 50  # how many are listed; 0 = all
 
@@ -32,18 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("ls", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> None:
-    entries = [*folders(given.store), *map(run, runs(given.runs, given.store))]
-    entries = [e for e in entries if given.stage in (None, e.stage)]
+def work(arguments: Arguments) -> None:
+    store = arguments.store
+    entries = [*folders(store), *map(run, runs(arguments.runs, store))]
+    entries = [e for e in entries if arguments.stage in (None, e.stage)]
     entries.sort(key=lambda e: (-e.changed, e.name))
-    shown = entries[: given.limit or None]
+    shown = entries[: arguments.limit or None]
     table, now = Table(box=SIMPLE_HEAD), time.time()
     for name in ("state", "age", "size", "name", "what"):
-        table.add_column(
-            name, justify="right" if name in ("age", "size") else "left", no_wrap=name != "what"
-        )
+        right = name in ("age", "size")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "what")
     for e in shown:
-        table.add_row(e.state, ago(now - e.changed), bytes_(e.size), e.name, words(e, given.store))
+        table.add_row(e.state, ago(now - e.changed), bytes_(e.size), e.name, words(e, store))
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     if shown:
         screen.print(table)

@@ -1,4 +1,4 @@
-"""Files from servers, once, checked, and given up in seconds where nobody answers."""
+"""Downloads with a checksum and a short timeout, cached on disk."""
 
 import socket
 from collections.abc import Iterator
@@ -12,13 +12,17 @@ import torch
 from sft_exp.errors import DataError
 from sft_exp.store import atomic_io
 
-# Seconds in which a server must answer; torch.hub would wait for ever, and other clients retry for half a minute.
+# seconds in which a server must answer; torch.hub would wait forever, others retry for half a
+# minute
 REACH = 4.0
 
 
 def downloaded(url: str, name: str, sha256: str) -> Path:
-    """The file in torch's cache, fetched if it is not there; its SHA-256 must begin with these digits. DataError, in seconds
-    where nobody answers."""
+    """A file in torch's cache, downloaded if it is missing.
+
+    Raises:
+        DataError: its SHA-256 does not begin with these digits, or the server does not answer.
+    """
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.is_file():
         try:
@@ -35,7 +39,7 @@ def downloaded(url: str, name: str, sha256: str) -> Path:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Inside, a server that is silent for REACH seconds is given up: TimeoutError."""
+    """Inside, a server that is silent for REACH seconds causes a TimeoutError."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(REACH)
     try:
@@ -45,7 +49,8 @@ def answering() -> Iterator[None]:
 
 
 def reachable(url: str) -> None:
-    """OSError, within REACH seconds, unless the server of `url`, or the proxy before it, accepts connections."""
+    """OSError, within REACH seconds, unless the server of `url`, or the proxy before it, accepts
+    connections."""
     address = urlsplit(url)
     proxy = getproxies().get(address.scheme)
     if proxy and not proxy_bypass(address.hostname or ""):

@@ -1,15 +1,18 @@
-"""Weights from a file into a network, counted: which tensors came, under which name, and which did not.
+"""Loads weights from a file into a network, and reports which tensors were loaded, under which
+names.
 
-Weights that silently did not load are the classic way to compare nothing with nothing. So there is one way in, and it says
-what it did. A transfer is judged by layers, because every image passes through every one of them: a first convolution is a
-ten-thousandth of a ResNet's numbers, and a random one spoils all that follows. A layer that did not come whole is named and
-refused, unless the user allows it. Files are safetensors, or PyTorch's with `weights_only`: a pickle that holds code is
-refused and not run. Names need not agree as a whole: a common prefix on either side (`module.`, `encoder.backbone.`,
-`state_dict.`) is found by what fits best, and heads that the network does not have are left over.
+Weights that silently fail to load make a comparison meaningless, so this is the only way to load
+them. A transfer is judged by layers, because every image passes through all of them: a first
+convolution has a ten-thousandth of a ResNet's parameters, but a random one spoils all features. A
+layer that is not loaded completely is reported and refused, unless the user allows it. Files are
+safetensors, or PyTorch's with `weights_only`: a pickle with code is refused and not run. A common
+prefix of names on either side (`module.`, `encoder.backbone.`, `state_dict.`) is determined by the
+best match, and heads that the network does not have stay unused.
 """
 
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -28,54 +31,51 @@ from sft_exp.errors import ConfigError, DataError, StorageError
 
 Tensors = dict[str, Tensor]
 
-# ends of names in our files: the encoder's own, and no weights
+# suffixes of buffers in our files that are not weights
 NORMALISATION = ("normalise.mean", "normalise.std")
 NAMED = 6  # tensors that a message names
-# of the network's largest tensors, that are looked for in the file to find how names differ
-ANCHORS = 3
+ANCHORS = 3  # largest tensors of the network, by which prefixes are determined
 ARRIVED = ("loaded", "renamed", "resized")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one tensor of the network."""
+    """The transfer of one tensor of the network."""
 
     tensor: str
-    layer: str  # that it belongs to
+    layer: str
     state: str  # loaded, renamed (found under another name), resized, skipped
     shape: list[int]
     source: str | None = None  # its name in the file
-    why: str = ""  # it was skipped, or how it was resized
-    # False of integers: counters and tables of indices, which the network sets itself
-    learned: bool = True
+    why: str = ""  # why it was skipped, or how it was resized
+    learned: bool = True  # False for integers: counters and tables of indices
 
 
 @dataclass(frozen=True)
 class Report:
-    """A transfer, tensor by tensor."""
+    """The transfer of all tensors."""
 
     file: str
     rows: list[Row]
-    unused: list[str]  # of the file
-    # layer of the network -> tensors that the file has for it and the network has not
-    beyond: dict[str, list[str]]
+    unused: list[str]  # tensors of the file
+    beyond: dict[str, list[str]]  # layer of the network -> tensors that only the file has for it
 
     @property
     def layers(self) -> list[str]:
-        """Names of the network's layers, in its order."""
+        """Names of the network's layers, in order."""
         return list(dict.fromkeys(row.layer for row in self.rows if row.learned))
 
     @property
     def missing(self) -> dict[str, str]:
-        """The layers that did not come whole, each with the reason."""
-        found: dict[str, list[str]] = {}
+        """The layers that were not loaded completely, with the reasons."""
+        reasons: dict[str, list[str]] = defaultdict(list)
         for row in self.rows:
             if row.learned and row.state == "skipped":
                 leaf = row.tensor.removeprefix(row.layer).removeprefix(".")
-                found.setdefault(row.layer, []).append(f"{leaf} {row.why}".strip())
+                reasons[row.layer].append(f"{leaf} {row.why}".strip())
         for layer, names in self.beyond.items():
-            found.setdefault(layer, []).append(f"{listed(names)} of the file is not in the encoder")
-        return {layer: "; ".join(found[layer]) for layer in self.layers if layer in found}
+            reasons[layer].append(f"{listed(names)} of the file is not in the encoder")
+        return {layer: "; ".join(reasons[layer]) for layer in self.layers if layer in reasons}
 
     @property
     def resized(self) -> list[str]:
@@ -85,7 +85,8 @@ class Report:
         return sum(size(row.shape) for row in self.rows if row.state == state)
 
     def summary(self) -> dict[str, Any]:
-        """What results.json says of it: `layers` that the encoder has, `loaded` ones, and the names of the `missing`."""
+        """The entry of results.json: numbers of layers and loaded layers, names of missing layers
+        and resized tensors."""
         layers, missing = len(self.layers), list(self.missing)
         return {
             "file": self.file,
@@ -99,7 +100,7 @@ class Report:
         return {**self.summary(), "rows": [asdict(row) for row in self.rows], "unused": self.unused}
 
     def table(self) -> str:
-        """A few lines for people, the first one complete."""
+        """A table for the terminal; its first line is a complete sentence."""
         lines = [sentence(self.summary())]
         for state in (*ARRIVED, "skipped"):
             rows = [row for row in self.rows if row.state == state]
@@ -113,16 +114,22 @@ class Report:
         return "\n".join(lines)
 
     def check(self, allow: Sequence[str] = ()) -> None:
-        """DataError that names the layers that did not come whole, but for those that `allow` names by their path, the path of
-        a module around them, or a pattern (`layer4.*.bn1`). ConfigError if it names none of the encoder's layers."""
+        """Refuse layers that were not loaded completely.
+
+        Args:
+            allow: exceptions, by a layer's path, a parent module's path, or a pattern
+                (`layer4.*.bn1`).
+
+        Raises:
+            DataError: names the layers.
+            ConfigError: `allow` names no layer of the encoder.
+        """
         for pattern in allow:
             if not any(covers(pattern, layer) for layer in self.layers):
                 valid = f"names no layer of the encoder; its layers are {listed(self.layers)}"
                 raise ConfigError("transfer.allow", pattern, valid)
         missing, total = self.missing, len(self.layers)
-        refused = [
-            layer for layer in missing if not any(covers(pattern, layer) for pattern in allow)
-        ]
+        refused = [layer for layer in missing if not any(covers(p, layer) for p in allow)]
         if len(missing) == total:
             raise DataError(
                 f"{self.file}: none of the encoder's {total} layers is in it whole. {self.reasons(list(missing))} "
@@ -141,7 +148,7 @@ class Report:
 
 
 def sentence(summary: dict[str, Any]) -> str:
-    """A summary as one sentence. Of runs from before layers were counted, which have a share of numbers, it says that."""
+    """A summary as one sentence. Summaries of old runs hold a share of parameters and no layers."""
     if "layers" not in summary:
         return f"weights from {summary['file']}: {100 * summary['fraction']:.1f} % of the encoder's numbers"
     text = f"weights from {summary['file']}: {summary['loaded']} of {summary['layers']} layers"
@@ -155,20 +162,23 @@ def covers(pattern: str, layer: str) -> bool:
 
 
 def read(file: Path, sha256: str | None = None) -> tuple[Tensors, str]:
-    """(all tensors of a file by their dotted names, the SHA-256 of its content). DataError, also if it is not the one given."""
+    """(all tensors of a file by dotted name, the SHA-256 of its content).
+
+    Raises:
+        DataError: the file is unreadable, or has another SHA-256 than `sha256`.
+    """
     try:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 not in (None, found):
-        raise DataError(
-            f"{file}: changed while the run used it; start again, so that what is trained from is what is recorded"
-        )
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, digest):
+        problem = "changed while the run used it; start again, so that the record is right"
+        raise DataError(f"{file}: {problem}")
     try:
-        return from_bytes(content), found
+        return from_bytes(content), digest
     except SafetensorError:
-        pass  # then it is PyTorch's, or nothing
+        pass  # the file may be PyTorch's
     try:
         tensors = dict(flat(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)))
     except UnpicklingError as error:
@@ -176,18 +186,17 @@ def read(file: Path, sha256: str | None = None) -> tuple[Tensors, str]:
             f"{file}: holds more than tensors and plain values, perhaps code, and is not read; nothing of it was run. "
             "Whoever made it can write torch.save(model.state_dict(), file), or safetensors"
         ) from error
-    except Exception as error:  # a broken file leads the reader to whatever it leads it to
+    except Exception as error:  # broken files make the reader raise various errors
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{file}: neither safetensors nor a PyTorch file that can be read ({first})"
-        ) from error
+        problem = f"neither safetensors nor a PyTorch file that can be read ({first})"
+        raise DataError(f"{file}: {problem}") from error
     if not tensors:
         raise DataError(f"{file}: no tensor in it")
-    return tensors, found
+    return tensors, digest
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested dicts, by dotted names; other values are nobody's weights."""
+    """The tensors in nested dicts, by dotted name; other values are ignored."""
     if isinstance(value, Tensor):
         yield prefix, value.detach()
     elif isinstance(value, dict):
@@ -196,107 +205,104 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def transfer(net: nn.Module, source: Tensors, file: Path | str) -> Report:
-    """Fill `net` with what fits it, and say tensor by tensor what did."""
+    """Load the matching tensors of `source` into `net`, and report on every tensor."""
     state, rows, used = net.state_dict(), [], set()
-    theirs, mine = prefixes(state, source)
+    file_prefix, net_prefix = prefixes(state, source)
     leaves = {path for path, module in net.named_modules() if not list(module.children())}
     for name, tensor in state.items():
         owner = name.rpartition(".")[0]
         layer = owner if owner in leaves and owner else name
         shape, learned = list(tensor.shape), tensor.is_floating_point()
-        key = theirs + name.removeprefix(mine) if name.startswith(mine) else name
-        found = source.get(key)
-        if found is None:
+        key = file_key(name, file_prefix, net_prefix)
+        if key not in source:
             rows.append(Row(name, layer, "skipped", shape, None, "is not in the file", learned))
             continue
         used.add(key)
-        fits, how = fitted(name, found, tensor)
-        if fits is None:
+        value, how = fitted(name, source[key], tensor)
+        if value is None:
             rows.append(Row(name, layer, "skipped", shape, key, how, learned))
             continue
-        state[name] = fits.to(tensor.dtype)
-        became = "resized" if how else "loaded" if key == name else "renamed"
-        rows.append(Row(name, layer, became, shape, key, how, learned))
+        state[name] = value.to(tensor.dtype)
+        outcome = "resized" if how else "loaded" if key == name else "renamed"
+        rows.append(Row(name, layer, outcome, shape, key, how, learned))
     net.load_state_dict(state)
     unused = [key for key in source if key not in used and not key.endswith(NORMALISATION)]
-    layers, beyond = {row.layer for row in rows}, dict[str, list[str]]()
+    layers, beyond = {row.layer for row in rows}, defaultdict[str, list[str]](list)
     for key in unused:
-        owner, _, leaf = (mine + key.removeprefix(theirs)).rpartition(".")
-        if key.startswith(theirs) and owner in layers and source[key].is_floating_point():
-            beyond.setdefault(owner, []).append(leaf)
-    return Report(str(file), rows, unused, beyond)
+        owner, _, leaf = (net_prefix + key.removeprefix(file_prefix)).rpartition(".")
+        if key.startswith(file_prefix) and owner in layers and source[key].is_floating_point():
+            beyond[owner].append(leaf)
+    return Report(str(file), rows, unused, dict(beyond))
+
+
+def file_key(name: str, file_prefix: str, net_prefix: str) -> str:
+    """The name in the file of a tensor of the network."""
+    return file_prefix + name.removeprefix(net_prefix) if name.startswith(net_prefix) else name
 
 
 def prefixes(state: Tensors, source: Tensors) -> tuple[str, str]:
-    """(prefix of the file's names, prefix of the network's) without which most of the network's numbers are found."""
+    """(prefix of the file's names, prefix of the network's) with which most parameters match."""
     largest = sorted(state, key=lambda name: -state[name].numel())[:ANCHORS]
     pairs = {("", "")} | {
         split(key, name)
         for name in largest
-        for key, found in source.items()
-        if found.shape == state[name].shape
+        for key, tensor in source.items()
+        if tensor.shape == state[name].shape
     }
 
-    def fit(pair: tuple[str, str]) -> tuple[int, int, str]:
-        theirs, mine = pair
-        at = [n for n in state if n.startswith(mine)]
-        there = [
-            n
-            for n in at
-            if (s := source.get(theirs + n.removeprefix(mine))) is not None
-            and s.shape == state[n].shape
-        ]
-        return -sum(state[n].numel() for n in there), len(theirs) + len(mine), theirs
+    def cost(pair: tuple[str, str]) -> tuple[int, int, str]:
+        file_prefix, net_prefix = pair
+        keys = {n: file_key(n, *pair) for n in state if n.startswith(net_prefix)}
+        matches = [n for n, key in keys.items() if key in source]
+        fits = sum(state[n].numel() for n in matches if source[keys[n]].shape == state[n].shape)
+        return -fits, len(file_prefix) + len(net_prefix), file_prefix
 
-    return min(pairs, key=fit)
+    return min(pairs, key=cost)
 
 
 def split(key: str, name: str) -> tuple[str, str]:
-    """What stands before the dotted ending that two names have in common."""
-    theirs, mine = key.split("."), name.split(".")
-    while theirs and mine and theirs[-1] == mine[-1]:
-        theirs.pop()
-        mine.pop()
-    return "".join(f"{word}." for word in theirs), "".join(f"{word}." for word in mine)
+    """The prefixes of two names before their common dotted suffix."""
+    first, second = key.split("."), name.split(".")
+    while first and second and first[-1] == second[-1]:
+        first.pop()
+        second.pop()
+    return "".join(f"{word}." for word in first), "".join(f"{word}." for word in second)
 
 
-def fitted(name: str, found: Tensor, wanted: Tensor) -> tuple[Tensor | None, str]:
-    """(`found` in the wanted shape, how it was resized), or (None, why not)."""
-    a, b = list(found.shape), list(wanted.shape)
+def fitted(name: str, source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:
+    """(`source` in the shape of `target`, how it was resized), or (None, why it does not fit)."""
+    a, b = list(source.shape), list(target.shape)
     if a == b:
-        return found, ""
+        return source, ""
     if len(a) == len(b) == 4 and {a[1], b[1]} == {1, 3} and (a[0], a[2:]) == (b[0], b[2:]):
-        return (
-            (found.sum(1, keepdim=True), "colour channels added")
-            if b[1] == 1
-            else (found.repeat(1, 3, 1, 1) / 3, "grey as colour")
-        )
+        if b[1] == 1:
+            return source.sum(1, keepdim=True), "colour channels added"
+        return source.repeat(1, 3, 1, 1) / 3, "grey as colour"
     if "pos" in name and len(a) == len(b) == 3 and a[0] == b[0] == 1 and a[2] == b[2]:
         # tokens before the grid: none, class, class and distillation, class and registers
         for first in (0, 1, 2, 5):
             sides = [isqrt(n - first) if n > first else 0 for n in (a[1], b[1])]
             if [s * s + first for s in sides] == [a[1], b[1]]:
-                grid = found[:, first:].float().transpose(1, 2).unflatten(2, (sides[0], sides[0]))
+                grid = source[:, first:].float().transpose(1, 2).unflatten(2, (sides[0], sides[0]))
                 grid = F.interpolate(grid, (sides[1], sides[1]), mode="bicubic", antialias=True)
-                return torch.cat(
-                    [found[:, :first].float(), grid.flatten(2).transpose(1, 2)], 1
-                ), "positions interpolated"
+                tokens = [source[:, :first].float(), grid.flatten(2).transpose(1, 2)]
+                return torch.cat(tokens, 1), "positions interpolated"
     return None, f"is {a} in the file and {b} in the encoder"
 
 
 def load_own(net: nn.Module, state: Tensors, file: Path) -> None:
-    """Fill `net` with what our own store says belongs there: every tensor. StorageError names those that do not fit."""
-    wanted = net.state_dict()
-    wrong = [f"{n} is missing" for n in wanted if n not in state] + [
-        f"{n} is not wanted" for n in state if n not in wanted
+    """Load a state from our own store, which must match exactly. StorageError names the
+    mismatches."""
+    expected = net.state_dict()
+    faults = [f"{n} is missing" for n in expected if n not in state]
+    faults += [f"{n} is not wanted" for n in state if n not in expected]
+    faults += [
+        f"{n} {list(state[n].shape)} is not {list(tensor.shape)}"
+        for n, tensor in expected.items()
+        if n in state and state[n].shape != tensor.shape
     ]
-    wrong += [
-        f"{n} {list(state[n].shape)} is not {list(w.shape)}"
-        for n, w in wanted.items()
-        if n in state and state[n].shape != w.shape
-    ]
-    if wrong:
-        raise StorageError(f"{file}: {listed(wrong)}; remove its folder, and it is made again")
+    if faults:
+        raise StorageError(f"{file}: {listed(faults)}; remove its folder, and it is made again")
     net.load_state_dict(state)
 
 
@@ -313,7 +319,7 @@ def shown(row: Row) -> str:
 
 
 def normalisation(source: Tensors) -> tuple[list[float], list[float]] | None:
-    """(mean, std) that a file of ours says its encoder sees images by; None of any other file."""
+    """(mean, std) with which an encoder of our files normalises images; None for other files."""
     ends = tuple(f".{end}" for end in NORMALISATION)
     mean, std = (
         next((t for name, t in source.items() if f".{name}".endswith(end)), None) for end in ends

@@ -1,1 +1,1 @@
-"""What a person reads of a run, a sweep or a study: tables, pictures, pages."""
+"""Reports on a run, a sweep or a study: tables, pictures and HTML pages."""

@@ -1,4 +1,5 @@
-"""What a result leaves open, in plain sentences, and the next command worth running: a small rule, not an oracle."""
+"""Notes on what a result leaves open, and the next command worth running, chosen by a small fixed
+rule."""
 
 import shlex
 from dataclasses import asdict
@@ -18,10 +19,10 @@ Changes = dict[str, Any]  # key -> new value
 Faults = dict[str, list[str]]  # arm -> how its training failed in each labelled split
 
 BASELINES = {*CONTROLS, *MORE_FLOORS, LABELS_ONLY} - {SCRATCH}  # what a result should beat
-# by so much macro precision exceeds recall only where few classes take most of the predictions
+# macro precision exceeds recall by this much only where few classes take most of the predictions
 UNEVEN = 0.2
 NEVER = "not pretrained"  # the main arm's name where pretrainer=none
-VOID = {  # what a changed key leaves without meaning
+VOID = {  # changed key -> keys that lose their meaning
     "encoder": ("encoder.", "features."),
     "pretrainer": ("pretrainer.", "features."),
     "finetune.steps": (
@@ -48,48 +49,45 @@ TRANSDUCTIVE = (
 
 
 def notes(job: Job, result: Results) -> list[str]:
-    """What must be known beside the verdict; empty if nothing must."""
-    found = []
+    """Sentences that a reader of the verdict must also know."""
+    sentences = []
     if result.verdict is None:
         missing = (
             "pretrainer=none starts from scratch"
             if no_pretraining(job.experiment)
             else "controls leaves scratch out"
         )
-        found.append(
+        sentences.append(
             f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}."
         )
-    broken = {arm: health.said(faults) for arm, faults in result.faults.items()}
-    found += [
-        f"{arm} {how}." for arm, how in broken.items() if f"{arm} {how}" not in sentence(result)
-    ]
+    failures = [f"{arm} {health.said(faults)}" for arm, faults in result.faults.items()]
+    sentences += [f"{failure}." for failure in failures if failure not in sentence(result)]
     tuned = result.stages.finetune
     if not converged(result) and (arms := " and ".join(results.falling(job))):
-        found.append(
+        sentences.append(
             f"not converged: the training loss ({arms}) was still falling at the end of the fine-tuning."
         )
     if tuned and tuned.lr_at_edge:
-        found.append(
+        sentences.append(
             "The best learning rate lies at the edge of those tried: widen optim.hints.search.lr."
         )
     if better := floors(result):
-        found.append(
-            "The result "
-            + ", ".join(
-                f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()
-            )
-            + "."
-        )
-    found += filter(None, [uneven(result)])
-    found += [head.text for head in result.heads.values()]
-    found += [result.unlabelled.text] if result.unlabelled else []
-    found += result.judgement.notes if result.judgement else []
-    return [*found, *filter(None, [generated(result), copied(job, result), reused(job, result)])]
+        beaten_by = [f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()]
+        sentences.append(f"The result {', '.join(beaten_by)}.")
+    sentences.append(uneven(result))
+    sentences += [head.text for head in result.heads.values()]
+    sentences += [result.unlabelled.text] if result.unlabelled else []
+    sentences += result.judgement.notes if result.judgement else []
+    sentences += [generated(result), copied(job, result), reused(job, result)]
+    return [text for text in sentences if text]
 
 
 def uneven(result: Results) -> str:
-    """Says that few classes take most of the predictions; empty if they do not. Semi-supervised training may end so, with
-    each labelled image still right, which the training's own records therefore do not show."""
+    """A sentence if few classes take most of the predictions, else "".
+
+    Semi-supervised training may end so while every labelled image is still predicted correctly, so
+    that the training metrics do not show it.
+    """
     precision, recall = (result.test.get(name) for name in ("precision", "recall"))
     if precision is None or recall is None or precision - recall < UNEVEN:
         return ""
@@ -110,7 +108,8 @@ def converged(result: Results) -> bool:
 
 
 def weights(result: Results) -> str:
-    """What came from a file of weights, its checksum, and how images are prepared for them; empty if nothing did."""
+    """Which tensors came from a weights file, its checksum, and how images are prepared; "" without
+    a file."""
     start = result.stages.pretrain
     if start is None or start.transfer is None:
         return ""
@@ -122,7 +121,8 @@ def weights(result: Results) -> str:
 
 
 def generated(result: Results) -> str:
-    """The likelihood of test images, with the convention that makes it comparable; empty if it was not asked for."""
+    """The likelihood of test images, with the convention that makes it comparable; "" if not
+    measured."""
     if (measured := result.likelihood) is None:
         return ""
     return (
@@ -137,23 +137,23 @@ def no_pretraining(e: Experiment) -> bool:
 
 
 def called(job: Job, arm: str, faults: Faults) -> str:
-    """The arm's name in a table, with what became of its training if that failed. Nothing that was never pretrained is called
-    so."""
+    """The arm's name in a table, and how its training failed if it did; "not pretrained" instead of
+    "pretrained" under pretrainer=none."""
     name = NEVER if arm == MAIN and no_pretraining(job.experiment) else arm
-    broken = health.state(faults.get(arm, []))
-    return f"{name} ({broken})" if broken else name
+    failure = health.state(faults.get(arm, []))
+    return f"{name} ({failure})" if failure else name
 
 
 def floors(result: Results) -> dict[str, float]:
     """The baselines whose mean score the result does not exceed: arm -> its score, best first."""
-    score = result.score
-    reached = {arm: s[score] for arm, s in result.controls.items() if arm in BASELINES}
-    best_first = sorted(reached.items(), key=lambda item: -item[1])
+    scores = {arm: s[result.score] for arm, s in result.controls.items() if arm in BASELINES}
+    best_first = sorted(scores.items(), key=lambda item: -item[1])
     return {arm: value for arm, value in best_first if value >= result.tested}
 
 
 def copied(job: Job, result: Results) -> str:
-    """What test images that may have been seen in training are worth; empty if there are none."""
+    """How many test images are copies of training images, and the scores without them; "" if there
+    are none."""
     if not result.data.copies:
         return ""
     arms, score = {MAIN: result.test, **result.controls}, result.score
@@ -167,7 +167,7 @@ def copied(job: Job, result: Results) -> str:
 
 
 def reused(job: Job, result: Results) -> str:
-    """What came from the store; empty if nothing that was trained did."""
+    """Says which trained stages were cache hits; "" if none was."""
     stages = {r.folder: r.cached for rows in job.results.values() for r in rows}
     if all(stages.values()):
         return f"nothing was trained: all {len(stages)} stages were in the store."
@@ -176,13 +176,14 @@ def reused(job: Job, result: Results) -> str:
 
 
 def next_command(job: Job, result: Results, command: list[str]) -> tuple[str, str]:
-    """(command line, why): `command` with the one change that would say most."""
+    """(command line, why): `command` with the one change that would be most informative."""
     changes, why = next_change(job, result)
     return shlex.join(changed(command, changes)), why
 
 
 def next_change(job: Job, result: Results) -> tuple[Changes, str]:
-    """Doubts about the result come first, then whether it is worth having, then the verdict."""
+    """The next change: first settle doubts about the result, then beat the baselines, then sharpen
+    the verdict."""
     e, verdict = job.experiment, result.verdict
     if (verdict and verdict.word == WITHHELD) or MAIN in result.faults:
         return slower(
@@ -221,18 +222,15 @@ def next_change(job: Job, result: Results) -> tuple[Changes, str]:
 
 
 def slower(e: Experiment) -> Changes:
-    """A tenth of the learning rate, or of the least of those that a search tries."""
-    given = e.optim.options["lr"]
-    rate = (
-        given
-        if isinstance(given, float)
-        else min(e.optim.hints.get("search", {}).get("lr", [1e-3]))
-    )
+    """A tenth of the learning rate, or of the lowest that a search tries."""
+    rate = e.optim.options["lr"]
+    if not isinstance(rate, float):
+        rate = min(e.optim.hints.get("search", {}).get("lr", [1e-3]))
     return {"optim.lr": float(f"{rate / 10:.1g}")}
 
 
 def fewer_labels(e: Experiment, labelled: int, classes: int) -> Changes:
-    """About half the labels; empty where that leaves less than one a class."""
+    """About half the labels; empty where that leaves fewer than one per class."""
     if e.labels_total:
         return {"labels_total": e.labels_total // 2} if e.labels_total // 2 >= classes else {}
     if str(e.labels).endswith(".csv"):
@@ -244,7 +242,8 @@ def fewer_labels(e: Experiment, labelled: int, classes: int) -> Changes:
 
 
 def case(job: Job, better: tuple[str, ...]) -> knowledge.Case:
-    """What the table of knowledge asks about a job; `better` are the baselines that its result does not beat, best first."""
+    """The lookup key of a job in the table of earlier results; `better` are the baselines it does
+    not beat, best first."""
     e = job.experiment
     unlabelled = e.labels != "all" or job.corpus.extra is not None
     augmented = bool(getattr(e.task, "augment", False))
@@ -257,13 +256,17 @@ def known(step: knowledge.Step) -> str:
 
 
 def changed(command: list[str], changes: Changes) -> list[str]:
-    """The command with other values; without what they make void, and without a folder of its own, which is taken."""
+    """The command with other values, without overrides that they make meaningless and without
+    hydra.run.dir."""
     void = tuple(prefix for key in changes for prefix in VOID.get(key, ()))
-    named = [(o.lstrip("+~").partition("=")[0], o) for o in command]
-    kept = [
-        o for key, o in named if key not in (*changes, "hydra.run.dir") and not key.startswith(void)
+    replaced = {*changes, "hydra.run.dir"}
+    keys = [override.lstrip("+~").partition("=")[0] for override in command]
+    unchanged = [
+        override
+        for key, override in zip(keys, command, strict=True)
+        if key not in replaced and not key.startswith(void)
     ]
-    return kept + [f"{key}={value}" for key, value in changes.items()]
+    return unchanged + [f"{key}={value}" for key, value in changes.items()]
 
 
 def points(verdict: Gain) -> str:

@@ -1,5 +1,8 @@
-"""How pictures look, the same on every page. Matplotlib is imported where it is used, and only its objects: no window,
-no global state, no cost for `--help`."""
+"""The shared style of all pictures.
+
+Matplotlib is imported inside functions and used through its object interface: no window, no global
+state, no cost for `--help`.
+"""
 
 import io
 import warnings
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 INK, FAINT = "#222222", "#9a9a9a"
-FONTS = (  # looked for in this order, where they are installed; the others' letters come after DejaVu's
+FONTS = (  # in order of preference; the later ones supply letters that DejaVu lacks
     "DejaVu Sans",
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -41,7 +44,7 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 WIDTH = 5.8  # inches, of every picture
-LINES = (  # Okabe and Ito's colours, which the colour-blind can tell apart, then darker ones
+LINES = (  # the Okabe-Ito palette, safe for colour blindness, then darker colours
     "#0072B2", "#D55E00", "#009E73", "#C0579A", "#A87900", "#56B4E9", "#6E6E6E", "#4B2E83", "#7A3B00", "#222222",
 )  # fmt: skip
 
@@ -55,7 +58,7 @@ class Picture:
 
 
 def style() -> Any:
-    """STYLE, with the fonts among FONTS that this machine has: of one that is missing, matplotlib warns."""
+    """STYLE with the installed fonts among FONTS, since matplotlib warns of every missing one."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -63,7 +66,7 @@ def style() -> Any:
 
 
 def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
-    """A figure of our width and its axes; of several rows, a list of them."""
+    """A figure of width `WIDTH` and its axes, or a list of axes for several rows."""
     from matplotlib.figure import Figure
 
     figure = Figure((WIDTH, height))
@@ -72,7 +75,8 @@ def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
 
 
 def png(figure: Any) -> bytes:
-    """The figure as a PNG. Letters that no installed font has are drawn as boxes, without a warning for each."""
+    """The figure as a PNG. Letters that no installed font has are drawn as boxes, without
+    warnings."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -1,4 +1,4 @@
-"""The picture of what the network is given: some labelled images at its own size, with their targets on them."""
+"""The picture of the network's inputs: labelled images at the size it sees, with their targets."""
 
 import torch
 
@@ -15,7 +15,8 @@ LONGEST = 13  # characters of a title
 
 
 def inputs(job: Job, result: Results) -> Picture:
-    """Labelled images of the first draw, evenly taken, read and resized as in training, before views are drawn."""
+    """Labelled images of the first draw, evenly spaced, read and resized as in training, before
+    augmentation."""
     from matplotlib.figure import Figure
 
     images = splits.make(job.corpus, job.labels, 0).labelled
@@ -31,14 +32,13 @@ def inputs(job: Job, result: Results) -> Picture:
     for axes, picture_3HW, text in zip(grid, pictures_B3HW, titles, strict=False):
         axes.imshow(picture_3HW.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         axes.set_title(text[:LONGEST], loc="center", size=7.5, weight="normal", pad=3)
-    figure.suptitle("What the network is given")
-    size = "x".join(str(side) for side in (high, wide))
-    caption = f"Labelled images of the first draw at {size} pixels, with their targets, before views are drawn."
+    figure.suptitle("Network inputs")
+    caption = f"Labelled images of the first draw at {high}x{wide} pixels, with their targets, before augmentation."
     return Picture("inputs", "Images and targets", caption, png(figure))
 
 
 def marked(batch: Tensors) -> torch.Tensor:
-    """The images in colour, [B, 3, H, W] in [0, 1], with their mask laid over them or their boxes drawn on them."""
+    """The images in colour, [B, 3, H, W] in [0, 1], with masks overlaid or boxes drawn."""
     x_B3HW = batch["x"].expand(-1, 3, -1, -1)
     if "mask" in batch:
         return overlay(x_B3HW, batch["mask"])
@@ -50,7 +50,7 @@ def marked(batch: Tensors) -> torch.Tensor:
 
 
 def named(batch: Tensors, classes: tuple[str, ...]) -> list[str]:
-    """A title for each image: its class, or its numbers; empty where it has neither."""
+    """A title for each image: its class or its regression targets; "" where it has neither."""
     numbers = [
         values for values in batch.values() if values.is_floating_point() and values.ndim == 2
     ]

@@ -1,4 +1,4 @@
-"""What leaves a run for use elsewhere: the model card, and beside the exported file the few lines that load it."""
+"""The model card, and the exported files with the code that loads them."""
 
 import shlex
 from pathlib import Path
@@ -32,13 +32,14 @@ pixels = np.asarray(image, "uint8").reshape(1, {height}, {width}, {channels})
 """
 ANSWERS = {
     "classes": "print(classes[int(predict(images).argmax())])",
-    "pixels": "mask = predict(images)[0].argmax(0)  # [rows, columns]: of each pixel its class's place in `classes`",
+    "pixels": "mask = predict(images)[0].argmax(0)  # [rows, columns]: each pixel's class as an index into `classes`",
     "numbers": "print(dict(zip(classes, predict(images)[0].tolist())))",
 }
 
 
 def publish(job: Job, result: Results, folder: Path, command: list[str]) -> None:
-    """model_card.md in the run folder; with an export also the exported files, load.py and the card in export/."""
+    """Write model_card.md into the run folder; after an export also the exported files, load.py and
+    the card in export/."""
     text = card(job, result, command)
     atomic_io.write(folder / CARD, text)
     for export in job.results["export"]:
@@ -49,22 +50,17 @@ def publish(job: Job, result: Results, folder: Path, command: list[str]) -> None
 
 
 def card(job: Job, result: Results, command: list[str]) -> str:
-    """Mitchell et al., arXiv:1810.03993: what the model is, on what it was trained and tested, with which result, at what cost,
-    and what it is for."""
+    """The model card of Mitchell et al., arXiv:1810.03993, as Markdown."""
     e, data = job.experiment, result.data
     channels, height, width = job.corpus.image
-    chosen = {
-        group: e.choices.get(group, "none")
-        for group in ("pretrainer", "encoder", "strategy", "optim")
-    }
+    groups = ("pretrainer", "encoder", "strategy", "optim")
+    choices = ", ".join(f"{group} {e.choices.get(group, 'none')}" for group in groups)
     classes = ", ".join(job.corpus.classes[:40]) + (", ..." if len(job.corpus.classes) > 40 else "")
     sections = {
         f"Model card: {job.corpus.name}": [
             f"{DOES[e.task.predicts]} images of {channels} x {height} x {width} (channels, rows, columns)"
             + (f" into {len(job.corpus.classes)} classes: {classes}." if classes else "."),
-            f"Made by `{shlex.join(command)}`: "
-            + ", ".join(f"{group} {name}" for group, name in chosen.items())
-            + ".",
+            f"Made by `{shlex.join(command)}`: {choices}.",
         ],
         "Data": [
             f"{job.corpus.name}: {data.train:,} training images, of which {data.labelled:,} with labels "
@@ -97,10 +93,8 @@ def card(job: Job, result: Results, command: list[str]) -> str:
 
 
 def numbers(job: Job, result: Results) -> list[str]:
-    ratio, score = (
-        splits.make(job.corpus, job.labels, 0).ratio,
-        job.experiment.task.columns[result.score],
-    )
+    ratio = splits.make(job.corpus, job.labels, 0).ratio
+    score = job.experiment.task.columns[result.score]
     lines = [
         f"| model | test {score}, % | 95 % interval over draws | calibration error |",
         "| --- | --- | --- | --- |",
@@ -113,10 +107,10 @@ def numbers(job: Job, result: Results) -> list[str]:
         lines.append(
             f"| {advice.called(job, arm, result.faults)} | {100 * fmean(draws):.2f} | {span} | {calibration} |"
         )
-    own = f"`{advice.called(job, MAIN, {})}` is this model's recipe, `{SCRATCH}` the same without pretraining"
-    found = [
+    paragraphs = [
         "\n".join(lines),
-        f"{own}; this very model, the first draw's: {100 * result.draws[MAIN][0]:.2f} %.",
+        f"`{advice.called(job, MAIN, {})}` is this model's recipe, `{SCRATCH}` the same without pretraining; "
+        f"this model, of the first draw, reached {100 * result.draws[MAIN][0]:.2f} %.",
     ]
     if result.benchmark:
         rows = [
@@ -125,11 +119,11 @@ def numbers(job: Job, result: Results) -> list[str]:
             for n, r in enumerate(result.benchmark.rows)
         ]
         head = "| form | test accuracy, % | difference, points | bytes | ms for an image |\n| --- | --- | --- | --- | --- |"
-        found.append("\n".join([head, *rows]))
-        found.append(
+        paragraphs.append("\n".join([head, *rows]))
+        paragraphs.append(
             f"Intervals are over the test images; times are ONNX Runtime's, on one thread of {result.benchmark.machine}."
         )
-    return [*filter(None, [advice.sentence(result)]), *found]
+    return [*filter(None, [advice.sentence(result)]), *paragraphs]
 
 
 def difference(row: Form) -> str:
@@ -152,19 +146,18 @@ def loading(job: Job, result: Results) -> list[str]:
     (request,) = job.requests["export"]
     channels, height, width = job.corpus.image
     scaled = "images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype='float32') / 255"
-    taken = "images = pixels" if getattr(request["exporter"], "preprocess", False) else scaled
-    answer = ANSWERS[job.experiment.task.predicts]
+    raw = getattr(request["exporter"], "preprocess", False)
     image = IMAGE.format(
         mode="L" if channels == 1 else "RGB",
         width=width,
         height=height,
         channels=channels,
-        scaling=taken,
-        answer=answer,
+        scaling="images = pixels" if raw else scaled,
+        answer=ANSWERS[job.experiment.task.predicts],
     )
     return [
         f"{'Without' if request['exporter'].alone else 'With'} this package, from the folder of `{export.file}`. A fresh "
-        f"process ran the first of these lines (`load.py`) before the file was kept; its outputs differed by "
+        f"process ran the first of these lines (`load.py`) to check the file; its outputs differed by "
         f"{export.difference:.1g} at most (allowed: {export.tolerance:.1g}).",
         f"```python\n{request['exporter'].loader.strip()}\n{image}```",
     ]

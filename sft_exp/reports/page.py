@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the frame around a body, its tables, its pictures."""
+"""A self-contained HTML page: the frame, tables and pictures."""
 
 from base64 import b64encode
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ Grid = tuple[list[str], list[list[str]]]  # a table's head and its rows
 
 
 def whole(title: str, body: str) -> str:
-    """A valid HTML 5 page that needs no other file; `body` is HTML."""
+    """A valid HTML 5 page without external files; `body` is HTML."""
     return Template(PAGE.read_text()).substitute(title=escape(title), body=body)
 
 
@@ -34,20 +34,17 @@ def table(
         links: HTML for the first cell of each row, instead of its text.
     """
     head, body = cells
-    after = [False, *(h in numbers for h in head)]  # words need a gap after numbers
+    after_number = [False, *(h in numbers for h in head)]  # text needs a gap after a number
     kinds = [
         ' class="number" style="white-space: nowrap"'
         if h in numbers
         else f' style="white-space: {"normal" if h in sentences else "nowrap"}; padding-left: {1 if gap else 0}rem"'
-        for h, gap in zip(head, after, strict=False)
+        for h, gap in zip(head, after_number, strict=False)
     ]
 
     def line(tag: str, row: Sequence[str]) -> str:
-        return (
-            "<tr>"
-            + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True))
-            + "</tr>"
-        )
+        cells = (f"<{tag}{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, row, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
 
     def linked(row: Sequence[str], first: str) -> str:
         return line("td", row).replace(f">{escape(row[0])}</td>", f">{first}</td>", 1)
@@ -60,7 +57,7 @@ def table(
 
 
 def pictures(drawn: Collection[Picture]) -> str:
-    """Side by side where there is room."""
+    """The pictures side by side where there is room."""
     return "\n".join(['<div class="pictures">', *map(figure, drawn), "</div>"]) if drawn else ""
 
 

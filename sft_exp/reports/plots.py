@@ -1,4 +1,5 @@
-"""The pictures of a run: accuracy by arm, loss curves, what the pretraining makes of images, confusions, the features."""
+"""The pictures of a run: scores by arm, loss curves, pretraining examples, confusion matrix,
+features."""
 
 import itertools
 import json
@@ -25,7 +26,7 @@ from sft_exp.store.results import Results
 from sft_exp.training import metrics_log
 from sft_exp.verdict import WITHHELD
 
-COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-blind can tell apart too
+COLOURS = {  # of the arms on every picture: the Okabe-Ito palette, safe for colour blindness
     MAIN: "#0072B2",
     SCRATCH: "#D55E00",
     "random_frozen": "#009E73",
@@ -36,7 +37,7 @@ COLOURS = {  # of the arms on every picture; Okabe and Ito's, which the colour-b
 }
 OTHER = "#4D4D4D"  # of arms with names of their own
 OBJECTIVES = ("#0072B2", "#D55E00", "#009E73", "#C0579A")
-CLASSES = (  # Petroff's ten, arXiv:2107.02270; a class is also named where it lies
+CLASSES = (  # ten colours of arXiv:2107.02270; each class also has its name beside its points
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 NUMBERED = 20  # classes whose cells of the confusion matrix have room for a number
@@ -47,7 +48,7 @@ SCATTERED = 2_000  # test images at most among the features
 
 
 def draw(job: Job, result: Results) -> list[Picture]:
-    """Every picture that there is something to show on."""
+    """Every picture that applies to the job."""
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Results], Picture | None]] = [
@@ -109,7 +110,10 @@ def accuracies(job: Job, result: Results) -> Picture:
         else ""
     )
     axes.set_title(f"{part(job, 'pretrainer')}: {100 * result.tested:.1f} %{difference}")
-    caption = "A dot is one label draw, a bar and its number their mean. Lines join the same draw, pretrained and from scratch."
+    caption = (
+        "A dot is one labelled split, a bar and its number their mean. "
+        "Lines join the same split, pretrained and from scratch."
+    )
     return Picture(result.score, f"Test {score} by arm", caption, png(figure))
 
 
@@ -127,7 +131,7 @@ def pretraining(job: Job, result: Results) -> Picture | None:
                 steps, values, color=colour, linewidth=1.3, alpha=1 if len(runs) == 1 else 0.4
             )
         steps, values = lines[0]
-        if not len(steps):  # too short a training for its turn to come
+        if not len(steps):  # the training was too short for this objective
             continue
         if len(objectives) > 1:
             place: Any = {
@@ -143,16 +147,16 @@ def pretraining(job: Job, result: Results) -> Picture | None:
     axes.set_ylabel("pretraining loss of the batch")
     axes.set_title(f"{part(job, 'pretrainer')}: {', '.join(changes)}")
     caption = "Each objective on the batches it was trained on, without labels." + (
-        " A line a fold." if len(runs) > 1 else ""
+        " There is one line per fold." if len(runs) > 1 else ""
     )
     return Picture("pretraining", "Pretraining loss", caption, png(figure))
 
 
 def monitors(job: Job, result: Results) -> Picture | None:
     files = [file for start in starts(job) if (file := start / metrics_log.MONITORS).exists()]
-    floor, *rows = (
-        [json.loads(line) for line in files[0].read_text().splitlines()] if files else [{}]
-    )
+    if not files:
+        return None
+    baseline, *rows = [json.loads(line) for line in files[0].read_text().splitlines()]
     lines = {
         "probe": "linear probe",
         "knn": "nearest neighbours",
@@ -171,19 +175,20 @@ def monitors(job: Job, result: Results) -> Picture | None:
             markersize=3,
             label=label,
         )
-        axes.axhline(100 * floor[name], color=colour, linewidth=1, linestyle=":")
+        axes.axhline(100 * baseline[name], color=colour, linewidth=1, linestyle=":")
     axes.grid(axis="y")
     axes.legend(fontsize=8)
     axes.set_xlabel("pretraining step")
     axes.set_ylabel("accuracy (%)")
     axes.set_title(
-        f"Features use {rows[-1]['rank']:.0f} dimensions (pixels {floor['rank']:.0f}, at the start {rows[0]['rank']:.0f})"
+        f"Features use {rows[-1]['rank']:.0f} dimensions "
+        f"(pixels {baseline['rank']:.0f}, at the start {rows[0]['rank']:.0f})"
     )
     caption = (
-        f"Held-out labels of one draw ({floor['labels']}); dotted: the same of the raw pixels; step 0: the encoder as it "
-        f"starts. Dimensions: effective rank (arXiv:2210.02885)."
+        f"Accuracy on held-out labels of one draw ({baseline['labels']}); dotted: the same from raw pixels; "
+        f"step 0: the initial encoder. Dimensions: effective rank (arXiv:2210.02885)."
     )
-    return Picture("monitors", "What the features hold while pretraining", caption, png(figure))
+    return Picture("monitors", "Feature quality during pretraining", caption, png(figure))
 
 
 def finetuning(job: Job, result: Results) -> Picture | None:
@@ -221,12 +226,13 @@ def finetuning(job: Job, result: Results) -> Picture | None:
         "Fine-tuning: "
         + (f"still falling ({' and '.join(falling)})" if falling else "the loss no longer falls")
     )
-    caption = "Mean over the label draws; the band reaches from the lowest draw to the highest."
+    caption = "Mean over the labelled splits; the band reaches from the lowest to the highest."
     return Picture("finetuning", "Fine-tuning loss", caption, png(figure))
 
 
 def range_test(job: Job, result: Results) -> Picture | None:
-    """Of optim.lr=auto: the losses over the rates, for the main arm's first draw."""
+    """The range test of optim.lr=auto: the loss against the learning rate, for the main arm's first
+    draw."""
     if not job.results["lr_find"]:
         return None
     test = json.loads((job.results["lr_find"][0].folder / "lr.json").read_text())
@@ -247,48 +253,49 @@ def examples(job: Job, result: Results) -> Picture | None:
     file = next(
         (file for start in starts(job) if (file := start / "pictures.safetensors").exists()), None
     )
-    found = transfer.read_own(file) if file else {}
-    if not found:
+    images = transfer.read_own(file) if file else {}
+    if not images:
         return None
-    names = sorted(found, key=lambda name: (name != "input", name))
-    columns = min(10, len(found[names[0]]))
-    _, _, high, wide = found[names[0]].shape
+    names = sorted(images, key=lambda name: (name != "input", name))
+    columns = min(10, len(images[names[0]]))
+    _, _, high, wide = images[names[0]].shape
     figure, rows = blank(0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names))
     grid = rows if len(names) > 1 else [rows]
     for axes, name in zip(grid, names, strict=True):
-        axes.imshow(
-            strip(found[name][:columns]), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
-        )
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
+        show_strip(axes, name, strip(images[name][:columns]), cmap="gray", vmin=0, vmax=255)
     grid[0].set_title(f"What {part(job, 'pretrainer')} makes of unlabelled images")
     caption = "A column is one image of the pool; samples are drawn from the model and belong to no column."
     return Picture("examples", "Pretraining on images", caption, png(figure))
 
 
+def show_strip(axes: Any, name: str, strip_HW: Any, **shading: Any) -> None:
+    """One named row of images, without ticks or frame."""
+    axes.imshow(strip_HW, interpolation="nearest", **shading)
+    axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
 @torch.no_grad()
 def predictions(job: Job, result: Results) -> Picture | None:
-    """Of tasks that show what they predict: some test images of the first draw, beside the truth."""
+    """Predictions on some test images of the first draw beside their targets, for tasks that can
+    draw them."""
     test, cpu = splits.make(job.corpus, job.labels, 0).test, torch.device("cpu")
     model = models.load(job.results["finetune"][job.arms[MAIN][0]].folder)
     (batch,) = test.batches([torch.arange(len(test))[:: max(1, len(test) // SHOWN)][:SHOWN]], cpu)
-    found = model.task.show(model.predict(batch["x"]), batch, model.spec)
-    if not found:
+    images = model.task.show(model.predict(batch["x"]), batch, model.spec)
+    if not images:
         return None
-    (_, _, high, wide), columns = next(iter(found.values())).shape, min(SHOWN, len(batch["row"]))
-    figure, grid = blank(0.6 + len(found) * high / wide * (WIDTH - 1.2) / columns, rows=len(found))
-    for axes, (name, x_BCHW) in zip(
-        list(grid) if len(found) > 1 else [grid], found.items(), strict=True
-    ):
-        axes.imshow(strip((x_BCHW * 255).round().to(torch.uint8)), interpolation="nearest")
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
+    (_, _, high, wide), columns = next(iter(images.values())).shape, min(SHOWN, len(batch["row"]))
+    figure, rows = blank(
+        0.6 + len(images) * high / wide * (WIDTH - 1.2) / columns, rows=len(images)
+    )
+    grid = rows if len(images) > 1 else [rows]
+    for axes, (name, x_BCHW) in zip(grid, images.items(), strict=True):
+        show_strip(axes, name, strip((x_BCHW * 255).round().to(torch.uint8)))
     figure.suptitle(f"{part(job, 'task')}: test images")
-    caption = "Some test images, evenly taken, with the first draw's model."
+    caption = "Some test images, evenly spaced, with the first draw's model."
     return Picture("predictions", "Predictions", caption, png(figure))
 
 
@@ -313,7 +320,7 @@ def confusion(counts_YY: Tensor, classes: Sequence[str], caption: str) -> Pictur
     names = [name[:14] for name in classes]
     share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
     figure, axes = blank(5.2)
-    # the root shows rare ones
+    # the square root makes rare confusions visible
     image = axes.imshow(share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal")
     if len(names) <= NUMBERED:
         for i, j in share_YY.round().nonzero().tolist():
@@ -381,7 +388,7 @@ def features(job: Job, result: Results) -> Picture | None:
     axes.set_xlabel(f"first principal component ({first:.0f} % of the variance)")
     axes.set_ylabel(f"second ({second:.0f} %)")
     axes.set_title(f"Features of the test images; x: {int(wrong_N.sum())} of {len(rows)} are wrong")
-    caption = "Test images where the first draw's fine-tuned model puts them, by true class; x: it predicts another."
+    caption = "Features of the first draw's fine-tuned model for test images, by true class; x: a wrong prediction."
     return Picture("features", "Features", caption, png(figure))
 
 
@@ -426,12 +433,9 @@ def confident(job: Job, draw: int, i: int) -> tuple[Tensor, Tensor] | None:
 
 
 def starts(job: Job) -> list[Any]:
-    """Folders of the main arm's pretrainings, one, or one a fold."""
-    return list(
-        dict.fromkeys(
-            start for i in job.arms[MAIN] if (start := job.requests["finetune"][i]["start"])
-        )
-    )
+    """Folders of the main arm's pretrainings: one, or one per fold."""
+    folders = (job.requests["finetune"][i]["start"] for i in job.arms[MAIN])
+    return list(dict.fromkeys(folder for folder in folders if folder))
 
 
 def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
@@ -444,10 +448,9 @@ def losses(job: Job, arm: str) -> list[tuple[list[int], list[float]]]:
 
 
 def predicted(job: Job, i: int) -> Tensor:
-    """Classes that fine-tuning `i` gives the test images [N]."""
-    return transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")[
-        "predicted"
-    ].long()
+    """The test images' classes as predicted by fine-tuning `i`, int64 [N]."""
+    file = job.results["evaluate"][i].folder / "predictions.safetensors"
+    return transfer.read_own(file)["predicted"].long()
 
 
 def benchmark(job: Job, result: Results) -> Picture | None:
@@ -456,7 +459,7 @@ def benchmark(job: Job, result: Results) -> Picture | None:
     rows = result.benchmark.rows
     figure, axes = blank(3.3)
     top = 100 * rows[0].accuracy
-    seen = [top]
+    accuracies = [top]
     for row, colour in zip(rows, itertools.cycle((INK, *LINES)), strict=False):
         x, y, late = 1000 * row.latency_p50, 100 * row.accuracy, 1000 * row.latency_p95
         _, low, high = (top + 100 * d for d in row.difference)
@@ -472,18 +475,19 @@ def benchmark(job: Job, result: Results) -> Picture | None:
             zorder=2,
         )
         axes.plot([], [], "o", color=colour, label=row.form)
-        seen += [low, high]
+        accuracies += [low, high]
     axes.grid()
-    # a busy machine's tail may lie beyond
+    # the 95th percentile of a busy machine may lie beyond
     axes.set_xlim(0, 1500 * max(row.latency_p50 for row in rows))
     figure.legend(loc="outside right center", fontsize=8.5)
-    # hundredths of a point fill no picture
-    middle, half = ((min(seen) + max(seen)) / 2, max(0.6, 0.65 * (max(seen) - min(seen))))
+    # the axis spans at least 1.2 points, so that hundredths of a point look small
+    least, most = min(accuracies), max(accuracies)
+    middle, half = (least + most) / 2, max(0.6, 0.65 * (most - least))
     axes.set_ylim(middle - half, middle + half)
     axes.set_xlabel("milliseconds for one image, one thread (line to the 95th percentile)")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("Accuracy against latency")
-    caption = "A dot is a form of the model, as large as its file; the upright line is the interval of its difference."
+    caption = "A dot is a form of the model, sized by its file; the vertical line is the interval of its difference."
     return Picture("bill", "Accuracy against latency", caption, png(figure))
 
 

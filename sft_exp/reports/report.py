@@ -1,4 +1,5 @@
-"""What a person reads at the end: the table, the verdict, the pictures, one self-contained page. And before: the plan."""
+"""A run's report: table, verdict and pictures on the terminal and as an HTML page; and the plan
+before a run."""
 
 import json
 import platform
@@ -32,16 +33,16 @@ from sft_exp.training.context import pick
 MEANING = {
     MAIN: "pretrained, then fine-tuned",
     SCRATCH: "the same model, never pretrained",
-    "random_frozen": "its encoder as it starts, frozen, with a linear head",
+    "random_frozen": "its randomly initialised encoder, frozen, with a linear head",
     "raw_pixels": "a linear model of the pixels, in closed form",
     "raw_svm": "an RBF support-vector machine on the pixels",
     "pca_svm": "an RBF support-vector machine on principal components of the pixels",
     "raw_knn": "nearest neighbours among the pixels",
-    "raw_spread": "labels spread among the pixels of unlabelled images too",
-    "frozen_svm": "an RBF support-vector machine on the pretrained encoder, which rests",
-    "frozen_linear": "a linear model on the pretrained encoder, which rests",
-    "frozen_spread": "labels spread among the features of unlabelled images too; the pretrained encoder rests",
-    "scratch_long": "never pretrained, but fine-tuned on as many images more as the pretraining saw",
+    "raw_spread": "label spreading among the pixels, unlabelled images included",
+    "frozen_svm": "an RBF support-vector machine on the frozen pretrained encoder",
+    "frozen_linear": "a linear model on the frozen pretrained encoder",
+    "frozen_spread": "label spreading among the features of the frozen pretrained encoder, unlabelled images included",
+    "scratch_long": "never pretrained, but fine-tuned on as many more images as the pretraining saw",
     LABELS_ONLY: "the same start, without the unlabelled images",
 }
 BILL = (
@@ -56,13 +57,13 @@ BILL = (
     "p95 ms",
     "images/s",
 )
-SCALED = ("pretrain", "search", "finetune", "validate")  # stages that take as long as their steps
-# what two requests of a stage share if they take as long
+SCALED = ("pretrain", "search", "finetune", "validate")  # their time is proportional to their steps
+# two requests of a stage that agree in these take about the same time
 ALIKE = ("dataset", "method", "encoder", "task", "strategy")
 
 
 def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
-    """On the terminal: the table, the verdict, what must be known beside it, what to run next, where it all is."""
+    """Print the table, the verdict, the notes on it, the next command and the run folder."""
     screen = Console(highlight=False, markup=False)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
@@ -73,7 +74,7 @@ def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
             advice.called(job, arm, result.faults), *cells, style="bold" if arm == MAIN else None
         )
     following, why = advice.next_command(job, result, command)
-    # what reads a pipe looks for sentences; a command is never broken
+    # a pipe's reader looks for whole sentences; commands are never wrapped
     whole = not screen.is_terminal
     screen.print(title(job), style="bold", soft_wrap=whole)
     screen.print(table)
@@ -96,14 +97,15 @@ def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
 
 
 def show_benchmark(benchmark: Bill, screen: Console) -> None:
-    # each narrow enough for a terminal of 80 columns
+    # each part fits a terminal of 80 columns
     for columns in (slice(0, 3), slice(3, 7), slice(7, None)):
         screen.print(benchmark_table(benchmark, columns))
     screen.print(benchmark_caption(benchmark), style="dim", soft_wrap=not screen.is_terminal)
 
 
 def write(job: Job, result: Results, folder: Path, command: list[str]) -> dict[str, Path]:
-    """Pictures and report.html into the run folder; the pictures' files by title."""
+    """Write the pictures and report.html into the run folder; returns the pictures' files by
+    title."""
     pictures = plots.draw(job, result)
     files = {p.title: folder / f"{p.name}.png" for p in pictures}
     for picture, file in zip(pictures, files.values(), strict=True):
@@ -115,7 +117,8 @@ def write(job: Job, result: Results, folder: Path, command: list[str]) -> dict[s
 
 
 def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
-    """What the main arm's fine-tuning moves, and how fast, before it begins: as a table and as JSON."""
+    """The main arm's parameter groups and their learning rates before fine-tuning, as a table and
+    as JSON."""
     request = job.requests["finetune"][job.arms[MAIN][0]]
     begins, groups = finetune.groups(request, job.corpus.spec)
     rate = request["optim"].options["lr"] if request["optim"] else None
@@ -138,7 +141,7 @@ def movements(job: Job) -> tuple[Table, list[dict[str, Any]]]:
 
 
 def speed(share: float | None, rate: float | Path | None) -> str:
-    """`frozen`, the learning rate, or the share of one that another stage has yet to find."""
+    """`frozen`, the learning rate, or a multiple of the rate that another stage will find."""
     if share is None:
         return "frozen"
     return f"{share * rate:.3g}" if isinstance(rate, float) else f"{share:.3g} x lr"
@@ -154,22 +157,21 @@ def title(job: Job) -> str:
 
 
 def footing(job: Job) -> str:
-    """What the numbers of every table are."""
+    """The footnote of every table: what its numbers are, and departures from the standard
+    protocol."""
     e = job.experiment
-    departs = [f"val=full: {advice.OUTSIDE}"] if e.val == "full" else []
-    departs += [advice.TRANSDUCTIVE] if e.protocol.transductive else []
-    draws = (
-        f"mean over {e.draws} draws, sd of their {'accuracies' if e.task.score == 'accuracy' else e.task.columns[e.task.score]}"
-        if e.draws > 1
-        else "one draw"
-    )
-    return "\n".join(["; ".join(filter(None, [f"Test, %, {draws}", e.task.footing])), *departs])
+    scores = "accuracies" if e.task.score == "accuracy" else e.task.columns[e.task.score]
+    draws = f"mean over {e.draws} draws, sd of their {scores}" if e.draws > 1 else "one draw"
+    lines = ["; ".join(filter(None, [f"Test, %, {draws}", e.task.footing]))]
+    lines += [f"val=full: {advice.OUTSIDE}"] if e.val == "full" else []
+    lines += [advice.TRANSDUCTIVE] if e.protocol.transductive else []
+    return "\n".join(lines)
 
 
 def columns(job: Job) -> dict[str, str]:
-    """Score in results.json -> head of its column: those of the task, and those that `metrics` adds."""
-    added = [metric.key for metric in further(job.experiment)]
-    return {**job.experiment.task.columns, **{key: key for key in added}}
+    """Score in results.json -> column head, for the task's scores and those of `metrics`."""
+    keys = [metric.key for metric in further(job.experiment)]
+    return {**job.experiment.task.columns, **dict(zip(keys, keys, strict=True))}
 
 
 def heads(job: Job) -> list[str]:
@@ -178,22 +180,22 @@ def heads(job: Job) -> list[str]:
 
 
 def rows(job: Job, result: Results) -> list[tuple[str, list[str]]]:
-    """(arm, cells under `heads`); `-` for what an arm has not."""
+    """(arm, cells under `heads`), with `-` for scores that an arm lacks."""
     task = job.experiment.task
     score, *others = columns(job)
-    found = []
+    result_rows = []
     for arm, scores in {MAIN: result.test, **result.controls}.items():
         cells = [
             shown(scores.get(name), name in task.raw) for name in (score, f"{score}_sd", *others)
         ]
         if len(result.draws[arm]) == 1:
             cells[1] = "-"
-        found.append((arm, cells))
-    return found
+        result_rows.append((arm, cells))
+    return result_rows
 
 
 def shown(value: float | None, raw: bool) -> str:
-    """A fraction in per cent; in its own units if it is none."""
+    """A fraction in per cent; a `raw` value in its own units."""
     return "-" if value is None else f"{value:.3g}" if raw else f"{100 * value:.1f}"
 
 
@@ -209,35 +211,30 @@ def benchmark_table(benchmark: Bill, columns: slice) -> Table:
 
 def benchmark_rows(benchmark: Bill) -> list[tuple[str, list[str]]]:
     """(form, cells under BILL)"""
-    found = []
+    rows = []
     for n, row in enumerate(benchmark.rows):
-        mean, low, high = (100 * v for v in row.difference)
-        against = (
-            ["-", "-"]
-            if n == 0
-            else [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", f"{100 * row.agreement:.1f}"]
-        )
-        sizes = [
+        cells = [
+            f"{100 * row.accuracy:.2f}",
+            model_card.difference(row) if n else "-",
+            f"{100 * row.agreement:.1f}" if n else "-",
             bytes_(row.bytes),
             counted(row.parameters),
             counted(row.macs),
             bytes_(row.memory),
-        ]
-        times = [
             f"{1000 * row.latency_p50:.3g}",
             f"{1000 * row.latency_p95:.3g}",
             f"{row.throughput:,.0f}",
         ]
-        found.append((row.form, [f"{100 * row.accuracy:.2f}", *against, *sizes, *times]))
-    return found
+        rows.append((row.form, cells))
+    return rows
 
 
 def benchmark_caption(benchmark: Bill) -> str:
     return (
         "Test accuracy, %; its difference from the original, points, with a 95 % interval over this one model's "
-        f"{benchmark.images:,} test images; images on which both say the same, %. "
-        f"ONNX Runtime, one thread of {benchmark.machine}, "
-        "turns interleaved; memory: what loading it and a batch of 64 add to a process; p50, p95: of one image; images/s: of 64"
+        f"{benchmark.images:,} test images; images with the same prediction, %. "
+        f"ONNX Runtime, one thread of {benchmark.machine}, runs of the forms interleaved; "
+        "memory: what loading it and a batch of 64 add to a process; p50, p95: of one image; images/s: of 64"
     )
 
 
@@ -251,6 +248,7 @@ def counted(n: float) -> str:
 
 
 def body(job: Job, result: Results, command: list[str], pictures: list[Picture]) -> str:
+    """The HTML body of report.html."""
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
     verdict = advice.sentence(result) or notes.pop(0)
@@ -258,15 +256,13 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
     facts = {
         "Data": f"{job.corpus.name}: {data.train:,} training images, {data.labelled:,} of them labelled "
         f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
-        "Manifest": f"{data.manifest} (SHA-256, to learn from), {data.test_manifest} (test)",
+        "Manifest": f"{data.manifest} (SHA-256, training), {data.test_manifest} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {advice.VALIDATION[e.val]}. {results.design(job)}",
-        **({"Weights": advice.weights(result)} if advice.weights(result) else {}),
-        "Validation": f"{100 * result.validated:.1f} % on {data.val:,} images{outside}"
-        if result.validated is not None
-        else "none",
-        "Stages": ", ".join(
-            stage_facts(name, stage) for name, stage in result.stages.present().items()
-        ),
+        "Weights": advice.weights(result),
+        "Validation": "none"
+        if result.validated is None
+        else f"{100 * result.validated:.1f} % on {data.val:,} images{outside}",
+        "Stages": ", ".join(stage_facts(*item) for item in result.stages.present().items()),
         "Command": f"<code>{escape(shlex.join(command))}</code>",
         "Environment": environment(job),
     }
@@ -285,8 +281,9 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
             "<h2>Facts</h2>",
             "<dl>",
             *(
-                f"<dt>{k}</dt><dd>{v if k == 'Command' else escape(v)}</dd>"
-                for k, v in facts.items()
+                f"<dt>{name}</dt><dd>{value if name == 'Command' else escape(value)}</dd>"
+                for name, value in facts.items()
+                if value
             ),
             "</dl>",
             "<h2>Config</h2>",
@@ -315,8 +312,8 @@ def html_table(job: Job, result: Results) -> str:
 
 
 def meaning(arm: str) -> str:
-    alone = f"the same, learning {arm.removeprefix(SINGLE)} only" if arm.startswith(SINGLE) else ""
-    return MEANING.get(arm, alone)
+    single = f"the same, learning {arm.removeprefix(SINGLE)} only" if arm.startswith(SINGLE) else ""
+    return MEANING.get(arm, single)
 
 
 def html_benchmark(benchmark: Bill) -> str:
@@ -335,7 +332,8 @@ def stage_facts(name: str, stage: Stage) -> str:
 
 
 def environment(job: Job) -> str:
-    """What wrote the page; stages from the store may have been computed elsewhere."""
+    """The environment that wrote the page; stages from the store may have been computed
+    elsewhere."""
     import torch
 
     device = pick(job.experiment.hardware.device)
@@ -343,7 +341,8 @@ def environment(job: Job) -> str:
 
 
 def plan(jobs: list[Job]) -> None:
-    """What would run, what is there already, and how long the rest took before. Runs nothing and writes nothing."""
+    """Print which stages would run, which are cached, and the expected time. Runs and writes
+    nothing."""
     store = Store(Path(jobs[0].experiment.store))
     table = Table(box=SIMPLE_HEAD)
     for head in ("stage", "requests", "cached", "to compute", "time"):
@@ -378,23 +377,20 @@ def plan(jobs: list[Job]) -> None:
 
 
 def finished(store: Store, name: str) -> list[tuple[Any, float]]:
-    """(request as JSON, its seconds) of the stage's finished folders."""
-    found = []
+    """(request as JSON, seconds) of the stage's finished folders."""
+    examples = []
     for seal in store.root.glob(f"{name}-*/{atomic_io.SEAL}"):
         try:
             request = json.loads((seal.parent / "request.json").read_text())
-            found.append((request, atomic_io.read_seal(seal.parent)["seconds"]))
-        except (
-            OSError,
-            ValueError,
-            StorageError,
-        ):  # damaged or just being removed: no example, and no reason to stop
-            continue
-    return found
+            examples.append((request, atomic_io.read_seal(seal.parent)["seconds"]))
+        except (OSError, ValueError, StorageError):
+            continue  # the folder is damaged or being removed
+    return examples
 
 
 def expected(request: Request, past: Iterable[tuple[Any, float]], scaled: bool) -> float | None:
-    """Seconds that a request will take, by what finished ones with the same parts took; None if there are none."""
+    """Seconds that a request will take, judged by finished ones with the same parts; None if there
+    are none."""
     wanted, steps = kinds(plain(request)), request.get("stop") if scaled else None
     alike = [(r.get("stop"), seconds) for r, seconds in past if kinds(r) == wanted]
     if steps:
@@ -417,10 +413,6 @@ def added(seconds: list[float | None]) -> str:
 
 
 def duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

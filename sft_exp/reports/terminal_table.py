@@ -1,4 +1,5 @@
-"""Tables that fit the terminal: cells move and break at words, numbers are never cut."""
+"""Tables that fit the terminal: columns are rearranged and text wraps between words, numbers are
+never cut."""
 
 from collections.abc import Collection
 
@@ -20,15 +21,15 @@ def fitted(
 ) -> RenderableType:
     """The widest form of a table that the screen has room for.
 
-    These forms are tried in turn: each cell on one line but for sentences; the columns `settings` stacked in one
-    as `name=value`, which breaks between settings; each row as a list of `name value`.
+    It tries in turn: every cell on one line except sentences; the columns `settings` combined into
+    one as `name=value`, which wraps between settings; each row as a list of `name value`.
 
     Args:
         grid: heads and rows of cells.
-        screen: where it will be printed.
-        numbers: heads of columns that are set to the right, on one line.
-        sentences: heads of columns whose cells may break between words.
-        settings: heads of columns that may be stacked.
+        screen: the console that sets the width.
+        numbers: heads of right-aligned columns.
+        sentences: heads of columns whose cells may wrap between words.
+        settings: heads of columns that may be combined.
     """
     if (result := table(grid, numbers, sentences, screen.width)) is not None:
         return result
@@ -43,7 +44,8 @@ def fitted(
 def table(
     grid: Grid, numbers: Collection[str], sentences: Collection[str], width: int
 ) -> Table | None:
-    """The table with one column for each head, at most `width` wide; None if a word or number would be cut."""
+    """The table with one column for each head, at most `width` wide; None if a word or number would
+    be cut."""
     head, rows = grid
     columns = [[name, *(row[n] for row in rows)] for n, name in enumerate(head)]
     widest = [max(map(cell_len, cells)) for cells in columns]
@@ -89,7 +91,7 @@ def stacked(grid: Grid, names: Collection[str]) -> Grid:
 
 
 def records(grid: Grid) -> Group:
-    """Each row as lines of its own, for a screen too narrow for columns."""
+    """Each row as separate lines, for a screen too narrow for columns."""
     head, rows = grid
     blocks = [
         Text(

@@ -56,11 +56,8 @@ def after(job: Job, name: str, ctx: Context) -> None:
     The run of a pretraining ends here.
     """
     for about in runs(job, name, ctx).values():
-        if (
-            name == "pretrain"
-            and about.folder.name not in ctx.runs
-            and ctx.tracker.shown(about.folder)
-        ):
+        begun = about.folder.name in ctx.runs
+        if name == "pretrain" and not begun and ctx.tracker.shown(about.folder):
             continue
         run = ctx.watch(about.folder.name)
         if not run.where:
@@ -73,11 +70,11 @@ def after(job: Job, name: str, ctx: Context) -> None:
 
 
 def pretraining(job: Job, folder: Path, ctx: Context) -> About:
+    """The description of a pretraining's run."""
     resolved = {k: v for k, v in ctx.config.items() if k in OF_PRETRAINING}
     choices = {k: v for k, v in job.experiment.choices.items() if k in OF_PRETRAINING}
-    data = manifest(
-        job, "pretrain_dataset" if job.experiment.pretrain_dataset is not None else "dataset"
-    )
+    separate = job.experiment.pretrain_dataset is not None
+    data = manifest(job, "pretrain_dataset" if separate else "dataset")
     lineage = {"data": linked(data)}
     return About(
         "pretrain",
@@ -91,6 +88,7 @@ def pretraining(job: Job, folder: Path, ctx: Context) -> About:
 
 
 def finetuning(job: Job, folder: Path, start: Path | None, ctx: Context) -> About:
+    """The description of a fine-tuning's run; `start` is the folder of its pretraining."""
     choices, uses = job.experiment.choices, [manifest(job)]
     lineage = {"data": linked(uses[0])}
     if start:
@@ -118,10 +116,9 @@ def title(ctx: Context, choices: dict[str, str]) -> str:
     if varying := [o for o in ctx.varying if concerns(o, choices)]:
         return " ".join(varying)
     options = [choices[group] for group in NAMED if group in choices]
-    typed = (w.lstrip("+~") for w in ctx.typed if "=" in w and not w.startswith("-"))
-    return " ".join(
-        [*options, *(w for w in typed if w.partition("=")[0] not in NAMED and concerns(w, choices))]
-    )
+    typed = [w.lstrip("+~") for w in ctx.typed if "=" in w and not w.startswith("-")]
+    others = [w for w in typed if w.partition("=")[0] not in NAMED and concerns(w, choices)]
+    return " ".join([*options, *others])
 
 
 def concerns(override: str, choices: dict[str, str]) -> bool:

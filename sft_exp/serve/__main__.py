@@ -1,10 +1,10 @@
-"""Serve a page to drop an image on, and the same as JSON, at http://127.0.0.1:8000.
+"""Serve a page that classifies dropped images, and a JSON endpoint, at http://127.0.0.1:8000.
 
     curl --data-binary @photo.png http://127.0.0.1:8000/predict
 
-The model runs in ONNX Runtime: an exported .onnx or .ort file, the one a run has exported, or a run's
-model turned into a graph when the server starts. Only this machine is answered unless `host` says
-otherwise; there is no account and no encryption.
+The model runs in ONNX Runtime: an exported .onnx or .ort file, a run's export, or a run's model
+that is converted when the server starts. The server listens on this machine only unless `host` is
+set; there is no authentication and no encryption.
 
     sft_exp serve outputs/latest
 """
@@ -28,8 +28,8 @@ class Arguments:
     run: Path  # folder of a run, finetune-* folder of the store, .onnx or .ort file
     host: str = LOOPBACK[0]  # address to listen on
     port: int = 8000  # 0 = any free one
-    megabytes: float = 10.0  # the largest file taken
-    megapixels: float = 25.0  # the largest image decoded
+    megabytes: float = 10.0  # size limit of a file
+    megapixels: float = 25.0  # size limit of a decoded image
 
     def __post_init__(self):
         require(0 <= self.port < 65536, "port", self.port, "0 to 65535")
@@ -41,12 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("serve", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> int:
+def work(arguments: Arguments) -> int:
     try:
         import uvicorn
 
-        largest = int(given.megabytes * 1e6), int(given.megapixels * 1e6)
-        service = app(model_of(given.run), largest[0], given.host, largest[1])
+        most, pixels = int(arguments.megabytes * 1e6), int(arguments.megapixels * 1e6)
+        service = app(model_of(arguments.run), most, arguments.host, pixels)
     except ImportError as error:
         print(
             f"sft_exp.serve: {error.name} is missing: pip install 'sft_exp[serve]'", file=sys.stderr
@@ -54,8 +54,8 @@ def work(given: Arguments) -> int:
         return ConfigError.code
     uvicorn.run(
         service,
-        host=given.host,
-        port=given.port,
+        host=arguments.host,
+        port=arguments.port,
         log_level="warning",
         limit_concurrency=CONNECTIONS,
     )

@@ -1,4 +1,4 @@
-"""The prediction server's application: a page, and JSON at /predict."""
+"""The prediction server's web application: a page, and JSON at /predict."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -19,51 +19,50 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def model_of(path: Path) -> "Predictor":
-    """The model in ONNX Runtime. DataError, ConfigError."""
+    """A run's or file's model in ONNX Runtime. DataError if it gives no class probabilities;
+    ConfigError without ONNX."""
     from sft_exp.core.task import Network
     from sft_exp.models import graphs
     from sft_exp.predict import inference
     from sft_exp.stages import model as models
 
-    found = (
-        [path]
-        if path.suffix in inference.GRAPHS
-        else sorted((path / "export").glob("model.o[nr][nt]*"))
-    )
-    if found:
-        return inference.from_graph(found[0])
+    is_graph = path.suffix in inference.GRAPHS
+    if graph_files := [path] if is_graph else sorted((path / "export").glob("model.o[nr][nt]*")):
+        return inference.from_graph(graph_files[0])
     graphs.require_onnx("run", path)
     model = models.load(models.folder_of(path))
     inference.require_classes(path, model.task.predicts)
     if not model.probabilistic:
         raise DataError(
-            f"{path}: its SVM leaves votes and no network with logits; take a run of another strategy"
+            f"{path}: its SVM gives votes and no probabilities; take a run of another strategy"
         )
-    opened = graphs.session(graphs.from_network(Network(model.task, model.nets), model.spec))
+    session = graphs.session(graphs.from_network(Network(model.task, model.nets), model.spec))
     return inference.Predictor(
         model.spec.image,
         model.spec.classes,
         True,
-        lambda x_BCHW: graphs.run(opened, x_BCHW.float().div(255)),
+        lambda x_BCHW: graphs.run(session, x_BCHW.float().div(255)),
         model.spec.levels,
     )
 
 
-WAITING = 16  # requests whose files are held in memory; more are told to come back
-SLOW = 30.0  # seconds in which a file must have arrived
-# curl sends bytes as a form, so that is taken
+WAITING = 16  # requests whose files are held in memory; more are refused with a 503 response
+SLOW = 30.0  # seconds that the upload of a file may take
+# refused; `curl --data-binary` sends application/x-www-form-urlencoded, which is therefore accepted
 NO_IMAGES = ("text/", "multipart/", "application/json")
 
 
 def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "FastAPI":
-    """GET / is the page, GET /about the classes, POST /predict takes a file's bytes.
+    """GET / returns the page, GET /about the classes; POST /predict takes a file's bytes.
 
     Files are decoded one after the other, so that memory does not grow with the number of clients.
 
     Args:
-        most: bytes that a file may have.
-        host: the address that the server listens on; a loopback address answers to no other name.
-        pixels: that an image may have, known from its header before it is decoded.
+        model: the classifier.
+        most: size limit of a file in bytes.
+        host: the address that the server listens on; on a loopback address other host names are
+            refused.
+        pixels: size limit of an image, read from its header before it is decoded.
     """
     from fastapi import FastAPI, Request
     from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -71,7 +70,7 @@ def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "
     from starlette.requests import ClientDisconnect
 
     service = FastAPI(title="sft_exp", docs_url=None, redoc_url=None, openapi_url=None)
-    if host in LOOPBACK:  # a name of somebody else's that leads here (DNS rebinding) is refused
+    if host in LOOPBACK:  # refuses a foreign name that resolves to this machine (DNS rebinding)
         service.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     decoder = ThreadPoolExecutor(1, "decode")
     slots = asyncio.Semaphore(WAITING)
@@ -102,7 +101,7 @@ def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "
                 loop = asyncio.get_running_loop()
                 result = await loop.run_in_executor(decoder, answer, model, content, pixels)
             except ClientDisconnect:
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the client is gone
             except TimeoutError:
                 return JSONResponse({"error": f"did not arrive within {SLOW:g} s"}, 408)
             except OverflowError:
@@ -116,7 +115,8 @@ def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "
 
 
 def same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether a request is no browser's on behalf of another site's page: browsers name the page's origin with each POST."""
+    """Whether a request does not come from another site's page: browsers send the page's origin
+    with each POST."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none"):
         return False
@@ -124,7 +124,7 @@ def same_origin(headers: Mapping[str, str]) -> bool:
 
 
 async def received(stream: AsyncIterator[bytes], most: int) -> bytes:
-    """A request's body. OverflowError as soon as it is larger than `most` bytes."""
+    """A request's body. OverflowError once it exceeds `most` bytes."""
     content = bytearray()
     async for part in stream:
         content += part
@@ -134,7 +134,8 @@ async def received(stream: AsyncIterator[bytes], most: int) -> bytes:
 
 
 def answer(model: "Predictor", content: bytes, pixels: int | None = None) -> dict[str, Any]:
-    """Class and probabilities of an image file's bytes, the likeliest first. DataError if it is no image, or has more pixels."""
+    """The class and all probabilities, largest first, of an image file. DataError if it is no image
+    or too large."""
     from sft_exp.data.decode import decode
 
     x_CHW = decode(content, model.image, levels=model.levels, most=pixels)

@@ -43,7 +43,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     if report:
         images = weights.images(request["_init"], request["encoder"], request["image"])
         table = f"{report.table()}\n  {images}"
-        console.print(table, markup=False, highlight=False, soft_wrap=True)
+        console.message(table)
         atomic_io.write_json(
             folder / "transfer.json", {**report.json(), "images": images, "sha256": request["init"]}
         )
@@ -72,9 +72,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
                 if monitor:
                     ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(step.done)))
         if monitor:
-            console.print(
-                f"{label}: looking at the features took {monitor.seconds:.1f} s", highlight=False
-            )
+            console.message(f"{label}: looking at the features took {monitor.seconds:.1f} s")
     atomic_io.write(
         folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.encoder_path)))
     )

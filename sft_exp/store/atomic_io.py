@@ -1,8 +1,8 @@
-"""The only code that writes, replaces or removes files of the store and of runs.
+"""The only module that writes, replaces or removes files of the store and of runs.
 
-A file appears whole or not at all: temporary file in the same folder, fsync, rename, fsync of the folder. A folder is
-published by one rename. No common weight format notices a flipped bit, so finished folders are sealed with a checksum of
-each file, and checkpoints end with their own.
+Files are replaced atomically: temporary file in the same folder, fsync, rename, fsync of the
+folder. Folders are published by one rename. Common weight formats do not detect flipped bits, so
+finished folders are sealed with a checksum of each file, and checkpoints end with a checksum.
 """
 
 import errno
@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from filelock import FileLock, Timeout
 
 from sft_exp.errors import StorageError
 
@@ -26,41 +28,64 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 SEAL = "done.json"
-OWN = "seal"  # key of a seal's own checksum, its last one
-KEYS_0_1 = ({"seconds", "sha256"}, {"step", "sha256"})  # of seals that version 0.1.0 wrote
-_follows: list[bool] = []  # whether this process only follows another one, which keeps the results
-HALF_DONE = ".*.tmp"  # what a kill may leave of `write` and `link`
+OWN = "seal"  # the last key of a seal: the checksum of the seal itself
+KEYS_0_1 = ({"seconds", "sha256"}, {"step", "sha256"})  # keys of seals that version 0.1.0 wrote
+_follows: list[bool] = []  # not empty: this process is a follower of one that writes the results
+HALF_DONE = ".*.tmp"  # files that a killed `write` or `link` may leave
 
 
 def disable_writes() -> None:
-    """From now on this process changes nothing on disk: another one, doing the same, keeps the results."""
+    """Make this process change nothing on disk: another one, which does the same work, writes the
+    results."""
     _follows.append(True)
 
 
-def changes(what: Callable[P, None]) -> Callable[P, None]:
-    @wraps(what)
+def changes(function: Callable[P, None]) -> Callable[P, None]:
+    """A decorator of functions that do nothing after `disable_writes`."""
+
+    @wraps(function)
     def unless_following(*args: P.args, **kwargs: P.kwargs) -> None:
         if not _follows:
-            what(*args, **kwargs)
+            function(*args, **kwargs)
 
     return unless_following
 
 
+def acquire(lock: FileLock, **options: Any) -> bool:
+    """Acquire a lock with the options of `FileLock.acquire`; False on a file system without locks.
+
+    Raises:
+        Timeout: another process holds the lock.
+        StorageError: the file system refuses for another reason.
+    """
+    try:
+        lock.acquire(**options)
+    except NotImplementedError:
+        return False
+    except Timeout:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            return False
+        raise StorageError(f"{lock.lock_file}: {error.strerror or error}") from error
+    return True
+
+
 @contextmanager
 def storage(path: Path, needed: int | None = None) -> Iterator[None]:
-    """What the file system refuses, in the user's terms."""
+    """Turn errors of the file system into StorageErrors with the path and the free space."""
     try:
         yield
     except OSError as error:
         needs = "" if needed is None else f"{needed:,} bytes needed, "
-        raise StorageError(
-            f"{path}: {error.strerror or error}; {needs}{free(path)} free"
-        ) from error
+        problem = f"{path}: {error.strerror or error}; {needs}{free(path)} free"
+        raise StorageError(problem) from error
 
 
 @changes
 def write(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content`, so that whoever reads, and whenever we are killed, it is the old file or the new."""
+    """Replace `path` by `content` atomically: readers see the old file or the new one, even after a
+    kill."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with storage(path, len(data)):
@@ -83,12 +108,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_checked(path: Path, data: bytes) -> None:
-    """`write`, with a checksum behind the data that `read_checked` compares."""
+    """Write data followed by its checksum, which `read_checked` compares."""
     write(path, data + hashlib.sha256(data).digest())
 
 
 def read_checked(path: Path) -> bytes:
-    """The data `write_checked` was given; StorageError if a single bit of it has changed."""
+    """Read a file of `write_checked`; StorageError if a single bit of it has changed."""
     with storage(path):
         content = path.read_bytes()
     data, digest = content[:-32], content[-32:]
@@ -99,7 +124,8 @@ def read_checked(path: Path) -> bytes:
 
 @changes
 def seal(folder: Path, facts: dict) -> None:
-    """Mark the folder's work as finished: `facts` and the SHA-256 of every file, written when all else is on disk."""
+    """Mark a folder as finished: write `facts` and the SHA-256 of every file, after all files are
+    on disk."""
     with storage(folder):
         for path in folder.rglob(HALF_DONE):
             path.unlink()
@@ -115,7 +141,7 @@ def seal(folder: Path, facts: dict) -> None:
 
 
 def sealed(facts: dict) -> str:
-    """The text of a seal: `facts` as JSON, and behind them the checksum of their text."""
+    """The text of a seal: `facts` as JSON, followed by the checksum of their text."""
     digest = hashlib.sha256(spelled(facts).encode()).hexdigest()
     return spelled({**facts, OWN: digest})
 
@@ -125,9 +151,9 @@ def spelled(facts: dict) -> str:
 
 
 def read_seal(folder: Path) -> dict:
-    """The facts and the checksums that a folder was sealed with. StorageError if a bit of the seal has changed.
+    """The content of a folder's seal. StorageError if a bit of the seal has changed.
 
-    Seals of version 0.1.0 have no checksum of their own; of them only the keys are checked.
+    Seals of version 0.1.0 have no checksum of themselves, so only their keys are checked.
     """
     path = folder / SEAL
     with storage(path):
@@ -146,7 +172,7 @@ def read_seal(folder: Path) -> dict:
 
 
 def check(folder: Path) -> list[str]:
-    """What is wrong with a sealed folder, one line a file; empty if nothing is."""
+    """The faults of a sealed folder, one line per file; empty for an intact folder."""
     try:
         expected = read_seal(folder)["sha256"].items()
     except StorageError as error:
@@ -189,7 +215,8 @@ def share(path: Path, source: Path) -> None:
 
 @changes
 def publish(work: Path, final: Path) -> None:
-    """Give a sealed folder its name. Whoever comes second to the same name drops its own: both hold the same result."""
+    """Give a sealed folder its final name. If another process was first, drop this one: both hold
+    the same result."""
     with storage(final):
         sync(work)
         try:
@@ -210,7 +237,8 @@ def folder(path: Path) -> Path:
 
 @changes
 def remove(path: Path) -> None:
-    """A file, link or folder, if it is there; what another process adds to the folder meanwhile stays."""
+    """Remove a file, link or folder if it exists; files that another process adds meanwhile
+    stay."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -220,11 +248,12 @@ def remove(path: Path) -> None:
 
 @changes
 def discard(path: Path) -> None:
-    """A folder that others may be copying: it loses its name before its files, so that nobody takes half of it for all."""
-    nameless = path.with_name(f".{uuid.uuid4().hex[:8]}.gone")
-    with suppress(OSError):  # somebody else was faster
-        path.rename(nameless)
-    remove(nameless)
+    """Remove a folder that others may be copying: rename it first, so that nobody takes a part for
+    the whole."""
+    renamed = path.with_name(f".{uuid.uuid4().hex[:8]}.gone")
+    with suppress(OSError):  # another process was faster
+        path.rename(renamed)
+    remove(renamed)
 
 
 @changes
@@ -236,7 +265,7 @@ def prune(folder: Path) -> None:
 
 @changes
 def copy(path: Path, to: Path) -> None:
-    """A folder's files, over what `to` holds."""
+    """Copy a folder's files into `to`, replacing files of the same names."""
     with storage(to):
         shutil.copytree(
             path, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", HALF_DONE)
@@ -252,7 +281,8 @@ def move(path: Path, to: Path) -> None:
 
 @changes
 def link(path: Path, to: Path) -> None:
-    """Point the symbolic link `path` at `to`, replacing an older link in one step; file systems without links do without."""
+    """Point the symbolic link `path` at `to` atomically; does nothing on file systems without
+    links."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.symlink_to(os.path.relpath(to, path.parent))
@@ -268,8 +298,10 @@ def checksum(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk. Windows opens no folders, and flushes files
-    that are open for writing alone."""
+    """Wait until a file's content, or a folder's list of names, is on disk.
+
+    Windows cannot open folders, and flushes only files that are open for writing.
+    """
     windows = platform.system() == "Windows"
     if windows and path.is_dir():
         return
@@ -277,7 +309,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # some network file systems cannot for folders
+        # some network file systems cannot sync folders
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -285,7 +317,7 @@ def sync(path: Path) -> None:
 
 
 def free(path: Path) -> str:
-    """Free space where `path` lies, for messages."""
+    """The free space on the file system of `path`, for messages."""
     for parent in path.absolute().parents:
         if parent.exists():
             return f"{shutil.disk_usage(parent).free:,} bytes"

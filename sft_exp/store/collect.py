@@ -1,11 +1,13 @@
-"""Remove what no run refers to: `sft_exp gc dry_run=true`, then without.
+"""Garbage collection: removes store folders that no run refers to.
 
-A run refers to the store folders that it named in <store>/roots/ before it began (`refer`), to those that its results.json
-names, and to what their requests were made from; when its folder is gone, it refers to nothing. Folders that somebody
-computes right now stay, and so does unfinished work of the last week. damaged/ goes.
+A run refers to the store folders that it listed in <store>/roots/ before it began (`refer`), to
+those in its results.json, and to the inputs of both; once the run folder is removed, it refers to
+nothing. Folders that are being computed and unfinished work of the last week are kept. damaged/ is
+removed.
 
-What goes is first moved to <store>/trash/, each by one rename and under the lock of whoever might compute it, while no run
-can begin. So nobody meets half a folder, and what a killed gc leaves in trash/ the next one deletes.
+Each path is first moved to <store>/trash/ by one rename under the folder's lock, while no run can
+begin. So no process sees a part of a folder, and the next collection deletes what a killed one
+leaves in trash/.
 """
 
 import hashlib
@@ -15,7 +17,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +26,41 @@ from sft_exp.errors import StorageError
 from sft_exp.store import atomic_io, results
 from sft_exp.store.listing import listed, measure, read, runs
 
-# a store folder's name, and nothing that a user puts there
+# names of store folders, which users are unlikely to give to their own
 FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
-ABANDONED = 7 * 86400.0  # seconds after which unfinished work that nobody refers to goes
+ABANDONED = 7 * 86400.0  # seconds after which unreferenced unfinished work is removed
 
 
 def refer(store: Path, run: Path, folders: Iterable[str]) -> None:
-    """Say which folders of the store a run will use, before it looks for them: from then on no gc takes them."""
+    """Record the store folders that a run will use before it looks for them, which protects them
+    from collection."""
     if store.exists() and not os.access(store, os.W_OK):
-        return  # whoever may only read here cannot say so; what is there can still be used
+        return  # a read-only store can be used, but not protected
     name = hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:16]
-    where = {
+    record = {
         "run": str(run.absolute()),
         "from_store": os.path.relpath(run.absolute(), store.absolute()),
+        "folders": sorted(set(folders)),
     }
     with deciding(store):
-        atomic_io.write_json(
-            store / "roots" / f"{name}.json", {**where, "folders": sorted(set(folders))}
-        )
+        atomic_io.write_json(store / "roots" / f"{name}.json", record)
 
 
 @contextmanager
 def deciding(store: Path) -> Iterator[bool]:
-    """Either a run says what it uses, or a gc decides what nobody uses. False where the file system has no locks."""
+    """Hold the lock of roots/, so that no run records its folders during a collection. Yields False
+    without locks."""
     lock = FileLock(atomic_io.folder(store / "locks") / "roots.lock", fallback_to_soft=False)
+    locked = atomic_io.acquire(lock)
     try:
-        lock.acquire()
-    except NotImplementedError:
-        yield False
-        return
-    except OSError as error:
-        if error.errno not in (ENOSYS, ENOTSUP, ENOLCK):
-            raise StorageError(f"{lock.lock_file}: {error.strerror or error}") from error
-        yield False
-        return
-    try:
-        yield True
+        yield locked
     finally:
         lock.release()
 
 
 def rubbish(store: Path, runs_root: Path) -> list[Path]:
-    """Everything in the store that can go. Only reads. StorageError if it cannot be known what a run uses."""
+    """All paths of the store that can be removed. Only reads. StorageError if a run's record is
+    unreadable."""
     working, locks = ours(store / "work"), ours(store / "locks")
     held = {lock.stem for lock in locks if in_use(lock)}
     young = {name_of(p) for p in working if not old(p)}
@@ -77,16 +71,14 @@ def rubbish(store: Path, runs_root: Path) -> list[Path]:
     abandoned = [p for p in working if old(p) and (name_of(p) in done or name_of(p) not in living)]
     needed = held | {name_of(p) for p in (*finished, *working)}
     locks = [p for p in locks if p.stem not in needed]
-    notes = [
-        p
-        for p in listed(store / "roots")
-        if (not alive(store, p) if p.suffix == ".json" else old(p))
-    ]
-    return [*unused, *abandoned, *ours(store / "damaged"), *ours(store / "trash"), *locks, *notes]
+    roots = listed(store / "roots")
+    ended = [p for p in roots if (not alive(store, p) if p.suffix == ".json" else old(p))]
+    return [*unused, *abandoned, *ours(store / "damaged"), *ours(store / "trash"), *locks, *ended]
 
 
 def thinned(paths: Iterable[Path], excess: int) -> list[Path]:
-    """Those of the paths that must go, oldest first, so that `excess` bytes are freed; all, if that is not enough."""
+    """The oldest of the paths whose removal frees `excess` bytes; all paths if that is not
+    enough."""
     chosen: list[Path] = []
     for size, _, path in sorted(((*measure(p), p) for p in paths), key=lambda entry: entry[1]):
         if excess <= 0:
@@ -97,67 +89,58 @@ def thinned(paths: Iterable[Path], excess: int) -> list[Path]:
 
 
 def referred(store: Path, runs_root: Path) -> set[str]:
-    """Names of the folders that runs name themselves."""
-    names = {
-        n
-        for file in (store / "roots").glob("*.json")
-        if alive(store, file)
-        for n in note(file)["folders"]
-    }
+    """Names of the store folders that runs refer to directly."""
+    files = [file for file in (store / "roots").glob("*.json") if alive(store, file)]
+    names = {name for file in files for name in root(file)["folders"]}
     for run in runs(runs_root, store):
-        # Not `results.read`: also a file that this version cannot read keeps what it names.
+        # not `results.read`: a file that this version cannot read protects its folders, too
         names |= named(read(run / results.FILE).get("stages"))
     return names
 
 
 def reachable(store: Path, names: set[str]) -> set[str]:
-    """These folders, what they were made from, what that was made from, ..."""
+    """These folders and all their direct and indirect inputs."""
     unfinished: dict[str, list[Path]] = {}
     for path in ours(store / "work"):
         unfinished.setdefault(name_of(path), []).append(path)
-    found, todo = set(names), list(names)
+    reached, todo = set(names), list(names)
     while todo:
         name = todo.pop()
         for folder in (store / name, *unfinished.get(name, [])):
-            new = named(read(folder / "request.json")) - found
-            found |= new
+            new = named(read(folder / "request.json")) - reached
+            reached |= new
             todo += new
-    return found
+    return reached
 
 
 def named(value: Any) -> set[str]:
-    """Every name of a store folder in a piece of JSON, also at the end of a path."""
+    """All names of store folders in JSON data, also at the end of paths."""
     if isinstance(value, dict | list):
-        return {
-            name
-            for v in (value.values() if isinstance(value, dict) else value)
-            for name in named(v)
-        }
+        values = value.values() if isinstance(value, dict) else value
+        return {name for inner in values for name in named(inner)}
     name = Path(value).name if isinstance(value, str) else ""
     return {name} if FOLDER.fullmatch(name) else set()
 
 
-def note(file: Path) -> dict[str, Any]:
-    """What a run had said it uses."""
-    said = read(file)
-    if not said.keys() >= {"run", "folders"}:
+def root(file: Path) -> dict[str, Any]:
+    """A run's record in roots/. StorageError if it is unreadable."""
+    record = read(file)
+    if not record.keys() >= {"run", "folders"}:
         raise StorageError(
-            f"{file}: unreadable, so nobody knows what its run uses; nothing was removed"
+            f"{file}: unreadable, so its run's folders are unknown; nothing was removed"
         )
-    return said
+    return record
 
 
 def alive(store: Path, file: Path) -> bool:
-    """Whether the run of a note is there, or where it would be if store and runs were moved together."""
-    said = note(file)
-    return (
-        Path(said["run"]).is_dir()
-        or (store.absolute() / said.get("from_store", said["run"])).is_dir()
-    )
+    """Whether the run of a record exists, also if store and runs were moved together."""
+    record = root(file)
+    moved = store.absolute() / record.get("from_store", record["run"])
+    return Path(record["run"]).is_dir() or moved.is_dir()
 
 
 def in_use(file: Path) -> bool:
-    """Whether somebody holds a lock; also where that cannot be found out."""
+    """Whether a process holds a lock; True where that is unknown."""
     lock = FileLock(file, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
@@ -172,33 +155,34 @@ def old(path: Path) -> bool:
 
 
 def ours(folder: Path) -> list[Path]:
-    """What the store put into its work/, damaged/ or trash/."""
+    """The store's own entries of its work/, damaged/ or trash/."""
     return [p for p in listed(folder) if FOLDER.fullmatch(name_of(p))]
 
 
 def name_of(path: Path) -> str:
-    """The store folder that something in there was or is to become."""
+    """The name of the store folder that an entry of work/, damaged/, trash/ or locks/ belongs
+    to."""
     return path.name.lstrip(".").partition(".")[0]
 
 
 def collect(store: Path, runs_root: Path, shown: Iterable[Path]) -> list[Path]:
-    """Remove those of the paths `shown` that can still go, and give them."""
+    """Remove those of the paths `shown` that can still be removed, and return them."""
     wanted = set(shown)
     with deciding(store) as locked:
         if not locked:
-            raise StorageError(
-                f"{store}: this file system has no locks, so nobody knows what is in use; nothing was removed"
+            problem = (
+                "this file system has no locks, so folders in use are unknown; nothing was removed"
             )
-        going = [
-            path for path in rubbish(store, runs_root) if path in wanted and discard(store, path)
-        ]
+            raise StorageError(f"{store}: {problem}")
+        removable = [path for path in rubbish(store, runs_root) if path in wanted]
+        removed = [path for path in removable if discard(store, path)]
     for path in ours(store / "trash"):
         atomic_io.remove(path)
-    return going
+    return removed
 
 
 def discard(store: Path, path: Path) -> bool:
-    """Take one path out of the way in one step, a folder's lock with it; False if somebody computes that folder."""
+    """Move one path to trash/ and remove its lock; False if a process computes that folder."""
     if path.parent.name == "trash":
         return True
     if path.parent.name == "roots":
@@ -207,11 +191,11 @@ def discard(store: Path, path: Path) -> bool:
     lock = FileLock(store / "locks" / f"{name_of(path)}.lock", fallback_to_soft=False)
     try:
         with lock.acquire(timeout=0):
-            if not path.exists():  # somebody took it up since
+            if not path.exists():  # another process has taken it over
                 return False
             if path.parent.name != "locks":
                 atomic_io.move(path, store / "trash" / f"{path.name}.{uuid.uuid4().hex[:8]}")
-            # whoever waits for it notices that, and makes a new one
+            # a process that waits for the lock notices this and creates a new one
             atomic_io.remove(Path(lock.lock_file))
     except Timeout:
         return False

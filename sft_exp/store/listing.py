@@ -1,4 +1,5 @@
-"""What a store holds: its folders and the runs that refer to them, with size, age and state."""
+"""The contents of a store: its folders and the runs that refer to them, with size, age and
+state."""
 
 import json
 import os
@@ -12,8 +13,8 @@ from typing import Any
 
 from sft_exp.store import atomic_io, results
 
-RUN = "run"  # what runs are called beside the stages
-# where in the store a folder lies -> its state
+RUN = "run"  # the `stage` of a run's entry
+# subfolder of the store -> state of the folders in it
 PLACES = {"": "done", "work": "unfinished", "damaged": "damaged"}
 
 
@@ -30,7 +31,7 @@ class Entry:
 
 
 def folders(store: Path) -> Iterator[Entry]:
-    """Every folder of the store that a stage made or makes."""
+    """Every stage folder of the store, finished or not."""
     for place, state in PLACES.items():
         for path in listed(store / place):
             name = path.name.lstrip(".").partition(".")[0]
@@ -41,114 +42,91 @@ def folders(store: Path) -> Iterator[Entry]:
 
 
 def runs(root: Path, store: Path) -> Iterator[Path]:
-    """Every folder below `root` in which a run wrote how it ended."""
-    for path, inside, files in os.walk(root):
+    """Every run folder below `root`, by its status.json."""
+    for path, subfolders, files in os.walk(root):
         if "status.json" in files:
-            inside.clear()
+            subfolders.clear()
             yield Path(path)
         else:
-            inside[:] = [
-                d
-                for d in inside
-                if d[0] != "." and d != "wandb" and (Path(path) / d).absolute() != store.absolute()
-            ]
+            visible = [name for name in subfolders if name[0] != "." and name != "wandb"]
+            outside = [name for name in visible if Path(path, name).absolute() != store.absolute()]
+            subfolders[:] = outside
 
 
 def run(path: Path) -> Entry:
-    return Entry(
-        RUN,
-        str(path),
-        path,
-        str(read(path / "status.json").get("state", "damaged")),
-        *measure(path),
-    )
+    state = str(read(path / "status.json").get("state", "damaged"))
+    return Entry(RUN, str(path), path, state, *measure(path))
 
 
 def words(entry: Entry, store: Path) -> str:
-    """What it was: `VAE full, Digits, 10 labels a class, draw 3, seed 0, 600 steps, Adam lr 0.001`."""
+    """A description: `VAE full, Digits, 10 labels a class, draw 3, seed 0, 600 steps, Adam lr
+    0.001`."""
     if entry.stage == RUN:
-        return told(entry.path)
-    return asked(read(entry.path / "request.json"), store)
+        return of_run(entry.path)
+    return of_request(read(entry.path / "request.json"), store)
 
 
-def told(path: Path) -> str:
-    """What a run was and came to, from its results; what stopped it, if it has none."""
+def of_run(path: Path) -> str:
+    """A run's choices and scores, or its error if it has no results."""
     result = results.read_if_complete(path)
     if result is None:
         return next(iter(str(read(path / "status.json").get("error") or "").splitlines()), "")
     choices, config = result.choices, result.config
     parts = [choices[g] for g in ("pretrainer", "strategy", "optim", "dataset") if g in choices]
     parts += [f"{key} {config[key]}" for key in ("labels", "seed") if key in config]
-    measured = {"val": result.validated, "test": result.tested}
-    parts += [f"{key} {100 * score:.1f}" for key, score in measured.items() if score is not None]
+    scores = {"val": result.validated, "test": result.tested}
+    parts += [f"{key} {100 * score:.1f}" for key, score in scores.items() if score is not None]
     return ", ".join(parts)
 
 
-def asked(request: dict[str, Any], store: Path) -> str:
-    """A request in words."""
+def of_request(request: dict[str, Any], store: Path) -> str:
+    """A description of a request."""
     if "forms" in request:
         return f"bill of {', '.join(request['forms'])}"
     if "model" in request:
-        model = asked(known(store / str(request["model"])), store)
+        model = of_request(request_of(store / str(request["model"])), store)
         if "exporter" in request:
             return f"{kind(request['exporter'])} file of {model}"
         if isinstance(request.get("steps"), list):
             return f"{' '.join(map(kind, request['steps'])) or 'graph'} of {model}"
         return f"test of {model}"
-    start, optim, labels = (
-        request.get("start"),
-        request.get("optim"),
-        counted(request.get("labels") or {}),
-    )
+    start, optim, encoder = request.get("start"), request.get("optim"), kind(request.get("encoder"))
+    parts = []
     if "strategy" in request:
-        arm = (
-            kind(known(store / start).get("method"))
-            if start
-            else f"scratch {kind(request.get('encoder'))}"
-        )
-        parts = [f"{arm} {kind(request['strategy'])}"]
-    else:
-        parts = (
-            [f"{kind(request['method'])} {kind(request.get('encoder'))}"]
-            if "method" in request
-            else []
-        )
-    parts.append(kind(request.get("dataset")))
-    if labels:
-        parts.append(labels)
-    parts += [
-        f"{key} {request[key]}" for key in ("fold", "draw", "seed") if request.get(key) is not None
-    ]
+        arm = kind(request_of(store / start).get("method")) if start else f"scratch {encoder}"
+        parts.append(f"{arm} {kind(request['strategy'])}")
+    elif "method" in request:
+        parts.append(f"{kind(request['method'])} {encoder}")
+    parts += [kind(request.get("dataset")), label_count(request.get("labels") or {})]
+    keys = ("fold", "draw", "seed")
+    parts += [f"{key} {request[key]}" for key in keys if request.get(key) is not None]
     if optim:
-        parts += [
-            f"{request.get('steps')} steps",
-            f"{optim['path'].rpartition('.')[2]} lr {optim['options'].get('lr')}",
-        ]
+        name = optim["path"].rpartition(".")[2]
+        parts += [f"{request.get('steps')} steps", f"{name} lr {optim['options'].get('lr')}"]
     return ", ".join(filter(None, parts))
 
 
-def counted(labels: dict[str, Any]) -> str:
+def label_count(labels: dict[str, Any]) -> str:
     """`10 labels a class`, `all chosen labels`"""
-    count = str(labels.get("count", ""))
+    if not (count := str(labels.get("count", ""))):
+        return ""
     chosen = " chosen" if labels.get("chosen") else ""
-    return (
-        f"{count.removeprefix('total:')}{chosen} labels{' a class' if count.isdecimal() else ''}"
-        if count
-        else ""
-    )
+    per_class = " a class" if count.isdecimal() else ""
+    return f"{count.removeprefix('total:')}{chosen} labels{per_class}"
 
 
 def kind(part: dict[str, Any] | None) -> str:
+    """The class name of a part in a request."""
     return str((part or {}).get("is", "")).rpartition(".")[2]
 
 
 @cache
-def known(folder: Path) -> dict[str, Any]:
+def request_of(folder: Path) -> dict[str, Any]:
     return read(folder / "request.json")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON file's content; empty if it is not there or not whole."""
+    """A JSON object from a file; {} if the file is missing or damaged."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -161,17 +139,18 @@ def listed(folder: Path) -> list[Path]:
 
 
 def measure(path: str | Path) -> tuple[int, float]:
-    """(bytes, when something in it last changed) of a file or folder that others may be changing; zeros if it is gone."""
+    """(bytes, time of the last change) of a file or folder; zeros if another process has removed
+    it."""
     size, changed = 0, 0.0
     with suppress(OSError):
-        about = os.stat(path, follow_symlinks=False)
-        if not stat.S_ISDIR(about.st_mode):
-            return about.st_size, about.st_mtime
+        status = os.stat(path, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_size, status.st_mtime
         with os.scandir(path) as entries:
             for entry in entries:
                 inner, when = measure(entry.path)
                 size, changed = size + inner, max(changed, when)
-        changed = changed or about.st_mtime
+        changed = changed or status.st_mtime
     return size, changed
 
 
@@ -192,13 +171,10 @@ def ago(seconds: float) -> str:
 
 def totals(entries: list[Entry]) -> str:
     """`12 pretrain 3.1 MB, 40 finetune 8.0 MB; 52 in all, 11.1 MB`"""
-    kinds = {
-        stage: [e.size for e in entries if e.stage == stage]
-        for stage in sorted({e.stage for e in entries})
-    }
-    each = ", ".join(f"{len(sizes)} {stage} {bytes_(sum(sizes))}" for stage, sizes in kinds.items())
-    return (
-        f"{each}; {len(entries)} in all, {bytes_(sum(e.size for e in entries))}"
-        if entries
-        else "nothing here"
-    )
+    if not entries:
+        return "nothing here"
+    sizes: dict[str, list[int]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.stage):
+        sizes.setdefault(entry.stage, []).append(entry.size)
+    stages = ", ".join(f"{len(all_)} {stage} {bytes_(sum(all_))}" for stage, all_ in sizes.items())
+    return f"{stages}; {len(entries)} in all, {bytes_(sum(entry.size for entry in entries))}"

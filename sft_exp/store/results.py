@@ -1,7 +1,7 @@
-"""`results.json`: what a run found, as typed records. This module alone knows how the file is written and read.
+"""`results.json`: a run's results as typed records. Only this module reads and writes the file.
 
-Scores are fractions in [0, 1] unless the task says otherwise, times are seconds, sizes are bytes. `docs/results.schema.json`
-is generated from these records.
+Scores are fractions in [0, 1] unless the task says otherwise, times are seconds, sizes are bytes.
+`docs/results.schema.json` is generated from these records.
 """
 
 import json
@@ -54,16 +54,16 @@ class Gain:
     collapsed: list[int] = field(default_factory=list)
     """Indices of the seeds that failed."""
     covers: str = ""
-    """What the interval speaks of."""
+    """The population that the interval generalises to."""
     this: "Gain | None" = None
-    """The verdict on this very pretraining."""
+    """The verdict on this pretraining alone."""
     needed: list[int] | None = None
     """Numbers of seeds and draws that would tell, if gain and spread stayed as they are."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the verdict rests on."""
+    """The assumptions and sources of the verdict."""
 
     __pydantic_config__: ClassVar = DESCRIBED
 
@@ -76,25 +76,26 @@ class Judgement:
     borrowed_degrees: float | None
     """Degrees of freedom that the archive adds."""
     scale: list[float] | None
-    """Factors on the mean squares of the archive: of seeds, of labelled splits, of the rest; null without an archive."""
+    """Factors on the archive's mean squares of seeds, labelled splits and residual; null without an
+    archive."""
     notes: list[str]
-    """What must be known beside the verdict, in sentences."""
+    """Sentences that a reader of the verdict must also know."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """-log p(x) of test images by importance sampling, in nats an image."""
+    """-log p(x) of test images by importance sampling, in nats per image."""
 
     __pydantic_config__: ClassVar = DESCRIBED
 
     nll: float
-    """Mean -log p(x), nats an image."""
+    """Mean -log p(x), nats per image."""
     elbo: float
     """Evidence lower bound of log p(x)."""
     standard_error: float
     """Standard error of nll."""
     samples: int
-    """Number of importance samples an image."""
+    """Number of importance samples per image."""
     images: int
     """Number of test images."""
     pixels: str
@@ -103,7 +104,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Transfer:
-    """How the encoder's weights came from a file."""
+    """How the encoder's weights were loaded from a file."""
 
     __pydantic_config__: ClassVar = DESCRIBED
 
@@ -112,15 +113,15 @@ class Transfer:
     layers: int
     """Number of layers that the encoder has."""
     loaded: int
-    """How many of them came whole from the file."""
+    """Number of them that were loaded completely."""
     missing: list[str]
-    """Names of the others."""
+    """Names of the other layers."""
     resized: list[str]
     """Tensors that were interpolated to another shape, and why."""
     images: str = ""
     """How images are prepared for the weights."""
     sha256: str | None = None
-    """SHA-256 of the file; null where it has no bytes of its own, such as a run's folder."""
+    """SHA-256 of the file; null if the source is not a file, such as a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Pretraining(Stage):
     last: dict[str, Any] = field(default_factory=dict)
     """The last row of its metrics.jsonl."""
     transfer: Transfer | None = None
-    """How its weights came from a file; null if they did not."""
+    """How its weights were loaded from a file; null if they were not."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Export(Stage):
 
 @dataclass(frozen=True)
 class Stages:
-    """What was computed where; null for a stage that the run does not have."""
+    """The run's stages; null for a stage that the run does not have."""
 
     __pydantic_config__: ClassVar = DESCRIBED
 
@@ -176,7 +177,7 @@ class Stages:
     finetune: Finetuning | None = None
     """The fine-tunings of the main arm."""
     evaluate: Stage | None = None
-    """Its tests."""
+    """The test of each labelled split."""
     search: Stage | None = None
     """The search for a learning rate."""
     validate: Stage | None = None
@@ -184,7 +185,7 @@ class Stages:
     compress: Stage | None = None
     """Compressed forms of the model."""
     benchmark: Stage | None = None
-    """What they cost."""
+    """Measurements of the compressed forms."""
     export: Export | None = None
     """The exported model."""
 
@@ -202,27 +203,27 @@ class Data:
     name: str | None
     """Name of the data set; null in files of version 0.1.0."""
     manifest: str
-    """SHA-256 of the images and labels to learn from."""
+    """SHA-256 of the training images and labels."""
     test_manifest: str
-    """The same of the test images."""
+    """SHA-256 of the test images and labels."""
     copies: int
-    """Test images that are copies, exact or near, of images that may be learnt from."""
+    """Test images that are copies, exact or near, of training images."""
     transductive: bool
     """Whether test images, without labels, may have been pretrained on."""
     train: int
-    """Images to learn from."""
+    """Training images."""
     labelled: int
-    """Those of them whose labels were used, in one labelled split."""
+    """Training images whose labels were used, in one labelled split."""
     val: int
-    """Images that validation looks at, in one labelled split."""
+    """Validation images, in one labelled split."""
     test: int
     """Test images, in one labelled split."""
     classes: int
     """Number of classes."""
     strata: int
-    """Groups that labelled splits are drawn from: the classes, where there are any."""
+    """Groups from which labelled splits are drawn: the classes, where there are any."""
     ratio: float
-    """Images tested over images trained on, where draws are folds of one data set."""
+    """Test images over training images, where draws are folds of one data set."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class Form:
     difference: list[float]
     """Difference of its accuracy from the original's: mean, and the ends of the interval."""
     agreement: float
-    """Share of test images on which it predicts what the original does."""
+    """Share of test images with the same prediction as the original's."""
     bytes: int
     """Size of its file."""
     parameters: int
@@ -259,7 +260,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Bill:
-    """What each form of the model costs."""
+    """The cost of each form of the model."""
 
     __pydantic_config__: ClassVar = DESCRIBED
 
@@ -280,7 +281,7 @@ class Folders:
     __pydantic_config__: ClassVar = DESCRIBED
 
     data: str
-    """The manifest of the images to learn from."""
+    """The manifest of the training images."""
     test: str
     """The manifest of the test images."""
     arms: dict[str, list[str]]
@@ -296,27 +297,27 @@ class Results:
     score: str
     """The metric of the verdict, of validation and of tables."""
     score_name: str
-    """The same for people."""
+    """The metric's display name."""
     test: Scores
     """Means over labelled splits, and `<score>_sd`, the score's standard deviation."""
     val: Scores
-    """The same of the validation; empty with val=none."""
+    """Validation scores in the same form; empty with val=none."""
     controls: dict[str, Scores]
     """Arm -> its test scores."""
     verdict: Gain | None
     """The verdict; null without a pretrained arm and one from scratch."""
     judgement: Judgement | None
-    """What the verdict rests on; null without a verdict."""
+    """The assumptions and sources of the verdict; null without a verdict."""
     heads: dict[str, Gain]
-    """Of a task with several heads: head -> its gain over being learnt alone."""
+    """For a task with several heads: head -> its gain over training it alone."""
     unlabelled: Gain | None
-    """Of a semi-supervised task: its gain over the labels alone."""
+    """For a semi-supervised task: its gain over the labels alone."""
     likelihood: Likelihood | None
     """Likelihood of the test images; null with nll_samples=0."""
     stages: Stages
-    """What was computed where, and how long it took."""
+    """The stages with their store folders and times."""
     data: Data
-    """How many images of which data set were used for what."""
+    """The data set and its split sizes."""
     draws: dict[str, list[float]]
     """Arm -> test score of each labelled split."""
     val_draws: list[float] = field(default_factory=list, kw_only=True)
@@ -328,9 +329,9 @@ class Results:
     folders: Folders
     """Store folders that hold the evidence."""
     choices: dict[str, str]
-    """Configuration group -> option taken."""
+    """Configuration group -> selected option."""
     config: dict[str, Any]
-    """The configuration as resolved."""
+    """The resolved configuration."""
     version: int = VERSION
     """Version of this file's format."""
 
@@ -346,7 +347,7 @@ class Results:
 
     @property
     def chosen_by(self) -> float:
-        """What sweepers compare runs by: the validation's score, without one the test's."""
+        """The score that sweepers optimise: the validation score, or without one the test score."""
         return self.tested if self.validated is None else self.validated
 
 
@@ -356,7 +357,7 @@ def is_proportion(metric: str) -> bool:
 
 
 def content(results: Results) -> dict[str, Any]:
-    """What the file holds: the version first."""
+    """The file's content, with the version first."""
     record = asdict(results)
     return {"version": record.pop("version"), **record}
 
@@ -463,7 +464,7 @@ def upgraded(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_version_1(record: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 wrote {} for what a run does not have, and some fields came in the course of it."""
+    """Upgrade a file of version 1, which wrote {} for absent values and lacks some fields."""
     score = record.get("score", "accuracy")
     added = {
         "score": score,

@@ -23,7 +23,6 @@ import uuid
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from errno import ENOLCK, ENOSYS, ENOTSUP
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,8 @@ class Store:
         )
         while not lock.is_locked:
             try:
-                lock.acquire(timeout=PATIENCE, cancel_check=self.stopped)
+                if not atomic_io.acquire(lock, timeout=PATIENCE, cancel_check=self.stopped):
+                    return
             except Timeout:
                 if self.stopped():
                     raise Interrupted(
@@ -172,12 +172,6 @@ class Store:
                         "the same command continues"
                     ) from None
                 print(f"store: waiting for another process that computes {name}", file=sys.stderr)
-            except NotImplementedError:
-                return
-            except OSError as error:
-                if error.errno in (ENOSYS, ENOTSUP, ENOLCK):
-                    return
-                raise StorageError(f"{lock.lock_file}: {error.strerror or error}") from error
         locks.callback(lock.release)
 
     def _workplace(self, name: str) -> Path:

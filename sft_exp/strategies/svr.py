@@ -19,10 +19,10 @@ class Svr(Strategy):
     probabilistic: ClassVar[bool] = False
     closed_form_tasks: ClassVar[tuple[str, ...]] = ("numbers",)
 
-    # values of C that are tried, for targets scaled to a standard deviation of 1
+    # candidates for C, for targets scaled to a standard deviation of 1
     c: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0])
-    epsilon: float = 0.1  # error that has no loss, for targets scaled to a standard deviation of 1
-    rows: int = 5_000  # most labelled images that it is fitted on
+    epsilon: float = 0.1  # errors up to this have no loss, for targets scaled likewise
+    rows: int = 5_000  # maximum number of labelled images for the fit
 
     def __post_init__(self):
         require(

@@ -1,1 +1,1 @@
-"""List labels to look at again."""
+"""List labels that are probably wrong."""

@@ -2,8 +2,9 @@
 
 Ranks the run's labelled images by how much their neighbours, in the features that the run's
 pretraining learned, contradict their label: `file,label,neighbours,agreement`, the most doubtful
-first. `neighbours` is the label that most of them have, `agreement` the weight of those that have the
-image's own label minus the weight of the others: 1 all agree, -1 none does.
+first. `neighbours` is their most frequent label; `agreement` is the weight of those with the
+image's own label minus the weight of the most frequent other label: 1 if all agree, -1 if none
+does.
 
     sft_exp suspicious outputs/latest > suspicious.csv
 """
@@ -33,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("suspicious", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> None:
-    rows = ranked(given.run)
+def work(arguments: Arguments) -> None:
+    rows = ranked(arguments.run)
     out = tables.Writer(sys.stdout)
     out.writerow(["file", "label", "neighbours", "agreement"])
-    out.writerows(rows[: given.n or None])
+    out.writerows(rows[: arguments.n or None])
 
 
 if __name__ == "__main__":

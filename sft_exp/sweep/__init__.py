@@ -1,4 +1,4 @@
-"""Many jobs: composed, checked, run by a worker process, and summed up."""
+"""Sweeps: their jobs are composed, checked, run by a worker process, and compared."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 class Command(ModuleType):
-    """This package can be called: `sft_exp.sweep(["optim.lr=0.1,0.01"])` is `sft_exp -m` from Python."""
+    """Makes this package callable: `sft_exp.sweep(["optim.lr=0.1,0.01"])` is `sft_exp -m` from
+    Python."""
 
     def __call__(self, overrides: list[str], folder: str | Path | None = None) -> "RichComparison":
         """See `sweep.process.sweep`."""

@@ -1,4 +1,5 @@
-"""The configs of a sweep's jobs, which mostly differ in values: groups are composed once per choice.
+"""The configs of a sweep's jobs, which mostly differ in values: groups are composed once per
+choice.
 
 Hydra builds the defaults list anew for each job, which takes most of the time, though it depends on
 the chosen options alone.
@@ -54,7 +55,8 @@ class Composer:
         return self.bases[groups]
 
     def naming(self, overrides: Sequence[str]) -> DictConfig:
-        """A config that gives the job's folder: without a copy where no value of the job names it."""
+        """A config that gives the job's folder: without a copy where no value of the job names
+        it."""
         parsed = self.parser.parse_overrides(list(overrides))
         base = self.base(parsed)
         sweep: Any = OmegaConf.to_container(base.hydra.sweep, resolve=False)

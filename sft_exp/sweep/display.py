@@ -1,7 +1,9 @@
-"""What the terminal shows of a sweep that runs: one live block, or a line for each job where there is no terminal.
+"""The terminal's view of a running sweep: a live block, or a line per job where there is no
+terminal.
 
-The block is drawn by the process that runs the sweep. The worker's messages come through a pipe, so that two
-processes never draw on one terminal: progress goes into the block, everything else is printed above it.
+The block is drawn by the process that runs the sweep. The worker's messages come through a pipe, so
+that two processes never draw on one terminal: progress goes into the block, everything else is
+printed above it.
 """
 
 import atexit
@@ -53,7 +55,8 @@ class Display:
             atexit.register(self.close)
 
     def describe(self, number: int, overrides: Sequence[str]) -> str:
-        """`job 4 (5 of 27): pretrainer=ae optim.lr=0.1`, with the overrides that differ between jobs."""
+        """`job 4 (5 of 27): pretrainer=ae optim.lr=0.1`, with the overrides that differ between
+        jobs."""
         of = f" ({number + 1} of {self.total})" if self.total else ""
         varying = " ".join(o for o in overrides if o not in self.common)
         return f"job {number}{of}{f': {varying}' if varying else ''}"
@@ -81,7 +84,7 @@ class Display:
         self.failed, self.seconds = self.failed + 1, self.seconds + time.monotonic() - self.started
         self.activity = ""
         text = f"{job}: failed, {error.splitlines()[0]}"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.message(text)
 
     def listen(self, stream: IO[str]) -> None:
         """Read a worker's messages from its stderr until it ends, in a thread of its own."""
@@ -97,10 +100,11 @@ class Display:
         if LINE.fullmatch(line):
             self.detail = line
         elif line.strip():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.message(line)
 
     def left(self) -> float | None:
-        """Seconds until the last job ends, if the others take as long as those so far; None: unknown."""
+        """Seconds until the last job ends, if the others take as long as those so far; None:
+        unknown."""
         ended = self.done - self.earlier + self.failed
         if not ended or not self.total:
             return None
@@ -109,7 +113,8 @@ class Display:
         return max(0.0, (self.total - self.done - self.failed) * mean - min(now, mean))
 
     def block(self) -> Group:
-        """The live block: counts, the best job so far, and what runs. Lines wrap, numbers stand first."""
+        """The live block: counts, the best job so far, and what runs. Lines wrap, numbers stand
+        first."""
         ended = self.done + self.failed
         counts = f"{self.done} of {self.total} jobs done" if self.total else f"{self.done} done"
         if self.failed:

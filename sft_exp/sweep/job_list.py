@@ -1,12 +1,15 @@
-"""The jobs of a study that lists them, crossed with whatever else its command ranges over."""
+"""The jobs that a study lists, crossed with the other values that its command sweeps over."""
 
 from collections.abc import Sequence
 
 
-def listed(given: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The overrides of every combination with every job of the list, which has the last word on its keys."""
+def listed(combinations: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The overrides of every combination with every job; a job's overrides replace those of the
+    same keys."""
     return [
-        [*(o for o in one if key(o) not in map(key, job)), *job] for one in given for job in jobs
+        [*(override for override in combination if key(override) not in map(key, job)), *job]
+        for combination in combinations
+        for job in jobs
     ]
 
 

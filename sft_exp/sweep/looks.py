@@ -15,7 +15,8 @@ from sft_exp.verdict.sequential import LOOKS, Look
 
 
 def take(study: Study, folder: Path, number: int) -> set[str]:
-    """Take look `number` (from 0) at the sweep's results and record it, unless that was done before.
+    """Take look `number` (from 0) at the sweep's results and record it, unless that was done
+    before.
 
     Returns:
         The comparisons that go on.
@@ -35,18 +36,13 @@ def take(study: Study, folder: Path, number: int) -> set[str]:
         f"{key}: stopped, more runs would hardly be enough to tell"
         for key in sorted(map(str, look.hopeless))
     ]
-    console.print(
+    console.message(
         f"look {number + 1} of {len(LOOKS)} ({look.seeds} seeds, {look.draws} draws; "
         f"{100 * sum(h.alpha for h in history):.2g} of 5 % spent): "
-        f"{'; '.join([*decided, *stopped]) or 'nothing is decided yet'}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"{'; '.join([*decided, *stopped]) or 'nothing is decided yet'}"
     )
     if look.going and study.budget and number + 1 < len(LOOKS) and over(study, done, history):
-        console.print(
-            f"study.budget={study.budget} is not enough for the next look", highlight=False
-        )
+        console.message(f"study.budget={study.budget} is not enough for the next look")
         return set()
     return set(map(str, look.going))
 

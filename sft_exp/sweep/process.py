@@ -1,4 +1,5 @@
-"""A sweep from Python: the command in a process of its own, so that signals, devices and Hydra's state stay the caller's."""
+"""Sweeps from Python: the command in a subprocess, so that it leaves the caller's signals, devices
+and Hydra state alone."""
 
 import subprocess
 import sys
@@ -13,13 +14,13 @@ FAILED_JOBS = 6  # exit code of a sweep whose other jobs are done
 
 
 def sweep(overrides: list[str], folder: str | Path | None = None) -> RichComparison:
-    """What `python -m sft_exp -m <overrides>` does; the comparison of its jobs. `folder` is the sweep's folder.
+    """Run `python -m sft_exp -m <overrides>` in `folder`; returns the comparison of its jobs.
 
     Jobs that fail are rows of the comparison and its `failures()`.
 
     Raises:
-        ConfigError, DataError, StorageError: when the sweep cannot begin; the message names the job.
-        Interrupted: when it was stopped; the same call with the same `folder` continues it.
+        ConfigError, DataError, StorageError: the sweep cannot begin; the message names the job.
+        Interrupted: the sweep was stopped; the same call with the same `folder` continues it.
     """
     stamp = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"
     where = Path(folder) if folder else Path("outputs/multirun") / stamp

@@ -186,7 +186,8 @@ def cost(jobs: list[comparison.Job]) -> float:
 
 
 def finish(study: Study, folder: Path, command: str) -> None:
-    """Conclude, write study.html, study.md, study.json and the pictures, and print the conclusion."""
+    """Conclude, write study.html, study.md, study.json and the pictures, and print the
+    conclusion."""
     jobs = comparison.collect([folder])
     done = [job for job in jobs if job.result]
     conclusion = study.conclude(done, looks_in(folder), timed.read(folder))

@@ -1,8 +1,10 @@
-"""Multiruns on Hydra's own launchers: checked whole before job 0, run by a worker, finished by the same command again.
+"""Multiruns on Hydra's launchers: all jobs are checked before job 0 starts, and repeating the
+command resumes them.
 
-Hydra composes each job and calls the task function, in this process or in a launcher's; the task function hands the
-resolved config to a worker subprocess, so a job can only lose itself. The sweep's folder is named by the hash of its
-resolved jobs, and jobs are composed from the copy of conf/ that lies in it, whatever happens to the YAML files meanwhile.
+Hydra composes each job and calls the task function, in this process or in a launcher's; the task
+function passes the resolved config to a worker subprocess, so that a crash loses one job. The
+sweep's folder is named by the hash of its resolved jobs, which are composed from a copy of conf/ in
+it, so that edits of the YAML files do not affect them.
 """
 
 import hashlib
@@ -41,13 +43,13 @@ TIMED = "hydra_plugins.sft_exp_timed.TimedSweeper"
 UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
-NEITHER = {"tracker": None, "replace": None}  # keys that make no other job
-COMMON = "common.json"  # there too: the overrides that all its jobs share
+COMMON = "common.json"  # in the sweep's folder: the overrides that all its jobs share
+UNCOMPARED = {"tracker": None, "replace": None}  # keys that do not distinguish jobs
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
-_display: list[Display] = []  # of the sweep that this process began, or launches jobs of
+_display: list[Display] = []  # of the sweep that this process began or runs jobs of
 _folder: list[Path] = []  # of the sweep that this process began
-_driver = False  # whether this process began the sweep, or was started by its launcher
+_driver = False  # whether this process began the sweep and was not started by its launcher
 
 
 class JobFailure(Failure):
@@ -57,26 +59,21 @@ class JobFailure(Failure):
 
 
 class Worker:
-    """A subprocess that runs jobs, and what it said last."""
+    """A subprocess that runs jobs, and the connection to it."""
 
     def __init__(self, threads: int | None):
         ours, theirs = socket.socketpair()
-        owned = [str(os.getpid()), "sft_exp.sweep.worker"]
         block = _display[-1] if _display and _display[-1].live else None
-        threaded = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        share = getattr(theirs, "share", None)  # of Windows, where sockets are not inherited
+        variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        share = getattr(theirs, "share", None)  # only on Windows, where sockets are not inherited
+        descriptor = "-" if share else str(theirs.fileno())
+        child = ["sft_exp.execution.child", str(os.getpid()), "sft_exp.sweep.worker", descriptor]
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                sys.executable,
-                "-m",
-                "sft_exp.execution.child",
-                *owned,
-                "-" if share else str(theirs.fileno()),
-            ],
+            [sys.executable, "-m", *child],
             pass_fds=[] if share else [theirs.fileno()],
             stdin=subprocess.PIPE if share else None,
             stderr=subprocess.PIPE if block else None,
-            env={**os.environ, **threaded},
+            env={**os.environ, **variables},
         )
         if block and self.process.stderr:
             block.listen(io.TextIOWrapper(self.process.stderr, errors="replace"))
@@ -87,60 +84,58 @@ class Worker:
         self.line = ours.makefile("rw")
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The worker's answer; a worker that died answers with how. Slurm's word that time is up reaches the job first, then
-        the launcher, which queues it again."""
+        """The worker's answer, or how the worker died.
+
+        When Slurm announces the end of the job's time, the worker is stopped first and the launcher
+        notified next, which queues the job again.
+        """
         try:
             with preemptible() as launcher:
-                return self._ask(message)
+                self.line.write(json.dumps(message) + "\n")
+                self.line.flush()
+                if answer := self.line.readline():
+                    return json.loads(answer)
         except Preempted:
-            self.process.send_signal(signal.SIGTERM)
-            self.line.readline()
+            stopped = self.stop()
             launcher(signal.SIGUSR2, None)
-            return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
-
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self.line.write(json.dumps(message) + "\n")
-            self.line.flush()
-            if answer := self.line.readline():
-                return json.loads(answer)
+            return stopped
         except KeyboardInterrupt:
-            self.process.send_signal(signal.SIGTERM)
-            self.line.readline()
-            return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
+            return self.stop()
         except OSError:
-            pass  # it died while we wrote
+            pass  # the worker died during the write
         code = self.process.wait()
-        how = (
-            f"killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
-        )
-        return {
-            "code": code if code > 0 else 128 - code,
-            "error": f"the worker was {how}" if code < 0 else f"the worker {how}",
-        }
+        if code < 0:
+            killer = signal.Signals(-code).name
+            return {"code": 128 - code, "error": f"the worker was killed by {killer}"}
+        return {"code": code or 128, "error": f"the worker left with exit code {code}"}
+
+    def stop(self) -> dict[str, Any]:
+        """Stop the current job, which writes a checkpoint first; returns the answer of an
+        interrupted job."""
+        self.process.send_signal(signal.SIGTERM)
+        self.line.readline()
+        return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
 
 
 class Preempted(BaseException):
-    """The time that Slurm gave this job is almost up."""
+    """Slurm has announced the end of this job's time."""
 
 
 @contextmanager
 def preemptible() -> Iterator[Callable[..., Any]]:
-    """Inside, the signal by which Slurm says so raises Preempted; gives whoever else listens to it."""
+    """Inside, the signal with which Slurm announces the end of the time raises Preempted; yields
+    the launcher's handler."""
     number = getattr(signal, "SIGUSR2", None)
     launcher = signal.getsignal(number) if number else None
-    if (
-        number is None
-        or not callable(launcher)
-        or threading.current_thread() is not threading.main_thread()
-    ):
+    in_main = threading.current_thread() is threading.main_thread()
+    if number is None or not callable(launcher) or not in_main:
         yield lambda *_: None
         return
 
-    def hear(*_: Any) -> None:
+    def preempt(*_: Any) -> None:
         raise Preempted
 
-    signal.signal(number, hear)
+    signal.signal(number, preempt)
     try:
         yield launcher
     finally:
@@ -148,24 +143,18 @@ def preemptible() -> Iterator[Callable[..., Any]]:
 
 
 def ranked() -> int:
-    """Of a Slurm job with several tasks, each is a process of one group: its rank, told to the worker by the environment."""
-    if (
-        "SUBMITIT_EXECUTOR" in os.environ
-        and int(os.environ.get("SLURM_NTASKS", 1)) > 1
-        and "RANK" not in os.environ
-    ):
+    """This process's rank, 0 outside of a process group.
+
+    The tasks of a Slurm job form one group; its environment variables are set here for the worker.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", 1)) if "SUBMITIT_EXECUTOR" in os.environ else 1
+    if tasks > 1 and "RANK" not in os.environ:
         import submitit
 
-        found = submitit.helpers.TorchDistributedEnvironment()
-        for name in (
-            "master_addr",
-            "master_port",
-            "rank",
-            "world_size",
-            "local_rank",
-            "local_world_size",
-        ):
-            os.environ[name.upper()] = str(getattr(found, name))
+        group = submitit.helpers.TorchDistributedEnvironment()
+        for name in ("master_addr", "master_port", "rank", "world_size", "local_rank"):
+            os.environ[name.upper()] = str(getattr(group, name))
+        os.environ["LOCAL_WORLD_SIZE"] = str(group.local_world_size)
     return int(os.environ.get("RANK", 0))
 
 
@@ -173,7 +162,7 @@ def worker(threads: int | None = None) -> Worker:
     """This process's worker; a new one if the last has died."""
     global _worker
     if _worker is None and not _driver:
-        # without its driver a launcher's process would wait for ever
+        # without its driver a launcher's process would wait forever
         watchdog.when_orphaned(lambda: os._exit(Interrupted.code))
     if _worker is None or _worker.process.poll() is not None:
         _worker = Worker(threads)
@@ -181,9 +170,13 @@ def worker(threads: int | None = None) -> Worker:
 
 
 def begin(cfg: DictConfig) -> None:
-    """Compose and check every job, give the sweep its folder and its own copy of conf/. ConfigError or DataError names the job.
+    """Compose and check every job, and create the sweep's folder with a copy of conf/.
 
-    Only Hydra's basic sweeper knows its jobs beforehand; other sweepers' jobs are checked one by one as they come.
+    Only Hydra's basic sweeper knows its jobs beforehand; other sweepers' jobs are checked when they
+    start.
+
+    Raises:
+        ConfigError, JobFailure: a job cannot run; the message names it.
     """
     global _driver
     _driver = True
@@ -194,11 +187,8 @@ def begin(cfg: DictConfig) -> None:
         refuse_budget(cfg.hydra.overrides.task, budget)
     if cfg.hydra.sweeper._target_ not in (BASIC, LISTED):
         if cfg.plan:
-            raise ConfigError(
-                "plan",
-                True,
-                "must be false where the sweeper chooses its jobs as it goes: nobody knows them yet",
-            )
+            problem = "must be false where the sweeper chooses its jobs as it goes"
+            raise ConfigError("plan", True, problem)
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         register.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
         atomic_io.write_json(Path(cfg.hydra.sweep.dir) / COMMON, list(cfg.hydra.overrides.task))
@@ -206,38 +196,29 @@ def begin(cfg: DictConfig) -> None:
         return
     jobs = compose(cfg)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
-    register.name_sweep(f"{hashlib.sha256(text.encode()).hexdigest()[:10]}")
+    register.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
     folder = Path(cfg.hydra.sweep.dir)
     places = lay_folders(cfg, jobs)
     left = [(n, j) for n, j in enumerate(jobs) if not finished(places[n], j)]
     common = sorted(set.intersection(*(set(j["overrides"]) for j in jobs)))
     if left:
         shared = f"; all have {' '.join(common)}" if common else ""
-        console.print(
-            f"checking {len(left)} jobs{shared}",
-            highlight=False,
-            markup=False,
-            soft_wrap=not console.is_terminal,
-        )
+        console.message(f"checking {len(left)} jobs{shared}")
     if len(left) < len(jobs):
-        console.print(
-            f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}",
-            highlight=False,
-        )
+        console.message(f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}")
     alone = cfg.hydra.launcher._target_ == BASIC_LAUNCHER  # no other process draws on the terminal
     display = Display(len(jobs), len(jobs) - len(left), common, live=alone and not cfg.plan)
     _display.append(display)
     for n, job in left:
         display.begin(f"checking {display.describe(n, job['overrides'])}")
-        if not job["config"]["replace"]:  # else the job itself clears its folder
-            ownership.fits(places[n], job["config"], job["choices"], "hydra.sweep.dir")
-        answer = worker(threads(cfg)).ask(
-            {"do": "check", "config": job["config"], "choices": job["choices"]}
-        )
+        config, choices = job["config"], job["choices"]
+        if not config["replace"]:  # else the job itself clears its folder
+            ownership.fits(places[n], config, choices, "hydra.sweep.dir")
+        request = {"do": "check", "config": config, "choices": choices}
+        answer = worker(threads(cfg)).ask(request)
         if answer["code"]:
-            raise JobFailure(
-                f"job {n} ({' '.join(job['overrides'])}): {answer['error']}", answer["code"]
-            )
+            problem = f"job {n} ({' '.join(job['overrides'])}): {answer['error']}"
+            raise JobFailure(problem, answer["code"])
     if cfg.plan:
         answer = worker(threads(cfg)).ask({"do": "plan", "jobs": jobs})
         if answer["code"]:
@@ -255,7 +236,8 @@ def begin(cfg: DictConfig) -> None:
 
 
 def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
-    """The folder that Hydra will give each job, by `hydra.sweep.dir` and `hydra.sweep.subdir` as the job resolves them.
+    """The folder that Hydra will give each job, by `hydra.sweep.dir` and `hydra.sweep.subdir` as
+    the job resolves them.
 
     Raises ConfigError if two jobs would share one.
     """
@@ -270,29 +252,30 @@ def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
             places.append(Path(node.hydra.sweep.dir) / node.hydra.sweep.subdir)
         finally:
             HydraConfig.instance().cfg = before
-    seen: dict[Path, int] = {}
+    users: dict[Path, int] = {}  # folder -> the first job with it
     for number, place in enumerate(places):
-        if (first := seen.setdefault(place.absolute(), number)) != number:
+        if (first := users.setdefault(place.absolute(), number)) != number:
             subdir = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
-            valid = f"jobs {first} and {number} would share the folder {place}; ${{hydra:job.num}} tells all jobs apart"
-            raise ConfigError("hydra.sweep.subdir", subdir, valid)
+            problem = f"jobs {first} and {number} would share the folder {place}; ${{hydra:job.num}} tells all jobs apart"
+            raise ConfigError("hydra.sweep.subdir", subdir, problem)
     return places
 
 
 def refuse_budget(overrides: Sequence[str], budget: str) -> None:
-    """ConfigError if the user sets what each rung of hydra/sweeper=halving sets itself."""
+    """ConfigError if the user sets a key that hydra/sweeper=halving sets for each rung."""
     stage = budget.partition(".")[0]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key in (budget, f"{stage}.schedule_length", f"{stage}.resume_from"):
-            said = "is set by each rung of hydra/sweeper=halving; give it hydra.sweeper.least (the first rung) and"
-            raise ConfigError(
-                key, value, f"{said} hydra.sweeper.factor (how many times longer the next one is)"
+            problem = (
+                "is set by each rung of hydra/sweeper=halving; give it hydra.sweeper.least (the first rung) and "
+                "hydra.sweeper.factor (how many times longer the next one is)"
             )
+            raise ConfigError(key, value, problem)
 
 
 def lay_out(cfg: DictConfig) -> None:
-    """Let the study, if the sweep is one, say which jobs there are, or what a sweeper that chooses them ranges over."""
+    """Configure the sweeper with the jobs, looks or grid of the sweep's study, if it has one."""
     if not cfg.get("study"):
         return
     job = job_of(cfg)
@@ -326,23 +309,22 @@ def lay_out(cfg: DictConfig) -> None:
 def compose(cfg: DictConfig) -> Jobs:
     """Every job of the sweep, resolved, in the order in which Hydra will run them."""
     loader = GlobalHydra.instance().config_loader()
-    given = [f"{k}={v}" for k, v in (cfg.hydra.sweeper.params or {}).items()] + list(
-        cfg.hydra.overrides.task
-    )
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
+    words = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.params or {}).items()]
+    words += cfg.hydra.overrides.task
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
-    jobs = []
     composer = Composer(cfg)
-    for one in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]]):
-        jobs.append({"overrides": list(one), **job_of(composer.job(one))})
-    return jobs
+    return [
+        {"overrides": list(job), **job_of(composer.job(job))}
+        for job in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]])
+    ]
 
 
 def job_of(cfg: DictConfig, hydra: Any = None) -> dict[str, Any]:
     """A job's resolved config and choices.
 
-    A sweep's settings are compared, so its jobs cross-validate where the user left `val` at auto.
-    Folds depend on the draw alone, so all jobs are judged on the same ones.
+    A sweep compares settings, so its jobs cross-validate under `val=auto`. Folds depend on the draw
+    alone, so all jobs are compared on the same ones.
     """
     config = build.plain(cfg)
     if config["val"] == "auto":
@@ -351,7 +333,7 @@ def job_of(cfg: DictConfig, hydra: Any = None) -> dict[str, Any]:
 
 
 def snapshot(folder: Path) -> None:
-    """Compose from a copy from now on. (Rebuilding the loader is the one private call of Hydra's we make.)"""
+    """Copy the configuration folders and compose from the copies from now on."""
     loader: Any = GlobalHydra.instance().config_loader()
     for n, entry in enumerate(loader.get_search_path().get_path()):
         source = entry.path.removeprefix("file://")
@@ -359,11 +341,12 @@ def snapshot(folder: Path) -> None:
             copy = (folder / str(n)).absolute()
             atomic_io.copy(Path(source), copy)
             entry.path = f"file://{copy}"
-    type(loader).__init__(loader, loader.get_search_path())
+    type(loader).__init__(loader, loader.get_search_path())  # Hydra has no public way to rebuild it
 
 
 def run(cfg: DictConfig) -> float:
-    """One job, in the worker. Returns the validation's score (test is for reading, not for choosing), NaN if it failed."""
+    """Run one job in the worker. Returns the score that sweepers optimise: validation, else test;
+    NaN if it failed."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     job = job_of(cfg, hydra)
@@ -377,32 +360,29 @@ def run(cfg: DictConfig) -> float:
         display.consider(name, result.validated)
         return result.chosen_by
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
-    siblings = str(Path(hydra.sweep.dir) / JOBS)
-    alone = (
-        recipe.overrides(job["config"], job["choices"])
-        if cfg.get("study")
-        else [*hydra_state.search_path(), *hydra.overrides.task]
-    )
-    if cfg.val == "auto" and not cfg.get("study"):
-        alone.append(f"val={job['config']['val']}")
-    command = ["python", "-m", "sft_exp", *alone]
-    told = {
+    if cfg.get("study"):
+        overrides = recipe.overrides(job["config"], job["choices"])
+    else:
+        overrides = [*hydra_state.search_path(), *hydra.overrides.task]
+        overrides += [f"val={job['config']['val']}"] if cfg.val == "auto" else []
+    request = {
+        "do": "run",
+        **job,
+        "folder": str(folder),
         "logging": logging_of(hydra),
-        "siblings": siblings,
-        "command": command,
+        "siblings": str(Path(hydra.sweep.dir) / JOBS),
+        "command": ["python", "-m", "sft_exp", *overrides],
         "varying": [o for o in hydra.overrides.task if o not in common],
     }
     display.begin(name)
-    answer = worker(threads(hydra)).ask({"do": "run", **job, "folder": str(folder), **told})
-    if answer["code"]:
-        display.fail(name, answer["error"])
-        if not ended(folder) and ownership.idle(folder):
-            code = answer["code"]
-            atomic_io.write_json(
-                folder / "status.json",
-                {"state": "failed", "exit_code": code, "resumable": True, "error": answer["error"]},
-            )
-        if answer["code"] == Interrupted.code and answer["error"].startswith("interrupted"):
+    answer = worker(threads(hydra)).ask(request)
+    if code := answer["code"]:
+        error = answer["error"]
+        display.fail(name, error)
+        if state(folder) not in ("failed", "interrupted", "done") and ownership.idle(folder):
+            status = {"state": "failed", "exit_code": code, "resumable": True, "error": error}
+            atomic_io.write_json(folder / "status.json", status)
+        if code == Interrupted.code and error.startswith("interrupted"):
             sys.exit(Interrupted.code)
         return float("nan")
     display.end(name, answer["val"], answer["test"])
@@ -410,7 +390,8 @@ def run(cfg: DictConfig) -> float:
 
 
 def display_of(sweep: Path, common: Sequence[str]) -> Display:
-    """This process's display; in a launcher's process a new one, which prints a line for each job."""
+    """This process's display; in a launcher's process a new one, which prints a line for each
+    job."""
     if not _display:
         planned = sweep / JOBS
         total = len(json.loads(planned.read_text())) if planned.exists() else None
@@ -419,7 +400,8 @@ def display_of(sweep: Path, common: Sequence[str]) -> Display:
 
 
 def logging_of(hydra: Any) -> dict[str, Any]:
-    """Hydra's logging of a job with `hydra.verbose` applied, for `logging.config.dictConfig`; {} where it is off."""
+    """Hydra's logging of a job with `hydra.verbose` applied, for `logging.config.dictConfig`; {}
+    where it is off."""
     config: Any = OmegaConf.to_container(hydra.job_logging, resolve=True) or {}
     if not config.get("root"):
         return {}
@@ -434,20 +416,16 @@ def logging_of(hydra: Any) -> dict[str, Any]:
 
 
 def follow(cfg: DictConfig, job: dict[str, Any]) -> float:
-    """The part of a job's processes that are not the first."""
+    """Run a job's part in a process that is not rank 0."""
     answer = worker(threads(HydraConfig.get())).ask({"do": "follow", **job})
     if answer["code"] not in (0, Interrupted.code):
-        console.print(
-            f"process {os.environ['RANK']}: {answer['error']}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        console.message(f"process {os.environ['RANK']}: {answer['error']}")
     return float("nan")
 
 
 def lost(error: BaseException) -> int:
-    """A launcher has lost a job: say so, show what there is, 6. The others may still be at work; nothing of them is lost."""
+    """Report a job that a launcher has lost and print the results so far; returns exit code 6.
+    Other jobs may still run."""
     print(f"sft_exp: a job was lost: {str(error).splitlines()[0]}", file=sys.stderr)
     print(
         "sft_exp: other jobs may still run; the same command again waits for them and does what is missing",
@@ -461,64 +439,49 @@ def lost(error: BaseException) -> int:
 
 
 def finish(cfg: DictConfig) -> int:
-    """The table of the whole sweep, and what a study concludes; 6 if jobs failed, else 0."""
+    """Print the sweep's table and write a study's conclusion; returns exit code 6 if jobs failed,
+    else 0."""
     from sft_exp.compare import output
 
     if _display:
         _display[-1].close()
     folder = Path(cfg.hydra.sweep.dir)
-    undone = output.finish(folder)
+    missing = output.finish(folder)
     if study := build.study(cfg):
         from sft_exp.sweep import study as studies
 
         studies.finish(study, folder, shlex.join(["python", "-m", "sft_exp", *sys.argv[1:]]))
-    return 6 if undone else 0
+    return 6 if missing else 0
 
 
 def finished(folder: Path, job: dict[str, Any]) -> bool:
-    """Whether this very job is done: the same resolved config, whatever has happened to the store since."""
-    try:
-        done = json.loads((folder / "status.json").read_text())["state"] == "done"
-    except (OSError, ValueError, KeyError):
+    """Whether the folder holds finished results of the same resolved config, even if the store has
+    changed since."""
+    if state(folder) != "done" or (result := results.read_if_complete(folder)) is None:
         return False
-    if not done or (result := results.read_if_complete(folder)) is None:
-        return False
-    same = {**result.config, **NEITHER} == {**job["config"], **NEITHER}
+    same = {**result.config, **UNCOMPARED} == {**job["config"], **UNCOMPARED}
     return same and result.choices == job["choices"]
 
 
-def ended(folder: Path) -> bool:
-    """Whether the job itself has said how it ended; a worker that was killed leaves `running` behind."""
-    try:
-        return json.loads((folder / "status.json").read_text())["state"] in (
-            "failed",
-            "interrupted",
-            "done",
-        )
-    except (OSError, ValueError, KeyError):
-        return False
+def state(folder: Path) -> str | None:
+    """The state in a job's status.json, which stays `running` if its worker was killed; None
+    without one."""
+    return ownership.read(folder / "status.json").get("state")
 
 
 def grouped(tracker: dict[str, Any], sweep: Path) -> dict[str, Any]:
-    """The sweep's runs belong together and lie in its folder, unless the user said otherwise."""
-    usual = {"group": os.environ.get("WANDB_RUN_GROUP") or sweep.name, "dir": str(sweep)}
+    """The tracker's config with the sweep as its group and folder, unless the user has set them."""
+    defaults = {"group": os.environ.get("WANDB_RUN_GROUP") or sweep.name, "dir": str(sweep)}
     parts = {name: grouped(part, sweep) for name, part in tracker.get("trackers", {}).items()}
-    return {
-        **tracker,
-        **{key: value for key, value in usual.items() if key in tracker and tracker[key] is None},
-        **({"trackers": parts} if parts else {}),
-    }
+    unset = {key: v for key, v in defaults.items() if key in tracker and tracker[key] is None}
+    return tracker | unset | ({"trackers": parts} if parts else {})
 
 
 def threads(hydra: Any) -> int | None:
-    """CPU threads a worker may use where a launcher runs several at once; None: all."""
-    jobs = (
-        OmegaConf.select(hydra, "hydra.launcher.n_jobs")
-        or OmegaConf.select(hydra, "launcher.n_jobs")
-        or 1
-    )
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """CPU threads of a worker where a launcher runs several at once; None: all."""
+    keys = ("hydra.launcher.n_jobs", "launcher.n_jobs")
+    jobs = next((n for key in keys if (n := OmegaConf.select(hydra, key))), 1)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     parallel = cores if jobs < 0 else jobs
     return max(1, cores // parallel) if parallel > 1 else None

@@ -1,8 +1,9 @@
-"""Runs a sweep's jobs one after the other, and pays imports, data and compiled code once.
+"""The worker process of a sweep: it runs the jobs one after the other, and imports, data and
+compiled code are reused.
 
-Reads one JSON message a line from the socket it is handed, and answers each with one line. `execution.child` starts it,
-so that it ends with its parent. A job that kills it (`sys.exit`, SIGKILL, out of memory) is that job's failure: whoever
-asked starts another worker.
+It reads one JSON message per line from a socket, and answers each with one line. `execution.child`
+starts it, so that it ends with its parent. If a job kills it (`sys.exit`, SIGKILL, out of memory),
+that job has failed, and the parent starts another worker.
 """
 
 import json
@@ -22,7 +23,7 @@ _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 
 def main() -> None:
-    # whoever asked may be gone
+    # the parent may be gone
     with suppress(ConnectionError), channel(sys.argv[1]).makefile("rw") as line:
         for message in line:
             line.write(json.dumps(answer(json.loads(message))) + "\n")
@@ -30,7 +31,8 @@ def main() -> None:
 
 
 def channel(word: str) -> socket.socket:
-    """The socket by the number that it was inherited under; `-`, on Windows, means that stdin describes it."""
+    """The socket of the inherited file descriptor `word`; `-`, on Windows, means that stdin
+    describes the socket."""
     if word != "-":
         return socket.socket(fileno=int(word))
     shared: Any = socket
@@ -38,8 +40,11 @@ def channel(word: str) -> socket.socket:
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
-    """{"code": 0, ...} or {"code": exit code, "error": one message}. `check` prepares a job, `run` runs it, `plan` says
-    what several would compute, `lay out` which jobs a study has on the job's data."""
+    """Answer one message: {"code": 0, ...} or {"code": exit code, "error": one message}.
+
+    `check` prepares a job, `run` runs it, `follow` joins it as another rank, `plan` prints what
+    several jobs would compute, and `lay out` lists a study's jobs.
+    """
     from sft_exp.execution import followers, session
 
     try:
@@ -57,18 +62,14 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
             logging.config.dictConfig(message["logging"])
         if message["do"] == "follow":
             return {"code": followers.run_follower(job), "error": "left with the first process"}
-        others = [prepared(s) for s in siblings(message)]
+        others = [prepared(sibling) for sibling in siblings(message)]
         folder, varying = Path(message["folder"]), message["varying"]
         result = session.work(job, folder, message["config"], message["command"], others, varying)
-        return {
-            "code": 0,
-            "val": result.validated,
-            "test": result.tested,
-        }
+        return {"code": 0, "val": result.validated, "test": result.tested}
     except Failure as error:
         LOG.error("%s", error)
         return {"code": error.code, "error": str(error)}
-    except Exception as error:  # noqa: BLE001 - any failure of a job is that job's alone
+    except Exception as error:  # noqa: BLE001 - the other jobs go on
         import traceback
 
         traceback.print_exc()
@@ -77,6 +78,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def laid_out(message: dict[str, Any]) -> dict[str, Any]:
+    """A study's jobs, looks and grid, and those of its reserved keys that they set."""
     from sft_exp.training.context import corpus
 
     study = build.part(message["study"], "study", "sft_exp.sweep.study.Study")
@@ -96,7 +98,7 @@ def laid_out(message: dict[str, Any]) -> dict[str, Any]:
         "looks": [[{"key": key, "overrides": job} for key, job in look] for look in looks],
         "candidates": [asdict(c) for c in candidates],
         "grid": grid,
-        "reserved_keys": {key: said for key, said in study.reserved_keys.items() if key in keys},
+        "reserved_keys": {key: hint for key, hint in study.reserved_keys.items() if key in keys},
     }
 
 
@@ -110,11 +112,8 @@ def prepared(job: dict[str, Any]) -> Any:
 
 
 def siblings(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sweep's other jobs: heads of theirs may be trained together with this one's."""
+    """The sweep's other jobs, whose heads may be trained together with this job's."""
     file = Path(message["siblings"])
     jobs = json.loads(file.read_text()) if file.exists() else []
-    return [
-        job
-        for job in jobs
-        if job["choices"] != message["choices"] or job["config"] != message["config"]
-    ]
+    own = (message["choices"], message["config"])
+    return [job for job in jobs if (job["choices"], job["config"]) != own]

@@ -1,7 +1,7 @@
-"""Upload to Weights & Biases what it does not have: offline runs, and runs whose server stopped answering.
+"""Upload runs to Weights & Biases: offline runs, and runs whose connection failed.
 
-Wraps `wandb sync`: afterwards it adds what that cannot know, which run used which artifact, and
-whatever W&B's own files have lost. The same command again uploads nothing twice.
+Wraps `wandb sync` and then adds what that lacks: which run used which artifact, and data missing
+from W&B's own files. Repeating the command uploads nothing twice.
 
     sft_exp sync
 """
@@ -27,20 +27,20 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("sync", __doc__ or "", Arguments, work, arguments)
 
 
-def work(given: Arguments) -> int:
+def work(arguments: Arguments) -> int:
     from sft_exp.trackers import wandb  # late: imports torch
 
     if not wandb.has_key():
         print("sft_exp.sync: no key; `wandb login` first", file=sys.stderr)
         return ConfigError.code
     failed = 0
-    for folder in wandb.pending(given.folders):
+    for folder in wandb.pending(arguments.folders):
         try:
-            said = wandb.sync(folder) or "has not ended: the command that began it continues it"
-        except Exception as error:  # noqa: BLE001 - one run that cannot be uploaded leaves the others
+            state = wandb.sync(folder) or "has not ended: the command that began it continues it"
+        except Exception as error:  # noqa: BLE001 - the other runs are still uploaded
             failed += 1
-            said = f"failed, {type(error).__name__}: {wandb.first_line(error)}"
-        console.print(f"{folder.name}: {said}", highlight=False, markup=False, soft_wrap=True)
+            state = f"failed, {type(error).__name__}: {wandb.first_line(error)}"
+        console.message(f"{folder.name}: {state}")
     return 1 if failed else 0
 
 

@@ -194,4 +194,4 @@ def first_line(error: Exception) -> str:
 
 
 def tell(text: str) -> None:
-    console.print(f"tracker=mlflow: {text}", highlight=False, markup=False, soft_wrap=True)
+    console.message(f"tracker=mlflow: {text}")

@@ -20,11 +20,7 @@ class Tensorboard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            console.print(
-                f'tracker=tensorboard: {error}; pip install "sft_exp[tensorboard]"',
-                markup=False,
-                soft_wrap=True,
-            )
+            console.message(f'tracker=tensorboard: {error}; pip install "sft_exp[tensorboard]"')
             return Run()
         folder = Path(self.dir or "outputs") / "tensorboard" / about.folder.name
         atomic_io.remove(folder)  # a resumed training logs all its metrics again
@@ -40,9 +36,8 @@ class Events(Run):
 
     def log(self, row):
         for name, value in self.logged.new(row).items():
-            self.writer.add_scalar(
-                name if "/" in name else f"{self.kind}/{name}", value, row["step"]
-            )
+            tag = name if "/" in name else f"{self.kind}/{name}"
+            self.writer.add_scalar(tag, value, row["step"])
 
     def summary(self, values):
         for name, value in values.items():
@@ -56,9 +51,8 @@ class Events(Run):
         from PIL import Image
 
         for title, png in pngs.items() if self.images else ():
-            self.writer.add_image(
-                title, np.asarray(Image.open(io.BytesIO(png)).convert("RGB")), dataformats="HWC"
-            )
+            pixels_HWC = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            self.writer.add_image(title, pixels_HWC, dataformats="HWC")
 
     def finish(self, code=0):
         self.writer.close()

@@ -475,5 +475,5 @@ def first_line(error: Exception) -> str:
 
 def print_line(line: str) -> None:
     if line not in _printed:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.message(line)
     _printed.add(line)

@@ -1,1 +1,2 @@
-"""Readers of what labelling tools write: one module for each format, all of which fill `annotated.Export`."""
+"""Readers of labelling tools' exports: one module per format, all of which return
+`annotated.Export`."""

@@ -1,15 +1,14 @@
-"""The one form that all readers of labelling tools' exports fill: images with their boxes, and notes on what was left out.
+"""The common result of all readers of labelling tools' exports: images with boxes, and notes.
 
-A `Tree` is the export on disk. It finds the image that an annotation names even where the name is a path on the
-annotator's machine, a URL, or written with backslashes.
+A `Tree` is the export on disk. It finds the image that an annotation names even where the name is a
+path on the annotator's machine, a URL, or written with backslashes.
 """
 
 import json
-import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,9 +19,6 @@ from sft_exp.data.readers.files import File, below, is_image
 from sft_exp.data.readers.findings import some, split_named
 from sft_exp.errors import DataError
 
-Corners = tuple[float, float, float, float]
-NOWHERE: Corners = (math.nan,) * 4  # of an annotation without a box; the reader of boxes names it
-
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the names of uploaded files
 
 
@@ -31,33 +27,33 @@ class Annotated(NamedTuple):
 
     path: Path
     boxes: list[Box]
-    told: Path  # the file of annotations
+    source: Path  # the file of annotations
     size: tuple[int, int] | None = None  # width and height, as the annotations state them
     split: str | None = None  # train, val or test; None where the export has no splits
 
     def marked(self, root: Path) -> Marked:
-        """The same for the reader of boxes, which names an image by its path from the root."""
+        """The image for the reader of boxes, named by its path relative to the root."""
         name = Path(os.path.relpath(self.path, root)).as_posix()
-        return Marked(File(name, self.path), self.boxes, self.size, str(self.told))
+        return Marked(File(name, self.path), self.boxes, self.size, str(self.source))
 
 
 class Export(NamedTuple):
-    """What a reader found."""
+    """The images, classes and notes that a reader returns."""
 
     images: list[Annotated]
-    classes: tuple[str, ...] = ()  # in the export's own order; none where it does not list them
-    notes: tuple[str, ...] = ()  # what was left out or had to be interpreted, one line each
+    classes: tuple[str, ...] = ()  # in the export's order; empty where it lists none
+    notes: tuple[str, ...] = ()  # sentences on omissions and interpretations
 
 
 class Settings(NamedTuple):
-    """What the user may say about an export that the export does not say itself."""
+    """Properties of an export that only the user knows."""
 
     first: int = 1  # number of the first pixel in Pascal VOC's files
-    attribute: str | None = None  # the region attribute that is the class, of VIA
+    attribute: str | None = None  # VIA: the region attribute that is the class
 
 
 class LeftOut:
-    """Counts what is left out, by reason."""
+    """Counts omissions by reason."""
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}
@@ -79,7 +75,7 @@ class Tree:
 
     Args:
         root: the folder of the export.
-        images: the folder of its images, where they lie elsewhere.
+        images: the folder of its images, if it is another one.
     """
 
     def __init__(self, root: Path, images: Path | None = None):
@@ -96,28 +92,23 @@ class Tree:
 
     @cached_property
     def pictures(self) -> list[Path]:
-        """All images: those below the root, or where they lie elsewhere those there."""
+        """All images below `images`, or else below the root."""
         return [p for p in (below(self.images) if self.images else self.files) if is_image(p.name)]
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for path in self.pictures:
-            found.setdefault(path.name.casefold(), []).append(path)
-        return found
+        return grouped(self.pictures, lambda path: path.name.casefold())
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for path in self.pictures:
-            found.setdefault(path.stem, []).append(path)
-        return found
+        return grouped(self.pictures, lambda path: path.stem)
 
     def find(self, name: str, annotations: Path) -> Path | None:
-        """The image that `annotations` calls `name`; None where there is none.
+        """The image that `annotations` calls `name`, or None.
 
-        The name is tried as a path from the annotations, the root and the folder of images. Otherwise the image is the
-        one of this file name that shares most of the path's last folders, and then the one in the annotations' folder.
+        The name is tried as a path from the annotations, the root and the folder of images. Else it
+        is the image of this file name that shares most of the path's last folders, and of several
+        such images the one in the annotations' folder.
 
         Raises:
             DataError: several images are equally likely.
@@ -127,19 +118,19 @@ class Tree:
             for place in (annotations.parent, self.root, *([self.images] if self.images else [])):
                 if wording and (path := Path(os.path.normpath(place / wording))).is_file():
                     return path
-            if found := self._by_name.get(PurePosixPath(wording).name.casefold()):
-                return self._likeliest(found, wording, annotations)
+            if candidates := self._by_name.get(PurePosixPath(wording).name.casefold()):
+                return self._likeliest(candidates, wording, annotations)
         return None
 
-    def _likeliest(self, found: list[Path], name: str, annotations: Path) -> Path:
+    def _likeliest(self, candidates: list[Path], name: str, annotations: Path) -> Path:
         parts = PurePosixPath(name).parts[::-1]
 
         def shared(path: Path) -> int:
             pairs = zip(parts, path.parts[::-1], strict=False)
             return next((n for n, (a, b) in enumerate(pairs) if a != b), len(parts))
 
-        most = max(map(shared, found))
-        best = [p for p in found if shared(p) == most]
+        most = max(map(shared, candidates))
+        best = [p for p in candidates if shared(p) == most]
         near = [p for p in best if p.is_relative_to(annotations.parent)]
         best = near if len(best) > 1 and near else best
         if len(best) > 1:
@@ -150,18 +141,18 @@ class Tree:
         return best[0]
 
     def named(self, stem: str, annotations: Path) -> Path | None:
-        """The image whose name without suffix is `stem`, for annotations that have a file for each image."""
-        found = self._by_stem.get(stem, [])
-        beside = [p for p in found if p.parent == annotations.parent]
-        return self._likeliest(beside or found, stem, annotations) if found else None
+        """The image whose name without suffix is `stem`, for formats with a file per image."""
+        candidates = self._by_stem.get(stem, [])
+        beside = [p for p in candidates if p.parent == annotations.parent]
+        return self._likeliest(beside or candidates, stem, annotations) if candidates else None
 
     def split(self, path: Path) -> str | None:
-        """train, val or test: the innermost folder between the root and the file that is named like one."""
+        """train, val or test, by the innermost folder below the root with such a name; or None."""
         inside = path.relative_to(self.root).parts[:-1] if path.is_relative_to(self.root) else ()
         return next((s for part in reversed(inside) if (s := split_named(part))), None)
 
     def json(self, path: Path) -> Any:
-        """A file's JSON; None where it holds none. DataError where it cannot be read."""
+        """A file's JSON, or None if it is invalid. DataError if it cannot be read."""
         if path not in self._content:
             try:
                 self._content[path] = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -172,14 +163,23 @@ class Tree:
         return self._content[path]
 
     def tag(self, path: Path) -> str | None:
-        """The outermost tag of an XML file, read from its beginning; None where there is none."""
+        """The root tag of an XML file, read from its beginning, or None."""
         with path.open("rb") as file:
-            found = re.search(rb"<([A-Za-z_][\w.-]*)", file.read(4096))
-        return found[1].decode() if found else None
+            match = re.search(rb"<([A-Za-z_][\w.-]*)", file.read(4096))
+        return match[1].decode() if match else None
+
+
+def grouped(paths: list[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
+    """Key -> the paths with it."""
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(key(path), []).append(path)
+    return groups
 
 
 def text_of(file: Path) -> str:
-    """A text file in UTF-8, with or without its mark. DataError where it cannot be read or is none."""
+    """The text of a UTF-8 file, with or without a byte order mark. DataError if it is
+    unreadable."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -189,55 +189,10 @@ def text_of(file: Path) -> str:
 
 
 def xml(file: Path, hint: str = "") -> ET.Element:
-    """The outermost element. DataError where there is no such file, with the hint, or no XML in it."""
+    """The root element. DataError if the file is missing (with the hint) or holds no XML."""
     try:
-        return ET.parse(file).getroot()  # noqa: S314 (entities do not grow: expat limits them since 2.4.1)
+        return ET.parse(file).getroot()  # noqa: S314 (expat limits the growth of entities since 2.4.1)
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}{hint}") from error
     except ET.ParseError as error:
         raise DataError(f"{file}: no XML ({error})") from error
-
-
-def number(value: Any, where: str) -> float:
-    """A finite number. DataError otherwise."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: {value!r} is no number") from error
-    if not math.isfinite(found):
-        raise DataError(f"{where}: {value!r} is no finite number")
-    return found
-
-
-def around(points: Iterable[Any], where: str) -> Corners:
-    """The upright box around a polygon given as x, y, x, y, ... DataError where it has fewer than two points."""
-    flat = [number(v, where) for v in points]
-    if len(flat) < 4 or len(flat) % 2:
-        raise DataError(f"{where}: {len(flat)} numbers make no polygon of pairs x, y")
-    return min(flat[::2]), min(flat[1::2]), max(flat[::2]), max(flat[1::2])
-
-
-def rotated(corners: Corners, degrees: float, centre: tuple[float, float]) -> Corners:
-    """The upright box around a box that is turned clockwise (as seen, y points down) about a point."""
-    if not degrees:
-        return corners
-    x0, y0, x1, y1 = corners
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    at = [(x - centre[0], y - centre[1]) for x in (x0, x1) for y in (y0, y1)]
-    return around(
-        [v for x, y in at for v in (centre[0] + c * x - s * y, centre[1] + s * x + c * y)], ""
-    )
-
-
-def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Corners:
-    """The upright box around an ellipse that is turned by that angle."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    wide, high = math.hypot(rx * c, ry * s), math.hypot(rx * s, ry * c)
-    return x - wide, y - high, x + wide, y + high
-
-
-def flat(pairs: Any, where: str) -> list[Any]:
-    """[[x, y], ...] as [x, y, ...]. DataError where it is no such list."""
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
-        raise DataError(f"{where}: the points are no list of pairs x, y")
-    return [v for pair in pairs for v in pair]

@@ -1,21 +1,13 @@
-"""COCO's JSON (Lin et al., arXiv:1405.0312; cocodataset.org/#format-data), as COCO, Roboflow, CVAT and Label Studio write it."""
+"""COCO's JSON (arXiv:1405.0312; cocodataset.org/#format-data) as COCO, Roboflow, CVAT and Label
+Studio write it."""
 
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.data.exports.annotated import (
-    NOWHERE,
-    Annotated,
-    Corners,
-    Export,
-    LeftOut,
-    Settings,
-    Tree,
-    around,
-    flat,
-)
+from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
+from sft_exp.data.exports.geometry import NOWHERE, Corners, around, flat
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -40,21 +32,21 @@ class Content(NamedTuple):
 
 
 def files(tree: Tree) -> list[Path]:
-    """The JSONs of boxes: of COCO's own files those named instances_..., which the others repeat."""
-    found = [p for p in tree.ending(".json") if _is_coco(tree.json(p))]
-    return [p for p in found if p.stem.startswith("instances_")] or found
+    """The JSON files with boxes; of COCO's own files only instances_*, which the others repeat."""
+    candidates = [p for p in tree.ending(".json") if _is_coco(tree.json(p))]
+    return [p for p in candidates if p.stem.startswith("instances_")] or candidates
 
 
 def _is_coco(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in NEEDS)
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     images: list[Annotated] = []
     classes: dict[str, None] = {}
     notes: list[str] = []
     left = LeftOut()
-    for file in found:
+    for file in sources:
         content = parse(file)
         classes |= dict.fromkeys(content.classes)
         notes += content.notes
@@ -68,13 +60,13 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 
 
 def parse(file: Path, layout: str = "") -> Content:
-    """A JSON's images with their boxes.
+    """The images of a JSON file with their boxes.
 
-    A box is `bbox`; where that is missing, the box around `segmentation`; where both are, a box of no numbers, which
-    the reader of boxes names.
+    A box is `bbox`, or else the box around `segmentation`, or else `NOWHERE`, which the reader of
+    boxes reports.
 
     Raises:
-        DataError: the file is no COCO JSON, or refers to an image or category that it does not have.
+        DataError: the file is no COCO JSON, or refers to a missing image or category.
     """
     content = load(file, layout)
     names, notes = categories(file, content)
@@ -86,38 +78,40 @@ def parse(file: Path, layout: str = "") -> Content:
     if len(images) < len(content["images"]):
         count = len(content["images"]) - len(images)
         raise DataError(f"{file}: {count} images have the id of another")
-    for a in content["annotations"]:
-        where = f"annotation {a.get('id', '?')}"
-        image, category = a.get("image_id"), a.get("category_id")
-        if not known(image, images):
-            raise DataError(f"{file}: {where} is of image {image}, which is not among its images")
-        if not known(category, names):
-            raise DataError(
-                f"{file}: {where} is of category {category}, which is not among its categories"
-            )
-        corners = corners_of(a, f"{file}, {where}")
+    for row in content["annotations"]:
+        where = f"annotation {row.get('id', '?')}"
+        image, category = row.get("image_id"), row.get("category_id")
+        for kind, key, keys in (("image", image, images), ("category", category, names)):
+            if not known(key, keys):
+                plural = {"image": "images", "category": "categories"}[kind]
+                problem = f"is of {kind} {key}, which is not among its {plural}"
+                raise DataError(f"{file}: {where} {problem}")
+        corners = corners_of(row, f"{file}, {where}")
         if corners is None:
-            where += f" has bbox={a.get('bbox')} and no segmentation"
-        crowd = bool(a.get("iscrowd", 0))
+            where += f" has bbox={row.get('bbox')} and no segmentation"
+        crowd = bool(row.get("iscrowd", 0))
         images[image].boxes.append(Box(names[category], corners or NOWHERE, crowd, where))
     return Content(tuple(names.values()), images, notes)
 
 
-def known(key: Any, there: dict[Any, Any]) -> bool:
-    return isinstance(key, int | str) and key in there
+def known(key: Any, values: dict[Any, Any]) -> bool:
+    """Whether a JSON value is a key of `values`; it may be unhashable."""
+    return isinstance(key, int | str) and key in values
 
 
 def categories(file: Path, content: dict[str, Any]) -> tuple[dict[Any, str], tuple[str, ...]]:
-    """(name of each category by id, in the order of the ids; notes).
+    """(name of each category by id, sorted by id; notes).
 
-    Roboflow adds a root category, the parent of the others, which has no boxes: it is no class. Of two categories of one
-    name, one that is never used is left out. DataError where both are used, or where two have the same id.
+    Roboflow's root category, the parent of the others, is no class. Of two categories with the same
+    name, an unused one is left out.
+
+    Raises:
+        DataError: two categories have the same id, or the same name and annotations.
     """
     rows = sorted(content["categories"], key=lambda c: (isinstance(c["id"], str), c["id"]))
     ids = {c["id"]: 0 for c in rows}
-    count = Counter(
-        a["category_id"] for a in content["annotations"] if known(a.get("category_id"), ids)
-    )
+    annotations = content["annotations"]
+    count = Counter(a["category_id"] for a in annotations if known(a.get("category_id"), ids))
     if twice := [i for i, n in Counter(c["id"] for c in rows).items() if n > 1]:
         raise DataError(f"{file}: two categories have the same id {twice[0]}")
     parents = {c.get("supercategory") for c in rows if isinstance(c.get("supercategory"), str)}
@@ -143,13 +137,13 @@ def categories(file: Path, content: dict[str, Any]) -> tuple[dict[Any, str], tup
     return names, left.notes
 
 
-def corners_of(a: dict[str, Any], where: str) -> Corners | None:
-    """The box of an annotation, or the one around its segmentation. None where it has neither."""
-    at = a.get("bbox")
-    if isinstance(at, list) and len(at) == 4 and all(isinstance(v, int | float) for v in at):
-        x, y, width, height = map(float, at)
+def corners_of(annotation: dict[str, Any], where: str) -> Corners | None:
+    """The box of an annotation, or else the one around its segmentation, or else None."""
+    box = annotation.get("bbox")
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+        x, y, width, height = map(float, box)
         return x, y, x + width, y + height
-    outline = a.get("segmentation")
+    outline = annotation.get("segmentation")
     if isinstance(outline, list) and outline:
         parts = outline if isinstance(outline[0], list) else [outline]
         points = flat(parts, f"{where}, segmentation")
@@ -173,7 +167,7 @@ def run_lengths(mask: dict[str, Any], where: str) -> Corners:
             coder.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
         )
         x, y, wide, high = map(float, coder.toBbox(encoded))
-    except Exception as error:  # the library raises whatever broken counts lead it to
+    except Exception as error:  # broken counts make the library raise various errors
         raise DataError(f"{where}: its segmentation cannot be decoded ({error})") from error
     return x, y, x + wide, y + high
 
@@ -184,7 +178,7 @@ def split_of(file: Path) -> str:
 
 
 def load(file: Path, layout: str = "") -> dict[str, Any]:
-    """A COCO JSON's content, with the three lists that boxes need. DataError."""
+    """A COCO JSON's content. DataError if one of the lists in NEEDS is missing or invalid."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -1,21 +1,10 @@
-"""CVAT's own XML, "CVAT for images 1.1" (docs.cvat.ai/docs/other/xml_format)."""
+"""CVAT's XML, "CVAT for images 1.1" (docs.cvat.ai/docs/other/xml_format)."""
 
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from sft_exp.data.exports.annotated import (
-    Annotated,
-    Corners,
-    Export,
-    LeftOut,
-    Settings,
-    Tree,
-    around,
-    ellipse,
-    number,
-    rotated,
-    xml,
-)
+from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree, xml
+from sft_exp.data.exports.geometry import Corners, around, ellipse, number, rotated
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -29,10 +18,10 @@ def files(tree: Tree) -> list[Path]:
     return [p for p in tree.ending(".xml") if tree.tag(p) == "annotations"]
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     images, left = [], LeftOut()
     classes: dict[str, None] = {}
-    for file in found:
+    for file in sources:
         top = xml(file)
         if top.find("track") is not None:
             raise DataError(
@@ -46,15 +35,15 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
                 left.add("images are named and not there", name)
                 continue
             boxes = []
-            for n, thing in enumerate(image, start=1):
-                where = f"image {name}, {thing.tag} {n}"
-                if thing.tag in OTHER:
-                    left.add(f"annotations of the kind {thing.tag} are left out", name)
-                elif corners := corners_of(thing, f"{file}, {where}"):
-                    label = findings.class_name(thing.get("label", ""))
+            for n, shape in enumerate(image, start=1):
+                where = f"image {name}, {shape.tag} {n}"
+                if shape.tag in OTHER:
+                    left.add(f"annotations of the kind {shape.tag} are left out", name)
+                elif corners := corners_of(shape, f"{file}, {where}"):
+                    label = findings.class_name(shape.get("label", ""))
                     boxes.append(Box(label, corners, False, where))
                 else:
-                    left.add(f"annotations of the unknown kind {thing.tag} are left out", name)
+                    left.add(f"annotations of the unknown kind {shape.tag} are left out", name)
             sides = image.get("width", ""), image.get("height", "")
             size = (int(sides[0]), int(sides[1])) if all(s.isdecimal() for s in sides) else None
             split = findings.split_named(image.get("subset", "")) or tree.split(path)
@@ -62,21 +51,21 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
     return Export(images, tuple(classes), left.notes)
 
 
-def corners_of(thing: Element, where: str) -> Corners | None:
-    """The box of a shape; None where the shape is not known."""
+def corners_of(shape: Element, where: str) -> Corners | None:
+    """The box of a shape, or None for an unknown shape."""
 
     def value(key: str, default: object = None) -> float:
-        return number(thing.get(key, default), f"{where}, {key}")
+        return number(shape.get(key, default), f"{where}, {key}")
 
-    if thing.tag == "box":
+    if shape.tag == "box":
         x0, y0, x1, y1 = (value(key) for key in ("xtl", "ytl", "xbr", "ybr"))
         return rotated((x0, y0, x1, y1), value("rotation", 0), ((x0 + x1) / 2, (y0 + y1) / 2))
-    if thing.tag == "polygon":
-        return around(thing.get("points", "").replace(";", ",").split(","), where)
-    if thing.tag == "ellipse":
+    if shape.tag == "polygon":
+        return around(shape.get("points", "").replace(";", ",").split(","), where)
+    if shape.tag == "ellipse":
         x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
         return ellipse(x, y, rx, ry, value("rotation", 0))
-    if thing.tag == "mask":
+    if shape.tag == "mask":
         left, top = value("left"), value("top")
         return left, top, left + value("width"), top + value("height")
     return None

@@ -1,24 +1,14 @@
-"""Label Studio's JSON (labelstud.io/guide/export and /guide/task_format) and its short form, JSON-MIN.
+"""Label Studio's JSON (labelstud.io/guide/export and /guide/task_format) and its short form,
+JSON-MIN.
 
-Positions are percentages of the image's sides; a rectangle is turned about its upper left corner.
+Positions are percentages of the image's sides; a rectangle rotates about its upper left corner.
 """
 
 from pathlib import Path
 from typing import Any
 
-from sft_exp.data.exports.annotated import (
-    Annotated,
-    Corners,
-    Export,
-    LeftOut,
-    Settings,
-    Tree,
-    around,
-    ellipse,
-    flat,
-    number,
-    rotated,
-)
+from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
+from sft_exp.data.exports.geometry import Corners, around, ellipse, flat, number, rotated
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import is_image
@@ -40,7 +30,8 @@ def _is_tasks(content: Any) -> bool:
 
 
 def _image_of(data: Any) -> str | None:
-    """The value that names the image: under the usual keys, or the only text that has an image's suffix."""
+    """The value that names the image: under the usual keys, or else the first with an image's
+    suffix."""
     if not isinstance(data, dict):
         return None
     named = [v for k in ("image", "img", "photo") if isinstance(v := data.get(k), str)]
@@ -48,9 +39,9 @@ def _image_of(data: Any) -> str | None:
     return next(iter([*named, *other]), None)
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     images, left = [], LeftOut()
-    for file in found:
+    for file in sources:
         for n, task in enumerate(tree.json(file), start=1):
             where = f"task {task.get('id', n)}"
             name = _image_of(task.get("data", task))
@@ -70,23 +61,24 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 
 
 def results_of(task: dict[str, Any], name: str, left: LeftOut) -> list[dict[str, Any]] | None:
-    """The shapes of a task's annotation; None where it has none. Of several annotations the ground truth counts, or the
-    first one; skipped ones do not."""
-    # JSON-MIN, where each control has its list of shapes without their kind
+    """The shapes of a task's annotation, or None without one.
+
+    Of several annotations the ground truth is used, or else the first; skipped ones are ignored.
+    """
+    # JSON-MIN has a list of shapes, without their kind, for each control
     if "annotations" not in task:
-        lists = [
-            v for v in task.values() if isinstance(v, list) and all(isinstance(r, dict) for r in v)
-        ]
+        lists = [v for v in task.values() if isinstance(v, list)]
+        lists = [rows for rows in lists if all(isinstance(row, dict) for row in rows)]
         return [{"value": row, **row} for rows in lists for row in rows] if lists else None
-    given = task["annotations"] if isinstance(task["annotations"], list) else []
-    done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
+    annotations = task["annotations"] if isinstance(task["annotations"], list) else []
+    done = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
     if not done:
         return None
     if len(done) > 1:
-        left.add(
-            "tasks have several annotations, of which the ground truth or else the first is taken",
-            name,
+        reason = (
+            "tasks have several annotations, of which the ground truth or else the first is taken"
         )
+        left.add(reason, name)
     best = next((a for a in done if a.get("ground_truth")), done[0])
     results = best.get("result") or []
     return [r for r in results if isinstance(r, dict)] if isinstance(results, list) else None
@@ -128,11 +120,11 @@ def corners_of(value: dict[str, Any], sides: tuple[Any, Any], where: str) -> Cor
     def pixels(key: str, side: float) -> float:
         return number(value.get(key), f"{where}, {key}") * side / 100
 
-    turn = number(value.get("rotation") or 0, f"{where}, rotation")
+    angle = number(value.get("rotation") or 0, f"{where}, rotation")
     if "points" in value:
-        given = [number(v, where) for v in flat(value["points"], where)]
-        return around([v * (wide, high)[n % 2] / 100 for n, v in enumerate(given)], where)
+        points = [number(v, where) for v in flat(value["points"], where)]
+        return around([v * (wide, high)[n % 2] / 100 for n, v in enumerate(points)], where)
     x, y = pixels("x", wide), pixels("y", high)
     if "radiusX" in value:
-        return ellipse(x, y, pixels("radiusX", wide), pixels("radiusY", high), turn)
-    return rotated((x, y, x + pixels("width", wide), y + pixels("height", high)), turn, (x, y))
+        return ellipse(x, y, pixels("radiusX", wide), pixels("radiusY", high), angle)
+    return rotated((x, y, x + pixels("width", wide), y + pixels("height", high)), angle, (x, y))

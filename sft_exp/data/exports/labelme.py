@@ -4,18 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sft_exp.data.exports.annotated import (
-    Annotated,
-    Corners,
-    Export,
-    LeftOut,
-    Settings,
-    Tree,
-    around,
-    ellipse,
-    flat,
-    number,
-)
+from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
+from sft_exp.data.exports.geometry import Corners, around, ellipse, flat, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -30,16 +20,13 @@ def files(tree: Tree) -> list[Path]:
 
 
 def _is_image(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("shapes"), list)
-        and "imagePath" in content
-    )
+    is_object = isinstance(content, dict) and "imagePath" in content
+    return is_object and isinstance(content.get("shapes"), list)
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     images, left, used = [], LeftOut(), set()
-    for file in found:
+    for file in sources:
         content = tree.json(file)
         name = str(content["imagePath"])
         if (path := tree.find(name, file) or tree.named(file.stem, file)) is None:
@@ -56,9 +43,8 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
                 left.add(f"shapes of the kind {kind} are left out", file.name)
                 continue
             label = findings.class_name(str(shape["label"]))
-            boxes.append(
-                Box(label, corners_of(kind, shape.get("points"), where), False, f"shape {n}")
-            )
+            corners = corners_of(kind, shape.get("points"), where)
+            boxes.append(Box(label, corners, False, f"shape {n}"))
         sides = content.get("imageWidth"), content.get("imageHeight")
         size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
         images.append(Annotated(path, boxes, file, size, tree.split(path)))
@@ -69,8 +55,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 
 
 def corners_of(kind: str, points: Any, where: str) -> Corners:
-    """The box of a shape: around its points, which of a rectangle or a mask are two corners, or around a circle, given by
-    its centre and a point on it."""
+    """The box around a shape's points, or around a circle, which has a centre and a point on it."""
     values = [number(v, where) for v in flat(points, where)]
     if kind == "circle" and len(values) == 4:
         x, y = values[:2]

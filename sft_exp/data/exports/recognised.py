@@ -1,4 +1,5 @@
-"""Which tool's export lies in a folder: told by the content of its files, or named by the user."""
+"""Recognises the format of an export by the content of its files, or takes the one that the user
+names."""
 
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,32 @@ FORMATS: dict[str, Any] = {
 
 
 def layouts() -> str:
-    """All formats that are read, one line each."""
+    """All supported formats, one line each."""
     return listing([f"{key}: {module.NAME}, {module.LAYOUT}" for key, module in FORMATS.items()])
 
 
 def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export]:
-    """(the format's name, what the export holds).
+    """(the format's name, the export's content).
 
     Args:
-        named: a key of `FORMATS`, or null to look for all of them.
+        tree: the files of the export.
+        named: a key of `FORMATS`, or None to look for all of them.
+        settings: properties that the files do not state.
 
     Raises:
-        DataError: there is none, or several; it names what was found and what is read.
+        DataError: no format or several formats match; the message names them.
     """
-    found = {
-        key: files for key in ([named] if named else FORMATS) if (files := FORMATS[key].files(tree))
-    }
-    if not found:
-        what = (
-            f"no export of {FORMATS[named].NAME}" if named else "no annotations in a known format"
-        )
-        raise DataError(f"dataset.root={tree.root}: {what} there. These are read:{layouts()}")
-    if len(found) > 1:
-        there = " and ".join(f"{FORMATS[k].NAME} ({files[0].name})" for k, files in found.items())
-        keys = " or ".join(f"dataset.format={k}" for k in found)
-        raise DataError(f"dataset.root={tree.root}: there are {there}; choose by {keys}")
-    ((key, files),) = found.items()
+    keys = [named] if named else FORMATS
+    matches = {key: files for key in keys if (files := FORMATS[key].files(tree))}
+    if not matches:
+        name = f"export of {FORMATS[named].NAME}" if named else "annotations in a known format"
+        raise DataError(f"dataset.root={tree.root}: no {name} there. These are read:{layouts()}")
+    if len(matches) > 1:
+        names = (f"{FORMATS[key].NAME} ({files[0].name})" for key, files in matches.items())
+        options = " or ".join(f"dataset.format={key}" for key in matches)
+        problem = f"there are {' and '.join(names)}; choose by {options}"
+        raise DataError(f"dataset.root={tree.root}: {problem}")
+    ((key, files),) = matches.items()
     export = FORMATS[key].read(tree, files, settings)
     if not export.images:
         why = "".join(f"\n  {note}" for note in export.notes)
@@ -51,10 +52,10 @@ def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export
 
 
 def once(images: list[Annotated]) -> None:
-    """DataError where an image is annotated twice."""
+    """DataError if an image is annotated twice."""
     first: dict[Path, Annotated] = {}
     double = [
-        f"{image.path} in {first[image.path].told} and {image.told}"
+        f"{image.path} in {first[image.path].source} and {image.source}"
         for image in images
         if first.setdefault(image.path, image) is not image
     ]
@@ -65,11 +66,14 @@ def once(images: list[Annotated]) -> None:
 
 
 def parts(images: list[Annotated]) -> tuple[list[Annotated], list[Annotated] | None]:
-    """(train, test): test is the part named test, or where there is none val; None where there is neither, or no train.
+    """(train, test): test is the split test, or else val; None without such a split, or without a
+    train split.
 
-    A val beside a test is learnt from, because its labels cost the same.
+    With a test split, val is part of train, because its labels cost the same.
     """
     splits = {image.split for image in images}
-    tested = next((s for s in ("test", "val") if s in splits and splits != {s}), None)
-    train = [i for i in images if i.split != tested]
-    return (train, [i for i in images if i.split == tested]) if tested else (images, None)
+    held_out = next((s for s in ("test", "val") if s in splits and splits != {s}), None)
+    if held_out is None:
+        return images, None
+    train = [image for image in images if image.split != held_out]
+    return train, [image for image in images if image.split == held_out]

@@ -1,5 +1,7 @@
-"""VGG Image Annotator 1 and 2 (Dutta and Zisserman, ACM MM 2019; robots.ox.ac.uk/~vgg/software/via): its JSON of
-annotations, its project file and its CSV."""
+"""The JSON, project and CSV files of VGG Image Annotator 1 and 2.
+
+See Dutta and Zisserman, ACM MM 2019, and robots.ox.ac.uk/~vgg/software/via.
+"""
 
 import json
 import math
@@ -7,17 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.data.exports.annotated import (
-    Annotated,
-    Corners,
-    Export,
-    LeftOut,
-    Settings,
-    Tree,
-    around,
-    ellipse,
-    number,
-)
+from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
+from sft_exp.data.exports.geometry import Corners, around, ellipse, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import decoded, read_table
@@ -27,7 +20,7 @@ NAME = "VIA"
 LAYOUT = "a JSON, project or CSV of VGG Image Annotator 2, and the images"
 COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 OTHER = ("polyline", "point")  # shapes without a box
-ONE = "object"  # the class of regions that have no attribute
+ONE = "object"  # the class of regions without attributes
 
 
 class Region(NamedTuple):
@@ -50,7 +43,7 @@ def _is_table(file: Path) -> bool:
 
 
 def _entries(content: Any) -> list[dict[str, Any]] | None:
-    """The images of a project or of exported annotations; None where it is neither."""
+    """The images of a project or of exported annotations; None for other content."""
     if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
         content = content["_via_img_metadata"]
     entries = list(content.values()) if isinstance(content, dict) else []
@@ -61,47 +54,35 @@ def _entries(content: Any) -> list[dict[str, Any]] | None:
 def images_of(file: Path, tree: Tree) -> Iterator[tuple[str, list[Region]]]:
     """(file name, regions) of each image. DataError."""
     if file.suffix.lower() == ".csv":
-        found: dict[str, list[Region]] = {}
-        for number_, line in read_table(file, "dataset.root", ("filename", *COLUMNS[1:])).lines:
-            regions = found.setdefault(line["filename"], [])
+        images: dict[str, list[Region]] = {}
+        for n, line in read_table(file, "dataset.root", COLUMNS).lines:
+            regions, where = images.setdefault(line["filename"], []), f"{file}, line {n}"
             try:
-                shape, attributes = (json.loads(line[c] or "{}") for c in COLUMNS[1:])
+                shape, attributes = (json.loads(line[column] or "{}") for column in COLUMNS[1:])
             except ValueError as error:
-                raise DataError(
-                    f"{file}, line {number_}: no JSON in a region's column ({error})"
-                ) from error
+                raise DataError(f"{where}: no JSON in a region's column ({error})") from error
             if shape:
-                regions.append(region_of(shape, attributes, f"{file}, line {number_}"))
-        yield from found.items()
+                regions.append(region_of(shape, attributes, where))
+        yield from images.items()
         return
     for entry in _entries(tree.json(file)) or []:
-        given = entry["regions"]
-        rows = list(given.values()) if isinstance(given, dict) else given
-        if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-            raise DataError(f"{file}: the regions of {entry['filename']} are no list")
-        name = str(entry["filename"])
-        yield (
-            name,
-            [
-                region_of(
-                    row.get("shape_attributes") or {},
-                    row.get("region_attributes") or {},
-                    f"{file}, {name}",
-                )
-                for row in rows
-            ],
-        )
+        name, rows = str(entry["filename"]), entry["regions"]
+        rows = list(rows.values()) if isinstance(rows, dict) else rows
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{file}: the regions of {name} are no list")
+        pairs = [(row.get("shape_attributes"), row.get("region_attributes")) for row in rows]
+        yield name, [region_of(s or {}, a or {}, f"{file}, {name}") for s, a in pairs]
 
 
 def region_of(shape: Any, attributes: Any, where: str) -> Region:
-    """DataError where shape and attributes are not those of a region."""
+    """A region. DataError if the shape or the attributes are no mapping."""
     if not isinstance(shape, dict) or not isinstance(attributes, dict):
         raise DataError(f"{where}: a region's attributes are no mapping of names to values")
     return Region(shape, attributes)
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
-    pictures = [(file, name, regions) for file in found for name, regions in images_of(file, tree)]
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
+    pictures = [(file, *image) for file in sources for image in images_of(file, tree)]
     attribute = attribute_of([r for *_, regions in pictures for r in regions], settings.attribute)
     images, left = [], LeftOut()
     for file, name, regions in pictures:
@@ -122,36 +103,33 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
     return Export(images, (), (*one, *left.notes))
 
 
-def attribute_of(regions: list[Region], asked: str | None) -> str | None:
-    """The attribute that is the class; None where regions have none. ConfigError where there are several and none is named."""
-    there = sorted({key for r in regions for key in r.attributes})
-    if asked and asked not in there:
-        raise ConfigError(
-            "dataset.attribute",
-            asked,
-            f"must be an attribute of the regions: {', '.join(there) or 'none'}",
-        )
-    if not asked and len(there) > 1:
-        raise ConfigError(
-            "dataset.attribute",
-            None,
-            f"must say which attribute of the regions is the class: {', '.join(there)}",
-        )
-    return asked or next(iter(there), None)
+def attribute_of(regions: list[Region], name: str | None) -> str | None:
+    """The attribute that holds the class; None if regions have no attributes.
+
+    Raises:
+        ConfigError: `name` is no attribute, or it is None and there are several attributes.
+    """
+    attributes = sorted({key for region in regions for key in region.attributes})
+    if name and name not in attributes:
+        problem = f"must be an attribute of the regions: {', '.join(attributes) or 'none'}"
+        raise ConfigError("dataset.attribute", name, problem)
+    if not name and len(attributes) > 1:
+        problem = f"must say which attribute of the regions is the class: {', '.join(attributes)}"
+        raise ConfigError("dataset.attribute", None, problem)
+    return name or next(iter(attributes), None)
 
 
 def label_of(region: Region, attribute: str | None, where: str) -> str:
-    """A region's class: the attribute's text, or the one option that is ticked."""
+    """A region's class: the attribute's text, or the one option that is selected."""
     if attribute is None:
         return ONE
     value = region.attributes.get(attribute)
     if isinstance(value, dict):
-        ticked = [name for name, on in value.items() if on]
-        if len(ticked) != 1:
-            raise DataError(
-                f"{where}: {attribute} has the values {', '.join(ticked) or 'none'}; a box has one class"
-            )
-        value = ticked[0]
+        options = [name for name, selected in value.items() if selected]
+        if len(options) != 1:
+            values = ", ".join(options) or "none"
+            raise DataError(f"{where}: {attribute} has the values {values}; a box has one class")
+        value = options[0]
     if not str(value or "").strip():
         raise DataError(f"{where}: {attribute} is empty; a box has one class")
     return findings.class_name(str(value).strip())

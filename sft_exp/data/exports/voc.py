@@ -1,5 +1,7 @@
-"""Pascal VOC's annotations (Everingham et al., IJCV 2010), an XML for each image: beside it, as LabelImg and Roboflow write
-them, or in folders of their own, as in VOC and CVAT's exports."""
+"""Pascal VOC's annotations (Everingham et al., IJCV 2010): an XML file for each image.
+
+It is beside the image (LabelImg, Roboflow) or in a separate folder (VOC, CVAT).
+"""
 
 from pathlib import Path
 
@@ -15,13 +17,14 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def files(tree: Tree) -> list[Path]:
-    """The XMLs of annotations, and empty ones beside them, which are named when they are read."""
+    """The XML files of annotations, and empty ones, which `read` reports as errors."""
     tags = {p: tree.tag(p) for p in tree.ending(".xml")}
-    there = "annotation" in tags.values()
-    return [p for p, tag in tags.items() if there and tag in ("annotation", None)]
+    if "annotation" not in tags.values():
+        return []
+    return [p for p, tag in tags.items() if tag in ("annotation", None)]
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     lists = {
         name: split
         for file in tree.ending(".txt")
@@ -29,7 +32,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
         for name in names_in(file, "")
     }
     images, left, used = [], LeftOut(), set()
-    for file in found:
+    for file in sources:
         named = (xml(file).findtext("filename") or "").strip()
         path = tree.named(file.stem, file) or (tree.find(named, file) if named else None)
         if path is None:
@@ -39,7 +42,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
         split = lists.get(file.stem) or tree.split(path)
         images.append(Annotated(path, about.boxes, file, about.size, split))
         used.add(path)
-    # of VOC's layout, PNGs named like the images
+    # in VOC's layout these folders hold PNGs named like the images
     masks = ("SegmentationClass", "SegmentationObject")
     for path in tree.pictures:
         if path not in used and path.parent.name not in masks:
@@ -48,22 +51,24 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 
 
 def marked(file: Path, image: Path, first: int) -> Marked:
-    """An image's boxes. `first` is the number of the first pixel: 1, and a box includes its last ones; or 0, and it ends
-    before them. DataError names the file and what is wrong in it."""
+    """An image's boxes. DataError names the file and the fault.
+
+    `first` is the number of the first pixel: with 1, a box includes the pixels of its maximum; with
+    0, it ends before them.
+    """
     tree = xml(file, "; an image without boxes has one without objects")
     boxes = []
-    for n, thing in enumerate(tree.iter("object"), start=1):
-        label = findings.class_name(thing.findtext("name", "").strip())
-        given = [thing.findtext(f"bndbox/{c}", "") for c in CORNERS]
+    for n, element in enumerate(tree.iter("object"), start=1):
+        label = findings.class_name(element.findtext("name", "").strip())
+        texts = [element.findtext(f"bndbox/{c}", "") for c in CORNERS]
         try:
-            x0, y0, x1, y1 = map(float, given)
+            x0, y0, x1, y1 = map(float, texts)
         except ValueError as error:
-            raise DataError(
-                f"{file}: object {n} ({label}) has bndbox {', '.join(given)}, and not four numbers"
-            ) from error
+            problem = f"has bndbox {', '.join(texts)}, and not four numbers"
+            raise DataError(f"{file}: object {n} ({label}) {problem}") from error
         if not label:
             raise DataError(f"{file}: object {n} has no name")
-        difficult = thing.findtext("difficult", "0").strip() == "1"
+        difficult = element.findtext("difficult", "0").strip() == "1"
         boxes.append(Box(label, (x0 - first, y0 - first, x1, y1), difficult, f"object {n}"))
     sides = [tree.findtext(f"size/{side}", "") for side in ("width", "height")]
     stated = all(s.isdecimal() and int(s) for s in sides)

@@ -1,7 +1,8 @@
-"""YOLO's text files (docs.ultralytics.com/datasets/detect), as Ultralytics, Roboflow, CVAT, Label Studio and LabelImg write them.
+"""YOLO's text files (docs.ultralytics.com/datasets/detect).
 
-A line is a class's number and a box (centre x, centre y, width, height) or a polygon (x, y, x, y, ...), in shares of the
-image's sides. The text lies beside its image, or in labels/ where the image lies in images/.
+Ultralytics, Roboflow, CVAT, Label Studio and LabelImg write them. A line is a class's number and a
+box (centre x, centre y, width, height) or a polygon (x, y, x, y, ...), as fractions of the image's
+sides. The text is beside its image, or in labels/ if the image is in images/.
 """
 
 import re
@@ -11,17 +12,8 @@ from typing import Any, NamedTuple
 from yaml import YAMLError, safe_load
 
 from sft_exp.data.decode import ORIENTATION, unpacked
-from sft_exp.data.exports.annotated import (
-    Annotated,
-    Corners,
-    Export,
-    LeftOut,
-    Settings,
-    Tree,
-    around,
-    number,
-    text_of,
-)
+from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree, text_of
+from sft_exp.data.exports.geometry import Corners, around, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -30,28 +22,28 @@ NAME = "YOLO"
 LAYOUT = "a text for each image, beside it or in labels/, with data.yaml, classes.txt or obj.names for the classes"
 LISTS = ("classes.txt", "obj.names", "_darknet.labels")
 SPLITS = ("train", "val", "valid", "test")
-SLACK = 0.01  # share of a side that boxes may reach over the edge before the numbers are no shares
+SLACK = 0.01  # fraction of a side by which boxes may exceed the image
 
 
 class Meta(NamedTuple):
-    """What data.yaml or a list of classes says."""
+    """The content of data.yaml or of a list of classes."""
 
     file: Path
     classes: tuple[str, ...]
-    splits: dict[str, list[str]]  # split -> folders or lists of images, as they are written
-    top: str = ""  # the folder that these are relative to
+    splits: dict[str, list[str]]  # split -> folders or lists of images, as written in the file
+    top: str = ""  # the folder to which these paths are relative
     pose: bool = False  # keypoints follow each box
 
 
 def files(tree: Tree) -> list[Path]:
-    """The file that names the classes, where texts with boxes are there too."""
+    """The files that name the classes, if there are texts with boxes."""
     metas = [p for p in tree.ending(".yaml", ".yml") if "names" in mapping(p)]
     metas = metas or [p for p in tree.files if p.name in LISTS]
     return metas if any(label_file(image) for image in tree.pictures) else []
 
 
 def mapping(file: Path) -> dict[Any, Any]:
-    """A YAML file's keys; none where it holds no mapping. DataError where it cannot be read."""
+    """A YAML file's mapping, or {} for other content. DataError if it cannot be read."""
     try:
         content = safe_load(text_of(file))
     except (YAMLError, RecursionError):
@@ -59,12 +51,11 @@ def mapping(file: Path) -> dict[Any, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
-    metas = [meta(file) for file in found]
+def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
+    metas = [meta(file) for file in sources]
     if len({m.classes for m in metas}) > 1:
-        raise DataError(
-            f"{metas[0].file} and {metas[1].file} list different classes; keep the one that belongs to the labels"
-        )
+        both = f"{metas[0].file} and {metas[1].file}"
+        raise DataError(f"{both} list different classes; keep the one that belongs to the labels")
     about = next((m for m in metas if m.splits), metas[0])
     images, left = [], LeftOut()
     splits = listed(tree, about)
@@ -75,10 +66,8 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
             left.add(f"images are in no part of {about.file.name} and are left out", image.name)
             continue
         if text is None:
-            left.add(
-                "images have no text, which in this format means that they hold no object",
-                image.name,
-            )
+            reason = "images have no text, which in this format means that they hold no object"
+            left.add(reason, image.name)
         boxes = lines(text, image, about) if text else []
         images.append(Annotated(image, boxes, text or about.file, None, split))
     for text in tree.ending(".txt"):
@@ -88,7 +77,7 @@ def read(tree: Tree, found: list[Path], settings: Settings) -> Export:
 
 
 def meta(file: Path) -> Meta:
-    """DataError where the names are neither a list nor numbered from 0."""
+    """Read a file of class names. DataError if they are neither a list nor numbered from 0."""
     if file.name in LISTS:
         names: Any = text_of(file).splitlines()
         while names and not names[-1].strip():
@@ -113,50 +102,45 @@ def meta(file: Path) -> Meta:
     if twice := sorted({c for c in classes if classes.count(c) > 1}):
         raise DataError(f"{file}: two classes are named {twice[0]!r}")
     splits = {
-        str(findings.split_named(key)): given if isinstance(given, list) else [given]
+        str(findings.split_named(key)): paths if isinstance(paths, list) else [paths]
         for key in SPLITS
-        if (given := content.get(key))
+        if (paths := content.get(key))
     }
     return Meta(file, classes, splits, str(content.get("path") or ""), "kpt_shape" in content)
 
 
 def listed(tree: Tree, about: Meta) -> dict[Path, str]:
-    """Image -> split, for all images in the folders and lists that data.yaml names; none where it names none that exist.
+    """Image -> split, for all images in the folders and lists that data.yaml names.
 
-    Paths may be relative to `path`, to the file, or (as in Roboflow's `../train/images`) to a folder beside it.
+    Paths may be relative to `path`, to the file, or to a folder beside it (Roboflow's
+    `../train/images`). DataError if a path does not exist or an image is in two splits.
     """
     splits: dict[Path, str] = {}
     for split, entries in about.splits.items():
         for entry in entries:
             bare = re.sub(r"^(\.{1,2}/)+", "", str(entry).replace("\\", "/"))
             here = about.file.parent
-            places = [
-                here / about.top / str(entry),
-                here / str(entry),
-                here / bare,
-                tree.root / bare,
-            ]
+            written = str(entry)
+            places = [here / about.top / written, here / written, here / bare, tree.root / bare]
             place = next((p for p in places if p.exists()), None)
             if place is None:
-                raise DataError(
-                    f"{about.file}: {split} is {entry}, which is neither relative to it nor to dataset.root"
-                )
+                problem = "which is neither relative to it nor to dataset.root"
+                raise DataError(f"{about.file}: {split} is {entry}, {problem}")
             if place.is_dir():
                 inside = place.resolve()
                 named = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
             else:
-                names = text_of(place).split("\n")
-                named = [p for n in names if n.strip() and (p := tree.find(n.strip(), place))]
+                rows = filter(None, map(str.strip, text_of(place).split("\n")))
+                named = [path for row in rows if (path := tree.find(row, place))]
             for path in named:
-                if splits.setdefault(path.resolve(), split) != split:
-                    raise DataError(
-                        f"{about.file}: {path} is in {splits[path.resolve()]} and in {split}"
-                    )
+                if (other := splits.setdefault(path.resolve(), split)) != split:
+                    raise DataError(f"{about.file}: {path} is in {other} and in {split}")
     return splits
 
 
 def label_file(image: Path) -> Path | None:
-    """The text of an image: in labels/ for images/, wherever in the path that is, or beside the image."""
+    """An image's text: in labels/ in place of the innermost images/ of the path, or beside the
+    image."""
     parts = list(image.parts)
     places = [image.with_suffix(".txt")]
     for n in range(len(parts) - 2, -1, -1):
@@ -167,7 +151,7 @@ def label_file(image: Path) -> Path | None:
 
 
 def is_label(text: Path) -> bool:
-    """Whether the first line is numbers, a class and four or more."""
+    """Whether the first line consists of five numbers or more."""
     with text.open(encoding="utf-8", errors="replace") as file:
         words = file.readline().split()
     try:
@@ -186,37 +170,34 @@ def lines(text: Path, image: Path, about: Meta) -> list[Box]:
         where = f"line {n}"
         label, *values = (number(w, f"{text}, {where}") for w in words)
         if not (label.is_integer() and 0 <= label < len(about.classes)):
-            raise DataError(
-                f"{text}, {where}: class {words[0]} is none of the {len(about.classes)} in {about.file} (0 to "
-                f"{len(about.classes) - 1})"
-            )
+            count = len(about.classes)
+            problem = f"is none of the {count} in {about.file} (0 to {count - 1})"
+            raise DataError(f"{text}, {where}: class {words[0]} {problem}")
         x0, y0, x1, y1 = shape(values, about.pose, f"{text}, {where}")
         if not all(-SLACK <= v <= 1 + SLACK for v in (x0, y0, x1, y1)) and max(x1, y1) > 2:
-            raise DataError(
-                f"{text}, {where}: {' '.join(words)} are no shares of the image's sides, from 0 to 1"
-            )
-        at = (x0 * wide, y0 * high, x1 * wide, y1 * high)
-        boxes.append(Box(about.classes[int(label)], at, False, where))
+            problem = "are no shares of the image's sides, from 0 to 1"
+            raise DataError(f"{text}, {where}: {' '.join(words)} {problem}")
+        corners = (x0 * wide, y0 * high, x1 * wide, y1 * high)
+        boxes.append(Box(about.classes[int(label)], corners, False, where))
     return boxes
 
 
 def shape(values: list[float], pose: bool, where: str) -> Corners:
-    """The box of a line: its own, or the one around its polygon."""
+    """A line's box, or the box around its polygon."""
     if len(values) == 4 or (pose and len(values) > 4):
         x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if len(values) < 6 or len(values) % 2:
-        raise DataError(
-            f"{where}: {len(values)} numbers after the class; valid are 4 (a box) or pairs x, y of 3 corners or more"
-        )
+        valid = "valid are 4 (a box) or pairs x, y of 3 corners or more"
+        raise DataError(f"{where}: {len(values)} numbers after the class; {valid}")
     return around(values, where)
 
 
 def sides(image: Path) -> tuple[int, int]:
-    """Width and height as the image is shown, upright. DataError where it cannot be opened."""
+    """Width and height of the upright image. DataError if it cannot be opened."""
     try:
         with unpacked(image.read_bytes()) as picture:
             wide, high = picture.size
             return (high, wide) if picture.getexif().get(ORIENTATION, 1) >= 5 else (wide, high)
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+    except Exception as error:  # broken files make Pillow raise various errors
         raise DataError(f"{image}: cannot be opened: {error or type(error).__name__}") from error

@@ -1,1 +1,2 @@
-"""From files to a corpus: images, masks, boxes. What is broken, missing or double is said before any use."""
+"""From files to a corpus: images, masks, boxes. What is broken, missing or double is said before
+any use."""

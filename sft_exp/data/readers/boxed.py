@@ -1,7 +1,8 @@
-"""Annotated images, as a reader found them in COCO's, VOC's or anybody's files, as a data set of boxes on one canvas.
+"""Turns images with boxes, in any annotation format, into a corpus with boxes on one canvas.
 
-What is wrong is said with the file's name before any compute. A box that cannot be (without area, outside of its image) is
-refused, or with `boxes=drop` named and left out; of one that reaches over the edge, the part inside is kept then.
+Faults are reported with the file's name before any training. Invalid boxes (without area, outside
+of the image) are refused; `boxes=drop` omits and reports them, and clips boxes that exceed the
+image.
 """
 
 import hashlib
@@ -24,17 +25,16 @@ from sft_exp.data.readers.files import File, Seen, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 
-NEAR = 1.0  # pixels that a box may reach over the edge: rounding, and tools that count from 1
+NEAR = 1.0  # pixels by which a box may exceed the image: rounding, and tools that count from 1
 
 
 class Box(NamedTuple):
-    """x0 y0 x1 y1 in pixels from the image's left and upper edge."""
+    """A box x0, y0, x1, y1 in pixels from the image's left and upper edge."""
 
     label: str
     at: tuple[float, float, float, float]
-    # a region of many, or too difficult to tell: neither learnt nor counted as found or missed
-    crowd: bool = False
-    name: str = ""  # where it stands in its file
+    crowd: bool = False  # a crowd or a difficult object, which is ignored in training and scores
+    name: str = ""  # its position in the file, for messages
 
 
 class Marked(NamedTuple):
@@ -42,44 +42,34 @@ class Marked(NamedTuple):
 
     file: File
     boxes: list[Box]
-    size: tuple[int, int] | None  # width, height, as the annotations say; None = they do not
-    told: str  # the file of annotations
+    size: tuple[int, int] | None  # width and height that the annotations state, if any
+    source: str  # the file of annotations
 
 
 class BoxSet(Dataset):
-    """Images with boxes from files. The fields that all of these have, whatever else they have."""
+    """The common fields of data sets of images with boxes."""
 
     gives: ClassVar[tuple[str, ...]] = ("boxes", "labels", "crowd")
     unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
 
     root: str | None  # folder of the data set
-    # canvas in pixels, on which images are fitted whole: one number for a square, or [rows,
-    # columns]
+    # canvas in pixels, into which images are fitted: one number for a square, or [rows, columns]
     size: Any
     channels: int  # 3 = colour, 1 = grey
-    # boxes without area or outside of the image: refuse, or drop = leave them out and name them
-    boxes: str
-    most_pixels: int | None  # of an image that is decoded
-    memory: float  # GB of images held as one tensor; a larger set is decoded as it is used
-    workers: int  # processes that decode it
+    boxes: str  # boxes without area or outside of the image: refuse, or drop = omit and report them
+    most_pixels: int | None  # limit of the pixels of a decoded image
+    memory: float  # GB of images held in memory; a larger data set is decoded on use
+    workers: int  # processes that decode on use
 
     def __post_init__(self):
         sides = self.size if isinstance(self.size, list) else [self.size]
         whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
-        require(
-            whole and len(sides) in (1, 2),
-            "size",
-            self.size,
-            "a number of pixels, or [rows, columns]",
-        )
+        valid = whole and len(sides) in (1, 2)
+        require(valid, "size", self.size, "a number of pixels, or [rows, columns]")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.boxes in ("refuse", "drop"), "boxes", self.boxes, "refuse or drop")
-        require(
-            self.most_pixels is None or self.most_pixels > 0,
-            "most_pixels",
-            self.most_pixels,
-            "above 0, or null",
-        )
+        most = self.most_pixels
+        require(most is None or most > 0, "most_pixels", most, "above 0, or null")
         require(self.memory >= 0, "memory", self.memory, "0 or more")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
@@ -93,84 +83,78 @@ def corpus(
     notes: Sequence[str] = (),
     recognised: str = "",
 ) -> Corpus:
-    """The data set; DataError if an image cannot be used, is in both parts, or has a box that cannot be.
+    """The data set as a corpus.
 
     Args:
-        notes: what the reader left out or had to interpret; they are shown and kept like the warnings.
-        recognised: how the reader took the files, for the sentence on the data set.
+        source: the options of the data set.
+        name: its name in messages.
+        classes: the classes in the order of their labels.
+        train: training images.
+        test: test images, if there are any.
+        notes: the reader's omissions and interpretations, which are treated like warnings.
+        recognised: the recognised format, for the summary.
+
+    Raises:
+        DataError: an image is unusable or in both splits, or a box is invalid.
     """
     sides = source.size if isinstance(source.size, list) else [source.size]
     image = (source.channels, sides[0], sides[-1])
     marked = train + (test or [])
     if not train:
         raise DataError(f"{source.root}: no image to train on")
-    held = len(marked) * prod(image) <= source.memory * 1e9
-    learnt = [n < len(train) for n in range(len(marked))]
+    hold = len(marked) * prod(image) <= source.memory * 1e9
     x, seen, levels = survey(
         [m.file for m in marked],
         image,
-        held,
+        hold,
         max(1, source.workers),
         "letterbox",
-        learnt,
+        [n < len(train) for n in range(len(marked))],
         source.most_pixels,
     )
-    refuse(
-        [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault],
-        "images cannot be used",
-    )
-    marked, stored = upright(marked, seen)
-    refuse(
-        [
-            f"{m.file.path}: has {s.size[0]} x {s.size[1]} pixels, and {m.told} says {m.size[0]} x {m.size[1]}"
-            for m, s in zip(marked, seen, strict=True)
-            if m.size and m.size != s.size
-        ],
-        "images are not those that were annotated",
-    )
+    faults = [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault]
+    refuse(faults, "images cannot be used")
+    marked, rotated = upright(marked, seen)
+    faults = [
+        f"{m.file.path}: has {s.size[0]} x {s.size[1]} pixels, and {m.source} says {m.size[0]} x {m.size[1]}"
+        for m, s in zip(marked, seen, strict=True)
+        if m.size and m.size != s.size
+    ]
+    refuse(faults, "images are not those that were annotated")
     first = {s.sha256: m for m, s in zip(train, seen, strict=False)}
     tested = zip(test or [], seen[len(train) :], strict=True)
     both = [f"{m.file.id} and {other.file.id}" for m, s in tested if (other := first.get(s.sha256))]
     refuse(both, "test images are training images too")
     judged = [sound(m, s.size, source.boxes == "drop") for m, s in zip(marked, seen, strict=True)]
-    kept, faults = [boxes for boxes, _ in judged], [line for _, lines in judged for line in lines]
+    valid, faults = [boxes for boxes, _ in judged], [line for _, lines in judged for line in lines]
     if source.boxes == "refuse":
-        refuse(
-            faults,
-            "boxes cannot be",
-            "; dataset.boxes=drop leaves them out, or takes the part that is inside",
-        )
+        remedy = "; dataset.boxes=drop leaves them out, or takes the part that is inside"
+        refuse(faults, "boxes cannot be", remedy)
     places = [Letterbox.fit(s.size, image[1:]) for s in seen]
-    targets = tensors(kept, places, classes)
+    targets = tensors(valid, places, classes)
     report = {
-        "train": facts(train, kept[: len(train)], classes),
-        **({"test": facts(test, kept[len(train) :], classes)} if test else {}),
+        "train": facts(train, valid[: len(train)], classes),
+        **({"test": facts(test, valid[len(train) :], classes)} if test else {}),
         "dropped": faults,
     }
-    console.print(
-        told(name, report, len(classes), recognised), highlight=False, soft_wrap=True, markup=False
-    )
-    if stored:
-        notes = [
-            *notes,
-            f"{len(stored):,} images are turned upright by their Exif orientation, and their boxes with them",
-        ]
-    rest = [
-        s._replace(traits=s.traits._replace(turned=False)) if n in stored else s
+    console.message(summary(name, report, len(classes), recognised))
+    if rotated:
+        how = "are turned upright by their Exif orientation, and their boxes with them"
+        notes = [*notes, f"{len(rotated):,} images {how}"]
+    others = [
+        s._replace(traits=s.traits._replace(turned=False)) if n in rotated else s
         for n, s in enumerate(seen)
     ]
-    warnings = [*notes, *findings.class_names(classes), *findings.images(rest, levels, "boxes")]
+    warnings = [*notes, *findings.class_names(classes), *findings.images(others, levels, "boxes")]
     report |= findings.said(name, warnings)
 
     def part(start: int, end: int) -> Images:
         rows = torch.arange(start, end)
         ids = [m.file.id for m in marked[start:end]]
-        return Images(
-            x, torch.zeros(len(rows), dtype=torch.long), ids, None, source.workers, rows, targets
-        )
+        return Images(x, torch.zeros_like(rows), ids, None, source.workers, rows, targets)
 
     def fingerprint(start: int, end: int) -> str:
-        content = [(marked[n].file.id, seen[n].sha256, kept[n]) for n in range(start, end)]
+        content = [(marked[n].file.id, seen[n].sha256, valid[n]) for n in range(start, end)]
         return hashlib.sha256(json.dumps([image, classes, content]).encode()).hexdigest()
 
     n, all_ = len(train), len(marked)
@@ -190,44 +174,48 @@ def corpus(
 
 
 def upright(marked: list[Marked], seen: Sequence[Seen]) -> tuple[list[Marked], set[int]]:
-    """(the images with boxes of the upright image; which of them were annotated as they are stored).
+    """(the images with boxes of the upright image, indices of those that were annotated as stored).
 
-    An image was annotated as it is stored, before its Exif orientation turned it, where the annotations state that size
-    and not the upright one.
+    If the annotations state the size of the stored image, and not that of the upright one, the
+    image was annotated before its Exif orientation was applied.
     """
-    found, rows = list(marked), set[int]()
+    result, rows = list(marked), set[int]()
     for n, (m, s) in enumerate(zip(marked, seen, strict=True)):
         if m.size and s.traits.turned and m.size == s.size[::-1] != s.size:
             with unpacked(m.file.read()) as picture:
-                turn = picture.getexif().get(ORIENTATION, 1)
-            boxes = [b._replace(at=turned(b.at, m.size, turn)) for b in m.boxes]
-            found[n] = m._replace(boxes=boxes, size=s.size)
+                orientation = picture.getexif().get(ORIENTATION, 1)
+            boxes = [b._replace(at=turned(b.at, m.size, orientation)) for b in m.boxes]
+            result[n] = m._replace(boxes=boxes, size=s.size)
             rows.add(n)
-    return found, rows
+    return result, rows
 
 
 def turned(
     at: tuple[float, float, float, float], size: tuple[int, int], orientation: int
 ) -> tuple[float, float, float, float]:
-    """A box of the stored image of this (width, height), on the upright one. `orientation` is Exif's, 5 to 8: those that
-    exchange rows and columns."""
+    """A box of the stored image of this (width, height), transformed to the upright image.
+
+    `orientation` is Exif's, from 5 to 8: those that exchange rows and columns.
+    """
     width, height = size
     x0, y0, x1, y1 = at
-    if orientation in (6, 7):  # the stored lower edge comes to the left
+    if orientation in (6, 7):  # the stored bottom edge becomes the left edge
         y0, y1 = height - y1, height - y0
-    if orientation in (7, 8):  # the stored right edge comes to the top
+    if orientation in (7, 8):  # the stored right edge becomes the top edge
         x0, x1 = width - x1, width - x0
     return y0, x0, y1, x1
 
 
 def labels(marked: Sequence[Marked]) -> list[str]:
-    """The names of classes that have a box, sorted."""
+    """The sorted names of classes with a box."""
     return sorted({b.label for m in marked for b in m.boxes})
 
 
 def must_know(classes: Sequence[str], marked: Sequence[Marked], key: str) -> None:
-    """DataError where boxes are of a class that is not among `classes`, which `key` gave, or else the training images."""
-    unknown = [f"{m.told}: {b.label!r}" for m in marked for b in m.boxes if b.label not in classes]
+    """DataError if a box is of a class not in `classes`, which come from `key` or the training
+    images."""
+    boxes = [(m, box) for m in marked for box in m.boxes]
+    unknown = [f"{m.source}: {box.label!r}" for m, box in boxes if box.label not in classes]
     valid = key or f"the training images, which have {', '.join(classes) or 'none'}"
     refuse(unknown, f"boxes are of a class that is not in {valid}")
 
@@ -238,92 +226,82 @@ def refuse(faults: list[str], what: str, remedy: str = "") -> None:
 
 
 def sound(marked: Marked, size: tuple[int, int], clip: bool) -> tuple[list[Box], list[str]]:
-    """(the boxes that can be, inside of the image; of the others, which and why). `size` = width, height."""
-    kept, faults = [], []
+    """(the valid boxes, clipped to the image; the faults of the others). `size` = width, height."""
+    valid, faults = [], []
     for box in marked.boxes:
         x0, y0, x1, y1 = box.at
         inside = (max(0.0, x0), max(0.0, y0), min(float(size[0]), x1), min(float(size[1]), y1))
-        over = max(abs(a - b) for a, b in zip(box.at, inside, strict=True))
-        why = (
-            "is no box of four numbers" if not all(map(isfinite, box.at))
-            else "has no area" if x1 <= x0 or y1 <= y0
-            else f"lies outside of the image, {size[0]} x {size[1]}" if inside[2] <= inside[0] or inside[3] <= inside[1]
-            else f"reaches outside of the image, {size[0]} x {size[1]}" if over > NEAR
-            else ""
-        )  # fmt: skip
-        if why:
-            corners = (
-                f" ({', '.join(f'{v:g}' for v in box.at)})" if all(map(isfinite, box.at)) else ""
-            )
-            where = f"{marked.told}, {box.name}" if box.name else marked.told
-            faults.append(f"{where}: {box.label}{corners} of {marked.file.id} {why}")
-        if not why or (clip and why.startswith("reaches")):
-            kept.append(box._replace(at=inside))
-    return kept, faults
+        excess = max(abs(a - b) for a, b in zip(box.at, inside, strict=True))
+        finite = all(map(isfinite, box.at))
+        fault = ""
+        if not finite:
+            fault = "is no box of four numbers"
+        elif x1 <= x0 or y1 <= y0:
+            fault = "has no area"
+        elif inside[2] <= inside[0] or inside[3] <= inside[1]:
+            fault = f"lies outside of the image, {size[0]} x {size[1]}"
+        elif excess > NEAR:
+            fault = f"reaches outside of the image, {size[0]} x {size[1]}"
+        if fault:
+            corners = f" ({', '.join(f'{v:g}' for v in box.at)})" if finite else ""
+            where = f"{marked.source}, {box.name}" if box.name else marked.source
+            faults.append(f"{where}: {box.label}{corners} of {marked.file.id} {fault}")
+        if not fault or (clip and fault.startswith("reaches")):
+            valid.append(box._replace(at=inside))
+    return valid, faults
 
 
 def tensors(
-    kept: list[list[Box]], places: list[Letterbox], classes: tuple[str, ...]
+    boxes_N: list[list[Box]], places: list[Letterbox], classes: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """boxes [N, M, 4] on the canvas, labels [N, M] from 1 (0 = none), crowd [N, M]."""
     label_of = {name: n for n, name in enumerate(classes, start=1)}
-    found = [
-        p.place(torch.tensor([b.at for b in boxes]).reshape(-1, 4))
-        for boxes, p in zip(kept, places, strict=True)
-    ]
+    corners = [torch.tensor([box.at for box in boxes]).reshape(-1, 4) for boxes in boxes_N]
     boxes_NM4, labels_NM = pad(
-        found,
-        [torch.tensor([label_of[b.label] for b in boxes], dtype=torch.long) for boxes in kept],
+        [place.place(at) for place, at in zip(places, corners, strict=True)],
+        [torch.tensor([label_of[b.label] for b in boxes], dtype=torch.long) for boxes in boxes_N],
     )
     crowd_NM = torch.zeros_like(labels_NM)
-    for row, boxes in zip(crowd_NM, kept, strict=True):
+    for row, boxes in zip(crowd_NM, boxes_N, strict=True):
         row[: len(boxes)] = torch.tensor([b.crowd for b in boxes], dtype=torch.long)
     return {"boxes": boxes_NM4, "labels": labels_NM, "crowd": crowd_NM}
 
 
-def facts(marked: list[Marked], kept: list[list[Box]], classes: tuple[str, ...]) -> dict[str, Any]:
-    counts = Counter(b.label for boxes in kept for b in boxes)
+def facts(
+    marked: list[Marked], boxes_N: list[list[Box]], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Counts of images, boxes by class, and crowds for the report."""
+    counts = Counter(b.label for boxes in boxes_N for b in boxes)
     return {
         "images": len(marked),
-        "without boxes": sum(not boxes for boxes in kept),
+        "without boxes": sum(not boxes for boxes in boxes_N),
         "boxes": {name: counts[name] for name in classes if counts[name]},
-        "crowds": sum(b.crowd for boxes in kept for b in boxes),
+        "crowds": sum(b.crowd for boxes in boxes_N for b in boxes),
     }
 
 
-def told(name: str, report: dict[str, Any], classes: int, recognised: str = "") -> str:
-    """The data set in a sentence; it says where some of the classes have no box."""
-    parts = []
+def summary(name: str, report: dict[str, Any], classes: int, recognised: str = "") -> str:
+    """A sentence on the data set: images, boxes by class, crowds, and dropped boxes."""
+    parts = [recognised] if recognised else []
     for split in ("train", "test"):
-        if about := report.get(split):
-            most = sorted(about["boxes"].items(), key=lambda item: -item[1])
-            named = ", ".join(f"{label} {count:,}" for label, count in most[:5]) + (
-                ", ..." if len(most) > 5 else ""
-            )
+        if counts := report.get(split):
+            most = sorted(counts["boxes"].items(), key=lambda item: -item[1])
+            named = ", ".join(f"{label} {count:,}" for label, count in most[:5])
+            named += ", ..." if len(most) > 5 else ""
             named += f"; of {len(most)} of the {classes} classes" if len(most) < classes else ""
-            crowds = (
-                f", of which {about['crowds']} crowds or difficult are not counted"
-                if about["crowds"]
-                else ""
-            )
-            none = (
-                f", {about['without boxes']} images without boxes" if about["without boxes"] else ""
-            )
-            parts.append(
-                f"{split} {about['images']:,} images, {sum(about['boxes'].values()):,} boxes ({named}){crowds}{none}"
-            )
-    lost = (
-        [
-            f"{len(report['dropped'])} boxes left out, or cut at the edge:{listing(report['dropped'])}"
-        ]
-        if report["dropped"]
-        else []
-    )
-    return f"{name}: " + "; ".join([*([recognised] if recognised else []), *parts, *lost])
+            total, crowds = sum(counts["boxes"].values()), counts["crowds"]
+            text = f"{split} {counts['images']:,} images, {total:,} boxes ({named})"
+            text += f", of which {crowds} crowds or difficult are not counted" if crowds else ""
+            if empty := counts["without boxes"]:
+                text += f", {empty} images without boxes"
+            parts.append(text)
+    if dropped := report["dropped"]:
+        parts.append(f"{len(dropped)} boxes left out, or cut at the edge:{listing(dropped)}")
+    return f"{name}: {'; '.join(parts)}"
 
 
 def path_of(root: str | None, layout: str) -> Path:
-    """The data set's folder. ConfigError if none is named, DataError if there is none; both say what is expected there."""
+    """The data set's folder. ConfigError without a name, DataError without such a folder."""
     if not root:
         raise ConfigError("dataset.root", root, f"must name a folder. {layout}")
     folder = Path(root).expanduser()

@@ -1,4 +1,5 @@
-"""Image files: found in folders, by globs and in tar files, and each read once, so that a broken one is known before any use."""
+"""Finds image files in folders, by globs and in tar files, and reads each once, so that broken ones
+are known before use."""
 
 import codecs
 import csv
@@ -6,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -31,11 +33,12 @@ from sft_exp.data.images import Held, Images
 from sft_exp.errors import DataError
 from sft_exp.progress import bar
 
-CHUNK = 1000  # images read between two looks at the progress bar
+CHUNK = 1000  # images between updates of the progress bar
 
 
 class File(NamedTuple):
-    """Where an image lies: a file, a stretch of a tar file, or the member of a compressed one, which is held in memory."""
+    """The location of an image: a file, a range of a tar file, or the content of a compressed
+    member."""
 
     id: str
     path: Path
@@ -52,18 +55,18 @@ class File(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What reading a file showed."""
+    """The properties of a file that was read."""
 
     sha256: str = ""
-    size: tuple[int, int] = (0, 0)  # width, height, upright
-    fault: str = ""  # why it cannot be used; empty = it can
+    size: tuple[int, int] = (0, 0)  # width, height of the upright image
+    fault: str = ""  # why it cannot be used; "" = it can
     traits: Traits = Traits()
     extremes: tuple[int, int] = (0, 255)  # the lowest and the highest grey level after decoding
-    shade: str = ""  # of an image whose pixels are all equal, what they are
+    shade: str = ""  # the pixel value of an image whose pixels are all equal
 
 
 class Decoder:
-    """row -> uint8 [C, H, W], as long as the row's file is what it was when the run began; else DataError."""
+    """row -> uint8 [C, H, W]. DataError if the row's file has changed since the run began."""
 
     def __init__(
         self,
@@ -82,13 +85,11 @@ class Decoder:
         try:
             content = file.read()
         except OSError as error:
-            raise DataError(
-                f"{file.path}: {error.strerror}, but it was there when the run began"
-            ) from error
+            problem = f"{error.strerror}, but it was there when the run began"
+            raise DataError(f"{file.path}: {problem}") from error
         if hashlib.sha256(content).hexdigest() != self.sha256[row]:
-            raise DataError(
-                f"{file.path}: changed while the run used it; start again, so that what is trained on is what is recorded"
-            )
+            problem = "changed while the run used it; start again, so that the record is right"
+            raise DataError(f"{file.path}: {problem}")
         return decode(content, self.image, self.fit, self.levels, self.most)
 
 
@@ -103,13 +104,22 @@ def survey(
 ) -> tuple[Tensor | Decoder, list[Seen], Levels | None]:
     """Read and decode each file once.
 
-    Files of more than 8 bits a pixel are all scaled by the values that those `learnt` from use (one flag a file; none: all
-    of them), so that no test image has a say. That scale is known when all are read; a file that its own values would
-    scale otherwise is then decoded again.
+    Files of more than 8 bits per pixel share one scale, which is set by the training images, so
+    that test images do not affect it. It is known after all files were read; files with another
+    range are then decoded again.
+
+    Args:
+        files: the image files.
+        image: C, H, W of the decoded images.
+        hold: whether to keep all images in memory.
+        threads: threads that read.
+        fit: how images are fitted to the size.
+        learnt: for each file whether it is a training image; empty: all are.
+        most: limit of the pixels of an image.
 
     Returns:
-        all images, uint8 [N, C, H, W], or unless `hold` what decodes one; what was seen of each; and the scale, None where
-        no file has more than 8 bits a pixel.
+        All images, uint8 [N, C, H, W], or a decoder; the properties of each file; and the scale,
+        None if no file has more than 8 bits per pixel.
     """
     x_NCHW = torch.zeros(len(files) if hold else 0, *image, dtype=torch.uint8)
 
@@ -141,13 +151,13 @@ def survey(
             seen += pool.map(read, range(first, min(first + CHUNK, len(files))))
             advance(len(seen), "")
         levels = levels_of([s.traits for n, s in enumerate(seen) if not learnt or learnt[n]])
-        other = [
+        rescaled = [
             n
             for n, s in enumerate(seen)
             if (span := s.traits.span) and Levels.spanning(span[0], span[2]) != levels
         ]
-        for row, found in zip(other, pool.map(again, other), strict=True):
-            seen[row] = found
+        for row, new in zip(rescaled, pool.map(again, rescaled), strict=True):
+            seen[row] = new
     return x_NCHW if hold else Decoder(files, seen, image, fit, levels, most), seen, levels
 
 
@@ -159,46 +169,46 @@ def summary(x_CHW: Tensor) -> tuple[tuple[int, int], str]:
 
 
 def levels_of(traits: Sequence[Traits]) -> Levels | None:
-    """The one scale of files with more than 8 bits a pixel; None where there are none."""
+    """The common scale of files with more than 8 bits per pixel; None without such files."""
     spans = [t.span for t in traits if t.span]
     return Levels.spanning(min(s[0] for s in spans), max(s[2] for s in spans)) if spans else None
 
 
 def find(entry: str, most: float = float("inf")) -> list[File]:
-    """The visible files that a path or glob names: files, those in folders, members of tar files. Of images in compressed tar
-    files, `most` bytes are held. Ids are paths from where the entry's folder lies, or the folder before the glob's first star.
+    """The visible files of a path or glob: files, those in folders, members of tar files.
+
+    At most `most` bytes of images in a compressed tar file are held in memory. Ids are paths
+    relative to the parent of the entry, or of the last folder before the glob's first wildcard.
     """
     path = Path(entry).expanduser().absolute()
     top = path
     while not path.exists() and has_magic(str(top)):
         top = top.parent
+    paths = [path] if path.exists() else map(Path, sorted(glob(str(path), recursive=True)))
     files = []
-    for found in (
-        [path]
-        if path.exists()
-        else [Path(name) for name in sorted(glob(str(path), recursive=True))]
-    ):
-        if found.is_dir():
-            files += [File(p.relative_to(top.parent).as_posix(), p) for p in below(found)]
-        elif not is_image(found.name) and tarfile.is_tarfile(found):
-            files += members(found, found.relative_to(top.parent).as_posix(), most)
-        elif found.is_file():
-            files.append(File(found.relative_to(top.parent).as_posix(), found))
+    for path in paths:
+        name = path.relative_to(top.parent).as_posix()
+        if path.is_dir():
+            files += [File(p.relative_to(top.parent).as_posix(), p) for p in below(path)]
+        elif not is_image(path.name) and tarfile.is_tarfile(path):
+            files += members(path, name, most)
+        elif path.is_file():
+            files.append(File(name, path))
     return files
 
 
 def below(folder: Path) -> list[Path]:
-    """Every file in a folder and its subfolders, in the order of their paths; hidden files and folders are left out. OSError
-    where one may not be read."""
-    found, seen = [], set()
-    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        if (place := os.path.realpath(here)) in seen:  # a link leads back
+    """All visible files in a folder and its subfolders, sorted by path. OSError if one is
+    unreadable."""
+    paths, visited = [], set()
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        if (real := os.path.realpath(parent)) in visited:  # a cycle of links
             folders.clear()
             continue
-        seen.add(place)
+        visited.add(real)
         folders[:] = [name for name in folders if visible(name)]
-        found += [Path(here, name) for name in names if visible(name)]
-    return sorted(found, key=Path.as_posix)
+        paths += [Path(parent, name) for name in names if visible(name)]
+    return sorted(paths, key=Path.as_posix)
 
 
 def _raise(error: OSError) -> None:
@@ -206,12 +216,12 @@ def _raise(error: OSError) -> None:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Every file in a folder and its subfolders that is named like an image, in the order of their paths. OSError as `below`."""
+    """The files of `below` that are named like images."""
     return [p for p in below(folder) if is_image(p.name)]
 
 
 def names_in(file: Path, hint: str) -> list[str]:
-    """The first word of each line. DataError with the hint where the file cannot be read."""
+    """The first word of each line. DataError with the hint if the file cannot be read."""
     try:
         return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
     except OSError as error:
@@ -230,52 +240,48 @@ class Table(NamedTuple):
 
 
 def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Table:
-    """A CSV as spreadsheets and other programs write it: separated by commas, semicolons, tabs or bars, in UTF-8 or UTF-16,
-    else in Windows-1252, with or without a byte order mark and Excel's line `sep=;`. Columns are found whatever their case.
+    """Read a CSV file as spreadsheets and other programs write it.
+
+    Separators may be commas, semicolons, tabs or bars, encodings UTF-8, UTF-16 or else
+    Windows-1252, with or without a byte order mark and Excel's line `sep=;`. The case of column
+    names is ignored.
 
     Args:
-        key: the configuration's key that names the file.
-        needs: columns that it must have; they come back under these names.
-        hint: added to the message where one is missing.
+        file: the table.
+        key: the configuration key that names the file.
+        needs: required columns, which are returned under these names.
+        hint: text to add to the message if one is missing.
 
     Raises:
-        DataError: it cannot be read, or lacks a column.
+        DataError: the file cannot be read, or lacks a column.
     """
     try:
         text = decoded(file.read_bytes())
         first, _, rest = text.partition("\n")
-        given = (
-            first.strip().casefold().removeprefix("sep=")
-            if first.casefold().startswith("sep=")
-            else ""
-        )
-        text = rest if given else text
-        separator = given if given and given in SEPARATORS else separator_of(text, needs)
+        first = first.strip().casefold()
+        stated = first.removeprefix("sep=") if first.startswith("sep=") else ""
+        text = rest if stated else text
+        separator = stated if stated and stated in SEPARATORS else separator_of(text, needs)
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
         columns = renamed([c.strip() for c in reader.fieldnames or []], needs)
         reader.fieldnames = columns
-        skipped = 1 if given else 0
-        lines = [
-            (
-                reader.line_num + skipped,
-                {k: tables.restored(str(v).strip()) for k, v in line.items() if k},
-            )
-            for line in reader
-        ]
-        # spreadsheets leave empty rows behind
-        lines = [(number, line) for number, line in lines if any(line.values())]
+        lines = []
+        for row in reader:
+            line = {k: tables.restored(str(v).strip()) for k, v in row.items() if k}
+            if any(line.values()):  # spreadsheets leave empty rows behind
+                lines.append((reader.line_num + bool(stated), line))
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
     if missing := [c for c in needs if c not in columns]:
         has = ",".join(columns) or "nothing"
-        raise DataError(
-            f"{file}: no column {' and '.join(missing)}; its first line has {has}{hint}"
-        )
+        problem = f"no column {' and '.join(missing)}; its first line has {has}{hint}"
+        raise DataError(f"{file}: {problem}")
     return Table(columns, lines, separator)
 
 
 def decoded(content: bytes) -> str:
-    """The text of a file in UTF-16 with its mark, in UTF-8, or in Windows-1252. UnicodeError where it is none of these."""
+    """The text of a file in UTF-16 with a byte order mark, UTF-8, or Windows-1252; else
+    UnicodeError."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     try:
@@ -285,58 +291,57 @@ def decoded(content: bytes) -> str:
 
 
 def separator_of(text: str, needs: Sequence[str]) -> str:
-    """The separator with which the first line has most of the needed columns, and then most columns."""
+    """The separator that gives the first line most of the required columns, and then most
+    columns."""
 
-    def found(separator: str) -> tuple[int, int]:
+    def columns_with(separator: str) -> tuple[int, int]:
         columns = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
-        there = {c.strip().casefold() for c in columns}
-        return sum(c.casefold() in there for c in needs), len(columns)
+        names = {c.strip().casefold() for c in columns}
+        return sum(c.casefold() in names for c in needs), len(columns)
 
-    return max(SEPARATORS, key=found)
+    return max(SEPARATORS, key=columns_with)
 
 
 def renamed(columns: list[str], needs: Sequence[str]) -> list[str]:
-    """The columns, those that are needed and differ in case alone as they are asked for."""
-    asked = {c.casefold(): c for c in needs if c not in columns}
-    return [c if c in needs else asked.pop(c.casefold(), c) for c in columns]
+    """The columns, where those that differ from a required name in case alone have that name."""
+    missing = {c.casefold(): c for c in needs if c not in columns}
+    return [c if c in needs else missing.pop(c.casefold(), c) for c in columns]
 
 
 class Finder:
-    """Finds the files that a table names: relative to `root` or to the table, absolute, written with backslashes, and of ids
-    without a suffix the image of that name."""
+    """Finds the files that a table names.
+
+    Names may be relative to `root` or to the table, absolute, written with backslashes, or ids
+    without a suffix.
+    """
 
     def __init__(self, root: Path, table: Path):
         self.places = list(dict.fromkeys([root, table.parent]))
-        self.stems: dict[Path, dict[str, list[Path]]] = {}
+        self.stems: dict[Path, defaultdict[str, list[Path]]] = {}
 
     def find(self, name: str) -> Path | None:
-        """None where there is no such file. DataError where an id stands for several."""
+        """The file, or None. DataError if an id matches several."""
         for text in dict.fromkeys([name, name.replace("\\", "/")]):
             for place in self.places:
                 if text and (place / text).is_file():
                     return place / text
             for place in self.places:
                 path = place / text
-                if (
-                    text
-                    and not is_image(text)
-                    and (found := self.named(path.parent).get(path.name))
-                ):
-                    if len(found) > 1:
-                        raise DataError(
-                            f"{name} stands for {' and '.join(p.name for p in found)} in {path.parent}"
-                        )
-                    return found[0]
+                matches = [] if not text or is_image(text) else self.named(path.parent)[path.name]
+                if len(matches) > 1:
+                    files = " and ".join(p.name for p in matches)
+                    raise DataError(f"{name} stands for {files} in {path.parent}")
+                if matches:
+                    return matches[0]
         return None
 
-    def named(self, folder: Path) -> dict[str, list[Path]]:
+    def named(self, folder: Path) -> defaultdict[str, list[Path]]:
         """Name without suffix -> images of the folder."""
         if folder not in self.stems:
-            found: dict[str, list[Path]] = {}
+            self.stems[folder] = defaultdict(list)
             for path in sorted(folder.iterdir()) if folder.is_dir() else []:
                 if is_image(path.name) and visible(path.name):
-                    found.setdefault(path.stem, []).append(path)
-            self.stems[folder] = found
+                    self.stems[folder][path.stem].append(path)
         return self.stems[folder]
 
     def __str__(self) -> str:
@@ -346,45 +351,48 @@ class Finder:
 def part(
     which: str, rows: Sequence[Any], x: Held, targets: Mapping[str, Held], workers: int
 ) -> Images | None:
-    """The images of one split (train, test, or pool: without annotations), where there are any. Each row has an id, a split, a
-    stratum, and perhaps a group; `x` and `targets` hold what belongs to all rows, in order."""
-    mine, pool = [n for n, r in enumerate(rows) if r.split == which], which == "pool"
-    y = torch.tensor([-1 if pool else rows[n].stratum for n in mine], dtype=torch.long)
-    groups = [g for n in mine if (g := rows[n].group) is not None] or None
-    ids = [rows[n].id for n in mine]
-    return (
-        Images(x, y, ids, groups, workers, torch.tensor(mine), {} if pool else targets)
-        if mine
-        else None
-    )
+    """The images of one split (train, test, or pool: without annotations); None if it is empty.
+
+    Args:
+        which: the split.
+        rows: one object per image of all splits, with the fields id, split, stratum and group.
+        x: the images of all rows.
+        targets: the targets of all rows, by name.
+        workers: processes that decode on use.
+    """
+    indices, pool = [n for n, row in enumerate(rows) if row.split == which], which == "pool"
+    if not indices:
+        return None
+    y = torch.tensor([-1 if pool else rows[n].stratum for n in indices], dtype=torch.long)
+    groups = [group for n in indices if (group := rows[n].group) is not None] or None
+    ids = [rows[n].id for n in indices]
+    return Images(x, y, ids, groups, workers, torch.tensor(indices), {} if pool else targets)
 
 
 def members(archive: Path, name: str, most: float) -> list[File]:
-    """The visible regular files in a tar file, which is never unpacked on disk; `name::member` are their ids."""
+    """The visible regular files in a tar file, with ids `name::member`. Nothing is unpacked on
+    disk."""
     try:
         with tarfile.open(archive) as tar:
-            found = [
-                m
-                for m in tar
-                if m.isreg() and not m.issparse() and all(map(visible, PurePosixPath(m.name).parts))
-            ]
-            # not compressed: each can be read where it lies
+            regular = [m for m in tar if m.isreg() and not m.issparse()]
+            entries = [m for m in regular if all(map(visible, PurePosixPath(m.name).parts))]
+            # members of an uncompressed archive can be read in place
             if isinstance(tar.fileobj, io.BufferedReader):
-                return [File(f"{name}::{m.name}", archive, m.offset_data, m.size) for m in found]
-            found = [m for m in found if is_image(m.name)]
-            if (total := sum(m.size for m in found)) > most:
+                return [File(f"{name}::{m.name}", archive, m.offset_data, m.size) for m in entries]
+            entries = [m for m in entries if is_image(m.name)]
+            if (total := sum(m.size for m in entries)) > most:
                 raise DataError(
                     f"{archive}: it is compressed, so its images must be held in memory, and {total / 1e9:.1f} GB are more than "
                     f"dataset.memory={most / 1e9:g}. Decompress it: a plain .tar is read where it lies"
                 )
             return [
                 File(f"{name}::{m.name}", archive, content=opened.read())
-                for m in found
-                if (opened := tar.extractfile(m)) is not None  # it is for files, as these are
+                for m in entries
+                if (opened := tar.extractfile(m)) is not None  # never None for regular files
             ]
     except DataError:
         raise
-    except Exception as error:  # whatever the decompressor has to say
+    except Exception as error:  # decompressors raise various errors
         raise DataError(f"{archive}: this tar file is damaged ({error})") from error
 
 
@@ -393,7 +401,7 @@ def visible(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends like an image's."""
+    """Whether a file's suffix is one of an image format."""
     return Path(name).suffix.lower() in suffixes()
 
 
@@ -401,21 +409,21 @@ def is_image(name: str) -> bool:
 def suffixes() -> frozenset[str]:
     from PIL import Image
 
-    known = formats()  # before extensions are asked for: it may register a format
+    known = formats()  # called first, because it may register a format
     return frozenset(
         suffix for suffix, kind in Image.registered_extensions().items() if kind in known
     )
 
 
 def png(picture: Any) -> bytes:
-    """A Pillow image as a file's content."""
+    """A Pillow image as PNG bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def unique(stem: str, taken: set[str]) -> str:
-    """The stem, or with a number behind it the first that is not taken yet; it is then."""
+    """The stem, or the first `stem-N` that is not in `taken`; the result is added to `taken`."""
     name, n = stem, 1
     while name in taken:
         n += 1

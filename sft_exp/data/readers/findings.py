@@ -1,8 +1,8 @@
-"""What a reader has read, looked at once before any use: the decoded images and masks, and the names of the classes.
+"""Checks of decoded images, masks and class names, which all readers make before any use.
 
-Every reader asks here, and none looks at the names of image files for this. What would be meaningless to learn from is a
-DataError that says the way out. What is doubtful is a warning of one line: `said` prints the warnings, and readers keep them
-in the corpus's report, which the manifest of the test images holds.
+Meaningless training data are a DataError with a remedy; doubtful data are a warning of one line.
+`said` prints the warnings, and readers store them in the corpus's report, which is part of the test
+images' manifest.
 """
 
 import re
@@ -19,25 +19,23 @@ from sft_exp.data.readers.files import Seen
 from sft_exp.errors import DataError, listing
 from sft_exp.progress import console
 
-FAINT = 16  # grey levels, of 256: images that use no more are nearly black to whoever looks at them
-# grey levels, of 256, below which 16-bit colour has lost its content with the lower 8 bits
-LEFT = 64
+FAINT = 16  # grey levels of 256: images with fewer look black
+LEFT = 64  # grey levels of 256: 16-bit colour with fewer has its content in the lower 8 bits
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 FEW = 8  # names that a warning lists
-UNANNOTATED = 0.5  # share of a mask set's pixels above which it is said that they are ignored
+UNANNOTATED = 0.5  # share of ignored pixels above which there is a warning
 
 _PART = re.compile(
     r"(?:seg|images?|imgs?|data|dataset)?"
     r"(?P<split>train|training|val|valid|validation|validate|dev|development|test|testing|tests)"
     r"(?:set|data|dataset|images?|imgs?|split|files|samples)?"
 )
-# by the first letter; those of the test part are tested for first
-_SPLITS = {"t": "train", "v": "val", "d": "val"}
+_SPLITS = {"t": "train", "v": "val", "d": "val"}  # by the first letter; test is checked before
 
 
 def split_named(name: str) -> str | None:
-    """train, val or test for a folder or a value named like one, in any case and with the usual words around it (Training,
-    valid, test_set, seg_train, val2017); None for any other."""
+    """train, val or test for a name of a split (Training, valid, test_set, seg_train, val2017),
+    else None."""
     bare = re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFKC", name).casefold())
     if not (match := _PART.fullmatch(bare)):
         return None
@@ -46,28 +44,30 @@ def split_named(name: str) -> str | None:
 
 
 def class_name(name: str) -> str:
-    """The name in Unicode's composed form (NFC), in which names that look the same are the same."""
+    """The name in Unicode's composed form (NFC), in which equal text has equal characters."""
     return unicodedata.normalize("NFC", name)
 
 
 def class_names(names: Iterable[str]) -> list[str]:
-    """A warning of classes that differ only in case, blanks or Unicode's compatible forms."""
-    alike: dict[str, set[str]] = {}
+    """A warning if classes differ only in case, blanks or Unicode's compatible forms."""
+    groups: dict[str, set[str]] = {}
     for name in names:
-        alike.setdefault(
-            " ".join(unicodedata.normalize("NFKC", name).casefold().split()), set()
-        ).add(name)
-    pairs = [" and ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
+        simplified = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(simplified, set()).add(name)
+    pairs = [" and ".join(map(repr, sorted(group))) for group in groups.values() if len(group) > 1]
     if not pairs:
         return []
-    return [
-        f"classes {'; '.join(pairs)} differ only in case or blanks and are kept apart: rename one where they are the same"
-    ]
+    problem = "differ only in case or blanks and are kept apart: rename one where they are the same"
+    return [f"classes {'; '.join(pairs)} {problem}"]
 
 
 def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
-    """DataError where all classes' folders hold the same subfolders, two or more: they are splits, and their subfolders the
-    classes. `folders`: name of a class's folder -> names of its subfolders with images."""
+    """DataError if all class folders hold the same subfolders, two or more: then they are splits.
+
+    Args:
+        folders: name of a class folder -> names of its subfolders with images.
+        what: the data set in the message.
+    """
     first, *others = folders.values()
     if others and len(first) > 1 and all(inside == first for inside in others):
         raise DataError(
@@ -78,30 +78,33 @@ def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
 
 
 def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """Path below the folder without its suffix -> file. DataError where two files differ in their suffix alone: one annotation
-    cannot belong to both."""
-    found: dict[str, list[Path]] = {}
+    """Path below the folder without its suffix -> file.
+
+    Raises:
+        DataError: two files differ in their suffix alone, so that an annotation would match both.
+    """
+    groups: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    if double := [
-        " and ".join(p.name for p in files) + f" in {files[0].parent}"
-        for files in found.values()
+        groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    double = [
+        f"{' and '.join(p.name for p in files)} in {files[0].parent}"
+        for files in groups.values()
         if len(files) > 1
-    ]:
-        raise DataError(
-            f"{len(double)} names belong to several files, and an annotation is found by its name alone:{listing(double)}\n"
-            "Rename or remove one of each"
-        )
-    return {stem: files[0] for stem, files in found.items()}
+    ]
+    if double:
+        problem = "names belong to several files, and an annotation is found by its name alone"
+        remedy = "Rename or remove one of each"
+        raise DataError(f"{len(double)} {problem}:{listing(double)}\n{remedy}")
+    return {stem: files[0] for stem, files in groups.items()}
 
 
 def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> list[str]:
-    """Warnings of what the images of a set lose or have lost when they are decoded. DataError where nothing is left to see.
+    """Warnings of content that decoding loses. DataError if the images have no content.
 
     Args:
-        seen: of each image that is used.
-        levels: the scale of those of more than 8 bits a pixel.
-        annotated: what is annotated in pixels (masks, boxes), for which an image's orientation matters.
+        seen: the properties of all used images.
+        levels: the scale of those with more than 8 bits per pixel.
+        annotated: the annotations that depend on an image's orientation: masks, boxes, or "".
     """
     if not seen:
         return []
@@ -159,7 +162,7 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
 
 
 def _must_differ(seen: Sequence[Seen]) -> None:
-    """DataError where all images are one value, or 16-bit colours have lost their content."""
+    """DataError if all images have one value, or 16-bit colours lose their content."""
     deep = [s for s in seen if s.traits.deep]
     if deep and (top := max(s.extremes[1] for s in deep)) < LEFT:
         raise DataError(
@@ -181,86 +184,75 @@ def masks(
     ignored: Sequence[Any],
     values: Sequence[int],
 ) -> list[str]:
-    """Warnings of classes that no mask holds and of many ignored pixels. DataError where the training masks hold fewer than
-    two classes, so that a model that says one class everywhere is always right.
+    """Warnings of classes without a mask and of many ignored pixels.
 
     Args:
-        train_MY, test_MY: pixels of each class in each mask, and in the last column those that are ignored.
-        ignored, values: the mask values that are ignored, and those of the classes in their order; none for colours.
+        classes: the class names.
+        train_MY, test_MY: pixels of each class in each mask; the last column counts ignored ones.
+        ignored, values: the ignored mask values, and the values of the classes; [] for colours.
+
+    Raises:
+        DataError: the training masks hold fewer than two classes.
     """
     total_Y = train_MY.sum(0)
     share = total_Y[-1] / max(1, total_Y.sum())
     missing = [name for name, count in zip(classes, total_Y, strict=False) if not count]
-    named = some(missing)
-    blank = (
-        f"{100 * share:.0f} % of the masks' pixels have the value {' or '.join(map(str, ignored))}, which is ignored"
-        if share
-        else ""
-    )
-    guess = ""
+    blank = guess = ""
+    if share:
+        value = " or ".join(map(str, ignored))
+        blank = f"{100 * share:.0f} % of the masks' pixels have the value {value}, which is ignored"
     if missing and share and len(ignored) == 1:
-        there = sorted({*(v for v, count in zip(values, total_Y, strict=False) if count), *ignored})
-        if len(there) == len(classes):
-            guess = f": did you mean dataset.values=[{','.join(map(str, there))}]?"
+        used = {v for v, count in zip(values, total_Y, strict=False) if count} | set(ignored)
+        if len(used) == len(classes):
+            guess = f": did you mean dataset.values=[{','.join(map(str, sorted(used)))}]?"
+    problem = f"no training mask holds a pixel of {some(missing)}"
     if len(classes) - len(missing) < 2:
         why = (
             f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
         )
-        raise DataError(
-            f"no training mask holds a pixel of {named}, so there is nothing to tell apart{why}"
-        )
+        raise DataError(f"{problem}, so there is nothing to tell apart{why}")
     warnings = []
     if missing:
         also = f"; {blank}{guess}" if guess else ""
-        warnings.append(
-            f"no training mask holds a pixel of {named}: means over classes leave out what is never there{also}"
-        )
+        warnings.append(f"{problem}: means over classes leave out what is never there{also}")
     elif share > UNANNOTATED:
         warnings.append(blank)
     if test_MY is not None:
-        absent = [
-            c
-            for c, count in zip(classes, test_MY.sum(0), strict=False)
-            if not count and c not in missing
-        ]
-        if absent:
-            warnings.append(
-                f"no test mask holds a pixel of {some(absent)}: test scores are means over the other classes"
-            )
+        pairs = zip(classes, test_MY.sum(0), strict=False)
+        if absent := [name for name, count in pairs if not count and name not in missing]:
+            effect = "test scores are means over the other classes"
+            warnings.append(f"no test mask holds a pixel of {some(absent)}: {effect}")
     return warnings
 
 
 def unread(names: Iterable[str]) -> list[str]:
-    """A warning of image files, by their suffix, that Pillow does not read here: an iPhone's photographs are most often HEIC."""
-    found = Counter(Path(name).suffix.lower() for name in names)
-    if not (count := sum(found[suffix] for suffix in HEIF)):
+    """A warning of HEIC images, such as an iPhone's photographs, which Pillow reads with an extra
+    package."""
+    suffixes = Counter(Path(name).suffix.lower() for name in names)
+    if not (count := sum(suffixes[suffix] for suffix in HEIF)):
         return []
-    return [
-        f"{count:,} files are HEIC images, which are left out: `pip install pillow-heif`, and they are read"
-    ]
+    remedy = "`pip install pillow-heif`, and they are read"
+    return [f"{count:,} files are HEIC images, which are left out: {remedy}"]
 
 
 def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image") -> list[str]:
-    """A warning of classes that a part of the set, given by the labels of its images, does not have: no mean includes them."""
-    there = Counter(part)
-    if not there or not (absent := [c for c in classes if not there[c]]):
+    """A warning of classes that do not occur in `part`, the labels of a split, so that no mean
+    includes them."""
+    counts = Counter(part)
+    if not counts or not (absent := [c for c in classes if not counts[c]]):
         return []
-    return [
-        f"no {what} is of class {some(absent)}: means over classes are of the other {len(classes) - len(absent)}"
-    ]
+    rest = f"means over classes are of the other {len(classes) - len(absent)}"
+    return [f"no {what} is of class {some(absent)}: {rest}"]
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of the names."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more
 
 
 def said(name: str, warnings: Sequence[str]) -> dict[str, Any]:
-    """Print each warning on a line of its own; gives what the report keeps of them: nothing where there are none."""
+    """Print the warnings, one line each; returns them for the report, or {} if there are none."""
     for line in warnings:
-        end = "" if line.endswith("?") else "."
-        console.print(
-            f"{name}: warning: {line}{end}", highlight=False, soft_wrap=True, markup=False
-        )
+        console.message(f"{name}: warning: {line}{'' if line.endswith('?') else '.'}")
     return {"warnings": list(warnings)} if warnings else {}

@@ -1,5 +1,7 @@
-"""Images with masks, from files to a corpus: each file is read and decoded once, so that what is missing, broken or out of range
-is said before any use, by file and reason. Image and mask are brought to the canvas together."""
+"""Turns images with masks into a corpus, placing image and mask on the canvas together.
+
+Each file is read and decoded once, so that missing, broken or invalid files are reported before use.
+"""
 
 import hashlib
 import json
@@ -22,36 +24,33 @@ from sft_exp.data.readers.files import File, part, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import bar, console
 
-IGNORE = 255  # in a mask that is read: nothing is annotated here
-FEW_VALUES = 32  # a mask with more different values was made smooth, and holds no classes
-# kinds of files that keep a pixel's value as it is
-MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")
+IGNORE = 255  # value of pixels without annotation
+FEW_VALUES = 32  # a mask with more different values was interpolated, and holds no classes
+MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless image formats
+
+
+ONE_NUMBER = "a mask has one whole number a pixel (modes 1, L, P, I)"
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What all images become: their size, and how."""
+    """The common size of all images, and how images are fitted to it."""
 
     image: tuple[int, int, int]  # C, H, W
-    # crop the middle to the proportions, stretch, or letterbox (black around, and nothing annotated
-    # there)
+    # crop the centre to the aspect ratio, stretch, or letterbox (with a black margin without
+    # annotation)
     fit: str = "crop"
 
     @staticmethod
     def of(size: Any, channels: int, fit: str) -> "Canvas":
-        """`size` is a number of pixels, or [rows, columns]. ConfigError."""
+        """A canvas; `size` is a number of pixels, or [rows, columns]. ConfigError for invalid
+        values."""
         sides = size if isinstance(size, list) else [size, size]
-        if not (
-            len(sides) == 2
-            and all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
-        ):
-            raise ConfigError(
-                "size", size, "must be a number of pixels above 0, or [rows, columns]"
-            )
-        if channels not in (1, 3):
-            raise ConfigError("channels", channels, "must be 1 (grey) or 3 (colour)")
-        if fit not in FITS:
-            raise ConfigError("fit", fit, f"must be {', '.join(FITS)}")
+        whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
+        valid = "a number of pixels above 0, or [rows, columns]"
+        require(len(sides) == 2 and whole, "size", size, valid)
+        require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (colour)")
+        require(fit in FITS, "fit", fit, ", ".join(FITS))
         return Canvas((channels, sides[0], sides[1]), fit)
 
 
@@ -68,34 +67,31 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Codes:
-    """What a mask's pixel values, or its colours, mean."""
+    """The classes of a mask's pixel values or colours."""
 
     known: dict[int, int]  # value, or colour as 0xRRGGBB -> class, or IGNORE
     classes: int
     coloured: bool = False
-    keys: bool = False  # whether dataset.values and dataset.colours can say what other values mean
+    keys: bool = False  # whether the data set has the keys `values` and `colours`
 
     @staticmethod
     def plain(
         classes: int, ignore: int | None, values: Sequence[int] = (), keys: bool = False
     ) -> "Codes":
         """Class n is the n-th of `values`; without them, n."""
-        told = {value: n for n, value in enumerate(values or range(classes))}
-        return Codes({**({} if ignore is None else {ignore: IGNORE}), **told}, classes, keys=keys)
+        known = {} if ignore is None else {ignore: IGNORE}
+        known |= {value: n for n, value in enumerate(values or range(classes))}
+        return Codes(known, classes, keys=keys)
 
     @staticmethod
     def colours(colours: Sequence[Sequence[int]], ignore: Sequence[int] | None) -> "Codes":
         """Class n is the n-th of `colours` (red, green, blue)."""
-        known = {packed(colour): n for n, colour in enumerate(colours)}
-        return Codes(
-            {**({} if ignore is None else {packed(ignore): IGNORE}), **known},
-            len(colours),
-            True,
-            True,
-        )
+        known = {} if ignore is None else {packed(ignore): IGNORE}
+        known |= {packed(colour): n for n, colour in enumerate(colours)}
+        return Codes(known, len(colours), True, True)
 
     def read(self, content: bytes, most: int | None = None) -> np.ndarray:
-        """The classes of all pixels, uint8 [H, W]. DataError says what is wrong.
+        """The classes of all pixels, uint8 [H, W]. DataError for an invalid mask.
 
         Three channels that are equal everywhere, and no transparency, are one grey channel.
         """
@@ -103,83 +99,70 @@ class Codes:
 
         try:
             with unpacked(content, most) as file:
-                mode, value_HW = (
-                    file.mode,
-                    np.asarray(file.convert("RGB") if self.coloured else file),
-                )
+                mode = file.mode
+                value_HW = np.asarray(file.convert("RGB") if self.coloured else file)
         except DataError:
             raise
         except UnidentifiedImageError as error:
             raise DataError("is no image that Pillow reads" if content else "is empty") from error
-        except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        except Exception as error:  # broken files make Pillow raise various errors
             raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
         if value_HW.ndim == 3 and self.coloured:
             value_HW = value_HW.astype(np.int64) @ (1 << 16, 1 << 8, 1)
         elif value_HW.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
             value_HW = self.grey(value_HW, mode)
         if value_HW.ndim != 2 or value_HW.dtype.kind not in "bui":
-            raise DataError(
-                f"has the mode {mode}; a mask has one whole number a pixel (modes 1, L, P, I)"
-            )
+            raise DataError(f"has the mode {mode}; {ONE_NUMBER}")
         value_HW = value_HW.astype(np.int64)
         values = np.array(sorted(self.known))
-        place_HW = np.searchsorted(values, value_HW).clip(max=len(values) - 1)
-        wrong = values[place_HW] != value_HW
+        index_HW = np.searchsorted(values, value_HW).clip(max=len(values) - 1)
+        wrong = values[index_HW] != value_HW
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            what = (
-                f"{'colour' if self.coloured else 'value'} {self.name(int(value_HW[row, column]))}"
+            kind, value = (
+                "colour" if self.coloured else "value",
+                self.name(int(value_HW[row, column])),
             )
-            raise DataError(
-                f"holds the {what} in row {row}, column {column}; valid are {self.valid()}{self.hint(value_HW)}"
-            )
-        return np.array([self.known[v] for v in values.tolist()], np.uint8)[place_HW]
+            where = f"in row {row}, column {column}"
+            valid = f"valid are {self.valid()}{self.hint(value_HW)}"
+            raise DataError(f"holds the {kind} {value} {where}; {valid}")
+        return np.array([self.known[v] for v in values.tolist()], np.uint8)[index_HW]
 
     def grey(self, value_HWC: np.ndarray, mode: str) -> np.ndarray:
-        """The one channel of a mask with several equal ones. DataError where they differ."""
+        """One channel of a mask whose channels are equal. DataError if they differ."""
         colour_HWC = value_HWC[..., : 1 if mode == "LA" else 3]
         if (colour_HWC != colour_HWC[..., :1]).any():
-            many = np.unique(colour_HWC.reshape(-1, 3), axis=0)
-            few = ", ".join(map(str, many[: findings.FEW].tolist()))
-            more = f" and {len(many) - findings.FEW} more" if len(many) > findings.FEW else ""
-            out = (
-                "; dataset.colours={background: [0,0,0], ...} says which class is which"
-                if self.keys
-                else ""
-            )
-            raise DataError(
-                f"has the mode {mode} and the colours {few}{more}; a mask has one whole number a pixel (modes 1, L, P, I){out}"
-            )
+            colours = [str(c) for c in np.unique(colour_HWC.reshape(-1, 3), axis=0).tolist()]
+            hint = "; dataset.colours={background: [0,0,0], ...} says which class is which"
+            problem = f"has the mode {mode} and the colours {findings.some(colours)}; {ONE_NUMBER}"
+            raise DataError(f"{problem}{hint if self.keys else ''}")
         if mode != "RGB" and (value_HWC[..., -1] != 255).any():
-            raise DataError(
-                f"has the mode {mode} and transparent parts; a mask has one whole number a pixel (modes 1, L, P, I)"
-            )
+            raise DataError(f"has the mode {mode} and transparent parts; {ONE_NUMBER}")
         return colour_HWC[..., 0]
 
     def hint(self, value_HW: np.ndarray) -> str:
-        """The way out of a mask with unknown values."""
-        there = np.unique(value_HW).tolist()
+        """A remedy for a mask with unknown values."""
         if not self.keys or self.coloured:
             return ""
-        if len(there) > FEW_VALUES:
-            return f". It holds {len(there)} different values: was it resized smoothly, or saved as JPEG before?"
-        listed = ",".join(map(str, there))
-        return f". It holds {listed.replace(',', ', ')}: dataset.values=[{listed}] if these are the classes, in their order"
+        values = [str(value) for value in np.unique(value_HW).tolist()]
+        if len(values) > FEW_VALUES:
+            return f". It holds {len(values)} different values: was it resized smoothly, or saved as JPEG before?"
+        key = f"dataset.values=[{','.join(values)}]"
+        return f". It holds {', '.join(values)}: {key} if these are the classes, in their order"
 
     def name(self, value: int) -> str:
-        """A value, or a colour's three, as the user writes them."""
+        """A value, or a colour as [red,green,blue]."""
         return f"[{value >> 16},{value >> 8 & 255},{value & 255}]" if self.coloured else str(value)
 
     def valid(self) -> str:
-        told = sorted(v for v, c in self.known.items() if c != IGNORE)
-        together = told == list(range(told[0], told[-1] + 1)) and not self.coloured
+        """The valid values or colours, for messages."""
+        values = sorted(v for v, c in self.known.items() if c != IGNORE)
         ignored = sorted(v for v, c in self.known.items() if c == IGNORE)
-        ends = f"{told[0]} to {told[-1]}" if together else ", ".join(map(self.name, told))
-        return ends + (
-            f", and {', '.join(map(self.name, ignored[:3]))} where nothing is annotated"
-            if ignored
-            else ""
-        )
+        consecutive = values == list(range(values[0], values[-1] + 1)) and not self.coloured
+        text = f"{values[0]} to {values[-1]}" if consecutive else ", ".join(map(self.name, values))
+        if ignored:
+            text += f", and {', '.join(map(self.name, ignored[:3]))} where nothing is annotated"
+        return text
 
 
 def packed(colour: Sequence[int]) -> int:
@@ -189,7 +172,7 @@ def packed(colour: Sequence[int]) -> int:
 
 
 class MaskDecoder:
-    """row -> uint8 [H, W], as long as the row's file is what it was when the run began; else DataError."""
+    """row -> uint8 [H, W]. DataError if the row's file has changed since the run began."""
 
     def __init__(
         self,
@@ -199,13 +182,8 @@ class MaskDecoder:
         canvas: Canvas,
         most: int | None = None,
     ):
-        self.files, self.sha256, self.codes, self.canvas, self.most = (
-            files,
-            sha256,
-            codes,
-            canvas,
-            most,
-        )
+        self.files, self.sha256, self.codes = files, sha256, codes
+        self.canvas, self.most = canvas, most
 
     def __call__(self, row: int) -> Tensor:
         content = read(self.files[row])
@@ -222,7 +200,7 @@ def read(path: Path) -> bytes:
 
 
 def placed(mask_HW: np.ndarray, canvas: Canvas) -> Tensor:
-    """A mask on the canvas, as its image is: uint8 [H, W]."""
+    """A mask placed on the canvas like its image, uint8 [H, W]."""
     from PIL import Image
 
     _, height, width = canvas.image
@@ -233,7 +211,7 @@ def placed(mask_HW: np.ndarray, canvas: Canvas) -> Tensor:
 
 
 class MaskSet(Dataset):
-    """Images with masks from files. The fields that all of these have, whatever else they have."""
+    """The common fields of data sets of images with masks."""
 
     unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
     gives: ClassVar[tuple[str, ...]] = ("mask",)
@@ -242,21 +220,17 @@ class MaskSet(Dataset):
     size: Any  # pixels, or [rows, columns], of all images
     channels: int  # 3 = colour, 1 = grey
     fit: str  # how an image becomes that size
-    most_pixels: int | None  # of an image that is decoded
-    memory: float  # GB of images and masks held; a larger set is decoded as it is used
-    workers: int  # processes that decode it
+    most_pixels: int | None  # limit of the pixels of a decoded image
+    memory: float  # GB of images and masks held in memory; a larger data set is decoded on use
+    workers: int  # processes that decode on use
 
     def __post_init__(self):
-        require(
-            self.most_pixels is None or self.most_pixels > 0,
-            "most_pixels",
-            self.most_pixels,
-            "above 0, or null",
-        )
+        most = self.most_pixels
+        require(most is None or most > 0, "most_pixels", most, "above 0, or null")
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
     def folder(self, what: str) -> Path:
-        """The folder that root names. ConfigError says what it must be."""
+        """The folder of the data set. ConfigError without a root; `what` says what it must name."""
         if not self.root:
             raise ConfigError("dataset.root", self.root, f"must name {what}")
         return Path(self.root).expanduser()
@@ -271,15 +245,12 @@ def corpus(
     strata: tuple[str, ...] = ("image",),
     named: dict[str, tuple[str, ...]] | None = None,
 ) -> Corpus:
-    """The corpus that these files are: masks as the target `mask`. DataError names every file that cannot be used, and why."""
+    """The corpus of these files, with masks as the target `mask`. DataError names every unusable
+    file."""
     canvas, workers = source.canvas, source.workers
-    bare = [
-        f"{p.id}: there is no mask {p.mask}"
-        for p in pairs
-        if p.mask is not None and not p.mask.is_file()
-    ]
-    if bare:
-        raise DataError(f"{len(bare)} images have no mask:{listing(bare)}")
+    if missing := [p for p in pairs if p.mask is not None and not p.mask.is_file()]:
+        lines = [f"{p.id}: there is no mask {p.mask}" for p in missing]
+        raise DataError(f"{len(missing)} images have no mask:{listing(lines)}")
     hold = len(pairs) * prod(canvas.image[1:]) * (canvas.image[0] + 1) <= source.memory * 1e9
     files = [File(p.id, p.image) for p in pairs]
     learnt = [p.split != "test" for p in pairs]
@@ -293,10 +264,9 @@ def corpus(
     )
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
     if faults:
-        raise DataError(
-            f"{len(faults)} files of {name} cannot be used:{listing(faults)}\nRepair or remove them"
-        )
-    place = dict(zip(masked, range(len(masked)), strict=True))  # row of an image -> of its mask
+        problem = f"{len(faults)} files of {name} cannot be used:{listing(faults)}"
+        raise DataError(f"{problem}\nRepair or remove them")
+    place = {n: row for row, n in enumerate(masked)}  # row of an image -> row of its mask
     target: Held = (
         masks[torch.tensor([place.get(n, 0) for n in range(len(pairs))])]
         if isinstance(masks, Tensor)
@@ -304,9 +274,12 @@ def corpus(
     )
 
     def fingerprint(*splits: str) -> str:
-        told = [(p.id, p.split, p.stratum, p.group, s.sha256, hashes[place[n]] if n in place else "")
-                for n, (p, s) in enumerate(zip(pairs, seen, strict=True)) if p.split in splits]  # fmt: skip
-        text = json.dumps([canvas.image, canvas.fit, classes, sorted(codes.known.items()), told])
+        rows = [
+            (p.id, p.split, p.stratum, p.group, s.sha256, hashes[place[n]] if n in place else "")
+            for n, (p, s) in enumerate(zip(pairs, seen, strict=True))
+            if p.split in splits
+        ]
+        text = json.dumps([canvas.image, canvas.fit, classes, sorted(codes.known.items()), rows])
         return hashlib.sha256(text.encode()).hexdigest()
 
     train, test, pool = (
@@ -314,26 +287,34 @@ def corpus(
     )
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
-    console.print(
-        told(name, pairs, [s.size for s in seen], canvas), highlight=False, soft_wrap=True
-    )
-    of: dict[str, tuple[str, ...]] = named or {}
-    pixels, tested = of.get("mask", classes), [pairs[n].split == "test" for n in masked]
-    learnt_MY, test_MY = counts[~np.array(tested)], counts[tested]
-    unknown = sorted(v for v, c in codes.known.items() if c == IGNORE)
-    ignored = list(map(codes.name, unknown)) if codes.coloured else unknown
+    console.message(summary(name, pairs, [s.size for s in seen], canvas))
+    named = named or {}
+    mask_classes, tested = named.get("mask", classes), [pairs[n].split == "test" for n in masked]
+    train_MY, test_MY = counts[~np.array(tested)], counts[tested] if test is not None else None
+    ignored: list[Any] = sorted(v for v, c in codes.known.items() if c == IGNORE)
     values = [min(v for v, c in codes.known.items() if c == n) for n in range(codes.classes)]
-    values = [] if codes.coloured else values
+    if codes.coloured:
+        ignored, values = list(map(codes.name, ignored)), []
     warnings = [
-        *findings.class_names(pixels),
-        *findings.masks(pixels, learnt_MY, test_MY if test is not None else None, ignored, values),
+        *findings.class_names(mask_classes),
+        *findings.masks(mask_classes, train_MY, test_MY, ignored, values),
         *findings.images(seen, levels, "masks"),
     ]
-    where = {p.id: p.image for p in pairs}
     return Corpus(
-        name, classes, train, test, pool, canvas.image, findings.said(name, warnings),
-        fingerprint("train", "pool"), fingerprint("test"), where, strata=strata, named=of, levels=levels,
-    )  # fmt: skip
+        name,
+        classes,
+        train,
+        test,
+        pool,
+        canvas.image,
+        findings.said(name, warnings),
+        fingerprint("train", "pool"),
+        fingerprint("test"),
+        {p.id: p.image for p in pairs},
+        strata=strata,
+        named=named,
+        levels=levels,
+    )
 
 
 def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[int], Tensor]:
@@ -349,57 +330,60 @@ def surveyed(
     workers: int,
     most: int | None,
 ) -> tuple[Tensor | MaskDecoder, list[str], np.ndarray, list[str]]:
-    """Read each mask once: (all masks uint8 [N, H, W], or what decodes one; hashes of the files; pixels of each class in each
-    file, and of those ignored, [N, Y + 1]; what is wrong with which). `sizes` are those of their images, (width, height)."""
-    count_MY = np.zeros((len(files), codes.classes + 1), np.int64)
-    held_NHW = torch.zeros(len(files) if hold else 0, *canvas.image[1:], dtype=torch.uint8)
+    """Read each mask once.
 
-    def look(row: int) -> tuple[str, str]:
+    Args:
+        files: the mask files, M of them.
+        sizes: (width, height) of their images.
+        codes: the classes of pixel values.
+        canvas: the common size.
+        hold: whether to keep all masks in memory.
+        workers: threads that read.
+        most: limit of the pixels of a mask.
+
+    Returns:
+        All masks, uint8 [M, H, W], or a decoder; SHA-256 of the files; pixels of each class, and
+        ignored ones, in each file [M, Y + 1]; faults.
+    """
+    count_MY = np.zeros((len(files), codes.classes + 1), np.int64)
+    held_MHW = torch.zeros(len(files) if hold else 0, *canvas.image[1:], dtype=torch.uint8)
+
+    def survey_mask(row: int) -> tuple[str, str]:
+        """(SHA-256, fault) of a file; its counts and its mask are stored."""
+        file, (width, height) = files[row], sizes[row]
         try:
-            content = read(files[row])
+            content = read(file)
             mask_HW = codes.read(content, most)
         except DataError as error:
-            return "", str(error) if str(error).startswith(
-                str(files[row])
-            ) else f"{files[row]}: {error}"
-        if sizes[row] != (0, 0) and mask_HW.shape[::-1] != sizes[row]:
-            high, wide = mask_HW.shape
-            return (
-                "",
-                f"{files[row]}: is {wide} x {high}, its image {sizes[row][0]} x {sizes[row][1]}",
-            )
+            text = str(error)
+            return "", text if text.startswith(str(file)) else f"{file}: {text}"
+        high, wide = mask_HW.shape
+        if (width, height) not in ((0, 0), (wide, high)):
+            return "", f"{file}: is {wide} x {high}, its image {width} x {height}"
         each = np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)
         count_MY[row] = [*each[: codes.classes], each[IGNORE]]
         if hold:
-            held_NHW[row] = placed(mask_HW, canvas)
+            held_MHW[row] = placed(mask_HW, canvas)
         return hashlib.sha256(content).hexdigest(), ""
 
     with ThreadPoolExecutor(max(1, workers)) as pool, bar("reading masks", len(files)) as advance:
-        found = []
-        for n, one in enumerate(pool.map(look, range(len(files))), start=1):
-            found.append(one)
+        results = []
+        for n, result in enumerate(pool.map(survey_mask, range(len(files))), start=1):
+            results.append(result)
             advance(n, "")
-    hashes = [sha for sha, _ in found]
-    faults = [fault for _, fault in found if fault]
-    return (
-        held_NHW if hold else MaskDecoder(files, hashes, codes, canvas, most),
-        hashes,
-        count_MY,
-        faults,
-    )
+    hashes = [sha256 for sha256, _ in results]
+    faults = [fault for _, fault in results if fault]
+    masks = held_MHW if hold else MaskDecoder(files, hashes, codes, canvas, most)
+    return masks, hashes, count_MY, faults
 
 
-def told(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Canvas) -> str:
-    """The data set in a sentence."""
+def summary(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Canvas) -> str:
+    """A sentence on the data set: counts of images, and how they are fitted to the canvas."""
     kinds = {"train": "with masks to learn from", "test": "to test on", "pool": "without"}
-    counts = [
-        f"{n:,} {what}"
-        for split, what in kinds.items()
-        if (n := sum(p.split == split for p in pairs))
-    ]
-    (low, *_, high) = sorted(sizes) if len(sizes) > 1 else (*sizes, *sizes)
-    how = {"crop": "cropped in the middle", "stretch": "stretched", "letterbox": "with a margin"}[
-        canvas.fit
-    ]
-    span = "x".join(map(str, low)) + ("" if low == high else f" to {'x'.join(map(str, high))}")
-    return f"{name}: images {', '.join(counts)}; {span} pixels, {how} to {canvas.image[2]}x{canvas.image[1]}."
+    numbers = {split: sum(p.split == split for p in pairs) for split in kinds}
+    counts = ", ".join(f"{n:,} {kinds[split]}" for split, n in numbers.items() if n)
+    ways = {"crop": "cropped in the middle", "stretch": "stretched", "letterbox": "with a margin"}
+    low, high = ("x".join(map(str, size)) for size in (min(sizes), max(sizes)))
+    span = low if low == high else f"{low} to {high}"
+    size = f"{canvas.image[2]}x{canvas.image[1]}"
+    return f"{name}: images {counts}; {span} pixels, {ways[canvas.fit]} to {size}."

@@ -1,4 +1,5 @@
-"""Where Pascal VOC's folder lies: what people call its root is VOC<year>, the VOCdevkit around it, or the folder around that."""
+"""Where Pascal VOC's folder lies: what people call its root is VOC<year>, the VOCdevkit around it,
+or the folder around that."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -38,13 +38,12 @@ class Composer:
         # A private function of Hydra's; tests compare the result with the full composition.
         ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not self.chooses(o)], cfg)
         cfg.hydra.overrides.task = [o.input_line for o in parsed]
-        naming = cfg.hydra.job.config.override_dirname
-        cfg.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=parsed,
-            kv_sep=naming.kv_sep,
-            item_sep=naming.item_sep,
-            exclude_keys=naming.exclude_keys,
-        )
+        # Hydra 1.3 sets it; from 1.4 on it is an interpolation that follows the overrides
+        if not OmegaConf.is_interpolation(cfg.hydra.job, "override_dirname"):
+            naming = cfg.hydra.job.config.override_dirname
+            words = [str(o.input_line) for o in parsed if o.key_or_group not in naming.exclude_keys]
+            dirname = naming.item_sep.join(sorted(words)).replace("=", naming.kv_sep)
+            cfg.hydra.job.override_dirname = dirname
         return cfg
 
     def base(self, parsed: Sequence[Override]) -> DictConfig:

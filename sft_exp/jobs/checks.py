@@ -55,7 +55,7 @@ def targets_of(data: Corpus) -> list[str]:
 def check_metrics(e: Experiment, data: Corpus) -> None:
     """ConfigError for metrics that are unknown, not installed, or do not fit what the task
     predicts."""
-    own = metric_names(e.task, data.spec)
+    own = metric_names(e.task, data.spec) if e.metrics else []
     keys: list[str] = [*own]
     for metric in e.metrics:
         if not isinstance(metric, Metric):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -148,7 +149,7 @@ def test_the_temperature_is_fitted_on_held_out_labels_alone(held_out, digits, mo
 def test_labels_that_the_model_gets_all_right_fit_no_temperature(held_out, monkeypatch):
     scored, own = evaluations.image_sets.own(held_out)
     model = evaluations.models.load(evaluations.models.folder_of(held_out))
-    _, logits_MK = evaluations.measured(model, (), own.held_out, "cpu")
+    _, logits_MK = evaluations.measured(model, (), own.held_out, torch.device("cpu"))
     right = own.held_out.at((logits_MK.argmax(1) == own.held_out.y).nonzero().flatten())
     easy = evaluations.image_sets.Own(own.pools, right)
     monkeypatch.setattr(evaluations.image_sets, "own", lambda run: (scored, easy))

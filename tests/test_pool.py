@@ -62,7 +62,7 @@ def test_a_run_whose_folders_workers_computed_has_the_bits_of_one_process():
     names = set(pool.pooled(job, ctx))
     store = Store(Path("shared"))
     with pool.workers(job, ctx, values):  # the main process does nothing but what comes before
-        for name in ("data", "pretrain"):
+        for name in ("data", "pretrain", "features"):
             store.run(stage_requests.stage(name, ctx), job.requests[name])
         end = time.monotonic() + 500
         while missing := [name for name in names if not store.has(name)]:

@@ -228,7 +228,7 @@ def test_stopped_where_nothing_trains_by_steps(job):
     what = job("pretrainer=pca", "strategy=svm", "val=none")
     code, said = run(line, *what.arguments, prepare=stop_while_writing)
     assert code == 75
-    assert "finetune: stopped before it began; the same command continues" in said
+    assert "features: stopped before it began; the same command continues" in said
     finishes(what)
 
 

@@ -21,7 +21,14 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.splits import Draw, Labels
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.arms import FOLDS, controls, features_of, finetuning
-from sft_exp.jobs.checks import check_fit, check_task, metric_names, pretrained_on, teacher_of
+from sft_exp.jobs.checks import (
+    check_fit,
+    check_optimizers,
+    check_task,
+    metric_names,
+    pretrained_on,
+    teacher_of,
+)
 from sft_exp.jobs.deployment import deployment
 from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
 from sft_exp.jobs.starts import fitted, likely, pretraining
@@ -105,16 +112,19 @@ def prepare(e: Experiment) -> Job:
                         ),
                     )
     deployment(job, shared)
-    if scores_missing(job):
-        metric_names(e.task, data.spec)  # raises ConfigError for what is not installed
+    # what takes long to import is built only if it will be used
+    if missing(job, ("pretrain", "lr_find", "search", "finetune", "validate")):
+        check_optimizers(e)
+    if missing(job, ("search", "validate", "evaluate")):
+        metric_names(e.task, data.spec)  # ConfigError for a metric that is not installed
     return job
 
 
-def scores_missing(job: Job) -> bool:
-    """Whether the task's metrics will be computed. If not, torchmetrics need not be imported."""
+def missing(job: Job, stages: Sequence[str]) -> bool:
+    """Whether the store lacks a result of one of these stages."""
     return any(
         not (place(job, name, request) / atomic_io.SEAL).exists()
-        for name in ("evaluate", "search", "validate")
+        for name in stages
         for request in job.requests[name]
     )
 

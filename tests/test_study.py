@@ -10,6 +10,7 @@ from functools import cache
 from math import inf
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from result_stubs import stub
 from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
-from sft_exp.config import build, compose
+from sft_exp.config import build, compose, hydra_state, register, sources
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.guidance import knowledge
@@ -561,4 +562,16 @@ def test_a_study_in_given_minutes_ends_with_a_command_that_gives_its_numbers(tmp
 
 def test_keys_that_the_minutes_decide_are_refused():
     said = started("study=choose", "minutes=4", "finetune.steps=50", "tracker=none", code=2)
-    assert "study.budget" in said
+    assert "finetune.steps=50: is what the study ranges over; give it study.budget" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["attribution", "choose", "label_efficiency", "pretrainers", "public_to_own"]
+)
+def test_the_keys_that_all_studies_have_can_be_set(name):
+    given = [f"study={name}", "study.budget=2min", "study.archive=none"]
+    with hydra_state.alone():
+        register.register()
+        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+            cfg = hydra.compose("config", given, return_hydra_config=True)
+        assert (cfg.study.budget, cfg.study.archive) == ("2min", "none")

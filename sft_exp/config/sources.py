@@ -38,6 +38,7 @@ KINDS = {  # group -> base class of its parts
     "schedule": "sft_exp.core.schedule.Schedule",
     "pretrain_schedule": "sft_exp.core.schedule.Schedule",
 }
+STUDY = "sft_exp.sweep.study.Study"  # base class of studies
 LISTED_KINDS = {"metric": "sft_exp.core.metric.Metric"}
 TYPES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)} | {
     "Any": Any
@@ -172,8 +173,10 @@ def inherited(base: str, body: list[ast.stmt]) -> list[Any]:
 
 @cache
 def of_kind(base: str) -> list[Any]:
-    """The fields of the base class named `base` in sft_exp.core; [] if there is no such class."""
-    paths = [p for p in KINDS.values() if p.startswith("sft_exp.core.") and p.endswith(f".{base}")]
+    """The fields of the base class named `base` in sft_exp.core, or of studies' own; [] if there is
+    no such class."""
+    kinds = [*(kind for kind in KINDS.values() if kind.startswith("sft_exp.core.")), STUDY]
+    paths = [kind for kind in kinds if kind.endswith(f".{base}")]
     if not paths:
         return []
     file = HERE.parent.joinpath(*paths[0].split(".")[:-1]).with_suffix(".py")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +17,7 @@ from sft_exp.config.build import plain
 from sft_exp.config.rerun import again, flags_first
 from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
-from sft_exp.execution import ownership, watchdog
+from sft_exp.execution import memo, ownership, watchdog
 from sft_exp.failures import reported
 from sft_exp.guidance import image_defaults
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _prepared: list["Job"] = []  # checked before Hydra made a folder, waiting for the task function
+_memos: list[memo.Memo] = []  # a run that is answered from its memo, likewise
+_recorders: list[memo.Recorder] = []  # notes what a run prints, for its memo
 _codes: list[int] = []  # how this process's single run ended
 
 register.register()  # at import, so that a launcher's own processes can compose too
@@ -111,18 +114,37 @@ def task(cfg: DictConfig) -> float:
         from sft_exp.sweep import sweeps
 
         return sweeps.run(cfg)
+    with reported(leave=False) as ended:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if _memos:
+            known = _memos.pop()
+            if known.recall(folder):
+                return known.score
+            _prepared.append(prepare(cfg, HydraConfig.get()))
+        return run_prepared(cfg, folder)
+    _codes.append(ended[0])
+    return float("nan")
+
+
+def run_prepared(cfg: DictConfig, folder: Path) -> float:
+    """Run the job that was prepared, show its results, and keep a memo of it if nothing was
+    computed."""
     from sft_exp.execution import session
     from sft_exp.reports import report
 
-    with reported(leave=False) as ended:
-        job, folder = _prepared.pop(), Path(HydraConfig.get().runtime.output_dir)
-        command = ["python", "-m", "sft_exp", *sys.argv[1:]]
-        result = session.work(job, folder, build.plain(cfg), command)
+    job, config = _prepared.pop(), build.plain(cfg)
+    recorder = _recorders.pop() if _recorders else None
+    command = ["python", "-m", "sft_exp", *sys.argv[1:]]
+    with recorder.listening(folder) if recorder else nullcontext():
+        result = session.work(job, folder, config, command)
         if job.results:  # else the processes that worked on it have shown it
             report.show(job, result, folder, command)
-        return result.chosen_by
-    _codes.append(ended[0])
-    return float("nan")
+    stored = [r for results in job.results.values() for r in results]
+    if recorder and stored and all(r.cached for r in stored):
+        used = [r.folder.name for r in stored]
+        now = memo.key_of(config, job.experiment.choices, sys.argv[1:])
+        recorder.keep(Path(job.experiment.store), folder, used, result.chosen_by, now)
+    return result.chosen_by
 
 
 class Line(Callback):
@@ -130,7 +152,18 @@ class Line(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with reported():
-            job = prepare(config, config.hydra)
+            values, choices = plain(config), build.choices(config, config.hydra)
+            key = memo.key_of(values, choices, sys.argv[1:])
+            if key and (known := memo.find(Path(values["store"]), key)):
+                folder = run_folder(config)
+                ownership.take(folder)
+                ownership.fits(folder, values, choices)
+                _memos.append(known)
+                return
+            if key:
+                _recorders.append(memo.Recorder(key))
+            with _recorders[-1].listening() if key else nullcontext():
+                job = prepare(config, config.hydra)
             if job.experiment.plan:
                 planned([job])
             folder = run_folder(config)

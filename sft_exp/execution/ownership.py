@@ -21,6 +21,7 @@ from sft_exp.store.listing import read
 
 OWNER = ".owner.json"  # in the run folder: token, pid, host
 LOCK = ".owner.lock"
+LATEST = Path("outputs/latest")  # link to the run folder of the newest run
 IGNORED = (
     "tracker",
     "hardware",

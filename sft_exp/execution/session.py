@@ -20,8 +20,6 @@ from sft_exp.store import results as result_file
 from sft_exp.store.results import Results
 from sft_exp.training.context import Context, Stop
 
-LATEST = Path("outputs/latest")
-
 
 def work(
     job: Job,
@@ -64,7 +62,7 @@ def _run(
 ) -> Results:
     ctx = Context.on(job.experiment.hardware, job.experiment.tracker, config, command, varying)
     atomic_io.folder(folder)
-    atomic_io.link(LATEST, folder)
+    atomic_io.link(ownership.LATEST, folder)
     status = {"state": "running", "exit_code": None, "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
     atomic_io.write_json(folder / "status.json", status)
     LOG.info("command: %s", shlex.join(command))

@@ -55,7 +55,7 @@ def targets_of(data: Corpus) -> list[str]:
 def check_metrics(e: Experiment, data: Corpus) -> None:
     """ConfigError for metrics that are unknown, not installed, or do not fit what the task
     predicts."""
-    own = metric_names(e.task, data.spec)
+    own = metric_names(e.task, data.spec) if e.metrics else []
     keys: list[str] = [*own]
     for metric in e.metrics:
         if not isinstance(metric, Metric):
@@ -161,9 +161,8 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
     return pool
 
 
-def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
-    """ConfigError for optimizers and networks that cannot be built, and incompatible strategies or
-    batches."""
+def check_optimizers(e: Experiment) -> None:
+    """ConfigError for optimizers that cannot be built. The first one imports torch._dynamo."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
         trial = replace(optim, options={**optim.options, "lr": 1e-3})
@@ -171,6 +170,10 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
             build_optimizer(trial, [{"params": [parameter]}])
         except ConfigError as error:
             raise error.under(key) from error
+
+
+def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
+    """ConfigError for networks that cannot be built, and incompatible strategies or batches."""
     weights = initial(e)
     # Which parameter belongs to which map takes a backward pass for each map.
     still = e.strategy.closed_form or e.strategy.frozen

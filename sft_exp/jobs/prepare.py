@@ -21,13 +21,21 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.splits import Draw, Labels
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.arms import FOLDS, controls, features_of, finetuning
-from sft_exp.jobs.checks import check_fit, check_task, pretrained_on, teacher_of
+from sft_exp.jobs.checks import (
+    check_fit,
+    check_optimizers,
+    check_task,
+    metric_names,
+    pretrained_on,
+    teacher_of,
+)
 from sft_exp.jobs.deployment import deployment
 from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
 from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.stages import model, validate
 from sft_exp.stages.features import STORED
+from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import corpus, pick
 
@@ -104,7 +112,21 @@ def prepare(e: Experiment) -> Job:
                         ),
                     )
     deployment(job, shared)
+    # what takes long to import is built only if it will be used
+    if missing(job, ("pretrain", "lr_find", "search", "finetune", "validate")):
+        check_optimizers(e)
+    if missing(job, ("search", "validate", "evaluate")):
+        metric_names(e.task, data.spec)  # ConfigError for a metric that is not installed
     return job
+
+
+def missing(job: Job, stages: Sequence[str]) -> bool:
+    """Whether the store lacks a result of one of these stages."""
+    return any(
+        not (place(job, name, request) / atomic_io.SEAL).exists()
+        for name in stages
+        for request in job.requests[name]
+    )
 
 
 def validation(data: Corpus, draws: Sequence[Draw]) -> str:

@@ -5,7 +5,6 @@ import torch
 from sft_exp.core.types import Tensors
 from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
-from sft_exp.models.heads import detectors
 from sft_exp.reports.drawing import WIDTH, Picture, png
 from sft_exp.store.results import Results
 from sft_exp.tasks.segment import overlay
@@ -45,6 +44,8 @@ def marked(batch: Tensors) -> torch.Tensor:
     if "boxes" in batch:
         pairs = zip(batch["boxes"], batch["labels"], strict=True)
         ones = [torch.cat([b, torch.ones(len(b), 1), n[:, None]], 1)[n > 0] for b, n in pairs]
+        from sft_exp.models.heads import detectors  # late: imports torchvision
+
         return detectors.pictures(x_B3HW, ones)
     return x_B3HW
 

@@ -28,6 +28,7 @@ from sft_exp.store.listing import listed, measure, read, runs
 
 # names of store folders, which users are unlikely to give to their own
 FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
+MEMOS = "memos"  # subfolder of the store; a memo names store folders (execution/memo.py)
 ABANDONED = 7 * 86400.0  # seconds after which unreferenced unfinished work is removed
 
 
@@ -73,7 +74,17 @@ def rubbish(store: Path, runs_root: Path) -> list[Path]:
     locks = [p for p in locks if p.stem not in needed]
     roots = listed(store / "roots")
     ended = [p for p in roots if (not alive(store, p) if p.suffix == ".json" else old(p))]
-    return [*unused, *abandoned, *ours(store / "damaged"), *ours(store / "trash"), *locks, *ended]
+    memos = [p for p in listed(store / MEMOS) if not holds(p, living & done)]
+    trash = [*ours(store / "damaged"), *ours(store / "trash")]
+    return [*unused, *abandoned, *trash, *locks, *ended, *memos]
+
+
+def holds(memo: Path, finished: set[str]) -> bool:
+    """Whether all store folders that a memo names are among these; True while it is written."""
+    if memo.name.startswith("."):
+        return not old(memo)
+    used = named(read(memo / "memo.json").get("folders"))
+    return bool(used) and used <= finished
 
 
 def thinned(paths: Iterable[Path], excess: int) -> list[Path]:
@@ -185,7 +196,7 @@ def discard(store: Path, path: Path) -> bool:
     """Move one path to trash/ and remove its lock; False if a process computes that folder."""
     if path.parent.name == "trash":
         return True
-    if path.parent.name == "roots":
+    if path.parent.name in ("roots", MEMOS):
         atomic_io.remove(path)
         return True
     lock = FileLock(store / "locks" / f"{name_of(path)}.lock", fallback_to_soft=False)

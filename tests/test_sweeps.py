@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sft_exp import api
+from sft_exp.config import register
 from sft_exp.errors import ConfigError
 from sft_exp.models import transfer
+from sft_exp.sweep import sweeps
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -414,3 +417,31 @@ def test_a_sweep_in_folders_of_ones_own_is_whole(subdir):
     assert Path("outputs/store").is_dir(), "paths are relative to where the command was typed"
     if subdir.startswith("a"):
         assert "2 of 2 jobs were done before" in sweep(*given)
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "anew"),
+    [
+        ({"_target_": sweeps.BASIC}, False),
+        ({"_target_": sweeps.HALVING}, False),
+        ({"_target_": "theirs.Sweeper", "sampler": {"seed": None}, "storage": None}, True),
+        ({"_target_": "theirs.Sweeper", "sampler": {"seed": 1}, "storage": None}, False),
+        ({"_target_": "theirs.Sweeper", "sampler": {"seed": 1}, "storage": "sqlite:///a.db"}, True),
+        ({"_target_": "theirs.Sweeper", "seed": 3}, False),
+    ],
+)
+def test_a_sweeper_that_draws_other_jobs_each_time_is_known(sweeper, anew):
+    assert sweeps.chooses_anew(OmegaConf.create({"hydra": {"sweeper": sweeper}})) is anew
+
+
+def test_new_jobs_get_a_folder_beside_the_one_of_earlier_jobs():
+    register.register()
+    for expected in ("sweeps/name", "sweeps/name-2", "sweeps/name-3"):
+        register.name_sweep("name")
+        cfg = OmegaConf.create({"hydra": {"sweep": {"dir": "sweeps/${sweep_name:}"}}})
+        sweeps.take_unused_folder(cfg, "name")
+        assert cfg.hydra.sweep.dir == expected
+        Path(expected).mkdir(parents=True)
+    mine = OmegaConf.create({"hydra": {"sweep": {"dir": "sweeps/name"}}})
+    sweeps.take_unused_folder(mine, "name")
+    assert mine.hydra.sweep.dir == "sweeps/name"

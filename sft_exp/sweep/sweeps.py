@@ -42,6 +42,8 @@ BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 TIMED = "hydra_plugins.sft_exp_timed.TimedSweeper"
 UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
+HALVING = "hydra_plugins.sft_exp_halving.HalvingSweeper"
+OWN_SWEEPERS = (BASIC, LISTED, HALVING, TIMED, UNTIL)
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 COMMON = "common.json"  # in the sweep's folder: the overrides that all its jobs share
 UNCOMPARED = {"tracker": None, "replace": None}  # keys that do not distinguish jobs
@@ -190,7 +192,9 @@ def begin(cfg: DictConfig) -> None:
             problem = "must be false where the sweeper chooses its jobs as it goes"
             raise ConfigError("plan", True, problem)
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
-        register.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
+        register.name_sweep(name := hashlib.sha256(text.encode()).hexdigest()[:10])
+        if chooses_anew(cfg):
+            take_unused_folder(cfg, name)
         atomic_io.write_json(Path(cfg.hydra.sweep.dir) / COMMON, list(cfg.hydra.overrides.task))
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
         return
@@ -233,6 +237,28 @@ def begin(cfg: DictConfig) -> None:
     atomic_io.write_json(folder / JOBS, planned)
     atomic_io.write_json(folder / COMMON, common)
     snapshot(folder / "conf")
+
+
+def chooses_anew(cfg: DictConfig) -> bool:
+    """Whether the same command has other jobs each time: with a sweeper that draws them without a
+    seed, or goes on from trials that it has stored."""
+    sweeper = cfg.hydra.sweeper
+    if sweeper._target_ in OWN_SWEEPERS:
+        return False
+    seeds = [sweeper.get("seed"), (sweeper.get("sampler") or {}).get("seed")]
+    return sweeper.get("storage") is not None or seeds == [None, None]
+
+
+def take_unused_folder(cfg: DictConfig, name: str) -> None:
+    """Name the sweep NAME-2, NAME-3, ... if the folder of NAME exists, so that new jobs do not meet
+    the results of earlier ones; a folder that the user has named stays."""
+    folder, number = Path(cfg.hydra.sweep.dir), 1
+    while folder.exists():
+        number += 1
+        register.name_sweep(f"{name}-{number}")
+        OmegaConf.clear_cache(cfg)
+        if folder == (folder := Path(cfg.hydra.sweep.dir)):
+            return
 
 
 def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
@@ -446,7 +472,7 @@ def finish(cfg: DictConfig) -> int:
     if _display:
         _display[-1].close()
     folder = Path(cfg.hydra.sweep.dir)
-    missing = output.finish(folder)
+    missing = output.finish(folder) or any(display.failed for display in _display)
     if study := build.study(cfg):
         from sft_exp.sweep import study as studies
 

@@ -8,7 +8,7 @@ ARGS ?= pretrainer=vae optim=adam
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
 
-test: .venv/test          ## the tests, under 5 minutes on two cores
+test: .venv/test          ## the tests, minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-full: .venv/test     ## with the slow ones

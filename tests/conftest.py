@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def pytest_configure(config):
     register.plug(config.getoption("--methods"))
     if config.getoption("--device") != "cpu":  # operations that cannot repeat their bits say so
         config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic")
+
+
+def pytest_collection_modifyitems(items):
+    """Of a test marked `sampled(n)` the parameters after the first n are slow tests."""
+    seen = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("sampled"):
+            seen[item.function] += 1
+            if seen[item.function] > marker.args[0]:
+                item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

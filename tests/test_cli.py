@@ -39,6 +39,7 @@ TYPED = [
 @pytest.mark.parametrize(
     ("typed", "code", "words"), [(t, c, w) for t, c, *w in TYPED], ids=[t for t, *_ in TYPED]
 )
+@pytest.mark.sampled(5)
 def test_errors_come_before_compute_and_leave_nothing_behind(typed, code, words):
     before = sorted(Path().rglob("*"))
     left, said = run(cli, *typed.split())

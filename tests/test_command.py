@@ -42,6 +42,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("given", CASES.values(), ids=CASES)
+@pytest.mark.sampled(2)
 def test_overrides_and_experiment_compose_to_the_same_config(given, tmp_path):
     resolved, choices = compose.compose(given)
     words = shlex.split(recipe.command(recipe.overrides(resolved, choices)))

@@ -64,6 +64,7 @@ def printed(said):
 
 
 @pytest.mark.parametrize("strategy", selection.STRATEGIES)
+@pytest.mark.sampled(2)
 def test_every_strategy_chooses_outside_the_budget_and_goes_back_into_training(
     run, strategy, capsys
 ):

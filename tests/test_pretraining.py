@@ -101,6 +101,7 @@ def test_a_data_set_can_be_named_by_a_value(experiment):
 
 
 @pytest.mark.parametrize("name", options("dataset"))
+@pytest.mark.sampled(6)
 def test_every_set_to_pretrain_on_is_the_set_of_that_name(name):
     config, _ = compose([f"dataset={name}", f"pretrain_dataset={name}"])
     theirs, ours = config["dataset"], config["pretrain_dataset"]

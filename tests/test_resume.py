@@ -105,6 +105,7 @@ def points(changes, number):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.sampled(1)
 def test_killed_at_some_changes_on_disk(job, method):
     what = job(*method.split())
     assert what.changes > 60

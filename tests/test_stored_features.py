@@ -101,6 +101,7 @@ def test_a_grid_computes_features_once_and_its_repeat_nothing(run, digits):
 
 
 @pytest.mark.parametrize("strategy", ["linear", "logistic", "svm", "knn", "spread"])
+@pytest.mark.sampled(2)
 def test_predictions_are_those_on_images(run, strategy, monkeypatch):
     words = (
         f"strategy={strategy}",

@@ -101,6 +101,7 @@ def test_a_study_is_a_multirun_that_ends_with_its_answer():
         (["study=label_efficency"], ["did you mean study=label_efficiency?"]),
     ],
 )
+@pytest.mark.sampled(2)
 def test_what_a_study_cannot_be_is_refused_before_anything_is_written(given, words):
     said = started(*given, code=2)
     assert not [w for w in words if w not in said], said

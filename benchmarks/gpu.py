@@ -83,7 +83,7 @@ class Row:
     loss: Callable[[nn.ModuleDict, tuple[Tensor, ...]], Tensor]
     views: int  # augmented views of an image, or 0 for the image as it is
     blur: float = 0.0
-    epoch: int = 0  # images whose time is told beside the images a second
+    epoch: int = 0  # images of an epoch, whose time is printed beside the images a second
 
     def networks(self, device: torch.device) -> nn.ModuleDict:
         torch.manual_seed(0)

@@ -51,7 +51,7 @@ def test_recommendations_lead_upwards_and_end(pretrainer, encoder, grey):
 
 
 def test_fixmatch_is_not_recommended_for_colour_photographs():
-    """It was not told from nothing on CIFAR-10 and may collapse on others."""
+    """Its effect was not distinguishable from zero on CIFAR-10, and it may collapse on others."""
     best = {"pretrainer": "vicreg", "encoder": "conv", "task": "classify", "strategy": "full"}
     assert knowledge.next_step(Case(best, augmented=True, grey=False, unlabelled=True)) is None
     step = knowledge.next_step(Case(best, augmented=True, grey=True, unlabelled=True))

@@ -1,4 +1,4 @@
-"""The images that a run's model is scored on, and what of the run's own images belongs to it."""
+"""The images on which a run's model is scored, and the run's own training and held-out images."""
 
 import json
 from collections.abc import Sequence

@@ -114,7 +114,8 @@ STEPS = (
         "docs/results/mnist/README.md",
         "vicreg",
     ),
-    # On colour photographs the same step was not told from nothing (docs/results/attribution_cifar10_jpeg).
+    # On colour photographs its effect was not distinguishable from zero
+    # (docs/results/attribution_cifar10_jpeg).
     Step(
         "FixMatch",
         {"task": "fixmatch", "task.labelled": "strong", "task.cutout": "0"},

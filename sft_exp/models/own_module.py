@@ -2,8 +2,8 @@
 
 A module is described by plain fields: its architecture (the object without weights), the hash of
 its weights, and its classes. A run with it is like any other: new weights, other arguments or an
-edit of `forward` change the names of its results, and whoever can import the classes can build the
-model from model.json.
+edit of `forward` change the names of its results, and any process that can import the classes can
+build the model from model.json.
 
 The architecture is a pickle that may refer only to modules. It is read by torch's unpickler for
 weights, which calls nothing else.

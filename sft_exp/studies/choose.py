@@ -259,8 +259,11 @@ class Choose(Study):
         )
 
     def contenders(self, jobs: list[Job], best: Job) -> str:
-        """Which candidates are not told from the pick on the test images, among those of the last rung that holds several.
-        Empty where no rung does. Test scores choose nothing here: the pick is made."""
+        """A sentence on the candidates whose test scores do not differ significantly from the pick's.
+
+        It compares the candidates of the last rung that holds several, and is empty without such a
+        rung. The pick was made before, by validation.
+        """
         lengths = [steps(job) for job in jobs if job.outcome.draws.get(MAIN)]
         shared = [length for length in lengths if lengths.count(length) > 1]
         if not shared:

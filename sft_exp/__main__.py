@@ -14,7 +14,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.execution import watchdog
 
 COMMANDS = {
-    "Look things up": ("help",),
+    "Begin": ("start", "help"),
     "Use a trained model": ("predict", "evaluate", "serve"),
     "Judge results": ("compare", "check"),
     "Decide what to label": ("label", "forecast", "suspicious"),

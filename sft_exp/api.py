@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sft_exp.config import build
 from sft_exp.config.compose import compose
 from sft_exp.config.schema import Experiment, OptimizerConfig
+from sft_exp.core.arms import MAIN
 from sft_exp.core.device import place
 from sft_exp.core.encoder import Backbone
 from sft_exp.core.metric import Metric
@@ -31,7 +32,7 @@ from sft_exp.metrics.torchmetrics_class import TorchMetric
 from sft_exp.models import own_module, transfer
 from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.models.own_module import OwnModule
-from sft_exp.reports import page
+from sft_exp.reports import advice, page
 from sft_exp.reports.drawing import Picture
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
@@ -98,7 +99,8 @@ class RunResult(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         score = self.result.score
-        arms = {"main": self.result.test, **self.result.controls}
+        own = advice.NEVER if self.result.choices.get("pretrainer") == "none" else MAIN
+        arms = {own: self.result.test, **self.result.controls}
         splits = max(map(len, self.result.draws.values()), default=0)
         body = [
             [arm, *(f"{100 * value:.1f}" if value is not None else "-" for value in (
@@ -109,10 +111,9 @@ class RunResult(dict[str, Any]):
             for arm, scores in arms.items()
         ]  # fmt: skip
         head = ["arm", f"test {score}, %", "± sd"]
-        parts = [
-            page.table((head, body), head[1:], ()),
-            f"<p>{escape(self.result.verdict.text if self.result.verdict else '')}</p>",
-        ]
+        parts = [page.table((head, body), head[1:], ())]
+        if self.result.verdict:
+            parts.append(f"<p>{escape(self.result.verdict.text)}</p>")
         picture = self.folder / "accuracy.png"
         if picture.exists():
             parts.append(page.figure(Picture("accuracy", "Accuracy", "", picture.read_bytes())))

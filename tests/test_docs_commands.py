@@ -125,7 +125,7 @@ REPLACED = {
     r"(pretrain|finetune)\.epochs=\d+": r"\1.epochs=1",
     r"'study\.labels=\[[\d,]+\]'": "'study.labels=[1,2]'",
     r"seed=0,1,2": "seed=0,1",
-    r"study\.minutes=\d+": "minutes=4",
+    r"\bminutes=\d+": "minutes=4",
 }
 SMALL = {  # settings of a command that trains, unless it has the key
     "pretrain.steps": "2",

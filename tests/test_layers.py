@@ -28,7 +28,7 @@ FLOORS = (  # from the ground up; a room imports from its own and from lower flo
     {"api", "plugins", "studies"},
     {"evaluate"},
     {"cli", "predict", "label", "ls", "gc", "sync", "dashboard", "doctor", "help"},
-    {"check", "forecast", "serve", "suspicious"},
+    {"check", "forecast", "serve", "start", "suspicious"},
     {"__init__", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -484,6 +484,13 @@ def test_predictions_of_few_classes_are_said(precision, recall, said):
     assert bool(advice.uneven(stub(test=test))) is said
 
 
+@pytest.mark.parametrize(("tested", "said"), [(0.02, True), (0.11, True), (0.25, False)])
+def test_an_accuracy_of_guessing_is_said(done, tested, said):
+    test = {**done.result.test, "accuracy": tested}
+    notes = advice.notes(done.job, replace(done.result, test=test))
+    assert any("not above that of guessing" in note for note in notes) is said
+
+
 def test_floors_are_named_best_first():
     found = result([0.9], [0.5], raw_svm=0.91, pca_svm=0.93, raw_pixels=0.89, random_frozen=0.9)
     assert list(advice.floors(found)) == ["pca_svm", "raw_svm", "random_frozen"]

@@ -3,10 +3,12 @@ rule."""
 
 import shlex
 from dataclasses import asdict
+from math import sqrt
 from typing import Any
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core.arms import CONTROLS, LABELS_ONLY, MAIN, MORE_FLOORS, SCRATCH
+from sft_exp.data.splits import FOLDS
 from sft_exp.guidance import knowledge
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
@@ -74,12 +76,28 @@ def notes(job: Job, result: Results) -> list[str]:
     if better := floors(result):
         beaten_by = [f"does not beat {arm} ({100 * score:.1f} %)" for arm, score in better.items()]
         sentences.append(f"The result {', '.join(beaten_by)}.")
-    sentences.append(uneven(result))
+    sentences += [chance(result), uneven(result)]
     sentences += [head.text for head in result.heads.values()]
     sentences += [result.unlabelled.text] if result.unlabelled else []
     sentences += result.judgement.notes if result.judgement else []
     sentences += [generated(result), copied(job, result), reused(job, result)]
     return [text for text in sentences if text]
+
+
+def chance(result: Results) -> str:
+    """A sentence if the test accuracy is not above that of guessing (one-sided test at 5 %), else ""."""
+    classes, data = result.data.classes, result.data
+    if result.score != "accuracy" or classes < 2:
+        return ""
+    # folds test other images in each labelled split, a test set the same ones
+    tested = data.test * (min(len(result.draws[MAIN]), FOLDS) if data.ratio else 1)
+    guessing = 1 / classes
+    if result.tested > guessing + 1.645 * sqrt(guessing * (1 - guessing) / tested):
+        return ""
+    return (
+        f"The accuracy, {100 * result.tested:.1f} %, is not above that of guessing among "
+        f"{classes} classes, {100 * guessing:.1f} %: the model has learned nothing that it can use."
+    )
 
 
 def uneven(result: Results) -> str:

@@ -14,6 +14,7 @@ from sft_exp.config import recipe
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import DataError, require
 from sft_exp.guidance import knowledge
+from sft_exp.reports import advice
 from sft_exp.store.results import is_proportion
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, seconds_of
 from sft_exp.sweep.timed import Candidate, Trial, Trials
@@ -187,6 +188,11 @@ class Choose(Study):
         ]
         if final.outcome.verdict:
             sentences.append(final.outcome.verdict.text)
+        if better := advice.floors(final.outcome):
+            arm, score = next(iter(better.items()))
+            sentences.append(f"The baseline {arm} is not worse: {percent(score)} %.")
+        if guessing := advice.chance(final.outcome):
+            sentences.append(guessing)
         if len(compared) > 1:
             sentences.append(self.level(compared, trial.name))
         if trials.skipped:

@@ -1,0 +1,133 @@
+"""The study that `sft_exp start` runs, and the page that it leaves."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sft_exp.api import RunResult
+from sft_exp.config import recipe
+from sft_exp.errors import DataError
+from sft_exp.reports import page
+from sft_exp.reports.drawing import Picture
+from sft_exp.store import results
+from sft_exp.sweep import timed
+
+STUDY = "choose"  # folder of the study, below that of the page
+
+
+def choose(folder: Path, unlabelled: Sequence[Path], labels: str, minutes: float, out: Path) -> int:
+    """Run the study in a process of its own, whose output is shown; returns its exit code."""
+    paths: dict[str, Any] = {"dataset.root": str(folder), "hydra.sweep.dir": str(out / STUDY)}
+    if unlabelled:
+        paths["dataset.unlabelled"] = [str(path) for path in unlabelled]
+    words = [
+        "study=choose",
+        f"minutes={minutes:g}",
+        "dataset=image_folder",
+        f"labels={labels}",
+        "tracker=none",
+        *(f"{key}={recipe.quoted(value)}" for key, value in paths.items()),
+    ]
+    return subprocess.run([sys.executable, "-m", "sft_exp", *words]).returncode  # noqa: S603
+
+
+def chosen(out: Path) -> Path:
+    """The run folder of the model that the study chose and trained. DataError if there is none."""
+    trials = timed.read(out / STUDY)
+    finals = [n for n, t in enumerate(trials.jobs) if t.phase == "final"] if trials else []
+    if not finals:
+        raise DataError(f"{out / STUDY}: no method was trained to its end")
+    return out / STUDY / str(finals[-1])
+
+
+def page_of(run: Path, out: Path, to_label: Path | None) -> str:
+    """The page as HTML.
+
+    Args:
+        run: the run folder of the chosen model.
+        out: the folder of the page.
+        to_label: folder of the images chosen for labelling; None if no image is unlabelled.
+    """
+    result = results.read(run)
+    study = json.loads((out / STUDY / "study.json").read_text())
+    title = f"{result.data.name}: what works on these images"
+    verdict = result.verdict.text if result.verdict else ""  # stands below its table
+    answer, *others = (sentence for sentence in study["sentences"] if sentence != verdict)
+    command = shlex.quote(str(run))
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="verdict">{escape(answer)}</p>',
+        "<h2>The images</h2>",
+        f"<p>{escape(images(result))}</p>",
+        *pictures(run),
+        "<h2>What works, and how certain it is</h2>",
+        tried(study["trials"]["jobs"]),
+        *(f"<p>{escape(sentence)}</p>" for sentence in others),
+        RunResult(run, result)._repr_html_(),
+        f"<p>{link(run / 'report.html', out, 'The report')} has every figure, "
+        f"{link(out / STUDY / 'study.html', out, 'the study')} what was compared.</p>",
+        "<h2>What to label next</h2>",
+        next_labels(run, to_label, out),
+        "<h2>How to use the model</h2>",
+        commands(
+            f"sft_exp predict {command} new_images > classes.csv",
+            f"sft_exp evaluate {command} dataset.root=later_photos",
+            f"sft_exp serve {command}",
+        ),
+        "<p>The command that trains it again, with every setting:</p>",
+        commands(study["run"]),
+    ]
+    return page.whole(title, "\n".join(body))
+
+
+def images(result: results.Results) -> str:
+    """How many images there are, and for what they were used."""
+    data = result.data
+    copies = f" {data.copies:,} test images are copies of training images." if data.copies else ""
+    return (
+        f"{data.train:,} training images of {data.classes} classes, of which {data.labelled:,} "
+        f"were used with their labels in each labelled split, and {data.test:,} test images.{copies}"
+    )
+
+
+def pictures(run: Path) -> list[str]:
+    """The images as the network sees them, if the report has them."""
+    file = run / "inputs.png"
+    if not file.is_file():
+        return []
+    caption = "Some labelled images at the size that the network sees."
+    return [page.pictures([Picture("inputs", "Images", caption, file.read_bytes())])]
+
+
+def tried(trials: Sequence[dict[str, Any]]) -> str:
+    """The table of the candidates by validation accuracy, of the longest comparison of each."""
+    scores = {t["name"]: t["score"] for t in trials if t["score"] is not None}
+    ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+    head = ["method", "validation accuracy, %"]
+    return page.table(
+        (head, [[name, f"{100 * score:.1f}"] for name, score in ranked]), head[1:], ()
+    )
+
+
+def next_labels(run: Path, to_label: Path | None, out: Path) -> str:
+    """Where to label the chosen images; the labels are saved in `to_label`."""
+    if to_label is None:
+        return "<p>All images have a label. More of them help only if they are new.</p>"
+    opened = link(to_label / "label.html", out, "This page")
+    return (
+        f"<p>{opened} shows typical unlabelled images that differ from each other, and saves your "
+        "answers as labels.csv. Or label on a served page, which saves each answer at once:</p>"
+    ) + commands(f"sft_exp label {shlex.quote(str(run))} out={shlex.quote(str(to_label))}")
+
+
+def link(file: Path, out: Path, text: str) -> str:
+    return f'<a href="{escape(file.relative_to(out).as_posix())}">{text}</a>'
+
+
+def commands(*lines: str) -> str:
+    return f'<pre class="command">{escape(chr(10).join(lines))}</pre>'

@@ -340,6 +340,28 @@ def test_a_note_that_cannot_be_read_stops_it(store, monkeypatch, capsys):
     assert there(store) == {name("finetune", 1)}
 
 
+def test_no_flipped_bit_of_a_runs_record_passes(store):
+    """Such a record could name another run, or other folders, and gc would remove those that it named."""
+    run(Path("outputs/run"), store, [name("finetune", 1)])
+    (file,) = (store / "roots").iterdir()
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        with pytest.raises(StorageError, match="nothing was removed"):
+            collect.root(file)
+
+
+def test_a_record_of_version_0_2_is_read_though_it_has_no_checksum(store):
+    path = run(Path("outputs/run"), store, None)
+    folder(store, name("finetune", 1))
+    record = {"run": str(path.absolute()), "folders": [name("finetune", 1)]}
+    atomic_io.write_json(store / "roots" / "x.json", record)
+    assert clean(store, yes=True) == 0
+    assert there(store) == {name("finetune", 1)}
+
+
 def test_without_locks_nothing_is_removed(store, monkeypatch):
     folder(store, name("finetune", 1))
 

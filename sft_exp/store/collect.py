@@ -29,6 +29,10 @@ from sft_exp.store.listing import listed, measure, read, runs
 # names of store folders, which users are unlikely to give to their own
 FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
 MEMOS = "memos"  # subfolder of the store; a memo names store folders (execution/memo.py)
+ROOTS_0_2 = (
+    {"run", "folders"},
+    {"run", "from_store", "folders"},
+)  # keys of records without a checksum
 ABANDONED = 7 * 86400.0  # seconds after which unreferenced unfinished work is removed
 
 
@@ -44,7 +48,7 @@ def refer(store: Path, run: Path, folders: Iterable[str]) -> None:
         "folders": sorted(set(folders)),
     }
     with deciding(store):
-        atomic_io.write_json(store / "roots" / f"{name}.json", record)
+        atomic_io.write(store / "roots" / f"{name}.json", atomic_io.sealed(record))
 
 
 @contextmanager
@@ -134,13 +138,16 @@ def named(value: Any) -> set[str]:
 
 
 def root(file: Path) -> dict[str, Any]:
-    """A run's record in roots/. StorageError if it is unreadable."""
-    record = read(file)
-    if not record.keys() >= {"run", "folders"}:
-        raise StorageError(
-            f"{file}: unreadable, so its run's folders are unknown; nothing was removed"
-        )
-    return record
+    """A run's record in roots/. StorageError if it is damaged.
+
+    A record of which one bit has changed may name another run, which does not exist, or other
+    folders; those that it named would be removed.
+    """
+    try:
+        return atomic_io.read_sealed(file, ROOTS_0_2)
+    except StorageError as error:
+        problem = "so its run's folders are unknown; nothing was removed. Delete this file if the run is gone"
+        raise StorageError(f"{error}, {problem}") from error
 
 
 def alive(store: Path, file: Path) -> bool:

@@ -40,6 +40,13 @@ def test_a_group_that_needs_an_option_says_which(group):
         compose.without_nulls([f"{group}=null"])
 
 
+@pytest.mark.parametrize("value", ["true", "1", "1.5", "{a: 1}", "nan", "conv,true"])
+def test_what_cannot_name_an_option_is_refused_with_those_that_exist(value):
+    """Hydra raises a ValueError of its own for these."""
+    with pytest.raises(ConfigError, match=f"encoder={value}: is no option; valid: .*conv"):
+        compose.compose([f"encoder={value}"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -430,6 +430,21 @@ def test_a_real_run_keeps_all_it_used(tmp_path, capsys, monkeypatch):
     assert there("outputs/store") == set()
 
 
+def test_a_damaged_request_is_not_described_as_another_one(store, capsys):
+    started = {"start": name("pretrain", 1), "strategy": {"is": "x.Full"}, "seed": 0}
+    pretrain = folder(store, name("pretrain", 1), {"method": {"is": "x.VAE"}, "seed": 0})
+    folder(store, name("finetune", 1), started)
+    request = pretrain / "request.json"
+    request.write_text(request.read_text().replace('"seed": 0', '"seed": 1'))
+    listing.request_of.cache_clear()
+    for command in (ls_command.main, gc_command.main):
+        command(["dry_run=true"] if command is gc_command.main else [])
+        out = capsys.readouterr().out
+        assert "request.json: changed" in out
+        assert "damaged Full, seed 0" in out
+        assert "seed 1" not in out
+
+
 def test_ls(store, monkeypatch, capsys):
     dataset = {"is": "sft_exp.datasets.digits.Digits"}
     vae = {

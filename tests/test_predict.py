@@ -17,6 +17,8 @@ from PIL import Image
 
 import sft_exp
 from sft_exp.data.decode import decode
+from sft_exp.errors import StorageError
+from sft_exp.models import weights
 from sft_exp.predict import __main__ as predict_command
 from sft_exp.predict import files
 
@@ -208,3 +210,42 @@ def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
         [sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL
     )
     assert predict_command.main([]) == 2
+
+
+@pytest.fixture
+def damaged(run):
+    """Function: flip the last bit of a file of the run's store while a block runs."""
+
+    @contextlib.contextmanager
+    def flipped(pattern):
+        (file,) = (run.parent / "store").glob(pattern)
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        yield
+        file.write_bytes(whole)
+
+    return flipped
+
+
+def test_a_model_of_which_one_bit_has_changed_predicts_nothing(rows, run, damaged):
+    picture(Path("a.png"), 0)
+    for name in ("model.safetensors", "model.json", "done.json"):
+        with damaged(f"finetune-*/{name}"):
+            code, table, said = rows("a.png")
+            assert (code, table) == (StorageError.code, [])
+            assert f"{name}: " in said
+            with pytest.raises(StorageError, match="damaged"):
+                sft_exp.load_model(run)
+    assert rows("a.png")[0] == 0
+
+
+def test_weights_of_which_one_bit_has_changed_start_nothing(run, damaged):
+    (pretraining,) = (run.parent / "store").glob("pretrain-*")
+    with damaged("pretrain-*/encoder.safetensors"):
+        for call, place in (
+            (sft_exp.load_pretrained, run),
+            (weights.locate, str(run)),
+            (weights.locate, str(pretraining)),
+        ):
+            with pytest.raises(StorageError, match=r"encoder\.safetensors: changed: damaged"):
+                call(place)

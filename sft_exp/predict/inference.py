@@ -9,6 +9,7 @@ from torch import Tensor
 from sft_exp.errors import DataError
 from sft_exp.models import graphs
 from sft_exp.stages import model as models
+from sft_exp.store import atomic_io
 
 GRAPHS = (".onnx", ".ort")
 
@@ -81,6 +82,7 @@ def from_graph(path: Path) -> Predictor:
     graphs.require_onnx("model", path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    atomic_io.require_intact(path.parent)
     try:
         session = graphs.session(path)
         about = graphs.about(session)

@@ -128,7 +128,19 @@ def parts_of(folder: Path) -> list[Any]:
 
 
 def folder_of(path: Path) -> Path:
-    """Folder of a run's model (first draw), or `path` if it holds one itself; DataError if none."""
+    """Folder of a run's model (first draw), or `path` if it holds one itself.
+
+    Raises:
+        DataError: there is none.
+        StorageError: it is damaged.
+    """
+    folder = found(path)
+    atomic_io.require_intact(folder)
+    return folder
+
+
+def found(path: Path) -> Path:
+    """`folder_of` without a look at the folder's files."""
     if (path / "model.json").exists():
         return path
     if (path / results.FILE).exists():

@@ -184,20 +184,39 @@ def read_seal(folder: Path) -> dict:
     return facts
 
 
-def check(folder: Path) -> list[str]:
-    """The faults of a sealed folder, one line per file; empty for an intact folder."""
+def check(folder: Path, only: Collection[str] = ()) -> list[str]:
+    """The faults of a sealed folder, one line per file; empty for an intact folder.
+
+    Args:
+        folder: the folder.
+        only: names of the files that are read; by default all.
+    """
     try:
-        expected = read_seal(folder)["sha256"].items()
+        expected = read_seal(folder)["sha256"]
     except StorageError as error:
         return [str(error).partition(";")[0]]
     faults = []
-    for name, digest in expected:
+    for name, digest in expected.items():
+        if only and name not in only:
+            continue
         try:
             if checksum(folder / name) != digest:
                 faults.append(f"{folder / name}: changed")
         except OSError as error:
             faults.append(f"{folder / name}: {error.strerror}")
     return faults
+
+
+def require_intact(folder: Path) -> None:
+    """Check a folder that is used without a request for its result. A folder without a seal, such
+    as a copy of some of its files, passes.
+
+    Raises:
+        StorageError: names the damaged files.
+    """
+    if (folder / SEAL).exists() and (faults := check(folder)):
+        problem = "damaged, and computed again by the command of the run that uses it"
+        raise StorageError(f"{'; '.join(faults)}: {problem}")
 
 
 def array(path: Path, shape: tuple[int, ...]) -> "np.memmap":

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ MASKS = (
     "dataset=mask_folder",
     "dataset.root=masks",
     "dataset.size=16",
+    "dataset.values=[0,255]",
     "labels=4",
     "finetune.batch_size=4",
 )
@@ -39,12 +41,11 @@ def without(*keys: str) -> tuple[str, ...]:
 
 
 # store -> overrides of its run: a generative model with its likelihood and a memo; features of a frozen encoder with
-# cross-validation and a smaller model; masks
+# cross-validation; masks
 RUNS: dict[str, tuple[str, ...]] = {
     "generative": (*TINY, "nll_samples=4", "controls=true", "export=safetensors"),
     "frozen": (
         *without("encoder.hidden", "val", "draws"), *CONV, "pretrainer=simclr", "strategy=logistic", "val=cv", "draws=2",
-        "compress=distill", "compress.student.channels=[4,4]", "compress.student.code=8", "compress.steps=4",
     ),
     "masks": (*without("encoder.hidden"), *CONV, *MASKS, "pretrainer=dae", "task.width=4"),
 }  # fmt: skip
@@ -93,15 +94,17 @@ def flipped(file: Path, position: int, bit: int, sound: dict[Path, dict]) -> lis
 
 
 def make_masks() -> None:
-    """Twelve squares with their masks, and four to test on."""
+    """Twelve images with a bright square in noise, with their masks, and four to test on."""
+    noise = random.Random(0)
     for number in range(16):
-        part = "test" if number >= 12 else "train"
-        for kind in ("images", "masks"):
-            folder = Path("masks") / part / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            image = Image.new("L", (16, 16), 30 if kind == "images" else 0)
-            image.paste(200 if kind == "images" else 255, (number % 4, 2, 9 + number % 4, 11))
-            image.save(folder / f"{number}.png")
+        where = Path("masks") / ("test" if number >= 12 else "train")
+        square = (number % 4, 2, 9 + number % 4, 11)
+        image, mask = Image.frombytes("L", (16, 16), noise.randbytes(256)), Image.new("L", (16, 16))
+        image.paste(200, square)
+        mask.paste(255, square)
+        for kind, picture in (("images", image), ("masks", mask)):
+            (where / kind).mkdir(parents=True, exist_ok=True)
+            picture.save(where / kind / f"{number}.png")
 
 
 def files_of(store: Path) -> list[Path]:
@@ -118,8 +121,13 @@ def said(words: tuple[str, ...], prepare: object = None) -> tuple[int, str]:
 
 
 def plain(text: str) -> str:
-    """What a command printed, without times and names that differ from one run to the next."""
-    return re.sub(r"\b\d+(\.\d+)? (s|min|h|d|ms)\b|\d{4}-\d\d-\d\d_[\w-]+|\s+|─+", " ", text)
+    """What a command printed, line by line in alphabetical order, since `ls` sorts by time; without times and names that
+    differ from one run to the next."""
+    lines = sorted(text.splitlines())
+    return " ".join(
+        re.sub(r"\b\d+(\.\d+)? (s|min|h|d|ms)\b|\d{4}-\d\d-\d\d_[\w-]+|\s+|─+", " ", line)
+        for line in lines
+    )
 
 
 @dataclass
@@ -201,30 +209,50 @@ def continued(number: int, chance: random.Random) -> list[str]:
     return [] if right else [f"{what}, or other bits\n{text[-1500:]}"]
 
 
-def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, list[str]]:
-    """(what was tried, faults) in three stores."""
-    make_masks()
-    tried, faults, tally = [], [], Counter[str]()
-    scenes = {name: begin(name) for name in RUNS if not only or name in only}
-    for name in scenes:
+def every_byte(names: list[str], chance: random.Random, share: float) -> Iterator[list[str]]:
+    """For each store, what was tried, followed by the faults."""
+    for name in names:
         store = Path(name) / "store"
         sound = {file: json.loads(file.read_text()) for file in store.glob("roots/*.json")}
         files = files_of(store)
         places = [(file, position) for file in files for position in positions(file)]
         chosen = chance.sample(places, max(1, round(share * len(places))))
-        faults += [x for file, at in chosen for x in flipped(file, at, chance.randrange(8), sound)]
+        found = [x for file, at in chosen for x in flipped(file, at, chance.randrange(8), sound)]
         kinds = Counter(file.suffix for file in files)
-        tried.append(
-            f"{name}: {len(chosen)} of {len(places)} bytes of {len(files)} files {dict(kinds)}"
-        )
-        print(f"  {tried[-1]}, {len(faults)} faults so far", flush=True)
+        what = f"{name}: {len(chosen)} of {len(places)} bytes of {len(files)} files {dict(kinds)}"
+        print(f"  {what}, {len(found)} faults", flush=True)
+        yield [what, *found]
+
+
+def under_commands(
+    scenes: dict[str, Scene], chance: random.Random, count: int
+) -> tuple[str, list[str]]:
+    """(what was tried, faults): a flip and then a command, every fourth time the one that was killed."""
+    faults, tally = [], Counter[str]()
     said((*TINY, "report=false", "store=whole/store", "hydra.run.dir=whole/run"))
-    for number in range(max(4, round(share * COMMANDS))):
-        name = list(scenes)[number % len(scenes)]
+    for number in range(count):
+        name = chance.choice(list(scenes))
         if number % 4 == 3:
             tally["continued"] += 1
             faults += continued(number, chance)
         else:
             faults += told(name, scenes[name], chance, tally)
-        print(f"  {dict(tally)}, {len(faults)} faults so far", flush=True)
-    return f"{'; '.join(tried)}; commands {dict(tally)}", faults
+        print(f"  {number + 1}: {dict(tally)}, {len(faults)} faults so far", flush=True)
+    return f"commands {dict(tally)}", faults
+
+
+def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, list[str]]:
+    """(what was tried, faults) in three stores; `bytes` and `commands` among the words choose one of the two."""
+    make_masks()
+    parts = [word for word in only if word in ("bytes", "commands")] or ["bytes", "commands"]
+    names = [word for word in only if word in RUNS] or list(RUNS)
+    scenes, tried, faults = {name: begin(name) for name in names}, [], []
+    if "bytes" in parts:
+        for what, *found in every_byte(names, chance, share):
+            tried.append(what)
+            faults += found
+    if "commands" in parts:
+        what, found = under_commands(scenes, chance, max(1, round(share * COMMANDS)))
+        tried.append(what)
+        faults += found
+    return "; ".join(tried), faults

@@ -25,6 +25,7 @@ from sft_exp.store.store import Store
 APART = 97  # bytes of tensors between two that are tried
 COMMANDS = 300
 CODES = {0, 2, 3, 4, 5, 6, 7, 8, 75, 130}  # of the README's list, in which 1 is a bug
+CHANGING = r"\b\d+(\.\d+)? (s|min|h|d|ms)\b|\d{4}-\d\d-\d\d_[\w-]+|\s+|─+"
 CONV = ("encoder=conv", "encoder.channels=[4,8]")
 MASKS = (
     "dataset=mask_folder",
@@ -123,11 +124,8 @@ def said(words: tuple[str, ...], prepare: object = None) -> tuple[int, str]:
 def plain(text: str) -> str:
     """What a command printed, line by line in alphabetical order, since `ls` sorts by time; without times and names that
     differ from one run to the next."""
-    lines = sorted(text.splitlines())
-    return " ".join(
-        re.sub(r"\b\d+(\.\d+)? (s|min|h|d|ms)\b|\d{4}-\d\d-\d\d_[\w-]+|\s+|─+", " ", line)
-        for line in lines
-    )
+    lines = (re.sub(CHANGING, " ", line) for line in text.splitlines())
+    return "\n".join(sorted(lines))
 
 
 @dataclass

@@ -14,10 +14,12 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
-from faults import cli, contents, ended, fork, leftovers
+from faults import cli, contents, fork, leftovers
 
 MARK = "SFT_EXP_TORTURE"  # environment variable that all processes of a run inherit
 KILLS, STOPS = 200, 60
@@ -59,6 +61,8 @@ def installed(launcher: str) -> bool:
 class Started:
     """A run from the command line in the present folder, and every process that belongs to it."""
 
+    process: Any
+
     def __init__(self, launcher: str):
         self.mark = uuid.uuid4().hex
         self.said = Path(f"said-{self.mark}")
@@ -90,22 +94,52 @@ class Started:
         return lines
 
 
-def undisturbed(launcher: str) -> tuple[float, dict]:
+def mark(value: str) -> None:
+    """Let all processes that this one starts inherit the mark."""
+    os.environ[MARK] = value
+
+
+class Fork:
+    """A process of `faults.fork` as `subprocess.Popen` has it."""
+
+    def __init__(self, process: Any):
+        self.process = process
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, seconds: float) -> int:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("fork", seconds)
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+class Forked(Started):
+    """The same command whose first process is forked from one that has imported everything, which saves most of the
+    time; the processes that it starts itself begin anew."""
+
+    def __init__(self, launcher: str):
+        self.mark = uuid.uuid4().hex
+        self.said = Path(f"said-{self.mark}").absolute()
+        words = (*SMALL, *LAUNCHERS[launcher][1])
+        self.process = Fork(fork(cli, self.said, partial(mark, self.mark), None, *words))
+
+
+def undisturbed(launcher: str, kind: type[Started]) -> tuple[float, dict]:
     """(seconds, contents of the store) of a whole run."""
-    before, run = time.monotonic(), Started(launcher)
+    before, run = time.monotonic(), kind(launcher)
     code = run.process.wait(1800)
     assert code == 0, f"{launcher}: {code}\n{run.said.read_text()}"
     expected = contents(Path("outputs/store"))
     shutil.rmtree("outputs")
     return time.monotonic() - before, expected
-
-
-def resumed(launcher: str) -> tuple[int, str]:
-    """(exit code, what it said) of the same command. Its first process is forked from one that has imported everything,
-    which saves most of the time; the processes that it starts itself begin anew."""
-    out = Path("said-again").absolute()
-    code = ended(fork(cli, out, None, None, *SMALL, *LAUNCHERS[launcher][1]), 1800)
-    return code, out.read_text()
 
 
 @dataclass
@@ -115,16 +149,18 @@ class Tally:
     killed: int = 0
     stopped: int = 0
     late: int = 0  # the run had ended before the signal, which is not counted as a kill
+    forked: int = 0  # of the kills, those of a run without imports
     importing: int = 0  # of the kills, those that came before the first folder of the store
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        kills = f"{self.killed} killed ({self.importing} before the store existed)"
+        kills = f"{self.killed} killed ({self.forked} of them forked, {self.importing} before the store existed)"
         return f"{kills}, {self.stopped} stopped by signals, {self.late} too late"
 
 
 def disturb(
     launcher: str,
+    kind: type[Started],
     signals: list[signal.Signals],
     seconds: float,
     expected: dict,
@@ -133,8 +169,8 @@ def disturb(
 ) -> None:
     """Kill or stop a run at a random moment, repeat the command, and note what went wrong."""
     moment, faults = chance.uniform(0.1, seconds), tally.faults
-    run = Started(launcher)
-    what = f"{launcher} {[s.name for s in signals]} after {moment:.2f} of {seconds:.0f} s"
+    run = kind(launcher)
+    what = f"{launcher} {kind.__name__} {[s.name for s in signals]} after {moment:.2f} of {seconds:.0f} s"
     time.sleep(moment)
     alive, early = run.process.poll() is None, not Path("outputs/store").exists()
     for number in signals:
@@ -155,11 +191,14 @@ def disturb(
     elif killed:
         tally.killed += 1
         tally.importing += early
+        tally.forked += kind is Forked
     else:
         tally.stopped += 1
     if not killed and (code not in (0, 75, 130) or "Traceback" in said):
         faults.append(f"{what}: exit code {code}\n{said[-2000:]}")
-    code, said = resumed(launcher)
+    again = Forked(launcher)
+    code = again.process.wait(1800)
+    said = again.said.read_text()
     if code != 0:
         faults.append(f"{what}: the next run left with {code}\n{said[-2000:]}")
     elif contents(Path("outputs/store")) != expected:
@@ -176,13 +215,17 @@ def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, lis
     for launcher in launchers:
         part = share * LAUNCHERS[launcher][0] / whole
         kills, stops = (max(1, round(n * part)) for n in (KILLS, STOPS))
-        seconds, expected = undisturbed(launcher)
+        durations = {kind: undisturbed(launcher, kind) for kind in (Started, Forked)}
+        expected = durations[Started][1]
+        assert durations[Forked][1] == expected
         tallies[launcher] = tally = Tally()
         while (done := tally.killed + tally.stopped) < kills + stops:
-            signals = [signal.SIGKILL]
+            # a third of the kills meet imports, those of forked runs the work
+            kind, signals = chance.choice([Started, Forked, Forked]), [signal.SIGKILL]
             if done >= kills:
+                kind = Started
                 signals = chance.choices([signal.SIGINT, signal.SIGTERM], k=chance.randint(1, 3))
-            disturb(launcher, signals, seconds, expected, chance, tally)
+            disturb(launcher, kind, signals, durations[kind][0], expected, chance, tally)
             print(f"  {launcher}: {tally}, {len(tally.faults)} faults", flush=True)
     tried = "; ".join(f"{name}: {tally}" for name, tally in tallies.items())
     return tried, [fault for tally in tallies.values() for fault in tally.faults]

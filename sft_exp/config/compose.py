@@ -54,7 +54,8 @@ def named(overrides: list[str]) -> list[str]:
         except HydraException:  # Hydra reports it with the line of the grammar
             continue
         given = parsed.list if isinstance(parsed, ChoiceSweep) else [parsed]
-        if any(isinstance(each, bool | int | float | dict) for each in given):
+        given = [one for each in given for one in (each if isinstance(each, list) else [each])]
+        if any(isinstance(each, bool | int | float | dict | list) for each in given):
             raise ConfigError(group, value, f"is no option; valid: {', '.join(options(group))}")
     return overrides
 

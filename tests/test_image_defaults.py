@@ -30,7 +30,9 @@ def chosen(**changes):
         ({"size": 32}, {"dataset.size": "32", "encoder": "conv", "augment": "pictures"}),
         ({"size": 8, "grey": True}, {"encoder.channels": "[32,64]", "dataset.channels": "1"}),
         ({"bf16": False}, {"hardware.precision": None}),
-        ({"gpu": True}, {"pretrain.steps": "2000"}),
+        ({}, {"draws": "5"}),  # a fine-tuning of this network takes seconds
+        ({"size": 28}, {"draws": None}),
+        ({"gpu": True}, {"pretrain.steps": "2000", "draws": None}),
         ({"images": 100}, {"controls": None}),
         ({"images": 5000, "labelled": 1000}, {"val": None, "finetune.steps": "937"}),
     ],

@@ -194,16 +194,24 @@ def blur(x_BCHW: Tensor, config: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor
     """Gaussian blur as matrix products over rows and columns; weights sum to 1 at borders, too."""
     if not config.blur:
         return x_BCHW
+    sigma_B, blurred_B = scale_to(config.sigma, u[1]), u[0] < config.blur
+    if x_BCHW.device.type == "cpu":  # elsewhere the host would wait to learn how many these are
+        some = blurred_B.nonzero()[:, 0]
+        return x_BCHW.index_copy(0, some, smoothed(x_BCHW[some], sigma_B[some]))
     # images that are not blurred get a kernel so narrow that it changes nothing
-    sigma_B = scale_to(config.sigma, u[1]).where(u[0] < config.blur, 1e-3)
+    return smoothed(x_BCHW, sigma_B.where(blurred_B, 1e-3))
+
+
+def smoothed(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """Each image convolved with a Gaussian of its own width."""
 
     def weights_BSS(size: int) -> Tensor:
         at_S = torch.arange(size, device=x_BCHW.device)
         return (-((at_S[:, None] - at_S) ** 2) / (2 * sigma_B[:, None, None] ** 2)).softmax(2)
 
-    rows_B1HH = weights_BSS(x_BCHW.shape[2])[:, None]
-    columns_B1WW = weights_BSS(x_BCHW.shape[3])[:, None]
-    return rows_B1HH @ x_BCHW @ columns_B1WW.mT
+    # One product an image for all its channels: `@` would copy the kernels for each of them.
+    rows_BCUW = torch.einsum("buh,bchw->bcuw", weights_BSS(x_BCHW.shape[2]), x_BCHW)
+    return torch.einsum("bcuw,bvw->bcuv", rows_BCUW, weights_BSS(x_BCHW.shape[3]))
 
 
 def cut_out(x_BCHW: Tensor, config: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:

@@ -168,7 +168,8 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
     if arm == LABELS_ONLY:
         return {"task": supervised}
     if arm == RANDOM:
-        return {"task": supervised, "start": None, "strategy": Linear()}
+        # on the images as they are: the features of each are then computed once, not at each step
+        return {"task": supervised.unaltered(), "start": None, "strategy": Linear()}
     closed_form: Request = {"task": supervised.closed_form_task(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
         return {**closed_form, "strategy": frozen[arm]}

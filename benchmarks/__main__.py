@@ -7,7 +7,18 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import defaults, gpu, heads, probe, scale, sweep, textbook, useless, views
+from benchmarks import (
+    defaults,
+    estimates,
+    gpu,
+    heads,
+    probe,
+    scale,
+    sweep,
+    textbook,
+    useless,
+    views,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +27,9 @@ def main() -> None:
     data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
     if sys.argv[1:2] == ["gpu"]:  # has images of its own, and needs no data
         gpu.main(sys.argv[2:], data)
+        return
+    if sys.argv[1:2] == ["estimates"]:  # runs of any data set
+        estimates.main(sys.argv[2:], data)
         return
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")

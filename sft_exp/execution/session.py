@@ -10,7 +10,7 @@ from typing import Any
 
 from sft_exp.distributed.group import missing, present
 from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
-from sft_exp.execution import followers, ownership, pool
+from sft_exp.execution import followers, ownership, pilot, pool
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.progress import LOG, console
 from sft_exp.reports import model_card, report
@@ -73,6 +73,8 @@ def _run(
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
+        if others is None and ctx.group is None:
+            pilot.announce(job, ctx)
         with missing(ctx.group), pool.workers(job, ctx, config, others or ()):
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)

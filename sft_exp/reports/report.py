@@ -4,7 +4,7 @@ before a run."""
 import json
 import platform
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -340,10 +340,15 @@ def environment(job: Job) -> str:
     return f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads, device {device}"
 
 
-def plan(jobs: list[Job]) -> None:
-    """Print which stages would run, which are cached, and the expected time. Runs and writes
-    nothing."""
-    store = Store(Path(jobs[0].experiment.store))
+def plan(jobs: list[Job], timed: Mapping[str, float] | None = None, total_of: str = "") -> None:
+    """Print which stages would run, which are cached, and the expected time. Writes nothing.
+
+    Args:
+        jobs: the jobs.
+        timed: seconds by name of the folder, where a pilot has told them.
+        total_of: a sentence about the whole.
+    """
+    store, known = Store(Path(jobs[0].experiment.store)), timed or {}
     table = Table(box=SIMPLE_HEAD)
     for head in ("stage", "requests", "cached", "to compute", "time"):
         table.add_column(head, justify="left" if head == "stage" else "right")
@@ -352,9 +357,12 @@ def plan(jobs: list[Job]) -> None:
         requests = {stage(name).folder_name(r): r for job in jobs for r in job.requests[name]}
         if not requests:
             continue
-        missing = [r for folder, r in requests.items() if not store.has(folder)]
+        missing = {folder: r for folder, r in requests.items() if not store.has(folder)}
         past = finished(store, name) if missing else []
-        seconds = [expected(r, past, name in SCALED) for r in missing]
+        seconds = [
+            told if (told := expected(r, past, name in SCALED)) is not None else known.get(folder)
+            for folder, r in missing.items()
+        ]
         total += seconds
         table.add_row(
             name,
@@ -367,7 +375,10 @@ def plan(jobs: list[Job]) -> None:
     table.add_row("all", "", "", str(len(total)), added(total))
     screen = Console(highlight=False, markup=False)
     screen.print(table)
-    screen.print("Time: what finished stages like these took, scaled by their steps.", style="dim")
+    how = "Time: what finished stages like these took, scaled by their steps"
+    screen.print(f"{how}{', or some timed steps' if known else ''}.", style="dim")
+    if total_of:
+        screen.print(total_of, soft_wrap=True)
     used = totals(list(folders(store.root)))
     screen.print(f"Store {store.root}: {used}; {atomic_io.free(store.root)} free", style="dim")
     if any(job.experiment.val == "full" for job in jobs):

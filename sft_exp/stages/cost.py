@@ -14,6 +14,8 @@ from sft_exp.store.requests import plain
 # tens of milliseconds: processes of one thread each share the cores better than threads of one.
 SMALL = 10_000_000
 
+WHOLE = {"maps": [-1], "pool": "avg", "grid": 1}  # of a pretraining: up to the last map
+
 _flops: dict[str, int] = {}  # of encoders that this process has counted, by their description
 
 
@@ -24,7 +26,7 @@ def is_small(request: dict[str, Any], spec: Spec) -> bool:
 
 def operations(request: dict[str, Any], spec: Spec) -> int:
     """Floating-point operations of the forward pass of the request's encoder for one image."""
-    encoder, features = request["encoder"], request["features"]
+    encoder, features = request["encoder"], request.get("features", WHOLE)
     key = json.dumps([plain(encoder), plain(features), list(spec.image)], sort_keys=True)
     if key not in _flops:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

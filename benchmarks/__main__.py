@@ -31,6 +31,9 @@ def main() -> None:
     if sys.argv[1:2] == ["estimates"]:  # runs of any data set
         estimates.main(sys.argv[2:], data)
         return
+    if sys.argv[1:2] == ["defaults"]:
+        defaults.main(sys.argv[2:], data)
+        return
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
     wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views", "useless"]
@@ -42,7 +45,6 @@ def main() -> None:
         ("views", views),
         ("useless", useless),
         ("scale", scale),
-        ("defaults", defaults),
     ):
         if name in wanted:
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")

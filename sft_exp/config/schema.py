@@ -10,6 +10,7 @@ from sft_exp.errors import ConfigError, require
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 ENGINES = ("local", "ddp", "fsdp")
+LIBRARY = "torchvision.transforms.v2"  # of transforms in views
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,14 @@ class AugmentConfig:
     # minimum and maximum standard deviation of the blur, in pixels
     sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
     cutout: float = 0.0  # probability of a black rectangle of a twentieth to a third of the image
+    # transforms of torchvision that follow, each a node with `_target_` and its options
+    transforms: list[Any] = field(default_factory=list)
 
     def __post_init__(self):
+        for node in self.transforms:
+            path = node.get("_target_") if isinstance(node, dict) else None
+            valid = f"nodes whose _target_ is a class of {LIBRARY}"
+            require(str(path).startswith(f"{LIBRARY}."), "transforms", node, valid)
         for name in ("crop", "sigma"):
             pair = getattr(self, name)
             ok = len(pair) == 2 and 0 < pair[0] <= pair[1] < inf

@@ -15,7 +15,7 @@ from sft_exp.config.schema import Experiment
 from sft_exp.core.metric import Metric
 from sft_exp.core.task import Task
 from sft_exp.core.types import Spec
-from sft_exp.data import duplicates
+from sft_exp.data import duplicates, library_transforms
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.starts import initial
@@ -35,6 +35,8 @@ def check_task(e: Experiment, data: Corpus) -> None:
         others = f"data sets that have them: {', '.join(giving(*missing)) or 'none'}"
         needs = f"learns from {' and '.join(map(called, missing))}"
         raise ConfigError("task", name, f"{needs}, and {has}; {others}")
+    for part in (e.task, e.pretrainer):
+        library_transforms.built(getattr(part, "views", {}).get("transforms", []))
     check_metrics(e, data)
     for key, chosen, supported in (
         ("compress", e.compress and e.compress.variants(""), ("classes",)),

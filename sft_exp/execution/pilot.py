@@ -7,12 +7,12 @@ kept in the store, if there is one, by machine and shape of the request.
 
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context
 
 FILE = "paces.json"  # in the store: machine and shape of a request -> its pace
-STEPS = 9  # of a pilot; the first, which is slower, is left out
+STEPS = 6  # of a pilot; the first, which is slower, is left out
 ENOUGH = 4.0  # seconds of steps after which a pilot ends early
 TRAINED = ("pretrain", "search", "finetune", "validate")
 # fields of a request that its pace depends on
@@ -55,8 +55,9 @@ SHAPE = (
 # Work from which a start is preceded by the timing, about half a minute of a core: steps of batches of
 # `BATCH` images, as `pool.steps` counts them.
 WORTH, BATCH = 30_000, 32
+SOLVED = 1.0  # seconds of a head in closed form, which a start does not time
 START = 8.0  # seconds of a run besides its stages: imports, reading images, report
-HASHED = 5e-4  # seconds an image takes in the stages that describe data sets
+HASHED = 5e-5  # seconds an image takes in the stages that describe data sets
 PREDICTED = 250  # images at most whose prediction is timed
 
 
@@ -133,7 +134,7 @@ class Pilot:
 
     def measured(self, name: str, request: Request) -> Pace | None:
         short = shortened(request)
-        with tempfile.TemporaryDirectory() as place, quiet():
+        with TemporaryDirectory() as place, quiet():
             try:
                 if not request["stop"]:  # a head in closed form
                     return self.timed(Path(place) / "timed", name, short)
@@ -151,7 +152,7 @@ class Pilot:
                 return None
 
     def timed(self, folder: Path, name: str, request: Request) -> Pace:
-        folder.mkdir()
+        atomic_io.folder(folder)
         clock = _Clock()
         about: Any = None  # a base class's run is opened with nothing
         ctx = replace(self.ctx, mirrored={folder.name: about}, runs={folder.name: clock})
@@ -210,8 +211,14 @@ def quiet() -> Iterator[None]:
         console.quiet = before
 
 
-def estimate(job: Job, ctx: Context, pilot: Pilot | None = None) -> Estimate:
-    """What the missing results of the job will take. Jobs that share a pilot time a network once."""
+def estimate(
+    job: Job, ctx: Context, pilot: Pilot | None = None, solved: float | None = None
+) -> Estimate:
+    """What the missing results of the job will take. Jobs that share a pilot time a network once.
+
+    Args:
+        solved: seconds that a head in closed form is taken to need, instead of being timed.
+    """
     store = Store(Path(job.experiment.store))
     pilot = pilot or Pilot(ctx, store.root)
     of: dict[str, float] = {}
@@ -225,7 +232,11 @@ def estimate(job: Job, ctx: Context, pilot: Pilot | None = None) -> Estimate:
         }
         for folder, request in missing.items():
             if name in TRAINED:
-                pace = pilot.pace(name, request)
+                in_closed_form = name != "pretrain" and not request["stop"]
+                if in_closed_form and solved is not None:
+                    pace: Pace | None = Pace(0.0, solved, 0.0, 0.0)
+                else:
+                    pace = pilot.pace(name, request)
                 if pace is None:
                     unknown += 1
                     continue
@@ -258,7 +269,7 @@ def announce(job: Job, ctx: Context) -> None:
         if not store.has(stage(name).folder_name(request))
     )
     if sum(pool.steps(r, ctx) * r["batch_size"] / BATCH for r in missing) > WORTH:
-        console.message(estimate(job, ctx).sentence)
+        console.message(estimate(job, ctx, solved=SOLVED).sentence)
 
 
 def duration(seconds: float) -> str:

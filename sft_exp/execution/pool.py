@@ -30,8 +30,8 @@ from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context, Stop
 
 # Steps of gradient training that must be missing for each further worker. A worker repays its start,
-# some seconds of CPU, with about half as many steps of a small network. Each further `OPERATIONS` of
-# an image's forward pass make a step as much longer as all that a step takes besides arithmetic.
+# some seconds of CPU, with about half as many steps of a small network. A network of more than
+# `OPERATIONS` an image takes longer steps, in proportion.
 STEPS = 30_000
 OPERATIONS = 500_000
 POLL = 0.2  # seconds between two looks for work that has become possible
@@ -122,11 +122,11 @@ def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
 
 
 def steps(request: Request, ctx: Context) -> float:
-    """The request's steps of training, in steps of a network that takes hardly any arithmetic."""
+    """The request's steps of training, in steps of a small network."""
     if not request["stop"]:
         return 0
     longer = operations(request, ctx.corpus(request["dataset"]).spec) / OPERATIONS
-    return request["stop"] * request.get("folds", 1) * (1 + longer)
+    return request["stop"] * request.get("folds", 1) * max(1.0, longer)
 
 
 def cores() -> int:

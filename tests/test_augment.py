@@ -7,6 +7,7 @@ import torch
 
 from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
+from sft_exp.data import library_transforms
 from sft_exp.data.augment import resample, view, view_with_boxes, view_with_mask
 from sft_exp.errors import ConfigError
 from sft_exp.jobs import prepare
@@ -223,6 +224,14 @@ def test_transforms_that_torchvision_lacks_are_refused_before_anything_runs(
 ):
     with pytest.raises(ConfigError, match=message):
         prepare.prepare(experiment("pretrainer=vicreg", "draws=1", f"augment.transforms=[{node}]"))
+
+
+def test_policies_that_leave_masks_behind_are_refused():
+    how = replace(NONE, transforms=[{"_target_": f"{V2}.RandAugment"}])
+    with pytest.raises(ConfigError, match="move masks and boxes along"):
+        library_transforms.check(how.transforms, (3, 12, 12), ("mask",))
+    library_transforms.check(how.transforms, (3, 12, 12), ())
+    library_transforms.check([TURN], (3, 12, 12), ("boxes", "labels"))
 
 
 def test_a_transform_that_changes_the_size_is_refused():

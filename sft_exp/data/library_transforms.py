@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sft_exp.core.rng import Stream, seed_global
+from sft_exp.core.rng import Stream, seed_global, stream
 from sft_exp.data.boxes import SEEN
 from sft_exp.errors import ConfigError
 
@@ -23,6 +23,16 @@ KEY = "augment.transforms"
 def built(nodes: Sequence[Any]) -> list[Any]:
     """The transforms that nodes with `_target_` describe. ConfigError."""
     return [inner(node) for node in nodes]
+
+
+def check(nodes: Sequence[Any], image: tuple[int, int, int], targets: Sequence[str]) -> None:
+    """ConfigError if they cannot be built, or cannot move the task's targets along."""
+    built(nodes)
+    mask = torch.zeros(1, 1, *image[1:], dtype=torch.long) if "mask" in targets else None
+    boxes = torch.zeros(1, 1, 4) if "boxes" in targets else None
+    if nodes and (mask is not None or boxes is not None):
+        labels = torch.zeros(1, 1, dtype=torch.long)
+        transformed(torch.zeros(1, *image), nodes, stream("transforms"), mask, boxes, labels)
 
 
 def inner(value: Any) -> Any:
@@ -69,7 +79,11 @@ def transformed(
             sample["boxes"] = tv_tensors.BoundingBoxes(boxes_BM4[n], **canvas)
         with seeded((high << 24) | low, x_BCHW.device):
             for transform in transforms:
-                sample = transform(sample)
+                try:
+                    sample = transform(sample)
+                except TypeError as error:
+                    valid = f"transforms that move masks and boxes along ({error})"
+                    raise ConfigError(KEY, type(transform).__name__, valid) from error
         image = sample["image"].as_subclass(Tensor)
         if image.shape != x_BCHW[n].shape:
             raise ConfigError(

@@ -36,7 +36,9 @@ def check_task(e: Experiment, data: Corpus) -> None:
         needs = f"learns from {' and '.join(map(called, missing))}"
         raise ConfigError("task", name, f"{needs}, and {has}; {others}")
     for part in (e.task, e.pretrainer):
-        library_transforms.built(getattr(part, "views", {}).get("transforms", []))
+        nodes = getattr(part, "views", {}).get("transforms", [])
+        moved = e.task.needs if part is e.task else ()
+        library_transforms.check(nodes, data.image, moved)
     check_metrics(e, data)
     for key, chosen, supported in (
         ("compress", e.compress and e.compress.variants(""), ("classes",)),

@@ -102,7 +102,9 @@ def numbers(job: Job, result: Results) -> list[str]:
     for arm, scores in {MAIN: result.test, **result.controls}.items():
         draws = result.draws[arm]
         _, low, high = interval([draws], ratio)
-        span = f"{100 * low:.2f} to {100 * high:.2f}" if len(draws) > 1 else "one draw"
+        span = f"{100 * low:.2f} to {100 * high:.2f}" if low < high else "all draws are equal"
+        if len(draws) == 1:
+            span = "one draw"
         calibration = f"{scores['ece']:.3f}" if "ece" in scores else ""
         lines.append(
             f"| {advice.called(job, arm, result.faults)} | {100 * fmean(draws):.2f} | {span} | {calibration} |"

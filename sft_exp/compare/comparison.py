@@ -34,6 +34,7 @@ SILENT = (
     "plan",
     "report",
     "report_images",
+    "store_max_gb",
     "monitors",
     "choices",
     "replace",
@@ -185,6 +186,11 @@ class Comparison:
         return ", ".join(dict.fromkeys(j.score for j in self.jobs if j.result)) or "accuracy"
 
     @cached_property
+    def score_name(self) -> str:
+        """The metric's name in texts; several names if the jobs differ in it."""
+        return ", ".join(dict.fromkeys(j.score_name for j in self.jobs if j.result)) or "accuracy"
+
+    @cached_property
     def validated(self) -> bool:
         return any(r.val is not None for r in self.rows)
 
@@ -283,7 +289,8 @@ class Comparison:
         """Notes on how to read the table."""
         if not any(r.done for r in self.rows):
             return []
-        what = "Accuracies" if self.score == "accuracy" else self.score
+        name = self.score_name
+        what = "Accuracies" if name == "accuracy" else name[0].upper() + name[1:]
         lines = [f"{what} in percent, sorted by validation; test is for reading, not for choosing."]
         if not self.validated:
             lines = [
@@ -308,7 +315,7 @@ class Comparison:
             )
         if any(j.verdict for j in self.jobs):
             lines.append(
-                f"gain: points of test {self.score} over the same model from scratch with the same "
+                f"gain: points of test {name} over the same model from scratch with the same "
                 "settings, which need not be the best for it."
             )
         return lines

@@ -22,7 +22,7 @@ from sft_exp.verdict import WITHHELD, Setting, frozen, interval, judge, selectio
 from sft_exp.verdict import Comparison as Pair
 
 # keys and groups that make validation scores of different problems
-PROBLEM = ("dataset", "labels", "labels_total", "task", "val", "protocol", "draws")
+PROBLEM = ("dataset", "labels", "labels_total", "task", "val", "score", "protocol", "draws")
 NEXT = 5  # settings that are shown behind the best one
 ALPHA = 0.05
 TIE = 1e-6  # scores that differ by less are equal up to rounding

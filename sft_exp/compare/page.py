@@ -215,7 +215,7 @@ def parallel(comparison: Comparison) -> Figure | None:
     bar = figure.colorbar(
         ScalarMappable(norm, SCALE), ax=axes, pad=0, aspect=30, format=lambda v, _: f"{100 * v:.4g}"
     )
-    bar.set_label(f"validation {comparison.score} (%)")
+    bar.set_label(f"validation {comparison.score_name} (%)")
     bar.outline.set_visible(False)
     return figure
 

@@ -291,6 +291,10 @@ class Experiment:
     draws: int = 10  # labelled splits, each fine-tuned from the same pretraining
     # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` decide what auto stands for
     val: str = "auto"
+    # by which classifiers are compared and chosen: accuracy, balanced_accuracy, or auto: accuracy,
+    # unless more than 60 % of the training or test labels are of one class; other tasks have one
+    # score
+    score: str = "auto"
     # metrics of test predictions in addition to the task's: top_k, balanced_accuracy, auroc,
     # {_target_: torchmetrics....}
     metrics: list[Any] = field(default_factory=list)
@@ -311,6 +315,9 @@ class Experiment:
     # remove another experiment's results from the run folder instead of refusing the folder
     replace: bool = False
     store: str = "outputs/store"  # folder of all stage folders
+    # size of the store, after a run or sweep, above which the oldest folders that no run refers to
+    # are removed; null = none are
+    store_max_gb: float | None = None
     # folder of your own parts: pretrainers/NAME.py, ..., and conf/pretrainer/NAME.yaml, ...
     plugins: str | None = None
     name: str = ""  # of the experiment, for titles
@@ -331,6 +338,8 @@ class Experiment:
             valid = "must be null except with val=holdout or full"
             raise ConfigError("finetune.patience", patience, valid)
         require_above_0_or_null(self, "labels_total")
+        most, valid = self.store_max_gb, "0 or more, or null"
+        require(most is None or 0 <= most < inf, "store_max_gb", most, valid)
         valid = "a number above 0 (labels per class), a share such as 5%, or all; or a file.csv"
         require(valid_labels(self.labels), "labels", self.labels, valid)
 

@@ -9,6 +9,7 @@ from math import ceil, prod
 from pathlib import Path
 
 from sft_exp.config.schema import Experiment, OptimizerConfig
+from sft_exp.core import score
 from sft_exp.core.arms import LABELS_ONLY, LONG, MAIN, RANDOM, SCRATCH, SINGLE
 from sft_exp.core.encoder import Encoder
 from sft_exp.core.strategy import Strategy
@@ -120,6 +121,8 @@ def finetuning(
         "precision": e.hardware.numerics(),
     }
     request |= difference(job, shared, arm, request)
+    if request["val"] != "none" and e.score == score.BALANCED:
+        request["score"] = score.RECALL  # the same number, as the task calls it
     if stores_features(request):
         request[STORED] = features_of(job, "features", shared, request)
     if folders := request["strategy"].models():  # teachers
@@ -229,7 +232,9 @@ def tuned(job: Job, request: Request) -> OptimizerConfig:
         choice = {
             "rates": [float(r) for r in rates],
             "trials": folders,
-            "score": request["task"].score,
+            "score": score.RECALL
+            if job.experiment.score == score.BALANCED
+            else request["task"].score,
         }
     add(job, name, choice)
     return with_rate(optim, place(job, name, choice))

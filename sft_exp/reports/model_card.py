@@ -94,7 +94,7 @@ def card(job: Job, result: Results, command: list[str]) -> str:
 
 def numbers(job: Job, result: Results) -> list[str]:
     ratio = splits.make(job.corpus, job.labels, 0).ratio
-    score = job.experiment.task.columns[result.score]
+    score = result.score_name
     lines = [
         f"| model | test {score}, % | 95 % interval over draws | calibration error |",
         "| --- | --- | --- | --- |",

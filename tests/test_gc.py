@@ -136,6 +136,27 @@ def test_max_gb_takes_the_oldest_until_the_store_is_small_enough(store, capsys):
     assert "max_gb" in capsys.readouterr().err
 
 
+def test_a_run_reduces_the_store_to_its_largest_size(store, capsys):
+    for n in range(3):
+        path = folder(store, name("finetune", n))
+        for file in (path, *path.rglob("*")):
+            os.utime(file, (time.time() - 100 * (3 - n),) * 2)
+    here = run(Path("outputs/runs/a/b"), store, [name("finetune", 0)])
+    collect.limit(store, here, None)
+    collect.limit(store, here, 1.0)
+    assert len(there(store)) == 3
+    assert capsys.readouterr().err == ""
+    size = listing.measure(store)[0]
+    collect.limit(store, here, (size - 1) / 1e9)
+    assert there(store) == {name("finetune", n) for n in (0, 2)}, "the oldest that is unused"
+    collect.limit(store, here, 0.0)
+    assert there(store) == {name("finetune", 0)}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("store_max_gb=")
+    assert "1 unused entries" in said[0]
+
+
 def test_the_work_of_gc_grows_with_the_number_of_folders_and_not_with_its_square(store):
     """Counted, not timed: calls of Python functions for twice the folders are about twice as many."""
     calls = []

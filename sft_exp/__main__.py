@@ -18,8 +18,7 @@ COMMANDS = {
     "Use a trained model": ("predict", "evaluate", "serve"),
     "Judge results": ("compare", "check"),
     "Decide what to label": ("label", "forecast", "suspicious"),
-    "Look after the store and W&B": ("ls", "gc", "sync", "dashboard"),
-    "Report a bug": ("doctor",),
+    "Look after the store and W&B, report a bug": ("ls", "gc", "sync", "dashboard", "doctor"),
 }
 NAMES = [name for names in COMMANDS.values() for name in names]
 HELP = {"-h", "--help"}

@@ -37,7 +37,7 @@ from sft_exp.reports.drawing import Picture
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
-from sft_exp.store import results
+from sft_exp.store import atomic_io, results
 from sft_exp.store.results import Results
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
@@ -236,6 +236,7 @@ def load_pretrained(path: str | Path) -> FeatureExtractor:
         file = folder.parent / start / "encoder.safetensors"
         if not file.exists():
             raise DataError(f"{path}: its pretraining should be in {file.parent}, and is not there")
+        atomic_io.require_intact(file.parent)
         transfer.load_own(encoder.backbone, transfer.read_own(file), file)
     return encoder.eval()
 

@@ -165,7 +165,7 @@ class Line(Callback):
             with _recorders[-1].listening() if key else nullcontext():
                 job = prepare(config, config.hydra)
             if job.experiment.plan:
-                planned([job])
+                planned(job)
             folder = run_folder(config)
             ownership.take(folder)  # before Hydra writes into it
             ownership.fits(folder, plain(config), job.experiment.choices)
@@ -200,8 +200,12 @@ def prepare(cfg: DictConfig, hydra_node: Any) -> "Job":
     return prepare.prepare(build.experiment(build.plain(cfg), build.choices(cfg, hydra_node)))
 
 
-def planned(jobs: list["Job"]) -> None:
+def planned(job: "Job") -> None:
+    from sft_exp.core.tracker import Tracker
+    from sft_exp.execution import pilot
     from sft_exp.reports import report
+    from sft_exp.training.context import Context
 
-    report.plan(jobs)
+    expected = pilot.estimate(job, Context.on(job.experiment.hardware, Tracker()))
+    report.plan([job], expected.of, expected.sentence)
     sys.exit(0)

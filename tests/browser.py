@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import time
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+ABSENT = "needs a browser on the PATH: apt-get install chromium-headless-shell"
 QUIET = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
@@ -87,6 +87,12 @@ class Browser:
                 f"{script} has not come true; {self.run('document.body.innerText')}"
             )
             time.sleep(0.02)
+
+    def follow(self, script):
+        """Run a script that leaves the page, and wait for the next one."""
+        self.run(f"setTimeout(() => {{ {script} }})")
+        while self.read().get("method") != "Page.loadEventFired":
+            pass
 
     def press(self, key):
         for kind in ("keyDown", "keyUp"):

@@ -154,12 +154,16 @@ def line(
 
 
 def run(
-    function: Callable[..., None], *arguments: Any, prepare: Any = None, fault: Fault | None = None
+    function: Callable[..., None],
+    *arguments: Any,
+    prepare: Any = None,
+    fault: Fault | None = None,
+    seconds: float = 120,
 ) -> tuple[int, str]:
     """(exit code, what it said) of `cli` or `line` in a forked process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        code = ended(fork(function, out, prepare, fault, *arguments))
+        code = ended(fork(function, out, prepare, fault, *arguments), seconds)
         return code, out.read_text()
 
 

@@ -7,8 +7,11 @@ import torch
 
 from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
-from sft_exp.data.augment import resample, view
+from sft_exp.data import library_transforms
+from sft_exp.data.augment import resample, view, view_with_boxes, view_with_mask
 from sft_exp.errors import ConfigError
+from sft_exp.jobs import prepare
+from sft_exp.store.requests import plain
 
 NONE = AugmentConfig(crop=[1.0, 1.0], ratio=1.0, flip=0.0, jitter=0.0, grey=0.0)
 ALL = AugmentConfig(crop=[0.3, 1.2], rotate=20, shear=10, shift=0.1, blur=0.5, cutout=0.5)
@@ -144,6 +147,97 @@ def test_cutout_takes_a_rectangle():
     assert torch.equal(gone[:, 0].sum((1, 2)), rows_B * columns_B)
     assert 0.03 < share_B.min() < 0.08
     assert 0.28 < share_B.max() < 0.38
+
+
+V2 = "torchvision.transforms.v2"
+SOLAR = {"RandomSolarize": {"threshold": 0.5, "p": 0.5}}
+TURN = {"_target_": f"{V2}.RandomRotation", "degrees": [90, 90]}
+
+
+@pytest.mark.parametrize("name", ["RandAugment", "TrivialAugmentWide", "RandomSolarize"])
+@pytest.mark.parametrize("x_BCHW", [COLOUR, GREY])
+def test_torchvisions_transforms_are_a_function_of_the_stream(x_BCHW, name):
+    how = replace(NONE, transforms=[{"_target_": f"{V2}.{name}"} | SOLAR.get(name, {})])
+    state = torch.get_rng_state()
+    first, again, other = seen(x_BCHW, how), seen(x_BCHW, how), seen(x_BCHW, how, "other")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+    assert 0 <= first.min() <= first.max() <= 1
+    same = seen(x_BCHW[:1].expand(64, -1, -1, -1), how)
+    assert len(same.flatten(1).unique(dim=0)) > 1, "each image has numbers of its own"
+
+
+def test_transforms_come_after_our_own_numbers():
+    """Adding one changes nothing of the other operations."""
+    own, more = AugmentConfig(), AugmentConfig(transforms=[{"_target_": f"{V2}.Identity"}])
+    assert torch.equal(seen(COLOUR, own), seen(COLOUR, more))
+
+
+def test_masks_and_boxes_move_along():
+    how = replace(NONE, transforms=[TURN])
+    square = torch.rand(4, 3, 12, 12, generator=stream("square"))
+    mask = torch.randint(0, 3, (4, 12, 12), generator=stream("mask"))
+    x_BCHW, mask_BHW = view_with_mask(square, mask, how, stream("view"))
+    assert torch.allclose(x_BCHW, square.rot90(1, (2, 3)), atol=1e-5)
+    assert torch.equal(mask_BHW, mask.rot90(1, (1, 2)))
+    boxes = torch.tensor([[[0.0, 2.0, 4.0, 8.0], [0.0, 0.0, 0.0, 0.0]]]).expand(4, -1, -1)
+    labels = torch.tensor([[2, 0]]).expand(4, -1)
+    _, boxes_BM4, labels_BM = view_with_boxes(square, boxes, labels, how, stream("view"))
+    assert torch.allclose(boxes_BM4[:, 0], torch.tensor([2.0, 8.0, 8.0, 12.0]), atol=1e-4)
+    assert torch.equal(labels_BM, labels)
+
+
+def test_what_leaves_the_view_is_no_class_and_no_box():
+    away = {"_target_": f"{V2}.Pad", "padding": [12, 0, 0, 0]}
+    crop = {"_target_": f"{V2}.CenterCrop", "size": [12, 12]}
+    how = replace(NONE, transforms=[away, crop])  # half of the image moves out to the right
+    mask = torch.ones(4, 12, 12, dtype=torch.long)
+    _, mask_BHW = view_with_mask(torch.rand(4, 3, 12, 12), mask, how, stream("view"))
+    assert (mask_BHW[:, :, :6] == 255).all()
+    assert (mask_BHW[:, :, 6:] == 1).all()
+    boxes = torch.tensor([[[8.0, 2.0, 12.0, 8.0], [0.0, 0.0, 4.0, 4.0]]]).expand(4, -1, -1)
+    labels = torch.tensor([[2, 1]]).expand(4, -1)
+    _, boxes_BM4, labels_BM = view_with_boxes(
+        torch.rand(4, 3, 12, 12), boxes, labels, how, stream("view")
+    )
+    assert labels_BM.tolist() == [[0, 1]] * 4
+    assert torch.equal(boxes_BM4[:, 1], torch.tensor([6.0, 0.0, 10.0, 4.0]).expand(4, -1))
+
+
+def test_transforms_of_two_requests_have_two_hashes():
+    turned = [TURN], [{**TURN, "_target_": f"{V2}.RandomAffine"}]
+    one, other = (plain(replace(NONE, transforms=list(t))) for t in turned)
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ("{_target_: os.system}", "torchvision.transforms.v2"),
+        ("{_target_: torchvision.transforms.v2.RandAugmentt}", "a class of torchvision"),
+        ("{_target_: torchvision.transforms.v2.RandAugment, nmu: 3}", "must fit its class"),
+    ],
+)
+def test_transforms_that_torchvision_lacks_are_refused_before_anything_runs(
+    experiment, node, message
+):
+    with pytest.raises(ConfigError, match=message):
+        prepare.prepare(experiment("pretrainer=vicreg", "draws=1", f"augment.transforms=[{node}]"))
+
+
+def test_policies_that_leave_masks_behind_are_refused():
+    how = replace(NONE, transforms=[{"_target_": f"{V2}.RandAugment"}])
+    with pytest.raises(ConfigError, match="move masks and boxes along"):
+        library_transforms.check(how.transforms, (3, 12, 12), ("mask",))
+    library_transforms.check(how.transforms, (3, 12, 12), ())
+    library_transforms.check([TURN], (3, 12, 12), ("boxes", "labels"))
+
+
+def test_a_transform_that_changes_the_size_is_refused():
+    how = replace(NONE, transforms=[{"_target_": f"{V2}.CenterCrop", "size": [4, 4]}])
+    with pytest.raises(ConfigError, match="must keep the images' shape"):
+        seen(COLOUR, how)
 
 
 def test_presets_are_of_the_data_sets_kind(experiment):

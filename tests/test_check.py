@@ -98,6 +98,23 @@ def test_a_floor_as_good_is_failing_to_learn(tmp_path):
     assert found["4.5"].reason.startswith("failed to learn: ours has 95.")
 
 
+def test_unequal_classes_are_judged_by_balanced_accuracy(tmp_path):
+    """Who predicts the commonest class alone is no better than who guesses."""
+    lines = ["id,class,probability,seed,arm,draw,label"]
+    for arm in ("ours", "scratch", *FLOORS):
+        for seed, draw in ((s, d) for s in range(3) for d in range(3)):
+            for n in range(100):
+                truth = "rare" if n < 20 else "common"
+                missed = n < (5 + seed if arm == "ours" else 16 + draw)
+                guess = "common" if missed and truth == "rare" else truth
+                lines.append(f"{n},{guess},0.9,{seed},{arm},{draw},{truth}")
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    _, (sentence,) = graded(tmp_path / "p.csv")
+    # 11 of 20 rare images, in the mean over both classes
+    assert sentence.startswith("ours: Pretraining helped: +0.275 of balanced accuracy")
+    assert sentence.endswith("By balanced accuracy: 80 % of the labels are common.")
+
+
 def test_an_image_that_is_predicted_twice(tmp_path):
     path = table(tmp_path / "p.csv")
     path.write_text(

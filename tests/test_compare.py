@@ -13,14 +13,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from browser import CHROMIUM, Browser
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from result_stubs import record
 
+import sft_exp
 from sft_exp.compare import __main__ as compare_command
-from sft_exp.compare import comparison, output
+from sft_exp.compare import charts, comparison, output
 from sft_exp.compare import page as compare_page
 from sft_exp.compare.comparison import Comparison, collect
 from sft_exp.compare.output import finish
+from sft_exp.verdict import interval
 
 RATES = {"sgd": 0.01, "adam": 0.001}  # what the optimizer's YAML says
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -336,12 +339,12 @@ class Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.outside, self.links, self.images, self.text = [], [], [], 0, ""
+        self.open, self.outside, self.links, self.text, self.data = [], [], [], "", {}
 
     def handle_starttag(self, tag, attrs):
         if tag not in VOID:
             self.open.append(tag)
-        self.images += tag == "img"
+        self.holds_data = dict(attrs).get("id") == "data"
         self.links += [v for k, v in attrs if k == "href"]
         self.outside += [v for k, v in attrs if k == "src" and not v.startswith("data:")]
         assert tag not in ("link", "iframe")
@@ -351,6 +354,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+        if self.open[-1:] == ["script"] and self.holds_data:
+            self.data = json.loads(data)
 
 
 def parsed(folder):
@@ -361,33 +366,131 @@ def parsed(folder):
     assert page.open == []
     assert page.outside == []
     assert all((folder / unquote(link)).is_file() for link in page.links)
-    assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]*", "", source))
+    own = source.replace(charts.library(), "")
+    assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]*", "", own))
     assert 'name="viewport"' in source
     return page
 
 
-def test_page_needs_nothing_else(grid, tmp_path):
-    for stage, losses in (
-        ("finetune", ("loss",)),
-        ("pretrain", ("discriminator_loss", "generator_loss")),
-    ):
-        folder = tmp_path / "outputs" / "store" / f"{stage}-0123456789abcdef"
-        folder.mkdir(parents=True)
-        rows = [{"step": s, **dict.fromkeys(losses, 2.0 / s)} for s in range(1, 9)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        for file in grid.glob("*/results.json"):
-            result = json.loads(file.read_text())
-            result["stages"][stage] = {
-                "folder": f"outputs/store/{folder.name}",
-                "cached": True,
-                "seconds": 1.0,
-            }
-            file.write_text(json.dumps(result))
+def give_curves(grid, stage, rows):
+    """A training log for every job, in a folder of the store that they share."""
+    folder = grid.parent / "outputs" / "store" / f"{stage}-0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for file in grid.glob("*/results.json"):
+        result = json.loads(file.read_text())
+        about = {"folder": f"outputs/store/{folder.name}", "cached": True, "seconds": 1.0}
+        result["stages"][stage] = about
+        file.write_text(json.dumps(result))
+
+
+def test_page_needs_nothing_else(grid):
+    give_curves(grid, "finetune", [{"step": s, "loss": 2.0 / s} for s in range(1, 9)])
+    give_curves(grid, "pretrain", [{"step": 1, "d_loss": 1e9, "g_loss": float("inf")}])
     assert finish(grid) == 0
     page = parsed(grid)
-    assert page.images == 4  # heat map, parallel coordinates, two stages' losses
+    assert list(page.data["specs"]) == ["curves", "parallel", "scatter", "heat"]
+    assert page.data["curves"] == {
+        "finetune-0123456789abcdef": {
+            "finetune/loss": [[*range(1, 9)], [float(f"{2 / s:.6g}") for s in range(1, 9)]]
+        },
+        # what JSON cannot say is a gap in the line
+        "pretrain-0123456789abcdef": {"pretrain/d_loss": [[1], [1e9]], "pretrain/g_loss": [[1], [None]]},
+    }  # fmt: skip
     assert "edge of the grid: try 0.3" in page.text
     assert "24 of 24 jobs done" in page.text
+
+
+def test_the_numbers_of_the_charts_are_those_of_the_results(grid):
+    (grid / "3/results.json").write_text("{")
+    finish(grid)
+    jobs = parsed(grid).data["jobs"]
+    assert sorted(int(job["job"]) for job in jobs) == list(range(24))
+    for job in jobs:
+        if job["job"] == "3":
+            assert job["state"] == "damaged"
+            assert job["validation score"] is None
+            continue
+        result = json.loads((grid / job["job"] / "results.json").read_text())
+        assert job["validation score"] == job["val_accuracy"] == result["val"]["accuracy"]
+        assert job["test score"] == job["test_accuracy"] == result["test"]["accuracy"]
+        assert job["test_f1"] == result["test"]["f1"]
+        assert job["gain"] == result["verdict"]["difference"]
+        assert job["optim.lr"] == result["config"]["optim"]["lr"]
+        assert job["pretrainer"] == result["choices"]["pretrainer"]
+        assert (grid / job["link"]).is_file()
+    shown = Comparison(collect([grid]))
+    for n, row in enumerate(shown.rows):
+        assert [j["job"] for j in jobs if j["row"] == n] == [j.name for j in row.jobs]
+
+
+def test_without_validation_and_pretrainers_a_rate_is_the_colour(tmp_path):
+    jobs = [planned(lr=lr) for lr in (0.01, 0.001)]
+    folder = sweep(tmp_path / "s", jobs, {n: {"val": None} for n in range(2)})
+    found = Comparison(collect([folder]))
+    (chart,) = charts.charts(found)
+    assert "<svg" in charts.svg(chart, charts.shown_first(found), 640)
+
+
+def test_long_curves_are_thinned_to_means():
+    assert charts.thinned([*range(1, 8)], [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 2.0], 4) == [
+        [2, 4, 6, 7],
+        [2.0, 6.0, 10.0, 2.0],
+    ]
+    assert charts.thinned([5], [1.0], 4) == [[5], [1.0]]
+
+
+def test_bands_of_label_efficiency_are_intervals_over_seeds_and_splits(tmp_path):
+    jobs, outcomes = [], {}
+    for n, (p, labels, lr, seed) in enumerate(
+        product(("ae", "vae"), (5, 50), (0.1, 0.2), range(3))
+    ):
+        jobs.append(planned(p, lr=lr, seed=seed, labels=labels))
+        val = 0.5 + 0.1 * (lr == 0.2)  # the better rate by validation is the worse one by test
+        draws = [0.6 - 0.2 * (lr == 0.2) + 0.01 * seed + 0.03 * d for d in range(4)]
+        outcomes[n] = {
+            "val": val,
+            "test": sum(draws) / 4,
+            "draws": {"pretrained": draws, "scratch": [0.2] * 4},
+            "data": {"labelled": 10 * labels},
+        }
+    found = Comparison(collect([sweep(tmp_path / "s", jobs, outcomes)]))
+    points = charts.labelled(found)
+    assert [(p["arm"], p["labels"]) for p in points] == [
+        *product(("ae", "vae"), (50, 500)),
+        ("scratch, settings of ae", 50),
+        ("scratch, settings of ae", 500),
+    ]
+    values = [[0.4 + 0.01 * seed + 0.03 * d for d in range(4)] for seed in range(3)]
+    for point in points[:4]:
+        assert point["setting"] == "optim.lr=0.2"
+        assert [point[k] for k in ("mean", "low", "high")] == pytest.approx(interval(values))
+    assert charts.efficiency(found).spec["data"]["values"] == points
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_colour_of_a_line_can_be_told_from_the_page(theme):
+    """A contrast of 3 (WCAG 2.2, 1.4.11), along the whole scale of parallel coordinates."""
+    low, high = charts.RAMP[theme]
+    scale = [colormaps["plasma"](low + share / 20 * (high - low)) for share in range(21)]
+    back = luminance(to_rgb(charts.BACK[theme]))
+    for colour in [*map(to_rgb, charts.LINES[theme]), *scale]:
+        dark, light = sorted((luminance(colour), back))
+        assert (light + 0.05) / (dark + 0.05) >= 3, colour
+
+
+def luminance(rgb):
+    """Relative luminance (WCAG 2.2)."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in rgb[:3]]
+    return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_notebook_shows_the_charts_as_pictures(grid):
+    give_curves(grid, "finetune", [{"step": s, "loss": 2.0 / s} for s in range(1, 9)])
+    shown = sft_exp.compare(grid)._repr_html_()
+    assert shown.count("<svg") == 4
+    assert ">77.0<" in shown  # of the heat map, drawn without a script
+    assert "<script" not in shown
 
 
 def test_rows_link_to_the_reports_of_their_jobs(grid, tmp_path):
@@ -425,34 +528,9 @@ NODE = shutil.which("node")
     ],
 )  # fmt: skip
 def test_the_table_sorts_numbers_as_numbers_with_missing_ones_last(script, expected):
-    code = f"{compare_page.SCRIPT.read_text()}\nconsole.log(JSON.stringify({script}))"
+    code = f"{compare_page.SCRIPTS[0].read_text()}\nconsole.log(JSON.stringify({script}))"
     out = subprocess.run([str(NODE), "-e", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) == expected
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
-def test_the_table_in_a_browser(grid, tmp_path):
-    """Sorted by a click and filtered, against results.json."""
-    finish(grid)
-    browser = Browser(tmp_path / "profile")
-    try:
-        browser.open((grid / "compare.html").as_uri())
-        heads = "[...document.querySelectorAll('table.interactive th')]"
-        cells = (
-            "[...document.querySelectorAll('table.interactive tbody tr')].filter(r => !r.hidden)"
-        )
-        column = f"{heads}.findIndex(th => th.textContent === 'test')"
-        browser.run(f"{heads}[{column}].querySelector('button').click()")
-        shown = browser.run(f"{cells}.map(r => Number(r.cells[{column}].textContent))")
-        tests = [r.test for r in Comparison(collect([grid])).rows]
-        assert shown == [round(100 * t, 1) for t in sorted(tests, reverse=True)]
-        browser.run(
-            "const field = document.querySelector('input[type=search]');"
-            "field.value = 'optim=sgd vae'; field.dispatchEvent(new Event('input'))"
-        )
-        assert len(browser.run(f"{cells}.map(r => r.textContent)")) == 3
-    finally:
-        browser.close()
 
 
 def test_page_escapes_and_shows_failures(tmp_path):

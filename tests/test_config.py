@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft_exp.config import build, help_text, register, sources
 from sft_exp.config.help_text import GROUPS, first_comment, options
 from sft_exp.config.schema import Experiment, OptimizerConfig, TrainConfig, target, valid_labels
-from sft_exp.config.sources import CONF, FOLDERS, HERE, KINDS
+from sft_exp.config.sources import CONF, FOLDERS, HERE, KINDS, MIRRORED
 from sft_exp.errors import ConfigError
 
 ROOTS = {
@@ -54,7 +54,14 @@ def spoilt(values, dotted, value):
 # Options
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        pytest.param(g, o, marks=pytest.mark.slow if g in MIRRORED or g == "experiment" else ())
+        for g in GROUPS
+        for o in options(g)
+    ],
+)
 def test_every_option_composes_to_an_experiment(experiment, group, option):
     e = experiment(f"{group}={option}")
     assert isinstance(e, Experiment)

@@ -287,7 +287,14 @@ def test_what_is_kept_moves(digits, training, pretrainer, encoder):
 @pytest.mark.parametrize(
     ("pretrainer", "encoder", "optimizer"),
     [
-        pytest.param(p, e, o, marks=[pytest.mark.slow] if e in BORROWED else [])
+        pytest.param(
+            p,
+            e,
+            o,
+            marks=[pytest.mark.slow]
+            if e in BORROWED or (o == "SGD" and p not in GRADIENT[:2])
+            else [],
+        )
         for p, e in PAIRS
         for o in ("SGD", "Adam")
         if e in ENCODERS[:2] or o == "Adam"

@@ -285,6 +285,17 @@ def coco(root, _):
     return (2, 1, 0), ["size=32", "workers=0"], None, None
 
 
+def polygons(root, monkeypatch):
+    """As COCO, with the outline of each object: https://cocodataset.org/#format-data."""
+    layout = coco(root, monkeypatch)
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = [[4, 4, 13, 4, 13, 13, 4, 13]]
+        file.write_text(json.dumps(content))
+    return layout
+
+
 def number_table(root, _):
     for n in range(4):
         picture(root / f"{n}.png", seed=n)
@@ -317,6 +328,7 @@ LAYOUTS = {
     "nuclei": nuclei,
     "coco": coco,
     "boxes": coco,
+    "polygons": polygons,
     "number_table": number_table,
     "digits": lambda *_: ((1297, 500, 0), [], None, None),
     "digit_pairs": lambda *_: ((20, 5, 0), ["train=20", "test=5"], None, None),

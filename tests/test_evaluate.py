@@ -159,6 +159,7 @@ def test_labels_that_the_model_gets_all_right_fit_no_temperature(held_out, monke
 
 
 @pytest.mark.parametrize("val", ["none", "cv", "full"])
+@pytest.mark.sampled(1)
 def test_without_held_out_labels_inside_the_budget_there_is_no_temperature(run, val):
     calibration = evaluations.evaluate(run(f"val={val}")).calibration
     assert calibration.temperature is None

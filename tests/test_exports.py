@@ -14,6 +14,8 @@ from sft_exp.data.exports import coco, geometry, recognised
 from sft_exp.data.readers.boxed import turned
 from sft_exp.datasets.boxes import Boxes
 from sft_exp.datasets.coco import Coco
+from sft_exp.datasets.image_folder import ImageFolder
+from sft_exp.datasets.polygons import Polygons
 from sft_exp.datasets.voc_detection import VocDetection
 from sft_exp.errors import ConfigError, DataError
 
@@ -812,3 +814,244 @@ def test_the_real_sets_are_read_without_a_word(shared_data):
     few = load(Path(shared_data / "coco_mini"), size=16, boxes="drop")
     assert (len(few.train), len(few.test)) == (26, 25)
     assert not said(few)
+
+
+# Polygons as masks
+
+
+TRIANGLE = [10, 10, 50, 10, 50, 34]  # x, y; of every fixture
+
+
+def coco_polygons(root, **annotation):
+    """cocodataset.org/#format-data: segmentation is a list of polygons."""
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 60, "height": 40} for n in range(2)],
+        "categories": [{"id": 7, "name": "cell"}],
+        "annotations": [
+            {
+                "id": n, "image_id": n, "category_id": 7, "bbox": [10, 10, 40, 24],
+                "segmentation": [TRIANGLE], "iscrowd": 0, **annotation,
+            }
+            for n in range(2)
+        ],
+    }  # fmt: skip
+    write(root / "instances.json", content)
+    return [root / f"{n}.jpg" for n in range(2)]
+
+
+def cvat_polygons(root):
+    points = ";".join(f"{x},{y}" for x, y in zip(TRIANGLE[::2], TRIANGLE[1::2], strict=True))
+    images = "".join(
+        f'<image id="{n}" name="{n}.jpg" width="60" height="40">'
+        f'<polygon label="cell" points="{points}"/></image>'
+        for n in range(2)
+    )
+    write(root / "annotations.xml", f"<annotations>{images}</annotations>")
+    return [root / f"images/{n}.jpg" for n in range(2)]
+
+
+def label_studio_polygons(root):
+    points = [[x / 0.6, y / 0.4] for x, y in zip(TRIANGLE[::2], TRIANGLE[1::2], strict=True)]
+    result = {
+        "original_width": 60, "original_height": 40, "type": "polygonlabels",
+        "value": {"points": points, "closed": True, "polygonlabels": ["cell"]},
+    }  # fmt: skip
+    tasks = [
+        {"id": n, "data": {"image": f"/data/upload/1/1a2b3c4d-{n}.jpg"}, "annotations": [{"result": [result]}]}
+        for n in range(2)
+    ]  # fmt: skip
+    write(root / "project.json", tasks)
+    return [root / f"{n}.jpg" for n in range(2)]
+
+
+def via_polygons(root):
+    shape = {"name": "polygon", "all_points_x": TRIANGLE[::2], "all_points_y": TRIANGLE[1::2]}
+    region = {"shape_attributes": shape, "region_attributes": {"type": "cell"}}
+    images = {
+        f"{n}.jpg{n}": {
+            "filename": f"{n}.jpg",
+            "size": n,
+            "regions": [region],
+            "file_attributes": {},
+        }
+        for n in range(2)
+    }
+    write(root / "via.json", {"_via_settings": {}, "_via_img_metadata": images})
+    return [root / f"{n}.jpg" for n in range(2)]
+
+
+def labelme_polygons(root):
+    points = [[x, y] for x, y in zip(TRIANGLE[::2], TRIANGLE[1::2], strict=True)]
+    for n in range(2):
+        shape = {"label": "cell", "points": points, "shape_type": "polygon", "flags": {}}
+        content = {
+            "version": "5.4.1", "shapes": [shape], "imagePath": f"{n}.jpg", "imageData": None,
+            "imageHeight": 40, "imageWidth": 60,
+        }  # fmt: skip
+        write(root / f"{n}.json", content)
+    return [root / f"{n}.jpg" for n in range(2)]
+
+
+POLYGONS = [coco_polygons, cvat_polygons, label_studio_polygons, via_polygons, labelme_polygons]
+
+
+def drawn(root, **options):
+    return Polygons(**{"root": str(root), "size": [40, 60], "workers": 0, **options}).load()
+
+
+@each("export", POLYGONS)
+def test_polygons_become_masks(tmp_path, export):
+    for n, path in enumerate(export(tmp_path)):
+        noise(path, n)
+    corpus = drawn(tmp_path)
+    assert corpus.classes == ("background", "cell")
+    for mask in corpus.train.target("mask"):
+        assert set(mask.unique().tolist()) == {0, 1}
+        assert mask[12, 40] == 1, "inside"
+        assert mask[30, 15] == mask[5, 30] == mask[38, 55] == 0
+        # half of 40 x 24 pixels, with the pixels of its edge
+        assert int(mask.sum()) == pytest.approx(480, abs=70)
+    assert not said(corpus)
+
+
+def test_boxes_and_circles_are_filled_and_later_shapes_lie_above(tmp_path):
+    shapes = [
+        {"label": "b", "points": [[5, 5], [35, 35]], "shape_type": "rectangle"},
+        {"label": "a", "points": [[20, 20], [26, 20]], "shape_type": "circle"},
+    ]
+    content = {"shapes": shapes, "imagePath": "0.jpg", "imageHeight": 40, "imageWidth": 60}
+    write(tmp_path / "0.json", content)
+    noise(tmp_path / "0.jpg", 0)
+    corpus = drawn(tmp_path)
+    assert corpus.classes == ("background", "a", "b")
+    (mask,) = corpus.train.target("mask")
+    assert (mask[20, 20], mask[10, 10], mask[20, 50]) == (1, 2, 0)
+    assert int((mask == 1).sum()) == pytest.approx(3.14 * 36, abs=25)
+    given = drawn(tmp_path, classes=["b", "a"], memory=0.0)
+    assert given.train.target("mask")[0][10, 10] == 1, "the masks are drawn for each batch"
+
+
+@each(
+    ("annotation", "words"),
+    [
+        ({"segmentation": []}, "2 shapes of COCO have no polygon"),
+        ({"segmentation": {"counts": [0, 2400], "size": [40, 60]}}, "have no polygon"),
+    ],
+)
+def test_shapes_without_a_polygon_are_refused(tmp_path, annotation, words):
+    for n, path in enumerate(coco_polygons(tmp_path, **annotation)):
+        noise(path, n)
+    with pytest.raises(DataError, match=words):
+        drawn(tmp_path)
+
+
+def test_crowds_are_without_annotation(tmp_path):
+    paths = coco_polygons(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    write(tmp_path / "instances.json", content)
+    masks = drawn(tmp_path).train.target("mask")
+    assert (masks[0][12, 40], masks[1][12, 40]) == (255, 1)
+
+
+def test_polygons_of_another_frame_are_refused(tmp_path):
+    for n, path in enumerate(coco_polygons(tmp_path)):
+        noise(path, n, size=(40, 60))
+    with pytest.raises(
+        DataError, match="is of 60 x 40 pixels, and its image as it is shown 40 x 60"
+    ):
+        drawn(tmp_path)
+
+
+# Classes of whole images
+
+
+def choice(n, *labels, **more):
+    value = {"choices": list(labels)}
+    result = {"from_name": "kind", "to_name": "image", "type": "choices", "value": value}
+    annotations = [{"result": [result] if labels else [], **more}]
+    return {
+        "id": n,
+        "data": {"image": f"/data/upload/1/1a2b3c4d-{n}.jpg"},
+        "annotations": annotations,
+    }
+
+
+def studio_choices(root):
+    """labelstud.io/guide/export: a task for each image, its choices in the result."""
+    tasks = [choice(n, "cat" if n % 2 else "dog") for n in range(6)]
+    tasks += [choice(6), choice(7, "cat", was_cancelled=True)]
+    write(root / "project.json", tasks)
+    return root / "project.json", [root / f"{n}.jpg" for n in range(8)]
+
+
+def studio_min_choices(root):
+    """JSON-MIN: the choice under the name of its control."""
+    tasks = [
+        {
+            "image": f"/data/upload/1/{n}.jpg",
+            "id": n,
+            "choice": "cat" if n % 2 else "dog",
+            "annotator": 1,
+        }
+        for n in range(6)
+    ]
+    tasks += [{"image": f"{n}.jpg", "id": n, "annotator": 1} for n in (6, 7)]
+    write(root / "min.json", tasks)
+    return root / "min.json", [root / f"{n}.jpg" for n in range(8)]
+
+
+def cvat_tags(root):
+    """docs.cvat.ai/docs/other/xml_format: a tag is of the whole image."""
+    tag = '<tag label="{}" source="manual"></tag>'
+    images = "".join(
+        f'<image id="{n}" name="{n}.jpg" width="60" height="40">'
+        f"{tag.format('cat' if n % 2 else 'dog') if n < 6 else ''}</image>"
+        for n in range(8)
+    )
+    write(root / "annotations.xml", f"<annotations><version>1.1</version>{images}</annotations>")
+    return root / "annotations.xml", [root / f"images/{n}.jpg" for n in range(8)]
+
+
+@each("export", [studio_choices, studio_min_choices, cvat_tags])
+def test_choices_and_tags_are_classes_of_images(tmp_path, export):
+    file, paths = export(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    corpus = ImageFolder(labels=str(file), size=16, workers=0).load()
+    assert corpus.classes == ("cat", "dog")
+    labels = dict(zip(corpus.train.ids, corpus.train.y.tolist(), strict=True))
+    assert labels == {
+        p.relative_to(tmp_path).as_posix(): 1 - n % 2 for n, p in enumerate(paths[:6])
+    }
+    assert len(corpus.extra) == 2, "images without a class are pretrained on"
+    assert not said(corpus)
+
+
+@each(
+    ("tasks", "words"),
+    [
+        ([choice(0, "cat", "dog")], "0.jpg has the classes cat, dog; an image has one class"),
+        (
+            [choice(0), choice(1)],
+            "no image with a class; Label Studio's JSON with choices, or CVAT",
+        ),
+        ([choice(0, "cat"), choice(0, "cat")], "is annotated twice"),
+        ({"shapes": []}, "no export of Label Studio"),
+        ([choice(0, "cat"), choice(1, "dog"), choice(9, "cat")], None),
+    ],
+)
+def test_doubtful_choices_are_refused_or_said(tmp_path, tasks, words):
+    write(tmp_path / "project.json", tasks)
+    noise(tmp_path / "0.jpg", 0)
+    noise(tmp_path / "1.jpg", 1)
+    dataset = ImageFolder(labels=str(tmp_path / "project.json"), size=16, workers=0)
+    if words is None:
+        assert "1 images are named and not there: /data/upload/1/1a2b3c4d-9.jpg" in said(
+            dataset.load()
+        )
+        return
+    with pytest.raises(DataError, match=words):
+        dataset.load()

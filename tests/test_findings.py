@@ -153,6 +153,27 @@ def test_gains_are_against_scratch_at_its_own_best_setting(made, pretrainers):
     assert "lr=0.01" in section.sentences[0]
 
 
+def test_the_best_of_several_settings_is_not_compared_with_a_single_scratch(made, pretrainers):
+    title = "Gain over scratch at its own best setting"
+    single = [
+        entry for entry in pretrainers if (entry[0]["pretrainer"], entry[0]["lr"]) != ("none", 0.1)
+    ]
+    section = made(single)[0][title]
+    assert section.table is None or not rows_of(section)
+    assert section.sentences == [
+        "ae is not compared: it is the best of 2 settings, scratch had one. Give pretrainer=none "
+        "the same settings."
+    ]
+
+
+def test_gains_after_unequal_searches_say_so(made, pretrainers):
+    settings, *scored = next(entry for entry in pretrainers if entry[0]["pretrainer"] == "ae")
+    more = [*pretrainers, ({**settings, "lr": 0.03}, *scored)]
+    section = made(more)[0]["Gain over scratch at its own best setting"]
+    assert "The searches were not equal: scratch had 2 settings, ae 3." in section.sentences
+    assert rows_of(section)
+
+
 def test_a_scratch_that_failed_everywhere_gives_no_gain(made, pretrainers):
     entries = [
         (*entry[:3], [DIVERGED] * SPLITS) if entry[0]["pretrainer"] == "none" else entry

@@ -136,6 +136,27 @@ def test_max_gb_takes_the_oldest_until_the_store_is_small_enough(store, capsys):
     assert "max_gb" in capsys.readouterr().err
 
 
+def test_a_run_reduces_the_store_to_its_largest_size(store, capsys):
+    for n in range(3):
+        path = folder(store, name("finetune", n))
+        for file in (path, *path.rglob("*")):
+            os.utime(file, (time.time() - 100 * (3 - n),) * 2)
+    here = run(Path("outputs/runs/a/b"), store, [name("finetune", 0)])
+    collect.limit(store, here, None)
+    collect.limit(store, here, 1.0)
+    assert len(there(store)) == 3
+    assert capsys.readouterr().err == ""
+    size = listing.measure(store)[0]
+    collect.limit(store, here, (size - 1) / 1e9)
+    assert there(store) == {name("finetune", n) for n in (0, 2)}, "the oldest that is unused"
+    collect.limit(store, here, 0.0)
+    assert there(store) == {name("finetune", 0)}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("store_max_gb=")
+    assert "1 unused entries" in said[0]
+
+
 def test_the_work_of_gc_grows_with_the_number_of_folders_and_not_with_its_square(store):
     """Counted, not timed: calls of Python functions for twice the folders are about twice as many."""
     calls = []
@@ -340,6 +361,28 @@ def test_a_note_that_cannot_be_read_stops_it(store, monkeypatch, capsys):
     assert there(store) == {name("finetune", 1)}
 
 
+def test_no_flipped_bit_of_a_runs_record_passes(store):
+    """Such a record could name another run, or other folders, and gc would remove those that it named."""
+    run(Path("outputs/run"), store, [name("finetune", 1)])
+    (file,) = (store / "roots").iterdir()
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        with pytest.raises(StorageError, match="nothing was removed"):
+            collect.root(file)
+
+
+def test_a_record_of_version_0_2_is_read_though_it_has_no_checksum(store):
+    path = run(Path("outputs/run"), store, None)
+    folder(store, name("finetune", 1))
+    record = {"run": str(path.absolute()), "folders": [name("finetune", 1)]}
+    atomic_io.write_json(store / "roots" / "x.json", record)
+    assert clean(store, yes=True) == 0
+    assert there(store) == {name("finetune", 1)}
+
+
 def test_without_locks_nothing_is_removed(store, monkeypatch):
     folder(store, name("finetune", 1))
 
@@ -406,6 +449,21 @@ def test_a_real_run_keeps_all_it_used(tmp_path, capsys, monkeypatch):
     atomic_io.remove(Path("outputs/runs"))
     clean("outputs/store")
     assert there("outputs/store") == set()
+
+
+def test_a_damaged_request_is_not_described_as_another_one(store, capsys):
+    started = {"start": name("pretrain", 1), "strategy": {"is": "x.Full"}, "seed": 0}
+    pretrain = folder(store, name("pretrain", 1), {"method": {"is": "x.VAE"}, "seed": 0})
+    folder(store, name("finetune", 1), started)
+    request = pretrain / "request.json"
+    request.write_text(request.read_text().replace('"seed": 0', '"seed": 1'))
+    listing.request_of.cache_clear()
+    for command in (ls_command.main, gc_command.main):
+        command(["dry_run=true"] if command is gc_command.main else [])
+        out = capsys.readouterr().out
+        assert "request.json: changed" in out
+        assert "damaged Full, seed 0" in out
+        assert "seed 1" not in out
 
 
 def test_ls(store, monkeypatch, capsys):

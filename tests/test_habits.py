@@ -1,13 +1,17 @@
 """Features of Hydra's documentation work here, or are refused with the alternative."""
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from faults import ENVIRONMENT, TINY, cli, run
+from PIL import Image
 
 from sft_exp import api
 from sft_exp.config import build, compose, help_text, register
@@ -38,6 +42,17 @@ def test_a_group_that_needs_an_option_says_which(group):
         match=f"{group}=null: needs an option; valid: .*{help_text.options(group).popitem()[0]}",
     ):
         compose.without_nulls([f"{group}=null"])
+
+
+@pytest.mark.parametrize(
+    "value", ["true", "1", "1.5", "{a: 1}", "nan", "conv,true", "[[1]]", "[1]"]
+)
+def test_what_cannot_name_an_option_is_refused_with_those_that_exist(value):
+    """Hydra raises a ValueError of its own for these."""
+    with pytest.raises(
+        ConfigError, match=f"encoder={re.escape(value)}: is no option; valid: .*conv"
+    ):
+        compose.compose([f"encoder={value}"])
 
 
 @pytest.mark.parametrize(
@@ -124,29 +139,79 @@ def test_a_secret_in_a_config_is_refused(typed):
     assert "hush" not in str(refused.value)
 
 
+def set_variable(name, value):
+    os.environ[name] = value
+
+
 def test_no_file_of_a_run_holds_text_of_the_environment(tmp_path, monkeypatch):
     """Of the run folder and of the store, whatever their format; from the command line, as Hydra writes files there too."""
     text = "hushhushhush"
-    command = [sys.executable, "-m", "sft_exp", "debug=tiny", "controls=false", "tracker=none"]
+    command = ["debug=tiny", "controls=false", "tracker=none"]
     command += [
         "export=safetensors",
         "name='${oc.env:MY_NAME}'",
         "store=store",
         "hydra.run.dir=run",
     ]
-    environment = {**os.environ, "MY_NAME": text}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, said = run(cli, *command, prepare=partial(set_variable, "MY_NAME", text))
+    assert code == 0, said
     files = [f for f in tmp_path.rglob("*") if f.is_file()]
     assert {"results.json", "report.html", "config.yaml"} <= {f.name for f in files}
     assert not [f for f in files if text.encode() in f.read_bytes()]
-    assert text not in done.stdout + done.stderr
+    assert text not in said
 
 
 def test_the_environment_names_the_store(monkeypatch):
     monkeypatch.setenv("SFT_EXP_STORE", "elsewhere")
     assert compose.compose([])[0]["store"] == "elsewhere"
     assert compose.compose(["store=here"])[0]["store"] == "here"
+
+
+def roots(*words):
+    values = compose.compose(list(words))[0]
+    return [values[key]["root"] for key in ("dataset", "pretrain_dataset") if values[key]]
+
+
+def test_the_environment_names_the_folder_of_data_sets(monkeypatch, tmp_path):
+    assert roots("dataset=mnist") == ["data"]
+    for folder in ("sets/mnist", "sets/mine", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("SFT_EXP_DATA", str(tmp_path / "sets"))
+    assert roots("dataset=mnist") == [str(tmp_path / "sets" / "mnist")]
+    assert roots("dataset=cifar10") == [str(tmp_path / "sets")]
+    own = roots("dataset=image_folder", "dataset.root=mine", "auto=false")
+    assert own == [str(tmp_path / "sets" / "mine")]
+    assert roots("dataset=image_folder", "dataset.root=here", "auto=false") == ["here"]
+    assert roots("dataset=image_folder", "dataset.root=nowhere", "auto=false") == ["nowhere"]
+    assert roots("dataset=mnist", f"dataset.root={tmp_path}") == [str(tmp_path)]
+    words = ["dataset=mnist", "pretrain_dataset=webdataset", "pretrain_dataset.root=mine"]
+    assert roots(*words) == [str(tmp_path / "sets" / name) for name in ("mnist", "mine")]
+
+
+def small_set(folder):
+    for c in ("a", "b"):
+        for n in range(6):
+            (folder / c).mkdir(parents=True, exist_ok=True)
+            pixels = bytes((7 * n + 90 * (c == "b") + i) % 256 for i in range(256))
+            Image.frombytes("L", (16, 16), pixels).save(folder / c / f"{n}.png")
+
+
+@pytest.mark.slow
+def test_both_folders_of_the_environment_in_a_run_a_sweep_and_from_python(monkeypatch, tmp_path):
+    small_set(tmp_path / "sets" / "mine")
+    monkeypatch.setenv("SFT_EXP_DATA", str(tmp_path / "sets"))
+    monkeypatch.setenv("SFT_EXP_STORE", str(tmp_path / "kept"))
+    words = [word for word in TINY if not word.startswith(("store=", "dataset"))]
+    words += ["dataset=image_folder", "dataset.root=mine", "labels=2", "draws=1", "pretrainer=none"]
+    words += ["encoder=mlp", "controls=false", "tracker=none"]
+    result = api.run(words, "python")
+    for more in (["hydra.run.dir=run"], ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]):
+        code, said = run(cli, *words, *more)
+        assert code == 0, said
+    for folder in ("run", "sweep/0"):
+        same = json.loads((tmp_path / folder / "results.json").read_text())
+        assert same["folders"] == result["folders"]
+    assert (tmp_path / "kept" / result["folders"]["data"]).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -215,7 +280,8 @@ def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
 
 def test_a_saved_config_is_run_again():
     """`--config-path RUN/.hydra --config-name config`, and an edited one is not passed over."""
-    code, said = run(cli, *TINY, "labels=3", "optim.lr=0.02", "hydra.run.dir=first")
+    given = (*TINY, "report=false", "labels=3", "optim.lr=0.02", "hydra.run.dir=first")
+    code, said = run(cli, *given)
     assert code == 0, said
     shown = run(cli, "--config-dir", "first/.hydra", "--config-name", "config", "--cfg", "job")[1]
     assert "labels: 3\n" in shown

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults import cli, run
 from PIL import Image, PngImagePlugin
 
 import sft_exp
@@ -751,15 +752,15 @@ def test_the_command_refuses_broken_images_with_exit_code_3_and_leaves_nothing()
     pool(Path("photos"), 3)
     (Path("root") / "bolt" / "bad.png").write_bytes(b"no")
     before = sorted(Path().rglob("*"))
-    process = started()
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 3
+    code, said = run(cli, *overrides())
+    assert code == 3
     assert "1 of 13 labelled images cannot be used" in said
     assert "bolt/bad.png: is no image that Pillow reads" in said
     assert "Traceback" not in said
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_while_workers_decode_is_a_pause():
     """SIGTERM reaches trainer and workers alike; the trainer saves, and the same command ends as if nothing had been."""
     classes(Path("root"))

@@ -2,14 +2,17 @@
 
 import io
 import json
+import re
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sft_exp.data import duplicates
 from sft_exp.data.decode import Levels, decode
 from sft_exp.data.readers import findings
 from sft_exp.datasets.image_folder import ImageFolder
@@ -18,6 +21,9 @@ from sft_exp.datasets.mask_folder import MaskFolder
 from sft_exp.datasets.number_table import NumberTable
 from sft_exp.datasets.voc_detection import VocDetection
 from sft_exp.errors import DataError
+from sft_exp.reports import advice
+from sft_exp.stages import describe_test
+from sft_exp.store.store import Result
 
 each = pytest.mark.parametrize
 
@@ -721,3 +727,64 @@ def test_a_model_scales_new_images_as_those_it_learnt_from(capsys):
     assert predict_command.main(["run", "dark.png", "same.png"]) == 0
     _, dark, same = capsys.readouterr().out.splitlines()
     assert dark.split(",")[1:] == same.split(",")[1:]
+
+
+# images that belong together
+
+
+def frames(root, people=4, count=10, parts=("",), shift=1):
+    """Pictures of each person that differ little: a fixed scene, moved by a pixel and with noise."""
+    for person in range(people):
+        coarse = np.random.default_rng(person).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        scene = Image.fromarray(coarse).resize((72, 72), Image.Resampling.BICUBIC)
+        for n in range(count):
+            x = shift * (n % 4)
+            frame = scene.crop((x, 0, x + 64, 64))
+            save(
+                root / parts[n % len(parts)] / f"c{person % 2}" / f"p{person}_{n:02}.png",
+                Image.blend(frame, noise(100 * person + n, (64, 64)), 0.2),
+            )
+    return root
+
+
+@each("parts", [("",), ("train", "test")])
+def test_frames_of_one_person_on_both_sides_are_noticed(parts):
+    corpus = load(frames(Path("root"), parts=parts), size=32)
+    found = duplicates.related(corpus)
+    assert found["share"] > 0.9
+    test, train, alike = found["pair"]
+    person = [Path(name).name.partition("_")[0] for name in (test, train)]
+    assert person[0] == person[1]
+    assert alike > 0.95
+
+
+def test_the_manifest_keeps_related_images_and_the_report_warns_of_them(tmp_path):
+    root = str(frames(Path("root"), parts=("train", "test")))
+    dataset = ImageFolder(root=root, size=32)
+    ctx = SimpleNamespace(corpus=lambda given: given.load())
+    request = {"dataset": dataset, "pretrain_dataset": None}
+    describe_test.run(tmp_path, request, ctx)
+    job = SimpleNamespace(results={"test": [Result(tmp_path, False, 0.0)]})
+    said = advice.related(job)
+    assert said.startswith("100 % of the test images look like training images")
+    assert re.search(r"test/c(\d)/p\d_\d+.png and train/c\1/p", said)
+    assert "dataset.group=" in said
+    apart = ImageFolder(root=str(classes(Path("apart"), count=12)), size=32)
+    describe_test.run(tmp_path, {**request, "dataset": apart}, ctx)
+    assert advice.related(job) == ""
+
+
+def test_a_group_settles_it():
+    root = frames(Path("root"))
+    assert duplicates.related(load(root, size=32, group="(p[0-9]+)_")) is None
+
+
+def test_unrelated_images_are_not_called_related():
+    assert duplicates.related(load(classes(Path("root"), count=30), size=32)) is None
+
+
+@pytest.mark.slow
+@each("name", ["sign_digits", "cifar10_jpeg12k"])
+def test_shared_sets_have_no_related_images(name, shared_data):
+    corpus = ImageFolder(root=str(shared_data / name), size=32).load()
+    assert duplicates.related(corpus) is None

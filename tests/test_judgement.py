@@ -88,6 +88,31 @@ def test_all_labels_leave_the_seeds_alone():
     assert "one set of all labels" in verdict.covers
 
 
+@each("archive", [None, archives.frozen()], ids=["alone", "archive"])
+def test_one_seed_with_all_labels_is_judged_by_its_fine_tunings(archive):
+    """Its draws are no label sets; without them the interval would have no width."""
+    verdict = one([A], [B], archive, Setting(tested=1000), all_labels=True)
+    of_draws = one([A], [B], archive, Setting(tested=1000))
+    assert (verdict.this.low, verdict.this.high) == (of_draws.this.low, of_draws.this.high)
+    assert verdict.low == of_draws.low < verdict.this.low
+    assert verdict.text.endswith(" points for other fine-tuning runs with all labels.")
+
+
+@each("archive", [None, archives.frozen()], ids=["alone", "archive"])
+@each("all_labels", [False, True], ids=["draws", "all"])
+@each("shape", [(1, 1), (1, 4), (3, 1), (3, 4)], ids=str)
+def test_no_interval_has_width_zero(shape, all_labels, archive):
+    """Gains may all be equal, by chance or because nothing was drawn; that is no certainty."""
+    for pretrained, scratch in ((0.9, 0.8), (0.9, 0.9)):
+        arms = np.full(shape, pretrained), np.full(shape, scratch)
+        verdict = one(*arms, archive, Setting(tested=1000), all_labels=all_labels)
+        assert verdict.word == "cannot tell"
+        for v in filter(None, (verdict, verdict.this)):
+            assert v.low < v.high
+            assert v.alone[0] < v.alone[1]
+            assert ("% interval" in v.text) == np.isfinite(v.low)
+
+
 def test_folds_widen_the_interval_as_nadeau_and_bengio_ask():
     """Equation 5: s^2 (1/n + n_test/n_train), here 1/5 + 1/4 instead of 1/5."""
     gains = np.subtract(A, B)

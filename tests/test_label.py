@@ -228,6 +228,7 @@ def photo(path, shade, seed):
 
 
 @pytest.mark.parametrize("layout", ["plain", "split"])
+@pytest.mark.sampled(1)
 def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
     parts = [""] if layout == "plain" else ["train/", "test/"]
     for p, part in enumerate(parts):

@@ -15,14 +15,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import ABSENT, CHROMIUM, Browser
 from PIL import Image
 
 import sft_exp
 from sft_exp.label import sheet
 from sft_exp.label.sheet import Sheet
 
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason=ABSENT)
 DIGITS = [str(n) for n in range(10)]
 TRUTH = {f"train/{n:06d}": str((3 * n + 1) % 10) for n in range(20)}
 

@@ -127,6 +127,7 @@ def test_the_whole_line(shards, tmp_path):
     assert result["data"]["test"] == 4
 
 
+@pytest.mark.slow
 def test_from_imagenets_layout_to_cifar(shared_data, monkeypatch):
     """The experiment on small sets: pictures in folders of classes, then those that torchvision reads."""
     import torchvision.datasets

@@ -27,6 +27,7 @@ def rows_of(folder):
 
 
 @pytest.mark.parametrize("pretrainer", ["vae", "gan"])
+@pytest.mark.sampled(1)
 def test_training_is_the_same_bits_with_and_without(pretrainer):
     folders = {}
     for on in ("true", "false"):

@@ -10,6 +10,7 @@ import pytest
 from sft_exp.config import build, compose, moved, rerun
 from sft_exp.config.schema import OptimizerConfig
 from sft_exp.errors import ConfigError
+from sft_exp.stages import model
 
 OLD = {
     "pretrain.horizon=30": "pretrain.schedule_length=30",
@@ -96,3 +97,11 @@ def test_classes_of_earlier_versions_are_found(path):
 @pytest.mark.parametrize("path", [p for p in moved.MOVED if p.rpartition(".")[2][:1].isupper()])
 def test_every_class_that_moved_is_where_the_table_says(path):
     assert isinstance(build.locate(path), type)
+
+
+def test_a_saved_part_has_the_values_of_its_time_for_fields_that_it_lacks():
+    for path, values in moved.ABSENT.items():
+        saved = {"is": path, "width": 8}
+        part = model.rebuild(saved)
+        assert {name: getattr(part, name) for name in values} == values
+        assert model.rebuild({**saved, **dict.fromkeys(values)}) == type(part)(width=8)

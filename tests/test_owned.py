@@ -145,6 +145,22 @@ def test_a_signal_on_the_way_out_does_not_hide_how_a_run_ended(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_task_of_submitits_local_executor_ends_with_the_process_that_began_the_sweep():
+    """Between the two is a process of submitit, which outlives the first one."""
+    driver = started("-c", "print('here', flush=True)\nimport time\ntime.sleep(60)")
+    code = "from sft_exp.execution import watchdog\nwatchdog.end_with_driver()\n"
+    names = {watchdog.DRIVER: str(driver.pid), "SUBMITIT_EXECUTOR": "local"}
+    task = subprocess.Popen(
+        [sys.executable, "-c", code + "import time\ntime.sleep(60)"],
+        env=environment() | names,
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        task.wait(2 * watchdog.EVERY)
+    driver.kill()
+    driver.communicate()
+    assert task.wait(10) == Interrupted.code
+
+
 def test_only_processes_of_joblib_follow_the_sweeps_first_process(monkeypatch):
     calls = []
     monkeypatch.setattr(watchdog, "when_orphaned", lambda call, parent: calls.append(parent))

@@ -56,9 +56,10 @@ def without_times(value):
 
 
 def test_a_run_whose_folders_workers_computed_has_the_bits_of_one_process():
-    alone = sft_exp.run([*SETTINGS, "store=alone", "hardware.workers=1"])
+    settings = ["controls=[scratch]", "report=false"]
+    alone = sft_exp.run([*SETTINGS, *settings, "store=alone", "hardware.workers=1"])
 
-    job, ctx, values = prepared("store=shared", "hardware.workers=2")
+    job, ctx, values = prepared(*settings, "store=shared", "hardware.workers=2")
     names = set(pool.pooled(job, ctx))
     store = Store(Path("shared"))
     with pool.workers(job, ctx, values):  # the main process does nothing but what comes before
@@ -70,7 +71,7 @@ def test_a_run_whose_folders_workers_computed_has_the_bits_of_one_process():
             time.sleep(0.1)
     assert len(names) >= 4
     (worker,) = pool._running
-    result = sft_exp.run([*SETTINGS, "store=shared", "hardware.workers=2"])
+    result = sft_exp.run([*SETTINGS, *settings, "store=shared", "hardware.workers=2"])
     assert pool._running == [worker]  # it served both runs
     assert worker.poll() is None
     pool.stop()

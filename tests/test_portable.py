@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults import child, run
 
-import sft_exp
 from sft_exp.data import images
 from sft_exp.store import atomic_io, store
 from sft_exp.sweep import sweeps, worker
@@ -42,19 +42,21 @@ print(json.dumps(sorted(result["test"])))
 """
 
 
+def without_unix(out, prepare, fault, what):
+    """In a process that has imported the libraries, and now imports this package again."""
+    child(out, prepare)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sft_exp"]:
+        del sys.modules[name]
+    sys.argv = ["", what]
+    exec(WITHOUT, {})  # noqa: S102
+
+
 @pytest.mark.parametrize("what", ["import", pytest.param("run", marks=pytest.mark.slow)])
-def test_it_imports_and_runs_without_what_only_unix_has(tmp_path, what):
+def test_it_imports_and_runs_without_what_only_unix_has(what):
     """Libraries are imported before: they have their own ways."""
-    paths = [str(Path(sft_exp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, what],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "accuracy" in json.loads(done.stdout.splitlines()[-1])
+    code, said = run(without_unix, what)
+    assert code == 0, said
+    assert "accuracy" in json.loads(said.splitlines()[-1])
 
 
 @pytest.fixture

@@ -17,10 +17,14 @@ from PIL import Image
 
 import sft_exp
 from sft_exp.data.decode import decode
+from sft_exp.errors import StorageError
+from sft_exp.models import weights
 from sft_exp.predict import __main__ as predict_command
 from sft_exp.predict import files
+from sft_exp.stages import familiarity
+from sft_exp.store import collect
 
-HEADER = ["file", "class", "probability"]
+HEADER = ["file", "class", "probability", "unlike"]
 
 
 def picture(path, seed):
@@ -68,8 +72,10 @@ def test_files_folders_and_globs_in_their_order(rows):
     picture(Path("one.jpg"), 9)
     Path("photos/notes.txt").write_text("no image")
     code, table, said = rows("one.jpg", "photos", "photos/*/[12].png")
-    assert (code, said) == (0, "")
+    assert code == 0
+    assert said.startswith("6 of 6 images are unlike those that the model learnt from")
     assert table[0] == HEADER
+    assert {r[3] for r in table[1:]} == {"yes"}, "they are noise, and it learnt digits"
     deep = [f"photos/deep/{n}.png" for n in range(3)]
     assert [r[0] for r in table[1:]] == ["one.jpg", *deep, *deep[1:]]
 
@@ -94,7 +100,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(rows):
     code, table, said = rows("gone.png", "torn.png", "good.png", "empty", "nothing/*.png")
     assert code == 3
     assert [r[0] for r in table] == ["file", "good.png"]
-    lines = said.splitlines()
+    lines = said.splitlines()[1:]
     assert [line.split(": ")[1] for line in lines] == [
         "gone.png",
         "torn.png",
@@ -110,7 +116,10 @@ def test_a_stage_folder_of_the_store_is_a_run_too(run, rows, capsys):
     picture(Path("good.png"), 1)
     folder = json.loads((run / "results.json").read_text())["stages"]["finetune"]["folder"]
     assert predict_command.main([folder, "good.png"]) == 0
-    assert capsys.readouterr().out == "\n".join(",".join(r) for r in rows("good.png")[1]) + "\n"
+    found = capsys.readouterr().out.splitlines()
+    assert found == [",".join(r[:3]) for r in rows("good.png")[1]], (
+        "the run's folder keeps features"
+    )
 
 
 def test_a_run_is_found_from_any_folder(run, monkeypatch):
@@ -157,7 +166,34 @@ def test_names_come_from_stdin_too(rows, monkeypatch):
     code, table, said = rows("a folder/1.png", "-")
     assert code == 3
     assert [r[0] for r in table[1:]] == ["a folder/1.png", "a folder/2.png", "a folder/0.png"]
-    assert said == "sft_exp.predict: gone.png: No such file or directory\n"
+    assert said.splitlines()[1:] == ["sft_exp.predict: gone.png: No such file or directory"]
+
+
+def test_images_of_the_kind_that_was_learnt_are_not_called_unlike(rows, digits):
+    for n in range(40):
+        pixels = digits.test.raw(n) if digits.test else digits.train.raw(n)
+        Image.fromarray(pixels[0].numpy()).save(f"{n:02}.png")
+    code, table, said = rows(*(f"{n:02}.png" for n in range(40)))
+    assert (code, said) == (0, "")
+    assert {r[3] for r in table[1:]} == {"no"}
+
+
+def test_the_store_keeps_the_features_while_the_run_is_there(run):
+    store = run.parent / "store"
+    (kept,) = store.glob("familiarity-*")
+    assert (kept / familiarity.FILE).read_bytes() == (run / familiarity.FILE).read_bytes()
+    assert kept not in collect.rubbish(store, run.parent)
+
+
+def test_damaged_features_are_named(run, capsys):
+    picture(Path("good.png"), 1)
+    shutil.copytree(run, "copy")
+    file = Path("copy") / familiarity.FILE
+    content = bytearray(file.read_bytes())
+    content[0] ^= 255
+    file.write_bytes(content)
+    assert predict_command.main(["copy", "good.png"]) == 5
+    assert f"{file}: damaged" in capsys.readouterr().err
 
 
 def test_json_lines_hold_all_probabilities(run, rows, capsys):
@@ -166,6 +202,7 @@ def test_json_lines_hold_all_probabilities(run, rows, capsys):
     assert predict_command.main([str(run), "good.png", "--format", "jsonl"]) == 0
     (found,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert [found["file"], found["class"]] == table[1][:2]
+    assert found["unlike"] is True
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     assert max(found["probabilities"], key=found["probabilities"].get) == found["class"]
 
@@ -182,10 +219,8 @@ def test_an_exported_file_says_what_the_run_says(run, rows, capsys, pixels):
     Onnx(preprocess=pixels).write(export.finished(model.folder_of(run)), Path())
     for where in ("model.onnx", "."):
         assert predict_command.main([where, "0.png", "1.png", "2.png"]) == 0
-        assert (
-            list(csv.reader(io.StringIO(capsys.readouterr().out)))
-            == rows("0.png", "1.png", "2.png")[1]
-        )
+        found = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+        assert found == [r[:3] for r in rows("0.png", "1.png", "2.png")[1]]
 
 
 @pytest.mark.parametrize(
@@ -208,3 +243,42 @@ def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
         [sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL
     )
     assert predict_command.main([]) == 2
+
+
+@pytest.fixture
+def damaged(run):
+    """Function: flip the last bit of a file of the run's store while a block runs."""
+
+    @contextlib.contextmanager
+    def flipped(pattern):
+        (file,) = (run.parent / "store").glob(pattern)
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        yield
+        file.write_bytes(whole)
+
+    return flipped
+
+
+def test_a_model_of_which_one_bit_has_changed_predicts_nothing(rows, run, damaged):
+    picture(Path("a.png"), 0)
+    for name in ("model.safetensors", "model.json", "done.json"):
+        with damaged(f"finetune-*/{name}"):
+            code, table, said = rows("a.png")
+            assert (code, table) == (StorageError.code, [])
+            assert f"{name}: " in said
+            with pytest.raises(StorageError, match="damaged"):
+                sft_exp.load_model(run)
+    assert rows("a.png")[0] == 0
+
+
+def test_weights_of_which_one_bit_has_changed_start_nothing(run, damaged):
+    (pretraining,) = (run.parent / "store").glob("pretrain-*")
+    with damaged("pretrain-*/encoder.safetensors"):
+        for call, place in (
+            (sft_exp.load_pretrained, run),
+            (weights.locate, str(run)),
+            (weights.locate, str(pretraining)),
+        ):
+            with pytest.raises(StorageError, match=r"encoder\.safetensors: changed: damaged"):
+                call(place)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from result_stubs import stub
 from safetensors.torch import save_file
-from test_study import command, environment
+from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
 from sft_exp.config.weight_names import with_encoder

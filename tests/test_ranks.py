@@ -14,12 +14,18 @@ from sft_exp.core.rng import stream
 
 HERE = Path(__file__).parent
 CASES = sorted(ranked.cases())
+# BatchNorm, a queue and a teacher, a task with maps, one with a pool, a penalty, low rank
+QUICK = {
+    "pretrainer BarlowTwins", "pretrainer MoCo", "task Segment", "task FixMatch", "strategy L2SP", "strategy LoRA",
+}  # fmt: skip
 CLOSE = 1e-10
 
 
 @pytest.fixture(scope="module")
-def differences(tmp_path_factory):
-    """Engine -> {case: what differed}; one pair of processes computes all of them."""
+def differences(tmp_path_factory, request):
+    """Engine -> {case: what differed}; one pair of processes computes all that this session asks for."""
+    of_here = (i.callspec.params for i in request.session.items if hasattr(i, "callspec"))
+    only = ";".join(sorted({params["case"] for params in of_here if params.get("case") in CASES}))
     found = {}
 
     def of(engine):
@@ -27,7 +33,7 @@ def differences(tmp_path_factory):
             folder = tmp_path_factory.mktemp(engine)
             two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
             done = subprocess.run(
-                [sys.executable, *two, str(HERE / "ranked.py"), str(folder), engine],
+                [sys.executable, *two, str(HERE / "ranked.py"), str(folder), engine, only],
                 capture_output=True,
                 text=True,
                 cwd=HERE.parent,
@@ -43,7 +49,9 @@ def differences(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+)
 @pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_compute_what_one_does(differences, engine, case):
     """Of ten rows one process has four and the other six. What is compared: gradients of each of four steps, and all parameters,

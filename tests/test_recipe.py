@@ -241,13 +241,14 @@ def test_patience_needs_images_to_look_at(experiment):
     [
         "strategy=lora val=none finetune.ema=0.9",
         "strategy=gradual val=holdout finetune.patience=15 task.mixup=0.4",
+        "task=fixmatch strategy=layerwise val=holdout finetune.ema=0.9",
         "strategy=l2sp val=none optim=sam optim.lr=0.01",
         "task=mean_teacher val=none finetune.clip=1",
-        "task=fixmatch strategy=layerwise val=holdout finetune.ema=0.9",
         "task=fixmatch task.align=true val=none",
         "task=m1_m2 strategy=linear val=none",
     ],
 )
+@pytest.mark.sampled(3)
 def test_stopped_and_started_again_it_ends_in_the_same_bits(tuning, tmp_path, monkeypatch, what):
     """Mean weights, best weights, patience, teachers and low-rank updates are in the checkpoint, or computed again."""
     request, ctx = tuning(*what.split(), "finetune.steps=24")

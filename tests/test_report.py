@@ -20,7 +20,7 @@ from sft_exp.core.task import Task
 from sft_exp.execution.session import work
 from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import FUNCTIONS
-from sft_exp.reports import advice, page, plots, report
+from sft_exp.reports import advice, inputs, page, plots, report
 from sft_exp.runs import results
 from sft_exp.store.store import Result
 from sft_exp.training import metrics_log
@@ -269,7 +269,7 @@ def test_the_terminal_has_table_verdict_and_what_to_do_next(done, capsys):
 
 def test_a_single_draw_has_no_spread():
     one = stub(test=dict.fromkeys((*Task.columns, "accuracy_sd"), 0.0), draws={MAIN: [0.0]})
-    job = SimpleNamespace(experiment=SimpleNamespace(task=Task, metrics=[]))
+    job = SimpleNamespace(experiment=SimpleNamespace(task=Task, metrics=[], score="accuracy"))
     assert report.rows(job, one) == [(MAIN, ["0.0", "-", "0.0", "0.0", "0.0"])]
 
 
@@ -303,6 +303,20 @@ def test_reused_pretraining_is_said(done):
 # The plan
 
 
+@pytest.mark.parametrize("kind", ["pixels", "boxes"])
+def test_the_plans_picture_shows_the_targets(kind):
+    """Masks and boxes change the picture of the same image."""
+    x = torch.full((2, 3, 32, 32), 0.5)
+    target = {"mask": torch.zeros(2, 32, 32, dtype=torch.long)}
+    target["mask"][:, 8:24, 8:24] = 1
+    if kind == "boxes":
+        boxes = torch.tensor([[[8.0, 8.0, 24.0, 24.0]]] * 2)
+        target = {"boxes": boxes, "labels": torch.ones(2, 1, dtype=torch.long)}
+    shown = inputs.marked({"x": x, "y": torch.zeros(2), **target})
+    assert shown.shape == x.shape
+    assert not torch.equal(shown, x)
+
+
 def planned(capsys, *jobs):
     """stage -> (requests, cached, to compute, time)"""
     report.plan(list(jobs))
@@ -310,15 +324,24 @@ def planned(capsys, *jobs):
     return {
         row[0]: (*(int(n) for n in row[1:4]), row[4].strip())
         for row in rows
-        if row[0] in FUNCTIONS and row[1].isdigit()
+        if row[0] in FUNCTIONS and len(row) == 5 and all(n.isdigit() for n in row[1:4])
     }
 
 
-def test_the_plan_of_an_empty_store_runs_and_writes_nothing(job, capsys):
-    found = planned(capsys, job("draws=2", "labels=2", "val=cv"))
+def test_the_plan_of_an_empty_store_runs_nothing_and_writes_a_picture_alone(job, capsys):
+    words = ("draws=2", "labels=2", "val=cv")
+    found = planned(capsys, job(*words, "report_images=false"))
     assert found["finetune"] == (12, 0, 12, "unknown")
     assert found["pretrain"] == (2, 0, 2, "unknown"), "its own and the PCA of a control"
     assert not list(Path.cwd().rglob("*"))
+    report.plan([job(*words), job(*words, "seed=1")])
+    said = capsys.readouterr().out
+    assert "Images and targets as the network sees them: outputs/plan/inputs.png" in said
+    assert [p for p in Path.cwd().rglob("*") if p.is_file()] == [
+        Path.cwd() / "outputs" / "plan" / "inputs.png"
+    ]
+    with Image.open("outputs/plan/inputs.png") as picture:
+        assert min(picture.size) > 200
 
 
 def test_the_plan_counts_what_is_there_and_scales_what_it_took(done, experiment, capsys):
@@ -564,7 +587,8 @@ def test_converged_holds_for_rates_that_anneal():
     assert converged([[0.2 + 2 * exp(-40 * w) for w in walked]])
 
 
-@pytest.mark.parametrize("steps", [3, 7])
+@pytest.mark.parametrize("steps", [7, 3])
+@pytest.mark.sampled(1)
 def test_a_generator_that_moves_every_fifth_step_is_drawn_if_it_moved(tmp_path, monkeypatch, steps):
     monkeypatch.chdir(tmp_path)
     small = [

@@ -234,7 +234,8 @@ def test_stopped_where_nothing_trains_by_steps(job):
 
 
 def test_the_command_line_says_that_it_was_interrupted_and_goes_on(job):
-    changed = ("pretrain.steps=1000", "hardware.checkpoint_seconds=0.1")
+    # a report stores features beside what the job itself does
+    changed = ("pretrain.steps=1000", "hardware.checkpoint_seconds=0.1", "report=false")
     what, command = job(*changed), [*TINY, *changed, "hydra.run.dir=run"]
     process = fork(cli, Path("said"), None, None, *command)
     while not find(f"{STORE}/work/*/pretrain-*/checkpoint.pt"):

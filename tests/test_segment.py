@@ -528,6 +528,7 @@ def town(root):
     return root
 
 
+@pytest.mark.slow
 def test_the_experiment_from_cityscapes_to_ones_own(experiment, tmp_path):
     source = f"pretrain_dataset.root={town(tmp_path / 'city')}"
     options = [

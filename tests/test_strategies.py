@@ -15,10 +15,12 @@ from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.pixels import Pixels
 from sft_exp.encoders.resnet import ResNet
+from sft_exp.encoders.vit import ViT
 from sft_exp.errors import ConfigError
 from sft_exp.models.ema import ema_update_all
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import finetune, model
+from sft_exp.strategies import lora
 from sft_exp.strategies.bitfit import BitFit
 from sft_exp.strategies.full import Full
 from sft_exp.strategies.gradual import Gradual
@@ -241,6 +243,49 @@ def test_lora_merged_is_lora_unmerged(digits, plan, encoder):
             assert 1 <= torch.linalg.matrix_rank(update, rtol=1e-3) <= 3, (
                 "the update has the rank asked for"
             )
+
+
+@pytest.mark.parametrize("encoder", [MLP([32, 16]), Conv([8, 64], 16), ViT(4, 16, 1, 2)])
+def test_the_two_products_are_one_with_the_sum_of_the_weights(encoder, monkeypatch):
+    """In outputs and gradients; and PyTorch's attention, which has no layers of its own, is adapted too."""
+    nets = networks(encoder, LoRA())
+    monkeypatch.setattr(lora, "separable", lambda layer: False)
+    summed, x_BCHW = networks(encoder, LoRA()), torch.rand(3, *SPEC.image, generator=stream("x"))
+    with torch.no_grad():
+        for name, p in nets.named_parameters():
+            if name.endswith(".up"):
+                p.copy_(torch.randn(p.shape, generator=stream(name)))
+    summed.load_state_dict(nets.state_dict())
+    outputs = []
+    for each in (nets, summed):
+        with torch.no_grad():
+            outputs.append(each.eval()["encoder"](x_BCHW))
+        outputs.append(each["encoder"](x_BCHW))
+        outputs[-1].square().sum().backward()
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=1e-5, atol=1e-5)
+    moving = finetune.moving(LoRA(), nets, SPEC.image)[0][1]
+    trained = {name: p.grad for name, p in nets.named_parameters() if name in moving}
+    adapted = [name for name in trained if name.endswith(".up")]
+    assert len(adapted) == sum(
+        len(lora.adapted(m)) for m in networks(encoder, Full())["encoder"].modules()
+    )
+    for name, p in summed.named_parameters():
+        if name in trained and name.startswith("encoder."):
+            torch.testing.assert_close(trained[name], p.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_does_more_than_a_product_keeps_the_sum():
+    """A subclass that standardises its weight, a grouped and a small convolution."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return F.conv2d(x, self.weight / self.weight.std(), self.bias)
+
+    assert lora.separable(nn.Conv2d(256, 256, 3))
+    assert not lora.separable(Standardised(256, 256, 3))
+    assert not lora.separable(nn.Conv2d(256, 256, 3, groups=256))
+    assert not lora.separable(nn.Conv2d(16, 16, 1))
 
 
 def test_a_teacher_follows_the_value_of_an_adapted_weight():

@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from functools import cache
@@ -13,13 +12,13 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
+from faults import cli, run
 from PIL import Image
 from result_stubs import stub
-from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
 from sft_exp.config import build, compose, hydra_state, register, sources
-from sft_exp.core.arms import MAIN
+from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.guidance import knowledge
 from sft_exp.studies.attribution import Attribution, changed
@@ -51,9 +50,9 @@ TINY = [
 
 
 def started(*overrides: str, code: int = 0) -> str:
-    done = subprocess.run(command(*overrides), env=environment(), capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    left, said = run(cli, *overrides, seconds=1800)
+    assert left == code, said
+    return said
 
 
 def test_a_study_is_a_multirun_that_ends_with_its_answer():
@@ -369,6 +368,57 @@ def test_a_choice_says_which_candidates_of_its_last_shared_rung_are_as_good(scor
     assert Choose().contenders([last], last) == ""
 
 
+def graded(pretrainer, optim, steps, val, draws, **more):
+    one = finished(optim, "full", steps, val, 0.7, draws={MAIN: draws, **more})
+    return replace(one, settings={**one.settings, "pretrainer": pretrainer})
+
+
+def test_a_pick_is_compared_with_scratch_at_its_own_best_at_a_level_that_allows_for_the_choice():
+    """Best against best; the interval holds whichever of the 4 candidates was compared with which."""
+    jobs = [
+        graded("vae", "adam", 27, 0.95, [0.96, 0.96, 0.96]),
+        graded("vae", "adam", 9, 0.9, [0.94, 0.95, 0.93]),
+        graded("vae", "sgd", 9, 0.8, [0.84, 0.85, 0.83]),
+        graded("none", "adam", 9, 0.5, [0.54, 0.55, 0.53]),
+        graded("none", "sgd", 9, 0.7, [0.74, 0.75, 0.73]),
+    ]
+    found = Choose().conclude(jobs)
+    assert found.sentences[1].startswith(
+        "At 9 steps, the most that it and pretrainer=none reached: "
+    )
+    assert (
+        "+20.0 points of accuracy against scratch at its own best (98.8 % interval"
+        in (found.sentences[1])
+    )
+    assert any("could have been compared with scratch in 4 ways" in note for note in found.notes)
+    assert Choose().against_scratch(jobs, jobs[3]) is None
+    assert Choose().against_scratch(jobs[:3], jobs[0]) is None
+
+
+def test_in_given_minutes_the_verdict_on_the_pick_allows_for_the_choice():
+    jobs, trials = timed_trials()
+    gain = {"word": "helped", "difference": 0.1, "low": 0.0, "high": 0.2}
+    arms = {MAIN: [0.8, 0.82, 0.81], SCRATCH: [0.7, 0.72, 0.71]}
+    final = finished("adam", "full", 300, 0.0, 0.75, draws=arms, verdict=gain)
+    more = [Trial("first", n, [], 9.0, 8.0, 0.9) for n in ("a", "b", "c")]
+    trials = replace(
+        trials, jobs=[*trials.jobs[:3], *more, Trial("final", "a", [], 9.0, 8.0, None)]
+    )
+    jobs = [
+        *jobs[:3],
+        *(replace(jobs[1], name=str(n)) for n in (3, 4, 5)),
+        replace(final, name="6"),
+    ]
+    answer = Choose(budget="10min").conclude(jobs, (), trials)
+    assert "(98.8 % interval" in answer.sentences[1]  # vicreg, a, b, c: 1 - 0.05 / 4
+    assert answer.facts["verdict"]["level"] == pytest.approx(1 - 0.05 / 4)
+    # beside a pick that is solved, scratch at its best is trained on the same labelled splits
+    better = graded("none", "adam", 300, 0.0, [0.78, 0.8, 0.79])
+    trials.jobs.append(Trial("scratch", "from scratch", [], 9.0, 8.0, None))
+    answer = Choose(budget="10min").conclude([*jobs, replace(better, name="7")], (), trials)
+    assert "+2.0 points of accuracy against scratch at its own best (" in answer.sentences[1]
+
+
 def test_fields_that_cannot_be(compose):
     node = {"_target_": "sft_exp.studies.label_efficiency.LabelEfficiency", "labels": []}
     with pytest.raises(ConfigError, match=r"study.labels=\[\]"):
@@ -474,17 +524,13 @@ def test_a_study_until_decided_resumes_and_is_checked():
     taken = (folder / "looks.json").read_bytes()
     started(*given)
     assert (folder / "looks.json").read_bytes() == taken
-    checked = subprocess.run(
-        command("check", str(folder)), env=environment(), capture_output=True, text=True
-    )
-    assert "do not follow" not in checked.stdout
+    _, said = run(cli, "check", str(folder))
+    assert "do not follow" not in said
     about = json.loads((folder / "study.json").read_text())
     about["looks"][0]["alpha"] = 0.001
     (folder / "study.json").write_text(json.dumps(about))
-    again = subprocess.run(
-        command("check", str(folder)), env=environment(), capture_output=True, text=True
-    )
-    assert "look 1: its words or the alpha" in again.stdout
+    _, said = run(cli, "check", str(folder))
+    assert "look 1: its words or the alpha" in said
 
 
 def test_choose_tries_the_method_that_leads_the_tables():

@@ -46,6 +46,23 @@ def test_a_table_fits_and_cuts_no_number(width):
             assert any(word.endswith(cell) for word in words)
 
 
+@pytest.mark.parametrize(
+    ("width", "left_out", "stacked"),
+    [(160, [], False), (100, ["± test"], False), (95, ["± test", "± val"], False), (80, [], True)],
+)
+def test_a_narrower_table_leaves_out_spreads_before_it_stacks_settings(width, left_out, stacked):
+    """What is left out is named; each row stays a line as long as that is possible."""
+    screen = Console(file=io.StringIO(), width=width, color_system=None)
+    drawn = fitted((HEAD, ROWS), screen, NUMBERS, ["verdict"], SETTINGS, ["± test", "± val"])
+    text = printed(drawn, width)
+    assert max(map(len, text.splitlines())) <= width
+    said = f"No room for {' and '.join(left_out)}."
+    assert (said in text) == bool(left_out)
+    assert ("pretrainer=none" in text) == stacked
+    heads = next(line for line in text.splitlines() if "test" in line)
+    assert all((f" {name} " in f"{heads} ") == (name not in left_out) for name in NUMBERS)
+
+
 def test_a_table_that_fits_keeps_a_column_for_each_setting():
     screen = Console(file=io.StringIO(), width=160, color_system=None)
     assert "pretrainer=" not in printed(fitted((HEAD, ROWS), screen, NUMBERS, [], SETTINGS), 160)

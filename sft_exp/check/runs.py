@@ -13,9 +13,11 @@ from sft_exp.check import standard_1, weights
 from sft_exp.check.artefacts import Arm, Run
 from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.core.arms import FLOORS, MAIN, SCRATCH
+from sft_exp.core.score import ACCURACY, NAMES, judged_by, with_balanced
 from sft_exp.data.duplicates import OVERLAP
 from sft_exp.errors import DataError
 from sft_exp.store import atomic_io
+from sft_exp.store.results import is_proportion
 from sft_exp.training import health, metrics_log
 from sft_exp.verdict import (
     SAYS,
@@ -192,8 +194,8 @@ def arms(run: Run) -> Iterator[Grade]:
     yield from weights.grade(run)
     missing = [arm for arm in (SCRATCH, *FLOORS) if not run.arms.get(arm)]
     yield ok("4.4", [f"there is no {arm}" for arm in missing])
-    score = fmean(run.accuracies(MAIN))
-    baselines = {arm: fmean(run.accuracies(arm)) for arm in FLOORS if run.arms.get(arm)}
+    score = fmean(run.scores(MAIN))
+    baselines = {arm: fmean(run.scores(arm)) for arm in FLOORS if run.arms.get(arm)}
     low = [
         f"failed to learn: {arm} has {100 * s:.1f} %, it {100 * score:.1f} %"
         for arm, s in baselines.items()
@@ -276,28 +278,30 @@ def sealed(run: Run) -> Iterator[Grade]:
 
 def scores(run: Run) -> Iterator[Grade]:
     """Point 6.2: stored and stated scores follow from the predictions."""
-    faults = []
+    faults, score = [], run.score
     for arm, ones in run.arms.items():
-        stated = run.result["draws"].get(arm, [])
-        for one, accuracy in zip(ones, run.accuracies(arm), strict=True):
-            stored = run.shelf.json(one.evaluate, "scores.json").get("accuracy", -1.0)
-            if not isclose(stored, accuracy, abs_tol=CLOSE):
+        stated, made = run.result["draws"].get(arm, []), run.scores(arm)
+        for one, value in zip(ones, made, strict=True):
+            kept = with_balanced(run.shelf.json(one.evaluate, "scores.json"), score)
+            stored = kept.get(score, -1.0)
+            if not isclose(stored, value, abs_tol=CLOSE):
                 faults.append(
                     f"{arm}, draw {one.draw}: {100 * stored:.2f} % stored, predictions give "
-                    f"{100 * accuracy:.2f} %"
+                    f"{100 * value:.2f} %"
                 )
         if len(stated) == len(ones):
             faults += [
                 f"{arm}, draw {one.draw}: {100 * s:.2f} % stated, predictions give {100 * a:.2f} %"
-                for one, s, a in zip(ones, stated, run.accuracies(arm), strict=True)
+                for one, s, a in zip(ones, stated, made, strict=True)
                 if not isclose(s, a, abs_tol=CLOSE)
             ]
-        mean = (run.result["test"] if arm == MAIN else run.result["controls"][arm])["accuracy"]
-        if run.arms[arm] and not isclose(mean, fmean(run.accuracies(arm)), abs_tol=CLOSE):
-            faults.append(
-                f"{arm}: a mean of {100 * mean:.2f} % stated, it is "
-                f"{100 * fmean(run.accuracies(arm)):.2f} %"
-            )
+        means = run.result["test"] if arm == MAIN else run.result["controls"][arm]
+        for name, values in {ACCURACY: run.accuracies(arm), score: made}.items():
+            if ones and not isclose(means[name], fmean(values), abs_tol=CLOSE):
+                faults.append(
+                    f"{arm}: a mean of {100 * means[name]:.2f} % stated, it is "
+                    f"{100 * fmean(values):.2f} %"
+                )
     yield ok("6.2", faults)
 
 
@@ -324,7 +328,7 @@ def draws(run: Run) -> Iterator[Grade]:
 
 def words(run: Run) -> Iterator[Grade]:
     """Points 7.1 to 7.3: the interval and the word follow from the draws."""
-    verdict, main, scratch = run.result["verdict"], run.accuracies(MAIN), run.accuracies(SCRATCH)
+    verdict, main, scratch = run.result["verdict"], run.scores(MAIN), run.scores(SCRATCH)
     if not verdict:
         for point in ("7.1", "7.2", "7.3"):
             yield unknown(point, "there is no verdict")
@@ -351,8 +355,8 @@ def verdict_faults(run: Run) -> tuple[list[str], list[str]]:
     stated, about = run.result["verdict"], run.result["judgement"]
     labels = run.shelf.request(run.arms[MAIN][0].finetune)["labels"]
     comparison = Comparison(
-        [run.accuracies(MAIN)],
-        [run.accuracies(SCRATCH)],
+        [run.scores(MAIN)],
+        [run.scores(SCRATCH)],
         all_labels=labels["count"] == "all" and not run.tested["folds"],
     )
     noted = health.noted(comparison, [run.faults(MAIN)], [run.faults(SCRATCH)])
@@ -360,6 +364,7 @@ def verdict_faults(run: Run) -> tuple[list[str], list[str]]:
         tested=len(run.rows[run.arms[MAIN][0]][0]),
         ratio=ratio(run),
         score=score_name(run),
+        proportion=is_proportion(run.score),
         points=True,
     )
     try:
@@ -462,6 +467,10 @@ def stated(run: Run) -> Iterator[Grade]:
             used = request["data"] if key == "data" else run.shelf.request(one.evaluate)["test"]
             if used != run.result["folders"][key]:
                 faults.append(f"{arm}: another {key} manifest than stated")
+    chosen = config.get("score", run.score)  # older versions had accuracy alone
+    right = judged_by(run.learnt["labels"], run.tested["labels"]) if chosen == "auto" else chosen
+    if run.score != right:
+        faults.append(f"judged by {NAMES[run.score]}, and by its labels it is {NAMES[right]}")
     data = run.result["data"]
     faults += ["the stated hash is not the manifest's"] * (data["manifest"] != run.learnt["sha256"])
     yield ok("8.1", faults)

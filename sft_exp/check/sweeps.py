@@ -15,6 +15,7 @@ from sft_exp.compare import comparison
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError
 from sft_exp.store import results
+from sft_exp.store.results import is_proportion
 from sft_exp.studies import attribution as steps
 from sft_exp.studies import label_efficiency as curve
 from sft_exp.studies.label_efficiency import pretraining_of
@@ -88,8 +89,8 @@ def study(folder: Path, found: Sequence[Run]) -> list[Grade]:
         faults.append("its cells have different numbers of seeds")
     arms = {
         key: curve.Arms(
-            [of[s].accuracies(MAIN) for s in sorted(of)],
-            [of[s].accuracies(SCRATCH) for s in sorted(of)],
+            [of[s].scores(MAIN) for s in sorted(of)],
+            [of[s].scores(SCRATCH) for s in sorted(of)],
             [of[s].faults(MAIN) for s in sorted(of)],
             [of[s].faults(SCRATCH) for s in sorted(of)],
         )
@@ -140,6 +141,7 @@ def setting(found: Sequence[Run], margin: float) -> Setting:
         tested=len(first.rows[first.arms[MAIN][0]][0]),
         ratio=sum(runs.ratio(r) for r in found) / len(found),
         score=runs.score_name(first),
+        proportion=is_proportion(first.score),
         points=True,
         margin=margin,
     )
@@ -204,7 +206,7 @@ def attribution(about: dict[str, Any], found: Sequence[Run]) -> list[Grade]:
         config = run.result["config"]
         for arm in run.arms:
             level = config["name"] if arm == MAIN else arm
-            levels.setdefault(level, {})[config["seed"]] = run.accuracies(arm)
+            levels.setdefault(level, {})[config["seed"]] = run.scores(arm)
     arms, faults, words = list(about["arms"]), [], []
     if missing := [arm for arm in arms if arm not in levels]:
         return [ok(point, [f"{arm} has no runs" for arm in missing]) for point in ("7.1", "7.2")]
@@ -277,7 +279,7 @@ def name(key: tuple[str, str]) -> str:
 
 
 def gain(run: Run) -> list[float]:
-    return [a - b for a, b in zip(run.accuracies(MAIN), run.accuracies(SCRATCH), strict=True)]
+    return [a - b for a, b in zip(run.scores(MAIN), run.scores(SCRATCH), strict=True)]
 
 
 def undone(folder: Path) -> list[str]:

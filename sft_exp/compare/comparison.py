@@ -34,6 +34,7 @@ SILENT = (
     "plan",
     "report",
     "report_images",
+    "store_max_gb",
     "monitors",
     "choices",
     "replace",
@@ -185,6 +186,11 @@ class Comparison:
         return ", ".join(dict.fromkeys(j.score for j in self.jobs if j.result)) or "accuracy"
 
     @cached_property
+    def score_name(self) -> str:
+        """The metric's name in texts; several names if the jobs differ in it."""
+        return ", ".join(dict.fromkeys(j.score_name for j in self.jobs if j.result)) or "accuracy"
+
+    @cached_property
     def validated(self) -> bool:
         return any(r.val is not None for r in self.rows)
 
@@ -283,7 +289,8 @@ class Comparison:
         """Notes on how to read the table."""
         if not any(r.done for r in self.rows):
             return []
-        what = "Accuracies" if self.score == "accuracy" else self.score
+        name = self.score_name
+        what = "Accuracies" if name == "accuracy" else name[0].upper() + name[1:]
         lines = [f"{what} in percent, sorted by validation; test is for reading, not for choosing."]
         if not self.validated:
             lines = [
@@ -308,7 +315,7 @@ class Comparison:
             )
         if any(j.verdict for j in self.jobs):
             lines.append(
-                f"gain: points of test {self.score} over the same model from scratch with the same "
+                f"gain: points of test {name} over the same model from scratch with the same "
                 "settings, which need not be the best for it."
             )
         return lines
@@ -337,54 +344,43 @@ class Comparison:
     def count(self) -> str:
         return f"{len(self.jobs) - len(self.undone)} of {len(self.jobs)} jobs done"
 
+    @cached_property
+    def measured(self) -> list[str]:
+        """Names of the measured numbers of `record`."""
+        scores = dict.fromkeys(
+            k for j in self.jobs if j.result for k in (*j.result.test, *j.result.val)
+        )
+        splits = [f"{split}_{score}" for split in ("val", "test") for score in scores]
+        return [*splits, f"scratch_{self.score}", "gain", "gain_low", "gain_high"]
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """A job as a row of compare.csv, with all digits."""
+        said = {
+            "job": job.name,
+            "state": job.state,
+            "exit_code": job.status.get("exit_code"),
+            "error": first_line(job),
+        }
+        settings = {key: plain(job.settings.get(key)) for key in ("seed", *self.keys)}
+        numbers: dict[str, float | None] = dict.fromkeys(self.measured)
+        if r := job.result:
+            numbers |= {f"val_{score}": value for score, value in r.val.items()}
+            numbers |= {f"test_{score}": value for score, value in r.test.items()}
+            numbers[f"scratch_{self.score}"] = r.controls.get(SCRATCH, {}).get(job.score)
+        if job.verdict and job.gain is not None:
+            ends = {"gain_low": job.verdict.low, "gain_high": job.verdict.high}
+            numbers |= {"gain": job.gain, **ends}
+        return {**said, **settings, **numbers, "verdict": job.said}
+
     def csv(self) -> str:
         """One row a job, in the order of the sweep, with all digits."""
-        scores = list(
-            dict.fromkeys(k for j in self.jobs if j.result for k in (*j.result.test, *j.result.val))
-        )
-        head = [
-            "job",
-            "state",
-            "exit_code",
-            "error",
-            "seed",
-            *self.keys,
-            *(f"val_{s}" for s in scores),
-        ]
-        head += [
-            *(f"test_{s}" for s in scores),
-            f"scratch_{self.score}",
-            "gain",
-            "gain_low",
-            "gain_high",
-            "verdict",
-        ]
         text = io.StringIO()
         writer = tables.Writer(text)
-        writer.writerow(head)
-        for j in self.jobs:
-            settings = [plain(j.settings.get(k)) for k in ("seed", *self.keys)]
-            r = j.result
-            measured = [of.get(s) for of in ((r.val, r.test) if r else ({}, {})) for s in scores]
-            scratch = r.controls.get(SCRATCH, {}).get(j.score) if r else None
-            low, high = (
-                (j.verdict.low, j.verdict.high)
-                if j.verdict and j.gain is not None
-                else (None, None)
-            )
-            verdict = [j.gain, low, high, j.said]
-            writer.writerow(
-                [
-                    j.name,
-                    j.state,
-                    j.status.get("exit_code"),
-                    first_line(j),
-                    *settings,
-                    *measured,
-                    scratch,
-                    *verdict,
-                ]
-            )
+        writer.writerow(
+            ["job", "state", "exit_code", "error", "seed", *self.keys, *self.measured, "verdict"]
+        )
+        for job in self.jobs:
+            writer.writerow(list(self.record(job).values()))
         return text.getvalue()
 
 

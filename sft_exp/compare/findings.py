@@ -22,7 +22,7 @@ from sft_exp.verdict import WITHHELD, Setting, frozen, interval, judge, selectio
 from sft_exp.verdict import Comparison as Pair
 
 # keys and groups that make validation scores of different problems
-PROBLEM = ("dataset", "labels", "labels_total", "task", "val", "protocol", "draws")
+PROBLEM = ("dataset", "labels", "labels_total", "task", "val", "score", "protocol", "draws")
 NEXT = 5  # settings that are shown behind the best one
 ALPHA = 0.05
 TIE = 1e-6  # scores that differ by less are equal up to rounding
@@ -75,7 +75,7 @@ def sections(comparison: Comparison) -> list[Section]:
         found.append(best(comparison, keys, paired, lost, titled))
         if paired and len(paired.rows) > 1:
             found.append(effects(comparison, keys, paired, titled))
-        found += gains(comparison, keys, sound, titled)
+        found += gains(comparison, keys, rows, titled)
     return [section for section in found if section.sentences or section.table[1]]
 
 
@@ -237,12 +237,12 @@ def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str)
     """Each pretrainer at its best setting against scratch at scratch's own best setting.
 
     Both are chosen by validation. Scratch are the jobs with pretrainer=none: of the control arms
-    of the others no validation is known.
+    of the others no validation is known. Rows that diverged count as searched, and are not chosen.
     """
     if "pretrainer" not in keys:
         return []
     chosen: dict[str, Row] = {}
-    for row in rows:
+    for row in (r for r in rows if not r.diverged):
         chosen.setdefault(str(row.settings.get("pretrainer")), row)
     scratch = chosen.pop("none", None)
     if not chosen:
@@ -255,12 +255,27 @@ def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str)
         )
         return [Section(title, [why])] if any(j.verdict for r in rows for j in r.done) else []
     others = [k for k in keys if k != "pretrainer"]
+    searched = settings_searched(rows, others)
+    of_scratch = searched["none"]
+    sentences = []
+    for name in [n for n in chosen if of_scratch == 1 < searched[n]]:
+        del chosen[name]
+        sentences.append(
+            f"{name} is not compared: it is the best of {searched[name]} settings, scratch had one. "
+            "Give pretrainer=none the same settings."
+        )
+    if not chosen:
+        return [Section(title, sentences)]
     pairs, setting = {}, None
     for name, row in chosen.items():
         if pair := tested(row, scratch):
             pairs[name], setting = pair, setting_of(row.done[0])
     if not pairs:
         return [Section(title, ["Not known: no seed is shared with pretrainer=none."])]
+    if more := [f"{n} {searched[n]}" for n in pairs if searched[n] != of_scratch]:
+        sentences.append(
+            f"The searches were not equal: scratch had {of_scratch} settings, {', '.join(more)}."
+        )
     data = scratch.done[0].outcome.data
     report = judge(pairs, setting, frozen(), [data.name] if data.name else [])
     body = []
@@ -283,7 +298,20 @@ def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str)
         "Points of test, paired by seed and labelled split; test chooses nothing."
     )
     head = ["pretrainer", "best setting", "test", "scratch", "gain", "interval", "verdict"]
-    return [Section(title, [sentence], (head, body))]
+    return [Section(title, [sentence, *sentences], (head, body))]
+
+
+def settings_searched(rows: list[Row], keys: list[str]) -> dict[str, int]:
+    """Pretrainer -> the number of its settings that differ in what scratch has too.
+
+    Settings of the pretraining alone do not count: scratch is the same in all of them.
+    """
+    shared = [k for k in keys if not k.startswith("pretrain")]
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows:
+        values = tuple(show(row.settings.get(key)) for key in shared)
+        found.setdefault(str(row.settings.get("pretrainer")), set()).add(values)
+    return {name: len(settings) for name, settings in found.items()}
 
 
 def tested(row: Row, scratch: Row) -> Pair | None:

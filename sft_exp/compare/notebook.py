@@ -8,12 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sft_exp.compare import page
+from sft_exp.compare import charts, page
 from sft_exp.compare.comparison import Comparison, collect
+
+WIDTH = 640  # pixels of a chart in a notebook
 
 
 class RichComparison(Comparison):
-    """A comparison that a notebook shows like compare.html."""
+    """A comparison that a notebook shows as the tables and, as pictures, the charts of
+    compare.html."""
 
     def to_pandas(self) -> Any:
         """One row a job, as in compare.csv: a DataFrame, or without pandas a list of dicts."""
@@ -29,7 +32,12 @@ class RichComparison(Comparison):
         parts = [f"<p><strong>{escape(self.verdict())}</strong></p>", page.grid(self.table())]
         parts += page.found(self)
         parts += [f"<p>{escape(note)}</p>" for note in self.notes()]
-        return "\n".join([*parts, page.charts(self)])
+        tables = charts.shown_first(self)
+        parts += [
+            f"<h3>{escape(chart.title)}</h3>{charts.svg(chart, tables, WIDTH)}"
+            for chart in charts.charts(self)
+        ]
+        return "\n".join(parts)
 
 
 def parsed(cell: str) -> float | int | str | None:

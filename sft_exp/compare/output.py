@@ -10,6 +10,8 @@ from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, collect
 from sft_exp.reports.terminal_table import fitted
 from sft_exp.store import atomic_io
 
+OPTIONAL = ("± test", "± val")  # columns that a narrow terminal does without
+
 
 def write(comparison: Comparison, folder: Path, title: str) -> None:
     """Write compare.csv and compare.html into the folder."""
@@ -33,18 +35,19 @@ def print_comparison(comparison: Comparison) -> None:
                 screen.print(title, style="bold")
             settings = [comparison.names[key] for key in comparison.keys]
             sentences = (*SENTENCES, "verdict", "state", "")
-            screen.print(fitted((head, body), screen, NUMBERS, sentences, settings))
+            screen.print(fitted((head, body), screen, NUMBERS, sentences, settings, OPTIONAL))
     for section in findings.sections(comparison):
         screen.print(section.title, style="bold")
         if section.table[1]:
             names = [comparison.names[key] for key in comparison.keys]
-            words = ("interval", "verdict", "best setting", "")
+            words = ("verdict", "best setting", "")
             screen.print(fitted(section.table, screen, findings.NUMBERS, words, names))
         for sentence in section.sentences:
             screen.print(sentence)
+        screen.print()
     for note in comparison.notes():
         screen.print(note, style="dim")
-    screen.print(comparison.count())
+    screen.print(comparison.verdict())
 
 
 def finish(folder: Path) -> int:

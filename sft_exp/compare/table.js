@@ -32,13 +32,34 @@ function matches(head, row, query) {
   });
 }
 
-// A click on a head sorts the table, a second one turns the order round; a field filters its rows.
+// A click on a head sorts the table, a second one turns the order round; a field filters its rows,
+// and a tick chooses a row. The event `rows` says which rows are shown, in their order, and ticked.
 function interactive(table) {
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];
   const names = heads.map((th) => th.textContent);
   const texts = rows.map((row) => [...row.cells].map((cell) => cell.textContent));
+  const ticks = rows.map((row, n) => {
+    const tick = document.createElement("input");
+    tick.type = "checkbox";
+    tick.setAttribute("aria-label", `Show the curves of job ${texts[n][0]}`);
+    row.cells[0].prepend(tick);
+    return tick;
+  });
+  let order = rows.map((_, n) => n);
+  const field = document.createElement("input");
+  field.type = "search";
+  field.placeholder = "filter: adam  optim=adam  val>70";
+  field.setAttribute("aria-label", "Filter the rows");
+  const count = document.createElement("span");
+  count.className = "soft";
+
+  const changed = () => {
+    const shown = order.filter((n) => !rows[n].hidden);
+    const detail = { rows: shown, ticked: shown.filter((n) => ticks[n].checked) };
+    document.dispatchEvent(new CustomEvent("rows", { detail }));
+  };
   heads.forEach((th, column) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -50,25 +71,18 @@ function interactive(table) {
       const down = before ? before === "ascending" : numeric(cells); // the largest number first
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       th.setAttribute("aria-sort", down ? "descending" : "ascending");
-      body.append(...sorted(cells, down).map((n) => rows[n]));
+      order = sorted(cells, down);
+      body.append(...order.map((n) => rows[n]));
+      changed();
     });
   });
-  const field = document.createElement("input");
-  field.type = "search";
-  field.placeholder = "filter: adam  optim=adam  val>70";
-  field.setAttribute("aria-label", "Filter the rows");
-  const count = document.createElement("span");
-  count.className = "soft";
   const filter = () => {
     rows.forEach((row, n) => (row.hidden = !matches(names, texts[n], field.value)));
     count.textContent = ` ${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+    changed();
   };
   field.addEventListener("input", filter);
+  ticks.forEach((tick) => tick.addEventListener("change", changed));
   filter();
   table.parentElement.before(field, count);
-}
-
-if (typeof document !== "undefined") {
-  document.querySelectorAll("table.interactive").forEach(interactive);
-  document.body.dataset.ready = "yes";
 }

@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import fields as fields_of
 from importlib import import_module
+from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -40,6 +41,7 @@ KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "transfer": Transfer,
     "hardware": Hardware,
 }
+DATASETS = ("dataset", "pretrain_dataset")
 # library -> the part that wraps its classes, and the part's group
 ADOPTED = {"torchvision.datasets": ("torchvision_set", "dataset")}
 RETIRED = {  # removed keys that old results may hold -> what replaces them
@@ -51,6 +53,8 @@ SECRET_KEY = re.compile(
     r"(?:^|_)(?:secret|token|password|passwd|api_?key|access_?key|credentials?)$", re.IGNORECASE
 )
 ENVIRONMENT = "${oc.env:"
+DATA = "SFT_EXP_DATA"  # variable that names the folder of data sets
+DOWNLOADS = "data"  # the default root of public data sets
 OURS = "SFT_EXP_"  # variables of this program hold paths, and their values are written to files
 RESOLVERS = {"oc.env:": "sft_exp.env:", "oc.decode:": "sft_exp.decode:"}
 
@@ -61,7 +65,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
     Such text stays an interpolation (`${oc.env:NAME}`), because this config is written to files and
     sent to trackers; `experiment` resolves it. The store's path is resolved, since other commands
-    need it.
+    need it, and so are roots below the folder of data sets.
     """
     keys = [str(key) for key in cfg if key not in ("hydra", "study")]
     container: Any = OmegaConf.to_container(cfg, resolve=False)
@@ -73,12 +77,31 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
         else value
         for key in keys
     }
+    values |= {key: in_data_folder(values.get(key)) for key in DATASETS if values.get(key)}
     if ENVIRONMENT not in str(unresolved):
         return values
     OmegaConf.register_new_resolver("sft_exp.env", environment_text, replace=True)
     OmegaConf.register_new_resolver("sft_exp.decode", decode_text, replace=True)
     texts: Any = OmegaConf.to_container(OmegaConf.create(renamed(unresolved)), resolve=True)
     return {**withheld(values, texts), "store": values["store"]}
+
+
+def in_data_folder(dataset: Any) -> Any:
+    """A data set's node with its root below the folder SFT_EXP_DATA, if that is given and the root is
+    relative and does not exist here.
+
+    Public data sets without a root lie in a folder of their own there, in lower case, or in the
+    folder itself, into which they are downloaded.
+    """
+    folder, root = os.environ.get(DATA), dataset.get("root") if isinstance(dataset, dict) else None
+    if not folder or not isinstance(root, str) or Path(root).expanduser().exists():
+        return dataset
+    home = Path(folder).expanduser()
+    places = [home / root]
+    if root == DOWNLOADS:
+        places += [home / str(dataset.get("name") or DOWNLOADS).lower(), home]
+    found = next((place for place in places if place.exists()), None)
+    return dataset if found is None else {**dataset, "root": str(found)}
 
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:

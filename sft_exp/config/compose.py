@@ -5,6 +5,9 @@ from functools import cache
 from typing import Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from sft_exp.config import build, hydra_state, register, sources
@@ -31,7 +34,30 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def typed(overrides: list[str]) -> list[str]:
     """The overrides that Hydra is given for those that a person wrote."""
-    return with_trackers(with_minutes(without_nulls(overrides)))
+    return with_trackers(with_minutes(named(without_nulls(overrides))))
+
+
+def named(overrides: list[str]) -> list[str]:
+    """The overrides themselves.
+
+    Raises:
+        ConfigError: a group is given a number, a boolean or a dict, which Hydra reports as an error
+            of its own.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        group = key.lstrip("+").partition("@")[0]
+        if group not in GROUPS:
+            continue
+        try:
+            parsed: Any = OverridesParser.create().parse_override(override).value()
+        except HydraException:  # Hydra reports it with the line of the grammar
+            continue
+        given = parsed.list if isinstance(parsed, ChoiceSweep) else [parsed]
+        given = [one for each in given for one in (each if isinstance(each, list) else [each])]
+        if any(isinstance(each, bool | int | float | dict | list) for each in given):
+            raise ConfigError(group, value, f"is no option; valid: {', '.join(options(group))}")
+    return overrides
 
 
 def with_minutes(overrides: list[str]) -> list[str]:

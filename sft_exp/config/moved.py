@@ -32,6 +32,13 @@ KEYS = {
     "study.floors": "study.baselines",
 }
 
+# Class -> fields that it did not have, with the values that models of that time were trained with,
+# where these are no longer the defaults
+ABSENT: dict[str, dict[str, Any]] = {
+    "sft_exp.tasks.detect.Detect": {"groups": 16},
+    "sft_exp.tasks.segment.Segment": {"groups": 1},
+}
+
 MEMBERS = {  # member of a user's part in an earlier version -> its name now
     "after": "on_step_end",
     "forms": "variants",

@@ -36,6 +36,7 @@ from sft_exp.errors import ConfigError
 
 # the default name, for sweeps whose jobs are not known beforehand
 _sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]
+_stored: list[Any] = []  # Hydra's store, and what its nodes were made from
 unreadable: dict[str, str] = {}  # schema of a part whose file cannot be read -> the file, and why
 
 
@@ -51,10 +52,40 @@ def register() -> None:
     if (plugins := str(HERE / "plugins")) not in sys.path:
         sys.path.append(plugins)  # hydra_plugins is a namespace package, extended for this process
     store = ConfigStore.instance()
+    found = (parts({**FOLDERS, "study": "studies"}), mirrors())
+    files = {file for _, file, *_ in found[0]} | {file for *_, file in found[1]}
+    # to make the nodes takes most of a composition's time, and most processes compose many times
+    if _stored != (state := [store, found, {file: file.read_bytes() for file in files}]):
+        store_schemas(store, *found)
+        _stored[:] = state
+    find_plugged_options()
+    cached = {"short_id": lambda: uuid.uuid4().hex[:4], "sweep_name": lambda: _sweep_name[0]}
+    for name, resolver in cached.items():
+        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
+    for function in (plugins_path, dataset_option, options_help):
+        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+
+
+def mirrors() -> list[tuple[str, str, str, Path]]:
+    """(group of the pretraining, group that it mirrors, option, file) of every mirrored option."""
+    return [
+        (group, mirrored, name, file)
+        for group, mirrored in MIRRORED.items()
+        for name, file in option_files(mirrored).items()
+        if name not in option_files(group)  # else the group has its own YAML
+    ]
+
+
+def store_schemas(
+    store: ConfigStore,
+    found: list[tuple[str, Path, str]],
+    mirrored: list[tuple[str, str, str, Path]],
+) -> None:
+    """Store the nodes of the root, of these parts and of these mirrored options."""
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="hardware", node=Hardware)
     store.store(group="schema", name="augment", node=AugmentConfig)
-    for group, file, module in parts({**FOLDERS, "study": "studies"}):
+    for group, file, module in found:
         schema = f"schema/{group}/{file.stem}"
         unreadable.pop(schema, None)
         try:
@@ -62,17 +93,9 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=file.stem, node=part)
         except (SyntaxError, ValueError) as error:  # reported once the part is selected
             unreadable[schema] = f"{file}: {error}"
-    for group, mirrored in MIRRORED.items():
-        for name, file in option_files(mirrored).items():
-            if name not in option_files(group):  # else the group has its own YAML
-                with suppress(YAMLError, OmegaConfBaseException):  # Hydra reports the fault
-                    store.store(group=group, name=name, node=mirror(mirrored, name, file))
-    find_plugged_options()
-    cached = {"short_id": lambda: uuid.uuid4().hex[:4], "sweep_name": lambda: _sweep_name[0]}
-    for name, resolver in cached.items():
-        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
-    for function in (plugins_path, dataset_option, options_help):
-        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+    for group, other, name, file in mirrored:
+        with suppress(YAMLError, OmegaConfBaseException):  # Hydra reports the fault
+            store.store(group=group, name=name, node=mirror(other, name, file))
 
 
 def mirror(group: str, name: str, file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sft_exp.errors import ConfigError, require
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 ENGINES = ("local", "ddp", "fsdp")
+LIBRARY = "torchvision.transforms.v2"  # of transforms in views
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,16 @@ class AugmentConfig:
     # minimum and maximum standard deviation of the blur, in pixels
     sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
     cutout: float = 0.0  # probability of a black rectangle of a twentieth to a third of the image
+    # transforms of torchvision that follow, each a node with `_target_` and its options
+    transforms: list[Any] = field(default_factory=list)
 
     def __post_init__(self):
+        valid = "a list of transforms"
+        require(isinstance(self.transforms, list), "transforms", self.transforms, valid)
+        for node in self.transforms:
+            path = node.get("_target_") if isinstance(node, dict) else None
+            valid = f"nodes whose _target_ is a class of {LIBRARY}"
+            require(str(path).startswith(f"{LIBRARY}."), "transforms", self.transforms, valid)
         for name in ("crop", "sigma"):
             pair = getattr(self, name)
             ok = len(pair) == 2 and 0 < pair[0] <= pair[1] < inf
@@ -291,6 +300,10 @@ class Experiment:
     draws: int = 10  # labelled splits, each fine-tuned from the same pretraining
     # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` decide what auto stands for
     val: str = "auto"
+    # by which classifiers are compared and chosen: accuracy, balanced_accuracy, or auto: accuracy,
+    # unless more than 60 % of the training or test labels are of one class; other tasks have one
+    # score
+    score: str = "auto"
     # metrics of test predictions in addition to the task's: top_k, balanced_accuracy, auroc,
     # {_target_: torchmetrics....}
     metrics: list[Any] = field(default_factory=list)
@@ -311,6 +324,9 @@ class Experiment:
     # remove another experiment's results from the run folder instead of refusing the folder
     replace: bool = False
     store: str = "outputs/store"  # folder of all stage folders
+    # size of the store, after a run or sweep, above which the oldest folders that no run refers to
+    # are removed; null = none are
+    store_max_gb: float | None = None
     # folder of your own parts: pretrainers/NAME.py, ..., and conf/pretrainer/NAME.yaml, ...
     plugins: str | None = None
     name: str = ""  # of the experiment, for titles
@@ -331,6 +347,8 @@ class Experiment:
             valid = "must be null except with val=holdout or full"
             raise ConfigError("finetune.patience", patience, valid)
         require_above_0_or_null(self, "labels_total")
+        most, valid = self.store_max_gb, "0 or more, or null"
+        require(most is None or 0 <= most < inf, "store_max_gb", most, valid)
         valid = "a number above 0 (labels per class), a share such as 5%, or all; or a file.csv"
         require(valid_labels(self.labels), "labels", self.labels, valid)
 

@@ -43,6 +43,10 @@ class Task(Method):
         """Whether `draw` changes or mixes images, so that features cannot be cached."""
         return False
 
+    def unaltered(self) -> "Task":
+        """The task on the images as they are, if it can do without altering them."""
+        return self
+
     def predict(self, nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
         """The predictions for these images [B, ...]."""
         raise NotImplementedError

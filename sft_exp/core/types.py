@@ -35,7 +35,11 @@ class Spec:
     named: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     # values of black and white in files of more than 8 bits; None = those of each file
     levels: tuple[int, int] | None = None
+    # how files of other proportions become images: crop, stretch or letterbox
+    fit: str = "crop"
 
     def of(self, target: str) -> "Spec":
         """The spec of a network for this target."""
-        return Spec(self.image, self.named.get(target, self.classes), levels=self.levels)
+        return Spec(
+            self.image, self.named.get(target, self.classes), levels=self.levels, fit=self.fit
+        )

@@ -3,7 +3,7 @@
 Each fine-tuning logs one row of a table `results`; two charts for which W&B has no panel read those
 rows of all visible runs. Needs `pip install "sft_exp[dashboard]"`.
 
-    sft_exp dashboard project=sft_exp
+    sft_exp dashboard project=sft_exp sweep=c958db87b2
 """
 
 import sys
@@ -17,6 +17,8 @@ from sft_exp.errors import ConfigError
 class Arguments:
     project: str = "sft_exp"  # the project's name
     entity: str | None = None  # team or user; null = yours
+    # the view's runs: the name of a sweep (its folder's, or tracker.group); null = all of the project
+    sweep: str | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +33,8 @@ def work(arguments: Arguments) -> int:
 
         api = wandb.library().Api()
         entity = arguments.entity or api.default_entity
-        saved = workspace(entity, arguments.project, presets(api, entity)).save()
+        made = presets(api, entity)
+        saved = workspace(entity, arguments.project, made, arguments.sweep).save()
     except ImportError as error:
         print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
         return ConfigError.code

@@ -76,9 +76,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
-    """The W&B workspace; `charts` are the presets' ids by name. A chart without a preset is left
-    out."""
+def workspace(entity: str, project: str, charts: dict[str, str], sweep: str | None = None) -> Any:
+    """The W&B workspace of a project, or of one sweep's runs; `charts` are the presets' ids by
+    name. A chart without a preset is left out."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
@@ -137,7 +137,7 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=NAME,
+        name=f"{NAME} {sweep}" if sweep else NAME,
         sections=[
             ws.Section(name="Answers", panels=answers, is_open=True),
             ws.Section(name="Training", panels=training, is_open=True),
@@ -146,6 +146,7 @@ def workspace(entity: str, project: str, charts: dict[str, str]) -> Any:
             ),
         ],
         runset_settings=ws.RunsetSettings(
+            filters=[expr.Metric("Group") == sweep] if sweep else [],
             pinned_columns=list(COLUMNS),
             order=[expr.Ordering(expr.Summary("val/score"), ascending=False)],
         ),

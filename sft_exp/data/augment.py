@@ -17,13 +17,13 @@ from torch import Tensor
 from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.device import to_device
 from sft_exp.core.rng import Stream
-from sft_exp.data import boxes
+from sft_exp.data import boxes, library_transforms
+from sft_exp.data.library_transforms import OUTSIDE
 
 # Uniform numbers per image. All are drawn even if unused, so that switching one operation on or
 # off does not change the numbers of the others.
 NUMBERS = 20
 COLOUR_CHANCE = 0.8
-OUTSIDE = 255  # mask value of pixels outside of the source image
 # range of the cutout's share of the image's area; largest aspect ratio
 CUT, CUT_RATIO = ([0.05, 0.33], 2.0)
 TO_YIQ = torch.tensor(
@@ -36,7 +36,10 @@ FROM_YIQ = torch.linalg.inv(TO_YIQ)
 def view(x_BCHW: Tensor, config: AugmentConfig, rng: Stream) -> Tensor:
     """An augmented view of each image, in the same size; values are in [0, 1]."""
     u = draw_numbers(x_BCHW, rng)
-    return change_pixels(resample(x_BCHW, config, u[:7]), config, u)
+    x_BCHW = change_pixels(resample(x_BCHW, config, u[:7]), config, u)
+    if config.transforms:
+        x_BCHW, *_ = library_transforms.transformed(x_BCHW, config.transforms, rng)
+    return x_BCHW
 
 
 def view_with_mask(
@@ -47,18 +50,24 @@ def view_with_mask(
     Masks are resampled by nearest neighbour, and are OUTSIDE where the view leaves the image.
     """
     u = draw_numbers(x_BCHW, rng)
-    grid_BHW2 = sampling_grid(x_BCHW.shape, config, u[:7])
-    if grid_BHW2 is None:
-        return change_pixels(x_BCHW, config, u), mask_BHW
     mask_BMHW = mask_BHW if mask_BHW.dim() == 4 else mask_BHW[:, None]
-    # shifted by 1, because grid_sample fills in 0 outside of the image
-    sampled_BMHW = (
-        F.grid_sample(mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False).long() - 1
-    )
-    sampled_BMHW = sampled_BMHW.where(sampled_BMHW >= 0, OUTSIDE)
-    return change_pixels(sample_bilinear(x_BCHW, grid_BHW2), config, u), sampled_BMHW.view_as(
-        mask_BHW
-    )
+    grid_BHW2 = sampling_grid(x_BCHW.shape, config, u[:7])
+    if grid_BHW2 is not None:
+        # shifted by 1, because grid_sample fills in 0 outside of the image
+        sampled_BMHW = F.grid_sample(
+            mask_BMHW + 1.0, grid_BHW2, mode="nearest", align_corners=False
+        )
+        mask_BMHW = sampled_BMHW.long() - 1
+        mask_BMHW = mask_BMHW.where(mask_BMHW >= 0, OUTSIDE)
+        x_BCHW = sample_bilinear(x_BCHW, grid_BHW2)
+    x_BCHW = change_pixels(x_BCHW, config, u)
+    if config.transforms:
+        x_BCHW, moved_BMHW, *_ = library_transforms.transformed(
+            x_BCHW, config.transforms, rng, mask_BMHW
+        )
+        assert moved_BMHW is not None
+        mask_BMHW = moved_BMHW
+    return x_BCHW, mask_BMHW.view_as(mask_BHW)
 
 
 def view_with_boxes(
@@ -67,12 +76,20 @@ def view_with_boxes(
     """A view of images, boxes [B, M, 4] and labels [B, M]; a box that left the view has label 0."""
     u = draw_numbers(x_BCHW, rng)
     affine_B23 = affine_map(x_BCHW.shape, config, u[:7])
-    if affine_B23 is None:
-        return change_pixels(x_BCHW, config, u), boxes_BM4, labels_BM
-    boxes_BM4, labels_BM = boxes.moved(
-        boxes_BM4, labels_BM, affine_B23, (x_BCHW.shape[2], x_BCHW.shape[3])
-    )
-    return change_pixels(resample(x_BCHW, config, u[:7]), config, u), boxes_BM4, labels_BM
+    if affine_B23 is not None:
+        boxes_BM4, labels_BM = boxes.moved(
+            boxes_BM4, labels_BM, affine_B23, (x_BCHW.shape[2], x_BCHW.shape[3])
+        )
+        x_BCHW = resample(x_BCHW, config, u[:7])
+    x_BCHW = change_pixels(x_BCHW, config, u)
+    if config.transforms:
+        x_BCHW, _, moved_BM4, moved_BM = library_transforms.transformed(
+            x_BCHW, config.transforms, rng, None, boxes_BM4, labels_BM
+        )
+        assert moved_BM4 is not None
+        assert moved_BM is not None
+        boxes_BM4, labels_BM = moved_BM4, moved_BM
+    return x_BCHW, boxes_BM4, labels_BM
 
 
 def draw_numbers(x_BCHW: Tensor, rng: Stream) -> tuple[Tensor, ...]:
@@ -194,16 +211,24 @@ def blur(x_BCHW: Tensor, config: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor
     """Gaussian blur as matrix products over rows and columns; weights sum to 1 at borders, too."""
     if not config.blur:
         return x_BCHW
+    sigma_B, blurred_B = scale_to(config.sigma, u[1]), u[0] < config.blur
+    if x_BCHW.device.type == "cpu":  # elsewhere the host would wait to learn how many these are
+        some = blurred_B.nonzero()[:, 0]
+        return x_BCHW.index_copy(0, some, smoothed(x_BCHW[some], sigma_B[some]))
     # images that are not blurred get a kernel so narrow that it changes nothing
-    sigma_B = scale_to(config.sigma, u[1]).where(u[0] < config.blur, 1e-3)
+    return smoothed(x_BCHW, sigma_B.where(blurred_B, 1e-3))
+
+
+def smoothed(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """Each image convolved with a Gaussian of its own width."""
 
     def weights_BSS(size: int) -> Tensor:
         at_S = torch.arange(size, device=x_BCHW.device)
         return (-((at_S[:, None] - at_S) ** 2) / (2 * sigma_B[:, None, None] ** 2)).softmax(2)
 
-    rows_B1HH = weights_BSS(x_BCHW.shape[2])[:, None]
-    columns_B1WW = weights_BSS(x_BCHW.shape[3])[:, None]
-    return rows_B1HH @ x_BCHW @ columns_B1WW.mT
+    # One product an image for all its channels: `@` would copy the kernels for each of them.
+    rows_BCUW = torch.einsum("buh,bchw->bcuw", weights_BSS(x_BCHW.shape[2]), x_BCHW)
+    return torch.einsum("bcuw,bvw->bcuv", rows_BCUW, weights_BSS(x_BCHW.shape[3]))
 
 
 def cut_out(x_BCHW: Tensor, config: AugmentConfig, u: tuple[Tensor, ...]) -> Tensor:

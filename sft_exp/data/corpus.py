@@ -37,6 +37,7 @@ class Corpus:
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # (black, white) by which files with more than 8 bits a pixel are scaled to 8
     levels: tuple[int, int] | None = None
+    fit: str = "crop"  # how files became images: crop, stretch or letterbox
 
     def __post_init__(self) -> None:
         self.strata = self.strata or self.classes
@@ -53,7 +54,7 @@ class Corpus:
 
     @property
     def spec(self) -> Spec:
-        return Spec(self.image, self.classes, self.named, self.levels)
+        return Spec(self.image, self.classes, self.named, self.levels, self.fit)
 
 
 @dataclass

@@ -5,7 +5,7 @@ Exact copies are found by their pixels, near copies (JPEG, another size) by thei
 
 import hashlib
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ SIDE = 8  # pixels of a thumbnail
 ALIKE = 0.99
 # largest distance of thumbnails with that correlation, with a margin for rounding
 REACH = (2 - 2 * ALIKE) ** 0.5 + 1e-4
+# images of one person, patient or video: pixels of a thumbnail, least correlation, least share of the
+# test images that have such a training image, and the most images of a split that are compared
+FINE, KIN, MANY, MOST = 16, 0.95, 0.2, 2_000
 ROWS = 256  # test images compared at once
 # share of test images that a data set's own training split may contain by its authors' mistake
 OVERLAP = 0.01
@@ -139,10 +142,44 @@ def near(tested: Images, seen: Images) -> list[Pair]:
     return sorted(pairs)
 
 
-def thumbnails(images: Images) -> Tensor:
-    """Grey thumbnails [N, SIDE * SIDE] of mean 0, norm 1: a product of two is their correlation."""
+def related(corpus: Corpus) -> dict[str, Any] | None:
+    """Whether many test images look like training images, as images of one person or video do.
+
+    For each test image the most similar training image is sought by thumbnails without what all
+    images have in common. Returns the share of test images that have one with a correlation of KIN
+    or more and an example, (id of a test image, id of a training image, correlation); None for a
+    share of less than MANY. At most MOST images of each split are compared.
+    """
+    folds, small = corpus.test is None, min(corpus.image[1:]) < 2 * FINE
+    if small or corpus.train.groups is not None or min(len(corpus.train), len(corpus.tested)) < 2:
+        return None
+    seen, tested = spread(corpus.train), spread(corpus.tested)
+    b_ND = thumbnails(seen, FINE)
+    common_D = b_ND.mean(0)
+    a_ND = centred((b_ND if folds else thumbnails(tested, FINE)) - common_D)
+    similarity = a_ND @ centred(b_ND - common_D).T
+    if folds:
+        similarity.fill_diagonal_(-1.0)
+    best_N, where_N = similarity.max(1)
+    share = float((best_N >= KIN).float().mean())
+    if share < MANY:
+        return None
+    row = int(best_N.argmax())
+    pair = (tested.ids[row], seen.ids[int(where_N[row])], round(float(best_N[row]), 4))
+    return {"share": round(share, 4), "pair": pair}
+
+
+def spread(images: Images) -> Images:
+    """At most MOST of the images, evenly spaced."""
+    if len(images) <= MOST:
+        return images
+    return images.at(torch.linspace(0, len(images) - 1, MOST).round().long())
+
+
+def thumbnails(images: Images, side: int = SIDE) -> Tensor:
+    """Grey thumbnails [N, side * side] of mean 0, norm 1: a product of two is their correlation."""
     small = [
-        adaptive_avg_pool2d(x_BCHW.float().mean(1, keepdim=True), SIDE).flatten(1)
+        adaptive_avg_pool2d(x_BCHW.float().mean(1, keepdim=True), side).flatten(1)
         for x_BCHW in images.held()
     ]
     return centred(torch.cat(small))

@@ -10,6 +10,9 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
         The columns are file, label and, for images that belong together, group. Files are relative
         to root or to the table, with or without suffix. Folds are tested, unless a column split
         says train, val or test. Images without a label are used for pretraining.
+    labels=<export.json or annotations.xml>
+        Choices of Label Studio (JSON, JSON-MIN) or tags of CVAT, one for each image. Images without
+        one are used for pretraining.
 
 One pass reads and decodes each file once, so that broken, duplicate or misplaced files are reported
 before any computation. Exact copies count once, and labelled images are removed from the unlabelled
@@ -32,6 +35,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.exports import choices
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import (
@@ -77,7 +81,9 @@ class ImageFolder(Dataset):
     )  # fmt: skip
 
     root: str | None = None  # folder of the labelled images
-    labels: str | None = None  # CSV of file,label[,group]; null = folders are classes
+    # CSV of file,label[,group], or an export of Label Studio (.json) or CVAT (.xml); null = folders
+    # are classes
+    labels: str | None = None
     # column of the CSV with file names, with or without suffix
     file_column: str = "file"
     label_column: str = "label"  # column of the CSV with classes; an empty label = unlabelled
@@ -111,7 +117,7 @@ class ImageFolder(Dataset):
 
     def load(self):
         try:
-            rows = self.table() if self.labels else self.folders()
+            rows, notes = self.annotated()
             rows += [
                 Row(f, "pool", fate="" if is_image(f.id) else "ignored")
                 for f in self.pool({r.file.id for r in rows})
@@ -140,6 +146,7 @@ class ImageFolder(Dataset):
         console.message(summary(report, self.size))
         used = [r for r in rows if r.fate == "used"]
         warnings = [
+            *notes,
             *findings.class_names(classes),
             *findings.unread([r.file.id for r in ignored]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),
@@ -175,6 +182,34 @@ class ImageFolder(Dataset):
         return Corpus(
             name, classes, train, test, extra, image, report, *hashes, files, leaks, levels=levels
         )
+
+    def annotated(self) -> tuple[list[Row], tuple[str, ...]]:
+        """The labelled files and those that are named without a label, and notes of a reader."""
+        if not self.labels:
+            return self.folders(), ()
+        file = Path(str(self.labels)).expanduser()
+        return (
+            self.from_export(file)
+            if file.suffix.lower() in choices.SUFFIXES
+            else (self.table(), ())
+        )
+
+    def from_export(self, file: Path) -> tuple[list[Row], tuple[str, ...]]:
+        """The files of a labelling tool's export, and the reader's notes."""
+        if not file.is_file():
+            raise DataError(f"dataset.labels={file}: no such file")
+        root = Path(self.root).expanduser() if self.root else file.parent
+        images, notes = choices.read(file, root)
+        rows = []
+        for image in images:
+            name = Path(os.path.relpath(image.path, root)).as_posix()
+            part = "test" if image.split == "test" else "train"
+            if not image.label and part == "test":
+                raise DataError(f"{file}: {name} is a test image and has no class")
+            group = self.group_in(name) if image.label else None
+            split = part if image.label else "pool"
+            rows.append(Row(File(name, image.path), split, image.label, group))
+        return rows, notes
 
     def folders(self) -> list[Row]:
         """The files in the folders of the classes. DataError for other layouts."""

@@ -129,6 +129,7 @@ class NumberTable(Dataset):
             strata=("image",),
             named={"value": tuple(self.columns)},
             levels=levels,
+            fit=self.fit,
         )
 
     def rows(self) -> list[Row]:

@@ -90,7 +90,7 @@ class TorchvisionSet(Dataset):
             extra.y = torch.full_like(extra.y, -1)
         shape: Any = tuple(train.raw(0).shape)
         marks = self.mark(train, extra), "" if test is None else self.mark(test)
-        return Corpus(self.name, names, train, test, extra, shape, {}, *marks)
+        return Corpus(self.name, names, train, test, extra, shape, {}, *marks, fit=self.fit)
 
     def opened(self, kind: Any, part: str) -> Any:
         """torchvision's data set of one split; None for "test" if the set has no test split.

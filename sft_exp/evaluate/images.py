@@ -62,7 +62,7 @@ def new(result: Results, words: Sequence[str], spec: Spec) -> Scored:
     corpus = build.part(node, "dataset", KINDS["dataset"]).load()
     images = corpus.train if corpus.test is None else corpus.test
     images = images.at((images.y >= 0).nonzero().flatten())
-    images = with_levels(fitted(images, spec.image), corpus, spec)
+    images = read_alike(fitted(images, spec.image), corpus, spec)
     which = "all its labelled images" if corpus.test is None else "its test images"
     manifest = corpus.fingerprint if corpus.test is None else corpus.test_fingerprint
     images, absent = matched(images, corpus.classes, spec.classes)
@@ -95,9 +95,14 @@ def described(result: Results, words: Sequence[str], spec: Spec) -> dict[str, An
     return node | {key: value for key, value in size.items() if key in node and key not in named}
 
 
-def with_levels(images: Images, corpus: Corpus, spec: Spec) -> Images:
-    """The images, with files of more than 8 bits a pixel scaled as the model's images were."""
-    if corpus.levels == spec.levels:
+def read_alike(images: Images, corpus: Corpus, spec: Spec) -> Images:
+    """The images, read from their files as the model's were: in proportions, and in the scale of more than 8 bits a pixel.
+
+    Masks and boxes would not follow, so that images with such targets keep their proportions.
+    """
+    files_known = all(name in corpus.files for name in images.ids)
+    fit = spec.fit if files_known and not images.targets else corpus.fit
+    if (corpus.levels, corpus.fit) == (spec.levels, fit):
         return images
     if any(name not in corpus.files for name in images.ids):
         raise DataError(
@@ -107,7 +112,7 @@ def with_levels(images: Images, corpus: Corpus, spec: Spec) -> Images:
     files = [corpus.files[name] for name in images.ids]
 
     def read(row: int) -> torch.Tensor:
-        return decode(files[row].read_bytes(), spec.image, levels=spec.levels)
+        return decode(files[row].read_bytes(), spec.image, fit, spec.levels)
 
     return replace(images, x=read, rows=None, targets={})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sft_exp.core.score import UNEQUAL
 from sft_exp.data import tables
 from sft_exp.evaluate.evaluation import Evaluation, Predictions
 from sft_exp.reports import confidence, page, plots
@@ -77,6 +78,13 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
     """What must be known beside the scores."""
     if evaluation.interval:
         yield "The interval is Wilson's at 95 % over images, of this one model."
+    counts = [c.images for c in evaluation.classes]
+    if counts and max(counts) > UNEQUAL * sum(counts) and "recall" in evaluation.scores:
+        name = evaluation.classes[counts.index(max(counts))].name
+        yield (
+            f"{100 * max(counts) / sum(counts):.0f} % of the images are {name}: judge by balanced "
+            f"accuracy, the mean recall, which is {100 * evaluation.scores['recall']:.1f} %."
+        )
     if evaluation.splits > 1:
         yield (
             f"The run has {evaluation.splits} labelled splits; this is the first one's model, "

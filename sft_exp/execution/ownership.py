@@ -30,13 +30,14 @@ IGNORED = (
     "plan",
     "report",
     "report_images",
+    "store_max_gb",
     "monitors",
     "choices",
     "replace",
     "auto",
 )  # of an experiment's identity
 # what a run leaves in its folder
-WRITTEN = ("*.json", "*.png", "*.html", "*.md", "export", ".hydra")
+WRITTEN = ("*.json", "*.png", "*.html", "*.md", "*.safetensors", "export", ".hydra")
 
 _held: dict[Path, tuple[str, FileLock | None]] = {}  # folder -> (token, lock) of this process
 

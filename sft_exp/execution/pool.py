@@ -25,12 +25,15 @@ from sft_exp.errors import Failure, Interrupted
 from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import POOLED, Job, on_one_thread, stage
 from sft_exp.progress import console
+from sft_exp.stages.cost import operations
 from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context, Stop
 
 # Steps of gradient training that must be missing for each further worker. A worker repays its start,
-# some seconds of CPU, with about half as many steps of a small network.
+# some seconds of CPU, with about half as many steps of a small network. A network of more than
+# `OPERATIONS` an image takes longer steps, in proportion.
 STEPS = 30_000
+OPERATIONS = 500_000
 POLL = 0.2  # seconds between two looks for work that has become possible
 GRACE = 3.0  # seconds that a worker has to write a checkpoint
 
@@ -114,8 +117,16 @@ def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
         return 1
     store = Store(Path(job.experiment.store))
     requests = {name: r for each in (job, *others) for name, (_, r) in pooled(each, ctx).items()}
-    steps = sum(r["stop"] * r.get("folds", 1) for n, r in requests.items() if not store.has(n))
-    return 1 + min(spare, steps // STEPS)
+    work = sum(steps(r, ctx) for name, r in requests.items() if not store.has(name))
+    return 1 + min(spare, int(work / STEPS))
+
+
+def steps(request: Request, ctx: Context) -> float:
+    """The request's steps of training, in steps of a small network."""
+    if not request["stop"]:
+        return 0
+    longer = operations(request, ctx.corpus(request["dataset"]).spec) / OPERATIONS
+    return request["stop"] * request.get("folds", 1) * max(1.0, longer)
 
 
 def cores() -> int:

@@ -8,16 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sft_exp.core.arms import MAIN
 from sft_exp.distributed.group import missing, present
 from sft_exp.errors import Failure, Interrupted, StorageError, ToleranceError
-from sft_exp.execution import followers, ownership, pool
-from sft_exp.jobs.stage_requests import Job
+from sft_exp.execution import followers, ownership, pilot, pool
+from sft_exp.jobs.stage_requests import Job, model_parts, place, stage
 from sft_exp.progress import LOG, console
 from sft_exp.reports import model_card, report
 from sft_exp.runs import pipeline, results, run_metadata
+from sft_exp.stages import familiarity
 from sft_exp.store import atomic_io, collect
 from sft_exp.store import results as result_file
 from sft_exp.store.results import Results
+from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context, Stop
 
 
@@ -72,14 +75,19 @@ def _run(
         if others is None:
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
-        collect.refer(Path(job.experiment.store), folder, pipeline.names(job))
+        wanted = others is None if job.experiment.report == "auto" else job.experiment.report
+        kept = kept_features(job) if wanted else []
+        names = [stage("familiarity").folder_name(request) for request in kept]
+        collect.refer(Path(job.experiment.store), folder, [*pipeline.names(job), *names])
+        if others is None and ctx.group is None:
+            pilot.announce(job, ctx)
         with missing(ctx.group), pool.workers(job, ctx, config, others or ()):
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
         result_file.write(folder, result)
-        wanted = others is None if job.experiment.report == "auto" else job.experiment.report
         pictures = report.write(job, result, folder, command) if wanted else {}
         model_card.publish(job, result, folder, command)
+        keep_features(job, folder, kept, ctx)
         for name, run in list(ctx.runs.items()):
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
@@ -114,9 +122,29 @@ def _run(
         folder / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False}
     )
     validated = "" if result.validated is None else f"validation {100 * result.validated:.2f}, "
+    if others is None:  # a sweep does so at its end
+        collect.limit(Path(job.experiment.store), folder, job.experiment.store_max_gb)
     LOG.info("done: %stest %s %.2f %%", validated, result.score_name, 100 * result.tested)
     followers.shutdown(ctx, 0)
     return result
+
+
+def kept_features(job: Job) -> list[Request]:
+    """The request for features of training images by which `predict` tells images that are unlike
+    them; none for tasks that do not classify images."""
+    if job.experiment.task.predicts != "classes":
+        return []
+    main = job.requests["finetune"][job.arms[MAIN][0]]
+    asked = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
+    return [{**asked, "model": place(job, "finetune", main), "parts": model_parts(main)}]
+
+
+def keep_features(job: Job, folder: Path, requests: list[Request], ctx: Context) -> None:
+    """Copy these features into the run folder; the store keeps them for other folders of the run."""
+    store = Store(Path(job.experiment.store), lambda: Stop.asked)
+    for found in store.run(stage("familiarity", ctx), requests):
+        if (file := found.folder / familiarity.FILE).is_file():
+            atomic_io.write(folder / file.name, file.read_bytes())
 
 
 def exit_code(error: BaseException) -> int:

@@ -35,9 +35,14 @@ def when_orphaned(call: Callable[[], object], parent: int | None = None) -> None
         parent: pid of the parent. With it, a parent that died before this call is noticed, too.
     """
     expected = os.getppid() if parent is None else parent
+    call_after(call, lambda: os.getppid() == expected)
+
+
+def call_after(call: Callable[[], object], lasts: Callable[[], bool]) -> None:
+    """Call a function once, from a new thread, as soon as `lasts()` is False."""
 
     def watch() -> None:
-        while os.getppid() == expected:
+        while lasts():
             time.sleep(EVERY)
         call()
 
@@ -56,11 +61,24 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def end_with_driver() -> None:
-    """End a process that joblib started when the process that began the sweep dies. Does nothing in
-    all other processes."""
+    """End a process that joblib or submitit's local executor started when the process that began
+    the sweep dies. Does nothing in all other processes."""
     driver = int(os.environ.get(DRIVER, os.getpid()))
-    if driver != os.getpid() and "joblib.externals.loky" in sys.modules:
+    if driver == os.getpid():
+        return
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":  # its parent is a process of submitit
+        call_after(lambda: os._exit(Interrupted.code), lambda: exists(driver))
+    elif "joblib.externals.loky" in sys.modules:
         when_orphaned(lambda: os._exit(Interrupted.code), driver)
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process of this pid; on POSIX only."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 def leave_on_signals() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sft_exp.config import args
 from sft_exp.errors import ConfigError, require
 from sft_exp.store.collect import collect, rubbish, thinned
-from sft_exp.store.listing import bytes_, measure, of_request, read
+from sft_exp.store.listing import bytes_, measure, of_folder
 
 
 @dataclass
@@ -50,7 +50,7 @@ def clean(
     sizes = {path: measure(path)[0] for path in removable}
     folders = {p: None for p in sizes if p.parent.name not in ("locks", "roots")}
     for path in folders:
-        about = of_request(read(path / "request.json"), store)
+        about = of_folder(path, store)
         print(f"{bytes_(sizes[path]):>8}  {path}  {about}".rstrip())
     others = len(sizes) - len(folders)
     rest = f", and {others} locks and notes of runs that are gone" if others else ""

@@ -108,6 +108,12 @@ def settings(facts: Facts) -> list[Setting]:
             "finetune.ema", "0.99", "the mean of the last weights is steadier than the last ones"
         ),
     ]
+    if not small and not facts.gpu:
+        chosen.append(
+            Setting(
+                "draws", "5", "a fine-tuning takes seconds; 10 labelled splits take twice as long"
+            )
+        )
     if facts.labelled < FEW_LABELS * facts.classes:
         chosen.append(
             Setting("val", "none", "too few labels to hold some back; test scores are unaffected")

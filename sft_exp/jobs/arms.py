@@ -9,6 +9,7 @@ from math import ceil, prod
 from pathlib import Path
 
 from sft_exp.config.schema import Experiment, OptimizerConfig
+from sft_exp.core import score
 from sft_exp.core.arms import LABELS_ONLY, LONG, MAIN, RANDOM, SCRATCH, SINGLE
 from sft_exp.core.encoder import Encoder
 from sft_exp.core.strategy import Strategy
@@ -120,6 +121,8 @@ def finetuning(
         "precision": e.hardware.numerics(),
     }
     request |= difference(job, shared, arm, request)
+    if request["val"] != "none" and e.score == score.BALANCED:
+        request["score"] = score.RECALL  # the same number, as the task calls it
     if stores_features(request):
         request[STORED] = features_of(job, "features", shared, request)
     if folders := request["strategy"].models():  # teachers
@@ -168,7 +171,8 @@ def difference(job: Job, shared: Request, arm: str, main: Request) -> Request:
     if arm == LABELS_ONLY:
         return {"task": supervised}
     if arm == RANDOM:
-        return {"task": supervised, "start": None, "strategy": Linear()}
+        # on the images as they are: the features of each are then computed once, not at each step
+        return {"task": supervised.unaltered(), "start": None, "strategy": Linear()}
     closed_form: Request = {"task": supervised.closed_form_task(), "val": "none"}
     if arm in (frozen := FROZEN.get(task.predicts, {})):
         return {**closed_form, "strategy": frozen[arm]}
@@ -229,7 +233,9 @@ def tuned(job: Job, request: Request) -> OptimizerConfig:
         choice = {
             "rates": [float(r) for r in rates],
             "trials": folders,
-            "score": request["task"].score,
+            "score": score.RECALL
+            if job.experiment.score == score.BALANCED
+            else request["task"].score,
         }
     add(job, name, choice)
     return with_rate(optim, place(job, name, choice))

@@ -15,7 +15,7 @@ from sft_exp.config.schema import Experiment
 from sft_exp.core.metric import Metric
 from sft_exp.core.task import Task
 from sft_exp.core.types import Spec
-from sft_exp.data import duplicates
+from sft_exp.data import duplicates, library_transforms
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.starts import initial
@@ -35,6 +35,10 @@ def check_task(e: Experiment, data: Corpus) -> None:
         others = f"data sets that have them: {', '.join(giving(*missing)) or 'none'}"
         needs = f"learns from {' and '.join(map(called, missing))}"
         raise ConfigError("task", name, f"{needs}, and {has}; {others}")
+    for part in (e.task, e.pretrainer):
+        nodes = getattr(part, "views", {}).get("transforms", [])
+        moved = e.task.needs if part is e.task else ()
+        library_transforms.check(nodes, data.image, moved)
     check_metrics(e, data)
     for key, chosen, supported in (
         ("compress", e.compress and e.compress.variants(""), ("classes",)),
@@ -174,6 +178,9 @@ def check_optimizers(e: Experiment) -> None:
 
 def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
     """ConfigError for networks that cannot be built, and incompatible strategies or batches."""
+    if not e.task.pooled and e.encoder.crop not in (None, 1.0):
+        problem = "must be 1 or null: the masks and boxes of this task are of the whole image"
+        raise ConfigError("encoder.crop", e.encoder.crop, problem)
     weights = initial(e)
     # Which parameter belongs to which map takes a backward pass for each map.
     still = e.strategy.closed_form or e.strategy.frozen

@@ -14,12 +14,13 @@ from dataclasses import replace
 from functools import partial
 
 from sft_exp.config.schema import Experiment
+from sft_exp.core import score
 from sft_exp.core.arms import LONG, MAIN
 from sft_exp.core.metric import Metric
 from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.splits import Draw, Labels
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, require
 from sft_exp.jobs.arms import FOLDS, controls, features_of, finetuning
 from sft_exp.jobs.checks import (
     check_fit,
@@ -48,6 +49,7 @@ def prepare(e: Experiment) -> Job:
     data = corpus(e.dataset)
     e = replace(e, strategy=e.strategy.resolved(partial(teacher_of, data)))
     check_task(e, data)
+    e = replace(e, score=score_of(e, data))
     e = fitted(e, data.image)
     duplicates.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
@@ -137,6 +139,33 @@ def validation(data: Corpus, draws: Sequence[Draw]) -> str:
     """
     fewest = min(len(draw.labelled) for draw in draws)
     return "cv" if fewest >= ENOUGH * max(1, len(data.strata)) else "none"
+
+
+def score_of(e: Experiment, data: Corpus) -> str:
+    """What score=auto stands for: the task's score, but balanced accuracy for unequal classes."""
+    task = e.task
+    one_class_each = task.predicts == "classes" and not task.needs and data.labelled
+    if not (one_class_each and task.score == score.ACCURACY and score.RECALL in task.columns):
+        ok, valid = e.score in ("auto", task.score), f"auto: this task is judged by {task.score}"
+        require(ok, "score", e.score, valid)
+        return task.score
+    require(
+        e.score in ("auto", *score.NAMES), "score", e.score, f"auto, {' or '.join(score.NAMES)}"
+    )
+    if e.score != "auto":
+        return e.score
+    return score.judged_by(data.train.y.tolist(), data.tested.y.tolist())
+
+
+def columns(e: Experiment) -> dict[str, str]:
+    """Score -> column head, the score of the verdict first.
+
+    Balanced accuracy takes the place of macro recall, which is the same number.
+    """
+    if e.score != score.BALANCED:
+        return e.task.columns
+    others = {name: head for name, head in e.task.columns.items() if name != score.RECALL}
+    return {score.BALANCED: score.NAMES[score.BALANCED], **others}
 
 
 def further(e: Experiment) -> list[Metric]:

@@ -19,6 +19,7 @@ from sft_exp.stages import (  # fmt: skip
     describe_test,
     evaluate,
     export,
+    familiarity,
     features,
     finetune,
     likelihood,
@@ -50,6 +51,7 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "compress": compress.run,
     "bill": benchmark.run,
     "export": export.run,
+    "familiarity": familiarity.run,  # not among a job's requests (execution/session.py)
 }
 # stages that can compute several requests in one call -> (key of such requests, the call)
 ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {

@@ -91,9 +91,12 @@ def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
     if encoder.mean is None and encoder.std is None:
         encoder = replace(encoder, mean=source.mean, std=source.std)
     fixed = source.fixed and not getattr(encoder, "options", None)
-    size = encoder.size or (source.size if fixed and image[1:] != (source.size,) * 2 else None)
+    # masks and boxes are of the whole image
+    usual = source.crop if e.task.pooled else 1.0
+    crop = usual if encoder.crop is None else encoder.crop
+    alters = crop != 1.0 or image[1:] != (source.size,) * 2
+    size = encoder.size or (source.size if fixed and alters else None)
     if size:
-        crop = source.crop if encoder.crop is None else encoder.crop
         interpolation = encoder.interpolation or source.interpolation
         encoder = replace(encoder, size=size, crop=crop, interpolation=interpolation)
     variants = encoder.variants(image)

@@ -190,6 +190,8 @@ def facts(model: Finished) -> dict[str, Any]:
         "preprocess": False,
         "scale": 255,
     }
+    if model.spec.fit != "crop":
+        about["fit"] = model.spec.fit
     # the range of files with more than 8 bits that becomes 0 to 255
     return {**about, "levels": model.spec.levels} if model.spec.levels else about
 

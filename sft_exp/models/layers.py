@@ -54,6 +54,13 @@ def upsampler(
     return nn.Sequential(*layers)
 
 
+def group_norm(most: int | None, width: int) -> nn.GroupNorm:
+    """GroupNorm (Wu & He, arXiv:1803.08494) of the largest number of groups that divides the width, `most` at most; None = the
+    paper's 32, and 2 channels a group at least, as one channel of one pixel would become 0."""
+    most = most or max(1, min(32, width // 2))
+    return nn.GroupNorm(max(g for g in range(1, most + 1) if width % g == 0), width)
+
+
 def blocks(net: nn.Module) -> list[nn.Module]:
     """A network's repeated blocks: innermost items of ModuleLists and Sequentials with children."""
     inner = [b for child in net.children() for b in blocks(child)]

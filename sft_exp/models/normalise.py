@@ -1,7 +1,7 @@
 """Images prepared as those that weights were trained on: a wrapper of the backbone, so that every use of it has it."""
 
 from collections.abc import Iterator
-from math import inf, isfinite
+from math import floor, inf, isfinite
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,8 @@ class Resize(nn.Module):
 
 def weights_1d(pixels: int, wanted: int, crop: float, interpolation: str) -> Tensor:
     """What each of the `wanted` output pixels takes of the input pixels along one axis: [wanted, pixels]."""
-    whole = max(wanted, round(wanted / crop))
+    # timm rounds down; torchvision states both sizes, whose ratio may be a little below a whole number
+    whole = max(wanted, floor(wanted / crop + 1e-6))
     eye_11PP = torch.eye(pixels)[None, None]
     resized = F.interpolate(eye_11PP, (whole, pixels), mode=interpolation, antialias=True)
     first = round((whole - wanted) / 2)

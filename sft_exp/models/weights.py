@@ -18,7 +18,7 @@ from sft_exp.core.encoder import Encoder
 from sft_exp.errors import DataError
 from sft_exp.models import transfer
 from sft_exp.models.download import downloaded, reachable
-from sft_exp.store import results
+from sft_exp.store import atomic_io, results
 
 # What a store folder of ours holds: of a pretraining, of a fine-tuning.
 OURS = ("encoder.safetensors", "model.safetensors")
@@ -52,7 +52,7 @@ class Weights:
 def locate(init: str) -> Weights:
     """The weights that `pretrainer.init` names: a file; a run folder or store folder of ours; `torchvision:resnet18`,
     `timm:NAME`, `hf:owner/repo` or `https://...#sha256=...`, downloaded unless they are there; `pypi:efficientnet_lite0`, of
-    an installed package. DataError if there are none."""
+    an installed package. DataError if there are none, StorageError if the store folder is damaged."""
     if init.startswith(TORCHVISION):
         return published(init.removeprefix(TORCHVISION))
     if init.startswith(PYPI):
@@ -74,6 +74,7 @@ def locate(init: str) -> Weights:
         )
     for name in OURS:
         if (path / name).is_file():
+            atomic_io.require_intact(path)
             return Weights(path / name, "the run that made them")
     if path.is_dir():
         raise DataError(

@@ -1,7 +1,9 @@
 """Write the predictions of a run's model for image files.
 
 For each image a line `file,class,probability` is written to stdout (an SVM has no probabilities),
-or with format=jsonl an object with the probabilities of all classes. Models of other tasks write
+or with format=jsonl an object with the probabilities of all classes. For a run's folder the column
+`unlike` says whether the image is unlike those that the model learnt from, by the distance of its
+features to those of training images; a line on stderr counts these. Models of other tasks write
 `file` and their numbers; or masks, or one COCO json of boxes, with overlays, into the folder `out`,
 at the images' own size. An image that cannot be read is reported on stderr and left out, and the
 exit code is 3.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 BATCH = 256  # images predicted at once
-Row = Callable[[Path, "Tensor"], None]  # writes an image's probabilities [Y]
+# writes an image's probabilities [Y], and whether it is unlike those that the model learnt from
+Row = Callable[[Path, "Tensor", bool | None], None]
 
 
 def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv") -> list[str]:
@@ -25,24 +26,31 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     import torch
 
     from sft_exp.data.decode import decode
-    from sft_exp.progress import bar
+    from sft_exp.progress import bar, console
 
     write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
-    paths = list(files(entries))
+    paths, unlike = list(files(entries)), 0
     with bar("predict", len(paths)) as advance:
         for batch in batches(paths):
             read, images = [], []
             for path in batch:
                 try:
-                    images.append(decode(path.read_bytes(), model.image, levels=model.levels))
+                    images.append(decode(path.read_bytes(), model.image, model.fit, model.levels))
                     read.append(path)
                 except (DataError, OSError) as error:
                     unread.append(f"{path}: {reason(path, error)}")
             if images:
-                for path, p_Y in zip(read, model.probabilities(torch.stack(images)), strict=True):
-                    write(path, p_Y)
+                p_BY, unlike_B = model.answers(torch.stack(images))
+                for n, path in enumerate(read):
+                    write(path, p_BY[n], unlike_B[n] if unlike_B else None)
+                unlike += sum(unlike_B or [])
             done += len(batch)
             advance(done, f"{len(unread)} unread" if unread else "")
+    if unlike:
+        text = (
+            "unlike those that the model learnt from (column unlike): do not rely on their classes"
+        )
+        console.message(f"{unlike} of {len(paths) - len(unread)} images are {text}.")
     return unread
 
 
@@ -71,24 +79,25 @@ def reason(path: Path, error: Exception) -> object:
 
 def table(model: "Predictor", out: TextIO) -> Row:
     writer = tables.Writer(out)
-    writer.writerow(["file", "class", "probability"])
+    writer.writerow(["file", "class", "probability", *(["unlike"] if model.compared else [])])
 
-    def write(path: Path, p_Y: "Tensor") -> None:
+    def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
         best = int(p_Y.argmax())
-        writer.writerow(
-            [path, model.classes[best], f"{p_Y[best]:.4f}" if model.probabilistic else ""]
-        )
+        row = [path, model.classes[best], f"{p_Y[best]:.4f}" if model.probabilistic else ""]
+        writer.writerow(row if unlike is None else [*row, "yes" if unlike else "no"])
 
     return write
 
 
 def lines(model: "Predictor", out: TextIO) -> Row:
-    def write(path: Path, p_Y: "Tensor") -> None:
+    def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
         row: dict[str, object] = {"file": str(path), "class": model.classes[int(p_Y.argmax())]}
         if model.probabilistic:
             row["probabilities"] = {
                 name: round(p, 6) for name, p in zip(model.classes, p_Y.tolist(), strict=True)
             }
+        if unlike is not None:
+            row["unlike"] = unlike
         out.write(json.dumps(row) + "\n")
 
     return write

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from sft_exp.errors import DataError
 from sft_exp.models import graphs
+from sft_exp.stages import familiarity
 from sft_exp.stages import model as models
+from sft_exp.store import atomic_io
 
 GRAPHS = (".onnx", ".ort")
 
@@ -20,6 +22,18 @@ class Predictor:
     probabilistic: bool  # whether the softmax of its logits is a probability
     logits: Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> [B, Y]
     levels: tuple[int, int] | None = None  # black and white in files of more than 8 bits
+    fit: str = "crop"  # how files of other proportions become images
+
+    # uint8 [B, C, H, W] -> (logits [B, Y], whether each image is unlike those learnt from [B])
+    compared: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def answers(self, x_BCHW: Tensor) -> tuple[Tensor, list[bool] | None]:
+        """Probabilities [B, Y], and which images are unlike those that the model learnt from; None
+        where that is unknown."""
+        if self.compared is None:
+            return self.probabilities(x_BCHW), None
+        logits_BY, unlike_B = self.compared(x_BCHW)
+        return logits_BY.softmax(1), unlike_B.tolist()
 
     def probabilities(self, x_BCHW: Tensor) -> Tensor:
         """Probabilities [B, Y] of uint8 images [B, C, H, W]."""
@@ -38,14 +52,24 @@ def load(path: Path) -> Predictor:
             f"{path}: torch.export.load may run code of the file,"
             " so take the run's folder, or an .onnx or .ort file"
         )
-    model = models.load(models.folder_of(path))
+    folder = models.folder_of(path)
+    model, file = models.load(folder), path / familiarity.FILE
     require_classes(path, model.task.predicts)
+    known = familiarity.read(file, folder.name)
+
+    def compared(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        assert known is not None
+        logits_BY, f_BD = familiarity.predicted(model, x_BCHW.float().div(255))
+        return logits_BY, known.unlike(f_BD)
+
     return Predictor(
         model.spec.image,
         model.spec.classes,
         model.probabilistic,
         lambda x_BCHW: model.predict(x_BCHW.float().div(255)),
         model.spec.levels,
+        model.spec.fit,
+        compared if known else None,
     )
 
 
@@ -81,6 +105,7 @@ def from_graph(path: Path) -> Predictor:
     graphs.require_onnx("model", path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    atomic_io.require_intact(path.parent)
     try:
         session = graphs.session(path)
         about = graphs.about(session)
@@ -103,4 +128,5 @@ def from_graph(path: Path) -> Predictor:
             session, x_BCHW.permute(0, 2, 3, 1).contiguous() if pixels else x_BCHW.float().div(255)
         ),
         models.levels_in(about),
+        about.get("fit", "crop"),
     )

@@ -27,7 +27,7 @@ class LoadedModel:
 
     Its methods accept one image or several: paths, folders, globs, Pillow images, arrays [H, W, C],
     tensors [C, H, W] or [N, C, H, W], uint8 or floats in [0, 1]. As in `sft_exp predict`, images
-    are cropped at the centre to the model's proportions and resized. DataError names an image that
+    are brought to the model's size as in its training, usually cropped at the centre and resized. DataError names an image that
     cannot be read.
     """
 
@@ -85,11 +85,12 @@ class LoadedModel:
         spec, size = self.model.spec, self.model.spec.image
         if isinstance(image, Path):
             try:
-                return decode(image.read_bytes(), size, levels=spec.levels)
+                return decode(image.read_bytes(), size, spec.fit, spec.levels)
             except (DataError, OSError) as error:
                 raise DataError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
         x_CHW = pixels(image, "the image")
-        return x_CHW if tuple(x_CHW.shape) == tuple(size) else decode(encoded(x_CHW), size)
+        same = tuple(x_CHW.shape) == tuple(size)
+        return x_CHW if same else decode(encoded(x_CHW), size, spec.fit)
 
 
 def each(images: Any) -> Iterator[Any]:

@@ -141,7 +141,7 @@ WRITERS: dict[str, Callable[[Model, Path, TextIO, float | None], Write]] = {
 
 def decoded(model: Model, content: bytes) -> Tensor:
     """The image as the model's input: [1, C, H, W] in [0, 1]."""
-    return decode(content, model.spec.image, levels=model.spec.levels)[None].float() / 255
+    return decode(content, model.spec.image, model.spec.fit, model.spec.levels)[None].float() / 255
 
 
 def segmented(

@@ -13,6 +13,7 @@ from sft_exp.guidance import knowledge
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.runs import results
+from sft_exp.store import provenance
 from sft_exp.store.results import Gain, Results
 from sft_exp.training import health
 from sft_exp.verdict import MOST, WITHHELD
@@ -80,7 +81,7 @@ def notes(job: Job, result: Results) -> list[str]:
     sentences += [head.text for head in result.heads.values()]
     sentences += [result.unlabelled.text] if result.unlabelled else []
     sentences += result.judgement.notes if result.judgement else []
-    sentences += [generated(result), copied(job, result), reused(job, result)]
+    sentences += [generated(result), copied(job, result), related(job), reused(job, result)]
     return [text for text in sentences if text]
 
 
@@ -126,16 +127,22 @@ def converged(result: Results) -> bool:
 
 
 def weights(result: Results) -> str:
-    """Which tensors came from a weights file, its checksum, and how images are prepared; "" without
-    a file."""
+    """Which tensors came from a weights file, its checksum, how images are prepared, and what the file was
+    trained on where that is known; "" without a file."""
     start = result.stages.pretrain
     if start is None or start.transfer is None:
         return ""
     report = start.transfer
     checksum = f"SHA-256 of the file {report.sha256}" if report.sha256 else None
-    return "; ".join(
-        filter(None, [transfer.sentence(asdict(report)), *report.resized, report.images, checksum])
-    )
+    behind = f"the file was made by: {', then '.join(report.origin)}" if report.origin else None
+    said = [transfer.sentence(asdict(report)), *report.resized, report.images, checksum, behind]
+    return "; ".join(filter(None, said))
+
+
+def pretraining(job: Job) -> str:
+    """The method, the data set and the size of the images of the pretraining; "" without one."""
+    starts = job.results.get("pretrain")
+    return provenance.trained(starts[0].folder) if starts else ""
 
 
 def generated(result: Results) -> str:
@@ -182,6 +189,19 @@ def copied(job: Job, result: Results) -> str:
     )
     count = f"{result.data.copies} test images are copies, exact or near, of images that may be learnt from"
     return f"{count}; {score} (%) on the others: {apart}." if apart else f"{count}."
+
+
+def related(job: Job) -> str:
+    """A warning if many test images look like training images; "" if not."""
+    found = results.read(job.results["test"][0], "manifest.json").get("related")
+    if not found:
+        return ""
+    test, train, alike = found["pair"]
+    return (
+        f"{100 * found['share']:.0f} % of the test images look like training images, as images of one person, patient or "
+        f"video do: {test} and {train} correlate by {alike:.2f}. If they belong together, the test scores are too high; "
+        "dataset.group= names the part of a file's name, or the column, whose images stay in one split."
+    )
 
 
 def reused(job: Job, result: Results) -> str:

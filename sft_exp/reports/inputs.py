@@ -14,6 +14,11 @@ LONGEST = 13  # characters of a title
 
 
 def inputs(job: Job, result: Results) -> Picture:
+    """What the network sees; it needs no results."""
+    return seen(job)
+
+
+def seen(job: Job) -> Picture:
     """Labelled images of the first draw, evenly spaced, read and resized as in training, before
     augmentation."""
     from matplotlib.figure import Figure

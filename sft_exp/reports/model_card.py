@@ -65,7 +65,7 @@ def card(job: Job, result: Results, command: list[str]) -> str:
         "Data": [
             f"{job.corpus.name}: {data.train:,} training images, of which {data.labelled:,} with labels "
             f"({job.labels}); {data.test:,} test images.",
-            *filter(None, [advice.weights(result)]),
+            *filter(None, [advice.weights(result), pretraining(job)]),
             f"SHA-256 of images and labels: `{data.manifest}`. The labelled images are named in `labels.json` of "
             f"`{job.results['finetune'][job.arms[MAIN][0]].folder}`.",
         ],
@@ -92,9 +92,14 @@ def card(job: Job, result: Results, command: list[str]) -> str:
     )
 
 
+def pretraining(job: Job) -> str:
+    text = advice.pretraining(job)
+    return f"Pretraining: {text}." if text else ""
+
+
 def numbers(job: Job, result: Results) -> list[str]:
     ratio = splits.make(job.corpus, job.labels, 0).ratio
-    score = job.experiment.task.columns[result.score]
+    score = result.score_name
     lines = [
         f"| model | test {score}, % | 95 % interval over draws | calibration error |",
         "| --- | --- | --- | --- |",
@@ -102,7 +107,9 @@ def numbers(job: Job, result: Results) -> list[str]:
     for arm, scores in {MAIN: result.test, **result.controls}.items():
         draws = result.draws[arm]
         _, low, high = interval([draws], ratio)
-        span = f"{100 * low:.2f} to {100 * high:.2f}" if len(draws) > 1 else "one draw"
+        span = f"{100 * low:.2f} to {100 * high:.2f}" if low < high else "all draws are equal"
+        if len(draws) == 1:
+            span = "one draw"
         calibration = f"{scores['ece']:.3f}" if "ece" in scores else ""
         lines.append(
             f"| {advice.called(job, arm, result.faults)} | {100 * fmean(draws):.2f} | {span} | {calibration} |"

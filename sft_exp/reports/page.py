@@ -12,9 +12,9 @@ PAGE = Path(__file__).with_name("page.html")
 Grid = tuple[list[str], list[list[str]]]  # a table's head and its rows
 
 
-def whole(title: str, body: str) -> str:
-    """A valid HTML 5 page without external files; `body` is HTML."""
-    return Template(PAGE.read_text()).substitute(title=escape(title), body=body)
+def whole(title: str, body: str, kind: str = "") -> str:
+    """A valid HTML 5 page without external files; `body` is HTML, `kind` its class."""
+    return Template(PAGE.read_text()).substitute(title=escape(title), body=body, kind=kind)
 
 
 def table(

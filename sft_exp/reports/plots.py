@@ -102,7 +102,7 @@ def accuracies(job: Job, result: Results) -> Picture:
     axes.set_ylim(0.5 - len(draws), 0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    score = job.experiment.task.columns[result.score]
+    score = result.score_name
     axes.set_xlabel(f"test {score} (%)")
     difference = (
         f", {100 * result.verdict.difference:+.1f} points against scratch"

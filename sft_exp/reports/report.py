@@ -4,7 +4,8 @@ before a run."""
 import json
 import platform
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
+from sft_exp.core.score import BALANCED, UNEQUAL, commonest
 from sft_exp.errors import StorageError
+from sft_exp.jobs import prepare
 from sft_exp.jobs.prepare import further
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
-from sft_exp.reports import advice, model_card, page, plots
-from sft_exp.reports.drawing import Picture
+from sft_exp.reports import advice, inputs, model_card, page, plots
+from sft_exp.reports.drawing import Picture, style
 from sft_exp.runs import results
 from sft_exp.stages import finetune
 from sft_exp.store import atomic_io
@@ -57,6 +60,7 @@ BILL = (
     "p95 ms",
     "images/s",
 )
+PLANNED = Path("outputs/plan")  # folder of the pictures of plan=true
 SCALED = ("pretrain", "search", "finetune", "validate")  # their time is proportional to their steps
 # two requests of a stage that agree in these take about the same time
 ALIKE = ("dataset", "method", "encoder", "task", "strategy")
@@ -160,18 +164,31 @@ def footing(job: Job) -> str:
     """The footnote of every table: what its numbers are, and departures from the standard
     protocol."""
     e = job.experiment
-    scores = "accuracies" if e.task.score == "accuracy" else e.task.columns[e.task.score]
+    scores = "accuracies" if e.score == "accuracy" else prepare.columns(e)[e.score]
     draws = f"mean over {e.draws} draws, sd of their {scores}" if e.draws > 1 else "one draw"
-    lines = ["; ".join(filter(None, [f"Test, %, {draws}", e.task.footing]))]
+    lines = ["; ".join(filter(None, [f"Test, %, {draws}", about_scores(job)]))]
     lines += [f"val=full: {advice.OUTSIDE}"] if e.val == "full" else []
     lines += [advice.TRANSDUCTIVE] if e.protocol.transductive else []
     return "\n".join(lines)
 
 
+def about_scores(job: Job) -> str:
+    """What the columns are, and why the first is balanced accuracy if it is."""
+    e, data = job.experiment, job.corpus
+    if e.score != BALANCED:
+        return e.task.footing
+    splits = {"training": data.train, "test": data.tested}
+    of = {name: commonest(images.y.tolist()) for name, images in splits.items()}
+    which, (share, label) = max(of.items(), key=lambda item: item[1])
+    why = f", because {100 * share:.0f} % of the {which} labels are {data.classes[label]}"
+    return f"judged by balanced accuracy{why if share > UNEQUAL else ''}; macro precision and F1"
+
+
 def columns(job: Job) -> dict[str, str]:
     """Score in results.json -> column head, for the task's scores and those of `metrics`."""
     keys = [metric.key for metric in further(job.experiment)]
-    return {**job.experiment.task.columns, **dict(zip(keys, keys, strict=True))}
+    known = prepare.columns(job.experiment)
+    return {**known, **{key: key for key in keys if key not in known}}
 
 
 def heads(job: Job) -> list[str]:
@@ -259,6 +276,7 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
         "Manifest": f"{data.manifest} (SHA-256, training), {data.test_manifest} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {advice.VALIDATION[e.val]}. {results.design(job)}",
         "Weights": advice.weights(result),
+        "Pretraining": advice.pretraining(job),
         "Validation": "none"
         if result.validated is None
         else f"{100 * result.validated:.1f} % on {data.val:,} images{outside}",
@@ -340,10 +358,16 @@ def environment(job: Job) -> str:
     return f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads, device {device}"
 
 
-def plan(jobs: list[Job]) -> None:
-    """Print which stages would run, which are cached, and the expected time. Runs and writes
-    nothing."""
-    store = Store(Path(jobs[0].experiment.store))
+def plan(jobs: list[Job], timed: Mapping[str, float] | None = None, total_of: str = "") -> None:
+    """Print which stages would run, which are cached, and the expected time. Runs nothing, and writes
+    nothing but a picture of images and targets for each data set.
+
+    Args:
+        jobs: the jobs.
+        timed: seconds by name of the folder, where a pilot has measured them.
+        total_of: a sentence about the whole.
+    """
+    store, known = Store(Path(jobs[0].experiment.store)), timed or {}
     table = Table(box=SIMPLE_HEAD)
     for head in ("stage", "requests", "cached", "to compute", "time"):
         table.add_column(head, justify="left" if head == "stage" else "right")
@@ -352,9 +376,12 @@ def plan(jobs: list[Job]) -> None:
         requests = {stage(name).folder_name(r): r for job in jobs for r in job.requests[name]}
         if not requests:
             continue
-        missing = [r for folder, r in requests.items() if not store.has(folder)]
+        missing = {folder: r for folder, r in requests.items() if not store.has(folder)}
         past = finished(store, name) if missing else []
-        seconds = [expected(r, past, name in SCALED) for r in missing]
+        seconds = [
+            told if (told := expected(r, past, name in SCALED)) is not None else known.get(folder)
+            for folder, r in missing.items()
+        ]
         total += seconds
         table.add_row(
             name,
@@ -367,13 +394,36 @@ def plan(jobs: list[Job]) -> None:
     table.add_row("all", "", "", str(len(total)), added(total))
     screen = Console(highlight=False, markup=False)
     screen.print(table)
-    screen.print("Time: what finished stages like these took, scaled by their steps.", style="dim")
+    how = "Time: what finished stages like these took, scaled by their steps"
+    screen.print(f"{how}{', or some timed steps' if known else ''}.", style="dim")
+    if total_of:
+        screen.print(total_of, soft_wrap=True)
     used = totals(list(folders(store.root)))
     screen.print(f"Store {store.root}: {used}; {atomic_io.free(store.root)} free", style="dim")
+    for file in pictured(jobs):
+        screen.print(f"Images and targets as the network sees them: {file}", soft_wrap=True)
     if any(job.experiment.val == "full" for job in jobs):
         screen.print(f"val=full: {advice.OUTSIDE}", style="dim")
     if any(job.experiment.protocol.transductive for job in jobs):
         screen.print(advice.TRANSDUCTIVE, style="dim")
+
+
+def pictured(jobs: list[Job]) -> list[Path]:
+    """Write the network's inputs of each data set into PLANNED; returns the files.
+
+    Without pictures of images, or where the folder cannot be written, there are none.
+    """
+    from matplotlib import rc_context
+
+    one_of_each = {id(job.corpus): job for job in reversed(jobs) if job.experiment.report_images}
+    files = []
+    with suppress(StorageError), rc_context(style()):
+        for number, job in enumerate(reversed(one_of_each.values())):
+            file = PLANNED / f"inputs{f'-{number + 1}' * (number > 0)}.png"
+            atomic_io.folder(PLANNED)
+            atomic_io.write(file, inputs.seen(job).png)
+            files.append(file)
+    return files
 
 
 def finished(store: Store, name: str) -> list[tuple[Any, float]]:

@@ -1,7 +1,7 @@
 """Tables that fit the terminal: columns are rearranged and text wraps between words, numbers are
 never cut."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -11,6 +11,8 @@ from rich.text import Text
 
 from sft_exp.reports.page import Grid
 
+WIDE, NARROW = 3, 2  # spaces between columns, one of them the box's
+
 
 def fitted(
     grid: Grid,
@@ -18,11 +20,13 @@ def fitted(
     numbers: Collection[str],
     sentences: Collection[str] = (),
     settings: Collection[str] = (),
+    optional: Sequence[str] = (),
 ) -> RenderableType:
     """The widest form of a table that the screen has room for.
 
-    It tries in turn: every cell on one line except sentences; the columns `settings` combined into
-    one as `name=value`, which wraps between settings; each row as a list of `name value`.
+    It tries in turn: every cell on one line; sentences over several lines; without the columns
+    `optional`, whose names are then said below; the columns `settings` combined into one as
+    `name=value`, which wraps between settings; each row as a list of `name value`.
 
     Args:
         grid: heads and rows of cells.
@@ -30,22 +34,44 @@ def fitted(
         numbers: heads of right-aligned columns.
         sentences: heads of columns whose cells may wrap between words.
         settings: heads of columns that may be combined.
+        optional: heads of columns that may be left out, the first one first.
     """
-    if (result := table(grid, numbers, sentences, screen.width)) is not None:
-        return result
+    for wrapping in ((), sentences):
+        for gap in (WIDE, NARROW):
+            if (result := table(grid, numbers, wrapping, screen.width, gap)) is not None:
+                return result
+    left_out: list[str] = []
+    for name in (name for name in optional if name in grid[0]):
+        left_out.append(name)
+        shorter = without(grid, left_out)
+        if (result := table(shorter, numbers, sentences, screen.width, NARROW)) is not None:
+            return Group(result, Text(f"No room for {' and '.join(left_out)}.\n", style="dim"))
     if stackable := [name for name in grid[0] if name in settings]:
         together = stacked(grid, stackable)
         sentences = {*sentences, together[0][0]}
-        if (result := table(together, numbers, sentences, screen.width)) is not None:
-            return result
+        for gap in (WIDE, NARROW):
+            if (result := table(together, numbers, sentences, screen.width, gap)) is not None:
+                return result
     return records(grid)
 
 
+def without(grid: Grid, names: Collection[str]) -> Grid:
+    """The grid without the named columns."""
+    head, rows = grid
+    kept = [n for n, name in enumerate(head) if name not in names]
+    return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
+
+
 def table(
-    grid: Grid, numbers: Collection[str], sentences: Collection[str], width: int
+    grid: Grid, numbers: Collection[str], sentences: Collection[str], width: int, gap: int
 ) -> Table | None:
     """The table with one column for each head, at most `width` wide; None if a word or number would
-    be cut."""
+    be cut.
+
+    Args:
+        sentences: heads of columns whose cells may wrap between words.
+        gap: spaces between two columns, WIDE or NARROW.
+    """
     head, rows = grid
     columns = [[name, *(row[n] for row in rows)] for n, name in enumerate(head)]
     widest = [max(map(cell_len, cells)) for cells in columns]
@@ -55,12 +81,10 @@ def table(
         else natural
         for name, cells, natural in zip(head, columns, widest, strict=True)
     ]
-    spare = (
-        width - sum(widths) - 3 * len(head) - 1
-    )  # a column has two spaces of padding and a border
+    spare = width - sum(widths) - gap * len(head) - 1
     if spare < 0:
         return None
-    result = Table(box=SIMPLE_HEAD)
+    result = Table(box=SIMPLE_HEAD, padding=(0, 1) if gap == WIDE else (0, 1, 0, 0))
     for name, least, natural in zip(head, widths, widest, strict=True):
         extra = min(spare, natural - least)
         spare -= extra

@@ -8,7 +8,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
+from sft_exp.core.score import with_balanced
 from sft_exp.data import splits
+from sft_exp.jobs.prepare import columns
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.store.results import (
     Data,
@@ -34,7 +36,7 @@ from sft_exp.verdict import WITHHELD, Comparison, Report, Setting, Verdict, froz
 def results(job: Job, config: dict[str, Any]) -> Results:
     """What a finished job found. `config` is its configuration as resolved."""
     e = job.experiment
-    score = e.task.score
+    score, names = e.score, columns(e)
     scores = {arm: [scored(job, i) for i in places] for arm, places in job.arms.items()}
     main = job.arms[MAIN]
     report: Report[str] | None = None
@@ -43,11 +45,11 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         and job.requests["pretrain"]
         and job.requests["finetune"][main[0]]["start"]
     ):
-        report = judged(job, scores[MAIN], scores[SCRATCH], score, e.task.columns[score], SCRATCH)
+        report = judged(job, scores[MAIN], scores[SCRATCH], score, names[score], SCRATCH)
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return Results(
         score=score,
-        score_name=e.task.columns[score],
+        score_name=names[score],
         test=average(scores[MAIN], score),
         val=validation(job),
         controls={arm: average(s, score) for arm, s in scores.items() if arm != MAIN},
@@ -170,14 +172,14 @@ def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> Gain | No
     """The gain of a semi-supervised task over its labels alone, from the same start; None if that arm was not run."""
     if LABELS_ONLY not in scores:
         return None
-    task = job.experiment.task
+    e = job.experiment
     ways = ("with unlabelled images", "with the labels alone")
     return beside(
         job,
         scores[MAIN],
         scores[LABELS_ONLY],
-        task.score,
-        task.columns[task.score],
+        e.score,
+        columns(e)[e.score],
         ways,
         ADDING,
         LABELS_ONLY,
@@ -275,25 +277,26 @@ def design(job: Job) -> str:
 
 
 def validation(job: Job) -> dict[str, float]:
-    return average(validations(job), job.experiment.task.score)
+    return average(validations(job), job.experiment.score)
 
 
 def validations(job: Job) -> list[dict[str, float]]:
     """The validation scores of the main arm's labelled splits, of those that were validated."""
-    if job.experiment.val == "cv":
-        return [read(r, "scores.json") for r in job.results["validate"]]
-    if job.experiment.val in ("holdout", "full"):
-        return [
+    e, found = job.experiment, []
+    if e.val == "cv":
+        found = [read(r, "scores.json") for r in job.results["validate"]]
+    if e.val in ("holdout", "full"):
+        found = [
             read(job.results["finetune"][i], "validation.json")
             for i in job.arms[MAIN]
             if (job.results["finetune"][i].folder / "validation.json").exists()
         ]
-    return []
+    return [with_balanced(scores, e.score) for scores in found]
 
 
 def validation_draws(job: Job) -> list[float]:
     """The validation score of each labelled split; empty unless all of them have one."""
-    score = job.experiment.task.score
+    score = job.experiment.score
     values = [scores[score] for scores in validations(job) if score in scores]
     return values if len(values) == len(job.arms[MAIN]) else []
 
@@ -369,7 +372,7 @@ def scored(job: Job, place: int) -> dict[str, float]:
     found = read(job.results["evaluate"][place], "scores.json")
     for result in further:
         found |= read(result, "scores.json")
-    return found
+    return with_balanced(found, job.experiment.score)
 
 
 def read(result: Result, file: str) -> Any:

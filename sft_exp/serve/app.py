@@ -43,6 +43,7 @@ def model_of(path: Path) -> "Predictor":
         True,
         lambda x_BCHW: graphs.run(session, x_BCHW.float().div(255)),
         model.spec.levels,
+        model.spec.fit,
     )
 
 
@@ -138,7 +139,7 @@ def answer(model: "Predictor", content: bytes, pixels: int | None = None) -> dic
     or too large."""
     from sft_exp.data.decode import decode
 
-    x_CHW = decode(content, model.image, levels=model.levels, most=pixels)
+    x_CHW = decode(content, model.image, model.fit, model.levels, pixels)
     p_Y = model.probabilities(x_CHW[None])[0]
     order = p_Y.argsort(descending=True).tolist()
     return {

@@ -46,7 +46,8 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             distill(atomic_io.folder(folder / f"step-{number}"), request, step, network, draw, ctx)
         step.restore(network)
     network.eval()
-    about = {"image": model.spec.image, "classes": model.spec.classes, "levels": model.spec.levels}
+    spec = {"image": model.spec.image, "classes": model.spec.classes, "levels": model.spec.levels}
+    about = {**spec, **models.reading(model.spec)}
     atomic_io.write_json(folder / FACTS, {**about, **cost(network, x_BCHW[:1])})
     if not any(step.graph for step in steps):
         description = json.loads((request["model"] / "model.json").read_text())

@@ -10,17 +10,23 @@ from sft_exp.core.types import Spec
 from sft_exp.stages import model
 from sft_exp.store.requests import plain
 
-SMALL = 1_000_000  # floating-point operations of one image's forward pass: an MLP on MNIST
+# Floating-point operations of one image's forward pass. A step of a network below it takes one core
+# tens of milliseconds: processes of one thread each share the cores better than threads of one.
+SMALL = 10_000_000
+
+WHOLE = {"maps": [-1], "pool": "avg", "grid": 1}  # of a pretraining: up to the last map
 
 _flops: dict[str, int] = {}  # of encoders that this process has counted, by their description
 
 
 def is_small(request: dict[str, Any], spec: Spec) -> bool:
-    """Whether one image takes the request's encoder at most `SMALL` operations.
+    """Whether one image takes the request's encoder at most `SMALL` operations."""
+    return operations(request, spec) <= SMALL
 
-    A batch of such images occupies one core for milliseconds, which several threads share badly.
-    """
-    encoder, features = request["encoder"], request["features"]
+
+def operations(request: dict[str, Any], spec: Spec) -> int:
+    """Floating-point operations of the forward pass of the request's encoder for one image."""
+    encoder, features = request["encoder"], request.get("features", WHOLE)
     key = json.dumps([plain(encoder), plain(features), list(spec.image)], sort_keys=True)
     if key not in _flops:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -28,4 +34,4 @@ def is_small(request: dict[str, Any], spec: Spec) -> bool:
             with FlopCounterMode(display=False) as counter:
                 network(torch.zeros(1, *spec.image))
         _flops[key] = counter.get_total_flops()
-    return _flops[key] <= SMALL
+    return _flops[key]

@@ -12,6 +12,7 @@ from sft_exp.training.context import Context
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """manifest.json: names, content hashes, labels and `copies` of test images; reader's report.
 
+    `related` is what `duplicates.related` found, if the data set can be grouped (`dataset.group`).
     With cross-validation folds the test images are the training images. `copies` holds (id of a
     test image, id of a training or pretraining image, correlation).
     """
@@ -21,6 +22,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         pools.append(
             fitted(splits.everything(ctx.corpus(request["pretrain_dataset"])), corpus.image)
         )
+    related = duplicates.related(corpus) if hasattr(request["dataset"], "group") else None
     atomic_io.write_json(
         folder / "manifest.json",
         {
@@ -37,5 +39,6 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
                 for p in duplicates.near(tested, pool)
             ],
             "report": corpus.report,
+            **({"related": related} if related else {}),
         },
     )

@@ -68,7 +68,12 @@ def finished(folder: Path) -> Finished:
     if not (folder / "model.json").exists():  # an ONNX graph alone
         about = json.loads((folder / FACTS).read_text())
         return Finished(
-            Spec(tuple(about["image"]), tuple(about["classes"]), levels=models.levels_in(about)),
+            Spec(
+                tuple(about["image"]),
+                tuple(about["classes"]),
+                levels=models.levels_in(about),
+                fit=about.get("fit", "crop"),
+            ),
             None,
             graph,
             "",

@@ -91,9 +91,9 @@ class Validation:
         """The same examples with this encoder's features in place of images."""
         return replace(self, images=self.images.having(features(encoder, self.images, self.ctx)))
 
-    def score(self, model: Model) -> float:
+    def score(self, model: Model, name: str) -> float:
         scores, _ = models.measure(model, self.images, self.ctx.device, self.ctx.group)
-        return scores[model.task.score]
+        return scores[name]
 
 
 def batch_key(request: Request) -> str | None:
@@ -181,7 +181,7 @@ def learn(
     method = method_of(request, ctx)
     # stored in checkpoints: EMA weights, best weights and their score
     notes: dict[str, Any] = {}
-    score = request["task"].score
+    score = request.get("score", request["task"].score)
     label = f"fine-tune draw {request['draw']}"
     optim = with_rate(request["optim"])
     before = norm(nets)
@@ -195,7 +195,7 @@ def learn(
         if val and (step.done % max(1, plan.steps // LOOKS) == 0 or step.done == plan.steps):
             step.check()
             with swapped_weights(nets, notes.get("mean")):
-                val_score = val.score(model)
+                val_score = val.score(model, score)
                 step.metrics[f"val/{score}"] = torch.tensor(val_score)
                 better = val_score > notes.get("score", -inf)
                 if better:

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sft_exp.config.enums import with_members
-from sft_exp.config.moved import current
+from sft_exp.config.moved import ABSENT, current
 from sft_exp.core.device import place
 from sft_exp.core.encoder import Encoder
 from sft_exp.core.method import Method
@@ -71,8 +71,7 @@ def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
     """
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
     spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
-    levels = {"levels": model.spec.levels} if model.spec.levels else {}
-    atomic_io.write_json(folder / "model.json", {**build, **spec, **levels})
+    atomic_io.write_json(folder / "model.json", {**build, **spec, **reading(model.spec)})
     atomic_io.write(
         folder / "model.safetensors",
         to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
@@ -98,7 +97,13 @@ def load(folder: Path, device: torch.device | str = "cpu", features: int | None 
     """
     about = json.loads((folder / "model.json").read_text())
     named = {target: tuple(names) for target, names in about.get("named", {}).items()}
-    spec = Spec(tuple(about["image"]), tuple(about["classes"]), named, levels_in(about))
+    spec = Spec(
+        tuple(about["image"]),
+        tuple(about["classes"]),
+        named,
+        levels_in(about),
+        about.get("fit", "crop"),
+    )
     encoder, task, strategy = parts_of(folder)
     if features is None:
         state = state_in(folder)
@@ -116,6 +121,12 @@ def load(folder: Path, device: torch.device | str = "cpu", features: int | None 
     return Model(task, place(nets, torch.device(device)).eval(), spec, strategy.probabilistic)
 
 
+def reading(spec: Spec) -> dict[str, Any]:
+    """What of the spec says how files are read, as far as it is not the usual."""
+    levels = {"levels": spec.levels} if spec.levels else {}
+    return levels | ({"fit": spec.fit} if spec.fit != "crop" else {})
+
+
 def levels_in(about: dict[str, Any]) -> tuple[int, int] | None:
     """`Spec.levels` of a model's description, or None."""
     return tuple(about["levels"]) if about.get("levels") else None
@@ -128,7 +139,19 @@ def parts_of(folder: Path) -> list[Any]:
 
 
 def folder_of(path: Path) -> Path:
-    """Folder of a run's model (first draw), or `path` if it holds one itself; DataError if none."""
+    """Folder of a run's model (first draw), or `path` if it holds one itself.
+
+    Raises:
+        DataError: there is none.
+        StorageError: it is damaged.
+    """
+    folder = found(path)
+    atomic_io.require_intact(folder)
+    return folder
+
+
+def found(path: Path) -> Path:
+    """`folder_of` without a look at the folder's files."""
     if (path / "model.json").exists():
         return path
     if (path / results.FILE).exists():
@@ -207,11 +230,13 @@ def named(name: str, value: Any, spec: Spec) -> dict[str, float]:
 
 def rebuild(node: dict[str, Any]) -> Any:
     """A part from its description; StorageError unless it is an encoder, method or strategy."""
-    module, _, name = current(node["is"]).rpartition(".")
+    path = current(node["is"])
+    module, _, name = path.rpartition(".")
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, PARTS)):
         raise StorageError(f"{node['is']} is not an encoder, task, pretrainer or strategy")
-    return kind(**with_members(kind, {k: inner(v) for k, v in node.items() if k != "is"}))
+    fields = ABSENT.get(path, {}) | {k: inner(v) for k, v in node.items() if k != "is"}
+    return kind(**with_members(kind, fields))
 
 
 def inner(value: Any) -> Any:

@@ -82,6 +82,8 @@ class Monitor:
         values = {"rank": effective_rank(self.features(encoder, self.pool))}
         if self.classed:
             f_LD = self.features(encoder, self.labelled)
+            # Distances and penalised heads are the same in the span of fewer images than features.
+            f_LD = f_LD @ torch.linalg.qr(f_LD.T).Q if len(f_LD) < f_LD.shape[1] else f_LD
             values |= {**probes(f_LD, self.labelled), **clusters(f_LD, self.labelled.y)}
         return {name: round(value, 4) for name, value in values.items()}
 

@@ -20,7 +20,7 @@ from sft_exp.models import transfer, weights
 from sft_exp.models.normalise import Normalised, backbone
 from sft_exp.progress import console
 from sft_exp.stages.monitor import LOOKS, Monitor
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, provenance
 from sft_exp.store.store import Request
 from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
@@ -44,9 +44,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         images = weights.images(request["_init"], request["encoder"], request["image"])
         table = f"{report.table()}\n  {images}"
         console.message(table)
-        atomic_io.write_json(
-            folder / "transfer.json", {**report.json(), "images": images, "sha256": request["init"]}
-        )
+        origin = provenance.origin(request["_init"].file)
+        about = {"images": images, "sha256": request["init"], "origin": origin}
+        atomic_io.write_json(folder / "transfer.json", {**report.json(), **about})
     shuffled = torch.randperm(len(pool), generator=stream(request["seed"], "prepare"))
     data: dict[str, Tensor] = {}
     if method.trained_by == "in closed form":

@@ -1,1 +1,1 @@
-"""Go from a folder of images to a trained model and one page about it."""
+"""Go from a folder of images to a model and a page about it."""

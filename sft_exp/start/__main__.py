@@ -1,4 +1,4 @@
-"""Go from a folder of images to a trained model and one page about it.
+"""Go from a folder of images to a model and a page about it.
 
     sft_exp start photos minutes=10
 
@@ -16,10 +16,6 @@ from typing import ClassVar
 
 from sft_exp.config import args
 from sft_exp.errors import require
-from sft_exp.label import __main__ as label
-from sft_exp.label.selection import Ask, opened
-from sft_exp.start import summary
-from sft_exp.store import atomic_io
 
 
 @dataclass
@@ -43,6 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(arguments: Arguments) -> int:
+    from sft_exp.label import __main__ as label  # late, as --help needs none of it
+    from sft_exp.label.selection import Ask, opened
+    from sft_exp.start import summary
+    from sft_exp.store import atomic_io
+
     out = arguments.out or Path("outputs/start") / arguments.folder.resolve().name
     code = summary.choose(
         arguments.folder, arguments.unlabelled, arguments.labels, arguments.minutes, out

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from math import prod
@@ -141,7 +141,7 @@ def seal(folder: Path, facts: dict) -> None:
 
 
 def sealed(facts: dict) -> str:
-    """The text of a seal: `facts` as JSON, followed by the checksum of their text."""
+    """`facts` as JSON with their checksum as the last key; `read_sealed` compares it."""
     digest = hashlib.sha256(spelled(facts).encode()).hexdigest()
     return spelled({**facts, OWN: digest})
 
@@ -150,41 +150,73 @@ def spelled(facts: dict) -> str:
     return json.dumps(facts, indent=1) + "\n"
 
 
+def read_sealed(path: Path, earlier: Collection[set[str]]) -> dict:
+    """The JSON object that `sealed` spelled. StorageError if a bit of the file has changed.
+
+    Args:
+        path: the file.
+        earlier: sets of keys of files that earlier versions wrote, without a checksum.
+    """
+    with storage(path):
+        content = path.read_bytes()
+    try:
+        facts = json.loads(content)
+        is_whole = (
+            set(facts) in earlier
+            or sealed({k: v for k, v in facts.items() if k != OWN}).encode() == content
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StorageError(f"{path}: unreadable ({type(error).__name__})") from error
+    if not is_whole:
+        raise StorageError(f"{path}: damaged, its content does not fit its checksum")
+    return facts
+
+
 def read_seal(folder: Path) -> dict:
     """The content of a folder's seal. StorageError if a bit of the seal has changed.
 
     Seals of version 0.1.0 have no checksum of themselves, so only their keys are checked.
     """
     path = folder / SEAL
-    with storage(path):
-        content = path.read_bytes()
-    try:
-        facts = json.loads(content)
-        is_whole = (
-            set(facts) in KEYS_0_1
-            or sealed({k: v for k, v in facts.items() if k != OWN}).encode() == content
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise StorageError(f"{path}: unreadable ({type(error).__name__})") from error
-    if not (is_whole and isinstance(facts["sha256"], dict)):
+    facts = read_sealed(path, KEYS_0_1)
+    if not isinstance(facts.get("sha256"), dict):
         raise StorageError(f"{path}: damaged, its content does not fit its checksum")
     return facts
 
 
-def check(folder: Path) -> list[str]:
-    """The faults of a sealed folder, one line per file; empty for an intact folder."""
+def check(folder: Path, only: Collection[str] = ()) -> list[str]:
+    """The faults of a sealed folder, one line per file; empty for an intact folder.
+
+    Args:
+        folder: the folder.
+        only: names of the files that are read; by default all.
+    """
     try:
-        expected = read_seal(folder)["sha256"].items()
+        expected = read_seal(folder)["sha256"]
     except StorageError as error:
         return [str(error).partition(";")[0]]
     faults = []
-    for name, digest in expected:
+    for name, digest in expected.items():
+        if only and name not in only:
+            continue
         try:
             if checksum(folder / name) != digest:
                 faults.append(f"{folder / name}: changed")
         except OSError as error:
             faults.append(f"{folder / name}: {error.strerror}")
     return faults
+
+
+def require_intact(folder: Path) -> None:
+    """Check a folder that is used without a request for its result. A folder without a seal, such
+    as a copy of some of its files, passes.
+
+    Raises:
+        StorageError: names the damaged files.
+    """
+    if (folder / SEAL).exists() and (faults := check(folder)):
+        problem = "damaged, and computed again by the command of the run that uses it"
+        raise StorageError(f"{'; '.join(faults)}: {problem}")
 
 
 def array(path: Path, shape: tuple[int, ...]) -> "np.memmap":

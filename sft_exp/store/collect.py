@@ -16,19 +16,24 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sft_exp.errors import StorageError
+from sft_exp.progress import console
 from sft_exp.store import atomic_io, results
-from sft_exp.store.listing import listed, measure, read, runs
+from sft_exp.store.listing import bytes_, listed, measure, read, runs
 
 # names of store folders, which users are unlikely to give to their own
 FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
 MEMOS = "memos"  # subfolder of the store; a memo names store folders (execution/memo.py)
+ROOTS_0_2 = (
+    {"run", "folders"},
+    {"run", "from_store", "folders"},
+)  # keys of records without a checksum
 ABANDONED = 7 * 86400.0  # seconds after which unreferenced unfinished work is removed
 
 
@@ -44,7 +49,7 @@ def refer(store: Path, run: Path, folders: Iterable[str]) -> None:
         "folders": sorted(set(folders)),
     }
     with deciding(store):
-        atomic_io.write_json(store / "roots" / f"{name}.json", record)
+        atomic_io.write(store / "roots" / f"{name}.json", atomic_io.sealed(record))
 
 
 @contextmanager
@@ -85,6 +90,25 @@ def holds(memo: Path, finished: set[str]) -> bool:
         return not old(memo)
     used = named(read(memo / "memo.json").get("folders"))
     return bool(used) and used <= finished
+
+
+def limit(store: Path, runs_root: Path, most_gb: float | None) -> None:
+    """Remove the oldest unused paths until the store is no larger than `most_gb`, and say so.
+
+    Without a limit, and where the file system has no locks, nothing is removed. Folders that runs
+    refer to stay, however large.
+    """
+    if most_gb is None or (excess := measure(store)[0] - round(most_gb * 1e9)) <= 0:
+        return
+    with suppress(StorageError):
+        sizes = {p: measure(p)[0] for p in thinned(rubbish(store, runs_root), excess)}
+        removed = collect(store, runs_root, sizes)
+        if removed:
+            freed, left = sum(sizes[p] for p in removed), measure(store)[0]
+            console.message(
+                f"store_max_gb={most_gb:g}: {len(removed)} unused entries, {bytes_(freed)}, were "
+                f"removed from {store}, which now has {bytes_(left)}."
+            )
 
 
 def thinned(paths: Iterable[Path], excess: int) -> list[Path]:
@@ -134,13 +158,16 @@ def named(value: Any) -> set[str]:
 
 
 def root(file: Path) -> dict[str, Any]:
-    """A run's record in roots/. StorageError if it is unreadable."""
-    record = read(file)
-    if not record.keys() >= {"run", "folders"}:
-        raise StorageError(
-            f"{file}: unreadable, so its run's folders are unknown; nothing was removed"
-        )
-    return record
+    """A run's record in roots/. StorageError if it is damaged.
+
+    A record of which one bit has changed may name another run, which does not exist, or other
+    folders; those that it named would be removed.
+    """
+    try:
+        return atomic_io.read_sealed(file, ROOTS_0_2)
+    except StorageError as error:
+        problem = "so its run's folders are unknown; nothing was removed. Delete this file if the run is gone"
+        raise StorageError(f"{error}, {problem}") from error
 
 
 def alive(store: Path, file: Path) -> bool:

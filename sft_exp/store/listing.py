@@ -15,6 +15,8 @@ from sft_exp.store import atomic_io, results
 
 RUN = "run"  # the `stage` of a run's entry
 # subfolder of the store -> state of the folders in it
+REQUEST = "request.json"
+DAMAGED = {"method": {"is": "damaged"}}
 PLACES = {"": "done", "work": "unfinished", "damaged": "damaged"}
 
 
@@ -63,7 +65,7 @@ def words(entry: Entry, store: Path) -> str:
     0.001`."""
     if entry.stage == RUN:
         return of_run(entry.path)
-    return of_request(read(entry.path / "request.json"), store)
+    return of_folder(entry.path, store)
 
 
 def of_run(path: Path) -> str:
@@ -77,6 +79,13 @@ def of_run(path: Path) -> str:
     scores = {"val": result.validated, "test": result.tested}
     parts += [f"{key} {100 * score:.1f}" for key, score in scores.items() if score is not None]
     return ", ".join(parts)
+
+
+def of_folder(path: Path, store: Path) -> str:
+    """A description of a stage's folder; of one whose request is damaged, that it is."""
+    if (path / atomic_io.SEAL).exists() and (faults := atomic_io.check(path, [REQUEST])):
+        return "; ".join(faults)
+    return of_request(read(path / REQUEST), store)
 
 
 def of_request(request: dict[str, Any], store: Path) -> str:
@@ -122,7 +131,9 @@ def kind(part: dict[str, Any] | None) -> str:
 
 @cache
 def request_of(folder: Path) -> dict[str, Any]:
-    return read(folder / "request.json")
+    """A folder's request; a damaged one is described as such, rather than as another one."""
+    sealed = (folder / atomic_io.SEAL).exists()
+    return DAMAGED if sealed and atomic_io.check(folder, [REQUEST]) else read(folder / REQUEST)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def plain(value: Any) -> Any:
             k: plain(v) for k, v in stated(value).items()
         }
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items() if not str(k).startswith("_")}
+        # a node's class is no key that can be left out
+        named = (k for k in value if k == "_target_" or not str(k).startswith("_"))
+        return {str(k): plain(value[k]) for k in named}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value.name if isinstance(value, Path | Enum) else value

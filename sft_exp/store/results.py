@@ -122,6 +122,8 @@ class Transfer:
     """How images are prepared for the weights."""
     sha256: str | None = None
     """SHA-256 of the file; null if the source is not a file, such as a run's folder."""
+    origin: list[str] = field(default_factory=list)
+    """The trainings behind the file, earliest first, with their data sets and files of weights; empty if unknown."""
 
 
 @dataclass(frozen=True)

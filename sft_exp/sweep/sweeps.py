@@ -32,7 +32,7 @@ from sft_exp.config import build, hydra_state, recipe, register
 from sft_exp.errors import ConfigError, Failure, Interrupted
 from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
-from sft_exp.store import atomic_io, results
+from sft_exp.store import atomic_io, collect, results
 from sft_exp.sweep.composition import Composer
 from sft_exp.sweep.display import Display
 from sft_exp.sweep.job_list import listed
@@ -46,7 +46,11 @@ HALVING = "hydra_plugins.sft_exp_halving.HalvingSweeper"
 OWN_SWEEPERS = (BASIC, LISTED, HALVING, TIMED, UNTIL)
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 COMMON = "common.json"  # in the sweep's folder: the overrides that all its jobs share
-UNCOMPARED = {"tracker": None, "replace": None}  # keys that do not distinguish jobs
+UNCOMPARED = {
+    "tracker": None,
+    "replace": None,
+    "store_max_gb": None,
+}  # keys that do not distinguish jobs
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
 _display: list[Display] = []  # of the sweep that this process began or runs jobs of
@@ -477,6 +481,7 @@ def finish(cfg: DictConfig) -> int:
         from sft_exp.sweep import study as studies
 
         studies.finish(study, folder, shlex.join(["python", "-m", "sft_exp", *sys.argv[1:]]))
+    collect.limit(Path(cfg.store), folder, cfg.store_max_gb)
     return 6 if missing else 0
 
 

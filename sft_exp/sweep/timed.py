@@ -32,7 +32,7 @@ DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but a
 
 CONTROLS = "true"  # the final run's: those that the task has by default
 
-Phase = Literal["pilot", "first", "finalists", "final"]
+Phase = Literal["pilot", "first", "finalists", "final", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Candidate:
     overrides: list[str]
     pretraining: str | None  # what names its gradient pretraining; candidates may share one
     gradient: bool  # whether it is fine-tuned by gradient steps, not solved
+
+    @property
+    def from_scratch(self) -> bool:
+        return self.pretraining is None and self.gradient
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,13 @@ class Schedule:
         left = self.left()
         draws = next((d for d in DRAWS if self.expected(pick, d, final=True) <= left), DRAWS[-1])
         settings = [f"draws={draws}", "val=none", "report=true", f"controls={CONTROLS}"]
-        self.job("final", pick, [*settings, *limits(steps)])
+        final = self.job("final", pick, [*settings, *limits(steps)])
+        scratch = next((c for c in self.candidates if c.from_scratch), None)
+        if scratch and not pick.gradient and self.trials.done("first", scratch.name):
+            # the final run's own scratch arm has the pick's settings, not the best ones for it
+            splits = [o for o in final.overrides if o.startswith("draws=")]
+            settings = [*splits, "val=none", "controls=false"]
+            self.job("scratch", scratch, [*settings, *limits(steps)])
 
     def named(self, name: str) -> Candidate:
         return next(c for c in self.candidates if c.name == name)
@@ -221,7 +231,8 @@ class Schedule:
         if candidate.pretraining and candidate.pretraining not in self.pretrained():
             seconds += self.trials.steps["pretrain"] * pace.pretrain
         if final and not candidate.gradient:
-            seconds += fits * tuning / 2  # of the scratch arm
+            # its scratch arm, and the candidate from scratch on the same labelled splits
+            seconds += fits * tuning + pace.other
         return seconds * self.delay()
 
     def delay(self) -> float:

@@ -51,9 +51,17 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         if message["do"] == "lay out":
             return {"code": 0, **laid_out(message)}
         if message["do"] == "plan":
+            from sft_exp.core.tracker import Tracker
+            from sft_exp.execution import pilot
             from sft_exp.reports import report
+            from sft_exp.training.context import Context
 
-            report.plan([prepared(job) for job in message["jobs"]])
+            jobs = [prepared(job) for job in message["jobs"]]
+            ctx = Context.on(jobs[0].experiment.hardware, Tracker())
+            pace = pilot.Pilot(ctx, Path(jobs[0].experiment.store))
+            report.plan(
+                jobs, {k: v for job in jobs for k, v in pilot.estimate(job, ctx, pace).of.items()}
+            )
             return {"code": 0}
         job = prepared(message)
         if message["do"] == "check":

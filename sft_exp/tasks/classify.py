@@ -3,7 +3,7 @@
 Label smoothing, class balancing, mixup, cutmix and augmentation are off by default.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,9 @@ class Classify(Task):
 
     def alters(self):
         return bool(self.augment or self.mixup or self.cutmix)
+
+    def unaltered(self):
+        return replace(self, augment=False, mixup=0.0, cutmix=0.0)
 
     def drawn(self):
         return super().drawn() + (2 if self.mixup or self.cutmix else 0)

@@ -37,6 +37,8 @@ class Detect(Task):
     strides: list[int] = field(default_factory=lambda: [8, 16, 32])
     width: int = 64  # channels of the pyramid and the head
     convs: int = 2  # convolutions in each branch of FCOS's head; RetinaNet has 4
+    # maximum number of groups in the head's GroupNorm; null = 32, of 2 channels at least
+    groups: int | None = None
     threshold: float = 0.05  # minimum score of a box
     overlap: float = 0.5  # IoU threshold of non-maximum suppression
     most: int = 100  # maximum number of boxes per image
@@ -53,6 +55,7 @@ class Detect(Task):
         )
         require(ok, "strides", self.strides, "numbers of pixels above 0, finest first")
         require(self.width > 0, "width", self.width, "above 0")
+        require(self.groups is None or self.groups > 0, "groups", self.groups, "above 0, or null")
         require(self.convs >= 0, "convs", self.convs, "0 or more")
         require(0 < self.threshold < 1, "threshold", self.threshold, "between 0 and 1")
         require(0 < self.overlap <= 1, "overlap", self.overlap, "above 0, to 1")
@@ -72,7 +75,7 @@ class Detect(Task):
             "detections_per_img": self.most,
         }
         net = detectors.detector(
-            self.model, pyramid, spec.image, len(spec.classes), self.convs, limits
+            self.model, pyramid, spec.image, len(spec.classes), self.convs, self.groups, limits
         )
         return nn.ModuleDict({"encoder": encoder, "detector": net})
 

@@ -4,7 +4,7 @@ Loss: squared error or Huber's (Annals of Math. Statistics 35, 1964) of standard
 over images and numbers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sft_exp.config.schema import AugmentConfig
 from sft_exp.data.augment import view
@@ -29,6 +29,9 @@ class Regress(regressor.Numbers):
 
     def alters(self):
         return self.augment
+
+    def unaltered(self):
+        return replace(self, augment=False)
 
     def networks(self, encoder, spec):
         return regressor.networks(encoder, spec)

@@ -47,9 +47,12 @@ class Segment(Task):
         " mIoU and Dice are means over classes"
     )
 
-    # fpn (feature pyramid); torchvision's fcn, deeplabv3, lraspp; or pixel (linear, largest map)
+    # fpn (feature pyramid); unet (U-Net's decoder, up to the image's size); torchvision's fcn,
+    # deeplabv3, lraspp; or pixel (linear, largest map)
     head: str = "fpn"
     width: int = 64  # channels of the head
+    # maximum number of groups in the GroupNorm of fpn and unet; null = 32, of 2 channels at least
+    groups: int | None = None
     cross_entropy: float = 1.0  # weight of the cross-entropy
     dice: float = 0.0  # weight of the Dice loss
     focal: float = 0.0  # weight of the focal loss
@@ -60,6 +63,7 @@ class Segment(Task):
     def __post_init__(self):
         require(self.head in dense.HEADS, "head", self.head, ", ".join(dense.HEADS))
         require(self.width > 0, "width", self.width, "above 0")
+        require(self.groups is None or self.groups > 0, "groups", self.groups, "above 0, or null")
         for name in ("cross_entropy", "dice", "focal"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(
@@ -77,9 +81,8 @@ class Segment(Task):
 
     def networks(self, encoder, spec):
         classes = len(spec.of("mask").classes)
-        return nn.ModuleDict(
-            {"encoder": encoder, "head": dense.head(self.head, encoder.shapes, classes, self.width)}
-        )
+        head = dense.head(self.head, encoder.shapes, classes, self.width, self.groups, spec.image)
+        return nn.ModuleDict({"encoder": encoder, "head": head})
 
     def draw(self, batch, rng, progress):
         x_BCHW, mask_BHW = batch["labelled"]["x"], batch["labelled"]["mask"]
@@ -109,7 +112,7 @@ class Segment(Task):
 
     def predict(self, nets, x_BCHW):
         """-> logits [B, Y, H, W]"""
-        low_BYHW = nets["head"](dict(nets["encoder"].maps(x_BCHW)))
+        low_BYHW = nets["head"]({dense.IMAGE: x_BCHW, **dict(nets["encoder"].maps(x_BCHW))})
         if low_BYHW.shape[2:] == x_BCHW.shape[2:]:
             return low_BYHW
         return F.interpolate(low_BYHW, x_BCHW.shape[2:], mode="bilinear", align_corners=False)

@@ -8,6 +8,7 @@ W&B's own files lack the last seconds before a kill.
 import json
 import netrc
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -33,6 +34,7 @@ MODES = ("auto", "online", "offline", "disabled")
 TABLE = "results"  # a row per fine-tuning, for charts over many runs
 COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
 LINEAGE = 10.0  # maximum seconds for linking artifacts at a run's end
+COLLECTION = r"([^/:\s]+/){1,2}[^/:\s]+(:[^/:\s]+)?"  # of a registry
 LONGEST_NAME, LONGEST_TAG = 128, 64  # maximum characters
 # default folder of W&B's files, where `sft_exp.sync` looks
 OUTPUTS = "outputs"
@@ -51,6 +53,8 @@ class Wandb(Tracker):
     tags: list[str] = field(default_factory=lambda: [])
     notes: str | None = None  # a longer description of the run
     job_type: str | None = None  # null: pretrain or finetune
+    # collection of the registry to which models are linked: wandb-registry-model/NAME, or NAME:ALIAS
+    registry: str | None = None
     images: bool = True  # upload pictures; false keeps private images out
     dir: str | None = None  # folder of wandb/; null: the sweep's folder, or outputs
     init_timeout: float = 5.0  # seconds to reach the server before going offline
@@ -62,6 +66,9 @@ class Wandb(Tracker):
         words = isinstance(self.tags, list) and all(isinstance(tag, str) for tag in self.tags)
         short = words and all(0 < len(tag) <= LONGEST_TAG for tag in self.tags)
         require(short, "tags", self.tags, valid)
+        place = self.registry is None or re.fullmatch(COLLECTION, self.registry) is not None
+        example = "PROJECT/NAME or PROJECT/NAME:ALIAS, as wandb-registry-model/digits:candidate"
+        require(place, "registry", self.registry, example)
 
     @property
     def uploading(self) -> str:
@@ -246,7 +253,10 @@ class Mirror(Run):
             for artifact in self.about.uses:
                 self.run.use_artifact(draft(artifact), aliases=[artifact.folder.name])
         for artifact in self.about.makes:
-            self.run.log_artifact(draft(artifact), aliases=[artifact.folder.name])
+            made = self.run.log_artifact(draft(artifact), aliases=[artifact.folder.name])
+            if self.tracker.registry and self.about.kind == "finetune" and not self.run.offline:
+                place, _, alias = self.tracker.registry.partition(":")
+                self.run.link_artifact(made, place, aliases=[alias] if alias else None)
 
     def note(self, code: int | None) -> None:
         """Write the state that `sync` needs; `code` is None while the run is running."""

@@ -108,7 +108,7 @@ def weigh(
     groups: Sequence[object] | None = None,
     *,
     other_seeds: bool = True,
-    sampled_draws: Sequence[bool] | None = None,
+    sampled_draws: ArrayLike | None = None,
     ratio: float = 0.0,
     known_scale: bool = True,
 ) -> Evidence:

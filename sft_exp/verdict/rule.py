@@ -207,10 +207,20 @@ class Context:
             self.expected if prior else None,
             [c.group for c in self.comparisons],
             other_seeds=other_seeds,
-            sampled_draws=[not c.all_labels for c in self.comparisons],
+            sampled_draws=self.sampled_draws,
             ratio=self.setting.ratio,
             known_scale=self.setting.proportion,
         )
+
+    @property
+    def sampled_draws(self) -> NDArray[np.bool_]:
+        """Comparisons [m] whose intervals cover other draws.
+
+        With all labels draws differ in the random numbers of fine-tuning alone, which other seeds
+        change as well. A single seed does not show their effect, so there the draws count.
+        """
+        some = np.array([not c.all_labels for c in self.comparisons])
+        return some | (self.moments.degrees[:, SEED] == 0)
 
     @property
     def weights(self) -> Floats:
@@ -375,8 +385,8 @@ def verdicts(
         decision = replace(decision, word=context.decided)
     share = printed_share(evidence, decision, weights, setting.alpha)
     one_seed = moments.degrees[:, SEED] == 0
-    half = np.where(no_interval, np.inf, evidence.half(share))
-    half_alone = np.where(single_run | (one_seed & (not this_one)), np.inf, alone.half(share))
+    half = known_half(evidence, share, no_interval)
+    half_alone = known_half(alone, share, single_run | (one_seed & (not this_one)))
     simultaneous = setting.alpha * weights / weights.sum()
     needed = required(evidence, moments, simultaneous, setting.margin)
     judged = []
@@ -394,6 +404,7 @@ def verdicts(
             folds=setting.ratio > 0,
             borrowed=borrowed,
             this_one=this_one,
+            spread=bool(no_interval[n] or np.isfinite(half[n])),
         )
         undecided = word == "cannot tell" and not (no_word[n] or no_interval[n] or this_one)
         verdict = Verdict(
@@ -428,6 +439,16 @@ def verdicts(
         notes = notes_of(verdict, setting.in_points, setting.margin, borrowed=borrowed)
         judged.append(replace(verdict, text=text, notes=notes))
     return judged
+
+
+def known_half(evidence: Evidence, share: Floats, unknown: NDArray[np.bool_]) -> Floats:
+    """Half the width [m] of each interval, infinite where it is `unknown`.
+
+    It is infinite, too, for gains without any spread: an interval of width 0 would claim what they
+    cannot show.
+    """
+    half = evidence.half(share)
+    return np.where(unknown | (half < EQUAL), np.inf, half)
 
 
 def required(

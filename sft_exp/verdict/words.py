@@ -134,6 +134,7 @@ class Coverage:
         folds: bool,
         borrowed: bool,
         this_one: bool,
+        spread: bool = True,
     ) -> "Coverage":
         """The coverage of the interval of a comparison.
 
@@ -142,6 +143,7 @@ class Coverage:
             collapsed: indices of the seeds that did not.
             borrowed: an archive was used.
             this_one: the verdict is on this one pretraining.
+            spread: the gains differ from each other.
         """
         studies = ", whose spread is that of earlier studies"
         one_split = draws == 1 and not all_labels
@@ -150,7 +152,8 @@ class Coverage:
         else:
             labels = "other folds" if folds else "other label sets"
         if all_labels:
-            labels = "the one set of all labels"
+            other_runs = "other fine-tuning runs with all labels"
+            labels = other_runs if seeds == 1 else "the one set of all labels"
         if collapsed:
             plural = "seed" if len(collapsed) == 1 else "seeds"
             which = f"{plural} {', '.join(map(str, collapsed))} collapsed"
@@ -163,6 +166,8 @@ class Coverage:
             sentence = "One run of each arm has no interval."
         elif seeds == 1 and not (collapsed or this_one or borrowed):
             sentence = "One pretraining says nothing about other seeds."
+        elif not spread:
+            sentence = "Gains without any spread have no interval."
         else:
             sentence = f"The interval covers {of} and {labels}."
         return cls(of, labels, sentence)

@@ -391,10 +391,12 @@ def factor(schedule: Any, progress: float) -> float:
 
 
 def view(how: Any, images: Images, seed: int) -> list[Tensor]:
-    """A view of each image; one with its mask; one with its boxes."""
+    """A view of each image; one with its mask and one with its boxes, where the view moves these."""
     x: Any = images.x
     boxes = images.target("boxes"), images.target("labels")
     plain = views.view(x, how, stream(seed, "view"))
+    if any("Augment" in node["_target_"] for node in how.transforms):
+        return [plain.double()]  # torchvision's policies refuse masks and boxes
     masked = views.view_with_mask(x, images.target("mask"), how, stream(seed, "view"))
     boxed = views.view_with_boxes(x, *boxes, how, stream(seed, "view"))
     return [t.double() for t in (plain, *masked, *boxed)]

@@ -1,13 +1,14 @@
 """Nonsense as input: overrides, images, files of annotations, archives. It is refused in the user's terms, or it works."""
 
 import io
-import json
 import random
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import test_exports
+from faults import cli, ended, fork
 from PIL import Image
 
 from sft_exp.config import build, compose
@@ -19,6 +20,11 @@ VALUES = (
     "-1", "0", "1e999", "nan", "-inf", "null", "''", "true", "[]", "{}", "[[1]]", "{a: 1}", "9" * 40, "auto", "../..",
     "'\\0'", "${seed}", "${no.such}", "\u202e", "\ud7ff", "a" * 5000, "1_0", "0x10", "1e-320", "/dev/null", "-", ",",
 )  # fmt: skip
+EXPORTS = (
+    test_exports.of_coco, test_exports.of_voc, test_exports.of_yolo, test_exports.cvat, test_exports.label_studio,
+    test_exports.label_studio_min, test_exports.via, test_exports.via_table, test_exports.labelme,
+)  # fmt: skip
+CODES = {0, 2, 3, 4, 5, 6, 7, 8, 75, 130}  # of the README's list, in which 1 is a bug
 TINY = ("tracker=none", "pretrain.steps=2", "finetune.steps=2", "draws=1", "val=none")
 
 
@@ -40,8 +46,9 @@ def unhandled(what: str, call: Callable[[], object]) -> list[str]:
     """The fault, if a call ends in anything but a result or a message for the user."""
     try:
         call()
-    except Failure:
-        pass
+    except Failure as failure:
+        if failure.code not in CODES:
+            return [f"{what}: exit code {failure.code}"]
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a fault
         return [f"{what}: {type(error).__name__}: {str(error).splitlines()[:1]}"]
     return []
@@ -56,16 +63,59 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes((changed, changed[:at], changed + changed[at:], changed[at:])[kind])
 
 
+# choices whose keys are tried; the first is the default
+CHOICES: tuple[list[str], ...] = (
+    [],
+    ["pretrainer=simclr", "encoder=conv", "optim=sgd", "val=cv"],
+    ["pretrainer=mae", "encoder=vit", "strategy=logistic", "schedule=one_cycle"],
+    ["pretrainer=bigan", "strategy=lora", "compress=distill", "export=safetensors"],
+    ["dataset=digit_pairs", "task=multitask", "augment=none", "pretrainer=none"],
+    ["dataset=image_folder", "task=fixmatch", "hardware=ddp", "tracker=csv"],
+)
+
+
 def overrides(chance: random.Random, count: int) -> list[str]:
-    values, _ = compose.compose(list(TINY))
-    names, faults = keys(values), []
-    for _ in range(count):
-        chosen = [
-            f"{chance.choice(names)}={chance.choice(VALUES)}"
+    """Overrides with nonsense as values; every tenth as a command, with what it prints and leaves."""
+    names, faults = [keys(compose.compose([*TINY, *c])[0]) for c in CHOICES], []
+    options = [
+        f"{group.name}={option.stem}"
+        for group in Path(compose.__file__).parents[2].glob("conf/*")
+        if group.is_dir() and group.name not in ("hydra", "wandb_sweep", "experiment")
+        for option in sorted(group.glob("*.yaml"))
+    ]
+    for number in range(count):
+        at = chance.randrange(len(CHOICES))
+        chosen = [*CHOICES[at]]
+        if chance.random() < 0.2:
+            chosen.append(chance.choice(sorted(options)))
+        chosen += [
+            f"{chance.choice(names[at])}={chance.choice(VALUES)}"
             for _ in range(chance.choice([1, 1, 2]))
         ]
-        faults += unhandled(" ".join(chosen)[:200], lambda chosen=chosen: ready([*TINY, *chosen]))
+        if number % 10 == 9:
+            faults += as_command([*TINY, *chosen])
+        else:
+            faults += unhandled(
+                " ".join(chosen)[:300], lambda chosen=chosen: ready([*TINY, *chosen])
+            )
     return faults
+
+
+def as_command(words: list[str]) -> list[str]:
+    """The fault, if a command ends in another way than README says, or leaves files when it is refused."""
+    before, out = set(Path.cwd().rglob("*")), Path("said").absolute()
+    words = [word for word in words if "\0" not in word]  # no process can be given these
+    try:
+        code = ended(fork(cli, out, None, None, *words), 300)
+    except AssertionError as error:
+        return [f"{' '.join(words)[:300]}: {error}"]
+    text = out.read_text(errors="replace")
+    out.unlink()
+    left = sorted(str(p) for p in set(Path.cwd().rglob("*")) - before)
+    if code in CODES and "Traceback" not in text and not (code == 2 and left):
+        shutil.rmtree("outputs", ignore_errors=True)
+        return []
+    return [f"{' '.join(words)[:300]}: exit code {code}, left {left[:5]}\n{text[-1500:]}"]
 
 
 def png(number: int, format_: str = "PNG") -> bytes:
@@ -99,28 +149,47 @@ def images(chance: random.Random, count: int) -> list[str]:
     return faults
 
 
+def number_table(root: Path) -> list[Path]:
+    rows = [f"{n}.jpg,{n / 4},{'train' if n % 3 else 'test'},g{n}" for n in range(12)]
+    test_exports.write(root / "table.csv", "\n".join(["file,target,split,group", *rows]))
+    return [root / f"{n}.jpg" for n in range(12)]
+
+
+def label_table(root: Path) -> list[Path]:
+    rows = [f"{n}.jpg,{('cat', 'dog')[n % 2]}" for n in range(12)]
+    test_exports.write(root / "labels.csv", "\n".join(["file,label", *rows]))
+    return [root / f"{n}.jpg" for n in range(12)]
+
+
+BOXES = ("task=detect", "dataset=boxes", "dataset.root=boxes")
+# what writes the files of annotations, and the overrides that read them
+TABLES: list[tuple[Callable, tuple[str, ...]]] = [
+    (number_table, ("task=regress", "dataset=number_table", "dataset.table=boxes/table.csv")),
+    (
+        label_table,
+        ("dataset=image_folder", "dataset.labels=boxes/labels.csv", "dataset.root=boxes"),
+    ),
+    *((export, BOXES) for export in EXPORTS),
+]
+
+
 def annotations(chance: random.Random, count: int) -> list[str]:
-    """COCO's JSON with damaged bytes or with a value of another kind."""
+    """Tables and the exports of labelling tools, with damaged bytes or values of another kind."""
     root, faults = Path("boxes"), []
-    root.mkdir(exist_ok=True)
-    for number in range(12):
-        (root / f"{number}.png").write_bytes(png(number))
-    sound = {
-        "images": [{"id": n, "file_name": f"{n}.png", "width": 12, "height": 12} for n in range(12)],
-        "annotations": [{"id": n, "image_id": n, "category_id": 1 + n % 2, "bbox": [1, 1, 5, 5]} for n in range(12)],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }  # fmt: skip
     for number in range(count):
-        content = json.loads(json.dumps(sound))
+        maker, job = TABLES[number % len(TABLES)]
+        shutil.rmtree(root, ignore_errors=True)
+        written = maker(root)
+        for n, path in enumerate(written[0] if isinstance(written, tuple) else written):
+            test_exports.noise(path, n)
+        kinds = (".json", ".xml", ".txt", ".yaml", ".csv")
+        file = chance.choice(sorted(p for p in root.rglob("*") if p.suffix in kinds))
         if chance.random() < 0.5:
-            row = chance.choice(content[chance.choice(list(content))])
-            row[chance.choice(list(row))] = chance.choice([None, -1, "x", [], {}, 1e300, True])
-            data = json.dumps(content).encode()
+            test_exports.damage(file, chance)
         else:
-            data = damaged(json.dumps(content).encode(), chance)
-        (root / "annotations.json").write_bytes(data)
-        job = [*TINY, "task=detect", "dataset=boxes", "dataset.root=boxes", "labels=2"]
-        faults += unhandled(f"annotations {number}: {data[:80]!r}", lambda job=job: ready(job))
+            file.write_bytes(damaged(file.read_bytes(), chance))
+        what = f"annotations {number}, {file}: {file.read_bytes()[:400]!r}"
+        faults += unhandled(what, lambda job=job: ready([*TINY, *job, "labels=2"]))
     return faults
 
 

@@ -13,12 +13,16 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
-from faults import contents, leftovers
+from faults import cli, contents, fork, leftovers
 
 MARK = "SFT_EXP_TORTURE"  # environment variable that all processes of a run inherit
+KILLS, STOPS = 200, 60
 PATIENCE = 10.0  # seconds after which no process may be alive
 SMALL = [
     "tracker=none",
@@ -32,13 +36,14 @@ SMALL = [
     "report=false",
     "hardware.checkpoint_seconds=0.1",
 ]
-LAUNCHERS = {
-    "single": [],
-    "basic": ["-m", "seed=0,1"],
-    "joblib": ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "ddp": ["hardware=ddp", "hardware.processes=2"],
-    "submitit": ["-m", "seed=0,1", "hydra/launcher=submitit_local"],
-    "ray": ["-m", "seed=0,1", "hydra/launcher=ray"],
+# launcher -> (share of the kills, overrides); those that start fewer processes are tried more often in the same time
+LAUNCHERS: dict[str, tuple[int, list[str]]] = {
+    "single": (8, []),
+    "basic": (4, ["-m", "seed=0,1"]),
+    "joblib": (2, ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+    "ddp": (4, ["hardware=ddp", "hardware.processes=2"]),
+    "submitit": (2, ["-m", "seed=0,1", "hydra/launcher=submitit_local"]),
+    "ray": (2, ["-m", "seed=0,1", "hydra/launcher=ray"]),
 }
 PLUGINS = {
     "submitit": "hydra_plugins.hydra_submitit_launcher",
@@ -56,11 +61,13 @@ def installed(launcher: str) -> bool:
 class Started:
     """A run from the command line in the present folder, and every process that belongs to it."""
 
+    process: Any
+
     def __init__(self, launcher: str):
         self.mark = uuid.uuid4().hex
         self.said = Path(f"said-{self.mark}")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: self.mark}
-        command = [sys.executable, "-m", "sft_exp", *SMALL, *LAUNCHERS[launcher]]
+        command = [sys.executable, "-m", "sft_exp", *SMALL, *LAUNCHERS[launcher][1]]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(
                 command, stdout=said, stderr=said, env=environment, start_new_session=True
@@ -87,9 +94,47 @@ class Started:
         return lines
 
 
-def undisturbed(launcher: str) -> tuple[float, dict]:
+def mark(value: str) -> None:
+    """Let all processes that this one starts inherit the mark."""
+    os.environ[MARK] = value
+
+
+class Fork:
+    """A process of `faults.fork` as `subprocess.Popen` has it."""
+
+    def __init__(self, process: Any):
+        self.process = process
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, seconds: float) -> int:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("fork", seconds)
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+class Forked(Started):
+    """The same command whose first process is forked from one that has imported everything, which saves most of the
+    time; the processes that it starts itself begin anew."""
+
+    def __init__(self, launcher: str):
+        self.mark = uuid.uuid4().hex
+        self.said = Path(f"said-{self.mark}").absolute()
+        words = (*SMALL, *LAUNCHERS[launcher][1])
+        self.process = Fork(fork(cli, self.said, partial(mark, self.mark), None, *words))
+
+
+def undisturbed(launcher: str, kind: type[Started]) -> tuple[float, dict]:
     """(seconds, contents of the store) of a whole run."""
-    before, run = time.monotonic(), Started(launcher)
+    before, run = time.monotonic(), kind(launcher)
     code = run.process.wait(1800)
     assert code == 0, f"{launcher}: {code}\n{run.said.read_text()}"
     expected = contents(Path("outputs/store"))
@@ -97,14 +142,37 @@ def undisturbed(launcher: str) -> tuple[float, dict]:
     return time.monotonic() - before, expected
 
 
-def disturbed(launcher: str, seconds: float, expected: dict, chance: random.Random) -> list[str]:
-    """Kill or stop a run at a random moment, repeat the command; what went wrong."""
-    moment, signals = chance.uniform(0.1, seconds), [signal.SIGKILL]
-    if chance.random() < 0.3:
-        signals = chance.choices([signal.SIGINT, signal.SIGTERM], k=chance.randint(1, 3))
-    run, faults = Started(launcher), []
-    what = f"{launcher} {[s.name for s in signals]} after {moment:.2f} of {seconds:.0f} s"
+@dataclass
+class Tally:
+    """What was done to the runs of one launcher."""
+
+    killed: int = 0
+    stopped: int = 0
+    late: int = 0  # the run had ended before the signal, which is not counted as a kill
+    forked: int = 0  # of the kills, those of a run without imports
+    importing: int = 0  # of the kills, those that came before the first folder of the store
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kills = f"{self.killed} killed ({self.forked} of them forked, {self.importing} before the store existed)"
+        return f"{kills}, {self.stopped} stopped by signals, {self.late} too late"
+
+
+def disturb(
+    launcher: str,
+    kind: type[Started],
+    signals: list[signal.Signals],
+    seconds: float,
+    expected: dict,
+    chance: random.Random,
+    tally: Tally,
+) -> None:
+    """Kill or stop a run at a random moment, repeat the command, and note what went wrong."""
+    moment, faults = chance.uniform(0.1, seconds), tally.faults
+    run = kind(launcher)
+    what = f"{launcher} {kind.__name__} {[s.name for s in signals]} after {moment:.2f} of {seconds:.0f} s"
     time.sleep(moment)
+    alive, early = run.process.poll() is None, not Path("outputs/store").exists()
     for number in signals:
         if run.process.poll() is None:
             run.process.send_signal(number)
@@ -114,30 +182,50 @@ def disturbed(launcher: str, seconds: float, expected: dict, chance: random.Rand
     except subprocess.TimeoutExpired:
         code = None
         run.process.kill()
-    said = run.said.read_text()
-    if signals != [signal.SIGKILL] and (code not in (0, 75, 130) or "Traceback" in said):
-        faults.append(f"{what}: exit code {code}\n{said[-2000:]}")
     if lines := run.outlived():
         faults.append(f"{what}: alive {PATIENCE:.0f} s later: {lines}")
-    again = Started(launcher)
+    said = run.said.read_text()
+    killed = signals == [signal.SIGKILL]
+    if not alive:
+        tally.late += 1
+    elif killed:
+        tally.killed += 1
+        tally.importing += early
+        tally.forked += kind is Forked
+    else:
+        tally.stopped += 1
+    if not killed and (code not in (0, 75, 130) or "Traceback" in said):
+        faults.append(f"{what}: exit code {code}\n{said[-2000:]}")
+    again = Forked(launcher)
     code = again.process.wait(1800)
+    said = again.said.read_text()
     if code != 0:
-        faults.append(f"{what}: the next run left with {code}\n{again.said.read_text()[-2000:]}")
+        faults.append(f"{what}: the next run left with {code}\n{said[-2000:]}")
     elif contents(Path("outputs/store")) != expected:
         faults.append(f"{what}: other bits")
     elif left := leftovers(Path("outputs/store")):
         faults.append(f"{what}: left behind {left}")
     shutil.rmtree("outputs", ignore_errors=True)
-    return faults
 
 
 def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, list[str]]:
-    """(what was tried, faults) of `share` times 200 disturbances, spread over the launchers."""
+    """(what was tried, faults) of `share` times so many kills and stops, spread over the launchers."""
     launchers = [n for n in LAUNCHERS if installed(n) and (not only or n in only)]
-    count, faults = max(1, round(200 * share / len(launchers))), []
+    whole, tallies = sum(LAUNCHERS[launcher][0] for launcher in launchers), {}
     for launcher in launchers:
-        seconds, expected = undisturbed(launcher)
-        for _ in range(count):
-            faults += disturbed(launcher, seconds, expected, chance)
-            print(f"  {launcher}: {len(faults)} faults so far", flush=True)
-    return f"{count} disturbances of each of {', '.join(launchers)}", faults
+        part = share * LAUNCHERS[launcher][0] / whole
+        kills, stops = (max(1, round(n * part)) for n in (KILLS, STOPS))
+        durations = {kind: undisturbed(launcher, kind) for kind in (Started, Forked)}
+        expected = durations[Started][1]
+        assert durations[Forked][1] == expected
+        tallies[launcher] = tally = Tally()
+        while (done := tally.killed + tally.stopped) < kills + stops:
+            # a third of the kills meet imports, those of forked runs the work
+            kind, signals = chance.choice([Started, Forked, Forked]), [signal.SIGKILL]
+            if done >= kills:
+                kind = Started
+                signals = chance.choices([signal.SIGINT, signal.SIGTERM], k=chance.randint(1, 3))
+            disturb(launcher, kind, signals, durations[kind][0], expected, chance, tally)
+            print(f"  {launcher}: {tally}, {len(tally.faults)} faults", flush=True)
+    tried = "; ".join(f"{name}: {tally}" for name, tally in tallies.items())
+    return tried, [fault for tally in tallies.values() for fault in tally.faults]

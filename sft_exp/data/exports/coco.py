@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import NOWHERE, Corners, around, flat
+from sft_exp.data.exports.geometry import NOWHERE, Corners, Outline, around, flat, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -90,7 +90,8 @@ def parse(file: Path, layout: str = "") -> Content:
         if corners is None:
             where += f" has bbox={row.get('bbox')} and no segmentation"
         crowd = bool(row.get("iscrowd", 0))
-        images[image].boxes.append(Box(names[category], corners or NOWHERE, crowd, where))
+        box = Box(names[category], corners or NOWHERE, crowd, where, outlines_of(row))
+        images[image].boxes.append(box)
     return Content(tuple(names.values()), images, notes)
 
 
@@ -151,6 +152,20 @@ def corners_of(annotation: dict[str, Any], where: str) -> Corners | None:
     if isinstance(outline, dict) and {"counts", "size"} <= {*outline}:
         return run_lengths(outline, where)
     return None
+
+
+def outlines_of(annotation: dict[str, Any]) -> tuple[Outline, ...]:
+    """The polygons of an annotation; none if its segmentation is missing, run-length encoded or no
+    list of polygons."""
+    parts = annotation.get("segmentation")
+    if not isinstance(parts, list) or not parts:
+        return ()
+    try:
+        return tuple(
+            polygon(p, "").outlines[0] for p in (parts if isinstance(parts[0], list) else [parts])
+        )
+    except (DataError, TypeError):
+        return ()
 
 
 def run_lengths(mask: dict[str, Any], where: str) -> Corners:

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree, xml
-from sft_exp.data.exports.geometry import Corners, around, ellipse, number, rotated
+from sft_exp.data.exports.geometry import Shape, box, number, oval, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -39,9 +39,9 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
                 where = f"image {name}, {shape.tag} {n}"
                 if shape.tag in OTHER:
                     left.add(f"annotations of the kind {shape.tag} are left out", name)
-                elif corners := corners_of(shape, f"{file}, {where}"):
+                elif found := shape_of(shape, f"{file}, {where}"):
                     label = findings.class_name(shape.get("label", ""))
-                    boxes.append(Box(label, corners, False, where))
+                    boxes.append(Box(label, found.at, False, where, found.outlines))
                 else:
                     left.add(f"annotations of the unknown kind {shape.tag} are left out", name)
             sides = image.get("width", ""), image.get("height", "")
@@ -51,21 +51,21 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     return Export(images, tuple(classes), left.notes)
 
 
-def corners_of(shape: Element, where: str) -> Corners | None:
-    """The box of a shape, or None for an unknown shape."""
+def shape_of(shape: Element, where: str) -> Shape | None:
+    """The shape of an annotation, or None for an unknown one."""
 
     def value(key: str, default: object = None) -> float:
         return number(shape.get(key, default), f"{where}, {key}")
 
     if shape.tag == "box":
         x0, y0, x1, y1 = (value(key) for key in ("xtl", "ytl", "xbr", "ybr"))
-        return rotated((x0, y0, x1, y1), value("rotation", 0), ((x0 + x1) / 2, (y0 + y1) / 2))
+        return box((x0, y0, x1, y1), value("rotation", 0), ((x0 + x1) / 2, (y0 + y1) / 2))
     if shape.tag == "polygon":
-        return around(shape.get("points", "").replace(";", ",").split(","), where)
+        return polygon(shape.get("points", "").replace(";", ",").split(","), where)
     if shape.tag == "ellipse":
         x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
-        return ellipse(x, y, rx, ry, value("rotation", 0))
+        return oval(x, y, rx, ry, value("rotation", 0))
     if shape.tag == "mask":
         left, top = value("left"), value("top")
-        return left, top, left + value("width"), top + value("height")
+        return Shape((left, top, left + value("width"), top + value("height")))
     return None

@@ -2,12 +2,52 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sft_exp.errors import DataError
 
 Corners = tuple[float, float, float, float]
+Outline = tuple[float, ...]  # x, y, x, y, ... of a closed polygon
+ARC = 180  # corners of the polygon that stands for an ellipse
 NOWHERE: Corners = (math.nan,) * 4  # of an annotation without a box; the reader of boxes reports it
+
+
+class Shape(NamedTuple):
+    """A shape: the upright box around it, and its outlines; none where they are unknown."""
+
+    at: Corners
+    outlines: tuple[Outline, ...] = ()
+
+
+def polygon(points: Iterable[Any], where: str) -> Shape:
+    """A polygon x, y, x, y, ... DataError if it has fewer than two points."""
+    values = list(points)
+    at = around(values, where)
+    return Shape(at, (tuple(map(float, values)),))
+
+
+def box(corners: Corners, degrees: float = 0.0, centre: tuple[float, float] = (0.0, 0.0)) -> Shape:
+    """A box that is rotated clockwise on the screen about a point."""
+    x0, y0, x1, y1 = corners
+    outline = turned(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), degrees, centre)
+    return Shape(rotated(corners, degrees, centre), (outline,))
+
+
+def oval(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Shape:
+    """An ellipse that is rotated by this angle."""
+    angles = [2 * math.pi * n / ARC for n in range(ARC)]
+    points = [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
+    return Shape(ellipse(x, y, rx, ry, degrees), (turned(points, degrees, (x, y)),))
+
+
+def turned(
+    points: Iterable[tuple[float, float]], degrees: float, centre: tuple[float, float]
+) -> Outline:
+    """Points rotated clockwise on the screen (y points down) about a point."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    cx, cy = centre
+    offsets = [(x - cx, y - cy) for x, y in points]
+    return tuple(v for x, y in offsets for v in (cx + c * x - s * y, cy + s * x + c * y))
 
 
 def number(value: Any, where: str) -> float:

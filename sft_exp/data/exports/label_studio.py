@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import Corners, around, ellipse, flat, number, rotated
+from sft_exp.data.exports.geometry import Shape, box, flat, number, oval, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import is_image
@@ -19,17 +19,17 @@ LAYOUT = "a JSON list of tasks with data and annotations (JSON or JSON-MIN), and
 
 
 def files(tree: Tree) -> list[Path]:
-    return [p for p in tree.ending(".json") if _is_tasks(tree.json(p))]
+    return [p for p in tree.ending(".json") if is_tasks(tree.json(p))]
 
 
-def _is_tasks(content: Any) -> bool:
+def is_tasks(content: Any) -> bool:
     if not isinstance(content, list) or not content:
         return False
     full = all(isinstance(t, dict) and "data" in t and "annotations" in t for t in content)
-    return full or all(isinstance(t, dict) and "annotator" in t and _image_of(t) for t in content)
+    return full or all(isinstance(t, dict) and "annotator" in t and image_of(t) for t in content)
 
 
-def _image_of(data: Any) -> str | None:
+def image_of(data: Any) -> str | None:
     """The value that names the image: under the usual keys, or else the first with an image's
     suffix."""
     if not isinstance(data, dict):
@@ -44,7 +44,7 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     for file in sources:
         for n, task in enumerate(tree.json(file), start=1):
             where = f"task {task.get('id', n)}"
-            name = _image_of(task.get("data", task))
+            name = image_of(task.get("data", task))
             if name is None:
                 raise DataError(f"{file}: {where} names no image in its data")
             results = results_of(task, name, left)
@@ -97,8 +97,8 @@ def boxes_of(
             left.add(f"results of the kind {result.get('type', 'unknown')} are left out", name)
             continue
         sides = result.get("original_width"), result.get("original_height")
-        corners = corners_of(value, sides, f"{file}, {where}")
-        if corners is None:
+        shape = shape_of(value, sides, f"{file}, {where}")
+        if shape is None:
             left.add(f"results of the kind {kind} are left out", name)
             continue
         size = sides
@@ -107,12 +107,12 @@ def boxes_of(
         label = findings.class_name(str(value[kind][0]))
         if len(value[kind]) > 1:
             left.add("shapes have several labels, of which the first is taken", name)
-        boxes.append(Box(label, corners, False, where))
+        boxes.append(Box(label, shape.at, False, where, shape.outlines))
     return boxes, size  # type: ignore[return-value]
 
 
-def corners_of(value: dict[str, Any], sides: tuple[Any, Any], where: str) -> Corners | None:
-    """The box of a shape in pixels; None for shapes without one (key points, brushes)."""
+def shape_of(value: dict[str, Any], sides: tuple[Any, Any], where: str) -> Shape | None:
+    """The shape in pixels; None for those without a box (key points, brushes)."""
     if not ({"x", "points"} & {*value}) or "keypointlabels" in value or "brushlabels" in value:
         return None
     wide, high = (number(s, f"{where}, original_width and original_height") for s in sides)
@@ -123,8 +123,8 @@ def corners_of(value: dict[str, Any], sides: tuple[Any, Any], where: str) -> Cor
     angle = number(value.get("rotation") or 0, f"{where}, rotation")
     if "points" in value:
         points = [number(v, where) for v in flat(value["points"], where)]
-        return around([v * (wide, high)[n % 2] / 100 for n, v in enumerate(points)], where)
+        return polygon([v * (wide, high)[n % 2] / 100 for n, v in enumerate(points)], where)
     x, y = pixels("x", wide), pixels("y", high)
     if "radiusX" in value:
-        return ellipse(x, y, pixels("radiusX", wide), pixels("radiusY", high), angle)
-    return rotated((x, y, x + pixels("width", wide), y + pixels("height", high)), angle, (x, y))
+        return oval(x, y, pixels("radiusX", wide), pixels("radiusY", high), angle)
+    return box((x, y, x + pixels("width", wide), y + pixels("height", high)), angle, (x, y))

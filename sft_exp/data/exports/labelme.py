@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import Corners, around, ellipse, flat, number
+from sft_exp.data.exports.geometry import Shape, around, box, flat, number, oval, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -43,8 +43,8 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
                 left.add(f"shapes of the kind {kind} are left out", file.name)
                 continue
             label = findings.class_name(str(shape["label"]))
-            corners = corners_of(kind, shape.get("points"), where)
-            boxes.append(Box(label, corners, False, f"shape {n}"))
+            found = shape_of(kind, shape.get("points"), where)
+            boxes.append(Box(label, found.at, False, f"shape {n}", found.outlines))
         sides = content.get("imageWidth"), content.get("imageHeight")
         size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
         images.append(Annotated(path, boxes, file, size, tree.split(path)))
@@ -54,11 +54,15 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     return Export(images, (), left.notes)
 
 
-def corners_of(kind: str, points: Any, where: str) -> Corners:
-    """The box around a shape's points, or around a circle, which has a centre and a point on it."""
+def shape_of(kind: str, points: Any, where: str) -> Shape:
+    """A polygon, a rectangle of two corners, a circle of its centre and a point on it, or the box
+    around the points of a mask, whose outline is not read."""
     values = [number(v, where) for v in flat(points, where)]
     if kind == "circle" and len(values) == 4:
         x, y = values[:2]
         radius = math.dist(values[:2], values[2:])
-        return ellipse(x, y, radius, radius)
-    return around(values, where)
+        return oval(x, y, radius, radius)
+    if kind == "polygon":
+        return polygon(values, where)
+    corners = around(values, where)
+    return box(corners) if kind == "rectangle" else Shape(corners)

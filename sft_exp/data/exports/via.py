@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import Corners, around, ellipse, number
+from sft_exp.data.exports.geometry import Shape, box, number, oval, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import decoded, read_table
@@ -95,9 +95,9 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             if region.shape.get("name") in OTHER:
                 left.add(f"regions of the kind {region.shape['name']} are left out", name)
                 continue
-            corners = corners_of(region.shape, f"{file}, {where}")
+            shape = shape_of(region.shape, f"{file}, {where}")
             label = label_of(region, attribute, f"{file}, {where}")
-            boxes.append(Box(label, corners, False, where))
+            boxes.append(Box(label, shape.at, False, where, shape.outlines))
         images.append(Annotated(path, boxes, file, None, tree.split(path)))
     one = () if attribute else (f"no region has an attribute: all are of one class, {ONE}",)
     return Export(images, (), (*one, *left.notes))
@@ -135,8 +135,8 @@ def label_of(region: Region, attribute: str | None, where: str) -> str:
     return findings.class_name(str(value).strip())
 
 
-def corners_of(shape: dict[str, Any], where: str) -> Corners:
-    """The box of a region. DataError for an unknown shape."""
+def shape_of(shape: dict[str, Any], where: str) -> Shape:
+    """The shape of a region. DataError for an unknown shape."""
 
     def value(key: str, default: object = None) -> float:
         return number(shape.get(key, default), f"{where}, {key}")
@@ -144,15 +144,15 @@ def corners_of(shape: dict[str, Any], where: str) -> Corners:
     kind = shape.get("name")
     if kind == "rect":
         x, y = value("x"), value("y")
-        return x, y, x + value("width"), y + value("height")
+        return box((x, y, x + value("width"), y + value("height")))
     if kind == "circle":
-        return ellipse(value("cx"), value("cy"), value("r"), value("r"))
+        return oval(value("cx"), value("cy"), value("r"), value("r"))
     if kind == "ellipse":
         x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
-        return ellipse(x, y, rx, ry, math.degrees(value("theta", 0)))
+        return oval(x, y, rx, ry, math.degrees(value("theta", 0)))
     if kind == "polygon":
         xs, ys = (shape.get(f"all_points_{axis}") for axis in "xy")
         if not (isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)):
             raise DataError(f"{where}: all_points_x and all_points_y are no lists of equal length")
-        return around([v for pair in zip(xs, ys, strict=True) for v in pair], where)
+        return polygon([v for pair in zip(xs, ys, strict=True) for v in pair], where)
     raise DataError(f"{where}: a shape named {kind!r} is not known")

@@ -35,6 +35,8 @@ class Box(NamedTuple):
     at: tuple[float, float, float, float]
     crowd: bool = False  # a crowd or a difficult object, which is ignored in training and scores
     name: str = ""  # its position in the file, for messages
+    # closed polygons x, y, x, y, ... that it is the box around; none where they are unknown
+    outlines: tuple[tuple[float, ...], ...] = ()
 
 
 class Marked(NamedTuple):
@@ -154,7 +156,8 @@ def corpus(
         return Images(x, torch.zeros_like(rows), ids, None, source.workers, rows, targets)
 
     def fingerprint(start: int, end: int) -> str:
-        content = [(marked[n].file.id, seen[n].sha256, valid[n]) for n in range(start, end)]
+        boxes = [[box[:4] for box in of] for of in valid]  # outlines do not count
+        content = [(marked[n].file.id, seen[n].sha256, boxes[n]) for n in range(start, end)]
         return hashlib.sha256(json.dumps([image, classes, content]).encode()).hexdigest()
 
     n, all_ = len(train), len(marked)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -54,13 +54,20 @@ class Canvas:
         return Canvas((channels, sides[0], sides[1]), fit)
 
 
+class Readable(Protocol):
+    """What is used of a mask's file; other masks are made when they are read."""
+
+    def is_file(self) -> bool: ...
+    def read_bytes(self) -> bytes: ...
+
+
 class Pair(NamedTuple):
     """An image and its mask."""
 
     id: str
     split: str  # train, test, or pool (without a mask)
     image: Path
-    mask: Path | None = None
+    mask: "Path | Readable | None" = None
     stratum: int = 0
     group: str | None = None
 
@@ -176,7 +183,7 @@ class MaskDecoder:
 
     def __init__(
         self,
-        files: list[Path],
+        files: Sequence[Readable],
         sha256: list[str],
         codes: Codes,
         canvas: Canvas,
@@ -192,7 +199,7 @@ class MaskDecoder:
         return placed(self.codes.read(content, self.most), self.canvas)
 
 
-def read(path: Path) -> bytes:
+def read(path: Readable) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -244,9 +251,10 @@ def corpus(
     codes: Codes,
     strata: tuple[str, ...] = ("image",),
     named: dict[str, tuple[str, ...]] | None = None,
+    notes: Sequence[str] = (),
 ) -> Corpus:
-    """The corpus of these files, with masks as the target `mask`. DataError names every unusable
-    file."""
+    """The corpus of these files, with masks as the target `mask`. `notes` are warned of. DataError
+    names every unusable file."""
     canvas, workers = source.canvas, source.workers
     if missing := [p for p in pairs if p.mask is not None and not p.mask.is_file()]:
         lines = [f"{p.id}: there is no mask {p.mask}" for p in missing]
@@ -296,6 +304,7 @@ def corpus(
     if codes.coloured:
         ignored, values = list(map(codes.name, ignored)), []
     warnings = [
+        *notes,
         *findings.class_names(mask_classes),
         *findings.masks(mask_classes, train_MY, test_MY, ignored, values),
         *findings.images(seen, levels, "masks"),
@@ -314,6 +323,7 @@ def corpus(
         strata=strata,
         named=named,
         levels=levels,
+        fit=canvas.fit,
     )
 
 
@@ -322,7 +332,7 @@ def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[in
 
 
 def surveyed(
-    files: list[Path],
+    files: Sequence[Readable],
     sizes: list[tuple[int, int]],
     codes: Codes,
     canvas: Canvas,

@@ -10,6 +10,7 @@ loss and postprocessing.
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +27,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from sft_exp.errors import ConfigError
 from sft_exp.models.feature_extractor import FeatureExtractor
+from sft_exp.models.layers import group_norm
 
 MODELS = ("fcos", "retinanet")
 SURE = 0.3  # minimum score of a box that is drawn
@@ -41,7 +43,6 @@ COLOURS = (
     "#717581",
     "#92dadd",
 )
-GROUPS = 16  # maximum number of groups in the heads' GroupNorm
 # sizes of RetinaNet's anchors in units of 4 strides (its section 4)
 OCTAVES = [2 ** (n / 3) for n in range(3)]
 
@@ -92,14 +93,15 @@ def detector(
     image: tuple[int, int, int],
     classes: int,
     convs: int,
+    groups: int | None,
     limits: dict[str, Any],
 ) -> FCOS | RetinaNet:
     """torchvision's model on the pyramid, with labels from 1 to `classes`.
 
-    `limits` are torchvision's options of postprocessing, such as score_thresh.
+    `groups` are the most of a GroupNorm; `limits` are torchvision's options of postprocessing, such as score_thresh.
     """
     sides = [image[1] // size[0] for size in pyramid.sizes]
-    width = pyramid.out_channels
+    width, norm = pyramid.out_channels, partial(group_norm, groups)
     if model == "retinanet":
         anchors = AnchorGenerator(
             [[round(4 * s * o) for o in OCTAVES] for s in sides], [[0.5, 1.0, 2.0]] * len(sides)
@@ -114,10 +116,6 @@ def detector(
     )
     towers.regression_head = FCOSRegressionHead(width, 1, convs, norm_layer=norm)
     return FCOS(pyramid, classes + 1, anchor_generator=anchors, head=towers, **limits)
-
-
-def norm(width: int) -> nn.Module:
-    return nn.GroupNorm(max(g for g in range(1, GROUPS + 1) if width % g == 0), width)
 
 
 def head_outputs(

@@ -1,0 +1,83 @@
+"""Classes of whole images in exports of labelling tools: Label Studio's choices (JSON and JSON-MIN,
+labelstud.io/guide/export) and CVAT's tags ("CVAT for images 1.1", docs.cvat.ai/docs/other/xml_format).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sft_exp.data.exports import cvat, label_studio
+from sft_exp.data.exports.annotated import LeftOut, Tree, xml
+from sft_exp.data.readers import findings
+from sft_exp.errors import DataError
+
+SUFFIXES = (".json", ".xml")
+FORMATS = "Label Studio's JSON with choices, or CVAT's XML with tags"
+
+
+class Labelled(NamedTuple):
+    """An image and its class; "" where it has none."""
+
+    path: Path
+    label: str
+    split: str | None = None  # train, val or test, as the export states it
+
+
+def read(file: Path, root: Path) -> tuple[list[Labelled], tuple[str, ...]]:
+    """The images of an export and notes on what is left out.
+
+    Raises:
+        DataError: the file is in none of these formats, or an image has several classes.
+    """
+    tree, left = Tree(root), LeftOut()
+    of = from_tags if file.suffix.lower() == ".xml" else from_tasks
+    images: dict[Path, Labelled] = {}
+    for name, labels, split in of(file, tree):
+        if len(set(labels)) > 1:
+            problem = f"has the classes {', '.join(sorted(set(labels)))}; an image has one class"
+            raise DataError(f"{file}: {name} {problem}")
+        if (path := tree.find(name, file)) is None:
+            left.add("images are named and not there", name)
+            continue
+        if path in images:
+            raise DataError(f"{file}: {name} is annotated twice; remove one of them")
+        images[path] = Labelled(path, findings.class_name(labels[0]) if labels else "", split)
+    if not any(image.label for image in images.values()):
+        why = "".join(f"\n  {note}" for note in left.notes)
+        raise DataError(f"{file}: no image with a class; {FORMATS} are read{why}")
+    return list(images.values()), left.notes
+
+
+def from_tags(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
+    if tree.tag(file) != "annotations":
+        raise DataError(f"{file}: no export of {cvat.NAME}; {FORMATS} are read")
+    for image in xml(file).iterfind("image"):
+        labels = [tag.get("label", "") for tag in image.iterfind("tag")]
+        split = findings.split_named(image.get("subset", ""))
+        yield image.get("name", ""), [label for label in labels if label], split
+
+
+def from_tasks(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
+    if not label_studio.is_tasks(tree.json(file)):
+        raise DataError(f"{file}: no export of {label_studio.NAME}; {FORMATS} are read")
+    left = LeftOut()
+    for n, task in enumerate(tree.json(file), start=1):
+        data = task.get("data", task)
+        name = label_studio.image_of(data)
+        if name is None:
+            raise DataError(f"{file}: task {task.get('id', n)} names no image in its data")
+        if "annotations" in task:
+            results = label_studio.results_of(task, name, left) or []
+            values = [result.get("value") for result in results]
+            chosen = [v["choices"] for v in values if isinstance(v, dict) and "choices" in v]
+        else:
+            chosen = [task["choice"]] if "choice" in task else []
+        yield name, [label for choice in chosen for label in texts(choice)], None
+
+
+def texts(choice: Any) -> list[str]:
+    """The chosen classes: one text, a list of them, or JSON-MIN's {"choices": [...]}."""
+    if isinstance(choice, dict):
+        choice = choice.get("choices")
+    values = choice if isinstance(choice, list) else [choice]
+    return [value for value in values if isinstance(value, str) and value]

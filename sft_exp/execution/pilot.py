@@ -1,0 +1,276 @@
+"""How long a job will take, before anything runs: some steps of each network are timed.
+
+A training of a few steps runs through the code of its stage, in a temporary folder and with the
+networks, batches and images of the request. What it computes is thrown away; how long it took is
+kept in the store, if there is one, by machine and shape of the request.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from sft_exp.core.tracker import Run, Tracker
+from sft_exp.encoders.pixels import Pixels
+from sft_exp.errors import Failure
+from sft_exp.execution import pool
+from sft_exp.jobs.arms import with_rate
+from sft_exp.jobs.stage_requests import FUNCTIONS, Job, on_one_thread, one_thread, place, stage
+from sft_exp.progress import console
+from sft_exp.stages import model as models
+from sft_exp.stages.features import STORED
+from sft_exp.stages.monitor import LOOKS
+from sft_exp.store import atomic_io
+from sft_exp.store.requests import plain
+from sft_exp.store.store import Request, Store
+from sft_exp.training.context import Context
+
+FILE = "paces.json"  # in the store: machine and shape of a request -> its pace
+STEPS = 6  # of a pilot; the first, which is slower, is left out
+ENOUGH = 4.0  # seconds of steps after which a pilot ends early
+TRAINED = ("pretrain", "search", "finetune", "validate")
+# fields of a request that its pace depends on
+SHAPE = (
+    "dataset",
+    "image",
+    "method",
+    "encoder",
+    "features",
+    "task",
+    "strategy",
+    "batch_size",
+    "micro_batch_size",
+    "precision",
+    "ema",
+    "labels",
+    "folds",
+)
+# Work from which a start is preceded by the timing, about half a minute of a core: steps of batches of
+# `BATCH` images, as `pool.steps` counts them.
+WORTH, BATCH = 30_000, 32
+SOLVED = 1.0  # seconds of a head in closed form, which a start does not time
+START = 8.0  # seconds of a run besides its stages: imports, reading images, report
+HASHED = 5e-5  # seconds an image takes in the stages that describe data sets
+PREDICTED = 250  # images at most whose prediction is timed
+
+
+@dataclass(frozen=True)
+class Pace:
+    step: float  # seconds of a step
+    fixed: float  # seconds of a training besides its steps
+    predict: float  # seconds that the finished model takes for an image
+    megabytes: float  # of what is kept
+
+
+class _Enough(Exception):
+    """Ends a pilot that has been timed."""
+
+
+class _Clock(Run):
+    """Notes when each step of a training ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def log(self, row: dict[str, Any]) -> None:
+        if any(name.startswith("monitor/") for name in row):
+            return  # not of a step
+        self.ends.append(time.perf_counter())
+        if len(self.ends) > 2 and self.ends[-1] - self.ends[0] > ENOUGH:
+            raise _Enough
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is missing of a job, in seconds by stage, and in megabytes."""
+
+    seconds: dict[str, float]
+    of: dict[str, float]  # in seconds by the name of the folder
+    together: float  # from start to end, with as many processes as the run will have
+    megabytes: float
+    unknown: int  # requests whose time cannot be told
+
+    @property
+    def sentence(self) -> str:
+        """For the user, at the start of a run and below a plan."""
+        largest = sorted(self.seconds.items(), key=lambda item: -item[1])[:3]
+        parts = ", ".join(f"{name} {duration(s)}" for name, s in largest if s >= 1)
+        least = "at least " if self.unknown else ""
+        return (
+            f"Expected: {least}{duration(self.together)} ({parts or 'little to compute'})"
+            f" and {self.megabytes:.0f} MB in the store, by a few timed steps of each network."
+        )
+
+
+class Pilot:
+    """The paces of requests, measured when they are first asked for."""
+
+    def __init__(self, ctx: Context, store: Path) -> None:
+        self.ctx = replace(ctx, tracker=Tracker(), mirrored={}, runs={})
+        self.file = store / FILE
+        self.known: dict[str, Pace | None] = {}
+        if self.file.is_file():
+            saved: dict[str, dict[str, float]] = json.loads(self.file.read_text())
+            self.known = {key: Pace(**values) for key, values in saved.items()}
+
+    def pace(self, name: str, request: Request) -> Pace | None:
+        """None where the request needs what is not there yet, such as a teacher."""
+        shape = {key: request[key] for key in SHAPE if key in request}
+        machine = [platform.node(), platform.machine(), str(self.ctx.device), pool.cores()]
+        key = json.dumps([machine, name, plain(shape)], sort_keys=True)
+        if key not in self.known:
+            self.known[key] = self.measured(name, request)
+            if self.file.parent.is_dir():
+                measured = {k: asdict(p) for k, p in self.known.items() if p}
+                atomic_io.write_json(self.file, measured)
+        return self.known[key]
+
+    def measured(self, name: str, request: Request) -> Pace | None:
+        short = shortened(request)
+        with TemporaryDirectory() as place, quiet():
+            try:
+                if not request["stop"]:  # a head in closed form
+                    return self.timed(Path(place) / "timed", name, short)
+                # with the first calls of all functions, which are slower, and the monitors
+                few = {"steps": min(LOOKS, short["steps"]), "stop": min(LOOKS, short["stop"])}
+                looking = {**short, **few, "_monitor": request.get("_monitor")}
+                began = time.perf_counter()
+                self.timed(Path(place) / "first", name, looking)
+                first = time.perf_counter() - began
+                pace = self.timed(Path(place) / "timed", name, short)
+                looked = first - pace.fixed - few["stop"] * pace.step
+                watched = request.get("_monitor") is not None
+                return replace(pace, fixed=pace.fixed + max(0.0, looked)) if watched else pace
+            except (Failure, OSError, RuntimeError, KeyError, TypeError):
+                return None
+
+    def timed(self, folder: Path, name: str, request: Request) -> Pace:
+        atomic_io.folder(folder)
+        clock = _Clock()
+        about: Any = None  # a base class's run is opened with nothing
+        ctx = replace(self.ctx, mirrored={folder.name: about}, runs={folder.name: clock})
+        function = FUNCTIONS["finetune" if name in ("search", "validate") else name]
+        began = time.perf_counter()
+        try:
+            with one_thread(on_one_thread(name, request, ctx)):
+                function(folder, request, ctx)
+        except _Enough:
+            pass
+        seconds = time.perf_counter() - began
+        steps = len(clock.ends)
+        step = (clock.ends[-1] - clock.ends[0]) / (steps - 1) if steps > 1 else 0.0
+        predict = 0.0
+        if (folder / "model.json").exists() and STORED not in request:
+            predict = self.predicting(folder, request)
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+        return Pace(step, max(0.0, seconds - steps * step), predict, size)
+
+    def predicting(self, folder: Path, request: Request) -> float:
+        """Seconds that the model in the folder takes for an image. No test image is looked at."""
+        images = self.ctx.corpus(request["dataset"]).train
+        model = models.load(folder, self.ctx.device)
+        rows = torch.arange(min(len(images), models.at_once(images), PREDICTED))
+        (batch,) = images.batches([rows], self.ctx.device)
+        began = time.perf_counter()
+        model.predict(batch["x"])
+        return (time.perf_counter() - began) / len(rows)
+
+
+def shortened(request: Request) -> Request:
+    """The same training with few steps, from a random start, on images in place of stored features."""
+    few: Request = {**request, "_after": None, "_monitor": None, "patience": None}
+    few |= {"steps": min(STEPS, request["steps"]), "stop": min(STEPS, request["stop"])}
+    few.pop(STORED, None)
+    start = request.get("start")
+    if isinstance(start, Path) and not (start / atomic_io.SEAL).exists():
+        few["start"] = None
+        if request["encoder"].starts_fitted:  # a projection: as many features as there are pixels
+            few["encoder"] = Pixels()
+    optim = request.get("optim")
+    if optim is not None and not isinstance(optim.options["lr"], float):
+        few["optim"] = with_rate(optim, 1e-4)
+    if "val" in few:
+        few["val"] = "none"
+    return few
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no messages inside."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+def estimate(
+    job: Job, ctx: Context, pilot: Pilot | None = None, solved: float | None = None
+) -> Estimate:
+    """What the missing results of the job will take. Jobs that share a pilot time a network once.
+
+    Args:
+        solved: seconds that a head in closed form is taken to need, instead of being timed.
+    """
+    store = Store(Path(job.experiment.store))
+    pilot = pilot or Pilot(ctx, store.root)
+    of: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    megabytes, unknown, aside = 0.0, 0, 0.0
+    predict: dict[Path, float] = {}  # of the model in a folder, for an image
+    pooled = pool.pooled(job, ctx)
+    for name, requests in job.requests.items():
+        missing = {
+            folder: r for r in requests if not store.has(folder := stage(name).folder_name(r))
+        }
+        for folder, request in missing.items():
+            if name in TRAINED:
+                in_closed_form = name != "pretrain" and not request["stop"]
+                if in_closed_form and solved is not None:
+                    pace: Pace | None = Pace(0.0, solved, 0.0, 0.0)
+                else:
+                    pace = pilot.pace(name, request)
+                if pace is None:
+                    unknown += 1
+                    continue
+                took = request.get("folds", 1) * (pace.fixed + pace.step * request["stop"])
+                predict[place(job, name, request)] = pace.predict
+                megabytes += pace.megabytes
+            elif name == "evaluate":
+                took = len(job.corpus.tested) * predict.get(request["model"], 0.0)
+            elif name in ("data", "test"):
+                took = HASHED * len(job.corpus.train if name == "data" else job.corpus.tested)
+            elif name in ("features", "test_features"):
+                continue  # a pass over the images, which is part of what the pilots of its users take
+            else:
+                unknown += 1
+                continue
+            of[folder], seconds[name] = took, seconds.get(name, 0.0) + took
+            aside += took if folder in pooled else 0.0
+    workers = pool.count_of(job, ctx)
+    together = START + sum(seconds.values()) - aside * (1 - 1 / workers)
+    return Estimate(seconds, of, together, megabytes, unknown)
+
+
+def announce(job: Job, ctx: Context) -> None:
+    """Say what the job will take, where that is long enough for the timing to be little of it."""
+    store = Store(Path(job.experiment.store))
+    missing = (
+        request
+        for name in TRAINED
+        for request in job.requests[name]
+        if not store.has(stage(name).folder_name(request))
+    )
+    if sum(pool.steps(r, ctx) * r["batch_size"] / BATCH for r in missing) > WORTH:
+        console.message(estimate(job, ctx, solved=SOLVED).sentence)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

@@ -105,3 +105,13 @@ def test_a_saved_part_has_the_values_of_its_time_for_fields_that_it_lacks():
         part = model.rebuild(saved)
         assert {name: getattr(part, name) for name in values} == values
         assert model.rebuild({**saved, **dict.fromkeys(values)}) == type(part)(width=8)
+
+
+def test_a_saved_config_lacks_new_keys_only_where_they_have_the_former_behaviour():
+    saved = {"seed": 1, "augment": {"flip": 0.5}, "task": {"views": {"flip": 0.5}}}
+    views = {"flip": 0.5, "transforms": []}
+    present = {"seed": 2, "score": "auto", "augment": views, "task": {"views": views}, "new": 1}
+    filled = {"seed": 1, "score": "auto", "augment": views, "task": {"views": views}}
+    assert moved.completed(saved, present) == filled
+    other = {"score": "accuracy", "augment": {"flip": 0.5, "transforms": ["x"]}}
+    assert moved.completed(saved, other) == saved

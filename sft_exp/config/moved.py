@@ -39,6 +39,9 @@ ABSENT: dict[str, dict[str, Any]] = {
     "sft_exp.tasks.segment.Segment": {"groups": 1},
 }
 
+# key that an earlier version did not have -> the value with which a run is as it was then
+ADDED: dict[str, Any] = {"score": "auto", "transforms": []}
+
 MEMBERS = {  # member of a user's part in an earlier version -> its name now
     "after": "on_step_end",
     "forms": "variants",
@@ -76,6 +79,17 @@ def renamed(overrides: Sequence[str]) -> list[str]:
             )
         words.append(word)
     return words
+
+
+def completed(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the keys of `ADDED` that it lacks, where the present one has their value."""
+    filled = dict(saved)
+    for key, value in present.items():
+        if key not in saved and key in ADDED and value == ADDED[key]:
+            filled[key] = value
+        elif isinstance(value, dict) and isinstance(saved.get(key), dict):
+            filled[key] = completed(saved[key], value)
+    return filled
 
 
 def updated(config: dict[str, Any]) -> dict[str, Any]:

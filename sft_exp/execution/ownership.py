@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sft_exp.config.moved import completed
 from sft_exp.errors import ConfigError, StorageError
 from sft_exp.store import atomic_io, results
 from sft_exp.store.listing import read
@@ -118,10 +119,13 @@ def fits(
     """ConfigError if the folder holds another experiment's results; with `replace=true` their files
     are removed instead."""
     result = results.read_if_complete(folder)
-    if result is None or identity(result.config, result.choices) == identity(config, choices):
+    if result is None:
+        return
+    before = completed(result.config, config)
+    if identity(before, result.choices) == identity(config, choices):
         return
     if not config.get("replace"):
-        old, new = dict(flat(result.config)), dict(flat(config))
+        old, new = dict(flat(before)), dict(flat(config))
         different = (
             name
             for name in new

@@ -18,7 +18,7 @@ from sft_exp.core.device import place
 from sft_exp.core.encoder import Backbone
 from sft_exp.core.metric import Metric
 from sft_exp.core.pretrainer import Pretrainer
-from sft_exp.core.rng import seed_global, seed_of
+from sft_exp.core.rng import caller_generators, seed_global, seed_of
 from sft_exp.core.types import Spec
 from sft_exp.data import own_dataset
 from sft_exp.data.images import Images
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@caller_generators()
 def run(
     overrides: list[str] | None = None,
     folder: str | Path | None = None,
@@ -162,6 +163,7 @@ def node_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **values}
 
 
+@caller_generators()
 def fit(
     pretrainer: Pretrainer,
     encoder: "nn.Module",
@@ -215,17 +217,20 @@ def fit(
     return nets.eval()
 
 
+@caller_generators()
 def load_model(path: str | Path) -> Model:
     """The fine-tuned model (its first label draw) of a run folder or a `finetune-*` store folder, on the CPU."""
     return model.load(model.folder_of(Path(path)))
 
 
+@caller_generators()
 def load_encoder(path: str | Path) -> Backbone:
     """The encoder as it was fine-tuned, of a run or `finetune-*` folder, on the CPU: for `encoder(x)` or `encoder.maps(x)`."""
     encoder: Any = load_model(path).nets["encoder"]
     return encoder.backbone
 
 
+@caller_generators()
 def load_pretrained(path: str | Path) -> FeatureExtractor:
     """What a run's fine-tuning started from, on the CPU: images in [0, 1] -> the features it fine-tuned [B, D], as no label has
     changed them. Of a run without pretraining the encoder as it was fine-tuned."""

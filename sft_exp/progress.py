@@ -1,6 +1,6 @@
 """Messages and progress: a bar on a terminal, a line every few seconds elsewhere.
 
-Text printed on `console` is also a record of the logger `run`, which Hydra's job_logging writes into the run's log
+Text printed on `console` is also a record of the logger `sft_exp.run`, which Hydra's job_logging writes into the run's log
 file. A level above INFO for that logger (`hydra/job_logging=quiet`) silences both.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LOG = logging.getLogger("run")
+LOG = logging.getLogger("sft_exp.run")
 LOG.setLevel(logging.INFO)  # unless Hydra's configuration sets another one
 LOG.addHandler(logging.NullHandler())  # without a log file, warnings stay on the console alone
 LOG.propagate = False  # Hydra's console handler would print each line a second time

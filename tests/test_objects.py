@@ -3,6 +3,8 @@
 import functools
 import importlib
 import json
+import logging
+import random
 import subprocess
 import sys
 
@@ -16,13 +18,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import sft_exp
-from sft_exp import api
+from sft_exp import api, progress
 from sft_exp.data import own_dataset
 from sft_exp.data.own_dataset import OwnDataset
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.models import own_module
 from sft_exp.models.own_module import OwnModule
 from sft_exp.predict.__main__ import main as predict
+from sft_exp.pretrainers.dae import DAE
 from sft_exp.store import code_hash
 
 NETS = """import torch
@@ -425,6 +428,33 @@ def test_inside_of_another_hydra_program_its_state_stays(tmp_path):
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.splitlines()[-1] == "theirs 0.3 accuracy"
+
+
+def test_who_calls_us_goes_on_drawing_the_same_random_numbers(tmp_path):
+    def drawn():
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    def seeded():
+        random.seed(5)
+        np.random.seed(5)
+        torch.manual_seed(5)
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    seeded()
+    expected = drawn()
+    seeded()
+    words = [*QUICK, "dataset=digits", "controls=false", f"store={tmp_path / 'store'}"]
+    sft_exp.run(words, tmp_path / "run")
+    sft_exp.load(tmp_path / "run").evaluate()
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    sft_exp.fit(DAE(), net, images, steps=2)
+    assert drawn() == expected
+
+
+def test_our_logger_is_below_the_package_s_name():
+    """A logger of the caller's program of a common name, such as `run`, is not ours."""
+    assert progress.LOG.name.startswith("sft_exp.")
+    assert not logging.getLogger("run").handlers
 
 
 def test_a_slip_in_an_override_is_a_config_error_with_a_hint():

@@ -4,8 +4,11 @@ No random state is carried from one step to the next.
 """
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,3 +94,20 @@ def seed_global(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def caller_generators() -> Iterator[None]:
+    """Give the global generators of Python, NumPy and torch their state back at the end.
+
+    Functions that other programs call are decorated with it: who seeded a program of their own goes
+    on drawing as if they had not called us.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sft_exp.core.rng import caller_generators
 from sft_exp.data.decode import decode
 from sft_exp.data.own_dataset import pixels
 from sft_exp.data.readers.files import png
@@ -58,6 +59,7 @@ class LoadedModel:
         """The features that are the head's input, [N, D], on the CPU."""
         return self._each(images, self.model.nets.eval()["encoder"])
 
+    @caller_generators()
     def evaluate(self, *dataset: str) -> "RichEvaluation":
         """Scores on labelled images: `evaluate("dataset.root=photos")`, as `sft_exp evaluate` does.
 
@@ -116,6 +118,7 @@ def encoded(x_CHW: Tensor) -> bytes:
     return png(Image.fromarray(array))
 
 
+@caller_generators()
 def load(path: str | Path) -> LoadedModel:
     """The model of a run (its first labelled split), or of a `finetune-*` store folder, on the CPU.
 

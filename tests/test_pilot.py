@@ -68,6 +68,12 @@ def test_paces_are_kept_in_the_store_by_shape(timings):
     assert {name for name, _ in timings} == {"finetune"}
 
 
+@pytest.mark.parametrize("content", ['{"a', "[1]", '{"a": {"stepp": 1}}', '{"a": 3}'])
+def test_damaged_paces_are_measured_again(content, tmp_path):
+    (tmp_path / pilot.FILE).write_text(content)
+    assert pilot.Pilot(prepared()[1], tmp_path).known == {}
+
+
 def test_only_long_runs_are_timed_before_they_start(timings, capsys):
     pilot.announce(*prepared("finetune.steps=30", "pretrain.steps=30"))
     assert timings == []

@@ -9,7 +9,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from sft_exp.progress import console
 from sft_exp.stages import model as models
 from sft_exp.stages.features import STORED
 from sft_exp.stages.monitor import LOOKS
-from sft_exp.store import atomic_io
+from sft_exp.store import atomic_io, listing
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context
@@ -116,9 +116,8 @@ class Pilot:
         self.ctx = replace(ctx, tracker=Tracker(), mirrored={}, runs={})
         self.file = store / FILE
         self.known: dict[str, Pace | None] = {}
-        if self.file.is_file():
-            saved: dict[str, dict[str, float]] = json.loads(self.file.read_text())
-            self.known = {key: Pace(**values) for key, values in saved.items()}
+        with suppress(TypeError):  # a damaged file: the paces are measured again
+            self.known = {key: Pace(**values) for key, values in listing.read(self.file).items()}
 
     def pace(self, name: str, request: Request) -> Pace | None:
         """None where the request needs what is not there yet, such as a teacher."""

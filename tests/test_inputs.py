@@ -554,6 +554,55 @@ def test_two_images_of_a_sample_in_a_tar_file_are_refused():
         Large(root=".", train="train-*.tar", size=8).load()
 
 
+def test_a_class_of_files_that_are_no_images_says_what_they_are():
+    classes(Path("root"), names=("a",))
+    for n, suffix in enumerate((".HEIC", ".heic", ".mov", "")):
+        save(Path("root/b/0.png"), noise(0)).rename(f"root/b/{n}{suffix}")
+    words = (
+        r"b: has no images of this class, but other files \(2 \.heic, 1 \.mov, 1 no suffix\); `pip "
+    )
+    with pytest.raises(DataError, match=words):
+        load()
+
+
+def long(number):
+    return noise(number, (60, 16))
+
+
+def long_folder(fit):
+    classes(Path("root"), make=long)
+    return ImageFolder(root="root", size=8, fit=fit)
+
+
+def long_large(fit):
+    classes(Path("root/train"), make=long)
+    return Large(root="root", train="train", size=8, fit=fit, workers=0)
+
+
+def long_numbers(fit):
+    classes(Path("root"), make=long)
+    rows = [f"{c}/{n}.png,{n + ord(c)}" for c in "ab" for n in range(4)]
+    Path("root/table.csv").write_text("\n".join(["file,target", *rows]))
+    return NumberTable(table="root/table.csv", size=8, fit=fit)
+
+
+@each("made", [long_folder, long_large, long_numbers])
+def test_a_crop_that_leaves_out_most_of_an_image_is_warned_of(made):
+    corpora = {fit: made(fit).load() for fit in ("crop", "letterbox", "stretch")}
+    lost = "8 of 8 images are so long that the crop to 8x8 leaves out more than half of each"
+    assert warnings(corpora["crop"]) == [f"{lost}: dataset.fit=letterbox keeps them whole"]
+    assert not warnings(corpora["letterbox"]) + warnings(corpora["stretch"])
+    assert [corpus.spec.fit for corpus in corpora.values()] == [*corpora]
+    assert len({corpus.fingerprint for corpus in corpora.values()}) == 3
+    assert int(corpora["letterbox"].train.raw(0)[:, 0].max()) == 0  # a margin
+
+
+@each(("size", "warned"), [((16, 24), False), ((16, 33), True), ((33, 16), True)])
+def test_a_crop_of_usual_proportions_is_not(size, warned):
+    classes(Path("root"), make=lambda number: noise(number, size))
+    assert bool(warnings(load())) == warned
+
+
 # The other readers look, too
 
 

@@ -35,6 +35,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.decode import FITS
 from sft_exp.data.exports import choices
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
@@ -90,6 +91,7 @@ class ImageFolder(Dataset):
     unlabelled: Any = None  # images to pretrain on: a folder, glob or tar file, or a list of them
     size: int = 64  # height and width of all images in pixels
     channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image is brought to that size: crop (centre), stretch, letterbox
     # images that must not be split: a column of the CSV, or a regular expression for paths whose
     # one group names them
     group: str | None = None
@@ -111,6 +113,7 @@ class ImageFolder(Dataset):
         require(ok, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
+        require(self.fit in FITS, "fit", self.fit, ", ".join(FITS))
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
         require(self.memory >= 0, "memory", self.memory, "0 or more")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
@@ -132,6 +135,7 @@ class ImageFolder(Dataset):
             image,
             fits_memory,
             max(1, self.workers),
+            self.fit,
             learnt=[r.split != "test" for r in rows],
             most=self.most_pixels,
         )
@@ -151,6 +155,7 @@ class ImageFolder(Dataset):
             *findings.unread([r.file.id for r in ignored]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),
             *findings.images([r.seen for r in used], levels),
+            *findings.cropped([r.seen.size for r in used], image, self.fit),
         ]
         report |= findings.said(name, warnings)
         if self.unlabelled and not report["unlabelled"]["images"]:
@@ -173,14 +178,26 @@ class ImageFolder(Dataset):
         content = [(r.file.id, r.split, r.label, r.group, r.seen.sha256) for r in used]
 
         def fingerprint(*splits: str) -> str:
-            text = json.dumps([image, classes, [c for c in content if c[1] in splits]])
+            how = () if self.fit == "crop" else (self.fit,)
+            text = json.dumps([image, *how, classes, [c for c in content if c[1] in splits]])
             return hashlib.sha256(text.encode()).hexdigest()
 
         # files of their own, and not members of an archive
         files = {r.file.id: r.file.path for r in used if r.file.size < 0 and r.file.content is None}
         hashes = fingerprint("train", "pool"), fingerprint("test")
         return Corpus(
-            name, classes, train, test, extra, image, report, *hashes, files, leaks, levels=levels
+            name,
+            classes,
+            train,
+            test,
+            extra,
+            image,
+            report,
+            *hashes,
+            files,
+            leaks,
+            levels=levels,
+            fit=self.fit,
         )
 
     def annotated(self) -> tuple[list[Row], tuple[str, ...]]:
@@ -236,8 +253,9 @@ class ImageFolder(Dataset):
                 files = [File(path.relative_to(root).as_posix(), path) for path in below(folder)]
                 images = [f for f in files if is_image(f.id)]
                 if not images:
+                    holds = findings.suffixes([f.id for f in files])
                     raise DataError(
-                        f"{folder}: has no images of this class. "
+                        f"{folder}: has no images of this class{holds}. "
                         f"Add some, or remove the folder. {LAYOUTS}"
                     )
                 rows += [Row(f, split, label, self.group_in(f.id)) for f in images]

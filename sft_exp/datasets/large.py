@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.decode import Levels, look
+from sft_exp.data.decode import FITS, Levels, look
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, is_image, survey, visible
@@ -58,6 +58,7 @@ class Large(Dataset):
     classes: str | None = None  # file with the names of numbered classes, one per line
     size: int = 224  # height and width in pixels
     channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image is brought to that size: crop (centre), stretch, letterbox
     # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
     workers: int = 2  # processes that read and decode
@@ -66,6 +67,7 @@ class Large(Dataset):
         require(isinstance(self.train, str | None), "train", self.train, SOURCES)
         require(self.size > 0, "size", self.size, "above 0")
         require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
+        require(self.fit in FITS, "fit", self.fit, ", ".join(FITS))
         ok = self.most_pixels is None or self.most_pixels > 0
         require(ok, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
@@ -79,7 +81,7 @@ class Large(Dataset):
         name = (Path(self.root) / str(self.train)).expanduser().absolute().parent.name
         levels, report = self.inspect_sample(name, image, names, places)
         images = {split: self.images(split, places[split], names, levels) for split in splits}
-        hashes = {split: fingerprint(image, names, places[split]) for split in splits}
+        hashes = {split: fingerprint(image, self.fit, names, places[split]) for split in splits}
         pool = hashlib.sha256((hashes["train"] + hashes.get("unlabelled", "")).encode())
         return Corpus(
             name,
@@ -92,6 +94,7 @@ class Large(Dataset):
             fingerprint=pool.hexdigest(),
             test_fingerprint=hashes.get("test", ""),
             levels=levels,
+            fit=self.fit,
         )
 
     def inspect_sample(
@@ -117,6 +120,7 @@ class Large(Dataset):
             image,
             False,
             max(1, self.workers),
+            self.fit,
             learnt=[split != "test" for split, _ in sample],
             most=self.most_pixels,
         )
@@ -124,11 +128,13 @@ class Large(Dataset):
             split: [names[p.label] for p in places.get(split, ())] for split in ("train", "test")
         }
         classes = tuple(names.values())
+        readable = [s for s in seen if not s.fault]
         warnings = [
             *findings.class_names(classes),
             *findings.labels(classes, labels["train"], "training image"),
             *findings.labels(classes, labels["test"]),
-            *findings.images([s for s in seen if not s.fault], levels),
+            *findings.images(readable, levels),
+            *findings.cropped([s.size for s in readable], image, self.fit),
         ]
         return levels, findings.said(f"{name} ({len(sample)} images looked at)", warnings)
 
@@ -176,7 +182,7 @@ class Large(Dataset):
         class_of = {} if split == "unlabelled" else {label: n for n, label in enumerate(names)}
         y = torch.tensor([class_of.get(p.label, -1) for p in places])
         image = (self.channels, self.size, self.size)
-        reader = Reader(places, image, levels, split != "test", self.most_pixels)
+        reader = Reader(places, image, self.fit, levels, split != "test", self.most_pixels)
         return Images(reader, y, [p.name for p in places], workers=self.workers)
 
 
@@ -192,11 +198,12 @@ class Reader:
         self,
         places: list[Place],
         image: tuple[int, int, int],
+        fit: str = "crop",
         levels: Levels | None = None,
         learnt: bool = True,
         most: int | None = None,
     ):
-        self.levels, self.learnt, self.most = levels, learnt, most
+        self.fit, self.levels, self.learnt, self.most = fit, levels, learnt, most
         self.image, self.files = image, list(dict.fromkeys(p.file for p in places))
         index = {file: n for n, file in enumerate(self.files)}
         self.file = np.array([index[p.file] for p in places], np.int32)
@@ -216,7 +223,7 @@ class Reader:
         if len(content) < size:
             raise DataError(f"{path}: shorter than when the run began")
         try:
-            x_CHW, traits = look(content, self.image, levels=self.levels, most=self.most)
+            x_CHW, traits = look(content, self.image, self.fit, self.levels, self.most)
             if self.learnt and (span := traits.span):
                 black, white = self.levels or (0, 255)
                 if span[0] < black or span[2] > white:
@@ -279,9 +286,12 @@ def in_tar(shard: Path) -> list[Place]:
     ]
 
 
-def fingerprint(image: tuple[int, int, int], names: dict[str, str], places: list[Place]) -> str:
+def fingerprint(
+    image: tuple[int, int, int], fit: str, names: dict[str, str], places: list[Place]
+) -> str:
     """SHA-256 of what is known of a split without decoding it."""
-    digest = hashlib.sha256(repr((image, names)).encode())
+    known = (image, names) if fit == "crop" else (image, fit, names)
+    digest = hashlib.sha256(repr(known).encode())
     for p in places:
         digest.update(f"{p.name}\0{p.size}\0{p.label}\n".encode())
     return digest.hexdigest()

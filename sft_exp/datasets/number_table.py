@@ -114,7 +114,9 @@ class NumberTable(Dataset):
         columns = ", ".join(self.columns)
         text = f"{name}: {len(train):,} images with {columns}, at {image[2]}x{image[1]}."
         console.print(text, soft_wrap=True)
-        report = findings.said(name, findings.images(seen, levels))
+        warnings = findings.images(seen, levels)
+        warnings += findings.cropped([s.size for s in seen], image, self.fit)
+        report = findings.said(name, warnings)
         return Corpus(
             name,
             (),

@@ -21,8 +21,11 @@ from sft_exp.progress import console
 
 FAINT = 16  # grey levels of 256: images with fewer look black
 LEFT = 64  # grey levels of 256: 16-bit colour with fewer has its content in the lower 8 bits
+HEIF_REMEDY = "`pip install pillow-heif`, and they are read"
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 FEW = 8  # names that a warning lists
+KEPT = 0.5  # share of an image's area that a crop should leave
+MANY = 0.1  # share of the images of which a crop leaves less, from which there is a warning
 UNANNOTATED = 0.5  # share of ignored pixels above which there is a warning
 
 _PART = re.compile(
@@ -231,8 +234,44 @@ def unread(names: Iterable[str]) -> list[str]:
     suffixes = Counter(Path(name).suffix.lower() for name in names)
     if not (count := sum(suffixes[suffix] for suffix in HEIF)):
         return []
-    remedy = "`pip install pillow-heif`, and they are read"
-    return [f"{count:,} files are HEIC images, which are left out: {remedy}"]
+    return [f"{count:,} files are HEIC images, which are left out: {HEIF_REMEDY}"]
+
+
+def suffixes(names: Sequence[str]) -> str:
+    """What files that are no images are instead, for a sentence; "" without files."""
+    if not names:
+        return ""
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(FEW))
+    remedy = f"; {HEIF_REMEDY}" if any(suffix in counts for suffix in HEIF) else ""
+    return f", but other files ({kinds}){remedy}"
+
+
+def cropped(
+    sizes: Sequence[tuple[int, int]],
+    image: tuple[int, int, int],
+    fit: str,
+    key: str = "dataset.fit",
+) -> list[str]:
+    """A warning if many images lose most of their area when they are cropped.
+
+    Args:
+        sizes: (width, height) of each used image.
+        image: C, H, W to which they are brought.
+        fit: how.
+        key: the key that chooses how.
+    """
+    if fit != "crop" or not sizes:
+        return []
+    wanted = image[2] / image[1]
+    shapes = [width / height for width, height in sizes if width and height]
+    lost = sum(min(shape, wanted) < KEPT * max(shape, wanted) for shape in shapes)
+    if lost < MANY * len(sizes):
+        return []
+    problem = (
+        f"are so long that the crop to {image[2]}x{image[1]} leaves out more than half of each"
+    )
+    return [f"{lost:,} of {len(sizes):,} images {problem}: {key}=letterbox keeps them whole"]
 
 
 def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image") -> list[str]:

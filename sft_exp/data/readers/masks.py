@@ -308,6 +308,7 @@ def corpus(
         *findings.class_names(mask_classes),
         *findings.masks(mask_classes, train_MY, test_MY, ignored, values),
         *findings.images(seen, levels, "masks"),
+        *findings.cropped([s.size for s in seen], canvas.image, canvas.fit),
     ]
     return Corpus(
         name,

@@ -286,3 +286,22 @@ def test_nothing_else_writes_files():
     ]
     assert not found
     assert changes_files(ast.parse("path.open('wb')").body[0].value)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_modes_of_the_umask(tmp_path, mask):
+    """A store may be private: nobody else reads what a umask of 077 keeps to oneself."""
+    before = os.umask(mask)
+    try:
+        folder = atomic_io.folder(tmp_path / "outer" / "folder")
+        atomic_io.write(folder / "bytes", b"x")
+        atomic_io.write_json(folder / "json", {})
+        atomic_io.write_checked(folder / "checked", b"x")
+        atomic_io.array(folder / "array.npy", (2, 2))
+        atomic_io.seal(folder, {})
+    finally:
+        os.umask(before)
+    modes = {p: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    assert len(modes) >= 7
+    assert {m for p, m in modes.items() if p.is_dir()} == {0o777 & ~mask}
+    assert {m for p, m in modes.items() if p.is_file()} == {0o666 & ~mask}

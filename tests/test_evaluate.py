@@ -19,6 +19,7 @@ from sft_exp.errors import ConfigError, DataError
 from sft_exp.evaluate import __main__ as command
 from sft_exp.evaluate import evaluation as evaluations
 from sft_exp.evaluate import page
+from sft_exp.stages import model
 
 SMALL = (
     "pretrainer=none", "finetune.steps=30", "draws=2", "controls=false", "labels=10",
@@ -262,3 +263,17 @@ def test_images_of_a_run_whose_data_set_is_gone(run, digits):
     assert any("Not checked for copies" in note for note in page.notes(alone))
     with pytest.raises(DataError):
         evaluations.evaluate(folder)
+
+
+@pytest.mark.parametrize("together", [1, 7, 64])
+def test_scores_do_not_depend_on_how_many_images_are_evaluated_at_once(
+    run, digits, monkeypatch, together
+):
+    loaded = model.load(model.folder_of(run()))
+    tested = digits.test.at(torch.arange(150))  # the last batch is a part of one
+    expected, records = model.measure(loaded, tested, torch.device("cpu"))
+    monkeypatch.setattr(model, "at_once", lambda images: together)
+    scores, again = model.measure(loaded, tested, torch.device("cpu"))
+    assert scores["accuracy"] == expected["accuracy"]
+    assert scores == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(records["predicted"], again["predicted"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from faults import (
     ENVIRONMENT,
     TINY,
@@ -30,6 +31,9 @@ from faults import (
     run,
     stepwise,
 )
+
+from sft_exp.store import atomic_io
+from sft_exp.training import checkpoints
 
 STORE = Path("outputs/store")
 METHODS = (
@@ -171,6 +175,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(job, step, damage
     assert said.count("checkpoint.pt: damaged") == 1
     assert said.count("checkpoint.previous.pt: damaged") == (which == "all")
     assert steps()[0] == (1 if which == "all" else 3)
+
+
+def test_another_number_of_threads_is_warned_of(job):
+    what = job()
+    run(line, *what.arguments, prepare=partial(stepwise, kill_at=4))
+    (file,) = STORE.glob("work/*/*/checkpoint.pt")
+    state = checkpoints.load(file, torch.device("cpu"))
+    assert state["threads"] == 1
+    atomic_io.write_checked(file, checkpoints.to_bytes({**state, "threads": 7}))
+    assert "began with 7 threads and goes on with 1;" in finishes(what, stepwise)
 
 
 class Evil:

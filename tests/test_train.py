@@ -1,6 +1,8 @@
 """The training loop: its updates, its trainable parameters, and its lack of hidden state."""
 
+import gc
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -20,11 +22,13 @@ from sft_exp.errors import ConfigError, NonFiniteError
 from sft_exp.pretrainers.ae import AE
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.tasks.classify import Classify
+from sft_exp.training import checkpoints
 from sft_exp.training.loop import micro_batches, train
 from sft_exp.training.optim import build_optimizer, optimizers_for
 
 CPU = torch.device("cpu")
 SPEC = Spec((1, 8, 8), tuple("0123456789"))
+ADAM = OptimizerConfig("torch.optim.Adam", {"lr": 0.1})
 SGD = OptimizerConfig("torch.optim.SGD", {"lr": 0.1})
 
 
@@ -528,3 +532,41 @@ def test_recomputed_blocks_change_no_bit(images, plan, encoder):
         assert len(steps) == 3
         ended.append(nets.state_dict())
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+
+
+# Memory
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_long_training_leaves_no_objects_behind(images, plan, keeps):
+    """The number of live objects is the same after many epochs as after a few. A loop that keeps each
+    step's loss, and with it the graph, is noticed."""
+    nets, kept, counts = classifier(), [], {}
+    epochs = plan(nets, 120)
+    optimizers = optimizers_for(Classify(), nets, SGD, epochs.phases)
+    data = dict.fromkeys(Classify().pools, images)
+    for step in train(Classify(), nets, optimizers, data, epochs, CPU):
+        if keeps:
+            kept.append(nets["head"](torch.rand(4, nets["head"].in_features)).sum())
+        if step.done in (20, 120):
+            gc.collect()
+            counts[step.done] = len(gc.get_objects())
+    grown = counts[120] - counts[20]
+    assert (grown > 90) == keeps, counts
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.8, True), (1.2, False)])
+def test_too_little_space_for_two_checkpoints_is_warned_of(
+    share, warned, monkeypatch, tmp_path, capsys
+):
+    nets = classifier(MLP([512, 512]))
+    optimizers = optimizers_for(Classify(), nets, ADAM, [(1.0, dict.fromkeys(numbers(nets), 1.0))])
+    for p in nets.parameters():
+        p.grad = torch.ones_like(p)
+    next(iter(optimizers.values())).step()
+    state = {"nets": nets.state_dict(), "optimizer": next(iter(optimizers.values())).state_dict()}
+    free = round(share * 2 * len(checkpoints.to_bytes(state)))
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr("sft_exp.store.atomic_io.shutil.disk_usage", lambda path: usage)
+    checkpoints.warn_of_little_space(tmp_path / "work", SimpleNamespace(nets=nets))
+    assert (f"{free:,} bytes are free" in capsys.readouterr().err) == warned

@@ -348,9 +348,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def free_bytes(path: Path) -> int | None:
+    """The free space on the file system of `path`; None if it is unknown."""
+    with suppress(OSError):
+        for parent in path.absolute().parents:
+            if parent.exists():
+                return shutil.disk_usage(parent).free
+    return None
+
+
 def free(path: Path) -> str:
     """The free space on the file system of `path`, for messages."""
-    for parent in path.absolute().parents:
-        if parent.exists():
-            return f"{shutil.disk_usage(parent).free:,} bytes"
-    return "unknown"
+    space = free_bytes(path)
+    return "unknown" if space is None else f"{space:,} bytes"

@@ -37,6 +37,7 @@ def save(
     """Write the checkpoint after `done` steps; the last one becomes the previous one."""
     scales = {objective: scaler.state_dict() for objective, scaler in scalers.items()}
     rest = {"step": done, "rows": rows, "notes": notes, "scalers": scales}
+    rest["threads"] = torch.get_num_threads()
     if engine.shares:
         return save_shards(folder, rest, engine, optimizers, ctx)
     if ctx.first:
@@ -80,6 +81,8 @@ def restore(
     `previous` is the folder of a shorter run of the same settings, or None. Without a checkpoint
     the result is (0, []).
     """
+    if ctx.first:
+        warn_of_little_space(folder, engine)
     for file in (
         newest(folder, engine),
         folder / (EARLIER if engine.shares else PREVIOUS),
@@ -106,8 +109,35 @@ def restore(
             for objective, scaler in scalers.items():
                 scaler.load_state_dict(state["scalers"][objective])
             notes.update(state["notes"])
+            if ctx.first:
+                warn_of_other_threads(folder, state.get("threads", torch.get_num_threads()))
             return state["step"], state["rows"]
     return 0, []
+
+
+def warn_of_other_threads(folder: Path, threads: int) -> None:
+    """Warn if a training that began on another number of CPU threads goes on: the order of sums, and
+    with it the last bits, depend on it."""
+    if threads != (present := torch.get_num_threads()):
+        console.message(
+            f"{folder.name}: warning: began with {threads} threads and goes on with {present}; its result "
+            f"differs from an uninterrupted one in the last bits. hardware.threads={threads} avoids that."
+        )
+
+
+def warn_of_little_space(folder: Path, engine: Engine) -> None:
+    """Warn before a training if the disk may not hold its checkpoints: the last one and the next.
+
+    A checkpoint is taken to hold the networks and, as Adam's, two numbers more for each parameter.
+    """
+    nets = sum(t.numel() * t.element_size() for t in engine.nets.state_dict().values())
+    moments = 2 * sum(p.numel() * p.element_size() for p in engine.nets.parameters())
+    needed, free = 2 * (nets + moments), atomic_io.free_bytes(folder)
+    if free is not None and free < needed:
+        console.message(
+            f"{folder.parent}: warning: {free:,} bytes are free, and two checkpoints of this training "
+            f"take about {needed:,}. Free some, or choose another store=."
+        )
 
 
 def newest(folder: Path, engine: Engine) -> Path:

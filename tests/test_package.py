@@ -72,7 +72,7 @@ def test_the_wheel_runs_from_anywhere(wheel, tmp_path):
     assert "pretrainer:" in program("-m", "sft_exp", "--cfg", "job", home=home)
     program("-m", "sft_exp", "debug=tiny", "controls=false", "val=none", home=home)
     stages = {name.partition("-")[0] for name in contents(Path("outputs/store"))}
-    assert stages == {"data", "pretrain", "finetune", "test", "evaluate"}
+    assert stages == {"data", "pretrain", "finetune", "test", "evaluate", "familiarity"}
     assert (home / "bin/sft_exp").exists()
 
 

@@ -81,8 +81,10 @@ def test_only_edits_that_mean_something_compute_again(source, tmp_path):
     home = tmp_path / "copy"
     shutil.copytree(source, home)
 
-    def edit(file, text):
-        (home / "sft_exp" / file).write_text((home / "sft_exp" / file).read_text() + text)
+    def edit(file, old, new):
+        text = (home / "sft_exp" / file).read_text()
+        assert text.count(old) == 1
+        (home / "sft_exp" / file).write_text(text.replace(old, new))
 
     def folders(home):
         program("-m", "sft_exp", *TINY, "val=none", "report=false", home=home)
@@ -90,9 +92,13 @@ def test_only_edits_that_mean_something_compute_again(source, tmp_path):
         return names.count("pretrain"), names.count("finetune")
 
     assert folders(source) == (1, 1)
-    edit("models/layers.py", "\n# a remark\n")
-    edit("pretrainers/gan.py", "\nOF_ANOTHER_METHOD = 1\n")
-    edit("strategies/full.py", "\nOF_FINE_TUNING = 1\n")
+    edit("models/layers.py", "def chain(", "# a remark\ndef chain(")
+    edit(
+        "pretrainers/gan.py",
+        "\n\n\n@dataclass\nclass GAN",
+        "\n\nOF_ANOTHER = 1\n\n\n@dataclass\nclass GAN",
+    )
+    edit("strategies/full.py", "{name: 1.0 for", "{name: 2.0 / 2 for")
     assert folders(home) == (1, 2)
-    edit("models/layers.py", "\nOF_ALL = 1\n")
+    edit("models/layers.py", "-2 if norm else -1])", "-2 if norm else -1][:])")
     assert folders(home) == (2, 3)

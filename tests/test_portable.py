@@ -19,7 +19,7 @@ from sft_exp.training.context import Stop
 
 UNIX = ("fcntl", "grp", "pwd", "resource", "termios")  # modules
 WITHOUT = f"""
-import importlib, json, os, pkgutil, signal, socket, sys
+import importlib, json, os, pkgutil, shutil, signal, socket, sys, types
 import hydra, filelock, matplotlib.figure, rich, safetensors.torch, torch, torchvision, wandb
 import torch.distributed.checkpoint, torch.distributed.launcher.api, torch.distributed.fsdp, torchmetrics
 import sklearn.datasets, sklearn.linear_model, sklearn.svm
@@ -29,6 +29,7 @@ for name in ("SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "SIGALRM"):
     delattr(signal, name)
 for name in ("fork", "getuid", "geteuid", "sched_getaffinity", "killpg", "setsid", "statvfs"):
     delattr(os, name)
+shutil.disk_usage = lambda path: types.SimpleNamespace(free=10**9)  # there it has no need of statvfs
 import sft_exp
 for module in pkgutil.walk_packages(sft_exp.__path__, "sft_exp."):
     if not module.name.endswith("__main__") and "hydra_plugins" not in module.name:

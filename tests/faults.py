@@ -34,16 +34,27 @@ TINY = (
 
 
 def fork(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Start a module-level function in a forked process, in the present folder."""
+    """Start a module-level function in a forked process, in the present folder and environment.
+
+    The fork server keeps the environment of whoever began it, which is of another test.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults"])
     kept = dict(os.environ)
     os.environ.update(ENVIRONMENT)
-    process = context.Process(target=function, args=arguments)
+    process = context.Process(target=with_environment, args=(dict(os.environ), function, arguments))
     process.start()
     os.environ.clear()
     os.environ.update(kept)
     return process
+
+
+def with_environment(
+    variables: dict[str, str], function: Callable[..., Any], arguments: tuple
+) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    function(*arguments)
 
 
 def ended(process: Any, seconds: float = 120) -> int:

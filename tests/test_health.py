@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sft_exp import api
-from sft_exp.check.__main__ import grade, together
+from sft_exp.check.__main__ import grade, merge
 from sft_exp.compare import comparison
 from sft_exp.core.arms import SCRATCH
 from sft_exp.stages.outcome import agreement, norm
@@ -234,7 +234,7 @@ def test_the_checker_fails_a_word_on_a_scratch_that_exploded(exploded):
     folder, result = exploded
 
     def point(number):
-        return next(g for g in together(grade([folder])) if g.point == number)
+        return next(g for g in merge(grade([folder])) if g.point == number)
 
     assert point("4.6").passed
     assert point("7.2").passed
@@ -252,7 +252,7 @@ def test_a_word_withheld_from_sound_arms_fails_too(sound):
     stated = {**result["verdict"], "word": "no verdict", "text": "No verdict: scratch diverged."}
     (folder / "results.json").write_text(json.dumps({**result, "verdict": stated}))
     try:
-        found = {g.point: g for g in together(grade([folder]))}
+        found = {g.point: g for g in merge(grade([folder]))}
         assert found["7.2"].passed is False
     finally:
         (folder / "results.json").write_text(json.dumps(result))

@@ -71,6 +71,7 @@ def test_stop_and_workers_hear_the_signals_there_are(monkeypatch):
     with Stop.handle_signals():
         signal.raise_signal(signal.SIGTERM)
         assert Stop.requested
+    assert not Stop.requested, "a later command in this process would stop as well"
     assert signal.getsignal(signal.SIGTERM) is before
     interrupt = signal.getsignal(signal.SIGINT)
     try:

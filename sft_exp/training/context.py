@@ -195,6 +195,7 @@ class Stop:
         try:
             yield
         finally:
+            cls.requested = False  # it was for what ran in the context, not for what comes next
             for number, handler in former.items():
                 signal.signal(number, handler)
 

@@ -39,7 +39,7 @@ def main(words: list[str] | None = None) -> None:
         elif first and "=" not in first and first[0] not in "-~+":
             sys.exit(unknown(first))
         else:
-            watchdog.leave_on_signals()
+            watchdog.exit_on_signals()
             announce(words)
             from sft_exp import cli  # late: imports Hydra
 

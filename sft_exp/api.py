@@ -131,7 +131,7 @@ def encoder_node(module: Any, composed: Mapping[str, Any], store: Path) -> dict[
         )
         raise ConfigError("encoder", type(module).__name__, valid)
     normalisation = {key: composed.get(key) for key in ("mean", "std")}
-    return node_of(OwnModule, own_module.described(module, store)) | normalisation
+    return node_of(OwnModule, own_module.describe(module, store)) | normalisation
 
 
 def dataset_node(dataset: Any, store: Path) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def metric_node(metric: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Metric):
         return node_of(kind, options)
     if isinstance(kind, type) and issubclass(kind, torchmetrics.Metric):
-        own_module.importable(kind)
+        own_module.import_path(kind)
         path = f"{kind.__module__}.{kind.__qualname__}"
         return node_of(TorchMetric, {"path": path, "options": options})
     valid = "must be a name, a class of torchmetrics, or functools.partial(Class, option=...): a metric is built for each model"
@@ -201,7 +201,7 @@ def fit(
     if len(images) < 1 or images.dim() != 4:
         raise DataError(f"images have the shape {[*images.shape]}, and must be [N, C, H, W]")
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    backbone = encoder if isinstance(encoder, Backbone) else own_module.Shown(shape, encoder)
+    backbone = encoder if isinstance(encoder, Backbone) else own_module.OutputMaps(shape, encoder)
     seed_global(seed_of(seed, "init"), torch.device("cpu"))
     where = torch.device(device)
     nets = place(pretrainer.networks(backbone, Spec(shape, ())), where)

@@ -207,5 +207,5 @@ def planned(job: "Job") -> None:
     from sft_exp.training.context import Context
 
     expected = pilot.estimate(job, Context.on(job.experiment.hardware, Tracker()))
-    report.plan([job], expected.of, expected.sentence)
+    report.plan([job], expected.by_folder, expected.sentence)
     sys.exit(0)

@@ -25,7 +25,7 @@ from sft_exp.distributed.select import engine_for
 from sft_exp.errors import ConfigError
 from sft_exp.models.feature_extractor import FeatureExtractor
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
-from sft_exp.stages.finetune import moving, pull
+from sft_exp.stages.finetune import pull, trainable_phases
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
 
@@ -95,10 +95,15 @@ def tuning(kind, strategy=None, **options):
                 },
             )
     if strategy is None:
-        return task, nets, moving(part("strategy", "full")(), nets, DIGITS.image), None
+        return task, nets, trainable_phases(part("strategy", "full")(), nets, DIGITS.image), None
     strategy.adapt(encoder, stream("adapt"))
     start = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
-    return task, nets, moving(strategy, nets, DIGITS.image), partial(pull, strategy, start)
+    return (
+        task,
+        nets,
+        trainable_phases(strategy, nets, DIGITS.image),
+        partial(pull, strategy, start),
+    )
 
 
 def cases():

@@ -182,7 +182,7 @@ def test_several_runs_fail_a_point_together():
         Grade("1.2", None, "how"),
         Grade("2.1", True),
     ]
-    found = {g.point: g for g in checker.together(grades)}
+    found = {g.point: g for g in checker.merge(grades)}
     assert (found["1.1"].passed, found["1.1"].reason) == (False, "1: why")
     assert (found["1.2"].passed, found["1.2"].reason) == (None, "how")
     assert found["2.1"].passed

@@ -231,7 +231,7 @@ def test_integers_say_nearly_the_same(compressor, tmp_path, x_BCHW):
     held = {i.data_type for i in made.graph.initializer if len(i.dims) == 4}
     assert held == {onnx.TensorProto.INT8}
     with torch.no_grad():
-        expected, found = net(x_BCHW), graphs.run(graphs.session(tmp_path / "int8.onnx"), x_BCHW)
+        expected, found = net(x_BCHW), graphs.infer(graphs.session(tmp_path / "int8.onnx"), x_BCHW)
     assert 0 < (expected - found).abs().max() < 0.1 * expected.abs().max()
     assert not list(tmp_path.glob("*ready*"))
 
@@ -244,7 +244,7 @@ def graph(net):
     from sft_exp.models import graphs
 
     if "float" not in _graphs:
-        _graphs["float"] = graphs.from_network(net, SPEC)
+        _graphs["float"] = graphs.export_onnx(net, SPEC)
     return _graphs["float"]
 
 
@@ -308,7 +308,7 @@ def test_a_chain_refuses_what_cannot_follow(parts):
 def test_an_absent_library_is_named(experiment, monkeypatch):
     from sft_exp.models import graphs
 
-    monkeypatch.setattr(graphs, "NEEDED", ("onnx_is_not_there",))
+    monkeypatch.setattr(graphs, "LIBRARIES", ("onnx_is_not_there",))
     for overrides in (["compress=int8"], ["export=onnx"]):
         with pytest.raises(ConfigError, match=r"pip install 'sft_exp\[export\]'"):
             prepare.prepare(experiment("pretrainer=none", *overrides))
@@ -332,10 +332,10 @@ def test_more_loss_than_allowed_fails(tmp_path, most, said):
         results={"bill": [Result(tmp_path, False, 0.0)]},
     )
     if said is None:
-        pipeline.tolerated(job)
+        pipeline.require_tolerance(job)
         return
     with pytest.raises(ToleranceError, match=said) as error:
-        pipeline.tolerated(job)
+        pipeline.require_tolerance(job)
     assert error.value.code == 7
     assert "alone" not in str(error.value)
 

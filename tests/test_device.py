@@ -383,7 +383,7 @@ def test_float16_scales_for_backward_alone(half, monkeypatch):
 
 def test_gradients_that_overflow_at_every_scale_are_said(half, monkeypatch):
     """Not one step would be taken, and the loss would stay as it is."""
-    monkeypatch.setattr(loop, "LEAST_SCALE", 1e9)
+    monkeypatch.setattr(loop, "MIN_SCALE", 1e9)
     with pytest.raises(NonFiniteError, match=r"gradients of loss are not finite .*bf16"):
         half()
 

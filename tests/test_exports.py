@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from sft_exp.data.exports import coco, geometry, recognised
-from sft_exp.data.readers.boxed import turned
+from sft_exp.data.readers.boxed import rotate_box
 from sft_exp.datasets.boxes import Boxes
 from sft_exp.datasets.coco import Coco
 from sft_exp.datasets.image_folder import ImageFolder
@@ -202,13 +202,13 @@ def test_images_that_are_named_and_not_there(tmp_path):
     write(tmp_path / "a.json", coco_json(3))
     for n in range(2):
         noise(tmp_path / f"{n}.jpg", n)
-    assert "1 images are named and not there: 2.jpg" in said(load(tmp_path))
+    assert "1 images are named but missing: 2.jpg" in said(load(tmp_path))
     usual = {"root": str(tmp_path), "train": "a.json", "test": None, "size": 16, "workers": 0}
     with pytest.raises(DataError, match=r"2\.jpg \(image 2\)\ndataset\.missing=drop"):
         Coco(**usual).load()
     dropped = Coco(**usual, missing="drop").load()
     assert len(dropped.train) == 2
-    assert said(dropped) == ["1 images are named and not there: 2.jpg"]
+    assert said(dropped) == ["1 images are named but missing: 2.jpg"]
     with pytest.raises(ConfigError, match="refuse or drop"):
         Coco(missing="skip")
 
@@ -771,7 +771,7 @@ def test_a_box_is_turned_as_pillow_turns_the_image(orientation):
     stored.getexif()[0x0112] = orientation
     upright = ImageOps.exif_transpose(stored)
     assert upright.size == (40, 60)
-    assert turned(BOX, (60, 40), orientation) == upright.getbbox()
+    assert rotate_box(BOX, (60, 40), orientation) == upright.getbbox()
 
 
 @each("orientation", [6, 8])
@@ -784,7 +784,7 @@ def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path, orientation):
     corpus = load(tmp_path, size=60)
     box = corpus.train.target("boxes")[0, 0]
     assert torch.equal(
-        box, torch.tensor(turned(BOX, (60, 40), orientation)) + torch.tensor([10, 0, 10, 0])
+        box, torch.tensor(rotate_box(BOX, (60, 40), orientation)) + torch.tensor([10, 0, 10, 0])
     )
     assert said(corpus) == [
         "1 images are turned upright by their Exif orientation, and their boxes with them"
@@ -795,12 +795,12 @@ def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path, orientation):
 
 
 def test_the_box_around_a_turned_shape():
-    assert geometry.rotated((0, 0, 4, 2), 90, (0, 0)) == pytest.approx((-2, 0, 0, 4))
-    assert geometry.ellipse(0, 0, 4, 2, 90) == pytest.approx((-2, -4, 2, 4))
+    assert geometry.rotated_bounds((0, 0, 4, 2), 90, (0, 0)) == pytest.approx((-2, 0, 0, 4))
+    assert geometry.ellipse_bounds(0, 0, 4, 2, 90) == pytest.approx((-2, -4, 2, 4))
     t = np.linspace(0, 2 * np.pi, 10_000)
     c, s = np.cos(np.radians(30)), np.sin(np.radians(30))
     x, y = 4 * np.cos(t) * c - 2 * np.sin(t) * s, 4 * np.cos(t) * s + 2 * np.sin(t) * c
-    assert geometry.ellipse(0, 0, 4, 2, 30) == pytest.approx(
+    assert geometry.ellipse_bounds(0, 0, 4, 2, 30) == pytest.approx(
         (x.min(), y.min(), x.max(), y.max()), abs=1e-5
     )
 
@@ -1049,7 +1049,7 @@ def test_doubtful_choices_are_refused_or_said(tmp_path, tasks, words):
     noise(tmp_path / "1.jpg", 1)
     dataset = ImageFolder(labels=str(tmp_path / "project.json"), size=16, workers=0)
     if words is None:
-        assert "1 images are named and not there: /data/upload/1/1a2b3c4d-9.jpg" in said(
+        assert "1 images are named but missing: /data/upload/1/1a2b3c4d-9.jpg" in said(
             dataset.load()
         )
         return

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from sft_exp import api
-from sft_exp.check.__main__ import grade, together
+from sft_exp.check.__main__ import grade, merge
 from sft_exp.compare import comparison
 from sft_exp.core.arms import SCRATCH
-from sft_exp.stages.outcome import agreement, norm
+from sft_exp.stages.outcome import class_facts, parameter_norm
 from sft_exp.training import health
 from sft_exp.verdict import Comparison
 
@@ -41,7 +41,7 @@ def falling(first=2.3, last=0.1, n=40, noise=0.0):
 
 def predicted(counts, told, right, log_loss, norms=(10.0, 12.0)):
     """training.json of a model that says each class so often, of images that show each so often."""
-    found = agreement(
+    found = class_facts(
         torch.tensor(counts), torch.tensor(told), right * sum(counts), log_loss * sum(counts)
     )
     return {"norm": list(norms), **found}
@@ -179,7 +179,7 @@ def test_the_norm_is_that_of_all_parameters():
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[3.0, 0.0]]))
         net.bias.fill_(4.0)
-    assert norm(net) == 5.0
+    assert parameter_norm(net) == 5.0
 
 
 # Runs
@@ -234,7 +234,7 @@ def test_the_checker_fails_a_word_on_a_scratch_that_exploded(exploded):
     folder, result = exploded
 
     def point(number):
-        return next(g for g in together(grade([folder])) if g.point == number)
+        return next(g for g in merge(grade([folder])) if g.point == number)
 
     assert point("4.6").passed
     assert point("7.2").passed
@@ -252,7 +252,7 @@ def test_a_word_withheld_from_sound_arms_fails_too(sound):
     stated = {**result["verdict"], "word": "no verdict", "text": "No verdict: scratch diverged."}
     (folder / "results.json").write_text(json.dumps({**result, "verdict": stated}))
     try:
-        found = {g.point: g for g in together(grade([folder]))}
+        found = {g.point: g for g in merge(grade([folder]))}
         assert found["7.2"].passed is False
     finally:
         (folder / "results.json").write_text(json.dumps(result))

@@ -799,7 +799,7 @@ def frames(root, people=4, count=10, parts=("",), shift=1):
 @each("parts", [("",), ("train", "test")])
 def test_frames_of_one_person_on_both_sides_are_noticed(parts):
     corpus = load(frames(Path("root"), parts=parts), size=32)
-    found = duplicates.related(corpus)
+    found = duplicates.related_images(corpus)
     assert found["share"] > 0.9
     test, train, alike = found["pair"]
     person = [Path(name).name.partition("_")[0] for name in (test, train)]
@@ -825,15 +825,15 @@ def test_the_manifest_keeps_related_images_and_the_report_warns_of_them(tmp_path
 
 def test_a_group_settles_it():
     root = frames(Path("root"))
-    assert duplicates.related(load(root, size=32, group="(p[0-9]+)_")) is None
+    assert duplicates.related_images(load(root, size=32, group="(p[0-9]+)_")) is None
 
 
 def test_unrelated_images_are_not_called_related():
-    assert duplicates.related(load(classes(Path("root"), count=30), size=32)) is None
+    assert duplicates.related_images(load(classes(Path("root"), count=30), size=32)) is None
 
 
 @pytest.mark.slow
 @each("name", ["sign_digits", "cifar10_jpeg12k"])
 def test_shared_sets_have_no_related_images(name, shared_data):
     corpus = ImageFolder(root=str(shared_data / name), size=32).load()
-    assert duplicates.related(corpus) is None
+    assert duplicates.related_images(corpus) is None

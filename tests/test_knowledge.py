@@ -47,7 +47,7 @@ def test_recommendations_lead_upwards_and_end(pretrainer, encoder, grey):
         case = case._replace(choices={**case.choices, **groups}, augmented=augmented)
         after = case.choices["pretrainer"]
         assert knowledge.PRETRAINERS[after] >= knowledge.PRETRAINERS[before]
-    assert knowledge.ahead_of(case.choices["pretrainer"]) <= knowledge.MARGIN
+    assert knowledge.lead_over(case.choices["pretrainer"]) <= knowledge.MARGIN
 
 
 def test_fixmatch_is_not_recommended_for_colour_photographs():
@@ -59,7 +59,7 @@ def test_fixmatch_is_not_recommended_for_colour_photographs():
 
 
 def test_weights_from_a_file_are_not_replaced():
-    assert knowledge.ahead_of("imagenet") == 0
+    assert knowledge.lead_over("imagenet") == 0
 
 
 def test_the_defaults_for_photographs_take_the_best_method():

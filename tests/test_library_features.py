@@ -82,7 +82,7 @@ def test_features_are_the_librarys(name, experiment, tmp_path, monkeypatch):
     weights = tmp_path / "weights.safetensors"
     theirs = features(name, weights, images, tmp_path)
     cached(name, weights, tmp_path, monkeypatch)
-    onnx = all(find_spec(library) for library in graphs.NEEDED)
+    onnx = all(find_spec(library) for library in graphs.LIBRARIES)
     words = weight_names.with_encoder(["pretrainer=checkpoint", f"pretrainer.init={name}"])
     for size, x_BCHW in images.items():
         image = (3, int(size), int(size))
@@ -92,8 +92,8 @@ def test_features_are_the_librarys(name, experiment, tmp_path, monkeypatch):
         assert report.missing == {}
         ours = {"PyTorch": nets["encoder"].eval()(x_BCHW)}
         if onnx:
-            graph = graphs.from_network(nets["encoder"], Spec(image, ()))
-            ours["ONNX Runtime"] = graphs.run(graphs.session(graph), x_BCHW)
+            graph = graphs.export_onnx(nets["encoder"], Spec(image, ()))
+            ours["ONNX Runtime"] = graphs.infer(graphs.session(graph), x_BCHW)
         for where, found in ours.items():
             # of the largest feature, as sums of many terms are rounded by
             most = theirs[size].abs().max()

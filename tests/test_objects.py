@@ -199,8 +199,8 @@ def requests(tmp_path, stage):
 
 
 def digest(module, tmp_path):
-    part = OwnModule(**own_module.described(module, tmp_path))
-    return code_hash.digest({"encoder": part}, own_module.described)
+    part = OwnModule(**own_module.describe(module, tmp_path))
+    return code_hash.digest({"encoder": part}, own_module.describe)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_module_is_built_again_from_its_description(nets, tmp_path, name):
 
         transformer = models.VisionTransformer(32, 16, 1, 2, 16, 32)
         net = transformer if name == "vit" else models.resnet18()
-    part = OwnModule(**json.loads(json.dumps(own_module.described(net, tmp_path))))
+    part = OwnModule(**json.loads(json.dumps(own_module.describe(net, tmp_path))))
     backbone, x = part.build(image).eval(), torch.rand(2, *image)
     expected = net.eval()(x)
     for (_, m), wanted in zip(
@@ -249,7 +249,7 @@ def test_a_module_is_built_again_from_its_description(nets, tmp_path, name):
     # as model.json describes it: trained weights are loaded afterwards, or nothing is a number
     part.weights = ""
     assert part.build(image)(x).isnan().all()
-    assert own_module.described(net, tmp_path)["architecture"] == part.architecture
+    assert own_module.describe(net, tmp_path)["architecture"] == part.architecture
 
 
 Typed = type("Typed", (nn.Linear,), {"__module__": "__main__"})
@@ -295,15 +295,15 @@ def hooked(nets):
     ],
 )
 def test_a_module_that_does_not_fit_the_images_is_refused(tmp_path, net, words):
-    part = OwnModule(**own_module.described(net, tmp_path))
+    part = OwnModule(**own_module.describe(net, tmp_path))
     with pytest.raises(ConfigError) as error:
         part.build((1, 8, 8))
     assert words in str(error.value)
 
 
 def test_damaged_weights_are_refused(tmp_path):
-    part = OwnModule(**own_module.described(nn.Linear(2, 2), tmp_path))
-    own_module.read.cache_clear()
+    part = OwnModule(**own_module.describe(nn.Linear(2, 2), tmp_path))
+    own_module.read_weights.cache_clear()
     with open(part.weights, "ab") as file:
         file.write(b"x")
     with pytest.raises(DataError, match="not the weights"):

@@ -114,7 +114,7 @@ class Late:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
-watchdog.leave_on_signals()
+watchdog.exit_on_signals()
 late = Late()
 print("here", flush=True)
 """
@@ -155,7 +155,7 @@ def test_a_task_of_submitits_local_executor_ends_with_the_process_that_began_the
         env=environment() | names,
     )
     with pytest.raises(subprocess.TimeoutExpired):
-        task.wait(2 * watchdog.EVERY)
+        task.wait(2 * watchdog.POLL_SECONDS)
     driver.kill()
     driver.communicate()
     assert task.wait(10) == Interrupted.code

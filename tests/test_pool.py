@@ -60,7 +60,7 @@ def test_a_run_whose_folders_workers_computed_has_the_bits_of_one_process():
     alone = sft_exp.run([*SETTINGS, *settings, "store=alone", "hardware.workers=1"])
 
     job, ctx, values = prepared(*settings, "store=shared", "hardware.workers=2")
-    names = set(pool.pooled(job, ctx))
+    names = set(pool.pooled_requests(job, ctx))
     store = Store(Path("shared"))
     with pool.workers(job, ctx, values):  # the main process does nothing but what comes before
         for name in ("data", "pretrain", "features"):
@@ -121,11 +121,13 @@ def test_large_networks_and_stated_threads_keep_theirs():
     assert not stage_requests.on_one_thread("finetune", request, ctx)
     what = stage_requests.stage("finetune")
     single = [r for r in job.requests["finetune"] if not what.batch_key(r)]
-    assert set(pool.pooled(job, ctx)) == {what.folder_name(r) for r in single}
+    assert set(pool.pooled_requests(job, ctx)) == {what.folder_name(r) for r in single}
     large, ctx, _ = prepared("encoder=resnet18")
     trained = large.requests["finetune"][0]
     assert not stage_requests.on_one_thread("finetune", trained, ctx)
-    assert large.requests["finetune"][0] not in [r for _, r in pool.pooled(large, ctx).values()]
+    assert large.requests["finetune"][0] not in [
+        r for _, r in pool.pooled_requests(large, ctx).values()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def test_stop_and_workers_hear_the_signals_there_are(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     with Stop.handle_signals():
         signal.raise_signal(signal.SIGTERM)
-        assert Stop.asked
+        assert Stop.requested
+    assert not Stop.requested, "a later command in this process would stop as well"
     assert signal.getsignal(signal.SIGTERM) is before
     interrupt = signal.getsignal(signal.SIGINT)
     try:
@@ -91,9 +92,9 @@ def test_no_process_is_ended_by_the_question_whether_it_lives(windows, monkeypat
         raise AssertionError("os.kill was called")
 
     monkeypatch.setattr(os, "kill", kill)
-    assert not store.ended(Path(f"work/1.{os.getppid()}.{platform.node()}"))
-    assert store.ended(Path(f"work/1.{os.getpid()}.{platform.node()}"))
-    assert not store.ended(Path(f"work/1.{os.getpid()}.elsewhere"))
+    assert not store.has_ended(Path(f"work/1.{os.getppid()}.{platform.node()}"))
+    assert store.has_ended(Path(f"work/1.{os.getpid()}.{platform.node()}"))
+    assert not store.has_ended(Path(f"work/1.{os.getpid()}.elsewhere"))
 
 
 def test_folders_are_not_opened_and_files_are_opened_for_writing(windows, monkeypatch, tmp_path):

@@ -257,13 +257,13 @@ def test_stopped_and_started_again_it_ends_in_the_same_bits(tuning, tmp_path, mo
 
     def stopping(*arguments):
         for step in real(*arguments):
-            Stop.asked = step.done == 11
+            Stop.requested = step.done == 11
             yield step
 
     monkeypatch.setattr(finetune, "fit", stopping)
     with Stop.handle_signals(), pytest.raises(Interrupted):
         tuned(tmp_path / "cut", request, ctx)
-    Stop.asked = False
+    Stop.requested = False
     monkeypatch.setattr(finetune, "fit", real)
     found = tuned(tmp_path / "cut", request, ctx)
     assert found[0].keys() == expected[0].keys()

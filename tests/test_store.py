@@ -349,9 +349,9 @@ def test_half_a_copy_is_not_taken_up(tmp_path, monkeypatch):
     """Its owner took the folder away while it was copied."""
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "first").write_text("")
-    assert store.copied(tmp_path / "left", tmp_path / "whole")
+    assert store.copy_folder(tmp_path / "left", tmp_path / "whole")
     real = atomic_io.copy
     monkeypatch.setattr(
         atomic_io, "copy", lambda path, to: (real(path, to), atomic_io.discard(path))
     )
-    assert not store.copied(tmp_path / "left", tmp_path / "half")
+    assert not store.copy_folder(tmp_path / "left", tmp_path / "half")

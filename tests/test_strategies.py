@@ -90,7 +90,7 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
     """Through every phase: what the strategy moves moves, and of all else no byte does, statistics and decay included."""
     strategy = part("strategy", stem)()
     nets = networks(encoder, strategy, maps)
-    phases = finetune.moving(strategy, nets, SPEC.image)
+    phases = finetune.trainable_phases(strategy, nets, SPEC.image)
     images, steps = digits.train.at(torch.arange(64)), 8 * len(phases)
     told = plan(
         nets, steps, phases=[(1 / len(phases), rates) for _, rates in phases], eval_frozen="encoder"
@@ -121,7 +121,7 @@ def test_what_is_frozen_is_frozen(digits, plan, stem, encoder, maps):
 def test_frozen_statistics_stay_while_the_parameters_train(digits, plan, encoder):
     """BatchNorm's running means and variances keep every byte; its weights move, as do all others."""
     nets = networks(encoder, Full())
-    phases = finetune.moving(Full(), nets, SPEC.image)
+    phases = finetune.trainable_phases(Full(), nets, SPEC.image)
     chosen = plan(nets, 4, phases=phases, eval_frozen="encoder", frozen_statistics=True)
     optimizers = optimizers_for(Classify(), nets, DECAYING, chosen.phases)
     images, before = digits.train.at(torch.arange(64)), state(nets)
@@ -137,7 +137,7 @@ def test_frozen_statistics_stay_while_the_parameters_train(digits, plan, encoder
 def test_dropout_is_off_where_all_around_it_is_frozen(stem):
     strategy = part("strategy", stem)()
     nets = networks(Droppy(), strategy)
-    for _, rates in finetune.moving(strategy, nets, SPEC.image):
+    for _, rates in finetune.trainable_phases(strategy, nets, SPEC.image):
         set_train_mode(nets, "encoder", rates)
         for block in ("one", "two"):
             moves = any(name.startswith(f"encoder.backbone.{block}.") for name in rates)
@@ -189,7 +189,7 @@ def test_rates_are_as_promised(strategy, phases):
 
 def test_the_optimizer_gets_the_rates_that_the_strategy_names(plan):
     nets = networks(MLP([32, 16]), Layerwise(0.5))
-    phases = finetune.moving(Layerwise(0.5), nets, SPEC.image)
+    phases = finetune.trainable_phases(Layerwise(0.5), nets, SPEC.image)
     groups = optimizers_for(Classify(), nets, DECAYING, phases)["loss"].param_groups
     rate_of = {id(p): g["lr"] for g in groups for p in g["params"]}
     assert {name: rate_of[id(p)] for name, p in nets.named_parameters()} == pytest.approx(
@@ -215,7 +215,12 @@ def test_lora_merged_is_lora_unmerged(digits, plan, encoder):
     strategy = LoRA(rank=3)
     nets, plain = networks(encoder, strategy), networks(encoder, Full())
     images = digits.train.at(torch.arange(64))
-    told = plan(nets, 20, phases=finetune.moving(strategy, nets, SPEC.image), eval_frozen="encoder")
+    told = plan(
+        nets,
+        20,
+        phases=finetune.trainable_phases(strategy, nets, SPEC.image),
+        eval_frozen="encoder",
+    )
     x_BCHW, before = images.floats(torch.arange(64), CPU), state(plain)
     with torch.no_grad():
         assert torch.equal(nets.eval()["encoder"](x_BCHW), plain.eval()["encoder"](x_BCHW)), (
@@ -264,8 +269,8 @@ def test_the_two_products_are_one_with_the_sum_of_the_weights(encoder, monkeypat
         outputs[-1].square().sum().backward()
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0], rtol=1e-5, atol=1e-5)
-    moving = finetune.moving(LoRA(), nets, SPEC.image)[0][1]
-    trained = {name: p.grad for name, p in nets.named_parameters() if name in moving}
+    rates = finetune.trainable_phases(LoRA(), nets, SPEC.image)[0][1]
+    trained = {name: p.grad for name, p in nets.named_parameters() if name in rates}
     adapted = [name for name in trained if name.endswith(".up")]
     assert len(adapted) == sum(
         len(lora.adapted(m)) for m in networks(encoder, Full())["encoder"].modules()

@@ -472,12 +472,12 @@ def test_looks_are_kept_and_none_is_taken_twice(tmp_path, monkeypatch):
     study = LabelEfficiency(labels=[1, 10], until="decided", budget="1h")
     jobs = at_look((0.10, 0.004), *LOOKS[0])
     monkeypatch.setattr(looks.comparison, "collect", lambda folders: jobs)
-    assert looks.take(study, tmp_path, 0) == {"vae, 10"}
+    assert looks.take_look(study, tmp_path, 0) == {"vae, 10"}
     (first,) = looks_in(tmp_path)
     jobs += at_look((0.15, 0.15), *LOOKS[1])  # other results: an old look does not change
-    assert looks.take(study, tmp_path, 0) == {"vae, 10"}
+    assert looks.take_look(study, tmp_path, 0) == {"vae, 10"}
     assert looks_in(tmp_path) == [first]
-    looks.take(study, tmp_path, 1)
+    looks.take_look(study, tmp_path, 1)
     assert [look.alpha for look in looks_in(tmp_path)] == list(ALPHAS[:2])
 
 
@@ -489,10 +489,10 @@ def test_a_failed_job_or_an_empty_budget_ends_the_looks(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(looks.comparison, "collect", lambda folders: jobs)
     short = LabelEfficiency(labels=[1, 10], until="decided", budget="50s")
-    assert looks.take(short, tmp_path, 0) == set()
+    assert looks.take_look(short, tmp_path, 0) == set()
     assert len(looks_in(tmp_path)) == 1
     jobs.append(Job("9", Path(), {}, {"state": "failed"}, {}))
-    assert looks.take(short, tmp_path, 1) == set()
+    assert looks.take_look(short, tmp_path, 1) == set()
     assert len(looks_in(tmp_path)) == 1, "a look at a part of the design was not planned"
 
 

@@ -97,7 +97,7 @@ def test_the_block_counts_and_names_the_best_by_validation(screen):
     shown.begin(name := shown.describe(2, ["seed=2"]))
     shown.fail(name, "out of memory\nmore")
     shown.begin(shown.describe(3, ["seed=3"]))
-    shown.hear("fine-tune: 3/10 loss 0.5")
+    shown.show_message("fine-tune: 3/10 loss 0.5")
     text = printed(shown.block(), 80)
     assert "3 of 5 jobs done, 1 failed, about 0:00 left" in text
     assert "best by validation so far: 70.0, job 1 (2 of 5): seed=1" in text
@@ -107,7 +107,7 @@ def test_the_block_counts_and_names_the_best_by_validation(screen):
 
 def test_a_worker_warns_above_the_block(screen):
     shown = Display(2)
-    shown.hear("3 files are no images")
+    shown.show_message("3 files are no images")
     assert screen.file.getvalue() == "3 files are no images\n"
 
 

@@ -124,7 +124,7 @@ def complete(name, monkeypatch):
     folders = [Path(s.folder) for s in (result.stages.pretrain, result.stages.finetune)]
     for folder in folders:
         found = shown(name, folder, monkeypatch)
-        record = metrics_log.record(folder)
+        record = metrics_log.read_with_monitors(folder)
         for key in {key for row in record for key in row} - {"step"}:
             wanted = [
                 (row["step"], pytest.approx(row[key], rel=1e-6)) for row in record if key in row

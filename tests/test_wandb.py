@@ -115,7 +115,7 @@ def steps(one):
 def rows(identity):
     """The record on disk."""
     (folder,) = find(f"outputs/store/{identity}")
-    return metrics_log.record(folder)
+    return metrics_log.read_with_monitors(folder)
 
 
 def mirrored(one):

@@ -312,7 +312,7 @@ def test_a_published_file_is_known_by_its_content(downloaded, tmp_path, monkeypa
         url=f"https://example.org/resnet18-{sha256[:8]}.pth",
         transforms=ResNet18_Weights.DEFAULT.transforms,
     )
-    monkeypatch.setattr(weights, "every", lambda: iter([("resnet18", entry)]))
+    monkeypatch.setattr(weights, "published_weights", lambda: iter([("resnet18", entry)]))
     found = weights.prepared(weights.locate(str(file)), tensors, sha256)
     assert (found.by, found.mean, found.std, found.size) == ("torchvision", MEAN, STD, 224)
 
@@ -619,7 +619,7 @@ def test_a_name_says_which_encoder_it_is_of(init, encoder, capsys):
 
 
 def test_every_name_of_torchvisions_weights_is_understood():
-    for name, entry in weights.every():
+    for name, entry in weights.published_weights():
         # Classifiers alone: the others are of no encoder's name.
         if type(entry).__module__.count(".") == 2:
             assert weight_names.encoder_of(f"torchvision:{entry}") == ("torchvision", name)
@@ -866,13 +866,13 @@ def agree(run, root, capsys):
     close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
     close(sft_exp.load(run).predict(files), logits_NY.softmax(1))
     close(printed(run, files, capsys), logits_NY.softmax(1))
-    if not all(find_spec(name) for name in graphs.NEEDED):
+    if not all(find_spec(name) for name in graphs.LIBRARIES):
         pytest.skip("the extra export is not installed")
     served = app.model_of(run)
     answers = [app.answer(served, file.read_bytes()) for file in files]
     close(of_classes(served.classes, answers), logits_NY.softmax(1))
     finished = export.finished(model.folder_of(run))
-    finished = replace(finished, graph=graphs.from_network(finished.network, finished.spec))
+    finished = replace(finished, graph=graphs.export_onnx(finished.network, finished.spec))
     for preprocess in (False, True):
         folder = root.parent / f"exported-{preprocess}"
         folder.mkdir()

@@ -38,35 +38,44 @@ WORDS = {True: "passed", False: "failed", None: "cannot tell"}
 
 
 def grade(paths: Sequence[Path], again: bool = False) -> list[Grade]:
-    """The grades of all runs in these run, sweep and study folders."""
+    """The grades of all runs in these run, sweep and study folders.
+
+    Args:
+        paths: the folders.
+        again: whether to read the data sets and predict again (point 6.5).
+
+    Raises:
+        DataError: no folder holds a finished job, or a file of a run cannot be read.
+    """
     from sft_exp.check import again as repetition
     from sft_exp.check import artefacts, runs, sweeps
 
-    grades, every_run, missing = [], [], []
+    grades, all_runs, missing = [], [], []
     for path in paths:
         path_runs = [artefacts.read(folder) for folder in sweeps.jobs(path)]
-        missing += sweeps.undone(path)
-        every_run += path_runs
+        missing += sweeps.unfinished(path)
+        all_runs += path_runs
         study = (path / "study.json").exists()
-        graded: list[Grade] = []
+        job_grades: list[Grade] = []
         for run in path_runs:
-            several = len(paths) > 1 or len(path_runs) > 1
-            points = runs.grade(run)
-            points.append(
-                repetition.grade(run) if again else unknown("6.5", "needs the data set: again=true")
-            )
-            graded += [replace(g, of=run.folder.name if several else "") for g in points]
-        grades += sweeps.beside(path, graded) if study else graded
+            name = run.folder.name if len(paths) > 1 or len(path_runs) > 1 else ""
+            without_data = unknown("6.5", "needs the data set: again=true")
+            points = [*runs.grade(run), repetition.grade(run) if again else without_data]
+            job_grades += [replace(g, of=name) for g in points]
+        grades += sweeps.job_grades(path, job_grades) if study else job_grades
         if study and path_runs:
             grades += [replace(g, of="study") for g in sweeps.study(path, path_runs)]
-    if not every_run:
+    if not all_runs:
         raise DataError(f"{', '.join(map(str, paths))}: no job is done")
-    return [*grades, sweeps.seeds(every_run, missing)]
+    return [*grades, sweeps.seeds(all_runs, missing)]
 
 
-def together(grades: Sequence[Grade]) -> list[Grade]:
-    """One grade a point: failed if any run failed it, with the runs and reasons; else passed if it
-    could be graded in any run."""
+def merge(grades: Sequence[Grade]) -> list[Grade]:
+    """One grade for each point.
+
+    A point is failed if any run failed it, with the runs and reasons; else it is passed if it could
+    be graded in any run.
+    """
     merged = []
     for point in POINTS:
         of_point = [g for g in grades if g.point == point]
@@ -113,7 +122,7 @@ def work(arguments: Arguments) -> int:
         grades, sentences = predictions.grade(arguments.run, arguments.truth, arguments.baseline)
     else:
         grades, sentences = grade(arguments.run, arguments.again), []
-    merged = together(grades)
+    merged = merge(grades)
     print_grades(merged, sentences)
     return DataError.code if any(g.passed is False for g in merged) else 0
 

@@ -1,10 +1,9 @@
-"""Read the data, draw the labelled splits and predict again (point 6.5).
+"""Point 6.5: the data set, the labelled splits and the predictions can be made again.
 
-It costs the predictions of every arm.
+The point is graded by doing so, which takes as long as the predictions of every arm.
 """
 
 from sft_exp.check.artefacts import Run
-from sft_exp.check.runs import every
 from sft_exp.check.standard import Grade, ok
 from sft_exp.config import build, sources
 from sft_exp.data import splits
@@ -16,39 +15,38 @@ ROUNDING = 0.001  # share of the predictions that may differ on another machine
 
 
 def grade(run: Run) -> Grade:
-    """Grade of point 6.5.
+    """The grade of point 6.5.
 
     Raises:
         DataError: the data set is not where the run read it.
     """
     values = build.resolved(run.result["config"])
     data = corpus(build.part(values["dataset"], "dataset", sources.KINDS["dataset"]))
-    known, faults = Labels.parse(values["labels"], values["labels_total"]), []
-    for stated, read in ((run.learnt, data.fingerprint), (run.tested, data.test_fingerprint)):
-        if stated["sha256"] != read:
+    labels, faults = Labels.parse(values["labels"], values["labels_total"]), []
+    manifests = (run.train_manifest, run.test_manifest)
+    fingerprints = (data.fingerprint, data.test_fingerprint)
+    for manifest, hash_now in zip(manifests, fingerprints, strict=True):
+        hash_then = manifest["sha256"]
+        if hash_then != hash_now:
             faults.append(
-                f"the data set's hash is {read[:16]}..., the run's is {stated['sha256'][:16]}..."
+                f"the data set's hash is {hash_now[:16]}..., the run's is {hash_then[:16]}..."
             )
-    for arm, one in every(run):
-        where = f"{arm}, draw {one.draw}"
-        draw = splits.make(data, known, one.draw)
-        labelled, validation = run.labels_of(one)
-        used = (
-            {*labelled, *validation}
-            if run.shelf.request(one.finetune)["val"] == "holdout"
-            else {*labelled}
-        )
-        if used != {*draw.labelled.ids}:
-            faults.append(f"{where}: its labels are not those of draw {one.draw}")
-        if [run.tested["ids"][r] for r in run.rows[one][0]] != draw.test.ids:
-            faults.append(f"{where}: its test images are not those of draw {one.draw}")
+    for arm, evaluation in run.evaluations():
+        where = f"{arm}, draw {evaluation.draw}"
+        draw = splits.make(data, labels, evaluation.draw)
+        labelled, validation = run.labels_of(evaluation)
+        request, predictions = run.store.request(evaluation.finetune), run.predictions[evaluation]
+        # a holdout is taken from the labelled images of the draw
+        names = {*labelled, *validation} if request["val"] == "holdout" else {*labelled}
+        if names != {*draw.labelled.ids}:
+            faults.append(f"{where}: its labels are not those of draw {evaluation.draw}")
+        if [run.test_manifest["ids"][row] for row in predictions.rows] != draw.test.ids:
+            faults.append(f"{where}: its test images are not those of draw {evaluation.draw}")
             continue
-        _, outputs = models.measure(
-            models.load(run.shelf.root / one.finetune), draw.test, pick("cpu")
-        )
-        differ = sum(
-            a != b for a, b in zip(outputs["predicted"].tolist(), run.rows[one][1], strict=True)
-        )
+        model = models.load(run.store.root / evaluation.finetune)
+        _, outputs = models.measure(model, draw.test, pick("cpu"))
+        classes = outputs["predicted"].tolist()
+        differ = sum(a != b for a, b in zip(classes, predictions.classes, strict=True))
         if differ > ROUNDING * len(draw.test):
             faults.append(
                 f"{where}: the model predicts {differ} of {len(draw.test)} images differently"

@@ -2,11 +2,12 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from sft_exp.core.score import ACCURACY, BALANCED, balanced_accuracy
 from sft_exp.errors import DataError
@@ -16,8 +17,8 @@ from sft_exp.training import health
 NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 
 
-class Shelf:
-    """Read access to a store's finished folders."""
+class FinishedFolders:
+    """The finished folders of a store, read-only."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -41,25 +42,25 @@ class Shelf:
                 f"{self.root / name / file}: unreadable ({type(error).__name__})"
             ) from error
 
-    def whole(self, value: Any, without: frozenset[str]) -> Any:
+    def expanded(self, value: Any, without: frozenset[str]) -> Any:
         """A request in which names of folders are replaced by the folders' own requests.
 
         Keys in `without` are left out at every depth.
         """
         if isinstance(value, dict):
-            return {k: self.whole(v, without) for k, v in value.items() if k not in without}
+            return {k: self.expanded(v, without) for k, v in value.items() if k not in without}
         if isinstance(value, list):
-            return [self.whole(v, without) for v in value]
+            return [self.expanded(v, without) for v in value]
         if (
             isinstance(value, str)
             and NAME.fullmatch(value)
             and (self.root / value / "request.json").exists()
         ):
-            return self.whole(self.request(value), without)
+            return self.expanded(self.request(value), without)
         return value
 
-    def below(self, name: str) -> set[str]:
-        """The names of the folder and of all folders that it was made from."""
+    def with_inputs(self, name: str) -> set[str]:
+        """The names of the folder and of all folders that its result was computed from."""
         names, new = set[str](), {name}
         while new:
             names |= new
@@ -67,18 +68,25 @@ class Shelf:
             new = {n for t in texts for n in NAME.findall(t) if (self.root / n).exists()} - names
         return names
 
-    def of(self, stage: str) -> list[str]:
+    def of_stage(self, stage: str) -> list[str]:
         """The names of all finished folders of a stage."""
         return sorted(p.parent.name for p in self.root.glob(f"{stage}-*/{atomic_io.SEAL}"))
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One arm in one draw."""
+class Evaluation:
+    """The evaluation of one arm on one labelled split."""
 
     evaluate: str  # name of the evaluation's folder
     finetune: str  # name of the fine-tuning's folder
-    draw: int
+    draw: int  # index of the labelled split
+
+
+class Predictions(NamedTuple):
+    """The predictions of an evaluation."""
+
+    rows: list[int]  # indices into the test manifest
+    classes: list[int]  # indices of the predicted classes
 
 
 @dataclass(eq=False)
@@ -87,93 +95,111 @@ class Run:
 
     folder: Path
     result: dict[str, Any]  # results.json
-    shelf: Shelf
-    arms: dict[str, list[Arm]] = field(default_factory=dict)
+    store: FinishedFolders
+    arms: dict[str, list[Evaluation]] = field(default_factory=dict)
 
     @cached_property
-    def learnt(self) -> dict[str, Any]:
-        """The manifest of the images to learn from."""
-        return self.shelf.json(self.result["folders"]["data"], "manifest.json")
+    def train_manifest(self) -> dict[str, Any]:
+        """The manifest of the training images and of the unlabelled pool."""
+        return self.store.json(self.result["folders"]["data"], "manifest.json")
 
     @cached_property
-    def tested(self) -> dict[str, Any]:
+    def test_manifest(self) -> dict[str, Any]:
         """The manifest of the test images."""
-        return self.shelf.json(self.result["folders"]["test"], "manifest.json")
+        return self.store.json(self.result["folders"]["test"], "manifest.json")
 
     @cached_property
     def labels(self) -> dict[str, int]:
-        """Name -> label of the images to learn from."""
-        return dict(zip(self.learnt["ids"]["train"], self.learnt["labels"], strict=True))
+        """Name -> label of each training image."""
+        return dict(
+            zip(self.train_manifest["ids"]["train"], self.train_manifest["labels"], strict=True)
+        )
 
     @cached_property
-    def rows(self) -> dict[Arm, tuple[list[int], list[int]]]:
-        """Of every evaluation, (indices into the test manifest, classes predicted for them)."""
+    def predictions(self) -> dict[Evaluation, Predictions]:
+        """The predictions of every evaluation.
+
+        Raises:
+            DataError: a file of predictions is missing or damaged.
+        """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         predictions = {}
-        for arm in (a for arms in self.arms.values() for a in arms):
-            file = self.shelf.root / arm.evaluate / "predictions.safetensors"
+        for _, evaluation in self.evaluations():
+            file = self.store.root / evaluation.evaluate / "predictions.safetensors"
             try:
                 tensors = load_file(file)
-                predictions[arm] = (tensors["row"].tolist(), tensors["predicted"].tolist())
+                rows, classes = tensors["row"].tolist(), tensors["predicted"].tolist()
+                predictions[evaluation] = Predictions(rows, classes)
             except (OSError, SafetensorError, KeyError) as error:
                 raise DataError(f"{file}: unreadable ({error})") from error
         return predictions
 
     def accuracies(self, arm: str) -> list[float]:
         """The accuracy in each draw, from the predictions."""
-        return [
-            fmean(label == p for label, p in self.answers(one)) for one in self.arms.get(arm, [])
-        ]
+        answers = map(self.labels_and_predictions, self.arms.get(arm, []))
+        return [fmean(label == predicted for label, predicted in pairs) for pairs in answers]
 
     def scores(self, arm: str) -> list[float]:
         """The score that the verdict compares, in each draw, from the predictions."""
         if self.score != BALANCED:
             return self.accuracies(arm)
-        return [balanced_accuracy(self.answers(one)) for one in self.arms.get(arm, [])]
+        answers = map(self.labels_and_predictions, self.arms.get(arm, []))
+        return [balanced_accuracy(pairs) for pairs in answers]
 
-    def answers(self, one: Arm) -> list[tuple[int, int]]:
-        """(label, class predicted) of each test image of an evaluation."""
-        rows, predicted = self.rows[one]
-        return [(self.tested["labels"][r], p) for r, p in zip(rows, predicted, strict=True)]
+    def labels_and_predictions(self, evaluation: Evaluation) -> list[tuple[int, int]]:
+        """(label, predicted class) of each test image of an evaluation."""
+        labels = self.test_manifest["labels"]
+        return [(labels[row], c) for row, c in zip(*self.predictions[evaluation], strict=True)]
+
+    def evaluations(self) -> Iterator[tuple[str, Evaluation]]:
+        """(name of the arm, evaluation) for all arms and labelled splits."""
+        for arm, evaluations in self.arms.items():
+            for evaluation in evaluations:
+                yield arm, evaluation
 
     @property
     def score(self) -> str:
+        """The key of the score that the verdict compares; results of older versions state none."""
         return str(self.result.get("score", ACCURACY))
 
     def faults(self, arm: str) -> list[str]:
-        """How the arm's training failed in each draw, from its files; empty where it did not."""
-        return [health.of(self.shelf.root / one.finetune) for one in self.arms.get(arm, [])]
+        """How the arm's training failed in each draw, by its files; "" where it did not fail."""
+        return [health.of(self.store.root / e.finetune) for e in self.arms.get(arm, [])]
 
-    def labels_of(self, arm: Arm) -> tuple[list[str], list[str]]:
+    def labels_of(self, evaluation: Evaluation) -> tuple[list[str], list[str]]:
         """Names of the (labelled images, images used for validation)."""
-        names = self.shelf.json(arm.finetune, "labels.json")
+        names = self.store.json(evaluation.finetune, "labels.json")
         return names["labelled"], names["validation"]
 
-    def elsewhere(self, arm: Arm) -> dict[str, str]:
-        """Name -> hash of the pixels, of the pretraining images if they are of another data set."""
-        start = self.shelf.request(arm.finetune)["start"]
-        data = self.shelf.request(start)["data"] if start else self.result["folders"]["data"]
+    def tested(self, evaluation: Evaluation) -> set[str]:
+        """Names of the test images of an evaluation."""
+        return {self.test_manifest["ids"][row] for row in self.predictions[evaluation].rows}
+
+    def pretrained_elsewhere(self, evaluation: Evaluation) -> dict[str, str]:
+        """Name -> hash of the pixels of each pretraining image, if these are of another data set."""
+        start = self.store.request(evaluation.finetune)["start"]
+        data = self.store.request(start)["data"] if start else self.result["folders"]["data"]
         if data == self.result["folders"]["data"]:
             return {}
-        manifest = self.shelf.json(data, "manifest.json")
+        manifest = self.store.json(data, "manifest.json")
         ids, hashes = manifest["ids"], manifest["content"]
         return {name: h for split in ids for name, h in zip(ids[split], hashes[split], strict=True)}
 
-    def pooled(self, arm: Arm) -> list[str]:
-        """Names of the images of this data set that may have been pretrained on."""
-        ids = self.learnt["ids"]
-        if not self.tested["folds"]:
+    def pretraining_pool(self, evaluation: Evaluation) -> list[str]:
+        """Names of the images of this data set that the encoder may have been pretrained on."""
+        ids = self.train_manifest["ids"]
+        if not self.test_manifest["folds"]:
             return [*ids["train"], *ids.get("unlabelled", [])]
         if "unlabelled" in ids:
             return ids["unlabelled"]
-        tested = {self.tested["ids"][r] for r in self.rows[arm][0]}
+        tested = self.tested(evaluation)
         return [name for name in ids["train"] if name not in tested]
 
 
 def read(folder: Path) -> Run:
-    """The run in a folder.
+    """Read the run in a folder.
 
     Raises:
         DataError: the run or its store is missing, or the run is too old to have the files that the
@@ -181,7 +207,7 @@ def read(folder: Path) -> Run:
     """
     try:
         result = json.loads((folder / "results.json").read_text())
-        names, store = result["folders"], Path(result["config"]["store"])
+        names, location = result["folders"], Path(result["config"]["store"])
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder / 'results.json'}: unreadable ({type(error).__name__})"
@@ -194,15 +220,17 @@ def read(folder: Path) -> Run:
         raise DataError(
             f"{folder}: its score is {score}, but only runs that classify images can be graded"
         )
-    places = (start / store for start in (Path(), *folder.resolve().parents))
+    places = (start / location for start in (Path(), *folder.resolve().parents))
     root = next((p for p in places if (p / names["data"]).is_dir()), None)
     if root is None:
-        raise DataError(f"{folder}: its results lie in {store}, and {names['data']} is not there")
-    shelf = Shelf(root)
-    run = Run(folder, result, shelf)
+        raise DataError(
+            f"{folder}: its results lie in {location}, and {names['data']} is not there"
+        )
+    store = FinishedFolders(root)
+    run = Run(folder, result, store)
     for arm, evaluations in names["arms"].items():
-        requests = [shelf.request(name) for name in evaluations]
+        requests = [store.request(name) for name in evaluations]
         run.arms[arm] = [
-            Arm(n, r["model"], r["draw"]) for n, r in zip(evaluations, requests, strict=True)
+            Evaluation(n, r["model"], r["draw"]) for n, r in zip(evaluations, requests, strict=True)
         ]
     return run

@@ -37,28 +37,32 @@ HIDDEN = {  # points that predictions cannot show, and what they lack
     "8.1": "a table",
     "8.2": "a table",
 }
-Place = tuple[str, str]  # (seed, draw)
-Cells = dict[str, dict[Place, dict[str, str]]]  # arm -> place -> id -> class predicted
+RunKey = tuple[str, str]  # (seed, draw)
+Predictions = dict[str, str]  # id of an image -> predicted class
+Arms = dict[str, dict[RunKey, Predictions]]  # name of an arm -> its runs
 
 
-def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, str], list[str]]:
-    """(predictions, id -> label, faults).
+def read(files: Sequence[Path], truth: Path | None) -> tuple[Arms, dict[str, str], list[str]]:
+    """(predictions of all arms, id -> label, faults of point 6.2).
+
+    Args:
+        files: tables of predictions with the columns `NEEDED`, and optionally `draw` and `label`.
+        truth: a table with the columns `id` and `label`, for predictions without `label`.
 
     Raises:
         DataError: a file is not a table of predictions.
     """
-    cells: Cells = {}
+    arms: Arms = {}
     labels = {row["id"]: row["label"] for row in rows(truth, ("id", "label"))} if truth else {}
     faults = []
     for file in files:
         for number, row in enumerate(rows(file, NEEDED), start=2):
             where = f"{file.name}, line {number}"
-            one = cells.setdefault(row["arm"], {}).setdefault(
-                (row["seed"], row.get("draw") or "0"), {}
-            )
-            if row["id"] in one:
+            key = row["seed"], row.get("draw") or "0"
+            predictions = arms.setdefault(row["arm"], {}).setdefault(key, {})
+            if row["id"] in predictions:
                 faults.append(f"{where}: {row['id']} was predicted before")
-            one[row["id"]] = row["class"]
+            predictions[row["id"]] = row["class"]
             label = row.get("label") or labels.get(row["id"])
             if label is None:
                 raise DataError(
@@ -76,11 +80,15 @@ def read(files: Sequence[Path], truth: Path | None) -> tuple[Cells, dict[str, st
                 raise DataError(
                     f"{where}: probability {row['probability']!r} is no number"
                 ) from error
-    return cells, labels, faults
+    return arms, labels, faults
 
 
 def rows(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with the needed columns."""
+    """The rows of a CSV file, by column.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or lacks a needed column.
+    """
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
             table = [
@@ -98,91 +106,111 @@ def rows(file: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 def grade(
     files: Sequence[Path], truth: Path | None, baseline: str = SCRATCH
 ) -> tuple[list[Grade], list[str]]:
-    """(grades of all points, the verdicts' texts)."""
-    cells, labels, faults = read(files, truth)
-    code: dict[str, int] = {}
-    for label in labels.values():
-        code.setdefault(label, len(code))
-    share, commonest = score.commonest(code[label] for label in labels.values())
+    """(grades of all points, the verdicts' texts).
+
+    Args:
+        files: tables of predictions (`read`).
+        truth: a table of labels, for predictions without labels.
+        baseline: the arm that the others are compared with.
+
+    Raises:
+        DataError: a file is not a table of predictions.
+    """
+    arms, labels, faults = read(files, truth)
+    index_of = {label: n for n, label in enumerate(dict.fromkeys(labels.values()))}
+    share, commonest = score.commonest(index_of[label] for label in labels.values())
     name = score.BALANCED if share > score.UNEQUAL else score.ACCURACY
 
-    def scored(predicted: dict[str, str]) -> float:
+    def score_of(predictions: Predictions) -> float:
         if name == score.ACCURACY:
-            return fmean(labels[i] == c for i, c in predicted.items())
-        answers = [(code[labels[i]], code.setdefault(c, len(code))) for i, c in predicted.items()]
+            return fmean(labels[image] == c for image, c in predictions.items())
+        # a predicted class may be the label of no image
+        answers = [
+            (index_of[labels[image]], index_of.setdefault(c, len(index_of)))
+            for image, c in predictions.items()
+        ]
         return score.balanced_accuracy(answers)
 
-    accuracy = {arm: {p: scored(one) for p, one in places.items()} for arm, places in cells.items()}
-    compared = [arm for arm in cells if arm != baseline and arm not in FLOORS]
+    scores = {
+        arm: {key: score_of(predictions) for key, predictions in runs.items()}
+        for arm, runs in arms.items()
+    }
+    means = {arm: fmean(values.values()) for arm, values in scores.items()}
+    compared = [arm for arm in arms if arm != baseline and arm not in FLOORS]
     grades = {
         point: unknown(point, f"predictions do not show {what}") for point, what in HIDDEN.items()
     }
     grades["6.2"] = ok("6.2", faults)
-    grades["6.3"] = ok("6.3", unpaired(cells, labels, [baseline, *compared]))
-    missing = [arm for arm in (baseline, *FLOORS) if arm not in cells]
+    grades["6.3"] = ok("6.3", unpaired(arms, labels, [baseline, *compared]))
+    missing = [arm for arm in (baseline, *FLOORS) if arm not in arms]
     grades["4.4"] = ok("4.4", [f"there is no arm {arm}" for arm in missing])
-    baselines = {arm: fmean(accuracy[arm].values()) for arm in FLOORS if arm in cells}
-    low = [
-        f"failed to learn: {arm} has {100 * fmean(accuracy[arm].values()):.1f} %, "
-        f"{floor} {100 * value:.1f} %"
+    floors = [arm for arm in FLOORS if arm in arms]
+    not_beaten = [
+        f"failed to learn: {arm} has {100 * means[arm]:.1f} %, {floor} {100 * means[floor]:.1f} %"
         for arm in compared
-        for floor, value in baselines.items()
-        if value >= fmean(accuracy[arm].values())
+        for floor in floors
+        if means[floor] >= means[arm]
     ]
-    grades["4.5"] = ok("4.5", low) if baselines else unknown("4.5", "there are no baselines")
-    counts = {arm: len(cells[arm]) for arm in compared}
+    grades["4.5"] = ok("4.5", not_beaten) if floors else unknown("4.5", "there are no baselines")
     single = [
         f"{arm} has one run; a test over its images (McNemar) says nothing about the method"
-        for arm, n in counts.items()
-        if n < 2
+        for arm in compared
+        if len(arms[arm]) < 2
     ]
     grades["7.3"] = ok("7.3", single or ([] if compared else ["there is nothing to compare"]))
-    paired = baseline in cells and grades["6.3"].passed and not single
-    verdicts = (
-        judged(accuracy, compared, baseline, len(labels), name) if paired and compared else {}
-    )
+    verdicts: dict[str, Verdict] = {}
+    if baseline in arms and compared and grades["6.3"].passed and not single:
+        verdicts = judge_arms(scores, compared, baseline, len(labels), name)
     why = ""
     if name == score.BALANCED:
-        why = f" By balanced accuracy: {100 * share:.0f} % of the labels are {[*code][commonest]}."
-    return [grades[point] for point in sorted(grades)], [
+        label = [*index_of][commonest]
+        why = f" By balanced accuracy: {100 * share:.0f} % of the labels are {label}."
+    sentences = [
         f"{arm}: {v.text} {v.seeds + len(v.collapsed)} seeds and {v.draws} draws, if these are all "
         f"that were run.{why}"
         for arm, v in verdicts.items()
     ]
+    return [grades[point] for point in sorted(grades)], sentences
 
 
-def unpaired(cells: Cells, labels: dict[str, str], arms: list[str]) -> list[str]:
-    """Faults: runs that one arm has and another lacks, and images that were not predicted."""
-    known = [arm for arm in arms if arm in cells]
-    every_run = set().union(*(cells[arm] for arm in known))
+def unpaired(arms: Arms, labels: dict[str, str], paired: list[str]) -> list[str]:
+    """Faults: runs that one of the `paired` arms has and another lacks, and images that a run of
+    any arm has not predicted."""
+    present = [arm for arm in paired if arm in arms]
+    all_runs = set().union(*(arms[arm] for arm in present))
     faults = [
         f"{arm} lacks seed {seed}, draw {draw}"
-        for arm in known
-        for seed, draw in sorted(every_run - cells[arm].keys())
+        for arm in present
+        for seed, draw in sorted(all_runs - arms[arm].keys())
     ]
-    seeds, draws = ({place[i] for place in every_run} for i in (0, 1))
-    if len(every_run) != len(seeds) * len(draws):
+    seeds, draws = {seed for seed, _ in all_runs}, {draw for _, draw in all_runs}
+    if len(all_runs) != len(seeds) * len(draws):
         faults.append(
-            f"{len(seeds)} seeds and {len(draws)} draws are not crossed: {len(every_run)} runs"
+            f"{len(seeds)} seeds and {len(draws)} draws are not crossed: {len(all_runs)} runs"
         )
-    for arm, places in cells.items():
-        for (seed, draw), predicted in places.items():
-            if len(predicted) != len(labels):
+    for arm, runs in arms.items():
+        for (seed, draw), predictions in runs.items():
+            if len(predictions) != len(labels):
                 faults.append(
-                    f"{arm}, seed {seed}, draw {draw}: {len(predicted)} of {len(labels)} images are "
-                    "predicted"
+                    f"{arm}, seed {seed}, draw {draw}: {len(predictions)} of {len(labels)} images "
+                    "are predicted"
                 )
     return faults
 
 
-def judged(
-    accuracy: dict[str, dict[Place, float]], arms: list[str], baseline: str, tested: int, name: str
+def judge_arms(
+    scores: dict[str, dict[RunKey, float]], arms: list[str], baseline: str, tested: int, name: str
 ) -> dict[str, Verdict]:
-    """The verdict on each arm; all arms are judged in one report."""
-    seeds, draws = (sorted({place[i] for place in accuracy[baseline]}) for i in (0, 1))
-    scores = {
-        arm: [[accuracy[arm][s, d] for d in draws] for s in seeds] for arm in (baseline, *arms)
-    }
+    """The verdict on each of `arms` against the baseline; all are judged in one report.
+
+    Args:
+        scores: the score of each run, by arm; the runs of all arms are paired.
+        tested: number of test images.
+        name: key of the score.
+    """
+    seeds = sorted({seed for seed, _ in scores[baseline]})
+    draws = sorted({draw for _, draw in scores[baseline]})
+    grids = {arm: [[scores[arm][s, d] for d in draws] for s in seeds] for arm in (baseline, *arms)}
     setting = Setting(tested=tested, score=score.NAMES[name], proportion=name == score.ACCURACY)
-    comparisons = {arm: Comparison(scores[arm], scores[baseline]) for arm in arms}
+    comparisons = {arm: Comparison(grids[arm], grids[baseline]) for arm in arms}
     return dict(judge(comparisons, setting, frozen()).verdicts)

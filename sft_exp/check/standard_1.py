@@ -1,8 +1,8 @@
 """The rule of versions 1.0 and 1.1 of the standard, for results that state no later version.
 
-Intervals have Satterthwaite's degrees of freedom; a report declares comparisons primary, which share
-95 % among themselves. docs/verdict.md says what version 2.0 does instead, and why. New results are
-not judged by this module.
+Intervals have Satterthwaite's degrees of freedom. A report declares some comparisons primary; their
+intervals hold simultaneously with 95 %. docs/verdict.md says what version 2.0 does instead, and why.
+New results are not judged by this module.
 
 Shape legend: S pretraining seeds, D labelled splits. A gain is (pretrained - scratch) with the same
 seed and draw.
@@ -26,6 +26,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Verdict:
+    """The verdict on one comparison, as versions 1.0 and 1.1 of the standard state it."""
+
     word: str
     difference: float
     low: float | None  # None for a single run, which has no interval
@@ -33,14 +35,16 @@ class Verdict:
     level: float
 
     def withheld(self, failed: bool) -> "Verdict":
+        """The verdict itself, or no verdict if the control's training has `failed`."""
         return replace(self, word=WITHHELD) if failed else self
 
 
 def interval(gains: Gains, ratio: float = 0.0, level: float = LEVEL) -> tuple[float, float, float]:
-    """(mean, low, high) of the interval of a level.
+    """(mean, low, high) of the interval of a level; infinite bounds for a single gain.
 
-    A paired t interval over one factor, or the crossed analysis of variance over both, with Nadeau
-    and Bengio's correction for folds of one data set (`ratio` = images tested / trained on).
+    It is a paired t interval if there is one seed or one draw, else that of the analysis of
+    variance of the crossed factors, with Nadeau and Bengio's correction for folds of one data set
+    (`ratio` = images tested / trained on).
     """
     d_SD = np.asarray(gains, dtype=float)
     seeds, draws = d_SD.shape
@@ -54,16 +58,22 @@ def interval(gains: Gains, ratio: float = 0.0, level: float = LEVEL) -> tuple[fl
         )
         return mean, mean - half, mean + half
     mean_S, mean_D = d_SD.mean(1), d_SD.mean(0)
-    rest_SD = d_SD - mean_S[:, None] - mean_D + mean
-    free = (seeds - 1, draws - 1, (seeds - 1) * (draws - 1))
-    ms = (draws * mean_S.var(ddof=1), seeds * mean_D.var(ddof=1), (rest_SD**2).sum() / free[2])
-    total = max(ms[0] + ms[1] - ms[2], ms[0], ms[1])
+    residual_SD = d_SD - mean_S[:, None] - mean_D + mean
+    dof_seeds, dof_draws = seeds - 1, draws - 1
+    dof_residual = dof_seeds * dof_draws
+    # mean squares of the two factors and of their interaction
+    ms_seeds = draws * mean_S.var(ddof=1)
+    ms_draws = seeds * mean_D.var(ddof=1)
+    ms_residual = (residual_SD**2).sum() / dof_residual
+    total = max(ms_seeds + ms_draws - ms_residual, ms_seeds, ms_draws)
     if total <= 0:
         return mean, mean, mean
-    if total > max(ms[0], ms[1]):
-        degrees = total**2 / sum(m**2 / f for m, f in zip(ms, free, strict=True))
+    if total > max(ms_seeds, ms_draws):
+        degrees = total**2 / (
+            ms_seeds**2 / dof_seeds + ms_draws**2 / dof_draws + ms_residual**2 / dof_residual
+        )
     else:
-        degrees = free[0] if ms[0] >= ms[1] else free[1]
+        degrees = dof_seeds if ms_seeds >= ms_draws else dof_draws
     half = quantile(max(degrees, min(seeds, draws) - 1), level) * sqrt(
         total / d_SD.size + ratio * mean_D.var(ddof=1)
     )
@@ -71,6 +81,7 @@ def interval(gains: Gains, ratio: float = 0.0, level: float = LEVEL) -> tuple[fl
 
 
 def quantile(degrees: float, level: float) -> float:
+    """The two-sided quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + level) / 2))
@@ -79,14 +90,15 @@ def quantile(degrees: float, level: float) -> float:
 def judge(gains: Gains, ratio: float, margin: float = MARGIN, level: float = LEVEL) -> Verdict:
     """The verdict on one comparison; *cannot tell* if all gains are equal."""
     mean, low, high = interval(gains, ratio, level)
-    every = [g for row in gains for g in row]
-    same = max(every) - min(every) < 1e-9
-    word = "cannot tell" if same else word_of(low, high, margin)
-    single = len(every) == 1
+    flat = [gain for row in gains for gain in row]
+    equal = max(flat) - min(flat) < 1e-9
+    word = "cannot tell" if equal else word_of(low, high, margin)
+    single = len(flat) == 1
     return Verdict(word, mean, None if single else low, None if single else high, level)
 
 
 def word_of(low: float, high: float, margin: float) -> str:
+    """The word that an interval supports."""
     if -margin <= low and high <= margin:
         return "too small to matter"
     return "helped" if low > 0 else "hurt" if high < 0 else "cannot tell"
@@ -100,15 +112,15 @@ def judge_all(
     Primary comparisons share LEVEL; the others share LEVEL if a primary one helped or hurt, else
     SILENT_LEVEL.
     """
-    level = shared(LEVEL, len(primary))
+    level = bonferroni(LEVEL, len(primary))
     first = {k: judge(family[k], ratio, margin, level) for k in family if k in primary}
     decided = any(v.word in ("helped", "hurt") for v in first.values())
-    level = shared(LEVEL if decided or not first else SILENT_LEVEL, len(family) - len(first))
+    level = bonferroni(LEVEL if decided or not first else SILENT_LEVEL, len(family) - len(first))
     return {
         k: first[k] if k in first else judge(g, ratio, margin, level) for k, g in family.items()
     }
 
 
-def shared(level: float, sentences: int) -> float:
-    """The level of each of several intervals that hold together with `level` (Bonferroni)."""
-    return 1 - (1 - level) / max(1, sentences)
+def bonferroni(level: float, comparisons: int) -> float:
+    """The level of each of several intervals that hold simultaneously with `level`."""
+    return 1 - (1 - level) / max(1, comparisons)

@@ -171,7 +171,7 @@ def logged(comparison: Comparison) -> dict[Path, str]:
 
 def metrics(folder: Path, stage: str) -> dict[str, tuple[list[int], list[float]]]:
     """`finetune/loss` -> (steps, values): the curves that a tracker shows of the folder."""
-    rows = metrics_log.record(folder)
+    rows = metrics_log.read_with_monitors(folder)
     names = dict.fromkeys(name for row in rows for name in row if name not in AXES)
     return {
         name if "/" in name else f"{stage}/{name}": metrics_log.column(rows, name) for name in names

@@ -25,7 +25,12 @@ class Int8(Compressor):
     ranges: str = "minmax"
 
     def __post_init__(self):
-        require(self.ranges in graphs.RANGES, "ranges", self.ranges, ", ".join(graphs.RANGES))
+        require(
+            self.ranges in graphs.CALIBRATIONS,
+            "ranges",
+            self.ranges,
+            ", ".join(graphs.CALIBRATIONS),
+        )
 
     def quantise(self, source, target, calibration):
         graphs.quantise_static(source, target, calibration, self.ranges)

@@ -11,23 +11,28 @@ from sft_exp.core.types import Batch, Spec, Tensors
 
 @dataclass
 class Method:
-    """A training method: its fields are hyperparameters (the typed config), its methods are pure
-    functions of networks and tensors.
+    """A training method.
 
-    Every method defines `draw`, `networks` and `loss`; most need no `on_step_end` or `prepare`.
+    Its fields are hyperparameters (the typed config), and its functions are pure functions of
+    networks and tensors. Every method defines `draw`, `networks` and `loss`; most need no `on_step_end` or `prepare`.
     """
 
-    # name of the loss method -> (network that it trains, n: in every n-th step)
+    # name of a loss method -> (path of the network that it trains, "" for all; n, to take an
+    # optimizer step in every n-th step of the training)
     objectives: ClassVar[dict[str, tuple[str, int]]] = {"loss": ("", 1)}
-    # pool -> examples taken from it for each example of the batch size
+    # name of a pool of images -> how many examples a step takes from it, as a multiple of the
+    # batch size
     pools: ClassVar[dict[str, int]] = {"labelled": 1}
-    # the loss is a mean over examples, which allows gradient accumulation
+    # whether the loss is a mean over examples, so that gradients of micro-batches add up
     per_row: ClassVar[bool] = True
-    # processes may share a batch; False: a library's loss needs all of it at once
+    # whether processes may share a batch; False where a library's loss needs all of it at once
     shared: ClassVar[bool] = True
 
     def networks(self, encoder: nn.Module, spec: Spec) -> nn.ModuleDict:
-        """All networks of the method, the encoder among them."""
+        """Build all networks of the method, by name; the encoder is one of them.
+
+        `spec` describes the images and targets.
+        """
         raise NotImplementedError
 
     def prepare(self, nets: nn.ModuleDict, data: Tensors) -> None:
@@ -39,13 +44,19 @@ class Method:
         """
 
     def draw(self, batch: Batch, rng: Stream, progress: float) -> tuple[Tensor, ...]:
-        """The tensors of one step, with all of its randomness, drawn before any network runs. Each
-        is [B or a multiple of B, ...] or 0-dim."""
+        """Draw the tensors of one step, with all of its randomness, before any network runs.
+
+        Each is [B or a multiple of B, ...] or 0-dim. `batch` has the tensors of each pool by name,
+        and `progress` is the share of the schedule that is done, in [0, 1).
+        """
         raise NotImplementedError
 
     def loss(self, nets: nn.ModuleDict, *drawn: Tensor) -> tuple[Tensor, Tensors]:
-        """(scalar to minimise, scalars to log); deterministic, so testable and shardable."""
+        """Compute (the scalar to minimise, scalars to log by name) from the result of `draw`.
+
+        It draws no random numbers of its own, so that it can be tested, and split over processes.
+        """
         raise NotImplementedError
 
     def on_step_end(self, nets: nn.ModuleDict, *drawn: Tensor) -> None:
-        """Called after the updates of each step, without gradients, e.g. for EMA teachers."""
+        """Update state that has no gradients, such as an EMA teacher, after each step's updates."""

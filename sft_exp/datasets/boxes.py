@@ -58,11 +58,11 @@ class Boxes(boxed.BoxSet):
         settings = Settings(self.first, self.attribute)
         name, export = recognised.read(Tree(root, images), self.format, settings)
         train, test = recognised.parts(export.images)
-        train_images = [image.marked(root) for image in train]
-        test_images = [image.marked(root) for image in test] if test else None
+        train_images = [image.to_input(root) for image in train]
+        test_images = [image.to_input(root) for image in test] if test else None
         classes = tuple(self.classes or export.classes or boxed.labels(train_images))
         key = "dataset.classes" if self.classes else ""
-        boxed.must_know(classes, train_images + (test_images or []), key)
+        boxed.require_known_classes(classes, train_images + (test_images or []), key)
         return boxed.corpus(
             self,
             root.resolve().name,

@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.exports import coco
-from sft_exp.data.exports.annotated import LeftOut, Tree
+from sft_exp.data.exports.annotated import Omissions, Tree
 from sft_exp.data.readers import boxed
-from sft_exp.data.readers.boxed import Marked, path_of
+from sft_exp.data.readers.boxed import ImageWithBoxes, path_of
 from sft_exp.data.readers.files import File
 from sft_exp.errors import DataError, listing, require
 
@@ -70,7 +70,9 @@ class Coco(boxed.BoxSet):
         all_notes = list(dict.fromkeys([*notes, *more]))
         return boxed.corpus(self, root.resolve().name, classes, train, test, all_notes)
 
-    def part(self, root: Path, name: str) -> tuple[list[Marked], tuple[str, ...], tuple[str, ...]]:
+    def part(
+        self, root: Path, name: str
+    ) -> tuple[list[ImageWithBoxes], tuple[str, ...], tuple[str, ...]]:
         """Read a JSON: (its images, category names ordered by id, notes on what was left out).
 
         DataError for missing images, unless dataset.missing=drop.
@@ -81,18 +83,20 @@ class Coco(boxed.BoxSet):
         official = [root / split, root / "images", root, file.parent]
         folders = [root / self.images] if self.images else official
         tree = Tree(folders[0] if self.images else root)
-        left_out = LeftOut()
-        missing, marked = [], []
+        omissions = Omissions()
+        missing, images = [], []
         for key, image in content.images.items():
             candidates = (folder / image.name for folder in folders)
             path = next((p for p in candidates if p.is_file()), None)
             path = path or tree.find(image.name, file)
             if path is None:
                 missing.append(f"{image.name} (image {key})")
-                left_out.add("images are named and not there", image.name)
+                omissions.add("images are named but missing", image.name)
                 continue
-            marked.append(
-                Marked(File(f"{split}/{image.name}", path), image.boxes, image.size, str(file))
+            images.append(
+                ImageWithBoxes(
+                    File(f"{split}/{image.name}", path), image.boxes, image.size, str(file)
+                )
             )
         if missing and self.missing == "refuse":
             searched = ", ".join(map(str, folders))
@@ -100,4 +104,4 @@ class Coco(boxed.BoxSet):
                 f"{file}: {len(missing)} of its images are not in {searched}:{listing(missing)}\n"
                 "dataset.missing=drop leaves them out"
             )
-        return marked, content.classes, (*content.notes, *left_out.notes)
+        return images, content.classes, (*content.notes, *omissions.notes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sft_exp.data.exports import recognised
-from sft_exp.data.exports.annotated import Annotated, Settings, Tree
+from sft_exp.data.exports.annotated import AnnotatedImage, Settings, Tree
 from sft_exp.data.exports.drawn import Drawn
 from sft_exp.data.readers import boxed, masks
 from sft_exp.data.readers.masks import IGNORE, Codes, Pair
@@ -76,10 +76,10 @@ class Polygons(masks.MaskSet):
                 f"{len(bare)} shapes of {name} have no polygon:{listing(bare)}\n{remedy}"
             )
         train, test = recognised.parts(export.images)
-        found = boxed.labels([image.marked(root) for image in train])
+        found = boxed.labels([image.to_input(root) for image in train])
         shapes = tuple(self.classes or export.classes or found)
-        everything = [image.marked(root) for image in (*train, *(test or []))]
-        boxed.must_know(shapes, everything, "dataset.classes" if self.classes else "")
+        everything = [image.to_input(root) for image in (*train, *(test or []))]
+        boxed.require_known_classes(shapes, everything, "dataset.classes" if self.classes else "")
         names = tuple(c for c in (self.background, *shapes))
         require(
             len(set(names)) == len(names), "background", self.background, "no class of a polygon"
@@ -94,7 +94,7 @@ class Polygons(masks.MaskSet):
         codes = Codes.plain(len(names), IGNORE)
         return masks.corpus(self, root.resolve().name, names, pairs, codes, notes=export.notes)
 
-    def pair(self, root: Path, image: Annotated, split: str, numbers: dict[str, int]) -> Pair:
+    def pair(self, root: Path, image: AnnotatedImage, split: str, numbers: dict[str, int]) -> Pair:
         name = Path(os.path.relpath(image.path, root)).as_posix()
         filled = tuple(
             (IGNORE if box.crowd else numbers[box.label], outline)

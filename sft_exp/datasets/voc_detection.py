@@ -22,7 +22,7 @@ from sft_exp.data.exports import recognised
 from sft_exp.data.exports import voc as exports_voc
 from sft_exp.data.exports.annotated import Settings, Tree
 from sft_exp.data.readers import boxed, findings, voc
-from sft_exp.data.readers.boxed import Marked, path_of, refuse
+from sft_exp.data.readers.boxed import ImageWithBoxes, path_of, refuse
 from sft_exp.data.readers.files import is_image, names_in
 from sft_exp.errors import require
 
@@ -78,22 +78,24 @@ class VocDetection(boxed.BoxSet):
             notes.append(f"{len(test):,} images of the test part are left out: dataset.test=null")
             test = None
         name = tree.root.resolve().name
-        parts = [[i.marked(tree.root) for i in part or []] for part in (train, test)]
+        parts = [[i.to_input(tree.root) for i in part or []] for part in (train, test)]
         return self.corpus(name, parts[0], parts[1] or None, notes, "read without ImageSets")
 
     def corpus(
         self,
         name: str,
-        train: list[Marked],
-        test: list[Marked] | None,
+        train: list[ImageWithBoxes],
+        test: list[ImageWithBoxes] | None,
         notes: Sequence[str] = (),
         how: str = "",
     ) -> Corpus:
         classes = tuple(self.classes or boxed.labels(train))
-        boxed.must_know(classes, train + (test or []), "dataset.classes" if self.classes else "")
+        boxed.require_known_classes(
+            classes, train + (test or []), "dataset.classes" if self.classes else ""
+        )
         return boxed.corpus(self, name, classes, train, test, notes, how)
 
-    def part(self, root: Path, split: str) -> list[Marked]:
+    def part(self, root: Path, split: str) -> list[ImageWithBoxes]:
         """The images of a list in ImageSets/Main with their boxes. DataError for missing images."""
         file = root / "ImageSets" / "Main" / f"{split}.txt"
         names = names_in(file, f". {LAYOUT}")
@@ -103,6 +105,6 @@ class VocDetection(boxed.BoxSet):
         missing = [f"{file}: {n} is not in {folder}" for n in names if n not in images]
         refuse(missing, "images are missing")
         return [
-            exports_voc.marked(root / "Annotations" / f"{n}.xml", images[n], self.first)
+            exports_voc.image_with_boxes(root / "Annotations" / f"{n}.xml", images[n], self.first)
             for n in names
         ]

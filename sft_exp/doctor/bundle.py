@@ -72,19 +72,19 @@ def as_json(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, this package, and all installed packages that it names, extras included."""
-    found = {"python": sys.version.split()[0]}
+    versions = {"python": sys.version.split()[0]}
     try:
         needed = metadata.requires("sft_exp") or []
-        found["sft_exp"] = metadata.version("sft_exp")
+        versions["sft_exp"] = metadata.version("sft_exp")
     except metadata.PackageNotFoundError:
-        return found
+        return versions
     names = {match[0] for text in needed if (match := re.match(r"[\w.-]+", text))}
     for name in sorted(names - {"sft_exp"}, key=str.lower):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def machine(run: Path) -> dict[str, Any]:

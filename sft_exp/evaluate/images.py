@@ -187,7 +187,7 @@ def copies(images: Images, pools: Sequence[Images]) -> list[Copy]:
     nameless = replace(images, ids=[""] * len(images))
     found: dict[str, Copy] = {}
     for pool in pools:
-        for pair in duplicates.near(nameless, pool):
+        for pair in duplicates.near_copies(nameless, pool):
             name = images.ids[pair.test]
-            found.setdefault(name, (name, pool.ids[pair.seen], pair.alike))
+            found.setdefault(name, (name, pool.ids[pair.other], pair.correlation))
     return list(found.values())

@@ -13,7 +13,7 @@ from sft_exp.execution import watchdog
 
 def main() -> None:
     parent, module, *arguments = sys.argv[1:]
-    watchdog.leave_on_signals()
+    watchdog.exit_on_signals()
     watchdog.end_with_parent(int(parent))
     sys.argv[1:] = arguments
     import_module(module).main()

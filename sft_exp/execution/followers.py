@@ -38,7 +38,7 @@ def init_group(job: Job, ctx: Context) -> None:
             "hardware", kind, "must be ddp or fsdp where several processes are started together"
         )
     ctx.group = Group(ctx.device, job.experiment.hardware.timeout)
-    own_names = pipeline.names(job)
+    own_names = pipeline.folder_names(job)
     for rank, names in enumerate(ctx.group.same(own_names)):
         if names != own_names:
             raise ConfigError(

@@ -102,11 +102,11 @@ def is_understood(config: dict[str, Any], words: list[str]) -> bool:
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
     """The config without the paths that are dealt with otherwise: the store and the data."""
     datasets = ("dataset", "pretrain_dataset")
-    kept = {k: v for k, v in config.items() if k not in ("store", "name", *datasets)}
+    settings = {k: v for k, v in config.items() if k not in ("store", "name", *datasets)}
     nodes = {k: config[k] for k in datasets if config.get(k) is not None}
     places = ("root", "unlabelled")
     inner = {k: {f: v for f, v in node.items() if f not in places} for k, node in nodes.items()}
-    return {**kept, **inner}
+    return {**settings, **inner}
 
 
 def names_input(text: str) -> bool:
@@ -234,11 +234,11 @@ class Memo:
                 run / "status.json", {**status, "state": "done", "exit_code": 0, "resumable": False}
             )
         for kind, level, text in self.events:
-            said = text.replace(FOLDER_MARK, str(run))
+            line = text.replace(FOLDER_MARK, str(run))
             if kind == "log":
-                LOG.log(level, "%s", said)
+                LOG.log(level, "%s", line)
             else:
-                getattr(sys, kind).write(said)
+                getattr(sys, kind).write(line)
         return True
 
 
@@ -331,7 +331,12 @@ class Recorder:
         work = final.with_name(f".{uuid.uuid4().hex}")
         with suppress(OSError, StorageError):  # such as a store that this user may only read
             files = {p.relative_to(run).as_posix(): p.read_bytes() for p in written(run)}
-            if not self.fresh or self.elsewhere or now != self.key or not self.fits(run, files):
+            if (
+                not self.fresh
+                or self.elsewhere
+                or now != self.key
+                or not self.may_be_stored(run, files)
+            ):
                 return
             record = {
                 "folders": [[name, seal_of(store / name)] for name in sorted(set(used))],
@@ -346,14 +351,14 @@ class Recorder:
                 atomic_io.discard(final)  # it is damaged, or a folder that it names was
             atomic_io.publish(work, final)
 
-    def fits(self, run: Path, files: dict[str, bytes]) -> bool:
+    def may_be_stored(self, run: Path, files: dict[str, bytes]) -> bool:
         """Whether these files are those of any run of this key, of source that is the imported one."""
         roots = (sources.HERE, sources.CONF)
         changed = max(path.stat().st_ctime for root in roots for path in own_files(root))
-        stated = any(str(run) in word for word in sys.argv)  # then the folder is part of the key
+        in_key = any(str(run) in word for word in sys.argv)  # then the folder is part of the key
         named = any(str(run).encode() in content for content in files.values())
         size = sum(len(content) for content in files.values())
-        return changed < STARTED and (stated or not named) and size <= MOST_BYTES
+        return changed < STARTED and (in_key or not named) and size <= MOST_BYTES
 
 
 def marked(text: str, run: Path) -> str:

@@ -23,6 +23,7 @@ from sft_exp.store.listing import read
 OWNER = ".owner.json"  # in the run folder: token, pid, host
 LOCK = ".owner.lock"
 LATEST = Path("outputs/latest")  # link to the run folder of the newest run
+# keys of a config that do not identify an experiment
 IGNORED = (
     "tracker",
     "hardware",
@@ -36,8 +37,8 @@ IGNORED = (
     "choices",
     "replace",
     "auto",
-)  # of an experiment's identity
-# what a run leaves in its folder
+)
+# files that a run writes into its folder
 WRITTEN = ("*.json", "*.png", "*.html", "*.md", "*.safetensors", "export", ".hydra")
 
 _held: dict[Path, tuple[str, FileLock | None]] = {}  # folder -> (token, lock) of this process
@@ -45,8 +46,11 @@ _held: dict[Path, tuple[str, FileLock | None]] = {}  # folder -> (token, lock) o
 
 @contextmanager
 def holding(folder: Path) -> Iterator[str]:
-    """Own a run folder inside the block; yields the token. ConfigError names a process that works
-    there."""
+    """Own a run folder inside the block; yields the token.
+
+    Raises:
+        ConfigError: another process works there.
+    """
     token = take(folder)
     try:
         yield token
@@ -55,7 +59,11 @@ def holding(folder: Path) -> Iterator[str]:
 
 
 def take(folder: Path) -> str:
-    """Own a run folder until `release`, or until this process ends; returns the token."""
+    """Own a run folder until `release`, or until this process ends; returns the token.
+
+    Raises:
+        ConfigError: another process works there.
+    """
     place = folder.absolute()
     if place in _held:
         return _held[place][0]
@@ -75,6 +83,7 @@ def take(folder: Path) -> str:
 
 
 def release(folder: Path) -> None:
+    """Stop owning a run folder."""
     _, lock = _held.pop(folder.absolute(), ("", None))
     if lock:
         lock.release()
@@ -86,7 +95,7 @@ def adopt(folder: Path, token: str) -> None:
 
 
 def owned(folder: Path) -> bool:
-    """Whether this process still owns the folder: no other process has taken it over since."""
+    """Whether this process still owns the folder, so that no other process has taken it over."""
     token, _ = _held.get(folder.absolute(), ("", None))
     return bool(token) and read(folder / OWNER).get("token") == token
 
@@ -116,8 +125,16 @@ def idle(folder: Path) -> bool:
 def fits(
     folder: Path, config: dict[str, Any], choices: dict[str, str], key: str = "hydra.run.dir"
 ) -> None:
-    """ConfigError if the folder holds another experiment's results; with `replace=true` their files
-    are removed instead."""
+    """ConfigError if a folder holds another experiment's results.
+
+    With `replace=true` these are removed instead.
+
+    Args:
+        folder: the run folder.
+        config: the plain config of the experiment that is to run there.
+        choices: its option in each config group.
+        key: the key that names the folder, for the message.
+    """
     result = results.read_if_complete(folder)
     if result is None:
         return
@@ -143,8 +160,7 @@ def fits(
 
 
 def identity(config: dict[str, Any], choices: dict[str, str]) -> tuple[Any, Any]:
-    """The config and choices that identify an experiment, without keys on how and where it runs and
-    what it prints."""
+    """The config and choices that identify an experiment: all but `IGNORED`, and its precision."""
     keys = {k: v for k, v in config.items() if k not in IGNORED}
     keys["precision"] = config.get("hardware", {}).get("precision")
     return keys, {k: v for k, v in choices.items() if k not in IGNORED}

@@ -1,8 +1,8 @@
-"""How long a job will take, before anything runs: some steps of each network are timed.
+"""Estimates how long a job will take before anything runs, by timing some steps of each network.
 
 A training of a few steps runs through the code of its stage, in a temporary folder and with the
-networks, batches and images of the request. What it computes is thrown away; how long it took is
-kept in the store, if there is one, by machine and shape of the request.
+networks, batches and images of the request. Its results are deleted. Its times are written to the
+store, if there is one, by machine and by the fields of the request that they depend on.
 """
 
 import json
@@ -63,18 +63,20 @@ PREDICTED = 250  # images at most whose prediction is timed
 
 @dataclass(frozen=True)
 class Pace:
+    """The cost of a training and of predictions with its model."""
+
     step: float  # seconds of a step
     fixed: float  # seconds of a training besides its steps
     predict: float  # seconds that the finished model takes for an image
-    megabytes: float  # of what is kept
+    megabytes: float  # size of its folder in the store
 
 
 class _Enough(Exception):
-    """Ends a pilot that has been timed."""
+    """Raised to end a pilot that has been timed for long enough."""
 
 
 class _Clock(Run):
-    """Notes when each step of a training ended."""
+    """A tracker's run that records when each step of a training ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -89,17 +91,17 @@ class _Clock(Run):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is missing of a job, in seconds by stage, and in megabytes."""
+    """The cost of a job's missing results."""
 
-    seconds: dict[str, float]
-    of: dict[str, float]  # in seconds by the name of the folder
-    together: float  # from start to end, with as many processes as the run will have
+    seconds: dict[str, float]  # by stage
+    by_folder: dict[str, float]  # seconds by name of the folder
+    together: float  # seconds from start to end, with as many processes as the run will have
     megabytes: float
-    unknown: int  # requests whose time cannot be told
+    unknown: int  # number of requests whose time cannot be estimated
 
     @property
     def sentence(self) -> str:
-        """For the user, at the start of a run and below a plan."""
+        """A sentence for the user, at the start of a run and below a plan."""
         largest = sorted(self.seconds.items(), key=lambda item: -item[1])[:3]
         parts = ", ".join(f"{name} {duration(s)}" for name, s in largest if s >= 1)
         least = "at least " if self.unknown else ""
@@ -120,7 +122,7 @@ class Pilot:
             self.known = {key: Pace(**values) for key, values in listing.read(self.file).items()}
 
     def pace(self, name: str, request: Request) -> Pace | None:
-        """None where the request needs what is not there yet, such as a teacher."""
+        """The pace of a request; None if an input that it needs is missing, such as a teacher."""
         shape = {key: request[key] for key in SHAPE if key in request}
         machine = [platform.node(), platform.machine(), str(self.ctx.device), pool.cores()]
         key = json.dumps([machine, name, plain(shape)], sort_keys=True)
@@ -132,6 +134,7 @@ class Pilot:
         return self.known[key]
 
     def measured(self, name: str, request: Request) -> Pace | None:
+        """Measure the pace of a request by trainings of a few steps; None if one fails."""
         short = shortened(request)
         with TemporaryDirectory() as place, quiet():
             try:
@@ -151,6 +154,7 @@ class Pilot:
                 return None
 
     def timed(self, folder: Path, name: str, request: Request) -> Pace:
+        """Run a request's stage in a folder and measure its pace."""
         atomic_io.folder(folder)
         clock = _Clock()
         about: Any = None  # a base class's run is opened with nothing
@@ -172,7 +176,7 @@ class Pilot:
         return Pace(step, max(0.0, seconds - steps * step), predict, size)
 
     def predicting(self, folder: Path, request: Request) -> float:
-        """Seconds that the model in the folder takes for an image. No test image is looked at."""
+        """Seconds that the model in a folder takes to predict an image; training images are used."""
         images = self.ctx.corpus(request["dataset"]).train
         model = models.load(folder, self.ctx.device)
         rows = torch.arange(min(len(images), models.at_once(images), PREDICTED))
@@ -183,7 +187,10 @@ class Pilot:
 
 
 def shortened(request: Request) -> Request:
-    """The same training with few steps, from a random start, on images in place of stored features."""
+    """The request with few steps, on images in place of stored features.
+
+    It starts from random weights if the pretrained ones do not exist yet.
+    """
     few: Request = {**request, "_after": None, "_monitor": None, "patience": None}
     few |= {"steps": min(STEPS, request["steps"]), "stop": min(STEPS, request["stop"])}
     few.pop(STORED, None)
@@ -202,7 +209,7 @@ def shortened(request: Request) -> Request:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no messages inside."""
+    """Suppress progress bars and messages inside the block."""
     before, console.quiet = console.quiet, True
     try:
         yield
@@ -213,18 +220,21 @@ def quiet() -> Iterator[None]:
 def estimate(
     job: Job, ctx: Context, pilot: Pilot | None = None, solved: float | None = None
 ) -> Estimate:
-    """What the missing results of the job will take. Jobs that share a pilot time a network once.
+    """Estimate the cost of a job's missing results.
 
     Args:
-        solved: seconds that a head in closed form is taken to need, instead of being timed.
+        job: the job.
+        ctx: the context in which it will run.
+        pilot: measures paces; jobs that share a pilot time each network once.
+        solved: seconds that a head in closed form is assumed to take; None = it is timed.
     """
     store = Store(Path(job.experiment.store))
     pilot = pilot or Pilot(ctx, store.root)
-    of: dict[str, float] = {}
+    by_folder: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    megabytes, unknown, aside = 0.0, 0, 0.0
+    megabytes, unknown, in_workers = 0.0, 0, 0.0
     predict: dict[Path, float] = {}  # of the model in a folder, for an image
-    pooled = pool.pooled(job, ctx)
+    pooled = pool.pooled_requests(job, ctx)
     for name, requests in job.requests.items():
         missing = {
             folder: r for r in requests if not store.has(folder := stage(name).folder_name(r))
@@ -239,27 +249,27 @@ def estimate(
                 if pace is None:
                     unknown += 1
                     continue
-                took = request.get("folds", 1) * (pace.fixed + pace.step * request["stop"])
+                duration_s = request.get("folds", 1) * (pace.fixed + pace.step * request["stop"])
                 predict[place(job, name, request)] = pace.predict
                 megabytes += pace.megabytes
             elif name == "evaluate":
-                took = len(job.corpus.tested) * predict.get(request["model"], 0.0)
+                duration_s = len(job.corpus.tested) * predict.get(request["model"], 0.0)
             elif name in ("data", "test"):
-                took = HASHED * len(job.corpus.train if name == "data" else job.corpus.tested)
+                duration_s = HASHED * len(job.corpus.train if name == "data" else job.corpus.tested)
             elif name in ("features", "test_features"):
                 continue  # a pass over the images, which is part of what the pilots of its users take
             else:
                 unknown += 1
                 continue
-            of[folder], seconds[name] = took, seconds.get(name, 0.0) + took
-            aside += took if folder in pooled else 0.0
+            by_folder[folder], seconds[name] = duration_s, seconds.get(name, 0.0) + duration_s
+            in_workers += duration_s if folder in pooled else 0.0
     workers = pool.count_of(job, ctx)
-    together = START + sum(seconds.values()) - aside * (1 - 1 / workers)
-    return Estimate(seconds, of, together, megabytes, unknown)
+    together = START + sum(seconds.values()) - in_workers * (1 - 1 / workers)
+    return Estimate(seconds, by_folder, together, megabytes, unknown)
 
 
 def announce(job: Job, ctx: Context) -> None:
-    """Say what the job will take, where that is long enough for the timing to be little of it."""
+    """Print the estimate of a job that is long enough for the timing to be a small part of it."""
     store = Store(Path(job.experiment.store))
     missing = (
         request
@@ -272,4 +282,5 @@ def announce(job: Job, ctx: Context) -> None:
 
 
 def duration(seconds: float) -> str:
+    """A duration as text: `45 s`, `3.2 min`."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

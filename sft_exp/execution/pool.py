@@ -1,10 +1,10 @@
 """Workers: processes that compute fine-tunings beside the process that walks through a run's stages.
 
-Each request is a folder of the store with a lock, so nobody hands out work. The main process takes
-what is missing from the front, as it does alone; after the pretraining a worker takes from the back
-whatever nobody computes and whose inputs exist. Where they meet, the main process waits for the
-lock. Workers write into the store and nowhere else. A run that loses a worker takes longer and ends
-in the same results.
+Each request is a folder of the store with a lock, so no process needs to hand out work. The main
+process computes what is missing from the front, as it does without workers. After the pretraining,
+a worker computes from the back those requests that no other process computes and whose inputs
+exist. Where they meet, the main process waits for the lock. Workers write only into the store, so a
+run that loses a worker takes longer and has the same results.
 """
 
 import atexit
@@ -46,12 +46,15 @@ _running: list[subprocess.Popen[str]] = []
 def workers(
     job: Job, ctx: Context, config: dict[str, Any], others: Sequence[Job] = ()
 ) -> Iterator[None]:
-    """Inside, the process's workers compute what they can of the job.
+    """Start worker processes, which compute what they can of a job while the block runs.
 
     There are none where one process is enough.
 
     Args:
-        others: the further jobs of a sweep, for which the workers stay.
+        job: the job.
+        ctx: the context of the main process.
+        config: the job's plain config.
+        others: the further jobs of a sweep, for which the workers stay alive.
     """
     message = json.dumps({"config": config, "choices": job.experiment.choices})
     count = count_of(job, ctx, others)
@@ -60,7 +63,7 @@ def workers(
             send(n, message)
         yield
     except BaseException:
-        stop()  # they may be computing what nobody needs now
+        stop()  # they may be computing results that are not needed now
         raise
 
 
@@ -78,7 +81,7 @@ def send(n: int, message: str) -> None:
 
 
 def start() -> subprocess.Popen[str]:
-    """A worker; it ends with this process."""
+    """Start a worker, which ends with this process."""
     arguments = [str(os.getpid()), "sft_exp.execution.pool"]  # of `execution.child`
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "sft_exp.execution.child", *arguments],
@@ -106,7 +109,7 @@ def stop() -> None:
 
 
 def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
-    """How many processes work on the job's fine-tunings, the main one included."""
+    """The number of processes that compute the job's fine-tunings, the main one included."""
     hardware = job.experiment.hardware
     if hardware.workers != "auto":
         return hardware.workers
@@ -116,13 +119,17 @@ def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
     if spare < 1:
         return 1
     store = Store(Path(job.experiment.store))
-    requests = {name: r for each in (job, *others) for name, (_, r) in pooled(each, ctx).items()}
+    requests = {
+        name: r
+        for other_job in (job, *others)
+        for name, (_, r) in pooled_requests(other_job, ctx).items()
+    }
     work = sum(steps(r, ctx) for name, r in requests.items() if not store.has(name))
     return 1 + min(spare, int(work / STEPS))
 
 
 def steps(request: Request, ctx: Context) -> float:
-    """The request's steps of training, in steps of a small network."""
+    """The cost of a request's training, in steps of a small network."""
     if not request["stop"]:
         return 0
     longer = operations(request, ctx.corpus(request["dataset"]).spec) / OPERATIONS
@@ -136,8 +143,8 @@ def cores() -> int:
     return min(own, int(os.environ.get("OMP_NUM_THREADS", own)))
 
 
-def pooled(job: Job, ctx: Context) -> dict[str, tuple[str, Request]]:
-    """Folder name -> (stage, request) of all that workers may compute, in the order of the stages.
+def pooled_requests(job: Job, ctx: Context) -> dict[str, tuple[str, Request]]:
+    """Folder name -> (stage, request) of all requests that workers may compute, in order of stages.
 
     These are the requests whose number of threads does not follow from how many cores there are.
     Heads that one call trains together are left to the main process, which knows the groups.
@@ -153,7 +160,7 @@ def pooled(job: Job, ctx: Context) -> dict[str, tuple[str, Request]]:
 
 
 def main() -> None:
-    """What a worker does: `execution.child` runs it, with one job a line as JSON on stdin."""
+    """Compute requests of jobs, which come as JSON on stdin, one a line; `execution.child` calls it."""
     console.quiet = True
     with Stop.handle_signals(), suppress(Interrupted):
         for line in sys.stdin:
@@ -168,35 +175,35 @@ def main() -> None:
 
 
 def work(job: Job, ctx: Context) -> None:
-    """Compute, from the back, what is missing, possible, and computed by nobody else.
+    """Compute, from the back, the missing requests whose inputs exist and that no process computes.
 
-    It begins when the main process has computed all that other stages contribute, which is the
-    pretraining above all: its threads take all cores, and waiting for one that shares its core
-    with a worker made it up to four times slower.
+    A worker begins when the main process has computed the inputs from other stages, above all the
+    pretraining: that uses all cores, and threads that shared a core with a worker made it up to
+    four times slower.
     """
-    store = Store(Path(job.experiment.store), lambda: Stop.asked)
-    left = dict(reversed(pooled(job, ctx).items()))
-    outside = {p for _, r in left.values() for p in inputs(r) if p.name not in left}
-    while not Stop.asked and not all(path.exists() for path in outside):
+    store = Store(Path(job.experiment.store), lambda: Stop.requested)
+    remaining = dict(reversed(pooled_requests(job, ctx).items()))
+    outside = {p for _, r in remaining.values() for p in inputs(r) if p.name not in remaining}
+    while not Stop.requested and not all(path.exists() for path in outside):
         time.sleep(POLL)
-    while left and not Stop.asked:
+    while remaining and not Stop.requested:
         idle = True
-        for folder, (name, request) in list(left.items()):
+        for folder, (name, request) in list(remaining.items()):
             if store.has(folder):
-                del left[folder]
-            elif not Stop.asked and all(path.exists() for path in inputs(request)):
+                del remaining[folder]
+            elif not Stop.requested and all(path.exists() for path in inputs(request)):
                 try:
                     idle &= not store.run_if_free(stage(name, ctx), request)
                 except Interrupted:
                     raise
                 except Failure:
-                    del left[folder]  # the main process meets the same failure, and reports it
+                    del remaining[folder]  # the main process meets the same failure, and reports it
         if idle:
             time.sleep(POLL)
 
 
 def inputs(value: Any, key: str = "") -> Iterator[Path]:
-    """Folders and files that a request reads; keys that begin with `_` name what it can do without."""
+    """The folders and files that a request reads; those under keys that begin with `_` are optional."""
     if key.startswith("_"):
         return
     if isinstance(value, Path):

@@ -32,8 +32,9 @@ def work(
     others: Sequence[Job] | None = None,
     varying: Sequence[str] = (),
 ) -> Results:
-    """Run the missing stages and write the run folder; status.json records how the job ended, even
-    after a failure.
+    """Run the missing stages of a job and write its run folder.
+
+    status.json records how the job ended, also after a failure.
 
     Args:
         job: the job.
@@ -75,19 +76,19 @@ def _run(
         if others is None:
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
-        wanted = others is None if job.experiment.report == "auto" else job.experiment.report
-        kept = kept_features(job) if wanted else []
-        names = [stage("familiarity").folder_name(request) for request in kept]
-        collect.refer(Path(job.experiment.store), folder, [*pipeline.names(job), *names])
+        with_report = others is None if job.experiment.report == "auto" else job.experiment.report
+        features = features_requests(job) if with_report else []
+        names = [stage("familiarity").folder_name(request) for request in features]
+        collect.refer(Path(job.experiment.store), folder, [*pipeline.folder_names(job), *names])
         if others is None and ctx.group is None:
             pilot.announce(job, ctx)
         with missing(ctx.group), pool.workers(job, ctx, config, others or ()):
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
         result_file.write(folder, result)
-        pictures = report.write(job, result, folder, command) if wanted else {}
+        pictures = report.write(job, result, folder, command) if with_report else {}
         model_card.publish(job, result, folder, command)
-        keep_features(job, folder, kept, ctx)
+        copy_features(job, folder, features, ctx)
         for name, run in list(ctx.runs.items()):
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
@@ -109,9 +110,9 @@ def _run(
             "resumable": True,
             "error": f"{type(error).__name__}: {error}",
         }
-        if code == 1:  # a bug, whose place a report needs
+        if code == 1:  # a bug, whose report needs the traceback
             ended["traceback"] = "".join(traceback.format_exception(error))
-        # a full disk, or who has taken the folder up since, must not hide what went wrong
+        # a full disk, or another process that has taken the folder over, must not hide the error
         with suppress(StorageError):
             ownership.require(folder)
             atomic_io.write_json(folder / "status.json", ended)
@@ -129,25 +130,28 @@ def _run(
     return result
 
 
-def kept_features(job: Job) -> list[Request]:
-    """The request for features of training images by which `predict` tells images that are unlike
-    them; none for tasks that do not classify images."""
+def features_requests(job: Job) -> list[Request]:
+    """The request for features of training images, from which `predict` sees unfamiliar images.
+
+    It is empty for tasks that do not classify images.
+    """
     if job.experiment.task.predicts != "classes":
         return []
     main = job.requests["finetune"][job.arms[MAIN][0]]
-    asked = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
-    return [{**asked, "model": place(job, "finetune", main), "parts": model_parts(main)}]
+    request = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
+    return [{**request, "model": place(job, "finetune", main), "parts": model_parts(main)}]
 
 
-def keep_features(job: Job, folder: Path, requests: list[Request], ctx: Context) -> None:
+def copy_features(job: Job, folder: Path, requests: list[Request], ctx: Context) -> None:
     """Copy these features into the run folder; the store keeps them for other folders of the run."""
-    store = Store(Path(job.experiment.store), lambda: Stop.asked)
-    for found in store.run(stage("familiarity", ctx), requests):
-        if (file := found.folder / familiarity.FILE).is_file():
+    store = Store(Path(job.experiment.store), lambda: Stop.requested)
+    for result in store.run(stage("familiarity", ctx), requests):
+        if (file := result.folder / familiarity.FILE).is_file():
             atomic_io.write(folder / file.name, file.read_bytes())
 
 
 def exit_code(error: BaseException) -> int:
+    """The exit code of a process that an exception ends; 1 for a bug."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     if isinstance(error, Failure | SystemExit) and isinstance(error.code, int):

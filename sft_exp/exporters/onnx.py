@@ -17,11 +17,11 @@ class Onnx(Exporter):
     preprocess: bool = False
 
     def write(self, model, folder):
-        graph = model.graph or graphs.from_network(model.network, model.spec)
+        graph = model.graph or graphs.export_onnx(model.network, model.spec)
         if self.preprocess:
-            graph = graphs.with_pixels(graph)
-        metadata = {**graphs.facts(model), "preprocess": self.preprocess}
-        atomic_io.write(folder / self.file, graphs.with_about(graph, metadata))
+            graph = graphs.with_uint8_input(graph)
+        metadata = {**graphs.metadata(model), "preprocess": self.preprocess}
+        atomic_io.write(folder / self.file, graphs.with_metadata(graph, metadata))
 
     def input(self, x_BCHW):
         if self.preprocess:

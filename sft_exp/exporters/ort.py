@@ -16,5 +16,5 @@ class Ort(Exporter):
     loader: ClassVar[str] = graphs.loader("model.ort")
 
     def write(self, model, folder):
-        graph = model.graph or graphs.from_network(model.network, model.spec)
-        graphs.to_ort(graphs.with_about(graph, graphs.facts(model)), folder / self.file)
+        graph = model.graph or graphs.export_onnx(model.network, model.spec)
+        graphs.write_ort(graphs.with_metadata(graph, graphs.metadata(model)), folder / self.file)

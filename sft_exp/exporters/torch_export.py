@@ -41,6 +41,6 @@ class TorchExport(Exporter):
         )
         buffer = io.BytesIO()
         torch.export.save(
-            program, buffer, extra_files={"about.json": json.dumps(graphs.facts(model))}
+            program, buffer, extra_files={"about.json": json.dumps(graphs.metadata(model))}
         )
         atomic_io.write(folder / self.file, buffer.getvalue())

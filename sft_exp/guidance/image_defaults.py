@@ -1,8 +1,9 @@
 """Default settings for a folder of images, chosen from the images, the labels and the machine.
 
-The rule adds explicit overrides to a command before Hydra composes it. They are therefore hashed, saved and repeated
-like any override of the user's; `auto=false`, which the rule adds as well, keeps a rerun from choosing again. A key that
-the user gives is never replaced, and neither are the settings of an experiment or a debug option.
+The rule adds explicit overrides to a command before Hydra composes it. They are therefore hashed,
+saved and repeated like the user's own overrides. It also adds `auto=false`, so that a rerun does not
+choose again. A key that the user gives is never replaced, and neither are the settings of an
+experiment or a debug option.
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,10 @@ LARGEST = 64  # pixels: larger images cost more than the minutes that a first ru
 FEW_LABELS = 50  # a class; below it, folds of the labels are too small to judge settings by
 # CPU flags of Linux that stand for arithmetic in bf16; without them autocast emulates it, slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-# Bundles of settings that a user may name: what they set is theirs.
+# Bundles of settings that a user may choose; the rule does not replace what they set.
 BUNDLES = ("experiment", "debug", "hydra/sweeper")
-# What a study takes from the rule: how images are read and shown, and by which network. Methods, budgets, validation and
-# controls are the study's own.
+# Keys that a study takes from the rule: how images are read and augmented, and the network. A study
+# sets methods, numbers of steps, validation and controls itself.
 OF_IMAGES = (
     "dataset.size",
     "dataset.channels",
@@ -38,7 +39,7 @@ OF_IMAGES = (
 
 
 class Setting(NamedTuple):
-    """One key, its value, and why."""
+    """A key of the config, the value that the rule sets, and the reason for it."""
 
     key: str
     value: str
@@ -47,19 +48,19 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rule looks at."""
+    """The properties of the data and the machine that the rule depends on."""
 
     size: int  # shorter side of the images in pixels, the lower median
     grey: bool  # whether no image has colours
-    images: int  # that may be pretrained on
-    labelled: int  # over all classes, after `labels=`
+    images: int  # number of images that may be pretrained on
+    labelled: int  # number of labels over all classes, after `labels=`
     classes: int
     gpu: bool
     bf16: bool  # whether the machine computes in bf16 natively
 
 
 def settings(facts: Facts) -> list[Setting]:
-    """The rule itself: a pure function, so that it can be read and tested as a table."""
+    """The settings for these facts: the rule itself, as a pure function."""
     size = min(LARGEST, facts.size)
     small = size <= 40
     chosen = [
@@ -128,22 +129,25 @@ def settings(facts: Facts) -> list[Setting]:
     return chosen
 
 
-def with_defaults(words: Sequence[str], silent: bool = False) -> list[str]:
-    """The words of a command with the rule's overrides in front, where they name dataset=image_folder.
+def with_defaults(arguments: Sequence[str], silent: bool = False) -> list[str]:
+    """The arguments of a command with the rule's overrides in front, for dataset=image_folder.
 
-    Unchanged where the user says auto=false, or names an experiment, a debug option or a sweeper, which have settings of
-    their own. A study is given only what follows from the images themselves (`OF_IMAGES`). Each choice is printed with its
-    reason, unless `silent`.
+    They are unchanged if the user gives auto=false, or chooses an experiment, a debug option or a
+    sweeper, which have settings of their own. A study gets only the settings that follow from the
+    images (`OF_IMAGES`). Each setting is printed with its reason, unless `silent`.
     """
-    given = overridden(words)
-    applies = given.get("dataset") == "image_folder" and given.get("auto", "true").lower() == "true"
-    if not applies or any(given.get(bundle, "null") != "null" for bundle in BUNDLES):
-        return list(words)
-    facts = survey(words)
+    overrides = overridden(arguments)
+    applies = (
+        overrides.get("dataset") == "image_folder"
+        and overrides.get("auto", "true").lower() == "true"
+    )
+    if not applies or any(overrides.get(bundle, "null") != "null" for bundle in BUNDLES):
+        return list(arguments)
+    facts = inspect(arguments)
     if facts is None:
-        return list(words)
-    chosen = [s for s in settings(facts) if not taken(s.key, given)]
-    if given.get("study", "null") != "null":
+        return list(arguments)
+    chosen = [s for s in settings(facts) if not is_decided(s.key, overrides)]
+    if overrides.get("study", "null") != "null":
         chosen = [s for s in chosen if s.key in OF_IMAGES]
     if not silent:
         console.message(
@@ -151,19 +155,19 @@ def with_defaults(words: Sequence[str], silent: bool = False) -> list[str]:
             + "\n".join(f"  {s.key}={s.value}: {s.reason}" for s in chosen)
         )
     # Hydra's flags stay in front; the user's overrides follow the rule's.
-    first = next(n for n, w in enumerate(words) if "=" in w and not w.startswith("-"))
+    first = next(n for n, w in enumerate(arguments) if "=" in w and not w.startswith("-"))
     added = ["auto=false", *(f"{s.key}={s.value}" for s in chosen)]
-    rest = [w for w in words[first:] if w.partition("=")[0].lstrip("+") != "auto"]
-    return [*words[:first], *added, *rest]
+    rest = [w for w in arguments[first:] if w.partition("=")[0].lstrip("+") != "auto"]
+    return [*arguments[:first], *added, *rest]
 
 
-def overridden(words: Sequence[str]) -> dict[str, str]:
-    """Key -> value of the overrides among the words."""
-    pairs = (w.partition("=") for w in words if "=" in w and not w.startswith("-"))
+def overridden(arguments: Sequence[str]) -> dict[str, str]:
+    """Key -> value of the overrides among command-line arguments."""
+    pairs = (w.partition("=") for w in arguments if "=" in w and not w.startswith("-"))
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
-# Keys with which the user decides about another key as well.
+# key -> other keys by which a user decides about it, too
 DECIDED_BY = {
     "pretrain.steps": ("pretrain.epochs", "pretrain.max_steps", "pretrain.schedule_length"),
     "finetune.steps": (
@@ -180,20 +184,23 @@ DECIDED_BY = {
 }
 
 
-def taken(key: str, given: dict[str, str]) -> bool:
-    """Whether the user has decided about this key: itself, one that says the same, or a key of the option in a group."""
+def is_decided(key: str, overrides: dict[str, str]) -> bool:
+    """Whether the user has set this key, a key of its option, or one of `DECIDED_BY`."""
     deciding = (key, *DECIDED_BY.get(key, ()))
-    return any(k == d or k.startswith(f"{d}.") for k in given for d in deciding)
+    return any(k == d or k.startswith(f"{d}.") for k in overrides for d in deciding)
 
 
-def survey(words: Sequence[str]) -> Facts | None:
-    """What the rule needs to know of the user's folder; None where the folder cannot be listed, which the run itself then
-    reports, or where a sweep ranges over folders."""
+def inspect(arguments: Sequence[str]) -> Facts | None:
+    """The facts about the user's folder of images and the machine.
+
+    They are None if a sweep varies the data set, or if the folder cannot be listed, which the run
+    itself reports.
+    """
     from sft_exp.data.readers.files import is_image  # late, like the next: it imports torch
     from sft_exp.datasets.image_folder import ImageFolder
 
-    about = [w for w in words if w.lstrip("+").startswith(("dataset=", "dataset."))]
-    sweep = "-m" in words or "--multirun" in words
+    about = [w for w in arguments if w.lstrip("+").startswith(("dataset=", "dataset."))]
+    sweep = "-m" in arguments or "--multirun" in arguments
     if sweep and any("," in w and "[" not in w for w in about):
         return None
     config, _ = compose.compose(about)
@@ -205,34 +212,37 @@ def survey(words: Sequence[str]) -> Facts | None:
     except (Failure, OSError):
         return None
     rows = [r for r in rows if not r.fate]
-    learnt = [r for r in rows if r.split != "test"]
-    files = [r.file.path for r in learnt] + [
+    trained_on = [r for r in rows if r.split != "test"]
+    files = [r.file.path for r in trained_on] + [
         f.path for f in pool if f.content is None and f.size < 0
     ]
     sizes, grey = headers(files)
     if not sizes:
         return None
-    classes = len({r.label for r in learnt if r.label})
-    labelled = count(overridden(words), sum(1 for r in learnt if r.label), classes)
-    gpu, bf16 = machine(overridden(words))
-    return Facts(median_low(sizes), grey, len(learnt) + len(pool), labelled, classes, gpu, bf16)
+    classes = len({r.label for r in trained_on if r.label})
+    labelled = label_count(overridden(arguments), sum(1 for r in trained_on if r.label), classes)
+    gpu, bf16 = machine(overridden(arguments))
+    return Facts(median_low(sizes), grey, len(trained_on) + len(pool), labelled, classes, gpu, bf16)
 
 
 def headers(files: Sequence[Path]) -> tuple[list[int], bool]:
-    """(shorter sides, whether no image has colours) of a sample of the files. Unreadable ones are the run's to report."""
+    """(shorter sides in pixels, whether no image has colours) of a sample of the files.
+
+    Unreadable files are left out; the run itself reports them.
+    """
     sizes, grey = [], True
     for path in files[:: max(1, len(files) // SAMPLE)]:
         try:
             with Image.open(path) as image:
                 sizes.append(min(image.size))
-                grey = grey and colourless(image)
+                grey = grey and is_grey(image)
         except (OSError, ValueError):
             continue
     return sizes, grey
 
 
-def colourless(image: Image.Image) -> bool:
-    """Whether the image is grey, whatever it is stored as: many grey images lie in colour files."""
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image has no colours, whatever its mode: many grey images are stored in colour."""
     if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
         return True
     image.thumbnail((64, 64))
@@ -240,12 +250,12 @@ def colourless(image: Image.Image) -> bool:
     return red.tobytes() == green.tobytes() == blue.tobytes()
 
 
-def count(given: dict[str, str], images: int, classes: int) -> int:
-    """Labels over all classes that the words ask for; of a sweep over label counts, the first."""
-    if given.get("labels_total", "null") != "null":
-        return int(given["labels_total"].split(",")[0])
+def label_count(overrides: dict[str, str], images: int, classes: int) -> int:
+    """The number of labels over all classes that the overrides ask for; the first in a sweep."""
+    if overrides.get("labels_total", "null") != "null":
+        return int(overrides["labels_total"].split(",")[0])
     # conf's default for a folder: all
-    labels = given.get("labels", "all").split(",")[0].strip("'\"")
+    labels = overrides.get("labels", "all").split(",")[0].strip("'\"")
     if labels.isdigit():
         return min(images, int(labels) * classes)
     if labels.endswith("%"):
@@ -253,11 +263,11 @@ def count(given: dict[str, str], images: int, classes: int) -> int:
     return images
 
 
-def machine(given: dict[str, str]) -> tuple[bool, bool]:
-    """(whether a GPU is used, whether it or the CPU computes in bf16 natively)"""
+def machine(overrides: dict[str, str]) -> tuple[bool, bool]:
+    """(whether a GPU is used, whether the GPU or else the CPU computes in bf16 natively)."""
     import torch
 
-    device = given.get("hardware.device", given.get("hardware", "auto"))
+    device = overrides.get("hardware.device", overrides.get("hardware", "auto"))
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return True, torch.cuda.is_available() and torch.cuda.is_bf16_supported(
             including_emulation=False

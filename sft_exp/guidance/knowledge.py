@@ -1,17 +1,19 @@
-"""What is known to help, as one table: which setting, what it brought, on which data, and where that is published.
+"""The settings that are known to help: each with the gain that was measured, and its publication.
 
-The line after a run, the defaults for folders of images and the tests read it. `source` is a committed page under docs/;
-tests/test_knowledge.py reads every number back from there, so that a page that is made again and a table that is not
-disagree in a test. Nothing else in the package holds an opinion on which method to try.
+The advice after a run and the defaults for folders of images follow from this table, and nothing
+else in the package recommends a method. `source` is a committed page under docs/.
+tests/test_knowledge.py reads every number back from there, so that a test fails if a page is written
+anew and this table is not.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# points of accuracy; a smaller lead is within the noise of the tables, and no reason to change
+# points of accuracy; a smaller lead is within the noise of the tables, and no reason to switch
 MARGIN = 2.0
 
-# Fine-tuning with 10 labels a class of MNIST after 1,000 steps, encoder=conv, 3 seeds: the column "10: full".
+# Accuracy in % after fine-tuning with 10 labels a class of MNIST: 1,000 steps of pretraining,
+# encoder=conv, 3 seeds; the column "10: full" of the page.
 PRETRAINERS_SOURCE = "docs/results/pretrainers_mnist/README.md"
 PRETRAINERS = {
     "vicreg": 93.7,
@@ -37,48 +39,54 @@ PRETRAINERS = {
 
 
 class Case(NamedTuple):
-    """What a recommendation depends on."""
+    """The properties of a run that a recommendation depends on."""
 
-    choices: dict[str, str]  # the option taken in each group
-    augmented: bool  # whether the labelled images are shown in views
-    grey: bool
+    choices: dict[str, str]  # the option chosen in each config group
+    augmented: bool  # whether the labelled images are augmented
+    grey: bool  # whether the images have one channel
     unlabelled: bool  # whether images without labels are left
     better: tuple[str, ...] = ()  # baselines that the result does not beat
 
 
 class Step(NamedTuple):
-    """A change of the command that a committed table has seen to bring more than noise."""
+    """A change of the command whose gain in a committed table exceeds the noise."""
 
     name: str
-    changes: dict[str, Any]
-    applies: Callable[[Case], bool]
-    number: str  # what the source says of it: points over the step before, or accuracy in %
+    changes: dict[str, Any]  # the overrides
+    applies: Callable[[Case], bool]  # whether the change is advice for a run
+    number: str  # the number in the source: points over the step before, or accuracy in %
     source: str  # page that holds the number
-    row: str  # first cell of its row there
+    row: str  # first cell of the number's row there
 
 
 def best_pretrainer() -> str:
+    """The option of the group `pretrainer` with the highest accuracy in the table."""
     return max(PRETRAINERS, key=PRETRAINERS.__getitem__)
 
 
-def ahead_of(pretrainer: str) -> float:
-    """Points by which the best method leads over this one; 0 for a method that the table does not hold, such as weights
-    from a file, because nothing is known."""
+def lead_over(pretrainer: str) -> float:
+    """Points of accuracy by which the best method leads over this one.
+
+    It is 0 for a method that the table does not hold, such as weights from a file, because nothing
+    is known about it.
+    """
     return PRETRAINERS[best_pretrainer()] - PRETRAINERS.get(pretrainer, PRETRAINERS["vicreg"])
 
 
 def trains_classifier(case: Case) -> bool:
+    """Whether the run trains a whole classifier by gradient, which the table's numbers are for."""
     return case.choices.get("task") == "classify" and case.choices.get("strategy") == "full"
 
 
-def behind(case: Case) -> bool:
-    return ahead_of(case.choices.get("pretrainer", "")) > MARGIN
+def has_better_pretrainer(case: Case) -> bool:
+    """Whether the best method leads over the run's by more than the noise."""
+    return lead_over(case.choices.get("pretrainer", "")) > MARGIN
 
 
-# Encoders that are no convolutional networks trained by gradients.
-NARROW = ("mlp", "projection", "patches")
+# Encoders other than convolutional networks that are trained by gradients; the table has none.
+NOT_CONVOLUTIONAL = ("mlp", "projection", "patches")
 
-# In the order in which they are worth a try: the largest gain first.
+# Steps in the order in which they are worth a try: the largest gain first.
 STEPS = (
     Step(
         "augmentation",
@@ -91,7 +99,9 @@ STEPS = (
     Step(
         "a method that is ahead",
         {"pretrainer": best_pretrainer()},
-        lambda case: behind(case) and case.choices.get("encoder") not in NARROW,
+        lambda case: (
+            has_better_pretrainer(case) and case.choices.get("encoder") not in NOT_CONVOLUTIONAL
+        ),
         "93.7",
         PRETRAINERS_SOURCE,
         "vicreg",
@@ -99,7 +109,9 @@ STEPS = (
     Step(
         "a method that is ahead, with the encoder that it was measured with",
         {"pretrainer": best_pretrainer(), "encoder": "conv"},
-        lambda case: behind(case) and case.choices.get("encoder") in NARROW,
+        lambda case: (
+            has_better_pretrainer(case) and case.choices.get("encoder") in NOT_CONVOLUTIONAL
+        ),
         "93.7",
         PRETRAINERS_SOURCE,
         "vicreg",
@@ -128,5 +140,5 @@ STEPS = (
 
 
 def next_step(case: Case) -> Step | None:
-    """The first step that applies; None where the tables know of nothing better."""
+    """The first step that applies to a run; None if no table has anything better."""
     return next((step for step in STEPS if step.applies(case)), None)

@@ -31,19 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
     return args.run("help", __doc__ or "", Arguments, work, words)
 
 
-def work(asked: Arguments) -> None:
-    group, _, option = asked.topic.partition("=")
-    if asked.topic == "keys":
+def work(arguments: Arguments) -> None:
+    group, _, option = arguments.topic.partition("=")
+    if arguments.topic == "keys":
         print("\n".join(all_keys()))
-    elif asked.topic in reference.SECTIONS:
-        print("\n".join(rows(reference.section(asked.topic), f"{asked.topic}.")))
+    elif arguments.topic in reference.SECTIONS:
+        print("\n".join(rows(reference.section(arguments.topic), f"{arguments.topic}.")))
     elif option:
         print("\n".join(page(reference.option(group, option))))
     elif group in GROUPS:
         print("\n".join(overview(group)))
     else:
         close = args.did_you_mean(group, ["keys", *GROUPS, *reference.SECTIONS])
-        raise ConfigError("topic", asked.topic, f"is no group of options{close}")
+        raise ConfigError("topic", arguments.topic, f"is no group of options{close}")
 
 
 def overview(group: str) -> Iterator[str]:

@@ -31,9 +31,9 @@ def check_task(e: Experiment, data: Corpus) -> None:
     """ConfigError if the data lack the task's targets, or other choices do not support the task."""
     name, targets = e.choices.get("task", type(e.task).__name__), targets_of(data)
     if missing := [t for t in e.task.needs or ("y",) if t not in targets]:
-        has = f"dataset={e.choices.get('dataset', data.name)} has {' and '.join(map(called, targets))}"
-        others = f"data sets that have them: {', '.join(giving(*missing)) or 'none'}"
-        needs = f"learns from {' and '.join(map(called, missing))}"
+        has = f"dataset={e.choices.get('dataset', data.name)} has {' and '.join(map(target_name, targets))}"
+        others = f"data sets that have them: {', '.join(datasets_with(*missing)) or 'none'}"
+        needs = f"learns from {' and '.join(map(target_name, missing))}"
         raise ConfigError("task", name, f"{needs}, and {has}; {others}")
     for part in (e.task, e.pretrainer):
         nodes = getattr(part, "views", {}).get("transforms", [])
@@ -57,8 +57,7 @@ def targets_of(data: Corpus) -> list[str]:
 
 
 def check_metrics(e: Experiment, data: Corpus) -> None:
-    """ConfigError for metrics that are unknown, not installed, or do not fit what the task
-    predicts."""
+    """ConfigError for metrics that are unknown, not installed, or do not fit the task."""
     own = metric_names(e.task, data.spec) if e.metrics else []
     keys: list[str] = [*own]
     for metric in e.metrics:
@@ -75,13 +74,13 @@ def check_metrics(e: Experiment, data: Corpus) -> None:
         if metric.key in keys:
             raise ConfigError("metrics", metric.key, "is the name of two metrics")
         keys.append(metric.key)
-        rehearse(metric, e.task.predicts, e.task.of(data.spec))
+        try_metric(metric, e.task.predicts, e.task.of(data.spec))
 
 
 def metric_names(task: Task, spec: Spec) -> list[str]:
     """The names of a task's own metrics.
 
-    They are built once per process, as a check, which takes as long as all other checks together.
+    Building them takes as long as all other checks together, so it is done once per process.
     """
     key = repr((task, spec))
     if key not in _metric_names:
@@ -89,9 +88,12 @@ def metric_names(task: Task, spec: Spec) -> list[str]:
     return _metric_names[key]
 
 
-def rehearse(metric: Metric, predicts: str, spec: Spec) -> None:
-    """Build a metric and, for classification, update it with one batch. ConfigError if that
-    fails."""
+def try_metric(metric: Metric, predicts: str, spec: Spec) -> None:
+    """Build a metric and, for classification, update it with one batch.
+
+    Raises:
+        ConfigError: the metric cannot be built or updated.
+    """
     classes = len(spec.classes)
     try:
         built: Any = metric.build(spec)
@@ -105,12 +107,13 @@ def rehearse(metric: Metric, predicts: str, spec: Spec) -> None:
         raise ConfigError("metrics", metric.key, valid) from error
 
 
-def called(target: str) -> str:
+def target_name(target: str) -> str:
+    """The name of a target in messages."""
     return "classes" if target == "y" else target
 
 
-def giving(*targets: str) -> list[str]:
-    """The package's data sets with these targets."""
+def datasets_with(*targets: str) -> list[str]:
+    """The options of the package's data sets that have these targets."""
     names = []
     for module in pkgutil.iter_modules(datasets.__path__):
         values = vars(import_module(f"{datasets.__name__}.{module.name}")).values()
@@ -121,8 +124,12 @@ def giving(*targets: str) -> list[str]:
 
 
 def teacher_of(data: Corpus, field: str, run: Any) -> Path:
-    """The store folder of the model of the run that a field of the strategy names. ConfigError,
-    DataError."""
+    """The store folder of the teacher: the model of the run that a field of the strategy names.
+
+    Raises:
+        ConfigError: no run is named, or its model does not fit the data.
+        DataError: the folder is not that of a run.
+    """
     key = f"strategy.{field}"
     if not run:
         raise ConfigError(key, run, "must be the folder of a run, whose model is imitated")
@@ -136,7 +143,12 @@ def teacher_of(data: Corpus, field: str, run: Any) -> Path:
 
 
 def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
-    """The data set for pretraining. ConfigError or DataError if it cannot be used."""
+    """The data set for pretraining, which is `data` unless the config names another.
+
+    Raises:
+        ConfigError: it lacks the targets or the size that the pretraining needs.
+        DataError: it cannot be read, or holds test images.
+    """
     key = "pretrain_dataset"
     if e.pretrain_dataset is None:
         if e.pretrainer.labelled:
@@ -152,7 +164,7 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
             problem = "must be another data set: labels of this one are counted by labels="
             raise ConfigError(key, pool.name, problem)
         needs = e.task.needs if getattr(e.pretrainer, "task", None) else ()
-        if missing := [called(t) for t in needs or ("y",) if t not in targets_of(pool)]:
+        if missing := [target_name(t) for t in needs or ("y",) if t not in targets_of(pool)]:
             problem = f"has no {' and '.join(missing)}, which are learnt from"
             raise ConfigError(key, pool.name, problem)
         if needs and pool.image[1:] != data.image[1:]:
@@ -166,7 +178,10 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
 
 
 def check_optimizers(e: Experiment) -> None:
-    """ConfigError for optimizers that cannot be built. The first one imports torch._dynamo."""
+    """ConfigError for optimizers that cannot be built.
+
+    Building the first one is slow, because it imports torch._dynamo.
+    """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     for key, optim in (("optim", e.optim), ("pretrain_optim", e.pretrain_optim)):
         trial = replace(optim, options={**optim.options, "lr": 1e-3})
@@ -182,10 +197,10 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
         problem = "must be 1 or null: the masks and boxes of this task are of the whole image"
         raise ConfigError("encoder.crop", e.encoder.crop, problem)
     weights = initial(e)
-    # Which parameter belongs to which map takes a backward pass for each map.
-    still = e.strategy.closed_form or e.strategy.frozen
+    # `layers` takes a backward pass for each map
+    fixed = e.strategy.closed_form or e.strategy.frozen
     try:
-        phases = e.strategy.phases({} if still else layers(encoder, data.image))
+        phases = e.strategy.phases({} if fixed else layers(encoder, data.image))
     except ConfigError as error:
         raise error.under("strategy") from error
     if e.strategy.closed_form and "unlabelled" in e.task.pools:
@@ -201,11 +216,9 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
     ):
         if budget.micro_batch_size and (normed or not method.per_row):
             part = "the encoder's BatchNorm" if normed else f"the loss of {type(method).__name__}"
-            problem = (
-                f"must be null: {part} looks across the batch, so its pieces are not the whole"
-            )
+            problem = f"must be null: {part} depends on the whole batch, not on each example alone"
             raise ConfigError(f"{key}.micro_batch_size", budget.micro_batch_size, problem)
         trains = method is e.pretrainer or any(rates for _, rates in phases)
         if normed and budget.size(n) < 2 and trains:
-            problem = "must be 2 or more: the encoder's BatchNorm looks across the batch"
+            problem = "must be 2 or more: the encoder's BatchNorm normalises by the batch"
             raise ConfigError(f"{key}.batch_size", budget.batch_size, problem)

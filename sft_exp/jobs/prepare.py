@@ -60,7 +60,7 @@ def prepare(e: Experiment) -> Job:
         splits.outside(data, draws[0])
     if "unlabelled" in e.task.pools:
         splits.unlabelled(data, labels, 0)
-    readout, features = kept(e, data)
+    readout, features = feature_extractor(e, data)
     check_fit(e, data, readout, min(len(d.labelled) for d in draws))
     pool = pretrained_on(e, data)
 
@@ -91,15 +91,15 @@ def prepare(e: Experiment) -> Job:
         job.arms[arm] = [add(job, "finetune", r) for r in requests]
         for r in requests:
             model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
-            asked = {**tested, "labels": labels, **model_of, "draw": r["draw"]}
+            evaluation = {**tested, "labels": labels, **model_of, "draw": r["draw"]}
             if STORED in r:
                 # without a test split, folds of the training images are tested
-                asked[STORED] = (
+                evaluation[STORED] = (
                     features_of(job, "test_features", tested, r) if data.test else r[STORED]
                 )
-            add(job, "evaluate", asked)
+            add(job, "evaluate", evaluation)
             for metric in further(e):
-                add(job, "metrics", {**asked, "metric": metric})
+                add(job, "metrics", {**evaluation, "metric": metric})
         if arm == MAIN and e.val == "cv":
             for r, draw in zip(requests, draws, strict=True):
                 if validate.count(draw.labelled, FOLDS):
@@ -173,11 +173,15 @@ def further(e: Experiment) -> list[Metric]:
     return [metric for metric in e.metrics if isinstance(metric, Metric)]
 
 
-def kept(e: Experiment, data: Corpus) -> tuple[FeatureExtractor, Request]:
+def feature_extractor(e: Experiment, data: Corpus) -> tuple[FeatureExtractor, Request]:
     """The encoder with the maps that are fine-tuned, and what requests say of them. ConfigError."""
-    given, usual = e.features, e.pretrainer
-    maps = given.maps or (list(usual.features) if e.task.pooled else [DENSE])
-    features = {"maps": maps, "pool": given.pool or usual.pool, "grid": given.grid or usual.grid}
+    chosen, defaults = e.features, e.pretrainer
+    maps = chosen.maps or (list(defaults.features) if e.task.pooled else [DENSE])
+    features = {
+        "maps": maps,
+        "pool": chosen.pool or defaults.pool,
+        "grid": chosen.grid or defaults.grid,
+    }
     try:
         readout = model.readout(e.encoder, features, data.spec)
     except ConfigError as error:

@@ -132,10 +132,10 @@ def on_one_thread(name: str, request: Request, ctx: Context) -> bool:
 
 
 @contextmanager
-def one_thread(wanted: bool) -> Iterator[None]:
+def one_thread(enabled: bool) -> Iterator[None]:
     """Compute on one CPU thread inside, if wanted."""
     threads = torch.get_num_threads()
-    if wanted:
+    if enabled:
         torch.set_num_threads(1)
     try:
         yield

@@ -14,13 +14,15 @@ from sft_exp.label import sheet
 from sft_exp.store import atomic_io
 
 HOST = "127.0.0.1"
-LONGEST = 1_000_000  # bytes of a request
-CONNECTIONS = 32  # at a time, each a thread; a browser opens six
+MAX_BYTES = 1_000_000  # size of a request
+MAX_CONNECTIONS = 32  # at a time, each with a thread; a browser opens six
 
 
 class Desk(ThreadingHTTPServer):
-    """GET / returns the page, GET /answers the saved answers; POST /answers {image: label, or null
-    to undo} adds to them.
+    """The server of one sheet.
+
+    GET / returns the page, and GET /answers the saved answers. POST /answers with {image: label}
+    adds to them; a null label takes an answer back.
 
     Answers of several pages go to one file, which is replaced atomically: whenever the process is
     killed, the file holds every acknowledged answer.
@@ -36,7 +38,7 @@ class Desk(ThreadingHTTPServer):
             raise ConfigError(
                 "port", port, f"cannot be listened on ({why}); take another, or 0 for any free one"
             ) from error
-        self.connections = threading.BoundedSemaphore(CONNECTIONS)
+        self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.folder, self.sheet, self.lock = folder, sheet.load(folder), threading.Lock()
         self.answers = self.sheet.answers((folder / "labels.csv").read_text())
 
@@ -63,8 +65,11 @@ class Desk(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
     def record(self, new: dict[str, str | None]) -> None:
-        """Write labels.csv with these answers. ValueError for an image or class that is not on the
-        sheet."""
+        """Add answers, image -> label or None to take one back, and write labels.csv.
+
+        Raises:
+            ValueError: an image or a class is not on the sheet.
+        """
         for name, label in new.items():
             if name not in self.sheet.chosen or label not in (None, *self.sheet.classes):
                 raise ValueError(f"{name}: {label}")
@@ -76,11 +81,13 @@ class Desk(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
     server: Desk
     timeout = 10  # seconds that a client may pause within its request
 
     def do_GET(self) -> None:
-        if not self.local():
+        if not self.is_local():
             return
         if self.path == "/":
             self.reply(
@@ -94,15 +101,15 @@ class Handler(BaseHTTPRequestHandler):
             self.respond(HTTPStatus.NOT_FOUND, "no such page")
 
     def do_POST(self) -> None:
-        if not self.local():
+        if not self.is_local():
             return
         size = self.headers.get("Content-Length", "")
         # Another site's page may post forms here but not JSON, for which its browser needs a CORS
         # preflight.
         if self.path != "/answers" or self.headers.get_content_type() != "application/json":
             self.respond(HTTPStatus.BAD_REQUEST, "only JSON to /answers")
-        elif not (size.isdecimal() and len(size) < 10 and int(size) <= LONGEST):
-            self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LONGEST} bytes")
+        elif not (size.isdecimal() and len(size) < 10 and int(size) <= MAX_BYTES):
+            self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BYTES} bytes")
         else:
             try:
                 self.server.record(dict(json.loads(self.rfile.read(int(size)))))
@@ -113,9 +120,11 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.respond(HTTPStatus.OK, len(self.server.answers))
 
-    def local(self) -> bool:
-        """Whether the request names this address as its host and does not come from another site's
-        page."""
+    def is_local(self) -> bool:
+        """Whether the request is for this address and not from another site's page.
+
+        If it is not, the response says so.
+        """
         host, origin = self.headers.get("Host"), self.headers.get("Origin")
         names = [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]
         if host in names and origin in (None, f"http://{host}"):
@@ -124,9 +133,11 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def respond(self, status: HTTPStatus, value: Any) -> None:
+        """Respond with a value as JSON."""
         self.reply(status, json.dumps(value).encode(), "application/json")
 
     def reply(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        """Respond with content of this MIME type."""
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))

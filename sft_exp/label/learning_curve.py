@@ -11,22 +11,24 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
-# deviation of real curves from a power law, as a share of the error: see docs/decisions/0020
+# deviation of measured curves from a power law, as a share of the error (docs/decisions/0020)
 MISFIT = 0.01
-ASYMPTOTES, EXPONENTS = 40, np.geomspace(0.05, 1.5, 40)
-SAMPLES = 4000
+ASYMPTOTES, EXPONENTS = 40, np.geomspace(0.05, 1.5, 40)  # the grid: A values of a, C values of c
+SAMPLES = 4000  # of the mixture
 
 
 @dataclass(frozen=True)
 class Forecast:
-    count: int
-    mean: float  # accuracy of one labelled split, a fraction
-    low: float  # of the 95 % interval
+    """The expected accuracy of one labelled split, as fractions."""
+
+    count: int  # number of labels
+    mean: float  # median of the forecast
+    low: float  # bounds of the 95 % interval
     high: float
 
 
 def forecast(scores: dict[int, list[float]], count: int) -> Forecast:
-    """The accuracy of one labelled split of `count` labels.
+    """Forecast the accuracy of one labelled split of `count` labels.
 
     Args:
         scores: label count -> the draws' accuracies, fractions; at least two counts and three
@@ -43,18 +45,20 @@ def forecast(scores: dict[int, list[float]], count: int) -> Forecast:
     a, c = np.meshgrid(
         np.linspace(0, 1, ASYMPTOTES, endpoint=False) * mean_K.min(), EXPONENTS, indexing="ij"
     )
-    falls = n ** -c[..., None]  # [A, C, K]
+    power_ACK = n ** -c[..., None]  # [A, C, K]
     weight = noise_K**-2
-    above = mean_K - a[..., None]
-    information = (weight * falls**2).sum(-1)
-    b = (weight * falls * above).sum(-1) / information
-    misfit = (weight * (above - b[..., None] * falls) ** 2).sum(-1)
-    plausible = np.exp(-(misfit - misfit.min()) / 2).ravel()
+    excess_ACK = mean_K - a[..., None]
+    information_AC = (weight * power_ACK**2).sum(-1)
+    b = (weight * power_ACK * excess_ACK).sum(-1) / information_AC
+    chi2_AC = (weight * (excess_ACK - b[..., None] * power_ACK) ** 2).sum(-1)
+    likelihood = np.exp(-(chi2_AC - chi2_AC.min()) / 2).ravel()
 
     rng = np.random.default_rng(0)
-    drawn = rng.choice(plausible.size, SAMPLES, p=plausible / plausible.sum())
-    slope = b.ravel()[drawn] + rng.standard_normal(SAMPLES) / np.sqrt(information.ravel()[drawn])
-    curve = a.ravel()[drawn] + slope * float(count) ** -c.ravel()[drawn]
+    sampled = rng.choice(likelihood.size, SAMPLES, p=likelihood / likelihood.sum())
+    slope = b.ravel()[sampled] + rng.standard_normal(SAMPLES) / np.sqrt(
+        information_AC.ravel()[sampled]
+    )
+    curve = a.ravel()[sampled] + slope * float(count) ** -c.ravel()[sampled]
     single = (
         1
         - curve * (1 + MISFIT * rng.standard_normal(SAMPLES))

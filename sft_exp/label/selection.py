@@ -157,13 +157,13 @@ def picture(data: "Corpus", images: "Images", row: int) -> str:
     from sft_exp.data.decode import formats
 
     pixels = images.raw(row).permute(1, 2, 0).numpy()
-    shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if file := data.files.get(images.ids[row]):
-        with Image.open(file, formats=formats()) as whole:
-            if not whole.mode.startswith("I"):
-                shown = ImageOps.exif_transpose(whole).convert("RGB")
-                shown.thumbnail((SIDE, SIDE))
+        with Image.open(file, formats=formats()) as original:
+            if not original.mode.startswith("I"):
+                picture = ImageOps.exif_transpose(original).convert("RGB")
+                picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    kind = "PNG" if max(shown.size) <= 100 else "JPEG"
-    shown.save(buffer, kind, quality=90)
+    kind = "PNG" if max(picture.size) <= 100 else "JPEG"
+    picture.save(buffer, kind, quality=90)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,9 +1,10 @@
 """A folder of images to label: the chosen images and the labels so far.
 
-sheet.json     classes, chosen images in order, and the rows that were labelled before; never
-changed chosen.csv     file,chosen: the images labelled before and the chosen ones with their rank
+sheet.json     classes, chosen images in order, and the rows that were labelled before; it is
+               never changed
+chosen.csv     file,chosen: the images labelled before, and the chosen ones with their rank
 labels.csv     file,label[,group][,split]: the labels, replaced atomically after each answer
-label.html     the labelling page; opened as a file it downloads labels.csv
+label.html     the labelling page; opened as a file, it downloads labels.csv
 """
 
 import csv
@@ -22,6 +23,8 @@ PAGE = Path(__file__).with_name("page.html")
 
 @dataclass
 class Sheet:
+    """The images to label and how they are asked about: the content of sheet.json."""
+
     # config key that takes labels.csv: `dataset.labels` for the user's own images, else `labels`
     key: str
     columns: list[str]  # of labels.csv, `file` and `label` among them
@@ -31,8 +34,11 @@ class Sheet:
     why: str = ""  # a sentence on how the images were chosen
 
     def table(self, answers: dict[str, str]) -> str:
-        """labels.csv: the earlier rows, then the chosen images that have an answer. Each is its own
-        group."""
+        """The text of labels.csv: the earlier rows, then the chosen images that have an answer.
+
+        `answers` are image -> label. If there is a column for groups, each chosen image is its own
+        group.
+        """
         rows = [
             {"file": file, "label": answers[file], "split": "train"}
             for file in self.chosen
@@ -42,7 +48,11 @@ class Sheet:
         return table([self.columns, *self.known, *cells])
 
     def answers(self, text: str) -> dict[str, str]:
-        """Image -> label of the chosen images in a labels.csv. DataError for an unknown class."""
+        """Read image -> label of the chosen images from the text of a labels.csv.
+
+        Raises:
+            DataError: a label is none of the classes.
+        """
         labels, chosen = {}, set(self.chosen)
         for cells in csv.DictReader(io.StringIO(text, newline="")):
             row = {column: tables.restored(cell) for column, cell in cells.items()}
@@ -57,8 +67,8 @@ class Sheet:
 
 def write(folder: Path, sheet: Sheet, pictures: Iterable[str]) -> None:
     """Write the folder of a new sheet; `pictures` are the chosen images as data URIs."""
-    place = sheet.columns.index("file")
-    known = [[row[place], ""] for row in sheet.known]
+    column = sheet.columns.index("file")
+    known = [[row[column], ""] for row in sheet.known]
     chosen = [[name, str(rank)] for rank, name in enumerate(sheet.chosen, start=1)]
     atomic_io.write(folder / "chosen.csv", table([["file", "chosen"], *known, *chosen]))
     atomic_io.write(folder / "labels.csv", sheet.table({}))
@@ -68,17 +78,19 @@ def write(folder: Path, sheet: Sheet, pictures: Iterable[str]) -> None:
 
 
 def load(folder: Path) -> Sheet:
+    """Read the sheet of a folder."""
     return Sheet(**json.loads((folder / "sheet.json").read_text()))
 
 
 def page(sheet: Sheet, pictures: Iterable[str]) -> str:
-    """The self-contained label.html."""
+    """The text of label.html, which needs no other file; `pictures` are data URIs."""
     data = json.dumps({**asdict(sheet), "pictures": list(pictures)})
     # escaped, so that no name can close the script element
     return PAGE.read_text().replace("/*SHEET*/null", data.replace("<", "\\u003c"))
 
 
 def table(rows: Iterable[list[str]]) -> str:
+    """Rows as the text of a CSV file, in which no cell is a formula to a spreadsheet."""
     out = io.StringIO()
     tables.Writer(out).writerows(rows)
     return out.getvalue()

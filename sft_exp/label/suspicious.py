@@ -8,14 +8,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-NEIGHBOURS = 20
+NEIGHBOURS = 20  # of an image that are asked for their label
 TEMPERATURE = 0.07  # neighbours weigh exp(cosine / temperature): arXiv:1805.01978, section 3.4
 CHUNK = 1024  # images whose similarities to all others are held at once
 
 
-def ranked(run: str) -> list[list[str]]:
-    """Rows of suspicious.csv: file, label, neighbours' label, agreement; the least agreement
-    first."""
+def suspicious_rows(run: str) -> list[list[str]]:
+    """The rows of suspicious.csv: file, label, neighbours' label, and agreement (`agreement`).
+
+    Args:
+        run: the folder of a run, whose encoder and labelled images are used.
+
+    Returns:
+        The rows, the smallest agreement first.
+
+    Raises:
+        DataError: there are too few labelled images.
+    """
     from sft_exp import api
     from sft_exp.label import acquire
     from sft_exp.label.selection import opened, outputs
@@ -52,12 +61,12 @@ def agreement(f_ND: "Tensor", y_N: "Tensor", classes: int) -> tuple["Tensor", "T
     """
     import torch
 
-    near, margins, common = min(NEIGHBOURS, len(f_ND) - 1), [], []
+    neighbours, margins, common = min(NEIGHBOURS, len(f_ND) - 1), [], []
     for first in range(0, len(f_ND), CHUNK):
         rows = torch.arange(first, min(first + CHUNK, len(f_ND)))
         cosine_BN = f_ND[rows] @ f_ND.T
         cosine_BN[torch.arange(len(rows)), rows] = -2  # an image is not its own neighbour
-        cosine_BK, neighbours_BK = cosine_BN.topk(near)
+        cosine_BK, neighbours_BK = cosine_BN.topk(neighbours)
         votes_BY = torch.zeros(len(rows), classes).scatter_add_(
             1, y_N[neighbours_BK], (cosine_BK / TEMPERATURE).softmax(1)
         )

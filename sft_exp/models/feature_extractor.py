@@ -61,12 +61,12 @@ class FeatureExtractor(nn.Module):
             if name == self.names[-1]:
                 return
 
-    def read(self, name: str, m: Tensor) -> Tensor:
-        """A map as features [B, D]."""
+    def pool_map(self, name: str, m: Tensor) -> Tensor:
+        """A map of this name, [B, D] or [B, D, H, W], pooled and flattened to features [B, D]."""
         return (self.pool(m, self.grids[name]) if name in self.grids else m).flatten(1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return torch.cat([self.read(name, m) for name, m in self.maps(x_BCHW)], dim=1)
+        return torch.cat([self.pool_map(name, m) for name, m in self.maps(x_BCHW)], dim=1)
 
 
 class Precomputed(nn.Identity):
@@ -78,32 +78,40 @@ class Precomputed(nn.Identity):
 
 
 def layers(encoder: FeatureExtractor, image: tuple[int, int, int]) -> Layers:
-    """The parameters that each map depends on and earlier maps do not, up to the last selected map.
+    """For each map the parameters that it depends on and earlier maps do not, up to the last
+    selected map.
 
-    They are determined by gradients.
+    The parameters are found by the gradients of the maps. `image` is (C, H, W).
     """
-    left = {name: p for name, p in encoder.backbone.named_parameters() if p.requires_grad}
-    device, by_map = next((p.device for p in left.values()), None), Layers()
+    remaining = {name: p for name, p in encoder.backbone.named_parameters() if p.requires_grad}
+    device, by_map = next((p.device for p in remaining.values()), None), Layers()
     for map_name, m in encoder.backbone.eval().maps(torch.zeros(1, *image, device=device)):
         gradients = (
-            torch.autograd.grad(m.sum(), list(left.values()), retain_graph=True, allow_unused=True)
-            if left and m.requires_grad
+            torch.autograd.grad(
+                m.sum(), list(remaining.values()), retain_graph=True, allow_unused=True
+            )
+            if remaining and m.requires_grad
             else ()
         )
-        by_map[map_name] = [name for name, g in zip(left, gradients, strict=False) if g is not None]
-        left = {name: p for name, p in left.items() if name not in by_map[map_name]}
+        by_map[map_name] = [
+            name for name, g in zip(remaining, gradients, strict=False) if g is not None
+        ]
+        remaining = {name: p for name, p in remaining.items() if name not in by_map[map_name]}
         if map_name == encoder.names[-1]:
             break
     return by_map
 
 
-def resolve(wanted: list[int | str], names: list[str]) -> list[str]:
-    """Names of maps that are given by name or position, in the encoder's order.
+def resolve(keys: list[int | str], names: list[str]) -> list[str]:
+    """The names of the maps that `keys` select by name or position, in the encoder's order.
 
     -1 is the last map; negative positions beyond the first map mean the first.
+
+    Raises:
+        ConfigError: a name or a position does not exist.
     """
     chosen = set()
-    for key in wanted:
+    for key in keys:
         if isinstance(key, int) and key < len(names):
             chosen.add(names[max(key, -len(names))])
         elif key in names:

@@ -16,11 +16,11 @@ from sft_exp.core.deploy import Finished
 from sft_exp.core.types import Spec
 from sft_exp.errors import ConfigError
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `export`
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")  # those of the extra `export`
 INPUT, OUTPUT = "image", "logits"  # names in every graph
-# our name of a calibration method -> ONNX Runtime's
-RANGES = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-ABOUT = "sft_exp"  # key of the metadata
+# name of a calibration method in the config -> its name in ONNX Runtime
+CALIBRATIONS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+METADATA_KEY = "sft_exp"  # the property of a graph that holds `metadata`
 LOADER = """
 import json
 
@@ -36,20 +36,20 @@ def predict(images):
 
 
 def loader(file: str) -> str:
-    """Python code that loads such a file without this package."""
+    """Python code that loads and runs an exported file without this package."""
     return LOADER.replace("FILE", file)
 
 
 def require_onnx(key: str, value: object) -> None:
-    """ConfigError unless the libraries are installed; imports none of them."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    """ConfigError about a key's value unless `LIBRARIES` are installed; imports none of them."""
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         raise ConfigError(key, value, f"needs {', '.join(missing)}: pip install 'sft_exp[export]'")
 
 
-def from_network(network: nn.Module, spec: Spec) -> bytes:
+def export_onnx(network: nn.Module, spec: Spec) -> bytes:
     """The network as an ONNX graph: `image`, float [batch, C, H, W] in [0, 1] -> `logits`."""
     x_BCHW = torch.zeros(2, *spec.image)
-    with quiet():
+    with silence_libraries():
         program: Any = torch.onnx.export(
             network.eval().cpu(),
             (x_BCHW,),
@@ -66,9 +66,13 @@ def from_network(network: nn.Module, spec: Spec) -> bytes:
 
 
 def quantise_static(source: Path, target: Path, calibration: Iterable[Tensor], ranges: str) -> None:
-    """Quantise to QDQ form with signed weights per channel and unsigned activations.
+    """Quantise a graph to QDQ form with signed weights per channel and unsigned activations.
 
-    `calibration` yields batches [B, C, H, W] in [0, 1].
+    Args:
+        source: the file of the graph.
+        target: the file to write.
+        calibration: batches [B, C, H, W] in [0, 1], on which the ranges of activations are measured.
+        ranges: how a range follows from the measurements, a key of `CALIBRATIONS`.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -86,42 +90,42 @@ def quantise_static(source: Path, target: Path, calibration: Iterable[Tensor], r
             batch = next(self.batches, None)
             return None if batch is None else {INPUT: batch.numpy()}
 
-    with preprocessed(source, target) as ready, quiet():
+    with preprocessed(source, target) as file, silence_libraries():
         quantize_static(
-            ready,
+            file,
             target,
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[RANGES[ranges]],
+            calibrate_method=CalibrationMethod[CALIBRATIONS[ranges]],
         )
 
 
 def quantise_dynamic(source: Path, target: Path) -> None:
-    """Quantise the weights; activations are quantised at inference."""
+    """Quantise the weights of a graph; its activations are quantised at inference."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with preprocessed(source, target) as ready, quiet():
+    with preprocessed(source, target) as file, silence_libraries():
         # ONNX Runtime's integer convolution needs unsigned weights
-        quantize_dynamic(ready, target, weight_type=QuantType.QUInt8)
+        quantize_dynamic(file, target, weight_type=QuantType.QUInt8)
 
 
 @contextmanager
 def preprocessed(source: Path, target: Path) -> Iterator[Path]:
-    """A temporary file of the graph with inferred shapes and folded BatchNorms, to be quantised."""
+    """A temporary file of the graph with inferred shapes and folded BatchNorms, beside `target`."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from sft_exp.store import atomic_io
 
-    ready = target.with_name(f"{target.stem}.ready.onnx")
-    with quiet():
-        quant_pre_process(source, ready, skip_symbolic_shape=True)
+    temporary = target.with_name(f"{target.stem}.ready.onnx")
+    with silence_libraries():
+        quant_pre_process(source, temporary, skip_symbolic_shape=True)
     try:
-        yield ready
+        yield temporary
     finally:
-        atomic_io.remove(ready)
+        atomic_io.remove(temporary)
 
 
 def session(graph: bytes | Path) -> Any:
@@ -135,21 +139,20 @@ def session(graph: bytes | Path) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run(opened: Any, x: Tensor) -> Tensor:
-    """The logits [B, Y] of a session for an input of its graph."""
-    return torch.from_numpy(opened.run([OUTPUT], {INPUT: x.numpy()})[0])
+def infer(session: Any, x: Tensor) -> Tensor:
+    """The logits [B, Y] that a session computes for images x, as its graph takes them."""
+    return torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0])
 
 
-def with_pixels(graph: bytes) -> bytes:
-    """The graph with preprocessing: `image` is uint8 [batch, H, W, C], as decoders return it."""
+def with_uint8_input(graph: bytes) -> bytes:
+    """The graph with preprocessing: its `image` is uint8 [batch, H, W, C], as decoders return it."""
     import onnx
     from onnx import TensorProto, compose, helper, numpy_helper
 
     model = onnx.load_from_string(graph)
     (image,) = model.graph.input
-    batch, channels, height, width = (
-        d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim
-    )
+    shape = image.type.tensor_type.shape.dim
+    batch, channels, height, width = (axis.dim_param or axis.dim_value for axis in shape)
     preprocessing = helper.make_graph(
         [
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
@@ -170,50 +173,53 @@ def with_pixels(graph: bytes) -> bytes:
         [numpy_helper.from_array(torch.tensor(255.0).numpy(), "most")],
     )
     opsets = [o for o in model.opset_import if o.domain == ""]
-    first = helper.make_model(preprocessing, opset_imports=opsets, ir_version=model.ir_version)
-    whole = compose.merge_models(
-        compose.add_prefix(first, "pixels/"), model, [("pixels/planes", INPUT)]
-    )
-    for node in whole.graph.node:
+    front = helper.make_model(preprocessing, opset_imports=opsets, ir_version=model.ir_version)
+    front = compose.add_prefix(front, "pixels/")  # no name may occur in both graphs
+    merged = compose.merge_models(front, model, [("pixels/planes", INPUT)])
+    for node in merged.graph.node:
         node.input[:] = [INPUT if name == "pixels/pixels" else name for name in node.input]
-    whole.graph.input[0].name = INPUT
-    return whole.SerializeToString()
+    merged.graph.input[0].name = INPUT
+    return merged.SerializeToString()
 
 
-def facts(model: Finished) -> dict[str, Any]:
-    """Facts needed to use the file. Images are divided by `scale` first, unless `preprocess`."""
-    predicts = model.network.task.predicts if model.network else "classes"
-    about = {
+def metadata(model: Finished) -> dict[str, Any]:
+    """What a user of the exported file must know, as JSON.
+
+    Images are divided by `scale` before they are given to the graph, unless `preprocess`: then the
+    graph does so itself.
+    """
+    facts = {
         "classes": model.spec.classes,
         "image": model.spec.image,
-        "predicts": predicts,
+        "predicts": model.network.task.predicts if model.network else "classes",
         "preprocess": False,
         "scale": 255,
     }
     if model.spec.fit != "crop":
-        about["fit"] = model.spec.fit
-    # the range of files with more than 8 bits that becomes 0 to 255
-    return {**about, "levels": model.spec.levels} if model.spec.levels else about
+        facts["fit"] = model.spec.fit
+    if model.spec.levels:  # the range of files with more than 8 bits that becomes 0 to 255
+        facts["levels"] = model.spec.levels
+    return facts
 
 
-def with_about(graph: bytes, about: dict[str, Any]) -> bytes:
-    """The graph with these facts in its metadata."""
+def with_metadata(graph: bytes, facts: dict[str, Any]) -> bytes:
+    """The graph with the result of `metadata` in its properties."""
     import onnx
 
     model = onnx.load_from_string(graph)
     onnx.helper.set_model_props(
-        model, {ABOUT: json.dumps(about), "classes": json.dumps(about["classes"])}
+        model, {METADATA_KEY: json.dumps(facts), "classes": json.dumps(facts["classes"])}
     )
     return model.SerializeToString()
 
 
-def about(opened: Any) -> dict[str, Any] | None:
-    """The facts that `with_about` wrote, from a session; None for files of other origin."""
-    text = opened.get_modelmeta().custom_metadata_map.get(ABOUT)
+def read_metadata(session: Any) -> dict[str, Any] | None:
+    """What `with_metadata` wrote into the graph of a session; None for files of other origin."""
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     return json.loads(text) if text else None
 
 
-def to_ort(graph: bytes, target: Path) -> None:
+def write_ort(graph: bytes, target: Path) -> None:
     """Write the graph in ONNX Runtime's format, with optimisations valid on any processor."""
     import onnxruntime
 
@@ -226,7 +232,7 @@ def to_ort(graph: bytes, target: Path) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """Silence the libraries' warnings and logs, which are meant for their developers."""
     level = logging.root.level
     with warnings.catch_warnings():

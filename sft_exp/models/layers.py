@@ -54,11 +54,14 @@ def upsampler(
     return nn.Sequential(*layers)
 
 
-def group_norm(most: int | None, width: int) -> nn.GroupNorm:
-    """GroupNorm (Wu & He, arXiv:1803.08494) of the largest number of groups that divides the width, `most` at most; None = the
-    paper's 32, and 2 channels a group at least, as one channel of one pixel would become 0."""
-    most = most or max(1, min(32, width // 2))
-    return nn.GroupNorm(max(g for g in range(1, most + 1) if width % g == 0), width)
+def group_norm(max_groups: int | None, width: int) -> nn.GroupNorm:
+    """GroupNorm (Wu & He, arXiv:1803.08494) with the largest number of groups that divides `width`.
+
+    There are at most `max_groups` groups. None means the paper's 32, with at least 2 channels a
+    group, because one channel of one pixel would become 0.
+    """
+    max_groups = max_groups or max(1, min(32, width // 2))
+    return nn.GroupNorm(max(g for g in range(1, max_groups + 1) if width % g == 0), width)
 
 
 def blocks(net: nn.Module) -> list[nn.Module]:
@@ -70,7 +73,7 @@ def blocks(net: nn.Module) -> list[nn.Module]:
 
 
 class Standardise(nn.Module):
-    """(f - mean) / sd with mean and sd fitted once: [B, D] -> [B, D]."""
+    """Standardises features with a mean and an sd that are fitted once: [B, D] -> [B, D]."""
 
     mean: Tensor
     sd: Tensor
@@ -81,12 +84,14 @@ class Standardise(nn.Module):
         self.register_buffer("sd", torch.ones(width))
 
     def fit(self, f_ND: Tensor, each: bool) -> None:
-        """With `each`, scale each feature by its own sd (constant ones by 1), else all by one."""
-        spread = f_ND.std(0) if each else f_ND.std(0).square().mean().sqrt().expand(f_ND.shape[1])
+        """Fit the mean and the sd to features f_ND.
+
+        With `each`, every feature is scaled by its own sd (constant ones by 1), else all features
+        by their root mean square sd.
+        """
+        sd_D = f_ND.std(0) if each else f_ND.std(0).square().mean().sqrt().expand(f_ND.shape[1])
         self.mean.copy_(f_ND.mean(0))
-        self.sd.copy_(
-            spread.where(spread > 1e-2 * spread.max().clamp_min(1e-8), torch.ones_like(spread))
-        )
+        self.sd.copy_(sd_D.where(sd_D > 1e-2 * sd_D.max().clamp_min(1e-8), torch.ones_like(sd_D)))
 
     def forward(self, f_BD: Tensor) -> Tensor:
         return (f_BD - self.mean) / self.sd

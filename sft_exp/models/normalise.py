@@ -1,4 +1,7 @@
-"""Images prepared as those that weights were trained on: a wrapper of the backbone, so that every use of it has it."""
+"""Preparation of images as those that pretrained weights were trained on: size, mean and deviation.
+
+It is part of the network, so that training, evaluation, export and serving all apply it.
+"""
 
 from collections.abc import Iterator
 from math import floor, inf, isfinite
@@ -12,7 +15,10 @@ from sft_exp.errors import require
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std, channel by channel: [B, C, H, W] -> [B, K, H, W] for K means. A grey image (C = 1) is repeated."""
+    """(x - mean) / std, channel by channel: [B, C, H, W] -> [B, K, H, W] for K means.
+
+    A grey image (C = 1) is repeated for each mean.
+    """
 
     mean: Tensor
     std: Tensor
@@ -27,9 +33,13 @@ class Normalise(nn.Module):
 
 
 class Resize(nn.Module):
-    """The centre of an image at another size: [B, C, H, W] -> [B, C, *size], as torchvision's antialiased resize to
-    size / crop and its centre crop. Both are linear in the rows and in the columns, and here two products of matrices:
-    they mean the same in PyTorch, in ONNX and on any device. Without learned numbers, so nothing of it is saved."""
+    """Resizes images and crops their centre: [B, C, H, W] -> [B, C, *size].
+
+    The result is that of torchvision's antialiased resize to size / crop, followed by its centre
+    crop. Both are linear in the rows and in the columns, so they are computed as two matrix
+    products, which give the same numbers in PyTorch, in ONNX and on any device. Nothing is learned,
+    so nothing is saved.
+    """
 
     down: Tensor
     across: Tensor
@@ -38,22 +48,22 @@ class Resize(nn.Module):
         self, image: tuple[int, int], size: tuple[int, int], crop: float, interpolation: str
     ):
         super().__init__()
-        for name, pixels, wanted in zip(("down", "across"), image, size, strict=True):
-            matrix = weights_1d(pixels, wanted, crop, interpolation)
+        for name, pixels, target in zip(("down", "across"), image, size, strict=True):
+            matrix = weights_1d(pixels, target, crop, interpolation)
             self.register_buffer(name, matrix, persistent=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.down @ x_BCHW @ self.across.T
 
 
-def weights_1d(pixels: int, wanted: int, crop: float, interpolation: str) -> Tensor:
-    """What each of the `wanted` output pixels takes of the input pixels along one axis: [wanted, pixels]."""
+def weights_1d(pixels: int, target: int, crop: float, interpolation: str) -> Tensor:
+    """The weight of each input pixel in each output pixel along one axis: [target, pixels]."""
     # timm rounds down; torchvision states both sizes, whose ratio may be a little below a whole number
-    whole = max(wanted, floor(wanted / crop + 1e-6))
+    resized_size = max(target, floor(target / crop + 1e-6))
     eye_11PP = torch.eye(pixels)[None, None]
-    resized = F.interpolate(eye_11PP, (whole, pixels), mode=interpolation, antialias=True)
-    first = round((whole - wanted) / 2)
-    return resized[0, 0, first : first + wanted].contiguous()
+    resized = F.interpolate(eye_11PP, (resized_size, pixels), mode=interpolation, antialias=True)
+    first = round((resized_size - target) / 2)
+    return resized[0, 0, first : first + target].contiguous()
 
 
 class Grey(nn.Module):
@@ -64,8 +74,7 @@ class Grey(nn.Module):
 
 
 class Normalised(Backbone):
-    """An encoder behind the preparation of its images. Part of the network, so that whatever uses the network applies it:
-    training, evaluation, export, serving."""
+    """An encoder whose images are first resized and normalised."""
 
     def __init__(
         self,
@@ -87,13 +96,17 @@ class Normalised(Backbone):
         if len(self.normalise.mean) > self.image[0]:
             steps.append(Grey())
         if self.resize is not None:
-            seen = len(self.resize.down), len(self.resize.across)
-            steps.append(Resize(seen, self.image[1:], 1.0, "bilinear"))
+            size = len(self.resize.down), len(self.resize.across)
+            steps.append(Resize(size, self.image[1:], 1.0, "bilinear"))
         return nn.Sequential(*steps) if len(steps) > 1 else steps[0]
 
 
 def backbone(encoder: Encoder, image: tuple[int, int, int]) -> Backbone:
-    """The encoder's network for images in [0, 1], with their preparation if it has one. ConfigError if it does not fit them."""
+    """Build the encoder's network for images [B, *image] in [0, 1], with their preparation, if any.
+
+    Raises:
+        ConfigError: the preparation is incomplete or does not fit the images.
+    """
     mean, std = encoder.mean, encoder.std
     resize = resizing(encoder, image)
     if mean is None and std is None:
@@ -114,12 +127,16 @@ def backbone(encoder: Encoder, image: tuple[int, int, int]) -> Backbone:
     channels = max(image[0], len(mean))
     fits = len(mean) in (1, image[0]) or image[0] == 1
     require(fits, "mean", mean, f"one number, or one for each of the images' {image[0]} channels")
-    seen = image[1:] if encoder.size is None else (encoder.size, encoder.size)
-    return Normalised(encoder.build((channels, *seen)), Normalise(mean, std), image, resize)
+    size = image[1:] if encoder.size is None else (encoder.size, encoder.size)
+    return Normalised(encoder.build((channels, *size)), Normalise(mean, std), image, resize)
 
 
 def resizing(encoder: Encoder, image: tuple[int, int, int]) -> Resize | None:
-    """The step to the size that the encoder states; None where it states none. ConfigError."""
+    """The layer that resizes images [B, *image] to the size that the encoder states, or None.
+
+    Raises:
+        ConfigError: size, crop or interpolation is invalid.
+    """
     size, crop, interpolation = encoder.size, encoder.crop, encoder.interpolation
     ok = interpolation in (None, "bilinear", "bicubic")
     require(ok, "interpolation", interpolation, "bilinear or bicubic, or null")

@@ -53,17 +53,20 @@ class OwnModule(Encoder):
     weights: str = ""  # file; empty in model.json, which has the trained weights beside it
 
     def build(self, image):
-        net = filled(restored(base64.b64decode(self.architecture)))
+        net = with_empty_weights(unpickle_module(base64.b64decode(self.architecture)))
         if self.weights:
-            net.load_state_dict(read(self.weights, self.sha256))
-        return net if isinstance(net, Backbone) else Shown(image, net)
+            net.load_state_dict(read_weights(self.weights, self.sha256))
+        return net if isinstance(net, Backbone) else OutputMaps(image, net)
 
 
-class Shown(Backbone):
-    """A module's output as maps: a tensor [B, D] is `code`, [B, D, H, W] is `map`.
+class OutputMaps(Backbone):
+    """A backbone whose maps are the output of a module.
 
-    The tensors of a dict are maps by name, those of a list `map1`, `map2`, ... ConfigError if the
-    module does not accept the images or returns something else.
+    An output tensor [B, D] is the map `code`, and [B, D, H, W] is `map`. The tensors of a dict are
+    maps by name, those of a list are `map1`, `map2`, ...
+
+    Raises:
+        ConfigError: the module does not accept the images, or returns something else.
     """
 
     def __init__(self, image: tuple[int, int, int], net: nn.Module):
@@ -77,7 +80,7 @@ class Shown(Backbone):
             valid = f"does not take images {[2, *image]}: {error}"
             raise ConfigError("", type(net).__name__, valid) from error
         net.train(training)
-        maps = dict(named(output))
+        maps = dict(named_maps(output))
         for name, m in maps.items() or [("its output", None)]:
             if not (isinstance(m, Tensor) and m.dim() in (2, 4) and len(m) == 2):
                 shape = [*m.shape] if isinstance(m, Tensor) else type(m).__name__
@@ -87,7 +90,7 @@ class Shown(Backbone):
         self.width = next(reversed(maps.values()))[0].numel()
 
     def maps(self, x_BCHW: Tensor) -> Iterator[tuple[str, Tensor]]:
-        yield from named(self.net(x_BCHW))
+        yield from named_maps(self.net(x_BCHW))
 
     def decoder(self, width: int) -> nn.Module:
         """A decoder through the sizes of the module's maps; without maps it halves three times."""
@@ -104,7 +107,7 @@ class Shown(Backbone):
         return upsampler(width, channels, sizes)
 
 
-def named(output: Any) -> Iterator[tuple[str, Any]]:
+def named_maps(output: Any) -> Iterator[tuple[str, Any]]:
     """A module's output as (name, map) pairs."""
     if isinstance(output, dict):
         yield from ((str(name), m) for name, m in output.items())
@@ -115,15 +118,17 @@ def named(output: Any) -> Iterator[tuple[str, Any]]:
         yield "map" if dense else "code", output
 
 
-def described(module: nn.Module, store: Path) -> dict[str, Any]:
-    """The fields of the OwnModule of a module, whose weights are written into the store.
+def describe(module: nn.Module, store: Path) -> dict[str, Any]:
+    """The fields of the `OwnModule` of a module. Its weights are written into the store.
 
-    ConfigError if it cannot be built again from its classes, or its source cannot be hashed.
+    Raises:
+        ConfigError: the module cannot be built again from its classes, or their source cannot be
+            hashed.
     """
     name = type(module).__name__
-    classes = sorted({path for m in module.modules() if (path := importable(type(m)))})
-    content = zlib.compress(pickled(module))
-    restored(content)
+    classes = sorted({path for m in module.modules() if (path := import_path(type(m)))})
+    content = zlib.compress(pickle_module(module))
+    unpickle_module(content)
     try:
         weights = to_bytes({k: v.detach().cpu().clone() for k, v in module.state_dict().items()})
     except (ValueError, AttributeError) as error:
@@ -142,7 +147,7 @@ def described(module: nn.Module, store: Path) -> dict[str, Any]:
     }
 
 
-def importable(kind: type) -> str | None:
+def import_path(kind: type) -> str | None:
     """The path `package.module.Name` of a class that the user wrote; None for a library's class.
 
     ConfigError if other processes could not import it, or its source cannot be read.
@@ -160,7 +165,7 @@ def importable(kind: type) -> str | None:
         )
     if library(kind.__module__):
         return None
-    if by_path(path) is None or imported(path) is not kind:
+    if by_path(path) is None or import_object(path) is not kind:
         raise ConfigError(
             "encoder",
             kind.__name__,
@@ -169,12 +174,13 @@ def importable(kind: type) -> str | None:
     return path
 
 
-def imported(path: str) -> Any:
+def import_object(path: str) -> Any:
+    """The object at `package.module.name`, or None; ImportError if there is no such module."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name, None)
 
 
-def substituted(module: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn.Module:
+def replace_tensors(module: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of the module with substituted parameters and buffers; shared ones stay shared."""
     tensors: dict[int, Any] = {}
     for tensor in module.state_dict(keep_vars=True).values():
@@ -184,9 +190,13 @@ def substituted(module: nn.Module, substitute: Callable[[Tensor], Tensor]) -> nn
     return copy.deepcopy(module, tensors)
 
 
-def pickled(module: nn.Module) -> bytes:
-    """The module without its weights, in training mode. ConfigError if it cannot be pickled."""
-    bare = substituted(module, lambda tensor: tensor.to("meta")).train()
+def pickle_module(module: nn.Module) -> bytes:
+    """A module without its weights, in training mode, as the bytes of a pickle.
+
+    Raises:
+        ConfigError: the module cannot be pickled.
+    """
+    bare = replace_tensors(module, lambda tensor: tensor.to("meta")).train()
     for part in bare.modules():  # each process pickles a set in another order
         vars(part)["_non_persistent_buffers_set"] = sorted(part._non_persistent_buffers_set)
     file = io.BytesIO()
@@ -198,15 +208,17 @@ def pickled(module: nn.Module) -> bytes:
     return file.getvalue()
 
 
-def restored(content: bytes) -> nn.Module:
-    """The module that `pickled` described, without weights.
+def unpickle_module(content: bytes) -> nn.Module:
+    """The module that `pickle_module` wrote, without weights.
 
-    DataError if its classes cannot be imported, ConfigError if it refers to anything but modules.
+    Raises:
+        DataError: its classes cannot be imported.
+        ConfigError: it refers to anything but modules.
     """
     plain = zlib.decompress(content)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(plain))
     try:
-        objects = {name: imported(name) for name in names}
+        objects = {name: import_object(name) for name in names}
     except ImportError as error:
         raise DataError(
             f"the encoder of this model is a class of your own, and {error}: put the folder of its"
@@ -232,19 +244,23 @@ def restored(content: bytes) -> nn.Module:
     return net
 
 
-def filled(net: nn.Module) -> nn.Module:
+def with_empty_weights(net: nn.Module) -> nn.Module:
     """The module with memory for its weights, which are NaN until they are loaded."""
 
     def empty(tensor: Tensor) -> Tensor:
         fill = float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0
         return torch.full_like(tensor, fill, device="cpu")
 
-    return substituted(net, empty)
+    return replace_tensors(net, empty)
 
 
 @lru_cache(maxsize=1)
-def read(file: str, sha256: str) -> Tensors:
-    """The weights in a file. DataError if it is missing or was changed."""
+def read_weights(file: str, sha256: str) -> Tensors:
+    """The weights in a file, by name.
+
+    Raises:
+        DataError: the file is missing, or its content has another hash.
+    """
     try:
         content = Path(file).read_bytes()
     except OSError as error:

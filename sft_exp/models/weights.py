@@ -85,34 +85,34 @@ def locate(init: str) -> Weights:
     return Weights(path)
 
 
-def prepared(found: Weights, tensors: transfer.Tensors, sha256: str) -> Weights:
+def prepared(source: Weights, tensors: transfer.Tensors, sha256: str) -> Weights:
     """The weights with the preparation of their images, where it can be found out from the file: its tensors, its content,
     or the `config.json` beside it."""
-    if found.mean:
-        return found
-    if ours := transfer.normalisation(tensors):
-        return Weights(found.file, "the file", *ours)
-    if found.by:
-        return found
-    for model, weights in every():
+    if source.mean:
+        return source
+    if normalisation_layer := transfer.normalisation(tensors):
+        return Weights(source.file, "the file", *normalisation_layer)
+    if source.by:
+        return source
+    for model, weights in published_weights():
         # torchvision's file names end in the first digits of the SHA-256
         digits = Path(weights.url).stem.rpartition("-")[2]
         if len(digits) >= 8 and sha256.startswith(digits):
-            return published_as(found.file, model, weights)
-    return described(found)
+            return published_as(source.file, model, weights)
+    return described(source)
 
 
 def described(weights: Weights) -> Weights:
     """With the preparation that the `config.json` beside the file states, if there is one (timm's, as on the hub)."""
-    beside = weights.file.parent / CONFIG
+    config_file = weights.file.parent / CONFIG
     try:
-        about = json.loads(beside.read_text()) if beside.is_file() else {}
+        about = json.loads(config_file.read_text()) if config_file.is_file() else {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{beside}: {error}") from error
+        raise DataError(f"{config_file}: {error}") from error
     trained = about.get("pretrained_cfg", about) if isinstance(about, dict) else {}
     if not (trained.get("mean") and trained.get("std")):
         return weights
-    return replace(weights, by=str(beside), **timms(trained))
+    return replace(weights, by=str(config_file), **timms(trained))
 
 
 def timms(trained: dict[str, Any]) -> dict[str, Any]:
@@ -132,16 +132,16 @@ def known_interpolation(name: str | None) -> str:
     return "bicubic" if name == "bicubic" else "bilinear"
 
 
-def images(found: Weights, encoder: Encoder, image: tuple[int, int, int]) -> str:
+def images(source: Weights, encoder: Encoder, image: tuple[int, int, int]) -> str:
     """What the encoder makes of images before it looks at them, and whether the weights were trained so, as a sentence."""
     if encoder.mean is None:
         text = "images are seen as they are, in [0, 1]"
-        if not found.by:
+        if not source.by:
             text += "; nothing says how those of the weights were normalised: encoder.mean=[...] encoder.std=[...] would"
     else:
         by = (
-            f"{found.by} says"
-            if (encoder.mean, encoder.std) == (found.mean, found.std)
+            f"{source.by} says"
+            if (encoder.mean, encoder.std) == (source.mean, source.std)
             else "encoder.mean and encoder.std say"
         )
         text = f"images are seen as (x - {encoder.mean}) / {encoder.std}, as {by}"
@@ -152,8 +152,8 @@ def images(found: Weights, encoder: Encoder, image: tuple[int, int, int]) -> str
             if encoder.crop not in (None, 1.0)
             else ")"
         )
-    elif found.size not in (None, *image[1:]):
-        text += f"; here at {image[1]}x{image[2]} pixels, in training at {found.size}"
+    elif source.size not in (None, *image[1:]):
+        text += f"; here at {image[1]}x{image[2]} pixels, in training at {source.size}"
     return text
 
 
@@ -169,7 +169,7 @@ def published(name: str) -> Weights:
         ) from error
     name = Path(weights.url).name
     file = downloaded(weights.url, name, Path(name).stem.rpartition("-")[2])
-    model = next(model for model, of in every() if of is weights)
+    model = next(model for model, of in published_weights() if of is weights)
     return published_as(file, model, weights)
 
 
@@ -279,17 +279,17 @@ def packaged(name: str) -> Weights:
     return Weights(files[0], package.name, timm=package.timm, **prepared_as)
 
 
-def read(found: Weights, sha256: str | None = None) -> tuple[transfer.Tensors, str]:
+def read(source: Weights, sha256: str | None = None) -> tuple[transfer.Tensors, str]:
     """(the tensors under the names that the encoder's library gives them, the SHA-256 of the file's content). DataError, also
     if the content is not that one."""
-    tensors, digest = transfer.read(found.file, sha256)
-    if not found.timm:
+    tensors, digest = transfer.read(source.file, sha256)
+    if not source.timm:
         return tensors, digest
     import timm
 
-    named = timm.create_model(found.timm, pretrained=False).state_dict()
+    named = timm.create_model(source.timm, pretrained=False).state_dict()
     if [t.shape for t in named.values()] != [t.shape for t in tensors.values()]:
-        raise DataError(f"{found.file}: its tensors are not those of timm's {found.timm}")
+        raise DataError(f"{source.file}: its tensors are not those of timm's {source.timm}")
     return dict(zip(named, tensors.values(), strict=True)), digest
 
 
@@ -318,7 +318,7 @@ def published_as(file: Path, model: str, weights: Any) -> Weights:
     return Weights(file, "torchvision", list(inside.image_mean), list(inside.image_std))
 
 
-def every() -> Iterator[tuple[str, Any]]:
+def published_weights() -> Iterator[tuple[str, Any]]:
     """All weights of torchvision, each with its model's name."""
     from torchvision.models import get_model_weights, list_models
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from sft_exp.config import args
 from sft_exp.errors import DataError
-from sft_exp.predict.files import each, named, predict
+from sft_exp.predict.files import for_each_image, named, predict
 
 
 @dataclass
@@ -48,7 +48,7 @@ def work(options: Arguments) -> int:
         from sft_exp.predict.predictions import writer
 
         write = writer(other, options.out, sys.stdout, options.scale, options.like)
-        unread = each(write, entries)
+        unread = for_each_image(write, entries)
     for line in unread:
         print(f"sft_exp.predict: {line}", file=sys.stderr)
     return DataError.code if unread else 0

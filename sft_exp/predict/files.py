@@ -40,7 +40,7 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
                 except (DataError, OSError) as error:
                     unread.append(f"{path}: {reason(path, error)}")
             if images:
-                p_BY, unlike_B = model.answers(torch.stack(images))
+                p_BY, unlike_B = model.predict(torch.stack(images))
                 for n, path in enumerate(read):
                     write(path, p_BY[n], unlike_B[n] if unlike_B else None)
                 unlike += sum(unlike_B or [])
@@ -54,7 +54,7 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     return unread
 
 
-def each(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
+def for_each_image(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
     """Call `write` with each image -> unreadable files, with the reason."""
     from sft_exp.progress import bar
 
@@ -79,7 +79,7 @@ def reason(path: Path, error: Exception) -> object:
 
 def table(model: "Predictor", out: TextIO) -> Row:
     writer = tables.Writer(out)
-    writer.writerow(["file", "class", "probability", *(["unlike"] if model.compared else [])])
+    writer.writerow(["file", "class", "probability", *(["unlike"] if model.compare else [])])
 
     def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
         best = int(p_Y.argmax())
@@ -128,6 +128,6 @@ def files(entries: list[str]) -> Iterator[Path]:
 
 
 def batches(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    left = iter(paths)
-    while batch := list(islice(left, BATCH)):
+    remaining = iter(paths)
+    while batch := list(islice(remaining, BATCH)):
         yield batch

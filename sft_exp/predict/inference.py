@@ -17,22 +17,26 @@ GRAPHS = (".onnx", ".ort")
 
 @dataclass(frozen=True)
 class Predictor:
+    """A classifier that is ready to predict images."""
+
     image: tuple[int, int, int]  # C, H, W
     classes: tuple[str, ...]
-    probabilistic: bool  # whether the softmax of its logits is a probability
+    probabilistic: bool  # whether the softmax of the logits is a probability
     logits: Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> [B, Y]
     levels: tuple[int, int] | None = None  # black and white in files of more than 8 bits
-    fit: str = "crop"  # how files of other proportions become images
+    fit: str = "crop"  # how files of another aspect ratio become images
 
     # uint8 [B, C, H, W] -> (logits [B, Y], whether each image is unlike those learnt from [B])
-    compared: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    compare: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
-    def answers(self, x_BCHW: Tensor) -> tuple[Tensor, list[bool] | None]:
-        """Probabilities [B, Y], and which images are unlike those that the model learnt from; None
-        where that is unknown."""
-        if self.compared is None:
+    def predict(self, x_BCHW: Tensor) -> tuple[Tensor, list[bool] | None]:
+        """(probabilities [B, Y], whether each image is unlike those that the model learnt from).
+
+        The latter is None for a model that does not know its training images.
+        """
+        if self.compare is None:
             return self.probabilities(x_BCHW), None
-        logits_BY, unlike_B = self.compared(x_BCHW)
+        logits_BY, unlike_B = self.compare(x_BCHW)
         return logits_BY.softmax(1), unlike_B.tolist()
 
     def probabilities(self, x_BCHW: Tensor) -> Tensor:
@@ -41,9 +45,10 @@ class Predictor:
 
 
 def load(path: Path) -> Predictor:
-    """The model of a run folder, a store folder, an exported .onnx or .ort file, or its folder.
+    """Load the model of a run folder, a store folder, an exported .onnx or .ort file, or its folder.
 
-    DataError if it is none of these.
+    Raises:
+        DataError: the path is none of these, or its model does not classify images.
     """
     if file := graph_of(path):
         return from_graph(file)
@@ -55,12 +60,12 @@ def load(path: Path) -> Predictor:
     folder = models.folder_of(path)
     model, file = models.load(folder), path / familiarity.FILE
     require_classes(path, model.task.predicts)
-    known = familiarity.read(file, folder.name)
+    reference = familiarity.read(file, folder.name)
 
-    def compared(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        assert known is not None
+    def compare(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        assert reference is not None
         logits_BY, f_BD = familiarity.predicted(model, x_BCHW.float().div(255))
-        return logits_BY, known.unlike(f_BD)
+        return logits_BY, reference.unlike(f_BD)
 
     return Predictor(
         model.spec.image,
@@ -69,12 +74,12 @@ def load(path: Path) -> Predictor:
         lambda x_BCHW: model.predict(x_BCHW.float().div(255)),
         model.spec.levels,
         model.spec.fit,
-        compared if known else None,
+        compare if reference else None,
     )
 
 
 def load_other(path: Path) -> models.Model | None:
-    """The model of a run or store folder, if its task is not image classification; else None."""
+    """Load the model of a run or store folder, if its task is not image classification; else None."""
     if path.suffix == ".pt2" or graph_of(path):
         return None
     model = models.load(models.folder_of(path))
@@ -101,14 +106,19 @@ def require_classes(path: Path, predicts: str) -> None:
 
 
 def from_graph(path: Path) -> Predictor:
-    """An exported file in ONNX Runtime with one thread."""
+    """Load an exported file into ONNX Runtime, which predicts with one thread.
+
+    Raises:
+        ConfigError: the libraries are not installed.
+        DataError: the file is missing, damaged, of other origin, or does not classify images.
+    """
     graphs.require_onnx("model", path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     atomic_io.require_intact(path.parent)
     try:
         session = graphs.session(path)
-        about = graphs.about(session)
+        about = graphs.read_metadata(session)
     except Exception as error:  # ONNX Runtime's errors have no common class
         raise DataError(
             f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})"
@@ -119,14 +129,17 @@ def from_graph(path: Path) -> Predictor:
             " export=onnx writes that"
         )
     require_classes(path, about.get("predicts", "classes"))
-    pixels = about["preprocess"]
+
+    def logits(x_BCHW: Tensor) -> Tensor:
+        if about["preprocess"]:  # the graph takes pixels as decoders return them
+            return graphs.infer(session, x_BCHW.permute(0, 2, 3, 1).contiguous())
+        return graphs.infer(session, x_BCHW.float().div(255))
+
     return Predictor(
         tuple(about["image"]),
         tuple(about["classes"]),
         True,
-        lambda x_BCHW: graphs.run(
-            session, x_BCHW.permute(0, 2, 3, 1).contiguous() if pixels else x_BCHW.float().div(255)
-        ),
+        logits,
         models.levels_in(about),
         about.get("fit", "crop"),
     )

@@ -75,7 +75,7 @@ class LoadedModel:
 
     @torch.no_grad()
     def _each(self, images: Any, compute: Any) -> Tensor:
-        outputs, prepared = [], (self._fitted(image) for image in each(images))
+        outputs, prepared = [], (self._fitted(image) for image in flattened(images))
         while batch := list(islice(prepared, BATCH)):
             outputs.append(compute(torch.stack(batch).float().div(255)))
         if not outputs:
@@ -95,7 +95,7 @@ class LoadedModel:
         return x_CHW if same else decode(encoded(x_CHW), size, spec.fit)
 
 
-def each(images: Any) -> Iterator[Any]:
+def flattened(images: Any) -> Iterator[Any]:
     """The images one by one, paths as `Path`."""
     if isinstance(images, str | Path):
         yield from files([str(images)])
@@ -103,7 +103,7 @@ def each(images: Any) -> Iterator[Any]:
         yield from images if images.ndim == 4 else [images]
     elif isinstance(images, Iterable):
         for image in images:
-            yield from each(image)
+            yield from flattened(image)
     else:
         yield images
 

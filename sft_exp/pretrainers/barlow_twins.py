@@ -20,6 +20,8 @@ from sft_exp.models.two_views import TwoViews
 
 @dataclass
 class BarlowTwins(TwoViews, Pretrainer):
+    """Learns an encoder whose projections of two views have the identity as cross-correlation."""
+
     per_row: ClassVar[bool] = False  # the loss takes correlations over the batch
 
     off_diagonal: float = 0.003  # lambda

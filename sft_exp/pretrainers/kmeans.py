@@ -19,6 +19,8 @@ from sft_exp.models.backbones import PatchNet
 
 @dataclass
 class KMeans(Pretrainer):
+    """Fits the centroids of encoder=patches."""
+
     trained_by: ClassVar[str] = "in closed form"
 
     patches: int = 100_000  # number that the centroids are fitted on, from up to 20,000 images

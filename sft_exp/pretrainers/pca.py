@@ -13,6 +13,8 @@ from sft_exp.models.backbones import LinearMap
 
 @dataclass
 class PCA(Pretrainer):
+    """Fits a linear encoder as the principal components of the pool's pixels."""
+
     trained_by: ClassVar[str] = "in closed form"
 
     rows: int = 20_000  # most images that it is fitted on: the first of the pool's shuffled order

@@ -20,6 +20,8 @@ from sft_exp.core.pretrainer import Pretrainer
 
 @dataclass
 class Rotation(Pretrainer):
+    """Learns an encoder by classifying the rotation of its input."""
+
     features: ClassVar[tuple[int, ...]] = (-4, -3, -2)
     pool: ClassVar[str] = "max"
     grid: ClassVar[int] = 4

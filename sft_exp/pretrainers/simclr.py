@@ -20,6 +20,8 @@ from sft_exp.models.two_views import TwoViews
 
 @dataclass
 class SimCLR(TwoViews, Pretrainer):
+    """Learns an encoder by contrasting the views of an image with those of others."""
+
     per_row: ClassVar[bool] = False  # the loss compares every view with all others of the batch
 
     temperature: float = 0.5  # t; the smaller it is, the more the nearest negatives count

@@ -21,6 +21,8 @@ from sft_exp.models.two_views import TwoViews
 
 @dataclass
 class SimSiam(TwoViews, Pretrainer):
+    """Learns an encoder by predicting the projection of another view."""
+
     per_row: ClassVar[bool] = False  # BatchNorm, which keeps the method from collapsing
 
     hidden: int = 512  # width of the projector's two hidden layers

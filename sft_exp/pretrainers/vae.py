@@ -19,7 +19,9 @@ from sft_exp.losses import bernoulli, kl_to_standard_normal, log_bernoulli, log_
 
 @dataclass
 class VAE(Pretrainer):
-    # not the code, which feeds a posterior most of whose units are inactive
+    """Learns an encoder as the inference network of a variational autoencoder."""
+
+    # not the last layer: most latent units collapse, so the layer before it has more information
     features: ClassVar[tuple[int, ...]] = (-2,)
     has_likelihood: ClassVar[bool] = True
 

@@ -142,7 +142,7 @@ def weights(result: Results) -> str:
 def pretraining(job: Job) -> str:
     """The method, the data set and the size of the images of the pretraining; "" without one."""
     starts = job.results.get("pretrain")
-    return provenance.trained(starts[0].folder) if starts else ""
+    return provenance.training_of(starts[0].folder) if starts else ""
 
 
 def generated(result: Results) -> str:

@@ -19,28 +19,36 @@ LOG = logging.getLogger(__name__)
 
 
 def run(job: Job, ctx: Context, others: Sequence[Job] = ()) -> Results:
-    """Compute all missing results of the job and return its `Results`.
+    """Compute all missing results of a job and return its `Results`.
 
-    Requests of `others` that the same call can compute are computed too.
+    Args:
+        job: the job.
+        ctx: device, tracker and processes.
+        others: further jobs of a sweep. Those of their requests that a call for this job can
+            compute as well are computed with it.
+
+    Raises:
+        Interrupted: a stop was requested; a further call continues.
+        ToleranceError: a compressed variant lost more accuracy than is tolerated.
     """
-    store = Store(Path(job.experiment.store), lambda: Stop.asked)
+    store = Store(Path(job.experiment.store), lambda: Stop.requested)
     for name, requests in job.requests.items():
         ctx.mirrored |= run_metadata.runs(job, name, ctx)
-        further = [r for other in others for r in other.requests[name]]
-        job.results[name] = run_stage(store, stage(name, ctx), requests, further)
+        batched = [r for other in others for r in other.requests[name]]
+        job.results[name] = run_stage(store, stage(name, ctx), requests, batched)
         run_metadata.after(job, name, ctx)
         if name == "bill":
-            tolerated(job)
+            require_tolerance(job)
     return results(job, ctx.config)
 
 
-def tolerated(job: Job) -> None:
-    """ToleranceError if a variant lost more accuracy than compress.tolerance.
+def require_tolerance(job: Job) -> None:
+    """ToleranceError if a compressed variant lost more accuracy than compress.tolerance.
 
-    The benchmark stays in the store.
+    Its benchmark stays in the store.
     """
-    most: float | None = getattr(job.experiment.compress, "tolerance", None)
-    if most is None:
+    tolerance: float | None = getattr(job.experiment.compress, "tolerance", None)
+    if tolerance is None:
         return
     for result in job.results["bill"]:
         original, *variants = read(result, "bill.json")["rows"]
@@ -48,16 +56,16 @@ def tolerated(job: Job) -> None:
         worse = ", ".join(
             f"{name} lost {100 * loss:.2f} points"
             for name, loss in losses.items()
-            if loss > most and not name.endswith(ALONE)
+            if loss > tolerance and not name.endswith(ALONE)
         )
         if worse:
             raise ToleranceError(
-                f"{worse} of accuracy, compress.tolerance={most} allows {100 * most:g}:"
+                f"{worse} of accuracy, compress.tolerance={tolerance} allows {100 * tolerance:g}:"
                 f" {result.folder}/bill.json"
             )
 
 
-def names(job: Job) -> list[str]:
+def folder_names(job: Job) -> list[str]:
     """Names of all store folders that the job uses."""
     return [stage(name).folder_name(r) for name, requests in job.requests.items() for r in requests]
 
@@ -65,17 +73,17 @@ def names(job: Job) -> list[str]:
 def run_stage(
     store: Store, this_stage: Stage, requests: list[Request], others: list[Request]
 ) -> list[Result]:
-    """`store.run` for the job's requests, and for those of `others` that the same call computes."""
+    """Run a stage for the job's requests, and for those of `others` that the same call computes."""
     folder_name, batch_key = this_stage.folder_name, this_stage.batch_key
     missing = {name: r for r in requests if not store.has(name := folder_name(r))}
     keys = {batch_key(r) for r in missing.values()} - {None} if batch_key else set()
-    further = [r for r in others if batch_key and batch_key(r) in keys]
+    batched = [r for r in others if batch_key and batch_key(r) in keys]
     LOG.debug("%s: %d of %d results are missing", this_stage.name, len(missing), len(requests))
     try:
-        results = run_with_bar(store, this_stage, [*requests, *further], list(missing))
+        results = run_with_bar(store, this_stage, [*requests, *batched], list(missing))
         return results[: len(requests)]
     except NonFiniteError:
-        if not further:
+        if not batched:
             raise
         # another job's head diverged: compute only ours
         return run_with_bar(store, replace(this_stage, batch_key=None), requests, list(missing))
@@ -84,7 +92,7 @@ def run_stage(
 def run_with_bar(
     store: Store, this_stage: Stage, requests: list[Request], missing: Sequence[str]
 ) -> list[Result]:
-    """`store.run` with a progress bar, if more than one folder is missing.
+    """Run a stage, with a progress bar if more than one folder is missing.
 
     The bar also counts the folders that other workers of this run have published.
     """

@@ -45,7 +45,7 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         and job.requests["pretrain"]
         and job.requests["finetune"][main[0]]["start"]
     ):
-        report = judged(job, scores[MAIN], scores[SCRATCH], score, names[score], SCRATCH)
+        report = report_against(job, scores[MAIN], scores[SCRATCH], score, names[score], SCRATCH)
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return Results(
         score=score,
@@ -149,13 +149,13 @@ ADDING = {
 
 def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, Gain]:
     """Of a task that learns several things at once, each against itself alone, paired over the draws."""
-    found = {}
+    gains = {}
     for name, task in job.experiment.task.alone().items():
         _, metric = task.columns
         alone = scores.get(f"{SINGLE}{name}")
         if alone and all(metric in s for s in (*scores[MAIN], *alone)):
             ways = ("together", "alone")
-            found[name] = beside(
+            gains[name] = secondary_gain(
                 job,
                 scores[MAIN],
                 alone,
@@ -165,7 +165,7 @@ def together(job: Job, scores: dict[str, list[dict[str, float]]]) -> dict[str, G
                 SHARING,
                 f"{SINGLE}{name}",
             )
-    return found
+    return gains
 
 
 def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> Gain | None:
@@ -174,7 +174,7 @@ def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> Gain | No
         return None
     e = job.experiment
     ways = ("with unlabelled images", "with the labels alone")
-    return beside(
+    return secondary_gain(
         job,
         scores[MAIN],
         scores[LABELS_ONLY],
@@ -186,41 +186,43 @@ def unlabelled(job: Job, scores: dict[str, list[dict[str, float]]]) -> Gain | No
     )
 
 
-def beside(
+def secondary_gain(
     job: Job,
-    ours: list[dict[str, float]],
-    theirs: list[dict[str, float]],
+    main: list[dict[str, float]],
+    control: list[dict[str, float]],
     metric: str,
     name: str,
     ways: tuple[str, str],
-    says: dict[str, str],
+    phrases: dict[str, str],
     arm: str,
 ) -> Gain:
-    """A verdict on a difference that is not the pretraining's, from the arm `theirs`, and its sentence."""
-    said = judged(job, ours, theirs, metric, name, arm).verdicts[MAIN]
-    interval = f" ({100 * said.low:+.1f} to {100 * said.high:+.1f})" if isfinite(said.low) else ""
-    a, b = (fmean(s[metric] for s in rows) for rows in (ours, theirs))
+    """A verdict on a difference that is not the pretraining's, from the control `arm`, with its sentence."""
+    verdict = report_against(job, main, control, metric, name, arm).verdicts[MAIN]
+    interval = (
+        f" ({100 * verdict.low:+.1f} to {100 * verdict.high:+.1f})" if isfinite(verdict.low) else ""
+    )
+    a, b = (fmean(s[metric] for s in rows) for rows in (main, control))
     means = f"{100 * a:.1f} {ways[0]}, {100 * b:.1f} {ways[1]}"
-    text = f"{name}: {means}, {100 * said.difference:+.1f} points{interval}"
-    if said.word == WITHHELD:
+    text = f"{name}: {means}, {100 * verdict.difference:+.1f} points{interval}"
+    if verdict.word == WITHHELD:
         how = health.said(faults(job, arm))
-        return gain(said, f"{text}; no verdict: {ways[1]}, it {how}.")
-    return gain(said, f"{text}: {says[said.word]}.")
+        return gain(verdict, f"{text}; no verdict: {ways[1]}, it {how}.")
+    return gain(verdict, f"{text}: {phrases[verdict.word]}.")
 
 
-def judged(
+def report_against(
     job: Job,
-    ours: list[dict[str, float]],
-    theirs: list[dict[str, float]],
+    main: list[dict[str, float]],
+    control: list[dict[str, float]],
     metric: str,
     name: str,
     arm: str,
 ) -> Report[str]:
-    """The report on the main arm against another one, `theirs`, by a metric that people call `name`."""
+    """The report on the main arm against the control `arm`, by a metric with the display name `name`."""
     draws = [splits.make(job.corpus, job.labels, d) for d in range(job.experiment.draws)]
     comparison = Comparison(
-        [[s[metric] for s in ours]],
-        [[s[metric] for s in theirs]],
+        [[s[metric] for s in main]],
+        [[s[metric] for s in control]],
         all_labels=job.labels.count == "all" and job.corpus.test is not None,
     )
     setting = Setting(
@@ -282,16 +284,16 @@ def validation(job: Job) -> dict[str, float]:
 
 def validations(job: Job) -> list[dict[str, float]]:
     """The validation scores of the main arm's labelled splits, of those that were validated."""
-    e, found = job.experiment, []
+    e, records = job.experiment, []
     if e.val == "cv":
-        found = [read(r, "scores.json") for r in job.results["validate"]]
+        records = [read(r, "scores.json") for r in job.results["validate"]]
     if e.val in ("holdout", "full"):
-        found = [
+        records = [
             read(job.results["finetune"][i], "validation.json")
             for i in job.arms[MAIN]
             if (job.results["finetune"][i].folder / "validation.json").exists()
         ]
-    return [with_balanced(scores, e.score) for scores in found]
+    return [with_balanced(scores, e.score) for scores in records]
 
 
 def validation_draws(job: Job) -> list[float]:
@@ -334,45 +336,48 @@ def rates(job: Job) -> dict[str, Any]:
         for r in requests
         if r["optim"] and isinstance(r["optim"].options["lr"], Path)
     ]
-    found = [json.loads((folder / "lr.json").read_text()) for folder in folders]
+    searches = [json.loads((folder / "lr.json").read_text()) for folder in folders]
     return (
-        {"lr": [f["lr"] for f in found], "lr_at_edge": any(f.get("edge", False) for f in found)}
-        if found
+        {
+            "lr": [f["lr"] for f in searches],
+            "lr_at_edge": any(f.get("edge", False) for f in searches),
+        }
+        if searches
         else {}
     )
 
 
-def transferred(found: list[Result]) -> Transfer | None:
+def transferred(results: list[Result]) -> Transfer | None:
     """How the pretraining's weights came from a file; None if they did not."""
-    if not (found[0].folder / "transfer.json").exists():
+    if not (results[0].folder / "transfer.json").exists():
         return None
-    report = read(found[0], "transfer.json")
+    report = read(results[0], "transfer.json")
     return Transfer(**{f.name: report[f.name] for f in fields(Transfer) if f.name in report})
 
 
-def last(found: list[Result]) -> dict[str, Any]:
+def last(results: list[Result]) -> dict[str, Any]:
     """The metrics at the end of the first pretraining; there are several where folds have their own."""
-    rows = metrics_log.read(found[0].folder)
+    rows = metrics_log.read(results[0].folder)
     return rows[-1] if rows else {}
 
 
-def about(found: list[Result]) -> dict[str, Any]:
+def about(results: list[Result]) -> dict[str, Any]:
     """The fields of a `Stage` for its folders, one for each labelled split."""
     return {
-        "folder": str(found[0].folder),
-        "cached": all(r.cached for r in found),
-        "seconds": round(sum(r.seconds for r in found), 3),
+        "folder": str(results[0].folder),
+        "cached": all(r.cached for r in results),
+        "seconds": round(sum(r.seconds for r in results), 3),
     }
 
 
 def scored(job: Job, place: int) -> dict[str, float]:
     """All scores of one model on the test images: those of its task, and those that `metrics` adds."""
     count = len(job.results["metrics"]) // len(job.results["evaluate"])
-    further = job.results["metrics"][place * count : (place + 1) * count]
-    found = read(job.results["evaluate"][place], "scores.json")
-    for result in further:
-        found |= read(result, "scores.json")
-    return with_balanced(found, job.experiment.score)
+    metric_results = job.results["metrics"][place * count : (place + 1) * count]
+    scores = read(job.results["evaluate"][place], "scores.json")
+    for result in metric_results:
+        scores |= read(result, "scores.json")
+    return with_balanced(scores, job.experiment.score)
 
 
 def read(result: Result, file: str) -> Any:

@@ -72,7 +72,7 @@ def after(job: Job, name: str, ctx: Context) -> None:
         run = ctx.watch(about.folder.name)
         if not run.where:
             continue
-        for row in metrics_log.record(about.folder):
+        for row in metrics_log.read_with_monitors(about.folder):
             run.log(row)
         if name == "pretrain":
             run.pictures(images(about.folder))

@@ -36,12 +36,12 @@ def model_of(path: Path) -> "Predictor":
         raise DataError(
             f"{path}: its SVM gives votes and no probabilities; take a run of another strategy"
         )
-    session = graphs.session(graphs.from_network(Network(model.task, model.nets), model.spec))
+    session = graphs.session(graphs.export_onnx(Network(model.task, model.nets), model.spec))
     return inference.Predictor(
         model.spec.image,
         model.spec.classes,
         True,
-        lambda x_BCHW: graphs.run(session, x_BCHW.float().div(255)),
+        lambda x_BCHW: graphs.infer(session, x_BCHW.float().div(255)),
         model.spec.levels,
         model.spec.fit,
     )

@@ -71,7 +71,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     """
     test = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"]).test
     files = {name: variant / GRAPH for name, variant in request["forms"].items()}
-    variants = {name: partial(graphs.run, graphs.session(file)) for name, file in files.items()}
+    variants = {name: partial(graphs.infer, graphs.session(file)) for name, file in files.items()}
     classes = predicted(variants, test)
     speeds = measured(variants, test.floats(torch.arange(min(MANY, len(test))), CPU))
     original = next(iter(variants))

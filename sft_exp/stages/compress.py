@@ -22,7 +22,7 @@ from sft_exp.stages import model as models
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
-from sft_exp.training.fit import fit, forget
+from sft_exp.training.fit import delete_checkpoints, fit
 from sft_exp.training.loop import Plan
 
 CALIBRATION, AT_ONCE = 512, 64  # training images that calibrate quantisation; batch size
@@ -57,7 +57,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
         )
     file, smaller = folder / GRAPH, folder / f"next-{GRAPH}"
-    atomic_io.write(file, graphs.from_network(network, model.spec))
+    atomic_io.write(file, graphs.export_onnx(network, model.spec))
     for step in steps:
         if step.quantise(file, smaller, calibration(draw.pool, request["seed"])):
             atomic_io.move(smaller, file)
@@ -101,7 +101,7 @@ def distill(
         f"compress {type(step).__name__}",
     ):
         pass
-    forget(folder, {"steps": count, "stop": count})
+    delete_checkpoints(folder, {"steps": count, "stop": count})
 
 
 def cost(network: Network, x_BCHW: Tensor) -> dict[str, int]:

@@ -24,7 +24,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             "image": corpus.image,
             "classes": corpus.classes,
             "ids": {name: images.ids for name, images in splits.items()},
-            "content": {name: duplicates.pixels(images) for name, images in splits.items()},
+            "content": {name: duplicates.pixel_hashes(images) for name, images in splits.items()},
             "groups": {name: images.groups for name, images in splits.items() if images.groups},
             "labels": corpus.train.y.tolist(),
             "strata": corpus.strata,

@@ -12,7 +12,7 @@ from sft_exp.training.context import Context
 def run(folder: Path, request: Request, ctx: Context) -> None:
     """manifest.json: names, content hashes, labels and `copies` of test images; reader's report.
 
-    `related` is what `duplicates.related` found, if the data set can be grouped (`dataset.group`).
+    `related` is what `duplicates.related_images` found, if the data set can be grouped (`dataset.group`).
     With cross-validation folds the test images are the training images. `copies` holds (id of a
     test image, id of a training or pretraining image, correlation).
     """
@@ -22,7 +22,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         pools.append(
             fitted(splits.everything(ctx.corpus(request["pretrain_dataset"])), corpus.image)
         )
-    related = duplicates.related(corpus) if hasattr(request["dataset"], "group") else None
+    related = duplicates.related_images(corpus) if hasattr(request["dataset"], "group") else None
     atomic_io.write_json(
         folder / "manifest.json",
         {
@@ -30,13 +30,13 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             "sha256": corpus.test_fingerprint,
             "folds": corpus.test is None,
             "ids": tested.ids,
-            "content": duplicates.pixels(tested),
+            "content": duplicates.pixel_hashes(tested),
             "groups": tested.groups,
             "labels": tested.y.tolist(),
             "copies": [
-                (tested.ids[p.test], pool.ids[p.seen], p.alike)
+                (tested.ids[p.test], pool.ids[p.other], p.correlation)
                 for pool in pools
-                for p in duplicates.near(tested, pool)
+                for p in duplicates.near_copies(tested, pool)
             ],
             "report": corpus.report,
             **({"related": related} if related else {}),

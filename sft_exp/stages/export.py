@@ -94,7 +94,7 @@ def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
     if model.network is not None:
         return model.network(x)
     assert model.graph is not None
-    return graphs.run(graphs.session(model.graph), x)
+    return graphs.infer(graphs.session(model.graph), x)
 
 
 def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:

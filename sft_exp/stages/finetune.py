@@ -26,13 +26,13 @@ from sft_exp.models.feature_extractor import Precomputed, layers
 from sft_exp.stages import model as models
 from sft_exp.stages.features import STORED, batched, corpus_of
 from sft_exp.stages.model import Model
-from sft_exp.stages.outcome import norm, on_training_images
+from sft_exp.stages.outcome import on_training_images, parameter_norm
 from sft_exp.stages.stacked import stackable, stacked
 from sft_exp.store import atomic_io
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
-from sft_exp.training.fit import fit, forget, plan_of
+from sft_exp.training.fit import delete_checkpoints, fit, plan_of
 from sft_exp.training.loop import Plan
 from sft_exp.training.optim import Phases
 
@@ -48,7 +48,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     model = learn(folder, request, ctx, draw.labelled, draw.pool, norms=norms)
     outcome(folder, request, model, draw.labelled, norms, ctx)
     models.save(folder, model, request)
-    forget(folder, request)
+    delete_checkpoints(folder, request)
 
 
 def run_validated(folder: Path, request: Request, ctx: Context) -> None:
@@ -65,7 +65,7 @@ def run_validated(folder: Path, request: Request, ctx: Context) -> None:
     outcome(folder, request, model, labelled, norms, ctx)
     atomic_io.write_json(folder / "validation.json", models.measure(model, val, ctx.device)[0])
     models.save(folder, model, request)
-    forget(folder, request)
+    delete_checkpoints(folder, request)
 
 
 def outcome(
@@ -124,7 +124,7 @@ def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> N
         f_ND = model.nets["scale"](f_ND)
     plan, head = plan_of(request, [(1.0, {})], name_of(request, "all"), ctx), model.nets["head"]
     assert isinstance(head, nn.Linear)
-    before = norm(head)
+    before = parameter_norm(head)
     heads = stacked(
         head, f_ND, y_N, request["optim"], [r["optim"].options["lr"] for r in requests], plan
     )
@@ -140,7 +140,7 @@ def run_batched(folders: list[Path], requests: list[Request], ctx: Context) -> N
             progress = {"epoch": round(step / epoch, 4), "images": step * plan.batch_size}
             rows.append({"step": step, **progress, **row})
         atomic_io.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        outcome(folder, request, model, draw.labelled, [before, norm(head)], ctx)
+        outcome(folder, request, model, draw.labelled, [before, parameter_norm(head)], ctx)
         models.save(folder, model, request)
 
 
@@ -184,7 +184,7 @@ def learn(
     score = request.get("score", request["task"].score)
     label = f"fine-tune draw {request['draw']}"
     optim = with_rate(request["optim"])
-    before = norm(nets)
+    before = parameter_norm(nets)
     for step in fit(
         folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)
     ):
@@ -206,7 +206,7 @@ def learn(
     if state := notes.get("best") or notes.get("mean"):
         nets.load_state_dict(state)
     if norms is not None:
-        norms += [before, norm(nets)]
+        norms += [before, parameter_norm(nets)]
     nets["encoder"] = encoder
     request["strategy"].merge(encoder)
     return model
@@ -305,7 +305,7 @@ def ready(
         data["unlabelled"] = pool
     elif "unlabelled" in task.pools:
         data["unlabelled"] = splits.unlabelled(corpus, request["labels"], request["draw"])
-    phases = moving(strategy, model.nets, corpus.image)
+    phases = trainable_phases(strategy, model.nets, corpus.image)
     plan = plan_of(request, phases, name_of(request, fold), ctx)
     if (
         any(name.startswith("encoder.") for _, rates in phases for name in rates)
@@ -423,7 +423,9 @@ def features(encoder: nn.Module, images: Images, ctx: Context) -> Tensor:
     return torch.cat([f.to(ctx.device) for f in batched(encoder.eval(), images, rows, ctx)])
 
 
-def moving(strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]) -> Phases:
+def trainable_phases(
+    strategy: Strategy, nets: nn.ModuleDict, image: tuple[int, int, int]
+) -> Phases:
     """The strategy's phases in names of `nets`, with the trainable parameters of other networks."""
     encoder: Any = nets["encoder"]
     rest = {
@@ -462,7 +464,7 @@ def groups(request: Request, spec: Spec) -> tuple[list[float], list[Group]]:
         for map_name, names in layers(encoder, spec.image).items()
         for name in names
     }
-    phases = [(1.0, {})] if strategy.closed_form else moving(strategy, nets, spec.image)
+    phases = [(1.0, {})] if strategy.closed_form else trainable_phases(strategy, nets, spec.image)
     counts: dict[tuple, int] = {}
     for name, p in nets.named_parameters():
         network = name.partition(".")[0]

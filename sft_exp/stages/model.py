@@ -145,12 +145,12 @@ def folder_of(path: Path) -> Path:
         DataError: there is none.
         StorageError: it is damaged.
     """
-    folder = found(path)
+    folder = find_folder(path)
     atomic_io.require_intact(folder)
     return folder
 
 
-def found(path: Path) -> Path:
+def find_folder(path: Path) -> Path:
     """`folder_of` without a look at the folder's files."""
     if (path / "model.json").exists():
         return path

@@ -24,7 +24,7 @@ from sft_exp.store import atomic_io, provenance
 from sft_exp.store.store import Request
 from sft_exp.training import metrics_log
 from sft_exp.training.context import Context
-from sft_exp.training.fit import fit, forget, plan_of
+from sft_exp.training.fit import delete_checkpoints, fit, plan_of
 
 SHOWN = 16  # number of images in the report's pictures
 
@@ -62,7 +62,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         monitor = None
         if monitored and every and ctx.first:
             monitor = Monitor(folder, monitored, encoder, nets, pool, ctx, after)
-            ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(0)))
+            ctx.watch(folder.name).log(metrics_log.monitor_row(monitor.look(0)))
         for step in fit(
             folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after
         ):
@@ -70,7 +70,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
                 step.check()
                 step.refresh()
                 if monitor:
-                    ctx.watch(folder.name).log(metrics_log.monitored(monitor.look(step.done)))
+                    ctx.watch(folder.name).log(metrics_log.monitor_row(monitor.look(step.done)))
         if monitor:
             console.message(f"{label}: looking at the features took {monitor.seconds:.1f} s")
     atomic_io.write(
@@ -82,7 +82,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         folder / "pictures.safetensors",
         to_bytes(pictures(method, nets, pool, request["seed"], ctx)),
     )
-    forget(folder, request)
+    delete_checkpoints(folder, request)
 
 
 def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Report | None]:

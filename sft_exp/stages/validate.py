@@ -10,7 +10,7 @@ from sft_exp.stages.finetune import learn
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
 from sft_exp.training.context import Context
-from sft_exp.training.fit import forget
+from sft_exp.training.fit import delete_checkpoints
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
@@ -25,7 +25,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         scores, _ = models.measure(model, draw.labelled.at(held_out), ctx.device, ctx.group)
         for name, value in scores.items():
             totals[name] = totals.get(name, 0.0) + value * len(held_out) / len(draw.labelled)
-        forget(work, request)
+        delete_checkpoints(work, request)
     atomic_io.write_json(folder / "scores.json", totals)
 
 

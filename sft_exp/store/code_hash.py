@@ -26,7 +26,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.store.requests import parts, stated
+from sft_exp.store.requests import hashed_fields, parts
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -260,7 +260,7 @@ def strings_in(value: Any) -> Iterator[str]:
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
             yield from strings_in(inner)
     elif is_dataclass(value) and not isinstance(value, type):
-        for inner in stated(value).values():
+        for inner in hashed_fields(value).values():
             yield from strings_in(inner)
 
 

@@ -67,7 +67,7 @@ def deciding(store: Path) -> Iterator[bool]:
 def rubbish(store: Path, runs_root: Path) -> list[Path]:
     """All paths of the store that can be removed. Only reads. StorageError if a run's record is
     unreadable."""
-    working, locks = ours(store / "work"), ours(store / "locks")
+    working, locks = own_entries(store / "work"), own_entries(store / "locks")
     held = {lock.stem for lock in locks if in_use(lock)}
     young = {name_of(p) for p in working if not old(p)}
     living = reachable(store, referred(store, runs_root) | held | young)
@@ -80,7 +80,7 @@ def rubbish(store: Path, runs_root: Path) -> list[Path]:
     roots = listed(store / "roots")
     ended = [p for p in roots if (not alive(store, p) if p.suffix == ".json" else old(p))]
     memos = [p for p in listed(store / MEMOS) if not holds(p, living & done)]
-    trash = [*ours(store / "damaged"), *ours(store / "trash")]
+    trash = [*own_entries(store / "damaged"), *own_entries(store / "trash")]
     return [*unused, *abandoned, *trash, *locks, *ended, *memos]
 
 
@@ -136,7 +136,7 @@ def referred(store: Path, runs_root: Path) -> set[str]:
 def reachable(store: Path, names: set[str]) -> set[str]:
     """These folders and all their direct and indirect inputs."""
     unfinished: dict[str, list[Path]] = {}
-    for path in ours(store / "work"):
+    for path in own_entries(store / "work"):
         unfinished.setdefault(name_of(path), []).append(path)
     reached, todo = set(names), list(names)
     while todo:
@@ -192,7 +192,7 @@ def old(path: Path) -> bool:
     return 0 < measure(path)[1] < time.time() - ABANDONED
 
 
-def ours(folder: Path) -> list[Path]:
+def own_entries(folder: Path) -> list[Path]:
     """The store's own entries of its work/, damaged/ or trash/."""
     return [p for p in listed(folder) if FOLDER.fullmatch(name_of(p))]
 
@@ -203,18 +203,18 @@ def name_of(path: Path) -> str:
     return path.name.lstrip(".").partition(".")[0]
 
 
-def collect(store: Path, runs_root: Path, shown: Iterable[Path]) -> list[Path]:
-    """Remove those of the paths `shown` that can still be removed, and return them."""
-    wanted = set(shown)
+def collect(store: Path, runs_root: Path, offered: Iterable[Path]) -> list[Path]:
+    """Remove those of the paths `offered` that can still be removed, and return them."""
+    allowed = set(offered)
     with deciding(store) as locked:
         if not locked:
             problem = (
                 "this file system has no locks, so folders in use are unknown; nothing was removed"
             )
             raise StorageError(f"{store}: {problem}")
-        removable = [path for path in rubbish(store, runs_root) if path in wanted]
+        removable = [path for path in rubbish(store, runs_root) if path in allowed]
         removed = [path for path in removable if discard(store, path)]
-    for path in ours(store / "trash"):
+    for path in own_entries(store / "trash"):
         atomic_io.remove(path)
     return removed
 

@@ -16,10 +16,10 @@ def parts(value: Any) -> Iterator[Any]:
             yield from parts(inner)
     elif is_dataclass(value) and not isinstance(value, type | OptimizerConfig):
         yield value
-        yield from parts(list(stated(value).values()))
+        yield from parts(list(hashed_fields(value).values()))
 
 
-def stated(part: Any) -> dict[str, Any]:
+def hashed_fields(part: Any) -> dict[str, Any]:
     """The fields of a part that can change a result: all except those listed in `unhashed`."""
     return {
         f.name: getattr(part, f.name)
@@ -37,12 +37,12 @@ def plain(value: Any) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {"is": f"{type(value).__module__}.{type(value).__name__}"} | {
-            k: plain(v) for k, v in stated(value).items()
+            k: plain(v) for k, v in hashed_fields(value).items()
         }
     if isinstance(value, dict):
-        # a node's class is no key that can be left out
-        named = (k for k in value if k == "_target_" or not str(k).startswith("_"))
-        return {str(k): plain(value[k]) for k in named}
+        # `_target_` names a class, which can change a result
+        keys = (k for k in value if k == "_target_" or not str(k).startswith("_"))
+        return {str(k): plain(value[k]) for k in keys}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value.name if isinstance(value, Path | Enum) else value

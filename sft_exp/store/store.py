@@ -64,38 +64,57 @@ class Result:
 
 
 class Store:
+    """The results in a folder. Several processes may use it at the same time.
+
+    Args:
+        root: the folder.
+        stopped: whether a stop was requested; it is called before each computation and while
+            waiting for another process.
+    """
+
     def __init__(self, root: Path, stopped: Callable[[], bool] = lambda: False):
         self.root = Path(root)
         self.work = self.root / "work" / f"{time.time_ns()}.{os.getpid()}.{platform.node()}"
-        # called before each computation and while waiting for another process
         self.stopped = stopped
-        self.verified: set[Path] = set()
+        self.verified: set[Path] = set()  # folders whose checksums this object has compared
 
     def has(self, name: str) -> bool:
+        """Whether a finished folder of this name exists."""
         return (self.root / name / atomic_io.SEAL).exists()
 
     def run(self, stage: Stage, requests: Sequence[Request]) -> list[Result]:
-        """The result of each request, in order; missing ones are computed, equal requests once."""
-        named = {stage.folder_name(r): r for r in requests}
-        cached = {name for name in named if not self._faults(name)}
+        """Compute the missing results; equal requests are computed once.
+
+        Returns:
+            The result of each request, in order.
+
+        Raises:
+            Interrupted: a stop was requested.
+            StorageError: the disk is full or cannot be written to.
+        """
+        by_name = {stage.folder_name(r): r for r in requests}
+        cached = {name for name in by_name if not self._faults(name)}
         groups: dict[Hashable, list[str]] = {}
-        for name in named:
+        for name in by_name:
             if name not in cached:
-                key = stage.batch_key(named[name]) if stage.batch_key else None
+                key = stage.batch_key(by_name[name]) if stage.batch_key else None
                 groups.setdefault(name if key is None else key, []).append(name)
         for names in groups.values():
-            self._compute(stage, {n: named[n] for n in names})
+            self._compute(stage, {n: by_name[n] for n in names})
         results = {}
-        for name in named:
+        for name in by_name:
             folder = self.root / name
             seconds = atomic_io.read_seal(folder)["seconds"]
             results[name] = Result(folder, name in cached, seconds)
         return [results[stage.folder_name(r)] for r in requests]
 
     def run_if_free(self, stage: Stage, request: Request) -> bool:
-        """Compute one missing request unless another process is computing it; whether this call did.
+        """Compute one request unless it is done or another process is computing it.
 
-        Does nothing where the file system has no locks, since nobody would know who is at work.
+        This does nothing on a file system without locks, where that cannot be known.
+
+        Returns:
+            Whether this call computed it.
         """
         name = stage.folder_name(request)
         lock = FileLock(
@@ -153,7 +172,7 @@ class Store:
             for unfinished in [*self._find(f"work/*/{name}"), *self._find(f"work/*/.{name}")]:
                 atomic_io.discard(unfinished)
         for work in self._find("work/*"):
-            if ended(work):
+            if has_ended(work):
                 atomic_io.prune(work)
 
     def _lock(self, name: str, locks: ExitStack) -> None:
@@ -184,10 +203,10 @@ class Store:
         newest = max(self._find(f"work/*/{name}"), default=own)
         if newest != own:
             atomic_io.remove(own)
-            if ended(newest.parent):
+            if has_ended(newest.parent):
                 atomic_io.move(newest, own)
             else:
-                if not copied(newest, partial_copy):
+                if not copy_folder(newest, partial_copy):
                     atomic_io.remove(partial_copy)
                 # renamed last, so that other processes never find an incomplete copy as the newest
                 atomic_io.move(atomic_io.folder(partial_copy), own)
@@ -208,22 +227,25 @@ class Store:
         return faults
 
     def _set_aside(self, name: str) -> None:
-        """Move a damaged folder away. Called under its lock, lest it removes another's repair."""
+        """Move a damaged folder away.
+
+        The caller holds the folder's lock, so that no other process repairs it at the same time.
+        """
         folder = self.root / name
-        aside = self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
+        damaged = self.root / "damaged" / f"{name}.{uuid.uuid4().hex[:8]}"
         # checked again, because without working locks another process may have just finished it
         if folder.exists() and (faults := atomic_io.check(folder)):
             print(
-                f"store: {'; '.join(faults)}. Set aside as {aside}; it is computed again.",
+                f"store: {'; '.join(faults)}. Set aside as {damaged}; it is computed again.",
                 file=sys.stderr,
             )
-            atomic_io.move(folder, aside)
+            atomic_io.move(folder, damaged)
 
 
-def copied(source: Path, to: Path) -> bool:
-    """Copy a folder; whether the copy is complete.
+def copy_folder(source: Path, to: Path) -> bool:
+    """Copy a folder, and return whether the copy is complete.
 
-    The process that owns the folder may have finished meanwhile and removed files.
+    The process that owns the folder may finish meanwhile and remove files.
     """
     try:
         atomic_io.copy(source, to)
@@ -232,8 +254,8 @@ def copied(source: Path, to: Path) -> bool:
     return source.exists()
 
 
-def ended(work: Path) -> bool:
-    """Whether the process of a work folder has certainly ended; False for other machines."""
+def has_ended(work: Path) -> bool:
+    """Whether the process of a work folder is known to have ended; False for other machines."""
     _, pid, host = work.name.split(".", 2)
     if host != platform.node():
         return False

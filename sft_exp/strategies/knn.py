@@ -17,12 +17,14 @@ from sft_exp.models.heads.fitted import grid_fit
 
 @dataclass
 class KNN(Strategy):
+    """Stores the features of the labelled images and classifies by the nearest of them."""
+
     closed_form: ClassVar[bool] = True
 
     # numbers of neighbours that are tried
     k: list[int] = field(default_factory=lambda: [1, 3, 5, 10, 20])
     metric: str = "cosine"  # cosine or euclidean
-    rows: int = 60_000  # most labelled images that are stored
+    rows: int = 60_000  # maximum number of labelled images that are stored
 
     def __post_init__(self):
         require(
@@ -38,7 +40,7 @@ class KNN(Strategy):
     def fit_closed_form(self, f_BD, y_B, spec, seed):
         from sklearn.neighbors import KNeighborsClassifier
 
-        if self.metric == "cosine":  # unit vectors: the nearest by angle are the nearest
+        if self.metric == "cosine":  # for unit vectors, the order by angle is that by distance
             f_BD = F.normalize(f_BD)
         limit = max(1, len(y_B) // 2)  # at least as many examples remain when a fold is held out
         grid = {"n_neighbors": sorted({min(k, limit) for k in self.k})}

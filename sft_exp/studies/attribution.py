@@ -9,7 +9,15 @@ from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, Picture, blank, png, style
-from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
+from sft_exp.sweep.study import (
+    Conclusion,
+    Study,
+    archive_of,
+    cost,
+    dataset_of,
+    judgement_record,
+    setting_of,
+)
 from sft_exp.training import health
 from sft_exp.verdict import Archive, Comparison, Report, Setting, judge
 
@@ -110,7 +118,7 @@ class Attribution(Study):
             {
                 "arms": {n: reached[n] for n in names},
                 "levels": levels,
-                **stated(report, jobs),
+                **judgement_record(report, jobs),
                 "steps": dict(zip(names[1:], steps, strict=True)),
             },
         )

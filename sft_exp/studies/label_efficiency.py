@@ -15,7 +15,15 @@ from sft_exp.core.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, LINES, Picture, blank, png, style
 from sft_exp.reports.page import Grid
-from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
+from sft_exp.sweep.study import (
+    Conclusion,
+    Study,
+    archive_of,
+    cost,
+    dataset_of,
+    judgement_record,
+    setting_of,
+)
 from sft_exp.training import health
 from sft_exp.verdict import (
     WITHHELD,
@@ -157,11 +165,11 @@ class LabelEfficiency(Study):
         """
         if base.controls is True:  # the default controls, which include scratch
             return []
-        given = list(base.controls or [])
-        extra = [SCRATCH] * (SCRATCH not in given) + [LONG] * (
-            self.long and primary and LONG not in given
+        controls = list(base.controls or [])
+        extra = [SCRATCH] * (SCRATCH not in controls) + [LONG] * (
+            self.long and primary and LONG not in controls
         )
-        return [f"controls=[{','.join([*given, *extra])}]"] if extra else []
+        return [f"controls=[{','.join([*controls, *extra])}]"] if extra else []
 
     def look(self, jobs, history, design):
         cells, setting = by_cell(jobs, each=True), setting_of(jobs, self.margin)
@@ -203,7 +211,7 @@ class LabelEfficiency(Study):
                 f"{name(c)}{' (primary)' if c[1] == primary else ''}: {verdicts[c].text}"
                 for c in first
             ],
-            beside(
+            with_other_arms(
                 HEAD, [row(c, cells, verdicts[c], worths[c]) for c in cells], list(cells.values())
             ),
             NUMBERS,
@@ -226,7 +234,7 @@ class LabelEfficiency(Study):
             pictures=draw(cells, verdicts),
             facts={
                 "primary": primary,
-                **stated(report, jobs),
+                **judgement_record(report, jobs),
                 "looks": [seen.record() for seen in looks],
                 "cells": [
                     {
@@ -399,7 +407,7 @@ def row(
     ]
 
 
-def beside(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -> Grid:
+def with_other_arms(head: list[str], body: list[list[str]], cells: Sequence[list[Job]]) -> Grid:
     """The table with columns of the further arms: frozen pretrained encoders, and scratch_long."""
     more = [
         arm

@@ -9,7 +9,15 @@ from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, LINES, Picture, blank, png, style
-from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
+from sft_exp.sweep.study import (
+    Conclusion,
+    Study,
+    archive_of,
+    cost,
+    dataset_of,
+    judgement_record,
+    setting_of,
+)
 from sft_exp.training import health
 from sft_exp.verdict import WITHHELD, Comparison, Report, judge
 
@@ -116,7 +124,7 @@ class Pretrainers(Study):
                     [
                         name,
                         *(percent(mean(scores[use][name])) for use in uses),
-                        *(text for of in gains.values() for text in beside(of.get(name))),
+                        *(text for of in gains.values() for text in gain_cells(of.get(name))),
                         str(seeds[name]),
                         f"{seconds[name]:.0f}" if name in seconds else "",
                     ]
@@ -139,7 +147,7 @@ class Pretrainers(Study):
             ],
             [dots(scores, uses, order)],
             {
-                **stated(report, jobs),
+                **judgement_record(report, jobs),
                 "pretrainers": {
                     name: {
                         "seconds": seconds.get(name),
@@ -226,7 +234,7 @@ def few_to_many(counts: Iterable[int]) -> str:
     return f"{least} to {rest[-1]}" if rest else str(least)
 
 
-def beside(gain: dict[str, Any] | None) -> list[str]:
+def gain_cells(gain: dict[str, Any] | None) -> list[str]:
     if gain is None or gain["word"] == WITHHELD:
         return ["", gain["word"] if gain else ""]
     middle = percent(gain["difference"], "+")

@@ -11,8 +11,16 @@ from typing import Any, ClassVar
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import require
-from sft_exp.studies.pretrainers import beside, pretraining_seconds
-from sft_exp.sweep.study import Conclusion, Study, archive_of, cost, dataset_of, setting_of, stated
+from sft_exp.studies.pretrainers import gain_cells, pretraining_seconds
+from sft_exp.sweep.study import (
+    Conclusion,
+    Study,
+    archive_of,
+    cost,
+    dataset_of,
+    judgement_record,
+    setting_of,
+)
 from sft_exp.training import health
 from sft_exp.verdict import Comparison, Report, judge
 
@@ -102,7 +110,7 @@ class PublicToOwn(Study):
                 f"seconds: of continuing the weights once. All jobs: {cost(jobs):.0f} s.",
             ],
             facts={
-                **stated(report, jobs),
+                **judgement_record(report, jobs),
                 "weights": self.weights,
                 "scores": {n: {arm: scores[n, arm] for arm in arms} for n in counts},
                 "gains": [
@@ -155,7 +163,7 @@ class PublicToOwn(Study):
     ) -> str:
         """The word on one comparison, with both accuracies and the interval."""
         n, arm, baseline = key
-        interval, word = beside(gain)
+        interval, word = gain_cells(gain)
         own, other = percent(mean(scores[n, arm])), percent(mean(scores[n, baseline]))
         difference = f", {interval} points" if interval else ""
         return (
@@ -201,5 +209,5 @@ def cells(
     gains: dict[Key, dict[str, Any]],
 ) -> list[str]:
     """An arm's cells in these columns."""
-    both = [cell for b in BASELINES for cell in beside(gains.get((labels, arm, b)))]
+    both = [cell for b in BASELINES for cell in gain_cells(gains.get((labels, arm, b)))]
     return [percent(mean(scores[labels, arm])), *both]

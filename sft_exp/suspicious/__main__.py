@@ -16,7 +16,7 @@ from typing import ClassVar
 from sft_exp.config import args
 from sft_exp.data import tables
 from sft_exp.errors import require
-from sft_exp.label.suspicious import ranked
+from sft_exp.label.suspicious import suspicious_rows
 
 
 @dataclass
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(arguments: Arguments) -> None:
-    rows = ranked(arguments.run)
+    rows = suspicious_rows(arguments.run)
     out = tables.Writer(sys.stdout)
     out.writerow(["file", "label", "neighbours", "agreement"])
     out.writerows(rows[: arguments.n or None])

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from sft_exp.progress import LINE, console, log
 
-REFRESH = 4.0  # times a second
-BAR = 20  # columns
+REFRESH_PER_SECOND = 4.0
+BAR_COLUMNS = 20  # width of the progress bar
 
 
 class Display:
@@ -46,23 +46,23 @@ class Display:
             self.live = Live(
                 console=console,
                 get_renderable=self.block,
-                refresh_per_second=REFRESH,
+                refresh_per_second=REFRESH_PER_SECOND,
                 transient=True,
             )
             self.live.start()
-            # a process that leaves at once on a second Ctrl-C could not bring the cursor back
+            # a process that exits at once on a second Ctrl-C could not show the cursor again
             console.show_cursor(True)
             atexit.register(self.close)
 
     def describe(self, number: int, overrides: Sequence[str]) -> str:
         """`job 4 (5 of 27): pretrainer=ae optim.lr=0.1`, with the overrides that differ between
         jobs."""
-        of = f" ({number + 1} of {self.total})" if self.total else ""
+        position = f" ({number + 1} of {self.total})" if self.total else ""
         varying = " ".join(o for o in overrides if o not in self.common)
-        return f"job {number}{of}{f': {varying}' if varying else ''}"
+        return f"job {number}{position}{f': {varying}' if varying else ''}"
 
     def begin(self, activity: str) -> None:
-        """Show what is being done now."""
+        """Show the current activity."""
         self.activity, self.detail, self.started = activity, "", time.monotonic()
 
     def consider(self, job: str, val: float | None) -> None:
@@ -91,20 +91,22 @@ class Display:
 
         def read() -> None:
             for line in stream:
-                self.hear(line.rstrip("\n"))
+                self.show_message(line.rstrip("\n"))
 
         threading.Thread(target=read, daemon=True).start()
 
-    def hear(self, line: str) -> None:
+    def show_message(self, line: str) -> None:
         """Show a worker's message: its progress in the block, anything else above it."""
         if LINE.fullmatch(line):
             self.detail = line
         elif line.strip():
             console.message(line)
 
-    def left(self) -> float | None:
-        """Seconds until the last job ends, if the others take as long as those so far; None:
-        unknown."""
+    def seconds_left(self) -> float | None:
+        """Seconds until the last job ends, if the others take as long as those so far, or None.
+
+        None means that nothing is known: no job has ended, or the number of jobs is not fixed.
+        """
         ended = self.done - self.earlier + self.failed
         if not ended or not self.total:
             return None
@@ -113,18 +115,20 @@ class Display:
         return max(0.0, (self.total - self.done - self.failed) * mean - min(now, mean))
 
     def block(self) -> Group:
-        """The live block: counts, the best job so far, and what runs. Lines wrap, numbers stand
-        first."""
+        """The live block: counts, the best job so far, and the current activity.
+
+        Numbers come first in each line, because long lines wrap.
+        """
         ended = self.done + self.failed
         counts = f"{self.done} of {self.total} jobs done" if self.total else f"{self.done} done"
         if self.failed:
             counts += f", {self.failed} failed"
-        if (left := self.left()) is not None:
-            counts += f", about {clock(left)} left"
+        if (seconds_left := self.seconds_left()) is not None:
+            counts += f", about {clock(seconds_left)} left"
         head = Table.grid(padding=(0, 1))
         cells: list[RenderableType] = [Text(counts)]
         if self.total:
-            cells.insert(0, ProgressBar(total=self.total, completed=ended, width=BAR))
+            cells.insert(0, ProgressBar(total=self.total, completed=ended, width=BAR_COLUMNS))
         head.add_row(*cells)
         lines: list[RenderableType] = [head]
         if self.best:
@@ -144,7 +148,7 @@ class Display:
 
 
 def clock(seconds: float) -> str:
-    """`0:05`, `12:30`, `1:02:03`"""
-    minutes, rest = divmod(round(seconds), 60)
+    """A duration as on a clock: `0:05`, `12:30`, `1:02:03`."""
+    minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remainder:02}" if hours else f"{minutes}:{remainder:02}"

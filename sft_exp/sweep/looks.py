@@ -14,12 +14,11 @@ from sft_exp.sweep.study import LOOKS_FILE, Study, cost, looks_in, seconds_of
 from sft_exp.verdict.sequential import LOOKS, Look
 
 
-def take(study: Study, folder: Path, number: int) -> set[str]:
-    """Take look `number` (from 0) at the sweep's results and record it, unless that was done
-    before.
+def take_look(study: Study, folder: Path, number: int) -> set[str]:
+    """Take look `number` (from 0) at a sweep's results and record it, unless it was taken before.
 
     Returns:
-        The comparisons that go on.
+        The comparisons that are not decided yet, for which the next look's jobs run.
     """
     history, jobs = looks_in(folder), comparison.collect([folder])
     done = [j for j in jobs if j.result]
@@ -41,13 +40,18 @@ def take(study: Study, folder: Path, number: int) -> set[str]:
         f"{100 * sum(h.alpha for h in history):.2g} of 5 % spent): "
         f"{'; '.join([*decided, *stopped]) or 'nothing is decided yet'}"
     )
-    if look.going and study.budget and number + 1 < len(LOOKS) and over(study, done, history):
+    if (
+        look.going
+        and study.budget
+        and number + 1 < len(LOOKS)
+        and exceeds_budget(study, done, history)
+    ):
         console.message(f"study.budget={study.budget} is not enough for the next look")
         return set()
     return set(map(str, look.going))
 
 
-def over(study: Study, jobs: list[comparison.Job], history: Sequence[Look]) -> bool:
+def exceeds_budget(study: Study, jobs: list[comparison.Job], history: Sequence[Look]) -> bool:
     """Whether the next look would exceed the budget, at the average cost of a run so far."""
     spent, (seeds, draws) = cost(jobs), LOOKS[len(history)]
     last = history[-1]

@@ -54,7 +54,7 @@ class Conclusion:
 
 @dataclass
 class Study:
-    """The parameters of a study."""
+    """The base class of studies; the fields are a study's parameters."""
 
     # config key that the study varies -> where its values are given
     reserved_keys: ClassVar[dict[str, str]] = {}
@@ -77,7 +77,7 @@ class Study:
     def jobs(self, corpus: "Corpus", base: "Experiment") -> list[list[str]]:
         """The overrides that each job adds to the base experiment.
 
-        Empty where a sweeper chooses among the values of `grid`.
+        The list is empty where a sweeper chooses among the values of `grid`.
 
         Raises:
             ConfigError: the data set cannot provide what the study needs.
@@ -87,14 +87,14 @@ class Study:
     def looks(self, corpus: "Corpus", base: "Experiment") -> list[list[tuple[str, list[str]]]]:
         """The jobs of each look: (the comparison that a job belongs to, its overrides).
 
-        Empty for a study whose design is fixed.
+        The list is empty for a study whose design is fixed.
         """
         return []
 
     def candidates(self, corpus: "Corpus", base: "Experiment") -> list[Candidate]:
-        """What a study in a given time tries, the most promising first.
+        """The candidates that a study in a given time tries, the most promising first.
 
-        Empty for a study whose time is not given.
+        The list is empty for a study without a time limit.
         """
         return []
 
@@ -173,21 +173,23 @@ def dataset_of(jobs: list[comparison.Job]) -> str:
     return str(jobs[0].outcome.data.name or jobs[0].settings.get("dataset"))
 
 
-def stated(report: Report[Any], jobs: list[comparison.Job]) -> dict[str, Any]:
+def judgement_record(report: Report[Any], jobs: list[comparison.Job]) -> dict[str, Any]:
     """The judgement as study.json states it, for the checker and for later archives."""
     tested = jobs[0].outcome.data.test
     return {"dataset": dataset_of(jobs), "tested": tested, "judgement": report.record()}
 
 
 def cost(jobs: list[comparison.Job]) -> float:
-    """Computing time of all stages in seconds; a stage that several jobs share counts once."""
+    """The computing time of all stages in seconds; a stage that several jobs share counts once."""
     stages = (s for j in jobs for s in j.outcome.stages.present().values())
     return sum({stage.folder: stage.seconds for stage in stages}.values())
 
 
 def finish(study: Study, folder: Path, command: str) -> None:
-    """Conclude, write study.html, study.md, study.json and the pictures, and print the
-    conclusion."""
+    """Conclude a study from the jobs in a sweep's folder.
+
+    The conclusion is printed, and written to study.html, study.md, study.json and pictures.
+    """
     jobs = comparison.collect([folder])
     done = [job for job in jobs if job.result]
     conclusion = study.conclude(done, looks_in(folder), timed.read(folder))
@@ -266,6 +268,7 @@ def markdown(conclusion: Conclusion, command: str) -> str:
 
 
 def print_conclusion(conclusion: Conclusion) -> None:
+    """Print the table and the sentences of a conclusion."""
     screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # lines in a pipe stay unbroken, so that text can be searched
     words = [name for name in conclusion.table[0] if name not in conclusion.numbers]

@@ -60,7 +60,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
             ctx = Context.on(jobs[0].experiment.hardware, Tracker())
             pace = pilot.Pilot(ctx, Path(jobs[0].experiment.store))
             report.plan(
-                jobs, {k: v for job in jobs for k, v in pilot.estimate(job, ctx, pace).of.items()}
+                jobs,
+                {k: v for job in jobs for k, v in pilot.estimate(job, ctx, pace).by_folder.items()},
             )
             return {"code": 0}
         job = prepared(message)

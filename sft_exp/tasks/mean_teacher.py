@@ -39,7 +39,7 @@ class MeanTeacher(teacher.MeanTeacherTask):
         self.seen = how if self.strong else self.shifted
 
     def networks(self, encoder, spec):
-        return teacher.beside(classifier.networks(encoder, spec))
+        return teacher.with_teacher(classifier.networks(encoder, spec))
 
     def prepare(self, nets, data):
         classifier.prepare(self, nets, data)

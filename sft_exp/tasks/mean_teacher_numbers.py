@@ -48,7 +48,7 @@ class MeanTeacherNumbers(teacher.MeanTeacherTask, regressor.Numbers):
         return Regress(**{**shared, "augment": True, "views": asdict(self.seen)})
 
     def networks(self, encoder, spec):
-        return teacher.beside(regressor.networks(encoder, spec))
+        return teacher.with_teacher(regressor.networks(encoder, spec))
 
     def prepare(self, nets, data):
         regressor.prepare(self, nets, data)

@@ -29,6 +29,8 @@ WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
 
 @dataclass
 class MultiTask(Task):
+    """Trains a head for each of several targets on one encoder."""
+
     # fields that hold parts -> configuration group of those parts
     holds: ClassVar[dict[str, str]] = {"heads": "task"}
     predicts: ClassVar[str] = "several"
@@ -131,13 +133,13 @@ class MultiTask(Task):
     def networks(self, encoder, spec):
         heads = {}
         for name, task in self.heads.items():
-            task_nets = task.networks(encoder, inner(spec, name, task))
+            task_nets = task.networks(encoder, spec_of_head(spec, name, task))
             heads[name] = nn.ModuleDict({k: n for k, n in task_nets.items() if k != "encoder"})
         nets = nn.ModuleDict({"encoder": encoder, "heads": nn.ModuleDict(heads)})
         if self.weighting == "uncertainty":
-            nets["weights"] = Numbers(torch.zeros(len(heads)))
+            nets["weights"] = HeadWeights(torch.zeros(len(heads)))
         if self.weighting == "gradnorm":
-            nets["weights"] = Numbers(torch.ones(len(heads)))
+            nets["weights"] = HeadWeights(torch.ones(len(heads)))
             # losses of the first step; 0 before it
             nets["first"] = StateBuffer(torch.zeros(len(heads)))
         return nets
@@ -147,7 +149,7 @@ class MultiTask(Task):
             if task.probed():
                 task.prepare(
                     {**nets["heads"][name], "encoder": nets["encoder"]},
-                    {**data, **renamed(data, name, task)},
+                    {**data, **own_target(data, name, task)},
                 )
 
     def draw(self, batch, rng, progress):
@@ -167,9 +169,9 @@ class MultiTask(Task):
     def loss(self, nets, x_BCHW, *targets):
         loss_T, by_head = self.losses(nets, SharedEncoder(nets["encoder"], x_BCHW), targets)
         if self.weighting == "uncertainty":
-            s_T, halves_T = nets["weights"].value, self.halves().to(loss_T.dtype)
-            halves_T = to_device(halves_T, loss_T.device)
-            return ((-s_T).exp() * loss_T * halves_T + s_T / 2).sum(), by_head
+            s_T, factors_T = nets["weights"].value, self.loss_factors().to(loss_T.dtype)
+            factors_T = to_device(factors_T, loss_T.device)
+            return ((-s_T).exp() * loss_T * factors_T + s_T / 2).sum(), by_head
         if self.weighting == "gradnorm":
             return (nets["weights"].value.detach() * loss_T).sum(), by_head
         return sum(
@@ -185,13 +187,14 @@ class MultiTask(Task):
         }
         return torch.stack(list(by_head.values())), by_head
 
-    def halves(self):
+    def loss_factors(self):
+        """The factor [T] of each head's loss in the weighting by uncertainty."""
         return torch.tensor(
             [0.5 if task.predicts == "numbers" else 1.0 for task in self.heads.values()]
         )
 
     def balance(self, nets, x_BCHW, *targets):
-        """GradNorm's loss of the weights: distance of weighted gradient norms from the targets."""
+        """GradNorm's loss of the weights: the distance of weighted gradient norms from their targets."""
         with torch.no_grad():
             shared = SharedEncoder(nets["encoder"], x_BCHW)
         with torch.enable_grad():
@@ -233,7 +236,7 @@ class MultiTask(Task):
         metrics: dict[str, HeadMetric] = {}
         scores = []
         for name, task in self.heads.items():
-            head_spec = inner(spec, name, task)
+            head_spec = spec_of_head(spec, name, task)
             classes = task.of(head_spec).classes
             for key, metric in task.metrics(head_spec).items():
                 metrics[f"{name}/{key}"] = HeadMetric(name, key, metric, classes)
@@ -244,14 +247,14 @@ class MultiTask(Task):
         predicted, true = {}, {}
         for name, task in self.heads.items():
             predicted[name], true[name] = task.compared(
-                predictions[name], {**batch, **renamed(batch, name, task)}
+                predictions[name], {**batch, **own_target(batch, name, task)}
             )
         return predicted, true
 
     def record(self, predictions, batch):
         records: dict[str, Tensor] = {}
         for name, task in self.heads.items():
-            record = task.record(predictions[name], {**batch, **renamed(batch, name, task)})
+            record = task.record(predictions[name], {**batch, **own_target(batch, name, task)})
             records |= {f"{name}/{key}": value for key, value in record.items()}
         return records
 
@@ -259,25 +262,27 @@ class MultiTask(Task):
         pictures: dict[str, Tensor] = {}
         for name, task in self.heads.items():
             own = task.show(
-                predictions[name], {**batch, **renamed(batch, name, task)}, inner(spec, name, task)
+                predictions[name],
+                {**batch, **own_target(batch, name, task)},
+                spec_of_head(spec, name, task),
             )
             pictures |= {k if k == "image" else f"{name} {k}": x for k, x in own.items()}
         return pictures
 
 
-def inner(spec: Any, name: str, task: Task) -> Any:
-    """The spec of this head's task: the head's classes under the target name that the task uses."""
+def spec_of_head(spec: Any, name: str, task: Task) -> Any:
+    """The spec for a head's task: the head's classes, under the name of the target in that task."""
     head_spec = spec.of(name)
     return replace(head_spec, named=dict.fromkeys(task.needs, head_spec.classes))
 
 
-def renamed(targets: dict[str, Tensor], name: str, task: Task) -> dict[str, Tensor]:
-    """The head's target under the name that its task uses."""
+def own_target(targets: dict[str, Tensor], name: str, task: Task) -> dict[str, Tensor]:
+    """The target of a head, under the name that its task gives it."""
     return {need: targets[name] for need in task.needs or ("y",) if name in targets}
 
 
 class SharedEncoder:
-    """Stands in for the encoder: its feature maps of one batch, computed once for all heads."""
+    """Replaces the encoder by its feature maps of one batch, computed once for all heads."""
 
     def __init__(self, encoder: Any, x_BCHW: Tensor):
         self.encoder, self.x = encoder, x_BCHW
@@ -290,10 +295,12 @@ class SharedEncoder:
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         if self.frozen:
             return self.computed[""]
-        return torch.cat([self.encoder.read(name, m) for name, m in self.computed.items()], dim=1)
+        return torch.cat(
+            [self.encoder.pool_map(name, m) for name, m in self.computed.items()], dim=1
+        )
 
     def detach(self) -> None:
-        """Make the maps leaves of the graph, where gradients are taken."""
+        """Make the maps leaves of the graph, so that gradients with respect to them are available."""
         self.computed = {name: m.detach().requires_grad_() for name, m in self.computed.items()}
 
     def leaves(self) -> list[Tensor]:
@@ -306,8 +313,8 @@ def gradient_square(loss: Tensor, leaves: list[Tensor]) -> Tensor:
     return torch.stack([g.square().sum() for g in grads if g is not None]).sum()
 
 
-class Numbers(nn.Module):
-    """Learned numbers, one per head."""
+class HeadWeights(nn.Module):
+    """Learned numbers from which the weights of the heads' losses follow, [T]."""
 
     def __init__(self, start_T: Tensor):
         super().__init__()
@@ -315,7 +322,7 @@ class Numbers(nn.Module):
 
 
 class HeadMetric(nn.Module):
-    """A metric of one head, updated with the predictions of all."""
+    """A metric of one head, which is updated with the predictions of all heads."""
 
     def __init__(self, head: str, name: str, metric: Any, classes: tuple[str, ...]):
         super().__init__()

@@ -18,6 +18,8 @@ from sft_exp.tasks.classify import of_labels_alone
 
 @dataclass
 class PseudoLabel(Task):
+    """Classification in which the model's own predictions label the unlabelled images."""
+
     pools: ClassVar[dict[str, int]] = {"labelled": 1, "unlabelled": 8}
     per_row: ClassVar[bool] = False  # the loss mixes examples of two pools
 
@@ -43,7 +45,8 @@ class PseudoLabel(Task):
         classifier.prepare(self, nets, data)
 
     def draw(self, batch, rng, progress):
-        labelled, (begin, end) = batch["labelled"], self.ramp
+        labelled = batch["labelled"]
+        begin, end = self.ramp
         share = min(1.0, max(0.0, (progress - begin) / (end - begin)))
         return (
             labelled["x"],
@@ -53,9 +56,8 @@ class PseudoLabel(Task):
         )
 
     def loss(self, nets, x_BCHW, y_B, u_MCHW, weight):
-        logits_BY, logits_MY = self.predict(nets, torch.cat([x_BCHW, u_MCHW])).split(
-            [len(x_BCHW), len(u_MCHW)]
-        )
+        logits = self.predict(nets, torch.cat([x_BCHW, u_MCHW]))
+        logits_BY, logits_MY = logits.split([len(x_BCHW), len(u_MCHW)])
         labelled_loss = F.cross_entropy(logits_BY, y_B)
         pseudo_loss = F.cross_entropy(logits_MY, logits_MY.argmax(1))
         return labelled_loss + weight * pseudo_loss, {

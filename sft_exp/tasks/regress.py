@@ -13,6 +13,8 @@ from sft_exp.models.heads import regressor
 
 @dataclass
 class Regress(regressor.Numbers):
+    """Regression with a linear head, by gradient or in closed form."""
+
     error: str = "mse"  # mse, or huber, which is less sensitive to outliers
     # start of the head: probe (ridge regression on frozen features) or random (PyTorch's default)
     head: str = "probe"

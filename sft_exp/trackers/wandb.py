@@ -390,7 +390,7 @@ def sync(folder: Path) -> str:
             start["url"] = tracker.shown(about.uses[-1].folder)
             record["summary"] |= {"pretrain/url": start["url"]} if record["summary"] else {}
         run = tracker.start(about, record["id"], "online", lambda: None)
-        for row in metrics_log.record(about.folder):
+        for row in metrics_log.read_with_monitors(about.folder):
             run.log(row)
         if uploaded:
             run.tried(lambda: run.run.summary.update(record["summary"]))

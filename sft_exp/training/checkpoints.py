@@ -173,7 +173,7 @@ def to_bytes(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def forget(folder: Path, whole: bool) -> None:
+def delete(folder: Path, whole: bool) -> None:
     """Delete the previous checkpoint; with `whole` the last one too, when none can resume."""
     for name in (PREVIOUS, EARLIER, COMING, *((CHECKPOINT, SHARDS) if whole else ())):
         atomic_io.remove(folder / name)

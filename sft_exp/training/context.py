@@ -30,11 +30,13 @@ _corpora: dict[str, Corpus] = {}  # data sets that this process has read, by con
 
 @dataclass
 class Context:
+    """What a stage needs to run besides its request; none of it changes a result."""
+
     hardware: Hardware
     device: torch.device
     tracker: Tracker = field(default_factory=Tracker)
     config: dict[str, Any] = field(default_factory=dict)  # the job's, for the tracker
-    typed: Sequence[str] = ()  # the overrides that the user gave
+    typed: Sequence[str] = ()  # the overrides that the user typed
     varying: Sequence[str] = ()  # those that distinguish the job within its sweep
     # name of a store folder -> description of its run in the tracker
     mirrored: dict[str, About] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Context:
         return self.group is None or self.group.rank == 0
 
     def any(self, *flags: bool) -> list[bool]:
-        """Each flag, true if it is true in any process. All processes get the same answer."""
+        """For each flag whether it is true in any process; all processes get the same answer."""
         return list(flags) if self.group is None else self.group.any(*flags)
 
     def announce_stage(self, stage: str, folder: Path, request: str) -> "Context":
@@ -86,6 +88,7 @@ class Context:
     def engine(
         self, method: Method, nets: nn.ModuleDict, plan: Plan, data: Mapping[str, Images]
     ) -> Engine:
+        """The engine that computes losses and gradients in as many processes as there are."""
         return engine_for(self.hardware.engine, self.group, method, nets, plan, data)
 
     def watch(self, folder: str) -> Run:
@@ -94,16 +97,18 @@ class Context:
             return Run()
         if folder not in self.runs:
             about = self.mirrored[folder]
-            run = self.runs[folder] = self.tracker.open(about, Stop.ask)
+            run = self.runs[folder] = self.tracker.open(about, Stop.request)
             if run.where:
                 self.tracker.show(about.folder, run.where)
         return self.runs[folder]
 
     def finish(self, folder: str, code: int = 0) -> None:
+        """End the tracker's run of a store folder, if one is open, with an exit code."""
         if folder in self.runs:
             self.runs.pop(folder).finish(code)
 
     def corpus(self, dataset: Dataset) -> Corpus:
+        """The data set on this context's device (`corpus`)."""
         return corpus(dataset, self.device)
 
 
@@ -147,10 +152,10 @@ def pick(name: str, local: int | None = None) -> torch.device:
 
 
 def set_cuda_arithmetic(tf32: bool) -> None:
-    """Choose torch's kernels on NVIDIA GPUs: those that repeat their bits, where there are any, and
-    TF32 for products of float32 or not.
+    """Choose deterministic kernels on NVIDIA GPUs, and whether products of float32 use TF32.
 
-    An operation that has no repeatable kernel warns; a killed run is then continued to rounding.
+    An operation without a deterministic kernel warns. A killed and resumed run then agrees with an
+    uninterrupted one up to rounding only.
     """
     # torch.compile reads these, and fails where `fp32_precision`, their successor, was set
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -159,10 +164,11 @@ def set_cuda_arithmetic(tf32: bool) -> None:
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic: Any = torch.utils.deterministic
-    deterministic.fill_uninitialized_memory = False  # it fills what is then written
+    deterministic.fill_uninitialized_memory = False  # that memory is always written before use
 
 
-STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # of which Windows has the first two
+# signals that request a stop; Windows has the first two
+STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
 
 class Stop:
@@ -171,7 +177,7 @@ class Stop:
     A second SIGINT exits the process at once.
     """
 
-    asked = False
+    requested = False
 
     @classmethod
     @contextmanager
@@ -180,7 +186,7 @@ class Stop:
 
         Python only delivers signals to the main thread; in others nothing is installed.
         """
-        cls.asked = False
+        cls.requested = False
         former = {}
         if threading.current_thread() is threading.main_thread():
             for name in STOPPING:
@@ -189,16 +195,17 @@ class Stop:
         try:
             yield
         finally:
+            cls.requested = False  # it was for what ran in the context, not for what comes next
             for number, handler in former.items():
                 signal.signal(number, handler)
 
     @classmethod
-    def ask(cls) -> None:
+    def request(cls) -> None:
         """Request a stop, as a signal would."""
-        cls.asked = True
+        cls.requested = True
 
     @classmethod
     def _handle_signal(cls, number: int, frame: FrameType | None) -> None:
-        if cls.asked and number == signal.SIGINT:
+        if cls.requested and number == signal.SIGINT:
             os._exit(130)
-        cls.asked = True
+        cls.requested = True

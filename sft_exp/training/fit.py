@@ -39,13 +39,29 @@ def fit(
 ) -> Iterator[Step]:
     """Train `nets` in place and yield each step; metrics that the caller adds to it are recorded.
 
-    A training that was killed at any moment and is started again ends in the same bits. A caller
-    that reads `nets` between steps calls `step.refresh()` first.
+    A training that was killed at any moment and is started again gives bitwise equal results. A
+    caller that reads `nets` between steps calls `step.refresh()` first.
 
     A checkpoint holds all state: networks, optimizers, the rows of metrics.jsonl, the step, and
-    `notes`, the caller's own state (tensors and plain values). A training that stops before its
-    schedule ends leaves a checkpoint; a longer one of the same settings, given that folder as
-    `previous`, continues from it.
+    `notes`. A training that stops before its schedule ends leaves a checkpoint.
+
+    Args:
+        folder: the stage's folder, for metrics.jsonl and checkpoints.
+        method: the training method.
+        nets: its networks.
+        optim: the optimizer.
+        data: the images of each of the method's pools.
+        plan: the settings of the training.
+        ctx: device, tracker and processes.
+        label: name of the training in messages.
+        notes: the caller's own state (tensors and plain values), which is saved and restored.
+        previous: the folder of a shorter training of the same settings, which is continued.
+
+    Raises:
+        Interrupted: a stop was requested; a further call continues.
+        NonFiniteError: a loss or a weight is not finite.
+        DeviceMemoryError: a step does not fit into the device's memory.
+        StorageError: the processes of a group see different checkpoints.
     """
     notes = {} if notes is None else notes
     engine = ctx.engine(method, nets, plan, data)
@@ -54,13 +70,13 @@ def fit(
     start, rows = checkpoints.restore(folder, previous, engine, optimizers, scalers, notes, ctx)
     check_same_step(start, ctx)
     saved_step, saved_at = start, time.monotonic()
-    slowest = max(n for _, n in method.objectives.values())
+    longest_period = max(n for _, n in method.objectives.values())
     # a multiple of the slowest objective's period, so that each row has all objectives
-    every = slowest * ceil(max(1, plan.steps // ROWS) / slowest)
+    log_every = longest_period * ceil(max(1, plan.steps // ROWS) / longest_period)
     pool, factor = next(iter(method.pools.items()))
-    images, run = plan.batch_size * factor, ctx.watch(folder.name)
-    epoch = max(1, len(data[pool]) // images)
-    for earlier in metrics_log.joined([json.loads(row) for row in rows], folder):
+    images_per_step, run = plan.batch_size * factor, ctx.watch(folder.name)
+    steps_per_epoch = max(1, len(data[pool]) // images_per_step)
+    for earlier in metrics_log.with_monitors([json.loads(row) for row in rows], folder):
         run.log(earlier)
     try:
         with bar(label, plan.stop) as advance:
@@ -71,25 +87,18 @@ def fit(
                 yield step
                 # the first step too: a final loss says little without the initial one
                 first_or_last = step.done in (1, plan.stop)
-                if first_or_last or step.done % every == 0 or len(step.metrics) > count:
+                if first_or_last or step.done % log_every == 0 or len(step.metrics) > count:
                     step.check()
-                    row = metrics_row(step, epoch, images)
+                    row = metrics_row(step, steps_per_epoch, images_per_step)
                     rows.append(json.dumps(row))
                     run.log(row)
-                    advance(
-                        step.done,
-                        " ".join(
-                            f"{k} {v:.4g}"
-                            for k, v in row.items()
-                            if k not in ("step", "epoch", "images")
-                        ),
-                    )
+                    advance(step.done, progress_text(row))
                 late = time.monotonic() - saved_at > ctx.hardware.checkpoint_seconds
-                stop, due = ctx.any(Stop.asked, late and ctx.first)
+                stop, due = ctx.any(Stop.requested, late and ctx.first)
                 if stop or due:
                     step.check()
                     check_finite(engine.nets, step.done)
-                    record(folder, rows)
+                    write_metrics(folder, rows)
                     checkpoints.save(
                         folder, step.done, engine, optimizers, scalers, rows, notes, ctx
                     )
@@ -101,25 +110,25 @@ def fit(
                     )
         check_finite(engine.nets, plan.stop)
     except GeneratorExit:  # the caller has ended the training at this step
-        row = metrics_row(step, epoch, images)
+        row = metrics_row(step, steps_per_epoch, images_per_step)
         run.log(row)
-        record(folder, [*rows, json.dumps(row)])
+        write_metrics(folder, [*rows, json.dumps(row)])
         raise
     except NonFiniteError as error:
-        record(folder, rows)
+        write_metrics(folder, rows)
         last = "there is no checkpoint yet"
         if saved_step:
             file = checkpoints.newest(folder, engine)
             last = f"the last good checkpoint, {file}, is of step {saved_step}"
         raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
     except torch.OutOfMemoryError as error:
-        record(folder, rows)
+        write_metrics(folder, rows)
         raise DeviceMemoryError(
             f"{label}: {out_of_memory(method, engine.nets, plan, saved_step)}"
         ) from error
     if plan.stop < plan.steps:
         checkpoints.save(folder, plan.stop, engine, optimizers, scalers, rows, notes, ctx)
-    record(folder, rows)
+    write_metrics(folder, rows)
     engine.refresh()
 
 
@@ -132,15 +141,21 @@ def check_same_step(start: int, ctx: Context) -> None:
         )
 
 
-def metrics_row(step: Step, epoch: int, images: int) -> dict[str, float]:
-    """A row of metrics.jsonl: `epoch` steps an epoch, `images` of the first pool a step."""
+def metrics_row(step: Step, steps_per_epoch: int, images_per_step: int) -> dict[str, float]:
+    """A row of metrics.jsonl; epochs and images are counted in the method's first pool."""
     scalars = {k: round(v.item(), 6) for k, v in step.metrics.items()}
     return {
         "step": step.done,
-        "epoch": round(step.done / epoch, 4),
-        "images": step.done * images,
+        "epoch": round(step.done / steps_per_epoch, 4),
+        "images": step.done * images_per_step,
         **scalars,
     }
+
+
+def progress_text(row: dict[str, float]) -> str:
+    """The scalars of a row of metrics.jsonl as text."""
+    counters = ("step", "epoch", "images")
+    return " ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in counters)
 
 
 def check_finite(nets: nn.ModuleDict, done: int) -> None:
@@ -151,13 +166,13 @@ def check_finite(nets: nn.ModuleDict, done: int) -> None:
 
 
 def out_of_memory(method: Method, nets: nn.ModuleDict, plan: Plan, saved_step: int) -> str:
-    """The words for a step that did not fit into the device's memory: which, and what may fit."""
+    """A message on a step that did not fit into the device's memory, with a setting that may fit."""
     pools = ", ".join(
         f"{plan.batch_size * factor} of {pool}" for pool, factor in method.pools.items()
     )
-    once = plan.micro_batch_size or plan.batch_size
+    at_once = plan.micro_batch_size or plan.batch_size
     normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in nets.modules())
-    less = max(1, once // 2)
+    less = max(1, at_once // 2)
     stage = plan.name[1]  # pretrain or finetune
     if method.per_row and not normed:
         remedy = f"{stage}.micro_batch_size={less} may fit and computes the same"
@@ -166,18 +181,19 @@ def out_of_memory(method: Method, nets: nn.ModuleDict, plan: Plan, saved_step: i
     resumed = f" The same command continues after step {saved_step}." if saved_step else ""
     return (
         f"the device has too little memory for a batch of {plan.batch_size} ({pools}), of which"
-        f" {once} are computed at once; {remedy}. hardware.recompute=true and"
+        f" {at_once} are computed at once; {remedy}. hardware.recompute=true and"
         f" hardware.precision=bf16 need less memory, too.{resumed}"
     )
 
 
-def record(folder: Path, rows: list[str]) -> None:
+def write_metrics(folder: Path, rows: list[str]) -> None:
+    """Write metrics.jsonl, whose lines are `rows`."""
     atomic_io.write(folder / "metrics.jsonl", "".join(row + "\n" for row in rows))
 
 
-def forget(folder: Path, request: Request) -> None:
-    """Delete unneeded checkpoints; a training short of its schedule's end may be continued."""
-    checkpoints.forget(folder, request["stop"] == request["steps"])
+def delete_checkpoints(folder: Path, request: Request) -> None:
+    """Delete checkpoints that are not needed: all, unless the training may be continued later."""
+    checkpoints.delete(folder, request["stop"] == request["steps"])
 
 
 def plan_of(request: Request, phases: Phases, name: tuple[int | str, ...], ctx: Context) -> Plan:

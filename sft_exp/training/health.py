@@ -42,7 +42,7 @@ def fault(rows: Sequence[Mapping[str, float]], outcome: Mapping[str, Any]) -> st
     if not losses:
         return ""  # solved in closed form, or never trained
     accuracies = [row["accuracy"] for row in rows if "accuracy" in row]
-    first, last = losses[0], outcome.get("log_loss", metrics_log.ended(losses))
+    first, last = losses[0], outcome.get("log_loss", metrics_log.final_mean(losses))
     for evidence in (loss_rise(losses, outcome), norm_growth(first, last, outcome)):
         if evidence:
             return f"{DIVERGED} ({evidence})"
@@ -63,10 +63,13 @@ def loss_rise(losses: list[float], outcome: Mapping[str, Any]) -> str:
 
     For classes it must also be far above the loss of the best constant prediction.
     """
-    first, last = losses[0], outcome.get("log_loss", metrics_log.ended(losses))
+    first, last = losses[0], outcome.get("log_loss", metrics_log.final_mean(losses))
     if "log_loss" in outcome:  # a mean over images, without the training loss's other terms
         rose = last > min(
-            max(abs(first), metrics_log.RISEN * max(outcome["entropy"], metrics_log.LEAST)),
+            max(
+                abs(first),
+                metrics_log.RISE_FACTOR * max(outcome["entropy"], metrics_log.MIN_FIRST_LOSS),
+            ),
             metrics_log.EXPLODED,
         )
     else:
@@ -86,7 +89,7 @@ def accuracy_loss(accuracies: Sequence[float], outcome: Mapping[str, Any]) -> st
     """Evidence that accuracy on training images fell to less than half of its initial value."""
     if not accuracies:
         return ""
-    first, last = accuracies[0], outcome.get("accuracy", metrics_log.ended(accuracies))
+    first, last = accuracies[0], outcome.get("accuracy", metrics_log.final_mean(accuracies))
     return (
         f"accuracy on training images {percent(first)} -> {percent(last)} %"
         if last < first / 2 and first > 0.5

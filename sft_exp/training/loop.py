@@ -26,42 +26,42 @@ from sft_exp.distributed.local import Engine, inside
 from sft_exp.errors import NonFiniteError
 from sft_exp.training.optim import Optimizers, Phases, Scalers, belongs, scalers_for, update
 
-# Steps between looks at the losses where the host would have to wait for the device to read one.
+# Steps between checks of the losses on devices that the host has to wait for to read one.
 CHECK_EVERY = 50
-# A scaler halves its scale at each overflow. It starts at 65536, and so this is 30 of them.
-LEAST_SCALE = 2.0**-14
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# A scaler starts at a scale of 65536 and halves it at each overflow; this is reached after 30.
+MIN_SCALE = 2.0**-14
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training is, beside its method, networks and data."""
+    """The settings of a training, other than its method, networks and data."""
 
     steps: int  # where schedules end
     stop: int  # where this training stops, which may be earlier
-    batch_size: int  # rows a step; as large as the data set = full-batch gradient descent
+    batch_size: int  # examples a step; as many as the data set has = full-batch gradient descent
     schedule: Schedule
     phases: Phases
-    # names the random streams: seed, and whatever else sets this training apart
+    # name of the random streams: the seed, and what distinguishes this training from others
     name: tuple[int | str, ...]
-    # rows a backward pass; a larger batch is taken in pieces and their gradients added
+    # examples a backward pass; the gradients of a larger batch's micro-batches are added
     micro_batch_size: int | None = None
-    gradient_accumulation_steps: int = 1  # or pieces of a process's rows
-    # fp32, or bf16 or fp16 for autocast; the rest is for the request alone (Hardware.numerics)
+    # or the number of micro-batches that a process divides its examples into
+    gradient_accumulation_steps: int = 1
+    # fp32, or bf16 or fp16 for autocast; further words only distinguish requests (Hardware.numerics)
     precision: str = "fp32"
     compile: bool = False
-    recompute: bool = False  # blocks keep their input alone and are computed again in backward
-    # network whose frozen parts also rest: BatchNorm keeps its statistics, dropout passes
-    # everything
+    recompute: bool = False  # blocks keep only their input and are computed again in backward
+    # network whose frozen layers run in eval mode (BatchNorm statistics fixed, dropout off)
     eval_frozen: str = ""
-    # BatchNorm layers of that network keep their statistics and normalise by them, though their parameters train.
+    # whether all BatchNorm layers of that network run in eval mode, also if their parameters train
     frozen_statistics: bool = False
-    # a term of every loss that is the strategy's, not the method's
+    # the strategy's term, which is added to every loss of the method
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
-    clip: float | None = None  # largest norm of an objective's gradient
+    clip: float | None = None  # maximum norm of an objective's gradient
 
-    def moving(self, step: int) -> Rates:
-        """Rates of the phase that step belongs to."""
+    def rates_at(self, step: int) -> Rates:
+        """The learning rates of the phase that a step belongs to, by trainable parameter."""
         ends = list(accumulate(share for share, _ in self.phases))
         return next(
             (r for end, (_, r) in zip(ends, self.phases, strict=True) if step < end * self.steps),
@@ -71,12 +71,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
+    """The state of a training after a step."""
+
     done: int  # steps taken so far
     metrics: Tensors  # scalars of this step, still on the device
-    # to be called before looking at the networks; it costs something where they are sharded
+    # updates the caller's networks, which costs time where they are sharded: call it before using them
     refresh: Callable[[], None]
-    # NonFiniteError if a loss of this step or one before it is not finite: to be called before
-    # anything of the step is recorded or evaluated; on a GPU the host waits for it
+    # NonFiniteError if a loss of this or an earlier step is not finite: call it before anything of
+    # the step is recorded or evaluated; on a GPU the host waits for the device
     check: Callable[[], None]
 
 
@@ -98,7 +100,7 @@ class LossRecord:
             self.check()
 
     def check(self) -> None:
-        """NonFiniteError if a recorded loss is not finite. One copy to the host for all of them."""
+        """NonFiniteError if a recorded loss is not finite; all are copied to the host at once."""
         losses, self.losses = self.losses, []
         if not losses:
             return
@@ -106,10 +108,10 @@ class LossRecord:
         if finite.all():
             return
         step, objective, means = losses[finite.tolist().index(False)]
-        beside = "".join(f", {k} {v:.4g}" for k, v in means.items() if k != objective)
+        others = "".join(f", {k} {v:.4g}" for k, v in means.items() if k != objective)
         when = ", before the update" if self.every == 1 else ""
         raise NonFiniteError(
-            f"{objective} is {means[objective].item()} at step {step}{beside}{when}"
+            f"{objective} is {means[objective].item()} at step {step}{others}{when}"
         )
 
 
@@ -126,8 +128,21 @@ def train(
 ) -> Iterator[Step]:
     """Train `nets` in place from step `start` to `plan.stop`.
 
-    An engine of several processes has its own replica or shards of them: optimizers are then for
-    `engine.nets`, and `engine.refresh` updates `nets`. `scalers` have the state to resume from.
+    Args:
+        method: the training method.
+        nets: its networks, on `device`.
+        optimizers: an optimizer for each of the method's objectives.
+        data: the images of each of the method's pools.
+        plan: the settings of the training.
+        device: where batches are moved.
+        start: the number of steps that were done before.
+        engine: computes losses and gradients. One of several processes has its own replica or
+            shards of the networks: `optimizers` are then for `engine.nets`, and `engine.refresh`
+            updates `nets`.
+        scalers: the gradient scalers, with the state to resume from; by default new ones.
+
+    Raises:
+        NonFiniteError: a loss is not finite, or gradients overflow at every scale.
     """
     engine = engine or Engine(method, nets, plan.penalty, plan.compile, plan.recompute)
     nets, shard = engine.nets, engine.ranks.share
@@ -141,7 +156,7 @@ def train(
     grad_state: tuple[Rates, str] | None = None  # (phase, network) that requires gradients now
     mode_phase: Rates | None = None  # phase for which training and eval modes are set
     for step in steps:
-        rates, progress = plan.moving(step), step / plan.steps
+        rates, progress = plan.rates_at(step), step / plan.steps
         # a new phase, or the caller has evaluated the networks
         if (plan.eval_frozen and rates is not mode_phase) or not nets.training:
             set_train_mode(nets, plan.eval_frozen, rates, plan.frozen_statistics)
@@ -152,7 +167,7 @@ def train(
         )
         # processes have different examples, so they need different dropout masks
         rank = (engine.ranks.rank,) if engine.ranks.rank else ()
-        # for modules that draw random numbers inside forward
+        # dropout draws from torch's global generator
         seed_global(seed_of(*plan.name, "dropout", step, *rank), device)
         metrics: Tensors = {}
         for objective, (network, every) in method.objectives.items():
@@ -212,10 +227,16 @@ def compute_gradients(
     record: LossRecord,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Compute gradients of this step's loss, as closure of an optimizer's `step`; fills `metrics`
-    and `record`, which raises NonFiniteError for a loss that is not finite.
+    """Compute the gradients of an objective's loss; this is the closure of its optimizer's `step`.
 
-    With a `scaler` the gradients are those of the loss: it is scaled for backward alone.
+    With a `scaler`, the loss is scaled for the backward pass, and the gradients are unscaled again.
+
+    Returns:
+        The loss, a scalar on the device. It and the method's other scalars are added to `metrics`
+        and `record`.
+
+    Raises:
+        NonFiniteError: the loss is not finite, and `record` checks every step.
     """
     optimizer.zero_grad(set_to_none=True)
     scale: Callable[[Tensor], Tensor] = scaler.scale if scaler else lambda loss: loss
@@ -244,7 +265,7 @@ def compute_gradients(
 
 
 def set_train_mode(
-    nets: nn.ModuleDict, network: str, moving: Rates, frozen_statistics: bool = False
+    nets: nn.ModuleDict, network: str, rates: Rates, frozen_statistics: bool = False
 ) -> None:
     """Set training mode, and eval mode for the frozen layers of `network`.
 
@@ -258,8 +279,8 @@ def set_train_mode(
     # path -> whether any parameter in it is trainable, or in the enclosing module if it has none
     parents = {network.rpartition(".")[0]: False}
     for path, module in nets.get_submodule(network).named_modules(prefix=network):
-        own = [f"{path}.{name}" in moving for name, _ in module.named_parameters(recurse=False)]
-        below = [f"{path}.{name}" in moving for name, _ in module.named_parameters()]
+        own = [f"{path}.{name}" in rates for name, _ in module.named_parameters(recurse=False)]
+        below = [f"{path}.{name}" in rates for name, _ in module.named_parameters()]
         parents[path] = any(below) if below else parents[path.rpartition(".")[0]]
         module.training = all(own) if own else parents[path]
         if frozen_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -267,21 +288,31 @@ def set_train_mode(
 
 
 def set_requires_grad(
-    nets: nn.ModuleDict, moving: Rates, network: str, apart: Sequence[str] = ()
+    nets: nn.ModuleDict, rates: Rates, network: str, except_for: Sequence[str] = ()
 ) -> None:
-    """Require gradients of this phase's trainable parameters in `network`, except those `apart`."""
+    """Require gradients of this phase's trainable parameters in `network`, and of no others.
+
+    Parameters of the networks in `except_for`, which are inside `network`, need none either.
+    """
     for name, p in nets.named_parameters():
         p.requires_grad_(
-            name in moving and belongs(name, network) and not any(belongs(name, a) for a in apart)
+            name in rates
+            and belongs(name, network)
+            and not any(belongs(name, other) for other in except_for)
         )
 
 
 def micro_batches(
     drawn: tuple[Tensor, ...], size: int | None, count: int = 1
 ) -> Iterator[tuple[float, tuple[Tensor, ...], bool]]:
-    """-> (share of the batch, the examples of each drawn tensor, whether it is the last).
+    """Divide a batch: yields (share of the batch, examples of each drawn tensor, whether it is last).
 
-    Weighted by the shares, gradients of means over examples add up to the whole batch's gradient.
+    Weighted by the shares, the gradients of means over examples add up to those of the whole batch.
+
+    Args:
+        drawn: the tensors of the batch, [B or a multiple of B, ...] or 0-dim.
+        size: the largest number of examples of a micro-batch; None = all.
+        count: the number of micro-batches, if they are not to be smaller.
     """
     n = len(drawn[0])
     if count > 1:
@@ -290,19 +321,20 @@ def micro_batches(
         yield 1.0, drawn, True
         return
     for i in range(0, n, size):
-        cut = tuple(d if d.dim() == 0 else d[i : i + size] for d in drawn)
-        yield len(cut[0]) / n, cut, i + size >= n
+        examples = tuple(d if d.dim() == 0 else d[i : i + size] for d in drawn)
+        yield len(examples[0]) / n, examples, i + size >= n
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    half = HALVES.get(precision.partition(" ")[0])
-    return torch.autocast(device.type, half) if half else nullcontext()
+    """The context of a forward pass in this precision; it does nothing for fp32."""
+    dtype = AUTOCAST_DTYPES.get(precision.partition(" ")[0])
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def check_scales(scalers: Scalers, step: int) -> None:
     """NonFiniteError if gradients overflow float16 at every scale, so that no step is taken."""
     for objective, scaler in scalers.items():
-        if (scale := scaler.get_scale()) < LEAST_SCALE:
+        if (scale := scaler.get_scale()) < MIN_SCALE:
             raise NonFiniteError(
                 f"gradients of {objective} are not finite at step {step}, though the loss was"
                 f" scaled by {scale:.2g}, and no step is taken; hardware.precision=bf16 or fp32 has"

@@ -7,12 +7,15 @@ from pathlib import Path
 from statistics import fmean, variance
 
 MONITORS = "monitors.jsonl"  # in a pretraining's folder: one row per evaluation of the features
-SHARE = 0.05  # share of a loss's whole decrease
-RISEN = 3.0  # factor on the first loss
-LEAST = 1.0  # nats, or squared spreads of the labels: smaller first losses count as this
-EXPLODED = 1e6  # a fine-tuning that works has a smaller mean loss
-# nats: each label has a probability of about 0.99; below, cross-entropy falls for ever, to no end
-LEARNT = 0.01
+# a loss has converged if its last decrease is a smaller share of its whole decrease
+DECREASE_SHARE = 0.05
+RISE_FACTOR = 3.0  # a loss has exploded if it ends above its first value times this factor,
+MIN_FIRST_LOSS = (
+    1.0  # where a smaller first value counts as this (nats, or variances of the labels),
+)
+EXPLODED = 1e6  # or above this: the mean loss of a fine-tuning that works is smaller
+# nats; each label then has a probability of about 0.99, and a further decrease has no effect
+ZERO_LOSS = 0.01
 
 
 def read(folder: Path) -> list[dict[str, float]]:
@@ -21,35 +24,37 @@ def read(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def record(folder: Path) -> list[dict[str, float]]:
-    """All rows that a tracker shows: metrics and, for a pretraining, monitors."""
-    return joined(read(folder), folder)
+def read_with_monitors(folder: Path) -> list[dict[str, float]]:
+    """All rows that a tracker shows: metrics and, for a pretraining, values of monitors."""
+    return with_monitors(read(folder), folder)
 
 
-def joined(rows: list[dict[str, float]], folder: Path) -> list[dict[str, float]]:
+def with_monitors(rows: list[dict[str, float]], folder: Path) -> list[dict[str, float]]:
     """The rows in order of steps, each with the monitors' values at its step.
 
     Values newer than the last row are left out: a resumed training has not reached them yet.
     """
     file = folder / MONITORS
-    looks = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    evaluations = (
+        [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    )
     end = rows[-1]["step"] if rows else 0
     by_step = {row["step"]: row for row in rows}
-    for look in looks:
-        step = look["step"]
+    for evaluation in evaluations:
+        step = evaluation["step"]
         if step is not None and step <= end:
-            by_step[step] = {**by_step.get(step, {}), **monitored(look)}
+            by_step[step] = {**by_step.get(step, {}), **monitor_row(evaluation)}
     return [by_step[step] for step in sorted(by_step)]
 
 
-def monitored(look: dict[str, float]) -> dict[str, float]:
-    """A row of monitors.jsonl under the tracker's names: `monitor/probe`, `monitor/rank`, ..."""
-    step = look["step"]
+def monitor_row(evaluation: dict[str, float]) -> dict[str, float]:
+    """A row of monitors.jsonl with the tracker's names: `monitor/probe`, `monitor/rank`, ..."""
+    step = evaluation["step"]
     start = {"epoch": 0.0, "images": 0} if step == 0 else {}
     return {
         "step": step,
         **start,
-        **{f"monitor/{name}": value for name, value in look.items() if name != "step"},
+        **{f"monitor/{name}": value for name, value in evaluation.items() if name != "step"},
     }
 
 
@@ -63,8 +68,8 @@ def converged(losses: list[list[float]]) -> bool:
     """Whether the losses of these trainings have together stopped falling and none has `exploded`.
 
     Each list holds one training's losses in order of steps. They have not converged if the mean of
-    the last quarter is above LEARNT, and is below the mean of the quarter before it both by more
-    than SHARE of the decrease from the first quarter to the last (an exponential decrease then
+    the last quarter is above ZERO_LOSS, and is below the mean of the quarter before it both by more
+    than DECREASE_SHARE of the decrease from the first quarter to the last (an exponential decrease then
     covers fewer than five of its time constants) and by more than twice the standard error of that
     difference. Curves of fewer than eight values have not converged either; trainings without a
     curve (heads fitted in closed form) have.
@@ -79,15 +84,18 @@ def converged(losses: list[list[float]]) -> bool:
     first, third, last, noise = zip(*map(quarters, losses), strict=True)
     drop, whole_drop = fmean(third) - fmean(last), fmean(first) - fmean(last)
     error = sqrt(sum(noise)) / len(losses)
-    return fmean(last) < LEARNT or drop <= max(SHARE * whole_drop, 2 * error)
+    return fmean(last) < ZERO_LOSS or drop <= max(DECREASE_SHARE * whole_drop, 2 * error)
 
 
 def exploded(loss: list[float]) -> bool:
-    """Whether a loss ended far above its start or any sensible value: flat, yet not converged."""
-    return ended(loss) > min(RISEN * max(abs(loss[0]), LEAST), EXPLODED)
+    """Whether a loss ended far above its start or above any sensible value.
+
+    Such a loss may be flat, but it has not converged.
+    """
+    return final_mean(loss) > min(RISE_FACTOR * max(abs(loss[0]), MIN_FIRST_LOSS), EXPLODED)
 
 
-def ended(values: Sequence[float]) -> float:
+def final_mean(values: Sequence[float]) -> float:
     """The mean of the last quarter of a curve."""
     return fmean(values[-max(1, len(values) // 4) :])
 

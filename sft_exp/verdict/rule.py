@@ -29,7 +29,7 @@ from sft_exp.verdict.words import (
     notes_of,
     text_of,
     with_failure,
-    withheld,
+    withhold,
 )
 
 STANDARD = "2.0"  # the version of docs/standard.md that this rule belongs to
@@ -165,9 +165,11 @@ def with_failures(
     words: Mapping[Key, str] | None = None,
 ) -> Report[Key]:
     """Judge the comparisons whose control trained; the others get no verdict and no interval."""
-    sound = {key: c for key, c in comparisons.items() if not c.scratch_failed}
+    trained = {key: c for key, c in comparisons.items() if not c.scratch_failed}
     report = (
-        judge(sound, setting, archive, words=words) if sound else Report[Key]({}, archive, None, ())
+        judge(trained, setting, archive, words=words)
+        if trained
+        else Report[Key]({}, archive, None, ())
     )
     judged = dict(report.verdicts)
     for key, c in comparisons.items():
@@ -179,7 +181,7 @@ def with_failures(
                 p=1.0, p_equivalence=1.0, alone=(-np.inf, np.inf), seeds=seeds, draws=draws,
                 collapsed=(), covers="", text="",
             )  # fmt: skip
-            judged[key] = withheld(nothing, c.scratch_failed, c.pretrained_failed)
+            judged[key] = withhold(nothing, c.scratch_failed, c.pretrained_failed)
     return replace(report, verdicts={key: judged[key] for key in comparisons})
 
 

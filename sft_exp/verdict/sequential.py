@@ -225,11 +225,11 @@ def retake(
     without: Collection[str] = (),
 ) -> list[Look]:
     """The looks at the designs of `history`, taken again from the scores of the finished study."""
-    again: list[Look] = []
+    retaken: list[Look] = []
     for past in history:
         at = {k: up_to(c, past.seeds, past.draws) for k, c in comparisons.items()}
-        again.append(take(again, at, (past.seeds, past.draws), setting, archive, without))
-    return again
+        retaken.append(take(retaken, at, (past.seeds, past.draws), setting, archive, without))
+    return retaken
 
 
 def conclude(

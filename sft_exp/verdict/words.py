@@ -4,12 +4,14 @@ from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
+# word of a verdict -> how its text begins
 SAYS = {
     "cannot tell": "Cannot tell whether pretraining helped",
     "helped": "Pretraining helped",
     "hurt": "Pretraining hurt",
     "too small to matter": "The difference is too small to matter",
 }
+# the same for a verdict on a single pretraining
 THIS_ONE = {
     "cannot tell": "Cannot tell whether this one pretraining helped",
     "helped": "This one pretraining helped",
@@ -28,20 +30,27 @@ CANNOT_TELL, HELPED, HURT, SMALL = range(4)  # indices into WORDS
 
 @dataclass(frozen=True)
 class Verdict:
+    """The verdict on one comparison, with the numbers that it follows from.
+
+    Scores are proportions, or have the unit of the score. `record` writes the fields under their
+    names to results.json and study.json.
+    """
+
     word: str  # one of SAYS
     difference: float  # mean of (pretrained - scratch) over the seeds that trained
-    low: float  # of the printed interval; infinite where nothing is known
+    low: float  # bounds of the printed interval; infinite where nothing is known
     high: float
     level: float  # of this interval by itself; the intervals of a report hold simultaneously
-    p: float  # of the two-sided test that the gain is 0
-    p_equivalence: float  # of the test that the gain is outside of the margin
+    p: float  # p-value of the two-sided test that the gain is 0
+    p_equivalence: float  # p-value of the test that the gain is outside of the margin
     alone: tuple[float, float]  # the interval of the same level without the archive
     seeds: int  # number of seeds that trained
-    draws: int
+    draws: int  # number of labelled splits
     collapsed: tuple[int, ...]  # indices of the seeds that did not train
     covers: str  # what the interval covers
     text: str  # at most two sentences
-    this: "Verdict | None" = None  # of a single pretraining: the verdict on it and no other
+    # for a single pretraining: the verdict on it, which says nothing about other seeds
+    this: "Verdict | None" = None
     # seeds and draws that would suffice if gain and spread stayed as they are
     needed: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()  # sentences that a page shows beside the text
@@ -52,24 +61,24 @@ class Verdict:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> "Verdict":
-        """The verdict that `record` wrote."""
-        low, high = (
-            x if isinstance(x, int | float) else s * inf
-            for x, s in ((record["low"], -1), (record["high"], 1))
-        )
-        alone = [s * inf if x is None else x for x, s in zip(record["alone"], (-1, 1), strict=True)]
-        return cls(
-            **{
-                **{name: record[name] for name in cls.__dataclass_fields__ if name in record},
-                "low": low,
-                "high": high,
-                "alone": (alone[0], alone[1]),
-                "collapsed": tuple(record["collapsed"]),
-                "this": cls.read(record["this"]) if record["this"] else None,
-                "needed": tuple(record["needed"]) if record["needed"] else None,
-                "notes": tuple(record.get("notes", ())),
-            }
-        )
+        """The verdict that `record` wrote; keys that are no fields are ignored."""
+        low, high = with_infinities(record["low"], record["high"])
+        values = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        values |= {
+            "low": low,
+            "high": high,
+            "alone": with_infinities(*record["alone"]),
+            "collapsed": tuple(record["collapsed"]),
+            "this": cls.read(record["this"]) if record["this"] else None,
+            "needed": tuple(record["needed"]) if record["needed"] else None,
+            "notes": tuple(record.get("notes", ())),
+        }
+        return cls(**values)
+
+
+def with_infinities(low: float | None, high: float | None) -> tuple[float, float]:
+    """The bounds of an interval from a JSON file, in which None stands for an infinite one."""
+    return -inf if low is None else low, inf if high is None else high
 
 
 def finite(value: Any) -> Any:
@@ -81,8 +90,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def withheld(verdict: Verdict, control: str, pretrained: str) -> Verdict:
-    """No verdict, because the control's training failed: its score is no baseline.
+def withhold(verdict: Verdict, control: str, pretrained: str) -> Verdict:
+    """Withhold a verdict because the control's training failed, so that its score is no baseline.
 
     `control` and `pretrained` say how trainings of the two arms failed; `pretrained` may be empty.
     """
@@ -95,10 +104,9 @@ def withheld(verdict: Verdict, control: str, pretrained: str) -> Verdict:
 
 
 def with_failure(verdict: Verdict, pretrained: str) -> Verdict:
-    """The verdict on a pretrained arm whose training failed, which its text says.
+    """Add to the text of a verdict that the training of the pretrained arm failed, and how.
 
-    The arm counts as it is: a method under which training fails is worse than one under which it
-    does not.
+    The arm's scores count as they are, because failing is a property of the method.
     """
     counts = "" if verdict.collapsed else ", and counts as it is"
     text = f"{verdict.text.removesuffix('.')}; pretrained {pretrained}{counts}."
@@ -106,12 +114,12 @@ def with_failure(verdict: Verdict, pretrained: str) -> Verdict:
 
 
 def amount(x: float, points: bool) -> str:
-    """A signed difference: in points (hundredths), else with three significant digits."""
+    """A signed difference, in points (hundredths) or with three significant digits."""
     return f"{100 * x:+.1f}" if points else f"{x:+.3g}"
 
 
 def bounds(low: float, high: float, points: bool) -> str:
-    """An interval: `+1.6 to +2.5`."""
+    """An interval as text: `+1.6 to +2.5`."""
     return f"{amount(low, points)} to {amount(high, points)}"
 
 
@@ -140,8 +148,11 @@ class Coverage:
 
         Args:
             seeds: number of seeds that trained.
-            collapsed: indices of the seeds that did not.
-            borrowed: an archive was used.
+            draws: number of labelled splits.
+            collapsed: indices of the seeds that did not train.
+            all_labels: all labels are used, so there are no other labelled splits.
+            folds: the labelled splits are folds of one data set.
+            borrowed: the archive of earlier studies was used.
             this_one: the verdict is on this one pretraining.
             spread: the gains differ from each other.
         """
@@ -157,11 +168,11 @@ class Coverage:
         if collapsed:
             plural = "seed" if len(collapsed) == 1 else "seeds"
             which = f"{plural} {', '.join(map(str, collapsed))} collapsed"
-            of = f"the {seeds} of {seeds + len(collapsed)} seeds that trained ({which})"
+            runs = f"the {seeds} of {seeds + len(collapsed)} seeds that trained ({which})"
         elif this_one:
-            of = "this one pretraining"
+            runs = "this one pretraining"
         else:
-            of = "other pretraining seeds" + (f"{studies}," if seeds == 1 else "")
+            runs = "other pretraining seeds" + (f"{studies}," if seeds == 1 else "")
         if seeds == 1 and draws == 1:
             sentence = "One run of each arm has no interval."
         elif seeds == 1 and not (collapsed or this_one or borrowed):
@@ -169,8 +180,8 @@ class Coverage:
         elif not spread:
             sentence = "Gains without any spread have no interval."
         else:
-            sentence = f"The interval covers {of} and {labels}."
-        return cls(of, labels, sentence)
+            sentence = f"The interval covers {runs} and {labels}."
+        return cls(runs, labels, sentence)
 
 
 def text_of(
@@ -188,10 +199,16 @@ def text_of(
 ) -> str:
     """The verdict in at most two sentences: word, gain and interval, and what the interval covers.
 
-    Of a single pretraining (`verdict.this`) the second sentence is the verdict on that one.
+    For a single pretraining (`verdict.this`) the second sentence is the verdict on that one.
 
     Args:
+        verdict: the verdict, whose text is written.
+        coverage: what its interval covers.
+        score: name of the score.
+        against: name of the control.
+        points: numbers are given in points (hundredths).
         comparisons: number of comparisons in the report.
+        alpha: the error rate of the report's intervals together.
         equal: every gain is the same number.
         judged_alone: the interval is not the simultaneous one, but that of the level at which
             Holm's test rejected.
@@ -223,10 +240,14 @@ def text_of(
 
 
 def notes_of(verdict: Verdict, points: bool, margin: float, *, borrowed: bool) -> tuple[str, ...]:
-    """What else there is to know about a verdict, in sentences.
+    """Sentences on a verdict's test of equivalence, its interval without the archive, and the
+    numbers of seeds and draws that would suffice.
 
-    These are its test of equivalence, its interval without the archive (where one was `borrowed`
-    from), and how many seeds and draws would suffice.
+    Args:
+        verdict: the verdict.
+        points: numbers are given in points (hundredths).
+        margin: the largest difference that is too small to matter.
+        borrowed: the archive of earlier studies was used.
     """
     notes = []
     if verdict.word == WORDS[SMALL]:
@@ -239,11 +260,12 @@ def notes_of(verdict: Verdict, points: bool, margin: float, *, borrowed: bool) -
     if verdict.needed:
         seeds, draws = verdict.needed
         notes.append(
-            f"{counted(seeds, 'seed')} and {counted(draws, 'draw')} would be enough to tell, "
+            f"{with_unit(seeds, 'seed')} and {with_unit(draws, 'draw')} would be enough to tell, "
             "if the gain and the spread stayed as they are."
         )
     return tuple(notes)
 
 
-def counted(n: int, thing: str) -> str:
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+def with_unit(n: int, noun: str) -> str:
+    """A number with its noun in the singular or plural: `1 seed`, `3 seeds`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sft_exp.check.__main__ import grade, together
+from sft_exp.check.__main__ import grade, merge
 from sft_exp.check.standard import Grade
 from sft_exp.config.build import experiment
 from sft_exp.config.compose import compose
@@ -43,7 +43,7 @@ def run(
 
 
 def points(*runs: Path, again: bool = False) -> dict[str, Grade]:
-    return {g.point: g for g in together(grade(runs, again))}
+    return {g.point: g for g in merge(grade(runs, again))}
 
 
 def failed(*runs: Path, again: bool = False) -> dict[str, str]:

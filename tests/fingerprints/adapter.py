@@ -40,7 +40,7 @@ from sft_exp.errors import ConfigError, DataError
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
-from sft_exp.stages.finetune import method_of, moving, pull
+from sft_exp.stages.finetune import method_of, pull, trainable_phases
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
 
@@ -287,7 +287,7 @@ def steps(
         encoder: Any = nets["encoder"]
         strategy.adapt(encoder, stream(seed, "adapt"))
         begun = {name: p.detach().clone() for name, p in encoder.named_parameters(prefix="encoder")}
-        phases, eval_frozen = moving(strategy, nets, image), "encoder"
+        phases, eval_frozen = trainable_phases(strategy, nets, image), "encoder"
         penalty = partial(pull, strategy, begun)
     made = Plan(
         **{

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from sft_exp.data.readers.boxed import Box, Marked
+from sft_exp.data.readers.boxed import Box, ImageWithBoxes
 from sft_exp.data.readers.files import File, below, is_image
 from sft_exp.data.readers.findings import some, split_named
 from sft_exp.errors import DataError
@@ -22,7 +22,7 @@ from sft_exp.errors import DataError
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the names of uploaded files
 
 
-class Annotated(NamedTuple):
+class AnnotatedImage(NamedTuple):
     """An image and its boxes, in pixels of the image."""
 
     path: Path
@@ -31,16 +31,16 @@ class Annotated(NamedTuple):
     size: tuple[int, int] | None = None  # width and height, as the annotations state them
     split: str | None = None  # train, val or test; None where the export has no splits
 
-    def marked(self, root: Path) -> Marked:
+    def to_input(self, root: Path) -> ImageWithBoxes:
         """The image for the reader of boxes, named by its path relative to the root."""
         name = Path(os.path.relpath(self.path, root)).as_posix()
-        return Marked(File(name, self.path), self.boxes, self.size, str(self.source))
+        return ImageWithBoxes(File(name, self.path), self.boxes, self.size, str(self.source))
 
 
 class Export(NamedTuple):
     """The images, classes and notes that a reader returns."""
 
-    images: list[Annotated]
+    images: list[AnnotatedImage]
     classes: tuple[str, ...] = ()  # in the export's order; empty where it lists none
     notes: tuple[str, ...] = ()  # sentences on omissions and interpretations
 
@@ -52,7 +52,7 @@ class Settings(NamedTuple):
     attribute: str | None = None  # VIA: the region attribute that is the class
 
 
-class LeftOut:
+class Omissions:
     """Counts omissions by reason."""
 
     def __init__(self) -> None:

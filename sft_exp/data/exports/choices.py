@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sft_exp.data.exports import cvat, label_studio
-from sft_exp.data.exports.annotated import LeftOut, Tree, xml
+from sft_exp.data.exports.annotated import Omissions, Tree, xml
 from sft_exp.data.readers import findings
 from sft_exp.errors import DataError
 
@@ -29,7 +29,7 @@ def read(file: Path, root: Path) -> tuple[list[Labelled], tuple[str, ...]]:
     Raises:
         DataError: the file is in none of these formats, or an image has several classes.
     """
-    tree, left = Tree(root), LeftOut()
+    tree, omissions = Tree(root), Omissions()
     of = from_tags if file.suffix.lower() == ".xml" else from_tasks
     images: dict[Path, Labelled] = {}
     for name, labels, split in of(file, tree):
@@ -37,15 +37,15 @@ def read(file: Path, root: Path) -> tuple[list[Labelled], tuple[str, ...]]:
             problem = f"has the classes {', '.join(sorted(set(labels)))}; an image has one class"
             raise DataError(f"{file}: {name} {problem}")
         if (path := tree.find(name, file)) is None:
-            left.add("images are named and not there", name)
+            omissions.add("images are named but missing", name)
             continue
         if path in images:
             raise DataError(f"{file}: {name} is annotated twice; remove one of them")
         images[path] = Labelled(path, findings.class_name(labels[0]) if labels else "", split)
     if not any(image.label for image in images.values()):
-        why = "".join(f"\n  {note}" for note in left.notes)
+        why = "".join(f"\n  {note}" for note in omissions.notes)
         raise DataError(f"{file}: no image with a class; {FORMATS} are read{why}")
-    return list(images.values()), left.notes
+    return list(images.values()), omissions.notes
 
 
 def from_tags(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
@@ -60,14 +60,14 @@ def from_tags(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | No
 def from_tasks(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
     if not label_studio.is_tasks(tree.json(file)):
         raise DataError(f"{file}: no export of {label_studio.NAME}; {FORMATS} are read")
-    left = LeftOut()
+    omissions = Omissions()
     for n, task in enumerate(tree.json(file), start=1):
         data = task.get("data", task)
         name = label_studio.image_of(data)
         if name is None:
             raise DataError(f"{file}: task {task.get('id', n)} names no image in its data")
         if "annotations" in task:
-            results = label_studio.results_of(task, name, left) or []
+            results = label_studio.results_of(task, name, omissions) or []
             values = [result.get("value") for result in results]
             chosen = [v["choices"] for v in values if isinstance(v, dict) and "choices" in v]
         else:

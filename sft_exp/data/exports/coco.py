@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import NOWHERE, Corners, Outline, around, flat, polygon
+from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree
+from sft_exp.data.exports.geometry import NOWHERE, Corners, Outline, bounds, flattened, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -42,21 +42,21 @@ def _is_coco(content: Any) -> bool:
 
 
 def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
-    images: list[Annotated] = []
+    images: list[AnnotatedImage] = []
     classes: dict[str, None] = {}
     notes: list[str] = []
-    left = LeftOut()
+    omissions = Omissions()
     for file in sources:
         content = parse(file)
         classes |= dict.fromkeys(content.classes)
         notes += content.notes
         for picture in content.images.values():
             if (path := tree.find(picture.name, file)) is None:
-                left.add("images are named and not there", picture.name)
+                omissions.add("images are named but missing", picture.name)
                 continue
             split = findings.split_named(split_of(file)) or tree.split(file) or tree.split(path)
-            images.append(Annotated(path, picture.boxes, file, picture.size, split))
-    return Export(images, tuple(classes), (*dict.fromkeys(notes), *left.notes))
+            images.append(AnnotatedImage(path, picture.boxes, file, picture.size, split))
+    return Export(images, tuple(classes), (*dict.fromkeys(notes), *omissions.notes))
 
 
 def parse(file: Path, layout: str = "") -> Content:
@@ -116,12 +116,12 @@ def categories(file: Path, content: dict[str, Any]) -> tuple[dict[Any, str], tup
     if twice := [i for i, n in Counter(c["id"] for c in rows).items() if n > 1]:
         raise DataError(f"{file}: two categories have the same id {twice[0]}")
     parents = {c.get("supercategory") for c in rows if isinstance(c.get("supercategory"), str)}
-    left = LeftOut()
+    omissions = Omissions()
     names: dict[Any, str] = {}
     for row in rows:
         key, name = row["id"], findings.class_name(str(row["name"]))
         if row.get("supercategory") == "none" and name in parents and not count[key]:
-            left.add("root categories without boxes are no classes", f"{name} (id {key})")
+            omissions.add("root categories without boxes are no classes", f"{name} (id {key})")
             continue
         if (other := next((i for i, n in names.items() if n == name), None)) is not None:
             if count[key] and count[other]:
@@ -130,12 +130,12 @@ def categories(file: Path, content: dict[str, Any]) -> tuple[dict[Any, str], tup
                     "annotations: give one of them another name, or all annotations the id of one"
                 )
             unused = other if count[key] else key
-            left.add("unused categories have the name of another", f"{name} (id {unused})")
+            omissions.add("unused categories have the name of another", f"{name} (id {unused})")
             if unused == key:
                 continue
             del names[other]
         names[key] = name
-    return names, left.notes
+    return names, omissions.notes
 
 
 def corners_of(annotation: dict[str, Any], where: str) -> Corners | None:
@@ -147,8 +147,8 @@ def corners_of(annotation: dict[str, Any], where: str) -> Corners | None:
     outline = annotation.get("segmentation")
     if isinstance(outline, list) and outline:
         parts = outline if isinstance(outline[0], list) else [outline]
-        points = flat(parts, f"{where}, segmentation")
-        return around(points, f"{where}, segmentation") if points else None
+        points = flattened(parts, f"{where}, segmentation")
+        return bounds(points, f"{where}, segmentation") if points else None
     if isinstance(outline, dict) and {"counts", "size"} <= {*outline}:
         return run_lengths(outline, where)
     return None
@@ -181,10 +181,10 @@ def run_lengths(mask: dict[str, Any], where: str) -> Corners:
         encoded = (
             coder.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
         )
-        x, y, wide, high = map(float, coder.toBbox(encoded))
+        x, y, width, height = map(float, coder.toBbox(encoded))
     except Exception as error:  # broken counts make the library raise various errors
         raise DataError(f"{where}: its segmentation cannot be decoded ({error})") from error
-    return x, y, x + wide, y + high
+    return x, y, x + width, y + height
 
 
 def split_of(file: Path) -> str:

@@ -3,15 +3,15 @@
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree, xml
-from sft_exp.data.exports.geometry import Shape, box, number, oval, polygon
+from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree, xml
+from sft_exp.data.exports.geometry import Shape, box, ellipse, number, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
 
 NAME = "CVAT for images"
 LAYOUT = "annotations.xml with <image> and <box>, and images/"
-OTHER = ("polyline", "points", "cuboid", "skeleton", "tag")  # shapes without a box
+WITHOUT_BOX = ("polyline", "points", "cuboid", "skeleton", "tag")  # kinds of annotation
 
 
 def files(tree: Tree) -> list[Path]:
@@ -19,7 +19,7 @@ def files(tree: Tree) -> list[Path]:
 
 
 def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
-    images, left = [], LeftOut()
+    images, omissions = [], Omissions()
     classes: dict[str, None] = {}
     for file in sources:
         top = xml(file)
@@ -27,45 +27,58 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             raise DataError(
                 f"{file}: tracks of a video; export it from CVAT as 'CVAT for images 1.1'"
             )
-        names = [e.text or "" for e in top.iterfind("meta//labels/label/name")]
+        labels = top.iterfind("meta//labels/label/name")
+        names = [element.text or "" for element in labels]
         classes |= dict.fromkeys(map(findings.class_name, names))
         for image in top.iterfind("image"):
             name = image.get("name", "")
             if (path := tree.find(name, file)) is None:
-                left.add("images are named and not there", name)
+                omissions.add("images are named but missing", name)
                 continue
-            boxes = []
-            for n, shape in enumerate(image, start=1):
-                where = f"image {name}, {shape.tag} {n}"
-                if shape.tag in OTHER:
-                    left.add(f"annotations of the kind {shape.tag} are left out", name)
-                elif found := shape_of(shape, f"{file}, {where}"):
-                    label = findings.class_name(shape.get("label", ""))
-                    boxes.append(Box(label, found.at, False, where, found.outlines))
-                else:
-                    left.add(f"annotations of the unknown kind {shape.tag} are left out", name)
+            boxes = boxes_of(image, file, omissions)
             sides = image.get("width", ""), image.get("height", "")
             size = (int(sides[0]), int(sides[1])) if all(s.isdecimal() for s in sides) else None
             split = findings.split_named(image.get("subset", "")) or tree.split(path)
-            images.append(Annotated(path, boxes, file, size, split))
-    return Export(images, tuple(classes), left.notes)
+            images.append(AnnotatedImage(path, boxes, file, size, split))
+    return Export(images, tuple(classes), omissions.notes)
 
 
-def shape_of(shape: Element, where: str) -> Shape | None:
-    """The shape of an annotation, or None for an unknown one."""
+def boxes_of(image: Element, file: Path, omissions: Omissions) -> list[Box]:
+    """The boxes of an <image>, in pixels; annotations without a box are added to `omissions`."""
+    name, boxes = image.get("name", ""), []
+    for n, element in enumerate(image, start=1):
+        where = f"image {name}, {element.tag} {n}"
+        if element.tag in WITHOUT_BOX:
+            omissions.add(f"annotations of the kind {element.tag} are left out", name)
+            continue
+        shape = shape_of(element, f"{file}, {where}")
+        if shape is None:
+            omissions.add(f"annotations of the unknown kind {element.tag} are left out", name)
+            continue
+        label = findings.class_name(element.get("label", ""))
+        boxes.append(Box(label, shape.corners, False, where, shape.outlines))
+    return boxes
+
+
+def shape_of(element: Element, where: str) -> Shape | None:
+    """The shape of an annotation, in pixels; None for an unknown kind.
+
+    Raises:
+        DataError: a coordinate is missing or no number.
+    """
 
     def value(key: str, default: object = None) -> float:
-        return number(shape.get(key, default), f"{where}, {key}")
+        return number(element.get(key, default), f"{where}, {key}")
 
-    if shape.tag == "box":
+    if element.tag == "box":
         x0, y0, x1, y1 = (value(key) for key in ("xtl", "ytl", "xbr", "ybr"))
         return box((x0, y0, x1, y1), value("rotation", 0), ((x0 + x1) / 2, (y0 + y1) / 2))
-    if shape.tag == "polygon":
-        return polygon(shape.get("points", "").replace(";", ",").split(","), where)
-    if shape.tag == "ellipse":
+    if element.tag == "polygon":
+        return polygon(element.get("points", "").replace(";", ",").split(","), where)
+    if element.tag == "ellipse":
         x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
-        return oval(x, y, rx, ry, value("rotation", 0))
-    if shape.tag == "mask":
+        return ellipse(x, y, rx, ry, value("rotation", 0))
+    if element.tag == "mask":
         left, top = value("left"), value("top")
         return Shape((left, top, left + value("width"), top + value("height")))
     return None

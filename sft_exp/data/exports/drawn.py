@@ -4,7 +4,7 @@ import io
 from dataclasses import dataclass
 
 from sft_exp.data.decode import ORIENTATION, unpacked
-from sft_exp.data.exports.annotated import Annotated
+from sft_exp.data.exports.annotated import AnnotatedImage
 from sft_exp.data.exports.geometry import Outline
 from sft_exp.errors import DataError
 
@@ -13,7 +13,7 @@ from sft_exp.errors import DataError
 class Drawn:
     """A mask that is drawn when it is read, in place of a file."""
 
-    image: Annotated
+    image: AnnotatedImage
     filled: tuple[tuple[int, Outline], ...]  # (value, outline) in the order of drawing
     most_pixels: int | None
 
@@ -44,6 +44,6 @@ class Drawn:
     def upright(self) -> tuple[int, int]:
         """(width, height) of the image as it is shown."""
         with unpacked(self.image.path.read_bytes(), self.most_pixels) as picture:
-            wide, high = picture.size
+            width, height = picture.size
             exchanged = picture.getexif().get(ORIENTATION, 1) >= 5
-        return (high, wide) if exchanged else (wide, high)
+        return (height, width) if exchanged else (width, height)

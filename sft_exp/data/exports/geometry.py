@@ -8,39 +8,39 @@ from sft_exp.errors import DataError
 
 Corners = tuple[float, float, float, float]
 Outline = tuple[float, ...]  # x, y, x, y, ... of a closed polygon
-ARC = 180  # corners of the polygon that stands for an ellipse
-NOWHERE: Corners = (math.nan,) * 4  # of an annotation without a box; the reader of boxes reports it
+ELLIPSE_CORNERS = 180  # corners of the polygon that approximates an ellipse
+NOWHERE: Corners = (math.nan,) * 4  # an annotation without a box, which the reader of boxes reports
 
 
 class Shape(NamedTuple):
     """A shape: the upright box around it, and its outlines; none where they are unknown."""
 
-    at: Corners
+    corners: Corners
     outlines: tuple[Outline, ...] = ()
 
 
 def polygon(points: Iterable[Any], where: str) -> Shape:
-    """A polygon x, y, x, y, ... DataError if it has fewer than two points."""
+    """A polygon, from its corners x, y, x, y, ... DataError if it has fewer than two points."""
     values = list(points)
-    at = around(values, where)
-    return Shape(at, (tuple(map(float, values)),))
+    corners = bounds(values, where)
+    return Shape(corners, (tuple(map(float, values)),))
 
 
 def box(corners: Corners, degrees: float = 0.0, centre: tuple[float, float] = (0.0, 0.0)) -> Shape:
-    """A box that is rotated clockwise on the screen about a point."""
+    """A box that is rotated clockwise on the screen (y points down) about a point."""
     x0, y0, x1, y1 = corners
-    outline = turned(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), degrees, centre)
-    return Shape(rotated(corners, degrees, centre), (outline,))
+    outline = rotated_points(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), degrees, centre)
+    return Shape(rotated_bounds(corners, degrees, centre), (outline,))
 
 
-def oval(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Shape:
-    """An ellipse that is rotated by this angle."""
-    angles = [2 * math.pi * n / ARC for n in range(ARC)]
+def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Shape:
+    """An ellipse of these half-axes, rotated clockwise on the screen about its centre (x, y)."""
+    angles = [2 * math.pi * n / ELLIPSE_CORNERS for n in range(ELLIPSE_CORNERS)]
     points = [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
-    return Shape(ellipse(x, y, rx, ry, degrees), (turned(points, degrees, (x, y)),))
+    return Shape(ellipse_bounds(x, y, rx, ry, degrees), (rotated_points(points, degrees, (x, y)),))
 
 
-def turned(
+def rotated_points(
     points: Iterable[tuple[float, float]], degrees: float, centre: tuple[float, float]
 ) -> Outline:
     """Points rotated clockwise on the screen (y points down) about a point."""
@@ -61,7 +61,7 @@ def number(value: Any, where: str) -> float:
     return result
 
 
-def around(points: Iterable[Any], where: str) -> Corners:
+def bounds(points: Iterable[Any], where: str) -> Corners:
     """The box around a polygon x, y, x, y, ... DataError if it has fewer than two points."""
     values = [number(v, where) for v in points]
     if len(values) < 4 or len(values) % 2:
@@ -69,7 +69,7 @@ def around(points: Iterable[Any], where: str) -> Corners:
     return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
 
 
-def rotated(corners: Corners, degrees: float, centre: tuple[float, float]) -> Corners:
+def rotated_bounds(corners: Corners, degrees: float, centre: tuple[float, float]) -> Corners:
     """The box around a box that is rotated clockwise on the screen (y points down) about a
     point."""
     if not degrees:
@@ -78,17 +78,17 @@ def rotated(corners: Corners, degrees: float, centre: tuple[float, float]) -> Co
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     cx, cy = centre
     offsets = [(x - cx, y - cy) for x in (x0, x1) for y in (y0, y1)]
-    return around([v for x, y in offsets for v in (cx + c * x - s * y, cy + s * x + c * y)], "")
+    return bounds([v for x, y in offsets for v in (cx + c * x - s * y, cy + s * x + c * y)], "")
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Corners:
-    """The box around an ellipse that is rotated by this angle."""
+def ellipse_bounds(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Corners:
+    """The box around the same ellipse."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    wide, high = math.hypot(rx * c, ry * s), math.hypot(rx * s, ry * c)
-    return x - wide, y - high, x + wide, y + high
+    half_width, half_height = math.hypot(rx * c, ry * s), math.hypot(rx * s, ry * c)
+    return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-def flat(pairs: Any, where: str) -> list[Any]:
+def flattened(pairs: Any, where: str) -> list[Any]:
     """[[x, y], ...] as [x, y, ...]. DataError for other values."""
     if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
         raise DataError(f"{where}: the points are no list of pairs x, y")

@@ -1,18 +1,18 @@
-"""LabelMe's JSON, one for each image (github.com/wkentaro/labelme)."""
+"""LabelMe's JSON files, one for each image (github.com/wkentaro/labelme)."""
 
 import math
 from pathlib import Path
 from typing import Any
 
-from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import Shape, around, box, flat, number, oval, polygon
+from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree
+from sft_exp.data.exports.geometry import Shape, bounds, box, ellipse, flattened, number, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
 
 NAME = "LabelMe"
 LAYOUT = "a JSON for each image, beside it, with shapes and imagePath"
-OTHER = ("point", "points", "line", "linestrip")  # shapes without a box
+WITHOUT_BOX = ("point", "points", "line", "linestrip")  # kinds of shape
 
 
 def files(tree: Tree) -> list[Path]:
@@ -25,12 +25,12 @@ def _is_image(content: Any) -> bool:
 
 
 def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
-    images, left, used = [], LeftOut(), set()
+    images, omissions, used = [], Omissions(), set()
     for file in sources:
         content = tree.json(file)
         name = str(content["imagePath"])
         if (path := tree.find(name, file) or tree.named(file.stem, file)) is None:
-            left.add("images are named and not there", name)
+            omissions.add("images are named but missing", name)
             continue
         used.add(path)
         boxes = []
@@ -39,30 +39,36 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             if not isinstance(shape, dict) or not shape.get("label"):
                 raise DataError(f"{where}: it has no label")
             kind = shape.get("shape_type") or "polygon"
-            if kind in OTHER:
-                left.add(f"shapes of the kind {kind} are left out", file.name)
+            if kind in WITHOUT_BOX:
+                omissions.add(f"shapes of the kind {kind} are left out", file.name)
                 continue
             label = findings.class_name(str(shape["label"]))
-            found = shape_of(kind, shape.get("points"), where)
-            boxes.append(Box(label, found.at, False, f"shape {n}", found.outlines))
+            corners, outlines = shape_of(kind, shape.get("points"), where)
+            boxes.append(Box(label, corners, False, f"shape {n}", outlines))
         sides = content.get("imageWidth"), content.get("imageHeight")
         size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
-        images.append(Annotated(path, boxes, file, size, tree.split(path)))
+        images.append(AnnotatedImage(path, boxes, file, size, tree.split(path)))
     for path in tree.pictures:
         if path not in used:
-            left.add("images have no JSON and are left out", path.name)
-    return Export(images, (), left.notes)
+            omissions.add("images have no JSON and are left out", path.name)
+    return Export(images, (), omissions.notes)
 
 
 def shape_of(kind: str, points: Any, where: str) -> Shape:
-    """A polygon, a rectangle of two corners, a circle of its centre and a point on it, or the box
-    around the points of a mask, whose outline is not read."""
-    values = [number(v, where) for v in flat(points, where)]
+    """The shape of an annotation, in pixels.
+
+    A rectangle is given by two corners, a circle by its centre and a point on it. Of a mask only
+    the box around its points is read, not its outline.
+
+    Raises:
+        DataError: the points are no pairs of numbers.
+    """
+    values = [number(v, where) for v in flattened(points, where)]
     if kind == "circle" and len(values) == 4:
         x, y = values[:2]
         radius = math.dist(values[:2], values[2:])
-        return oval(x, y, radius, radius)
+        return ellipse(x, y, radius, radius)
     if kind == "polygon":
         return polygon(values, where)
-    corners = around(values, where)
+    corners = bounds(values, where)
     return box(corners) if kind == "rectangle" else Shape(corners)

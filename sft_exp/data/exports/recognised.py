@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.data.exports import coco, cvat, label_studio, labelme, via, voc, yolo
-from sft_exp.data.exports.annotated import Annotated, Export, Settings, Tree
+from sft_exp.data.exports.annotated import AnnotatedImage, Export, Settings, Tree
 from sft_exp.errors import DataError, listing
 
 FORMATS: dict[str, Any] = {
@@ -51,9 +51,9 @@ def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export
     return FORMATS[key].NAME, export
 
 
-def once(images: list[Annotated]) -> None:
+def once(images: list[AnnotatedImage]) -> None:
     """DataError if an image is annotated twice."""
-    first: dict[Path, Annotated] = {}
+    first: dict[Path, AnnotatedImage] = {}
     double = [
         f"{image.path} in {first[image.path].source} and {image.source}"
         for image in images
@@ -65,7 +65,7 @@ def once(images: list[Annotated]) -> None:
         )
 
 
-def parts(images: list[Annotated]) -> tuple[list[Annotated], list[Annotated] | None]:
+def parts(images: list[AnnotatedImage]) -> tuple[list[AnnotatedImage], list[AnnotatedImage] | None]:
     """(train, test): test is the split test, or else val; None without such a split, or without a
     train split.
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree
-from sft_exp.data.exports.geometry import Shape, box, number, oval, polygon
+from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree
+from sft_exp.data.exports.geometry import Shape, box, ellipse, number, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import decoded, read_table
@@ -19,7 +19,7 @@ from sft_exp.errors import ConfigError, DataError
 NAME = "VIA"
 LAYOUT = "a JSON, project or CSV of VGG Image Annotator 2, and the images"
 COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
-OTHER = ("polyline", "point")  # shapes without a box
+WITHOUT_BOX = ("polyline", "point")  # kinds of region
 ONE = "object"  # the class of regions without attributes
 
 
@@ -84,23 +84,23 @@ def region_of(shape: Any, attributes: Any, where: str) -> Region:
 def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     pictures = [(file, *image) for file in sources for image in images_of(file, tree)]
     attribute = attribute_of([r for *_, regions in pictures for r in regions], settings.attribute)
-    images, left = [], LeftOut()
+    images, omissions = [], Omissions()
     for file, name, regions in pictures:
         if (path := tree.find(name, file)) is None:
-            left.add("images are named and not there", name)
+            omissions.add("images are named but missing", name)
             continue
         boxes = []
         for n, region in enumerate(regions, start=1):
             where = f"{name}, region {n}"
-            if region.shape.get("name") in OTHER:
-                left.add(f"regions of the kind {region.shape['name']} are left out", name)
+            if region.shape.get("name") in WITHOUT_BOX:
+                omissions.add(f"regions of the kind {region.shape['name']} are left out", name)
                 continue
             shape = shape_of(region.shape, f"{file}, {where}")
             label = label_of(region, attribute, f"{file}, {where}")
-            boxes.append(Box(label, shape.at, False, where, shape.outlines))
-        images.append(Annotated(path, boxes, file, None, tree.split(path)))
-    one = () if attribute else (f"no region has an attribute: all are of one class, {ONE}",)
-    return Export(images, (), (*one, *left.notes))
+            boxes.append(Box(label, shape.corners, False, where, shape.outlines))
+        images.append(AnnotatedImage(path, boxes, file, None, tree.split(path)))
+    single = () if attribute else (f"no region has an attribute: all are of one class, {ONE}",)
+    return Export(images, (), (*single, *omissions.notes))
 
 
 def attribute_of(regions: list[Region], name: str | None) -> str | None:
@@ -146,10 +146,10 @@ def shape_of(shape: dict[str, Any], where: str) -> Shape:
         x, y = value("x"), value("y")
         return box((x, y, x + value("width"), y + value("height")))
     if kind == "circle":
-        return oval(value("cx"), value("cy"), value("r"), value("r"))
+        return ellipse(value("cx"), value("cy"), value("r"), value("r"))
     if kind == "ellipse":
         x, y, rx, ry = (value(key) for key in ("cx", "cy", "rx", "ry"))
-        return oval(x, y, rx, ry, math.degrees(value("theta", 0)))
+        return ellipse(x, y, rx, ry, math.degrees(value("theta", 0)))
     if kind == "polygon":
         xs, ys = (shape.get(f"all_points_{axis}") for axis in "xy")
         if not (isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)):

@@ -5,9 +5,9 @@ It is beside the image (LabelImg, Roboflow) or in a separate folder (VOC, CVAT).
 
 from pathlib import Path
 
-from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree, xml
+from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree, xml
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.boxed import Box, Marked
+from sft_exp.data.readers.boxed import Box, ImageWithBoxes
 from sft_exp.data.readers.files import File, names_in
 from sft_exp.errors import DataError
 
@@ -31,26 +31,26 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
         if file.parent.parent.name == "ImageSets" and (split := findings.split_named(file.stem))
         for name in names_in(file, "")
     }
-    images, left, used = [], LeftOut(), set()
+    images, omissions, used = [], Omissions(), set()
     for file in sources:
         named = (xml(file).findtext("filename") or "").strip()
         path = tree.named(file.stem, file) or (tree.find(named, file) if named else None)
         if path is None:
-            left.add("annotations have no image of their name and are left out", file.name)
+            omissions.add("annotations have no image of their name and are left out", file.name)
             continue
-        about = marked(file, path, settings.first)
+        about = image_with_boxes(file, path, settings.first)
         split = lists.get(file.stem) or tree.split(path)
-        images.append(Annotated(path, about.boxes, file, about.size, split))
+        images.append(AnnotatedImage(path, about.boxes, file, about.size, split))
         used.add(path)
     # in VOC's layout these folders hold PNGs named like the images
     masks = ("SegmentationClass", "SegmentationObject")
     for path in tree.pictures:
         if path not in used and path.parent.name not in masks:
-            left.add("images have no XML and are left out", path.name)
-    return Export(images, (), left.notes)
+            omissions.add("images have no XML and are left out", path.name)
+    return Export(images, (), omissions.notes)
 
 
-def marked(file: Path, image: Path, first: int) -> Marked:
+def image_with_boxes(file: Path, image: Path, first: int) -> ImageWithBoxes:
     """An image's boxes. DataError names the file and the fault.
 
     `first` is the number of the first pixel: with 1, a box includes the pixels of its maximum; with
@@ -73,4 +73,4 @@ def marked(file: Path, image: Path, first: int) -> Marked:
     sides = [tree.findtext(f"size/{side}", "") for side in ("width", "height")]
     stated = all(s.isdecimal() and int(s) for s in sides)
     size = (int(sides[0]), int(sides[1])) if stated else None
-    return Marked(File(image.stem, image), boxes, size, str(file))
+    return ImageWithBoxes(File(image.stem, image), boxes, size, str(file))

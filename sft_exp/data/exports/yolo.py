@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 from yaml import YAMLError, safe_load
 
 from sft_exp.data.decode import ORIENTATION, unpacked
-from sft_exp.data.exports.annotated import Annotated, Export, LeftOut, Settings, Tree, text_of
-from sft_exp.data.exports.geometry import Corners, around, number
+from sft_exp.data.exports.annotated import (
+    AnnotatedImage,
+    Export,
+    Omissions,
+    Settings,
+    Tree,
+    text_of,
+)
+from sft_exp.data.exports.geometry import Corners, bounds, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -54,26 +61,32 @@ def mapping(file: Path) -> dict[Any, Any]:
 def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     metas = [meta(file) for file in sources]
     if len({m.classes for m in metas}) > 1:
-        both = f"{metas[0].file} and {metas[1].file}"
-        raise DataError(f"{both} list different classes; keep the one that belongs to the labels")
+        files_named = f"{metas[0].file} and {metas[1].file}"
+        raise DataError(
+            f"{files_named} list different classes; keep the one that belongs to the labels"
+        )
     about = next((m for m in metas if m.splits), metas[0])
-    images, left = [], LeftOut()
-    splits = listed(tree, about)
+    images, omissions = [], Omissions()
+    splits = split_by_image(tree, about)
     for image in tree.pictures:
         text = label_file(image)
         split = splits.get(image.resolve()) or tree.split(image)
         if splits and image.resolve() not in splits:
-            left.add(f"images are in no part of {about.file.name} and are left out", image.name)
+            omissions.add(
+                f"images are in no part of {about.file.name} and are left out", image.name
+            )
             continue
         if text is None:
             reason = "images have no text, which in this format means that they hold no object"
-            left.add(reason, image.name)
+            omissions.add(reason, image.name)
         boxes = lines(text, image, about) if text else []
-        images.append(Annotated(image, boxes, text or about.file, None, split))
+        images.append(AnnotatedImage(image, boxes, text or about.file, None, split))
     for text in tree.ending(".txt"):
         if text.name not in LISTS and is_label(text) and tree.named(text.stem, text) is None:
-            left.add("texts with boxes have no image of their name and are left out", text.name)
-    return Export(images, about.classes, left.notes)
+            omissions.add(
+                "texts with boxes have no image of their name and are left out", text.name
+            )
+    return Export(images, about.classes, omissions.notes)
 
 
 def meta(file: Path) -> Meta:
@@ -109,7 +122,7 @@ def meta(file: Path) -> Meta:
     return Meta(file, classes, splits, str(content.get("path") or ""), "kpt_shape" in content)
 
 
-def listed(tree: Tree, about: Meta) -> dict[Path, str]:
+def split_by_image(tree: Tree, about: Meta) -> dict[Path, str]:
     """Image -> split, for all images in the folders and lists that data.yaml names.
 
     Paths may be relative to `path`, to the file, or to a folder beside it (Roboflow's
@@ -128,11 +141,11 @@ def listed(tree: Tree, about: Meta) -> dict[Path, str]:
                 raise DataError(f"{about.file}: {split} is {entry}, {problem}")
             if place.is_dir():
                 inside = place.resolve()
-                named = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
+                paths = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
             else:
                 rows = filter(None, map(str.strip, text_of(place).split("\n")))
-                named = [path for row in rows if (path := tree.find(row, place))]
-            for path in named:
+                paths = [path for row in rows if (path := tree.find(row, place))]
+            for path in paths:
                 if (other := splits.setdefault(path.resolve(), split)) != split:
                     raise DataError(f"{about.file}: {path} is in {other} and in {split}")
     return splits
@@ -162,7 +175,7 @@ def is_label(text: Path) -> bool:
 
 def lines(text: Path, image: Path, about: Meta) -> list[Box]:
     """The boxes of a text, in pixels of the upright image. DataError names the line."""
-    wide, high = sides(image)
+    width, height = sides(image)
     boxes = []
     for n, line in enumerate(text_of(text).splitlines(), start=1):
         if not (words := line.split()):
@@ -177,7 +190,7 @@ def lines(text: Path, image: Path, about: Meta) -> list[Box]:
         if not all(-SLACK <= v <= 1 + SLACK for v in (x0, y0, x1, y1)) and max(x1, y1) > 2:
             problem = "are no shares of the image's sides, from 0 to 1"
             raise DataError(f"{text}, {where}: {' '.join(words)} {problem}")
-        corners = (x0 * wide, y0 * high, x1 * wide, y1 * high)
+        corners = (x0 * width, y0 * height, x1 * width, y1 * height)
         boxes.append(Box(about.classes[int(label)], corners, False, where))
     return boxes
 
@@ -190,14 +203,16 @@ def shape(values: list[float], pose: bool, where: str) -> Corners:
     if len(values) < 6 or len(values) % 2:
         valid = "valid are 4 (a box) or pairs x, y of 3 corners or more"
         raise DataError(f"{where}: {len(values)} numbers after the class; {valid}")
-    return around(values, where)
+    return bounds(values, where)
 
 
 def sides(image: Path) -> tuple[int, int]:
     """Width and height of the upright image. DataError if it cannot be opened."""
     try:
         with unpacked(image.read_bytes()) as picture:
-            wide, high = picture.size
-            return (high, wide) if picture.getexif().get(ORIENTATION, 1) >= 5 else (wide, high)
+            width, height = picture.size
+            return (
+                (height, width) if picture.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
+            )
     except Exception as error:  # broken files make Pillow raise various errors
         raise DataError(f"{image}: cannot be opened: {error or type(error).__name__}") from error

@@ -25,21 +25,23 @@ from sft_exp.data.readers.files import File, Seen, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 
-NEAR = 1.0  # pixels by which a box may exceed the image: rounding, and tools that count from 1
+# pixels by which a box may exceed the image, because of rounding or of tools that count from 1
+TOLERANCE = 1.0
 
 
 class Box(NamedTuple):
-    """A box x0, y0, x1, y1 in pixels from the image's left and upper edge."""
+    """An annotated box."""
 
     label: str
-    at: tuple[float, float, float, float]
+    # x0, y0, x1, y1 in pixels from the image's left and upper edge
+    corners: tuple[float, float, float, float]
     crowd: bool = False  # a crowd or a difficult object, which is ignored in training and scores
     name: str = ""  # its position in the file, for messages
-    # closed polygons x, y, x, y, ... that it is the box around; none where they are unknown
+    # the closed polygons x, y, x, y, ... inside the box; none where they are unknown
     outlines: tuple[tuple[float, ...], ...] = ()
 
 
-class Marked(NamedTuple):
+class ImageWithBoxes(NamedTuple):
     """An image with its boxes."""
 
     file: File
@@ -80,8 +82,8 @@ def corpus(
     source: BoxSet,
     name: str,
     classes: tuple[str, ...],
-    train: list[Marked],
-    test: list[Marked] | None,
+    train: list[ImageWithBoxes],
+    test: list[ImageWithBoxes] | None,
     notes: Sequence[str] = (),
     recognised: str = "",
 ) -> Corpus:
@@ -114,40 +116,36 @@ def corpus(
         [n < len(train) for n in range(len(marked))],
         source.most_pixels,
     )
-    faults = [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault]
-    refuse(faults, "images cannot be used")
+    refuse_unusable(marked, seen)
     marked, rotated = upright(marked, seen)
-    faults = [
-        f"{m.file.path}: has {s.size[0]} x {s.size[1]} pixels, and {m.source} says {m.size[0]} x {m.size[1]}"
-        for m, s in zip(marked, seen, strict=True)
-        if m.size and m.size != s.size
-    ]
-    refuse(faults, "images are not those that were annotated")
-    first = {s.sha256: m for m, s in zip(train, seen, strict=False)}
-    tested = zip(test or [], seen[len(train) :], strict=True)
-    both = [f"{m.file.id} and {other.file.id}" for m, s in tested if (other := first.get(s.sha256))]
-    refuse(both, "test images are training images too")
-    judged = [sound(m, s.size, source.boxes == "drop") for m, s in zip(marked, seen, strict=True)]
-    valid, faults = [boxes for boxes, _ in judged], [line for _, lines in judged for line in lines]
+    refuse_other_sizes(marked, seen)
+    refuse_trained_on(train, test or [], seen)
+    valid, faults = [], []
+    for m, s in zip(marked, seen, strict=True):
+        boxes, faults_of_image = valid_boxes(m, s.size, source.boxes == "drop")
+        valid.append(boxes)
+        faults += faults_of_image
     if source.boxes == "refuse":
         remedy = "; dataset.boxes=drop leaves them out, or takes the part that is inside"
-        refuse(faults, "boxes cannot be", remedy)
+        refuse(faults, "boxes cannot be used", remedy)
     places = [Letterbox.fit(s.size, image[1:]) for s in seen]
-    targets = tensors(valid, places, classes)
+    targets = target_tensors(valid, places, classes)
     report = {
-        "train": facts(train, valid[: len(train)], classes),
-        **({"test": facts(test, valid[len(train) :], classes)} if test else {}),
+        "train": counts_for_report(train, valid[: len(train)], classes),
+        **({"test": counts_for_report(test, valid[len(train) :], classes)} if test else {}),
         "dropped": faults,
     }
     console.message(summary(name, report, len(classes), recognised))
     if rotated:
         how = "are turned upright by their Exif orientation, and their boxes with them"
         notes = [*notes, f"{len(rotated):,} images {how}"]
-    others = [
+    # of the remaining turned images a warning says that boxes must be drawn on the upright image
+    as_annotated = [
         s._replace(traits=s.traits._replace(turned=False)) if n in rotated else s
         for n, s in enumerate(seen)
     ]
-    warnings = [*notes, *findings.class_names(classes), *findings.images(others, levels, "boxes")]
+    image_warnings = findings.images(as_annotated, levels, "boxes")
+    warnings = [*notes, *findings.class_names(classes), *image_warnings]
     report |= findings.said(name, warnings)
 
     def part(start: int, end: int) -> Images:
@@ -156,8 +154,11 @@ def corpus(
         return Images(x, torch.zeros_like(rows), ids, None, source.workers, rows, targets)
 
     def fingerprint(start: int, end: int) -> str:
-        boxes = [[box[:4] for box in of] for of in valid]  # outlines do not count
-        content = [(marked[n].file.id, seen[n].sha256, boxes[n]) for n in range(start, end)]
+        content = [
+            # outlines are no targets
+            (marked[n].file.id, seen[n].sha256, [box[:4] for box in valid[n]])
+            for n in range(start, end)
+        ]
         return hashlib.sha256(json.dumps([image, classes, content]).encode()).hexdigest()
 
     n, all_ = len(train), len(marked)
@@ -176,8 +177,42 @@ def corpus(
     )
 
 
-def upright(marked: list[Marked], seen: Sequence[Seen]) -> tuple[list[Marked], set[int]]:
-    """(the images with boxes of the upright image, indices of those that were annotated as stored).
+def refuse_unusable(marked: list[ImageWithBoxes], seen: Sequence[Seen]) -> None:
+    """DataError that names the images that cannot be decoded."""
+    faults = [f"{m.file.path}: {s.fault}" for m, s in zip(marked, seen, strict=True) if s.fault]
+    refuse(faults, "images cannot be used")
+
+
+def refuse_other_sizes(marked: list[ImageWithBoxes], seen: Sequence[Seen]) -> None:
+    """DataError that names the images whose size is not the one that their annotations state."""
+    faults = []
+    for m, s in zip(marked, seen, strict=True):
+        if m.size and m.size != s.size:
+            actual, stated = (f"{width} x {height}" for width, height in (s.size, m.size))
+            faults.append(f"{m.file.path}: has {actual} pixels, and {m.source} says {stated}")
+    refuse(faults, "images are not those that were annotated")
+
+
+def refuse_trained_on(
+    train: list[ImageWithBoxes], test: list[ImageWithBoxes], seen: Sequence[Seen]
+) -> None:
+    """DataError that names the test images with the content of a training image.
+
+    `seen` are the properties of the training images, and then of the test images.
+    """
+    train_image = {s.sha256: m for m, s in zip(train, seen, strict=False)}
+    both = [
+        f"{m.file.id} and {train_image[s.sha256].file.id}"
+        for m, s in zip(test, seen[len(train) :], strict=True)
+        if s.sha256 in train_image
+    ]
+    refuse(both, "test images are training images too")
+
+
+def upright(
+    marked: list[ImageWithBoxes], seen: Sequence[Seen]
+) -> tuple[list[ImageWithBoxes], set[int]]:
+    """(the images with boxes of the upright image, indices of those whose boxes were rotated).
 
     If the annotations state the size of the stored image, and not that of the upright one, the
     image was annotated before its Exif orientation was applied.
@@ -187,21 +222,23 @@ def upright(marked: list[Marked], seen: Sequence[Seen]) -> tuple[list[Marked], s
         if m.size and s.traits.turned and m.size == s.size[::-1] != s.size:
             with unpacked(m.file.read()) as picture:
                 orientation = picture.getexif().get(ORIENTATION, 1)
-            boxes = [b._replace(at=turned(b.at, m.size, orientation)) for b in m.boxes]
+            boxes = [
+                b._replace(corners=rotate_box(b.corners, m.size, orientation)) for b in m.boxes
+            ]
             result[n] = m._replace(boxes=boxes, size=s.size)
             rows.add(n)
     return result, rows
 
 
-def turned(
-    at: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+def rotate_box(
+    corners: tuple[float, float, float, float], size: tuple[int, int], orientation: int
 ) -> tuple[float, float, float, float]:
     """A box of the stored image of this (width, height), transformed to the upright image.
 
     `orientation` is Exif's, from 5 to 8: those that exchange rows and columns.
     """
     width, height = size
-    x0, y0, x1, y1 = at
+    x0, y0, x1, y1 = corners
     if orientation in (6, 7):  # the stored bottom edge becomes the left edge
         y0, y1 = height - y1, height - y0
     if orientation in (7, 8):  # the stored right edge becomes the top edge
@@ -209,14 +246,18 @@ def turned(
     return y0, x0, y1, x1
 
 
-def labels(marked: Sequence[Marked]) -> list[str]:
+def labels(marked: Sequence[ImageWithBoxes]) -> list[str]:
     """The sorted names of classes with a box."""
     return sorted({b.label for m in marked for b in m.boxes})
 
 
-def must_know(classes: Sequence[str], marked: Sequence[Marked], key: str) -> None:
-    """DataError if a box is of a class not in `classes`, which come from `key` or the training
-    images."""
+def require_known_classes(
+    classes: Sequence[str], marked: Sequence[ImageWithBoxes], key: str
+) -> None:
+    """DataError if a box is of a class that is not in `classes`.
+
+    `key` is the configuration key that `classes` come from; "" means the training images.
+    """
     boxes = [(m, box) for m in marked for box in m.boxes]
     unknown = [f"{m.source}: {box.label!r}" for m, box in boxes if box.label not in classes]
     valid = key or f"the training images, which have {', '.join(classes) or 'none'}"
@@ -224,18 +265,30 @@ def must_know(classes: Sequence[str], marked: Sequence[Marked], key: str) -> Non
 
 
 def refuse(faults: list[str], what: str, remedy: str = "") -> None:
+    """DataError with the number of faults and the first of them, if there are any.
+
+    `what` completes the sentence '3 ...', and `remedy` says what the user can do.
+    """
     if faults:
         raise DataError(f"{len(faults)} {what}{remedy}:{listing(faults)}")
 
 
-def sound(marked: Marked, size: tuple[int, int], clip: bool) -> tuple[list[Box], list[str]]:
-    """(the valid boxes, clipped to the image; the faults of the others). `size` = width, height."""
+def valid_boxes(
+    marked: ImageWithBoxes, size: tuple[int, int], clip: bool
+) -> tuple[list[Box], list[str]]:
+    """(the valid boxes, clipped to the image; the faults of the others).
+
+    Args:
+        marked: the image.
+        size: width and height of the image.
+        clip: whether boxes that exceed the image are valid.
+    """
     valid, faults = [], []
     for box in marked.boxes:
-        x0, y0, x1, y1 = box.at
+        x0, y0, x1, y1 = box.corners
         inside = (max(0.0, x0), max(0.0, y0), min(float(size[0]), x1), min(float(size[1]), y1))
-        excess = max(abs(a - b) for a, b in zip(box.at, inside, strict=True))
-        finite = all(map(isfinite, box.at))
+        excess = max(abs(a - b) for a, b in zip(box.corners, inside, strict=True))
+        finite = all(map(isfinite, box.corners))
         fault = ""
         if not finite:
             fault = "is no box of four numbers"
@@ -243,25 +296,26 @@ def sound(marked: Marked, size: tuple[int, int], clip: bool) -> tuple[list[Box],
             fault = "has no area"
         elif inside[2] <= inside[0] or inside[3] <= inside[1]:
             fault = f"lies outside of the image, {size[0]} x {size[1]}"
-        elif excess > NEAR:
+        elif excess > TOLERANCE:
             fault = f"reaches outside of the image, {size[0]} x {size[1]}"
         if fault:
-            corners = f" ({', '.join(f'{v:g}' for v in box.at)})" if finite else ""
+            corners = f" ({', '.join(f'{v:g}' for v in box.corners)})" if finite else ""
             where = f"{marked.source}, {box.name}" if box.name else marked.source
             faults.append(f"{where}: {box.label}{corners} of {marked.file.id} {fault}")
         if not fault or (clip and fault.startswith("reaches")):
-            valid.append(box._replace(at=inside))
+            valid.append(box._replace(corners=inside))
     return valid, faults
 
 
-def tensors(
+def target_tensors(
     boxes_N: list[list[Box]], places: list[Letterbox], classes: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """boxes [N, M, 4] on the canvas, labels [N, M] from 1 (0 = none), crowd [N, M]."""
+    """The targets by name: boxes [N, M, 4] on the canvas, labels [N, M] from 1 (0 = none), and
+    crowd [N, M] (1 = ignored in training and scores)."""
     label_of = {name: n for n, name in enumerate(classes, start=1)}
-    corners = [torch.tensor([box.at for box in boxes]).reshape(-1, 4) for boxes in boxes_N]
+    corners_N = [torch.tensor([box.corners for box in boxes]).reshape(-1, 4) for boxes in boxes_N]
     boxes_NM4, labels_NM = pad(
-        [place.place(at) for place, at in zip(places, corners, strict=True)],
+        [place.place(corners_M4) for place, corners_M4 in zip(places, corners_N, strict=True)],
         [torch.tensor([label_of[b.label] for b in boxes], dtype=torch.long) for boxes in boxes_N],
     )
     crowd_NM = torch.zeros_like(labels_NM)
@@ -270,8 +324,8 @@ def tensors(
     return {"boxes": boxes_NM4, "labels": labels_NM, "crowd": crowd_NM}
 
 
-def facts(
-    marked: list[Marked], boxes_N: list[list[Box]], classes: tuple[str, ...]
+def counts_for_report(
+    marked: list[ImageWithBoxes], boxes_N: list[list[Box]], classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """Counts of images, boxes by class, and crowds for the report."""
     counts = Counter(b.label for boxes in boxes_N for b in boxes)
@@ -288,12 +342,13 @@ def summary(name: str, report: dict[str, Any], classes: int, recognised: str = "
     parts = [recognised] if recognised else []
     for split in ("train", "test"):
         if counts := report.get(split):
-            most = sorted(counts["boxes"].items(), key=lambda item: -item[1])
-            named = ", ".join(f"{label} {count:,}" for label, count in most[:5])
-            named += ", ..." if len(most) > 5 else ""
-            named += f"; of {len(most)} of the {classes} classes" if len(most) < classes else ""
+            by_count = sorted(counts["boxes"].items(), key=lambda item: -item[1])
+            commonest = ", ".join(f"{label} {count:,}" for label, count in by_count[:5])
+            commonest += ", ..." if len(by_count) > 5 else ""
+            if len(by_count) < classes:
+                commonest += f"; of {len(by_count)} of the {classes} classes"
             total, crowds = sum(counts["boxes"].values()), counts["crowds"]
-            text = f"{split} {counts['images']:,} images, {total:,} boxes ({named})"
+            text = f"{split} {counts['images']:,} images, {total:,} boxes ({commonest})"
             text += f", of which {crowds} crowds or difficult are not counted" if crowds else ""
             if empty := counts["without boxes"]:
                 text += f", {empty} images without boxes"

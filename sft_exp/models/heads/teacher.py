@@ -61,7 +61,7 @@ def check(task: Any) -> None:
     require(0 <= task.shift <= 1, "shift", task.shift, "from 0 to 1")
 
 
-def beside(nets: nn.ModuleDict) -> nn.ModuleDict:
+def with_teacher(nets: nn.ModuleDict) -> nn.ModuleDict:
     """The networks with their teacher, a copy without gradients."""
     nets["teacher"] = teacher_of(nets)
     return nets

@@ -50,6 +50,6 @@ class UntilSweeper(Sweeper):
             jobs = listed(batch, [overrides for key, overrides in look if key in going])
             self.launcher.launch(jobs, initial_job_idx=number)
             number += len(jobs)
-            going = looks.take(self.study, self.folder, n)
+            going = looks.take_look(self.study, self.folder, n)
             if not going:
                 return

@@ -76,8 +76,8 @@ def _run(
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         wanted = others is None if job.experiment.report == "auto" else job.experiment.report
-        kept = kept_features(job) if wanted else []
-        names = [stage("familiarity").folder_name(request) for request in kept]
+        asked = asked_by_report(job) if wanted else {}
+        names = [stage(name).folder_name(request) for name, request in asked.items()]
         collect.refer(Path(job.experiment.store), folder, [*pipeline.names(job), *names])
         if others is None and ctx.group is None:
             pilot.announce(job, ctx)
@@ -85,9 +85,13 @@ def _run(
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
         result_file.write(folder, result)
-        pictures = report.write(job, result, folder, command) if wanted else {}
+        found = {name: computed(job, name, request, ctx) for name, request in asked.items()}
+        classified = report.classified(job, found["logits"]) if "logits" in found else None
+        pictures = report.write(job, result, folder, command, classified) if wanted else {}
         model_card.publish(job, result, folder, command)
-        keep_features(job, folder, kept, ctx)
+        if "familiarity" in found and (file := found["familiarity"] / familiarity.FILE).is_file():
+            # the store keeps it for other folders of the run
+            atomic_io.write(folder / file.name, file.read_bytes())
         for name, run in list(ctx.runs.items()):
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
@@ -129,22 +133,27 @@ def _run(
     return result
 
 
-def kept_features(job: Job) -> list[Request]:
-    """The request for features of training images by which `predict` tells images that are unlike
-    them; none for tasks that do not classify images."""
+def asked_by_report(job: Job) -> dict[str, Request]:
+    """The requests of a classifier's report beside the job's own, by stage: all outputs of the first
+    labelled split's model, and features by which `predict` tells images that are unlike those it
+    learnt from. None for other tasks."""
     if job.experiment.task.predicts != "classes":
-        return []
-    main = job.requests["finetune"][job.arms[MAIN][0]]
-    asked = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
-    return [{**asked, "model": place(job, "finetune", main), "parts": model_parts(main)}]
+        return {}
+    first = job.arms[MAIN][0]
+    main, scored = job.requests["finetune"][first], job.requests["evaluate"][first]
+    shared = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
+    of_model = {"model": place(job, "finetune", main), "parts": model_parts(main)}
+    held_out = job.experiment.val == "holdout"  # val=full holds out labels outside the budget
+    return {
+        "logits": {**scored, "held_out": held_out},
+        "familiarity": {**shared, **of_model},
+    }
 
 
-def keep_features(job: Job, folder: Path, requests: list[Request], ctx: Context) -> None:
-    """Copy these features into the run folder; the store keeps them for other folders of the run."""
+def computed(job: Job, name: str, request: Request, ctx: Context) -> Path:
+    """The folder of a request's result."""
     store = Store(Path(job.experiment.store), lambda: Stop.asked)
-    for found in store.run(stage("familiarity", ctx), requests):
-        if (file := found.folder / familiarity.FILE).is_file():
-            atomic_io.write(folder / file.name, file.read_bytes())
+    return store.run(stage(name, ctx), [request])[0].folder
 
 
 def exit_code(error: BaseException) -> int:

@@ -5,7 +5,9 @@
 """
 
 import os
+import shutil
 import sys
+import textwrap
 from importlib import import_module
 
 from sft_exp import __version__
@@ -51,12 +53,21 @@ def main(words: list[str] | None = None) -> None:
 
 
 def announce(words: list[str]) -> None:
-    """Say at once that a sweep begins, and over what: the imports that follow take seconds."""
-    study = any(word.startswith("study=") and word != "study=null" for word in words)
-    if not (study or {"-m", "--multirun"} & set(words)) or QUIET in words or "RANK" in os.environ:
+    """Say at once what is being prepared: the imports that follow take seconds."""
+    if QUIET in words or "RANK" in os.environ:
         return
-    over = [word for word in words if "," in word or word.startswith("study=")]
-    print(f"preparing a sweep over {' '.join(over) or 'one setting'}", file=sys.stderr, flush=True)
+    study = any(word.startswith("study=") and word != "study=null" for word in words)
+    if study or {"-m", "--multirun"} & set(words):
+        over = [word for word in words if "," in word or word.startswith("study=")]
+        line = f"preparing a sweep over {' '.join(over) or 'one setting'}"
+    elif all("=" in word and word[0] != "-" for word in words):  # else it asks Hydra something
+        line = f"preparing a run of {' '.join(words) or 'the defaults'}"
+    else:
+        return
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns - 1
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr, flush=True)
 
 
 def unknown(word: str) -> int:

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from torch import Tensor, nn
 
 
@@ -98,8 +98,9 @@ class RunResult(dict[str, Any]):
         super().__init__(results.content(result))
         self.folder, self.result = folder, result
 
-    def _repr_html_(self) -> str:
-        score = self.result.score
+    def rich(self) -> "Markup":
+        """The table of arms, the verdict and the picture of the scores, as HTML."""
+        score, name = self.result.score, self.result.score_name
         own = advice.NEVER if self.result.choices.get("pretrainer") == "none" else MAIN
         arms = {own: self.result.test, **self.result.controls}
         splits = max(map(len, self.result.draws.values()), default=0)
@@ -111,14 +112,18 @@ class RunResult(dict[str, Any]):
             ))]
             for arm, scores in arms.items()
         ]  # fmt: skip
-        head = ["arm", f"test {score}, %", "± sd"]
-        parts = [page.table((head, body), head[1:], ())]
-        if self.result.verdict:
-            parts.append(f"<p>{escape(self.result.verdict.text)}</p>")
-        picture = self.folder / "accuracy.png"
-        if picture.exists():
-            parts.append(page.figure(Picture("accuracy", "Accuracy", "", picture.read_bytes())))
-        return "\n".join([*parts, f"<p>{escape(str(self.folder))}</p>"])
+        file = self.folder / f"{score}.png"  # the report's, where there is one
+        shown = [Picture(score, f"Test {name} by arm", "", file.read_bytes())] * file.is_file()
+        return page.part(
+            "reports/run.html",
+            arms=(["arm", f"test {name}, %", "± sd"], body),
+            verdict=self.result.verdict.text if self.result.verdict else "",
+            picture=page.pictures(shown),
+            folder=self.folder,
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.rich())
 
 
 def encoder_node(module: Any, composed: Mapping[str, Any], store: Path) -> dict[str, Any]:

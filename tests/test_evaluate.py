@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import json
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from sft_exp.errors import ConfigError, DataError
 from sft_exp.evaluate import __main__ as command
 from sft_exp.evaluate import evaluation as evaluations
 from sft_exp.evaluate import page
+from sft_exp.reports import classification
 from sft_exp.stages import model
 
 SMALL = (
@@ -66,6 +69,34 @@ def test_on_its_own_test_images_it_scores_what_the_run_says(held_out):
     low, high = scored.interval
     assert low < scored.scores["accuracy"] < high
     assert scored.calibration.ece == pytest.approx(scored.scores["ece"], abs=1e-5)
+
+
+def test_a_runs_report_says_of_its_test_images_what_this_command_does(held_out):
+    """The same tables and the same temperature, and more pictures."""
+    folder = Path("again")
+    words = [*SMALL[:-1], "report=true", "val=holdout", "metrics=[top_k]", "labels=20"]
+    with contextlib.chdir(held_out.parent):
+        sft_exp.run([*words, f"store={held_out.parent}/store"], folder.absolute())
+        text = Path(folder, "report.html").read_text()
+    scored = evaluations.evaluate(held_out)
+    assert scored.calibration.temperature is not None
+    assert classification.about_calibration(scored) in unescape(text)
+    shown = rows_of(text)
+    assert {*map(tuple, classification.classes_table(scored)[1])} <= shown
+    assert {*map(tuple, classification.mistakes_table(scored, 12)[1])} <= shown
+    names = ("auroc", "average_precision", "log_loss", "top_2", "top_3", "top_5")
+    assert {(n, classification.shown(n, scored.scores[n])) for n in names} <= shown
+    titles = Images(text).titles
+    assert {"Calibration", "Precision and recall", "Most confident mistakes"} <= {*titles}
+    file = held_out.parent / folder / "calibration.png"
+    with Image.open(file) as drawn:
+        assert drawn.size[0] > 500
+
+
+def rows_of(text):
+    """The rows of all tables of a page, as tuples of texts."""
+    lines = re.findall(r"<tr>(.*?)</tr>", text, re.S)
+    return {tuple(map(unescape, re.findall(r"<td[^>]*>(.*?)</td>", line))) for line in lines}
 
 
 def test_scores_of_new_images_are_those_of_their_predictions(held_out, digits):
@@ -125,9 +156,9 @@ def test_copies_of_images_that_the_run_learnt_from_are_named(held_out, digits):
 
 def test_the_temperature_is_fitted_on_held_out_labels_alone(held_out, digits, monkeypatch):
     seen = []
-    fit = evaluations.temperature
+    fit = classification.temperature
     monkeypatch.setattr(
-        evaluations, "temperature", lambda *given: seen.append(given) or fit(*given)
+        classification, "temperature", lambda *given: seen.append(given) or fit(*given)
     )
     first = evaluations.evaluate(held_out).calibration
     other = pictures("other", digits.test, digits.classes, range(80))
@@ -141,7 +172,7 @@ def test_the_temperature_is_fitted_on_held_out_labels_alone(held_out, digits, mo
     # at its minimum: both neighbours are worse
     logits_NK, y_N = seen[0]
     at = [
-        evaluations.loss(evaluations.softmax(logits_NK / (first.temperature * f)), y_N)
+        classification.loss(classification.softmax(logits_NK / (first.temperature * f)), y_N)
         for f in (0.9, 1.0, 1.1)
     ]
     assert at[1] == min(at)

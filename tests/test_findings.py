@@ -62,8 +62,9 @@ def grid():
 
 
 def test_settings_within_noise_of_the_best_are_those_of_the_verdicts_choice(made, grid):
-    sections, _ = made(grid)
+    sections, comparison = made(grid)
     best = sections["Best by validation"]
+    assert findings.summary(comparison).endswith("1 of the 5 others is within noise of it.")
     picked = selection.pick([[val] for _, val, _ in grid])
     assert len(picked.contenders) == 2
     assert best.sentences[0].startswith("2 of 6 settings are within noise of the best")
@@ -81,6 +82,26 @@ def test_settings_within_noise_of_the_best_are_those_of_the_verdicts_choice(made
         assert row["behind"] == f"{100 * mean:.1f}"
         assert row["interval"] == f"{100 * low:+.1f} to {100 * high:+.1f}"
         assert (low > 0) == (row[""] == "worse")
+
+
+@pytest.mark.parametrize(
+    ("some", "others", "said"),
+    [
+        (0, 26, "None of the 26 others is within"),
+        (3, 26, "3 of the 26 others are within"),
+        (26, 26, "All 26 others are within"),
+        (1, 1, "The other one is within"),
+        (0, 1, "The other one is not within"),
+    ],
+)
+def test_how_many_are_within_noise_in_words(some, others, said):
+    assert findings.within_noise(some, others).startswith(said)
+
+
+def test_differences_of_shares_end_at_100_points():
+    """An interval over two numbers may be wider than what is possible."""
+    assert findings.between(-2.26, 2.105, proportion=True) == "-100.0 to +100.0"
+    assert findings.between(-2.26, 0.5, proportion=False) == "-226.0 to +50.0"
 
 
 def test_the_optimism_of_a_choice_is_named(made):
@@ -196,8 +217,9 @@ def test_of_single_scores_only_ties_are_said(made, values, said):
     entries = [({"lr": n + 1}, val, val) for n, val in enumerate(values)]
     sections, comparison = made(entries)
     assert sections["Best by validation"].sentences[-1].startswith(said)
+    assert said in findings.summary(comparison)
     assert not sections["Best by validation"].table[1]
-    assert all(not row["interval"] for row in rows_of(sections["Effect of each key"]))
+    assert "interval" not in sections["Effect of each key"].table[0]
     assert "± val" not in comparison.table()[0]
 
 

@@ -20,7 +20,8 @@ from sft_exp.core.task import Task
 from sft_exp.execution.session import work
 from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import FUNCTIONS
-from sft_exp.reports import advice, inputs, page, plots, report
+from sft_exp.models import transfer
+from sft_exp.reports import advice, confidence, inputs, page, plots, report
 from sft_exp.runs import results
 from sft_exp.store.store import Result
 from sft_exp.training import metrics_log
@@ -56,8 +57,15 @@ def done(tmp_path_factory, experiment):
         )
         job = prepare.prepare(experiment(*overrides))
         result = work(job, folder / "run", values, command)
+        (logits,) = Path("store").glob("logits-*")
+        found = report.classified(job, logits.absolute())
     return SimpleNamespace(
-        job=job, result=result, folder=folder / "run", command=command, store=folder / "store"
+        job=job,
+        result=result,
+        found=found,
+        folder=folder / "run",
+        command=command,
+        store=folder / "store",
     )
 
 
@@ -132,6 +140,7 @@ def test_every_picture_shows_something(done):
         "inputs",
         "mistakes",
         "monitors",
+        "precision_recall",
         "pretraining",
     ]
     for file in files:
@@ -145,7 +154,7 @@ def test_the_page_is_whole_and_needs_nothing_else(done):
     text = (done.folder / "report.html").read_text()
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert page.seen.count("img") == 10
+    assert page.seen.count("img") == 11
     assert all(load.startswith("data:image/png;base64,") for load in page.loads)
     assert "http" not in text.replace("http-equiv", "")
     assert "url(" not in text
@@ -172,31 +181,33 @@ def test_the_page_says_the_verdict_before_the_numbers(done):
 
 def test_pictures_are_handed_on_by_title(done, tmp_path):
     """As a tracker logs them."""
-    files = report.write(done.job, done.result, tmp_path, done.command)
-    assert len(files) == 10
+    files = report.write(done.job, done.result, tmp_path, done.command, done.found)
+    assert len(files) == 11
     assert all(title and file.exists() for title, file in files.items())
 
 
 def test_private_images_stay_out_of_the_page(done):
     """As tracker.images=false keeps them from a tracker."""
     private = replace(done.job, experiment=replace(done.job.experiment, report_images=False))
-    drawn = {p.name for p in plots.draw(private, done.result)}
+    drawn = {p.name for p in plots.draw(private, done.result, done.found)}
     assert drawn == {
-        "accuracy", "calibration", "confusion", "features", "finetuning", "monitors", "pretraining",
+        "accuracy", "calibration", "confusion", "features", "finetuning", "monitors", "precision_recall", "pretraining",
     }  # fmt: skip
 
 
 def test_the_most_confident_mistakes_are_mistakes(done, monkeypatch):
     shown = []
-    monkeypatch.setattr(plots.confidence, "mistakes", lambda *given: shown.append(given))
-    plots.mistakes(done.job, done.result)
+    monkeypatch.setattr(confidence, "mistakes", lambda *given: shown.append(given))
+    plots.draw(done.job, done.result, done.found)
     ((test, rows, titles, wrong),) = shown
-    confidence, correct = plots.confident(done.job, 0, done.job.arms[MAIN][0])
+    first = done.job.results["evaluate"][done.job.arms[MAIN][0]].folder
+    stored = transfer.read_own(first / "predictions.safetensors")
+    correct = stored["predicted"].long() == test.y
     assert wrong == int((~correct).sum()) == round((1 - done.result.draws[MAIN][0]) * len(test))
     assert not correct[rows].any()
     ranked = [p for _, _, p in titles]
     assert ranked == sorted(ranked, reverse=True)
-    assert ranked[0] == float(confidence[~correct].max())
+    assert ranked[0] == pytest.approx(float(stored["confidence"][~correct].max()), abs=1e-5)
     assert all(true != predicted for true, predicted, _ in titles)
 
 
@@ -215,9 +226,15 @@ def test_names_of_classes_are_never_markup(done):
         "j",
     )
     odd = replace(done.job, corpus=replace(done.job.corpus, classes=names))
-    for picture in plots.draw(odd, done.result):
+    classes = [replace(c, name=n) for c, n in zip(done.found.classes, names, strict=True)]
+    named = replace(done.found, classes=classes)
+    drawn = plots.draw(odd, done.result, named)
+    for picture in drawn:
         Image.open(BytesIO(picture.png)).load()
-    Page(page.whole("<&>", report.body(odd, done.result, [*done.command, "name=<b>"], [])))
+    body = report.body(odd, done.result, [*done.command, "name=<b>"], drawn, named)
+    shown = Page(page.whole("<&>", body))
+    assert "<i>" in shown.words
+    assert "i" not in shown.seen
 
 
 def test_a_range_test_is_shown_with_the_rate_it_found(done, tmp_path):

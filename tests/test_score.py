@@ -16,10 +16,11 @@ from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.errors import ConfigError
 from sft_exp.evaluate import page
-from sft_exp.evaluate.evaluation import ClassScores, Evaluation
+from sft_exp.evaluate.evaluation import Evaluation
 from sft_exp.jobs import prepare
 from sft_exp.metrics.balanced_accuracy import BalancedAccuracy
 from sft_exp.models.heads import classifier
+from sft_exp.reports.classification import ClassScores
 from sft_exp.tasks.regress import Regress
 from sft_exp.tasks.segment import Segment
 
@@ -83,6 +84,10 @@ def test_a_folder_of_unequal_classes_is_judged_by_balanced_accuracy_unless_anoth
     assert result["verdict"]["word"] != "no verdict"
     reason = "judged by balanced accuracy, because 75 % of the training labels are cat"
     assert reason in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "balanced_accuracy.png").exists()
+    shown = result._repr_html_()
+    assert "test balanced accuracy, %" in shown
+    assert 'alt="Test balanced accuracy by arm"' in shown
     grades = {g.point: g for g in runs.grade(artefacts.read(tmp_path / "run"))}
     for point in ("6.2", "7.1", "7.2", "8.1"):
         assert grades[point].passed, grades[point].reason
@@ -109,9 +114,21 @@ def test_an_evaluation_of_unequal_classes_says_so():
         found = [
             ClassScores(f"c{n}", images, 1, 0.5, 1, None, None) for n, images in enumerate(counts)
         ]
-        common = ("run", 1, "data", "sha256", "all", sum(counts), "accuracy")
-        scores = {"accuracy": 0.8, "recall": 0.5}
-        return Evaluation(*common, scores, (0.7, 0.9), [], "", (), classes=found)
+        return Evaluation(
+            run="run",
+            splits=1,
+            data="data",
+            manifest="sha256",
+            which="all",
+            images=sum(counts),
+            score="accuracy",
+            scores={"accuracy": 0.8, "recall": 0.5},
+            interval=(0.7, 0.9),
+            copies=[],
+            unchecked="",
+            absent=(),
+            classes=found,
+        )
 
     assert not [note for note in page.notes(evaluated(60, 40)) if "balanced" in note]
     (said,) = (note for note in page.notes(evaluated(20, 80)) if "balanced" in note)

@@ -6,13 +6,18 @@ import os
 import re
 import subprocess
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from result_stubs import record
 from rich.console import Console
 
 from sft_exp import progress
+from sft_exp.execution import ownership
 from sft_exp.reports.terminal_table import fitted
+from sft_exp.store import atomic_io
 from sft_exp.sweep import display
 from sft_exp.sweep.display import Display
 
@@ -68,6 +73,30 @@ def test_a_table_that_fits_keeps_a_column_for_each_setting():
     assert "pretrainer=" not in printed(fitted((HEAD, ROWS), screen, NUMBERS, [], SETTINGS), 160)
 
 
+STUDY = [
+    ["pretrainer", "labels", "pretrained", "scratch", "gain", "low", "high", "verdict", "worth", "best baseline", "scratch_long"],
+    ["dae", "1", "63.4", "62.4", "+1.0", "-11.7", "+13.6", "cannot tell", "1.1x (0.031 to 38)", "raw_svm 66.6", ""],
+    ["dae", "5", "80.0", "81.2", "-1.2", "-7.1", "+4.8", "cannot tell", "0.91x (0.0053 to 1.5e+02)", "raw_svm 84.6", "84.1"],
+    ["vae", "5", "83.1", "83.0", "+0.1", "-5.4", "+5.6", "cannot tell", "at least 1x", "raw_svm 84.6", "84.9"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "parts"), [(160, 1), (110, 1), (80, 2), (60, 3)])
+def test_a_wide_table_goes_on_below_itself_with_the_columns_that_tell_rows_apart(width, parts):
+    screen = Console(file=io.StringIO(), width=width, color_system=None)
+    head, *rows = STUDY
+    numbers = [*head[1:7], head[-1]]
+    text = printed(
+        fitted((head, rows), screen, numbers, ["verdict", "worth", "best baseline"]), width
+    )
+    assert max(map(len, text.splitlines())) <= width
+    assert len([line for line in text.splitlines() if "pretrainer" in line]) == parts
+    for row in rows:
+        lines = [line.split() for line in text.splitlines() if line.split()[:2] == row[:2]]
+        assert len(lines) == parts
+        assert {*row[2:7]} <= {word for line in lines for word in line}
+
+
 @pytest.fixture
 def screen(monkeypatch):
     """The console of progress and display, 80 columns wide, as text."""
@@ -87,6 +116,13 @@ def test_a_job_is_one_line_with_what_varies(screen):
     assert screen.file.getvalue() == (
         "job 4 (5 of 27): pretrainer=ae optim.lr=0.1: validation 95.1, test 90.0 in 0 s\n"
     )
+
+
+def test_keys_that_change_no_result_do_not_tell_jobs_apart(screen):
+    shown = Display(2, common=["seed=1"])
+    told = shown.describe(0, ["seed=1", "labels=5", "controls=[scratch]"])
+    assert told == "job 0 (1 of 2): labels=5"
+    assert shown.describe(0, ["controls=[scratch]"]).endswith(": controls=[scratch]")
 
 
 def test_the_block_counts_and_names_the_best_by_validation(screen):
@@ -111,6 +147,53 @@ def test_a_worker_warns_above_the_block(screen):
     assert screen.file.getvalue() == "3 files are no images\n"
 
 
+def test_the_block_shows_what_other_processes_run_and_where(screen, monkeypatch, tmp_path):
+    """Their run folders are followed; what lay there before the sweep began does not count."""
+    monkeypatch.setattr(display, "LOOK", 0.01)
+    shown = Display(4, done=1)
+    shown.live = True  # as on a terminal
+    places = {tmp_path / f"{n}": f"job {n}" for n in range(3)}
+
+    def say(n, state, **more):
+        atomic_io.folder(tmp_path / f"{n}")
+        about = {"token": "", "pid": 40 + n, "host": f"node{n}"}
+        atomic_io.write_json(tmp_path / f"{n}" / ownership.OWNER, about)
+        atomic_io.write_json(tmp_path / f"{n}" / "status.json", {"state": state, **more})
+
+    def until(text):
+        end = time.monotonic() + 30
+        while text not in printed(shown.block(), 100):
+            assert time.monotonic() < end, printed(shown.block(), 100)
+            time.sleep(0.01)
+
+    say(0, "failed", error="of an earlier try")
+    shown.watch(places)
+    say(1, "running")
+    until("job 1, process 41 on node1")
+    say(0, "running")
+    until("job 0, process 40 on node0")
+    assert "failed" not in printed(shown.block(), 100)
+    result = record(test={"accuracy": 0.5}, val={"accuracy": 0.75})
+    atomic_io.write_json(tmp_path / "1/results.json", result)
+    say(1, "done")
+    until("best by validation so far: 75.0, job 1")
+    say(0, "failed", error="out of memory\nmore")
+    until("2 of 4 jobs done, 1 failed, about ")
+    assert "node" not in printed(shown.block(), 100)
+    assert "job 0: failed, out of memory" in screen.file.getvalue()
+    shown.live = None
+
+
+def test_a_process_whose_jobs_another_one_shows_is_silent(screen, caplog, monkeypatch):
+    monkeypatch.setattr(progress.LOG, "handlers", [caplog.handler])
+    shown = Display(2, silent=True)
+    shown.show_message("3 files are no images")
+    shown.end("job 0", 0.5, 0.5)
+    shown.fail("job 1", "out of memory")
+    assert screen.file.getvalue() == ""
+    assert "job 1: failed, out of memory" in caplog.messages
+
+
 def test_what_the_terminal_says_is_logged_and_quiet_silences_it(screen, caplog, monkeypatch):
     monkeypatch.setattr(progress.LOG, "handlers", [caplog.handler])
     screen.print("[bold]checking[/bold] 3 jobs")
@@ -125,14 +208,24 @@ def test_what_the_terminal_says_is_logged_and_quiet_silences_it(screen, caplog, 
         progress.LOG.manager._clear_cache()
 
 
-def test_the_first_line_comes_before_any_slow_import():
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "pretrainer=ae,vae", "seed=3"], "preparing a sweep over pretrainer=ae,vae\n"),
+        (["study=choose", "minutes=3"], "preparing a sweep over study=choose\n"),
+        (["pretrainer=vae", "seed=3"], "preparing a run of pretrainer=vae seed=3\n"),
+        ([], "preparing a run of the defaults\n"),
+        (["--cfg", "job"], ""),
+        (["seed=3", "hydra/job_logging=quiet"], ""),
+    ],
+)
+def test_the_first_line_comes_before_any_slow_import(words, said):
     code = (
         "import sys; from sft_exp import __main__; __main__.announce(sys.argv[1:]); "
         "assert not {'torch', 'hydra', 'numpy', 'rich'} & set(sys.modules)"
     )
-    words = ["-m", "pretrainer=ae,vae", "seed=3"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "preparing a sweep over pretrainer=ae,vae\n")
+    assert (done.returncode, done.stderr) == (0, said)
 
 
 def on_terminal(columns, tmp_path, *words, **environment):
@@ -181,6 +274,22 @@ def test_a_sweep_on_a_terminal(tmp_path, columns):
     log = (Path(tmp_path) / "sweep" / "0" / "sft_exp.log").read_text()
     assert "command: python -m sft_exp debug=tiny" in log
     assert "done: test accuracy" in log
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not find_spec("hydra_plugins.hydra_joblib_launcher"), reason="the launcher is not installed"
+)
+def test_jobs_side_by_side_on_a_terminal(tmp_path):
+    """One process draws: it says which jobs are at work, in which processes, and none garbles it."""
+    sweep = ["-m", "debug=tiny", "optim=sgd,adam", "optim.lr=0.01,0.001", "val=none"]
+    where = f"hydra.sweep.dir={tmp_path}/sweep"
+    beside = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    code, said = on_terminal(100, tmp_path, *sweep, *beside, where)
+    assert code == 0, said
+    assert "4 of 4 jobs done" in said
+    assert re.search(r"optim=\w+ optim.lr=0.0+1, process \d+ on \S", said)
+    assert ": test " not in said, "lines of single jobs are in their logs"
 
 
 @pytest.mark.slow

@@ -450,9 +450,13 @@ def test_the_dashboard_is_saved(online, server):
     assert read <= set(
         tracker.cells({"choices": {}, "optim": {"lr": 0.1}, "labels": 10, "seed": 0}, {})
     ), "columns of the table"
-    program(online, sys.executable, "-m", "sft_exp.dashboard", "project=study", "sweep=0a1b2c")
+    command = (sys.executable, "-m", "sft_exp.dashboard", "project=study")
+    program(online, *command, "sweep=0a1b2c")
     state = server.state()
     assert len(state["charts"]) == 2
+    assert [v["saves"] for v in state["views"]] == [1, 1]
+    assert "replaced your earlier view" in program(online, *command)
+    assert [v["saves"] for v in server.state()["views"]] == [2, 1], "each name has one view"
     view = state["views"][-1]
     assert view["display_name"] == "sft_exp: did pretraining help? 0a1b2c"
     wanted = {"key": {"section": "run", "name": "group"}, "op": "=", "value": "0a1b2c"}

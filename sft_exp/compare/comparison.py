@@ -38,6 +38,7 @@ SILENT = (
     "monitors",
     "choices",
     "replace",
+    "controls",
 )
 EXCEPT = ("hardware.precision", "hardware.tf32")  # ... except these
 RATES = ("optim.lr", "pretrain_optim.lr")
@@ -112,8 +113,8 @@ class Job:
     @property
     def said(self) -> str:
         """The verdict's word, and which of the two compared arms failed to train."""
-        # without pretraining the main arm has no name
-        names = {SCRATCH: SCRATCH, MAIN: MAIN if self.verdict else ""}
+        # without pretraining the main arm is scratch itself, and has no name
+        names = {SCRATCH: SCRATCH, MAIN: MAIN} if self.verdict else {MAIN: ""}
         failures = [
             f"{name} {how}".strip()
             for arm, name in names.items()
@@ -544,7 +545,9 @@ def ranges(names: list[str]) -> str:
 
 
 def percent(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{100 * value:{sign}.1f}"
+    if value is None:
+        return ""
+    return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def show(value: Any) -> str:

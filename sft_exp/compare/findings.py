@@ -8,12 +8,21 @@ named and not compared.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sft_exp.compare.comparison import Comparison, Job, Row, percent, ranges, show
+from sft_exp.compare.comparison import (
+    Comparison,
+    Job,
+    Row,
+    percent,
+    ranges,
+    show,
+    without_empty,
+)
 from sft_exp.core.arms import MAIN
 from sft_exp.reports.page import Grid
 from sft_exp.store.results import is_proportion
@@ -37,6 +46,7 @@ class Section:
     title: str
     sentences: list[str]
     table: Grid = field(default_factory=lambda: ([], []))
+    rivals: str = ""  # what the best setting cannot be told from, in a sentence
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,13 @@ class Paired:
         return " and ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in words)
 
 
+def summary(comparison: Comparison) -> str:
+    """How many jobs are done, which setting is best by validation, and how certain that is."""
+    rivals = [section.rivals for section in sections(comparison) if section.rivals]
+    return " ".join([comparison.verdict(), *(rivals if len(rivals) == 1 else [])])
+
+
+@lru_cache(maxsize=1)
 def sections(comparison: Comparison) -> list[Section]:
     """What was found, for each problem (data set, labels, task, ...) of the sweep."""
     own = [k for k in comparison.keys if k.partition(".")[0] in PROBLEM]
@@ -135,14 +152,9 @@ def best(
         top = paired.scores.max()
         ties = int((top - paired.scores < TIE).sum())
         tied = f"{ties} of {k} settings tie for the best by validation. " if ties > 1 else ""
-        return Section(
-            title,
-            [
-                *sentences,
-                f"{tied}Nothing is known of the noise between settings: each has one validation score.",
-            ],
-        )
-    proportion = all(is_proportion(j.score) for row in paired.rows for j in row.done)
+        unknown = "Nothing is known of the noise between settings: each has one validation score."
+        return Section(title, [*sentences, f"{tied}{unknown}"], rivals=f"{tied}{unknown}")
+    proportion = proportions(paired.rows)
     picked = selection.pick(list(paired.scores), proportion=proportion)
     count = len(picked.contenders)
     sentences.append(
@@ -166,18 +178,34 @@ def best(
         else:
             # one-sided at ALPHA / (k - 1), as in `selection.pick`
             mean, low, high = interval(leader - paired.scores[n], alpha=min(1, 2 * ALPHA / (k - 1)))
-            cells += [percent(mean), between(low, high)]
+            cells += [percent(mean), between(low, high, proportion)]
             cells += ["within noise" if n in picked.contenders else "worse"]
         body.append(cells)
     head = [*(comparison.names[key] for key in keys), "val", "behind", "interval", ""]
-    return Section(title, sentences, (head, body))
+    return Section(title, sentences, without_empty(head, body), within_noise(count - 1, k - 1))
 
 
-def between(low: float, high: float) -> str:
-    """An interval in points; empty without one, or of width 0, which proves nothing."""
+def within_noise(some: int, others: int) -> str:
+    """`3 of the 26 others are within noise of it.`"""
+    if others == 1:
+        return f"The other one is {'' if some else 'not '}within noise of it."
+    share = "None of the" if not some else "All" if some == others else f"{some} of the"
+    return f"{share} {others} others {'is' if some < 2 else 'are'} within noise of it."
+
+
+def between(low: float, high: float, proportion: bool) -> str:
+    """An interval in points; empty without one, or of width 0, which proves nothing. Differences of
+    proportions lie between -1 and 1, also where so few numbers are known that an interval does not."""
     if not np.isfinite([low, high]).all() or high - low < TIE:
         return ""
+    if proportion:
+        low, high = max(low, -1.0), min(high, 1.0)
     return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def proportions(rows: Iterable[Row]) -> bool:
+    """Whether all scores are shares, from 0 to 1."""
+    return all(is_proportion(job.score) for row in rows for job in row.done)
 
 
 def effects(comparison: Comparison, keys: list[str], paired: Paired, titled: str) -> Section:
@@ -217,7 +245,7 @@ def effects(comparison: Comparison, keys: list[str], paired: Paired, titled: str
                 value or "null",
                 reference or "null",
                 percent(mean, "+"),
-                between(low, high),
+                between(low, high, proportions(paired.rows)),
                 str(count),
             ]
         )
@@ -230,7 +258,7 @@ def effects(comparison: Comparison, keys: list[str], paired: Paired, titled: str
     if unpaired:
         sentences.append(f"No two settings differ in {', '.join(unpaired)} alone.")
     head = ["key", "value", "against", "difference", "interval", "pairs"]
-    return Section(f"Effect of each key{titled}", sentences, (head, body))
+    return Section(f"Effect of each key{titled}", sentences, without_empty(head, body))
 
 
 def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str) -> list[Section]:
@@ -289,7 +317,7 @@ def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str)
                 percent(float(np.mean(pair.pretrained))),
                 percent(float(np.mean(pair.scratch))),
                 percent(verdict.difference, "+") if known else "",
-                between(verdict.low, verdict.high) if known else "",
+                between(verdict.low, verdict.high, proportions(rows)) if known else "",
                 verdict.word if known else verdict.text,
             ]
         )
@@ -298,7 +326,7 @@ def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str)
         "Points of test, paired by seed and labelled split; test chooses nothing."
     )
     head = ["pretrainer", "best setting", "test", "scratch", "gain", "interval", "verdict"]
-    return [Section(title, [sentence, *sentences], (head, body))]
+    return [Section(title, [sentence, *sentences], without_empty(head, body))]
 
 
 def settings_searched(rows: list[Row], keys: list[str]) -> dict[str, int]:

@@ -4,12 +4,12 @@ import csv
 import io
 from collections.abc import Iterable
 from glob import glob, has_magic
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from sft_exp.compare import charts, page
+from sft_exp.compare import charts, findings, page
 from sft_exp.compare.comparison import Comparison, collect
+from sft_exp.reports.page import part
 
 WIDTH = 640  # pixels of a chart in a notebook
 
@@ -29,15 +29,17 @@ class RichComparison(Comparison):
         return pandas.read_csv(text)
 
     def _repr_html_(self) -> str:
-        parts = [f"<p><strong>{escape(self.verdict())}</strong></p>", page.grid(self.table())]
-        parts += page.found(self)
-        parts += [f"<p>{escape(note)}</p>" for note in self.notes()]
         tables = charts.shown_first(self)
-        parts += [
-            f"<h3>{escape(chart.title)}</h3>{charts.svg(chart, tables, WIDTH)}"
-            for chart in charts.charts(self)
-        ]
-        return "\n".join(parts)
+        drawn = [(c.title, charts.svg(c, tables, WIDTH)) for c in charts.charts(self)]
+        shown = part(
+            "compare/notebook.html",
+            verdict=findings.summary(self),
+            jobs=page.grid(self.table()),
+            found=page.found(self),
+            notes=self.notes(),
+            charts=drawn,
+        )
+        return str(shown)
 
 
 def parsed(cell: str) -> float | int | str | None:

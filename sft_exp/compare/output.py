@@ -47,7 +47,7 @@ def print_comparison(comparison: Comparison) -> None:
         screen.print()
     for note in comparison.notes():
         screen.print(note, style="dim")
-    screen.print(comparison.verdict())
+    screen.print(findings.summary(comparison))
 
 
 def finish(folder: Path) -> int:

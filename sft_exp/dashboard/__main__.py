@@ -1,7 +1,8 @@
 """Make the comparison view of a Weights & Biases project.
 
 Each fine-tuning logs one row of a table `results`; two charts for which W&B has no panel read those
-rows of all visible runs. Needs `pip install "sft_exp[dashboard]"`.
+rows of all visible runs. A second call replaces the view that you saved before. Needs
+`pip install "sft_exp[dashboard]"`.
 
     sft_exp dashboard project=sft_exp sweep=c958db87b2
 """
@@ -29,19 +30,22 @@ def work(arguments: Arguments) -> int:
     from sft_exp.trackers import wandb  # late: imports torch
 
     try:
-        from sft_exp.dashboard.charts import presets, workspace
+        from sft_exp.dashboard.charts import presets, save, workspace
 
         api = wandb.library().Api()
         entity = arguments.entity or api.default_entity
         made = presets(api, entity)
-        saved = workspace(entity, arguments.project, made, arguments.sweep).save()
+        view = workspace(entity, arguments.project, made, arguments.sweep)
+        replaced = save(view, api.viewer.username)
     except ImportError as error:
         print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
         return ConfigError.code
     except Exception as error:  # noqa: BLE001 - any answer of the server
         print(f"sft_exp.dashboard: {wandb.first_line(error)}", file=sys.stderr)
         return 1
-    print(saved.url)
+    if replaced:
+        print(f"sft_exp.dashboard: replaced your earlier view {view.name!r}", file=sys.stderr)
+    print(view.url)
     return 0
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 from sft_exp.trackers import wandb
@@ -151,6 +152,26 @@ def workspace(entity: str, project: str, charts: dict[str, str], sweep: str | No
             order=[expr.Ordering(expr.Summary("val/score"), ascending=False)],
         ),
     )
+
+
+def save(view: Any, user: str) -> bool:
+    """Save a workspace in place of the one that the user saved under the same name before; returns
+    whether there was one.
+
+    W&B tells views apart by an internal name, random by default, which here is a hash of the user and
+    the view's name. So a second call finds the first one's view, also from another machine.
+    """
+    from wandb_workspaces.workspaces import internal
+
+    text = json.dumps([user, view.name])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:11]
+    view._internal_name = internal._url_query_str_to_internal_name(digest)
+    with suppress(ValueError):  # there is no such view, or no such project yet
+        known = internal.get_view_dict(view.entity, view.project, digest)
+        view._internal_id = known["id"]
+    existed = bool(view._internal_id)
+    view.save()
+    return existed
 
 
 def preset(api: Any, entity: str, name: str, spec: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The images on which a run's model is scored, and the run's own training and held-out images."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from sft_exp.data.decode import decode
 from sft_exp.data.images import Images, fitted
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.failures import translated
+from sft_exp.stages import logits
 from sft_exp.stages import model as models
 from sft_exp.store import results
 from sft_exp.store.results import Results
@@ -164,13 +164,10 @@ def own(run: Path) -> tuple[Scored, Own]:
 
 def unlearnt(folder: Path, experiment: Experiment, labelled: Images) -> tuple[Images | None, str]:
     """The labelled images that the model in the folder was not trained on; without any, why."""
-    names = {*json.loads((folder / "labels.json").read_text())["validation"]}
-    if experiment.val == "full":
-        return None, "val=full holds out labels outside the label budget"
-    rows = [n for n, name in enumerate(labelled.ids) if name in names]
-    if not rows:
-        return None, "its model was trained on all its labels; val=holdout holds some out"
-    return labelled.at(torch.tensor(rows)), ""
+    rows = logits.unlearnt(folder, labelled)
+    if experiment.val == "full" or not len(rows):
+        return None, logits.why_none(experiment.val)
+    return labelled.at(rows), ""
 
 
 def own_if_present(run: Path) -> Own:

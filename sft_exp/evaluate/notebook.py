@@ -13,7 +13,7 @@ class RichEvaluation(Evaluation):
     """An evaluation that a notebook shows."""
 
     def _repr_html_(self) -> str:
-        return page.body(self, MISTAKES, images=True)
+        return str(page.body(self, MISTAKES, images=True))
 
 
 def rich(run: Path, dataset: Sequence[str]) -> RichEvaluation:

@@ -3,22 +3,21 @@
 import io
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sft_exp.core.score import UNEQUAL
 from sft_exp.data import tables
-from sft_exp.evaluate.evaluation import Evaluation, Predictions
-from sft_exp.reports import confidence, page, plots
+from sft_exp.evaluate.evaluation import Evaluation
+from sft_exp.reports import classification, page, plots
+from sft_exp.reports.classification import Predictions
 from sft_exp.reports.drawing import Picture, style
-from sft_exp.reports.page import Grid
 from sft_exp.store import atomic_io
 
-NUMBERS = ("images", "precision", "recall", "F1", "AUROC", "average precision", "value", "p")
-UNITS = ("log_loss",)  # scores that are no fractions
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def write(evaluation: Evaluation, folder: Path, mistakes: int, images: bool) -> None:
@@ -104,117 +103,40 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
         )
     if evaluation.absent:
         yield f"Classes without an image: {', '.join(evaluation.absent)}."
-    if calibration := evaluation.calibration:
-        if calibration.temperature is None:
-            yield f"No temperature scaling: {calibration.why}."
-        else:
-            yield (
-                f"Temperature {calibration.temperature:.2f}, fitted on {calibration.fitted_on} "
-                "labels that the run had held out: calibration error "
-                f"{100 * (calibration.ece_scaled or 0):.1f} % instead of {100 * calibration.ece:.1f} %, "
-                f"log loss {calibration.log_loss_scaled:.3f} instead of {calibration.log_loss:.3f}."
-            )
-    elif evaluation.classes:
-        yield "The model has no probabilities (SVM): no AUROC, no calibration."
+    if evaluation.classes:
+        yield classification.about_calibration(evaluation)
 
 
-def shown(name: str, value: float) -> str:
-    """A fraction in per cent; in its own units if it is none."""
-    fraction = name not in UNITS and 0 <= value <= 1
-    return f"{100 * value:.1f} %" if fraction else f"{value:.4g}"
-
-
-def scores_table(evaluation: Evaluation) -> Grid:
-    return ["score", "value"], [[n, shown(n, v)] for n, v in evaluation.scores.items()]
-
-
-def classes_table(evaluation: Evaluation) -> Grid:
-    """The scores of each class, in per cent."""
-    head = ["class", "images", "precision", "recall", "F1", "AUROC", "average precision"]
-    body = []
-    for c in evaluation.classes:
-        values = (c.precision, c.recall, c.f1, c.auroc, c.average_precision)
-        body.append(
-            [c.name, f"{c.images:,}", *("-" if v is None else f"{100 * v:.1f}" for v in values)]
-        )
-    return head, body
-
-
-def mistakes_table(predictions: Predictions, names: list[str], rows: list[int]) -> Grid:
-    p_NK = predictions.probabilities
-    head = ["file", "label", "predicted", "p"]
-    return head, [
-        [
-            predictions.ids[n],
-            names[predictions.true[n]],
-            names[k := int(predictions.predicted[n])],
-            f"{100 * p_NK[n, k]:.1f} %",
-        ]
-        for n in rows
-    ]
-
-
-def body(evaluation: Evaluation, mistakes: int, images: bool) -> str:
+def body(evaluation: Evaluation, mistakes: int, images: bool) -> "Markup":
     """The page's content, HTML."""
     from matplotlib import rc_context
 
-    parts = [
-        f"<h1>{escape(evaluation.run)} on {escape(evaluation.data)}</h1>",
-        f'<p class="verdict">{escape(headline(evaluation))}</p>',
-        *(f"<p>{escape(note)}</p>" for note in notes(evaluation)),
-    ]
-    predictions, names = evaluation.predictions, [c.name for c in evaluation.classes]
-    if evaluation.classes:
-        parts += ["<h2>Classes</h2>", page.table(classes_table(evaluation), NUMBERS, ())]
-    if predictions:
-        with rc_context(style()):
-            drawn = list(pictures(evaluation, predictions, mistakes if images else 0))
-        parts += ["<h2>Pictures</h2>", page.pictures(drawn)]
-        if rows := predictions.mistakes()[:mistakes] if evaluation.probabilistic else []:
-            table = page.table(mistakes_table(predictions, names, rows), NUMBERS, ("file",))
-            parts += ["<h2>Most confident mistakes</h2>", table]
-    parts += ["<h2>Scores</h2>", page.table(scores_table(evaluation), NUMBERS, ())]
-    facts = {"Run": evaluation.run, "Manifest": f"{evaluation.manifest} (SHA-256)"}
-    parts += [
-        "<h2>Facts</h2>",
-        "<dl>",
-        *(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items()),
-        "</dl>",
-    ]
-    return "\n".join(parts)
+    with rc_context(style()):
+        drawn = list(pictures(evaluation, mistakes if images else 0))
+    return page.part(
+        "evaluate/evaluation.html",
+        evaluation=evaluation,
+        headline=headline(evaluation),
+        notes=[*notes(evaluation)],
+        numbers=classification.NUMBERS,
+        classes=classification.classes_table(evaluation),
+        drawn=drawn,
+        mistakes=classification.mistakes_table(evaluation, mistakes),
+        scores=classification.scores_table(evaluation),
+    )
 
 
-def pictures(evaluation: Evaluation, predictions: Predictions, mistakes: int) -> Iterator[Picture]:
+def pictures(evaluation: Evaluation, mistakes: int) -> Iterator[Picture]:
     """Confusions, and where there are probabilities: calibration, precision and recall, mistakes."""
-    names = [c.name for c in evaluation.classes]
-    caption = "Of each true class (row), per cent by predicted class."
-    yield plots.confusion(torch.tensor(evaluation.confusion), names, caption)
-    if not evaluation.probabilistic or evaluation.calibration is None:
-        return
-    p_NK, correct_N = predictions.probabilities, predictions.predicted == predictions.true
-    curves = {"as predicted": (p_NK.max(1), correct_N)}
-    title = f"Calibration error {100 * evaluation.calibration.ece:.1f} %"
-    if predictions.scaled is not None and evaluation.calibration.ece_scaled is not None:
-        curves["temperature-scaled"] = (predictions.scaled.max(1), correct_N)
-        title += f", temperature-scaled {100 * evaluation.calibration.ece_scaled:.1f} %"
-    yield confidence.calibration(curves, title)
-    ranked = {
-        c.name: (predictions.true == k, p_NK[:, k], c.average_precision)
-        for k, c in enumerate(evaluation.classes)
-        if c.average_precision is not None
-    }
-    if ranked:
-        yield confidence.precision_recall(ranked)
-    wrong = predictions.mistakes()
-    if rows := wrong[:mistakes]:
-        titles = [
-            (names[predictions.true[n]], names[k := int(predictions.predicted[n])], p_NK[n, k])
-            for n in rows
-        ]
-        yield confidence.mistakes(predictions.images, rows, titles, len(wrong))
+    if evaluation.classes:
+        names = [c.name for c in evaluation.classes]
+        caption = "Of each true class (row), per cent by predicted class."
+        yield plots.confusion(torch.tensor(evaluation.confusion), names, caption)
+        yield from classification.pictures(evaluation, mistakes)
 
 
 def text(evaluation: Evaluation) -> str:
     """What the terminal shows: the scores, what must be known beside them, the headline."""
-    lines = [f"{name:24} {shown(name, value)}" for name, value in evaluation.scores.items()]
+    scores = evaluation.scores.items()
+    lines = [f"{name:24} {classification.shown(name, value)}" for name, value in scores]
     return "\n".join([*lines, *notes(evaluation), headline(evaluation)])

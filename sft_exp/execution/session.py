@@ -77,8 +77,8 @@ def _run(
             console.print(table)
         atomic_io.write_json(folder / "strategy.json", rows)
         with_report = others is None if job.experiment.report == "auto" else job.experiment.report
-        features = features_requests(job) if with_report else []
-        names = [stage("familiarity").folder_name(request) for request in features]
+        requests = report_requests(job) if with_report else {}
+        names = [stage(name).folder_name(request) for name, request in requests.items()]
         collect.refer(Path(job.experiment.store), folder, [*pipeline.folder_names(job), *names])
         if others is None and ctx.group is None:
             pilot.announce(job, ctx)
@@ -86,9 +86,16 @@ def _run(
             result = pipeline.run(job, ctx, others or ())
         ownership.require(folder)
         result_file.write(folder, result)
-        pictures = report.write(job, result, folder, command) if with_report else {}
+        folders = {name: computed(job, name, request, ctx) for name, request in requests.items()}
+        classified = report.classified(job, folders["logits"]) if "logits" in folders else None
+        pictures = report.write(job, result, folder, command, classified) if with_report else {}
         model_card.publish(job, result, folder, command)
-        copy_features(job, folder, features, ctx)
+        if (
+            "familiarity" in folders
+            and (file := folders["familiarity"] / familiarity.FILE).is_file()
+        ):
+            # the store keeps it for other folders of the run
+            atomic_io.write(folder / file.name, file.read_bytes())
         for name, run in list(ctx.runs.items()):
             run.summary(run_metadata.summary(result, run_metadata.start_url(job, ctx)))
             run.pictures({title: file.read_bytes() for title, file in pictures.items()})
@@ -130,24 +137,27 @@ def _run(
     return result
 
 
-def features_requests(job: Job) -> list[Request]:
-    """The request for features of training images, from which `predict` sees unfamiliar images.
-
-    It is empty for tasks that do not classify images.
-    """
+def report_requests(job: Job) -> dict[str, Request]:
+    """The requests of a classifier's report beside the job's own, by stage: all outputs of the first
+    labelled split's model, and features by which `predict` tells images that are unlike those it
+    learnt from. Other tasks have none."""
     if job.experiment.task.predicts != "classes":
-        return []
-    main = job.requests["finetune"][job.arms[MAIN][0]]
-    request = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
-    return [{**request, "model": place(job, "finetune", main), "parts": model_parts(main)}]
+        return {}
+    first = job.arms[MAIN][0]
+    main, scored = job.requests["finetune"][first], job.requests["evaluate"][first]
+    shared = {key: main[key] for key in ("dataset", "data", "labels", "draw")}
+    of_model = {"model": place(job, "finetune", main), "parts": model_parts(main)}
+    held_out = job.experiment.val == "holdout"  # val=full holds out labels outside the budget
+    return {
+        "logits": {**scored, "held_out": held_out},
+        "familiarity": {**shared, **of_model},
+    }
 
 
-def copy_features(job: Job, folder: Path, requests: list[Request], ctx: Context) -> None:
-    """Copy these features into the run folder; the store keeps them for other folders of the run."""
+def computed(job: Job, name: str, request: Request, ctx: Context) -> Path:
+    """The folder of a request's result."""
     store = Store(Path(job.experiment.store), lambda: Stop.requested)
-    for result in store.run(stage("familiarity", ctx), requests):
-        if (file := result.folder / familiarity.FILE).is_file():
-            atomic_io.write(folder / file.name, file.read_bytes())
+    return store.run(stage(name, ctx), [request])[0].folder
 
 
 def exit_code(error: BaseException) -> int:

@@ -23,6 +23,7 @@ from sft_exp.stages import (  # fmt: skip
     features,
     finetune,
     likelihood,
+    logits,
     lr_find,
     metrics,
     pretrain,
@@ -51,7 +52,9 @@ FUNCTIONS: dict[str, Callable[[Path, Request, Context], None]] = {
     "compress": compress.run,
     "bill": benchmark.run,
     "export": export.run,
-    "familiarity": familiarity.run,  # not among a job's requests (execution/session.py)
+    # not among a job's requests (execution/session.py)
+    "logits": logits.run,
+    "familiarity": familiarity.run,
 }
 # stages that can compute several requests in one call -> (key of such requests, the call)
 ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = {

@@ -16,7 +16,8 @@ from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
-from sft_exp.reports import advice, confidence
+from sft_exp.reports import advice, classification
+from sft_exp.reports.classification import Classified
 from sft_exp.reports.drawing import FAINT, INK, LINES, WIDTH, Picture, blank, png, style
 from sft_exp.reports.inputs import inputs
 from sft_exp.runs import results
@@ -47,18 +48,21 @@ MISTAKES = 12  # wrong predictions that are shown
 SCATTERED = 2_000  # test images at most among the features
 
 
-def draw(job: Job, result: Results) -> list[Picture]:
-    """Every picture that applies to the job."""
+def draw(job: Job, result: Results, found: Classified | None = None) -> list[Picture]:
+    """Every picture that applies to the job; `found` are the first labelled split's predictions."""
     from matplotlib import rc_context
 
     makers: list[Callable[[Job, Results], Picture | None]] = [
         accuracies, pretraining, monitors, finetuning, range_test, benchmark, inputs, examples, predictions, confusions,
-        calibration, mistakes, features,
+        features,
     ]  # fmt: skip
-    if not job.experiment.report_images:
+    images = job.experiment.report_images
+    if not images:
         makers = [make for make in makers if make not in SHOWING]
     with rc_context(style()):
-        return [picture for make in makers if (picture := make(job, result))]
+        drawn = [picture for make in makers if (picture := make(job, result))]
+        more = classification.pictures(found, MISTAKES if images else 0) if found else ()
+        return [*drawn, *more]
 
 
 def accuracies(job: Job, result: Results) -> Picture:
@@ -392,46 +396,6 @@ def features(job: Job, result: Results) -> Picture | None:
     return Picture("features", "Features", caption, png(figure))
 
 
-def calibration(job: Job, result: Results) -> Picture | None:
-    """Of classifiers with probabilities: the main arm's confidences in all labelled splits."""
-    stored = [confident(job, draw, i) for draw, i in enumerate(job.arms[MAIN])]
-    known = [pair for pair in stored if pair is not None]
-    if not known:
-        return None
-    confidence_N, correct_N = (torch.cat(parts).numpy() for parts in zip(*known, strict=True))
-    error = result.test.get("ece")
-    title = "Calibration" if error is None else f"Calibration error {100 * error:.1f} %"
-    return confidence.calibration({"": (confidence_N, correct_N)}, title)
-
-
-def mistakes(job: Job, result: Results) -> Picture | None:
-    """The first labelled split's most confident mistakes."""
-    pair = confident(job, 0, job.arms[MAIN][0])
-    if pair is None:
-        return None
-    confidence_N, correct_N = pair
-    test, names = splits.make(job.corpus, job.labels, 0).test, job.corpus.classes
-    wrong = (~correct_N).nonzero().flatten()
-    rows = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
-    if not rows:
-        return None
-    guesses = predicted(job, job.arms[MAIN][0])
-    titles = [(names[test.y[n]], names[guesses[n]], float(confidence_N[n])) for n in rows]
-    return confidence.mistakes(test, rows, titles, len(wrong))
-
-
-def confident(job: Job, draw: int, i: int) -> tuple[Tensor, Tensor] | None:
-    """(confidence [N], whether it is correct [N]) of the predictions of fine-tuning `i`, that of a
-    labelled split; None where there are no probabilities of classes."""
-    if job.experiment.task.predicts != "classes":
-        return None
-    stored = transfer.read_own(job.results["evaluate"][i].folder / "predictions.safetensors")
-    if "confidence" not in stored:
-        return None
-    y_N = splits.make(job.corpus, job.labels, draw).test.y.cpu()
-    return stored["confidence"].float(), stored["predicted"].long() == y_N
-
-
 def starts(job: Job) -> list[Any]:
     """Folders of the main arm's pretrainings: one, or one per fold."""
     folders = (job.requests["finetune"][i]["start"] for i in job.arms[MAIN])
@@ -500,4 +464,4 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-SHOWING = (inputs, examples, predictions, mistakes)  # pictures that hold the user's images
+SHOWING = (inputs, examples, predictions)  # pictures that hold the user's images

@@ -6,10 +6,9 @@ import platform
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,14 +16,16 @@ from rich.table import Table
 
 from sft_exp.core.arms import LABELS_ONLY, MAIN, SCRATCH, SINGLE
 from sft_exp.core.score import BALANCED, UNEQUAL, commonest
+from sft_exp.data import splits
 from sft_exp.errors import StorageError
 from sft_exp.jobs import prepare
 from sft_exp.jobs.prepare import further
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
-from sft_exp.reports import advice, inputs, model_card, page, plots
+from sft_exp.reports import advice, classification, inputs, model_card, page, plots
+from sft_exp.reports.classification import Classified, HeldOut
 from sft_exp.reports.drawing import Picture, style
 from sft_exp.runs import results
-from sft_exp.stages import finetune
+from sft_exp.stages import finetune, logits
 from sft_exp.store import atomic_io
 from sft_exp.store.listing import bytes_, folders, totals
 from sft_exp.store.requests import plain
@@ -33,6 +34,10 @@ from sft_exp.store.store import Request, Store
 from sft_exp.training import health
 from sft_exp.training.context import pick
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+OF = "Of the first labelled split's model, on the test images. The command evaluate scores other images likewise."
 MEANING = {
     MAIN: "pretrained, then fine-tuned",
     SCRATCH: "the same model, never pretrained",
@@ -107,16 +112,40 @@ def show_benchmark(benchmark: Bill, screen: Console) -> None:
     screen.print(benchmark_caption(benchmark), style="dim", soft_wrap=not screen.is_terminal)
 
 
-def write(job: Job, result: Results, folder: Path, command: list[str]) -> dict[str, Path]:
+def classified(job: Job, folder: Path) -> Classified:
+    """What the logits in a store folder say of the test images, for the first labelled split's
+    model."""
+    first = job.arms[MAIN][0]
+    known = logits.read(folder)
+    held_out = HeldOut(
+        known.held_out.double().numpy(),
+        known.held_out_y.numpy(),
+        logits.why_none(job.experiment.val),
+    )
+    return classification.classified(
+        splits.make(job.corpus, job.labels, 0).test,
+        known.test.double().numpy(),
+        job.corpus.classes,
+        held_out,
+        probabilistic=job.requests["finetune"][first]["strategy"].probabilistic,
+    )
+
+
+def write(
+    job: Job,
+    result: Results,
+    folder: Path,
+    command: list[str],
+    found: Classified | None = None,
+) -> dict[str, Path]:
     """Write the pictures and report.html into the run folder; returns the pictures' files by
-    title."""
-    pictures = plots.draw(job, result)
+    title. `found` are the first labelled split's predictions, of a classifier."""
+    pictures = plots.draw(job, result, found)
     files = {p.title: folder / f"{p.name}.png" for p in pictures}
     for picture, file in zip(pictures, files.values(), strict=True):
         atomic_io.write(file, picture.png)
-    atomic_io.write(
-        folder / "report.html", page.whole(title(job), body(job, result, command, pictures))
-    )
+    text = page.whole(title(job), body(job, result, command, pictures, found))
+    atomic_io.write(folder / "report.html", text)
     return files
 
 
@@ -264,15 +293,21 @@ def counted(n: float) -> str:
     return f"{n:.3g} G"
 
 
-def body(job: Job, result: Results, command: list[str], pictures: list[Picture]) -> str:
-    """The HTML body of report.html."""
+def body(
+    job: Job,
+    result: Results,
+    command: list[str],
+    pictures: list[Picture],
+    found: Classified | None = None,
+) -> "Markup":
+    """The HTML body of report.html; `found` are the first labelled split's predictions."""
     e, notes = job.experiment, advice.notes(job, result)
     following, why = advice.next_command(job, result, command)
     verdict = advice.sentence(result) or notes.pop(0)
     data, outside = result.data, f"; {advice.OUTSIDE}" if e.val == "full" else ""
     facts = {
         "Data": f"{job.corpus.name}: {data.train:,} training images, {data.labelled:,} of them labelled "
-        f"({job.labels}), {data.test:,} test images, {len(job.corpus.classes)} classes",
+        f"({job.labels}), {unlabelled(job)}{data.test:,} test images, {len(job.corpus.classes)} classes",
         "Manifest": f"{data.manifest} (SHA-256, training), {data.test_manifest} (test)",
         "Protocol": f"{job.labels}, draws={e.draws}, {advice.VALIDATION[e.val]}. {results.design(job)}",
         "Weights": advice.weights(result),
@@ -281,38 +316,36 @@ def body(job: Job, result: Results, command: list[str], pictures: list[Picture])
         if result.validated is None
         else f"{100 * result.validated:.1f} % on {data.val:,} images{outside}",
         "Stages": ", ".join(stage_facts(*item) for item in result.stages.present().items()),
-        "Command": f"<code>{escape(shlex.join(command))}</code>",
+        "Command": shlex.join(command),
         "Environment": environment(job),
     }
-    return "\n".join(
-        [
-            f"<h1>{escape(title(job))}</h1>",
-            f'<p class="verdict">{escape(verdict)}</p>',
-            *(f"<p>{escape(note)}</p>" for note in notes),
-            html_table(job, result),
-            *([html_benchmark(result.benchmark)] if result.benchmark else []),
-            "<h2>Next</h2>",
-            f'<pre class="command">{escape(following)}</pre>',
-            f'<p class="soft">{escape(why)}</p>',
-            "<h2>Pictures</h2>",
-            page.pictures(pictures),
-            "<h2>Facts</h2>",
-            "<dl>",
-            *(
-                f"<dt>{name}</dt><dd>{value if name == 'Command' else escape(value)}</dd>"
-                for name, value in facts.items()
-                if value
-            ),
-            "</dl>",
-            "<h2>Config</h2>",
-            f"<details><summary>as resolved</summary><pre>{escape(json.dumps(result.config, indent=1))}</pre></details>",
-        ]
+    return page.part(
+        "reports/report.html",
+        title=title(job),
+        verdict=verdict,
+        notes=notes,
+        footing=footing(job).split("\n"),
+        heads=heads(job),
+        arms=arm_rows(job, result),
+        benchmark=benchmark_part(result.benchmark) if result.benchmark else None,
+        following=following,
+        why=why,
+        drawn=pictures,
+        classified=classes_part(found) if found else None,
+        facts=facts,
+        config=json.dumps(result.config, indent=1),
     )
 
 
-def html_table(job: Job, result: Results) -> str:
-    cells = "".join(f'<th scope="col" class="number">{head}</th>' for head in heads(job))
-    main, lines = ' class="main"', []
+def unlabelled(job: Job) -> str:
+    """`120 further images without labels, `; "" where there are none."""
+    extra = job.corpus.extra
+    return f"{len(extra):,} further images without labels, " if extra is not None else ""
+
+
+def arm_rows(job: Job, result: Results) -> list[dict[str, Any]]:
+    """The rows of the table of arms, for the template."""
+    table_rows = []
     for arm, values in rows(job, result):
         why = health.said(result.faults.get(arm, []))
         what = (
@@ -320,13 +353,10 @@ def html_table(job: Job, result: Results) -> str:
             if arm == MAIN and advice.no_pretraining(job.experiment)
             else meaning(arm)
         )
-        about = escape(f"{what}; {why}" if why else what)
-        name = f'<th scope="row">{advice.called(job, arm, result.faults)}<br><span class="soft">{about}</span></th>'
-        numbers = "".join(f'<td class="number">{value}</td>' for value in values)
-        lines.append(f"<tr{main if arm == MAIN else ''}>{name}{numbers}</tr>")
-    caption = escape(footing(job)).replace("\n", "<br>")
-    head = f'<thead><tr><th scope="col">arm</th>{cells}</tr></thead>'
-    return f'<div class="wide"><table><caption>{caption}</caption>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+        name = advice.called(job, arm, result.faults)
+        about = f"{what}; {why}" if why else what
+        table_rows.append({"main": arm == MAIN, "name": name, "about": about, "cells": values})
+    return table_rows
 
 
 def meaning(arm: str) -> str:
@@ -334,15 +364,22 @@ def meaning(arm: str) -> str:
     return MEANING.get(arm, single)
 
 
-def html_benchmark(benchmark: Bill) -> str:
-    heads = "".join(f'<th scope="col" class="number">{escape(head)}</th>' for head in BILL)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for name, cells in benchmark_rows(benchmark)
-    )
-    head = f'<thead><tr><th scope="col">form</th>{heads}</tr></thead>'
-    caption = f"<caption>{escape(benchmark_caption(benchmark))}</caption>"
-    return f'<h2>Compressed</h2><div class="wide"><table>{caption}{head}<tbody>{lines}</tbody></table></div>'
+def benchmark_part(benchmark: Bill) -> dict[str, Any]:
+    """The table of compressed forms, for the template."""
+    caption = benchmark_caption(benchmark)
+    return {"caption": caption, "heads": BILL, "rows": benchmark_rows(benchmark)}
+
+
+def classes_part(found: Classified) -> dict[str, Any]:
+    """Tables of classes, scores and mistakes, for the template."""
+    return {
+        "what": OF,
+        "numbers": classification.NUMBERS,
+        "classes": classification.classes_table(found),
+        "calibration": classification.about_calibration(found),
+        "scores": classification.scores_table(found),
+        "mistakes": classification.mistakes_table(found, plots.MISTAKES),
+    }
 
 
 def stage_facts(name: str, stage: Stage) -> str:

@@ -26,7 +26,8 @@ def fitted(
 
     It tries in turn: every cell on one line; sentences over several lines; without the columns
     `optional`, whose names are then said below; the columns `settings` combined into one as
-    `name=value`, which wraps between settings; each row as a list of `name value`.
+    `name=value`, which wraps between settings; several tables below each other, each with the first
+    columns, which tell rows apart; each row as a list of `name value`.
 
     Args:
         grid: heads and rows of cells.
@@ -52,7 +53,33 @@ def fitted(
         for gap in (WIDE, NARROW):
             if (result := table(together, numbers, sentences, screen.width, gap)) is not None:
                 return result
-    return records(grid)
+    return continued(grid, numbers, sentences, screen.width) or records(grid)
+
+
+def continued(
+    grid: Grid, numbers: Collection[str], sentences: Collection[str], width: int
+) -> Group | None:
+    """The grid as several tables with the columns that tell its rows apart in each; None if a
+    column has no room beside these."""
+    head, rows = grid
+    size = next(
+        (n for n in range(1, len(head)) if len({tuple(row[:n]) for row in rows}) == len(rows)), 1
+    )
+    tables: list[Table] = []
+    shown: list[int] = []
+    last: Table | None = None
+    for column in range(size, len(head)):
+        for columns in ([*shown, column], [column]):
+            taken = [*range(size), *columns]
+            part = [head[n] for n in taken], [[row[n] for n in taken] for row in rows]
+            if (fits := table(part, numbers, sentences, width, NARROW)) is not None:
+                break
+            if columns == [column]:
+                return None
+            if last is not None:
+                tables.append(last)
+        shown, last = columns, fits
+    return Group(*tables, *([last] if last is not None else []))
 
 
 def without(grid: Grid, names: Collection[str]) -> Grid:

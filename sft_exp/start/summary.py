@@ -5,9 +5,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft_exp.api import RunResult
 from sft_exp.config import recipe
@@ -16,6 +15,9 @@ from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.store import results
 from sft_exp.sweep import timed
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 STUDY = "choose"  # folder of the study, below that of the page
 
@@ -57,32 +59,31 @@ def page_of(run: Path, out: Path, to_label: Path | None) -> str:
     study = json.loads((out / STUDY / "study.json").read_text())
     title = f"{result.data.name}: what works on these images"
     verdict = result.verdict.text if result.verdict else ""  # stands below its table
-    answer, *others = (sentence for sentence in study["sentences"] if sentence != verdict)
     command = shlex.quote(str(run))
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(answer)}</p>',
-        "<h2>The images</h2>",
-        f"<p>{escape(images(result))}</p>",
-        *pictures(run),
-        "<h2>What works, and how certain it is</h2>",
-        tried(study["trials"]["jobs"]),
-        *(f"<p>{escape(sentence)}</p>" for sentence in others),
-        RunResult(run, result)._repr_html_(),
-        f"<p>{link(run / 'report.html', out, 'The report')} has every figure, "
-        f"{link(out / STUDY / 'study.html', out, 'the study')} what was compared.</p>",
-        "<h2>What to label next</h2>",
-        next_labels(run, to_label, out),
-        "<h2>How to use the model</h2>",
-        commands(
+    labelling = f"sft_exp label {command} out={shlex.quote(str(to_label))}" if to_label else ""
+    places = {
+        "report": run / "report.html",
+        "study": out / STUDY / "study.html",
+        "sheet": to_label / "label.html" if to_label else None,
+    }
+    body = page.part(
+        "start/start.html",
+        title=title,
+        sentences=[s for s in study["sentences"] if s != verdict],
+        images=images(result),
+        drawn=pictures(run),
+        tried=tried(study["trials"]["jobs"]),
+        result=RunResult(run, result).rich(),
+        files={k: f.relative_to(out).as_posix() if f else "" for k, f in places.items()},
+        label=labelling,
+        use=[
             f"sft_exp predict {command} new_images > classes.csv",
             f"sft_exp evaluate {command} dataset.root=later_photos",
             f"sft_exp serve {command}",
-        ),
-        "<p>The command that trains it again, with every setting:</p>",
-        commands(study["run"]),
-    ]
-    return page.whole(title, "\n".join(body))
+        ],
+        command=study["run"],
+    )
+    return page.whole(title, body)
 
 
 def images(result: results.Results) -> str:
@@ -95,39 +96,18 @@ def images(result: results.Results) -> str:
     )
 
 
-def pictures(run: Path) -> list[str]:
+def pictures(run: Path) -> list[Picture]:
     """The images as the network sees them, if the report has them."""
     file = run / "inputs.png"
     if not file.is_file():
         return []
     caption = "Some labelled images at the size that the network sees."
-    return [page.pictures([Picture("inputs", "Images", caption, file.read_bytes())])]
+    return [Picture("inputs", "Images", caption, file.read_bytes())]
 
 
-def tried(trials: Sequence[dict[str, Any]]) -> str:
+def tried(trials: Sequence[dict[str, Any]]) -> "Markup":
     """The table of the candidates by validation accuracy, of the longest comparison of each."""
     scores = {t["name"]: t["score"] for t in trials if t["score"] is not None}
     ranked = sorted(scores.items(), key=lambda pair: -pair[1])
     head = ["method", "validation accuracy, %"]
-    return page.table(
-        (head, [[name, f"{100 * score:.1f}"] for name, score in ranked]), head[1:], ()
-    )
-
-
-def next_labels(run: Path, to_label: Path | None, out: Path) -> str:
-    """Where to label the chosen images; the labels are saved in `to_label`."""
-    if to_label is None:
-        return "<p>All images have a label. More of them help only if they are new.</p>"
-    opened = link(to_label / "label.html", out, "This page")
-    return (
-        f"<p>{opened} shows typical unlabelled images that differ from each other, and saves your "
-        "answers as labels.csv. Or label on a served page, which saves each answer at once:</p>"
-    ) + commands(f"sft_exp label {shlex.quote(str(run))} out={shlex.quote(str(to_label))}")
-
-
-def link(file: Path, out: Path, text: str) -> str:
-    return f'<a href="{escape(file.relative_to(out).as_posix())}">{text}</a>'
-
-
-def commands(*lines: str) -> str:
-    return f'<pre class="command">{escape(chr(10).join(lines))}</pre>'
+    return page.table((head, [[name, f"{100 * score:.1f}"] for name, score in ranked]), head[1:])

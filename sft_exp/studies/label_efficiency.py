@@ -475,7 +475,8 @@ def times(worth: Worth) -> str:
     """A worth as a cell of the table: `2.3x (1.4 to 4.1)`."""
     if worth.beyond:
         return f"{'at least' if worth.beyond > 0 else 'at most'} {worth.times:.2g}x"
-    high = f"{worth.high:.2g}" if worth.high < 1e4 else "no bound"
+    # two digits, without an exponent for hundreds
+    high = f"{float(f'{worth.high:.2g}'):g}" if worth.high < 1e4 else "no bound"
     return f"{worth.times:.2g}x ({worth.low:.2g} to {high})"
 
 

@@ -1,16 +1,17 @@
 """The terminal's view of a running sweep: a live block, or a line per job where there is no
 terminal.
 
-The block is drawn by the process that runs the sweep. The worker's messages come through a pipe, so
-that two processes never draw on one terminal: progress goes into the block, everything else is
-printed above it.
+The block is drawn by the process that began the sweep, so that two processes never draw on one
+terminal. The messages of its own worker come through a pipe: progress goes into the block, everything
+else is printed above it. Of jobs that a launcher runs in other processes, here or on other machines,
+it reads the run folders, and those processes write into their log files alone.
 """
 
 import atexit
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -18,10 +19,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sft_exp.compare.comparison import SILENT
+from sft_exp.execution import ownership
 from sft_exp.progress import LINE, console, log
+from sft_exp.store import results
 
 REFRESH_PER_SECOND = 4.0
 BAR_COLUMNS = 20  # width of the progress bar
+LOOK_SECONDS = 1.0  # between two looks at the run folders of other processes
+MOST_NAMED = 8  # running jobs that are named
+# in the environment of a launcher's processes: another process shows their jobs on this terminal
+SHOWN = "SFT_EXP_SHOWN"
 
 
 class Display:
@@ -32,15 +40,24 @@ class Display:
         done: how many of them were done before.
         common: overrides that all jobs share; they are left out of the jobs' descriptions.
         live: whether to draw a block, on a terminal whose other processes are silent.
+        silent: whether to write into the log alone, because another process draws the block.
     """
 
     def __init__(
-        self, total: int | None, done: int = 0, common: Sequence[str] = (), live: bool = False
+        self,
+        total: int | None,
+        done: int = 0,
+        common: Sequence[str] = (),
+        live: bool = False,
+        silent: bool = False,
     ):
         self.total, self.done, self.common = total, done, frozenset(common)
         self.earlier, self.failed, self.seconds = done, 0, 0.0
         self.best: tuple[float, str] | None = None  # validation score, description
         self.activity, self.detail, self.started = "", "", time.monotonic()
+        self.silent, self.watched = silent, 0.0  # when `watch` began
+        # jobs at work in other processes -> where, and since when
+        self.elsewhere: dict[str, tuple[str, float]] = {}
         self.live: Live | None = None
         if live and console.is_terminal and not console.quiet:
             self.live = Live(
@@ -58,8 +75,8 @@ class Display:
         """`job 4 (5 of 27): pretrainer=ae optim.lr=0.1`, with the overrides that differ between
         jobs."""
         position = f" ({number + 1} of {self.total})" if self.total else ""
-        varying = " ".join(o for o in overrides if o not in self.common)
-        return f"job {number}{position}{f': {varying}' if varying else ''}"
+        settings = " ".join(varying(overrides, self.common))
+        return f"job {number}{position}{f': {settings}' if settings else ''}"
 
     def begin(self, activity: str) -> None:
         """Show the current activity."""
@@ -76,7 +93,7 @@ class Display:
         self.done, self.seconds, self.activity = self.done + 1, self.seconds + seconds, ""
         self.consider(job, val)
         scores = f"{'' if val is None else f'validation {100 * val:.1f}, '}test {100 * test:.1f}"
-        show = log if self.live else console.print
+        show = log if self.live or self.silent else console.print
         show(f"{job}: {scores} in {seconds:.0f} s", highlight=False, markup=False, soft_wrap=True)
 
     def fail(self, job: str, error: str) -> None:
@@ -84,23 +101,49 @@ class Display:
         self.failed, self.seconds = self.failed + 1, self.seconds + time.monotonic() - self.started
         self.activity = ""
         text = f"{job}: failed, {error.splitlines()[0]}"
-        console.message(text)
-
-    def listen(self, stream: IO[str]) -> None:
-        """Read a worker's messages from its stderr until it ends, in a thread of its own."""
-
-        def read() -> None:
-            for line in stream:
-                self.show_message(line.rstrip("\n"))
-
-        threading.Thread(target=read, daemon=True).start()
+        if self.silent:
+            log(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            console.message(text)
 
     def show_message(self, line: str) -> None:
         """Show a worker's message: its progress in the block, anything else above it."""
         if LINE.fullmatch(line):
             self.detail = line
-        elif line.strip():
+        elif line.strip() and not self.silent:
             console.message(line)
+
+    def watch(self, places: Mapping[Path, str]) -> None:
+        """Follow jobs that other processes run, by what they write into their run folders, in a
+        thread of its own. `places`: run folder -> the job's description."""
+        waiting = {place: changed(place) for place in places}
+        self.watched = time.monotonic()
+
+        def look() -> None:
+            while waiting and self.live:
+                for place in [p for p, before in waiting.items() if changed(p) != before]:
+                    if self.found(place, places[place]):
+                        del waiting[place]
+                time.sleep(LOOK_SECONDS)
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def found(self, place: Path, job: str) -> bool:
+        """Take over what a run folder says of its job; returns whether the job has ended."""
+        status = ownership.read(place / "status.json")
+        state = status.get("state")
+        if state == "running":
+            self.elsewhere.setdefault(job, (ownership.owner(place), time.monotonic()))
+            return False
+        if state not in ("done", "failed", "interrupted"):
+            return False
+        _, self.started = self.elsewhere.pop(job, ("", time.monotonic()))
+        result = results.read_if_complete(place) if state == "done" else None
+        if result is None:
+            self.fail(job, str(status.get("error") or state))
+        else:
+            self.end(job, result.validated, result.tested)
+        return True
 
     def seconds_left(self) -> float | None:
         """Seconds until the last job ends, if the others take as long as those so far, or None.
@@ -110,9 +153,12 @@ class Display:
         ended = self.done - self.earlier + self.failed
         if not ended or not self.total:
             return None
+        remaining = self.total - self.done - self.failed
+        if self.watched:  # several at a time
+            return (time.monotonic() - self.watched) * remaining / ended
         now = time.monotonic() - self.started if self.activity else 0.0
         mean = self.seconds / ended
-        return max(0.0, (self.total - self.done - self.failed) * mean - min(now, mean))
+        return max(0.0, remaining * mean - min(now, mean))
 
     def block(self) -> Group:
         """The live block: counts, the best job so far, and the current activity.
@@ -138,13 +184,38 @@ class Display:
             detail = f" ({self.detail})" if self.detail else ""
             seconds = clock(time.monotonic() - self.started)
             lines.append(Text(f"{seconds} {self.activity}{detail}"))
+        lines += self.at_work()
         return Group(*lines)
+
+    def at_work(self) -> Iterator[Text]:
+        """What other processes do, and where, the oldest first."""
+        jobs = list(self.elsewhere.items())
+        for job, (where, since) in jobs[:MOST_NAMED]:
+            yield Text(f"{clock(time.monotonic() - since)} {job}, {where}")
+        if len(jobs) > MOST_NAMED:
+            yield Text(f"and {len(jobs) - MOST_NAMED} more at work")
 
     def close(self) -> None:
         """Remove the block; what was printed above it stays."""
         if self.live:
             self.live.stop()
             self.live = None
+
+
+def varying(overrides: Sequence[str], common: Collection[str]) -> list[str]:
+    """The overrides that tell jobs apart: those that not all have, without keys that change no
+    result, unless these are all."""
+    found = [o for o in overrides if o not in common]
+    telling = [o for o in found if o.lstrip("+").partition("=")[0] not in SILENT]
+    return telling or found
+
+
+def changed(place: Path) -> int:
+    """When the job in a run folder last said how it is, in ns; 0 if it never did."""
+    try:
+        return (place / "status.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def clock(seconds: float) -> str:

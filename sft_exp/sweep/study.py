@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -209,36 +208,12 @@ def finish(study: Study, folder: Path, command: str) -> None:
         **conclusion.facts,
     }
     atomic_io.write_json(folder / "study.json", {**record, "command": command})
-    html = page.whole(conclusion.title, body(conclusion, command))
+    body = page.part("sweep/study.html", conclusion=conclusion, command=command)
+    html = page.whole(conclusion.title, body)
     atomic_io.write(folder / "study.html", html)
     atomic_io.write(folder / "study.md", markdown(conclusion, command))
     print_conclusion(conclusion)
     print(folder / "study.html")
-
-
-def body(conclusion: Conclusion, command: str) -> str:
-    """The content of study.html."""
-    answer, *others = conclusion.sentences
-    return "\n".join(
-        [
-            f"<h1>{escape(conclusion.title)}</h1>",
-            f'<p class="verdict">{escape(answer)}</p>',
-            *(f"<p>{escape(sentence)}</p>" for sentence in others),
-            *(
-                [f'<p>Run it:</p><pre class="command">{escape(conclusion.command)}</pre>']
-                if conclusion.command
-                else []
-            ),
-            page.table(conclusion.table, conclusion.numbers, ()),
-            *(
-                f'<p class="soft">{escape(note)}</p>'
-                for note in (*conclusion.notes, *conclusion.details)
-            ),
-            page.pictures(conclusion.pictures),
-            "<h2>Command</h2>",
-            f'<pre class="command">{escape(command)}</pre>',
-        ]
-    )
 
 
 def markdown(conclusion: Conclusion, command: str) -> str:
@@ -279,5 +254,7 @@ def print_conclusion(conclusion: Conclusion) -> None:
     if conclusion.command:
         # a command broken over several lines cannot be copied
         screen.print(f"Run it: {conclusion.command}", soft_wrap=True)
+    if conclusion.notes and not whole:
+        screen.print()
     for note in conclusion.notes:
         screen.print(note, style="dim", soft_wrap=whole)

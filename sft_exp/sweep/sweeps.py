@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -34,7 +34,7 @@ from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, collect, results
 from sft_exp.sweep.composition import Composer
-from sft_exp.sweep.display import Display
+from sft_exp.sweep.display import SHOWN, Display, varying
 from sft_exp.sweep.job_list import listed
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -69,7 +69,8 @@ class Worker:
 
     def __init__(self, threads: int | None):
         ours, theirs = socket.socketpair()
-        block = _display[-1] if _display and _display[-1].live else None
+        # another program of this terminal would draw into the block
+        piped = console.is_terminal and (_driver or SHOWN in os.environ)
         variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         share = getattr(theirs, "share", None)  # only on Windows, where sockets are not inherited
         descriptor = "-" if share else str(theirs.fileno())
@@ -78,11 +79,11 @@ class Worker:
             [sys.executable, "-m", *child],
             pass_fds=[] if share else [theirs.fileno()],
             stdin=subprocess.PIPE if share else None,
-            stderr=subprocess.PIPE if block else None,
+            stderr=subprocess.PIPE if piped else None,
             env={**os.environ, **variables},
         )
-        if block and self.process.stderr:
-            block.listen(io.TextIOWrapper(self.process.stderr, errors="replace"))
+        if self.process.stderr:
+            listen(io.TextIOWrapper(self.process.stderr, errors="replace"))
         if share and self.process.stdin:
             self.process.stdin.write(share(self.process.pid))
             self.process.stdin.close()
@@ -121,6 +122,17 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
         self.line.readline()
         return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
+
+
+def listen(stream: IO[str]) -> None:
+    """Read a worker's messages from its stderr until it ends, in a thread of its own, and show them
+    where this process shows its jobs."""
+
+    def read() -> None:
+        for line in stream:
+            (_display[-1] if _display else Display(None)).show_message(line.rstrip("\n"))
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 class Preempted(BaseException):
@@ -201,6 +213,9 @@ def begin(cfg: DictConfig) -> None:
             take_unused_folder(cfg, name)
         atomic_io.write_json(Path(cfg.hydra.sweep.dir) / COMMON, list(cfg.hydra.overrides.task))
         snapshot(Path(cfg.hydra.sweep.dir) / "conf")
+        # how many jobs there will be is not known, nor where a launcher's processes work
+        alone = cfg.hydra.launcher._target_ == BASIC_LAUNCHER
+        _display.append(Display(None, common=list(cfg.hydra.overrides.task), live=alone))
         return
     jobs = compose(cfg)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
@@ -211,11 +226,12 @@ def begin(cfg: DictConfig) -> None:
     common = sorted(set.intersection(*(set(j["overrides"]) for j in jobs)))
     if left:
         shared = f"; all have {' '.join(common)}" if common else ""
-        console.message(f"checking {len(left)} jobs{shared}")
+        text = f"checking {len(left)} jobs{shared}"
+        whole = not console.is_terminal  # on a terminal it wraps between words
+        console.print(text, highlight=False, markup=False, soft_wrap=whole)
     if len(left) < len(jobs):
         console.message(f"{len(jobs) - len(left)} of {len(jobs)} jobs were done before; {folder}")
-    alone = cfg.hydra.launcher._target_ == BASIC_LAUNCHER  # no other process draws on the terminal
-    display = Display(len(jobs), len(jobs) - len(left), common, live=alone and not cfg.plan)
+    display = Display(len(jobs), len(jobs) - len(left), common, live=not cfg.plan)
     _display.append(display)
     for n, job in left:
         display.begin(f"checking {display.describe(n, job['overrides'])}")
@@ -241,6 +257,10 @@ def begin(cfg: DictConfig) -> None:
     atomic_io.write_json(folder / JOBS, planned)
     atomic_io.write_json(folder / COMMON, common)
     snapshot(folder / "conf")
+    if display.live and cfg.hydra.launcher._target_ != BASIC_LAUNCHER:
+        display.begin("")
+        os.environ[SHOWN] = "1"  # for the launcher's processes
+        display.watch({places[n]: display.describe(n, job["overrides"]) for n, job in left})
 
 
 def chooses_anew(cfg: DictConfig) -> bool:
@@ -402,7 +422,7 @@ def run(cfg: DictConfig) -> float:
         "logging": logging_of(hydra),
         "siblings": str(Path(hydra.sweep.dir) / JOBS),
         "command": ["python", "-m", "sft_exp", *overrides],
-        "varying": [o for o in hydra.overrides.task if o not in common],
+        "varying": varying(hydra.overrides.task, common),
     }
     display.begin(name)
     answer = worker(threads(hydra)).ask(request)
@@ -425,7 +445,8 @@ def display_of(sweep: Path, common: Sequence[str]) -> Display:
     if not _display:
         planned = sweep / JOBS
         total = len(json.loads(planned.read_text())) if planned.exists() else None
-        _display.append(Display(total, common=common))
+        silent = SHOWN in os.environ and console.is_terminal
+        _display.append(Display(total, common=common, silent=silent))
     return _display[-1]
 
 

@@ -341,6 +341,8 @@ class Schema:
                 )
                 inserted = view is None
                 if view is None:
+                    # a view belongs to a project, which may have no runs yet
+                    st.project(input.get("entityName"), input.get("projectName"), create=True)
                     vid = gid("View", next(st.seq))
                     view = {
                         "gid": vid,

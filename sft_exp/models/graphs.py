@@ -40,9 +40,9 @@ def loader(file: str) -> str:
     return LOADER.replace("FILE", file)
 
 
-def require_onnx(key: str, value: object) -> None:
-    """ConfigError unless the libraries are installed; imports none of them."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+def require_onnx(key: str, value: object, others: Iterable[str] = ()) -> None:
+    """ConfigError unless the libraries of ONNX and `others` are installed; imports none of them."""
+    if missing := [name for name in dict.fromkeys([*NEEDED, *others]) if find_spec(name) is None]:
         raise ConfigError(key, value, f"needs {', '.join(missing)}: pip install 'sft_exp[export]'")
 
 

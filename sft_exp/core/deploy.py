@@ -92,6 +92,7 @@ class Exporter:
     loader: ClassVar[str] = ""
     alone: ClassVar[bool] = True  # the file can be used without this package
     network: ClassVar[bool] = False  # needs a torch network, not an ONNX graph
+    shared: ClassVar[bool] = False  # a folder for a model hub, which reads README.md with a header
 
     def write(self, model: Finished, folder: Path) -> None:
         """Write the file or files into the folder."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= pretrainer=vae optim=adam
 
-.PHONY: run test test-full browser test-lowest torture check bench results docs clean
+.PHONY: run test test-full browser test-lowest torture check bench results docs docs-pictures clean
 
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
@@ -36,6 +36,9 @@ bench: .venv/test         ## measured side by side with what it is compared to
 docs: .venv/docs          ## the documentation as a site, in outputs/site
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-pictures: .venv/test ## the pictures of README and docs, by the commands that the pages show; needs make browser and tmux
+	$(BIN)/python docs/pictures.py $(NAMES)
 
 results: .venv/test       ## the reports in docs/results and README's table of them, or NAMES="mnist"; hours on two cores
 	$(BIN)/python -m benchmarks.results $(NAMES)

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from sft_exp import __version__
 from sft_exp.config import args
+from sft_exp.config.grammar import mistake
 from sft_exp.errors import ConfigError
 from sft_exp.execution import watchdog
 
@@ -38,8 +39,10 @@ def main(words: list[str] | None = None) -> None:
             print(f"sft_exp {__version__}")
         elif words == ["help"] or HELP & set(words):
             print(help_text(), flush=True)
-        elif first and "=" not in first and first[0] not in "-~+":
-            sys.exit(unknown(first))
+        elif (problem := mistake(words)) is not None:
+            sys.exit(
+                refused(problem or f"{first}: no such command{args.did_you_mean(first, NAMES)}")
+            )
         else:
             watchdog.exit_on_signals()
             announce(words)
@@ -70,9 +73,9 @@ def announce(words: list[str]) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def unknown(word: str) -> int:
-    """Say that there is no such command; the exit code."""
-    print(f"sft_exp: {word}: no such command{args.did_you_mean(word, NAMES)}", file=sys.stderr)
+def refused(problem: str) -> int:
+    """Say what is wrong with the command line; the exit code."""
+    print(f"sft_exp: {problem}", file=sys.stderr)
     return ConfigError.code
 
 

@@ -21,6 +21,7 @@ from sft_exp.progress import LOG
 
 # lines of OmegaConf that name our classes, not the user's keys
 NOISE = ("full_key:", "reference_type=", "object_type=")
+SEARCHED = ("Config search path:", "provider=")  # lines of Hydra after a list of options
 DOCTOR = "\n  `sft_exp doctor RUN` packs what the report needs (RUN is the run folder)"
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 DISK = (  # errors of the file system that the user can resolve
@@ -95,6 +96,7 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
         return "\n  ".join(hints)
     lines = [line for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("    ", "Set the environment"))]
+    lines = [line for line in lines if not line.strip().startswith(SEARCHED)]
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         causes = [line for line in str(error.__cause__).splitlines() if line.strip()]
         lines += [line for line in causes if not line.strip().startswith(NOISE)]

@@ -153,5 +153,5 @@ class Reconstruction:
         return F.mse_loss(OUTPUTS[self.output](h_BCHW), x_BCHW)
 
     def picture(self, h_BCHW: Tensor) -> Tensor:
-        """The reconstructed images, in [0, 1] [B, C, H, W]."""
+        """The reconstructed images `[B, C, H, W]`, in [0, 1]."""
         return OUTPUTS[self.output](h_BCHW).clamp(0, 1)

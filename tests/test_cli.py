@@ -47,6 +47,7 @@ def test_errors_come_before_compute_and_leave_nothing_behind(typed, code, words)
     assert said.count("sft_exp: ") == 1
     assert "Traceback" not in said
     assert not [word for word in words if word not in said], said
+    assert "provider=" not in said, "Hydra's search path helps nobody"
     assert sorted(Path().rglob("*")) == before
 
 

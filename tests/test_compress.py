@@ -182,6 +182,7 @@ def test_a_pruned_model_is_loaded_from_its_numbers(tmp_path, x_BCHW):
 
 def test_qat_trains_on_the_grid_of_the_integers(x_BCHW):
     """A weight has at most 255 values a channel, multiples of one step; what does not run is left alone."""
+    pytest.importorskip("torchao", reason="the extra export is not installed")
     net = network(("conv1",))
     layer, idle = (
         net.nets["encoder"].backbone.blocks[0][0],
@@ -203,6 +204,7 @@ def test_qat_trains_on_the_grid_of_the_integers(x_BCHW):
 
 def test_that_grid_moves_with_the_channels_scale(x_BCHW):
     """So that folding BatchNorm into the convolution afterwards keeps what was trained."""
+    pytest.importorskip("torchao", reason="the extra export is not installed")
     scale = torch.tensor([0.5, 3.0])[:, None]
 
     def rounded(weight):
@@ -312,6 +314,17 @@ def test_an_absent_library_is_named(experiment, monkeypatch):
     for overrides in (["compress=int8"], ["export=onnx"]):
         with pytest.raises(ConfigError, match=r"pip install 'sft_exp\[export\]'"):
             prepare.prepare(experiment("pretrainer=none", *overrides))
+
+
+@pytest.mark.parametrize(("compressor", "module"), [(Qat, "torchao"), (Prune, "torch_pruning")])
+def test_an_absent_library_of_one_compressor_is_named(compressor, module, experiment, monkeypatch):
+    from sft_exp.models import graphs
+
+    monkeypatch.setattr(graphs, "NEEDED", ())
+    monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == module else name)
+    option = compressor.__name__.lower()
+    with pytest.raises(ConfigError, match=rf"needs {module}: pip install 'sft_exp\[export\]'"):
+        prepare.prepare(experiment("pretrainer=none", f"compress={option}"))
 
 
 # The bill

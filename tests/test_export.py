@@ -1,6 +1,7 @@
 """Exported files load without this project and agree with the model, or are not kept."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -8,7 +9,10 @@ from importlib import import_module
 
 import pytest
 import torch
+import yaml
+from faults import TINY
 
+import sft_exp
 from sft_exp.core.deploy import Finished
 from sft_exp.core.rng import stream
 from sft_exp.core.task import Network
@@ -17,6 +21,7 @@ from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.encoders.conv import Conv
 from sft_exp.errors import DataError, StorageError
+from sft_exp.exporters.hub import Hub
 from sft_exp.exporters.onnx import Onnx
 from sft_exp.exporters.ort import Ort
 from sft_exp.exporters.safetensors import Safetensors
@@ -32,7 +37,7 @@ from sft_exp.tasks.regress import Regress
 from sft_exp.tasks.segment import Segment
 
 SPEC = Spec((3, 12, 9), ("cat", "dog", "a fish"))
-EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors()]
+EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors(), Hub()]
 
 
 @cache
@@ -188,7 +193,7 @@ def test_a_finished_graph_needs_no_network(tmp_path):
     assert export.finished(tmp_path) == Finished(Spec((1, 2, 2), ("a",)), None, b"graph", "")
 
 
-@pytest.mark.parametrize("name", ["onnx", "ort", "torch_export", "safetensors"])
+@pytest.mark.parametrize("name", ["onnx", "ort", "torch_export", "safetensors", "hub"])
 def test_a_loader_stands_alone(name):
     """Its lines are in the model card, so they are Python that defines what the card says."""
     module = import_module(f"sft_exp.exporters.{name}")
@@ -198,3 +203,36 @@ def test_a_loader_stands_alone(name):
     names = set(compile(kind.loader, name, "exec").co_names)
     assert {"predict", "classes"} <= names
     assert ("sft_exp" in names) == (not kind.alone)
+
+
+@pytest.mark.slow
+def test_a_folder_for_the_hub_is_read_back_from_it(tmp_path, monkeypatch):
+    """Its files, placed as huggingface_hub caches a repository, start another run."""
+    quick = [*TINY, "report=false", "monitors=false"]
+    result = sft_exp.run([*quick, "pretrainer=ae", "export=hub"])
+    folder = result.folder / "export"
+    files = {file.name for file in folder.iterdir()}
+    assert files == {"README.md", "config.json", "load.py", "model.json", "model.safetensors"}
+    _, header, text = (folder / "README.md").read_text().split("---\n", 2)
+    about = yaml.safe_load(header)
+    (entry,) = about["model-index"][0]["results"]
+    assert about["pipeline_tag"] == entry["task"]["type"] == "image-classification"
+    assert entry["metrics"][0]["value"] == pytest.approx(result["draws"]["pretrained"][0], abs=1e-6)
+    assert text.lstrip().startswith("# Model card: digits")
+    assert "pretrainer.init=hf:OWNER/NAME encoder=mlp" in text
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {str(n): str(n) for n in range(10)}
+    assert sft_exp.load_model(folder).spec.image == tuple(config["image"])
+
+    hub = pytest.importorskip("huggingface_hub", reason="timm brings it")
+    card = hub.ModelCard((folder / "README.md").read_text())
+    assert card.data.eval_results[0].metric_value == entry["metrics"][0]["value"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "models--owner--repo"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
+    again = sft_exp.run([*quick, "pretrainer=checkpoint", "pretrainer.init=hf:owner/repo"])
+    transfer = again["stages"]["pretrain"]["transfer"]
+    assert (transfer["loaded"], transfer["missing"]) == (transfer["layers"], [])
+    assert transfer["images"] == "images are seen as they are, in [0, 1]"

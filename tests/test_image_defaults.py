@@ -75,7 +75,7 @@ def test_images_are_surveyed_and_each_choice_is_said_with_its_reason(folder, cap
     found = words(folder)
     assert {"dataset.size=16", "dataset.channels=1", "pretrainer=vicreg", "auto=false"} <= {*found}
     said = capsys.readouterr().err
-    assert "dataset.channels=1: no image has colours" in said
+    assert "dataset.channels=1: all images are grey" in said
     assert all(f"  {word}: " in said for word in found[1 : found.index("dataset=image_folder")])
 
 

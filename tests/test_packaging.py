@@ -12,6 +12,7 @@ import sft_exp
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAME = re.compile(r"[\w-]+")
 LOWER = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?[^#]*?(?:>=|==)([\w.]+)")
 
 
@@ -54,3 +55,22 @@ def test_tested_versions_of_python_are_those_named():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert set(workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]) == named
     assert PROJECT["requires-python"] == f">={min(named)}"
+
+
+def test_the_lock_names_public_hosts_alone_and_the_dependencies_of_today():
+    """Another index is a setting of the client (UV_INDEX, --torch-backend), never of the project."""
+    text = (ROOT / "uv.lock").read_text()
+    hosts = set(re.findall(r"https?://([^/\"]+)", text))
+    assert hosts == {"pypi.org", "files.pythonhosted.org"}
+    (ours,) = [p for p in tomllib.loads(text)["package"] if p["name"] == "sft-exp"]
+    extras = PROJECT["optional-dependencies"]
+    wanted = {(NAME.match(word)[0], "") for word in PROJECT["dependencies"]}
+    wanted |= {(NAME.match(word)[0], e) for e, words in extras.items() for word in words}
+    locked = {
+        (entry["name"], re.sub(r"extra == '(.*)'", r"\1", entry.get("marker", "")))
+        for entry in ours["metadata"]["requires-dist"]
+    }
+    plain = {(name.replace("_", "-"), extra) for name, extra in wanted}
+    assert {pair for pair in plain if pair[0] != "sft-exp"} == {
+        pair for pair in locked if pair[0] != "sft-exp"
+    }, "run: uv lock"

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from sft_exp.core.deploy import Compressor
-from sft_exp.errors import ConfigError, require
+from sft_exp.errors import require
 from sft_exp.models.layers import Standardise
 
 
 @dataclass
 class Prune(Compressor):
     follows_channels: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("torch_pruning",)
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
@@ -35,13 +36,8 @@ class Prune(Compressor):
         require(self.batch_size > 0, "batch_size", self.batch_size, "above 0")
 
     def alter(self, network, x_BCHW):
-        try:
-            import torch_pruning
-            from torch_pruning.pruner.function import BasePruningFunc
-        except ImportError as error:
-            raise ConfigError(
-                "compress", "prune", "needs torch-pruning: pip install 'sft_exp[export]'"
-            ) from error
+        import torch_pruning
+        from torch_pruning.pruner.function import BasePruningFunc
 
         class Scale(BasePruningFunc):
             """How Torch-Pruning removes channels of a Standardise layer."""

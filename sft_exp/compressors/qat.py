@@ -12,11 +12,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import (
-    FakeQuantize,
-    MovingAverageMinMaxObserver,
-    PerChannelMinMaxObserver,
-)
 from torch.nn.utils import parametrize
 
 from sft_exp.core.deploy import Compressor
@@ -29,6 +24,7 @@ ROUNDED = (nn.Conv2d, nn.Linear)  # layers whose weights and inputs become integ
 @dataclass
 class Qat(Compressor):
     graph: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("torchao",)
     unhashed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     tolerance: float | None = None  # largest loss of accuracy (a fraction); more fails the run
@@ -79,12 +75,16 @@ def at_work(network: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
 
 def weights() -> nn.Module:
     """The rounding of a layer's weight: signed, symmetric, per output channel."""
+    from torchao.quantization.pt2e import FakeQuantize, PerChannelMinMaxObserver
+
     grid = {"qscheme": torch.per_channel_symmetric, "ch_axis": 0, "dtype": torch.qint8}
     return FakeQuantize(PerChannelMinMaxObserver, quant_min=-127, quant_max=127, **grid)
 
 
 def activations() -> nn.Module:
     """The rounding of a layer's input: unsigned, with a moving average of the range."""
+    from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver
+
     return FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
 
 

@@ -7,13 +7,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sft_exp.config import build
+from sft_exp.config.grammar import VALUED
 from sft_exp.config.moved import renamed, updated
 from sft_exp.errors import ConfigError
-
-VALUED = (  # flags of Hydra that take a value
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
-)  # fmt: skip
 
 
 def flags_first(words: list[str]) -> list[str]:

@@ -39,6 +39,7 @@ class Compressor:
     # follows channels from layer to layer, so that the head must read a single map
     follows_channels: ClassVar[bool] = False
     graph: ClassVar[bool] = False  # its result is an ONNX graph, not a torch network
+    needs: ClassVar[tuple[str, ...]] = ()  # modules of the extra `export`, besides those of ONNX
 
     def variants(self, name: str) -> "dict[str, list[Compressor]]":
         """The resulting models: name -> compressors to apply in order. The first is exported."""
@@ -91,6 +92,7 @@ class Exporter:
     loader: ClassVar[str] = ""
     alone: ClassVar[bool] = True  # the file can be used without this package
     network: ClassVar[bool] = False  # needs a torch network, not an ONNX graph
+    shared: ClassVar[bool] = False  # a folder for a model hub, which reads README.md with a header
 
     def write(self, model: Finished, folder: Path) -> None:
         """Write the file or files into the folder."""

@@ -70,16 +70,20 @@ def settings(facts: Facts) -> list[Setting]:
         Setting(
             "dataset.channels",
             "1" if facts.grey else "3",
-            "no image has colours" if facts.grey else "the images have colours",
+            "all images are grey" if facts.grey else "some images are in colour",
         ),
         Setting(
             "encoder",
             "conv64" if not small else "conv",
-            f"a halving more for {size} pixels" if not small else f"small enough for {size} pixels",
+            f"for {size} pixels it halves the resolution once more than conv does"
+            if not small
+            else f"small enough for {size} pixels",
         ),
     ]
     if size <= 8:
-        chosen.append(Setting("encoder.channels", "[32,64]", "the images allow two halvings"))
+        chosen.append(
+            Setting("encoder.channels", "[32,64]", "images of this size can be halved only twice")
+        )
     if facts.grey and small:
         chosen.append(
             Setting("augment", "digits", "small grey images may be characters: no mirror images")
@@ -95,18 +99,26 @@ def settings(facts: Facts) -> list[Setting]:
         Setting(
             "pretrain.steps",
             str(steps),
-            f"a first answer in minutes on {where}; more steps may gain more",
+            f"takes minutes on {where}; more steps may give a higher accuracy",
         ),
         Setting(
-            "pretrain.batch_size", "128", "two views agree, and the variance needs many images"
+            "pretrain.batch_size",
+            "128",
+            "the loss compares the images of a batch and needs many of them",
         ),
-        Setting("task.augment", "true", f"{facts.labelled} labels: views of them count as more"),
+        Setting(
+            "task.augment",
+            "true",
+            f"random views of the images make the most of {facts.labelled} labels",
+        ),
     ]
     tuning = min(3000, max(400, 30 * facts.labelled // 32))
     chosen += [
         Setting("finetune.steps", str(tuning), f"for {facts.labelled} labels"),
         Setting(
-            "finetune.ema", "0.99", "the mean of the last weights is steadier than the last ones"
+            "finetune.ema",
+            "0.99",
+            "the average of recent weights is steadier than the last weights",
         ),
     ]
     if not small and not facts.gpu:
@@ -120,7 +132,9 @@ def settings(facts: Facts) -> list[Setting]:
             Setting("val", "none", "too few labels to hold some back; test scores are unaffected")
         )
     if facts.bf16:
-        chosen.append(Setting("hardware.precision", "bf16", "this machine computes in it natively"))
+        chosen.append(
+            Setting("hardware.precision", "bf16", "this machine computes in bf16 natively")
+        )
     if facts.images > facts.labelled:
         arms = "[scratch,random_frozen,raw_pixels,raw_svm,pca_svm,raw_spread]"
         chosen.append(

@@ -29,10 +29,11 @@ def deployment(job: Job, shared: Request) -> None:
     exported = place(job, "finetune", main)
     last: list[Compressor] = next(iter(variants.values()), [])
     if variants:
-        graphs.require_onnx("compress", chosen)
+        compressors = [step for steps in variants.values() for step in steps]
+        needs = [name for step in compressors for name in step.needs]
+        graphs.require_onnx("compress", chosen, needs)
         need_logits(main, "compress", chosen)
         maps = main["features"]["maps"]
-        compressors = [step for steps in variants.values() for step in steps]
         if len(maps) > 1 and any(step.follows_channels for step in compressors):
             raise ConfigError(
                 "features.maps",

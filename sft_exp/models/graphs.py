@@ -40,9 +40,10 @@ def loader(file: str) -> str:
     return LOADER.replace("FILE", file)
 
 
-def require_onnx(key: str, value: object) -> None:
-    """ConfigError about a key's value unless `LIBRARIES` are installed; imports none of them."""
-    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+def require_onnx(key: str, value: object, others: Iterable[str] = ()) -> None:
+    """ConfigError about a key's value unless `LIBRARIES` and `others` are installed; imports none of them."""
+    missing = [name for name in dict.fromkeys([*LIBRARIES, *others]) if find_spec(name) is None]
+    if missing:
         raise ConfigError(key, value, f"needs {', '.join(missing)}: pip install 'sft_exp[export]'")
 
 

@@ -22,6 +22,7 @@ from sft_exp.store import atomic_io, results
 
 # What a store folder of ours holds: of a pretraining, of a fine-tuning.
 OURS = ("encoder.safetensors", "model.safetensors")
+THE_RUN = "the run that made them"
 # Beside a file of timm's, on the Hugging Face hub.
 CONFIG = "config.json"
 # Files of weights in a repository of the hub, the safer format first.
@@ -75,7 +76,7 @@ def locate(init: str) -> Weights:
     for name in OURS:
         if (path / name).is_file():
             atomic_io.require_intact(path)
-            return Weights(path / name, "the run that made them")
+            return Weights(path / name, THE_RUN)
     if path.is_dir():
         raise DataError(
             f"pretrainer.init={init}: a folder with neither {' nor '.join(OURS)}; name a file of weights"
@@ -110,6 +111,8 @@ def described(weights: Weights) -> Weights:
     except (OSError, ValueError) as error:
         raise DataError(f"{config_file}: {error}") from error
     trained = about.get("pretrained_cfg", about) if isinstance(about, dict) else {}
+    if trained.get("library_name") == "sft_exp":  # what export=hub wrote
+        return replace(weights, by=THE_RUN)
     if not (trained.get("mean") and trained.get("std")):
         return weights
     return replace(weights, by=str(config_file), **timms(trained))

@@ -3,6 +3,9 @@
 import shlex
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+import yaml
 
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import splits
@@ -30,6 +33,24 @@ pixels = np.asarray(image, "uint8").reshape(1, {height}, {width}, {channels})
 {scaling}
 {answer}
 """
+KINDS = {  # of task -> the hub's name for it
+    "classes": "image-classification",
+    "pixels": "image-segmentation",
+    "boxes": "object-detection",
+    "numbers": "image-feature-extraction",
+    "several": "image-feature-extraction",
+}
+SHARE = """To share it, upload this folder: `hf upload OWNER/NAME outputs/latest/export`. With this package it is loaded by
+
+```python
+import sft_exp
+from huggingface_hub import snapshot_download
+
+model = sft_exp.load_model(snapshot_download("OWNER/NAME"))
+```
+
+and a training starts from its encoder by `pretrainer.init=hf:OWNER/NAME encoder={encoder}`.
+Say in the header under which license it may be used."""
 ANSWERS = {
     "classes": "print(classes[int(predict(images).argmax())])",
     "pixels": "mask = predict(images)[0].argmax(0)  # [rows, columns]: each pixel's class as an index into `classes`",
@@ -42,11 +63,37 @@ def publish(job: Job, result: Results, folder: Path, command: list[str]) -> None
     the card in export/."""
     text = card(job, result, command)
     atomic_io.write(folder / CARD, text)
-    for export in job.results["export"]:
+    for request, export in zip(job.requests["export"], job.results["export"], strict=True):
         for file in export.folder.iterdir():
             if file.name not in ("request.json", "export.json", atomic_io.SEAL):
                 atomic_io.write(folder / FOLDER / file.name, file.read_bytes())
-        atomic_io.write(folder / FOLDER / CARD, text)
+        if request["exporter"].shared:
+            atomic_io.write(folder / FOLDER / "README.md", header(job, result) + text)
+        else:
+            atomic_io.write(folder / FOLDER / CARD, text)
+
+
+def header(job: Job, result: Results) -> str:
+    """The YAML header that the hub reads, with the test score of the exported model."""
+    kind, score = KINDS[job.experiment.task.predicts], result.score_name
+    about: dict[str, Any] = {
+        "library_name": "sft_exp",
+        "pipeline_tag": kind,
+        "tags": ["sft_exp", f"pretrainer:{job.experiment.choices.get('pretrainer', 'none')}"],
+        "model-index": [
+            {
+                "name": job.corpus.name,
+                "results": [
+                    {
+                        "task": {"type": kind},
+                        "dataset": {"name": job.corpus.name, "type": job.corpus.name},
+                        "metrics": [{"type": score, "value": round(result.draws[MAIN][0], 6)}],
+                    }
+                ],
+            }
+        ],
+    }
+    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n\n"
 
 
 def card(job: Job, result: Results, command: list[str]) -> str:
@@ -167,4 +214,12 @@ def loading(job: Job, result: Results) -> list[str]:
         f"process ran the first of these lines (`load.py`) to check the file; its outputs differed by "
         f"{export.difference:.1g} at most (allowed: {export.tolerance:.1g}).",
         f"```python\n{request['exporter'].loader.strip()}\n{image}```",
+        *([SHARE.format(encoder=encoder(job))] if request["exporter"].shared else []),
     ]
+
+
+def encoder(job: Job) -> str:
+    """The option of the run's encoder, with the name of a library's model where it has one."""
+    option = job.experiment.choices.get("encoder", "mlp")
+    name = getattr(job.experiment.encoder, "name", "")
+    return f"{option} encoder.name={name}" if name else option

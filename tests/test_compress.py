@@ -320,7 +320,7 @@ def test_an_absent_library_is_named(experiment, monkeypatch):
 def test_an_absent_library_of_one_compressor_is_named(compressor, module, experiment, monkeypatch):
     from sft_exp.models import graphs
 
-    monkeypatch.setattr(graphs, "NEEDED", ())
+    monkeypatch.setattr(graphs, "LIBRARIES", ())
     monkeypatch.setattr(graphs, "find_spec", lambda name: None if name == module else name)
     option = compressor.__name__.lower()
     with pytest.raises(ConfigError, match=rf"needs {module}: pip install 'sft_exp\[export\]'"):

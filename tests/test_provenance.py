@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from sft_exp.config.schema import OptimizerConfig
@@ -76,3 +77,40 @@ def test_where_data_lies_and_who_decodes_it_is_not_hashed():
         {"dataset": TorchvisionSet()}
     )
     assert name({"dataset": TorchvisionSet(name="KMNIST")}) != name({"dataset": TorchvisionSet()})
+
+
+@dataclass
+class Sized:
+    sizes: list[int]
+    rate: Any = 1.0
+    inner: Any = None
+
+
+def test_what_is_remembered_of_a_part_follows_its_content():
+    """Parts may be changed in place, and equal numbers of other types are other JSON."""
+    part = Sized([1], inner=Sized([2]))
+    seen = [name({"part": part}), name({"part": Sized([1], inner=Sized([2]))})]
+    assert seen[0] == seen[1]
+    part.sizes.append(3)
+    seen.append(name({"part": part}))
+    part.inner.sizes.append(4)
+    seen.append(name({"part": part}))
+    part.rate = 1
+    seen.append(name({"part": part}))
+    part.inner.inner = np.ones(3)  # no literal: its text would not show all of a long one
+    assert plain(part)["inner"]["inner"] is part.inner.inner
+    assert len(set(seen)) == len(seen) - 1
+
+
+def test_a_jobs_names_are_those_of_its_stages():
+    from sft_exp.config import build
+    from sft_exp.config.compose import compose
+    from sft_exp.jobs import prepare
+    from sft_exp.jobs.stage_requests import stage
+
+    words = ["tracker=none", "draws=2", "optim.lr=search", "finetune.steps=4", "val=cv"]
+    job = prepare.prepare(build.experiment(*compose(words)))
+    for stage_name, requests in job.requests.items():
+        names = {stage(stage_name).folder_name(request): request for request in requests}
+        assert job.named(stage_name) == names
+    assert job.named("search")

@@ -4,10 +4,11 @@ torch."""
 import os
 import re
 from dataclasses import fields as fields_of
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,34 +57,82 @@ ENVIRONMENT = "${oc.env:"
 DATA = "SFT_EXP_DATA"  # variable that names the folder of data sets
 DOWNLOADS = "data"  # the default root of public data sets
 OURS = "SFT_EXP_"  # variables of this program hold paths, and their values are written to files
+# an interpolation that names a key of the root or a variable of the environment
+REFERENCE = re.compile(r"\$\{(?:(?:oc\.select:)?([a-z_]+)(?:\.\w+)*|oc\.env:\w+)(?:,[^${}]*)?\}")
+# a variable of the environment whose value may have to be kept out of files
+OTHERS_TEXT = re.compile(rf"\$\{{oc\.env:(?!{OURS})")
 RESOLVERS = {"oc.env:": "sft_exp.env:", "oc.decode:": "sft_exp.decode:"}
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
+class Value(NamedTuple):
+    """A key of a composed config as plain data."""
+
+    unresolved: Any
+    resolved: Any
+    depends_on: frozenset[str]  # keys
+
+
+def plain(cfg: DictConfig, known: dict[str, Value] | None = None) -> dict[str, Any]:
     """One job's part of a composed config as plain data, resolved except for text from the
     environment.
 
     Such text stays an interpolation (`${oc.env:NAME}`), because this config is written to files and
     sent to trackers; `experiment` resolves it. The store's path is resolved, since other commands
     need it, and so are roots below the folder of data sets.
+
+    Args:
+        cfg: the config.
+        known: the values of keys that are known before; others are added where it is clear what
+            they depend on.
     """
     keys = [str(key) for key in cfg if key not in ("hydra", "study")]
-    container: Any = OmegaConf.to_container(cfg, resolve=False)
-    unresolved = {key: container[key] for key in keys}
-    no_secrets(unresolved)
-    values: Any = {
-        key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-        if OmegaConf.is_config(value := cfg[key])
-        else value
-        for key in keys
+    known = {} if known is None else known
+    unresolved = {
+        key: known[key].unresolved if key in known else unresolved_value(cfg, key) for key in keys
     }
+    no_secrets(unresolved)
+    values: Any = {}
+    for key in keys:
+        if key in known:
+            values[key] = known[key].resolved
+            continue
+        values[key] = (
+            OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(value := cfg[key])
+            else value
+        )
+        if (above := dependencies(key, unresolved)) is not None:
+            known[key] = Value(unresolved[key], values[key], above)
     values |= {key: in_data_folder(values.get(key)) for key in DATASETS if values.get(key)}
-    if ENVIRONMENT not in str(unresolved):
+    if not OTHERS_TEXT.search(str(unresolved)):
         return values
     OmegaConf.register_new_resolver("sft_exp.env", environment_text, replace=True)
     OmegaConf.register_new_resolver("sft_exp.decode", decode_text, replace=True)
     texts: Any = OmegaConf.to_container(OmegaConf.create(renamed(unresolved)), resolve=True)
     return {**withheld(values, texts), "store": values["store"]}
+
+
+def unresolved_value(cfg: DictConfig, key: str) -> Any:
+    """The value of a key of the root as plain data, with its interpolations."""
+    if OmegaConf.is_interpolation(cfg, key) or OmegaConf.is_missing(cfg, key):
+        container: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, key), resolve=False)
+        return container[key]
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+
+
+def dependencies(key: str, unresolved: dict[str, Any]) -> frozenset[str] | None:
+    """The keys of the root that the value of a key refers to, and itself; None where that is not
+    obvious."""
+    found, todo = {key}, [key]
+    while todo:
+        text = str(unresolved[todo.pop()])
+        names = {name for name in REFERENCE.findall(text) if name}
+        if text.count("${") != len(REFERENCE.findall(text)) or not names <= unresolved.keys():
+            return None
+        todo += names - found
+        found |= names
+    return frozenset(found)
 
 
 def in_data_folder(dataset: Any) -> Any:
@@ -253,7 +302,7 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         if key in options:
             options[key] = named(options[key], part_group, f"{group}.{key}")
     names = [f.name for f in fields_of(cls)]
-    hints = get_type_hints(cls)
+    hints = type_hints(cls)
     for key, option in options.items():
         if key not in names:
             problem = f"no such field of {cls.__name__}{did_you_mean(key, names)}"
@@ -267,6 +316,11 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
         return cls(**with_members(cls, options))
     except ConfigError as error:
         raise error.under(group) from error
+
+
+@cache
+def type_hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def place_of(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from sft_exp.encoders.pixels import Pixels
 from sft_exp.errors import Failure
 from sft_exp.execution import pool
 from sft_exp.jobs.arms import with_rate
-from sft_exp.jobs.stage_requests import FUNCTIONS, Job, on_one_thread, one_thread, place, stage
+from sft_exp.jobs.stage_requests import FUNCTIONS, Job, on_one_thread, one_thread
 from sft_exp.progress import console
 from sft_exp.stages import model as models
 from sft_exp.stages.features import STORED
@@ -235,10 +235,8 @@ def estimate(
     megabytes, unknown, in_workers = 0.0, 0, 0.0
     predict: dict[Path, float] = {}  # of the model in a folder, for an image
     pooled = pool.pooled_requests(job, ctx)
-    for name, requests in job.requests.items():
-        missing = {
-            folder: r for r in requests if not store.has(folder := stage(name).folder_name(r))
-        }
+    for name in job.requests:
+        missing = {folder: r for folder, r in job.named(name).items() if not store.has(folder)}
         for folder, request in missing.items():
             if name in TRAINED:
                 in_closed_form = name != "pretrain" and not request["stop"]
@@ -250,7 +248,7 @@ def estimate(
                     unknown += 1
                     continue
                 duration_s = request.get("folds", 1) * (pace.fixed + pace.step * request["stop"])
-                predict[place(job, name, request)] = pace.predict
+                predict[store.root / folder] = pace.predict
                 megabytes += pace.megabytes
             elif name == "evaluate":
                 duration_s = len(job.corpus.tested) * predict.get(request["model"], 0.0)
@@ -274,8 +272,8 @@ def announce(job: Job, ctx: Context) -> None:
     missing = (
         request
         for name in TRAINED
-        for request in job.requests[name]
-        if not store.has(stage(name).folder_name(request))
+        for folder, request in job.named(name).items()
+        if not store.has(folder)
     )
     if sum(pool.steps(r, ctx) * r["batch_size"] / BATCH for r in missing) > WORTH:
         console.message(estimate(job, ctx, solved=SOLVED).sentence)

@@ -152,10 +152,10 @@ def pooled_requests(job: Job, ctx: Context) -> dict[str, tuple[str, Request]]:
     result = {}
     for name in POOLED:
         what = stage(name, ctx)
-        for request in job.requests[name]:
+        for folder, request in job.named(name).items():
             fixed = job.experiment.hardware.threads != "auto" or on_one_thread(name, request, ctx)
             if fixed and not (what.batch_key and what.batch_key(request)):
-                result[what.folder_name(request)] = (name, request)
+                result[folder] = (name, request)
     return result
 
 

@@ -12,6 +12,7 @@ A request names its inputs by folder and folders are named by hash, so the plan,
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core import score
@@ -36,8 +37,7 @@ from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.stages import model, validate
 from sft_exp.stages.features import STORED
-from sft_exp.store import atomic_io
-from sft_exp.store.store import Request
+from sft_exp.store.store import Request, Store
 from sft_exp.training.context import corpus, pick
 
 ENOUGH = 50  # labels a class, from which val=auto validates a run (docs/standard.md, section 1)
@@ -124,11 +124,8 @@ def prepare(e: Experiment) -> Job:
 
 def missing(job: Job, stages: Sequence[str]) -> bool:
     """Whether the store lacks a result of one of these stages."""
-    return any(
-        not (place(job, name, request) / atomic_io.SEAL).exists()
-        for name in stages
-        for request in job.requests[name]
-    )
+    store = Store(Path(job.experiment.store))
+    return any(not store.has(folder) for name in stages for folder in job.named(name))
 
 
 def validation(data: Corpus, draws: Sequence[Draw]) -> str:

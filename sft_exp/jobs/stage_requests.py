@@ -90,6 +90,21 @@ class Job:
     # arm -> positions of its draws in requests["finetune"]
     arms: dict[str, list[int]] = field(default_factory=dict)
     results: dict[str, list[Result]] = field(default_factory=dict)
+    # (stage, identity of an added request) -> the name of its folder, once it was asked for
+    _folders: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def folder_name(self, name: str, request: Request) -> str:
+        """The folder of a request of this stage; that of an added one is computed once."""
+        key = (name, id(request))
+        if key not in self._folders:
+            return stage(name).folder_name(request)
+        if not self._folders[key]:
+            self._folders[key] = stage(name).folder_name(request)
+        return self._folders[key]
+
+    def named(self, name: str) -> dict[str, Request]:
+        """Folder name -> request, of a stage."""
+        return {self.folder_name(name, request): request for request in self.requests[name]}
 
 
 def stage(name: str, ctx: Context | None = None) -> Stage:
@@ -170,12 +185,13 @@ def model_parts(request: Request) -> list[Any]:
 
 def add(job: Job, name: str, request: Request) -> int:
     job.requests[name].append(request)
+    job._folders[name, id(request)] = ""
     return len(job.requests[name]) - 1
 
 
 def place(job: Job, name: str, request: Request) -> Path:
     """The store folder of a stage's result, which dependent requests name as their input."""
-    return Path(job.experiment.store) / stage(name).folder_name(request)
+    return Path(job.experiment.store) / job.folder_name(name, request)
 
 
 def steps(budget: TrainConfig, n: int) -> Request:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
+from yaml import safe_dump
 
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import splits
@@ -93,7 +93,7 @@ def header(job: Job, result: Results) -> str:
             }
         ],
     }
-    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n\n"
+    return f"---\n{safe_dump(about, sort_keys=False)}---\n\n"
 
 
 def card(job: Job, result: Results, command: list[str]) -> str:

@@ -4,7 +4,7 @@ before a run."""
 import json
 import platform
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from sft_exp.data import splits
 from sft_exp.errors import StorageError
 from sft_exp.jobs import prepare
 from sft_exp.jobs.prepare import further
-from sft_exp.jobs.stage_requests import FUNCTIONS, Job, stage
+from sft_exp.jobs.stage_requests import FUNCTIONS, Job
 from sft_exp.reports import advice, classification, inputs, model_card, page, plots
 from sft_exp.reports.classification import Classified, HeldOut
 from sft_exp.reports.drawing import Picture, style
@@ -410,7 +410,7 @@ def plan(jobs: list[Job], timed: Mapping[str, float] | None = None, total_of: st
         table.add_column(head, justify="left" if head == "stage" else "right")
     total: list[float | None] = []
     for name in FUNCTIONS:
-        requests = {stage(name).folder_name(r): r for job in jobs for r in job.requests[name]}
+        requests = {folder: r for job in jobs for folder, r in job.named(name).items()}
         if not requests:
             continue
         missing = {folder: r for folder, r in requests.items() if not store.has(folder)}
@@ -475,9 +475,11 @@ def finished(store: Store, name: str) -> list[tuple[Any, float]]:
     return examples
 
 
-def expected(request: Request, past: Iterable[tuple[Any, float]], scaled: bool) -> float | None:
+def expected(request: Request, past: list[tuple[Any, float]], scaled: bool) -> float | None:
     """Seconds that a request will take, judged by finished ones with the same parts; None if there
     are none."""
+    if not past:
+        return None
     wanted, steps = kinds(plain(request)), request.get("stop") if scaled else None
     alike = [(r.get("stop"), seconds) for r, seconds in past if kinds(r) == wanted]
     if steps:

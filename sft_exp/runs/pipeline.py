@@ -67,7 +67,7 @@ def require_tolerance(job: Job) -> None:
 
 def folder_names(job: Job) -> list[str]:
     """Names of all store folders that the job uses."""
-    return [stage(name).folder_name(r) for name, requests in job.requests.items() for r in requests]
+    return [folder for name in job.requests for folder in job.named(name)]
 
 
 def run_stage(

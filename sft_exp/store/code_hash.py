@@ -20,13 +20,14 @@ import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.store.requests import hashed_fields, parts
+from sft_exp.config.schema import OptimizerConfig
+from sft_exp.store.requests import Once, hashed_fields, is_part
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -105,6 +106,17 @@ class LibraryName(NamedTuple):
     path: str
 
 
+class Names(NamedTuple):
+    """What a value refers to: definitions, by its parts and strings, and strings in it that may name
+    members."""
+
+    keys: frozenset[Key] = frozenset()
+    words: frozenset[str] = frozenset()
+
+
+NO_NAMES = Names()
+
+
 Referent = Key | ModuleValue | LibraryName
 Import = tuple[str, str | None]  # (module, name in it or None for the module itself)
 Scope = dict[str, list[Import]]  # local names of a function, with the targets of its imports
@@ -138,16 +150,45 @@ def reached(request: Mapping[str, Any], *functions: Callable) -> set[Key]:
     return {*closure(*roots(request, *functions))}
 
 
-def roots(
-    request: Mapping[str, Any], *functions: Callable
-) -> tuple[frozenset[Key], frozenset[str]]:
-    """(definitions that a request starts from, strings in it that may name members)."""
-    hashed = {k: v for k, v in request.items() if not k.startswith("_")}
-    owners: list[Any] = [*functions, *(type(part) for part in parts(hashed))]
-    keys = {Key(owner.__module__, owner.__qualname__.partition(".")[0]) for owner in owners}
-    texts = [*strings_in(list(hashed.values()))]
-    by_text = {key for text in texts if (key := by_path(text)) and not library(text)}
-    return frozenset(keys | by_text), frozenset(text for text in texts if text.isidentifier())
+def roots(request: Mapping[str, Any], *functions: Callable) -> Names:
+    """The names that a request starts from."""
+    keys = frozenset(definition_of(function) for function in functions)
+    values = (value for key, value in request.items() if not key.startswith("_"))
+    return united([Names(keys), *map(named_by, values)])
+
+
+def named_by(value: Any) -> Names:
+    """The names in a value of a request."""
+    if isinstance(value, str):
+        return named_by_text(value)
+    if isinstance(value, dict | list | tuple):
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        return united(map(named_by, inside))
+    return named_by_part(value) if is_part(value) else NO_NAMES
+
+
+def united(names: Iterable[Names]) -> Names:
+    found = [each for each in names if each is not NO_NAMES]
+    return Names(
+        frozenset().union(*(n.keys for n in found)), frozenset().union(*(n.words for n in found))
+    )
+
+
+@cache
+def named_by_text(text: str) -> Names:
+    key = by_path(text)
+    keys = frozenset([key] if key and not library(text) else [])
+    return Names(keys, frozenset([text] if text.isidentifier() else []))
+
+
+@Once
+def named_by_part(part: Any) -> Names:
+    own = [] if isinstance(part, OptimizerConfig) else [definition_of(type(part))]
+    return united([Names(frozenset(own)), *map(named_by, hashed_fields(part).values())])
+
+
+def definition_of(owner: Callable) -> Key:
+    return Key(owner.__module__, owner.__qualname__.partition(".")[0])
 
 
 @cache
@@ -259,7 +300,7 @@ def strings_in(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         for inner in [*value, *value.values()] if isinstance(value, dict) else value:
             yield from strings_in(inner)
-    elif is_dataclass(value) and not isinstance(value, type):
+    elif is_part(value):
         for inner in hashed_fields(value).values():
             yield from strings_in(inner)
 
@@ -521,7 +562,8 @@ def parent_packages(module: str) -> list[str]:
 
 def forget_files() -> None:
     """Clear all caches, so that source files are read again."""
-    for cached in (digest_of, by_path, library, read, path, parent_folder, class_of):
+    names = (named_by_text, named_by_part)
+    for cached in (digest_of, *names, by_path, library, read, path, parent_folder, class_of):
         cached.cache_clear()
 
 

@@ -217,11 +217,12 @@ def begin(cfg: DictConfig) -> None:
         alone = cfg.hydra.launcher._target_ == BASIC_LAUNCHER
         _display.append(Display(None, common=list(cfg.hydra.overrides.task), live=alone))
         return
-    jobs = compose(cfg)
+    composer = Composer(cfg)
+    jobs = compose(cfg, composer)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)
     register.name_sweep(hashlib.sha256(text.encode()).hexdigest()[:10])
     folder = Path(cfg.hydra.sweep.dir)
-    places = lay_folders(cfg, jobs)
+    places = lay_folders(cfg, jobs, composer)
     left = [(n, j) for n, j in enumerate(jobs) if not finished(places[n], j)]
     common = sorted(set.intersection(*(set(j["overrides"]) for j in jobs)))
     if left:
@@ -285,23 +286,12 @@ def take_unused_folder(cfg: DictConfig, name: str) -> None:
             return
 
 
-def lay_folders(cfg: DictConfig, jobs: Jobs) -> list[Path]:
-    """The folder that Hydra will give each job, by `hydra.sweep.dir` and `hydra.sweep.subdir` as
-    the job resolves them.
+def lay_folders(cfg: DictConfig, jobs: Jobs, composer: Composer) -> list[Path]:
+    """The folder that Hydra will give each job.
 
     Raises ConfigError if two jobs would share one.
     """
-    composer, before = Composer(cfg), HydraConfig.instance().cfg
-    places: list[Path] = []
-    for number, job in enumerate(jobs):
-        node = composer.naming(job["overrides"])
-        with read_write(node.hydra), open_dict(node.hydra):
-            node.hydra.job.id = node.hydra.job.num = number
-        HydraConfig.instance().set_config(node)  # `${hydra:job.num}` reads it
-        try:
-            places.append(Path(node.hydra.sweep.dir) / node.hydra.sweep.subdir)
-        finally:
-            HydraConfig.instance().cfg = before
+    places = [composer.folder(job["overrides"], number) for number, job in enumerate(jobs)]
     users: dict[Path, int] = {}  # folder -> the first job with it
     for number, place in enumerate(places):
         if (first := users.setdefault(place.absolute(), number)) != number:
@@ -356,30 +346,34 @@ def lay_out(cfg: DictConfig) -> None:
         cfg.hydra.sweeper.params = {**(cfg.hydra.sweeper.params or {}), **answer["grid"]}
 
 
-def compose(cfg: DictConfig) -> Jobs:
+def compose(cfg: DictConfig, composer: Composer) -> Jobs:
     """Every job of the sweep, resolved, in the order in which Hydra will run them."""
     loader = GlobalHydra.instance().config_loader()
     words = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.params or {}).items()]
     words += cfg.hydra.overrides.task
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
-    composer = Composer(cfg)
     return [
-        {"overrides": list(job), **job_of(composer.job(job))}
+        {"overrides": list(job), **as_job(*composer.plain(job))}
         for job in listed(batch, cfg.hydra.sweeper.get("jobs") or [[]])
     ]
 
 
 def job_of(cfg: DictConfig, hydra: Any = None) -> dict[str, Any]:
-    """A job's resolved config and choices.
+    """A job's resolved config and choices."""
+    return as_job(build.plain(cfg), build.choices(cfg, hydra))
+
+
+def as_job(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
+    """The config and choices of a sweep's job.
 
     A sweep compares settings, so its jobs cross-validate under `val=auto`. Folds depend on the draw
     alone, so all jobs are compared on the same ones.
     """
-    config = build.plain(cfg)
-    if config["val"] == "auto":
-        config["val"] = "cv"
-    return {"config": config, "choices": build.choices(cfg, hydra)}
+    return {
+        "config": config | ({"val": "cv"} if config["val"] == "auto" else {}),
+        "choices": choices,
+    }
 
 
 def snapshot(folder: Path) -> None:

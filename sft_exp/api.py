@@ -112,13 +112,14 @@ class RunResult(dict[str, Any]):
             ))]
             for arm, scores in arms.items()
         ]  # fmt: skip
-        file = self.folder / f"{score}.png"  # the report's, where there is one
-        shown = [Picture(score, f"Test {name} by arm", "", file.read_bytes())] * file.is_file()
+        pictures = []
+        if (file := self.folder / f"{score}.png").is_file():  # of a run with a report
+            pictures.append(Picture(score, f"Test {name} by arm", "", file.read_bytes()))
         return page.part(
             "reports/run.html",
             arms=(["arm", f"test {name}, %", "± sd"], body),
             verdict=self.result.verdict.text if self.result.verdict else "",
-            picture=page.pictures(shown),
+            picture=page.pictures(pictures),
             folder=self.folder,
         )
 

@@ -152,7 +152,7 @@ def test_a_worker_takes_its_socket_from_stdin_where_none_are_inherited(monkeypat
             self.closed = True
 
     class Process:
-        pid = 7
+        pid, stderr = 7, None
 
         def __init__(self, command, pass_fds, stdin, env, stderr):
             assert (command[-1], list(pass_fds), stdin) == ("-", [], subprocess.PIPE)

@@ -149,7 +149,7 @@ def test_a_worker_warns_above_the_block(screen):
 
 def test_the_block_shows_what_other_processes_run_and_where(screen, monkeypatch, tmp_path):
     """Their run folders are followed; what lay there before the sweep began does not count."""
-    monkeypatch.setattr(display, "LOOK", 0.01)
+    monkeypatch.setattr(display, "LOOK_SECONDS", 0.01)
     shown = Display(4, done=1)
     shown.live = True  # as on a terminal
     places = {tmp_path / f"{n}": f"job {n}" for n in range(3)}

@@ -76,6 +76,19 @@ def test_every_arm_is_compared_with_the_baselines_before_it(tmp_path):
     assert sentence.endswith(": helped.")
 
 
+def test_scratch_may_be_left_out(tmp_path):
+    """As for a strategy that learns on frozen features: those of an untrained encoder say little."""
+    done = jobs(tmp_path)
+    for job in done:
+        del job.outcome.draws["scratch"]
+    conclusion = PublicToOwn().conclude(done)
+    (gain,) = conclusion.facts["gains"]
+    assert (gain["arm"], gain["against"], gain["word"]) == ("vicreg", "checkpoint", "helped")
+    head, rows = conclusion.table
+    assert "over scratch" not in head
+    assert [len(row) for row in rows] == [len(head)] * 2
+
+
 def test_continuing_that_hurts_is_said(tmp_path):
     conclusion = PublicToOwn().conclude(jobs(tmp_path, {**LEVEL, "vicreg": 0.55}))
     words = {(g["arm"], g["against"]): g["word"] for g in conclusion.facts["gains"]}

@@ -4,6 +4,7 @@ Every arm has the same encoder, prepares images in the same way and is fine-tune
 differ in what the fine-tuning starts from.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
@@ -87,7 +88,8 @@ class PublicToOwn(Study):
             for key, verdict in report.verdicts.items()
         }
         seconds = pretraining_seconds(jobs)
-        heads = [h for n in counts for h in heads_of(n)]
+        baselines = [arm for arm in arms if arm in BASELINES]
+        heads = [h for n in counts for h in heads_of(n, baselines)]
         return Conclusion(
             f"Public weights on {jobs[0].settings['dataset']}",
             [self.sentence(key, scores, gain) for key, gain in gains.items()],
@@ -96,7 +98,7 @@ class PublicToOwn(Study):
                 [
                     [
                         self.name(arm),
-                        *(cell for n in counts for cell in cells(n, arm, scores, gains)),
+                        *(cell for n in counts for cell in cells(n, arm, baselines, scores, gains)),
                         f"{seconds[arm]:.0f}" if arm in self.pretrainers and arm in seconds else "",
                     ]
                     for arm in arms
@@ -133,7 +135,7 @@ class PublicToOwn(Study):
         comparisons: dict[Key, Comparison] = {}
         for n in counts:
             for place, arm in enumerate(arms):
-                for baseline in BASELINES[:place]:
+                for baseline in (b for b in arms[:place] if b in BASELINES):
                     # of the same seeds, in the same order
                     of, control = scores[n, arm], scores[n, baseline]
                     seeds = [seed for seed in sorted(of) if seed in control]
@@ -177,13 +179,15 @@ def by_arm(
 ) -> tuple[dict[tuple[str, str], Scores], dict[tuple[str, str], Faults]]:
     """(labels, arm) -> the test scores by seed, and likewise how trainings failed.
 
-    Every job has the arm from scratch, which is the same in all jobs of a seed.
+    The arm from scratch is the same in all jobs of a seed; there is none if `controls` leaves it out.
     """
     scores: dict[tuple[str, str], Scores] = {}
     faults: dict[tuple[str, str], Faults] = {}
     for job in jobs:
         n, seed = str(job.settings["labels"]), int(job.settings["seed"])
         for arm, name in ((MAIN, str(job.settings["pretrainer"])), (SCRATCH, SCRATCH)):
+            if arm not in job.outcome.draws:
+                continue
             scores.setdefault((n, name), {})[seed] = job.outcome.draws[arm]
             faults.setdefault((n, name), {})[seed] = job.faults(arm)
     return scores, faults
@@ -197,17 +201,21 @@ def name_of(labels: str) -> str:
     return f"{labels} labels a class" if labels.isdecimal() else f"{labels} labels"
 
 
-def heads_of(labels: str) -> list[str]:
+OVER = {SCRATCH: "over scratch", AS_THEY_ARE: "over the weights as they are"}  # heads of columns
+
+
+def heads_of(labels: str, baselines: Sequence[str]) -> list[str]:
     """The heads of the columns of one label count."""
-    return [name_of(labels), "over scratch", "", "over the weights as they are", ""]
+    return [name_of(labels), *(head for baseline in baselines for head in (OVER[baseline], ""))]
 
 
 def cells(
     labels: str,
     arm: str,
+    baselines: Sequence[str],
     scores: dict[tuple[str, str], Scores],
     gains: dict[Key, dict[str, Any]],
 ) -> list[str]:
     """An arm's cells in these columns."""
-    both = [cell for b in BASELINES for cell in gain_cells(gains.get((labels, arm, b)))]
-    return [percent(mean(scores[labels, arm])), *both]
+    over = [cell for b in baselines for cell in gain_cells(gains.get((labels, arm, b)))]
+    return [percent(mean(scores[labels, arm])), *over]

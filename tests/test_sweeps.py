@@ -18,7 +18,7 @@ from sft_exp import api
 from sft_exp.config import register
 from sft_exp.errors import ConfigError
 from sft_exp.models import transfer
-from sft_exp.sweep import sweeps
+from sft_exp.sweep import composition, sweeps
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -362,7 +362,8 @@ def laid(*overrides: str, jobs=(["seed=0"], ["seed=1"])) -> list[str]:
         cfg = GlobalHydra.instance().hydra.compose_config(
             "config", given, run_mode=RunMode.MULTIRUN
         )
-        places = sweeps.lay_folders(cfg, [{"overrides": job} for job in jobs])
+        composer = composition.Composer(cfg)
+        places = sweeps.lay_folders(cfg, [{"overrides": job} for job in jobs], composer)
         assert HydraConfig.instance().cfg is None, (
             "what Hydra knows of the running job is as it was"
         )

@@ -330,6 +330,7 @@ LATEST = {
     r"docs/detection.md": "dataset=coco dataset.root=coco",
     r"docs/tasks.md": "dataset=mask_folder dataset.root=mine 'dataset.classes=[background,cell]' labels=2",
     r"pretrainer\.init=": "pretrainer=vae",
+    r"sft_exp forecast": "draws=3",  # whose spread it extrapolates
     r"": "dataset=image_folder dataset.root=photos 'dataset.unlabelled=[more_photos]'",
 }
 

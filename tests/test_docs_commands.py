@@ -145,6 +145,10 @@ SMALL = {  # settings of a command that trains, unless it has the key
     "hardware": "cpu",
 }
 OF_A_STUDY = {"study.seeds": "2", "draws": "2"}
+OF_STUDIES = {  # study -> what differs for it; None: it has no such key
+    "attribution": {"finetune.steps": None, "study.short": "2", "study.long": "4"},
+    "choose": {"study.seeds": None, "finetune.steps": None, "hydra.sweeper.least": "2"},
+}
 
 # Quick tests: a run, a command and a script. The others are slow; most take a finished run, which takes long to make.
 QUICK = {
@@ -161,6 +165,9 @@ def small(command: str) -> str:
     if "-m sft_exp" not in command:
         return command
     settings = {**SMALL, **(OF_A_STUDY if "study=" in command else {})}
+    if study := re.search(r"study=(\w+)", command):
+        settings |= OF_STUDIES.get(study[1], {})
+        settings = {key: value for key, value in settings.items() if value is not None}
     if "study=" in command or " -m " in command.split("-m sft_exp", 1)[1]:
         del settings["val"]  # sweeps and studies judge by it
     if " minutes=" in command:  # which sets what settings there are

@@ -19,7 +19,7 @@ import torch
 
 from sft_exp.core.tracker import Run, Tracker
 from sft_exp.encoders.pixels import Pixels
-from sft_exp.errors import Failure
+from sft_exp.errors import Failure, Interrupted
 from sft_exp.execution import pool
 from sft_exp.jobs.arms import with_rate
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job, on_one_thread, one_thread
@@ -150,7 +150,9 @@ class Pilot:
                 looked = first - pace.fixed - few["stop"] * pace.step
                 watched = request.get("_monitor") is not None
                 return replace(pace, fixed=pace.fixed + max(0.0, looked)) if watched else pace
-            except (Failure, OSError, RuntimeError, KeyError, TypeError):
+            except Interrupted:
+                raise
+            except (Failure, OSError, RuntimeError):
                 return None
 
     def timed(self, folder: Path, name: str, request: Request) -> Pace:

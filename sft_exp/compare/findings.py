@@ -46,7 +46,7 @@ class Section:
     title: str
     sentences: list[str]
     table: Grid = field(default_factory=lambda: ([], []))
-    rivals: str = ""  # what the best setting cannot be told from, in a sentence
+    rivals: str = ""  # the settings within noise of the best one, in a sentence
 
 
 @dataclass(frozen=True)

@@ -416,7 +416,9 @@ def plan(jobs: list[Job], timed: Mapping[str, float] | None = None, total_of: st
         missing = {folder: r for folder, r in requests.items() if not store.has(folder)}
         past = finished(store, name) if missing else []
         seconds = [
-            told if (told := expected(r, past, name in SCALED)) is not None else known.get(folder)
+            known_seconds
+            if (known_seconds := expected(r, past, name in SCALED)) is not None
+            else known.get(folder)
             for folder, r in missing.items()
         ]
         total += seconds

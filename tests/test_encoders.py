@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import sft_exp
 from sft_exp.core.rng import stream
 from sft_exp.encoders.mlp import MLP
 from sft_exp.encoders.resnet import ResNet
@@ -11,6 +12,7 @@ from sft_exp.encoders.timm_model import TimmModel
 from sft_exp.encoders.torchvision_model import TorchvisionModel
 from sft_exp.encoders.vit import ViT, positions
 from sft_exp.errors import ConfigError
+from sft_exp.models.batchnorm import batch_norms
 
 X_BCHW = torch.rand(2, 3, 32, 32, generator=stream("x"))
 
@@ -133,6 +135,33 @@ def test_many_of_torchvisions_models_by_name(name):
     code_BD = backbone(torch.rand(2, 3, 64, 64, generator=stream("x")))
     assert code_BD.shape == (2, backbone.width)
     assert backbone.decoder(5)(torch.randn(2, 5, generator=stream("z"))).shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "mnasnet0_5"])
+def test_running_statistics_follow_a_short_training(name):
+    torch.manual_seed(0)
+    backbone = TorchvisionModel(name).build((3, 64, 64))
+    x_BCHW = 3 + torch.rand(16, 3, 64, 64, generator=stream("x"))
+    with torch.no_grad():
+        for _ in range(120):
+            trained_BD = backbone(x_BCHW)
+        scored_BD = backbone.eval()(x_BCHW)
+    off = (scored_BD - trained_BD).norm() / trained_BD.norm()
+    assert off < 0.4, "the same images give about the same features when the model is scored"
+
+
+def test_running_statistics_of_timms_models_follow_a_short_training():
+    pytest.importorskip("timm", reason="timm, an extra, is not installed")
+    norms = batch_norms(TimmModel("tf_efficientnet_lite0").build((3, 64, 64)))
+    assert len(norms) > 10
+    assert {norm.momentum for norm in norms} == {0.1}
+
+
+@pytest.mark.slow
+def test_a_mobilenet_trained_for_some_hundred_steps_is_far_above_chance(tmp_path):
+    words = ["encoder=torchvision", "pretrainer=none", "controls=false", "draws=1", "val=none"]
+    words += ["finetune.steps=300", "report=false", "tracker=none", f"store={tmp_path / 'store'}"]
+    assert sft_exp.run(words, tmp_path / "run").result.tested > 0.5
 
 
 def test_an_unknown_name_is_answered_with_a_close_one():

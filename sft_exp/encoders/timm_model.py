@@ -8,6 +8,7 @@ import torch
 
 from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
+from sft_exp.models import batchnorm
 from sft_exp.models.layers import upsampler
 from sft_exp.models.weights import PACKAGES
 
@@ -35,6 +36,7 @@ class TimmModel(Encoder):
             net = timm.create_model(
                 self.name, pretrained=False, in_chans=image[0], num_classes=0, **self.options
             )
+            batchnorm.follow(net)
             return Intermediate(image, net)
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
             raise ConfigError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.errors import ConfigError
+from sft_exp.models import batchnorm
 from sft_exp.models.layers import upsampler
 
 WIDEST = 512  # most channels of the decoder
@@ -34,7 +35,9 @@ class TorchvisionModel(Encoder):
             problem = f"takes grey or colour images, but these have {image[0]} channels"
             raise ConfigError("name", self.name, problem)
         try:
-            return Traced(image, models.get_model(self.name, weights=None, **self.options))
+            net = models.get_model(self.name, weights=None, **self.options)
+            batchnorm.follow(net)
+            return Traced(image, net)
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
             raise ConfigError(
                 "name", self.name, f"does not fit images of {image}, or these options: {error}"

@@ -29,6 +29,9 @@ PUBLIC_ENCODER = "tf_efficientnet_lite0"
 HEAD = [*KEYS, "steps", "val", "test"]
 NONE = "none"  # the pretrainer of a model from scratch
 FROM_SCRATCH = "from scratch"  # the candidate without pretraining
+# A step of FixMatch beside one with labels alone: of five unlabelled images an image, one view goes
+# forward and another forward and back.
+FIXMATCH_COST = 8.0
 
 
 @dataclass
@@ -80,6 +83,16 @@ class Choose(Study):
             )
 
         best = knowledge.best_pretrainer()
+        fixmatch = Candidate(
+            f"{best}, fine-tuned by FixMatch",
+            [
+                *pretrained(best, "strategy=full", "finetune.ema=0.99").overrides,
+                *(f"{key}={value}" for key, value in knowledge.FIXMATCH.changes.items()),
+            ],
+            best,
+            True,
+            FIXMATCH_COST,
+        )
         candidates = [
             pretrained(best),
             Candidate(FROM_SCRATCH, [*common, "pretrainer=none", *tuned], None, True),
@@ -94,6 +107,12 @@ class Choose(Study):
             candidates += [
                 pretrained(best, "strategy=svm"),
                 pretrained(best, "strategy=spread"),
+                Candidate(
+                    "label propagation on pixels",
+                    [*common, "pretrainer=none", "encoder=pixels", "strategy=spread"],
+                    None,
+                    False,
+                ),
                 *(
                     [
                         Candidate(
@@ -107,8 +126,11 @@ class Choose(Study):
                     else []
                 ),
             ]
-        others = [name for name in ("simclr", "dae", "vae") if name != best]
-        return [*candidates, *map(pretrained, others if images else others[1:])]
+        names = ("simclr", "dae", "vae") if images else ("dae", "vae")
+        others = [pretrained(name) for name in names if name != best]
+        if images and base.labels != "all":
+            others.insert(1, fixmatch)
+        return [*candidates, *others]
 
     def grid(self):
         if self.budget is not None:

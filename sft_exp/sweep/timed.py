@@ -26,6 +26,7 @@ SHARES = {"pretrain": 0.15, "finetune": 0.01}
 STEPS = (50, 2000)  # the fewest and the most steps of a pretraining or a fine-tuning
 END = 25.0  # seconds kept back for imports before the pilot and for the conclusion
 OTHER = 3.0  # seconds of a job besides its trainings
+SOLVED = 0.2  # of a gradient fine-tuning's time: a solved head, mostly a pass over the images
 FITS = 6  # trainings of a candidate for one labelled split: five folds and the whole
 FINALISTS, FINALIST_DRAWS = 2, 3
 DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but at least the last
@@ -43,6 +44,8 @@ class Candidate:
     overrides: list[str]
     pretraining: str | None  # what names its gradient pretraining; candidates may share one
     gradient: bool  # whether it is fine-tuned by gradient steps, not solved
+    # how many times longer a step of its fine-tuning takes than one with labels alone
+    step_cost: float = 1.0
 
     @property
     def from_scratch(self) -> bool:
@@ -225,9 +228,9 @@ class Schedule:
         """Seconds that a job will take, by the pace and by how the jobs before it kept to it."""
         pace, tuning = self.trials.pace, self.tuning()
         assert pace is not None
+        one = candidate.step_cost * tuning if candidate.gradient else SOLVED * tuning
         fits = draws * (2 if final else FITS)  # the final run has a scratch arm, and no folds
-        # a solved head takes a pass over the images, as long as some gradient steps
-        seconds = pace.other + fits * (tuning if candidate.gradient else 0.2 * tuning)
+        seconds = pace.other + fits * one
         if candidate.pretraining and candidate.pretraining not in self.pretrained():
             seconds += self.trials.steps["pretrain"] * pace.pretrain
         if final and not candidate.gradient:

@@ -98,21 +98,18 @@ class Choose(Study):
             Candidate(FROM_SCRATCH, [*common, "pretrainer=none", *tuned], None, True),
         ]
         if images:
+            pixels = [*common, "pretrainer=none", "encoder=pixels", "strategy=spread"]
             public = [
                 *common,
                 "pretrainer=imagenet",
                 "encoder=timm",
                 f"encoder.name={PUBLIC_ENCODER}",
             ]
-            candidates += [
+            candidates = [
+                Candidate("label propagation on pixels", pixels, None, False),
+                *candidates,
                 pretrained(best, "strategy=svm"),
                 pretrained(best, "strategy=spread"),
-                Candidate(
-                    "label propagation on pixels",
-                    [*common, "pretrainer=none", "encoder=pixels", "strategy=spread"],
-                    None,
-                    False,
-                ),
                 *(
                     [
                         Candidate(
@@ -222,6 +219,8 @@ class Choose(Study):
         verdict = self.verdict(final, scratch, choices) if final.verdict else None
         if verdict:
             sentences.append(verdict.text)
+        elif scratch and scratch.test is not None:
+            sentences.append(f"A network from scratch: {percent(scratch.test)} %.")
         if better := advice.floors(final.outcome):
             arm, score = next(iter(better.items()))
             sentences.append(f"The baseline {arm} is not worse: {percent(score)} %.")
@@ -379,8 +378,8 @@ class Choose(Study):
 def level_of(choices: int, verdict: Verdict) -> str:
     """A note on the level of the verdict on a pick that could have been one of several."""
     return (
-        f"The pick could have been compared with scratch in {choices} ways. Its interval has the "
-        f"level {100 * verdict.level:.4g} %, so that it holds at 95 % whichever was picked "
+        f"The pick is one of {choices} that could have been compared with scratch. Its interval has "
+        f"the level {100 * verdict.level:.4g} %, so that it holds at 95 % whichever was picked "
         "(Bonferroni)."
     )
 

@@ -91,7 +91,7 @@ class Study:
         return []
 
     def candidates(self, corpus: "Corpus", base: "Experiment") -> list[Candidate]:
-        """The candidates that a study in a given time tries, the most promising first.
+        """The candidates that a study in a given time tries: cheap ones, then the most promising.
 
         The list is empty for a study without a time limit.
         """

@@ -129,8 +129,8 @@ class Schedule:
     """Runs the phases of a study within its minutes.
 
     Args:
-        candidates: in the order in which they are tried, the most promising first. The first is
-            the pilot's, so it must pretrain.
+        candidates: in the order in which they are tried: cheap ones, then the most promising. The
+            pilot times the first that is pretrained and fine-tuned by gradient steps.
         launch: runs one job, given its overrides and its number, and returns the validation's score.
         seconds_of: seconds of the stages `pretrain` and `finetune` of the job with a number.
         say: shows one line.
@@ -155,7 +155,7 @@ class Schedule:
         self.number = 0
 
     def run(self) -> None:
-        first = self.candidates[0]
+        first = next(c for c in self.candidates if c.pretraining and c.gradient)
         settings = ["draws=1", "val=none", "controls=false", *limits(PILOT_STEPS)]
         self.job("pilot", first, settings)
         if self.trials.pace is None:

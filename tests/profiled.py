@@ -12,7 +12,10 @@ from sft_exp.jobs import stage_requests
 from sft_exp.jobs.stage_requests import function_of, functions_of
 from sft_exp.stages import finetune
 from sft_exp.store import code_hash
-from sft_exp.store.code_hash import Key
+from sft_exp.store.code_hash.classes import classes
+from sft_exp.store.code_hash.modules import read
+from sft_exp.store.code_hash.names import Key
+from sft_exp.store.code_hash.rules import neutral
 from sft_exp.store.store import Request, Stage, Store
 from sft_exp.training import context
 
@@ -81,7 +84,7 @@ def run(job: stage_requests.Job, ctx, check: Callable[[str, Request, set[Key]], 
 def missed(name: str, request: Request, seen: set[Key]) -> set[Key]:
     """Functions that ran, are not in the closure of the request's code and are not neutral."""
     found = code_hash.reached(request, *functions_of(name, request))
-    return {key for key in seen if not code_hash.neutral(*key) and not {key, *owner(key)} & found}
+    return {key for key in seen if not neutral(*key) and not {key, *owner(key)} & found}
 
 
 def owner(key: Key) -> set[Key]:
@@ -91,5 +94,5 @@ def owner(key: Key) -> set[Key]:
 
 def is_member(key: Key) -> bool:
     owner, _, member = key.name.partition(".")
-    module = code_hash.read(key.module)
-    return bool(member) and any(member in kind.members for kind in module.classes(owner))
+    module = read(key.module)
+    return bool(member) and any(member in kind.members for kind in classes(module, owner))

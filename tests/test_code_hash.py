@@ -13,7 +13,11 @@ from sft_exp.config.sources import HERE
 from sft_exp.jobs import prepare, stage_requests
 from sft_exp.jobs.stage_requests import functions_of
 from sft_exp.store import code_hash
-from sft_exp.store.code_hash import Key, digest, digest_of
+from sft_exp.store.code_hash import closure, digest, modules
+from sft_exp.store.code_hash.closure import definition_of, digest_of
+from sft_exp.store.code_hash.modules import read
+from sft_exp.store.code_hash.names import Key, path
+from sft_exp.store.code_hash.rules import NEUTRAL
 from sft_exp.training.context import Context
 
 PART = '''"""A part."""
@@ -558,9 +562,9 @@ def test_code_of_another_meaning_has_another_hash(plugin):
         if "yield from" not in body
     )
     plugin({"mine/many.py": text})
-    module = code_hash.read("mine.many")
+    module = read("mine.many")
     found = {
-        name: module.definition(name).text.replace(name, "f")
+        name: definition_of(module, name).text.replace(name, "f")
         for name in module.names
         if name[1:].isdigit()
     }
@@ -611,9 +615,9 @@ def test_where_a_data_set_lies_reaches_no_method():
 
 
 def test_the_short_list_names_modules_that_exist():
-    for name, reason in code_hash.NEUTRAL.items():
+    for name, reason in NEUTRAL.items():
         assert reason
-        assert code_hash.path(name), f"{name} has moved: change the list in code_hash.py"
+        assert path(name), f"{name} has moved: change the list in code_hash/rules.py"
 
 
 def test_what_reads_a_stage_is_not_what_it_depends_on(job):
@@ -705,7 +709,7 @@ def edit(monkeypatch):
             edited[files[0]] = text.replace(old, new)
         real = Path.read_text
         monkeypatch.setattr(
-            code_hash, "source", lambda file: edited[file] if file in edited else real(file)
+            modules, "source", lambda file: edited[file] if file in edited else real(file)
         )
         code_hash.forget_files()
 
@@ -856,9 +860,9 @@ def test_the_profile_would_see_a_function_that_is_not_covered(experiment, monkey
         Key("sft_exp.schedules.piecewise_cosine", "PiecewiseCosine.__call__"),
     }
     found = set()
-    real = code_hash.closure
+    real = closure.closure
     monkeypatch.setattr(
-        code_hash, "closure", lambda *a: {k: v for k, v in real(*a).items() if k not in names}
+        closure, "closure", lambda *a: {k: v for k, v in real(*a).items() if k not in names}
     )
     profiled.run(
         job, Context.on(e.hardware, e.tracker), lambda *a: found.update(profiled.missed(*a))

@@ -38,6 +38,9 @@ def main() -> None:
     if sys.argv[1:2] == ["dense"]:  # needs dsb2018 and bccd
         dense.main(data, sys.argv[2:])
         return
+    if sys.argv[1:2] == ["useless_until"]:  # digits alone
+        useless.until_decided(data)
+        return
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
     wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views", "useless"]

@@ -244,7 +244,7 @@ def test_spread_is_over_draws_where_there_is_one_seed(tmp_path):
     assert "seeds" not in rows[0]
 
 
-def test_verdicts_that_differ_are_counted(tmp_path):
+def test_verdicts_of_seeds_without_scores_of_scratch_are_counted(tmp_path):
     words = ("helped", "hurt", "helped")
     outcomes = {n: {"scratch": 0.5, "word": w} for n, w in enumerate(words)}
     (row,) = table(sweep(tmp_path / "s", [planned(seed=s) for s in range(3)], outcomes))

@@ -11,8 +11,9 @@ from test_compare import planned, results, sweep
 from sft_exp.compare import findings
 from sft_exp.compare.comparison import Comparison, collect
 from sft_exp.compare.output import print_comparison
-from sft_exp.core.arms import MAIN
-from sft_exp.verdict import interval, selection
+from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.verdict import Comparison as Pair
+from sft_exp.verdict import frozen, interval, judge, selection
 
 DIVERGED = "diverged (loss 2.3 -> 1e+07)"
 SPLITS = 6
@@ -221,6 +222,72 @@ def test_of_single_scores_only_ties_are_said(made, values, said):
     assert not sections["Best by validation"].table[1]
     assert "interval" not in sections["Effect of each key"].table[0]
     assert "± val" not in comparison.table()[0]
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """(settings, scores of the pretrained arm and of scratch by split) -> the sweep's comparison."""
+
+    def make(entries):
+        jobs = [planned(**settings) for settings, *_ in entries]
+        folder = sweep(tmp_path / "s", jobs, {})
+        for n, (_, pretrained, scratch) in enumerate(entries):
+            means = {"test": float(np.mean(pretrained)), "scratch": float(np.mean(scratch))}
+            record = results(jobs[n], val=None, word="cannot tell", **means)
+            record |= {"draws": {MAIN: pretrained, SCRATCH: scratch}}
+            (folder / str(n)).mkdir(exist_ok=True)
+            (folder / str(n) / "results.json").write_text(json.dumps(record))
+            (folder / str(n) / "status.json").write_text('{"state": "done", "exit_code": 0}')
+        return Comparison(collect([folder]))
+
+    return make
+
+
+def arms(rng, gain):
+    """Scores of a seed's pretrained arm and of scratch."""
+    noise = rng.normal(0, 0.02, SPLITS)
+    return scores(0.8 + gain, noise, rng), scores(0.8, noise, rng)
+
+
+def test_seeds_of_a_setting_are_judged_together(seeds):
+    rng = np.random.default_rng(0)
+    of = [arms(rng, 0.05) for _ in range(4)]
+    comparison = seeds([({"seed": s}, *pair) for s, pair in enumerate(of)])
+    (section,) = findings.sections(comparison)
+    pair = {"": Pair([a for a, _ in of], [b for _, b in of])}
+    result = comparison.jobs[0].outcome
+    setting = findings.setting_of(result, "the same model from scratch")
+    verdict = judge(pair, setting, frozen(), [result.data.name]).verdicts[""]
+    assert verdict.word == "helped"
+    assert section.sentences == [
+        f"{verdict.text} It is judged over 4 seeds and {SPLITS} labelled splits, crossed."
+    ]
+    assert findings.summary(comparison).endswith(verdict.text)
+    assert "verdict" not in comparison.table()[0], "the word of a single seed would mislead"
+
+
+def test_settings_with_several_seeds_are_judged_together(seeds):
+    rng = np.random.default_rng(0)
+    entries = [
+        ({"seed": s, "lr": lr}, *arms(rng, gain))
+        for lr, gain in ((0.1, 0.08), (0.2, 0.0))
+        for s in range(3)
+    ]
+    (section,) = findings.sections(seeds([*entries, ({"seed": 0, "lr": 0.3}, *arms(rng, 0.1))]))
+    helped, nothing = rows_of(section)
+    assert (helped["setting"], helped["seeds"]) == ("optim.lr=0.1", "3")
+    assert (helped["verdict"], nothing["verdict"]) == ("helped", "cannot tell")
+    assert "all verdicts hold together" in section.sentences[0]
+
+
+def test_a_failed_scratch_gives_seeds_no_verdict(seeds):
+    rng = np.random.default_rng(0)
+    comparison = seeds([({"seed": s}, *arms(rng, 0.3)) for s in range(3)])
+    for job in comparison.jobs:
+        job.outcome.faults[SCRATCH] = [DIVERGED] * SPLITS
+    (section,) = findings.sections(comparison)
+    assert "helped" not in section.sentences[0]
+    assert "diverged" in section.sentences[0]
 
 
 def test_problems_are_not_compared_with_each_other(made, grid):

@@ -111,17 +111,21 @@ class Job:
         return self.result.faults.get(arm) or [""] * len(self.result.draws.get(arm, []))
 
     @property
-    def said(self) -> str:
-        """The verdict's word, and which of the two compared arms failed to train."""
+    def failures(self) -> list[str]:
+        """Which of the two compared arms failed to train, and how."""
         # without pretraining the main arm is scratch itself, and has no name
         names = {SCRATCH: SCRATCH, MAIN: MAIN} if self.verdict else {MAIN: ""}
-        failures = [
+        return [
             f"{name} {how}".strip()
             for arm, name in names.items()
             if (how := health.state(self.faults(arm)))
         ]
+
+    @property
+    def said(self) -> str:
+        """The verdict's word, and which of the two compared arms failed to train."""
         word = self.verdict.word if self.verdict else ""
-        return "; ".join([*([word] if word and word != WITHHELD else []), *failures])
+        return "; ".join([*([word] if word and word != WITHHELD else []), *self.failures])
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,12 @@ class Row:
     @property
     def settings(self) -> dict[str, Any]:
         return self.jobs[0].settings
+
+    @property
+    def judged_together(self) -> bool:
+        """Whether several pretraining seeds have scores of scratch, and with it one verdict."""
+        both = [job.verdict and job.outcome.draws.get(SCRATCH) for job in self.done]
+        return len(both) > 1 and all(both)
 
     @property
     def diverged(self) -> bool:
@@ -254,7 +264,9 @@ class Comparison:
         ]
         body = []
         for r in self.rows:
-            words = [j.said for j in r.done if j.said]
+            # a verdict on several seeds stands below the table
+            said = ["; ".join(j.failures) if r.judged_together else j.said for j in r.done]
+            words = [words for words in said if words]
             states = [j.state for j in r.jobs if j.state != "done"]
             body.append(
                 [

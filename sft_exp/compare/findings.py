@@ -1,7 +1,8 @@
 """What a sweep found, beside its table.
 
-Which settings validation cannot tell from the best one, what each swept key changes, and the gain
-over scratch where scratch has its own best setting. All of it is paired by seed and labelled split,
+Which settings validation cannot tell from the best one, what each swept key changes, the gain over
+scratch where scratch has its own best setting, and the gain that pretrainings with several seeds
+have in common. All of it is paired by seed and labelled split,
 which the jobs of a sweep share. Settings whose training diverged, as the verdict defines it, are
 named and not compared.
 """
@@ -23,9 +24,9 @@ from sft_exp.compare.comparison import (
     show,
     without_empty,
 )
-from sft_exp.core.arms import MAIN
+from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.reports.page import Grid
-from sft_exp.store.results import is_proportion
+from sft_exp.store.results import Results, is_proportion
 from sft_exp.training import health
 from sft_exp.verdict import WITHHELD, Setting, frozen, interval, judge, selection
 from sft_exp.verdict import Comparison as Pair
@@ -46,7 +47,7 @@ class Section:
     title: str
     sentences: list[str]
     table: Grid = field(default_factory=lambda: ([], []))
-    rivals: str = ""  # the settings within noise of the best one, in a sentence
+    last: str = ""  # the sentence that the output ends with, if no other section has one
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ class Paired:
 
 
 def summary(comparison: Comparison) -> str:
-    """How many jobs are done, which setting is best by validation, and how certain that is."""
-    rivals = [section.rivals for section in sections(comparison) if section.rivals]
-    return " ".join([comparison.verdict(), *(rivals if len(rivals) == 1 else [])])
+    """How many jobs are done, which setting is best by validation, and how certain that is or what
+    it gains."""
+    last = [section.last for section in sections(comparison) if section.last]
+    return " ".join([comparison.verdict(), *(last if len(last) == 1 else [])])
 
 
 @lru_cache(maxsize=1)
@@ -77,14 +79,16 @@ def sections(comparison: Comparison) -> list[Section]:
     own = [k for k in comparison.keys if k.partition(".")[0] in PROBLEM]
     problems: dict[str, list[Row]] = {}
     for row in comparison.rows:
-        if row.done and row.val is not None:
+        if row.done:
             key = " ".join(f"{comparison.names[k]}={show(row.settings.get(k))}" for k in own)
             problems.setdefault(key, []).append(row)
     found: list[Section] = []
-    for problem, rows in problems.items():
+    for problem, done in problems.items():
         keys = [k for k in comparison.keys if k not in own]
+        rows = [row for row in done if row.val is not None]
         sound = [row for row in rows if not row.diverged]
         titled = f" ({problem})" if problem else ""
+        found += over_seeds(comparison, keys, done, titled)
         if len(rows) < 2 or not keys:
             continue
         lost = [row for row in rows if row not in sound]
@@ -153,7 +157,7 @@ def best(
         ties = int((top - paired.scores < TIE).sum())
         tied = f"{ties} of {k} settings tie for the best by validation. " if ties > 1 else ""
         unknown = "Nothing is known of the noise between settings: each has one validation score."
-        return Section(title, [*sentences, f"{tied}{unknown}"], rivals=f"{tied}{unknown}")
+        return Section(title, [*sentences, f"{tied}{unknown}"], last=f"{tied}{unknown}")
     proportion = proportions(paired.rows)
     picked = selection.pick(list(paired.scores), proportion=proportion)
     count = len(picked.contenders)
@@ -297,7 +301,8 @@ def gains(comparison: Comparison, keys: list[str], rows: list[Row], titled: str)
     pairs, setting = {}, None
     for name, row in chosen.items():
         if pair := tested(row, scratch):
-            pairs[name], setting = pair, setting_of(row.done[0])
+            pairs[name] = pair
+            setting = setting_of(row.done[0].outcome, "scratch at its own best setting")
     if not pairs:
         return [Section(title, ["Not known: no seed is shared with pretrainer=none."])]
     if more := [f"{n} {searched[n]}" for n in pairs if searched[n] != of_scratch]:
@@ -366,13 +371,67 @@ def tested(row: Row, scratch: Row) -> Pair | None:
     return health.noted(pair, *faults)
 
 
-def setting_of(job: Job) -> Setting:
-    result = job.outcome
+def over_seeds(
+    comparison: Comparison, keys: list[str], rows: list[Row], titled: str
+) -> list[Section]:
+    """The gain of each setting that ran with several pretraining seeds, over scratch with the same
+    settings. Nothing is chosen, and all verdicts hold together."""
+    pairs = {named(comparison, keys, row): pair for row in rows if (pair := matched(row))}
+    if not pairs:
+        return []
+    result = next(row for row in rows if matched(row)).done[0].outcome
+    setting = setting_of(result, "the same model from scratch")
+    report = judge(pairs, setting, frozen(), [result.data.name] if result.data.name else [])
+    title = f"Gain over scratch, for other pretraining seeds and label sets{titled}"
+    if len(pairs) == 1:
+        (name, verdict), (pair,) = *report.verdicts.items(), pairs.values()
+        over = f"over {len(pair.scratch)} seeds and {len(pair.scratch[0])} labelled splits"
+        text = f"{verdict.text} It is judged {over}, crossed."
+        return [Section(title, [f"{name}: {text}" if name else text], last=verdict.text)]
+    body = []
+    for name, verdict in report.verdicts.items():
+        known = verdict.word != WITHHELD
+        body.append(
+            [
+                name,
+                str(len(pairs[name].scratch)),
+                percent(float(np.mean(pairs[name].pretrained))),
+                percent(float(np.mean(pairs[name].scratch))),
+                percent(verdict.difference, "+") if known else "",
+                between(verdict.low, verdict.high, proportions(rows)) if known else "",
+                verdict.word if known else verdict.text,
+            ]
+        )
+    sentence = "Against scratch with the same settings, crossed over seeds and labelled splits; all verdicts hold together."
+    head = ["setting", "seeds", "test", "scratch", "gain", "interval", "verdict"]
+    return [Section(title, [sentence], without_empty(head, body))]
+
+
+def matched(row: Row) -> Pair | None:
+    """Test scores of a setting and of its scratch arm by seed and labelled split; None unless several
+    pretraining seeds have both."""
+    if not row.judged_together:
+        return None
+    jobs = sorted(row.done, key=lambda job: repr(job.settings.get("seed")))
+    draws = [job.outcome.draws for job in jobs]
+    splits = min(len(of[arm]) for of in draws for arm in (MAIN, SCRATCH))
+    labels, data = str(row.settings.get("labels")), jobs[0].outcome.data
+    pair = Pair(
+        [list(of[MAIN][:splits]) for of in draws],
+        [list(of[SCRATCH][:splits]) for of in draws],
+        all_labels=(labels == "all" or labels.endswith(".csv")) and data.ratio == 0,
+    )
+    faults = [[job.faults(arm)[:splits] for job in jobs] for arm in (MAIN, SCRATCH)]
+    return health.noted(pair, *faults)
+
+
+def setting_of(result: Results, against: str) -> Setting:
+    """What the verdicts of a sweep have in common; `against` names the control in words."""
     return Setting(
         tested=result.data.test,
         ratio=result.data.ratio,
         score=result.score_name,
-        against="scratch at its own best setting",
+        against=against,
         proportion=is_proportion(result.score),
         points=True,
     )

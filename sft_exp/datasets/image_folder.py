@@ -333,7 +333,9 @@ class ImageFolder(Dataset):
         table = Path(str(self.labels)).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
         file_column, label_column = self.file_column, self.label_column
-        hint = f"; dataset.file_column= and dataset.label_column= name others. {LAYOUTS}"
+        keys = zip(("file_column", "label_column"), (file_column, label_column), strict=True)
+        absent = [f"dataset.{key}=<{column}>" for key, column in keys]
+        hint = f"; name others, such as {' '.join(absent)}. {LAYOUTS}"
         columns, lines, _ = read_table(table, "dataset.labels", (file_column, label_column), hint)
         notes = findings.split_elsewhere(columns, lines)
         group_column = "group" if self.group is None else self.group

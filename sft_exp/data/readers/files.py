@@ -262,7 +262,8 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         file: the table.
         key: the configuration key that names the file.
         needs: required columns, which are returned under these names.
-        hint: text to add to the message if one is missing.
+        hint: text to add to the message if one is missing; `=<label>` of a missing column `label`
+            becomes the table's next other column.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
@@ -289,6 +290,9 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         reader.fieldnames = columns
         if missing := [c for c in needs if c not in columns]:
             has = ",".join(columns) or "nothing"
+            others = iter(c for c in columns if c and c not in needs)
+            for c in needs:
+                hint = hint.replace(f"=<{c}>", f"={next(others, c) if c in missing else c}")
             problem = f"no column {' and '.join(missing)}; its first line has {has}{hint}"
             raise DataError(f"{file}: {problem}")
         lines = []

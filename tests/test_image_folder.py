@@ -1,6 +1,7 @@
 """The user's own images: layouts, reported faults, and equal numbers from memory and from disk."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from sft_exp.data.readers.files import find
 from sft_exp.data.splits import Labels
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.errors import ConfigError, DataError
+from sft_exp.training import fit
 
 CPU = torch.device("cpu")
 CLASSES = ("bolt", "nut")
@@ -791,3 +793,43 @@ def test_find_names_what_a_path_stands_for():
     assert [f.id for f in find("photos")] == ["photos/2020/000.jpg", "photos/2020/001.jpg"]
     assert [f.id for f in find("photos/*/000.jpg")] == ["photos/2020/000.jpg"]
     assert [f.id for f in find(str(Path("photos/2020/001.jpg").absolute()))] == ["001.jpg"]
+
+
+def weights(store):
+    return {
+        f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(Path(store).glob("*/*.safetensors"))
+    }
+
+
+def test_data_that_change_while_a_training_reads_them_leave_no_result(monkeypatch):
+    """Files change between two steps of the pretraining: an error with exit code 3, and no folder of it.
+    With the files as they were before, the run ends with the bits of an undisturbed one."""
+    files = {path: path.read_bytes() for path in classes(Path("root")).glob("*/*")}
+    words = [
+        "dataset=image_folder", "dataset.root=root", "dataset.size=16", "dataset.memory=0", "dataset.workers=0", "encoder=mlp",
+        "encoder.hidden=[8]", "tracker=none", "draws=1", "controls=false", "val=none", "report=false", "pretrain.steps=20",
+        "pretrain.batch_size=4", "finetune.steps=2", "labels=2", "monitors=false",
+    ]  # fmt: skip
+    sft_exp.run([*words, "store=undisturbed"], folder="runs/undisturbed")
+    steps, train = [], fit.train
+
+    def disturbed(*arguments, **named):
+        for step in train(*arguments, **named):
+            steps.append(step)
+            if len(steps) == 5:
+                for n, path in enumerate(files):
+                    save(path, 700 + n)
+            yield step
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "train", disturbed)
+        with pytest.raises(DataError, match=r"png: changed while the run used it"):
+            sft_exp.run([*words, "store=store"], folder="runs/disturbed")
+    assert 5 <= len(steps) < 20, "noticed while it was trained"
+    assert not [*Path("store").glob("pretrain-*")]
+    assert not [*Path("store").glob("finetune-*")]
+    for path, content in files.items():
+        path.write_bytes(content)
+    sft_exp.run([*words, "store=store"], folder="runs/again")
+    assert weights("store") == weights("undisturbed")

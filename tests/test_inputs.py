@@ -679,7 +679,7 @@ def test_columns_are_named_and_ids_find_their_files():
     table = written("id_code,diagnosis", rows)
     with pytest.raises(
         DataError,
-        match=r"no column file and label.*file_column= and dataset\.label_column= name others",
+        match=r"no column file and label.*dataset\.file_column=id_code dataset\.label_column=diagnosis",
     ):
         ImageFolder(labels=table, size=8).load()
     named = {"file_column": "id_code", "label_column": "diagnosis"}

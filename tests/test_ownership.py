@@ -109,6 +109,16 @@ def test_a_folder_of_another_experiment_is_refused_or_cleared():
     assert Path("run/notes.txt").read_text() == "mine"
 
 
+def test_results_of_a_debug_run_are_replaced_and_replace_none_themselves():
+    tiny = ["debug=tiny", "encoder.hidden=[8]", "controls=false", "val=none", "report=false"]
+    api.run(tiny, folder="run")
+    api.run([*tiny, "labels=3"], folder="run")
+    assert json.loads(Path("run/results.json").read_text())["config"]["labels"] == 3
+    api.run([*TINY, "report=false"], folder="run")
+    with pytest.raises(ConfigError, match="holds another experiment's results"):
+        api.run(tiny, folder="run")
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error():
     Path("file").write_text("")
     with pytest.raises(StorageError, match="Not a directory"):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ranked
@@ -11,6 +12,10 @@ import torch
 
 from sft_exp.core.comm import share
 from sft_exp.core.rng import stream
+from sft_exp.errors import ConfigError
+from sft_exp.execution import followers
+from sft_exp.jobs import prepare
+from sft_exp.runs import pipeline
 
 HERE = Path(__file__).parent
 CASES = sorted(ranked.cases())
@@ -95,3 +100,19 @@ def test_coins_fall_as_for_the_whole_batch():
     p = torch.rand(8, 5, generator=torch.Generator().manual_seed(0))
     parts = [stream("x", share=s).bernoulli(s.of(p)) for s in (share(8, 0, 2), share(8, 1, 2))]
     assert torch.equal(torch.cat(parts), stream("x").bernoulli(p))
+
+
+@pytest.mark.parametrize("words", [["seed=1"], ["optim.lr=0.02"], ["dataset.test=400"], []])
+def test_a_rank_with_another_job_is_refused(words, experiment, monkeypatch):
+    """The names of the results of two processes, as the group gathers them: they depend on config, code
+    and data. Two real processes: test_together."""
+    jobs = [prepare.prepare(experiment("hardware=ddp", *w)) for w in ([], words)]
+    names = [pipeline.folder_names(job) for job in jobs]
+    monkeypatch.setattr(followers, "present", lambda: True)
+    monkeypatch.setattr(followers, "Group", lambda *_: SimpleNamespace(same=lambda own: names))
+    ctx = SimpleNamespace(device=torch.device("cpu"), group=None)
+    if not words:
+        followers.init_group(jobs[0], ctx)
+        return
+    with pytest.raises(ConfigError, match="process 1 has another config, other code or other data"):
+        followers.init_group(jobs[0], ctx)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from faults import Disk, Fault, ended, find, fork, leftovers, memory
 
-from sft_exp.errors import Failure, Interrupted, StorageError
+from sft_exp.errors import DataError, Failure, Interrupted, StorageError
 from sft_exp.store import atomic_io, store
 from sft_exp.store.store import Stage, Store
 
@@ -234,6 +234,46 @@ def test_a_failing_stage_publishes_nothing_and_is_taken_up_next_time():
     ask({"x": 1})
     assert log() == ["1 from 2"]
     assert not leftovers(Path("store"))
+
+
+def fail_at_the_third_step(request):
+    def until_all_wait_and_fail():
+        until(lambda: len(find("waits-*")) == 5)
+        time.sleep(0.5)
+        raise DataError("image 7 is broken")
+
+    failing = replace(
+        STAGE,
+        run=lambda folders, requests: compute(
+            folders, [{**request, "then": until_all_wait_and_fail}]
+        ),
+    )
+    if log():  # the holder is at work
+        Path(f"waits-{os.getpid()}").write_text("")
+    ask(request, stage=failing)
+
+
+def test_who_waits_for_a_failing_holder_fails_with_it_once():
+    """Six processes: one computation, six times its error and exit code; and a new try the next time."""
+    request = {"x": 8}
+    holder = fork(fail_at_the_third_step, request)
+    until(reached(3))
+    others = [fork(fail_at_the_third_step, request) for _ in range(5)]
+    assert [ended(p) for p in (holder, *others)] == [DataError.code] * 6
+    assert log() == ["8 from 0"]
+    with pytest.raises(DataError, match="image 7"):
+        Store(Path("store")).run(replace(STAGE, run=failing_at_once), [request])
+    ask(request)
+    assert len(log()) == 3
+    assert not find("store/locks/*.failed.json")
+
+
+def failing_at_once(folders, requests):
+    compute(folders, [{**r, "then": fail} for r in requests])
+
+
+def fail():
+    raise DataError("image 7 is broken")
 
 
 def wait_impatiently(request):

@@ -446,3 +446,50 @@ def test_new_jobs_get_a_folder_beside_the_one_of_earlier_jobs():
     mine = OmegaConf.create({"hydra": {"sweep": {"dir": "sweeps/name"}}})
     sweeps.take_unused_folder(mine, "name")
     assert mine.hydra.sweep.dir == "sweeps/name"
+
+
+OF_MANY_JOBS = """
+import gc, json, sys
+import psutil
+from sft_exp.config import compose
+from sft_exp.sweep import worker
+
+TINY = ["tracker=none", "encoder.hidden=[8]", "pretrain.steps=2", "finetune.steps=2", "draws=1"]
+TINY += ["controls=false", "val=none", "report=false", "monitors=false"]
+process, kept = psutil.Process(), []
+
+def used():
+    # not all that is resident: pages of files come and go with what else the machine does
+    lines = [x.split() for x in open("/proc/self/status")]
+    own = sum(int(x[1]) for x in lines if x[0] in ("RssAnon:", "VmSwap:"))
+    return own / 1000, process.num_fds(), process.num_threads()
+
+def growth(first, count, kilobytes=0):
+    before = used()
+    for n in range(first, first + count):
+        config, choices = compose.compose([*TINY, f"optim.lr={0.001 + n * 1e-6}"])
+        job = {"do": "run", "config": config, "choices": choices, "folder": f"runs/{n}"}
+        job |= {"logging": None, "siblings": "none", "varying": [], "command": []}
+        assert worker.answer(job)["code"] == 0
+        kept.append(b"x" * 1024 * kilobytes)
+        gc.collect()  # what is reachable grows or does not; garbage reaches a limit after many jobs
+    after = used()
+    return [(after[0] - before[0]) / count, after[1] - before[1], after[2] - before[2]]
+
+count = int(sys.argv[1])
+growth(0, 4)
+print("counted", json.dumps([growth(4, count), growth(4 + count, 4, 20_000)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("count", [8, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_sweep_s_worker_does_not_grow(count):
+    """Memory, open files and threads, in the process that runs the jobs: the MB per job. Jobs that keep
+    20 megabytes each are noticed."""
+    script = [sys.executable, "-c", OF_MANY_JOBS, str(count)]
+    said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    ((per_job, files, threads), (kept, _, _)) = json.loads(said.rpartition("counted ")[2])
+    assert (files, threads) == (0, 0), said
+    assert per_job < (0.2 if count > 100 else 0.5), said
+    assert kept > 10, said

@@ -124,8 +124,27 @@ def test_what_two_processes_left_one_and_three_go_on_with():
 
 @engines
 def test_torchrun_makes_one_run_folder_and_ends_with_zero_each_time(engine):
-    for n in range(20 if engine == "ddp" else 5):
+    for n in range(20):
         done = run(f"store{n}", f"hardware={engine}", "pretrain.steps=5", torchrun=True)
         assert done.returncode == 0, done.stderr
     assert len([*Path("outputs/runs").glob("*/*")]) == n + 1
     assert len({str(sorted(weights(f"store{m}").values())) for m in range(n + 1)}) == 1
+
+
+OF_ITS_OWN = """
+import os, runpy, sys
+sys.argv = ["sft_exp", *sys.argv[2:], sys.argv[1] + os.environ["RANK"]]
+runpy.run_module("sft_exp", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("override", ["seed=", "dataset.test=40"])
+def test_a_process_with_another_config_is_refused_at_the_start(override):
+    Path("other.py").write_text(OF_ITS_OWN)
+    words = [*SMALL, "store=store", "hardware=ddp"]
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, "other.py", override, *words], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "has another config, other code or other data than the first" in done.stderr
+    assert not [*Path("store").glob("pretrain-*"), *Path("store").glob("work/*/pretrain-*")]

@@ -71,6 +71,7 @@ class Traits(NamedTuple):
     frames: int = 1  # or pages, of which the first is taken
     cmyk: bool = False
     turned: bool = False  # by its Exif orientation
+    format: str = ""  # Pillow's name of the file's format
 
 
 def decode(
@@ -117,6 +118,7 @@ def whole(content: bytes, channels: int, levels: tuple[int, int] | None = None) 
 
 
 ORIENTATION = 0x0112  # Exif's tag: 1 = upright
+PHOTOMETRIC = 262  # TIFF's tag: 0 = white is zero
 # formats whose further images are frames or pages, and no previews
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
 
@@ -142,7 +144,10 @@ def opened(
                 frames=getattr(file, "n_frames", 1) if file.format in ANIMATED else 1,
                 cmyk=file.mode == "CMYK",
                 turned=file.getexif().get(ORIENTATION, 1) != 1,
+                format=file.format or "",
             )
+            # Pillow inverts such files of 8 bits alone
+            white_is_zero = file.format == "TIFF" and file.tag_v2.get(PHOTOMETRIC) == 0
             if least:
                 # a large JPEG is decoded at a fraction of its size: 10 times faster
                 file.draft(None, (least, least))
@@ -150,6 +155,8 @@ def opened(
             # more than 8 bits a pixel, which Pillow would clip to 255 and not scale
             if picture.mode.startswith("I"):
                 values = np.asarray(picture)
+                if white_is_zero and ";16" in picture.mode:
+                    values = 65535 - values
                 low, high = int(values.min()), int(values.max())
                 traits = traits._replace(span=(low, int(np.percentile(values, 99.9)), high))
                 picture = Image.fromarray(
@@ -164,9 +171,23 @@ def opened(
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError("is no image that Pillow reads" if content else "is empty") from error
+        raise DataError(instead(content)) from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def instead(content: bytes) -> str:
+    """What a file holds that is no image, for a message."""
+    start = content[:200].lstrip().lower()
+    if not content:
+        return "is empty"
+    if not content.strip(b"\0"):
+        return "holds zeros alone, as an interrupted copy does"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS and not the image: `git lfs pull` fetches it"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is a web page, perhaps of a failed download"
+    return "is no image that Pillow reads"
 
 
 class TooLarge(DataError):

@@ -45,6 +45,7 @@ from sft_exp.data.readers.files import (
     Seen,
     below,
     find,
+    is_folder,
     is_image,
     read_table,
     survey,
@@ -153,7 +154,9 @@ class ImageFolder(Dataset):
             *notes,
             *findings.class_names(classes),
             *findings.unread([r.file.id for r in ignored]),
+            *findings.unnamed([r.file for r in ignored if r.split != "pool"]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),
+            *findings.shortcuts(*labelled(used)),
             *findings.images([r.seen for r in used], levels),
             *findings.cropped([r.seen.size for r in used], image, self.fit),
         ]
@@ -184,6 +187,7 @@ class ImageFolder(Dataset):
 
         # files of their own, and not members of an archive
         files = {r.file.id: r.file.path for r in used if r.file.size < 0 and r.file.content is None}
+        findings.groups_apart(train, test)
         hashes = fingerprint("train", "pool"), fingerprint("test")
         return Corpus(
             name,
@@ -205,11 +209,7 @@ class ImageFolder(Dataset):
         if not self.labels:
             return self.folders(), ()
         file = Path(str(self.labels)).expanduser()
-        return (
-            self.from_export(file)
-            if file.suffix.lower() in choices.SUFFIXES
-            else (self.table(), ())
-        )
+        return self.from_export(file) if file.suffix.lower() in choices.SUFFIXES else self.table()
 
     def from_export(self, file: Path) -> tuple[list[Row], tuple[str, ...]]:
         """The files of a labelling tool's export, and the reader's notes."""
@@ -235,8 +235,7 @@ class ImageFolder(Dataset):
                 "dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}"
             )
         root = Path(self.root).expanduser()
-        if not root.is_dir():
-            raise DataError(f"dataset.root={root}: no such folder. {LAYOUTS}")
+        is_folder(root, "dataset.root", LAYOUTS)
         rows = []
         for split, part in self.parts(root) or [("train", root)]:
             inside: dict[str, set[str]] = {}  # folder of a class -> its subfolders
@@ -245,10 +244,24 @@ class ImageFolder(Dataset):
                 for f in sorted(part.iterdir())
                 if f.is_file() and visible(f.name) and is_image(f.name)
             ]:
-                raise DataError(f"{part}: {loose[0]} is not in the folder of a class. {LAYOUTS}")
+                hint = ""
+                if part != root and not self.subfolders(part):
+                    hint = (
+                        f" Without classes its images can be pretrained on: dataset.root={root / 'train'} "
+                        f"dataset.unlabelled={part}."
+                    )
+                elif not self.subfolders(part):
+                    hint = " Is dataset.root one folder too low?"
+                problem = f"{part}: {loose[0]} is not in the folder of a class."
+                raise DataError(f"{problem}{hint} {LAYOUTS}")
             if not (folders := self.subfolders(part)):
                 raise DataError(f"{part}: has no folders of classes. {LAYOUTS}")
             for folder in folders:
+                if findings.holds_no_labels(folder.name):
+                    raise DataError(
+                        f"{folder}: is named like images without labels: dataset.unlabelled={folder} "
+                        "pretrains on them. A class of this name needs a table, dataset.labels=<table.csv>"
+                    )
                 label = findings.class_name(folder.name)
                 files = [File(path.relative_to(root).as_posix(), path) for path in below(folder)]
                 images = [f for f in files if is_image(f.id)]
@@ -315,16 +328,19 @@ class ImageFolder(Dataset):
             if d.is_dir() and visible(d.name) and d.resolve() not in pools
         ]
 
-    def table(self) -> list[Row]:
-        """The files of the CSV. A DataError names the line."""
+    def table(self) -> tuple[list[Row], tuple[str, ...]]:
+        """The files of the CSV, and notes. A DataError names the line."""
         table = Path(str(self.labels)).expanduser()
         root = Path(self.root).expanduser() if self.root else table.parent
         file_column, label_column = self.file_column, self.label_column
-        hint = f"; dataset.file_column= and dataset.label_column= name others. {LAYOUTS}"
+        keys = zip(("file_column", "label_column"), (file_column, label_column), strict=True)
+        absent = [f"dataset.{key}=<{column}>" for key, column in keys]
+        hint = f"; name others, such as {' '.join(absent)}. {LAYOUTS}"
         columns, lines, _ = read_table(table, "dataset.labels", (file_column, label_column), hint)
+        notes = findings.split_elsewhere(columns, lines)
         group_column = "group" if self.group is None else self.group
-        if group_column not in columns:
-            group_column = ""
+        folded = group_column.casefold()  # of the columns' names, case does not count
+        group_column = next((c for c in columns if c.casefold() == folded), "")
         finder = Finder(root, table)
         rows: dict[str, tuple[int, Row]] = {}
         for number, line in lines:
@@ -338,7 +354,7 @@ class ImageFolder(Dataset):
             except DataError as error:
                 raise DataError(f"{where}: {error}; write the suffix, too") from error
             if path is None:
-                raise DataError(f"{where}: there is no file {name}, {finder}")
+                raise DataError(f"{where}: there is no file {name}, {finder}{finder.nearest(name)}")
             file = File(Path(os.path.relpath(path, root)).as_posix(), path)
             if file.id in rows:
                 raise DataError(
@@ -360,7 +376,7 @@ class ImageFolder(Dataset):
             raise DataError(f"{table}: has no row below the first line")
         if all(row.split == "pool" for _, row in rows.values()):
             raise DataError(f"{table}: column {label_column} is empty in all rows")
-        return [row for _, row in rows.values()]
+        return [row for _, row in rows.values()], notes
 
     def group_in(self, name: str, columns: Iterable[str] = ()) -> str | None:
         """The group in an image's path by the regular expression `dataset.group`, or None."""
@@ -402,6 +418,12 @@ class ImageFolder(Dataset):
                     taken.add(name)
                     files[key] = file._replace(id=name)
         return list(files.values())
+
+
+def labelled(rows: list[Row]) -> tuple[list[str], list[Seen]]:
+    """The labels and properties of the training images."""
+    train = [r for r in rows if r.split == "train"]
+    return [r.label for r in train], [r.seen for r in train]
 
 
 def decide_fates(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str, str]]]:
@@ -454,7 +476,7 @@ def decide_fates(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str
 
 def check_classes(rows: list[Row]) -> tuple[str, ...]:
     """The class names. DataError for fewer than two classes, for a class without training images,
-    for a test split without usable images, and for a group in both splits."""
+    and for a test split without usable images."""
     classes = tuple(sorted({r.label for r in rows if r.split != "pool"}))
     if len(classes) < 2:
         paths = [PurePosixPath(r.file.id).parts for r in rows if r.split != "pool"]
@@ -473,19 +495,15 @@ def check_classes(rows: list[Row]) -> tuple[str, ...]:
         )
     train = [r for r in rows if r.split == "train" and r.fate == "used"]
     if bare := sorted(set(classes) - {r.label for r in train}):
+        alike = [repr(c) for c in classes if findings.simplified(c) == findings.simplified(bare[0])]
+        hint = f". {' and '.join(alike)} differ only in how they are written: rename one"
         raise DataError(
             f"class {bare[0]} has no training image that can be used, so it cannot be learnt"
+            f"{hint if len(alike) > 1 else ''}"
         )
     test_fates = {r.fate for r in rows if r.split == "test"}
     if test_fates and "used" not in test_fates:
         raise DataError("no test image can be used")
-    groups = {r.group: r.file.id for r in train if r.group is not None}
-    for row in rows:
-        if row.split == "test" and row.group in groups:
-            raise DataError(
-                f"group {row.group} is in train and in test and must not be split: "
-                f"{groups[row.group]} and {row.file.id}"
-            )
     return classes
 
 

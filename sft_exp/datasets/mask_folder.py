@@ -2,8 +2,9 @@
 
     root/images/a.jpg, root/masks/a.png                folds of the images serve as test splits
     root/{train,val,test}/images/..., and masks/...    val is part of the training data
+    root/images/{train,val,test}/..., and masks/{train,val,test}/...
 
-Other usual names of the three splits are recognised. A mask has one integer per pixel: 0, 1, ... in
+Other usual names of the three splits and of the two folders are recognised. A mask has one integer per pixel: 0, 1, ... in
 the order of `classes`, or those in `values`; pixels without annotation have the value `ignore`. Or
 it has one colour per pixel, as listed in `colours`. With `pattern=*_mask` the mask of a.jpg is
 a_mask.png, in masks/ or beside its image.
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sft_exp.data.readers import findings, masks
-from sft_exp.data.readers.files import images_in, is_image, visible
+from sft_exp.data.readers.files import images_in, is_image, same_text, visible
 from sft_exp.data.readers.masks import Codes, Pair
 from sft_exp.errors import DataError, listing, require
 
@@ -25,6 +26,9 @@ LAYOUTS = (
     "name, masks may be named otherwise, and lie beside their images"
 )
 
+# usual names of the two folders, in any case
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+MASKS = ("masks", "mask", "labels", "label", "ann_dir", "annotations", "segmentationclass", "gt")
 IGNORED = "ignore"  # key in `colours` of the colour of pixels without annotation
 
 
@@ -94,11 +98,16 @@ class MaskFolder(masks.MaskSet):
 
     def load(self):
         root = self.folder(f"the folder of your images. {LAYOUTS}")
-        parts = self.parts(root) or [("train", root)]
-        folders = [folder for _, part in parts for folder in self.places(part)]
+        places = [(split, *self.places(part)) for split, part in self.parts(root)]
+        places = places or self.split_below(*self.places(root))
+        folders = [folder for _, images_at, masks_at in places for folder in (images_at, masks_at)]
         if missing := [folder for folder in folders if not folder.is_dir()]:
             raise DataError(f"dataset.root={root}: there is no {missing[0]}. {LAYOUTS}")
-        pairs = [p for split, part in parts for p in self.inside(root, part, split)]
+        pairs = [
+            p
+            for split, images_at, masks_at in places
+            for p in self.inside(root, images_at, masks_at, split)
+        ]
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
             images = images_in(pool) if pool.is_dir() else []
@@ -123,7 +132,7 @@ class MaskFolder(masks.MaskSet):
             if folder.is_dir() and (split := findings.split_named(folder.name))
         ]
         if not any(
-            (folder / "images").is_dir() or (self.pattern != "*" and holds_images(folder))
+            called(folder, IMAGES).is_dir() or (self.pattern != "*" and holds_images(folder))
             for _, folder in named
         ):
             return []
@@ -132,13 +141,24 @@ class MaskFolder(masks.MaskSet):
 
     def places(self, part: Path) -> tuple[Path, Path]:
         """The folders (of images, of masks), the same if masks lie beside images by a pattern."""
-        separate = part / "images", part / "masks"
+        separate = called(part, IMAGES), called(part, MASKS)
         together = self.pattern != "*" and not any(folder.is_dir() for folder in separate)
         return (part, part) if together else separate
 
-    def inside(self, root: Path, part: Path, split: str) -> list[Pair]:
+    def split_below(self, images_at: Path, masks_at: Path) -> list[tuple[str, Path, Path]]:
+        """(train or test, folder of images, of masks): images/train, masks/train, ... if all folders in
+        that of the images are splits, one of them train; else all is train."""
+        inside = sorted(p for p in images_at.glob("*/") if visible(p.name))
+        splits = [findings.split_named(p.name) for p in inside]
+        if "train" not in splits or not all(splits) or holds_images(images_at):
+            return [("train", images_at, masks_at)]
+        return [
+            ("test" if split == "test" else "train", p, masks_at / p.name)
+            for split, p in zip(splits, inside, strict=True)
+        ]
+
+    def inside(self, root: Path, images_at: Path, masks_at: Path, split: str) -> list[Pair]:
         """The images of one split with their masks. DataError for files without a counterpart."""
-        images_at, masks_at = self.places(part)
         start, _, end = self.pattern.partition("*")
         named = re.compile(f"{re.escape(start)}(.+){re.escape(end)}")
         mask_files = images_in(masks_at)
@@ -149,9 +169,15 @@ class MaskFolder(masks.MaskSet):
         images = findings.by_stem(image_files, images_at)
         mask_stems = findings.by_stem(mask_files, masks_at)
         mask_of, unmatched = {}, []  # image's stem -> mask; masks that the pattern does not fit
+        alike: dict[str, list[str]] = {}  # stem without case and in one form of Unicode -> stems
+        for stem in images:
+            alike.setdefault(same_text(stem), []).append(stem)
         for stem, path in mask_stems.items():
             if match := named.fullmatch(Path(stem).name):
-                mask_of[(Path(stem).parent / match[1]).as_posix()] = path
+                image = (Path(stem).parent / match[1]).as_posix()
+                candidates = [] if image in images else alike.get(same_text(image), [])
+                candidates = [c for c in candidates if c not in mask_stems]
+                mask_of[candidates[0] if len(candidates) == 1 else image] = path
             else:
                 unmatched.append(str(path))
         unmatched += [str(mask) for stem, mask in mask_of.items() if stem not in images]
@@ -198,6 +224,13 @@ class MaskFolder(masks.MaskSet):
         if not (match := re.search(self.group, name)):
             raise DataError(f"{name}: dataset.group={self.group} finds no group in this name")
         return match[1]
+
+
+def called(part: Path, names: tuple[str, ...]) -> Path:
+    """The folder in `part` with the first of these names that is there, in any case; else with the
+    first name."""
+    there = {p.name.casefold(): p for p in part.glob("*/")} if part.is_dir() else {}
+    return next((there[name] for name in names if name in there), part / names[0])
 
 
 def holds_images(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """Images with numbers to predict: a CSV with the column `file` and a column for each number.
 
 It has one row per image. Files are relative to root, or to the table. A column `split` says train
-or test; without it, folds are tested. A column `group` names images that must not be split.
+or test; without it, folds are tested. A column `group` names images that must not be split. Images
+without a number are used for pretraining.
 """
 
 import hashlib
@@ -19,6 +20,11 @@ from sft_exp.data.readers.files import File, Finder, images_in, part, read_table
 from sft_exp.data.readers.masks import Canvas
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
+
+MOST = 3e38  # largest 32-bit number
+EPSILON = 2**-23  # relative step of 32-bit numbers
+STEPS = 1000  # of them between the lowest and highest value, at least
+FAR = 20.0  # distances between the quartiles, from which a value lies apart from the others
 
 
 class Row(NamedTuple):
@@ -105,16 +111,19 @@ class NumberTable(Dataset):
         if train is None:
             raise DataError(f"{self.table}: has no training rows")
         name = Path(str(self.table)).stem
-        deviations = train.target("value").std(0).nan_to_num().tolist()
-        if constant := [c for c, sd in zip(self.columns, deviations, strict=True) if sd == 0]:
-            raise DataError(
-                f"{self.table}: column {constant[0]} is the same in all training rows, "
-                "so it cannot be learnt"
-            )
+        learnt = [(r, s) for r, s in zip(rows, seen, strict=True) if r.split == "train"]
+        warnings = list(self.notes)
+        for column, values in zip(
+            self.columns, zip(*(r.value for r, _ in learnt), strict=True), strict=True
+        ):
+            warnings += check_spread(values, column, str(self.table))
+        ids, numbers = [r.id for r, _ in learnt], [r.value for r, _ in learnt]
+        warnings += findings.copies(ids, [s.sha256 for _, s in learnt], numbers)
+        findings.groups_apart(train, test)
         columns = ", ".join(self.columns)
         text = f"{name}: {len(train):,} images with {columns}, at {image[2]}x{image[1]}."
         console.print(text, soft_wrap=True)
-        warnings = findings.images(seen, levels)
+        warnings += findings.images(seen, levels)
         warnings += findings.cropped([s.size for s in seen], image, self.fit)
         report = findings.said(name, warnings)
         return Corpus(
@@ -147,7 +156,10 @@ class NumberTable(Dataset):
         hint = "; dataset.file_column= and dataset.columns= name others"
         needed = (self.file_column, *self.columns)
         columns, lines, separator = read_table(table, "dataset.table", needed, hint)
-        finder = Finder(root, table)
+        self.notes = findings.split_elsewhere(columns, lines)
+        for column in self.columns:
+            one_decimal_separator([(n, line[column]) for n, line in lines], column, table)
+        finder, grouped = Finder(root, table), any(line.get("group") for _, line in lines)
         rows: dict[str, Row] = {}
         taken: set[Path] = set()
         for number, line in lines:
@@ -157,19 +169,68 @@ class NumberTable(Dataset):
             except DataError as error:
                 raise DataError(f"{where}: {error}; write the suffix, too") from error
             if path is None:
-                raise DataError(f"{where}: there is no file {name!r}, {finder}")
+                raise DataError(
+                    f"{where}: there is no file {name!r}, {finder}{finder.nearest(name)}"
+                )
             if name in rows or path in taken:
                 raise DataError(f"{where}: {name} has two rows; an image must have one")
             taken.add(path)
             split = findings.split_named(given) if (given := line.get("split", "")) else "train"
             if split is None:
                 raise DataError(f"{where}: split is {given!r}; valid: train, val, test")
+            if not any(line[c] for c in self.columns):
+                if split == "test":
+                    raise DataError(f"{where}: {name} is a test image and has no number")
+                rows[name] = Row(name, path, "pool")
+                continue
             value = tuple(numeric(line[c], c, where, separator) for c in self.columns)
-            group = line["group"] or None if "group" in columns else None
+            group = line["group"] if grouped else None
+            if group == "":
+                raise DataError(f"{where}: the group is missing (of {name})")
             rows[name] = Row(name, path, "test" if split == "test" else "train", value, group)
         if not rows:
             raise DataError(f"{table}: has no row below the first line")
         return list(rows.values())
+
+
+def one_decimal_separator(cells: list[tuple[int, str]], column: str, table: Path) -> None:
+    """DataError if some numbers have a comma and others a point, so that one of them may separate
+    thousands."""
+    first = {sign: next((c for c in cells if sign in c[1]), None) for sign in ",."}
+    comma, point = first[","], first["."]
+    if comma and point:
+        raise DataError(
+            f"{table}: column {column} has numbers with a comma ({comma[1]} in line {comma[0]}) and with a point ({point[1]} in "
+            f"line {point[0]}): write all with one decimal separator, and thousands without"
+        )
+
+
+def check_spread(values: tuple[float, ...], column: str, table: str) -> list[str]:
+    """A warning if a value lies so far from the others that it may stand for a missing one. DataError
+    if the values are equal, or differ by too little for 32-bit numbers."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if low == high:
+        raise DataError(
+            f"{table}: column {column} is the same in all training rows, so it cannot be learnt"
+        )
+    largest = max(abs(low), abs(high))
+    if largest > MOST or high - low < STEPS * largest * EPSILON:
+        problem = f"the values of column {column} ({low:g} to {high:g}) are too large"
+        remedy = "subtract a constant, or divide them"
+        raise DataError(f"{table}: {problem} for 32-bit numbers to tell them apart: {remedy}")
+    quarter = len(ordered) // 4
+    between = ordered[-1 - quarter] - ordered[quarter]
+    outer = max((low, high), key=lambda v: abs(v - ordered[len(ordered) // 2]))
+    inner = [v for v in ordered if v != outer]
+    far = min(abs(outer - v) for v in inner)
+    if between and far > FAR * between:
+        span = f"{inner[0]:g} to {inner[-1]:g}"
+        return [
+            f"column {column} has the value {outer:g} in {values.count(outer):,} of {len(values):,} rows, and the others are "
+            f"{span}: does it stand for a missing number? Then empty the cell"
+        ]
+    return []
 
 
 def numeric(text: str, column: str, where: str, separator: str) -> float:
@@ -179,6 +240,7 @@ def numeric(text: str, column: str, where: str, separator: str) -> float:
     """
     if separator != "," and text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")
+    text = text.replace("\u2212", "-")  # the minus sign of word processors
     try:
         value = float(text)
     except ValueError:

@@ -123,17 +123,23 @@ def idle(folder: Path) -> bool:
 
 
 def fits(
-    folder: Path, config: dict[str, Any], choices: dict[str, str], key: str = "hydra.run.dir"
+    folder: Path,
+    config: dict[str, Any],
+    choices: dict[str, str],
+    key: str = "hydra.run.dir",
+    clear: bool = True,
 ) -> None:
     """ConfigError if a folder holds another experiment's results.
 
-    With `replace=true` these are removed instead.
+    With `replace=true`, and if they are of a `debug=` run, which nobody keeps, these are removed
+    instead.
 
     Args:
         folder: the run folder.
         config: the plain config of the experiment that is to run there.
         choices: its option in each config group.
         key: the key that names the folder, for the message.
+        clear: whether to remove results that may be removed; otherwise they stay for now.
     """
     result = results.read_if_complete(folder)
     if result is None:
@@ -141,7 +147,7 @@ def fits(
     before = completed(result.config, config)
     if identity(before, result.choices) == identity(config, choices):
         return
-    if not config.get("replace"):
+    if not config.get("replace") and "debug" not in result.choices:
         old, new = dict(flat(before)), dict(flat(config))
         different = (
             name
@@ -153,7 +159,7 @@ def fits(
             "give another folder, or replace=true to remove them"
         )
         raise ConfigError(key, folder, problem)
-    for pattern in WRITTEN:
+    for pattern in WRITTEN if clear else ():
         for path in folder.glob(pattern):
             if path.name != OWNER:
                 atomic_io.remove(path)

@@ -9,6 +9,7 @@ from sft_exp.distributed.group import first
 from sft_exp.execution import ownership
 from sft_exp.execution.followers import exit_process, run_follower
 from sft_exp.jobs import prepare
+from sft_exp.progress import console
 
 
 def main() -> None:
@@ -17,10 +18,12 @@ def main() -> None:
     from sft_exp.failures import reported
     from sft_exp.reports import report
 
+    console.quiet = True  # the launcher has prepared the same job, and said what there is to say
     news = json.loads(Path(sys.argv[1]).read_text())
     with reported(leave=False) as codes:
         job = prepare.prepare(build.experiment(news["config"], news["choices"]))
         if first():
+            console.quiet = False
             folder, command = Path(news["folder"]), news["command"]
             ownership.adopt(folder, news["token"])
             result = session.work(

@@ -221,7 +221,7 @@ def inspect(arguments: Sequence[str]) -> Facts | None:
     options = {k: v for k, v in config["dataset"].items() if k != "_target_"}
     try:
         data = ImageFolder(**options)
-        rows = data.table() if data.labels else data.folders()
+        rows, _ = data.annotated()
         pool = [f for f in data.pool({r.file.id for r in rows}) if is_image(f.id)]
     except (Failure, OSError):
         return None

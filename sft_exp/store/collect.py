@@ -68,7 +68,7 @@ def rubbish(store: Path, runs_root: Path) -> list[Path]:
     """All paths of the store that can be removed. Only reads. StorageError if a run's record is
     unreadable."""
     working, locks = own_entries(store / "work"), own_entries(store / "locks")
-    held = {lock.stem for lock in locks if in_use(lock)}
+    held = {lock.stem for lock in locks if lock.suffix == ".lock" and in_use(lock)}
     young = {name_of(p) for p in working if not old(p)}
     living = reachable(store, referred(store, runs_root) | held | young)
     finished = [p for p in listed(store) if FOLDER.fullmatch(p.name)]

@@ -5,7 +5,8 @@
     <root>/work/<process>/<stage>-<hash>/
         the folder while a process writes it; another process continues what a killed one left
     <root>/locks/
-        one file lock per folder, held while it is computed; the kernel frees those of killed owners
+        one file lock per folder, held while it is computed; the kernel frees those of killed owners;
+        and how a computation failed, for the processes that wait for it
     <root>/damaged/
         folders whose content no longer matched their checksums
 
@@ -29,10 +30,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sft_exp.errors import Interrupted, StorageError
+from sft_exp.errors import (
+    ConfigError,
+    DataError,
+    Failure,
+    Interrupted,
+    NonFiniteError,
+    StorageError,
+    ToleranceError,
+)
 from sft_exp.store import atomic_io
 
 Request = dict[str, Any]
+# failures that the same request has each time, unlike a full disk or a lost process
+REPEATING = (ConfigError, DataError, NonFiniteError, ToleranceError)
 PATIENCE = 10.0  # seconds between messages while waiting for a lock
 
 
@@ -61,6 +72,14 @@ class Result:
     folder: Path
     cached: bool  # whether it existed before this call
     seconds: float  # duration of its computation
+
+
+class Repeated(Failure):
+    """The failure of another process, which computed the same request."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(text)
+        self.code = code
 
 
 class Store:
@@ -137,18 +156,27 @@ class Store:
         Locks are acquired in the order of names, so that processes cannot deadlock.
         """
         with ExitStack() as locks:
+            earlier = {name: self._failure(name) for name in missing}
             for name in sorted(missing):
                 self._lock(name, locks)
             # another process may have finished some while this one waited for the locks
             remaining = {n: r for n, r in missing.items() if self._faults(n)}
             if not remaining:
                 return
+            for name in remaining:
+                if (failure := self._failure(name)) and failure != earlier[name]:
+                    raise Repeated(failure["code"], failure["error"])
             if self.stopped():
                 raise Interrupted(
                     f"{stage.name}: stopped before it began; the same command continues"
                 )
             try:
                 self._make(stage, remaining)
+            except REPEATING as error:
+                for name in remaining:
+                    failure = {"code": error.code, "error": str(error), "id": uuid.uuid4().hex}
+                    atomic_io.write_json(self._failure_file(name), failure)
+                raise
             except StorageError:
                 # Without working locks, another process may have finished first and removed the
                 # work folders of both. Then all results are there.
@@ -168,12 +196,24 @@ class Store:
         for name, folder in zip(requests, folders, strict=True):
             atomic_io.seal(folder, {"seconds": round(seconds, 3)})
             atomic_io.publish(folder, self.root / name)
+            atomic_io.remove(self._failure_file(name))
             self.verified.add(self.root / name)
             for unfinished in [*self._find(f"work/*/{name}"), *self._find(f"work/*/.{name}")]:
                 atomic_io.discard(unfinished)
         for work in self._find("work/*"):
             if has_ended(work):
                 atomic_io.prune(work)
+
+    def _failure_file(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.failed.json"
+
+    def _failure(self, name: str) -> dict[str, Any]:
+        """How the last computation of a folder failed in a way that repeats, or {}. Processes that have
+        waited for it meanwhile fail likewise, instead of computing it once more each."""
+        try:
+            return json.loads(self._failure_file(name).read_bytes())
+        except (OSError, ValueError):
+            return {}
 
     def _lock(self, name: str, locks: ExitStack) -> None:
         """Acquire the lock of a folder; on a file system without locks, continue without it."""

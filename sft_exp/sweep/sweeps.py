@@ -237,8 +237,8 @@ def begin(cfg: DictConfig) -> None:
     for n, job in left:
         display.begin(f"checking {display.describe(n, job['overrides'])}")
         config, choices = job["config"], job["choices"]
-        if not config["replace"]:  # else the job itself clears its folder
-            ownership.fits(places[n], config, choices, "hydra.sweep.dir")
+        # the job itself clears its folder
+        ownership.fits(places[n], config, choices, "hydra.sweep.dir", clear=False)
         request = {"do": "check", "config": config, "choices": choices}
         answer = worker(threads(cfg)).ask(request)
         if answer["code"]:

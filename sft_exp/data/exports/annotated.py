@@ -114,7 +114,8 @@ class Tree:
             DataError: several images are equally likely.
         """
         text = re.sub(r"^[a-z0-9+]+://", "", name.partition("?d=")[2] or name).replace("\\", "/")
-        for wording in dict.fromkeys([text, unquote(text), _PREFIX.sub("", Path(text).name)]):
+        bare = text.partition("?")[0] if "://" in name else text  # without a URL's query
+        for wording in dict.fromkeys([text, unquote(bare), _PREFIX.sub("", Path(text).name)]):
             for place in (annotations.parent, self.root, *([self.images] if self.images else [])):
                 if wording and (path := Path(os.path.normpath(place / wording))).is_file():
                     return path
@@ -155,7 +156,7 @@ class Tree:
         """A file's JSON, or None if it is invalid. DataError if it cannot be read."""
         if path not in self._content:
             try:
-                self._content[path] = json.loads(path.read_text(encoding="utf-8-sig"))
+                self._content[path] = json.loads(path.read_bytes())  # in UTF-8, 16 or 32
             except (ValueError, RecursionError):
                 self._content[path] = None
             except OSError as error:

@@ -78,9 +78,17 @@ def parse(file: Path, layout: str = "") -> Content:
     if len(images) < len(content["images"]):
         count = len(content["images"]) - len(images)
         raise DataError(f"{file}: {count} images have the id of another")
+    # some programs write an id as a number here and as text there
+    by_text = {str(key): key for key in images}, {str(key): key for key in names}
     for row in content["annotations"]:
         where = f"annotation {row.get('id', '?')}"
-        image, category = row.get("image_id"), row.get("category_id")
+        image, category = (
+            key if known(key, ids) else texts.get(str(key), key)
+            for key, ids, texts in (
+                (row.get("image_id"), images, by_text[0]),
+                (row.get("category_id"), names, by_text[1]),
+            )
+        )
         for kind, key, keys in (("image", image, images), ("category", category, names)):
             if not known(key, keys):
                 plural = {"image": "images", "category": "categories"}[kind]
@@ -195,7 +203,7 @@ def split_of(file: Path) -> str:
 def load(file: Path, layout: str = "") -> dict[str, Any]:
     """A COCO JSON's content. DataError if one of the lists in NEEDS is missing or invalid."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.read_bytes())  # in UTF-8, 16 or 32
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}. {layout}".rstrip(". ")) from error
     except (ValueError, RecursionError) as error:

@@ -34,7 +34,10 @@ def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export
     matches = {key: files for key in keys if (files := FORMATS[key].files(tree))}
     if not matches:
         name = f"export of {FORMATS[named].NAME}" if named else "annotations in a known format"
-        raise DataError(f"dataset.root={tree.root}: no {name} there. These are read:{layouts()}")
+        why = yolo.unnamed(tree) if "yolo" in keys else ""
+        raise DataError(
+            f"dataset.root={tree.root}: no {name} there.{why} These are read:{layouts()}"
+        )
     if len(matches) > 1:
         names = (f"{FORMATS[key].NAME} ({files[0].name})" for key, files in matches.items())
         options = " or ".join(f"dataset.format={key}" for key in matches)

@@ -49,6 +49,18 @@ def files(tree: Tree) -> list[Path]:
     return metas if any(label_file(image) for image in tree.pictures) else []
 
 
+def unnamed(tree: Tree) -> str:
+    """Why images with texts are not read as this format, or ""."""
+    if not any((text := label_file(image)) and is_label(text) for image in tree.pictures):
+        return ""
+    broken = [p for p in tree.ending(".yaml", ".yml") if not mapping(p)]
+    yaml = f" {broken[0]} is no valid YAML." if broken else ""
+    return (
+        f" There are YOLO's texts, but no file lists the classes.{yaml} Write their names, one a line, into "
+        f"{tree.root / LISTS[0]}."
+    )
+
+
 def mapping(file: Path) -> dict[Any, Any]:
     """A YAML file's mapping, or {} for other content. DataError if it cannot be read."""
     try:
@@ -81,8 +93,9 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             omissions.add(reason, image.name)
         boxes = lines(text, image, about) if text else []
         images.append(AnnotatedImage(image, boxes, text or about.file, None, split))
+    used = {label_file(image) for image in tree.pictures}
     for text in tree.ending(".txt"):
-        if text.name not in LISTS and is_label(text) and tree.named(text.stem, text) is None:
+        if text.name not in LISTS and text not in used and is_label(text):
             omissions.add(
                 "texts with boxes have no image of their name and are left out", text.name
             )
@@ -114,6 +127,8 @@ def meta(file: Path) -> Meta:
     classes = tuple(findings.class_name(str(n).strip()) for n in names)
     if twice := sorted({c for c in classes if classes.count(c) > 1}):
         raise DataError(f"{file}: two classes are named {twice[0]!r}")
+    if isinstance(count := content.get("nc"), int) and count != len(classes):
+        raise DataError(f"{file}: nc is {count}, and names lists {len(classes)} classes")
     splits = {
         str(findings.split_named(key)): paths if isinstance(paths, list) else [paths]
         for key in SPLITS
@@ -157,8 +172,9 @@ def label_file(image: Path) -> Path | None:
     parts = list(image.parts)
     places = [image.with_suffix(".txt")]
     for n in range(len(parts) - 2, -1, -1):
-        if parts[n] == "images":
-            places.insert(0, Path(*parts[:n], "labels", *parts[n + 1 :]).with_suffix(".txt"))
+        if parts[n].casefold() == "images":
+            labels = {"images": "labels", "IMAGES": "LABELS"}.get(parts[n], "Labels")
+            places.insert(0, Path(*parts[:n], labels, *parts[n + 1 :]).with_suffix(".txt"))
             break
     return next((p for p in places if p.is_file()), None)
 

@@ -21,12 +21,14 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import ORIENTATION, unpacked
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Seen, survey
+from sft_exp.data.readers.files import File, Seen, is_folder, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 
 # pixels by which a box may exceed the image, because of rounding or of tools that count from 1
 TOLERANCE = 1.0
+UNLEARNT = 0.2  # share of the test boxes whose class has no training box, above which it is a fault
+FRACTION = 1.0  # largest coordinate of boxes that are fractions of the image's sides
 
 
 class Box(NamedTuple):
@@ -125,9 +127,15 @@ def corpus(
         boxes, faults_of_image = valid_boxes(m, s.size, source.boxes == "drop")
         valid.append(boxes)
         faults += faults_of_image
+    refuse_other_units(marked, [s.size for s in seen], len(faults))
     if source.boxes == "refuse":
         remedy = "; dataset.boxes=drop leaves them out, or takes the part that is inside"
         refuse(faults, "boxes cannot be used", remedy)
+    learnt = [box for boxes in valid[: len(train)] for box in boxes]
+    if not any(not box.crowd for box in learnt):
+        crowds = f", but {len(learnt):,} crowds or difficult ones" if learnt else ""
+        raise DataError(f"{name}: no training image has a box{crowds}: there is nothing to learn")
+    valid, repeated = without_copies(valid)
     places = [Letterbox.fit(s.size, image[1:]) for s in seen]
     targets = target_tensors(valid, places, classes)
     report = {
@@ -144,8 +152,13 @@ def corpus(
         s._replace(traits=s.traits._replace(turned=False)) if n in rotated else s
         for n, s in enumerate(seen)
     ]
-    image_warnings = findings.images(as_annotated, levels, "boxes")
-    warnings = [*notes, *findings.class_names(classes), *image_warnings]
+    warnings = [
+        *notes,
+        *repeated,
+        *findings.class_names(classes),
+        *findings.images(as_annotated, levels, "boxes"),
+        *unlearnt(valid[: len(train)], valid[len(train) :]),
+    ]
     report |= findings.said(name, warnings)
 
     def part(start: int, end: int) -> Images:
@@ -307,6 +320,68 @@ def valid_boxes(
     return valid, faults
 
 
+def refuse_other_units(
+    marked: Sequence[ImageWithBoxes], sizes: Sequence[tuple[int, int]], faults: int
+) -> None:
+    """DataError if boxes are fractions of the image's sides where pixels are meant, or state two corners
+    where a corner or centre and a size are meant.
+
+    Args:
+        marked: the images.
+        sizes: their (width, height).
+        faults: how many of their boxes are invalid.
+    """
+    pairs = [(box.corners, size) for m, size in zip(marked, sizes, strict=True) for box in m.boxes]
+    pairs = [(corners, size) for corners, size in pairs if all(map(isfinite, corners))]
+    if not pairs:
+        return
+    if all(max(corners) <= FRACTION for corners, _ in pairs) and min(map(min, sizes)) > 2:
+        raise DataError(
+            "all boxes lie in the first pixel of their images: are they fractions of the image's sides? "
+            "This format has pixels"
+        )
+    if faults <= len(pairs) / 2:
+        return
+
+    def inside(corners: tuple[float, ...], size: tuple[int, int]) -> bool:
+        x0, y0, x1, y1 = corners
+        return 0 <= x0 < x1 <= size[0] + TOLERANCE and 0 <= y0 < y1 <= size[1] + TOLERANCE
+
+    # what the file's four numbers are, if the box was made of a corner and a size, or of the centre
+    readings = (
+        lambda x0, y0, x1, y1: (x0, y0, x1 - x0, y1 - y0),
+        lambda x0, y0, x1, y1: ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0),
+    )
+    if any(all(inside(reading(*corners), size) for corners, size in pairs) for reading in readings):
+        raise DataError(
+            f"{faults:,} of {len(pairs):,} boxes reach outside of their images, and none would if their four numbers were "
+            "x0, y0, x1, y1: this format has x and y, and then width and height"
+        )
+
+
+def without_copies(boxes_N: list[list[Box]]) -> tuple[list[list[Box]], list[str]]:
+    """(the boxes of each image, each once; a warning of those that were repeated)."""
+    once = [
+        list({(box.label, box.corners, box.crowd): box for box in boxes}.values())
+        for boxes in boxes_N
+    ]
+    count = sum(map(len, boxes_N)) - sum(map(len, once))
+    problem = "have the class and corners of another one of the same image, and count once"
+    return once, [f"{count:,} boxes {problem}"] if count else []
+
+
+def unlearnt(train: list[list[Box]], test: list[list[Box]]) -> list[str]:
+    """A warning of classes that have boxes in test images alone, if these are many."""
+    known, tested = (
+        Counter(box.label for boxes in part for box in boxes if not box.crowd)
+        for part in (train, test)
+    )
+    missing = sorted({*tested} - {*known})
+    if sum(tested[label] for label in missing) <= UNLEARNT * tested.total():
+        return []
+    return [f"no training image has a box of {findings.some(missing)}, which test images have"]
+
+
 def target_tensors(
     boxes_N: list[list[Box]], places: list[Letterbox], classes: tuple[str, ...]
 ) -> dict[str, Tensor]:
@@ -347,6 +422,7 @@ def summary(name: str, report: dict[str, Any], classes: int, recognised: str = "
             commonest += ", ..." if len(by_count) > 5 else ""
             if len(by_count) < classes:
                 commonest += f"; of {len(by_count)} of the {classes} classes"
+            commonest = commonest.removeprefix("; ")
             total, crowds = sum(counts["boxes"].values()), counts["crowds"]
             text = f"{split} {counts['images']:,} images, {total:,} boxes ({commonest})"
             text += f", of which {crowds} crowds or difficult are not counted" if crowds else ""
@@ -363,6 +439,5 @@ def path_of(root: str | None, layout: str) -> Path:
     if not root:
         raise ConfigError("dataset.root", root, f"must name a folder. {layout}")
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"dataset.root={root}: no such folder. {layout}")
+    is_folder(folder, "dataset.root", layout)
     return folder

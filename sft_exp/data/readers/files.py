@@ -7,12 +7,13 @@ import hashlib
 import io
 import os
 import tarfile
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from glob import glob, has_magic
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,7 @@ class Seen(NamedTuple):
     traits: Traits = Traits()
     extremes: tuple[int, int] = (0, 255)  # the lowest and the highest grey level after decoding
     shade: str = ""  # the pixel value of an image whose pixels are all equal
+    grey: bool = False  # whether its channels are equal
 
 
 class Decoder:
@@ -136,7 +138,8 @@ def survey(
         with unpacked(content, most) as picture:
             on_side = picture.getexif().get(ORIENTATION, 1) >= 5
             size = picture.size[::-1] if on_side else picture.size
-        return Seen(hashlib.sha256(content).hexdigest(), size, "", traits, *summary(pixels))
+        grey = bool((pixels == pixels[:1]).all())
+        return Seen(hashlib.sha256(content).hexdigest(), size, "", traits, *summary(pixels), grey)
 
     def again(row: int) -> Seen:
         pixels = decode(files[row].read(), image, fit, levels, most)
@@ -229,6 +232,15 @@ def names_in(file: Path, hint: str) -> list[str]:
 
 
 SEPARATORS = ",;\t|"
+OPTIONAL = ("split", "group")  # columns that readers use if they are there
+REST = "\0"  # key of a row's cells beyond the last column
+# what is no text, by its first bytes
+PACKED = {
+    b"PK\x03\x04": "an Excel workbook or another zip file",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip file",
+}
 
 
 class Table(NamedTuple):
@@ -250,32 +262,57 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         file: the table.
         key: the configuration key that names the file.
         needs: required columns, which are returned under these names.
-        hint: text to add to the message if one is missing.
+        hint: text to add to the message if one is missing; `=<label>` of a missing column `label`
+            becomes the table's next other column.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
     """
     try:
-        text = decoded(file.read_bytes())
+        content = file.read_bytes()
+        if kind := next((k for start, k in PACKED.items() if content.startswith(start)), None):
+            raise DataError(f"{key}={file}: is {kind} and no text; save it as CSV")
+        text = decoded(content)
         first, _, rest = text.partition("\n")
         first = first.strip().casefold()
         stated = first.removeprefix("sep=") if first.startswith("sep=") else ""
         text = rest if stated else text
         separator = stated if stated and stated in SEPARATORS else separator_of(text, needs)
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
-        columns = renamed([c.strip() for c in reader.fieldnames or []], needs)
+        reader = csv.DictReader(
+            io.StringIO(text, newline=""),
+            restkey=REST,
+            restval="",
+            delimiter=separator,
+            strict=True,
+        )
+        written = [c.strip() for c in reader.fieldnames or []]
+        columns = renamed(written, [*needs, *OPTIONAL])
         reader.fieldnames = columns
+        if missing := [c for c in needs if c not in columns]:
+            has = ",".join(columns) or "nothing"
+            others = iter(c for c in columns if c and c not in needs)
+            for c in needs:
+                hint = hint.replace(f"=<{c}>", f"={next(others, c) if c in missing else c}")
+            problem = f"no column {' and '.join(missing)}; its first line has {has}{hint}"
+            raise DataError(f"{file}: {problem}")
         lines = []
         for row in reader:
+            number = reader.line_num + bool(stated)
+            if any(cell.strip() for cell in row.pop(REST, [])):
+                problem = f"has more cells than the first line has columns ({len(columns)})"
+                remedy = "quote a cell that holds the separator, such as a decimal comma"
+                raise DataError(f"{file}, line {number}: {problem}; {remedy}")
             line = {k: tables.restored(str(v).strip()) for k, v in row.items() if k}
             if any(line.values()):  # spreadsheets leave empty rows behind
-                lines.append((reader.line_num + bool(stated), line))
-    except (OSError, UnicodeError, csv.Error) as error:
+                lines.append((number, line))
+    except csv.Error as error:
+        problem = f"{error}: is a quotation mark not closed?"
+        raise DataError(f"{key}={file}: {problem}") from error
+    except (OSError, UnicodeError) as error:
         raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
-    if missing := [c for c in needs if c not in columns]:
-        has = ",".join(columns) or "nothing"
-        problem = f"no column {' and '.join(missing)}; its first line has {has}{hint}"
-        raise DataError(f"{file}: {problem}")
+    folded = [c.casefold() for c in written]
+    if twice := [c for c in needs if (written.count(c) or folded.count(c.casefold())) > 1]:
+        raise DataError(f"{file}: has several columns {twice[0]}; rename all but one")
     return Table(columns, lines, separator)
 
 
@@ -284,8 +321,10 @@ def decoded(content: bytes) -> str:
     UnicodeError."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
+    if content[:1] == b"\0" or content[1:2] == b"\0":  # without a mark
+        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").lstrip("\ufeff")
     except UnicodeDecodeError:
         return content.decode("cp1252")
 
@@ -308,20 +347,34 @@ def renamed(columns: list[str], needs: Sequence[str]) -> list[str]:
     return [c if c in needs else missing.pop(c.casefold(), c) for c in columns]
 
 
+def absolute(name: str) -> bool:
+    """Whether a path is absolute, here or on another system, or a URL."""
+    return PureWindowsPath(name).anchor != "" or "://" in name
+
+
+def same_text(name: str) -> str:
+    """A file's name in one form of Unicode and without case."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 class Finder:
     """Finds the files that a table names.
 
-    Names may be relative to `root` or to the table, absolute, written with backslashes, or ids
-    without a suffix.
+    Names may be relative to `root` or to the table, absolute, paths of another machine that end in
+    one of these, written with backslashes, in another case or form of Unicode, or ids without a
+    suffix.
     """
 
     def __init__(self, root: Path, table: Path):
         self.places = list(dict.fromkeys([root, table.parent]))
         self.stems: dict[Path, defaultdict[str, list[Path]]] = {}
+        self.alike: dict[Path, defaultdict[str, list[Path]]] = {}
 
     def find(self, name: str) -> Path | None:
         """The file, or None. DataError if an id matches several."""
-        for text in dict.fromkeys([name, name.replace("\\", "/")]):
+        parts = PureWindowsPath(name).parts
+        elsewhere = ["/".join(parts[n:]) for n in range(1, len(parts))] if absolute(name) else []
+        for text in dict.fromkeys([name, name.replace("\\", "/"), *elsewhere]):
             for place in self.places:
                 if text and (place / text).is_file():
                     return place / text
@@ -333,7 +386,39 @@ class Finder:
                     raise DataError(f"{name} stands for {files} in {path.parent}")
                 if matches:
                     return matches[0]
+            for place in self.places:
+                path = place / text
+                matches = self.resembling(path.parent)[same_text(path.name)] if text else []
+                if len(matches) == 1:
+                    return matches[0]
         return None
+
+    def resembling(self, folder: Path) -> defaultdict[str, list[Path]]:
+        """Name without case and in one form of Unicode -> images of the folder."""
+        if folder not in self.alike:
+            self.alike[folder] = defaultdict(list)
+            for paths in self.named(folder).values():
+                for path in paths:
+                    self.alike[folder][same_text(path.name)].append(path)
+        return self.alike[folder]
+
+    def nearest(self, name: str) -> str:
+        """A hint at the file that may be meant by a name that stands for none, or ""."""
+        path = PurePosixPath(name.replace("\\", "/"))
+        stem = path.stem if is_image(path.name) else path.name
+        for place in self.places:
+            there = self.named(place / path.parent)
+            if others := there.get(stem):
+                return f"; {others[0].name} is there: write names without suffix, or with this one"
+            bare = stem.removesuffix(".0")  # as a spreadsheet writes 0012
+            if digits := [
+                s for s in there if bare.isdecimal() and s.lstrip("0") == bare.lstrip("0")
+            ]:
+                return f"; {there[digits[0]][0].name} is there: did a spreadsheet change the numbers? Keep them as text"
+            for inside in sorted(place.glob("*/")) if not path.parent.name else ():
+                if (inside / path.name).is_file():
+                    return f"; {inside / path.name} is there: write the folder, too"
+        return ""
 
     def named(self, folder: Path) -> defaultdict[str, list[Path]]:
         """Name without suffix -> images of the folder."""
@@ -396,8 +481,26 @@ def members(archive: Path, name: str, most: float) -> list[File]:
         raise DataError(f"{archive}: this tar file is damaged ({error})") from error
 
 
+# what systems put beside people's files: macOS, Windows, Synology, QNAP, Linux, Python
+SYSTEM = (
+    "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "#recycle", "@Recycle",
+    "lost+found", "__pycache__",
+)  # fmt: skip
+
+
 def visible(name: str) -> bool:
-    return not name.startswith((".", "__MACOSX"))
+    return not name.startswith((".", *SYSTEM))
+
+
+def is_folder(path: Path, key: str, hint: str = "") -> None:
+    """DataError unless the path that a configuration key names is a folder."""
+    if path.is_dir():
+        return
+    problem = "no such folder"
+    if path.is_file():
+        packed = path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+        problem = "is a file and no folder" + ("; unpack it and name its folder" if packed else "")
+    raise DataError(f"{key}={path}: {problem}{f'. {hint}' if hint else ''}")
 
 
 def is_image(name: str) -> bool:

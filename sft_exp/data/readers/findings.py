@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sft_exp.data.decode import Levels
-from sft_exp.data.readers.files import Seen
+from sft_exp.data.readers.files import File, Seen
 from sft_exp.errors import DataError, listing
 from sft_exp.progress import console
 
@@ -23,17 +23,26 @@ FAINT = 16  # grey levels of 256: images with fewer look black
 LEFT = 64  # grey levels of 256: 16-bit colour with fewer has its content in the lower 8 bits
 HEIF_REMEDY = "`pip install pillow-heif`, and they are read"
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
+# how files of images begin: JPEG, PNG, GIF, TIFF and cameras' formats made of it, WebP in RIFF
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 FEW = 8  # names that a warning lists
 KEPT = 0.5  # share of an image's area that a crop should leave
 MANY = 0.1  # share of the images of which a crop leaves less, from which there is a warning
+ALIKE = 4  # images of each class, from which a common property is no chance
 UNANNOTATED = 0.5  # share of ignored pixels above which there is a warning
 
 _PART = re.compile(
     r"(?:seg|images?|imgs?|data|dataset)?"
-    r"(?P<split>train|training|val|valid|validation|validate|dev|development|test|testing|tests)"
+    r"(?P<split>train|training|val|valid|validation|validate|dev|development|eval|evaluation|"
+    r"test|testing|tests|holdout)"
     r"(?:set|data|dataset|images?|imgs?|split|files|samples)?"
 )
-_SPLITS = {"t": "train", "v": "val", "d": "val"}  # by the first letter; test is checked before
+_SPLITS = {"t": "train", "v": "val", "d": "val", "e": "val", "h": "test"}  # by the first letter
+_NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d{0,6})?")
+_UNLABELLED = re.compile(r"(?:un|non|not)labell?ed(?:images?|data|set)?|(?:no|without)labels?")
+# how programs write a missing label
+_MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "-", "--", "?", "#n/a", "missing"}
+_JOINED = re.compile(r"[,;|/+&]")  # between the labels of an image that has several
 
 
 def split_named(name: str) -> str | None:
@@ -46,22 +55,62 @@ def split_named(name: str) -> str | None:
     return "test" if word.startswith("test") else _SPLITS[word[0]]
 
 
+def holds_no_labels(name: str) -> bool:
+    """Whether a folder is named as one of images without labels: unlabelled, not_labeled."""
+    return bool(_UNLABELLED.fullmatch(re.sub(r"[\W\d_]+", "", name.casefold())))
+
+
 def class_name(name: str) -> str:
     """The name in Unicode's composed form (NFC), in which equal text has equal characters."""
     return unicodedata.normalize("NFC", name)
 
 
 def class_names(names: Iterable[str]) -> list[str]:
-    """A warning if classes differ only in case, blanks or Unicode's compatible forms."""
-    groups: dict[str, set[str]] = {}
+    """Warnings of classes that may be one, several, or none: names that differ only in case, blanks,
+    hyphens, invisible characters or the form of a number; joined names; words for a missing label."""
+    names, warnings = sorted(set(names)), []
+    groups: dict[str, list[str]] = {}
     for name in names:
-        simplified = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        groups.setdefault(simplified, set()).add(name)
-    pairs = [" and ".join(map(repr, sorted(group))) for group in groups.values() if len(group) > 1]
-    if not pairs:
-        return []
-    problem = "differ only in case or blanks and are kept apart: rename one where they are the same"
-    return [f"classes {'; '.join(pairs)} {problem}"]
+        groups.setdefault(simplified(name), []).append(name)
+    pairs = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    if pairs:
+        warnings.append(
+            f"classes {'; '.join(pairs)} differ only in case or blanks, or in how they are written, and are kept apart: "
+            "rename one where they are the same"
+        )
+    absent = [name for name in names if name.strip().casefold() in _MISSING]
+    joined = [
+        name
+        for name in names
+        if name not in absent
+        and len(parts := {simplified(part) for part in _JOINED.split(name)}) > 1
+        and "" not in parts
+        and any(part in groups for part in parts)
+    ]
+    if joined:
+        warnings.append(
+            f"{plural(joined)} named like several of the classes: an image has one class here, and each combination is a "
+            "class of its own"
+        )
+    if absent:
+        remedy = "empty the cell of an image without a label, or rename the class"
+        warnings.append(f"{plural(absent)} named like a missing label, and learnt: {remedy}")
+    return warnings
+
+
+def simplified(name: str) -> str:
+    """A name without what the eye passes over: case, blanks, hyphens and underscores inside, invisible
+    characters, and the form of a number (1, 1.0, 01)."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
+    text = " ".join(re.sub(r"(?<=\w)[-_](?=\w)", " ", text).replace("_", " ").split())
+    return f"{float(text):g}" if _NUMBER.fullmatch(text) else text
+
+
+def plural(names: Sequence[str]) -> str:
+    """`class 'a' is` or `classes 'a', 'b' are`, as the subject of a sentence."""
+    kind, verb = ("classes", "are") if len(names) > 1 else ("class", "is")
+    return f"{kind} {some([repr(n) for n in names])} {verb}"
 
 
 def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
@@ -186,13 +235,16 @@ def masks(
     test_MY: np.ndarray | None,
     ignored: Sequence[Any],
     values: Sequence[int],
+    fitted_MY: np.ndarray | None = None,
 ) -> list[str]:
-    """Warnings of classes without a mask and of many ignored pixels.
+    """Warnings of classes without a mask, of classes that are lost at the canvas's size, and of many
+    ignored pixels.
 
     Args:
         classes: the class names.
         train_MY, test_MY: pixels of each class in each mask; the last column counts ignored ones.
         ignored, values: the ignored mask values, and the values of the classes; [] for colours.
+        fitted_MY: `train_MY` after the masks were fitted to the canvas.
 
     Raises:
         DataError: the training masks hold fewer than two classes.
@@ -214,7 +266,7 @@ def masks(
             f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
         )
         raise DataError(f"{problem}, so there is nothing to tell apart{why}")
-    warnings = []
+    warnings = lost(classes, train_MY, fitted_MY) if fitted_MY is not None else []
     if missing:
         also = f"; {blank}{guess}" if guess else ""
         warnings.append(f"{problem}: means over classes leave out what is never there{also}")
@@ -228,6 +280,120 @@ def masks(
     return warnings
 
 
+def lost(classes: Sequence[str], file_MY: np.ndarray, fitted_MY: np.ndarray) -> list[str]:
+    """A warning of classes that most of their masks lose when they are fitted to the canvas. DataError
+    if fewer than two classes are left."""
+    remedy = (
+        "a larger dataset.size= keeps them, or dataset.fit=letterbox where the crop removes them"
+    )
+    count = len(classes)
+    held_Y = (file_MY[:, :count] > 0).sum(0)
+    kept_Y = ((file_MY[:, :count] > 0) & (fitted_MY[:, :count] > 0)).sum(0)
+    if (kept_Y > 0).sum() < 2:
+        gone = [c for c, n, kept in zip(classes, held_Y, kept_Y, strict=True) if n and not kept]
+        problem = f"no pixel of {some(gone)} is left after the masks are fitted to dataset.size"
+        raise DataError(f"{problem}: {remedy}")
+    parts = [
+        f"{name} in {n - kept:,} of {n:,}"
+        for name, n, kept in zip(classes, held_Y.tolist(), kept_Y.tolist(), strict=True)
+        if n and kept <= KEPT * n
+    ]
+    return [f"training masks lose a class by dataset.size or fit, {some(parts)}: {remedy}"] * bool(
+        parts
+    )
+
+
+def shortcuts(labels: Sequence[str], seen: Sequence[Seen]) -> list[str]:
+    """A warning if a property of the files, which is the same within each class, differs between
+    classes: a model may learn it in place of what the images show.
+
+    Args:
+        labels: the class of each image.
+        seen: the properties of its file.
+    """
+    by_class: dict[str, list[Seen]] = {}
+    for label, each in zip(labels, seen, strict=True):
+        by_class.setdefault(label, []).append(each)
+    if len(by_class) < 2 or min(map(len, by_class.values())) < ALIKE:
+        return []
+    warnings = []
+    for what, value in (
+        ("sizes", lambda s: f"{s.size[0]}x{s.size[1]}"),
+        ("formats", lambda s: s.traits.format),
+        ("colours", lambda s: "grey" if s.grey else "colour"),
+    ):
+        values = {name: {value(s) for s in group} for name, group in by_class.items()}
+        if any(len(v) > 1 for v in values.values()):
+            continue
+        each_value = {name: next(iter(v)) for name, v in values.items()}
+        if len(set(each_value.values())) > 1:
+            examples: dict[str, str] = {}
+            for name, of_class in each_value.items():
+                examples.setdefault(of_class, name)
+            pairs = ", ".join(f"{name} {v}" for v, name in list(examples.items())[:3])
+            warnings.append(
+                f"the files' {what} alone tell classes apart ({pairs}): a model may learn that and not what they "
+                "show. Bring all classes to one"
+            )
+    return warnings
+
+
+def groups_apart(train: Any, test: Any) -> None:
+    """DataError if a group has images in the training and in the test split.
+
+    Args:
+        train, test: `Images`, or None.
+    """
+    if test is None or not (train.groups and test.groups):
+        return
+    member = dict(zip(train.groups, train.ids, strict=True))
+    for group, name in zip(test.groups, test.ids, strict=True):
+        if group in member:
+            problem = f"group {group} is in train and in test and must not be split"
+            raise DataError(f"{problem}: {member[group]} and {name}")
+
+
+def split_elsewhere(
+    columns: Sequence[str], lines: Sequence[tuple[int, dict[str, str]]]
+) -> tuple[str, ...]:
+    """A warning of a column of a table that names splits, and is not called `split`."""
+    for column in [] if "split" in columns or not lines else columns:
+        words = {line.get(column, "") for _, line in lines}
+        if (
+            len(words) > 1
+            and {"train", "test"} & {split_named(w) for w in words}
+            and all(map(split_named, words))
+        ):
+            names = ", ".join(sorted(words))
+            return (f"column {column} names splits ({names}) and is not used: call it split",)
+    return ()
+
+
+def copies(names: Sequence[str], hashes: Sequence[str], values: Sequence[Any]) -> list[str]:
+    """A warning of files with the same content, which folds may both train and test on. DataError if
+    copies are annotated differently.
+
+    Args:
+        names: the names of annotated images.
+        hashes: SHA-256 of their files.
+        values: their annotations.
+    """
+    first: dict[str, int] = {}
+    same: list[str] = []
+    different: list[str] = []
+    for n, sha256 in enumerate(hashes):
+        other = first.setdefault(sha256, n)
+        if other != n:
+            pair = f"{names[other]} and {names[n]}"
+            (same if values[other] == values[n] else different).append(pair)
+    if different:
+        raise DataError(
+            f"{len(different)} images have a copy with another annotation:{listing(different)}\nRemove the wrong one of each"
+        )
+    problem = "are copies of others, so that folds may test what was learnt: remove one of each"
+    return [f"{len(same):,} images {problem} ({some(same)})"] if same else []
+
+
 def unread(names: Iterable[str]) -> list[str]:
     """A warning of HEIC images, such as an iPhone's photographs, which Pillow reads with an extra
     package."""
@@ -235,6 +401,27 @@ def unread(names: Iterable[str]) -> list[str]:
     if not (count := sum(suffixes[suffix] for suffix in HEIF)):
         return []
     return [f"{count:,} files are HEIC images, which are left out: {HEIF_REMEDY}"]
+
+
+def unnamed(files: Sequence[File]) -> list[str]:
+    """A warning of files that hold images, and are left out because their names do not say so."""
+    found = [f.id for f in files if Path(f.id).suffix.lower() not in HEIF and is_picture(f)]
+    if not found:
+        return []
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in found)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(FEW))
+    problem = f"files hold images and are left out, as their suffix is of no format that is read ({kinds})"
+    return [f"{len(found):,} {problem}: rename or convert them"]
+
+
+def is_picture(file: File) -> bool:
+    """Whether a file begins like an image, or a photograph in a camera's own format."""
+    try:
+        with file.path.open("rb") as opened:
+            start = opened.read(132)
+    except OSError:
+        return False
+    return start.startswith(PICTURES) or start[128:] == b"DICM"
 
 
 def suffixes(names: Sequence[str]) -> str:

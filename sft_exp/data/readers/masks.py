@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.decode import FITS, fitting, unpacked
+from sft_exp.data.decode import FITS, ORIENTATION, fitting, instead, unpacked
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, part, survey
+from sft_exp.data.readers.files import File, Seen, is_folder, part, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import bar, console
 
 IGNORE = 255  # value of pixels without annotation
 FEW_VALUES = 32  # a mask with more different values was interpolated, and holds no classes
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF")
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless image formats
 
 
@@ -102,16 +103,23 @@ class Codes:
 
         Three channels that are equal everywhere, and no transparency, are one grey channel.
         """
-        from PIL import UnidentifiedImageError
+        from PIL import ImageOps, UnidentifiedImageError
 
         try:
             with unpacked(content, most) as file:
-                mode = file.mode
-                value_HW = np.asarray(file.convert("RGB") if self.coloured else file)
+                mode, compression = file.mode, str(file.info.get("compression", ""))
+                if file.format in LOSSY or "jpeg" in compression:
+                    problem = f"is compressed as {compression or file.format}, which changes values"
+                    raise DataError(f"{problem}; a mask must keep them, as PNG does")
+                if getattr(file, "n_frames", 1) > 1:
+                    raise DataError(f"has {file.n_frames} frames or pages, and a mask is one")
+                turned = file.getexif().get(ORIENTATION, 1) != 1
+                upright = ImageOps.exif_transpose(file) if turned else file
+                value_HW = np.asarray(upright.convert("RGB") if self.coloured else upright)
         except DataError:
             raise
         except UnidentifiedImageError as error:
-            raise DataError("is no image that Pillow reads" if content else "is empty") from error
+            raise DataError(instead(content)) from error
         except Exception as error:  # broken files make Pillow raise various errors
             raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
         if value_HW.ndim == 3 and self.coloured:
@@ -240,7 +248,9 @@ class MaskSet(Dataset):
         """The folder of the data set. ConfigError without a root; `what` says what it must name."""
         if not self.root:
             raise ConfigError("dataset.root", self.root, f"must name {what}")
-        return Path(self.root).expanduser()
+        root = Path(self.root).expanduser()
+        is_folder(root, "dataset.root", f"It names {what}")
+        return root
 
 
 def corpus(
@@ -267,8 +277,8 @@ def corpus(
     )
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
     paths = [m for p in pairs if (m := p.mask) is not None]
-    masks, hashes, counts, faults = surveyed(
-        paths, [seen[n].size for n in masked], codes, canvas, hold, workers, source.most_pixels
+    masks, hashes, (counts, fitted), faults = surveyed(
+        paths, [seen[n] for n in masked], codes, canvas, hold, workers, source.most_pixels
     )
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
     if faults:
@@ -295,6 +305,7 @@ def corpus(
     )
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
+    findings.groups_apart(train, test)
     console.message(summary(name, pairs, [s.size for s in seen], canvas))
     named = named or {}
     mask_classes, tested = named.get("mask", classes), [pairs[n].split == "test" for n in masked]
@@ -306,7 +317,10 @@ def corpus(
     warnings = [
         *notes,
         *findings.class_names(mask_classes),
-        *findings.masks(mask_classes, train_MY, test_MY, ignored, values),
+        *findings.masks(
+            mask_classes, train_MY, test_MY, ignored, values, fitted[~np.array(tested)]
+        ),
+        *findings.copies(*annotated(pairs, seen, hashes, masked)),
         *findings.images(seen, levels, "masks"),
         *findings.cropped([s.size for s in seen], canvas.image, canvas.fit),
     ]
@@ -328,24 +342,33 @@ def corpus(
     )
 
 
+def annotated(
+    pairs: list[Pair], seen: Sequence[Seen], hashes: list[str], masked: list[int]
+) -> tuple[list[str], list[str], list[str]]:
+    """(names, SHA-256 of the images, SHA-256 of the masks) of the training images."""
+    rows = [(n, m) for m, n in enumerate(masked) if pairs[n].split == "train"]
+    names = [pairs[n].id for n, _ in rows]
+    return names, [seen[n].sha256 for n, _ in rows], [hashes[m] for _, m in rows]
+
+
 def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[int], Tensor]:
     return lambda row: decoder(place[row])
 
 
 def surveyed(
     files: Sequence[Readable],
-    sizes: list[tuple[int, int]],
+    images: list[Seen],
     codes: Codes,
     canvas: Canvas,
     hold: bool,
     workers: int,
     most: int | None,
-) -> tuple[Tensor | MaskDecoder, list[str], np.ndarray, list[str]]:
+) -> tuple[Tensor | MaskDecoder, list[str], tuple[np.ndarray, np.ndarray], list[str]]:
     """Read each mask once.
 
     Args:
         files: the mask files, M of them.
-        sizes: (width, height) of their images.
+        images: the properties of their images.
         codes: the classes of pixel values.
         canvas: the common size.
         hold: whether to keep all masks in memory.
@@ -354,14 +377,16 @@ def surveyed(
 
     Returns:
         All masks, uint8 [M, H, W], or a decoder; SHA-256 of the files; pixels of each class, and
-        ignored ones, in each file [M, Y + 1]; faults.
+        ignored ones, in each file and in each mask on the canvas [M, Y + 1]; faults.
     """
     count_MY = np.zeros((len(files), codes.classes + 1), np.int64)
+    fitted_MY = np.zeros_like(count_MY)
+    shades: dict[int, tuple[int, Readable]] = {}  # colour of a palette -> (its value, a file)
     held_MHW = torch.zeros(len(files) if hold else 0, *canvas.image[1:], dtype=torch.uint8)
 
     def survey_mask(row: int) -> tuple[str, str]:
         """(SHA-256, fault) of a file; its counts and its mask are stored."""
-        file, (width, height) = files[row], sizes[row]
+        file, (width, height) = files[row], images[row].size
         try:
             content = read(file)
             mask_HW = codes.read(content, most)
@@ -370,11 +395,24 @@ def surveyed(
             return "", text if text.startswith(str(file)) else f"{file}: {text}"
         high, wide = mask_HW.shape
         if (width, height) not in ((0, 0), (wide, high)):
-            return "", f"{file}: is {wide} x {high}, its image {width} x {height}"
-        each = np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)
-        count_MY[row] = [*each[: codes.classes], each[IGNORE]]
+            turned = (
+                ", which its Exif orientation turned"
+                if images[row].traits.turned
+                else ": rows and columns are exchanged"
+            )
+            swapped = turned if (wide, high) == (height, width) else ""
+            return "", f"{file}: is {wide} x {high}, its image {width} x {height}{swapped}"
+        count_MY[row] = per_class(mask_HW, codes.classes)
+        on_canvas_HW = placed(mask_HW, canvas)
+        fitted_MY[row] = per_class(on_canvas_HW.numpy(), codes.classes)
+        for value, colour in palette(content, codes, most).items():
+            other, there = shades.setdefault(colour, (value, file))
+            if other != value:
+                text = f"[{colour >> 16},{colour >> 8 & 255},{colour & 255}]"
+                problem = f"its palette gives the value {value} the colour {text}, which is {other} in {there}"
+                return "", f"{file}: {problem}. dataset.colours={{...}} reads colours, not values"
         if hold:
-            held_MHW[row] = placed(mask_HW, canvas)
+            held_MHW[row] = on_canvas_HW
         return hashlib.sha256(content).hexdigest(), ""
 
     with ThreadPoolExecutor(max(1, workers)) as pool, bar("reading masks", len(files)) as advance:
@@ -385,7 +423,29 @@ def surveyed(
     hashes = [sha256 for sha256, _ in results]
     faults = [fault for _, fault in results if fault]
     masks = held_MHW if hold else MaskDecoder(files, hashes, codes, canvas, most)
-    return masks, hashes, count_MY, faults
+    return masks, hashes, (count_MY, fitted_MY), faults
+
+
+def per_class(mask_HW: np.ndarray, classes: int) -> list[int]:
+    """The number of pixels of each class, and of ignored ones."""
+    each = np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)
+    return [*each[:classes].tolist(), int(each[IGNORE])]
+
+
+def palette(content: bytes, codes: Codes, most: int | None) -> dict[int, int]:
+    """Value -> colour as 0xRRGGBB, of the classes' values in a mask that is read by values and has a
+    palette; {} for other masks."""
+    if codes.coloured:
+        return {}
+    with unpacked(content, most) as file:
+        colours = file.getpalette("RGB") if file.mode == "P" else None
+        if colours is None:
+            return {}
+        used = [v for _, v in file.getcolors(256) or []]
+    triples = {v: colours[3 * v : 3 * v + 3] for v in used if codes.known.get(v, IGNORE) != IGNORE}
+    distinct = {v: packed(c) for v, c in triples.items() if len(c) == 3}
+    # palettes that repeat a colour say nothing
+    return distinct if len(set(distinct.values())) == len(distinct) else {}
 
 
 def summary(name: str, pairs: list[Pair], sizes: list[tuple[int, int]], canvas: Canvas) -> str:

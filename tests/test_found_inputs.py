@@ -1,0 +1,626 @@
+"""Inputs as people and programs leave them: each is read as it is meant, refused with the way out, or
+warned of."""
+
+import json
+import shutil
+import struct
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sft_exp.data.readers import findings
+from sft_exp.datasets.boxes import Boxes
+from sft_exp.datasets.image_folder import ImageFolder
+from sft_exp.datasets.mask_folder import MaskFolder
+from sft_exp.datasets.number_table import NumberTable
+from sft_exp.errors import DataError
+
+each = pytest.mark.parametrize
+ROOT = Path("root")
+
+
+def noise(number, size=(24, 24), mode="RGB"):
+    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def save(path, picture, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def classes(root=ROOT, names="ab", first=0, count=4, make=noise, suffix="png"):
+    for c, name in enumerate(names):
+        for n in range(count):
+            save(root / name / f"{n}.{suffix}", make(first + 100 * c + n))
+
+
+def folder(root=ROOT, **options):
+    return ImageFolder(root=str(root), **{"size": 16, "workers": 0, **options}).load()
+
+
+def warnings(corpus):
+    return "\n".join(corpus.report.get("warnings", []))
+
+
+# Folders
+
+
+def test_what_systems_put_beside_images_is_no_image():
+    classes()
+    for name in (
+        "__MACOSX/a/._0.png",
+        "@eaDir/x.jpg",
+        "System Volume Information/x.png",
+        "a/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg",
+        "a/.ipynb_checkpoints/0-checkpoint.png",
+    ):
+        save(ROOT / name, noise(len(name)))
+    write(ROOT / "$RECYCLE.BIN/x", "")
+    write(ROOT / "b/Thumbs.db", "")
+    write(ROOT / "b/._0.png", b"\0\5\x16\7")
+    corpus = folder()
+    assert corpus.classes == ("a", "b")
+    assert torch.bincount(corpus.train.y).tolist() == [4, 4]
+    assert not warnings(corpus)
+
+
+@each("dataset", [ImageFolder, MaskFolder, Boxes])
+def test_an_archive_is_no_folder(dataset):
+    classes()
+    shutil.make_archive("data", "zip", ROOT)
+    with pytest.raises(DataError, match=r"data\.zip: is a file and no folder; unpack it"):
+        dataset(root="data.zip", size=32).load()
+
+
+@each(
+    ("parts", "counts"),
+    [
+        (("trainset", "holdout"), (8, 8)),
+        (("train", "hold-out"), (8, 8)),
+        (("TRAIN", "evaluation", "test"), (16, 8)),
+        (("train", "eval"), (16, None)),
+    ],
+)
+def test_more_words_for_splits(parts, counts):
+    for n, part in enumerate(parts):
+        classes(ROOT / part, first=1000 * n)
+    corpus = folder()
+    assert corpus.classes == ("a", "b")
+    assert (len(corpus.train), corpus.test and len(corpus.test)) == counts
+
+
+@each("name", ["unlabelled", "Unlabeled", "not_labeled", "no-labels"])
+def test_a_folder_of_images_without_labels_is_no_class(name):
+    classes(names=("cat", "dog"))
+    for n in range(4):
+        save(ROOT / name / f"{n}.png", noise(900 + n))
+    with pytest.raises(DataError, match=rf"dataset\.unlabelled=root/{name} pretrains on them"):
+        folder()
+    corpus = folder(unlabelled=f"root/{name}")
+    assert (corpus.classes, len(corpus.extra)) == (("cat", "dog"), 4)
+
+
+def test_a_test_folder_without_classes_is_offered_for_pretraining():
+    classes(ROOT / "train")
+    for n in range(3):
+        save(ROOT / f"test1/{n}.png", noise(900 + n))
+    with pytest.raises(
+        DataError, match=r"dataset\.root=root/train dataset\.unlabelled=root/test1\."
+    ):
+        folder()
+    assert len(folder(ROOT / "train", unlabelled="root/test1").extra) == 3
+
+
+def test_a_root_one_folder_too_low_is_said():
+    classes()
+    with pytest.raises(DataError, match="one folder too low"):
+        folder(ROOT / "a")
+
+
+# Names
+
+
+@each(
+    "names",
+    [
+        ("cat", "cat\u200b"),
+        ("dog", "d\u00adog"),
+        ("red fox", "red_fox"),
+        ("red-fox", "Red Fox"),
+        ("1", "1.0"),
+        ("01", "1"),
+    ],
+)
+def test_names_that_look_alike_are_warned_of(names):
+    (said,) = findings.class_names([*names, "other"])
+    assert "differ only in case or blanks, or in how they are written" in said
+
+
+@each("names", [("-1", "1"), ("1.5", "15"), ("v1", "v2"), ("1-0", "10"), ("c", "c++"), ("a", "b")])
+def test_other_names_are_not(names):
+    assert not findings.class_names(names)
+
+
+def test_labels_that_are_several_or_missing_are_warned_of():
+    (joined,) = findings.class_names(["car", "bus", "car, bus"])
+    assert joined.startswith("class 'car, bus' is named like several of the classes")
+    assert not findings.class_names(["bread, white", "soup"])
+    (absent,) = findings.class_names(["a", "b", "nan", "N/A"])
+    assert absent.startswith("classes 'N/A', 'nan' are named like a missing label")
+
+
+def test_a_class_of_test_that_train_writes_otherwise_is_said():
+    classes(ROOT / "train", names=("Cat", "dog"))
+    classes(ROOT / "test", names=("cat", "dog"), first=500)
+    with pytest.raises(DataError, match="'Cat' and 'cat' differ only in how they are written"):
+        folder()
+
+
+# Files that are left out, or are no images
+
+
+@each(
+    ("name", "form"), [("x", "PNG"), ("x.jpg?w=200", "JPEG"), ("x.png.1", "PNG"), ("x.nef", "TIFF")]
+)
+def test_images_without_an_image_s_name_are_counted(name, form):
+    classes()
+    save(ROOT / "a" / name, noise(77), format=form)
+    write(ROOT / "a/notes.txt", "mine")
+    assert "1 files hold images and are left out" in warnings(folder())
+
+
+@each(
+    ("content", "words"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "`git lfs pull` fetches it"),
+        ("\n<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b"\0" * 500, "holds zeros alone"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_there_in_place_of_an_image_is_said(content, words):
+    classes()
+    write(ROOT / "a/x.jpg", content)
+    with pytest.raises(DataError, match=rf"a/x\.jpg: .*{words}"):
+        folder()
+
+
+@each("deep", [np.uint8, np.uint16])
+def test_white_is_zero_in_tiff_files_of_any_depth(deep):
+    """TIFF 6.0, tag PhotometricInterpretation: 0 = the value 0 is white."""
+    most = np.iinfo(deep).max
+    for n in range(8):
+        pixels = np.random.default_rng(n).integers(0, most, (8, 8)).astype(deep)
+        pixels[0, :2] = 0, most
+        data, bits = pixels.tobytes(), 8 * deep().itemsize
+        tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: 0, 273: 8, 277: 1, 278: 8, 279: len(data)}
+        rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        head = b"II*\0" + struct.pack("<I", 8 + len(data))
+        write(
+            ROOT / f"{'ab'[n % 2]}/{n}.tif",
+            head + data + struct.pack("<H", len(tags)) + rows + bytes(4),
+        )
+        if n == 0:
+            first = pixels
+    read = folder(size=8, channels=1).train.raw(0)[0].numpy().astype(int)
+    assert np.abs(read - (255 - first.astype(float) * 255 / most)).max() <= 1
+
+
+# Files that tell the classes apart
+
+
+@each(
+    ("other", "words"),
+    [
+        ({"make": lambda n: noise(n, mode="L")}, "colours alone tell classes apart"),
+        ({"make": lambda n: noise(n, (30, 40))}, "sizes alone tell classes apart"),
+        ({"suffix": "jpg"}, "formats alone tell classes apart"),
+        ({"make": lambda n: noise(n, (24 + n % 2, 24))}, ""),
+        ({"count": 3, "suffix": "jpg"}, ""),
+    ],
+)
+def test_a_property_of_the_files_that_is_the_class_is_warned_of(other, words):
+    classes(names="a")
+    classes(names="b", first=500, **other)
+    said = warnings(folder())
+    assert words in said if words else not said
+
+
+# Masks
+
+
+def masks(root=ROOT, part="", make=None, count=4, size=(24, 24), first=0, suffix="png", **options):
+    """Images and masks; `make` gives a mask's picture for its classes 0 and 1, as mode L."""
+    for n in range(count):
+        save(root / part / f"images/{n}.png", noise(first + n, size))
+        mask = Image.new("L", size)
+        mask.paste(1, (4 + n, 4, 16, 18))
+        save(root / part / f"masks/{n}.{suffix}", make(mask, n) if make else mask, **options)
+
+
+def segment(root=ROOT, **options):
+    return MaskFolder(root=str(root), **{"size": 24, "workers": 0, **options}).load()
+
+
+def written(n):
+    mask = np.zeros((24, 24), np.uint8)
+    mask[4:18, 4 + n : 16] = 1
+    return mask
+
+
+def read_as_written(corpus):
+    return all(
+        np.array_equal(corpus.train.target("mask")[n].numpy(), written(n))
+        for n in range(len(corpus.train))
+    )
+
+
+def palette(mask, n, colours=((0, 0, 0), (200, 0, 0)), swapped=()):
+    values = 1 - np.asarray(mask) if n in swapped else np.asarray(mask)
+    picture = Image.fromarray(values.astype(np.uint8), mode="L")
+    picture = picture.convert("P")
+    picture.putdata(values.flatten().tolist())
+    picture.putpalette([v for c in (colours[::-1] if n in swapped else colours) for v in c])
+    return picture
+
+
+def test_palettes_that_exchange_their_colours_between_masks_are_refused():
+    masks(make=palette)
+    assert read_as_written(segment())
+    shutil.rmtree(ROOT)
+    masks(make=lambda mask, n: palette(mask, n, swapped=(1, 3)))
+    with pytest.raises(
+        DataError,
+        match=r"masks/1\.png: its palette gives the value \d the colour.*dataset\.colours",
+    ):
+        segment()
+    colours = {"background": [0, 0, 0], "cell": [200, 0, 0]}
+    assert read_as_written(segment(colours=colours))
+
+
+@each("options", [{}, {"memory": 0.0}])
+def test_a_class_that_the_canvas_s_size_loses_is_said(options):
+    def speck(mask, n, least=0):
+        mask.paste(0, (0, 0, 240, 240))
+        mask.paste(1, (9, 9 + n, 11, 10 + n) if n >= least else (50, 50, 200, 200))
+        return mask
+
+    masks(make=speck, size=(240, 240))
+    with pytest.raises(DataError, match=r"no pixel of object is left.*larger dataset\.size="):
+        segment(size=8, **options)
+    assert not warnings(segment(size=240, **options))
+    masks(make=lambda mask, n: speck(mask, n, least=1), size=(240, 240))
+    assert "object in 3 of 4" in warnings(segment(size=8, **options))
+
+
+def test_masks_are_turned_by_their_own_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    masks(exif=exif)
+    for n in range(4):
+        save(ROOT / f"images/{n}.png", noise(n), exif=exif)
+    assert all(
+        np.array_equal(mask.numpy(), written(n)[::-1, ::-1])
+        for n, mask in enumerate(segment().train.target("mask"))
+    )
+
+
+@each(
+    ("options", "words"),
+    [
+        ({"format": "JPEG"}, "is compressed as JPEG, which changes values"),
+        ({"suffix": "tif", "compression": "jpeg"}, "is compressed as jpeg, which changes values"),
+        (
+            {"suffix": "tif", "save_all": True, "append_images": [Image.new("L", (24, 24))]},
+            "has 2 frames or pages, and a mask is one",
+        ),
+    ],
+)
+def test_files_that_hold_no_mask_are_refused(options, words):
+    masks(**options)
+    with pytest.raises(DataError, match=words):
+        segment()
+
+
+def test_a_mask_whose_rows_and_columns_are_exchanged_is_said():
+    masks(size=(32, 24))
+    for n in range(4):
+        save(ROOT / f"images/{n}.png", noise(n, (24, 32)))
+    with pytest.raises(DataError, match="is 32 x 24, its image 24 x 32: rows and columns"):
+        segment()
+
+
+@each(
+    ("images", "masks_in"),
+    [("Images", "Masks"), ("image", "mask"), ("img_dir", "ann_dir"), ("JPEGImages", "labels")],
+)
+def test_usual_names_of_the_two_folders(images, masks_in):
+    masks()
+    (ROOT / "images").rename(ROOT / images)
+    (ROOT / "masks").rename(ROOT / masks_in)
+    assert read_as_written(segment())
+
+
+@each("parts", [("train", "val", "test"), ("training", "validation", "testing")])
+def test_splits_below_images_and_masks(parts):
+    """mmsegmentation's and Ultralytics's layout: images/train, masks/train."""
+    for n, part in enumerate(parts):
+        masks(Path(part), first=100 * n)
+        for kind in ("images", "masks"):
+            (ROOT / kind).mkdir(parents=True, exist_ok=True)
+            Path(part, kind).rename(ROOT / kind / part)
+    corpus = segment()
+    assert (len(corpus.train), len(corpus.test)) == (8, 4)
+
+
+def test_masks_whose_names_differ_in_case_or_unicode_s_form():
+    masks()
+    for n in range(4):
+        (ROOT / f"images/{n}.png").rename(ROOT / f"images/IMG_\u00e9{n}.png")
+        name = unicodedata.normalize("NFD", f"img_\u00e9{n}.png")
+        (ROOT / f"masks/{n}.png").rename(ROOT / "masks" / name)
+    assert read_as_written(segment())
+
+
+def test_copies_of_images_with_masks():
+    masks()
+    shutil.copy(ROOT / "images/0.png", ROOT / "images/1.png")
+    with pytest.raises(DataError, match="1 images have a copy with another annotation"):
+        segment()
+    shutil.copy(ROOT / "masks/0.png", ROOT / "masks/1.png")
+    assert "1 images are copies of others" in warnings(segment())
+
+
+# Tables
+
+
+def table(rows, header="file,target", count=8, encoding="utf-8", images="im"):
+    for n in range(count):
+        save(Path(images, f"{n}.png"), noise(n))
+    text = "\n".join([header, *(rows(n) if callable(rows) else rows[n] for n in range(count))])
+    write(Path("t.csv"), text.encode(encoding))
+
+
+def numbers(**options):
+    return NumberTable(table="t.csv", root="im", **{"size": 16, **options}).load()
+
+
+def values(corpus):
+    return corpus.train.target("value")[:, 0].tolist()
+
+
+@each(
+    ("header", "rows", "words"),
+    [
+        ("file,target", lambda n: f"{n}.png,{n},5", "line 2: has more cells than the first line"),
+        ("file,target", lambda n: f"{n}.png,{n}{',5' if n == 3 else ''}", "line 5: has more cells"),
+        ("file,target,target", lambda n: f"{n}.png,{n},1", "has several columns target"),
+        ("file,Target,TARGET", lambda n: f"{n}.png,{n},1", "has several columns target"),
+        ("file,target,note", lambda n: f"{n}.png,{n}," + '"' * (n == 2), "quotation mark not closed"),
+        (
+            "file;target",
+            lambda n: f"{n}.png;{n}{',' if n % 2 else '.'}125",
+            "numbers with a comma .1,125 in line 3. and with a point .0.125 in line 2.",
+        ),
+        ("file,target", lambda n: f"{n}.png,{1_700_000_000 + n}", "subtract a constant"),
+        ("file,target", lambda n: f"{n}.png,{'1e39' if n == 3 else n}", "too large for 32-bit"),
+        ("file,target", lambda n: f"{n}.png,{'nan' if n == 3 else n}", "line 5: target is 'nan'"),
+        ("file,target", lambda n: f"{n}.png,{'-inf' if n == 3 else n}", "target is '-inf'"),
+        ("file,target,split", lambda n: f"{n}.png,{'' if n > 5 else n},{'test' if n > 5 else ''}",
+         "6.png is a test image and has no number"),
+        ("file,target,group", lambda n: f"{n}.png,{n},{'' if n == 3 else 'g'}", "the group is missing"),
+        ("file,target,split,group", lambda n: f"{n}.png,{n},{'test' if n > 5 else ''},{n % 2}",
+         "group 0 is in train and in test"),
+    ],
+)  # fmt: skip
+def test_tables_of_numbers_that_mean_something_else_are_refused(header, rows, words):
+    table(rows, header)
+    with pytest.raises(DataError, match=words):
+        numbers()
+
+
+@each(
+    ("header", "rows", "encoding", "wanted"),
+    [
+        ("file;target;;", lambda n: f"{n}.png;{n},5;;", "utf-8-sig", [n + 0.5 for n in range(8)]),
+        ("\ufeff\ufefffile,target", lambda n: f"{n}.png,{n}", "utf-8", [*range(8)]),
+        ("file\ttarget", lambda n: f"{n}.png\t{n}", "utf-16-le", [*range(8)]),
+        ("file,target", lambda n: f"{n}.png,\u2212{n}", "utf-8", [-n for n in range(8)]),
+        ("file,target", lambda n: f"C:\\Users\\me\\{n}.png,{n}", "utf-8", [*range(8)]),
+        ("file,target", lambda n: f"/home/me/{n}.PNG,{n}", "utf-8", [*range(8)]),
+        ("file,target", lambda n: f"https://x.org/im/{n}.png,{n}", "utf-8", [*range(8)]),
+    ],
+)
+def test_tables_of_numbers_are_read_as_meant(header, rows, encoding, wanted):
+    table(rows, header, encoding=encoding)
+    assert values(numbers()) == wanted
+
+
+def test_images_without_a_number_are_pretrained_on():
+    table(lambda n: f"{n}.png,{'' if n > 5 else n}")
+    corpus = numbers()
+    assert (len(corpus.train), corpus.extra.ids) == (6, ["6.png", "7.png"])
+
+
+def test_a_number_that_stands_for_a_missing_one_is_warned_of():
+    table(lambda n: f"{n}.png,{-999 if n == 2 else n / 4}")
+    assert "has the value -999 in 1 of 8 rows, and the others are 0 to 1.75" in warnings(numbers())
+    table(lambda n: f"{n}.png,{2**n}")
+    assert not warnings(numbers())
+
+
+def test_copies_of_images_with_numbers():
+    table(lambda n: f"{n}.png,{n}")
+    shutil.copy("im/0.png", "im/1.png")
+    with pytest.raises(DataError, match=r"0\.png and 1\.png"):
+        numbers()
+    write(Path("t.csv"), Path("t.csv").read_text().replace("1.png,1", "1.png,0"))
+    assert "1 images are copies of others" in warnings(numbers())
+
+
+@each(
+    ("named", "there", "hint"),
+    [
+        ("{}.jpg", "{}.png", "0.png is there: write names without suffix"),
+        ("{}", "00{}.png", "000.png is there: did a spreadsheet change the numbers"),
+        ("{}.0", "{}.png", "0.png is there: did a spreadsheet change the numbers"),
+        ("{}.png", "sub/{}.png", "im/sub/0.png is there: write the folder, too"),
+    ],
+)
+@each("reader", [NumberTable, ImageFolder])
+def test_a_name_that_nearly_fits_shows_the_file(named, there, hint, reader):
+    for n in range(8):
+        save(Path("im", there.format(n)), noise(n))
+    rows = [f"{named.format(n)},{n % 2}" for n in range(8)]
+    key = {NumberTable: "table", ImageFolder: "labels"}[reader]
+    column = {NumberTable: "target", ImageFolder: "label"}[reader]
+    write(Path("t.csv"), "\n".join([f"file,{column}", *rows]))
+    with pytest.raises(DataError, match=hint):
+        reader(root="im", **{key: "t.csv"}).load()
+
+
+@each(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04xl/workbook.xml", "is an Excel workbook or another zip file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an old Excel workbook"),
+        (b"PAR1....", "is a Parquet file"),
+    ],
+)
+def test_tables_that_are_no_text_are_named(content, words):
+    write(Path("t.csv"), content)
+    with pytest.raises(DataError, match=f"{words}.*save it as CSV"):
+        numbers()
+
+
+@each("header", ["FILE,Label,Split,GROUP", "file,label,split,group"])
+def test_columns_in_any_case_are_used(header):
+    table(lambda n: f"{n}.png,{'ab'[n % 2]},{'Test' if n > 5 else 'TRAIN'},g{n // 2}", header)
+    corpus = folder(Path("im"), labels="t.csv")
+    assert (len(corpus.train), len(corpus.test)) == (6, 2)
+    assert corpus.test.groups == ["g3", "g3"]
+    assert len(folder(Path("im"), labels="t.csv", group="Group").train.groups) == 6
+
+
+def test_a_column_of_splits_by_another_name_is_warned_of():
+    row = lambda n: f"{n}.png,{'ab'[n % 2]},{'test' if n > 5 else 'train'}"  # noqa: E731
+    table(row, "file,label,subset")
+    assert "column subset names splits (test, train) and is not used" in warnings(
+        folder(Path("im"), labels="t.csv")
+    )
+    table(row, "file,label,split")
+    assert not warnings(folder(Path("im"), labels="t.csv"))
+
+
+# Boxes
+
+SIZE = (64, 48)
+
+
+def coco(box=(4, 4, 20, 16), count=6, encoding="utf-8", name="{}.png", **annotation):
+    for n in range(count):
+        save(ROOT / f"images/{n}.png", noise(n, SIZE))
+    images = [
+        {"id": n, "file_name": name.format(n), "width": SIZE[0], "height": SIZE[1]}
+        for n in range(count)
+    ]
+    rows = [
+        {"id": n, "image_id": n, "category_id": 1 + n % 2, "bbox": [*box], "iscrowd": 0}
+        | {key: value(n) for key, value in annotation.items()}
+        for n in range(count)
+    ]
+    named = [{"id": n, "name": "ab"[n - 1]} for n in (1, 2)]
+    content = {"images": images, "annotations": rows, "categories": named}
+    write(ROOT / "a.json", json.dumps(content).encode(encoding))
+    return content
+
+
+def yolo(line, count=6, meta="names: [a, b]\n", parts=("",), images="images", labels="labels"):
+    for p, part in enumerate(parts):
+        for n in range(count):
+            save(ROOT / images / part / f"{n}.png", noise(100 * p + n, SIZE))
+            write(ROOT / labels / part / f"{n}.txt", line.format(n % 2))
+    if meta:
+        write(ROOT / "data.yaml", meta)
+
+
+def detect(**options):
+    return Boxes(root="root", **{"size": [48, 64], "workers": 0, **options}).load()
+
+
+def corners(corpus):
+    return corpus.train.target("boxes")[0].tolist()
+
+
+@each(
+    "options",
+    [
+        {"category_id": lambda n: str(1 + n % 2)},
+        {"image_id": str},
+        {"encoding": "utf-16"},
+        {"name": "https://x.org/files/{}.png?width=1"},
+        {"name": "D:\\photos\\{}.PNG"},
+    ],
+)
+def test_coco_s_files_with_other_ids_encodings_and_paths(options):
+    coco(**options)
+    corpus = detect()
+    assert corners(corpus) == [[4, 4, 24, 20]]
+    assert corpus.train.target("labels").flatten().tolist() == [1, 2] * 3
+
+
+@each("boxes", ["refuse", "drop"])
+@each(
+    ("make", "words"),
+    [
+        (lambda: coco((0.1, 0.1, 0.5, 0.6)), "fractions of the image's sides"),
+        (lambda: coco((40, 20, 60, 44)), "four numbers were x0, y0, x1, y1"),
+        (lambda: yolo("{} 0.6 0.5 0.9 0.9"), "four numbers were x0, y0, x1, y1"),
+        (lambda: coco(iscrowd=lambda n: 1), "no training image has a box, but 6 crowds"),
+        (lambda: yolo(""), "no training image has a box: there is nothing to learn"),
+        (lambda: yolo("{} .5 .5 .2 .2", meta="names: [a, b]\nnc: 3\n"), "nc is 3, and names lists 2"),
+        (lambda: yolo("{} .5 .5 .2 .2", meta=""), "into root/classes.txt"),
+        (lambda: yolo("{} .5 .5 .2 .2", meta="names:\n\t- a\n"), "data.yaml is no valid YAML"),
+    ],
+)  # fmt: skip
+def test_boxes_that_mean_something_else_are_refused(make, words, boxes):
+    make()
+    with pytest.raises(DataError, match=words):
+        detect(boxes=boxes)
+
+
+@each(("images", "labels"), [("images", "labels"), ("Images", "Labels"), ("IMAGES", "LABELS")])
+def test_yolo_s_splits_hold_files_of_the_same_names(images, labels):
+    parts = ("train", "val", "test")
+    yolo("{} .5 .5 .5 .5", 4, parts=parts, images=images, labels=labels)
+    corpus = detect()
+    assert (len(corpus.train), len(corpus.test)) == (8, 4)
+    assert corners(corpus) == [[16, 12, 48, 36]]
+    assert not warnings(corpus)
+
+
+def test_boxes_that_are_written_twice_count_once():
+    yolo("{0} .5 .5 .5 .5\n{0} .5 .5 .5 .5\n")
+    corpus = detect()
+    assert corners(corpus) == [[16, 12, 48, 36]]
+    assert "6 boxes have the class and corners of another one of the same image" in warnings(corpus)
+
+
+def test_a_class_whose_boxes_are_in_test_images_alone_is_warned_of():
+    yolo("0 .5 .5 .5 .5", parts=("train", "test"))
+    for text in (ROOT / "labels/test").iterdir():
+        text.write_text("1 .5 .5 .5 .5")
+    assert "no training image has a box of b" in warnings(detect())

@@ -65,7 +65,7 @@ KEPT = [
     ),
     Kept("a docstring", "A task's networks, ready to predict.", "Networks that predict."),
     Kept("a comment", "# the last of each so many", "# each so many"),
-    Kept("a message", "looking at the features took", "monitors took"),
+    Kept("a message", "measuring feature quality took", "monitors took"),
     Kept(
         "a message about a stop", ": stopped after step {saved_step}", ": ended after {saved_step}"
     ),

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,35 @@ def test_the_page_follows_a_change_of_colours(browser, grid):
     scheme = {"name": "prefers-color-scheme", "value": "dark"}
     browser.call("Emulation.setEmulatedMedia", features=[scheme])
     browser.until(f"{BACK} === 'rgb(23, 24, 27)'")
+
+
+def test_a_thousand_runs_are_a_small_and_fast_page(browser, tmp_path):
+    """1,000 jobs, each with a training log of its own of 1,000 rows."""
+    count = 1000
+    jobs = [
+        planned(*pair, lr=10**-rate, seed=seed)
+        for *pair, rate, seed in product(("ae", "vae"), ("sgd", "adam"), range(25), range(10))
+    ]
+    outcomes = {n: {"val": 0.5 + (n * 7919 % count) / 2500, "test": 0.6} for n in range(count)}
+    folder = sweep(tmp_path / "large", jobs, outcomes)
+    for n in range(count):
+        name = f"finetune-{n:016x}"
+        log = tmp_path / "outputs" / "store" / name / "metrics.jsonl"
+        log.parent.mkdir(parents=True)
+        rows = ({"step": s, "loss": 2 / s + n, "lr": 0.1 / s} for s in range(1, count + 1))
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file = folder / str(n) / "results.json"
+        result = json.loads(file.read_text())
+        about = {"folder": f"outputs/store/{name}", "cached": False, "seconds": 1.0}
+        file.write_text(json.dumps(result | {"stages": {"finetune": about}}))
+    finish(folder)
+    assert (folder / "compare.html").stat().st_size < 10_000_000
+    opened(browser, folder)
+    assert len(column(browser, "val")) == count // 10  # seeds share a row
+    assert points(browser) == count
+    paint = "performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
+    (painted,) = browser.run(paint)
+    assert painted < 2000, "milliseconds"
 
 
 def test_smoothing_is_the_average_that_trackers_draw(browser, grid):

@@ -1,6 +1,7 @@
 """The generated pages of docs/ are up to date."""
 
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
@@ -20,3 +21,14 @@ def pages():
 @pytest.mark.parametrize("path", sorted(pages()))
 def test_a_generated_page_is_current(path):
     assert (DOCS / path).read_text() == pages()[path], "run: python docs/generate.py"
+
+
+def test_links_stay_inside_the_site():
+    """`make docs` is strict about them, and readers of the site have no file beside docs/."""
+    for page in sorted(DOCS.rglob("*.md")):
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if not re.match(r"[a-z]+:", target):
+                file = (page.parent / target).resolve()
+                assert file.is_relative_to(DOCS), f"{page}: {target}"
+                assert file.exists(), f"{page}: {target}"

@@ -125,7 +125,8 @@ REPLACED = {
     ),
     r"--nproc-per-node=8": "--nproc-per-node=2",
     r" \.\.\.$": "",
-    r"(label .*)n=\d+": r"\1n=5 serve=false",
+    r"(label .*)n=\d+\b(?! serve=false)": r"\1n=5 serve=false",
+    r"(label .*)n=50 serve": r"\1n=5 serve",
     r"python examples/": f"python {ROOT}/examples/",
     r"(pretrain|finetune)\.(steps|max_steps)=\d+": r"\1.\2=2",
     r"(pretrain|finetune)\.epochs=\d+": r"\1.epochs=1",
@@ -321,12 +322,23 @@ def leaves(folder: Path) -> None:
     (folder / "to_label" / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
 
 
+def project(folder: Path) -> None:
+    """What Label Studio exports once all images have a class."""
+    value = {"choices": ["oak"]}
+    result = {"from_name": "choice", "to_name": "image", "type": "choices", "value": value}
+    annotation = {"result": [result], "was_cancelled": False}
+    names = [f"../more_photos/{n:03}.jpg" for n in range(180)]
+    tasks = [{"data": {"file": name}, "annotations": [annotation]} for name in names]
+    (folder / "project-1.json").write_text(json.dumps(tasks))
+
+
 PLACES: list[tuple[str, Callable[[Path], None]]] = [  # what a command names -> what writes it
     (r"photos|new/|\.png|weights\.csv", photos),
     (r"leaves/", leaves),
     (r"weights\.csv", weights),
     (r"my_methods", method),
     (r"predictions\.csv", predictions),
+    (r"project-1\.json", project),
     (r"mask_folder", lambda folder: masks(folder / "mine")),
     (r"root=coco|coco/", official),
     (r"root=mine(?!.*background)", own_boxes),

@@ -1015,7 +1015,28 @@ def cvat_tags(root):
     return root / "annotations.xml", [root / f"images/{n}.jpg" for n in range(8)]
 
 
-@each("export", [studio_choices, studio_min_choices, cvat_tags])
+def fiftyone_labels(root):
+    """docs.voxel51.com/user_guide/export_datasets.html: numbers of the listed classes, null where
+    an image is unlabelled; images are named without their suffixes."""
+    labels = {f"{n % 2}/{n}": n % 2 for n in range(6)} | {"0/6": None, "1/7": None}
+    write(root / "labels.json", {"classes": ["dog", "cat"], "labels": labels})
+    return root / "labels.json", [root / f"data/{n % 2}/{n}.jpg" for n in range(8)]
+
+
+def fiftyone_manifest(root):
+    """Without copies of the images: data.json has their paths. Here with confidences, and with
+    classes as texts."""
+    labels = {f"{n}": {"label": "cat" if n % 2 else "dog", "confidence": 0.9} for n in range(6)}
+    write(root / "labels.json", {"labels": labels | {"6": None, "7": {"label": None}}})
+    paths = [root / f"elsewhere/{n}.jpg" for n in range(8)]
+    write(root / "data.json", {path.name: str(path) for path in paths})
+    return root / "labels.json", paths
+
+
+@each(
+    "export",
+    [studio_choices, studio_min_choices, cvat_tags, fiftyone_labels, fiftyone_manifest],
+)
 def test_choices_and_tags_are_classes_of_images(tmp_path, export):
     file, paths = export(tmp_path)
     for n, path in enumerate(paths):
@@ -1036,10 +1057,12 @@ def test_choices_and_tags_are_classes_of_images(tmp_path, export):
         ([choice(0, "cat", "dog")], "0.jpg has the classes cat, dog; an image has one class"),
         (
             [choice(0), choice(1)],
-            "no image with a class; Label Studio's JSON with choices, or CVAT",
+            "no image with a class; Label Studio's JSON with choices, FiftyOne's",
         ),
         ([choice(0, "cat"), choice(0, "cat")], "is annotated twice"),
-        ({"shapes": []}, "no export of Label Studio"),
+        ({"shapes": []}, "no export of Label Studio or FiftyOne"),
+        ({"classes": ["cat"], "labels": {"0": 1}}, "0 has the class 1; 1 are listed"),
+        ({"labels": {"0": ["cat", "dog"]}}, "0.jpg has the classes cat, dog"),
         ([choice(0, "cat"), choice(1, "dog"), choice(9, "cat")], None),
     ],
 )

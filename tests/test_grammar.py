@@ -17,12 +17,21 @@ WRONG = [
     ("--optim.lr 0.1", "settings are written without dashes: optim.lr=0.1"),
     ("--labels", "settings are written without dashes: labels=VALUE"),
     ("-m optim.lr=[0.1, 0.2]", "a value with blanks is quoted: 'optim.lr=[0.1, 0.2]'"),
+    *(
+        (f"labels=5 {word}", f"{word}: write hydra/job_logging=quiet")
+        for word in ("quiet", "quiet=true", "-q", "--quiet")
+    ),
+    *(
+        (f"{word} -m", f"{word}: write hydra.verbose=true")
+        for word in ("verbose=1", "-v", "--verbose")
+    ),
     ("labels=5 more", "more: a setting is written key=value"),
 ]
 RIGHT = [
     "", "-m pretrainer=ae,vae", "--multirun seed=0,1", "--multi seed=0,1", "~optim.lr", "+key=1",
     "--cfg job", "--cfg=job", "-cd conf/local labels=5", "--info", "--info all labels=5", "-sc install=bash",
-    "--config-path outputs/latest/.hydra --config-name config", "name= labels=5", "name=",
+    "--config-path outputs/latest/.hydra --config-name config", "name= labels=5", "name=", "hydra.verbose=true",
+    "hydra/job_logging=quiet", "--version",
 ]  # fmt: skip
 
 

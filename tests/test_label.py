@@ -1,11 +1,13 @@
 """From a run to images to label and back into a run, on the embedded digits and on files."""
 
+import base64
 import contextlib
 import csv
 import io
 import json
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 import sft_exp
+from sft_exp import api
 from sft_exp.config import build, compose
 from sft_exp.data import splits
 from sft_exp.data.corpus import Corpus
@@ -106,6 +109,115 @@ def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
     assert label_command.main(command) == 0
     assert "1 of them are labelled so far" in capsys.readouterr().out
     assert (folder / "sheet.json").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def sheet_of_five(run):
+    """A sheet that nobody has begun."""
+    assert label_command.main([f"run={run}", "n=5", "out=sheet", "serve=false"]) == 0
+    return sheet.load(Path("sheet"))
+
+
+def test_other_tools_get_the_images_with_the_models_classes(run, sheet_of_five):
+    model, data = api.load_model(run), selection.opened(str(run))[1]
+    rows = torch.tensor([data.train.ids.index(name) for name in sheet_of_five.chosen])
+    (batch,) = data.train.batches([rows], torch.device("cpu"))
+    p_NY = model.predict(batch["x"]).softmax(1).detach()
+
+    tasks = json.loads(Path("sheet/label_studio.json").read_text())
+    assert [t["data"]["file"] for t in tasks] == sheet_of_five.chosen
+    for task, p_Y in zip(tasks, p_NY, strict=True):
+        (prediction,) = task["predictions"]
+        (result,) = prediction["result"]
+        assert result["value"] == {"choices": [data.classes[int(p_Y.argmax())]]}
+        assert prediction["score"] == pytest.approx(float(p_Y.max()), abs=1e-4)
+    view = ElementTree.parse("sheet/label_studio.xml").getroot()  # noqa: S314 - ours
+    names = view.find("Image").get("name"), view.find("Choices").get("name")
+    assert (result["to_name"], result["from_name"]) == names
+    assert view.find("Choices").get("toName") == names[0]
+    assert [c.get("value") for c in view.iter("Choice")] == list(data.classes)
+    assert view.find("Image").get("value") == "$image"
+
+    labels = json.loads(Path("sheet/fiftyone/labels.json").read_text())
+    files = sorted(Path("sheet/fiftyone/data").iterdir())
+    assert [file.stem for file in files] == [*labels["labels"]]
+    for n, (file, target) in enumerate(zip(files, labels["labels"].values(), strict=True)):
+        assert target["label"] == int(p_NY[n].argmax())
+        assert target["confidence"] == pytest.approx(float(p_NY[n].max()), abs=1e-4)
+        grey_HW = torch.from_numpy(np.array(Image.open(file))) / 255
+        assert torch.allclose(grey_HW, batch["x"][n, 0], atol=1 / 255)
+        embedded = tasks[n]["data"]["image"].partition(",")[2]
+        assert base64.b64decode(embedded) == file.read_bytes()
+
+
+def annotated(task, number, *labels, **more):
+    """A task as Label Studio exports it (labelstud.io/guide/export)."""
+    value = {"choices": list(labels)}
+    named = {"id": "Dx_aB91ISN", "from_name": "choice", "to_name": "image", "type": "choices"}
+    annotation = {
+        "id": 1000 + number, "completed_by": 1, "result": [{**named, "value": value}] if labels else [],
+        "was_cancelled": False, "ground_truth": False, "created_at": "2026-03-09T22:16:08.728353Z",
+        "updated_at": "2026-03-09T22:16:08.728378Z", "lead_time": 4.288, "prediction": {}, "result_count": 1, "task": number,
+        **more,
+    }  # fmt: skip
+    return {**task, "id": number, "annotations": [annotation], "project": 1, "drafts": []}
+
+
+def short(task, number, *labels):
+    """The same as JSON-MIN."""
+    chosen = {"choice": labels[0]} if labels else {}
+    return {**task["data"], "id": number, **chosen, "annotator": 1, "annotation_id": number}
+
+
+@pytest.mark.parametrize("export", [annotated, short])
+def test_answers_of_label_studio_are_taken(run, sheet_of_five, export, capsys):
+    tasks = json.loads(Path("sheet/label_studio.json").read_text())
+    first, second, third, *_ = sheet_of_five.chosen
+    Path("sheet/labels.csv").write_text(sheet_of_five.table({first: "1", third: "4"}))
+    done = [export(tasks[0], 7, "3"), export(tasks[1], 8, "9"), export(tasks[3], 9)]
+    if export is annotated:
+        done.append(annotated(tasks[4], 10, "5", was_cancelled=True))
+    Path("project-1.json").write_text(json.dumps(done))
+    capsys.readouterr()
+    command = [f"run={run}", "n=5", "out=sheet", "answers=project-1.json"]
+    assert label_command.main(command) == 0, "and it does not wait for answers on a page"
+    assert "3 of them are labelled so far" in capsys.readouterr().out
+    answers = sheet_of_five.answers(Path("sheet/labels.csv").read_text())
+    assert answers == {first: "3", second: "9", third: "4"}
+    rows = dict(table("sheet/labels.csv")[1:])
+    assert len(rows) == 40 + 3, "with those of the run"
+
+
+def test_answers_of_fiftyone_are_taken(run, sheet_of_five):
+    """It exports the classes in an order of its own, and images by their names without suffix."""
+    first, _, third, *_ = sheet_of_five.chosen
+    labels = {"00001": 1, "00003": 0, "00002": None}
+    Path("labels.json").write_text(json.dumps({"classes": ["8", "2"], "labels": labels}))
+    command = [f"run={run}", "n=5", "out=sheet", "answers=labels.json"]
+    assert label_command.main(command) == 0
+    answers = sheet_of_five.answers(Path("sheet/labels.csv").read_text())
+    assert answers == {first: "2", third: "8"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[", "no JSON"),
+        ("[]", "no export of Label Studio (JSON, JSON-MIN) or FiftyOne"),
+        ('{"labels": {"00001": "oak"}}', "labelled oak; valid: one of 0, 1"),
+        ('{"labels": {"00001": ["1", "2"]}}', "labelled 1, 2; valid"),
+        ('{"labels": {"99": "1"}}', "none of the images"),
+        (None, "No such file"),
+    ],
+)
+def test_answers_that_fit_no_sheet_are_refused(run, sheet_of_five, content, words, capsys):
+    if content is not None:
+        Path("a.json").write_text(content)
+    before = Path("sheet/labels.csv").read_text()
+    capsys.readouterr()
+    assert label_command.main([f"run={run}", "n=5", "out=sheet", "answers=a.json"]) == 3
+    assert words in capsys.readouterr().err
+    assert Path("sheet/labels.csv").read_text() == before
 
 
 @pytest.mark.parametrize(

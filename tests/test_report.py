@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib import rc_context
 from PIL import Image
 from result_stubs import stub
 
@@ -22,6 +23,7 @@ from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import FUNCTIONS
 from sft_exp.models import transfer
 from sft_exp.reports import advice, confidence, inputs, page, plots, report
+from sft_exp.reports.drawing import blank, png, style
 from sft_exp.runs import results
 from sft_exp.store.store import Result
 from sft_exp.training import metrics_log
@@ -193,6 +195,19 @@ def test_private_images_stay_out_of_the_page(done):
     assert drawn == {
         "accuracy", "calibration", "confusion", "features", "finetuning", "monitors", "precision_recall", "pretraining",
     }  # fmt: skip
+    every = plots.draw(done.job, done.result, done.found)
+    assert {p.name for p in every if not p.photographs} == drawn
+
+
+def test_a_long_title_is_not_clipped():
+    """Names of classes are the user's."""
+    classes = ["ginkgo biloba in autumn", "salix caprea, in flower"]
+    with rc_context(style()):
+        figure, axes = blank(3.3)
+        axes.set_title(f"Most frequent confusion: 50 % of class {' taken for '.join(classes)}")
+        png(figure)
+        title = axes.set_title(axes.get_title("left"))
+        assert title.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_the_most_confident_mistakes_are_mistakes(done, monkeypatch):

@@ -13,6 +13,11 @@ VALUED = (  # those that take a value
     "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
 )  # fmt: skip
 OPTIONAL = ("--info", "-i")  # whose value may be left out
+QUIET = "write hydra/job_logging=quiet for results and errors alone"
+VERBOSE = "write hydra.verbose=true, or hydra.verbose=LOGGER for one logger"
+LOUDNESS = {  # what many programs call these settings of Hydra's
+    "quiet": QUIET, "--quiet": QUIET, "-q": QUIET, "verbose": VERBOSE, "--verbose": VERBOSE, "-v": VERBOSE,
+}  # fmt: skip
 
 
 def mistake(words: Sequence[str]) -> str | None:
@@ -26,7 +31,9 @@ def mistakes(words: Sequence[str]) -> Iterator[str]:
         before = words[n - 1] if n else ""
         if before in VALUED and not (before in OPTIONAL and "=" in word):
             continue
-        if word.startswith("-") and not is_flag(word):
+        if right := LOUDNESS.get(word.partition("=")[0]):
+            yield f"{word}: {right}"
+        elif word.startswith("-") and not is_flag(word):
             yield flag(word, words[n + 1] if n + 1 < len(words) else "")
         elif "=" not in word and word[:1] not in ("-", "~"):
             yield bare(word, before, words[n + 1 :])

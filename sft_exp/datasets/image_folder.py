@@ -11,8 +11,8 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
         to root or to the table, with or without suffix. Folds are tested, unless a column split
         says train, val or test. Images without a label are used for pretraining.
     labels=<export.json or annotations.xml>
-        Choices of Label Studio (JSON, JSON-MIN) or tags of CVAT, one for each image. Images without
-        one are used for pretraining.
+        Choices of Label Studio (JSON, JSON-MIN), labels.json of FiftyOne, or tags of CVAT, one for
+        each image. Images without one are used for pretraining.
 
 One pass reads and decodes each file once, so that broken, duplicate or misplaced files are reported
 before any computation. Exact copies count once, and labelled images are removed from the unlabelled
@@ -83,8 +83,8 @@ class ImageFolder(Dataset):
     )  # fmt: skip
 
     root: str | None = None  # folder of the labelled images
-    # CSV of file,label[,group], or an export of Label Studio (.json) or CVAT (.xml); null = folders
-    # are classes
+    # CSV of file,label[,group], or an export of Label Studio or FiftyOne (.json) or CVAT (.xml);
+    # null = folders are classes
     labels: str | None = None
     # column of the CSV with file names, with or without suffix
     file_column: str = "file"

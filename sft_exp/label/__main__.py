@@ -6,6 +6,9 @@ undoes, space skips. Each answer is written to labels.csv before it is acknowled
 command resumes where it stopped. Then train with labels.csv.
 
     sft_exp label outputs/latest n=50
+
+The folder also has the images with the model's classes for Label Studio and FiftyOne; answers=FILE
+takes their exports into labels.csv.
 """
 
 import json
@@ -16,8 +19,9 @@ from pathlib import Path
 from sft_exp.config import args
 from sft_exp.errors import DataError
 from sft_exp.label import sheet
-from sft_exp.label.selection import Ask, choose, opened, picture, table_of
+from sft_exp.label.selection import Ask, choose, guessed, opened, picture, table_of
 from sft_exp.label.sheet import Sheet
+from sft_exp.store import atomic_io
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,13 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
 def work(ask: Ask) -> None:
     if not (ask.folder / "sheet.json").exists():
         write(ask)
+    if ask.answers:
+        accept(ask)
     print_sheet(ask, sheet.load(ask.folder))
-    if ask.serve:
+    if ask.serve and not ask.answers:
         serve(ask)
 
 
 def write(ask: Ask) -> None:
     """Choose images and write the folder."""
+    from sft_exp.label import tools
+
     dataset, data, labelled, pool = opened(ask.run)
     own = pool is data.extra
     if pool is None or len(pool) < ask.n:
@@ -47,7 +55,19 @@ def write(ask: Ask) -> None:
         rows = [[name, data.classes[y]] for name, y in pairs]
         new = Sheet("labels", ["file", "label"], list(data.classes), chosen.ids, rows)
     new.why = f"{ask.n} of {len(pool):,} images without a label, chosen by {ask.strategy} in the features of {ask.run}"
-    sheet.write(ask.folder, new, (picture(data, chosen, row) for row in range(len(chosen))))
+    pictures = [picture(data, chosen, row) for row in range(len(chosen))]
+    tools.write(ask.folder, new, pictures, guessed(ask.run, data, chosen), ask.run)
+    sheet.write(ask.folder, new, pictures)
+
+
+def accept(ask: Ask) -> None:
+    """Add another tool's answers to labels.csv."""
+    from sft_exp.label import tools
+
+    current, labels = sheet.load(ask.folder), ask.folder / "labels.csv"
+    known = current.answers(labels.read_text())
+    new = tools.answers(Path(ask.answers).expanduser(), current)
+    atomic_io.write(labels, current.table({**known, **new}))
 
 
 def print_sheet(ask: Ask, current: Sheet) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sft_exp.data.corpus import Corpus, Dataset
     from sft_exp.data.images import Images
     from sft_exp.data.splits import Draw
+    from sft_exp.label.tools import Guess
 
 
 STRATEGIES = ("typiclust", "coreset", "margin", "random")
@@ -34,6 +35,7 @@ class Ask:
     out: str = ""  # folder of the files; default: outputs/labels/RUN-STRATEGY-N-SEED
     serve: bool = True  # false: only write them; label.html opened as a file downloads labels.csv
     port: int = 8765  # of the page's server; 0 = any free one
+    answers: str = ""  # export of Label Studio or FiftyOne, whose labels go into labels.csv
 
     def __post_init__(self):
         require(self.n > 0, "n", self.n, "above 0")
@@ -107,6 +109,19 @@ def choose(ask: Ask, labelled: "Images", pool: "Images") -> "Tensor":
         strategy = acquire.typiclust if ask.strategy == "typiclust" else acquire.coreset
         rows = strategy(f_ND, known_N, ask.n, ask.seed)
     return sample[rows - len(labelled)]
+
+
+def guessed(run: str, data: "Corpus", chosen: "Images") -> list["Guess"]:
+    """The run's class for each image and its probability, None from an SVM."""
+    from sft_exp import api
+
+    model = api.load_model(run)
+    logits_NY = outputs(model.predict, chosen)
+    best_N = logits_NY.argmax(1).tolist()
+    if not model.probabilistic:
+        return [(data.classes[y], None) for y in best_N]
+    p_N = logits_NY.softmax(1).max(1).values.tolist()
+    return [(data.classes[y], round(p, 6)) for y, p in zip(best_N, p_N, strict=True)]
 
 
 def outputs(function: Any, images: "Images") -> "Tensor":

@@ -108,4 +108,4 @@ def mistakes(
         "Above each image its class, the predicted one, and the predicted one's probability: "
         "look here for wrong labels first."
     )
-    return Picture("mistakes", "Most confident mistakes", caption, png(figure))
+    return Picture("mistakes", "Most confident mistakes", caption, png(figure), photographs=True)

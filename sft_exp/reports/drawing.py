@@ -55,6 +55,7 @@ class Picture:
     title: str
     caption: str  # how to read it
     png: bytes
+    photographs: bool = False  # shows images of the data, whose colours a dark page must keep
 
 
 def style() -> Any:
@@ -75,8 +76,11 @@ def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
 
 
 def png(figure: Any) -> bytes:
-    """The figure as a PNG. Letters that no installed font has are drawn as boxes, without
-    warnings."""
+    """The figure as a PNG. Titles longer than its width take several lines; letters that no
+    installed font has are drawn as boxes, without warnings."""
+    for axes in figure.axes:
+        if title := axes.get_title("left"):
+            axes.set_title(title, wrap=True)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -38,7 +38,7 @@ def seen(job: Job) -> Picture:
         axes.set_title(text[:LONGEST], loc="center", size=7.5, weight="normal", pad=3)
     figure.suptitle("Network inputs")
     caption = f"Labelled images of the first draw at {high}x{wide} pixels, with their targets, before augmentation."
-    return Picture("inputs", "Images and targets", caption, png(figure))
+    return Picture("inputs", "Images and targets", caption, png(figure), photographs=True)
 
 
 def marked(batch: Tensors) -> torch.Tensor:

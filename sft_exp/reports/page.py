@@ -94,4 +94,5 @@ def pictures(drawn: Collection[Picture]) -> "Markup":
 
 def figure(picture: Picture) -> "Markup":
     source = f"data:image/png;base64,{b64encode(picture.png).decode()}"
-    return macro("figure", source, picture.title, picture.caption)
+    kind = "photographs" if picture.photographs else "drawing"
+    return macro("figure", source, picture.title, picture.caption, kind)

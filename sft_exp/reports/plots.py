@@ -269,7 +269,7 @@ def examples(job: Job, result: Results) -> Picture | None:
         show_strip(axes, name, strip(images[name][:columns]), cmap="gray", vmin=0, vmax=255)
     grid[0].set_title(f"What {part(job, 'pretrainer')} makes of unlabelled images")
     caption = "A column is one image of the pool; samples are drawn from the model and belong to no column."
-    return Picture("examples", "Pretraining on images", caption, png(figure))
+    return Picture("examples", "Pretraining on images", caption, png(figure), photographs=True)
 
 
 def show_strip(axes: Any, name: str, strip_HW: Any, **shading: Any) -> None:
@@ -300,7 +300,7 @@ def predictions(job: Job, result: Results) -> Picture | None:
         show_strip(axes, name, strip((x_BCHW * 255).round().to(torch.uint8)))
     figure.suptitle(f"{part(job, 'task')}: test images")
     caption = "Some test images, evenly spaced, with the first draw's model."
-    return Picture("predictions", "Predictions", caption, png(figure))
+    return Picture("predictions", "Predictions", caption, png(figure), photographs=True)
 
 
 def confusions(job: Job, result: Results) -> Picture | None:
@@ -350,7 +350,7 @@ def confusion(counts_YY: Tensor, classes: Sequence[str], caption: str) -> Pictur
     axes.set_ylabel("true class")
     wrong_YY = share_YY.clone().fill_diagonal_(0)
     i, j = divmod(int(wrong_YY.argmax()), len(names))
-    most = f"{wrong_YY[i, j]:.0f} % of class {names[i]} taken for {names[j]}"
+    most = f"{wrong_YY[i, j]:.0f} % of class {classes[i]} taken for {classes[j]}"
     axes.set_title(f"Most frequent confusion: {most}" if wrong_YY.any() else "No confusions")
     return Picture("confusion", "Confusion matrix", caption, png(figure))
 

@@ -72,7 +72,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
                 if monitor:
                     ctx.watch(folder.name).log(metrics_log.monitor_row(monitor.look(step.done)))
         if monitor:
-            console.message(f"{label}: looking at the features took {monitor.seconds:.1f} s")
+            console.message(f"{label}: measuring feature quality took {monitor.seconds:.1f} s")
     atomic_io.write(
         folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.encoder_path)))
     )

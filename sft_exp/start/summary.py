@@ -102,7 +102,7 @@ def pictures(run: Path) -> list[Picture]:
     if not file.is_file():
         return []
     caption = "Some labelled images at the size that the network sees."
-    return [Picture("inputs", "Images", caption, file.read_bytes())]
+    return [Picture("inputs", "Images", caption, file.read_bytes(), photographs=True)]
 
 
 def tried(trials: Sequence[dict[str, Any]]) -> "Markup":

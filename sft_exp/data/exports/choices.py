@@ -1,18 +1,19 @@
 """Classes of whole images in exports of labelling tools: Label Studio's choices (JSON and JSON-MIN,
-labelstud.io/guide/export) and CVAT's tags ("CVAT for images 1.1", docs.cvat.ai/docs/other/xml_format).
+labelstud.io/guide/export), CVAT's tags ("CVAT for images 1.1", docs.cvat.ai/docs/other/xml_format)
+and FiftyOne's labels.json.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft_exp.data.exports import cvat, label_studio
+from sft_exp.data.exports import cvat, fiftyone, label_studio
 from sft_exp.data.exports.annotated import Omissions, Tree, xml
 from sft_exp.data.readers import findings
 from sft_exp.errors import DataError
 
 SUFFIXES = (".json", ".xml")
-FORMATS = "Label Studio's JSON with choices, or CVAT's XML with tags"
+FORMATS = "Label Studio's JSON with choices, FiftyOne's labels.json, or CVAT's XML with tags"
 
 
 class Labelled(NamedTuple):
@@ -30,7 +31,7 @@ def read(file: Path, root: Path) -> tuple[list[Labelled], tuple[str, ...]]:
         DataError: the file is in none of these formats, or an image has several classes.
     """
     tree, omissions = Tree(root), Omissions()
-    of = from_tags if file.suffix.lower() == ".xml" else from_tasks
+    of = from_tags if file.suffix.lower() == ".xml" else from_json
     images: dict[Path, Labelled] = {}
     for name, labels, split in of(file, tree):
         if len(set(labels)) > 1:
@@ -57,22 +58,34 @@ def from_tags(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | No
         yield image.get("name", ""), [label for label in labels if label], split
 
 
-def from_tasks(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
-    if not label_studio.is_tasks(tree.json(file)):
-        raise DataError(f"{file}: no export of {label_studio.NAME}; {FORMATS} are read")
+def from_json(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
+    content = tree.json(file)
+    if fiftyone.is_labels(content):
+        paths = fiftyone.paths(file, tree)
+        for name, labels in fiftyone.labelled(content, file):
+            yield str(paths.get(name, name)), labels, None
+        return
+    if not label_studio.is_tasks(content):
+        raise DataError(
+            f"{file}: no export of {label_studio.NAME} or {fiftyone.NAME}; {FORMATS} are read"
+        )
     omissions = Omissions()
-    for n, task in enumerate(tree.json(file), start=1):
-        data = task.get("data", task)
-        name = label_studio.image_of(data)
-        if name is None:
+    for n, task in enumerate(content, start=1):
+        image = label_studio.image_of(task.get("data", task))
+        if image is None:
             raise DataError(f"{file}: task {task.get('id', n)} names no image in its data")
-        if "annotations" in task:
-            results = label_studio.results_of(task, name, omissions) or []
-            values = [result.get("value") for result in results]
-            chosen = [v["choices"] for v in values if isinstance(v, dict) and "choices" in v]
-        else:
-            chosen = [task["choice"]] if "choice" in task else []
-        yield name, [label for choice in chosen for label in texts(choice)], None
+        yield image, of_task(task, image, omissions), None
+
+
+def of_task(task: dict[str, Any], name: str, omissions: Omissions) -> list[str]:
+    """The classes that annotators chose in a task of Label Studio; predictions are none."""
+    if "annotations" in task:
+        results = label_studio.results_of(task, name, omissions) or []
+        values = [result.get("value") for result in results]
+        chosen = [v["choices"] for v in values if isinstance(v, dict) and "choices" in v]
+    else:
+        chosen = [task["choice"]] if "choice" in task else []
+    return [label for choice in chosen for label in texts(choice)]
 
 
 def texts(choice: Any) -> list[str]:

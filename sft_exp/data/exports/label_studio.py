@@ -30,10 +30,14 @@ def is_tasks(content: Any) -> bool:
 
 
 def image_of(data: Any) -> str | None:
-    """The name of a task's image: the text under a usual key, else the first with an image's suffix."""
+    """The name of a task's image: the text under a usual key, else the first with an image's suffix.
+
+    An embedded image (data:image/...) has no name.
+    """
     if not isinstance(data, dict):
         return None
-    by_key = [data.get(key) for key in ("image", "img", "photo")]
+    data = {k: v for k, v in data.items() if not str(v).startswith("data:")}
+    by_key = [data.get(key) for key in ("image", "img", "photo", "file")]
     by_suffix = [v for v in data.values() if isinstance(v, str) and is_image(v)]
     return next((v for v in [*by_key, *by_suffix] if isinstance(v, str)), None)
 

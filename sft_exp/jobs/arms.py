@@ -132,6 +132,8 @@ def finetuning(
     # From scratch there are no statistics to keep, and a frozen encoder keeps its own.
     if e.finetune.batchnorm == "frozen" and request["start"] and not request["strategy"].frozen:
         request["batchnorm"] = "frozen"
+    if e.finetune.exponent < 1:
+        request["sampler"] = e.finetune.exponent
     return going_on(
         job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
     )

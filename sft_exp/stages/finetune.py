@@ -106,6 +106,7 @@ def batch_key(request: Request) -> str | None:
     unpenalised = type(strategy).penalty is Strategy.penalty
     plain_head = strategy.frozen and unpenalised and not strategy.models() and task.plain
     plain_loop = request["val"] == "none" and not (request["ema"] or request["clip"])
+    plain_loop = plain_loop and "sampler" not in request
     if not (plain_head and plain_loop) or optim is None or not stackable(optim):
         return None
     return json.dumps(

@@ -49,6 +49,7 @@ UNTRAINED: Untrained = {
         "pca_svm": (Projection(), Svr()),
     },
     "pixels": {"raw_pixels": (Colours(), Logistic())},
+    "label sets": {"raw_pixels": (Pixels(), Logistic())},
 }
 # the following are optional: only controls=[...] adds them
 MORE_UNTRAINED: Untrained = {
@@ -63,6 +64,7 @@ FROZEN: dict[str, dict[str, Strategy]] = {
     },
     "numbers": {"frozen_svm": Svr(), "frozen_linear": Ridge()},
     "pixels": {"frozen_linear": Logistic()},
+    "label sets": {"frozen_linear": Logistic()},
 }
 FOLDS = 5  # of val=cv
 

@@ -45,7 +45,7 @@ def check_task(e: Experiment, data: Corpus) -> None:
     check_metrics(e, data)
     for key, chosen, supported in (
         ("compress", e.compress and e.compress.variants(""), ("classes",)),
-        ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
+        ("export", e.export and e.export.file, ("classes", "label sets", "pixels", "numbers")),
         ("strategy", e.strategy.tasks, e.strategy.tasks),
         ("strategy", e.strategy.closed_form, e.strategy.closed_form_tasks),
     ):

@@ -267,6 +267,12 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         reader.fieldnames = columns
         lines = []
         for row in reader:
+            if extra := [cell for cell in row.get(None, ()) if cell.strip()]:  # type: ignore[call-overload]
+                problem = f"has more cells than the first line has columns, such as {extra[0]!r}"
+                remedy = f"a cell that contains {separator!r} must be in double quotes"
+                raise DataError(
+                    f"{file}, line {reader.line_num + bool(stated)}: {problem}; {remedy}"
+                )
             line = {k: tables.restored(str(v).strip()) for k, v in row.items() if k}
             if any(line.values()):  # spreadsheets leave empty rows behind
                 lines.append((reader.line_num + bool(stated), line))

@@ -267,7 +267,7 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         reader.fieldnames = columns
         lines = []
         for row in reader:
-            if extra := [cell for cell in row.get(None, ()) if cell.strip()]:  # type: ignore[call-overload]
+            if extra := [cell for cell in row.get(None, ()) if cell.strip()]:
                 problem = f"has more cells than the first line has columns, such as {extra[0]!r}"
                 remedy = f"a cell that contains {separator!r} must be in double quotes"
                 raise DataError(

@@ -13,12 +13,14 @@ from PIL import Image
 import sft_exp
 from sft_exp.core.types import LABEL_SET, Spec
 from sft_exp.data import splits, stratify
+from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.datasets.multilabel_table import MultilabelTable
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs import prepare
 from sft_exp.models.heads import multilabel
 from sft_exp.predict import inference
 from sft_exp.predict.files import predict
+from sft_exp.reports import inputs
 from sft_exp.serve.app import answer
 from sft_exp.stages import model as models
 from sft_exp.tasks.multilabel import Multilabel
@@ -82,6 +84,19 @@ def test_both_forms_say_the_same(lines, tmp_path):
     assert [name.removesuffix(".png") for name in data.extra.ids] == ["3"]
     assert LABEL_SET not in data.extra.targets
     assert not data.labelled, "no image has a single class"
+
+
+def test_titles_of_inputs_name_all_classes():
+    batch = {"y": torch.zeros(3), LABEL_SET: torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1]])}
+    titles = inputs.named(batch, ("cat", "dog", "elephant"))
+    assert titles == ["cat, dog", "none", "cat +2"]
+
+
+def test_a_folder_whose_labels_are_lists_is_warned_of(tmp_path):
+    file = table(tmp_path, "file,label", "0.png,cat", "1.png,dog", "2.png,cat;dog", "3.png,cat;dog")
+    data = ImageFolder(labels=str(file), size=SIZE, workers=0).load()
+    (warning,) = [w for w in data.report["warnings"] if "multilabel_table" in w]
+    assert "class 'cat;dog' looks like the classes cat and dog" in warning
 
 
 def test_other_columns_and_words(tmp_path):

@@ -152,6 +152,7 @@ class ImageFolder(Dataset):
         warnings = [
             *notes,
             *findings.class_names(classes),
+            *findings.lists(classes),
             *findings.unread([r.file.id for r in ignored]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),
             *findings.images([r.seen for r in used], levels),

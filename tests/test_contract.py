@@ -437,6 +437,8 @@ def annotated(stem):
         "boxes": boxes,
         "labels": images.y[:, None] + 1,
         "crowd": torch.zeros(64, 1, dtype=torch.uint8),
+        # the numbers from 1 to 10 that divide the digit
+        "label_set": (images.y[:, None] % torch.arange(1, 11) == 0).to(torch.uint8),
     }
     return Images(x_NCHW, images.y, images.ids, targets=targets)
 

@@ -303,6 +303,13 @@ def number_table(root, _):
     return (4, None, 0), ["size=16", f"table={root / 't.csv'}"], None, None
 
 
+def multilabel_table(root, _):
+    for n in range(4):
+        picture(root / f"{n}.png", seed=n)
+    text(root / "t.csv", "file,labels", "0.png,cat;dog", "1.png,dog", "2.png,none", "3.png,")
+    return (3, None, 1), ["size=16", f"table={root / 't.csv'}"], None, None
+
+
 LAYOUTS = {
     "mnist": mnist_like("MNIST"),
     "binary_mnist": mnist_like("MNIST", drawn=True),
@@ -330,6 +337,7 @@ LAYOUTS = {
     "boxes": coco,
     "polygons": polygons,
     "number_table": number_table,
+    "multilabel_table": multilabel_table,
     "digits": lambda *_: ((1297, 500, 0), [], None, None),
     "digit_pairs": lambda *_: ((20, 5, 0), ["train=20", "test=5"], None, None),
 }

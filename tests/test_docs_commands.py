@@ -108,7 +108,7 @@ SKIPPED = {
     r"compress=|export=|^find|^sft_exp serve": "needs the extras export and serve",
     r"strategy=full,layerwise,lp_ft,l2sp|-m benchmarks\.": "takes a sweep of hours and reads it",
     r"dataset=mine task=multitask": "dataset=mine stands for a data set of the reader's own class",
-    r"dataset=nuclei|root=bccd|cifar10_jpeg12k|root=sign_digits": (
+    r"dataset=nuclei|root=bccd|sign_digits_thinned|cifar10_jpeg12k|root=sign_digits": (
         "the record of a measurement on data that the repository does not hold"
     ),
 }
@@ -310,6 +310,19 @@ def weights(folder: Path) -> None:
     (folder / "weights.csv").write_text("\n".join(["file,grams", *rows]) + "\n")
 
 
+def scenes(folder: Path) -> None:
+    """A table of images with several classes each, or none."""
+    rng, rows = np.random.default_rng(2), ["file,labels"]
+    (folder / "scenes").mkdir()
+    for n in range(100):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(
+            folder / f"scenes/{n}.png"
+        )
+        names = [c for c in ("cat", "cow", "dog") if rng.random() < 0.4]
+        rows.append(f"scenes/{n}.png,{';'.join(names) or 'none'}")
+    (folder / "scenes.csv").write_text("\n".join(rows) + "\n")
+
+
 def leaves(folder: Path) -> None:
     """The sample under its own name, and the table of labels that `sft_exp label` writes of it."""
     program = runpy.run_path(str(ROOT / "examples" / "draw_leaves.py"))
@@ -336,6 +349,7 @@ PLACES: list[tuple[str, Callable[[Path], None]]] = [  # what a command names -> 
     (r"photos|new/|\.png|weights\.csv", photos),
     (r"leaves/", leaves),
     (r"weights\.csv", weights),
+    (r"scenes\.csv", scenes),
     (r"my_methods", method),
     (r"predictions\.csv", predictions),
     (r"project-1\.json", project),

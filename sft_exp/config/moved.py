@@ -40,7 +40,7 @@ ABSENT: dict[str, dict[str, Any]] = {
 }
 
 # key that an earlier version did not have -> the value with which a run is as it was then
-ADDED: dict[str, Any] = {"score": "auto", "transforms": [], "fit": "crop"}
+ADDED: dict[str, Any] = {"score": "auto", "transforms": [], "fit": "crop", "sampler": "instance"}
 
 MEMBERS = {  # member of a user's part in an earlier version -> its name now
     "after": "on_step_end",

@@ -10,6 +10,7 @@ from sft_exp.errors import ConfigError, require
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 ENGINES = ("local", "ddp", "fsdp")
+SAMPLERS = {"instance": 1.0, "sqrt": 0.5, "class": 0.0}  # exponents, arXiv:1910.09217, section 3.1
 LIBRARY = "torchvision.transforms.v2"  # of transforms in views
 
 
@@ -99,13 +100,25 @@ class FinetuneConfig(TrainConfig):
     patience: int | None = None
     # statistics of a pretrained BatchNorm: of each batch (train), or frozen
     batchnorm: str = "train"
+    # how often classes are drawn into batches: as often as they occur (instance), equally often
+    # (class), by the square root of their frequency (sqrt), or by this power of it, from 0 to 1
+    sampler: Any = "instance"
 
     def __post_init__(self):
         super().__post_init__()
+        number = isinstance(self.sampler, int | float) and not isinstance(self.sampler, bool)
+        ok = 0 <= self.sampler <= 1 if number else self.sampler in (*SAMPLERS,)
+        valid = f"{', '.join(SAMPLERS)}, or a number from 0 (class) to 1 (instance)"
+        require(ok, "sampler", self.sampler, valid)
         ok = self.batchnorm in ("train", "frozen")
         require(ok, "batchnorm", self.batchnorm, "train or frozen")
         require(0 <= self.ema < 1, "ema", self.ema, "from 0 to below 1")
         require_above_0_or_null(self, "patience")
+
+    @property
+    def exponent(self) -> float:
+        """The power of a class's frequency with which it is drawn into batches."""
+        return SAMPLERS[self.sampler] if isinstance(self.sampler, str) else float(self.sampler)
 
 
 @dataclass

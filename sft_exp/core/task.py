@@ -16,8 +16,8 @@ class Task(Method):
     """Learns to predict, starting from an encoder. The defaults are those of classification, which
     takes features [B, D] and predicts logits [B, Y]."""
 
-    # kind of predictions: classes, pixels, boxes, numbers or several; strategies, baselines,
-    # compressors and pictures depend on it
+    # kind of predictions: classes, label sets, pixels, boxes, numbers or several; strategies,
+    # baselines, compressors and pictures depend on it
     predicts: ClassVar[str] = "classes"
     # targets that the data set must have; empty: a class for each image
     needs: ClassVar[tuple[str, ...]] = ()
@@ -34,6 +34,9 @@ class Task(Method):
     }
     raw: ClassVar[tuple[str, ...]] = ()  # metrics with units of their own, not fractions
     footing: ClassVar[str] = "macro precision, recall and F1"  # footnote of the columns
+    # metric of each class, `name/class` in results.json -> head of its column in the table of classes
+    of_class: ClassVar[dict[str, str]] = {}
+    decides: ClassVar[bool] = False  # whether `decide` sets something
     readout: ClassVar[str] = "head"  # path of the network that a strategy may solve
 
     # the loss is the cross-entropy of nets["head"], a linear layer, on nets["scale"]
@@ -50,6 +53,13 @@ class Task(Method):
     def predict(self, nets: nn.ModuleDict, x_BCHW: Tensor) -> Tensor:
         """The predictions for these images [B, ...]."""
         raise NotImplementedError
+
+    def decide(self, nets: nn.ModuleDict, predictions: Tensor, targets: Tensors) -> None:
+        """Set, after the training, what turns predictions into decisions, such as thresholds.
+
+        `predictions` [N, ...] and `targets` by name are of labelled images: those held out by
+        val=holdout, or else those trained on.
+        """
 
     def metrics(self, spec: Spec) -> nn.ModuleDict:
         """torchmetrics objects by their names in results.json, updated batch by batch.

@@ -18,6 +18,7 @@ Tensors = dict[str, Tensor]
 # pool -> {"x": images in [0, 1] [B, C, H, W], "y": labels [B], "row": positions in the pool [B],
 # and other targets by name: "mask" [B, H, W], "boxes" [B, M, 4], "value" [B, M]}
 Batch = dict[str, Tensors]
+LABEL_SET = "label_set"  # the target of an image that has several classes: zeros and ones [B, Y]
 # parameter name -> factor of the learning rate; all other parameters are frozen
 Rates = dict[str, float]
 # map of an encoder -> names of the parameters between it and the map below, from the input up

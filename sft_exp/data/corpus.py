@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sft_exp.core.types import Spec
+from sft_exp.core.types import LABEL_SET, Spec
 from sft_exp.data.images import Images
 
 
@@ -45,7 +45,7 @@ class Corpus:
     @property
     def labelled(self) -> bool:
         """Whether `y` is the class of each image, and not only its stratum."""
-        return self.strata == self.classes
+        return self.strata == self.classes and LABEL_SET not in self.train.targets
 
     @property
     def tested(self) -> Images:

@@ -16,8 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sft_exp.core.rng import stream
-from sft_exp.data import tables
+from sft_exp.core.rng import seed_of, stream
+from sft_exp.core.types import LABEL_SET
+from sft_exp.data import stratify, tables
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.images import Images
 from sft_exp.errors import DataError
@@ -131,6 +132,11 @@ def answers(corpus: Corpus, labels: Labels) -> Tensor:
 
     DataError for unknown images and classes.
     """
+    if LABEL_SET in corpus.train.targets and any(labels.table.values()):
+        raise DataError(
+            f"labels: its column label has one class for each image, and those of {corpus.name} "
+            "have several; without that column it names images, whose classes the data set has"
+        )
     row_of = {name: r for r, name in enumerate(corpus.train.ids)}
     class_of = {name: c for c, name in enumerate(corpus.strata)}
     if unknown := [name for name in labels.table if name not in row_of]:
@@ -246,6 +252,8 @@ def choose(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Tensor:
     y = corpus.train.y[rows]
     if labels.count == "all":
         return rows[y >= 0]
+    if LABEL_SET in corpus.train.targets:
+        return rows[choose_sets(corpus, rows, labels, draw)]
     classes = [shuffle(rows[y == c], stream("labels", draw, c)) for c in range(len(corpus.strata))]
     if labels.count.isdecimal():
         each = int(labels.count)
@@ -274,6 +282,33 @@ def choose(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> Tensor:
     return torch.cat(classes)[torch.cat(priorities).argsort(stable=True)[:total]]
 
 
+def choose_sets(corpus: Corpus, rows: Tensor, labels: Labels, draw: int) -> list[int]:
+    """`choose` for images with several classes each, as positions in `rows`.
+
+    A number per class stands for that number times the classes, in images: how many images of each
+    class these have follows from the classes' frequencies. A larger budget contains a smaller one.
+    """
+    count = len(corpus.classes)
+    each = labels.count.isdecimal()
+    total = int(labels.count) * count if each else labels.total(len(rows))
+    if not 1 <= total <= len(rows):
+        means = f" ({labels.count} times {count} classes)" if each else ""
+        most = f"1 to {len(rows) // count}, " if each else ""
+        raise DataError(
+            f"{labels} asks for {total} images{means}, and {corpus.name} has {len(rows)} training "
+            f"images; valid are {most}a share such as 5%, or labels=all"
+        )
+    sets_NY = corpus.train.at(rows).target(LABEL_SET)
+    return stratify.order(sets_NY, total, seed_of("labels", draw))
+
+
+def most_per_class(corpus: Corpus) -> int:
+    """The largest number per class that `labels` may ask for."""
+    if LABEL_SET in corpus.train.targets:
+        return len(corpus.train) // len(corpus.classes)
+    return min(int((corpus.train.y == c).sum()) for c in range(len(corpus.strata)))
+
+
 def shuffle(rows: Tensor, rng: torch.Generator) -> Tensor:
     """The rows in random order."""
     return rows[torch.randperm(len(rows), generator=rng)]
@@ -296,6 +331,12 @@ def fold(
             f"and 2 are needed to hold some out: label another {what} of it, "
             "or leave the class out of the data set"
         )
+    if LABEL_SET in images.targets:
+        folds = min(folds, fewest)
+        sets_NY, seed = images.target(LABEL_SET), seed_of("folds", number // folds)
+        fold_N = torch.from_numpy(stratify.folds(sets_NY, images.groups, folds, seed))
+        held_N = fold_N == number % folds
+        return (~held_N).nonzero().flatten(), held_N.nonzero().flatten()
     kind = StratifiedGroupKFold if images.groups else StratifiedKFold
     folds = min(folds, fewest)
     split = kind(folds, shuffle=True, random_state=number // folds)
@@ -306,6 +347,12 @@ def fold(
 def scarcest(images: Images) -> tuple[int, int]:
     """(n, class) of the class with the fewest images, or fewest groups if images have groups."""
     names = images.groups or range(len(images))
+    if LABEL_SET in images.targets:
+        sets_NY = images.target(LABEL_SET) > 0
+        return min(
+            (len({names[r] for r in sets_NY[:, c].nonzero().flatten().tolist()}), c)
+            for c in sets_NY.any(0).nonzero().flatten().tolist()
+        )
     return min(
         (len({names[r] for r in (images.y == c).nonzero().flatten().tolist()}), c)
         for c in images.y.unique().tolist()

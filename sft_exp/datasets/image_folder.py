@@ -153,6 +153,7 @@ class ImageFolder(Dataset):
         warnings = [
             *notes,
             *findings.class_names(classes),
+            *findings.lists(classes),
             *findings.unread([r.file.id for r in ignored]),
             *findings.unnamed([r.file for r in ignored if r.split != "pool"]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),

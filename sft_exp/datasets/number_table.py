@@ -5,21 +5,17 @@ or test; without it, folds are tested. A column `group` names images that must n
 without a number are used for pretraining.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 
-from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Finder, images_in, part, read_table, survey
-from sft_exp.data.readers.masks import Canvas
-from sft_exp.errors import ConfigError, DataError, listing, require
-from sft_exp.progress import console
+from sft_exp.data.readers import findings, tabled
+from sft_exp.data.readers.files import Table, read_table
+from sft_exp.data.readers.tabled import Row, TableSet
+from sft_exp.errors import ConfigError, DataError, require
 
 MOST = 3e38  # largest 32-bit number
 EPSILON = 2**-23  # relative step of 32-bit numbers
@@ -27,20 +23,8 @@ STEPS = 1000  # of them between the lowest and highest value, at least
 FAR = 20.0  # distances between the quartiles, from which a value lies apart from the others
 
 
-class Row(NamedTuple):
-    id: str
-    path: Path
-    split: str  # train, test, or pool (without numbers)
-    value: tuple[float, ...] = ()
-    group: str | None = None
-    stratum: int = 0
-
-
 @dataclass
-class NumberTable(Dataset):
-    unhashed: ClassVar[tuple[str, ...]] = (
-        "root", "table", "file_column", "unlabelled", "most_pixels", "memory", "workers",
-    )  # fmt: skip
+class NumberTable(TableSet):
     gives: ClassVar[tuple[str, ...]] = ("value",)
 
     table: str | None = None  # CSV of file,target
@@ -58,139 +42,52 @@ class NumberTable(Dataset):
     workers: int = 2  # worker processes that decode images
 
     def __post_init__(self):
-        ok = self.most_pixels is None or self.most_pixels > 0
-        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+        super().__post_init__()
         ok = bool(self.columns) and len(set(self.columns)) == len(self.columns)
         require(ok, "columns", self.columns, "a list of columns of the table, each once")
 
     def load(self):
-        rows = self.rows()
-        if self.unlabelled:
-            pool = Path(self.unlabelled).expanduser()
-            taken = {r.path.resolve() for r in rows}
-            files = images_in(pool) if pool.is_dir() else []
-            files = [p for p in files if p.resolve() not in taken]
-            if not files:
-                raise DataError(
-                    f"dataset.unlabelled={pool}: is no folder with images beside those of the table"
-                )
-            rows += [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in files]
-        image = self.canvas.image
-        fits_memory = len(rows) * prod(image) <= self.memory * 1e9
-        x, seen, levels = survey(
-            [File(r.id, r.path) for r in rows],
-            image,
-            fits_memory,
-            max(1, self.workers),
-            self.fit,
-            learnt=[r.split != "test" for r in rows],
-            most=self.most_pixels,
-        )
-        if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
-            raise DataError(
-                f"{len(faults)} images cannot be used:{listing(faults)}\n"
-                "Repair them, or remove their rows"
-            )
+        if not self.table:
+            names = ",".join(self.columns)
+            valid = f"must name a CSV with the columns file,{names}"
+            raise ConfigError("dataset.table", self.table, valid)
+        file = Path(self.table).expanduser()
+        hint = "; dataset.file_column= and dataset.columns= name others"
+        table = read_table(file, "dataset.table", (self.file_column, *self.columns), hint)
+        for column in self.columns:
+            cells = [(number, line[column]) for number, line in table.lines]
+            one_decimal_separator(cells, column, file)
+        rows = self.rows(file, table)
+        learnt = [row.value for row in rows if row.split == "train"]
+        warnings = list(findings.split_elsewhere(table.columns, table.lines))
+        for column, values in zip(self.columns, zip(*learnt, strict=True), strict=bool(learnt)):
+            warnings += check_spread(values, column, self.table)
+        rows += tabled.pooled(self, rows)
         none = (0.0,) * len(self.columns)
         value_NK = torch.tensor([r.value or none for r in rows], dtype=torch.float32)
-
-        def fingerprint(*splits: str) -> str:
-            content = [
-                (r.id, r.split, r.value, r.group, s.sha256)
-                for r, s in zip(rows, seen, strict=True)
-                if r.split in splits
-            ]
-            text = json.dumps([image, self.fit, self.columns, content])
-            return hashlib.sha256(text.encode()).hexdigest()
-
-        train, test, extra = (
-            part(which, rows, x, {"value": value_NK}, self.workers)
-            for which in ("train", "test", "pool")
-        )
-        if train is None:
-            raise DataError(f"{self.table}: has no training rows")
-        name = Path(str(self.table)).stem
-        learnt = [(r, s) for r, s in zip(rows, seen, strict=True) if r.split == "train"]
-        warnings = list(self.notes)
-        for column, values in zip(
-            self.columns, zip(*(r.value for r, _ in learnt), strict=True), strict=True
-        ):
-            warnings += check_spread(values, column, str(self.table))
-        ids, numbers = [r.id for r, _ in learnt], [r.value for r, _ in learnt]
-        warnings += findings.copies(ids, [s.sha256 for _, s in learnt], numbers)
-        findings.groups_apart(train, test)
-        columns = ", ".join(self.columns)
-        text = f"{name}: {len(train):,} images with {columns}, at {image[2]}x{image[1]}."
-        console.print(text, soft_wrap=True)
-        warnings += findings.images(seen, levels)
-        warnings += findings.cropped([s.size for s in seen], image, self.fit)
-        report = findings.said(name, warnings)
-        return Corpus(
-            name,
-            (),
-            train,
-            test,
-            extra,
-            image,
-            report,
-            fingerprint("train", "pool"),
-            fingerprint("test"),
-            {r.id: r.path for r in rows},
+        return tabled.corpus(
+            self,
+            rows,
+            "value",
+            value_NK,
+            self.columns,
+            warnings,
+            classes=(),
             strata=("image",),
             named={"value": tuple(self.columns)},
-            levels=levels,
-            fit=self.fit,
         )
 
-    def rows(self) -> list[Row]:
+    def rows(self, file: Path, table: Table) -> list[Row]:
         """The rows of the table. A DataError names the line."""
-        if not self.table:
-            raise ConfigError(
-                "dataset.table",
-                self.table,
-                f"must name a CSV with the columns file,{','.join(self.columns)}",
-            )
-        table = Path(self.table).expanduser()
-        root = Path(self.root).expanduser() if self.root else table.parent
-        hint = "; dataset.file_column= and dataset.columns= name others"
-        needed = (self.file_column, *self.columns)
-        columns, lines, separator = read_table(table, "dataset.table", needed, hint)
-        self.notes = findings.split_elsewhere(columns, lines)
-        for column in self.columns:
-            one_decimal_separator([(n, line[column]) for n, line in lines], column, table)
-        finder, grouped = Finder(root, table), any(line.get("group") for _, line in lines)
-        rows: dict[str, Row] = {}
-        taken: set[Path] = set()
-        for number, line in lines:
-            where, name = f"{table}, line {number}", line[self.file_column]
-            try:
-                path = finder.find(name)
-            except DataError as error:
-                raise DataError(f"{where}: {error}; write the suffix, too") from error
-            if path is None:
-                raise DataError(
-                    f"{where}: there is no file {name!r}, {finder}{finder.nearest(name)}"
+        rows = []
+        for line in tabled.lines(self, file, table):
+            value = None
+            if any(line.cells[c] for c in self.columns):
+                value = tuple(
+                    numeric(line.cells[c], c, line.where, table.separator) for c in self.columns
                 )
-            if name in rows or path in taken:
-                raise DataError(f"{where}: {name} has two rows; an image must have one")
-            taken.add(path)
-            split = findings.split_named(given) if (given := line.get("split", "")) else "train"
-            if split is None:
-                raise DataError(f"{where}: split is {given!r}; valid: train, val, test")
-            if not any(line[c] for c in self.columns):
-                if split == "test":
-                    raise DataError(f"{where}: {name} is a test image and has no number")
-                rows[name] = Row(name, path, "pool")
-                continue
-            value = tuple(numeric(line[c], c, where, separator) for c in self.columns)
-            group = line["group"] if grouped else None
-            if group == "":
-                raise DataError(f"{where}: the group is missing (of {name})")
-            rows[name] = Row(name, path, "test" if split == "test" else "train", value, group)
-        if not rows:
-            raise DataError(f"{table}: has no row below the first line")
-        return list(rows.values())
+            rows.append(tabled.annotated(line, value, "has no number"))
+        return rows
 
 
 def one_decimal_separator(cells: list[tuple[int, str]], column: str, table: Path) -> None:

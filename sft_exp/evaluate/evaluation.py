@@ -20,6 +20,7 @@ from sft_exp.jobs.prepare import further
 from sft_exp.progress import bar
 from sft_exp.reports import classification
 from sft_exp.reports.classification import Classified, Floats, HeldOut
+from sft_exp.reports.page import Grid
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 from sft_exp.store import results
@@ -44,6 +45,8 @@ class Evaluation(Classified):
     # why copies were not looked for; empty if they were
     unchecked: str
     absent: tuple[str, ...]  # classes without an image
+    # of a multi-label model: the table of its classes, which has their scores in words
+    of_classes: Grid | None = None
 
 
 def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "auto") -> Evaluation:
@@ -86,8 +89,14 @@ def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "aut
         "absent": scored.absent,
     }
     if not classifies:
-        probabilistic = model.probabilistic
-        return Evaluation(scores=scores, interval=None, probabilistic=probabilistic, **common)
+        found_of_classes = classification.of_classes(scores, spec.classes, model.task.of_class)
+        return Evaluation(
+            scores=scores,
+            interval=None,
+            probabilistic=model.probabilistic,
+            of_classes=found_of_classes,
+            **common,
+        )
     return of_classifier(model, scored, own, scores, logits_NK.double().numpy(), common)
 
 

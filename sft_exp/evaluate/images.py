@@ -12,7 +12,7 @@ from sft_exp.config import build, compose
 from sft_exp.config.moved import updated
 from sft_exp.config.schema import Experiment
 from sft_exp.config.sources import KINDS
-from sft_exp.core.types import Spec
+from sft_exp.core.types import LABEL_SET, Spec
 from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.decode import decode
@@ -26,7 +26,7 @@ from sft_exp.store.results import Results
 from sft_exp.training import context
 
 # fields of a data set that name its files: those of the run do not belong to other images
-PLACES = ("root", "labels", "unlabelled", "group")
+PLACES = ("root", "labels", "table", "unlabelled", "group")
 Copy = tuple[str, str, float]  # id of a scored image, id of an image of the run, correlation
 
 
@@ -84,7 +84,7 @@ def described(result: Results, words: Sequence[str], spec: Spec) -> dict[str, An
     node = values["dataset"]
     named = {w.partition("=")[0].split(".")[1] for w in words if w.startswith("dataset.")}
     if option:
-        other_files = {"root", "labels"} & named
+        other_files = {"root", "labels", "table"} & named
         node |= {
             key: value
             for key, value in config["dataset"].items()
@@ -101,7 +101,10 @@ def read_alike(images: Images, corpus: Corpus, spec: Spec) -> Images:
     Masks and boxes would not follow, so that images with such targets keep their proportions.
     """
     files_known = all(name in corpus.files for name in images.ids)
-    fit = spec.fit if files_known and not images.targets else corpus.fit
+    of_whole_images = {n: images.target(n) for n in images.targets if n in (LABEL_SET, "value")}
+    fit = (
+        spec.fit if files_known and of_whole_images.keys() == images.targets.keys() else corpus.fit
+    )
     if (corpus.levels, corpus.fit) == (spec.levels, fit):
         return images
     if any(name not in corpus.files for name in images.ids):
@@ -114,7 +117,7 @@ def read_alike(images: Images, corpus: Corpus, spec: Spec) -> Images:
     def read(row: int) -> torch.Tensor:
         return decode(files[row].read_bytes(), spec.image, fit, spec.levels)
 
-    return replace(images, x=read, rows=None, targets={})
+    return replace(images, x=read, rows=None, targets=of_whole_images)
 
 
 def matched(
@@ -132,6 +135,13 @@ def matched(
             f"\n  classes of the model: {', '.join(known)}"
         )
     number = torch.tensor([known.index(name) for name in classes], dtype=torch.long)
+    if LABEL_SET in images.targets:
+        held: Any = images.targets[LABEL_SET]
+        sets_NY = held.new_zeros(len(held), len(known))
+        sets_NY[:, number] = held
+        images = replace(images, targets={LABEL_SET: sets_NY})
+        present_Y = images.target(LABEL_SET).any(0).tolist()
+        return images, tuple(name for name, seen in zip(known, present_Y, strict=True) if not seen)
     y = number[images.y.cpu()] if len(classes) else images.y
     present = {known[n] for n in y.unique().tolist()} if len(classes) else set(known)
     return replace(images, y=y), tuple(name for name in known if name not in present)

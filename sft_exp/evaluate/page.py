@@ -122,8 +122,18 @@ def body(evaluation: Evaluation, mistakes: int, images: bool) -> "Markup":
         classes=classification.classes_table(evaluation),
         drawn=drawn,
         mistakes=classification.mistakes_table(evaluation, mistakes),
-        scores=classification.scores_table(evaluation),
+        of_classes=evaluation.of_classes,
+        scores=classification.scores_table(overall(evaluation)),
     )
+
+
+def overall(evaluation: Evaluation) -> Evaluation:
+    """The evaluation without the scores that its table of classes shows."""
+    if evaluation.of_classes is None:
+        return evaluation
+    names = [row[0] for row in evaluation.of_classes[1]]
+    shown = {k: v for k, v in evaluation.scores.items() if k.partition("/")[2] not in names}
+    return replace(evaluation, scores=shown)
 
 
 def pictures(evaluation: Evaluation, mistakes: int) -> Iterator[Picture]:
@@ -137,6 +147,6 @@ def pictures(evaluation: Evaluation, mistakes: int) -> Iterator[Picture]:
 
 def text(evaluation: Evaluation) -> str:
     """What the terminal shows: the scores, what must be known beside them, the headline."""
-    scores = evaluation.scores.items()
+    scores = overall(evaluation).scores.items()
     lines = [f"{name:24} {classification.shown(name, value)}" for name, value in scores]
     return "\n".join([*lines, *notes(evaluation), headline(evaluation)])

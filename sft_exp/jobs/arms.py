@@ -49,6 +49,7 @@ UNTRAINED: Untrained = {
         "pca_svm": (Projection(), Svr()),
     },
     "pixels": {"raw_pixels": (Colours(), Logistic())},
+    "label sets": {"raw_pixels": (Pixels(), Logistic())},
 }
 # the following are optional: only controls=[...] adds them
 MORE_UNTRAINED: Untrained = {
@@ -63,6 +64,7 @@ FROZEN: dict[str, dict[str, Strategy]] = {
     },
     "numbers": {"frozen_svm": Svr(), "frozen_linear": Ridge()},
     "pixels": {"frozen_linear": Logistic()},
+    "label sets": {"frozen_linear": Logistic()},
 }
 FOLDS = 5  # of val=cv
 
@@ -132,6 +134,8 @@ def finetuning(
     # From scratch there are no statistics to keep, and a frozen encoder keeps its own.
     if e.finetune.batchnorm == "frozen" and request["start"] and not request["strategy"].frozen:
         request["batchnorm"] = "frozen"
+    if e.finetune.exponent < 1:
+        request["sampler"] = e.finetune.exponent
     return going_on(
         job, "finetune", {**request, "optim": tuned(job, request)}, e.finetune.before(size)
     )

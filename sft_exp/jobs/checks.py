@@ -39,10 +39,13 @@ def check_task(e: Experiment, data: Corpus) -> None:
         nodes = getattr(part, "views", {}).get("transforms", [])
         moved = e.task.needs if part is e.task else ()
         library_transforms.check(nodes, data.image, moved)
+    if e.finetune.exponent < 1 and not (e.task.predicts == "classes" and data.labelled):
+        problem = f"balances classes of images, and {name} predicts {e.task.predicts}"
+        raise ConfigError("finetune.sampler", e.finetune.sampler, f"{problem}; take instance")
     check_metrics(e, data)
     for key, chosen, supported in (
         ("compress", e.compress and e.compress.variants(""), ("classes",)),
-        ("export", e.export and e.export.file, ("classes", "pixels", "numbers")),
+        ("export", e.export and e.export.file, ("classes", "label sets", "pixels", "numbers")),
         ("strategy", e.strategy.tasks, e.strategy.tasks),
         ("strategy", e.strategy.closed_form, e.strategy.closed_form_tasks),
     ):

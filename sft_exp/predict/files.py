@@ -79,6 +79,8 @@ def reason(path: Path, error: Exception) -> object:
 
 def table(model: "Predictor", out: TextIO) -> Row:
     writer = tables.Writer(out)
+    if model.thresholds is not None:
+        return label_sets(model, writer)
     writer.writerow(["file", "class", "probability", *(["unlike"] if model.compare else [])])
 
     def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
@@ -89,9 +91,24 @@ def table(model: "Predictor", out: TextIO) -> Row:
     return write
 
 
+def label_sets(model: "Predictor", writer: tables.Writer) -> Row:
+    """`file,labels,<class>,...`: the predicted classes, `none` without any, and all probabilities."""
+    writer.writerow(["file", "labels", *model.classes])
+
+    def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
+        labels = ";".join(model.present(p_Y)) or "none"
+        writer.writerow([path, labels, *(f"{p:.4f}" for p in p_Y.tolist())])
+
+    return write
+
+
 def lines(model: "Predictor", out: TextIO) -> Row:
     def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
-        row: dict[str, object] = {"file": str(path), "class": model.classes[int(p_Y.argmax())]}
+        row: dict[str, object] = {"file": str(path)}
+        if model.thresholds is None:
+            row["class"] = model.classes[int(p_Y.argmax())]
+        else:
+            row["labels"] = model.present(p_Y)
         if model.probabilistic:
             row["probabilities"] = {
                 name: round(p, 6) for name, p in zip(model.classes, p_Y.tolist(), strict=True)

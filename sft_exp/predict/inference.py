@@ -1,18 +1,21 @@
 """Loading a trained classifier from a run, a store folder or an exported file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sft_exp.errors import DataError
 from sft_exp.models import graphs
+from sft_exp.models.heads import multilabel
 from sft_exp.stages import familiarity
 from sft_exp.stages import model as models
 from sft_exp.store import atomic_io
 
 GRAPHS = (".onnx", ".ort")
+LABEL_SETS = "label sets"  # what a multi-label model predicts
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,13 @@ class Predictor:
     image: tuple[int, int, int]  # C, H, W
     classes: tuple[str, ...]
     probabilistic: bool  # whether the softmax of the logits is a probability
-    logits: Callable[[Tensor], Tensor]  # uint8 [B, C, H, W] -> [B, Y]
+    # uint8 [B, C, H, W] -> [B, Y], or of a multi-label model [B, 2, Y] (models/heads/multilabel.py)
+    logits: Callable[[Tensor], Tensor]
     levels: tuple[int, int] | None = None  # black and white in files of more than 8 bits
     fit: str = "crop"  # how files of another aspect ratio become images
 
+    # of a multi-label model: the probability from which each class is predicted
+    thresholds: Tensor | None = None
     # uint8 [B, C, H, W] -> (logits [B, Y], whether each image is unlike those learnt from [B])
     compare: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
@@ -41,7 +47,23 @@ class Predictor:
 
     def probabilities(self, x_BCHW: Tensor) -> Tensor:
         """Probabilities [B, Y] of uint8 images [B, C, H, W]."""
+        if self.thresholds is not None:
+            return self.logits(x_BCHW)[:, multilabel.LOGIT].sigmoid()
         return self.logits(x_BCHW).softmax(1)
+
+    def with_thresholds(self, predicts: str) -> "Predictor":
+        """The predictor of a model of this kind: its thresholds are what it says of any image."""
+        if predicts != LABEL_SETS:
+            return self
+        (blank_2Y,) = self.logits(torch.zeros(1, *self.image, dtype=torch.uint8))
+        logits_Y = blank_2Y[multilabel.LOGIT] - blank_2Y[multilabel.MARGIN]
+        return replace(self, thresholds=logits_Y.sigmoid())
+
+    def present(self, p_Y: Tensor) -> list[str]:
+        """The classes that a multi-label model predicts for an image, from its probabilities."""
+        assert self.thresholds is not None
+        pairs = zip(self.classes, p_Y >= self.thresholds, strict=True)
+        return [name for name, present in pairs if present]
 
 
 def load(path: Path) -> Predictor:
@@ -59,7 +81,7 @@ def load(path: Path) -> Predictor:
         )
     folder = models.folder_of(path)
     model, file = models.load(folder), path / familiarity.FILE
-    require_classes(path, model.task.predicts)
+    require_classes(path, model.task.predicts, LABEL_SETS)
     reference = familiarity.read(file, folder.name)
 
     def compare(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,16 +96,17 @@ def load(path: Path) -> Predictor:
         lambda x_BCHW: model.predict(x_BCHW.float().div(255)),
         model.spec.levels,
         model.spec.fit,
-        compare if reference else None,
-    )
+        compare=compare if reference else None,
+    ).with_thresholds(model.task.predicts)
 
 
 def load_other(path: Path) -> models.Model | None:
-    """Load the model of a run or store folder, if its task is not image classification; else None."""
+    """Load the model of a run or store folder, if its task is none that gives images classes; else
+    None."""
     if path.suffix == ".pt2" or graph_of(path):
         return None
     model = models.load(models.folder_of(path))
-    return None if model.task.predicts == "classes" else model
+    return None if model.task.predicts in ("classes", LABEL_SETS) else model
 
 
 def graph_of(path: Path) -> Path | None:
@@ -96,9 +119,9 @@ def graph_of(path: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def require_classes(path: Path, predicts: str) -> None:
-    """DataError unless the model classifies images."""
-    if predicts != "classes":
+def require_classes(path: Path, predicts: str, *others: str) -> None:
+    """DataError unless the model classifies images, or predicts one of `others`."""
+    if predicts not in ("classes", *others):
         raise DataError(
             f"{path}: its task predicts {predicts},"
             " and this is for models that give an image a class"
@@ -128,7 +151,8 @@ def from_graph(path: Path) -> Predictor:
             f"{path}: its metadata does not say what it takes and which classes it knows;"
             " export=onnx writes that"
         )
-    require_classes(path, about.get("predicts", "classes"))
+    predicts = about.get("predicts", "classes")
+    require_classes(path, predicts, LABEL_SETS)
 
     def logits(x_BCHW: Tensor) -> Tensor:
         if about["preprocess"]:  # the graph takes pixels as decoders return them
@@ -142,4 +166,4 @@ def from_graph(path: Path) -> Predictor:
         logits,
         models.levels_in(about),
         about.get("fit", "crop"),
-    )
+    ).with_thresholds(predicts)

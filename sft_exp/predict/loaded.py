@@ -14,8 +14,9 @@ from sft_exp.data.decode import decode
 from sft_exp.data.own_dataset import pixels
 from sft_exp.data.readers.files import png
 from sft_exp.errors import DataError
+from sft_exp.models.heads import multilabel
 from sft_exp.predict.files import BATCH, files
-from sft_exp.predict.inference import require_classes
+from sft_exp.predict.inference import LABEL_SETS, require_classes
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 
@@ -41,7 +42,14 @@ class LoadedModel:
         return self.model.spec.classes
 
     def predict(self, images: Any) -> Tensor:
-        """Probabilities [N, K], on the CPU. DataError for a model that gives none."""
+        """Probabilities [N, K], on the CPU. DataError for a model that gives none.
+
+        Those of a multi-label model are of each class by itself, and do not sum to 1.
+        """
+        if self.model.task.predicts == LABEL_SETS:
+            return self._each(
+                images, lambda x_BCHW: self.model.predict(x_BCHW)[:, multilabel.LOGIT].sigmoid()
+            )
         require_classes(self.path, self.model.task.predicts)
         if not self.model.probabilistic:
             raise DataError(
@@ -49,8 +57,11 @@ class LoadedModel:
             )
         return self._each(images, lambda x_BCHW: self.model.predict(x_BCHW).softmax(1))
 
-    def classify(self, images: Any) -> list[str]:
-        """The name of the class of each image."""
+    def classify(self, images: Any) -> list[str] | list[list[str]]:
+        """The name of the class of each image; of a multi-label model, the names of its classes."""
+        if self.model.task.predicts == LABEL_SETS:
+            predicted_N2Y = self._each(images, self.model.predict)
+            return [multilabel.names(p_2Y, self.classes) for p_2Y in predicted_N2Y]
         require_classes(self.path, self.model.task.predicts)
         best_N = self._each(images, lambda x_BCHW: self.model.predict(x_BCHW).argmax(1))
         return [self.classes[n] for n in best_N.tolist()]

@@ -4,7 +4,7 @@ Scores are computed by scikit-learn and torchmetrics. Reports of runs and `sft_e
 all of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,17 @@ Floats = NDArray[np.float64]
 TOP = (2, 3, 5)  # values of k for top-k accuracy, where there are more classes
 LOG_TEMPERATURES = (-3.0, 3.0)  # where the temperature's logarithm is searched
 UNITS = ("log_loss",)  # scores that are no fractions
-NUMBERS = ("images", "precision", "recall", "F1", "AUROC", "average precision", "value", "p")
+NUMBERS = (
+    "images",
+    "precision",
+    "recall",
+    "F1",
+    "AUROC",
+    "average precision",
+    "threshold",
+    "value",
+    "p",
+)
 
 
 @dataclass(frozen=True)
@@ -264,6 +274,25 @@ def classes_table(found: Classified) -> Grid:
             [c.name, f"{c.images:,}", *("-" if v is None else f"{100 * v:.1f}" for v in values)]
         )
     return head, body
+
+
+def of_classes(
+    scores: Mapping[str, float], names: Sequence[str], heads: Mapping[str, str]
+) -> Grid | None:
+    """A row for each class, with the scores `metric/class` of a task under these heads; None for a
+    task without any. Fractions are in per cent, but for thresholds."""
+
+    def cell(metric: str, value: float | None) -> str:
+        if value is None:
+            return "-"
+        if metric == "images":
+            return f"{value:,.0f}"
+        return f"{value:.2f}" if metric == "threshold" else f"{100 * value:.1f}"
+
+    if not heads:
+        return None
+    body = [[n, *(cell(m, scores.get(f"{m}/{n}")) for m in heads)] for n in names]
+    return ["class", *heads.values()], body
 
 
 def mistakes_table(found: Classified, count: int) -> Grid:

@@ -2,7 +2,7 @@
 
 import torch
 
-from sft_exp.core.types import Tensors
+from sft_exp.core.types import LABEL_SET, Tensors
 from sft_exp.data import splits
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.reports.drawing import WIDTH, Picture, png
@@ -55,8 +55,20 @@ def marked(batch: Tensors) -> torch.Tensor:
     return x_B3HW
 
 
+def listed(names: list[str]) -> str:
+    """The classes of an image, or where these are too long for a title, the first and their number."""
+    text = ", ".join(names) or "none"
+    return text if len(text) <= LONGEST else f"{names[0][: LONGEST - 3]} +{len(names) - 1}"
+
+
 def named(batch: Tensors, classes: tuple[str, ...]) -> list[str]:
-    """A title for each image: its class or its regression targets; "" where it has neither."""
+    """A title for each image: its class, its classes or its regression targets; "" where it has none
+    of these."""
+    if LABEL_SET in batch:
+        return [
+            listed([c for c, n in zip(classes, row, strict=True) if n])
+            for row in batch[LABEL_SET].tolist()
+        ]
     numbers = [
         values for values in batch.values() if values.is_floating_point() and values.ndim == 2
     ]

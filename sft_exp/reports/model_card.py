@@ -19,6 +19,7 @@ FOLDER = "export"  # of the run folder
 CARD = "model_card.md"
 DOES = {
     "classes": "Classifies",
+    "label sets": "Finds which classes are in",
     "pixels": "Classifies the pixels of",
     "boxes": "Finds and classifies objects in",
     "numbers": "Predicts numbers from",
@@ -35,6 +36,7 @@ pixels = np.asarray(image, "uint8").reshape(1, {height}, {width}, {channels})
 """
 KINDS = {  # of task -> the hub's name for it
     "classes": "image-classification",
+    "label sets": "image-classification",
     "pixels": "image-segmentation",
     "boxes": "object-detection",
     "numbers": "image-feature-extraction",
@@ -53,6 +55,8 @@ and a training starts from its encoder by `pretrainer.init=hf:OWNER/NAME encoder
 Say in the header under which license it may be used."""
 ANSWERS = {
     "classes": "print(classes[int(predict(images).argmax())])",
+    "label sets": "logits, margins = predict(images)[0]  # of each class; a margin is its logit less its threshold\n"
+    "print({c: float(1 / (1 + np.exp(-logit))) for c, logit, m in zip(classes, logits, margins) if m >= 0})",
     "pixels": "mask = predict(images)[0].argmax(0)  # [rows, columns]: each pixel's class as an index into `classes`",
     "numbers": "print(dict(zip(classes, predict(images)[0].tolist())))",
 }

@@ -31,7 +31,7 @@ def model_of(path: Path) -> "Predictor":
         return inference.from_graph(graph_files[0])
     graphs.require_onnx("run", path)
     model = models.load(models.folder_of(path))
-    inference.require_classes(path, model.task.predicts)
+    inference.require_classes(path, model.task.predicts, inference.LABEL_SETS)
     if not model.probabilistic:
         raise DataError(
             f"{path}: its SVM gives votes and no probabilities; take a run of another strategy"
@@ -44,7 +44,7 @@ def model_of(path: Path) -> "Predictor":
         lambda x_BCHW: graphs.infer(session, x_BCHW.float().div(255)),
         model.spec.levels,
         model.spec.fit,
-    )
+    ).with_thresholds(model.task.predicts)
 
 
 WAITING = 16  # requests whose files are held in memory; more are refused with a 503 response
@@ -135,14 +135,18 @@ async def received(stream: AsyncIterator[bytes], most: int) -> bytes:
 
 
 def answer(model: "Predictor", content: bytes, pixels: int | None = None) -> dict[str, Any]:
-    """The class and all probabilities, largest first, of an image file. DataError if it is no image
-    or too large."""
+    """The class and all probabilities, largest first, of an image file; of a multi-label model the
+    predicted classes, and the thresholds. DataError if it is no image or too large."""
     from sft_exp.data.decode import decode
 
     x_CHW = decode(content, model.image, model.fit, model.levels, pixels)
     p_Y = model.probabilities(x_CHW[None])[0]
     order = p_Y.argsort(descending=True).tolist()
+    probabilities = {model.classes[i]: round(p_Y[i].item(), 6) for i in order}
+    if model.thresholds is None:
+        return {"class": model.classes[order[0]], "probabilities": probabilities}
     return {
-        "class": model.classes[order[0]],
-        "probabilities": {model.classes[i]: round(p_Y[i].item(), 6) for i in order},
+        "classes": model.present(p_Y),
+        "probabilities": probabilities,
+        "thresholds": {model.classes[i]: round(model.thresholds[i].item(), 6) for i in order},
     }

@@ -106,6 +106,7 @@ def batch_key(request: Request) -> str | None:
     unpenalised = type(strategy).penalty is Strategy.penalty
     plain_head = strategy.frozen and unpenalised and not strategy.models() and task.plain
     plain_loop = request["val"] == "none" and not (request["ema"] or request["clip"])
+    plain_loop = plain_loop and "sampler" not in request
     if not (plain_head and plain_loop) or optim is None or not stackable(optim):
         return None
     return json.dumps(
@@ -172,8 +173,10 @@ def learn(
     many evaluations on `val` without improvement. `norms` receives the initial norm of the
     parameters and that of the returned ones.
     """
+    # validation images of val=full are outside the label budget
+    deciding = val.images if val and request["val"] == "holdout" else labelled
     if request["strategy"].closed_form:
-        return fit_closed_form(request, ctx, labelled, pool, fold)
+        return decided(fit_closed_form(request, ctx, labelled, pool, fold), deciding, ctx)
     model, data, plan, encoder = ready(request, ctx, labelled, pool, fold)
     nets = model.nets
     if val and nets["encoder"] is not encoder:
@@ -209,6 +212,18 @@ def learn(
         norms += [before, parameter_norm(nets)]
     nets["encoder"] = encoder
     request["strategy"].merge(encoder)
+    return decided(model, deciding, ctx)
+
+
+@torch.no_grad()
+def decided(model: Model, labelled: Images, ctx: Context) -> Model:
+    """The model, with thresholds and the like set on labelled images, if its task has any."""
+    if model.task.decides:
+        rows = torch.arange(len(labelled)).split(models.at_once(labelled))
+        batches = labelled.batches(rows, ctx.device)
+        predictions = [model.predict(batch["x"]) for batch in batches]
+        targets = {name: labelled.target(name).to(ctx.device) for name in model.task.needs}
+        model.task.decide(model.nets, torch.cat(predictions), targets)
     return model
 
 

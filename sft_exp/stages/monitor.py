@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_exp.core.rng import stream
+from sft_exp.core.types import LABEL_SET
 from sft_exp.data import splits
 from sft_exp.data.images import Images
 from sft_exp.models.heads.fitted import fit_linear
@@ -53,7 +54,8 @@ class Monitor:
         self.labelled, self.pool = in_memory(draw.labelled.at(few)), in_memory(pool.at(some))
         self.labels = str(request["labels"])
         # probes and clusters need classes
-        self.classed = len(ctx.corpus(request["dataset"]).strata) > 1
+        corpus = ctx.corpus(request["dataset"])
+        self.classed = len(corpus.strata) > 1 and LABEL_SET not in corpus.train.targets
         earlier = next(
             (f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None
         )

@@ -128,7 +128,9 @@ class LabelEfficiency(Study):
         self, corpus: "Corpus", base: "Experiment", seeds: int
     ) -> list[tuple[str, list[str]]]:
         """Label counts x seeds x pretrainings: (the comparison that a job belongs to, overrides)."""
-        smallest_class = min((corpus.train.y == c).sum().item() for c in range(len(corpus.strata)))
+        from sft_exp.data import splits  # late: imports torch
+
+        smallest_class = splits.most_per_class(corpus)
         counts = [str(n) for n in self.labels if not isinstance(n, int) or n <= smallest_class]
         valid = f"counts of 1 to {smallest_class} a class, or all"
         require(bool(counts), "labels", self.labels, valid)

@@ -50,7 +50,17 @@ class Joint(Task):
         require(self.weight >= 0, "weight", self.weight, "0 or more")
         require(self.ratio > 0, "ratio", self.ratio, "above 0")
         if self.task is not None:
-            for name in ("predicts", "needs", "pooled", "score", "columns", "raw", "footing"):
+            for name in (
+                "predicts",
+                "needs",
+                "pooled",
+                "score",
+                "columns",
+                "raw",
+                "footing",
+                "of_class",
+                "decides",
+            ):
                 setattr(self, name, getattr(self.task, name))
 
     @property
@@ -104,6 +114,9 @@ class Joint(Task):
 
     def predict(self, nets, x_BCHW):
         return self.task.predict(nets, x_BCHW)
+
+    def decide(self, nets, predictions, targets):
+        self.task.decide(nets, predictions, targets)
 
     def metrics(self, spec):
         return self.task.metrics(spec)

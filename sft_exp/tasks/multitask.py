@@ -62,9 +62,10 @@ class MultiTask(Task):
                 or "unlabelled" in task.pools
                 or isinstance(task, MultiTask)
                 or len(task.needs) > 1
+                or task.decides
             )
             valid = (
-                "a task of one target that leaves the images as they are;"
+                "a task of one target, without thresholds, that leaves the images as they are;"
                 " task.augment draws the views for all"
             )
             require(suitable, f"heads.{name}", type(task).__name__, valid)

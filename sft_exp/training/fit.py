@@ -211,4 +211,5 @@ def plan_of(request: Request, phases: Phases, name: tuple[int | str, ...], ctx: 
         compile=ctx.hardware.compile,
         recompute=ctx.hardware.recompute,
         clip=request["clip"],
+        sampling={"labelled": request["sampler"]} if "sampler" in request else {},
     )

@@ -7,7 +7,7 @@ stopped.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -21,7 +21,7 @@ from sft_exp.core.rng import seed_global, seed_of, stream
 from sft_exp.core.schedule import Schedule
 from sft_exp.core.types import Rates, Tensors
 from sft_exp.data.images import Images
-from sft_exp.data.order import rows_of_step
+from sft_exp.data.order import rows_of_step, sampled_rows
 from sft_exp.distributed.local import Engine, inside
 from sft_exp.errors import NonFiniteError
 from sft_exp.training.optim import Optimizers, Phases, Scalers, belongs, scalers_for, update
@@ -59,6 +59,8 @@ class Plan:
     # the strategy's term, which is added to every loss of the method
     penalty: Callable[[nn.ModuleDict], Tensor | None] | None = None
     clip: float | None = None  # maximum norm of an objective's gradient
+    # pool -> the exponent of its class-balanced sampling; others are shuffled anew in each epoch
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     def rates_at(self, step: int) -> Rates:
         """The learning rates of the phase that a step belongs to, by trainable parameter."""
@@ -212,7 +214,13 @@ def batches_of(
     shard: BatchShard | None,
 ) -> Iterator[Tensors]:
     """The pool's batches, in a random order of its own; with `shard` this process's examples."""
-    rows = (rows_of_step(len(images), size, t, *plan.name, pool) for t in steps)
+
+    def of_step(step: int) -> Tensor:
+        if pool in plan.sampling:
+            return sampled_rows(images.y, size, plan.sampling[pool], step, *plan.name, pool)
+        return rows_of_step(len(images), size, step, *plan.name, pool)
+
+    rows = map(of_step, steps)
     return images.batches(rows if shard is None else (shard.of(r) for r in rows), device)
 
 

@@ -174,6 +174,8 @@ def examples(image: Image, count: int = 24, seed: int = 0) -> Images:
         "labels": (n % 4)[:, None] + 1,
         "crowd": torch.zeros(count, 1, dtype=torch.uint8),
     }
+    # class c where n has this bit; every sixteenth image has none of the classes
+    targets["label_set"] = (n[:, None] >> torch.arange(4) & 1).to(torch.uint8)
     targets |= {"left": n % 4, "right": n // 4 % 4}
     return Images(x_NCHW, n % 4, [str(i) for i in n.tolist()], targets=targets)
 

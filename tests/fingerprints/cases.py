@@ -303,6 +303,7 @@ def loop(part: Any, option: str) -> Fingerprint:
         "micro_batches": {"micro_batch_size": 3},
         "accumulate": {"gradient_accumulation_steps": 2},
         "clip": {"clip": 0.05},
+        "class_balanced": {"sampling": {"labelled": 0.0}},
         "stop_early": {"stop": 3},
         "resume": {"stop": 3},
     }
@@ -386,7 +387,10 @@ SPINE: dict[
     "stream": (stream, ("all",)),
     "order": (order, ("all",)),
     "split": (split, ("tested", "tested_extra", "folds", "folds_grouped", "folds_extra")),
-    "loop": (loop, ("plain", "micro_batches", "accumulate", "clip", "stop_early", "resume")),
+    "loop": (
+        loop,
+        ("plain", "micro_batches", "accumulate", "clip", "class_balanced", "stop_early", "resume"),
+    ),
     "run": (run, tuple(RUNS)),
 }
 

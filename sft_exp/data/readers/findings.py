@@ -113,6 +113,18 @@ def plural(names: Sequence[str]) -> str:
     return f"{kind} {some([repr(n) for n in names])} {verb}"
 
 
+def lists(names: Iterable[str]) -> list[str]:
+    """A warning if classes look like lists of others: `cat;dog` beside `cat` and `dog`."""
+    known = {*names}
+    for name in sorted(known):
+        for separator in ";|,":
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and known.issuperset(parts):
+                problem = f"class {name!r} looks like the classes {' and '.join(parts)}"
+                return [f"{problem}: dataset=multilabel_table reads several classes an image"]
+    return []
+
+
 def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
     """DataError if all class folders hold the same subfolders, two or more: then they are splits.
 

@@ -38,7 +38,15 @@ def fit_ridge(head: nn.Linear, f_ND: Tensor, y_NK: Tensor, ridge: float) -> None
         head.bias.copy_(mean_K - weight_KD @ mean_D)
 
 
-def grid_fit(model, grid: dict[str, list], f_ND: Tensor, y_N: Tensor, seed: int, rows: int):
+def grid_fit(
+    model,
+    grid: dict[str, list],
+    f_ND: Tensor,
+    y_N: Tensor,
+    seed: int,
+    rows: int,
+    scoring: str | None = None,
+):
     """A scikit-learn classifier fitted on `rows` random examples, at most.
 
     Stratified cross-validation on the first `SEARCH_ROWS` of them chooses the hyperparameters. If a
@@ -55,5 +63,9 @@ def grid_fit(model, grid: dict[str, list], f_ND: Tensor, y_N: Tensor, seed: int,
         best = {name: values[len(values) // 2] for name, values in grid.items()}
     else:
         split = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-        best = GridSearchCV(model, grid, cv=split, refit=False).fit(few_x, few_y).best_params_
+        best = (
+            GridSearchCV(model, grid, cv=split, refit=False, scoring=scoring)
+            .fit(few_x, few_y)
+            .best_params_
+        )
     return clone(model).set_params(**best).fit(x, y)

@@ -1,0 +1,205 @@
+"""Turns the rows of a CSV, each of one image with its annotations, into a corpus.
+
+Files are relative to root, or to the table. A column `split` says train, val or test; without it,
+folds are tested. A column `group` names images that must not be split.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.readers import findings
+from sft_exp.data.readers.files import File, Finder, Table, images_in, part, survey
+from sft_exp.data.readers.masks import Canvas
+from sft_exp.errors import DataError, listing, require
+from sft_exp.progress import console
+
+
+class Row(NamedTuple):
+    id: str
+    path: Path
+    split: str  # train, test, or pool (without annotation)
+    value: tuple[float, ...] = ()  # the annotation
+    group: str | None = None
+    stratum: int = 0
+
+
+class Line(NamedTuple):
+    """A row of the table whose image was found."""
+
+    where: str  # the file and the line, for messages
+    cells: dict[str, str]
+    row: Row  # without annotation
+    grouped: bool  # whether the table has groups
+
+
+class TableSet(Dataset):
+    """The common fields of data sets that a table describes."""
+
+    unhashed: ClassVar[tuple[str, ...]] = (
+        "root", "table", "file_column", "unlabelled", "most_pixels", "memory", "workers",
+    )  # fmt: skip
+
+    table: str | None  # CSV with a row for each image
+    root: str | None  # folder that files are relative to; null = the table's
+    file_column: str  # column of the CSV with file names, with or without suffix
+    unlabelled: str | None  # folder of images to pretrain on
+    size: Any  # pixels, or [rows, columns], of all images
+    channels: int  # 3 = colour, 1 = grey
+    fit: str  # how an image is brought to that size: crop (centre), stretch, letterbox
+    most_pixels: int | None  # limit of the pixels of a decoded image
+    memory: float  # GB of images kept in memory; a larger set is decoded per batch
+    workers: int  # worker processes that decode images
+
+    def __post_init__(self):
+        ok = self.most_pixels is None or self.most_pixels > 0
+        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
+        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+
+
+def lines(source: TableSet, file: Path, table: Table) -> Iterator[Line]:
+    """The lines of the table with their images. A DataError names the line."""
+    root = Path(source.root).expanduser() if source.root else file.parent
+    finder = Finder(root, file)
+    names: set[str] = set()
+    taken: set[Path] = set()
+    grouped = any(cells.get("group") for _, cells in table.lines)
+    for number, cells in table.lines:
+        where, name = f"{file}, line {number}", cells[source.file_column]
+        try:
+            path = finder.find(name)
+        except DataError as error:
+            raise DataError(f"{where}: {error}; write the suffix, too") from error
+        if path is None:
+            raise DataError(f"{where}: there is no file {name!r}, {finder}{finder.nearest(name)}")
+        if name in names or path in taken:
+            raise DataError(f"{where}: {name} has two rows; an image must have one")
+        names.add(name)
+        taken.add(path)
+        split = findings.split_named(given) if (given := cells.get("split", "")) else "train"
+        if split is None:
+            raise DataError(f"{where}: split is {given!r}; valid: train, val, test")
+        row = Row(
+            name, path, "test" if split == "test" else "train", (), cells.get("group") or None
+        )
+        yield Line(where, cells, row, grouped)
+    if not names:
+        raise DataError(f"{file}: has no row below the first line")
+
+
+def annotated(line: Line, value: tuple[float, ...] | None, missing: str) -> Row:
+    """The row with its annotation; an image without one (None) is there to pretrain on.
+
+    `missing` says of an image that it has none.
+
+    Raises:
+        DataError: a test image has no annotation, or an annotated image of a table with groups has
+            no group.
+    """
+    if value is None:
+        if line.row.split == "test":
+            raise DataError(f"{line.where}: {line.row.id} is a test image and {missing}")
+        return line.row._replace(split="pool", group=None)
+    if line.grouped and line.row.group is None:
+        raise DataError(f"{line.where}: the group is missing (of {line.row.id})")
+    return line.row._replace(value=value)
+
+
+def pooled(source: TableSet, rows: Sequence[Row]) -> list[Row]:
+    """The images of `dataset.unlabelled`, but for those of the table."""
+    if not source.unlabelled:
+        return []
+    pool = Path(source.unlabelled).expanduser()
+    taken = {r.path.resolve() for r in rows}
+    files = images_in(pool) if pool.is_dir() else []
+    files = [p for p in files if p.resolve() not in taken]
+    if not files:
+        raise DataError(
+            f"dataset.unlabelled={pool}: is no folder with images beside those of the table"
+        )
+    return [Row(f"unlabelled/{p.relative_to(pool).as_posix()}", p, "pool") for p in files]
+
+
+def corpus(
+    source: TableSet,
+    rows: list[Row],
+    target: str,
+    target_NK: Tensor,
+    names: Sequence[str],
+    notes: Sequence[str] = (),
+    **described: Any,
+) -> Corpus:
+    """The data set as a corpus.
+
+    Args:
+        source: the options of the data set.
+        rows: its images, those to pretrain on included.
+        target: the name of the target.
+        target_NK: the target of each row.
+        names: what the K numbers of the target are called.
+        notes: the reader's warnings.
+        described: further fields of the corpus.
+    """
+    image = source.canvas.image
+    x, seen, levels = survey(
+        [File(r.id, r.path) for r in rows],
+        image,
+        len(rows) * prod(image) <= source.memory * 1e9,
+        max(1, source.workers),
+        source.fit,
+        learnt=[r.split != "test" for r in rows],
+        most=source.most_pixels,
+    )
+    if faults := [f"{r.path}: {s.fault}" for r, s in zip(rows, seen, strict=True) if s.fault]:
+        raise DataError(
+            f"{len(faults)} images cannot be used:{listing(faults)}\n"
+            "Repair them, or remove their rows"
+        )
+
+    def fingerprint(*splits: str) -> str:
+        content = [
+            (r.id, r.split, r.value, r.group, s.sha256)
+            for r, s in zip(rows, seen, strict=True)
+            if r.split in splits
+        ]
+        text = json.dumps([image, source.fit, names, content])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    train, test, extra = (
+        part(which, rows, x, {target: target_NK}, source.workers)
+        for which in ("train", "test", "pool")
+    )
+    if train is None:
+        raise DataError(f"{source.table}: has no training rows")
+    name = Path(str(source.table)).stem
+    text = f"{name}: {len(train):,} images with {', '.join(names)}, at {image[2]}x{image[1]}."
+    console.print(text, soft_wrap=True)
+    findings.groups_apart(train, test)
+    learnt = [(r, s) for r, s in zip(rows, seen, strict=True) if r.split == "train"]
+    ids, values = [r.id for r, _ in learnt], [r.value for r, _ in learnt]
+    warnings = [
+        *notes,
+        *findings.copies(ids, [s.sha256 for _, s in learnt], values),
+        *findings.images(seen, levels),
+        *findings.cropped([s.size for s in seen], image, source.fit),
+    ]
+    return Corpus(
+        name,
+        train=train,
+        test=test,
+        extra=extra,
+        image=image,
+        report=findings.said(name, warnings),
+        fingerprint=fingerprint("train", "pool"),
+        test_fingerprint=fingerprint("test"),
+        files={r.id: r.path for r in rows},
+        levels=levels,
+        fit=source.fit,
+        **described,
+    )

@@ -1,0 +1,194 @@
+"""Images with several classes each, or none: a CSV with a row for each image, in one of two forms.
+
+    file,labels
+        One column lists the classes: `cat;dog`, `cat|dog`, or in quotes "cat,dog". An empty cell
+        means that the image is not labelled; `none` that it has none of the classes.
+    file,cat,dog,...
+        One column for each class: 1 if the image has it, 0 if not (or 1 and -1, true and false, yes
+        and no). Zeros in all of them mean none of the classes; empty cells in all of them, that the
+        image is not labelled.
+
+Files are relative to root, or to the table. A column `split` says train, val or test; without it,
+folds are tested. A column `group` names images that must not be split.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from sft_exp.core.types import LABEL_SET
+from sft_exp.data.readers import findings, tabled
+from sft_exp.data.readers.files import Table, read_table
+from sft_exp.data.readers.tabled import Line, Row, TableSet
+from sft_exp.errors import ConfigError, DataError, require
+
+SEPARATORS = (";", "|", ",")  # of classes in a cell, unless dataset.separator names another
+# words of a cell of one class, but for -1, which stands for no where no cell is 0
+WORDS = {"1": True, "1.0": True, "true": True, "yes": True,
+         "0": False, "0.0": False, "false": False, "no": False}  # fmt: skip
+NEGATIVE = ("-1", "-1.0")
+RESERVED = ("split", "group")  # columns that are no class
+
+
+class Labelled(NamedTuple):
+    """The classes of each line; None where the image is not labelled."""
+
+    classes: list[str]
+    sets: list[frozenset[str] | None]
+
+
+@dataclass
+class MultilabelTable(TableSet):
+    gives: ClassVar[tuple[str, ...]] = (LABEL_SET,)
+
+    table: str | None = None  # CSV of file,labels, or of file and a column for each class
+    root: str | None = None  # folder that files are relative to; null = the table's
+    # column of the CSV with file names, with or without suffix
+    file_column: str = "file"
+    # column that lists an image's classes; a table without it has a column for each class
+    label_column: str | None = "labels"
+    # what separates the classes of a cell; null = ; or | or , whichever the column has
+    separator: str | None = None
+    none_label: str = "none"  # what a cell says of an image with none of the classes
+    # the classes to learn, in this order; null = all that occur, or all columns of 0 and 1
+    classes: list[str] | None = None
+    unlabelled: str | None = None  # folder of images to pretrain on
+    size: Any = 64  # pixels, or [rows, columns], of all images
+    channels: int = 3  # 3 = colour, 1 = grey
+    fit: str = "crop"  # how an image is brought to that size: crop (centre), stretch, letterbox
+    # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
+    most_pixels: int | None = None
+    memory: float = 4.0  # GB of images kept in memory; a larger set is decoded per batch
+    workers: int = 2  # worker processes that decode images
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = self.classes
+        ok = names is None or (bool(names) and len({*names}) == len(names))
+        require(ok, "classes", names, "a list of classes, each once, or null")
+        require(
+            self.separator != "", "separator", self.separator, "one or more characters, or null"
+        )
+        require(bool(self.none_label), "none_label", self.none_label, "a word")
+
+    def load(self):
+        if not self.table:
+            valid = "must name a CSV with the columns file,labels, or file and one for each class"
+            raise ConfigError("dataset.table", self.table, valid)
+        file = Path(self.table).expanduser()
+        hint = "; dataset.file_column= names another"
+        table = read_table(file, "dataset.table", (self.file_column,), hint)
+        lines = list(tabled.lines(self, file, table))
+        listed = self.label_column is not None and self.label_column in table.columns
+        classes, sets = self.listed(lines) if listed else self.columns(file, table, lines)
+        rows, known = [], frozenset(classes)
+        for line, found in zip(lines, sets, strict=True):
+            value = None if found is None else tuple(float(c in found & known) for c in classes)
+            rows.append(tabled.annotated(line, value, "is not labelled"))
+        if all(row.split == "pool" for row in rows):
+            raise DataError(f"{file}: no image is labelled")
+        rows += tabled.pooled(self, rows)
+        none = (0.0,) * len(classes)
+        sets_NY = torch.tensor([r.value or none for r in rows]).to(torch.uint8)
+        names = tuple(map(findings.class_name, classes))
+        warnings = [*findings.split_elsewhere(table.columns, table.lines), *notes(names, rows)]
+        return tabled.corpus(self, rows, LABEL_SET, sets_NY, names, warnings, classes=names)
+
+    def listed(self, lines: list[Line]) -> Labelled:
+        """The classes that the column of labels lists."""
+        column = str(self.label_column)
+        cells = [line.cells[column] for line in lines]
+        separator = self.separator or separator_of(cells, column)
+        sets: list[frozenset[str] | None] = []
+        for line, cell in zip(lines, cells, strict=True):
+            parts = [part.strip() for part in cell.split(separator)]
+            names = [findings.class_name(part) for part in parts if part]
+            none = [n for n in names if n.casefold() == self.none_label.casefold()]
+            if none and len(names) > 1:
+                raise DataError(
+                    f"{line.where}: {column} is {cell!r}, which is {none[0]!r} and classes beside it"
+                )
+            if cell and not names:
+                raise DataError(f"{line.where}: {column} is {cell!r}, which names no class")
+            sets.append(None if not cell else frozenset() if none else frozenset(names))
+        occurring = sorted({name for names in sets if names for name in names})
+        if self.classes is None:
+            return Labelled(occurring, sets)
+        wanted = [findings.class_name(name) for name in self.classes]
+        if unknown := [name for name in wanted if name not in occurring]:
+            valid = f"no image is of class {unknown[0]}; there are {findings.some(occurring)}"
+            raise ConfigError("dataset.classes", self.classes, valid)
+        return Labelled(wanted, sets)
+
+    def columns(self, file: Path, table: Table, lines: list[Line]) -> Labelled:
+        """The classes that have a column of their own."""
+        others = [c for c in table.columns if c and c not in (self.file_column, *RESERVED)]
+        if missing := [c for c in self.classes or () if c not in others]:
+            valid = f"{file} has no column {missing[0]}; there are {', '.join(others)}"
+            raise ConfigError("dataset.classes", self.classes, valid)
+        words = (*WORDS, *NEGATIVE, "")
+        binary = [c for c in others if all(line.cells[c].casefold() in words for line in lines)]
+        binary = [c for c in binary if any(line.cells[c] for line in lines)]
+        classes = binary if self.classes is None else self.classes
+        if not classes:
+            raise DataError(
+                f"{file}: has neither a column {self.label_column} that lists classes (dataset.label_column= names another) nor "
+                f"columns of 0 and 1, one for each class; its first line has {','.join(table.columns)}"
+            )
+        used = {line.cells[c].casefold() for line in lines for c in classes}
+        if used & {*NEGATIVE} and used & {"0", "0.0"}:
+            raise DataError(
+                f"{file}: its classes have the values 1, 0 and -1: what -1 means is unknown. Where it means that a label is "
+                "uncertain, decide for 1 or 0, or leave the image's cells empty; dataset.classes= names the columns of classes"
+            )
+        meaning = WORDS | dict.fromkeys(NEGATIVE, False)
+        sets: list[frozenset[str] | None] = []
+        for line in lines:
+            cells = {c: line.cells[c] for c in classes}
+            empty = [c for c, cell in cells.items() if not cell]
+            if empty and len(empty) < len(classes):
+                raise DataError(
+                    f"{line.where}: {empty[0]} is empty and other classes are not; empty cells in all of them say that an image "
+                    "is not labelled"
+                )
+            for c, cell in cells.items():
+                if cell and cell.casefold() not in meaning:
+                    raise DataError(f"{line.where}: {c} is {cell!r}; valid: 0 and 1")
+            present = frozenset(c for c, cell in cells.items() if cell and meaning[cell.casefold()])
+            sets.append(None if empty else present)
+        return Labelled(classes, sets)
+
+
+def separator_of(cells: list[str], column: str) -> str:
+    """What separates the classes in the cells of a column. DataError if it is not clear."""
+    found = [s for s in SEPARATORS if any(s in cell for cell in cells)]
+    if len(found) > 1:
+        raise DataError(
+            f"{column} has both {found[0]!r} and {found[1]!r}: dataset.separator= says which of them separates classes"
+        )
+    return found[0] if found else SEPARATORS[0]
+
+
+def notes(classes: tuple[str, ...], rows: list[Row]) -> list[str]:
+    """Warnings of classes that cannot be learnt or tested, and of images that a class list leaves
+    out."""
+    warnings = findings.class_names(classes)
+    train = [r.value for r in rows if r.split == "train"]
+    counts = [sum(v[c] for v in train) for c in range(len(classes))]
+    if train and not any(counts):
+        raise DataError("no training image has any of the classes: there is nothing to tell apart")
+    for what, wanted in (("no training image", 0), ("all training images", len(train))):
+        if constant := [c for c, n in zip(classes, counts, strict=True) if n == wanted]:
+            remedy = "it cannot be learnt, and its average precision means nothing"
+            verb = "has" if wanted == 0 else "have"
+            warnings.append(f"{what} {verb} {findings.some(constant)}: {remedy}")
+    tested = Counter(
+        c for r in rows if r.split == "test" for c, v in zip(classes, r.value, strict=True) if v
+    )
+    if any(r.split == "test" for r in rows) and (absent := [c for c in classes if not tested[c]]):
+        rest = f"mAP is of the other {len(classes) - len(absent)}"
+        warnings.append(f"no test image has {findings.some(absent)}: {rest}")
+    return warnings

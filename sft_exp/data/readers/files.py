@@ -298,9 +298,9 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         lines = []
         for row in reader:
             number = reader.line_num + bool(stated)
-            if any(cell.strip() for cell in row.pop(REST, [])):
-                problem = f"has more cells than the first line has columns ({len(columns)})"
-                remedy = "quote a cell that holds the separator, such as a decimal comma"
+            if extra := [cell for cell in row.pop(REST, []) if cell.strip()]:
+                problem = f"has more cells than the first line has columns, such as {extra[0]!r}"
+                remedy = f"a cell that holds {separator!r} must be in double quotes"
                 raise DataError(f"{file}, line {number}: {problem}; {remedy}")
             line = {k: tables.restored(str(v).strip()) for k, v in row.items() if k}
             if any(line.values()):  # spreadsheets leave empty rows behind
@@ -412,9 +412,11 @@ class Finder:
                 return f"; {others[0].name} is there: write names without suffix, or with this one"
             bare = stem.removesuffix(".0")  # as a spreadsheet writes 0012
             if digits := [
-                s for s in there if bare.isdecimal() and s.lstrip("0") == bare.lstrip("0")
+                paths[0].name
+                for s, paths in there.items()
+                if paths and bare.isdecimal() and s.lstrip("0") == bare.lstrip("0")
             ]:
-                return f"; {there[digits[0]][0].name} is there: did a spreadsheet change the numbers? Keep them as text"
+                return f"; {digits[0]} is there: did a spreadsheet change the numbers? Keep them as text"
             for inside in sorted(place.glob("*/")) if not path.parent.name else ():
                 if (inside / path.name).is_file():
                     return f"; {inside / path.name} is there: write the folder, too"

@@ -78,7 +78,9 @@ def test_the_calibration_error_is_that_of_torchmetrics():
     p_NK = rng.dirichlet([0.3] * 4, 500)
     p_NK[:2] = [[1, 0, 0, 0], [0.4, 0.2, 0.2, 0.2]]  # on the edges of bins
     true_N = rng.integers(0, 4, 500)
-    theirs = multiclass_calibration_error(torch.tensor(p_NK), torch.tensor(true_N), 4, n_bins=classification.BINS)
+    theirs = multiclass_calibration_error(
+        torch.tensor(p_NK), torch.tensor(true_N), 4, n_bins=classification.BINS
+    )
     assert classification.ece(p_NK, true_N) == pytest.approx(float(theirs), rel=1e-6)
 
 

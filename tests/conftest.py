@@ -32,8 +32,10 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic")
 
 
-def pytest_collection_modifyitems(items):
-    """Of a test marked `sampled(n)` the parameters after the first n are slow tests."""
+def pytest_collection_modifyitems(config, items):
+    """Of a test marked `sampled(n)` the parameters after the first n are slow tests, but on a GPU."""
+    if config.getoption("--device") != "cpu":
+        return
     seen = Counter()
     for item in items:
         if marker := item.get_closest_marker("sampled"):

@@ -8,11 +8,12 @@ ARGS ?= pretrainer=vae optim=adam
 run: .venv/run            ## the default experiment, or ARGS="..."
 	$(BIN)/python -m sft_exp $(ARGS)
 
+# a file's tests run in one process, so that what they share is made once
 test: .venv/test          ## the tests, minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-full: .venv/test     ## with the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" --timeout 3600
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" --timeout 3600
 
 browser:                  ## the browser of the slow tests of pages; Debian, as root
 	apt-get install --yes --no-install-recommends chromium-headless-shell
@@ -20,7 +21,7 @@ browser:                  ## the browser of the slow tests of pages; Debian, as 
 test-lowest:              ## the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" --constraint constraints-lowest.txt
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
 torture: .venv/test         ## kills, flips and fuzz at random, hours; SHARE=0.05 SEED=7 KINDS="flips fuzz"
 	OMP_NUM_THREADS=1 SHARE=$(or $(SHARE),1) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m tests.torture $(KINDS)

@@ -4,7 +4,8 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,16 +17,21 @@ HERE = Path(__file__).parent
 MIRRORS = ("pretrain_optim", "pretrain_schedule", "pretrain_dataset", "debug")
 
 
-def pages() -> dict[str, str]:
-    """Path below docs/ -> the page's text."""
-    made = {
-        "reference/keys.md": keys(),
-        "reference/commands.md": commands(),
-        "reference/api.md": api(),
+def makers() -> dict[str, Callable[[], Iterator[str]]]:
+    """Path below docs/ -> what yields the page's lines."""
+    groups = [name for name in help_text.GROUPS if name not in MIRRORS]
+    return {
+        "reference/keys.md": keys,
+        "reference/commands.md": commands,
+        "reference/api.md": api,
+        **{f"reference/{name}.md": partial(group, name) for name in groups},
+        "decisions/README.md": partial(decisions, HERE / "decisions"),
     }
-    made |= {f"reference/{g}.md": group(g) for g in help_text.GROUPS if g not in MIRRORS}
-    made["decisions/README.md"] = decisions(HERE / "decisions")
-    return {path: "\n".join(lines).rstrip() + "\n" for path, lines in made.items()}
+
+
+def page(path: str) -> str:
+    """The text of the page at this path."""
+    return "\n".join(makers()[path]()).rstrip() + "\n"
 
 
 def group(name: str) -> Iterator[str]:
@@ -110,5 +116,5 @@ def escaped(text: str) -> str:
 
 if __name__ == "__main__":
     (HERE / "reference").mkdir(exist_ok=True)
-    for path, text in pages().items():
-        (HERE / path).write_text(text)
+    for path in makers():
+        (HERE / path).write_text(page(path))

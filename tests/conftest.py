@@ -32,8 +32,10 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", "ignore:.*does not have a deterministic")
 
 
-def pytest_collection_modifyitems(items):
-    """Of a test marked `sampled(n)` the parameters after the first n are slow tests."""
+def pytest_collection_modifyitems(config, items):
+    """Of a test marked `sampled(n)` the parameters after the first n are slow tests, but on a GPU."""
+    if config.getoption("--device") != "cpu":
+        return
     seen = Counter()
     for item in items:
         if marker := item.get_closest_marker("sampled"):
@@ -137,12 +139,30 @@ def compose():
 
 
 @pytest.fixture(scope="session")
-def experiment(compose):
-    """Overrides -> Experiment."""
-    from sft_exp.config import build
+def experiment():
+    """Overrides -> Experiment. A choice of options is composed once, as in a sweep."""
+    from copy import deepcopy
+
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from sft_exp.config import build, register, sources
+    from sft_exp.sweep.composition import Composer
+
+    @cache
+    def composer(*folders: str):
+        register.register()
+        found = f"hydra.searchpath=[{','.join(folders)}]"
+        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+            loaded = GlobalHydra.instance().hydra
+            return Composer(loaded.compose_config("config", [found], run_mode=RunMode.MULTIRUN))
 
     def make_experiment(*overrides: str):
-        cfg = compose(*overrides)
-        return build.experiment(build.plain(cfg), build.choices(cfg))
+        composing = composer(*(f"file://{folder}/conf" for folder in sources.plugged()))
+        for base in composing.bases.values():
+            base.known.clear()  # another test may have set variables that values refer to
+        config, choices = composing.plain(overrides)
+        return build.experiment(deepcopy(config), choices)
 
     return make_experiment

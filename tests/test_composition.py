@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import cache
 
 import hydra
 import pytest
@@ -47,7 +48,7 @@ VALUES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def master():
     """The config of a multirun, as Hydra makes it."""
     with hydra_state.alone():
@@ -90,7 +91,22 @@ def planned(plain):
         return str(error)
 
 
-@pytest.mark.parametrize("jobs", [20, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
+def whole(master):
+    """Overrides -> the resolved config and the choices of Hydra's full composition, or the error's text."""
+
+    @cache
+    def by_hydra(words):
+        def plain():
+            cfg = Composer(master).loader.load_sweep_config(master, list(words))
+            return build.plain(cfg), build.choices(cfg)
+
+        return planned(plain)
+
+    return by_hydra
+
+
+@pytest.mark.parametrize("jobs", [10, pytest.param(150, marks=pytest.mark.slow)])
 def test_random_overrides_compose_to_the_same_config(master, jobs):
     rng, composer, good = random.Random(jobs), Composer(master), 0
     groups = [taken(rng) for _ in range(jobs // 4)]
@@ -146,17 +162,12 @@ def test_a_name_of_the_yaml_files_may_be_that_of_the_job(master):
         ["hydra.job.name=other", "seed=2"],
     ],
 )
-def test_references_between_keys_are_followed(master, overrides):
+def test_references_between_keys_are_followed(master, whole, overrides):
     """A plan of the overrides alone, and after jobs whose values it must not see."""
     composer = Composer(master)
-
-    def whole(words):
-        cfg = composer.loader.load_sweep_config(master, words)
-        return build.plain(cfg), build.choices(cfg)
-
     for words in (["optim.lr=0.5", "augment.flip=0.9"], overrides, ["seed=1"]):
         plan = planned(lambda words=words: composer.plain(words))
-        assert plan == planned(lambda words=words: whole(words)), words
+        assert plan == whole(tuple(words)), words
 
 
 @pytest.mark.parametrize(

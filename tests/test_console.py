@@ -249,6 +249,7 @@ def test_overrides_of_a_group_are_collected_as_they_are():
 # From Python
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -276,6 +277,7 @@ def test_the_public_names_are_listed():
     assert all(getattr(sft_exp, name) for name in sft_exp.__all__)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("group", help_text.GROUPS)
 def test_help_of_a_group_lists_its_options_and_their_keys(program, group):
     code, out, err = program("help", group)

@@ -343,8 +343,17 @@ LAYOUTS = {
 }
 
 
+# what differs as a second data set; the others are read by the same class
+SECOND = ("imagenet", "webdataset", "image_folder")
+
+
 @pytest.mark.parametrize(
-    ("group", "option"), [(g, o) for g in ("dataset", "pretrain_dataset") for o in options(g)]
+    ("group", "option"),
+    [
+        pytest.param(g, o, marks=() if g == "dataset" or o in SECOND else pytest.mark.slow)
+        for g in ("dataset", "pretrain_dataset")
+        for o in options(g)
+    ],
 )
 def test_every_option_is_read_in_its_own_layout(group, option, tmp_path, monkeypatch, experiment):
     root = tmp_path / "there"

@@ -11,16 +11,16 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 @cache
-def pages():
+def generate():
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.pages()
+    return module
 
 
-@pytest.mark.parametrize("path", sorted(pages()))
+@pytest.mark.parametrize("path", sorted(generate().makers()))
 def test_a_generated_page_is_current(path):
-    assert (DOCS / path).read_text() == pages()[path], "run: python docs/generate.py"
+    assert (DOCS / path).read_text() == generate().page(path), "run: python docs/generate.py"
 
 
 def test_links_stay_inside_the_site():

@@ -71,6 +71,19 @@ def test_on_its_own_test_images_it_scores_what_the_run_says(held_out):
     assert scored.calibration.ece == pytest.approx(scored.scores["ece"], abs=1e-5)
 
 
+def test_the_calibration_error_is_that_of_torchmetrics():
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    rng = np.random.default_rng(0)
+    p_NK = rng.dirichlet([0.3] * 4, 500)
+    p_NK[:2] = [[1, 0, 0, 0], [0.4, 0.2, 0.2, 0.2]]  # on the edges of bins
+    true_N = rng.integers(0, 4, 500)
+    theirs = multiclass_calibration_error(
+        torch.tensor(p_NK), torch.tensor(true_N), 4, n_bins=classification.BINS
+    )
+    assert classification.ece(p_NK, true_N) == pytest.approx(float(theirs), rel=1e-6)
+
+
 def test_a_runs_report_says_of_its_test_images_what_this_command_does(held_out):
     """The same tables and the same temperature, and more pictures."""
     folder = Path("again")

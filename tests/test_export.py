@@ -37,7 +37,7 @@ from sft_exp.tasks.regress import Regress
 from sft_exp.tasks.segment import Segment
 
 SPEC = Spec((3, 12, 9), ("cat", "dog", "a fish"))
-EXPORTERS = [Onnx(), Onnx(preprocess=True), Ort(), TorchExport(), Safetensors(), Hub()]
+EXPORTERS = [Onnx(), TorchExport(), Safetensors(), Onnx(preprocess=True), Ort(), Hub()]
 
 
 @cache
@@ -85,6 +85,7 @@ def available(exporter):
             pytest.importorskip(name, reason="the extra export is not installed")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "exporter",
     EXPORTERS,

@@ -228,7 +228,11 @@ OS = {
     "symlink",
     "link",
 }
-CALLS = [(m, n) for m in MODULES for n in ast.walk(tree(m)) if isinstance(n, ast.Call)]
+
+
+@cache
+def calls(module):
+    return [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
 
 
 def called(node):
@@ -294,7 +298,7 @@ def writes(module, node):
 @modules
 def test_only_durable_changes_the_disk(module):
     """Every file appears whole or not at all, because one module writes them all."""
-    found = [f"{n.lineno}: {ast.unparse(n)}" for m, n in CALLS if m == module and writes(m, n)]
+    found = [f"{n.lineno}: {ast.unparse(n)}" for n in calls(module) if writes(module, n)]
     assert bool(found) == (module == "store.atomic_io"), found
 
 
@@ -352,7 +356,7 @@ def test_no_code_comes_from_data(module):
         not {a.name for n in ast.walk(tree(module)) if isinstance(n, ast.Import) for a in n.names}
         & runs
     )
-    for node in (n for m, n in CALLS if m == module):
+    for node in calls(module):
         owner, name = called(node)
         options = {k.arg: literal(k.value) for k in node.keywords}
         where = f"{module}:{node.lineno}: {ast.unparse(node)}"

@@ -169,6 +169,7 @@ BROKEN = {  # what is wrong with a part's file -> (what replaces the last field'
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_part_that_cannot_be_read_says_which_file_and_why(mine, kind):
     line, words = BROKEN[kind]

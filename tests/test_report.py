@@ -485,7 +485,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_next_command_answers_the_open_question_and_composes(case, job, compose):
+def test_the_next_command_answers_the_open_question_and_composes(case, job, experiment):
     overrides, found, expected = CASES[case]
     given = ["python", "-m", "sft_exp", "hydra.run.dir=mine", *overrides]
     line, why = advice.next_command(job(*overrides), found, given)
@@ -496,14 +496,7 @@ def test_the_next_command_answers_the_open_question_and_composes(case, job, comp
     assert {key: said.get(key) for key in expected} == expected
     assert "hydra.run.dir" not in said, "that folder is taken"
     assert len(said) == len(following), "no key twice"
-    prepare.prepare(job_of(compose, following))
-
-
-def job_of(compose, overrides):
-    from sft_exp.config import build
-
-    cfg = compose(*overrides)
-    return build.experiment(build.plain(cfg), build.choices(cfg))
+    prepare.prepare(experiment(*following))
 
 
 def test_without_controls_the_next_command_asks_for_them(job):

@@ -103,8 +103,8 @@ def schema_of(group: str, defaults: list[Any]) -> tuple[str, list[Key]]:
         return "", list(keys_of(SCHEMA, OF_SCHEMA[group]))
     schemas = (e for e in defaults if isinstance(e, str) and e.startswith("/schema/"))
     path = next(schemas, "").partition("@")[0]
-    folders = sources.FOLDERS | {"study": "studies"}
-    for kind, file, _ in sources.parts(folders):
+    folders = {**sources.FOLDERS, "study": "studies"}
+    for kind, file, _ in sources.parts({k: v for k, v in folders.items() if f"/{k}/" in path}):
         if path == f"/schema/{kind}/{file.stem}":
             tree = ast.parse(file.read_text())
             return ast.get_docstring(tree) or "", list(keys_of(file, dataclass_of(tree)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -85,34 +85,74 @@ def store_schemas(
     store.store(name="experiment_schema", node=Experiment)
     store.store(group="schema", name="hardware", node=Hardware)
     store.store(group="schema", name="augment", node=AugmentConfig)
+    unreadable.clear()
     for group, file, module in found:
-        schema = f"schema/{group}/{file.stem}"
-        unreadable.pop(schema, None)
-        try:
-            part = open_ended(node(file, module), file)
-            store.store(group=f"schema/{group}", name=file.stem, node=part)
-        except (SyntaxError, ValueError) as error:  # reported once the part is selected
-            unreadable[schema] = f"{file}: {error}"
+        options, name = options_of(store.repo["schema"], group), f"{file.stem}.yaml"
+        options.pop(name, None)
+        options.pending[name] = (schema, f"schema/{group}", file, module)
     for group, other, name, file in mirrored:
-        with suppress(YAMLError, OmegaConfBaseException):  # Hydra reports the fault
-            store.store(group=group, name=name, node=mirror(other, name, file))
+        options_of(store.repo, group).pending[f"{name}.yaml"] = (mirror, group, other, name, file)
 
 
-def mirror(group: str, name: str, file: Path) -> dict[str, Any]:
-    """The node of the pretraining's group that mirrors `group=name`, whose YAML is `file`.
+class Options(dict):
+    """A group of Hydra's store. A node is made when Hydra asks whether there is one: a command uses
+    few of them, and to make all takes longer than to compose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending: dict[str, tuple[Any, ...]] = {}  # name -> function that makes it, arguments
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, str) and name in self.pending:
+            make, group, *arguments = self.pending.pop(name)
+            made = make(group, *arguments)
+            if made is not None:
+                self[name] = ConfigNode(name, OmegaConf.structured(made), group, None, None)
+        return super().__contains__(name)
+
+    def keys(self) -> Any:
+        """All names, those of faulty files excepted."""
+        return [name for name in [*self, *self.pending] if name in self]
+
+    def __deepcopy__(self, _: Any) -> "Options":
+        """Itself: Hydra copies its store at each composition, and a node once more when it is used."""
+        return self
+
+
+def options_of(parent: dict[str, Any], group: str) -> Options:
+    """The group below a group of Hydra's store; a new one if there is none."""
+    if not isinstance(parent.get(group), Options):
+        parent[group] = Options()
+    return parent[group]
+
+
+def schema(group: str, file: Path, module: str) -> Any:
+    """The node of a part in `group`, `schema/encoder` for one; None for a faulty file."""
+    try:
+        return open_ended(node(file, module), file)
+    except (SyntaxError, ValueError) as error:  # reported once the part is selected
+        unreadable[f"{group}/{file.stem}"] = f"{file}: {error}"
+        return None
+
+
+def mirror(group: str, other: str, name: str, file: Path) -> dict[str, Any] | None:
+    """The node of the pretraining's group that mirrors `other=name`, whose YAML is `file`; None for
+    a faulty file, which Hydra reports.
 
     If the YAML also sets keys outside of its group (`@package _global_`), such as the length of the
     trainings, only the keys of the group itself are mirrored.
     """
-    if "@package _global_" not in file.read_text():
-        return {"defaults": [{f"/{group}@_here_": name}]}
-    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    schemas = [
-        f"{entry.removesuffix(f'@{group}')}@_here_"
-        for entry in content.get("defaults", [])
-        if isinstance(entry, str) and entry.endswith(f"@{group}")
-    ]
-    return {"defaults": [*schemas, "_self_"], **(content.get(group) or {})}
+    with suppress(YAMLError, OmegaConfBaseException):
+        if "@package _global_" not in file.read_text():
+            return {"defaults": [{f"/{other}@_here_": name}]}
+        content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        schemas = [
+            f"{entry.removesuffix(f'@{other}')}@_here_"
+            for entry in content.get("defaults", [])
+            if isinstance(entry, str) and entry.endswith(f"@{other}")
+        ]
+        return {"defaults": [*schemas, "_self_"], **(content.get(other) or {})}
+    return None
 
 
 def find_plugged_options() -> None:

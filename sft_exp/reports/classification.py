@@ -1,6 +1,6 @@
 """What a classifier's logits say: the scores of each class, top-k accuracy, calibration, mistakes.
 
-Scores are computed by scikit-learn and torchmetrics. Reports of runs and `sft_exp evaluate` share
+Scores are computed by scikit-learn. Reports of runs and `sft_exp evaluate` share
 all of it.
 """
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sft_exp.data.images import Images
@@ -229,14 +228,13 @@ def loss(p_NK: Floats, true_N: NDArray[np.int64]) -> float:
 
 
 def ece(p_NK: Floats, true_N: NDArray[np.int64]) -> float:
-    """Expected calibration error of the largest probability."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
+    """Expected calibration error of the largest probability, over BINS bins of equal width.
 
-    return float(
-        multiclass_calibration_error(
-            torch.from_numpy(p_NK), torch.from_numpy(true_N), p_NK.shape[1], n_bins=BINS
-        )
-    )
+    torchmetrics has the same, but its import takes longer than to draw a page.
+    """
+    p_N, right_N = p_NK.max(1), p_NK.argmax(1) == true_N
+    bin_N = np.digitize(p_N, np.linspace(0, 1, BINS + 1))
+    return float(np.abs(np.bincount(bin_N, weights=right_N - p_N)).sum() / len(p_N))
 
 
 def about_calibration(found: Classified) -> str:

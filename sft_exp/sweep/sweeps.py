@@ -252,12 +252,17 @@ def begin(cfg: DictConfig) -> None:
     _folder.append(folder)
     os.environ["PYTHONPATH"] = register.plugins_path()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if cfg.hydra.sweeper._target_ == BASIC:  # it would compose every job once more
+        with read_write(cfg), open_dict(cfg.hydra.sweeper):
+            cfg.hydra.sweeper._target_, cfg.hydra.sweeper.jobs = LISTED, [[]]
     planned = [
         {**j, "folder": os.path.relpath(p, folder)} for j, p in zip(jobs, places, strict=True)
     ]
     atomic_io.write_json(folder / JOBS, planned)
     atomic_io.write_json(folder / COMMON, common)
     snapshot(folder / "conf")
+    if not left:  # Hydra would compose every job twice to run none
+        sys.exit(finish(cfg))
     if display.live and cfg.hydra.launcher._target_ != BASIC_LAUNCHER:
         display.begin("")
         os.environ[SHOWN] = "1"  # for the launcher's processes

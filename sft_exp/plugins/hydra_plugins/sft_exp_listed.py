@@ -1,6 +1,6 @@
-"""Hydra's basic sweeper on a list of jobs, for studies whose jobs are not all combinations of some values.
+"""Hydra's basic sweeper, on the jobs that a study lists where there is one, and without a composition of its own.
 
-Nobody chooses it by hand: `sft_exp/sweep/sweeps.py` puts it in the place of the basic one when a study lists its jobs.
+Nobody chooses it by hand: `sft_exp/sweep/sweeps.py` puts it in the place of the basic one.
 """
 
 from collections.abc import Sequence
@@ -24,3 +24,6 @@ class ListedSweeper(BasicSweeper):
     ) -> list[list[list[str]]]:
         (given,) = super().split_arguments(overrides, None)
         return list(self.split_overrides_to_chunks(listed(given, self.jobs), max_batch_size))
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: `sweeps.begin` has composed and checked every job."""

@@ -95,10 +95,14 @@ def chance(result: Results) -> str:
     guessing = 1 / classes
     if result.tested > guessing + 1.645 * sqrt(guessing * (1 - guessing) / tested):
         return ""
-    return (
+    problem = (
         f"The accuracy, {100 * result.tested:.1f} %, is not above that of guessing among "
-        f"{classes} classes, {100 * guessing:.1f} %: the model has learned nothing that it can use."
+        f"{classes} classes, {100 * guessing:.1f} %"
     )
+    if result.tested > guessing:
+        luck = f"by more than chance gives on {tested:,} test images"
+        return f"{problem}, {luck}: nothing shows that the model has learned anything."
+    return f"{problem}: the model has learned nothing that it can use."
 
 
 def uneven(result: Results) -> str:

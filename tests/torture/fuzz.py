@@ -229,9 +229,11 @@ KINDS = {overrides: 1000, images: 200, annotations: 100, archives: 50}
 
 
 def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, list[str]]:
-    """(what was tried, faults) of `share` times as many inputs of each kind as `KINDS` says."""
+    """(what was tried, faults) of `share` times as many inputs of each kind as `KINDS` says, or of those
+    that `only` names."""
     tried, faults, before = [], [], {p.name for p in Path.cwd().iterdir()}
-    for kind, count in KINDS.items():
+    chosen = {k: n for k, n in KINDS.items() if k.__name__ in only} or KINDS
+    for kind, count in chosen.items():
         tried.append(f"{(number := max(1, round(share * count)))} {kind.__name__}")
         faults += kind(chance, number)
     ours = {"images", "boxes", "shard-0.tar"}

@@ -278,7 +278,7 @@ def test_the_summary_is_results_json(online, server, val, labels):
 def test_names_tags_and_notes_are_the_users_and_pictures_stay_at_home(online, server):
     """W&B's environment variables count, a key of ours before them; tags of both stand beside those of the options."""
     user = {
-        "WANDB_TAGS": "paper,ablation",
+        "WANDB_TAGS": "paper, ablation,",
         "WANDB_NOTES": "first try",
         "WANDB_NAME": "mine",
         "WANDB_RUN_GROUP": "ours",
@@ -703,3 +703,22 @@ def test_stop_in_the_dashboard_stops_that_job_only(online, server):
     assert [states[name] for name in stopped] == [("failed", 75)] * 2
     assert sorted(states.values()) == [("failed", 75)] * 2 + [("finished", 0)] * 2
     assert all(find(f"outputs/store/work/*/{name}/checkpoint.pt") for name in stopped)
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode", "asked_for"),
+    [
+        ({"WANDB_MODE": "dryrun"}, "auto", "offline"),
+        ({"WANDB_MODE": "run"}, "offline", "online"),
+        ({"WANDB_MODE": ""}, "offline", "offline"),
+        ({"WANDB_DISABLED": "true"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "false"}, "online", "online"),
+    ],
+)
+def test_the_environment_s_words_for_modes(variables, mode, asked_for, monkeypatch):
+    """docs.wandb.ai, environment variables, and those of older versions and of transformers."""
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert tracker.Wandb(mode=mode).mode_asked_for() == asked_for

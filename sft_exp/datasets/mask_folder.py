@@ -2,8 +2,9 @@
 
     root/images/a.jpg, root/masks/a.png                folds of the images serve as test splits
     root/{train,val,test}/images/..., and masks/...    val is part of the training data
+    root/images/{train,val,test}/..., and masks/{train,val,test}/...
 
-Other usual names of the three splits are recognised. A mask has one integer per pixel: 0, 1, ... in
+Other usual names of the three splits and of the two folders are recognised. A mask has one integer per pixel: 0, 1, ... in
 the order of `classes`, or those in `values`; pixels without annotation have the value `ignore`. Or
 it has one colour per pixel, as listed in `colours`. With `pattern=*_mask` the mask of a.jpg is
 a_mask.png, in masks/ or beside its image.

@@ -1,7 +1,8 @@
 """Images with numbers to predict: a CSV with the column `file` and a column for each number.
 
 It has one row per image. Files are relative to root, or to the table. A column `split` says train
-or test; without it, folds are tested. A column `group` names images that must not be split.
+or test; without it, folds are tested. A column `group` names images that must not be split. Images
+without a number are used for pretraining.
 """
 
 import hashlib

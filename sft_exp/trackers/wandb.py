@@ -30,6 +30,7 @@ from sft_exp.store import atomic_io
 from sft_exp.training import metrics_log
 
 PENDING = "pending.json"
+OLDER_WORDS = {"dryrun": "offline", "run": "online"}
 MODES = ("auto", "online", "offline", "disabled")
 TABLE = "results"  # a row per fine-tuning, for charts over many runs
 COLUMNS = {"val_score": "val/score", "test_score": "test/score", "gain": "gain_vs_scratch"}
@@ -77,23 +78,30 @@ class Wandb(Tracker):
         below = where.resolve().is_relative_to(Path(OUTPUTS).resolve())
         return shlex.join(["python", "-m", "sft_exp.sync", *([] if below else [str(where)])])
 
+    def mode_asked_for(self) -> str:
+        """The mode of the environment, where W&B knows older words, too, or else of the config."""
+        if os.environ.get("WANDB_DISABLED", "").strip().casefold() in ("true", "1", "yes", "on"):
+            return "disabled"
+        mode = os.environ.get("WANDB_MODE") or self.mode
+        return OLDER_WORDS.get(mode, mode)
+
     def open(self, about, stop):
-        if os.environ.get("WANDB_MODE", self.mode) == "disabled":
+        mode = self.mode_asked_for()
+        if mode == "disabled":
             return Run()
         trial = claimed()  # before W&B reads its environment
         sweep = trial.get("WANDB_SWEEP_ID")
         env = os.environ.get
         tracker = replace(
             self,
-            project=env("WANDB_PROJECT", self.project),
+            project=env("WANDB_PROJECT") or self.project,
             group=self.group or env("WANDB_RUN_GROUP") or sweep,
             name=self.name or env("WANDB_NAME"),
-            tags=[*self.tags, *filter(None, env("WANDB_TAGS", "").split(","))],
+            tags=[*self.tags, *filter(None, map(str.strip, env("WANDB_TAGS", "").split(",")))],
             notes=self.notes or env("WANDB_NOTES"),
             job_type=self.job_type or env("WANDB_JOB_TYPE"),
             dir=env("WANDB_DIR") or self.dir or OUTPUTS,
         )
-        mode = os.environ.get("WANDB_MODE", self.mode)
         if mode == "auto":
             mode = "online" if has_key() else "offline"
             if mode == "offline":

@@ -17,6 +17,7 @@ from sft_exp.datasets.boxes import Boxes
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.datasets.mask_folder import MaskFolder
 from sft_exp.datasets.number_table import NumberTable
+from sft_exp.datasets.polygons import Polygons
 from sft_exp.errors import DataError
 
 each = pytest.mark.parametrize
@@ -354,6 +355,14 @@ def test_usual_names_of_the_two_folders(images, masks_in):
     assert read_as_written(segment())
 
 
+def test_a_root_of_masks_one_folder_too_high_is_said():
+    masks(ROOT / "unpacked")
+    with pytest.raises(
+        DataError, match=r"There is root/unpacked/images: is dataset\.root too high"
+    ):
+        segment()
+
+
 @each("parts", [("train", "val", "test"), ("training", "validation", "testing")])
 def test_splits_below_images_and_masks(parts):
     """mmsegmentation's and Ultralytics's layout: images/train, masks/train."""
@@ -610,6 +619,26 @@ def test_yolo_s_splits_hold_files_of_the_same_names(images, labels):
     assert (len(corpus.train), len(corpus.test)) == (8, 4)
     assert corners(corpus) == [[16, 12, 48, 36]]
     assert not warnings(corpus)
+
+
+def test_yolo_s_polygons_become_masks():
+    """docs.ultralytics.com/datasets/segment: class, and x, y of each corner as shares of the sides."""
+    yolo("{} .25 .25 .75 .25 .75 .75 .25 .75")
+    corpus = Polygons(root="root", size=[48, 64], workers=0).load()
+    mask = corpus.train.target("mask")[1]
+    assert mask.unique().tolist() == [0, 2]
+    assert bool((mask[14:34, 18:46] == 2).all())
+    assert not mask[:11].any()
+    assert not mask[:, 50:].any()
+    yolo("{} .5 .5 .5 .5")
+    with pytest.raises(DataError, match="6 shapes of YOLO have no polygon"):
+        Polygons(root="root", size=[48, 64], workers=0).load()
+
+
+def test_polygons_as_fractions_are_refused():
+    coco((0.1, 0.1, 0.4, 0.4), segmentation=lambda n: [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]])
+    with pytest.raises(DataError, match="fractions of the image's sides"):
+        Polygons(root="root", size=[48, 64], workers=0).load()
 
 
 def test_boxes_that_are_written_twice_count_once():

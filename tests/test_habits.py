@@ -28,6 +28,9 @@ from sft_exp.failures import unquoted
         (["tracker=null,wandb"], ["tracker=none,wandb"]),
         (["debug=tiny", "seed=1", "debug=null"], ["seed=1"]),
         (["pretrain_dataset=null"], []),
+        (["~tracker", "~export=safetensors"], ["tracker=none", "export=none"]),
+        (["debug=tiny", "~debug"], []),
+        (["~tracker.project"], ["~tracker.project"]),
         (["pretrain.steps=null", "tracker=none"], ["pretrain.steps=null", "tracker=none"]),
     ],
 )

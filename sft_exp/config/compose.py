@@ -102,8 +102,8 @@ NULLABLE = ("pretrain_dataset", "study", "experiment", "debug")
 
 
 def without_nulls(overrides: list[str]) -> list[str]:
-    """Replace `tracker=null` by `tracker=none`, likewise in other groups with an option `none`, and
-    old keys by new ones.
+    """Replace `tracker=null` and `~tracker` by `tracker=none`, likewise in other groups with an option
+    `none`, and old keys by new ones.
 
     A null in a group without a default option removes that group's overrides.
 
@@ -113,6 +113,8 @@ def without_nulls(overrides: list[str]) -> list[str]:
     result: list[str] = []
     for override in renamed(overrides):
         key, equals, value = override.partition("=")
+        if key.startswith("~") and key[1:] in GROUPS:  # Hydra's words for leaving a group out
+            key, equals, value = key[1:], "=", "null"
         group = key.lstrip("+")
         values = value.split(",")
         if not equals or group not in GROUPS or not {"null", "None"} & set(values):

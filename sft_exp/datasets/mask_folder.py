@@ -102,7 +102,11 @@ class MaskFolder(masks.MaskSet):
         places = places or self.split_below(*self.places(root))
         folders = [folder for _, images_at, masks_at in places for folder in (images_at, masks_at)]
         if missing := [folder for folder in folders if not folder.is_dir()]:
-            raise DataError(f"dataset.root={root}: there is no {missing[0]}. {LAYOUTS}")
+            below = [p for p in sorted(root.glob("*/")) if called(p, IMAGES).is_dir()]
+            hint = (
+                f" There is {called(below[0], IMAGES)}: is dataset.root too high?" if below else ""
+            )
+            raise DataError(f"dataset.root={root}: there is no {missing[0]}.{hint} {LAYOUTS}")
         pairs = [
             p
             for split, images_at, masks_at in places

@@ -1,6 +1,7 @@
 """Masks drawn from the polygons of a labelling tool's export, recognised by its files below root:
 
-    COCO JSON (COCO, Roboflow, CVAT, Label Studio), CVAT for images, Label Studio JSON, VIA, LabelMe
+    COCO JSON (COCO, Roboflow, CVAT, Label Studio), YOLO texts with polygons, CVAT for images,
+    Label Studio JSON, VIA, LabelMe
 
 A pixel has the class of the last shape that covers it, or `background`. Boxes and ellipses are filled
 too; crowds are without annotation. Shapes without an outline (run-length masks, brushes) are refused.
@@ -20,9 +21,8 @@ from sft_exp.data.readers import boxed, masks
 from sft_exp.data.readers.masks import IGNORE, Codes, Pair
 from sft_exp.errors import DataError, listing, require
 
-FORMATS = [
-    name for name in recognised.FORMATS if name not in ("voc", "yolo")
-]  # which have no polygons
+FORMATS = [name for name in recognised.FORMATS if name != "voc"]  # which has no polygons
+LARGE = (1000, 1000)  # stands for a size that the annotations do not state
 
 
 @dataclass
@@ -80,6 +80,7 @@ class Polygons(masks.MaskSet):
         shapes = tuple(self.classes or export.classes or found)
         everything = [image.to_input(root) for image in (*train, *(test or []))]
         boxed.require_known_classes(shapes, everything, "dataset.classes" if self.classes else "")
+        boxed.refuse_other_units(everything, [image.size or LARGE for image in everything], 0)
         names = tuple(c for c in (self.background, *shapes))
         require(
             len(set(names)) == len(names), "background", self.background, "no class of a polygon"

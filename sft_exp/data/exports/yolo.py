@@ -207,7 +207,10 @@ def lines(text: Path, image: Path, about: Meta) -> list[Box]:
             problem = "are no shares of the image's sides, from 0 to 1"
             raise DataError(f"{text}, {where}: {' '.join(words)} {problem}")
         corners = (x0 * width, y0 * height, x1 * width, y1 * height)
-        boxes.append(Box(about.classes[int(label)], corners, False, where))
+        polygon = len(values) > 4 and not about.pose
+        outline = tuple(v * (width, height)[i % 2] for i, v in enumerate(values))
+        outlines = (outline,) if polygon else ()
+        boxes.append(Box(about.classes[int(label)], corners, False, where, outlines))
     return boxes
 
 

@@ -66,11 +66,11 @@ def run(
     Raises ConfigError, DataError, NonFiniteError, StorageError or Interrupted instead of exiting.
     """
     words = overrides or []
-    with translated(words):
-        words = image_defaults.with_defaults(words)
-        values, choices = compose(words)
     objects = {"encoder": encoder, "dataset": dataset, "metrics": metrics}
     brought = {key: value for key, value in objects.items() if value is not None}
+    with translated(words):
+        words = image_defaults.with_defaults(words, objects=brought)
+        values, choices = compose(words)
     for key in brought:
         if stated := [w for w in words if w.lstrip("+").partition("=")[0] == key]:
             raise ConfigError(key, stated[0].partition("=")[2], "is given as an object, too")

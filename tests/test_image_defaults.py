@@ -1,5 +1,6 @@
 """Settings that follow from a folder of images, and the precedence of the user's keys."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,3 +148,28 @@ def test_a_run_saved_before_there_was_a_rule_is_repeated_without_it(tmp_path):
     OmegaConf.save({k: v for k, v in saved.items() if k != "auto"}, tmp_path / "config.yaml")
     again = rerun.again(["--config-path", str(Path(tmp_path)), "--config-name", "config"])
     assert again == ["dataset=image_folder", "labels=3", "auto=false"]
+
+
+def small_pictures(folder):
+    for n in range(6):
+        path = folder / ("a" if n % 2 else "b") / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 40 * n, np.uint8)).save(path)
+
+
+def test_a_network_given_as_an_object_is_a_choice_of_the_users(tmp_path):
+    small_pictures(tmp_path)
+    words = ["dataset=image_folder", f"dataset.root={tmp_path}"]
+    keys = {w.partition("=")[0] for w in with_defaults(words, silent=True)}
+    assert {"encoder", "encoder.channels", "dataset.size"} <= keys
+    assert keys - {
+        w.partition("=")[0] for w in with_defaults(words, silent=True, objects=["encoder"])
+    } == {"encoder", "encoder.channels"}
+
+
+def test_the_rule_reads_the_exports_of_labelling_tools(tmp_path):
+    small_pictures(tmp_path)
+    labels = {f"{'a' if n % 2 else 'b'}/{n}": "ab"[n % 2] for n in range(6)}
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
+    words = ["dataset=image_folder", f"dataset.labels={tmp_path}/labels.json"]
+    assert "dataset.size=8" in with_defaults(words, silent=True)

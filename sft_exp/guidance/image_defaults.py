@@ -6,7 +6,7 @@ choose again. A key that the user gives is never replaced, and neither are the s
 experiment or a debug option.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -143,12 +143,15 @@ def settings(facts: Facts) -> list[Setting]:
     return chosen
 
 
-def with_defaults(arguments: Sequence[str], silent: bool = False) -> list[str]:
+def with_defaults(
+    arguments: Sequence[str], silent: bool = False, objects: Iterable[str] = ()
+) -> list[str]:
     """The arguments of a command with the rule's overrides in front, for dataset=image_folder.
 
     They are unchanged if the user gives auto=false, or chooses an experiment, a debug option or a
     sweeper, which have settings of their own. A study gets only the settings that follow from the
-    images (`OF_IMAGES`). Each setting is printed with its reason, unless `silent`.
+    images (`OF_IMAGES`). Each setting is printed with its reason, unless `silent`. `objects` are the
+    keys that are given as objects.
     """
     overrides = overridden(arguments)
     applies = (
@@ -160,7 +163,8 @@ def with_defaults(arguments: Sequence[str], silent: bool = False) -> list[str]:
     facts = inspect(arguments)
     if facts is None:
         return list(arguments)
-    chosen = [s for s in settings(facts) if not is_decided(s.key, overrides)]
+    decided = [*overrides, *objects]
+    chosen = [s for s in settings(facts) if not is_decided(s.key, decided)]
     if overrides.get("study", "null") != "null":
         chosen = [s for s in chosen if s.key in OF_IMAGES]
     if not silent:
@@ -198,7 +202,7 @@ DECIDED_BY = {
 }
 
 
-def is_decided(key: str, overrides: dict[str, str]) -> bool:
+def is_decided(key: str, overrides: Iterable[str]) -> bool:
     """Whether the user has set this key, a key of its option, or one of `DECIDED_BY`."""
     deciding = (key, *DECIDED_BY.get(key, ()))
     return any(k == d or k.startswith(f"{d}.") for k in overrides for d in deciding)

@@ -99,6 +99,13 @@ def test_how_many_are_within_noise_in_words(some, others, said):
     assert findings.within_noise(some, others).startswith(said)
 
 
+def test_settings_that_were_not_compared_are_none_of_the_others():
+    said = findings.within_noise(24, 24, uncompared=2)
+    assert said == "All 24 others that could be compared are within noise of it."
+    said = findings.within_noise(0, 1, uncompared=1)
+    assert said == "The other one that could be compared is not within noise of it."
+
+
 def test_differences_of_shares_end_at_100_points():
     """An interval over two numbers may be wider than what is possible."""
     assert findings.between(-2.26, 2.105, proportion=True) == "-100.0 to +100.0"

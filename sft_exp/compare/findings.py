@@ -186,15 +186,20 @@ def best(
             cells += ["within noise" if n in picked.contenders else "worse"]
         body.append(cells)
     head = [*(comparison.names[key] for key in keys), "val", "behind", "interval", ""]
-    return Section(title, sentences, without_empty(head, body), within_noise(count - 1, k - 1))
+    last = within_noise(count - 1, k - 1, len(lost) + paired.left_out)
+    return Section(title, sentences, without_empty(head, body), last)
 
 
-def within_noise(some: int, others: int) -> str:
-    """`3 of the 26 others are within noise of it.`"""
+def within_noise(some: int, others: int, uncompared: int = 0) -> str:
+    """`3 of the 26 others are within noise of it.`
+
+    `uncompared` further settings are none of the others.
+    """
+    limit = " that could be compared" if uncompared else ""
     if others == 1:
-        return f"The other one is {'' if some else 'not '}within noise of it."
+        return f"The other one{limit} is {'' if some else 'not '}within noise of it."
     share = "None of the" if not some else "All" if some == others else f"{some} of the"
-    return f"{share} {others} others {'is' if some < 2 else 'are'} within noise of it."
+    return f"{share} {others} others{limit} {'is' if some < 2 else 'are'} within noise of it."
 
 
 def between(low: float, high: float, proportion: bool) -> str:

@@ -98,11 +98,12 @@ class MaskFolder(masks.MaskSet):
 
     def load(self):
         root = self.folder(f"the folder of your images. {LAYOUTS}")
-        places = [(split, *self.places(part)) for split, part in self.parts(root)]
+        parts = self.parts(root)
+        places = [(split, *self.places(part)) for split, part in parts]
         places = places or self.split_below(*self.places(root))
         folders = [folder for _, images_at, masks_at in places for folder in (images_at, masks_at)]
         if missing := [folder for folder in folders if not folder.is_dir()]:
-            below = [p for p in sorted(root.glob("*/")) if called(p, IMAGES).is_dir()]
+            below = [p for p in sorted(root.glob("*/")) if not parts and called(p, IMAGES).is_dir()]
             hint = (
                 f" There is {called(below[0], IMAGES)}: is dataset.root too high?" if below else ""
             )

@@ -196,7 +196,8 @@ class Store:
         for name, folder in zip(requests, folders, strict=True):
             atomic_io.seal(folder, {"seconds": round(seconds, 3)})
             atomic_io.publish(folder, self.root / name)
-            atomic_io.remove(self._failure_file(name))
+            if self._failure(name):
+                atomic_io.remove(self._failure_file(name))
             self.verified.add(self.root / name)
             for unfinished in [*self._find(f"work/*/{name}"), *self._find(f"work/*/.{name}")]:
                 atomic_io.discard(unfinished)

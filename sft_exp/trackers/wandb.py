@@ -97,7 +97,7 @@ class Wandb(Tracker):
             project=env("WANDB_PROJECT") or self.project,
             group=self.group or env("WANDB_RUN_GROUP") or sweep,
             name=self.name or env("WANDB_NAME"),
-            tags=[*self.tags, *filter(None, map(str.strip, env("WANDB_TAGS", "").split(",")))],
+            tags=[*self.tags, *tags_of_environment()],
             notes=self.notes or env("WANDB_NOTES"),
             job_type=self.job_type or env("WANDB_JOB_TYPE"),
             dir=env("WANDB_DIR") or self.dir or OUTPUTS,
@@ -436,6 +436,14 @@ def claimed() -> dict[str, str]:
         if name in os.environ:
             _trial()[name] = os.environ.pop(name)
     return _trial()
+
+
+def tags_of_environment() -> list[str]:
+    """The tags in WANDB_TAGS, which is left without blanks and empty ones: W&B refuses these."""
+    tags = [tag for text in os.environ.pop("WANDB_TAGS", "").split(",") if (tag := text.strip())]
+    if tags:
+        os.environ["WANDB_TAGS"] = ",".join(tags)
+    return tags
 
 
 @cache

@@ -287,6 +287,16 @@ def test_settings_with_several_seeds_are_judged_together(seeds):
     assert "all verdicts hold together" in section.sentences[0]
 
 
+def test_seeds_of_a_study_are_judged_by_the_study_alone(seeds):
+    rng = np.random.default_rng(0)
+    comparison = seeds([({"seed": s}, *arms(rng, 0.05)) for s in range(4)])
+    folder = comparison.jobs[0].folder.parent
+    (folder / "common.json").write_text('["draws=6", "study=label_efficiency"]')
+    comparison = Comparison(collect([folder]))
+    assert findings.sections(comparison) == []
+    assert "verdict" not in comparison.table()[0]
+
+
 def test_a_failed_scratch_gives_seeds_no_verdict(seeds):
     rng = np.random.default_rng(0)
     comparison = seeds([({"seed": s}, *arms(rng, 0.3)) for s in range(3)])

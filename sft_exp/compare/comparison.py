@@ -8,7 +8,7 @@ same as an undisturbed one.
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -57,6 +57,7 @@ class Job:
     settings: dict[str, Any]  # choices and dotted keys; empty if the job recorded none
     status: dict[str, Any]
     result: Results | None  # None unless the job is done
+    of_study: bool = False  # whether it belongs to a study, which has a verdict of its own
 
     @property
     def outcome(self) -> Results:
@@ -151,7 +152,7 @@ class Row:
     def judged_together(self) -> bool:
         """Whether several pretraining seeds have scores of scratch, and with it one verdict."""
         both = [job.verdict and job.outcome.draws.get(SCRATCH) for job in self.done]
-        return len(both) > 1 and all(both)
+        return len(both) > 1 and all(both) and not any(job.of_study for job in self.done)
 
     @property
     def diverged(self) -> bool:
@@ -265,7 +266,9 @@ class Comparison:
         body = []
         for r in self.rows:
             # a verdict on several seeds stands below the table
-            said = ["; ".join(j.failures) if r.judged_together else j.said for j in r.done]
+            of_study = len(r.done) > 1 and r.done[0].of_study  # its own verdict follows
+            elsewhere = r.judged_together or of_study
+            said = ["; ".join(j.failures) if elsewhere else j.said for j in r.done]
             words = [words for words in said if words]
             states = [j.state for j in r.jobs if j.state != "done"]
             body.append(
@@ -416,10 +419,12 @@ def collect(folders: Sequence[Path]) -> list[Job]:
         if (folder / "status.json").exists():
             jobs.append(job(folder, folder.name))
         elif places or others or (folder / "jobs.json").exists():
-            jobs += [job(place, f"{before}{n}", planned[n]) for n, place in enumerate(places)]
-            jobs += [
+            found = [job(place, f"{before}{n}", planned[n]) for n, place in enumerate(places)]
+            found += [
                 job(place, f"{before}{place.relative_to(folder).as_posix()}") for place in others
             ]
+            of_study = any(words.startswith("study=") for words in read(folder / "common.json", []))
+            jobs += [replace(each, of_study=of_study) for each in found]
         else:
             raise DataError(
                 f"{folder}: neither a sweep (jobs.json, or folders of runs) nor a run (status.json)"

@@ -198,13 +198,14 @@ def photos(folder: Path) -> None:
     for image in sorted((folder / "more_photos").glob("*.jpg"))[:3]:
         shutil.copy(image, folder / "new")
         Image.open(image).save(folder / f"{image.stem}.png")
+    Image.open(image).resize((300, 200)).save(folder / "large.png")
 
 
 def masks(folder: Path) -> None:
-    """Twelve images with a bright disc, and masks of it, as `mask_folder` reads them."""
+    """Thirty images with a bright disc, and masks of it, as `mask_folder` reads them."""
     rng = np.random.default_rng(0)
     row, column = np.mgrid[:64, :64]
-    for n in range(12):
+    for n in range(30):
         y, x, r = rng.integers(16, 48), rng.integers(16, 48), rng.integers(6, 14)
         disc = (row - y) ** 2 + (column - x) ** 2 < r**2
         pixels = rng.integers(0, 80, (64, 64, 3)) + 150 * disc[..., None]

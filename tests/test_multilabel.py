@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
+from contextlib import chdir
 
 import numpy as np
 import pytest
@@ -345,7 +346,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     words = [f"dataset.table={planted(folder)}", "labels=30", "draws=2", "pretrainer=none",
              "finetune.steps=200", "optim.lr=0.003", "task.head=random", "controls=[raw_pixels]", "report=true"]  # fmt: skip
-    return sft_exp.run([*TINY, *words, f"store={folder / 'store'}"], folder / "run")
+    with chdir(folder):  # a run points `outputs/latest` at itself
+        return sft_exp.run([*TINY, *words, f"store={folder / 'store'}"], folder / "run")
 
 
 def test_a_planted_problem_is_learnt(run):

@@ -65,9 +65,9 @@ STUDIES = {
     "attribution_cifar10_jpeg": ["study=attribution", *SIMCLR, FIXMATCH, *CIFAR],
     "sign_digits": [
         "study=label_efficiency", "study.pretrainers=[vicreg]", "study.labels=[5,10,50]", "study.until=decided",
-        "study.long=false", "dataset=image_folder", "dataset.root=data/sign_digits", "encoder=conv64", "augment=photos",
-        "pretrain.steps=600", "pretrain.batch_size=128", "hardware.threads=1", "task.augment=true", "finetune.steps=400",
-        "finetune.ema=0.99",
+        "study.long=false", "dataset=image_folder", "dataset.root=data/sign_digits", "auto=false", "dataset.size=64",
+        "dataset.channels=3", "encoder=conv64", "augment=photos", "pretrain.steps=600", "pretrain.batch_size=128",
+        "hardware.threads=1", "task.augment=true", "finetune.steps=400", "finetune.ema=0.99",
     ],
     "blood_cells": [
         "study=label_efficiency", "study.pretrainers=[simclr]", "study.labels=[10,50]", "study.seeds=3", "draws=3",

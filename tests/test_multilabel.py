@@ -155,9 +155,9 @@ def test_classes_of_a_table_with_both_forms(tmp_path):
     ids=str,
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_words(lines, options, words, tmp_path):
-    with pytest.raises((ConfigError, DataError)) as told:
+    with pytest.raises((ConfigError, DataError)) as error:
         read(table(tmp_path, *lines), **options)
-    assert not [word for word in words if word not in str(told.value)], told.value
+    assert not [word for word in words if word not in str(error.value)], error.value
 
 
 def test_classes_that_cannot_be_learnt_or_tested_are_warned_of(tmp_path):
@@ -516,7 +516,7 @@ def test_an_exported_graph_predicts_the_same(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["strategy=svm"], "strategy=svm: is for tasks that predict classes or pixels, and multilabel predicts label sets"),
         (["strategy=knn"], "and multilabel predicts label sets"),
@@ -531,8 +531,8 @@ def test_an_exported_graph_predicts_the_same(run, tmp_path):
     ],
     ids=str,
 )  # fmt: skip
-def test_what_needs_one_class_is_refused(experiment, tmp_path, words, told):
+def test_what_needs_one_class_is_refused(experiment, tmp_path, words, message):
     file = table(tmp_path, *FORMS["semicolons"], "4.png,cat", "5.png,cat;dog")
     with pytest.raises(ConfigError) as error:
         prepare.prepare(experiment(*TINY, f"dataset.table={file}", "labels=all", "draws=1", *words))
-    assert told in str(error.value)
+    assert message in str(error.value)

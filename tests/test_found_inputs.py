@@ -1,6 +1,7 @@
 """Inputs as people and programs leave them: each is read as it is meant, refused with the way out, or
 warned of."""
 
+import io
 import json
 import shutil
 import struct
@@ -653,3 +654,24 @@ def test_a_class_whose_boxes_are_in_test_images_alone_is_warned_of():
     for text in (ROOT / "labels/test").iterdir():
         text.write_text("1 .5 .5 .5 .5")
     assert "no training image has a box of b" in warnings(detect())
+
+
+def closed_early(number, mode, share=0.6):
+    """A JPEG that was cut off and closed by an end marker, as some programs repair them."""
+    whole = noise(number, (64, 96), mode)
+    file = io.BytesIO()
+    whole.save(file, "JPEG")
+    content = file.getvalue()
+    return content[: int(len(content) * share)] + b"\xff\xd9"
+
+
+@each("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_was_cut_off_and_closed_is_said(mode):
+    classes()
+    write(ROOT / "a/cut.jpg", closed_early(50, mode))
+    barred = Image.new("L", (64, 96), 128)  # between bars of that grey: nothing is missing
+    barred.paste(noise(51, (64, 48), "L"), (0, 24))
+    save(ROOT / "b/barred.jpg", barred)
+    assert "1 of 10 images end in plain grey" in warnings(folder())
+    (ROOT / "a/cut.jpg").unlink()
+    assert "plain grey" not in warnings(folder())

@@ -72,6 +72,7 @@ class Traits(NamedTuple):
     cmyk: bool = False
     turned: bool = False  # by its Exif orientation
     format: str = ""  # Pillow's name of the file's format
+    cut: bool = False  # a JPEG whose end is filled with grey
 
 
 def decode(
@@ -166,6 +167,7 @@ def opened(
                 raise DataError(
                     "holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel"
                 )
+            traits = traits._replace(cut=traits.format == "JPEG" and filled_up(file))
             picture, alpha = without_alpha(picture)
             return picture.convert("L" if channels == 1 else "RGB"), traits._replace(alpha=alpha)
     except DataError:
@@ -174,6 +176,23 @@ def opened(
         raise DataError(instead(content)) from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def filled_up(picture: Any) -> bool:
+    """Whether the last row of a decoded JPEG has the grey of absent data, and the first one has not.
+
+    libjpeg takes a file that was cut off and closed by an end marker for whole, and leaves the blocks that are missing at
+    coefficients of zero: the middle of the range. Bars that somebody drew are at both edges.
+    """
+    width, height = picture.size
+    first, last = (picture.crop((0, y, width, y + 1)).getextrema() for y in (0, height - 1))
+    absent = ((127, 127), (128, 128))  # CMYK is stored inverted
+    return all(e in absent for e in bands(last)) and not all(e in absent for e in bands(first))
+
+
+def bands(extremes: Any) -> tuple[tuple[int, int], ...]:
+    """Pillow's extremes of each channel; of one channel it gives them alone."""
+    return extremes if isinstance(extremes[0], tuple) else (extremes,)
 
 
 def instead(content: bytes) -> str:

@@ -24,11 +24,12 @@ from faults import cli, contents, fork, leftovers
 MARK = "SFT_EXP_TORTURE"  # environment variable that all processes of a run inherit
 KILLS, STOPS = 200, 60
 PATIENCE = 10.0  # seconds after which no process may be alive
+# long enough that most kills meet the work, and not what comes before it
 SMALL = [
     "tracker=none",
     "encoder.hidden=[8]",
-    "pretrain.steps=60",
-    "finetune.steps=20",
+    "pretrain.steps=1500",
+    "finetune.steps=400",
     "draws=1",
     "controls=false",
     "val=none",
@@ -133,13 +134,16 @@ class Forked(Started):
 
 
 def undisturbed(launcher: str, kind: type[Started]) -> tuple[float, dict]:
-    """(seconds, contents of the store) of a whole run."""
-    before, run = time.monotonic(), kind(launcher)
-    code = run.process.wait(1800)
-    assert code == 0, f"{launcher}: {code}\n{run.said.read_text()}"
-    expected = contents(Path("outputs/store"))
-    shutil.rmtree("outputs")
-    return time.monotonic() - before, expected
+    """(seconds, contents of the store) of a whole run; of two, as the first one reads its files from disk."""
+    durations, expected = [], {}
+    for _ in range(2):
+        before, run = time.monotonic(), kind(launcher)
+        code = run.process.wait(1800)
+        durations.append(time.monotonic() - before)
+        assert code == 0, f"{launcher}: {code}\n{run.said.read_text()}"
+        expected = contents(Path("outputs/store"))
+        shutil.rmtree("outputs")
+    return min(durations), expected
 
 
 @dataclass

@@ -212,6 +212,10 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
         sum(t.alpha == "drawn" for t in traits),
         "are drawn in their alpha channel in one colour: it is laid on white or black",
     )
+    warn(
+        sum(t.cut for t in traits),
+        "end in plain grey, as a JPEG does that was cut off and closed: copy them again if so",
+    )
     warn(sum(t.frames > 1 for t in traits), "have several frames or pages: the first one is used")
     warn(
         sum(t.cmyk for t in traits), "are CMYK: they are converted to RGB without a colour profile"

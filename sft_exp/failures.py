@@ -48,16 +48,26 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        disk, text = error.errno in DISK, f"{error.filename}: {error.strerror or error}"
-        codes.append(StorageError.code if disk else 1)
-        text = text if disk else f"a bug, please report it: {text}{DOCTOR}"
-        print_failure(error, text, bug=not disk)
+        code, text = of_the_system(error)
+        codes.append(code)
+        print_failure(error, text, bug=code == 1)
     except Exception as error:  # noqa: BLE001 - Hydra suppresses exceptions of callbacks
         codes.append(1)
         text = f"a bug, please report it: {type(error).__name__}: {error}{DOCTOR}"
         print_failure(error, text, bug=True)
     if codes and leave:
         sys.exit(codes[0])
+
+
+def of_the_system(error: OSError) -> tuple[int, str]:
+    """(exit code, message) of an error of the operating system; code 1 is a bug."""
+    if error.errno == errno.ENAMETOOLONG:
+        name = os.path.basename(os.fsdecode(error.filename or ""))
+        return ConfigError.code, f"{name[:40]}...: is too long for the name of a file or an option"
+    text = f"{error.filename}: {error.strerror or error}"
+    if error.errno in DISK:
+        return StorageError.code, text
+    return 1, f"a bug, please report it: {text}{DOCTOR}"
 
 
 def print_failure(error: BaseException, text: str, bug: bool = False) -> None:
@@ -76,6 +86,12 @@ def translated(overrides: list[str]) -> Iterator[None]:
     interface."""
     try:
         yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ConfigError(
+            "overrides", " ".join(overrides)[:200], of_the_system(error)[1]
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         with hydra_state.alone():
             text = explain(error, overrides)

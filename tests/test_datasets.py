@@ -567,6 +567,21 @@ def test_damaged_files_are_a_data_error(tmp_path):
         TorchvisionSet(name="GTSRB", root=str(tmp_path), download=False).load()
 
 
+@pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "SVHN"])
+def test_a_download_that_fails_leaves_no_folder(name, tmp_path, monkeypatch):
+    """torchvision makes its folders before it asks the network, which is absent here."""
+
+    def absent(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", absent)
+    (tmp_path / "there").mkdir()
+    for folder in ("new", "new/sub", "there"):
+        with pytest.raises(DataError, match="could not be downloaded there either"):
+            TorchvisionSet(name=name, root=str(tmp_path / folder)).load()
+        assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
 # VOC's folder, whichever of the three its root is
 
 

@@ -17,7 +17,7 @@ from sft_exp import api
 from sft_exp.config import build, compose, help_text, register
 from sft_exp.config.rerun import flags_first
 from sft_exp.errors import ConfigError
-from sft_exp.failures import unquoted
+from sft_exp.failures import translated, unquoted
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,15 @@ def test_what_cannot_name_an_option_is_refused_with_those_that_exist(value):
             ["features=${seed}"],
             "features=0: is a group of keys, and takes no value itself; valid: features.maps",
         ),
+        (["augment.sigma=${seed}"], "augment.sigma=0: must be a list"),
+        (["task.views=${seed}"], "task.views=0: is a group of keys"),
+        (
+            ["pretrainer=simclr", "pretrainer.views.sigma=${seed}"],
+            "sigma=0: must be [minimum, maximum]",
+        ),
+        (["features.maps=${seed}"], "features.maps=0: must be a list"),
+        (["metrics=${seed}"], "metrics=0: must be a list"),
+        (["metrics=[[1]]"], "metrics=[1]: must be names of metrics"),
         (["controls=nan"], "controls=nan: must be true, false, or a list"),
         (["name='${oc.env:SECRET_TOKEN}'"], "would write the secret SECRET_TOKEN"),
         (["name='${oc.env:WANDB_API_KEY,none}'"], "would write the secret WANDB_API_KEY"),
@@ -81,6 +90,14 @@ def test_a_slip_is_a_configuration_error(overrides, words, monkeypatch):
         build.experiment(*compose.compose(overrides))
     assert words in str(told.value)
     assert "[8]" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["strategy", "pretrain_schedule", "plugins", "+experiment"])
+def test_a_value_longer_than_a_file_s_name_is_refused(key):
+    words = [f"{key}={'a' * 5000}"]
+    with pytest.raises(ConfigError, match="too long for the name of a file or an option"):  # noqa: SIM117
+        with translated(words):
+            build.experiment(*compose.compose(words))
 
 
 WRITTEN = {  # what is typed -> (key, what is written, what the experiment has)

@@ -8,7 +8,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -260,6 +261,7 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
         values["pretrain_dataset"] = part(
             values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"]
         )
+    contained(list[Any], values.get("metrics"), "metrics")
     values["metrics"] = [metric(value) for value in values.get("metrics") or []]
     for key, kind in KEYS.items():
         if not isinstance(values[key], dict):
@@ -267,6 +269,8 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
             raise ConfigError(
                 key, values[key], f"is a group of keys, and takes no value itself; valid: {names}"
             )
+        for name, value in values[key].items():
+            contained(type_hints(kind).get(name, Any), value, f"{key}.{name}")
         try:
             values[key] = kind(**values[key])
         except ConfigError as error:
@@ -312,10 +316,26 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
             raise ConfigError(
                 f"{group}.{key}", option, f"must be {' or '.join(map(str, literals))}"
             )
+        contained(hints[key], option, f"{group}.{key}")
     try:
         return cls(**with_members(cls, options))
     except ConfigError as error:
         raise error.under(group) from error
+
+
+def contained(hint: Any, value: Any, key: str) -> None:
+    """ConfigError for a single value where the hint says list or dict.
+
+    OmegaConf checks what a value is, but not what `${another.key}` stands for.
+    """
+    kinds = {get_origin(h) or h for h in (get_args(hint) if is_union(hint) else [hint])}
+    if kinds - {NoneType} <= {list, dict} and not (value is None or isinstance(value, list | dict)):
+        valid = "must be a list" if list in kinds else "is a group of keys"
+        raise ConfigError(key, value, valid)
+
+
+def is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
 
 
 @cache
@@ -389,6 +409,8 @@ def metric(value: Any) -> Any:
             wrapper = f"{HERE.name}.{LISTED['metric']}.torchmetrics_class.TorchMetric"
             value = {"_target_": wrapper, "path": target, "options": options}
         return part(value, "metrics", LISTED_KINDS["metric"])
+    if not isinstance(value, str):
+        raise ConfigError("metrics", value, "must be names of metrics, or nodes with _target_")
     names = {file.stem for group, file, _ in parts() if group == "metric"}
     return named(value, "metric", "metrics") if value in names else value
 

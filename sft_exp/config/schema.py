@@ -1,7 +1,7 @@
 """The typed configuration of an experiment, from which all requests to the store are derived.
 Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Any, ClassVar
 
@@ -184,14 +184,31 @@ class AugmentConfig:
             require(str(path).startswith(f"{LIBRARY}."), "transforms", self.transforms, valid)
         for name in ("crop", "sigma"):
             pair = getattr(self, name)
-            ok = len(pair) == 2 and 0 < pair[0] <= pair[1] < inf
+            two = isinstance(pair, list | tuple) and len(pair) == 2 and all(map(is_number, pair))
+            ok = two and 0 < pair[0] <= pair[1] < inf
             require(ok, name, pair, "[minimum, maximum], both above 0")
-        require(1 <= self.ratio < inf, "ratio", self.ratio, "1 or more")
+        ok = is_number(self.ratio) and 1 <= self.ratio < inf
+        require(ok, "ratio", self.ratio, "1 or more")
         limits = {"flip": 1, "grey": 1, "blur": 1, "cutout": 1}
         limits |= {"rotate": 180, "shear": 80, "shift": 1, "jitter": 1}
         for name, limit in limits.items():
             value = getattr(self, name)
-            require(0 <= value <= limit, name, value, f"from 0 to {limit}")
+            require(is_number(value) and 0 <= value <= limit, name, value, f"from 0 to {limit}")
+
+    @staticmethod
+    def of(views: Any) -> "AugmentConfig":
+        """The augmentation with these keys of the group. ConfigError for anything else."""
+        known = [f.name for f in fields(AugmentConfig)]
+        ok = isinstance(views, dict) and {*views} <= {*known}
+        require(ok, "views", views, f"keys of the group augment: {', '.join(known)}")
+        try:
+            return AugmentConfig(**views)
+        except ConfigError as error:
+            raise error.under("views") from error
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass

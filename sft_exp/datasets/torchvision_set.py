@@ -7,9 +7,12 @@ each set's signature: https://docs.pytorch.org/vision/stable/datasets.html
 
 import hashlib
 import inspect
+import os
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,9 +111,12 @@ class TorchvisionSet(Dataset):
             self.fits(accepted, arguments, sources)
             # without it, a member `../name` of an archive is written outside of the folder
             tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+            missing = absent(Path(self.root or ""))
             try:
                 return kind(**arguments)
             except Exception as error:  # torchvision raises any exception for a broken file
+                if missing:  # it makes folders before it downloads
+                    remove_empty(missing)
                 if isinstance(error, ValueError) and str(error).startswith("Unknown value"):
                     if selection is not tries[-1]:
                         continue
@@ -230,6 +236,19 @@ class TorchvisionSet(Dataset):
             replace(p, x=torch.empty(0)) if p and isinstance(p.x, Decoder) else p for p in parts
         ]
         return hashlib.sha256(f"{pixels} {fingerprint(*rest)}".encode()).hexdigest()
+
+
+def absent(folder: Path) -> Path | None:
+    """The uppermost folder of a path that does not exist; None if all do."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    return missing[-1] if missing else None
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove the empty folders at and below this one."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # it holds something
+            os.rmdir(path)
 
 
 def parameters(kind: type) -> dict[str, inspect.Parameter]:

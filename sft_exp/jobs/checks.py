@@ -1,6 +1,7 @@
 """Checks that refuse incompatible choices before anything is computed."""
 
 import pkgutil
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from sft_exp.core.task import Task
 from sft_exp.core.types import Spec
 from sft_exp.data import duplicates, library_transforms
 from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs.starts import initial
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import model, pretrain
@@ -162,6 +163,8 @@ def pretrained_on(e: Experiment, data: Corpus) -> Corpus:
         pool = corpus(e.pretrain_dataset)
     except ConfigError as error:
         raise error.under(key) from error
+    except DataError as error:  # readers name their own keys
+        raise DataError(re.sub(r"\bdataset\.", f"{key}.", str(error))) from error
     if e.pretrainer.labelled:
         if pool.fingerprint == data.fingerprint:
             problem = "must be another data set: labels of this one are counted by labels="

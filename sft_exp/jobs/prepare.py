@@ -125,7 +125,11 @@ def prepare(e: Experiment) -> Job:
 def missing(job: Job, stages: Sequence[str]) -> bool:
     """Whether the store lacks a result of one of these stages."""
     store = Store(Path(job.experiment.store))
-    return any(not store.has(folder) for name in stages for folder in job.named(name))
+    return any(
+        not store.has(job.folder_name(name, request))
+        for name in stages
+        for request in job.requests[name]
+    )
 
 
 def validation(data: Corpus, draws: Sequence[Draw]) -> str:

@@ -14,7 +14,7 @@ class TwoViews:
     views: dict
 
     def __post_init__(self) -> None:
-        self.augmentation = AugmentConfig(**self.views)
+        self.augmentation = AugmentConfig.of(self.views)
 
     def two_views(self, x_BCHW: Tensor, rng: Stream) -> tuple[Tensor, Tensor]:
         """Two independent views of each image, [B, C, H, W] each."""

@@ -44,7 +44,7 @@ class Classify(Task):
         )
         # unused fields must not distinguish two requests
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
 
     @property
     def plain(self):

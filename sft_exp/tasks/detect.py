@@ -62,7 +62,7 @@ class Detect(Task):
         require(self.most > 0, "most", self.most, "above 0")
         # unused fields must not distinguish two requests
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
 
     def alters(self):
         return self.augment

@@ -55,7 +55,7 @@ class FixMatch(Task):
         require(self.labelled in ("weak", "strong"), "labelled", self.labelled, "weak or strong")
         require(0 <= self.shift <= 1, "shift", self.shift, "from 0 to 1")
         require(0 <= self.cutout <= 1, "cutout", self.cutout, "a chance from 0 to 1")
-        self.strong = replace(AugmentConfig(**self.views), cutout=self.cutout)
+        self.strong = replace(AugmentConfig.of(self.views), cutout=self.cutout)
         self.weak = classifier.weak(self.strong, self.shift)
         self.labelled_views = self.weak if self.labelled == "weak" else self.strong
 

@@ -34,7 +34,7 @@ class MeanTeacher(teacher.MeanTeacherTask):
     def __post_init__(self):
         classifier.check(self)
         teacher.check(self)
-        how = AugmentConfig(**self.views)
+        how = AugmentConfig.of(self.views)
         self.shifted = classifier.weak(how, self.shift)
         self.seen = how if self.strong else self.shifted
 

@@ -39,7 +39,7 @@ class MeanTeacherNumbers(teacher.MeanTeacherTask, regressor.Numbers):
         regressor.check(self)
         teacher.check(self)
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
         self.shifted = classifier.weak(self.how, self.shift)
         self.seen = self.how if self.augment else self.shifted
 

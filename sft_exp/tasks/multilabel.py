@@ -61,7 +61,7 @@ class Multilabel(Task):
         classifier.check(self)
         require(self.thresholds in ("f1", "half"), "thresholds", self.thresholds, "f1 or half")
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
 
     def alters(self):
         return self.augment

@@ -79,7 +79,7 @@ class MultiTask(Task):
         )
         require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
 
     @property
     def objectives(self):

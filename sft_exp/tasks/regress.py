@@ -27,7 +27,7 @@ class Regress(regressor.Numbers):
     def __post_init__(self):
         regressor.check(self)
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
 
     def alters(self):
         return self.augment

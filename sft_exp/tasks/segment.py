@@ -74,7 +74,7 @@ class Segment(Task):
         )
         # unused fields must not distinguish two requests
         self.views = self.views if self.augment else {}
-        self.how = AugmentConfig(**self.views)
+        self.how = AugmentConfig.of(self.views)
 
     def alters(self):
         return self.augment

@@ -98,8 +98,8 @@ class RunResult(dict[str, Any]):
         super().__init__(results.content(result))
         self.folder, self.result = folder, result
 
-    def rich(self) -> "Markup":
-        """The table of arms, the verdict and the picture of the scores, as HTML."""
+    def rich(self, verdict: bool = True) -> "Markup":
+        """The table of arms, the verdict (unless False) and the picture of the scores, as HTML."""
         score, name = self.result.score, self.result.score_name
         own = advice.NEVER if self.result.choices.get("pretrainer") == "none" else MAIN
         arms = {own: self.result.test, **self.result.controls}
@@ -118,7 +118,7 @@ class RunResult(dict[str, Any]):
         return page.part(
             "reports/run.html",
             arms=(["arm", f"test {name}, %", "± sd"], body),
-            verdict=self.result.verdict.text if self.result.verdict else "",
+            verdict=self.result.verdict.text if verdict and self.result.verdict else "",
             picture=page.pictures(pictures),
             folder=self.folder,
         )

@@ -377,6 +377,24 @@ def test_ones_own_files_are_labelled_and_trained_on(layout, tmp_path, capsys):
     )
 
 
+def test_images_without_a_label_come_before_those_outside_the_budget(tmp_path, capsys):
+    """With a budget of labels, too: the images in dataset.unlabelled are those that nobody has labelled."""
+    for c, name in enumerate(("dark", "light")):
+        for n in range(6):
+            photo(Path(f"photos/{name}/{n}.png"), 120 * c, 10 * c + n)
+    for n in range(9):
+        photo(Path(f"more/{n}.png"), 120 * (n % 2), 1000 + n)
+    where = [f"dataset.root={tmp_path}/photos", f"dataset.unlabelled={tmp_path}/more"]
+    own = ["dataset=image_folder", *where, "dataset.size=16", "encoder=mlp", "draws=1"]
+    sft_exp.run([*SMALL, *own, "labels=2"], "run")
+    assert label_command.main(["run=run", "n=4", "out=sheet", "serve=false"]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 9 images without a label" in said
+    assert "dataset.labels=" in said
+    made = sheet.load(Path("sheet"))
+    assert {Path(name).parent.name for name in made.chosen} == {"more"}
+
+
 # Forecasts and suspicious labels
 
 

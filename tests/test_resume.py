@@ -177,6 +177,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(job, step, damage
     assert steps()[0] == (1 if which == "all" else 3)
 
 
+@pytest.mark.parametrize("old", [b"{", b"1"], ids=["no JSON", "other numbers"])
+def test_damaged_monitors_of_a_killed_pretraining_do_no_harm(job, old):
+    """The rows that go on are the checkpoint's, since the file does not show whether it is damaged."""
+    what = job("monitors=true")
+    run(line, *what.arguments, prepare=partial(stepwise, kill_at=4))
+    (file,) = STORE.glob("work/*/*/monitors.jsonl")
+    file.write_bytes(file.read_bytes().replace(old, b"2"))
+    finishes(what)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "evaluate"])
+def test_a_damaged_seal_is_computed_again(job, stage):
+    what = job()
+    assert run(line, *what.arguments)[0] == 0
+    seal = next(STORE.glob(f"{stage}-*/done.json"))
+    content = bytearray(seal.read_bytes())
+    content[len(content) // 2] ^= 4
+    seal.write_bytes(content)
+    shutil.rmtree("outputs/runs", ignore_errors=True)
+    code, said = run(line, *what.arguments)
+    assert code == 0, said
+    assert f"{stage}-" in said
+    assert "Set aside" in said
+    assert contents(STORE) == what.expected
+
+
 def test_another_number_of_threads_is_warned_of(job):
     what = job()
     run(line, *what.arguments, prepare=partial(stepwise, kill_at=4))

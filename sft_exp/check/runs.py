@@ -39,7 +39,8 @@ COSTS = ("finetune", "evaluate")
 
 
 def grade(run: Run) -> list[Grade]:
-    """Grades of all points that a single run can show."""
+    """Grades of all points that a single run can show; of one that cannot be read, since it is damaged,
+    the grade that says so."""
     checks = (
         labels,
         splits,
@@ -52,7 +53,12 @@ def grade(run: Run) -> list[Grade]:
         verdicts,
         stated,
     )
-    return [grade for check in checks for grade in check(run)]
+    try:
+        return [grade for check in checks for grade in check(run)]
+    except Exception:  # a damaged file may lead its reader to any exception
+        if (whole := next(integrity(run))).passed:
+            raise
+        return [whole]
 
 
 def labels(run: Run) -> Iterator[Grade]:

@@ -57,9 +57,9 @@ class Ask:
 def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:
     """(data set, its corpus, a run's labelled images, its unlabelled images).
 
-    With labels=all, the unlabelled images are those without any label, and a table for
-    `dataset.labels` adds labels to them; else they are the training images outside the first draw's
-    budget, and a table for `labels` adds them.
+    The unlabelled images are those without any label, and a table for `dataset.labels` adds labels
+    to them. Where there are none and the labels are budgeted, they are the training images outside
+    the first draw's budget, and a table for `labels` adds them.
     """
     from sft_exp import api
     from sft_exp.data import splits
@@ -71,7 +71,9 @@ def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:
         raise DataError(
             f"{run}: only classes can be labelled, and its task predicts {e.task.predicts}"
         )
-    if labels == splits.Labels("all") and "labels" in {f.name for f in fields(e.dataset)}:
+    takes_labels = "labels" in {f.name for f in fields(e.dataset)}
+    unlabelled = bool(data.extra and len(data.extra)) and not labels.table
+    if takes_labels and (unlabelled or labels == splits.Labels("all")):
         return e.dataset, data, data.train, data.extra
     draw = splits.make(data, labels, 0)
     return e.dataset, data, draw.labelled, outside(data, draw)

@@ -32,6 +32,10 @@ from sft_exp.store.store import Result
 from sft_exp.training import health, metrics_log
 from sft_exp.verdict import WITHHELD, Comparison, Report, Setting, Verdict, frozen, judge
 
+# the control of the verdict, in words
+FROM_SCRATCH = "the same model from scratch"
+UNTRAINED = "the same head on an untrained network"
+
 
 def results(job: Job, config: dict[str, Any]) -> Results:
     """What a finished job found. `config` is its configuration as resolved."""
@@ -229,11 +233,18 @@ def report_against(
         tested=len(draws[0].test),
         ratio=fmean(d.ratio for d in draws),
         score=name,
+        against=UNTRAINED if arm == SCRATCH and keeps_encoder(job) else FROM_SCRATCH,
         proportion=is_proportion(metric),
         points=True,
     )
     noted = health.noted(comparison, [faults(job, MAIN)], [faults(job, arm)])
     return judge({MAIN: noted}, setting, frozen(), [job.corpus.name])
+
+
+def keeps_encoder(job: Job) -> bool:
+    """Whether the labels train the head alone, so that scratch is a head on random features."""
+    strategy = job.experiment.strategy
+    return strategy.frozen or strategy.closed_form
 
 
 def faults(job: Job, arm: str) -> list[str]:

@@ -5,6 +5,7 @@ labelled split and has the job's results. Jobs that share a pretraining share it
 """
 
 import io
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sft_exp.config import compose
 from sft_exp.core.arms import MAIN
 from sft_exp.core.tracker import About, Artifact
 from sft_exp.data import splits
+from sft_exp.errors import StorageError
 from sft_exp.jobs.stage_requests import Job, stage
 from sft_exp.models import transfer
 from sft_exp.stages.features import STORED
@@ -163,8 +165,10 @@ def encoder(job: Job, folder: Path) -> Artifact:
 def artifact(prefix: str, job: Job, folder: Path, files: tuple[str, ...]) -> Artifact:
     """Weights that a run makes or uses as an artifact, with checksums once the folder is sealed."""
     facts = {}
-    if (folder / atomic_io.SEAL).exists():
-        facts = {"sha256": atomic_io.read_seal(folder)["sha256"]}
+    # before its stage, the folder may be damaged, and is computed again
+    with suppress(StorageError):
+        if (folder / atomic_io.SEAL).exists():
+            facts = {"sha256": atomic_io.read_seal(folder)["sha256"]}
     name = f"{prefix}-{option(job, 'pretrainer')}-{option(job, 'dataset')}"
     return Artifact(name, "model", folder, files, facts)
 

@@ -43,9 +43,10 @@ class Monitor:
         nets: nn.Module,
         pool: Images,
         ctx: Context,
-        previous: Path | None,
+        notes: dict[str, Any],
     ):
-        """`request` holds the data set, the labels and their draw; `previous` is as in `fit`."""
+        """`request` holds the data set, the labels and their draw; `notes` are those of `fit`, which
+        keep the rows, since a checkpoint shows whether it is damaged and the file does not."""
         draw = splits.make(ctx.corpus(request["dataset"]), request["labels"], request["draw"])
         few = torch.randperm(len(draw.labelled), generator=stream("monitor"))[:PROBED]
         some = torch.randperm(len(pool), generator=stream("monitor"))[:ROWS]
@@ -56,28 +57,28 @@ class Monitor:
         # probes and clusters need classes
         corpus = ctx.corpus(request["dataset"])
         self.classed = len(corpus.strata) > 1 and LABEL_SET not in corpus.train.targets
-        earlier = next(
-            (f for f in (self.file, previous and previous / MONITORS) if f and f.exists()), None
-        )
-        rows = [json.loads(line) for line in earlier.read_text().splitlines()] if earlier else []
-        self.rows: dict[int | None, dict[str, Any]] = {row["step"]: row for row in rows}
+        self.notes = notes
         self.seconds = 0.0
 
     def look(self, step: int) -> dict[str, Any]:
         """Evaluate the features after `step` steps; a row from before a resumption is reused."""
         started = time.perf_counter()
-        if None not in self.rows:
-            self.rows[None] = {"step": None, "labels": self.labels, **self.measured(nn.Flatten())}
-        if step not in self.rows:
+        rows = self.notes.setdefault(MONITORS, [])
+        if not rows:
+            rows.append({"step": None, "labels": self.labels, **self.measured(nn.Flatten())})
+        if all(row["step"] != step for row in rows):
             modes = {module: module.training for module in self.nets.modules()}
-            self.rows[step] = {"step": step, **self.measured(self.encoder.eval())}
+            rows.append({"step": step, **self.measured(self.encoder.eval())})
             for module, mode in modes.items():
                 module.training = mode
-            atomic_io.write(
-                self.file, "".join(json.dumps(row) + "\n" for row in self.rows.values())
-            )
+            self.write()
         self.seconds += time.perf_counter() - started
-        return self.rows[step]
+        return next(row for row in rows if row["step"] == step)
+
+    def write(self) -> None:
+        """Write all rows, those of before a resumption too."""
+        rows = self.notes[MONITORS]
+        atomic_io.write(self.file, "".join(json.dumps(row) + "\n" for row in rows))
 
     @torch.no_grad()
     def measured(self, encoder: nn.Module) -> dict[str, float]:

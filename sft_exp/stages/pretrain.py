@@ -59,19 +59,19 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
         label, monitored = f"pretrain {type(method).__name__}", request["_monitor"]
         encoder = nets.get_submodule(method.encoder_path)
         after, every = request["_after"], plan.steps // LOOKS
-        monitor = None
+        monitor, notes = None, dict[str, Any]()
         if monitored and every and ctx.first:
-            monitor = Monitor(folder, monitored, encoder, nets, pool, ctx, after)
+            monitor = Monitor(folder, monitored, encoder, nets, pool, ctx, notes)
             ctx.watch(folder.name).log(metrics_log.monitor_row(monitor.look(0)))
-        for step in fit(
-            folder, method, nets, request["optim"], {"pool": pool}, plan, ctx, label, previous=after
-        ):
+        optim, pools = request["optim"], {"pool": pool}
+        for step in fit(folder, method, nets, optim, pools, plan, ctx, label, notes, after):
             if monitored and every and step.done % every == 0:
                 step.check()
                 step.refresh()
                 if monitor:
                     ctx.watch(folder.name).log(metrics_log.monitor_row(monitor.look(step.done)))
         if monitor:
+            monitor.write()  # a resumed training may have ended without another look
             console.message(f"{label}: measuring feature quality took {monitor.seconds:.1f} s")
     atomic_io.write(
         folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.encoder_path)))

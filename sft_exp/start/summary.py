@@ -58,7 +58,6 @@ def page_of(run: Path, out: Path, to_label: Path | None) -> str:
     result = results.read(run)
     study = json.loads((out / STUDY / "study.json").read_text())
     title = f"{result.data.name}: what works on these images"
-    verdict = result.verdict.text if result.verdict else ""  # stands below its table
     command = shlex.quote(str(run))
     labelling = f"sft_exp label {command} out={shlex.quote(str(to_label))}" if to_label else ""
     places = {
@@ -69,11 +68,12 @@ def page_of(run: Path, out: Path, to_label: Path | None) -> str:
     body = page.part(
         "start/start.html",
         title=title,
-        sentences=[s for s in study["sentences"] if s != verdict],
+        sentences=study["sentences"],
         images=images(result),
         drawn=pictures(run),
         tried=tried(study["trials"]["jobs"]),
-        result=RunResult(run, result).rich(),
+        # the study's verdict on the pick is the first of the sentences
+        result=RunResult(run, result).rich(verdict=False),
         files={k: f.relative_to(out).as_posix() if f else "" for k, f in places.items()},
         label=labelling,
         use=[

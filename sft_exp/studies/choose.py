@@ -228,6 +228,8 @@ class Choose(Study):
             sentences.append(guessing)
         if len(compared) > 1:
             sentences.append(self.level(compared, trial.name))
+        if early := unconverged(rows):
+            sentences.append(early)
         if trials.skipped:
             untried = "; ".join(f"{name} ({why})" for name, why in trials.skipped.items())
             sentences.append(f"Not tried for want of time: {untried}.")
@@ -259,6 +261,7 @@ class Choose(Study):
                 *([level_of(choices, verdict)] if verdict else []),
                 f"The trained model: sft_exp predict {final.folder} IMAGES",
             ],
+            folder=final.folder,
             facts={
                 "best": trial.name,
                 "val": chosen_by.score,
@@ -381,6 +384,17 @@ def level_of(choices: int, verdict: Verdict) -> str:
         f"The pick is one of {choices} that could have been compared with scratch. Its interval has "
         f"the level {100 * verdict.level:.4g} %, so that it holds at 95 % whichever was picked "
         "(Bonferroni)."
+    )
+
+
+def unconverged(rows: list[tuple[Trial, Job]]) -> str:
+    """A sentence on the candidates whose training loss was still falling at the end, or ""."""
+    names = [t.name for t, job in rows if not advice.converged(job.outcome)]
+    if not names:
+        return ""
+    return (
+        f"The training loss was still falling at the end of: {'; '.join(dict.fromkeys(names))}. With "
+        "more minutes, and so more steps, another candidate may be ahead."
     )
 
 

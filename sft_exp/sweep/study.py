@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sft_exp.compare import comparison
 from sft_exp.errors import ConfigError, require
+from sft_exp.execution import ownership
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
@@ -47,6 +48,7 @@ class Conclusion:
     facts: dict[str, Any] = field(default_factory=dict)  # for study.json
     files: dict[str, str] = field(default_factory=dict)  # further files to write: name -> text
     command: str = ""  # a complete command to run next
+    folder: Path | None = None  # the run folder of the model that the study recommends
     # notes on single answers; the page shows them, the terminal does not
     details: list[str] = field(default_factory=list)
 
@@ -192,6 +194,8 @@ def finish(study: Study, folder: Path, command: str) -> None:
     jobs = comparison.collect([folder])
     done = [job for job in jobs if job.result]
     conclusion = study.conclude(done, looks_in(folder), timed.read(folder))
+    if conclusion.folder:  # the last job that ran may be a control
+        atomic_io.link(ownership.LATEST, conclusion.folder)
     if missing := len(jobs) - len(done):
         conclusion.notes.append(
             f"{missing} of {len(jobs)} jobs are not done; the same command completes them."

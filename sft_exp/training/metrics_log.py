@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, variance
+from typing import Any
+
+from sft_exp.errors import StorageError
 
 MONITORS = "monitors.jsonl"  # in a pretraining's folder: one row per evaluation of the features
 # a loss has converged if its last decrease is a smaller share of its whole decrease
@@ -20,8 +23,15 @@ ZERO_LOSS = 0.01
 
 def read(folder: Path) -> list[dict[str, float]]:
     """The rows of a stage folder's metrics.jsonl; none if nothing was trained by gradient."""
-    file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return rows_of(folder / "metrics.jsonl")
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; none if there is no file. StorageError if it is damaged."""
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    except ValueError as error:
+        raise StorageError(f"{file}: damaged, its lines are not JSON") from error
 
 
 def read_with_monitors(folder: Path) -> list[dict[str, float]]:
@@ -34,10 +44,7 @@ def with_monitors(rows: list[dict[str, float]], folder: Path) -> list[dict[str, 
 
     Values newer than the last row are left out: a resumed training has not reached them yet.
     """
-    file = folder / MONITORS
-    evaluations = (
-        [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    )
+    evaluations = rows_of(folder / MONITORS)
     end = rows[-1]["step"] if rows else 0
     by_step = {row["step"]: row for row in rows}
     for evaluation in evaluations:

@@ -312,6 +312,23 @@ def test_files_are_edited_and_not_sealed(forged):
     assert "scores.json: changed" in failed(forged.run)["6.1"]
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("model.json", b'"views"', b'"vimws"'),
+        ("model.json", b"{", b"["),
+        ("metrics.jsonl", b'"loss"', b'"lo\xf3s"'),
+        ("model.safetensors", b'{"', b"{\xf3"),
+    ],
+)
+def test_a_file_is_damaged_so_that_its_reader_fails(forged, file, old, new):
+    path = forged.store / forged.model("pretrained", 0) / file
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    assert f"{file}: changed" in failed(forged.run)["6.1"]
+
+
 def test_a_request_is_edited(forged):
     forged.edit(forged.model("scratch", 0), "request.json", steps=1000)
     assert "is not named by its request" in failed(forged.run)["6.1"]

@@ -28,13 +28,14 @@ def scores(mean, noise, rng):
 def made(tmp_path):
     """(settings, validation by split, test by split, faults) -> the sections of the sweep by title."""
 
-    def make(entries):
+    def make(entries, **more):
         jobs = [planned(**settings) for settings, *_ in entries]
         folder = sweep(tmp_path / "s", jobs, {})
         for n, (_, val, test, *faults) in enumerate(entries):
             record = results(jobs[n], val=float(np.mean(val)), test=float(np.mean(test)))
             record |= {"val_draws": list(val), "draws": {MAIN: list(test)}}
             record["faults"] = {MAIN: faults[0]} if faults else {}
+            record |= more
             (folder / str(n)).mkdir(exist_ok=True)
             (folder / str(n) / "results.json").write_text(json.dumps(record))
             (folder / str(n) / "status.json").write_text('{"state": "done", "exit_code": 0}')
@@ -235,7 +236,7 @@ def test_of_single_scores_only_ties_are_said(made, values, said):
 def seeds(tmp_path):
     """(settings, scores of the pretrained arm and of scratch by split) -> the sweep's comparison."""
 
-    def make(entries):
+    def make(entries, **more):
         jobs = [planned(**settings) for settings, *_ in entries]
         folder = sweep(tmp_path / "s", jobs, {})
         for n, (_, pretrained, scratch) in enumerate(entries):
@@ -323,3 +324,16 @@ def test_the_terminal_shows_what_was_found(made, grid, capsys):
     out = capsys.readouterr().out
     assert "2 of 6 settings are within noise of the best" in out
     assert "Effect of each key" in out
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [(0.99, "No setting is"), (0.0, "6 of 6 settings are"), (0.845, "2 of 6 settings are")],
+)
+def test_the_best_baseline_without_a_network_is_named(made, grid, baseline, said):
+    controls = {"pca_svm": {"accuracy": baseline}, "random_frozen": {"accuracy": 1.0}}
+    section = made(grid, controls=controls)[0]["Baselines without a network"]
+    assert section.sentences == [
+        f"The best baseline is pca_svm, {100 * baseline:.1f} %. {said} above it on the test images."
+    ]
+    assert "Baselines without a network" not in made(grid, controls={})[0]

@@ -105,6 +105,14 @@ class Job:
         verdict = self.verdict
         return None if verdict is None or verdict.word == WITHHELD else verdict.difference
 
+    @property
+    def interval(self) -> str:
+        """The gain's interval in points: `+0.3 to +5.0`; "" without one."""
+        verdict = self.verdict
+        if self.gain is None or verdict is None or verdict.low is None or verdict.high is None:
+            return ""
+        return f"{100 * verdict.low:+.1f} to {100 * verdict.high:+.1f}"
+
     def faults(self, arm: str) -> list[str]:
         """How the arm's training failed in each draw (`health.fault`); empty where it did not."""
         if self.result is None:
@@ -260,6 +268,7 @@ class Comparison:
             "test",
             "± test",
             "gain",
+            "interval",
             "verdict",
             "state",
         ]
@@ -281,6 +290,7 @@ class Comparison:
                     percent(r.test),
                     percent(spread(r, "test", self.several)),
                     percent(mean(j.gain for j in r.done), "+"),
+                    "" if elsewhere or len(r.done) != 1 else r.done[0].interval,
                     counted(words),
                     counted(states),
                 ]

@@ -10,6 +10,7 @@ named and not compared.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from sft_exp.compare.comparison import (
     show,
     without_empty,
 )
-from sft_exp.core.arms import MAIN, SCRATCH
+from sft_exp.core.arms import MAIN, PIXELS, SCRATCH
 from sft_exp.reports.page import Grid
 from sft_exp.store.results import Results, is_proportion
 from sft_exp.training import health
@@ -89,6 +90,7 @@ def sections(comparison: Comparison) -> list[Section]:
         sound = [row for row in rows if not row.diverged]
         titled = f" ({problem})" if problem else ""
         found += over_seeds(comparison, keys, done, titled)
+        found += baselines(done, titled)
         if len(rows) < 2 or not keys:
             continue
         lost = [row for row in rows if row not in sound]
@@ -98,6 +100,23 @@ def sections(comparison: Comparison) -> list[Section]:
             found.append(effects(comparison, keys, paired, titled))
         found += gains(comparison, keys, rows, titled)
     return [section for section in found if section.sentences or section.table[1]]
+
+
+def baselines(rows: Sequence[Row], titled: str) -> list[Section]:
+    """How many settings are above the best of the baselines that see no network, on the test images."""
+    reached: dict[str, list[float]] = {}
+    for row in rows:
+        for job in row.done:
+            for arm in PIXELS & job.outcome.controls.keys():
+                reached.setdefault(arm, []).append(job.outcome.controls[arm][job.score])
+    tests = [row.test for row in rows if row.test is not None]
+    if not reached or not tests:
+        return []
+    arm, score = max(((a, fmean(s)) for a, s in reached.items()), key=lambda pair: pair[1])
+    above, n = sum(test > score for test in tests), len(tests)
+    share = f"{above} of {n} settings {'is' if above == 1 else 'are'}" if above else "No setting is"
+    text = f"The best baseline is {arm}, {percent(score)} %. {share} above it on the test images."
+    return [Section(f"Baselines without a network{titled}", [text])]
 
 
 def together(rows: Sequence[Row]) -> Paired | None:

@@ -8,4 +8,5 @@ SINGLE = "alone_"  # prefix of the controls of a multi-task run: one task alone
 # baselines that a useful pretraining must beat
 FLOORS = (RANDOM, "raw_pixels", "raw_svm", "pca_svm")
 MORE_FLOORS = ("raw_knn", "raw_spread")  # run only if the user names them
+PIXELS = frozenset({"raw_pixels", "raw_svm", "pca_svm", *MORE_FLOORS})  # those without a network
 CONTROLS = (SCRATCH, *FLOORS)

@@ -92,7 +92,7 @@ def help_text() -> str:
         "Pretrain without labels, fine-tune with few, and say whether it helped.",
         "",
         "    sft_exp pretrainer=vae optim=adam",
-        "    sft_exp -m pretrainer=ae,vae optim=sgd,adam optim.lr=1e-2,1e-3",
+        "    sft_exp -m pretrainer=none,ae,vae optim=sgd,adam optim.lr=1e-2,1e-3",
     ]
     for title, names in COMMANDS.items():
         text += ["", title]

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -14,6 +16,7 @@ from sft_exp.__main__ import COMMANDS
 from sft_exp.config import args, help_text, reference
 
 HERE = Path(__file__).parent
+MARKUP = {ord(mark): f"&#{ord(mark)};" for mark in "|<>*_[]"}
 MIRRORS = ("pretrain_optim", "pretrain_schedule", "pretrain_dataset", "debug")
 
 
@@ -75,9 +78,14 @@ def api() -> Iterator[str]:
     """The public names of the package."""
     import sft_exp
 
-    yield from ("# Python interface", "", "What `import sft_exp` offers.", "")
-    for name in sorted(set(sft_exp.__all__)):
-        value = getattr(sft_exp, name)
+    public = {name: getattr(sft_exp, name) for name in sorted(set(sft_exp.__all__))}
+    yield from ("# Python interface", "", "What `import sft_exp` offers:", "")
+    for name, value in public.items():
+        about = " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
+        yield f"* `sft_exp.{name}`: {escaped(about)}"
+    yield from ("", "## Arguments and results", "")
+    yield from ("Each line stands for a description that the site has (`make docs`).", "")
+    for value in public.values():
         if isinstance(value, ModuleType):  # a package that can be called, such as sft_exp.compare
             yield from (f"::: {value.__name__}", "")
         elif callable(value):
@@ -98,7 +106,9 @@ def table(rows: list[reference.Key], prefix: str = "") -> Iterator[str]:
         return
     yield from ("| key | default | type | meaning |", "| --- | --- | --- | --- |")
     for key in rows:
-        cells = (f"`{prefix}{key.name}`", code(key.default), code(key.type), escaped(key.comment))
+        # what is left of "|" stands between backticks, where it would still end the cell
+        comment = escaped(key.comment).replace("|", "\\|")
+        cells = (f"`{prefix}{key.name}`", code(key.default), code(key.type), comment)
         yield f"| {' | '.join(cells)} |"
     yield ""
 
@@ -108,10 +118,10 @@ def code(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text without what Markdown or a table would take for markup."""
-    for mark in "|<>*_[]":
-        text = text.replace(mark, f"&#{ord(mark)};")
-    return text
+    """Text without what Markdown or a table would take for markup. Code between backticks stays as
+    it is, because Markdown shows it so."""
+    pieces = re.split(r"(`[^`]+`)", text)
+    return "".join(piece if n % 2 else piece.translate(MARKUP) for n, piece in enumerate(pieces))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ COMMANDS = {
     "Look after the store and W&B, report a bug": ("ls", "gc", "sync", "dashboard", "doctor"),
 }
 NAMES = [name for names in COMMANDS.values() for name in names]
+RERUN = "rerun"  # a run, whose settings are those of another one
 HELP = {"-h", "--help"}
 QUIET = "hydra/job_logging=quiet"
 
@@ -39,9 +40,12 @@ def main(words: list[str] | None = None) -> None:
             print(f"sft_exp {__version__}")
         elif words == ["help"] or HELP & set(words):
             print(help_text(), flush=True)
-        elif (problem := mistake(words)) is not None:
+        elif first != RERUN and (problem := mistake(words)) is not None:
             sys.exit(
-                refused(problem or f"{first}: no such command{args.did_you_mean(first, NAMES)}")
+                refused(
+                    problem
+                    or f"{first}: no such command{args.did_you_mean(first, [*NAMES, RERUN])}"
+                )
             )
         else:
             watchdog.exit_on_signals()
@@ -86,13 +90,13 @@ def help_text() -> str:
     text = [
         "usage: sft_exp [key=value ...]            run an experiment",
         "       sft_exp -m key=value,value ...     run a sweep",
+        "       sft_exp rerun RUN [key=value ...]  repeat a run, with some keys changed",
         "       sft_exp COMMAND [key=value ...]    COMMAND --help shows its arguments",
-        "       sft_exp --version",
         "",
         "Pretrain without labels, fine-tune with few, and say whether it helped.",
         "",
         "    sft_exp pretrainer=vae optim=adam",
-        "    sft_exp -m pretrainer=ae,vae optim=sgd,adam optim.lr=1e-2,1e-3",
+        "    sft_exp -m pretrainer=none,ae,vae optim=sgd,adam optim.lr=1e-2,1e-3",
     ]
     for title, names in COMMANDS.items():
         text += ["", title]

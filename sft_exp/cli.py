@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from sft_exp.config import build, compose, help_text, register, sources
 from sft_exp.config.build import plain
-from sft_exp.config.rerun import again, flags_first
+from sft_exp.config.rerun import again, flags_first, named
 from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
 from sft_exp.execution import memo, ownership, watchdog
@@ -39,7 +39,7 @@ def command(words: list[str]) -> NoReturn:
     if "RANK" in os.environ:
         watchdog.end_with_parent()
     with reported():
-        words = with_encoder(again(compose.typed(flags_first(words))))
+        words = with_encoder(again(compose.typed(flags_first(named(words)))))
         words = image_defaults.with_defaults(words, silent=os.environ.get("RANK", "0") != "0")
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":

@@ -23,6 +23,13 @@ def test_a_generated_page_is_current(path):
     assert (DOCS / path).read_text() == generate().page(path), "run: python docs/generate.py"
 
 
+@pytest.mark.parametrize("path", sorted(generate().makers()))
+def test_code_on_a_generated_page_is_as_it_is_written(path):
+    """Markdown shows what stands between backticks unchanged, also an entity such as &#95;."""
+    for line in (DOCS / path).read_text().splitlines():
+        assert not [code for code in line.split("`")[1::2] if "&#" in code], line
+
+
 def test_links_stay_inside_the_site():
     """`make docs` is strict about them, and readers of the site have no file beside docs/."""
     for page in sorted(DOCS.rglob("*.md")):

@@ -310,8 +310,15 @@ def test_a_saved_config_is_run_again():
         cli, "--config-path", "first/.hydra", "--config-name", "config", "hydra.run.dir=second"
     )
     assert code == 0, said
-    scores = [api.reopen(f) for f in ("first", "second")]
-    assert scores[0].labels == scores[1].labels == 3
+    words = ("rerun", "first", "metrics=[balanced_accuracy]", "hydra.run.dir=fourth")
+    code, said = run(cli, *words)
+    assert code == 0, said
+    runs = [api.reopen(f) for f in ("first", "second", "fourth")]
+    assert [r.labels for r in runs] == [3, 3, 3]
+    assert "balanced_accuracy" in json.loads(Path("fourth/results.json").read_text())["test"]
+    code, said = run(cli, "rerun", "nowhere")
+    assert code == 2
+    assert "run=nowhere: must be the folder of a run" in said
     file = Path("first/.hydra/config.yaml")
     file.write_text(file.read_text().replace("labels: 3", "labels: 4"))
     code, said = run(

@@ -400,6 +400,14 @@ def test_the_report_says_what_was_borrowed_and_what_it_is_without():
     assert report.scale is not None
 
 
+def test_without_the_archive_one_pretraining_has_an_interval_of_its_own_and_none_for_other_seeds():
+    one_seed = {"a": Comparison(*scores(7, 1, 4, 0.02))}
+    verdict = judge(one_seed, Setting(tested=1000), archives.frozen(), ["mnist"]).verdicts["a"]
+    note = "Without the archive of earlier studies there is no interval for other seeds."
+    assert note in verdict.notes
+    assert np.isfinite(verdict.this.alone).all()
+
+
 def test_the_words():
     assert one(*scores(1, 3, 6, 0.05)).word == "helped"
     hurt = one(*scores(1, 3, 6, -0.05))

@@ -382,9 +382,7 @@ def scatter(comparison: Comparison) -> Chart | None:
             "tooltip": tooltip(comparison),
         },
     }
-    caption = (
-        "A point is a job; a click opens its report. Choose settings by validation, not by test."
-    )
+    caption = "A point is a job; a click opens its report or results. Choose settings by validation, not by test."
     return Chart("scatter", "Any two keys", caption, spec)
 
 

@@ -62,6 +62,6 @@ def options_help() -> str:
         "sft_exp help keys         every other key of a run, with its default",
         "sft_exp help OPTION       one option's keys: sft_exp help pretrainer=vae",
         "hydra.verbose=true        more messages; hydra/job_logging=quiet: results alone",
-        "--cfg job, --hydra-help   the composed config; flags of Hydra",
+        "--cfg job, --hydra-help, --version   the composed config; flags of Hydra",
     ]
     return "\n".join(text).replace("$", "$$")

@@ -28,6 +28,21 @@ def flags_first(words: list[str]) -> list[str]:
     return [*flags, *overrides]
 
 
+def named(words: list[str]) -> list[str]:
+    """`rerun RUN key=value` as the flags that name the run's saved config, for `again`.
+
+    ConfigError if the folder holds none.
+    """
+    if words[:1] != ["rerun"]:
+        return words
+    run, *rest = words[1:] or [""]
+    saved = Path(run.removeprefix("run=")) / ".hydra"
+    if not (saved / "config.yaml").is_file():
+        valid = "must be the folder of a run, in which .hydra/config.yaml is: sft_exp rerun RUN"
+        raise ConfigError("run", run, valid)
+    return ["--config-path", str(saved), "--config-name", "config", *rest]
+
+
 def again(words: list[str]) -> list[str]:
     """Replace a saved config among the arguments by the overrides of that run.
 

@@ -328,7 +328,8 @@ class Experiment:
     # instead: a number over all classes; with a CSV, a number of its images
     labels_total: int | None = None
     draws: int = 10  # labelled splits, each fine-tuned from the same pretraining
-    # auto, cv, holdout, none, full; `jobs.prepare` and `sweep.sweeps` decide what auto stands for
+    # cv (folds of the labels, each held out once), holdout, none, full (labels outside the budget),
+    # or auto: cv in a sweep, and in a run with 50 labels a class or more, else none
     val: str = "auto"
     # by which classifiers are compared and chosen: accuracy, balanced_accuracy, or auto: accuracy,
     # unless more than 60 % of the training or test labels are of one class; other tasks have one

@@ -9,7 +9,6 @@ import hashlib
 import inspect
 import os
 import tarfile
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -25,6 +24,7 @@ from sft_exp.data.decode import FITS, fitting
 from sft_exp.data.images import Images, fitted
 from sft_exp.errors import ConfigError, DataError, require
 from sft_exp.progress import bar
+from sft_exp.store import atomic_io
 
 # arguments that the user cannot set
 OURS = (
@@ -247,8 +247,7 @@ def absent(folder: Path) -> Path | None:
 def remove_empty(folder: Path) -> None:
     """Remove the empty folders at and below this one."""
     for path, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):  # it holds something
-            os.rmdir(path)
+        atomic_io.prune(Path(path))
 
 
 def parameters(kind: type) -> dict[str, inspect.Parameter]:

@@ -5,8 +5,9 @@
 Checks the images, finds in the minutes given what works best on them (`study=choose`), trains it,
 and chooses the unlabelled images that are most worth labelling. OUT/start.html says what the images
 are, what works and how certain that is, what to label next, and how to use the model. `photos`
-holds a folder for each class, or what else `dataset=image_folder` reads. The same command again
-repeats nothing that is done.
+holds a folder for each class, or what else `dataset=image_folder` reads. What to label next is
+chosen from `unlabelled`, or without it and with a budget such as labels=10 from the images of
+`photos` outside it. The same command again repeats nothing that is done.
 """
 
 import sys

@@ -225,7 +225,7 @@ class Data:
     strata: int
     """Groups from which labelled splits are drawn: the classes, where there are any."""
     ratio: float
-    """Test images over training images, where draws are folds of one data set."""
+    """Test images over labelled images of a fold, where draws are folds of one data set; else 0."""
 
 
 @dataclass(frozen=True)

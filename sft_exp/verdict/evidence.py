@@ -123,7 +123,7 @@ def weigh(
         groups: of each comparison, its group, which shares a control (usually the label count).
         other_seeds: whether the means are those over other seeds, which needs two seeds or a prior.
         sampled_draws: of each comparison, whether the draws are a sample; false with all labels.
-        ratio: of folds of one data set, images tested over images trained on. Their training sets
+        ratio: of folds of one data set, test images over labelled images of a fold. Their training sets
             overlap, so that the draws' variance grows by the factor 1 + D ratio (Nadeau & Bengio,
             Machine Learning 52, 2003, equation 5).
         known_scale: false for scores that are not proportions: the prior then gives ratios alone.

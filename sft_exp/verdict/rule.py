@@ -64,7 +64,7 @@ class Setting:
     """What the comparisons of a report have in common."""
 
     tested: int | None = None  # test images
-    # for folds of one data set: images tested over images trained on; 0 for independent draws
+    # for folds of one data set: test images over labelled images; 0 for independent draws
     ratio: float = 0.0
     score: str = "accuracy"
     against: str = "the same model from scratch"  # the control, in words

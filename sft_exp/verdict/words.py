@@ -255,7 +255,8 @@ def notes_of(verdict: Verdict, points: bool, margin: float, *, borrowed: bool) -
         notes.append(f"Two one-sided tests place the difference within {size} of zero.")
     if borrowed and isfinite(verdict.low):
         known = isfinite(verdict.alone[0])
-        alone = f": {bounds(*verdict.alone, points)}" if known else " there is no interval"
+        nothing = " there is no interval" + (" for other seeds" if verdict.this else "")
+        alone = f": {bounds(*verdict.alone, points)}" if known else nothing
         notes.append(f"Without the archive of earlier studies{alone}.")
     if verdict.needed:
         seeds, draws = verdict.needed

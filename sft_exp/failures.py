@@ -21,6 +21,7 @@ from sft_exp.progress import LOG
 
 # lines of OmegaConf that name our classes, not the user's keys
 NOISE = ("full_key:", "reference_type=", "object_type=")
+LONG = 200  # characters of a command that a message does not repeat
 SEARCHED = ("Config search path:", "provider=")  # lines of Hydra after a list of options
 DOCTOR = "\n  `sft_exp doctor RUN` packs what the report needs (RUN is the run folder)"
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -108,7 +109,7 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
     words = sys.argv[1:] if words is None else words
     if broken := [why for schema, why in register.unreadable.items() if schema in str(error)]:
         return "\n  ".join(broken)
-    if hints := unquoted(words):
+    if hints := [*unquoted(words), *not_swept(words)]:
         return "\n  ".join(hints)
     lines = [line for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("    ", "Set the environment"))]
@@ -122,25 +123,82 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
 
 
 def unquoted(words: list[str]) -> list[str]:
-    """Hints for overrides whose value must be quoted, because Hydra cannot read it or reads several
-    values."""
-    multirun, hints = {"-m", "--multirun"} & set(words), []
+    """Hints for overrides whose value Hydra cannot read without quotes."""
+    hints, multirun = [], {"-m", "--multirun"} & set(words)
+    for word, key, value in settings(words):
+        swept = several(word)
+        if swept is None or (swept and is_text(value) and not multirun):
+            rule = "a value with = , blanks or brackets is typed in quotes within quotes"
+            hints.append(f"{word}: {rule}: {in_quotes(key, value)}")
+    return hints
+
+
+def not_swept(words: list[str]) -> list[str]:
+    """Hints for overrides with several values on a command line without `-m`."""
+    if {"-m", "--multirun"} & set(words):
+        return []
+    swept = [(word, key, value) for word, key, value in settings(words) if several(word)]
+    swept = [(word, key, value) for word, key, value in swept if not is_text(value)]
+    if not swept:
+        return []
+    typed = shlex.join(["sft_exp", "-m", *words])
+    command = f": {typed}" if len(typed) < LONG else ""
+    which = " ".join(word for word, *_ in swept)
+    hints = [f"{which}: several values are a sweep, which takes the flag -m{command}"]
+    defaults = default_values([key for _, key, _ in swept], words)
+    for _, key, value in swept:
+        default = defaults.get(key)
+        if key in help_text.GROUPS or isinstance(default, bool | int | float):
+            continue
+        hint = f"one value that is a list: {shlex.quote(f'{key}=[{value}]')}"
+        if not OmegaConf.is_list(default):
+            hint += f"; one text with a comma: {in_quotes(key, value)}"
+        hints.append(hint)
+    return hints
+
+
+def settings(words: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(word, key, value) of the overrides whose value is neither quoted nor in brackets."""
     for word in words:
         key, equals, value = word.partition("=")
-        if word.startswith("-") or not equals or not value or value[0] in "[{'\"$":
-            continue
-        try:
-            several = OverridesParser.create().parse_override(word).is_sweep_override()
-            is_key = key.lstrip("+") not in help_text.GROUPS and "." in key
-            wrong = several and not multirun and is_key
-        except HydraException:
-            wrong = True
-        if wrong:
-            escaped = value.replace('"', '\\"')
-            typed = shlex.quote(f'{key}="{escaped}"')
-            rule = "a value with = , blanks or brackets is typed in quotes within quotes"
-            hints.append(f"{word}: {rule}: {typed}")
-    return hints
+        if equals and value and not word.startswith("-") and value[0] not in "[{'\"$":
+            yield word, key.lstrip("+"), value
+
+
+def several(word: str) -> bool | None:
+    """Whether Hydra reads several values in an override; None where it cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return None
+
+
+def in_quotes(key: str, value: str) -> str:
+    """A text as one value, as it is typed in a shell."""
+    escaped = value.replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def is_text(value: str) -> bool:
+    """Whether a value with commas is rather a text, "photos, new", than several values."""
+    return ", " in value
+
+
+def default_values(keys: list[str], words: list[str]) -> dict[str, Any]:
+    """The values of keys with the options that the words choose; keys that there are not are left
+    out."""
+    chosen = [word for word, key, _ in settings(words) if key in help_text.GROUPS]
+    chosen = [word for word in chosen if not several(word)]
+    try:
+        with (
+            hydra_state.alone(),
+            hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"),
+        ):
+            register.register()
+            config: Any = hydra.compose("config", chosen)
+            return {k: v for k in keys if (v := OmegaConf.select(config, k)) is not None}
+    except (HydraException, OmegaConfBaseException):
+        return {}
 
 
 def suggestions(overrides: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import tables
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, absent
 from sft_exp.reports.page import Grid
 from sft_exp.store import results
 from sft_exp.store.results import Gain, Results
@@ -425,6 +425,8 @@ def collect(folders: Sequence[Path]) -> list[Job]:
             ]
             of_study = any(words.startswith("study=") for words in read(folder / "common.json", []))
             jobs += [replace(each, of_study=of_study) for each in found]
+        elif not folder.exists():
+            raise DataError(f"{folder}: {absent(folder, 'folder')}")
         else:
             raise DataError(
                 f"{folder}: neither a sweep (jobs.json, or folders of runs) nor a run (status.json)"

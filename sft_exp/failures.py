@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp.config import build, help_text, hydra_state, register, sources
+from sft_exp.config import build, compose, help_text, hydra_state, reference, register, sources
 from sft_exp.errors import ConfigError, Failure, StorageError
 from sft_exp.progress import LOG
 
@@ -118,7 +118,9 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
         causes = [line for line in str(error.__cause__).splitlines() if line.strip()]
         lines += [line for line in causes if not line.strip().startswith(NOISE)]
     if meant := suggestions(words):  # appending the key with `+` would have no effect
-        lines = [line for line in lines if not line.startswith("To append to your config")]
+        lines = [
+            line for line in lines if not line.startswith(("To append to your config", "Key '"))
+        ]
     return "\n  ".join([*dict.fromkeys(lines), *meant])
 
 
@@ -203,7 +205,6 @@ def default_values(keys: list[str], words: list[str]) -> dict[str, Any]:
 
 def suggestions(overrides: list[str]) -> list[str]:
     """`optm=adam` -> did you mean optim=adam?"""
-    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
     hints = []
@@ -219,19 +220,46 @@ def suggestions(overrides: list[str]) -> list[str]:
         hydra.initialize_config_dir(str(sources.CONF), version_base="1.3")
     options = [f"{g}={v}" for g, v in groups.items() if v in help_text.options(g)]
     try:
-        config = OmegaConf.to_container(compose("config", overrides=options), resolve=False)
+        config = OmegaConf.to_container(hydra.compose("config", overrides=options), resolve=False)
     except (HydraException, OmegaConfBaseException):
         return hints  # the fault is in a YAML file, and the message names it
     known = [*help_text.GROUPS, *dotted(config)]
     for key, value in pairs:
         if key in build.RETIRED:
             hints.append(f"{key} is no more: {build.RETIRED[key]}")
+        elif key not in known and (hint := of_other_option(key, overrides)):
+            hints.append(f"{key}={value}: {hint}")
         elif key not in known and not key.startswith("hydra") and "@" not in key:
             meant = with_last_word(key, known) or [k for k in [nearest(key, known)] if k]
             if meant:
                 choices = " or ".join(f"{k}={value}" for k in meant)
                 hints.append(f"{key}={value}: did you mean {choices}?")
     return hints
+
+
+def of_other_option(key: str, overrides: list[str]) -> str:
+    """That the chosen option of a group has no such key, which other options have; else ""."""
+    group, _, name = key.partition(".")
+    if group not in help_text.GROUPS or "." in name or not name:
+        return ""
+    words = [w for w in overrides if w.partition("=")[0].lstrip("+") in help_text.GROUPS]
+    chosen = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in words}
+    by = ""  # the option of another group that has chosen this group's
+    option = chosen.get(group, compose.default_choices().get(group, ""))
+    for other, value in chosen.items():
+        if value in help_text.options(other):
+            sets = reference.option(other, value).also
+            if group in sets and group not in chosen:
+                option, by = str(sets[group]), f", which {other}={value} chooses,"
+    having = [
+        o
+        for o in help_text.options(group)
+        if o != option and name in [k.name for k in reference.option(group, o).keys]
+    ]
+    if not having or option not in help_text.options(group):
+        return ""
+    places = " or ".join(f"{group}={o}" for o in having[:3])
+    return f"{group}={option}{by} has no key {name}; {places} has it"
 
 
 def with_last_word(key: str, known: list[str]) -> list[str]:

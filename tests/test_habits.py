@@ -299,6 +299,16 @@ def test_other_readings_of_several_values_are_named_where_there_are_any(typed, r
     assert ("one value" in said) == bool(readings)
 
 
+def test_a_key_of_an_option_that_another_choice_replaced_is_explained():
+    with pytest.raises(ConfigError) as error:
+        api.run(["debug=tiny", "tracker.mode=offline"])
+    said = str(error.value)
+    assert "tracker=none, which debug=tiny chooses, has no key mode; tracker=wandb has it" in said
+    assert "Nowhere" not in said
+    with pytest.raises(ConfigError, match=r"pretrainer=ae has no key beta; pretrainer=.* has it"):
+        api.run(["pretrainer=ae", "pretrainer.beta=2"])
+
+
 def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
     from hydra import compose as compose_theirs
     from hydra import initialize_config_dir

@@ -1,4 +1,4 @@
-"""Compare the jobs of a sweep, of several, or single runs: `python -m sft_exp.compare outputs/multirun/<id>`.
+"""Compare the jobs of a sweep, of several, or single runs: `sft_exp compare outputs/multirun/<id>`.
 
 Settings are sorted and chosen by validation, never by the test score, which is shown beside it. The
 comparison depends on the jobs' results alone, so a sweep that was killed and continued gives the

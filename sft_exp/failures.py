@@ -87,18 +87,18 @@ def translated(overrides: list[str]) -> Iterator[None]:
     interface."""
     try:
         yield
+    except (HydraException, OmegaConfBaseException) as error:  # some are OSErrors, too
+        with hydra_state.alone():
+            text = explain(error, overrides)
+        pairs = [override.partition("=")[::2] for override in overrides]
+        wrong = [(key, value) for key, value in pairs if key and key in text]
+        raise ConfigError(*(wrong or [("overrides", " ".join(overrides))])[0], text) from error
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise ConfigError(
             "overrides", " ".join(overrides)[:200], of_the_system(error)[1]
         ) from error
-    except (HydraException, OmegaConfBaseException) as error:
-        with hydra_state.alone():
-            text = explain(error, overrides)
-        pairs = [override.partition("=")[::2] for override in overrides]
-        wrong = [(key, value) for key, value in pairs if key and key in text]
-        raise ConfigError(*(wrong or [("overrides", " ".join(overrides))])[0], text) from error
 
 
 def explain(error: BaseException, words: list[str] | None = None) -> str:

@@ -21,7 +21,7 @@ from sft_exp.core.rng import caller_generators, seed_global, seed_of
 from sft_exp.core.types import Spec
 from sft_exp.data import own_dataset
 from sft_exp.data.images import Images
-from sft_exp.data.own_dataset import OwnDataset
+from sft_exp.data.own_dataset import OwnDataset, called
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.execution import session
 from sft_exp.failures import translated
@@ -131,6 +131,8 @@ def encoder_node(module: Any, composed: Mapping[str, Any], store: Path) -> dict[
     """The config of a module as an encoder, with the `mean` and `std` of the composed one. ConfigError."""
     from torch import nn
 
+    if isinstance(module, type):
+        raise ConfigError("encoder", module.__name__, called("encoder", module))
     if not isinstance(module, nn.Module):
         valid = (
             "must be a torch.nn.Module; encoders of your own as hyperparameters come by plugins="

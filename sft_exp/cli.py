@@ -16,7 +16,7 @@ from sft_exp.config import build, compose, help_text, register, sources
 from sft_exp.config.build import plain
 from sft_exp.config.rerun import again, flags_first, named
 from sft_exp.config.weight_names import with_encoder
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, Interrupted
 from sft_exp.execution import memo, ownership, watchdog
 from sft_exp.failures import reported
 from sft_exp.guidance import image_defaults
@@ -61,6 +61,13 @@ def command(words: list[str]) -> NoReturn:
             hydra.main(version_base="1.3", config_path=str(sources.CONF), config_name="config")(
                 task
             )()
+        except (KeyboardInterrupt, SystemExit) as ended:
+            if isinstance(ended, SystemExit) and ended.code not in (Interrupted.code, 130):
+                raise
+            from sft_exp.sweep import sweeps
+
+            code = sweeps.interrupted()
+            sys.exit(ended.code if isinstance(ended, SystemExit) else code)
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("submitit", "ray"):
                 raise

@@ -1,5 +1,8 @@
 """Failures that reach the user in their own terms. The class names the exit code."""
 
+from difflib import get_close_matches
+from pathlib import Path
+
 NAMED = 20  # things that a message names
 
 
@@ -78,3 +81,21 @@ def listing(lines: list[str]) -> str:
     return "".join(f"\n  {line}" for line in lines[:NAMED]) + (
         f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
     )
+
+
+def absent(path: Path, kind: str) -> str:
+    """That there is no such `kind` ("file", "folder"), with the most similar path that exists."""
+    lowest = path  # of the missing ones, that whose parent exists
+    while not lowest.parent.is_dir() and lowest.parent != lowest:
+        lowest = lowest.parent
+    try:
+        there = [p for p in lowest.parent.iterdir() if p.is_dir() or path == lowest]
+    except OSError:
+        there = []
+    names = {p.name.casefold(): p for p in there if kind != "folder" or p.is_dir()}
+    close = get_close_matches(lowest.name.casefold(), [*names], n=1)
+    if not close:
+        return f"no such {kind}"
+    meant = names[close[0]]
+    whole = meant / path.relative_to(lowest)
+    return f"no such {kind}; did you mean {whole if whole.exists() else meant}?"

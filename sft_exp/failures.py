@@ -15,12 +15,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp.config import build, help_text, hydra_state, register, sources
+from sft_exp.config import build, compose, help_text, hydra_state, reference, register, sources
 from sft_exp.errors import ConfigError, Failure, StorageError
 from sft_exp.progress import LOG
 
 # lines of OmegaConf that name our classes, not the user's keys
 NOISE = ("full_key:", "reference_type=", "object_type=")
+LONG = 200  # characters of a command that a message does not repeat
 SEARCHED = ("Config search path:", "provider=")  # lines of Hydra after a list of options
 DOCTOR = "\n  `sft_exp doctor RUN` packs what the report needs (RUN is the run folder)"
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -86,7 +87,7 @@ def translated(overrides: list[str]) -> Iterator[None]:
     interface."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:  # some are OSErrors, too
         with hydra_state.alone():
             text = explain(error, overrides)
         pairs = [override.partition("=")[::2] for override in overrides]
@@ -108,7 +109,7 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
     words = sys.argv[1:] if words is None else words
     if broken := [why for schema, why in register.unreadable.items() if schema in str(error)]:
         return "\n  ".join(broken)
-    if hints := unquoted(words):
+    if hints := [*unquoted(words), *not_swept(words)]:
         return "\n  ".join(hints)
     lines = [line for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("    ", "Set the environment"))]
@@ -117,35 +118,93 @@ def explain(error: BaseException, words: list[str] | None = None) -> str:
         causes = [line for line in str(error.__cause__).splitlines() if line.strip()]
         lines += [line for line in causes if not line.strip().startswith(NOISE)]
     if meant := suggestions(words):  # appending the key with `+` would have no effect
-        lines = [line for line in lines if not line.startswith("To append to your config")]
+        lines = [
+            line for line in lines if not line.startswith(("To append to your config", "Key '"))
+        ]
     return "\n  ".join([*dict.fromkeys(lines), *meant])
 
 
 def unquoted(words: list[str]) -> list[str]:
-    """Hints for overrides whose value must be quoted, because Hydra cannot read it or reads several
-    values."""
-    multirun, hints = {"-m", "--multirun"} & set(words), []
+    """Hints for overrides whose value Hydra cannot read without quotes."""
+    hints, multirun = [], {"-m", "--multirun"} & set(words)
+    for word, key, value in settings(words):
+        swept = several(word)
+        if swept is None or (swept and is_text(value) and not multirun):
+            rule = "a value with = , blanks or brackets is typed in quotes within quotes"
+            hints.append(f"{word}: {rule}: {in_quotes(key, value)}")
+    return hints
+
+
+def not_swept(words: list[str]) -> list[str]:
+    """Hints for overrides with several values on a command line without `-m`."""
+    if {"-m", "--multirun"} & set(words):
+        return []
+    swept = [(word, key, value) for word, key, value in settings(words) if several(word)]
+    swept = [(word, key, value) for word, key, value in swept if not is_text(value)]
+    if not swept:
+        return []
+    typed = shlex.join(["sft_exp", "-m", *words])
+    command = f": {typed}" if len(typed) < LONG else ""
+    which = " ".join(word for word, *_ in swept)
+    hints = [f"{which}: several values are a sweep, which takes the flag -m{command}"]
+    defaults = default_values([key for _, key, _ in swept], words)
+    for _, key, value in swept:
+        default = defaults.get(key)
+        if key in help_text.GROUPS or isinstance(default, bool | int | float):
+            continue
+        hint = f"one value that is a list: {shlex.quote(f'{key}=[{value}]')}"
+        if not OmegaConf.is_list(default):
+            hint += f"; one text with a comma: {in_quotes(key, value)}"
+        hints.append(hint)
+    return hints
+
+
+def settings(words: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(word, key, value) of the overrides whose value is neither quoted nor in brackets."""
     for word in words:
         key, equals, value = word.partition("=")
-        if word.startswith("-") or not equals or not value or value[0] in "[{'\"$":
-            continue
-        try:
-            several = OverridesParser.create().parse_override(word).is_sweep_override()
-            is_key = key.lstrip("+") not in help_text.GROUPS and "." in key
-            wrong = several and not multirun and is_key
-        except HydraException:
-            wrong = True
-        if wrong:
-            escaped = value.replace('"', '\\"')
-            typed = shlex.quote(f'{key}="{escaped}"')
-            rule = "a value with = , blanks or brackets is typed in quotes within quotes"
-            hints.append(f"{word}: {rule}: {typed}")
-    return hints
+        if equals and value and not word.startswith("-") and value[0] not in "[{'\"$":
+            yield word, key.lstrip("+"), value
+
+
+def several(word: str) -> bool | None:
+    """Whether Hydra reads several values in an override; None where it cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return None
+
+
+def in_quotes(key: str, value: str) -> str:
+    """A text as one value, as it is typed in a shell."""
+    escaped = value.replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def is_text(value: str) -> bool:
+    """Whether a value with commas is rather a text, "photos, new", than several values."""
+    return ", " in value
+
+
+def default_values(keys: list[str], words: list[str]) -> dict[str, Any]:
+    """The values of keys with the options that the words choose; keys that there are not are left
+    out."""
+    chosen = [word for word, key, _ in settings(words) if key in help_text.GROUPS]
+    chosen = [word for word in chosen if not several(word)]
+    try:
+        with (
+            hydra_state.alone(),
+            hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"),
+        ):
+            register.register()
+            config: Any = hydra.compose("config", chosen)
+            return {k: v for k in keys if (v := OmegaConf.select(config, k)) is not None}
+    except (HydraException, OmegaConfBaseException):
+        return {}
 
 
 def suggestions(overrides: list[str]) -> list[str]:
     """`optm=adam` -> did you mean optim=adam?"""
-    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
     hints = []
@@ -161,19 +220,46 @@ def suggestions(overrides: list[str]) -> list[str]:
         hydra.initialize_config_dir(str(sources.CONF), version_base="1.3")
     options = [f"{g}={v}" for g, v in groups.items() if v in help_text.options(g)]
     try:
-        config = OmegaConf.to_container(compose("config", overrides=options), resolve=False)
+        config = OmegaConf.to_container(hydra.compose("config", overrides=options), resolve=False)
     except (HydraException, OmegaConfBaseException):
         return hints  # the fault is in a YAML file, and the message names it
     known = [*help_text.GROUPS, *dotted(config)]
     for key, value in pairs:
         if key in build.RETIRED:
             hints.append(f"{key} is no more: {build.RETIRED[key]}")
+        elif key not in known and (hint := of_other_option(key, overrides)):
+            hints.append(f"{key}={value}: {hint}")
         elif key not in known and not key.startswith("hydra") and "@" not in key:
             meant = with_last_word(key, known) or [k for k in [nearest(key, known)] if k]
             if meant:
                 choices = " or ".join(f"{k}={value}" for k in meant)
                 hints.append(f"{key}={value}: did you mean {choices}?")
     return hints
+
+
+def of_other_option(key: str, overrides: list[str]) -> str:
+    """That the chosen option of a group has no such key, which other options have; else ""."""
+    group, _, name = key.partition(".")
+    if group not in help_text.GROUPS or "." in name or not name:
+        return ""
+    words = [w for w in overrides if w.partition("=")[0].lstrip("+") in help_text.GROUPS]
+    chosen = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in words}
+    by = ""  # the option of another group that has chosen this group's
+    option = chosen.get(group, compose.default_choices().get(group, ""))
+    for other, value in chosen.items():
+        if value in help_text.options(other):
+            sets = reference.option(other, value).also
+            if group in sets and group not in chosen:
+                option, by = str(sets[group]), f", which {other}={value} chooses,"
+    having = [
+        o
+        for o in help_text.options(group)
+        if o != option and name in [k.name for k in reference.option(group, o).keys]
+    ]
+    if not having or option not in help_text.options(group):
+        return ""
+    places = " or ".join(f"{group}={o}" for o in having[:3])
+    return f"{group}={option}{by} has no key {name}; {places} has it"
 
 
 def with_last_word(key: str, known: list[str]) -> list[str]:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import sft_exp
 from sft_exp.check import __main__ as checker
-from sft_exp.check import predictions
+from sft_exp.check import predictions, runs
+from sft_exp.check.artefacts import FinishedFolders
 from sft_exp.check.standard import POINTS, VERSION, Grade
 from sft_exp.core.arms import FLOORS
+from sft_exp.stages.features import STORED
 
 STANDARD = Path(__file__).parents[1] / "docs" / "standard.md"
 ARMS = {"ours": 0.95, "scratch": 0.8, **dict.fromkeys(FLOORS, 0.5)}
@@ -187,3 +190,28 @@ def test_several_runs_fail_a_point_together():
     assert (found["1.2"].passed, found["1.2"].reason) == (None, "how")
     assert found["2.1"].passed
     assert found["8.2"].passed is None
+
+
+def test_arms_whose_features_are_stored_differ_in_the_start_alone(tmp_path):
+    """The features of a pretrained encoder that stays frozen are stored for all draws, those of a
+    random one are not: the arms are computed alike."""
+    store = tmp_path / "store"
+    words = ("debug=tiny", "strategy=svm", "draws=2", "tracker=none", f"store={store}")
+    sft_exp.run(list(words), tmp_path / "run")
+    found = {g.point: g for g in checker.grade([tmp_path / "run"])}
+    assert found["4.1"].passed is True, found["4.1"].reason
+    stored = FinishedFolders(store)
+    name = next(n for n in stored.of_stage("finetune") if STORED in stored.request(n))
+    request = stored.request(name)
+    assert STORED not in runs.without_stored_features(stored, request)
+    other = {**request, "features": {**request["features"], "grid": 2}}
+    assert STORED in runs.without_stored_features(stored, other)
+
+
+def test_a_difference_of_arms_is_said_by_names_in_short_lines(monkeypatch, capsys):
+    long = {"dataset": {"is": "a.b.Digits", "test": 500}, "sha256": "d" * 900}
+    said = [*runs.differences({"kept": long, "net": {"is": "a.MLP"}}, {"kept": None, "net": None})]
+    assert said == [("kept", "(dataset, sha256)", "None"), ("net", "MLP", "None")]
+    assert len(runs.short("x" * 500)) < 70
+    checker.print_grades([Grade("4.1", False, "some words " * 100)], [])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 200

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -331,3 +332,30 @@ def test_help_answers_a_slip(program, topic, said):
     code, out, err = program("help", topic)
     assert (code, out) == (2, "")
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("labels", "labels=10 "),
+        ("metrics", "metrics=[] "),
+        ("finetune.steps", "finetune.steps=null "),
+        ("optim.lr", "optim.lr=0.001\n    of optim=adam, adamw"),
+        ("pretrainer.beta", "weight of the KL term"),
+        ("compare", "usage: sft_exp compare"),
+        ("start", "usage: sft_exp start FOLDER"),
+    ],
+)
+def test_help_answers_for_a_key_and_for_a_command(topic, said, capsys):
+    from sft_exp.help import __main__ as help_command
+
+    with suppress(SystemExit):  # of a command's --help
+        assert help_command.main([topic]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_help_on_what_there_is_not_names_the_nearest(capsys):
+    from sft_exp.help import __main__ as help_command
+
+    assert help_command.main(["lables"]) == 2
+    assert "is no group, option, key or command; did you mean labels?" in capsys.readouterr().err

@@ -151,6 +151,11 @@ def test_a_metric_added_to_a_finished_run_trains_nothing(tmp_path):
     ("metrics", "words"),
     [
         ("[topk]", "metrics=topk: names no metric; did you mean top_k?"),
+        ("[topk]", "is a file metrics/topk.py in the folder of plugins="),
+        ("[{top_k: {k: 3}}]", "is written {_target_: sft_exp.metrics.top_k.TopK, k: 3}"),
+        ("[{_target_: top_k, k: 3}]", "is written {_target_: sft_exp.metrics.top_k.TopK, k: 3}"),
+        ("[{mine: {k: 3}}]", "is written {_target_: MODULE.CLASS, k: 3}"),
+        ("[{_target_: mine, k: 3}]", "_target_=mine: must be the path of a class, MODULE.CLASS"),
         ("[top_k,top_k]", "is the name of two metrics"),
         ("[{_target_: torchmetrics.classification.Nope}]", "cannot be imported"),
         ("[{_target_: torchmetrics.MeanSquaredError}]", "cannot score logits"),
@@ -165,3 +170,11 @@ def test_a_metric_that_cannot_be_computed_is_refused_before_anything_is(metrics,
         sft_exp.run(["debug=tiny", f"metrics={metrics}", f"store={tmp_path / 'store'}"])
     assert words in str(error.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_plugins_that_is_not_there_is_said_to_be_missing(tmp_path):
+    (tmp_path / "my_methods").mkdir()
+    with pytest.raises(ConfigError, match=r"no such folder; did you mean .*/my_methods\?"):
+        register.plug(str(tmp_path / "my_method"))
+    with pytest.raises(ConfigError, match="must be a folder with one of"):
+        register.plug(str(tmp_path / "my_methods"))

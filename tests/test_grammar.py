@@ -17,6 +17,11 @@ WRONG = [
     ("--optim.lr 0.1", "settings are written without dashes: optim.lr=0.1"),
     ("--labels", "settings are written without dashes: labels=VALUE"),
     ("-m optim.lr=[0.1, 0.2]", "a value with blanks is quoted: 'optim.lr=[0.1, 0.2]'"),
+    (
+        "metrics=[{_target_: torchmetrics.CohenKappa, task: multiclass}] labels=5",
+        "quoted: 'metrics=[{_target_: torchmetrics.CohenKappa, task: multiclass}]'",
+    ),
+    ("+optim.options={a: 1, b: 2} seed=1", "quoted: '+optim.options={a: 1, b: 2}'"),
     *(
         (f"labels=5 {word}", f"{word}: write hydra/job_logging=quiet")
         for word in ("quiet", "quiet=true", "-q", "--quiet")

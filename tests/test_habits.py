@@ -17,7 +17,7 @@ from sft_exp import api
 from sft_exp.config import build, compose, help_text, register
 from sft_exp.config.rerun import flags_first
 from sft_exp.errors import ConfigError
-from sft_exp.failures import translated, unquoted
+from sft_exp.failures import not_swept, translated, unquoted
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_flags_may_stand_anywhere(typed, read):
     ],
 )
 def test_a_value_that_must_be_quoted_is_shown_quoted(typed, shown):
-    (said,) = unquoted(["seed=1", typed, "labels=5%", "pretrainer=ae,vae", "optim.lr=1e-3"])
+    (said,) = unquoted(["seed=1", typed, "labels=5%", "optim.lr=1e-3"])
     assert said.startswith(f"{typed}: ")
     assert said.endswith(shown)
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -270,6 +270,43 @@ def test_a_value_that_must_be_quoted_is_shown_quoted(typed, shown):
     (word,) = shlex.split(shown)
     parsed = OverridesParser.create().parse_override(word)
     assert (parsed.key_or_group, parsed.value()) == (key, value)
+
+
+def test_several_values_without_the_flag_of_a_sweep_are_answered_with_the_flag():
+    words = ["pretrainer=ae,vae", "optim=sgd,adam", "optim.lr=1e-2,1e-3", "labels=5"]
+    (said,) = not_swept(words)
+    assert said.startswith("pretrainer=ae,vae optim=sgd,adam optim.lr=1e-2,1e-3: several values")
+    assert said.endswith(f": sft_exp -m {' '.join(words)}")
+    assert not unquoted(words)
+    assert not not_swept(["-m", *words])
+
+
+@pytest.mark.parametrize(
+    ("typed", "readings"),
+    [
+        (
+            ["dataset=image_folder", "dataset.unlabelled=a,b"],
+            ["'dataset.unlabelled=[a,b]'", "'dataset.unlabelled=\"a,b\"'"],
+        ),
+        (["metrics=auroc,top_k"], ["'metrics=[auroc,top_k]'"]),
+        (["seed=range(0,3)"], []),
+    ],
+)
+def test_other_readings_of_several_values_are_named_where_there_are_any(typed, readings):
+    said = "\n".join(not_swept(typed))
+    assert "-m" in said
+    assert all(reading in said for reading in readings)
+    assert ("one value" in said) == bool(readings)
+
+
+def test_a_key_of_an_option_that_another_choice_replaced_is_explained():
+    with pytest.raises(ConfigError) as error:
+        api.run(["debug=tiny", "tracker.mode=offline"])
+    said = str(error.value)
+    assert "tracker=none, which debug=tiny chooses, has no key mode; tracker=wandb has it" in said
+    assert "Nowhere" not in said
+    with pytest.raises(ConfigError, match=r"pretrainer=ae has no key beta; pretrainer=.* has it"):
+        api.run(["pretrainer=ae", "pretrainer.beta=2"])
 
 
 def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):

@@ -481,12 +481,12 @@ def test_a_table_with_a_mistake_is_refused_by_line(header, rows, message):
 
 def test_a_missing_table_or_one_that_is_no_text_is_refused():
     classes(Path("root"))
-    refused(r"dataset\.labels=gone\.csv: No such file", root="root", labels="gone.csv")
+    refused(r"dataset\.labels=gone\.csv: no such file", root="root", labels="gone.csv")
     Path("odd.csv").write_bytes(b"file,label\n\x81\x8d,a\n")
     refused(r"dataset\.labels=odd\.csv: .* codec can't decode", root="root", labels="odd.csv")
 
 
-@pytest.mark.parametrize("entry", ["gone", "photos/*.png", "notes.txt", "empty"])
+@pytest.mark.parametrize("entry", ["photos/*.png", "notes.txt", "empty"])
 def test_an_entry_of_the_pool_without_an_image_is_refused(entry):
     root = classes(Path("root"))
     Path("notes.txt").write_text("no images")
@@ -496,6 +496,21 @@ def test_an_entry_of_the_pool_without_an_image_is_refused(entry):
         root=str(root),
         unlabelled=[entry],
     )
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing_with_the_nearest_name():
+    root = classes(Path("root"))
+    pool(root / "unlabelled", 3)  # which is named like images without labels, and is not the fault
+    refused(
+        r"^dataset\.unlabelled=root/unlabeled: no such file or folder; "
+        r"did you mean root/unlabelled\?$",
+        root=str(root),
+        unlabelled=["root/unlabeled"],
+    )
+    refused(r"root=rot: no such folder; did you mean root\? Expected is", root="rot")
+    Path("labels.csv").touch()
+    refused(r"labels=lables\.csv: no such file; did you mean labels\.csv\?", labels="lables.csv")
+    refused(r"labels=a\.json: no such file$", labels="a.json")
 
 
 def test_a_pool_of_labelled_images_alone_is_refused():

@@ -272,6 +272,10 @@ Typed = type("Typed", (nn.Linear,), {"__module__": "__main__"})
         (lambda nets: nets.Holds(open), "is held by the module"),
         (lambda nets: hooked(nets), "is held by the module"),
         (lambda nets: 3, "must be a torch.nn.Module"),
+        (
+            lambda nets: nets.Net,
+            "encoder=Net: is the class and no object of it; call it: encoder=Net()",
+        ),
     ],
 )
 def test_a_module_that_no_other_process_could_build_is_refused(nets, tmp_path, make, words):
@@ -291,6 +295,7 @@ def hooked(nets):
     [
         (nn.Flatten(2), "must give features [B, D] or maps [B, D, H, W]"),
         (nn.Linear(3, 4), "does not take images [2, 1, 8, 8]"),
+        (nn.Conv2d(3, 4, 3), "dataset.channels= and dataset.size= change what it is given"),
         (nn.Sequential(nn.Flatten(0)), "must give features"),
     ],
 )
@@ -366,6 +371,8 @@ def test_items_that_are_no_images_with_classes_are_named(tmp_path, dataset, word
 def test_parts_that_do_not_exist_are_named(tmp_path):
     with pytest.raises(ConfigError, match="a dict of them by part"):
         own_dataset.described({"train": [(GREY[0], 0)], "valid": [(GREY[0], 0)]}, tmp_path)
+    with pytest.raises(ConfigError, match=r"is the class .*; call it: dataset=TensorDataset\(\)"):
+        own_dataset.described(TensorDataset, tmp_path)
 
 
 def test_what_is_given_twice_or_as_a_built_metric_is_refused(digits):

@@ -137,13 +137,11 @@ def test_a_run_is_found_from_any_folder(run, monkeypatch):
 
 
 def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
-    for folder in ("gone", "."):
+    for folder, problem in (("gone", "no such folder"), (".", "neither a run folder")):
         assert predict_command.main([folder, "x.png"]) == 3
         out, said = capsys.readouterr()
         assert out == ""
-        assert said.startswith(
-            f"sft_exp.predict: {folder}: neither a run folder (results.json) nor a store folder"
-        )
+        assert said.startswith(f"sft_exp.predict: {folder}: {problem}")
         assert len(said.splitlines()) == 1
 
 

@@ -116,6 +116,13 @@ def test_a_plan_counts_what_all_jobs_would_compute_and_runs_none():
     assert "the sweeper chooses its jobs as it goes" in said
 
 
+def test_a_store_that_cannot_be_written_to_stops_the_sweep_before_its_first_job(tmp_path):
+    (tmp_path / "file").touch()
+    said = sweep(*GRID, *TINY, f"store={tmp_path / 'file' / 'store'}", code=5)
+    assert f"sft_exp: store={tmp_path / 'file' / 'store'}: Not a directory" in said
+    assert not Path("outputs").exists()
+
+
 @pytest.mark.slow
 def test_parallel_jobs_share_one_pretraining():
     sweep(*GRID, *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,9 +19,16 @@ from sft_exp import progress
 from sft_exp.execution import ownership
 from sft_exp.reports.terminal_table import fitted
 from sft_exp.store import atomic_io
-from sft_exp.sweep import display
+from sft_exp.sweep import display, sweeps
 from sft_exp.sweep.display import Display
 
+ROOT = Path(__file__).parents[1]
+# takes the terminal that it was started on as its own, so that Ctrl-C is a signal
+TERMINAL = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("sft_exp", run_name="__main__")
+"""
 NUMBERS = ("val", "± val", "test", "± test", "gain")
 SETTINGS = ("pretrainer", "optim", "optim.lr", "encoder", "pretrain.steps")
 HEAD = ["job", *SETTINGS, *NUMBERS, "verdict"]
@@ -182,6 +190,50 @@ def test_the_block_shows_what_other_processes_run_and_where(screen, monkeypatch,
     assert "node" not in printed(shown.block(), 100)
     assert "job 0: failed, out of memory" in screen.file.getvalue()
     shown.live = None
+
+
+def test_an_interrupted_sweep_leaves_a_line_that_says_how_far_it_came(screen, monkeypatch):
+    shown = Display(27, done=3)
+    shown.end("job 4", 0.5, 0.5)
+    monkeypatch.setattr(sweeps, "_display", [shown])
+    monkeypatch.setattr(sweeps, "_driver", True)
+    assert sweeps.interrupted() == 75
+    last = screen.file.getvalue().splitlines()[-1]
+    assert last == "interrupted: 4 of 27 jobs are done; the same command continues"
+    monkeypatch.setattr(sweeps, "_display", [])
+    assert sweeps.interrupted() == 130
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+@pytest.mark.parametrize("at", ["checking job 0", "0:01 job 0 (1 of 8)"])
+def test_ctrl_c_in_a_sweep_on_a_terminal(at, tmp_path):
+    """The key reaches the process that shows the jobs and the worker that runs them."""
+    import pty
+
+    words = ["-m", "pretrainer=ae,none", "seed=0,1,2,3", "debug=tiny", "tracker=none"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said, pressed = b"", False
+    with suppress(OSError):  # Linux ends the stream of a closed terminal by an error
+        while part := os.read(ours, 65536):
+            said += part
+            if at.encode() in said and not pressed:
+                pressed = True
+                os.write(ours, b"\x03")
+    os.close(ours)
+    text = said.decode(errors="replace")
+    assert process.wait() == 75, text[-2000:]
+    last = text.rstrip().splitlines()[-1]
+    assert re.search(r"interrupted: \d of 8 jobs are done; the same command continues$", last)
 
 
 def test_a_process_whose_jobs_another_one_shows_is_silent(screen, caplog, monkeypatch):

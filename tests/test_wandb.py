@@ -335,7 +335,7 @@ def test_the_same_once_more_adds_nothing_and_a_report_its_pictures(online, serve
 @pytest.mark.slow
 def test_offline_and_then_uploaded_whole(env, server):
     said = experiment(env, *LITTLE)
-    assert said.count("python -m sft_exp.sync") == 1
+    assert said.count("sft_exp sync") == 1
     assert server.state()["http"] == {}
     online = {**env, **server.env()}
     assert sync(online).count("/runs/") == 2
@@ -658,7 +658,7 @@ def test_never_in_the_way(online, server, untracked, fault):
         f"{fault}: results after {written - started:.1f} s, end {time.monotonic() - written:.1f} s later: {said}"
     )
     assert store() == untracked
-    assert "python -m sft_exp.sync" in said
+    assert "sft_exp sync" in said
     assert "Traceback" not in said
     server.server.store.faults.clear()
     server.server.api_key = key

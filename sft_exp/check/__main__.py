@@ -34,6 +34,7 @@ class Arguments:
     again: bool = False  # also read the data set and predict again (point 6.5)
 
 
+PIPED = 200  # columns where there is no terminal
 WORDS = {True: "passed", False: "failed", None: "cannot tell"}
 
 
@@ -92,7 +93,7 @@ def merge(grades: Sequence[Grade]) -> list[Grade]:
 
 
 def print_grades(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
-    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED)
     table = Table(box=SIMPLE_HEAD)
     for head in ("", "point", "", "reason"):
         table.add_column(head, no_wrap=head == "")

@@ -10,12 +10,13 @@ from statistics import fmean
 from typing import Any
 
 from sft_exp.check import standard_1, weights
-from sft_exp.check.artefacts import Evaluation, Run
+from sft_exp.check.artefacts import Evaluation, FinishedFolders, Run
 from sft_exp.check.standard import Grade, ok, unknown
 from sft_exp.core.arms import FLOORS, MAIN, SCRATCH
 from sft_exp.core.score import ACCURACY, NAMES, judged_by, with_balanced
 from sft_exp.data.duplicates import OVERLAP
 from sft_exp.errors import DataError
+from sft_exp.stages.features import STORED
 from sft_exp.store import atomic_io
 from sft_exp.store.results import is_proportion
 from sft_exp.training import health, metrics_log
@@ -31,6 +32,9 @@ from sft_exp.verdict import (
 )
 
 CLOSE = 1e-6  # largest difference between two computations of an accuracy or interval
+LONGEST = 60  # characters of a value that a reason shows
+# what the features of images depend on, besides the images
+FEATURES_OF = ("dataset", "data", "encoder", "features", "start")
 START = frozenset({"start"})  # key of a request: the pretraining, in which the arms differ
 # what point 8.2 requires of a result: facts on its data, settings, and stages with their cost
 DATA_FACTS = ("manifest", "labelled", "val", "test", "copies", "transductive")
@@ -216,7 +220,8 @@ def arms(run: Run) -> Iterator[Grade]:
     differ = []
     for pretrained, control in zip(main, scratch, strict=False):
         ours, theirs = (run.store.request(e.finetune) for e in (pretrained, control))
-        pairs = differences(run.store.expanded(ours, START), run.store.expanded(theirs, START))
+        computed = [without_stored_features(run.store, r) for r in (ours, theirs)]
+        pairs = differences(*(run.store.expanded(r, START) for r in computed))
         differ += [f"{key}: {value} against {other} from scratch" for key, value, other in pairs]
         if theirs["start"]:
             differ.append(f"draw {control.draw}: scratch starts from {theirs['start']}")
@@ -234,6 +239,17 @@ def arms(run: Run) -> Iterator[Grade]:
     yield ok("4.5", not_beaten) if baselines else unknown("4.5", "there are no baselines")
     judged = bool(run.result["verdict"])
     yield ok("4.6", failures(run)) if judged else unknown("4.6", "there is no verdict")
+
+
+def without_stored_features(store: FinishedFolders, request: dict[str, Any]) -> dict[str, Any]:
+    """A fine-tuning's request without its stored features, if these are the ones that it would
+    compute itself: those of a pretrained encoder are stored once for all draws, and a random
+    encoder is another one in each draw."""
+    if STORED not in request:
+        return request
+    stored = store.request(request[STORED])
+    same = all(stored[key] == request.get(key) for key in FEATURES_OF)
+    return {k: v for k, v in request.items() if k != STORED or not same}
 
 
 def failures(run: Run) -> Iterator[str]:
@@ -259,9 +275,13 @@ def differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, An
         yield prefix, short(a), short(b)
 
 
-def short(value: Any) -> Any:
-    """The class name of a recorded object; any other value unchanged."""
-    return value["is"].rpartition(".")[2] if isinstance(value, dict) and "is" in value else value
+def short(value: Any) -> str:
+    """The class name of a recorded object, the keys of another group, the start of a long text."""
+    if isinstance(value, dict):
+        name = str(value.get("is", "")).rpartition(".")[2]
+        value = name or f"({', '.join(map(str, value))})"
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def trainings(run: Run) -> Iterator[Grade]:

@@ -1,4 +1,4 @@
-"""Compare the jobs of a sweep, of several, or single runs: `python -m sft_exp.compare outputs/multirun/<id>`.
+"""Compare the jobs of a sweep, of several, or single runs: `sft_exp compare outputs/multirun/<id>`.
 
 Settings are sorted and chosen by validation, never by the test score, which is shown beside it. The
 comparison depends on the jobs' results alone, so a sweep that was killed and continued gives the
@@ -18,7 +18,7 @@ from typing import Any
 from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import tables
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, absent
 from sft_exp.reports.page import Grid
 from sft_exp.store import results
 from sft_exp.store.results import Gain, Results
@@ -435,6 +435,8 @@ def collect(folders: Sequence[Path]) -> list[Job]:
             ]
             of_study = any(words.startswith("study=") for words in read(folder / "common.json", []))
             jobs += [replace(each, of_study=of_study) for each in found]
+        elif not folder.exists():
+            raise DataError(f"{folder}: {absent(folder, 'folder')}")
         else:
             raise DataError(
                 f"{folder}: neither a sweep (jobs.json, or folders of runs) nor a run (status.json)"

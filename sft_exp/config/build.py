@@ -18,6 +18,7 @@ from sft_exp.config.args import did_you_mean
 from sft_exp.config.enums import with_members
 from sft_exp.config.help_text import GROUPS
 from sft_exp.config.moved import MEMBERS, current, updated
+from sft_exp.config.reference import text_of
 from sft_exp.config.register import plug
 from sft_exp.config.schema import (
     AugmentConfig,
@@ -291,6 +292,8 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
     kind = " or ".join(kinds)
     if not isinstance(path, str):
         raise ConfigError(f"{group}._target_", path, f"must name a class derived from {kind}")
+    if "." not in path:
+        raise ConfigError(f"{group}._target_", path, "must be the path of a class, MODULE.CLASS")
     try:
         cls = locate(path)
     except (ImportError, AttributeError, ValueError, SyntaxError, NameError, TypeError) as error:
@@ -390,10 +393,14 @@ def named(value: Any, group: str, key: str) -> Any:
             raise ConfigError(
                 key, value, f"{name!r} names no {group}{did_you_mean(name, list(files))}"
             )
-        target = next(f.default for f in fields_of(node(*files[name])) if f.name == "_target_")
-        return part({"_target_": target}, key, (KINDS | LISTED_KINDS)[group])
+        return part({"_target_": target_of(*files[name])}, key, (KINDS | LISTED_KINDS)[group])
 
     return {k: build(v) for k, v in value.items()} if isinstance(value, dict) else build(value)
+
+
+def target_of(file: Path, module: str) -> str:
+    """The `_target_` of the part in a file."""
+    return next(str(f.default) for f in fields_of(node(file, module)) if f.name == "_target_")
 
 
 def metric(value: Any) -> Any:
@@ -402,8 +409,17 @@ def metric(value: Any) -> Any:
 
     Another name may be a metric of the task, which is unknown here, and stays a name.
     """
+    files = {file.stem: (file, module) for group, file, module in parts() if group == "metric"}
     if isinstance(value, dict):
         target = str(value.get("_target_"))
+        meant = next((name for name in (target, *value) if name in files), None)
+        if meant or "_target_" not in value:
+            path = target_of(*files[meant]) if meant else "MODULE.CLASS"
+            options = next((v for v in value.values() if isinstance(v, dict)), value)
+            given = {k: v for k, v in options.items() if k not in ("_target_", meant)}
+            form = "".join(f", {k}: {text_of(v)}" for k, v in (given or {"KEY": "VALUE"}).items())
+            valid = f"a metric with keys of its own is written {{_target_: {path}{form}}}"
+            raise ConfigError("metrics", text_of([value]), valid)
         if target.startswith("torchmetrics."):
             options = {k: inner(v, f"metrics.{k}") for k, v in value.items() if k != "_target_"}
             wrapper = f"{HERE.name}.{LISTED['metric']}.torchmetrics_class.TorchMetric"
@@ -411,8 +427,7 @@ def metric(value: Any) -> Any:
         return part(value, "metrics", LISTED_KINDS["metric"])
     if not isinstance(value, str):
         raise ConfigError("metrics", value, "must be names of metrics, or nodes with _target_")
-    names = {file.stem for group, file, _ in parts() if group == "metric"}
-    return named(value, "metric", "metrics") if value in names else value
+    return named(value, "metric", "metrics") if value in files else value
 
 
 def locate(path: str) -> Any:

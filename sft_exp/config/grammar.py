@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 FLAGS = (  # Hydra's
@@ -13,6 +14,7 @@ VALUED = (  # those that take a value
     "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
 )  # fmt: skip
 OPTIONAL = ("--info", "-i")  # whose value may be left out
+BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"))
 QUIET = "write hydra/job_logging=quiet for results and errors alone"
 VERBOSE = "write hydra.verbose=true, or hydra.verbose=LOGGER for one logger"
 LOUDNESS = {  # what many programs call these settings of Hydra's
@@ -69,8 +71,14 @@ def bare(word: str, before: str, after: Sequence[str]) -> str:
     """`pretrainer`, `vae`, `optim.lr 0.1`: a setting is one word with `=` in it."""
     from sft_exp.config.help_text import GROUPS, options  # late: reads YAML files
 
-    if before.count("[") > before.count("]") or before.count("(") > before.count(")"):
-        return f"{before} {word}: a value with blanks is quoted: '{before} {word}'"
+    if any(before.count(opening) > before.count(closing) for opening, closing in BRACKETS):
+        whole = [before, word]
+        for part in after:  # up to the bracket that closes
+            if all(" ".join(whole).count(a) <= " ".join(whole).count(b) for a, b in BRACKETS):
+                break
+            whole.append(part)
+        typed = " ".join(whole)
+        return f"{typed}: a value with blanks is quoted: {shlex.quote(typed)}"
     if after and after[0].startswith("="):
         value = after[0][1:] or "".join(after[1:2])
         return f"{word} {after[0]}: write {word}={value}, without blanks around ="

@@ -32,7 +32,7 @@ from sft_exp.config.sources import (
     option_files,
     parts,
 )
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, absent
 
 # the default name, for sweeps whose jobs are not known beforehand
 _sweep_name = [f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:4]}"]
@@ -181,6 +181,8 @@ def plug(folder: str | None) -> None:
     path = Path(folder).expanduser().resolve()
     if path in _plugged:
         return
+    if not path.is_dir():
+        raise ConfigError("plugins", folder, absent(Path(folder).expanduser(), "folder"))
     known = (*FOLDERS.values(), *LISTED.values(), "conf")
     if not any((path / inside).is_dir() for inside in known):
         problem = f"must be a folder with one of {', '.join(known)} in it"

@@ -87,6 +87,9 @@ def described(given: Any, store: Path) -> dict[str, Any]:
         optional = " and ".join(PARTS[1:])
         valid = f"must be a Dataset, or a dict of them by part: train, and optionally {optional}"
         raise ConfigError("dataset", ", ".join(map(str, parts)) or "{}", valid)
+    for part, items in parts.items():
+        if isinstance(items, type):
+            raise ConfigError("dataset", items.__name__, f"({part}) {called('dataset', items)}")
     name = type(parts["train"]).__name__
     tensors: Tensors = {}
     for part in PARTS:
@@ -104,6 +107,11 @@ def described(given: Any, store: Path) -> dict[str, Any]:
         atomic_io.folder(file.parent)
         atomic_io.write(file, content)
     return {"name": name, "file": str(file)}
+
+
+def called(key: str, kind: type) -> str:
+    """What is wrong with a class in place of an object of it, and the right form."""
+    return f"is the class and no object of it; call it: {key}={kind.__name__}()"
 
 
 def classes_of(train: Any, name: str, tensors: Tensors) -> list[str]:

@@ -18,7 +18,8 @@ from sft_exp.data.exports import recognised
 from sft_exp.data.exports.annotated import Settings, Tree
 from sft_exp.data.readers import boxed
 from sft_exp.data.readers.boxed import path_of
-from sft_exp.errors import DataError, require
+from sft_exp.data.readers.files import is_folder
+from sft_exp.errors import require
 
 
 @dataclass
@@ -53,8 +54,8 @@ class Boxes(boxed.BoxSet):
     def load(self) -> Corpus:
         root = path_of(self.root, f"These formats are read:{recognised.layouts()}")
         images = Path(self.images).expanduser() if self.images else None
-        if images and not images.is_dir():
-            raise DataError(f"dataset.images={images}: no such folder")
+        if images:
+            is_folder(images, "dataset.images")
         settings = Settings(self.first, self.attribute)
         name, export = recognised.read(Tree(root, images), self.format, settings)
         train, test = recognised.parts(export.images)

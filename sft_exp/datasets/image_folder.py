@@ -47,11 +47,12 @@ from sft_exp.data.readers.files import (
     find,
     is_folder,
     is_image,
+    is_there,
     read_table,
     survey,
     visible,
 )
-from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.errors import ConfigError, DataError, absent, listing, require
 from sft_exp.progress import console
 
 PARTS = ("train", "val", "test")
@@ -120,6 +121,8 @@ class ImageFolder(Dataset):
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):
+        for entry in self.unlabelled:  # else its images are looked for among those of the classes
+            is_there(entry, "dataset.unlabelled")
         try:
             rows, notes = self.annotated()
             rows += [
@@ -215,7 +218,7 @@ class ImageFolder(Dataset):
     def from_export(self, file: Path) -> tuple[list[Row], tuple[str, ...]]:
         """The files of a labelling tool's export, and the reader's notes."""
         if not file.is_file():
-            raise DataError(f"dataset.labels={file}: no such file")
+            raise DataError(f"dataset.labels={file}: {absent(file, 'file')}")
         root = Path(self.root).expanduser() if self.root else file.parent
         images, notes = choices.read(file, root)
         rows = []

@@ -18,6 +18,7 @@ from sft_exp.data.exports import recognised
 from sft_exp.data.exports.annotated import AnnotatedImage, Settings, Tree
 from sft_exp.data.exports.drawn import Drawn
 from sft_exp.data.readers import boxed, masks
+from sft_exp.data.readers.files import is_folder
 from sft_exp.data.readers.masks import IGNORE, Codes, Pair
 from sft_exp.errors import DataError, listing, require
 
@@ -59,8 +60,8 @@ class Polygons(masks.MaskSet):
         layouts = listing([f"{name}: {recognised.FORMATS[name].NAME}" for name in FORMATS])
         root = boxed.path_of(self.root, f"Polygons of these exports are read:{layouts}")
         images = Path(self.images).expanduser() if self.images else None
-        if images and not images.is_dir():
-            raise DataError(f"dataset.images={images}: no such folder")
+        if images:
+            is_folder(images, "dataset.images")
         name, export = recognised.read(
             Tree(root, images), self.format, Settings(attribute=self.attribute)
         )

@@ -188,6 +188,7 @@ def overridden(arguments: Sequence[str]) -> dict[str, str]:
 # key -> other keys by which a user decides about it, too
 DECIDED_BY = {
     "pretrain.steps": ("pretrain.epochs", "pretrain.max_steps", "pretrain.schedule_length"),
+    "pretrain.batch_size": ("pretrainer",),  # the reason is one of the chosen method
     "finetune.steps": (
         "finetune.epochs",
         "finetune.max_steps",

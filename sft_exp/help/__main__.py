@@ -1,18 +1,22 @@
-"""Show the options of a group, the keys of an option, or every key of a run.
+"""Show the options of a group, the keys of an option, one key, or every key of a run.
 
-sft_exp help optim              the options of a group, and the keys of each
-sft_exp help pretrainer=vae     one option: what it does, its keys and their defaults
-sft_exp help keys               the keys that belong to no group: labels, draws, ...
-sft_exp help finetune           those of a section: pretrain, finetune, features, ...
+sft_exp help optim            a group: its options, and the keys of each
+sft_exp help pretrainer=vae   an option: what it does, its keys, defaults
+sft_exp help optim.lr         a key, such as labels or metrics, too
+sft_exp help compare          a command: its arguments
+sft_exp help keys             all keys that belong to no group
+sft_exp help finetune         a section: pretrain, features, ...
 """
 
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import ClassVar
 
-from sft_exp.config import args, reference
+from sft_exp.config import args, help_text, reference
 from sft_exp.config.help_text import GROUPS
 from sft_exp.errors import ConfigError
 
@@ -21,7 +25,7 @@ from sft_exp.errors import ConfigError
 class Arguments:
     positional: ClassVar[tuple[str, ...]] = ("topic",)
 
-    topic: str  # a group, a group=option, or a section such as finetune, or keys
+    topic: str  # a group, a group=option, a key, a section such as finetune, keys, or a command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,9 +45,41 @@ def work(arguments: Arguments) -> None:
         print("\n".join(page(reference.option(group, option))))
     elif group in GROUPS:
         print("\n".join(overview(group)))
+    elif found := list(one_key(arguments.topic)):
+        print("\n".join(found))
+    elif group.isidentifier() and find_spec(f"sft_exp.{group}") and is_command(group):
+        import_module(f"sft_exp.{group}.__main__").main(["--help"])
     else:
-        close = args.did_you_mean(group, ["keys", *GROUPS, *reference.SECTIONS])
-        raise ConfigError("topic", arguments.topic, f"is no group of options{close}")
+        known = [*GROUPS, *reference.SECTIONS, *(key.name for key in reference.section(""))]
+        close = args.did_you_mean(group, ["keys", *dict.fromkeys(known)])
+        problem = f"is no group, option, key or command{close}"
+        raise ConfigError("topic", arguments.topic, problem)
+
+
+def is_command(name: str) -> bool:
+    return find_spec(f"sft_exp.{name}.__main__") is not None
+
+
+def one_key(topic: str) -> Iterator[str]:
+    """`labels`, `finetune.steps`, or `optim.lr` in each option that has it; nothing for no key."""
+    place, _, name = topic.rpartition(".")
+    if place in ("", *reference.SECTIONS):
+        keys = reference.section(place)
+        yield from rows([k for k in keys if k.name == name], f"{place}." if place else "")
+    elif place in GROUPS:
+        alike: dict[reference.Key, list[str]] = {}
+        for option in help_text.options(place):
+            for key in reference.option(place, option).keys:
+                if key.name == name:
+                    alike.setdefault(key, []).append(option)
+        for key, options in alike.items():
+            yield from rows([key], f"{place}.")
+            yield from textwrap.wrap(
+                f"of {place}={', '.join(options)}",
+                args.WIDTH,
+                initial_indent=" " * 4,
+                subsequent_indent=" " * 4,
+            )
 
 
 def overview(group: str) -> Iterator[str]:

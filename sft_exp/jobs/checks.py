@@ -3,6 +3,7 @@
 import pkgutil
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 
 from sft_exp import datasets
 from sft_exp.config import sources
-from sft_exp.config.args import did_you_mean
 from sft_exp.config.schema import Experiment
 from sft_exp.core.metric import Metric
 from sft_exp.core.task import Task
@@ -68,7 +68,12 @@ def check_metrics(e: Experiment, data: Corpus) -> None:
         if not isinstance(metric, Metric):
             if metric not in own:
                 known = [*own, *(f.stem for group, f, _ in sources.parts() if group == "metric")]
-                problem = f"names no metric{did_you_mean(str(metric), known)}"
+                close = get_close_matches(str(metric), known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ";"
+                problem = (
+                    f"names no metric{hint} valid: {', '.join(dict.fromkeys(known))}; "
+                    f"one of your own is a file metrics/{metric}.py in the folder of plugins="
+                )
                 raise ConfigError("metrics", metric, problem)
             continue
         if e.task.predicts not in metric.predicts:

@@ -77,7 +77,10 @@ class OutputMaps(Backbone):
             with torch.no_grad():
                 output = net.eval()(torch.zeros(2, *image))
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-            valid = f"does not take images {[2, *image]}: {error}"
+            valid = (
+                f"does not take images {[2, *image]} (batch, channels, rows, columns): {error}; "
+                "dataset.channels= and dataset.size= change what it is given"
+            )
             raise ConfigError("", type(net).__name__, valid) from error
         net.train(training)
         maps = dict(named_maps(output))

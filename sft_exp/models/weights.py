@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sft_exp.config.weight_names import HUB, PYPI, TIMM, TORCHVISION
 from sft_exp.core.encoder import Encoder
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, absent
 from sft_exp.models import transfer
 from sft_exp.models.download import downloaded, reachable
 from sft_exp.store import atomic_io, results
@@ -82,7 +82,7 @@ def locate(init: str) -> Weights:
             f"pretrainer.init={init}: a folder with neither {' nor '.join(OURS)}; name a file of weights"
         )
     if not path.is_file():
-        raise DataError(f"pretrainer.init={init}: no such file")
+        raise DataError(f"pretrainer.init={init}: {absent(path, 'file')}")
     return Weights(path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, absent
 from sft_exp.models import graphs
 from sft_exp.models.heads import multilabel
 from sft_exp.stages import familiarity
@@ -137,7 +137,7 @@ def from_graph(path: Path) -> Predictor:
     """
     graphs.require_onnx("model", path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {absent(path, 'file')}")
     atomic_io.require_intact(path.parent)
     try:
         session = graphs.session(path)

@@ -198,7 +198,7 @@ def cost(result: Results) -> str:
 def loading(job: Job, result: Results) -> list[str]:
     if (export := result.stages.export) is None:
         return [
-            'With this package: `sft_exp.load_model("<run folder>")`, or `python -m sft_exp.predict <run folder> <files>`.',
+            'With this package: `sft_exp.load_model("<run folder>")`, or `sft_exp predict <run folder> <files>`.',
             "Without it: run the command again with `export=onnx` (or torch_export, ort); nothing is trained again.",
         ]
     (request,) = job.requests["export"]

@@ -22,7 +22,7 @@ from sft_exp.core.task import Task
 from sft_exp.core.types import Spec, Tensors
 from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, shared
-from sft_exp.errors import DataError, StorageError
+from sft_exp.errors import DataError, StorageError, absent
 from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import FeatureExtractor, Precomputed
 from sft_exp.models.normalise import backbone
@@ -164,6 +164,8 @@ def find_folder(path: Path) -> Path:
             if (start / folder / "model.json").exists():
                 return start / folder
         raise DataError(f"{path}: its model should be in {folder}, and is not there")
+    if not path.exists():
+        raise DataError(f"{path}: {absent(path, 'folder')}")
     raise DataError(f"{path}: neither a run folder (results.json) nor a store folder (model.json)")
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -265,6 +266,15 @@ def folder(path: Path) -> Path:
         with storage(path):
             path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@changes
+def require_writable(path: Path) -> None:
+    """StorageError unless files can be written into the folder, which is made if need be."""
+    with storage(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
 
 
 @changes

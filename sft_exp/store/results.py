@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from sft_exp.config.moved import updated
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, absent
 from sft_exp.store import atomic_io
 
 FILE = "results.json"
@@ -383,6 +383,8 @@ def read(folder: Path) -> Results:
     try:
         record = json.loads(file.read_text())
     except OSError as error:
+        if not folder.exists():
+            raise DataError(f"{folder}: {absent(folder, 'folder')}") from error
         raise DataError(f"{folder}: no run folder with a {FILE}") from error
     except ValueError as error:
         raise DataError(f"{file}: damaged, it is not JSON ({error})") from error

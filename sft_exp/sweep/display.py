@@ -195,6 +195,12 @@ class Display:
         if len(jobs) > MOST_NAMED:
             yield Text(f"and {len(jobs) - MOST_NAMED} more at work")
 
+    def interrupt(self) -> None:
+        """Replace the block by a last line, which says how many jobs are done."""
+        self.close()
+        done = f"{self.done} of {self.total} jobs are done" if self.total else f"{self.done} done"
+        console.message(f"interrupted: {done}; the same command continues")
+
     def close(self) -> None:
         """Remove the block; what was printed above it stays."""
         if self.live:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +29,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
-from sft_exp.errors import ConfigError, Failure, Interrupted
+from sft_exp.errors import ConfigError, Failure, Interrupted, StorageError
 from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, collect, results
@@ -119,8 +119,9 @@ class Worker:
     def stop(self) -> dict[str, Any]:
         """Stop the current job, which writes a checkpoint first; returns the answer of an
         interrupted job."""
-        self.process.send_signal(signal.SIGTERM)
-        self.line.readline()
+        with suppress(OSError):  # Ctrl-C reaches the worker, too, which may have ended
+            self.process.send_signal(signal.SIGTERM)
+            self.line.readline()
         return {"code": Interrupted.code, "error": "interrupted; the same command continues"}
 
 
@@ -241,6 +242,8 @@ def begin(cfg: DictConfig) -> None:
         ownership.fits(places[n], config, choices, "hydra.sweep.dir", clear=False)
         request = {"do": "check", "config": config, "choices": choices}
         answer = worker(threads(cfg)).ask(request)
+        if answer["code"] == Interrupted.code:
+            sys.exit(Interrupted.code)
         if answer["code"]:
             problem = f"job {n} ({' '.join(job['overrides'])}): {answer['error']}"
             raise JobFailure(problem, answer["code"])
@@ -249,6 +252,12 @@ def begin(cfg: DictConfig) -> None:
         if answer["code"]:
             raise JobFailure(answer["error"], answer["code"])
         sys.exit(0)
+    if cfg.hydra.launcher._target_ == BASIC_LAUNCHER:  # other machines may see other disks
+        for store in dict.fromkeys(j["config"]["store"] for _, j in left):
+            try:
+                atomic_io.require_writable(Path(store))
+            except StorageError as error:
+                raise StorageError(f"store={error}") from error
     _folder.append(folder)
     os.environ["PYTHONPATH"] = register.plugins_path()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -486,6 +495,14 @@ def lost(error: BaseException) -> int:
 
         output.finish(_folder[-1])
     return 6
+
+
+def interrupted() -> int:
+    """Say how far the sweep came, whose jobs were asked to stop; returns the exit code."""
+    if not _driver or not _display:
+        return 130
+    _display[-1].interrupt()
+    return Interrupted.code
 
 
 def finish(cfg: DictConfig) -> int:

@@ -1,8 +1,8 @@
 """Weights & Biases tracker. Training goes on without a key, a network or a working server.
 
-Each W&B run has a `pending.json` in its folder until the server has all of it; `python -m
-sft_exp.sync` uses it to upload the rest. A run is resumed from the store's metrics.jsonl, because
-W&B's own files lack the last seconds before a kill.
+Each W&B run has a `pending.json` in its folder until the server has all of it; `sft_exp sync` uses
+it to upload the rest. A run is resumed from the store's metrics.jsonl, because W&B's own files lack
+the last seconds before a kill.
 """
 
 import json
@@ -76,7 +76,7 @@ class Wandb(Tracker):
         """The command that uploads the runs that this tracker has stored on the disk."""
         where = Path(self.dir or OUTPUTS)
         below = where.resolve().is_relative_to(Path(OUTPUTS).resolve())
-        return shlex.join(["python", "-m", "sft_exp.sync", *([] if below else [str(where)])])
+        return shlex.join(["sft_exp", "sync", *([] if below else [str(where)])])
 
     def mode_asked_for(self) -> str:
         """The mode of the environment, where W&B knows older words, too, or else of the config."""

@@ -31,7 +31,7 @@ from sft_exp.data.decode import (
     unpacked,
 )
 from sft_exp.data.images import Held, Images
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, absent
 from sft_exp.progress import bar
 
 CHUNK = 1000  # images between updates of the progress bar
@@ -308,6 +308,8 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
     except csv.Error as error:
         problem = f"{error}: is a quotation mark not closed?"
         raise DataError(f"{key}={file}: {problem}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{key}={file}: {absent(file, 'file')}") from error
     except (OSError, UnicodeError) as error:
         raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
     folded = [c.casefold() for c in written]
@@ -498,11 +500,19 @@ def is_folder(path: Path, key: str, hint: str = "") -> None:
     """DataError unless the path that a configuration key names is a folder."""
     if path.is_dir():
         return
-    problem = "no such folder"
+    problem = absent(path, "folder")
     if path.is_file():
         packed = path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
         problem = "is a file and no folder" + ("; unpack it and name its folder" if packed else "")
-    raise DataError(f"{key}={path}: {problem}{f'. {hint}' if hint else ''}")
+    stop = "" if problem.endswith("?") else "."
+    raise DataError(f"{key}={path}: {problem}{f'{stop} {hint}' if hint else ''}")
+
+
+def is_there(entry: str, key: str) -> None:
+    """DataError unless the path that a key names exists; a glob may match nothing yet."""
+    path = Path(entry).expanduser()
+    if not path.exists() and not has_magic(entry):
+        raise DataError(f"{key}={entry}: {absent(path, 'file or folder')}")
 
 
 def is_image(name: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Finder, Table, images_in, part, survey
+from sft_exp.data.readers.files import File, Finder, Table, images_in, is_folder, part, survey
 from sft_exp.data.readers.masks import Canvas
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import console
@@ -116,8 +116,9 @@ def pooled(source: TableSet, rows: Sequence[Row]) -> list[Row]:
     if not source.unlabelled:
         return []
     pool = Path(source.unlabelled).expanduser()
+    is_folder(pool, "dataset.unlabelled")
     taken = {r.path.resolve() for r in rows}
-    files = images_in(pool) if pool.is_dir() else []
+    files = images_in(pool)
     files = [p for p in files if p.resolve() not in taken]
     if not files:
         raise DataError(

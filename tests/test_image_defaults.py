@@ -85,7 +85,6 @@ def test_images_are_surveyed_and_each_choice_is_said_with_its_reason(folder, cap
     [
         ("pretrainer=vae", "pretrainer="),
         ("pretrainer.beta=2", "pretrainer="),
-        ("pretrainer=ae", "pretrain.batch_size="),  # whose loss compares no images
         ("encoder=mlp", "encoder"),
         ("dataset.size=12", "dataset.size="),
         ("pretrain.epochs=3", "pretrain.steps="),

@@ -104,7 +104,7 @@ def settings(facts: Facts) -> list[Setting]:
         Setting(
             "pretrain.batch_size",
             "128",
-            "the loss compares the images of a batch and needs many of them",
+            "more images for each step; a loss that compares those of a batch needs many of them",
         ),
         Setting(
             "task.augment",
@@ -188,7 +188,6 @@ def overridden(arguments: Sequence[str]) -> dict[str, str]:
 # key -> other keys by which a user decides about it, too
 DECIDED_BY = {
     "pretrain.steps": ("pretrain.epochs", "pretrain.max_steps", "pretrain.schedule_length"),
-    "pretrain.batch_size": ("pretrainer",),  # the reason is one of the chosen method
     "finetune.steps": (
         "finetune.epochs",
         "finetune.max_steps",

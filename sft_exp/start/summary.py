@@ -72,7 +72,7 @@ def page_of(run: Path, out: Path, to_label: Path | None) -> str:
         images=images(result),
         drawn=pictures(run),
         tried=tried(study["trials"]["jobs"]),
-        # the study's verdict on the pick is the first of the sentences
+        # the sentences have the study's verdict, on the pick and scratch at its own best
         result=RunResult(run, result).rich(verdict=False),
         files={k: f.relative_to(out).as_posix() if f else "" for k, f in places.items()},
         label=labelling,

@@ -76,7 +76,8 @@ def fit(
     pool, factor = next(iter(method.pools.items()))
     images_per_step, run = plan.batch_size * factor, ctx.watch(folder.name)
     steps_per_epoch = max(1, len(data[pool]) // images_per_step)
-    for earlier in metrics_log.with_monitors([json.loads(row) for row in rows], folder):
+    monitored = notes.get(metrics_log.MONITORS, [])
+    for earlier in metrics_log.with_monitors([json.loads(row) for row in rows], monitored):
         run.log(earlier)
     try:
         with bar(label, plan.stop) as advance:

@@ -36,15 +36,16 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 
 def read_with_monitors(folder: Path) -> list[dict[str, float]]:
     """All rows that a tracker shows: metrics and, for a pretraining, values of monitors."""
-    return with_monitors(read(folder), folder)
+    return with_monitors(read(folder), rows_of(folder / MONITORS))
 
 
-def with_monitors(rows: list[dict[str, float]], folder: Path) -> list[dict[str, float]]:
+def with_monitors(
+    rows: list[dict[str, float]], evaluations: list[dict[str, Any]]
+) -> list[dict[str, float]]:
     """The rows in order of steps, each with the monitors' values at its step.
 
     Values newer than the last row are left out: a resumed training has not reached them yet.
     """
-    evaluations = rows_of(folder / MONITORS)
     end = rows[-1]["step"] if rows else 0
     by_step = {row["step"]: row for row in rows}
     for evaluation in evaluations:

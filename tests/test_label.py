@@ -224,7 +224,7 @@ def test_answers_that_fit_no_sheet_are_refused(run, sheet_of_five, content, word
     ("arguments", "code", "words"),
     [
         (["n=3"], 2, ["run=", "must be given"]),
-        (["run=gone"], 3, ["gone", "results.json"]),
+        (["run=gone"], 3, ["gone", "no such folder"]),
         (["run=gone", "n=0"], 2, ["n=0", "above 0"]),
         (["run=gone", "n=x"], 2, ["n=x", "whole number"]),
         (

@@ -337,3 +337,8 @@ def test_the_best_baseline_without_a_network_is_named(made, grid, baseline, said
         f"The best baseline is pca_svm, {100 * baseline:.1f} %. {said} above it on the test images."
     ]
     assert "Baselines without a network" not in made(grid, controls={})[0]
+
+
+def test_an_end_of_an_interval_beside_zero_keeps_its_sign():
+    assert findings.between(0.0003, 0.016, True) == "+0.03 to +1.60"
+    assert findings.between(-0.004, 0.016, True) == "-0.4 to +1.6"

@@ -128,7 +128,9 @@ def test_a_folder_that_cannot_be_plugged_in_is_named(mine, tmp_path, name):
     folder = tmp_path / name
     if name != "nowhere":
         folder = mine.rename(tmp_path / name.partition("/")[0])
-    with pytest.raises(ConfigError, match=r"^plugins=.*(no such folder|must be a folder|rename the folder)"):
+    with pytest.raises(
+        ConfigError, match=r"^plugins=.*(no such folder|must be a folder|rename the folder)"
+    ):
         register.plug(str(folder))
     assert sources.plugged() == []
 

@@ -189,6 +189,8 @@ def best(
             "The best one's validation score was chosen as the largest and is too high by about "
             f"{100 * picked.optimism:.1f} points (bootstrap of the choice); its test score is not."
         )
+    if k > NEXT + 1:
+        sentences.append(f"The table has the best {NEXT + 1} of them.")
     leader = paired.scores[picked.best]
     order = np.argsort(-paired.scores.mean((1, 2)), kind="stable")
     body = []
@@ -228,7 +230,9 @@ def between(low: float, high: float, proportion: bool) -> str:
         return ""
     if proportion:
         low, high = max(low, -1.0), min(high, 1.0)
-    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+    # one decimal would show an end beside zero as zero, and hide on which side it lies
+    digits = 2 if any(0 < abs(100 * end) < 0.05 for end in (low, high)) else 1
+    return f"{100 * low:+.{digits}f} to {100 * high:+.{digits}f}"
 
 
 def proportions(rows: Iterable[Row]) -> bool:

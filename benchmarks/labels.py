@@ -3,10 +3,14 @@
 Of each run's pretrained features: TypiClust and coreset against labels drawn at random, at 1, 2 and 5 labels a class over 10
 draws; how many held-out counts of its learning curve lie inside their forecasts; and where flipped labels are ranked. The
 classifier is the linear probe that `strategy=linear` starts from.
+
+Where they are installed, scikit-activeml chooses among the same images, and cleanlab ranks the same flipped labels, by the
+five-fold predictions of a logistic regression on the same features.
 """
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import pairwise
 from statistics import fmean
 
@@ -35,6 +39,7 @@ COUNTS = (10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1
 # halvings a forecast sees at most; how many times their largest count it goes
 SEEN, FARTHEST = (4, 4)
 FLIPPED = 0.05
+RANKED = (100, 300)  # labels in all, among which flipped ones are looked for
 
 
 class Probe:
@@ -86,6 +91,10 @@ def chosen(probe: Probe) -> None:
                 probe.accuracy(looked[acquire.coreset(f_ND, none, n, d)]) for d in range(DRAWS)
             ],
         }
+        if find_spec("skactiveml"):
+            found["scikit-activeml's TypiClust"] = [
+                probe.accuracy(looked[theirs(f_ND, n, d)]) for d in range(DRAWS)
+            ]
         for name, scores in found.items():
             mean, low, high = (
                 100 * v
@@ -96,7 +105,53 @@ def chosen(probe: Probe) -> None:
                 if name == "random"
                 else f"  {mean:+5.1f} points ({low:+.1f} to {high:+.1f}) against random"
             )
-            print(f"  {n:4} labels  {name:10} {100 * fmean(scores):5.1f} %{against}", flush=True)
+            print(f"  {n:4} labels  {name:27} {100 * fmean(scores):5.1f} %{against}", flush=True)
+
+
+def theirs(f_ND: Tensor, n: int, seed: int) -> Tensor:
+    """The rows that scikit-activeml's TypiClust chooses."""
+    import numpy as np
+    from skactiveml.pool import TypiClust
+
+    unlabelled = np.full(len(f_ND), np.nan)
+    rows = TypiClust(random_state=seed).query(f_ND.numpy(), unlabelled, batch_size=n)
+    return torch.from_numpy(rows)
+
+
+def ranked(probe: Probe) -> Iterator[str]:
+    """The average precision with which few flipped labels are found: ours, and cleanlab's."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import cross_val_predict
+
+    classes = len(probe.data.classes)
+    for total in RANKED:
+        found: dict[str, list[float]] = {}
+        for draw in range(DRAWS):
+            rows = probe.drawn(total, draw)
+            y_N, f_ND = probe.y_N[rows].clone(), acquire.directions(probe.raw_ND[rows])
+            generator = stream("flips", draw)
+            some = torch.randperm(total, generator=generator)[: round(2 * FLIPPED * total)]
+            other = torch.randint(1, classes, (len(some),), generator=generator)
+            y_N[some] = (y_N[some] + other) % classes
+            wrong_N = torch.isin(torch.arange(total), some).numpy()
+            score_N = -agreement(f_ND, y_N, classes)[0].numpy()
+            found.setdefault("ours", []).append(average_precision_score(wrong_N, score_N))
+            if find_spec("cleanlab"):
+                from cleanlab.rank import get_label_quality_scores
+
+                model = LogisticRegression(max_iter=1000)
+                p_NK = cross_val_predict(
+                    model, probe.f_ND[rows].numpy(), y_N.numpy(), method="predict_proba"
+                )
+                score_N = -get_label_quality_scores(y_N.numpy(), p_NK)
+                found.setdefault("cleanlab", []).append(average_precision_score(wrong_N, score_N))
+        means = ", ".join(f"{name} {fmean(scores):.3f}" for name, scores in found.items())
+        yield f"flipped labels among {total}, a tenth: average precision {means}"
+        if "cleanlab" in found:
+            pairs = zip(found["ours"], found["cleanlab"], strict=True)
+            mean, low, high = interval([[a - b for a, b in pairs]])
+            yield f"  ours above cleanlab's by {mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def curve(probe: Probe) -> dict[int, list[float]]:
@@ -145,6 +200,8 @@ def main() -> None:
             f"  flipped labels: {100 * flips(probe):.1f} % in the first tenth of the ranking",
             flush=True,
         )
+        for line in ranked(probe):
+            print(f"  {line}", flush=True)
 
 
 if __name__ == "__main__":

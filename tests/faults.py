@@ -54,6 +54,10 @@ def with_environment(
 ) -> None:
     os.environ.clear()
     os.environ.update(variables)
+    if torch := sys.modules.get("torch"):
+        # After a fork PyTorch renews its thread pool at the first use, and fails where two threads
+        # are the first at once.
+        torch.set_num_threads(torch.get_num_threads())
     function(*arguments)
 
 

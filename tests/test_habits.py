@@ -95,9 +95,9 @@ def test_a_slip_is_a_configuration_error(overrides, words, monkeypatch):
 @pytest.mark.parametrize("key", ["strategy", "pretrain_schedule", "plugins", "+experiment"])
 def test_a_value_longer_than_a_file_s_name_is_refused(key):
     words = [f"{key}={'a' * 5000}"]
-    with pytest.raises(ConfigError, match="too long for the name of a file or an option"):  # noqa: SIM117
-        with translated(words):
-            build.experiment(*compose.compose(words))
+    problem = "too long for the name of a file or an option"
+    with pytest.raises(ConfigError, match=problem), translated(words):
+        build.experiment(*compose.compose(words))
 
 
 WRITTEN = {  # what is typed -> (key, what is written, what the experiment has)

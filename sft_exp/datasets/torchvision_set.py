@@ -111,7 +111,7 @@ class TorchvisionSet(Dataset):
             self.fits(accepted, arguments, sources)
             # without it, a member `../name` of an archive is written outside of the folder
             tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
-            missing = absent(Path(self.root or ""))
+            missing = uppermost_missing(Path(self.root or ""))
             try:
                 return kind(**arguments)
             except Exception as error:  # torchvision raises any exception for a broken file
@@ -238,7 +238,7 @@ class TorchvisionSet(Dataset):
         return hashlib.sha256(f"{pixels} {fingerprint(*rest)}".encode()).hexdigest()
 
 
-def absent(folder: Path) -> Path | None:
+def uppermost_missing(folder: Path) -> Path | None:
     """The uppermost folder of a path that does not exist; None if all do."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     return missing[-1] if missing else None

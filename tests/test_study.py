@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import numpy as np
@@ -21,6 +22,7 @@ from sft_exp.config import build, compose, hydra_state, register, sources
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.guidance import knowledge
+from sft_exp.studies import choose
 from sft_exp.studies.attribution import Attribution, changed
 from sft_exp.studies.choose import Choose, distance
 from sft_exp.studies.label_efficiency import (
@@ -546,7 +548,7 @@ def timed_trials() -> tuple[list[Job], Trials]:
     scores = [None, 0.7, 0.8, None]
     trials = Trials(
         10.0,
-        {"pretrain": 600, "finetune": 300},
+        {"pretrain": 600, "finetune": 300, "scratch": 1300},
         Pace(0.1, 0.01, 3.0),
         [
             Trial(phase, name, [], 9.0, 8.0, score)
@@ -572,13 +574,16 @@ def test_in_given_minutes_the_pick_is_the_candidate_that_was_trained_to_its_end(
         answer.sentences
     )
     assert [row[1] for row in answer.table[1]] == ["first", "first", "final"]
-    assert answer.facts["trials"]["steps"] == {"pretrain": 600, "finetune": 300}
+    assert (
+        "600 steps of pretraining and 300 of fine-tuning, training from scratch 1300"
+        in (answer.notes[0])
+    )
     assert answer.command == answer.facts["run"]
     with pytest.raises(DataError, match="no candidate was trained"):
         Choose(budget="10min").conclude(jobs[:3], (), replace(trials, jobs=trials.jobs[:3]))
 
 
-def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid():
+def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid(monkeypatch):
     values, choices = compose.compose(["dataset=digits", "encoder=conv"])
     base = build.experiment(values, choices)
     images = corpus(base.dataset)
@@ -592,7 +597,11 @@ def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid():
     everything = [c.name for c in Choose(budget="10min").candidates(images, base)]
     assert "vicreg, fine-tuned by FixMatch" not in everything, "no image is left without a label"
     assert len({c.name for c in candidates}) == len(candidates)
-    for candidate in candidates:
+    monkeypatch.setattr(choose, "PUBLIC_PACKAGES", ())  # as if they were installed
+    larger = SimpleNamespace(spec=SimpleNamespace(image=(3, 64, 64)))
+    public = [c for c in Choose(budget="10min").candidates(larger, base) if "public" in c.name]
+    assert [c.pretrain_steps for c in public] == [None, choose.CONTINUED_STEPS]
+    for candidate in [*candidates, *public]:
         compose.compose(["dataset=digits", *candidate.overrides])
 
 

@@ -1,5 +1,6 @@
 """A study in a given time: steps follow from the pace, and what does not fit is named."""
 
+import json
 import time
 
 import pytest
@@ -36,7 +37,8 @@ class Machine:
             return SCORES[name]
         if key not in self.stored and values["pretrainer"] != "none":
             self.now += self.slower * self.pretrain * int(values["pretrain.steps"])
-        tuning = self.finetune * int(values["finetune.steps"])
+        solved = timed.SOLVED if "strategy" in values else 1.0
+        tuning = solved * self.finetune * int(values["finetune.steps"])
         fits = int(values["draws"]) * (6 if values["val"] == "cv" else 1)
         self.now += 2 + self.slower * fits * tuning
         self.stored |= {key, tuple(overrides)}
@@ -62,9 +64,12 @@ ALL = {o for c in CANDIDATES for o in c.overrides}
 
 def test_steps_follow_from_minutes_and_pace_in_two_digits():
     steps = timed.steps_for(10, Pace(pretrain=0.15, finetune=0.015, other=3.0))
-    assert steps == {"pretrain": 600, "finetune": 400}
-    assert timed.steps_for(1000, Pace(0.001, 0.001, 3.0)) == {"pretrain": 2000, "finetune": 2000}
-    assert timed.steps_for(1, Pace(10.0, 10.0, 3.0)) == {"pretrain": 50, "finetune": 50}
+    # from scratch six trainings, as of a trial by five folds, have the time of the pretraining too
+    assert steps == {"pretrain": 600, "finetune": 400, "scratch": 400 + 600 * 10 // 6}
+    most = {"pretrain": 2000, "finetune": 2000, "scratch": 2300}
+    assert timed.steps_for(1000, Pace(0.001, 0.001, 3.0)) == most
+    least = {"pretrain": 50, "finetune": 200, "scratch": 210}
+    assert timed.steps_for(1, Pace(10.0, 10.0, 3.0)) == least
 
 
 def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_path, monkeypatch):
@@ -81,8 +86,20 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     assert {"draws=5", "controls=false", "val=none"} <= set(scratch.overrides)
     untold = [t.score for t in trials.jobs if t.phase in ("pilot", "final", "scratch")]
     assert untold == [None, None, None]
-    # the numbers of steps are the same for all that counts
+    # what counts has the same numbers of steps, but scratch has those instead of the pretraining
     assert len({o for t in trials.jobs[1:] for o in t.overrides if "pretrain.steps" in o}) == 1
+    trained = {t.name: o for t in trials.jobs[1:] for o in t.overrides if "finetune.steps" in o}
+    assert trained == {
+        "vicreg": "finetune.steps=600",
+        "svm": "finetune.steps=600",
+        "scratch": "finetune.steps=2100",
+    }
+
+
+def test_trying_scratch_takes_as_long_as_trying_a_pretraining(tmp_path, monkeypatch):
+    trials = Machine(monkeypatch).run(tmp_path, 10)
+    seconds = {t.name: t.seconds for t in trials.jobs if t.phase == "first"}
+    assert seconds["scratch"] == pytest.approx(seconds["vicreg"], rel=0.05)
 
 
 @pytest.mark.parametrize(("minutes", "slower"), [(4, 1.0), (6, 1.0), (10, 1.6)])
@@ -90,9 +107,9 @@ def test_what_does_not_fit_is_named_and_the_end_is_in_time(tmp_path, monkeypatch
     machine = Machine(monkeypatch, slower=slower)
     trials = machine.run(tmp_path, minutes)
     assert machine.now <= 60 * minutes
-    assert trials.jobs[-2].phase == "final"
+    assert trials.done("final", trials.jobs[-1].name if slower > 1 else trials.jobs[-2].name)
     if slower > 1:
-        assert list(trials.skipped) == ["dae"]
+        assert list(trials.skipped) == ["scratch", "dae"]
         assert any(line.startswith("not tried: dae (needs about") for line in machine.lines)
 
 
@@ -126,10 +143,27 @@ def test_an_interrupted_study_goes_on_with_the_time_that_is_left(tmp_path, monke
     assert trials.jobs[-2].phase == "final"
 
 
-def test_a_pick_that_is_fine_tuned_has_scratch_as_its_own_control(tmp_path, monkeypatch):
+def test_a_pick_that_is_fine_tuned_is_compared_with_scratch_of_its_own_steps(tmp_path, monkeypatch):
     monkeypatch.setitem(SCORES, "svm", 0.5)
+    *_, final, scratch = Machine(monkeypatch).run(tmp_path, 10).jobs
+    assert (final.phase, final.name) == ("final", "vicreg")
+    assert (scratch.phase, scratch.name) == ("scratch", "scratch")
+
+
+def test_scratch_as_the_pick_is_not_trained_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCORES, "scratch", 0.95)
     trials = Machine(monkeypatch).run(tmp_path, 10)
-    assert (trials.jobs[-1].phase, trials.jobs[-1].name) == ("final", "vicreg")
+    assert (trials.jobs[-1].phase, trials.jobs[-1].name) == ("final", "scratch")
+
+
+def test_a_record_of_the_version_without_steps_from_scratch_is_read(tmp_path, monkeypatch):
+    trials = Machine(monkeypatch).run(tmp_path, 10)
+    record = json.loads((tmp_path / timed.TRIALS_FILE).read_text())
+    del record["steps"]["scratch"]
+    (tmp_path / timed.TRIALS_FILE).write_text(json.dumps(record))
+    read = timed.read(tmp_path)
+    assert read.steps["scratch"] == trials.steps["finetune"]
+    assert read.jobs == trials.jobs
 
 
 def test_minutes_that_are_too_few_are_refused_with_a_number_that_is_enough(tmp_path, monkeypatch):

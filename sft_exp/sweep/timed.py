@@ -23,7 +23,8 @@ TRIALS_FILE = "trials.json"
 PILOT_STEPS = {"pretrain": 30, "finetune": 100}
 # Shares of the minutes: the pretraining of the first candidate, and one gradient fine-tuning.
 SHARES = {"pretrain": 0.15, "finetune": 0.01}
-STEPS = (50, 2000)  # the fewest and the most steps of a pretraining or a fine-tuning
+# The fewest and the most steps. Fewer of fine-tuning would compare how fast the candidates begin.
+STEPS = {"pretrain": (50, 2000), "finetune": (200, 2000)}
 END = 25.0  # seconds kept back for imports before the pilot and for the conclusion
 OTHER = 3.0  # seconds of a job besides its trainings
 SOLVED = 0.2  # of a gradient fine-tuning's time: a solved head, mostly a pass over the images
@@ -46,6 +47,9 @@ class Candidate:
     gradient: bool  # whether it is fine-tuned by gradient steps, not solved
     # how many times longer a step of its fine-tuning takes than one with labels alone
     step_cost: float = 1.0
+    # the same of its pretraining, and how many steps that has; None = as many as the others'
+    pretrain_cost: float = 1.0
+    pretrain_steps: int | None = None
 
     @property
     def from_scratch(self) -> bool:
@@ -77,7 +81,8 @@ class Pace:
 @dataclass
 class Trials:
     minutes: float
-    steps: dict[str, int] = field(default_factory=dict)  # pretrain, finetune
+    # of a pretraining, of a fine-tuning, and of a training from scratch that takes as long as both
+    steps: dict[str, int] = field(default_factory=dict)  # pretrain, finetune, scratch
     pace: Pace | None = None
     jobs: list[Trial] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why it was not tried
@@ -101,9 +106,12 @@ def read(folder: Path) -> Trials | None:
         return None
     values: dict[str, Any] = json.loads(file.read_text())
     pace = Pace(**values["pace"]) if values["pace"] else None
+    steps = values["steps"]
+    if steps:  # version 0.2.0 gave all trainings on the labels the same number
+        steps.setdefault("scratch", steps["finetune"])
     return Trials(
         values["minutes"],
-        values["steps"],
+        steps,
         pace,
         [Trial(**t) for t in values["jobs"]],
         values["skipped"],
@@ -111,14 +119,27 @@ def read(folder: Path) -> Trials | None:
 
 
 def steps_for(minutes: float, pace: Pace) -> dict[str, int]:
-    """Steps of each training, rounded to two digits, that suit the minutes."""
+    """Steps of each training, rounded to two digits, that suit the minutes.
+
+    A training from scratch has more steps than a fine-tuning, so that trying either takes the same
+    time: the pretraining, which its trainings share, is spent on steps of training instead.
+    """
     step = {"pretrain": pace.pretrain, "finetune": pace.finetune}
     wanted = {name: 60 * minutes * share / step[name] for name, share in SHARES.items()}
-    return {name: two_digits(min(max(n, STEPS[0]), STEPS[1])) for name, n in wanted.items()}
+    steps = {
+        name: two_digits(min(max(wanted[name], least), most))
+        for name, (least, most) in STEPS.items()
+    }
+    instead = steps["pretrain"] * pace.pretrain / (FITS * pace.finetune)
+    return {**steps, "scratch": two_digits(steps["finetune"] + instead)}
 
 
-def limits(steps: dict[str, int]) -> list[str]:
-    return [f"{stage}.steps={number}" for stage, number in steps.items()]
+def limits(pretrain: int, finetune: int) -> list[str]:
+    return [f"pretrain.steps={pretrain}", f"finetune.steps={finetune}"]
+
+
+def cross_validated(draws: int) -> list[str]:
+    return [f"draws={draws}", "val=cv", "controls=false"]
 
 
 def two_digits(number: float) -> int:
@@ -156,7 +177,7 @@ class Schedule:
 
     def run(self) -> None:
         first = next(c for c in self.candidates if c.pretraining and c.gradient)
-        settings = ["draws=1", "val=none", "controls=false", *limits(PILOT_STEPS)]
+        settings = ["draws=1", "val=none", "controls=false", *limits(**PILOT_STEPS)]
         self.job("pilot", first, settings)
         if self.trials.pace is None:
             seconds = self.seconds_of(0)  # the rest of the pilot was imports and reading images
@@ -170,13 +191,15 @@ class Schedule:
         steps = self.trials.steps
         self.say(
             f"{self.trials.minutes:g} minutes: pretrain.steps={steps['pretrain']} "
-            f"finetune.steps={steps['finetune']}, as a step takes "
+            f"finetune.steps={steps['finetune']}, from scratch {steps['scratch']}, as a step takes "
             f"{1000 * self.trials.pace.pretrain:.0f} and {1000 * self.trials.pace.finetune:.0f} ms"
         )
         for candidate in self.candidates:
-            self.attempt("first", candidate, 1)
-        for trial in self.trials.best("first")[:FINALISTS]:
-            self.attempt("finalists", self.named(trial.name), FINALIST_DRAWS)
+            self.attempt(candidate)
+        finalists = [self.named(trial.name) for trial in self.trials.best("first")[:FINALISTS]]
+        if self.compares(finalists):
+            for candidate in finalists:
+                self.job("finalists", candidate, cross_validated(FINALIST_DRAWS))
         ranked = self.trials.best("finalists") or self.trials.best("first")
         if not ranked and len(self.trials.skipped) == len(self.candidates):
             least = self.trials.minutes + (self.expected(first, 1) - self.left()) / 60
@@ -188,36 +211,41 @@ class Schedule:
         left = self.left()
         draws = next((d for d in DRAWS if self.expected(pick, d, final=True) <= left), DRAWS[-1])
         settings = [f"draws={draws}", "val=none", "report=true", f"controls={CONTROLS}"]
-        final = self.job("final", pick, [*settings, *limits(steps)])
+        final = self.job("final", pick, settings)
         scratch = next((c for c in self.candidates if c.from_scratch), None)
-        if scratch and not pick.gradient and self.trials.done("first", scratch.name):
+        if scratch and scratch is not pick and self.trials.done("first", scratch.name):
             # the final run's own scratch arm has the pick's settings, not the best ones for it
             splits = [o for o in final.overrides if o.startswith("draws=")]
-            settings = [*splits, "val=none", "controls=false"]
-            self.job("scratch", scratch, [*settings, *limits(steps)])
+            self.job("scratch", scratch, [*splits, "val=none", "controls=false"])
 
     def named(self, name: str) -> Candidate:
         return next(c for c in self.candidates if c.name == name)
 
-    def attempt(self, phase: Phase, candidate: Candidate, draws: int) -> None:
+    def attempt(self, candidate: Candidate) -> None:
         """Try a candidate, unless the time does not suffice or did not when this was run before."""
-        if phase == "first" and candidate.name in self.trials.skipped:
+        if candidate.name in self.trials.skipped:
             return
-        if not self.trials.done(phase, candidate.name):
-            # the first labelled split of a finalist is in the store
-            expected = self.expected(candidate, draws - 1 if phase == "finalists" else draws)
+        if not self.trials.done("first", candidate.name):
+            expected = self.expected(candidate, 1)
             reserve = self.expected(candidate, DRAWS[-1], final=True)
-            if phase == "first" and len(self.trials.best("first")) > 1:
-                reserve += FINALISTS * (FINALIST_DRAWS - 1) * FITS * self.tuning()
+            if len(self.trials.best("first")) > 1:
+                reserve += FINALISTS * (FINALIST_DRAWS - 1) * FITS * self.training("finetune")
             if expected + reserve > self.left():
-                if phase == "first":
-                    why = f"needs about {expected:.0f} s, {max(0, self.left() - reserve):.0f} left"
-                    self.trials.skipped[candidate.name] = why
-                    self.trials.write(self.folder)
-                    self.say(f"not tried: {candidate.name} ({why})")
+                why = f"needs about {expected:.0f} s, {max(0, self.left() - reserve):.0f} left"
+                self.trials.skipped[candidate.name] = why
+                self.trials.write(self.folder)
+                self.say(f"not tried: {candidate.name} ({why})")
                 return
-        settings = [f"draws={draws}", "val=cv", "controls=false", *limits(self.trials.steps)]
-        self.job(phase, candidate, settings)
+        self.job("first", candidate, cross_validated(1))
+
+    def compares(self, finalists: Sequence[Candidate]) -> bool:
+        """Whether the time suffices to compare all finalists on more labelled splits, or did before."""
+        if any(self.trials.done("finalists", c.name) for c in finalists):
+            return True
+        # the first labelled split of a finalist is in the store
+        expected = sum(self.expected(c, FINALIST_DRAWS - 1) for c in finalists)
+        reserve = max((self.expected(c, DRAWS[-1], final=True) for c in finalists), default=0.0)
+        return len(finalists) > 1 and expected + reserve <= self.left()
 
     def left(self) -> float:
         """Seconds left of the minutes, without those of the conclusion."""
@@ -226,16 +254,22 @@ class Schedule:
 
     def expected(self, candidate: Candidate, draws: int, final: bool = False) -> float:
         """Seconds that a job will take, by the pace and by how the jobs before it kept to it."""
-        pace, tuning = self.trials.pace, self.tuning()
+        pace, tuning = self.trials.pace, self.training("finetune")
         assert pace is not None
-        one = candidate.step_cost * tuning if candidate.gradient else SOLVED * tuning
+        if candidate.from_scratch:
+            one = self.training("scratch")
+        else:
+            one = candidate.step_cost * tuning if candidate.gradient else SOLVED * tuning
         fits = draws * (2 if final else FITS)  # the final run has a scratch arm, and no folds
         seconds = pace.other + fits * one
         if candidate.pretraining and candidate.pretraining not in self.pretrained():
-            seconds += self.trials.steps["pretrain"] * pace.pretrain
+            steps = candidate.pretrain_steps or self.trials.steps["pretrain"]
+            seconds += steps * pace.pretrain * candidate.pretrain_cost
         if final and not candidate.gradient:
-            # its scratch arm, and the candidate from scratch on the same labelled splits
-            seconds += fits * tuning + pace.other
+            seconds += draws * tuning  # its scratch arm is trained by gradient
+        if final and not candidate.from_scratch:
+            # the candidate from scratch on the same labelled splits
+            seconds += draws * self.training("scratch") + pace.other
         return seconds * self.delay()
 
     def delay(self) -> float:
@@ -246,19 +280,27 @@ class Schedule:
         ratio = sum(t.seconds for t in done) / sum(t.expected for t in done)
         return min(max(ratio, 0.3), 3.0)
 
-    def tuning(self) -> float:
-        """Seconds of one gradient fine-tuning."""
+    def training(self, kind: str) -> float:
+        """Seconds of one gradient training on the labels: a `finetune`, or one from `scratch`."""
         assert self.trials.pace is not None
-        return self.trials.steps["finetune"] * self.trials.pace.finetune
+        return self.trials.steps[kind] * self.trials.pace.finetune
 
     def pretrained(self) -> Iterable[str | None]:
         """The pretrainings that are in the store."""
         return {self.named(t.name).pretraining for t in self.trials.jobs if t.phase != "pilot"}
 
     def job(self, phase: Phase, candidate: Candidate, settings: list[str]) -> Trial:
-        """Run a job, or run it again as it was, which costs nothing if it was done."""
+        """Run a job, or run it again as it was, which costs nothing if it was done.
+
+        All but the pilot have the study's numbers of steps.
+        """
         recorded = self.trials.done(phase, candidate.name)
         expected = self.expected(candidate, 1) / self.delay() if phase == "first" else 0.0
+        if phase != "pilot":
+            steps = self.trials.steps
+            training = steps["scratch" if candidate.from_scratch else "finetune"]
+            pretraining = candidate.pretrain_steps or steps["pretrain"]
+            settings = [*settings, *limits(pretraining, training)]
         overrides = recorded.overrides if recorded else [*candidate.overrides, *settings]
         before = time.monotonic()
         score = self.launch(overrides, self.number)

@@ -4,7 +4,7 @@
     python -m benchmarks.lessons dae --seeds 1   # one page, one seed
 
 The text is the method's docstring and the comments of its fields; the rows are runs of the framework, so that a second call
-trains nothing. Features at rest, 10 labels a class (CIFAR-10: 50), beside every floor on the same label draws: under a logistic
+trains nothing. Frozen features, 10 labels a class (CIFAR-10: 50), beside every baseline on the same label draws: under a logistic
 regression, or with the labels spread over the graph of unlabelled images' features, and then beside the same on pixels.
 """
 
@@ -69,7 +69,7 @@ class Row:
 
 
 def home(name: str) -> str:
-    """The data set on which its test asks a method to beat its floors."""
+    """The data set on which its test asks a method to beat its baselines."""
     return "cifar10" if name in CIFAR else "mnist"
 
 
@@ -139,17 +139,17 @@ def page(name: str, rows: list[Row], pictures: list[tuple[str, str]]) -> str:
         text.append(NOT_MEASURED.get(name, "Not measured."))
     else:
         how = (
-            "labels spread over the graph of features"
+            "labels spread over the graph of frozen features"
             if name in SPREAD
-            else "logistic regression on features"
+            else "logistic regression on frozen features"
         )
         text += [
-            f"Accuracy in %, {how} at rest, 10 labels a class (CIFAR-10: 50); mean over seeds and label draws.",
+            f"Accuracy in %, {how}, 10 labels a class (CIFAR-10: 50); mean over seeds and label draws.",
             "",
         ]
         floors = rows[0].floors
         text += [
-            f"| data | {name} | {' | '.join(floors)} | beats every floor |",
+            f"| data | {name} | {' | '.join(floors)} | beats every baseline |",
             "| --- " * (len(floors) + 3) + "|",
         ]
         for r in rows:
@@ -223,7 +223,7 @@ def index(lessons: dict[str, list[Row]], docs: Path) -> None:
     text = [
         "# Pretrainers",
         "",
-        "Accuracy in % of features at rest, 10 labels a class: how each was run, and its floors, are on its page.",
+        "Accuracy in % of frozen features, 10 labels a class: how each was run, and its baselines, are on its page.",
         "",
     ]
     text += ["| | digits | MNIST | over its best floor |", "| --- | --- | --- | --- |"]

@@ -141,7 +141,7 @@ def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
         assert predict_command.main([folder, "x.png"]) == 3
         out, said = capsys.readouterr()
         assert out == ""
-        assert said.startswith(f"sft_exp.predict: {folder}: {problem}")
+        assert said.startswith(f"sft_exp predict: {folder}: {problem}")
         assert len(said.splitlines()) == 1
 
 
@@ -164,7 +164,7 @@ def test_names_come_from_stdin_too(rows, monkeypatch):
     code, table, said = rows("a folder/1.png", "-")
     assert code == 3
     assert [r[0] for r in table[1:]] == ["a folder/1.png", "a folder/2.png", "a folder/0.png"]
-    assert said.splitlines()[1:] == ["sft_exp.predict: gone.png: No such file or directory"]
+    assert said.splitlines()[1:] == ["sft_exp predict: gone.png: No such file or directory"]
 
 
 def test_images_of_the_kind_that_was_learnt_are_not_called_unlike(rows, digits):

@@ -190,7 +190,7 @@ def test_it_listens_to_this_machine_alone_unless_told(monkeypatch):
 
 def test_a_run_that_is_not_there_is_said_in_one_line(capsys):
     assert serve_command.main(["run=gone"]) == 3
-    assert capsys.readouterr().err.startswith("sft_exp.serve: gone: no such folder")
+    assert capsys.readouterr().err.startswith("sft_exp serve: gone: no such folder")
 
 
 def dropped(classes, content, folder):

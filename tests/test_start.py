@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from result_stubs import stub
 
 from sft_exp.errors import DataError
 from sft_exp.start import summary
@@ -50,6 +51,28 @@ def test_a_missing_folder_ends_with_the_studys_message(tmp_path, monkeypatch, ca
     assert main(["absent", "minutes=1"]) == 3
     assert "absent" in capfd.readouterr().err
     assert not (tmp_path / "outputs/start/absent/start.html").exists()
+
+
+def test_a_plan_says_how_images_are_read_and_what_would_be_tried(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0)
+    for number in range(6):
+        for angle, name in enumerate(("rows", "columns")):
+            stripes(tmp_path / "photos" / name, number, angle, noise)
+    assert main(["photos", "minutes=4", "plan=true"]) == 0
+    said = capfd.readouterr().err
+    assert "12 labelled images of 2 classes, 16x16 pixels" in said
+    assert "In 4min: a pilot" in said
+    assert re.search(r"label propagation on pixels\n +vicreg, fine-tuned\n +from scratch\n", said)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_images_tested_in_folds_are_counted_once():
+    folds = stub(data={"train": 180, "labelled": 144, "test": 36, "classes": 5, "ratio": 0.25})
+    assert summary.images(folds).startswith("180 images of 5 classes. Without a test folder")
+    assert "36 of them, by a model that was trained on the labels of 144 others" in (
+        summary.images(folds)
+    )
 
 
 @pytest.mark.slow

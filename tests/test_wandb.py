@@ -477,7 +477,7 @@ def test_a_dashboard_does_without_the_charts_that_cannot_be_made(online, server)
             "--project",
             refused.replace("-", "_"),
         )
-        assert said.count("sft_exp.dashboard: without the chart") == 2 - len(left), said
+        assert said.count("sft_exp dashboard: without the chart") == 2 - len(left), said
         state = server.state()
         spec = json.dumps(state["views"][-1]["spec"])
         assert [chart["name"].rpartition("-")[0] for chart in state["charts"]] == left or not left
@@ -722,3 +722,11 @@ def test_the_environment_s_words_for_modes(variables, mode, asked_for, monkeypat
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert tracker.Wandb(mode=mode).mode_asked_for() == asked_for
+
+
+def test_empty_variables_of_the_environment_count_as_none(online, server):
+    """`WANDB_MODE= python -m sft_exp`, and a cluster's script that exports what it was not given."""
+    experiment({**online, "WANDB_MODE": "", "WANDB_NAME": " ", "WANDB_TAGS": ""}, *LITTLE)
+    runs = clean(server)["runs"]
+    assert runs
+    assert all(r["display_name"].strip() for r in runs)

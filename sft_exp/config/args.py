@@ -42,7 +42,7 @@ def run(
     try:
         return work(parse(command, text, kind, arguments)) or 0
     except Failure as error:
-        print(f"sft_exp.{command}: {error}", file=sys.stderr)
+        print(f"sft_exp {command}: {error}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # the reader of stdout has closed the pipe: `sft_exp ls | head`
         silence()

@@ -38,13 +38,13 @@ def work(arguments: Arguments) -> int:
         view = workspace(entity, arguments.project, made, arguments.sweep)
         replaced = save(view, api.viewer.username)
     except ImportError as error:
-        print(f'sft_exp.dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
+        print(f'sft_exp dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
         return ConfigError.code
     except Exception as error:  # noqa: BLE001 - any answer of the server
-        print(f"sft_exp.dashboard: {wandb.first_line(error)}", file=sys.stderr)
+        print(f"sft_exp dashboard: {wandb.first_line(error)}", file=sys.stderr)
         return 1
     if replaced:
-        print(f"sft_exp.dashboard: replaced your earlier view {view.name!r}", file=sys.stderr)
+        print(f"sft_exp dashboard: replaced your earlier view {view.name!r}", file=sys.stderr)
     print(view.url)
     return 0
 

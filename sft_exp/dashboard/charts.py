@@ -202,7 +202,7 @@ def presets(api: Any, entity: str) -> dict[str, str]:
             ids[name] = preset(api, entity, name, spec)
         except Exception as error:  # noqa: BLE001 - after any error the other charts are still useful
             print(
-                f"sft_exp.dashboard: without the chart {TITLES[name]}: {wandb.first_line(error)}",
+                f"sft_exp dashboard: without the chart {TITLES[name]}: {wandb.first_line(error)}",
                 file=sys.stderr,
             )
     return ids

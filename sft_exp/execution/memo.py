@@ -80,7 +80,7 @@ def is_understood(config: dict[str, Any], words: list[str]) -> bool:
     """Whether `key_of` covers all that the run of this config reads."""
     text = json.dumps(config)
     silent = config["tracker"]["_target_"].startswith(SILENT_TRACKER) or (
-        os.environ.get("WANDB_MODE", config["tracker"].get("mode")) == "disabled"
+        (os.environ.get("WANDB_MODE") or config["tracker"].get("mode")) == "disabled"
         and config["tracker"]["_target_"].startswith("sft_exp.trackers.wandb")
     )
     return (

@@ -60,7 +60,7 @@ def clean(
     if not yes:
         if not sys.stdin.isatty():
             print(
-                "sft_exp.gc: there is no terminal to ask on; yes=true removes without asking",
+                "sft_exp gc: there is no terminal to ask on; yes=true removes without asking",
                 file=sys.stderr,
             )
             return ConfigError.code

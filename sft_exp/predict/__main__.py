@@ -50,7 +50,7 @@ def work(options: Arguments) -> int:
         write = writer(other, options.out, sys.stdout, options.scale, options.like)
         unread = for_each_image(write, entries)
     for line in unread:
-        print(f"sft_exp.predict: {line}", file=sys.stderr)
+        print(f"sft_exp predict: {line}", file=sys.stderr)
     return DataError.code if unread else 0
 
 

@@ -49,7 +49,7 @@ def work(arguments: Arguments) -> int:
         service = app(model_of(arguments.run), most, arguments.host, pixels)
     except ImportError as error:
         print(
-            f"sft_exp.serve: {error.name} is missing: pip install 'sft_exp[serve]'", file=sys.stderr
+            f"sft_exp serve: {error.name} is missing: pip install 'sft_exp[serve]'", file=sys.stderr
         )
         return ConfigError.code
     uvicorn.run(

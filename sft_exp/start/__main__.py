@@ -29,6 +29,7 @@ class Arguments:
     labels: str = "all"  # label budget: all, or a number per class
     n: int = 20  # images to label next
     out: Path | None = None  # folder of the page; null = outputs/start/FOLDER
+    plan: bool = False  # only check the images and list the methods that would be tried
 
     def __post_init__(self):
         require(self.minutes >= 1, "minutes", self.minutes, "1 or more")
@@ -47,9 +48,14 @@ def work(arguments: Arguments) -> int:
 
     out = arguments.out or Path("outputs/start") / arguments.folder.resolve().name
     code = summary.choose(
-        arguments.folder, arguments.unlabelled, arguments.labels, arguments.minutes, out
+        arguments.folder,
+        arguments.unlabelled,
+        arguments.labels,
+        arguments.minutes,
+        out,
+        arguments.plan,
     )
-    if code:
+    if code or arguments.plan:
         return code
     run = summary.chosen(out)
     *_, pool = opened(str(run))

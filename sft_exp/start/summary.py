@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 STUDY = "choose"  # folder of the study, below that of the page
 
 
-def choose(folder: Path, unlabelled: Sequence[Path], labels: str, minutes: float, out: Path) -> int:
-    """Run the study in a process of its own, whose output is shown; returns its exit code."""
+def choose(
+    folder: Path,
+    unlabelled: Sequence[Path],
+    labels: str,
+    minutes: float,
+    out: Path,
+    plan: bool = False,
+) -> int:
+    """Run the study in a process of its own, whose output is shown; returns its exit code.
+
+    With `plan` it checks the images and says what it would do.
+    """
     paths: dict[str, Any] = {"dataset.root": str(folder), "hydra.sweep.dir": str(out / STUDY)}
     if unlabelled:
         paths["dataset.unlabelled"] = [str(path) for path in unlabelled]
@@ -32,6 +42,7 @@ def choose(folder: Path, unlabelled: Sequence[Path], labels: str, minutes: float
         f"minutes={minutes:g}",
         "dataset=image_folder",
         f"labels={labels}",
+        f"plan={str(plan).lower()}",
         "tracker=none",
         *(f"{key}={recipe.quoted(value)}" for key, value in paths.items()),
     ]
@@ -90,6 +101,12 @@ def images(result: results.Results) -> str:
     """How many images there are, and for what they were used."""
     data = result.data
     copies = f" {data.copies:,} test images are copies of training images." if data.copies else ""
+    if data.ratio:
+        return (
+            f"{data.train:,} images of {data.classes} classes. Without a test folder they are tested "
+            f"in folds: in each labelled split {data.test:,} of them, by a model that was trained on "
+            f"the labels of {data.labelled:,} others.{copies}"
+        )
     return (
         f"{data.train:,} training images of {data.classes} classes, of which {data.labelled:,} "
         f"were used with their labels in each labelled split, and {data.test:,} test images.{copies}"

@@ -33,6 +33,7 @@ from sft_exp.errors import ConfigError, Failure, Interrupted, StorageError
 from sft_exp.execution import ownership, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, collect, results
+from sft_exp.sweep import timed
 from sft_exp.sweep.composition import Composer
 from sft_exp.sweep.display import SHOWN, Display, varying
 from sft_exp.sweep.job_list import listed
@@ -205,6 +206,10 @@ def begin(cfg: DictConfig) -> None:
     if budget := cfg.hydra.sweeper.get("budget"):
         refuse_budget(cfg.hydra.overrides.task, budget)
     if cfg.hydra.sweeper._target_ not in (BASIC, LISTED):
+        if cfg.plan and cfg.hydra.sweeper._target_ == TIMED:
+            names = [candidate["name"] for candidate in cfg.hydra.sweeper.candidates]
+            console.message(timed.outline(cfg.study.budget, names))
+            sys.exit(0)
         if cfg.plan:
             problem = "must be false where the sweeper chooses its jobs as it goes"
             raise ConfigError("plan", True, problem)

@@ -146,6 +146,19 @@ def two_digits(number: float) -> int:
     return int(float(f"{number:.1e}"))
 
 
+def outline(budget: str, names: Sequence[str]) -> str:
+    """What a study with this budget, such as 10min, would do with its candidates, for `plan=true`."""
+    return "\n".join(
+        [
+            f"In {budget}: a pilot times a step of each training, from which the numbers "
+            "of steps follow. These are tried on one labelled split, in this order, as far as the time goes:",
+            *(f"  {name}" for name in names),
+            f"The {FINALISTS} best are compared on {FINALIST_DRAWS} labelled splits. The best one is "
+            f"trained on up to {DRAWS[0]}, beside its baselines and training from scratch.",
+        ]
+    )
+
+
 class Schedule:
     """Runs the phases of a study within its minutes.
 

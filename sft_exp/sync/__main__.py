@@ -31,7 +31,7 @@ def work(arguments: Arguments) -> int:
     from sft_exp.trackers import wandb  # late: imports torch
 
     if not wandb.has_key():
-        print("sft_exp.sync: no key; `wandb login` first", file=sys.stderr)
+        print("sft_exp sync: no key; `wandb login` first", file=sys.stderr)
         return ConfigError.code
     failed = 0
     for folder in wandb.pending(arguments.folders):

@@ -89,7 +89,9 @@ class Wandb(Tracker):
         mode = self.mode_asked_for()
         if mode == "disabled":
             return Run()
-        trial = claimed()  # before W&B reads its environment
+        # before W&B reads its environment
+        trial = claimed()
+        forget_empty_variables()
         sweep = trial.get("WANDB_SWEEP_ID")
         env = os.environ.get
         tracker = replace(
@@ -436,6 +438,12 @@ def claimed() -> dict[str, str]:
         if name in os.environ:
             _trial()[name] = os.environ.pop(name)
     return _trial()
+
+
+def forget_empty_variables() -> None:
+    """Remove W&B's variables that are set to nothing: it refuses an empty WANDB_MODE as invalid."""
+    for name in [n for n, v in os.environ.items() if n.startswith("WANDB_") and not v.strip()]:
+        del os.environ[name]
 
 
 def tags_of_environment() -> list[str]:

@@ -507,6 +507,10 @@ def test_a_full_memory_names_what_may_fit(digits, plan, tmp_path, method, encode
 # The benchmark
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.11",
+    reason='PyTorch 2.10 ends a profile of a training with "Can\'t disable Kineto profiler"',
+)
 def test_the_benchmark_counts_the_same_work_for_both_loops():
     """FLOPs of the textbook autoencoder: forward, and backward without the images' gradient."""
     (row,) = [row for row in gpu.rows(cuda=False) if "AE, 1x28" in row.name]

@@ -168,7 +168,7 @@ def test_the_work_of_gc_grows_with_the_number_of_folders_and_not_with_its_square
         profile = cProfile.Profile()
         profile.runcall(collect.rubbish, place, Path("outputs"))
         calls.append(sum(entry.callcount for entry in profile.getstats()))
-    assert calls[1] < 2.2 * calls[0]
+    assert calls[1] < 2.5 * calls[0]  # the square would be 4 times as many
 
 
 def test_a_run_speaks_before_its_folders_exist(store):

@@ -17,6 +17,9 @@ from sft_exp.errors import StorageError
 from sft_exp.store import atomic_io
 from sft_exp.training import checkpoints
 
+# PyTorch 2.10 warns of a class that it uses itself
+pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+
 
 class Hostile:
     """Runs a command when it is unpickled."""

@@ -1,6 +1,7 @@
 """A study defines its sweep, and its sentences follow from the results of the jobs."""
 
 import json
+import re
 import shlex
 import shutil
 import time
@@ -581,6 +582,29 @@ def test_in_given_minutes_the_pick_is_the_candidate_that_was_trained_to_its_end(
     assert answer.command == answer.facts["run"]
     with pytest.raises(DataError, match="no candidate was trained"):
         Choose(budget="10min").conclude(jobs[:3], (), replace(trials, jobs=trials.jobs[:3]))
+
+
+@pytest.mark.parametrize(
+    ("others", "ending"),
+    [
+        ([0.70, 0.72, 0.71], r"\(\+\d+\.\d to \+\d+\.\d\)\.$"),
+        ([0.86, 0.84, 0.85], r"\(-\d+\.\d to \+\d+\.\d\): within noise\.$"),
+        ([0.97, 0.98, 0.97], r"which is better; the choice may not use that\.$"),
+    ],
+)
+def test_in_given_minutes_the_pick_is_compared_with_the_runner_up(others, ending):
+    jobs, trials = timed_trials()
+    scores = {"from scratch": [0.84, 0.86, 0.85], "vicreg, fine-tuned": others}
+    for name, draws in scores.items():
+        finalist = finished("adam", "full", 300, 0.8, 0.8, draws={MAIN: draws})
+        jobs.append(replace(finalist, name=str(len(trials.jobs))))
+        score = 0.9 if name == "from scratch" else 0.8
+        trials.jobs.append(Trial("finalists", name, [], 9.0, 0.0, score))
+    answer = Choose(budget="10min").conclude(jobs, (), trials)
+    (lead,) = [s for s in answer.sentences if "from the runner-up, vicreg, fine-tuned" in s]
+    assert lead.startswith("On the test images, over 3 labelled splits, it is ")
+    assert re.search(ending, lead), lead
+    assert "minutes=20 gives every candidate twice the steps" in answer.notes[-1]
 
 
 def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid(monkeypatch):

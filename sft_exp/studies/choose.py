@@ -6,6 +6,7 @@ goes. Either way the choice is made by validation within the label budget.
 
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -200,7 +201,7 @@ class Choose(Study):
         if not finals:
             raise DataError("no candidate was trained to its end; the messages above say why")
         trial, final = finals[-1]
-        compared = [(t, job) for t, job in rows if t.phase == "finalists"]
+        compared = [(t, job) for t, job in rows if t.phase == "finalists" and job.result]
         chosen_by = next(
             t for t, _ in reversed(rows) if t.name == trial.name and t.score is not None
         )
@@ -225,7 +226,9 @@ class Choose(Study):
         if guessing := advice.chance(final.outcome):
             sentences.append(guessing)
         if len(compared) > 1:
-            sentences.append(self.level(compared, trial.name))
+            by_name = {t.name: job for t, job in compared}
+            picked = by_name.pop(trial.name)
+            sentences.append(self.lead(picked, *by_name.popitem()))
         if early := unconverged(rows):
             sentences.append(early)
         if trials.skipped:
@@ -260,6 +263,7 @@ class Choose(Study):
                 "not for choosing.",
                 *([level_of(choices, verdict)] if verdict else []),
                 f"The trained model: sft_exp predict {final.folder} IMAGES",
+                further(trials, trial, final),
             ],
             folder=final.folder,
             facts={
@@ -332,19 +336,20 @@ class Choose(Study):
         )
         return report.verdicts[MAIN]
 
-    def level(self, compared: list[tuple[Trial, Job]], best: str) -> str:
-        """Which finalists the test images do not tell from the pick. They choose nothing here."""
-        jobs = [job for _, job in compared]
-        picked = self.picked(jobs)
-        names = [compared[index][0].name for index in picked.contenders]
-        others = [name for name in names if name != best]
-        if best not in names:
-            return (
-                f"On the test images {'; '.join(others)} is better, which the choice may not use."
-            )
-        if not others:
-            return "On the test images no other finalist is within noise of it."
-        return f"Within noise of it on the test images: {'; '.join(others)}."
+    def lead(self, pick: Job, name: str, runner_up: Job) -> str:
+        """The pick's lead over the runner-up on the test images. They choose nothing here."""
+        verdict = self.verdict(pick, runner_up, choices=1)
+        splits = len(pick.outcome.draws[MAIN])
+        lead = (
+            f"On the test images, over {splits} labelled splits, it is "
+            f"{100 * verdict.difference:+.1f} points from the runner-up, {name}"
+        )
+        if not (isfinite(verdict.low) and isfinite(verdict.high)):
+            return f"{lead}."
+        lead += f" ({100 * verdict.low:+.1f} to {100 * verdict.high:+.1f})"
+        if verdict.high < 0:
+            return f"{lead}, which is better; the choice may not use that."
+        return f"{lead}." if verdict.low > 0 else f"{lead}: within noise."
 
     def picked(self, jobs: list[Job]) -> selection.Pick:
         """The best of the jobs by their test scores, and which others may be."""
@@ -384,6 +389,18 @@ def level_of(choices: int, verdict: Verdict) -> str:
         f"The pick is one of {choices} that could have been compared with scratch. Its interval has "
         f"the level {100 * verdict.level:.4g} %, so that it holds at 95 % whichever was picked "
         "(Bonferroni)."
+    )
+
+
+def further(trials: Trials, final: Trial, job: Job) -> str:
+    """What the next step costs: more labels, more seeds, more time."""
+    pretraining = trials.steps["pretrain"] * (trials.pace.pretrain if trials.pace else 0.0)
+    seed = final.seconds + (pretraining if job.settings["pretrainer"] != NONE else 0.0)
+    return (
+        f"What is next: `sft_exp forecast {job.folder} n=50` estimates what 50 more labels would bring, in "
+        f"about {3 * final.seconds:.0f} s. `-m seed=0,1` after the command below judges a second "
+        f"seed, too, in about {seed:.0f} s. minutes={2 * trials.minutes:g} gives every candidate "
+        "twice the steps."
     )
 
 

@@ -14,6 +14,7 @@ from benchmarks import (
     gpu,
     heads,
     probe,
+    regret,
     scale,
     sweep,
     textbook,
@@ -28,6 +29,9 @@ def main() -> None:
     data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
     if sys.argv[1:2] == ["gpu"]:  # has images of its own, and needs no data
         gpu.main(sys.argv[2:], data)
+        return
+    if sys.argv[1:2] == ["regret"]:  # of a finished study
+        regret.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["estimates"]:  # runs of any data set
         estimates.main(sys.argv[2:], data)

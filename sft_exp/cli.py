@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 
 from sft_exp.config import build, compose, help_text, register, sources
 from sft_exp.config.build import plain
+from sft_exp.config.hydra_state import VERSION_BASE
 from sft_exp.config.rerun import again, flags_first, named
 from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError, Interrupted
@@ -39,7 +41,8 @@ def command(words: list[str]) -> NoReturn:
     if "RANK" in os.environ:
         watchdog.end_with_parent()
     with reported():
-        words = with_encoder(again(compose.typed(flags_first(named(words)))))
+        words = compose.with_multirun(compose.typed(flags_first(named(words))))
+        words = with_encoder(again(words))
         words = image_defaults.with_defaults(words, silent=os.environ.get("RANK", "0") != "0")
     sys.argv[1:] = words
     if os.environ.get("RANK", "0") != "0":
@@ -57,10 +60,10 @@ def command(words: list[str]) -> NoReturn:
                 "torchrun",
                 "each job starts its own processes: hardware=ddp hardware.processes=2",
             )
+        # of Hydra 1.4, on every call of a program with callbacks or plugins of its own
+        warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_=")
         try:
-            hydra.main(version_base="1.3", config_path=str(sources.CONF), config_name="config")(
-                task
-            )()
+            hydra.main(config_path=str(sources.CONF), config_name="config", **VERSION_BASE)(task)()
         except (KeyboardInterrupt, SystemExit) as ended:
             if isinstance(ended, SystemExit) and ended.code not in (Interrupted.code, 130):
                 raise

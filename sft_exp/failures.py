@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp.config import build, compose, help_text, hydra_state, reference, register, sources
+from sft_exp.config import build, compose, help_text, hydra_state, reference, register
 from sft_exp.errors import ConfigError, Failure, StorageError
 from sft_exp.progress import LOG
 
@@ -194,7 +194,7 @@ def default_values(keys: list[str], words: list[str]) -> dict[str, Any]:
     try:
         with (
             hydra_state.alone(),
-            hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"),
+            hydra_state.initialized(),
         ):
             register.register()
             config: Any = hydra.compose("config", chosen)
@@ -217,7 +217,7 @@ def suggestions(overrides: list[str]) -> list[str]:
             if option not in valid and (close := get_close_matches(option, valid, n=1)):
                 hints.append(f"{group}={option}: did you mean {group}={close[0]}?")
     if not GlobalHydra.instance().is_initialized():
-        hydra.initialize_config_dir(str(sources.CONF), version_base="1.3")
+        hydra_state.initialized()
     options = [f"{g}={v}" for g, v in groups.items() if v in help_text.options(g)]
     try:
         config = OmegaConf.to_container(hydra.compose("config", overrides=options), resolve=False)

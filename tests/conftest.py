@@ -121,14 +121,14 @@ def compose():
     """Overrides -> the config that Hydra composes."""
     import hydra
 
-    from sft_exp.config import register, sources
+    from sft_exp.config import hydra_state, register, sources
 
     register.register()
 
     @cache
     def composed(*overrides: str):
         folders = ",".join(f"file://{folder}/conf" for folder in sources.plugged())
-        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+        with hydra_state.initialized():
             return hydra.compose(
                 "config",
                 overrides=[f"hydra.searchpath=[{folders}]", *overrides],
@@ -143,18 +143,17 @@ def experiment():
     """Overrides -> Experiment. A choice of options is composed once, as in a sweep."""
     from copy import deepcopy
 
-    import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from sft_exp.config import build, register, sources
+    from sft_exp.config import build, hydra_state, register, sources
     from sft_exp.sweep.composition import Composer
 
     @cache
     def composer(*folders: str):
         register.register()
         found = f"hydra.searchpath=[{','.join(folders)}]"
-        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+        with hydra_state.initialized():
             loaded = GlobalHydra.instance().hydra
             return Composer(loaded.compose_config("config", [found], run_mode=RunMode.MULTIRUN))
 

@@ -4,7 +4,6 @@ import json
 import random
 from functools import cache
 
-import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft_exp.config import build, hydra_state, register, sources
+from sft_exp.config import build, hydra_state, register
 from sft_exp.errors import ConfigError
 from sft_exp.sweep.composition import Composer
 
@@ -53,7 +52,7 @@ def master():
     """The config of a multirun, as Hydra makes it."""
     with hydra_state.alone():
         register.register()
-        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+        with hydra_state.initialized():
             yield GlobalHydra.instance().hydra.compose_config(
                 "config",
                 ["tracker=none", "hydra.job.config.override_dirname.exclude_keys=[seed]"],

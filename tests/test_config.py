@@ -388,8 +388,8 @@ def test_composing_needs_no_torch():
 import sys
 import hydra
 from sft_exp import cli
-from sft_exp.config import help_text, sources
-with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+from sft_exp.config import help_text, hydra_state
+with hydra_state.initialized():
     hydra.compose("config", overrides=["pretrainer=gan", "dataset=cifar10"], return_hydra_config=True)
     help_text.options_help()
 print(sorted({"torch", "torchvision", "sklearn", "wandb", "matplotlib", "numpy"} & sys.modules.keys()))

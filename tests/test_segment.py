@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import sft_exp
 from sft_exp.config.schema import AugmentConfig
 from sft_exp.core.rng import stream
 from sft_exp.core.types import Spec
+from sft_exp.data import images
 from sft_exp.data.augment import OUTSIDE, view_with_mask
 from sft_exp.data.readers import masks
 from sft_exp.datasets import cityscapes
@@ -109,6 +111,11 @@ def test_masks_read_as_they_are_used_are_those_held_in_memory(tmp_path):
     assert torch.equal(part.target("mask"), held.train.target("mask")[[4, 9]])
     other = part.having(torch.zeros(2, 3))
     assert torch.equal(other.target("mask"), held.train.target("mask")[[4, 9]])
+    # workers are not forked everywhere
+    again = pickle.loads(pickle.dumps(images.fitted(part, (3, 16, 16))))  # noqa: S301 - ours
+    assert torch.equal(again.raw(1), part.raw(1))
+    smaller = pickle.loads(pickle.dumps(images.fitted(streamed.train, (1, 8, 8))))  # noqa: S301
+    assert smaller.raw(0).shape == (1, 8, 8)
 
 
 def test_other_values_parts_and_a_pool(tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 from result_stubs import stub
 
 from sft_exp.compare.comparison import Job
-from sft_exp.config import build, compose, hydra_state, register, sources
+from sft_exp.config import build, compose, hydra_state, register
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.guidance import knowledge
@@ -659,6 +659,6 @@ def test_the_keys_that_all_studies_have_can_be_set(name):
     given = [f"study={name}", "study.budget=2min", "study.archive=none"]
     with hydra_state.alone():
         register.register()
-        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+        with hydra_state.initialized():
             cfg = hydra.compose("config", given, return_hydra_config=True)
         assert (cfg.study.budget, cfg.study.archive) == ("2min", "none")

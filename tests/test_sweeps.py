@@ -355,16 +355,15 @@ def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
 
 def laid(*overrides: str, jobs=(["seed=0"], ["seed=1"])) -> list[str]:
     """The folders that a sweep gives its jobs."""
-    import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from sft_exp.config import register, sources
+    from sft_exp.config import hydra_state, register
     from sft_exp.sweep import sweeps
 
     register.register()
-    with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+    with hydra_state.initialized():
         given = ["seed=0,1", *overrides]
         cfg = GlobalHydra.instance().hydra.compose_config(
             "config", given, run_mode=RunMode.MULTIRUN

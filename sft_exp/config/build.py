@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sft_exp.config import hydra_state
 from sft_exp.config.args import did_you_mean
 from sft_exp.config.enums import with_members
 from sft_exp.config.help_text import GROUPS
@@ -108,8 +109,8 @@ def plain(cfg: DictConfig, known: dict[str, Value] | None = None) -> dict[str, A
     values |= {key: in_data_folder(values.get(key)) for key in DATASETS if values.get(key)}
     if not OTHERS_TEXT.search(str(unresolved)):
         return values
-    OmegaConf.register_new_resolver("sft_exp.env", environment_text, replace=True)
-    OmegaConf.register_new_resolver("sft_exp.decode", decode_text, replace=True)
+    hydra_state.register_resolver("sft_exp.env", environment_text)
+    hydra_state.register_resolver("sft_exp.decode", decode_text)
     texts: Any = OmegaConf.to_container(OmegaConf.create(renamed(unresolved)), resolve=True)
     return {**withheld(values, texts), "store": values["store"]}
 

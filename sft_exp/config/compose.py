@@ -10,15 +10,29 @@ from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from sft_exp.config import build, hydra_state, register, sources
+from sft_exp.config import build, hydra_state, register
 from sft_exp.config.args import did_you_mean
 from sft_exp.config.build import choices
 from sft_exp.config.help_text import GROUPS, options
 from sft_exp.config.hydra_state import searching
 from sft_exp.config.moved import renamed
-from sft_exp.config.sources import CONF
+from sft_exp.config.sources import CONF, option_folders
 from sft_exp.config.weight_names import with_encoder
 from sft_exp.errors import ConfigError
+
+NAME_MAX = 255  # bytes of a file's name, on most file systems
+STUDY = re.compile(r"^\s*- (override )?/study:", re.MULTILINE)  # in the defaults of an experiment
+ASKING = {
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+}
 
 
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -27,7 +41,7 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     with hydra_state.alone():
         register.register()
         register.plug(register.plugins_in(overrides))
-        with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+        with hydra_state.initialized():
             cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
         return build.plain(cfg), build.choices(cfg)
 
@@ -42,11 +56,14 @@ def named(overrides: list[str]) -> list[str]:
 
     Raises:
         ConfigError: a group is given a number, a boolean or a dict, which Hydra reports as an error
-            of its own.
+            of its own, or a name that is too long for a file.
     """
     for override in overrides:
         key, _, value = override.partition("=")
         group = key.lstrip("+").partition("@")[0]
+        if group in (*GROUPS, "plugins") and len(value) > NAME_MAX and value.isidentifier():
+            problem = "is too long for the name of a file or an option"
+            raise ConfigError(group, f"{value[:40]}...", problem)
         if group not in GROUPS:
             continue
         try:
@@ -58,6 +75,28 @@ def named(overrides: list[str]) -> list[str]:
         if any(isinstance(each, bool | int | float | dict | list) for each in given):
             raise ConfigError(group, value, f"is no option; valid: {', '.join(options(group))}")
     return overrides
+
+
+def with_multirun(words: list[str]) -> list[str]:
+    """A command that chooses a study, with the flag of a sweep.
+
+    The options of the group set `hydra.mode`, which Hydra 1.4 takes from the command line alone.
+    """
+    flags = {word for word in words if word.startswith("-")}
+    return words if flags & {"-m", "--multirun", *ASKING} or not study(words) else ["-m", *words]
+
+
+def study(words: list[str]) -> bool:
+    """Whether a command chooses a study, or an experiment that does."""
+    pairs = (word.partition("=") for word in words if not word.startswith("-"))
+    chosen = {key.lstrip("+"): value for key, _, value in pairs}
+    if "study" in chosen:
+        return chosen["study"] != "null"
+    files = [
+        folder / "experiment" / f"{chosen.get('experiment')}.yaml"
+        for folder in (CONF, *option_folders())
+    ]
+    return any(STUDY.search(file.read_text()) for file in files if file.is_file())
 
 
 def with_minutes(overrides: list[str]) -> list[str]:

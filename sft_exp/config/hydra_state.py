@@ -1,19 +1,23 @@
-"""Hydra's global state and search path."""
+"""Hydra's global state and search path, in its versions 1.3 and 1.4."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import hydra
+import omegaconf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from sft_exp.config.sources import CONF, option_folders
 
 PLUGGED = "plugins"  # Hydra's provider of the options in plug-in folders
+# Hydra 1.4, which Python 3.14 needs, deprecates the argument; 1.3 warns where it is missing.
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
 class PluggedOptions(SearchPathPlugin):
@@ -45,7 +49,22 @@ def searching() -> Any:
     """A context in which Hydra can compose: the current one, or a new one with conf/ alone."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
-    return hydra.initialize_config_dir(str(CONF), version_base="1.3")
+    return initialized()
+
+
+def initialized() -> Any:
+    """A context in which Hydra composes from conf/."""
+    return hydra.initialize_config_dir(str(CONF), **VERSION_BASE)
+
+
+def register_resolver(name: str, function: Callable[..., Any], use_cache: bool = False) -> None:
+    """Register a resolver of interpolations, in the place of one of the same name.
+
+    OmegaConf 2.4 gives the function its older name again, and deprecates the newer one.
+    """
+    older = omegaconf.__version__.startswith("2.3.")
+    register: Any = OmegaConf.register_new_resolver if older else OmegaConf.register_resolver
+    register(name, function, use_cache=use_cache, replace=True)
 
 
 def search_path() -> list[str]:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sft_exp.config import hydra_state
 from sft_exp.config.help_text import options_help
 from sft_exp.config.hydra_state import PluggedOptions, searching
 from sft_exp.config.schema import AugmentConfig, Experiment, Hardware
@@ -61,9 +62,9 @@ def register() -> None:
     find_plugged_options()
     cached = {"short_id": lambda: uuid.uuid4().hex[:4], "sweep_name": lambda: _sweep_name[0]}
     for name, resolver in cached.items():
-        OmegaConf.register_new_resolver(name, resolver, use_cache=True, replace=True)
+        hydra_state.register_resolver(name, resolver, use_cache=True)
     for function in (plugins_path, dataset_option, options_help):
-        OmegaConf.register_new_resolver(function.__name__, function, replace=True)
+        hydra_state.register_resolver(function.__name__, function)
 
 
 def mirrors() -> list[tuple[str, str, str, Path]]:

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat, tee
 from typing import Any
 
@@ -137,7 +138,12 @@ class Images:
 
 def _at(held: Held, rows: Tensor) -> Held:
     """The values of these rows, which become 0, 1, ..."""
-    return held[rows] if isinstance(held, Tensor) else lambda row: held(int(rows[row]))
+    return held[rows] if isinstance(held, Tensor) else partial(_of_row, held, rows)
+
+
+def _of_row(held: Callable[[int], Tensor], rows: Tensor, row: int) -> Tensor:
+    # a function of the module and no lambda: worker processes that are not forked unpickle it
+    return held(int(rows[row]))
 
 
 def fitted(images: Images, image: tuple[int, int, int]) -> Images:
@@ -150,8 +156,11 @@ def fitted(images: Images, image: tuple[int, int, int]) -> Images:
         rows = torch.arange(len(images)) if images.rows is None else images.rows
         x = torch.cat([_fit(images.x[r.to(images.x.device)], image) for r in rows.split(1024)])
         return replace(images, targets=targets).having(x)
-    decode = images.x
-    return replace(images, x=lambda row: _fit(decode(row).unsqueeze(0), image)[0], targets=targets)
+    return replace(images, x=partial(_fitted_row, images.x, image), targets=targets)
+
+
+def _fitted_row(decode: Callable[[int], Tensor], image: tuple[int, int, int], row: int) -> Tensor:
+    return _fit(decode(row).unsqueeze(0), image)[0]
 
 
 def _fit(x_BCHW: Tensor, image: tuple[int, int, int]) -> Tensor:

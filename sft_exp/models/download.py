@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -30,6 +31,8 @@ def downloaded(url: str, name: str, sha256: str) -> Path:
             with answering():
                 torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the answer's socket
             raise DataError(
                 f"{url} could not be downloaded ({error}); fetch it elsewhere and put it at {file}, or give "
                 "pretrainer.init=<file>"

@@ -369,7 +369,7 @@ def compose(cfg: DictConfig, composer: Composer) -> Jobs:
     """Every job of the sweep, resolved, in the order in which Hydra will run them."""
     loader = GlobalHydra.instance().config_loader()
     words = [f"{key}={values}" for key, values in (cfg.hydra.sweeper.params or {}).items()]
-    words += cfg.hydra.overrides.task
+    words += list(cfg.hydra.overrides.task)
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
     (batch,) = BasicSweeper.split_arguments(overrides, None)
     return [

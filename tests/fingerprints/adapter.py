@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import sft_exp
-from sft_exp.config import build, help_text, register, sources
+from sft_exp.config import build, help_text, hydra_state, register, sources
 from sft_exp.config.schema import OptimizerConfig
 from sft_exp.config.schema import target as target_of
 from sft_exp.core.rng import seed_global, seed_of, stream
@@ -84,7 +84,7 @@ def options(group: str) -> tuple[str, ...]:
 def node(group: str, option: str) -> Any:
     """What `group=option` puts into the config, resolved beside the defaults of all other groups."""
     registered()
-    with hydra.initialize_config_dir(str(sources.CONF), version_base="1.3"):
+    with hydra_state.initialized():
         try:
             cfg = hydra.compose(f"{group}/{option}")
         except HydraException:  # it overrides other groups

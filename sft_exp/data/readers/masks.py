@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -352,7 +353,12 @@ def annotated(
 
 
 def _at(decoder: Callable[[int], Tensor], place: dict[int, int]) -> Callable[[int], Tensor]:
-    return lambda row: decoder(place[row])
+    return partial(_of_place, decoder, place)
+
+
+def _of_place(decoder: Callable[[int], Tensor], place: dict[int, int], row: int) -> Tensor:
+    # as a function of the module it can be unpickled by workers that are not forked
+    return decoder(place[row])
 
 
 def surveyed(

@@ -1,12 +1,14 @@
 """Mistakes on the command line are refused at once, in one message, and leave no files."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from faults import ENVIRONMENT, cli, run
+from faults import ENVIRONMENT, cli, ended, fork, run
 
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.failures import nearest
@@ -188,3 +190,15 @@ def test_help_completion_and_typing_errors_do_not_wait_for_torch():
         "optim=adam optim=adam_gan",
     ):
         assert word in process.stdout
+
+
+def test_the_command_alone_runs_the_defaults(monkeypatch):
+    """`python -m sft_exp` and `make run`, the first commands of README, have no words at all."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    process = fork(cli, Path("said"), None, None)
+    while not list(Path("outputs/store").glob("work/*/pretrain-*")):
+        assert process.exitcode is None, Path("said").read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == 75
+    assert "the same command continues from there" in Path("said").read_text()

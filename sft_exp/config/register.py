@@ -209,10 +209,10 @@ def add_options(folder: Path) -> None:
 def config_dir_in(words: list[str]) -> str | None:
     """The value of Hydra's flag `--config-dir` among a command's words."""
     flags = ("--config-dir", "-cd")
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for place, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag in flags:
-            return value if equals else after
+            return value if equals else "".join(words[place + 1 : place + 2])
     return None
 
 

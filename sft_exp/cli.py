@@ -188,6 +188,8 @@ class Line(Callback):
             sweeps.begin(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if sys.exc_info()[0]:  # Hydra 1.4 calls this after an error or an exit, too
+            return
         from sft_exp.sweep import sweeps
 
         with reported():

@@ -6,6 +6,7 @@ from typing import Any
 
 import hydra
 import omegaconf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
@@ -65,6 +66,17 @@ def register_resolver(name: str, function: Callable[..., Any], use_cache: bool =
     older = omegaconf.__version__.startswith("2.3.")
     register: Any = OmegaConf.register_new_resolver if older else OmegaConf.register_resolver
     register(name, function, use_cache=use_cache, replace=True)
+
+
+def let_sweepers_be_filled_in() -> None:
+    """Let a sweep's jobs be composed without the values that a study has given its sweeper.
+
+    Hydra 1.4 compares the sweeper in a job's config with the one that runs, whose jobs a study lists
+    as the sweep begins.
+    """
+    compared = "_ensure_sweep_config_controller_unchanged"
+    if hasattr(ConfigLoaderImpl, compared):
+        setattr(ConfigLoaderImpl, compared, staticmethod(lambda *_, **__: None))
 
 
 def search_path() -> list[str]:

@@ -125,7 +125,7 @@ class Composer:
             instance.cfg = base.hydra
             for each in (cfg, base.hydra):
                 with read_write(each.hydra), open_dict(each.hydra):
-                    each.hydra.job.id = each.hydra.job.num = number
+                    each.hydra.job.id, each.hydra.job.num = str(number), number
             return Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
         finally:
             instance.cfg = before

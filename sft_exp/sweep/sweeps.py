@@ -202,6 +202,7 @@ def begin(cfg: DictConfig) -> None:
     _driver = True
     watchdog.interrupt_once()
     os.environ[watchdog.DRIVER] = str(os.getpid())
+    hydra_state.let_sweepers_be_filled_in()
     lay_out(cfg)
     if budget := cfg.hydra.sweeper.get("budget"):
         refuse_budget(cfg.hydra.overrides.task, budget)
@@ -267,7 +268,7 @@ def begin(cfg: DictConfig) -> None:
     os.environ["PYTHONPATH"] = register.plugins_path()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if cfg.hydra.sweeper._target_ == BASIC:  # it would compose every job once more
-        with read_write(cfg), open_dict(cfg.hydra.sweeper):
+        with read_write(cfg.hydra), open_dict(cfg.hydra.sweeper):
             cfg.hydra.sweeper._target_, cfg.hydra.sweeper.jobs = LISTED, [[]]
     planned = [
         {**j, "folder": os.path.relpath(p, folder)} for j, p in zip(jobs, places, strict=True)
@@ -348,7 +349,7 @@ def lay_out(cfg: DictConfig) -> None:
             raise ConfigError(
                 key, value, f"is what the study ranges over; give it {answer['reserved_keys'][key]}"
             )
-    with read_write(cfg), open_dict(cfg.hydra), open_dict(cfg.hydra.sweeper):
+    with read_write(cfg.hydra), open_dict(cfg.hydra), open_dict(cfg.hydra.sweeper):
         if answer["jobs"]:
             cfg.hydra.sweeper._target_ = LISTED
             cfg.hydra.sweeper.jobs = answer["jobs"]

@@ -21,8 +21,8 @@ SCORES = {"vicreg": 0.8, "scratch": 0.6, "svm": 0.9, "dae": 0.7}
 class Machine:
     """A machine whose clock advances by what each job is said to take."""
 
-    def __init__(self, monkeypatch, pretrain=0.1, finetune=0.01, slower=1.0):
-        self.now, self.jobs, self.lines = 0.0, [], []
+    def __init__(self, monkeypatch, pretrain=0.1, finetune=0.01, slower=1.0, workers=1):
+        self.now, self.jobs, self.lines, self.workers = 0.0, [], [], workers
         self.pretrain, self.finetune, self.slower = pretrain, finetune, slower
         self.stored = set()
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
@@ -40,7 +40,7 @@ class Machine:
         solved = timed.SOLVED if "strategy" in values else 1.0
         tuning = solved * self.finetune * int(values["finetune.steps"])
         fits = int(values["draws"]) * (6 if values["val"] == "cv" else 1)
-        self.now += 2 + self.slower * fits * tuning
+        self.now += 2 + self.slower * fits * tuning / min(self.workers, fits)
         self.stored |= {key, tuple(overrides)}
         return SCORES[name] if values["val"] == "cv" else 0.99  # a test score
 
@@ -53,7 +53,8 @@ class Machine:
 
     def run(self, folder, minutes):
         schedule = Schedule(
-            folder, minutes, CANDIDATES, self.launch, self.seconds_of, self.lines.append, self.now
+            *(folder, minutes, CANDIDATES, self.launch, self.seconds_of, self.lines.append),
+            *(self.now, self.workers),
         )
         schedule.run()
         return timed.read(folder)
@@ -65,7 +66,7 @@ ALL = {o for c in CANDIDATES for o in c.overrides}
 def test_steps_follow_from_minutes_and_pace_in_two_digits():
     steps = timed.steps_for(10, Pace(pretrain=0.15, finetune=0.015, other=3.0))
     # from scratch six trainings, as of a trial by five folds, have the time of the pretraining too
-    assert steps == {"pretrain": 600, "finetune": 400, "scratch": 400 + 600 * 10 // 6}
+    assert steps == {"pretrain": 720, "finetune": 480, "scratch": 1700}  # 480 + 720 * 10 / 6
     most = {"pretrain": 2000, "finetune": 2000, "scratch": 2300}
     assert timed.steps_for(1000, Pace(0.001, 0.001, 3.0)) == most
     least = {"pretrain": 50, "finetune": 200, "scratch": 210}
@@ -80,19 +81,19 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     assert [t.name for t in trials.jobs if t.phase == "finalists"] == ["svm", "vicreg"]
     final, scratch = trials.jobs[-2:]
     assert (final.phase, final.name) == ("final", "svm")
-    assert {"draws=5", "controls=true"} <= set(final.overrides)
+    assert {"draws=3", "controls=true"} <= set(final.overrides)
     # its own scratch arm has no gradient settings, so that scratch at its best is trained beside it
     assert (scratch.phase, scratch.name) == ("scratch", "scratch")
-    assert {"draws=5", "controls=false", "val=none"} <= set(scratch.overrides)
+    assert {"draws=3", "controls=false", "val=none"} <= set(scratch.overrides)
     untold = [t.score for t in trials.jobs if t.phase in ("pilot", "final", "scratch")]
     assert untold == [None, None, None]
     # what counts has the same numbers of steps, but scratch has those instead of the pretraining
     assert len({o for t in trials.jobs[1:] for o in t.overrides if "pretrain.steps" in o}) == 1
     trained = {t.name: o for t in trials.jobs[1:] for o in t.overrides if "finetune.steps" in o}
     assert trained == {
-        "vicreg": "finetune.steps=600",
-        "svm": "finetune.steps=600",
-        "scratch": "finetune.steps=2100",
+        "vicreg": "finetune.steps=720",
+        "svm": "finetune.steps=720",
+        "scratch": "finetune.steps=2600",
     }
 
 
@@ -100,6 +101,14 @@ def test_trying_scratch_takes_as_long_as_trying_a_pretraining(tmp_path, monkeypa
     trials = Machine(monkeypatch).run(tmp_path, 10)
     seconds = {t.name: t.seconds for t in trials.jobs if t.phase == "first"}
     assert seconds["scratch"] == pytest.approx(seconds["vicreg"], rel=0.05)
+
+
+def test_on_more_cores_more_is_tried_and_the_pick_has_more_labelled_splits(tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, workers=4)
+    trials = machine.run(tmp_path, 10)
+    assert machine.now <= 600
+    assert not trials.skipped
+    assert "draws=10" in trials.done("final", "svm").overrides
 
 
 @pytest.mark.parametrize(("minutes", "slower"), [(4, 1.0), (6, 1.0), (10, 1.6)])

@@ -257,7 +257,7 @@ class Choose(Study):
             [
                 f"Each candidate had {steps['pretrain']} steps of pretraining and "
                 f"{steps['finetune']} of fine-tuning, training from scratch {steps['scratch']} "
-                "steps, which take as long to try. They follow from the minutes and from the pace "
+                "steps, which cost as much computing. They follow from the minutes and from the pace "
                 "of this machine; they are saved, so that the same command repeats them anywhere.",
                 "The choice is made by validation within the label budget; test is for reading, "
                 "not for choosing.",
@@ -398,7 +398,7 @@ def further(trials: Trials, final: Trial, job: Job) -> str:
     seed = final.seconds + (pretraining if job.settings["pretrainer"] != NONE else 0.0)
     return (
         f"What is next: `sft_exp forecast {job.folder} n=50` estimates what 50 more labels would bring, in "
-        f"about {3 * final.seconds:.0f} s. `-m seed=0,1` after the command below judges a second "
+        f"about {3 * final.seconds:.0f} s. `-m seed=0,1` after the printed command judges a second "
         f"seed, too, in about {seed:.0f} s. minutes={2 * trials.minutes:g} gives every candidate "
         "twice the steps."
     )

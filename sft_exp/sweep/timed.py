@@ -22,7 +22,7 @@ TRIALS_FILE = "trials.json"
 # The pilot's steps: enough of them that what a stage takes besides its steps is small.
 PILOT_STEPS = {"pretrain": 30, "finetune": 100}
 # Shares of the minutes: the pretraining of the first candidate, and one gradient fine-tuning.
-SHARES = {"pretrain": 0.15, "finetune": 0.01}
+SHARES = {"pretrain": 0.18, "finetune": 0.012}
 # The fewest and the most steps. Fewer of fine-tuning would compare how fast the candidates begin.
 STEPS = {"pretrain": (50, 2000), "finetune": (200, 2000)}
 END = 25.0  # seconds kept back for imports before the pilot and for the conclusion
@@ -31,6 +31,7 @@ SOLVED = 0.2  # of a gradient fine-tuning's time: a solved head, mostly a pass o
 FITS = 6  # trainings of a candidate for one labelled split: five folds and the whole
 FINALISTS, FINALIST_DRAWS = 2, 3
 DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but at least the last
+RESERVED = 5  # of them, for which no candidate may take the time
 
 CONTROLS = "true"  # the final run's: those that the task has by default
 
@@ -121,8 +122,8 @@ def read(folder: Path) -> Trials | None:
 def steps_for(minutes: float, pace: Pace) -> dict[str, int]:
     """Steps of each training, rounded to two digits, that suit the minutes.
 
-    A training from scratch has more steps than a fine-tuning, so that trying either takes the same
-    time: the pretraining, which its trainings share, is spent on steps of training instead.
+    A training from scratch has more steps than a fine-tuning, so that trying either costs the same
+    computing: the pretraining, which its trainings share, is spent on steps of training instead.
     """
     step = {"pretrain": pace.pretrain, "finetune": pace.finetune}
     wanted = {name: 60 * minutes * share / step[name] for name, share in SHARES.items()}
@@ -168,6 +169,7 @@ class Schedule:
         launch: runs one job, given its overrides and its number, and returns the validation's score.
         seconds_of: seconds of the stages `pretrain` and `finetune` of the job with a number.
         say: shows one line.
+        workers: how many trainings on the labels run side by side.
     """
 
     def __init__(
@@ -179,8 +181,9 @@ class Schedule:
         seconds_of: Callable[[int], dict[str, float]],
         say: Callable[[str], None],
         began: float,
+        workers: int = 1,
     ) -> None:
-        self.folder, self.candidates = folder, candidates
+        self.folder, self.candidates, self.workers = folder, candidates, workers
         self.launch, self.seconds_of, self.say, self.began = launch, seconds_of, say, began
         before = read(folder)
         self.trials = before or Trials(minutes)
@@ -240,9 +243,12 @@ class Schedule:
             return
         if not self.trials.done("first", candidate.name):
             expected = self.expected(candidate, 1)
-            reserve = self.expected(candidate, DRAWS[-1], final=True)
-            if len(self.trials.best("first")) > 1:
-                reserve += FINALISTS * (FINALIST_DRAWS - 1) * FITS * self.training("finetune")
+            # without training from scratch there is nothing to compare the pick with
+            splits = DRAWS[-1] if candidate.from_scratch else RESERVED
+            reserve = self.expected(candidate, splits, final=True)
+            if candidate.gradient and len(self.trials.best("first")) > 1:
+                fits = FINALISTS * (FINALIST_DRAWS - 1) * FITS
+                reserve += fits * self.training("finetune") / self.workers
             if expected + reserve > self.left():
                 why = f"needs about {expected:.0f} s, {max(0, self.left() - reserve):.0f} left"
                 self.trials.skipped[candidate.name] = why
@@ -274,15 +280,16 @@ class Schedule:
         else:
             one = candidate.step_cost * tuning if candidate.gradient else SOLVED * tuning
         fits = draws * (2 if final else FITS)  # the final run has a scratch arm, and no folds
-        seconds = pace.other + fits * one
-        if candidate.pretraining and candidate.pretraining not in self.pretrained():
-            steps = candidate.pretrain_steps or self.trials.steps["pretrain"]
-            seconds += steps * pace.pretrain * candidate.pretrain_cost
+        seconds = fits * one
         if final and not candidate.gradient:
             seconds += draws * tuning  # its scratch arm is trained by gradient
         if final and not candidate.from_scratch:
             # the candidate from scratch on the same labelled splits
             seconds += draws * self.training("scratch") + pace.other
+        seconds = pace.other + seconds / min(self.workers, fits)
+        if candidate.pretraining and candidate.pretraining not in self.pretrained():
+            steps = candidate.pretrain_steps or self.trials.steps["pretrain"]
+            seconds += steps * pace.pretrain * candidate.pretrain_cost
         return seconds * self.delay()
 
     def delay(self) -> float:

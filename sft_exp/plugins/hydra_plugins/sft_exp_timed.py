@@ -47,7 +47,8 @@ class TimedSweeper(Sweeper):
         Raises:
             ConfigError: the command ranges over values of its own.
         """
-        from sft_exp.store import results  # late: imports pydantic
+        from sft_exp.execution import pool  # late, as the next: imports torch
+        from sft_exp.store import results  # pydantic
         from sft_exp.sweep.study import seconds_of
 
         parsed = OverridesParser.create(config_loader=self.context.config_loader)
@@ -83,4 +84,5 @@ class TimedSweeper(Sweeper):
             stage_seconds,
             say,
             self.began,
+            pool.cores(),
         ).run()

@@ -226,9 +226,10 @@ class Choose(Study):
         if guessing := advice.chance(final.outcome):
             sentences.append(guessing)
         if len(compared) > 1:
-            by_name = {t.name: job for t, job in compared}
-            picked = by_name.pop(trial.name)
-            sentences.append(self.lead(picked, *by_name.popitem()))
+            picked = next(job for t, job in compared if t.name == trial.name)
+            others = [(t, job) for t, job in compared if t.name != trial.name]
+            second, runner_up = max(others, key=lambda pair: pair[0].score or 0.0)
+            sentences.append(self.lead(picked, second.name, runner_up))
         if early := unconverged(rows):
             sentences.append(early)
         if trials.skipped:

@@ -22,13 +22,15 @@ TRIALS_FILE = "trials.json"
 # The pilot's steps: enough of them that what a stage takes besides its steps is small.
 PILOT_STEPS = {"pretrain": 30, "finetune": 100}
 # Shares of the minutes: the pretraining of the first candidate, and one gradient fine-tuning.
-SHARES = {"pretrain": 0.18, "finetune": 0.012}
+SHARES = {"pretrain": 0.15, "finetune": 0.01}
 # The fewest and the most steps. Fewer of fine-tuning would compare how fast the candidates begin.
 STEPS = {"pretrain": (50, 2000), "finetune": (200, 2000)}
 END = 25.0  # seconds kept back for imports before the pilot and for the conclusion
 OTHER = 3.0  # seconds of a job besides its trainings
-SOLVED = 0.2  # of a gradient fine-tuning's time: a solved head, mostly a pass over the images
+# Of a gradient fine-tuning's time: a solved head, mostly a pass over the images.
+SOLVED = 0.2
 FITS = 6  # trainings of a candidate for one labelled split: five folds and the whole
+# Candidates fine-tuned by gradient that are compared again, with the best solved one, on so many splits.
 FINALISTS, FINALIST_DRAWS = 2, 3
 DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but at least the last
 RESERVED = 5  # of them, for which no candidate may take the time
@@ -152,9 +154,10 @@ def outline(budget: str, names: Sequence[str]) -> str:
     return "\n".join(
         [
             f"In {budget}: a pilot times a step of each training, from which the numbers "
-            "of steps follow. These are tried on one labelled split, in this order, as far as the time goes:",
+            "of steps follow. These are tried in this order, as far as the time goes:",
             *(f"  {name}" for name in names),
-            f"The {FINALISTS} best are compared on {FINALIST_DRAWS} labelled splits. The best one is "
+            f"The {FINALISTS} best of those fine-tuned by gradient and the best other one are compared on "
+            f"{FINALIST_DRAWS} labelled splits. The best one is "
             f"trained on up to {DRAWS[0]}, beside its baselines and training from scratch.",
         ]
     )
@@ -212,7 +215,10 @@ class Schedule:
         )
         for candidate in self.candidates:
             self.attempt(candidate)
-        finalists = [self.named(trial.name) for trial in self.trials.best("first")[:FINALISTS]]
+        tried = [self.named(trial.name) for trial in self.trials.best("first")]
+        # one labelled split is a few dozen validation images a fold: too few to leave out the second
+        gradient = [candidate for candidate in tried if candidate.gradient][:FINALISTS]
+        finalists = [*gradient, *[candidate for candidate in tried if not candidate.gradient][:1]]
         if self.compares(finalists):
             for candidate in finalists:
                 self.job("finalists", candidate, cross_validated(FINALIST_DRAWS))
@@ -255,14 +261,15 @@ class Schedule:
                 self.trials.write(self.folder)
                 self.say(f"not tried: {candidate.name} ({why})")
                 return
-        self.job("first", candidate, cross_validated(1))
+        # a solved head's time is that of its features, whatever the number of labelled splits
+        self.job("first", candidate, cross_validated(1 if candidate.gradient else FINALIST_DRAWS))
 
     def compares(self, finalists: Sequence[Candidate]) -> bool:
         """Whether the time suffices to compare all finalists on more labelled splits, or did before."""
         if any(self.trials.done("finalists", c.name) for c in finalists):
             return True
         # the first labelled split of a finalist is in the store
-        expected = sum(self.expected(c, FINALIST_DRAWS - 1) for c in finalists)
+        expected = sum(self.expected(c, FINALIST_DRAWS - 1) for c in finalists if c.gradient)
         reserve = max((self.expected(c, DRAWS[-1], final=True) for c in finalists), default=0.0)
         return len(finalists) > 1 and expected + reserve <= self.left()
 

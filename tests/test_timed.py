@@ -85,10 +85,10 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     assert all("draws=3" in t.overrides for t in finalists)
     final, scratch = trials.jobs[-2:]
     assert (final.phase, final.name) == ("final", "svm")
-    assert {"draws=5", "controls=true"} <= set(final.overrides)
+    assert {"draws=10", "controls=true"} <= set(final.overrides)
     # its own scratch arm has no gradient settings, so that scratch at its best is trained beside it
     assert (scratch.phase, scratch.name) == ("scratch", "scratch")
-    assert {"draws=5", "controls=false", "val=none"} <= set(scratch.overrides)
+    assert {"draws=10", "controls=false", "val=none"} <= set(scratch.overrides)
     untold = [t.score for t in trials.jobs if t.phase in ("pilot", "final", "scratch")]
     assert untold == [None, None, None]
     # what counts has the same numbers of steps, but scratch has those instead of the pretraining

@@ -1,6 +1,7 @@
 """A study in a given time: steps follow from the pace, and what does not fit is named."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -39,8 +40,7 @@ class Machine:
             self.now += self.slower * self.pretrain * int(values["pretrain.steps"])
         solved = timed.SOLVED if "strategy" in values else 1.0
         tuning = solved * self.finetune * int(values["finetune.steps"])
-        draws = 1 if "strategy" in values else int(values["draws"])
-        fits = draws * (6 if values["val"] == "cv" else 1)
+        fits = int(values["draws"]) * (6 if values["val"] == "cv" else 1)
         self.now += 2 + self.slower * fits * tuning / min(self.workers, fits)
         self.stored |= {key, tuple(overrides)}
         return SCORES[name] if values["val"] == "cv" else 0.99  # a test score
@@ -106,6 +106,24 @@ def test_trying_scratch_takes_as_long_as_trying_a_pretraining(tmp_path, monkeypa
     trials = Machine(monkeypatch).run(tmp_path, 10)
     seconds = {t.name: t.seconds for t in trials.jobs if t.phase == "first"}
     assert seconds["scratch"] == pytest.approx(seconds["vicreg"], rel=0.05)
+
+
+def test_a_slow_solved_head_says_nothing_of_the_time_of_trainings(tmp_path, monkeypatch):
+    """Label propagation on the pixels of photographs, the first that is tried."""
+    pixels = Candidate("svm", ["pretrainer=vicreg", "strategy=svm"], None, False)
+    monkeypatch.setattr(sys.modules[__name__], "CANDIDATES", [pixels, *CANDIDATES[:2]])
+    machine = Machine(monkeypatch, workers=2)
+    monkeypatch.setattr(timed, "SOLVED", 0.02)
+    launch = machine.launch
+
+    def slow(overrides, number):
+        machine.now += 15 if "strategy=svm" in overrides else 0
+        return launch(overrides, number)
+
+    machine.launch = slow
+    trials = machine.run(tmp_path, 10)
+    assert not trials.skipped
+    assert machine.now <= 600
 
 
 def test_on_more_cores_more_is_tried_and_the_pick_has_more_labelled_splits(tmp_path, monkeypatch):

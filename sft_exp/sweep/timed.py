@@ -261,8 +261,7 @@ class Schedule:
                 self.trials.write(self.folder)
                 self.say(f"not tried: {candidate.name} ({why})")
                 return
-        # a solved head's time is that of its features, whatever the number of labelled splits
-        self.job("first", candidate, cross_validated(1 if candidate.gradient else FINALIST_DRAWS))
+        self.job("first", candidate, cross_validated(1))
 
     def compares(self, finalists: Sequence[Candidate]) -> bool:
         """Whether the time suffices to compare all finalists on more labelled splits, or did before."""
@@ -300,8 +299,15 @@ class Schedule:
         return seconds * self.delay()
 
     def delay(self) -> float:
-        """How many times longer than expected the trials took so far."""
-        done = [t for t in self.trials.jobs if t.phase == "first" and t.expected]
+        """How many times longer than expected the trials with gradient steps took so far.
+
+        A solved head takes seconds, most of which are not those of its fits.
+        """
+        done = [
+            t
+            for t in self.trials.jobs
+            if t.phase == "first" and t.expected and self.named(t.name).gradient
+        ]
         if not done:
             return 1.0
         ratio = sum(t.seconds for t in done) / sum(t.expected for t in done)

@@ -365,6 +365,8 @@ LATEST = {
     r"docs/tasks.md": "dataset=mask_folder dataset.root=mine 'dataset.classes=[background,cell]' labels=2",
     r"pretrainer\.init=|docs/extending.md": "pretrainer=vae",  # of ten classes: top_k takes five
     r"sft_exp forecast": "draws=3",  # whose spread it extrapolates
+    # the features of the report say which images are unlike those learnt from
+    r"classes\.csv": "dataset=image_folder dataset.root=photos report=true",
     r"": "dataset=image_folder dataset.root=photos 'dataset.unlabelled=[more_photos]'",
 }
 

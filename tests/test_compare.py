@@ -560,16 +560,16 @@ def test_several_sweeps_and_runs(grid, tmp_path, capsys, monkeypatch):
     assert compare_command.main() == 3
 
 
-def test_quick_and_without_torch(tmp_path):
+def test_a_comparison_imports_nothing_slow(tmp_path):
     jobs = [planned(o, lr=lr) for o in ("ae", "vae") for lr in (0.001, 0.01, 0.1, 1.0)]
     folder = sweep(tmp_path / "s", jobs, {n: {"val": n / 10} for n in range(8)})
     code = f"""
-import sys, time
+import sys
 from pathlib import Path
 from sft_exp.compare import output
 output.finish(Path({str(folder)!r}))
-assert "torch" not in sys.modules
-assert time.process_time() < 20, time.process_time()
+slow = {{"torch", "sklearn", "scipy", "matplotlib", "wandb", "torchmetrics"}}
+assert not slow & sys.modules.keys(), slow & sys.modules.keys()
 """
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(comparison.__file__).parents[2]

@@ -4,6 +4,7 @@ import cProfile
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -168,7 +169,8 @@ def test_the_work_of_gc_grows_with_the_number_of_folders_and_not_with_its_square
         profile = cProfile.Profile()
         profile.runcall(collect.rubbish, place, Path("outputs"))
         calls.append(sum(entry.callcount for entry in profile.getstats()))
-    assert calls[1] < 2.5 * calls[0]  # the square would be 4 times as many
+        shutil.rmtree(place)  # it lies below outputs, which is searched whole
+    assert calls[1] < 2.2 * calls[0], calls
 
 
 def test_a_run_speaks_before_its_folders_exist(store):

@@ -566,7 +566,7 @@ def test_what_is_not_there_is_said_at_once(init, text, tmp_path, monkeypatch):
     begun = time.monotonic()
     with pytest.raises(DataError, match=text):
         weights.locate(init)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 5
 
 
 @torch.no_grad()
@@ -756,15 +756,18 @@ def test_what_the_hub_does_not_give_is_said_at_once(init, text, hub, monkeypatch
     begun = time.monotonic()
     with pytest.raises(DataError, match=text):
         weights.locate(init)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 5
 
 
 def test_an_artifact_that_cannot_be_had_is_said_at_once(monkeypatch):
     monkeypatch.setattr(wandb, "reachable", lambda url: download.reachable("http://127.0.0.1:9"))
+    import wandb as client  # before the clock runs: seconds on a busy machine
+
+    assert client
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"artifact team/p/encoder:latest: .*wandb artifact get"):
         initial_weights("wandb:team/p/encoder:latest")
-    assert time.monotonic() - begun < 60  # W&B's client alone would try again for minutes
+    assert time.monotonic() - begun < 5
 
 
 def test_an_artifact_is_read_from_the_folder_that_was_fetched(tmp_path, monkeypatch):

@@ -204,7 +204,10 @@ def test_a_scratch_that_explodes_gives_no_word(exploded):
     assert len(result["faults"][SCRATCH]) == 2
     assert result["verdict"]["word"] == "no verdict"
     assert result["verdict"]["text"].startswith("No verdict: scratch ")
-    assert "of 2 draws (" in result["verdict"]["text"]
+    assert "of 6 fine-tunings (" in result["verdict"]["text"], "of three pretraining seeds"
+    assert [sorted(other["faults"]) for other in result["other_seeds"].values()] == [
+        ["pretrained", SCRATCH]
+    ] * 2
     assert "optim.lr=search" in result["verdict"]["text"]
     assert not result["stages"]["finetune"]["converged"]
 

@@ -45,7 +45,7 @@ def timings(monkeypatch):
 
 
 def test_a_network_is_timed_once_and_its_steps_counted(timings):
-    job, ctx = prepared("finetune.steps=300", "pretrain.steps=500", "controls=[scratch]")
+    job, ctx = prepared("finetune.steps=300", "pretrain.steps=500", "controls=[scratch]", "seeds=1")
     found = pilot.estimate(job, ctx)
     # with monitors, whose time is that of the first training beyond its steps
     assert found.seconds["pretrain"] == pytest.approx(1 + 500 * 0.01, abs=0.5)

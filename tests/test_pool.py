@@ -62,13 +62,17 @@ def test_a_run_whose_folders_workers_computed_has_the_bits_of_one_process():
     job, ctx, values = prepared(*settings, "store=shared", "hardware.workers=2")
     names = set(pool.pooled_requests(job, ctx))
     store = Store(Path("shared"))
-    with pool.workers(job, ctx, values):  # the main process does nothing but what comes before
-        for name in ("data", "pretrain", "features"):
-            store.run(stage_requests.stage(name, ctx), job.requests[name])
-        end = time.monotonic() + 500
-        while missing := [name for name in names if not store.has(name)]:
-            assert time.monotonic() < end, missing
-            time.sleep(0.1)
+    pretrainings = {
+        name for name, (of, _) in pool.pooled_requests(job, ctx).items() if of == "pretrain"
+    }
+    assert len(pretrainings) == 3, "of three seeds"
+    with pool.workers(job, ctx, values):  # the main process does nothing but what workers cannot
+        for stage, awaited in (("data", pretrainings), ("features", names)):
+            store.run(stage_requests.stage(stage, ctx), job.requests[stage])
+            end = time.monotonic() + 500
+            while missing := [name for name in awaited if not store.has(name)]:
+                assert time.monotonic() < end, missing
+                time.sleep(0.1)
     assert len(names) >= 4
     (worker,) = pool._running
     result = sft_exp.run([*SETTINGS, *settings, "store=shared", "hardware.workers=2"])
@@ -121,7 +125,8 @@ def test_large_networks_and_stated_threads_keep_theirs():
     assert not stage_requests.on_one_thread("finetune", request, ctx)
     what = stage_requests.stage("finetune")
     single = [r for r in job.requests["finetune"] if not what.batch_key(r)]
-    assert set(pool.pooled_requests(job, ctx)) == {what.folder_name(r) for r in single}
+    pooled = {what.folder_name(r) for r in single} | job.named("pretrain").keys()
+    assert set(pool.pooled_requests(job, ctx)) == pooled
     large, ctx, _ = prepared("encoder=resnet18")
     trained = large.requests["finetune"][0]
     assert not stage_requests.on_one_thread("finetune", trained, ctx)
@@ -131,12 +136,49 @@ def test_large_networks_and_stated_threads_keep_theirs():
 
 
 @pytest.mark.parametrize(
+    ("words", "one"),
+    [
+        ((), True),
+        (("pretrain.batch_size=512",), False),
+        (("encoder=conv",), False),
+        (("hardware.threads=1",), False),
+    ],
+)
+def test_a_pretraining_has_one_thread_where_more_do_not_shorten_its_steps(words, one):
+    job, ctx, _ = prepared(*words)
+    first, solved, *others = job.requests["pretrain"]
+    trained = [first, *others]
+    assert [stage_requests.on_one_thread("pretrain", r, ctx) for r in trained] == [one] * 3
+    assert solved["optim"] is None
+    assert not stage_requests.on_one_thread("pretrain", solved, ctx), "principal components"
+
+
+def test_a_worker_begins_with_the_pretrainings_and_from_the_back(monkeypatch):
+    job, ctx, _ = prepared("store=ordered", "controls=[scratch]")
+    for stage in ("data", "test"):
+        Store(Path("ordered")).run(stage_requests.stage(stage, ctx), job.requests[stage])
+    computed = []
+
+    def compute(store, stage, request):
+        folder = store.root / stage.folder_name(request)
+        folder.mkdir()
+        (folder / "done.json").touch()
+        computed.append((stage.name, request["seed"]))
+        return True
+
+    monkeypatch.setattr(Store, "run_if_free", compute)
+    pool.work(job, ctx)
+    assert computed[:3] == [("pretrain", seed) for seed in (2, 1, 0)]
+    assert {stage for stage, _ in computed[3:]} == {"finetune"}
+
+
+@pytest.mark.parametrize(
     ("cores", "steps", "threads", "count"),
     [
         (1, 100_000, "auto", 1),
         (2, 20, "auto", 1),
         (2, 100_000, "auto", 2),
-        (16, 30_000, "auto", 5),
+        (16, 30_000, "auto", 9),
         (16, 100_000, 8, 2),
     ],
 )

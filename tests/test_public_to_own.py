@@ -155,7 +155,13 @@ def test_all_arms_are_fine_tuned_equally_and_share_one_scratch(experiment, tmp_p
     study = PublicToOwn(
         weights=str(random_weights(tmp_path)), pretrainers=["vicreg", "simclr", "dae"]
     )
-    base = ("study=public_to_own", "encoder=conv", "encoder.channels=[4,8]", "dataset=digits")
+    base = (
+        "study=public_to_own",
+        "encoder=conv",
+        "encoder.channels=[4,8]",
+        "dataset=digits",
+        "seeds=1",
+    )
     main, scratch, starts = [], [], []
     for words in study.jobs(None, None)[:4]:
         job = prepare.prepare(experiment(*base, "encoder.mean=[0.5]", "encoder.std=[0.5]", *words))

@@ -363,8 +363,10 @@ def planned(capsys, *jobs):
 def test_the_plan_of_an_empty_store_runs_nothing_and_writes_a_picture_alone(job, capsys):
     words = ("draws=2", "labels=2", "val=cv")
     found = planned(capsys, job(*words, "report_images=false"))
-    assert found["finetune"] == (12, 0, 12, "unknown")
-    assert found["pretrain"] == (2, 0, 2, "unknown"), "its own and the PCA of a control"
+    assert found["finetune"] == (20, 0, 20, "unknown"), "six arms, and two with two further seeds"
+    assert found["pretrain"] == (4, 0, 4, "unknown"), (
+        "those of three seeds and the PCA of a control"
+    )
     assert not list(Path.cwd().rglob("*"))
     report.plan([job(*words), job(*words, "seed=1")])
     said = capsys.readouterr().out
@@ -385,8 +387,8 @@ def test_the_plan_counts_what_is_there_and_scales_what_it_took(done, experiment,
         experiment(*SMALL, f"store={done.store}", "finetune.steps=2000", "draws=3")
     )
     found = planned(capsys, done.job, longer)
-    assert found["pretrain"][:3] == (2, 2, 0)
-    assert found["finetune"][:3] == (12 + 18 - 6, 12, 12), (
+    assert found["pretrain"][:3] == (4, 4, 0), "three seeds, and principal components"
+    assert found["finetune"][:3] == (20 + 18 - 6, 20, 12), (
         "two of the three draws of the heads in closed form are shared"
     )
     number, unit = found["finetune"][3].split()
@@ -397,7 +399,7 @@ def test_the_plan_counts_what_is_there_and_scales_what_it_took(done, experiment,
 def test_a_stage_unlike_all_before_takes_nobody_knows_how_long(done, experiment, capsys):
     other = prepare.prepare(experiment(*SMALL, f"store={done.store}", "encoder=conv"))
     found = planned(capsys, other)
-    assert found["pretrain"][2:] == (1, "unknown")
+    assert found["pretrain"][2:] == (3, "unknown")
     assert found["finetune"][3].endswith("unknown")
 
 
@@ -444,9 +446,9 @@ CASES = {
         {"task": "fixmatch", "task.augment": None, "task.labelled": "strong"},
     ),
     "a floor is better, and nothing better is known": (
-        KNOWN_BEST,
+        ("seeds=1", *KNOWN_BEST),
         result(*HELPED, pca_svm=0.95),
-        {"seed": "1"},
+        {"seeds": "3"},
     ),
     "one draw": (("draws=1",), result([0.9], [0.8]), {"draws": "10"}),
     "too few draws": (("draws=4",), result(*UNSURE), {"draws": "32"}),
@@ -472,14 +474,14 @@ CASES = {
         {"labels_total": "25"},
     ),
     "it helped with the fewest": (
-        ("labels=1", "seed=3", *KNOWN_BEST),
+        ("labels=1", "seed=3", "seeds=1", *KNOWN_BEST),
         result(*HELPED, labelled=10),
-        {"labels": "1", "seed": "4"},
+        {"labels": "1", "seed": "3", "seeds": "3"},
     ),
     "it helped with the fewest in total": (
-        ("labels_total=15", *KNOWN_BEST),
+        ("labels_total=15", "seeds=3", *KNOWN_BEST),
         result(*HELPED, labelled=15),
-        {"seed": "1"},
+        {"seeds": "5"},
     ),
 }
 

@@ -80,6 +80,7 @@ class Evaluation:
     evaluate: str  # name of the evaluation's folder
     finetune: str  # name of the fine-tuning's folder
     draw: int  # index of the labelled split
+    seed: int | None = None  # the pretraining seed that the results state, of further ones
 
 
 class Predictions(NamedTuple):
@@ -97,6 +98,8 @@ class Run:
     result: dict[str, Any]  # results.json
     store: FinishedFolders
     arms: dict[str, list[Evaluation]] = field(default_factory=dict)
+    # the same of each further pretraining seed
+    other_seeds: list[dict[str, list[Evaluation]]] = field(default_factory=list)
 
     @cached_property
     def train_manifest(self) -> dict[str, Any]:
@@ -136,16 +139,21 @@ class Run:
                 raise DataError(f"{file}: unreadable ({error})") from error
         return predictions
 
-    def accuracies(self, arm: str) -> list[float]:
-        """The accuracy in each draw, from the predictions."""
-        answers = map(self.labels_and_predictions, self.arms.get(arm, []))
+    @property
+    def by_seed(self) -> list[dict[str, list[Evaluation]]]:
+        """The arms of the first pretraining seed, and those of each further one."""
+        return [self.arms, *self.other_seeds]
+
+    def accuracies(self, arm: str, seed: int = 0) -> list[float]:
+        """The accuracy in each draw, from the predictions; `seed` counts from the first."""
+        answers = map(self.labels_and_predictions, self.by_seed[seed].get(arm, []))
         return [fmean(label == predicted for label, predicted in pairs) for pairs in answers]
 
-    def scores(self, arm: str) -> list[float]:
+    def scores(self, arm: str, seed: int = 0) -> list[float]:
         """The score that the verdict compares, in each draw, from the predictions."""
         if self.score != BALANCED:
-            return self.accuracies(arm)
-        answers = map(self.labels_and_predictions, self.arms.get(arm, []))
+            return self.accuracies(arm, seed)
+        answers = map(self.labels_and_predictions, self.by_seed[seed].get(arm, []))
         return [balanced_accuracy(pairs) for pairs in answers]
 
     def labels_and_predictions(self, evaluation: Evaluation) -> list[tuple[int, int]]:
@@ -154,19 +162,20 @@ class Run:
         return [(labels[row], c) for row, c in zip(*self.predictions[evaluation], strict=True)]
 
     def evaluations(self) -> Iterator[tuple[str, Evaluation]]:
-        """(name of the arm, evaluation) for all arms and labelled splits."""
-        for arm, evaluations in self.arms.items():
-            for evaluation in evaluations:
-                yield arm, evaluation
+        """(name of the arm, evaluation) for all arms, labelled splits and pretraining seeds."""
+        for arms in self.by_seed:
+            for arm, evaluations in arms.items():
+                for evaluation in evaluations:
+                    yield arm, evaluation
 
     @property
     def score(self) -> str:
         """The key of the score that the verdict compares; results of older versions state none."""
         return str(self.result.get("score", ACCURACY))
 
-    def faults(self, arm: str) -> list[str]:
+    def faults(self, arm: str, seed: int = 0) -> list[str]:
         """How the arm's training failed in each draw, by its files; "" where it did not fail."""
-        return [health.of(self.store.root / e.finetune) for e in self.arms.get(arm, [])]
+        return [health.of(self.store.root / e.finetune) for e in self.by_seed[seed].get(arm, [])]
 
     def labels_of(self, evaluation: Evaluation) -> tuple[list[str], list[str]]:
         """Names of the (labelled images, images used for validation)."""
@@ -228,9 +237,20 @@ def read(folder: Path) -> Run:
         )
     store = FinishedFolders(root)
     run = Run(folder, result, store)
-    for arm, evaluations in names["arms"].items():
-        requests = [store.request(name) for name in evaluations]
-        run.arms[arm] = [
-            Evaluation(n, r["model"], r["draw"]) for n, r in zip(evaluations, requests, strict=True)
-        ]
+    run.arms = evaluations_of(store, names["arms"])
+    run.other_seeds = [
+        evaluations_of(store, arms, int(seed))
+        for seed, arms in names.get("other_seeds", {}).items()
+    ]
     return run
+
+
+def evaluations_of(
+    store: FinishedFolders, names: dict[str, list[str]], seed: int | None = None
+) -> dict[str, list[Evaluation]]:
+    """Arm -> its evaluations, given the names of their folders."""
+    requests = {name: store.request(name) for of in names.values() for name in of}
+    return {
+        arm: [Evaluation(n, requests[n]["model"], requests[n]["draw"], seed) for n in of]
+        for arm, of in names.items()
+    }

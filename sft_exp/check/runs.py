@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isclose
 from pathlib import Path
 from statistics import fmean
@@ -216,7 +216,10 @@ def rate_search(run: Run, evaluation: Evaluation) -> dict[str, Any]:
 
 def arms(run: Run) -> Iterator[Grade]:
     """Points 4.1 to 4.6: the arms are comparable, and the result beats its baselines."""
-    main, scratch = run.arms[MAIN], run.arms.get(SCRATCH, [])
+    main, scratch = (
+        [evaluation for arms in run.by_seed for evaluation in arms.get(arm, [])]
+        for arm in (MAIN, SCRATCH)
+    )
     differ = []
     for pretrained, control in zip(main, scratch, strict=False):
         ours, theirs = (run.store.request(e.finetune) for e in (pretrained, control))
@@ -255,10 +258,20 @@ def without_stored_features(store: FinishedFolders, request: dict[str, Any]) -> 
 def failures(run: Run) -> Iterator[str]:
     """Faults: arms whose training failed and that the verdict compares all the same.
 
-    A failed pretrained arm may count as it is, if the text names it.
+    A failed pretrained arm may count as it is, if the text names it, and a seed that collapsed is
+    left out of the verdict.
     """
     verdict = run.result["verdict"]
-    scratch, pretrained = run.faults(SCRATCH), run.faults(MAIN)
+    left_out = verdict.get("collapsed", [])
+    scratch, pretrained = (
+        [
+            fault
+            for n in range(len(run.by_seed))
+            if n not in left_out
+            for fault in run.faults(arm, n)
+        ]
+        for arm in (SCRATCH, MAIN)
+    )
     if (how := health.said(scratch)) and verdict["word"] != WITHHELD:
         yield f"`{verdict['word']}` is stated, and {SCRATCH} {how}"
     named = f"{MAIN} {health.state(pretrained)}" in verdict["text"]
@@ -324,24 +337,28 @@ def integrity(run: Run) -> Iterator[Grade]:
 def scores(run: Run) -> Iterator[Grade]:
     """Point 6.2: stored and stated scores follow from the predictions."""
     faults = []
+    for seed, arms in enumerate(run.by_seed):
+        for arm, evaluations in arms.items():
+            computed, stated = run.scores(arm, seed), stated_scores(run, arm, evaluations[:1])
+            which = f"{arm}, seed {evaluations[0].seed}" if seed else arm
+            for evaluation, score in zip(evaluations, computed, strict=True):
+                record = run.store.json(evaluation.evaluate, "scores.json")
+                stored = with_balanced(record, run.score).get(run.score, -1.0)
+                if not isclose(stored, score, abs_tol=CLOSE):
+                    faults.append(
+                        f"{which}, draw {evaluation.draw}: {100 * stored:.2f} % stored, predictions "
+                        f"give {100 * score:.2f} %"
+                    )
+            if len(stated) == len(evaluations):
+                faults += [
+                    f"{which}, draw {e.draw}: {100 * s:.2f} % stated, predictions give "
+                    f"{100 * c:.2f} %"
+                    for e, s, c in zip(evaluations, stated, computed, strict=True)
+                    if not isclose(s, c, abs_tol=CLOSE)
+                ]
     for arm, evaluations in run.arms.items():
-        computed, stated = run.scores(arm), run.result["draws"].get(arm, [])
-        for evaluation, score in zip(evaluations, computed, strict=True):
-            record = run.store.json(evaluation.evaluate, "scores.json")
-            stored = with_balanced(record, run.score).get(run.score, -1.0)
-            if not isclose(stored, score, abs_tol=CLOSE):
-                faults.append(
-                    f"{arm}, draw {evaluation.draw}: {100 * stored:.2f} % stored, predictions give "
-                    f"{100 * score:.2f} %"
-                )
-        if len(stated) == len(evaluations):
-            faults += [
-                f"{arm}, draw {e.draw}: {100 * s:.2f} % stated, predictions give {100 * c:.2f} %"
-                for e, s, c in zip(evaluations, stated, computed, strict=True)
-                if not isclose(s, c, abs_tol=CLOSE)
-            ]
         means = run.result["test"] if arm == MAIN else run.result["controls"][arm]
-        for name, values in {ACCURACY: run.accuracies(arm), run.score: computed}.items():
+        for name, values in {ACCURACY: run.accuracies(arm), run.score: run.scores(arm)}.items():
             if evaluations and not isclose(means[name], fmean(values), abs_tol=CLOSE):
                 faults.append(
                     f"{arm}: a mean of {100 * means[name]:.2f} % stated, it is "
@@ -350,18 +367,26 @@ def scores(run: Run) -> Iterator[Grade]:
     yield ok("6.2", faults)
 
 
+def stated_scores(run: Run, arm: str, evaluations: Sequence[Evaluation]) -> list[float]:
+    """The scores that the result states of an arm, with the pretraining seed of these evaluations."""
+    seed = evaluations[0].seed if evaluations else None
+    of = run.result if seed is None else run.result["other_seeds"].get(str(seed), {"draws": {}})
+    scores: list[float] = of["draws"].get(arm, [])
+    return scores
+
+
 def draws(run: Run) -> Iterator[Grade]:
     """Point 6.3: every draw of every arm is reported, with all test images."""
     expected, faults = list(range(run.result["config"]["draws"])), []
     test_rows = list(range(len(run.test_manifest["ids"])))
-    for arm, evaluations in run.arms.items():
+    for arm, evaluations in ((arm, of) for arms in run.by_seed for arm, of in arms.items()):
         present = [evaluation.draw for evaluation in evaluations]
         if present != expected and arm != "scratch_long":
             missing = sorted(set(expected) - set(present))
             faults.append(
                 f"{arm}: draws {missing} are missing" if missing else f"{arm}: has draws {present}"
             )
-        reported = len(run.result["draws"].get(arm, []))
+        reported = len(stated_scores(run, arm, evaluations))
         if reported != len(present):
             faults.append(f"{arm}: {reported} accuracies for {len(present)} draws")
         predicted = [sorted(run.predictions[evaluation].rows) for evaluation in evaluations]
@@ -372,14 +397,19 @@ def draws(run: Run) -> Iterator[Grade]:
 
 def verdicts(run: Run) -> Iterator[Grade]:
     """Points 7.1 to 7.3: the interval and the word follow from the draws."""
-    main, scratch = run.scores(MAIN), run.scores(SCRATCH)
     if not run.result["verdict"]:
         for point in ("7.1", "7.2", "7.3"):
             yield unknown(point, "there is no verdict")
         return
-    if len(main) != len(scratch):
-        yield Grade("7.1", False, f"{len(main)} draws against {len(scratch)} from scratch")
-        return
+    main = run.arms[MAIN]
+    for arms in run.by_seed:
+        draws = [len(arms.get(arm, [])) for arm in (MAIN, SCRATCH)]
+        if draws[0] != draws[1]:
+            yield Grade("7.1", False, f"{draws[0]} draws against {draws[1]} from scratch")
+            return
+        if draws[0] != len(main):
+            yield Grade("7.1", False, f"{draws[0]} draws of a seed, {len(main)} of another")
+            return
     if run.result.get("judgement"):
         interval_faults, word_faults = verdict_faults(run)
     else:
@@ -393,12 +423,14 @@ def verdicts(run: Run) -> Iterator[Grade]:
 def verdict_faults(run: Run) -> tuple[list[str], list[str]]:
     """(faults of the numbers, faults of the word and text), with the archive that the result states."""
     labels = run.store.request(run.arms[MAIN][0].finetune)["labels"]
+    seeds = range(len(run.by_seed))
     comparison = Comparison(
-        [run.scores(MAIN)],
-        [run.scores(SCRATCH)],
+        [run.scores(MAIN, seed) for seed in seeds],
+        [run.scores(SCRATCH, seed) for seed in seeds],
         all_labels=labels["count"] == "all" and not run.test_manifest["folds"],
     )
-    noted = health.noted(comparison, [run.faults(MAIN)], [run.faults(SCRATCH)])
+    faults = ([run.faults(arm, seed) for seed in seeds] for arm in (MAIN, SCRATCH))
+    noted = health.noted(comparison, *faults)
     setting = Setting(
         tested=len(run.predictions[run.arms[MAIN][0]].rows),
         ratio=ratio(run),
@@ -512,7 +544,8 @@ def misstated_config(run: Run) -> Iterator[str]:
         if request["labels"]["count"] != count:
             yield f"{arm}: labels={count} stated, {request['labels']['count']} were used"
         if arm in (MAIN, SCRATCH) and request["optim"]:
-            for key, value in (("seed", config["seed"]), ("val", val)):
+            seed = config["seed"] if evaluation.seed is None else evaluation.seed
+            for key, value in (("seed", seed), ("val", val)):
                 if request[key] != value:
                     yield f"{arm}: {key}={value} stated, {request[key]} was used"
         test = run.store.request(evaluation.evaluate)["test"]

@@ -32,7 +32,7 @@ def seeds(graded: Sequence[Run], missing: Iterable[str]) -> Grade:
     faults = [f"{name} has no result" for name in missing]
     reported: dict[tuple[Path, str], set[tuple[int, int]]] = {}
     for run in graded:
-        for evaluation in run.arms[MAIN]:
+        for evaluation in (e for arms in run.by_seed for e in arms[MAIN]):
             key = run.store.root, experiment_key(run, evaluation.finetune)
             reported.setdefault(key, set()).add(seed_and_draw(run, evaluation.finetune))
     for run in {r.store.root: r for r in graded}.values():

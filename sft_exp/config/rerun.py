@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from sft_exp.config import build
 from sft_exp.config.grammar import VALUED
-from sft_exp.config.moved import renamed, updated
+from sft_exp.config.moved import completed, renamed, updated
 from sft_exp.errors import ConfigError
 
 
@@ -69,8 +69,10 @@ def again(words: list[str]) -> list[str]:
             del rest[start : start + 2]
     overrides = renamed([str(o) for o in OmegaConf.load(folder / "overrides.yaml")])
     same_as_saved(folder, overrides)
-    if "auto" not in OmegaConf.load(folder / "config.yaml"):
-        overrides.append("auto=false")  # the run was made before settings were chosen from images
+    saved = OmegaConf.load(folder / "config.yaml")
+    # of a run that was made before settings were chosen from images, and seeds from the cost
+    before = {"auto": "auto=false", "seeds": "seeds=1"}
+    overrides += [override for key, override in before.items() if key not in saved]
     # the saved overrides come before those of the command line, which change them
     is_override = [
         not word.startswith("-") and previous not in VALUED
@@ -90,8 +92,10 @@ def same_as_saved(folder: Path, overrides: list[str]) -> None:
     composed, _ = compose.compose(overrides)
     saved = updated(build.plain(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
     before, now = (
-        flat({key: value for key, value in config.items() if key not in ("choices", "auto")})
-        for config in (saved, composed)
+        flat(
+            {key: value for key, value in config.items() if key not in ("choices", "auto", "seeds")}
+        )
+        for config in (completed(saved, composed), composed)
     )
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):

@@ -322,6 +322,9 @@ class Experiment:
     seed: int = (
         0  # of every random stream except the labelled splits, which depend on their number alone
     )
+    # pretraining seeds that the verdict covers, this one and those after it, for pretrained and
+    # scratch: a number, or auto: 3 in a single run whose pretraining takes seconds, else 1
+    seeds: Any = "auto"
     # all annotations: a number per class, "5%", "all", or a CSV of image names, such as that of
     # sft_exp label
     labels: Any = 10
@@ -365,6 +368,7 @@ class Experiment:
 
     def __post_init__(self):
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(self.seeds == "auto" or whole(self.seeds), "seeds", self.seeds, "auto, or above 0")
         require(self.draws > 0, "draws", self.draws, "above 0")
         require(self.nll_samples >= 0, "nll_samples", self.nll_samples, "0 or more")
         ok = self.val in ("auto", "cv", "holdout", "none", "full")

@@ -37,6 +37,7 @@ IGNORED = (
     "choices",
     "replace",
     "auto",
+    "seeds",
 )
 # files that a run writes into its folder
 WRITTEN = ("*.json", "*.png", "*.html", "*.md", "*.safetensors", "export", ".hydra")

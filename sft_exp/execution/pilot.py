@@ -25,6 +25,7 @@ from sft_exp.jobs.arms import with_rate
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job, on_one_thread, one_thread
 from sft_exp.progress import console
 from sft_exp.stages import model as models
+from sft_exp.stages.cost import small_steps
 from sft_exp.stages.features import STORED
 from sft_exp.stages.monitor import LOOKS
 from sft_exp.store import atomic_io, listing
@@ -53,7 +54,7 @@ SHAPE = (
     "folds",
 )
 # Work from which a start is preceded by the timing, about half a minute of a core: steps of batches of
-# `BATCH` images, as `pool.steps` counts them.
+# `BATCH` images, as `small_steps` counts them.
 WORTH, BATCH = 30_000, 32
 SOLVED = 1.0  # seconds of a head in closed form, which a start does not time
 START = 8.0  # seconds of a run besides its stages: imports, reading images, report
@@ -277,7 +278,10 @@ def announce(job: Job, ctx: Context) -> None:
         for folder, request in job.named(name).items()
         if not store.has(folder)
     )
-    if sum(pool.steps(r, ctx) * r["batch_size"] / BATCH for r in missing) > WORTH:
+    work = (
+        small_steps(r, ctx.corpus(r["dataset"]).spec) * r["batch_size"] / BATCH for r in missing
+    )
+    if sum(work) > WORTH:
         console.message(estimate(job, ctx, solved=SOLVED).sentence)
 
 

@@ -1,8 +1,8 @@
-"""Workers: processes that compute fine-tunings beside the process that walks through a run's stages.
+"""Workers: processes that compute trainings beside the process that walks through a run's stages.
 
 Each request is a folder of the store with a lock, so no process needs to hand out work. The main
-process computes what is missing from the front, as it does without workers. After the pretraining,
-a worker computes from the back those requests that no other process computes and whose inputs
+process computes what is missing from the front, as it does without workers. After a pretraining
+that uses all cores, a worker computes from the back those requests that no other process computes and whose inputs
 exist. Where they meet, the main process waits for the lock. Workers write only into the store, so a
 run that loses a worker takes longer and has the same results.
 """
@@ -25,15 +25,13 @@ from sft_exp.errors import Failure, Interrupted
 from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import POOLED, Job, on_one_thread, stage
 from sft_exp.progress import console
-from sft_exp.stages.cost import operations
+from sft_exp.stages.cost import small_steps
 from sft_exp.store.store import Request, Store
 from sft_exp.training.context import Context, Stop
 
-# Steps of gradient training that must be missing for each further worker. A worker repays its start,
-# some seconds of CPU, with about half as many steps of a small network. A network of more than
-# `OPERATIONS` an image takes longer steps, in proportion.
-STEPS = 30_000
-OPERATIONS = 500_000
+# Steps of a small network's training that must be missing for each further worker. They take about
+# 25 s of a core, and a worker's start some seconds.
+STEPS = 15_000
 POLL = 0.2  # seconds between two looks for work that has become possible
 GRACE = 3.0  # seconds that a worker has to write a checkpoint
 
@@ -124,16 +122,12 @@ def count_of(job: Job, ctx: Context, others: Sequence[Job] = ()) -> int:
         for other_job in (job, *others)
         for name, (_, r) in pooled_requests(other_job, ctx).items()
     }
-    work = sum(steps(r, ctx) for name, r in requests.items() if not store.has(name))
+    work = sum(
+        small_steps(r, ctx.corpus(r["dataset"]).spec)
+        for name, r in requests.items()
+        if not store.has(name)
+    )
     return 1 + min(spare, int(work / STEPS))
-
-
-def steps(request: Request, ctx: Context) -> float:
-    """The cost of a request's training, in steps of a small network."""
-    if not request["stop"]:
-        return 0
-    longer = operations(request, ctx.corpus(request["dataset"]).spec) / OPERATIONS
-    return request["stop"] * request.get("folds", 1) * max(1.0, longer)
 
 
 def cores() -> int:
@@ -177,14 +171,16 @@ def main() -> None:
 def work(job: Job, ctx: Context) -> None:
     """Compute, from the back, the missing requests whose inputs exist and that no process computes.
 
-    A worker begins when the main process has computed the inputs from other stages, above all the
-    pretraining: that uses all cores, and threads that shared a core with a worker made it up to
-    four times slower.
+    A worker begins when pretrainings that use all cores are done: threads that shared a core with a
+    worker made them up to four times slower.
     """
     store = Store(Path(job.experiment.store), lambda: Stop.requested)
-    remaining = dict(reversed(pooled_requests(job, ctx).items()))
-    outside = {p for _, r in remaining.values() for p in inputs(r) if p.name not in remaining}
-    while not Stop.requested and not all(path.exists() for path in outside):
+    backwards = reversed(pooled_requests(job, ctx).items())
+    # most other requests wait for a pretraining
+    remaining = dict(sorted(backwards, key=lambda item: item[1][0] != "pretrain"))
+    pretrainings = job.named("pretrain").items()
+    on_all_cores = [name for name, r in pretrainings if r["optim"] and name not in remaining]
+    while not Stop.requested and not all(map(store.has, on_all_cores)):
         time.sleep(POLL)
     while remaining and not Stop.requested:
         idle = True

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core import score
-from sft_exp.core.arms import LONG, MAIN
+from sft_exp.core.arms import LONG, MAIN, SCRATCH
 from sft_exp.core.metric import Metric
 from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus, Dataset
@@ -36,10 +36,15 @@ from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
 from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
 from sft_exp.stages import model, validate
+from sft_exp.stages.cost import small_steps
 from sft_exp.stages.features import STORED
 from sft_exp.store.store import Request, Store
 from sft_exp.training.context import corpus, pick
 
+SEVERAL = 3  # pretraining seeds of seeds=auto
+# Steps of a small network's training up to which a run's trainings are repeated with other seeds,
+# about ten seconds of a core, and the stages that train.
+SHORT, COSTLY = 10_000, ("pretrain", "search", "finetune")
 ENOUGH = 50  # labels a class, from which val=auto validates a run (docs/standard.md, section 1)
 
 
@@ -67,52 +72,37 @@ def prepare(e: Experiment) -> Job:
     job = Job(e, data, labels)
     shared = described(job, e.dataset, data)
     testing: Request = {**shared, "sha256": data.test_fingerprint, "pretrain_dataset": None}
-    if pool is data:
-        folds = splits.pretrainings(data, e.draws)
-        start_of_fold = {
-            fold: pretraining(job, shared, data, fold) for fold in dict.fromkeys(folds)
-        }
-        starts = [start_of_fold[fold] for fold in folds]
-    else:
+    source = shared
+    if pool is not data:
         source = described(job, e.pretrain_dataset, pool)
-        starts = [pretraining(job, source, pool, "all")] * e.draws
         testing |= {"pretrain_dataset": e.pretrain_dataset, "pool": source["data"]}
+    starts = starts_of(job, source, pool)
     add(job, "test", testing)
     tested: Request = {"dataset": e.dataset, "test": place(job, "test", testing)}
     if e.nll_samples:
         add(job, "likelihood", likely(job, {**shared, **tested}, starts[0]))
     for arm in (MAIN, *controls(e)):
-        # it costs as much as the pretraining, each time
-        which = range(1 if arm == LONG else e.draws)
-        requests = [
-            finetuning(job, shared, arm, features, labels, d, len(draws[d].labelled), starts[d])
-            for d in which
-        ]
-        job.arms[arm] = [add(job, "finetune", r) for r in requests]
-        for r in requests:
-            model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
-            evaluation = {**tested, "labels": labels, **model_of, "draw": r["draw"]}
-            if STORED in r:
-                # without a test split, folds of the training images are tested
-                evaluation[STORED] = (
-                    features_of(job, "test_features", tested, r) if data.test else r[STORED]
-                )
-            add(job, "evaluate", evaluation)
-            for metric in further(e):
-                add(job, "metrics", {**evaluation, "metric": metric})
-        if arm == MAIN and e.val == "cv":
-            for r, draw in zip(requests, draws, strict=True):
-                if validate.count(draw.labelled, FOLDS):
-                    add(
+        add_arm(job, arm, shared, tested, features, draws, starts)
+    if e.val == "cv":
+        for r, draw in zip(main_requests(job), draws, strict=True):
+            if validate.count(draw.labelled, FOLDS):
+                add(
+                    job,
+                    "validate",
+                    going_on(
                         job,
                         "validate",
-                        going_on(
-                            job,
-                            "validate",
-                            {**r, "folds": FOLDS},
-                            e.finetune.before(len(draw.labelled)),
-                        ),
-                    )
+                        {**r, "folds": FOLDS},
+                        e.finetune.before(len(draw.labelled)),
+                    ),
+                )
+    job.experiment = e = replace(e, seeds=number_of_seeds(job))
+    for seed in range(e.seed + 1, e.seed + e.seeds):
+        repeated = replace(job, experiment=replace(e, seed=seed), arms={})
+        starts = starts_of(repeated, source, pool)
+        for arm in (MAIN, SCRATCH):
+            add_arm(repeated, arm, shared, tested, features, draws, starts)
+        job.other_seeds[seed] = repeated.arms
     deployment(job, shared)
     # what takes long to import is built only if it will be used
     if missing(job, ("pretrain", "lr_find", "search", "finetune", "validate")):
@@ -120,6 +110,71 @@ def prepare(e: Experiment) -> Job:
     if missing(job, ("search", "validate", "evaluate")):
         metric_names(e.task, data.spec)  # ConfigError for a metric that is not installed
     return job
+
+
+def starts_of(job: Job, source: Request, pool: Corpus) -> list[Path | None]:
+    """Adds the pretrainings on `pool`; returns the folder that each labelled split starts from."""
+    e, data = job.experiment, job.corpus
+    if pool is not data:
+        return [pretraining(job, source, pool, "all")] * e.draws
+    folds = splits.pretrainings(data, e.draws)
+    start_of_fold = {fold: pretraining(job, source, data, fold) for fold in dict.fromkeys(folds)}
+    return [start_of_fold[fold] for fold in folds]
+
+
+def add_arm(
+    job: Job,
+    arm: str,
+    shared: Request,
+    tested: Request,
+    features: Request,
+    draws: Sequence[Draw],
+    starts: Sequence[Path | None],
+) -> None:
+    """Adds an arm: its fine-tuning and its evaluation on each labelled split."""
+    e, data = job.experiment, job.corpus
+    # it costs as much as the pretraining, each time
+    which = range(1 if arm == LONG else e.draws)
+    requests = [
+        finetuning(job, shared, arm, features, job.labels, d, len(draws[d].labelled), starts[d])
+        for d in which
+    ]
+    job.arms[arm] = [add(job, "finetune", r) for r in requests]
+    for r in requests:
+        model_of = {"model": place(job, "finetune", r), "parts": model_parts(r)}
+        evaluation = {**tested, "labels": job.labels, **model_of, "draw": r["draw"]}
+        if STORED in r:
+            # without a test split, folds of the training images are tested
+            evaluation[STORED] = (
+                features_of(job, "test_features", tested, r) if data.test else r[STORED]
+            )
+        add(job, "evaluate", evaluation)
+        for metric in further(e):
+            add(job, "metrics", {**evaluation, "metric": metric})
+
+
+def main_requests(job: Job) -> list[Request]:
+    """The fine-tunings of the main arm, one for each labelled split."""
+    return [job.requests["finetune"][i] for i in job.arms[MAIN]]
+
+
+def number_of_seeds(job: Job) -> int:
+    """What `seeds` stands for in a job that has the requests of its first seed.
+
+    `auto` repeats a pretraining by gradient that is `SHORT`: then other seeds are measured in about
+    the time of one, whose verdict on other seeds would rest on earlier studies alone. ConfigError
+    if several are wanted and the verdict's two arms are not both there.
+    """
+    e = job.experiment
+    judged = SCRATCH in job.arms and all(r["start"] for r in main_requests(job))
+    if e.seeds != "auto":
+        valid = "must be 1 without a pretraining and the control scratch; -m seed=0,1,2 repeats all"
+        require(e.seeds == 1 or judged, "seeds", e.seeds, valid)
+        return int(e.seeds)
+    drawn = judged and e.pretrainer.trained_by == "by gradient" and e.draws > 1
+    trainings = [r for name in COSTLY for r in job.requests[name]]
+    short = drawn and sum(small_steps(r, job.corpus.spec) for r in trainings) <= SHORT
+    return SEVERAL if short else 1
 
 
 def missing(job: Job, stages: Sequence[str]) -> bool:

@@ -29,7 +29,7 @@ from sft_exp.stages import (  # fmt: skip
     pretrain,
     validate,
 )
-from sft_exp.stages.cost import is_small
+from sft_exp.stages.cost import is_small, is_tiny
 from sft_exp.store.code_hash import digest
 from sft_exp.store.requests import plain
 from sft_exp.store.store import Request, Result, Stage
@@ -74,7 +74,7 @@ SHARED = (
 )
 
 # stages whose requests a run's workers compute side by side
-POOLED = ("lr_find", "search", "finetune", "validate")
+POOLED = ("pretrain", "lr_find", "search", "finetune", "validate")
 
 
 @dataclass
@@ -89,6 +89,8 @@ class Job:
     )
     # arm -> positions of its draws in requests["finetune"]
     arms: dict[str, list[int]] = field(default_factory=dict)
+    # further pretraining seed -> its pretrained and scratch arms, as `arms` has the first's
+    other_seeds: dict[int, dict[str, list[int]]] = field(default_factory=dict)
     results: dict[str, list[Result]] = field(default_factory=dict)
     # (stage, identity of an added request) -> the name of its folder, once it was asked for
     _folders: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -146,7 +148,12 @@ def on_one_thread(name: str, request: Request, ctx: Context) -> bool:
     """
     if name not in POOLED or ctx.hardware.threads != "auto" or ctx.device.type != "cpu":
         return False
-    return ctx.group is None and is_small(request, ctx.corpus(request["dataset"]).spec)
+    if ctx.group is not None:
+        return False
+    spec = ctx.corpus(request["dataset"]).spec
+    if name == "pretrain":  # the others wait for it, so it has all cores if they shorten its steps
+        return bool(request["optim"]) and is_tiny(request, spec)
+    return is_small(request, spec)
 
 
 @contextmanager

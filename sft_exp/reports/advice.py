@@ -2,14 +2,17 @@
 rule."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict
 from math import sqrt
+from statistics import fmean
 from typing import Any
 
 from sft_exp.config.schema import Experiment
 from sft_exp.core.arms import CONTROLS, LABELS_ONLY, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.data.splits import FOLDS
 from sft_exp.guidance import knowledge
+from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.runs import results
@@ -63,8 +66,12 @@ def notes(job: Job, result: Results) -> list[str]:
         sentences.append(
             f"No verdict: it needs a pretrained model and the same one from scratch, and {missing}."
         )
-    failures = [f"{arm} {health.said(faults)}" for arm, faults in result.faults.items()]
-    sentences += [f"{failure}." for failure in failures if failure not in sentence(result)]
+    sentences.append(repeated(job, result))
+    sentences += [
+        f"{arm} {health.said(faults)}."
+        for arm, faults in result.faults.items()
+        if f"{arm} {health.state(faults)}" not in sentence(result)
+    ]
     tuned = result.stages.finetune
     if not converged(result) and (arms := " and ".join(results.falling(job))):
         sentences.append(
@@ -83,6 +90,24 @@ def notes(job: Job, result: Results) -> list[str]:
     sentences += result.judgement.notes if result.judgement else []
     sentences += [generated(result), copied(job, result), related(job), reused(job, result)]
     return [text for text in sentences if text]
+
+
+def repeated(job: Job, result: Results) -> str:
+    """The scores of all pretraining seeds; "" if there is one."""
+    if not result.other_seeds:
+        return ""
+    seeds = [str(job.experiment.seed), *result.other_seeds]
+    draws = [result.draws, *(other.draws for other in result.other_seeds.values())]
+    means = {arm: [f"{100 * fmean(of[arm]):.1f}" for of in draws] for arm in (MAIN, SCRATCH)}
+    scores = "; ".join(f"{arm} {listed(of)}" for arm, of in means.items())
+    name = prepare.columns(job.experiment)[result.score]
+    return f"{name} with pretraining seeds {listed(seeds)}: {scores}."
+
+
+def listed(words: Iterable[str]) -> str:
+    """`0, 1 and 2`"""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def chance(result: Results) -> str:
@@ -250,9 +275,10 @@ def next_change(job: Job, result: Results) -> tuple[Changes, str]:
     if verdict.word == "cannot tell" and (needed := verdict.needed):
         seeds, draws = needed
         why = f"{draws} draws with {seeds} seeds would tell {points(verdict)} from nothing, if the spread stayed as it is"
-        return {"draws": draws} if draws > e.draws else {"seed": e.seed + 1}, why
+        return {"draws": draws} if draws > e.draws else {"seeds": max(seeds, e.seeds + 1)}, why
+    more_seeds = {"seeds": e.seeds + 2}
     if better or verdict.word == "hurt":
-        return {"seed": e.seed + 1}, f"{BEST}; does another seed agree?"
+        return more_seeds, f"{BEST}; do more seeds agree?"
     if step:
         return step.changes, known(step)
     if fewer := fewer_labels(e, result.data.labelled, len(job.corpus.strata)):
@@ -260,7 +286,7 @@ def next_change(job: Job, result: Results) -> tuple[Changes, str]:
         enough = f"it helped, and {BEST}; does it with fewer labels?"
         small = f"{points(verdict)} is too small for {MOST} seeds and draws to tell; fewer labels leave more to gain"
         return fewer, enough if helped else small
-    return {"seed": e.seed + 1}, "one pretraining was run; does another seed agree?"
+    return more_seeds, "do more seeds agree?"
 
 
 def slower(e: Experiment) -> Changes:

@@ -123,7 +123,9 @@ def card(job: Job, result: Results, command: list[str]) -> str:
         "Protocol": [
             f"Validation: {advice.VALIDATION[e.val]}. The test images were read at the end, and "
             "nothing was chosen by them.",
-            f"{e.draws} label {'draws' if e.draws > 1 else 'draw'}, seed {e.seed}. This model is the first draw's.",
+            f"{e.draws} label {'draws' if e.draws > 1 else 'draw'}, seed {e.seed}"
+            + (f" and {e.seeds - 1} further pretraining seeds" if e.seeds > 1 else "")
+            + f". This model is the first draw's{' of the first seed' if e.seeds > 1 else ''}.",
         ],
         "Numbers": numbers(job, result),
         "Cost": [cost(result)],

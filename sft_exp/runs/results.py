@@ -1,6 +1,7 @@
 """The results of a job, from what its stages left in the store."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -20,6 +21,7 @@ from sft_exp.store.results import (
     Gain,
     Judgement,
     Likelihood,
+    OtherSeed,
     Pretraining,
     Results,
     Stage,
@@ -41,7 +43,7 @@ def results(job: Job, config: dict[str, Any]) -> Results:
     """What a finished job found. `config` is its configuration as resolved."""
     e = job.experiment
     score, names = e.score, columns(e)
-    scores = {arm: [scored(job, i) for i in places] for arm, places in job.arms.items()}
+    scores = scores_of(job, job.arms)
     main = job.arms[MAIN]
     report: Report[str] | None = None
     if (
@@ -49,7 +51,15 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         and job.requests["pretrain"]
         and job.requests["finetune"][main[0]]["start"]
     ):
-        report = report_against(job, scores[MAIN], scores[SCRATCH], score, names[score], SCRATCH)
+        report = report_against(
+            job,
+            scores[MAIN],
+            scores[SCRATCH],
+            score,
+            names[score],
+            SCRATCH,
+            list(job.other_seeds.values()),
+        )
     likelihoods = [read(r, "likelihood.json") for r in job.results["likelihood"]]
     return Results(
         score=score,
@@ -69,20 +79,38 @@ def results(job: Job, config: dict[str, Any]) -> Results:
         val_draws=validation_draws(job),
         draws={arm: [s[score] for s in of] for arm, of in scores.items()},
         faults={arm: how for arm in job.arms if any(how := faults(job, arm))},
+        other_seeds={
+            str(seed): OtherSeed(
+                {arm: [s[score] for s in of] for arm, of in scores_of(job, arms).items()},
+                {arm: how for arm, places in arms.items() if any(how := failed(job, places))},
+            )
+            for seed, arms in job.other_seeds.items()
+        },
         benchmark=parse_bill(read(job.results["bill"][0], "bill.json"))
         if job.results["bill"]
         else None,
         folders=Folders(
             data=job.results["data"][0].folder.name,
             test=job.results["test"][0].folder.name,
-            arms={
-                arm: [job.results["evaluate"][i].folder.name for i in places]
-                for arm, places in job.arms.items()
-            },
+            arms=evaluations(job, job.arms),
+            other_seeds={str(s): evaluations(job, arms) for s, arms in job.other_seeds.items()},
         ),
         choices=e.choices,
         config=config,
     )
+
+
+def scores_of(job: Job, arms: Mapping[str, list[int]]) -> dict[str, list[dict[str, float]]]:
+    """Arm -> all scores of each labelled split."""
+    return {arm: [scored(job, i) for i in places] for arm, places in arms.items()}
+
+
+def evaluations(job: Job, arms: Mapping[str, list[int]]) -> dict[str, list[str]]:
+    """Arm -> the names of its evaluations' folders."""
+    return {
+        arm: [job.results["evaluate"][i].folder.name for i in places]
+        for arm, places in arms.items()
+    }
 
 
 def stages(job: Job) -> Stages:
@@ -221,12 +249,17 @@ def report_against(
     metric: str,
     name: str,
     arm: str,
+    other_seeds: Sequence[Mapping[str, list[int]]] = (),
 ) -> Report[str]:
-    """The report on the main arm against the control `arm`, by a metric with the display name `name`."""
+    """The report on the main arm against the control `arm`, by a metric with the display name `name`.
+
+    `other_seeds` are the two arms of further pretraining seeds, which are judged with the first.
+    """
     draws = [splits.make(job.corpus, job.labels, d) for d in range(job.experiment.draws)]
+    others = [scores_of(job, arms) for arms in other_seeds]
     comparison = Comparison(
-        [[s[metric] for s in main]],
-        [[s[metric] for s in control]],
+        [[s[metric] for s in of] for of in (main, *(o[MAIN] for o in others))],
+        [[s[metric] for s in of] for of in (control, *(o[arm] for o in others))],
         all_labels=job.labels.count == "all" and job.corpus.test is not None,
     )
     setting = Setting(
@@ -237,7 +270,11 @@ def report_against(
         proportion=is_proportion(metric),
         points=True,
     )
-    noted = health.noted(comparison, [faults(job, MAIN)], [faults(job, arm)])
+    by_seed = [job.arms, *other_seeds]
+    noted = health.noted(
+        comparison,
+        *([failed(job, arms[name]) for arms in by_seed] for name in (MAIN, arm)),
+    )
     return judge({MAIN: noted}, setting, frozen(), [job.corpus.name])
 
 
@@ -249,7 +286,12 @@ def keeps_encoder(job: Job) -> bool:
 
 def faults(job: Job, arm: str) -> list[str]:
     """How the arm's training failed in each draw (`health.fault`); empty strings where it did not."""
-    return [health.of(job.results["finetune"][i].folder) for i in job.arms[arm]]
+    return failed(job, job.arms[arm])
+
+
+def failed(job: Job, places: Sequence[int]) -> list[str]:
+    """How each of these fine-tunings failed; empty strings where one did not."""
+    return [health.of(job.results["finetune"][i].folder) for i in places]
 
 
 def falling(job: Job) -> list[str]:
@@ -281,12 +323,13 @@ def losses(job: Job, arm: str) -> list[list[float]]:
 def design(job: Job) -> str:
     """What was run several times, in a sentence."""
     e = job.experiment
+    seeds = f"{e.seeds} pretraining seeds" if e.seeds > 1 else "one pretraining seed"
     if job.labels.count == "all" and job.corpus.test is not None:
         which = "the chosen" if job.labels.table else "all"
-        return f"{e.draws} initialisations and orders for {which} labels, one pretraining seed."
+        return f"{e.draws} initialisations and orders for {which} labels, {seeds}."
     if job.corpus.test is None:
-        return f"{e.draws} folds of one data set, one pretraining seed."
-    return f"{e.draws} label draws, one pretraining seed."
+        return f"{e.draws} folds of one data set, {seeds}."
+    return f"{e.draws} label draws, {seeds}."
 
 
 def validation(job: Job) -> dict[str, float]:

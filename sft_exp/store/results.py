@@ -288,6 +288,20 @@ class Folders:
     """The manifest of the test images."""
     arms: dict[str, list[str]]
     """Arm -> its evaluations, one for each labelled split."""
+    other_seeds: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Further pretraining seed -> the same of its arms."""
+
+
+@dataclass(frozen=True)
+class OtherSeed:
+    """The two arms of the verdict with another pretraining seed."""
+
+    __pydantic_config__: ClassVar = DESCRIBED
+
+    draws: dict[str, list[float]]
+    """Arm -> test score of each labelled split."""
+    faults: dict[str, list[str]]
+    """Arm -> how its training failed in each split, "" if it did not."""
 
 
 @dataclass(frozen=True)
@@ -326,6 +340,8 @@ class Results:
     """Validation score of each labelled split; empty where not every split was validated."""
     faults: dict[str, list[str]]
     """Arm -> how its training failed in each split, "" if it did not."""
+    other_seeds: dict[str, OtherSeed] = field(default_factory=dict, kw_only=True)
+    """Further pretraining seed -> its scores, which the verdict covers; other scores are the first seed's."""
     benchmark: Bill | None
     """Accuracy, size and speed of each compressed form; null without compress."""
     folders: Folders

@@ -388,10 +388,12 @@ def as_job(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     """The config and choices of a sweep's job.
 
     A sweep compares settings, so its jobs cross-validate under `val=auto`. Folds depend on the draw
-    alone, so all jobs are compared on the same ones.
+    alone, so all jobs are compared on the same ones. Under `seeds=auto` each has one seed: `seed=0,1,2`
+    repeats the jobs that are worth it.
     """
+    defaults = {"val": "cv", "seeds": 1}
     return {
-        "config": config | ({"val": "cv"} if config["val"] == "auto" else {}),
+        "config": config | {k: v for k, v in defaults.items() if config.get(k) == "auto"},
         "choices": choices,
     }
 

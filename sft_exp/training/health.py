@@ -125,10 +125,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g}"
 
 
-def said(faults: Sequence[str]) -> str:
+def said(faults: Sequence[str], unit: str = "draws") -> str:
     """The failures of an arm in words, given the fault of each draw; empty if none failed.
 
     `diverged in 2 and collapsed in 1 of 10 draws (loss 0.06 -> 1.5e+07)`, with the first evidence.
+    `unit` is what there is a fault of.
     """
     states = [s for s in (DIVERGED, COLLAPSED) if any(f.startswith(s) for f in faults)]
     if not states:
@@ -136,7 +137,7 @@ def said(faults: Sequence[str]) -> str:
     counts = [f"{s} in {sum(f.startswith(s) for f in faults)}" for s in states]
     evidence = next(f for f in faults if f.startswith(states[0])).partition(" ")[2]
     return (
-        f"{' and '.join(counts)} of {len(faults)} draws {evidence}"
+        f"{' and '.join(counts)} of {len(faults)} {unit} {evidence}"
         if len(faults) > 1
         else f"{states[0]} {evidence}"
     )
@@ -165,11 +166,12 @@ def noted(
     if not any(trained):
         trained = [True] * len(trained)
     failed = any(any(draws) for draws, ok in zip(scratch, trained, strict=True) if ok)
+    unit = "fine-tunings" if len(trained) > 1 else "draws"
     return replace(
         comparison,
         trained=trained,
-        pretrained_failed=said(pretrained_faults),
-        scratch_failed=said(scratch_faults) if failed else "",
+        pretrained_failed=said(pretrained_faults, unit),
+        scratch_failed=said(scratch_faults, unit) if failed else "",
     )
 
 

@@ -351,7 +351,7 @@ def test_the_worst_draw_is_dropped(forged):
     result = forged.result
     arms = {arm: names[:1] for arm, names in result["folders"]["arms"].items()}
     draws = {arm: values[:1] for arm, values in result["draws"].items()}
-    forged.state(folders__arms=arms, draws=draws)
+    forged.state(folders__arms=arms, draws=draws, folders__other_seeds={}, other_seeds={})
     assert "draws [1] are missing" in failed(forged.run)["6.3"]
     forged.state(config__draws=1)
     found = failed(forged.run)

@@ -370,8 +370,8 @@ def scores(run: Run) -> Iterator[Grade]:
 def stated_scores(run: Run, arm: str, evaluations: Sequence[Evaluation]) -> list[float]:
     """The scores that the result states of an arm, with the pretraining seed of these evaluations."""
     seed = evaluations[0].seed if evaluations else None
-    of = run.result if seed is None else run.result["other_seeds"].get(str(seed), {"draws": {}})
-    scores: list[float] = of["draws"].get(arm, [])
+    of = run.result if seed is None else run.result.get("other_seeds", {}).get(str(seed), {})
+    scores: list[float] = of.get("draws", {}).get(arm, [])
     return scores
 
 

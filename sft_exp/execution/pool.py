@@ -2,9 +2,10 @@
 
 Each request is a folder of the store with a lock, so no process needs to hand out work. The main
 process computes what is missing from the front, as it does without workers. After a pretraining
-that uses all cores, a worker computes from the back those requests that no other process computes and whose inputs
-exist. Where they meet, the main process waits for the lock. Workers write only into the store, so a
-run that loses a worker takes longer and has the same results.
+that uses all cores, a worker computes from the back those requests that no other process computes
+and whose inputs exist, pretrainings first. Where they meet, the main process waits for the lock.
+Workers write only into the store, so a run that loses a worker takes longer and has the same
+results.
 """
 
 import atexit

@@ -113,7 +113,7 @@ def prepare(e: Experiment) -> Job:
 
 
 def starts_of(job: Job, source: Request, pool: Corpus) -> list[Path | None]:
-    """Adds the pretrainings on `pool`; returns the folder that each labelled split starts from."""
+    """Add the pretrainings on `pool`; returns the folder that each labelled split starts from."""
     e, data = job.experiment, job.corpus
     if pool is not data:
         return [pretraining(job, source, pool, "all")] * e.draws
@@ -131,7 +131,7 @@ def add_arm(
     draws: Sequence[Draw],
     starts: Sequence[Path | None],
 ) -> None:
-    """Adds an arm: its fine-tuning and its evaluation on each labelled split."""
+    """Add an arm: its fine-tuning and its evaluation on each labelled split."""
     e, data = job.experiment, job.corpus
     # it costs as much as the pretraining, each time
     which = range(1 if arm == LONG else e.draws)

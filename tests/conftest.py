@@ -152,6 +152,7 @@ def experiment():
     @cache
     def composer(*folders: str):
         register.register()
+        hydra_state.let_sweepers_be_filled_in()
         found = f"hydra.searchpath=[{','.join(folders)}]"
         with hydra_state.initialized():
             loaded = GlobalHydra.instance().hydra

@@ -18,7 +18,10 @@ from sft_exp.config.sources import CONF, option_folders
 
 PLUGGED = "plugins"  # Hydra's provider of the options in plug-in folders
 # Hydra 1.4, which Python 3.14 needs, deprecates the argument; 1.3 warns where it is missing.
-VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+OLDER = hydra.__version__.startswith("1.3.")
+VERSION_BASE = {"version_base": "1.3"} if OLDER else {}
+# Hydra 1.4 wants it said that a config takes the place of one of its name.
+REPLACE: dict[str, Any] = {} if OLDER else {"replace": True}
 
 
 class PluggedOptions(SearchPathPlugin):

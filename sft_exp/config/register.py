@@ -83,9 +83,9 @@ def store_schemas(
     mirrored: list[tuple[str, str, str, Path]],
 ) -> None:
     """Store the nodes of the root, of these parts and of these mirrored options."""
-    store.store(name="experiment_schema", node=Experiment)
-    store.store(group="schema", name="hardware", node=Hardware)
-    store.store(group="schema", name="augment", node=AugmentConfig)
+    store.store(name="experiment_schema", node=Experiment, **hydra_state.REPLACE)
+    for name, kind in (("hardware", Hardware), ("augment", AugmentConfig)):
+        store.store(group="schema", name=name, node=kind, **hydra_state.REPLACE)
     unreadable.clear()
     for group, file, module in found:
         options, name = options_of(store.repo["schema"], group), f"{file.stem}.yaml"

@@ -14,7 +14,7 @@ from faults import ENVIRONMENT, TINY, cli, run
 from PIL import Image
 
 from sft_exp import api
-from sft_exp.config import build, compose, help_text, register
+from sft_exp.config import build, compose, help_text, hydra_state, register
 from sft_exp.config.rerun import flags_first
 from sft_exp.errors import ConfigError
 from sft_exp.failures import not_swept, translated, unquoted
@@ -318,9 +318,9 @@ def test_a_program_that_calls_us_keeps_its_own_hydra(tmp_path):
     from omegaconf import OmegaConf
 
     (tmp_path / "own.yaml").write_text("a: 1\n")
-    OmegaConf.register_new_resolver("short_id", lambda: "mine", replace=True)
+    hydra_state.register_resolver("short_id", lambda: "mine")
     try:
-        with initialize_config_dir(str(tmp_path), version_base="1.3", job_name="theirs"):
+        with initialize_config_dir(str(tmp_path), job_name="theirs", **hydra_state.VERSION_BASE):
             before, job = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
             compose.compose(["seed=3"])
             with pytest.raises(Exception, match="optm"):

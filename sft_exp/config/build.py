@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationValidationError, OmegaConfBaseException
 
 from sft_exp.config import hydra_state
 from sft_exp.config.args import did_you_mean
@@ -99,11 +99,7 @@ def plain(cfg: DictConfig, known: dict[str, Value] | None = None) -> dict[str, A
         if key in known:
             values[key] = known[key].resolved
             continue
-        values[key] = (
-            OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-            if OmegaConf.is_config(value := cfg[key])
-            else value
-        )
+        values[key] = resolved_value(cfg, key)
         if (above := dependencies(key, unresolved)) is not None:
             known[key] = Value(unresolved[key], values[key], above)
     values |= {key: in_data_folder(values.get(key)) for key in DATASETS if values.get(key)}
@@ -113,6 +109,23 @@ def plain(cfg: DictConfig, known: dict[str, Value] | None = None) -> dict[str, A
     hydra_state.register_resolver("sft_exp.decode", decode_text)
     texts: Any = OmegaConf.to_container(OmegaConf.create(renamed(unresolved)), resolve=True)
     return {**withheld(values, texts), "store": values["store"]}
+
+
+def resolved_value(cfg: DictConfig, key: str) -> Any:
+    """The value of a top-level key as plain data."""
+    try:
+        return data(cfg[key])
+    except InterpolationValidationError:
+        # OmegaConf 2.4 refuses a reference to a value of another type, which `experiment` names
+        untyped: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+        return data(untyped[key])
+
+
+def data(value: Any) -> Any:
+    """A node of a config as plain data, resolved; other values as they are."""
+    if not OmegaConf.is_config(value):
+        return value
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
 
 def unresolved_value(cfg: DictConfig, key: str) -> Any:

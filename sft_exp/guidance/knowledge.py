@@ -2,7 +2,7 @@
 
 The advice after a run and the defaults for folders of images follow from this table, and nothing
 else in the package recommends a method. `source` is a committed page under docs/.
-tests/test_knowledge.py reads every number back from there, so that a test fails if a page is written
+tests/guidance/test_knowledge.py reads every number back from there, so that a test fails if a page is written
 anew and this table is not.
 """
 

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import test_exports
+from data import test_exports
 from faults import cli, ended, fork
 from PIL import Image
 

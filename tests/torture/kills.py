@@ -238,7 +238,13 @@ def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, lis
             if done >= kills:
                 kind = Started
                 signals = chance.choices([signal.SIGINT, signal.SIGTERM], k=chance.randint(1, 3))
+            known = len(tally.faults)
             disturb(launcher, kind, signals, durations[kind][0], expected, chance, tally)
-            print(f"  {launcher}: {tally}, {len(tally.faults)} faults", flush=True)
+            print(
+                f"  {launcher}: {tally}, {len(tally.faults)} faults",
+                *tally.faults[known:],
+                sep="\n    ",
+                flush=True,
+            )
     tried = "; ".join(f"{name}: {tally}" for name, tally in tallies.items())
     return tried, [fault for tally in tallies.values() for fault in tally.faults]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 PACKAGE = __name__.partition(".")[0]
 
 # Modules that are reached but cannot change a number, with the reason. All other code that runs in
-# a stage is hashed: tests/test_code_hash.py profiles the stages and fails for a function that ran
+# a stage is hashed: tests/store/test_code_hash.py profiles the stages and fails for a function that ran
 # and is neither in the closure nor in one of these modules.
 NEUTRAL = {
     f"{PACKAGE}.{name}": reason

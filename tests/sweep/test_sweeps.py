@@ -20,7 +20,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.models import transfer
 from sft_exp.sweep import composition, sweeps
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = [
     "pretrain.steps=4",
     "finetune.steps=4",

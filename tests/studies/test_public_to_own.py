@@ -1,15 +1,14 @@
 """study=public_to_own: weights as they are, the same continued, and scratch."""
 
 import json
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from faults import cli, run
 from result_stubs import stub
 from safetensors.torch import save_file
-from test_sweeps import command, environment
 
 from sft_exp.compare.comparison import Job
 from sft_exp.config.weight_names import with_encoder
@@ -178,8 +177,8 @@ def test_all_arms_are_fine_tuned_equally_and_share_one_scratch(experiment, tmp_p
 
 
 def started(*words: str) -> dict:
-    done = subprocess.run(command(*words), env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    left, said = run(cli, *words, seconds=1800)
+    assert left == 0, said
     (folder,) = Path("outputs/multirun").iterdir()
     return json.loads((folder / "study.json").read_text())
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pictures import noise, save
 from PIL import Image
 
 from sft_exp.data import duplicates
@@ -26,18 +27,6 @@ from sft_exp.stages import describe_test
 from sft_exp.store.store import Result
 
 each = pytest.mark.parametrize
-
-
-def noise(number, size=(16, 16), mode="RGB"):
-    """A picture that no other number gives."""
-    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def save(path, picture, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
-    return path
 
 
 def classes(root, names=("a", "b"), count=4, first=0, make=noise, suffix="png", **options):

@@ -15,7 +15,7 @@ from sft_exp.check.standard import POINTS, VERSION, Grade
 from sft_exp.core.arms import FLOORS
 from sft_exp.stages.features import STORED
 
-STANDARD = Path(__file__).parents[1] / "docs" / "standard.md"
+STANDARD = Path(__file__).parents[2] / "docs" / "standard.md"
 ARMS = {"ours": 0.95, "scratch": 0.8, **dict.fromkeys(FLOORS, 0.5)}
 
 

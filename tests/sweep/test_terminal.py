@@ -22,7 +22,7 @@ from sft_exp.store import atomic_io
 from sft_exp.sweep import display, sweeps
 from sft_exp.sweep.display import Display
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # takes the terminal that it was started on as its own, so that Ctrl-C is a signal
 TERMINAL = """
 import fcntl, runpy, termios

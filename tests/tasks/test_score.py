@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pictures import noise, save
 from PIL import Image
-from test_inputs import noise, save
 
 import sft_exp
 from sft_exp.check import artefacts, runs

@@ -34,7 +34,7 @@ from sft_exp.verdict.sequential import (
 )
 from sft_exp.verdict.worth import worth
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 A = [0.81, 0.79, 0.84, 0.80, 0.83]
 B = [0.78, 0.78, 0.79, 0.79, 0.77]
 PRIOR = archives.frozen().prior

@@ -1,4 +1,4 @@
-"""A hostile client of a local server: `python tests/hostile_client.py PORT PATH SECONDS`.
+"""A hostile client of a local server: `python tests/serve/hostile_client.py PORT PATH SECONDS`.
 
 Several threads send, in turns, files that decode to hundreds of times their size, bytes that are
 no file, requests that stop in the middle, cross-site requests of a browser, nested JSON, and lines

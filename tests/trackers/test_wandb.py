@@ -20,7 +20,7 @@ from sft_exp.errors import ConfigError
 from sft_exp.trackers import wandb as tracker
 from sft_exp.training import metrics_log
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = (
     "encoder.hidden=[8]",
     "pretrain.steps=12",

@@ -16,7 +16,7 @@ from sft_exp.config.sources import HERE
 from sft_exp.errors import DataError
 from sft_exp.store import results
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "docs" / "results.schema.json"
 RELEASED = ROOT / "tests" / "released" / "0.1.0"
 OLD = sorted(file.parent for file in RELEASED.rglob("results.json"))

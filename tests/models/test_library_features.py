@@ -1,6 +1,6 @@
 """Features of public weights are those of the library's own model on its own transform, in PyTorch and in ONNX Runtime.
 
-The reference is tests/library_features.py, in a process that cannot import sft_exp. Weights are EfficientNet-Lite0's, and else
+The reference is library_features.py, in a process that cannot import sft_exp. Weights are EfficientNet-Lite0's, and else
 random numbers where the libraries keep what they download.
 """
 

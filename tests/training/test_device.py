@@ -257,7 +257,7 @@ def test_one_process_of_a_group_computes_what_none_does(device, tmp_path, engine
     if device.type == "cpu":
         pytest.skip("test_ranks compares two processes on a CPU; --device cuda takes one and NCCL")
     alone = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     command = [sys.executable, *alone, str(here / "ranked.py"), str(tmp_path), engine]
     done = subprocess.run(
         command,

@@ -9,7 +9,7 @@ from sft_exp.guidance import knowledge
 from sft_exp.guidance.image_defaults import Facts, settings
 from sft_exp.guidance.knowledge import Case
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def rows(page):

@@ -1,4 +1,4 @@
-"""Features of public models by their own libraries alone: the reference of tests/test_library_features.py.
+"""Features of public models by their own libraries alone: the reference of tests/models/test_library_features.py.
 
     python -I library_features.py timm:resnet50 weights.safetensors images.safetensors features.safetensors
 

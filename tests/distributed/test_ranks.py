@@ -17,7 +17,7 @@ from sft_exp.execution import followers
 from sft_exp.jobs import prepare
 from sft_exp.runs import pipeline
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CASES = sorted(ranked.cases())
 # BatchNorm, a queue and a teacher, a task with maps, one with a pool, a penalty, low rank
 QUICK = {

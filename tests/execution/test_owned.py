@@ -15,7 +15,6 @@ from sft_exp import api
 from sft_exp.errors import Interrupted
 from sft_exp.execution import session, watchdog
 
-HERE = Path(__file__).parent
 # What a process may be doing when its parent dies or a signal comes: importing, working in Python, waiting in C.
 # The waits are short ones in a row: Python misses a signal that comes in the microseconds between its last check and
 # the system call, and hears it when the call returns.

@@ -108,14 +108,16 @@ def accuracies(job: Job, result: Results) -> Picture:
     axes.grid(axis="x")
     score = result.score_name
     axes.set_xlabel(f"test {score} (%)")
+    seeds = f" over {job.experiment.seeds} seeds" if result.other_seeds else ""
     difference = (
-        f", {100 * result.verdict.difference:+.1f} points against scratch"
+        f", {100 * result.verdict.difference:+.1f} points against scratch{seeds}"
         if result.verdict and result.verdict.word != WITHHELD
         else ""
     )
     axes.set_title(f"{part(job, 'pretrainer')}: {100 * result.tested:.1f} %{difference}")
+    first = ", of the first pretraining seed" if result.other_seeds else ""
     caption = (
-        "A dot is one labelled split, a bar and its number their mean. "
+        f"A dot is one labelled split{first}, a bar and its number their mean. "
         "Lines join the same split, pretrained and from scratch."
     )
     return Picture(result.score, f"Test {score} by arm", caption, png(figure))

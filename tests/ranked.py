@@ -118,6 +118,8 @@ def cases():
     found |= {
         f"task {k.__name__}": partial(tuning, k) for k in parts("task") if not hasattr(k, "holds")
     }
+    # its own weight, 100, is for Adam
+    found["task M1M2"] = partial(tuning, part("task", "m1_m2"), weight=1.0)
     heads = {
         "mask": part("task", "segment")(),
         "value": part("task", "regress")(),

@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 from fingerprints import adapter, cases
 
-MUTANTS = 12  # changes of one constant that are tried on a part
+MUTANTS = 24  # changes of one constant that are tried on a part
 QUICK = {
     "pretrainer/vae",
     "encoder/conv",
@@ -23,6 +23,7 @@ OF_LIBRARIES = {"encoder/timm", "optim/lamb", "optim/lion", "optim/muon", "optim
 FIXED = {  # parts without a number of their own
     "pretrainer/none", "pretrainer/checkpoint", "pretrainer/imagenet", "pretrainer/ae", "pretrainer/supervised",
     "strategy/full", "strategy/linear",
+    "pretrainer/pca", "encoder/colours",  # bounds, and dimensions in whose place no others can be computed
 }  # fmt: skip
 
 

@@ -490,8 +490,9 @@ def changed(value: Any) -> Iterator[Any]:
         yield from (value + 1, max(1, value // 2))
     elif isinstance(value, float):
         yield from (value * 0.9, value + 0.1)
-    elif isinstance(value, list) and value:
-        yield from ([*value[:-1], last] for last in changed(value[-1]))
+    elif isinstance(value, list):
+        for n in reversed(range(len(value))):
+            yield from ([*value[:n], other, *value[n + 1 :]] for other in changed(value[n]))
 
 
 def rewritten(part: Any) -> Iterator[tuple[str, Any]]:

@@ -26,7 +26,13 @@ LARGE = 6_000_000  # parameters above which an encoder's shapes are kept, not it
 # Runs are float32, and their calibration errors and solved heads amplify rounding: 4e-4 was seen
 # between processors with and without AVX-512, 1.4e-4 of principal components. A line search amplifies
 # rounding, too.
-TOLERANCE = {"run": 1e-3, "pretrainer/pca": 2e-4, "strategy": 1e-6, "optim/lbfgs": 1e-5}
+TOLERANCE = {
+    "run": 1e-3,
+    "pretrainer/pca": 2e-4,
+    "strategy": 1e-6,
+    "strategy/ridge": 1e-5,  # without a solver
+    "optim/lbfgs": 1e-5,
+}
 # heads that a solver finds in float32: where it stops depends on rounding (2e-4 seen with two
 # threads)
 SOLVED = 1e-3
@@ -418,9 +424,11 @@ def fingerprint(group: str, option: str, part: Any = None) -> Fingerprint:
 
 
 def tolerance(group: str, option: str) -> float:
+    if f"{group}/{option}" in TOLERANCE:
+        return TOLERANCE[f"{group}/{option}"]
     if group == "strategy" and adapter.closed_form(part_of(group, option)):
         return SOLVED
-    return TOLERANCE.get(f"{group}/{option}", TOLERANCE.get(group, CLOSE))
+    return TOLERANCE.get(group, CLOSE)
 
 
 def stored(group: str) -> dict[str, Fingerprint]:

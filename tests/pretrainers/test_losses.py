@@ -159,6 +159,40 @@ def test_vaes_bound_holds():
     assert -loss < log_p
 
 
+def test_the_importance_weighted_bound_is_its_definition():
+    """-log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), by torch's distributions."""
+    method = VAE(latent=3, samples=5)
+    nets = networks(method)
+    x_BCHW, eps_BKZ, beta = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
+    assert eps_BKZ.shape == (len(X_BCHW), 5, 3)
+    loss, logged = method.loss(nets, x_BCHW, eps_BKZ, beta)
+    mean_BZ, logvar_BZ = nets["posterior"](nets["encoder"](x_BCHW)).chunk(2, 1)
+    q = Normal(mean_BZ, (logvar_BZ / 2).exp())
+    log_w_KB = []
+    for k in range(5):
+        z_BZ = q.loc + q.scale * eps_BKZ[:, k]
+        h_BCHW = nets["decoder"](z_BZ)
+        pixels = (x_BCHW * h_BCHW - nn.functional.softplus(h_BCHW)).sum((1, 2, 3))
+        log_w_KB.append(pixels + (Normal(0, 1).log_prob(z_BZ) - q.log_prob(z_BZ)).sum(1))
+    log_w_KB = torch.stack(log_w_KB)
+    close(loss, -(log_w_KB.exp().mean(0).log().mean()))
+    close(logged["elbo"], -log_w_KB.mean())
+    assert loss < logged["elbo"], "Jensen's inequality"
+
+
+def test_more_samples_tighten_the_bound_and_train_both_networks():
+    bounds = []
+    for samples in (1, 2, 50):
+        method = VAE(latent=3, samples=samples)
+        nets = networks(method)
+        many = X_BCHW.repeat(200, 1, 1, 1)
+        loss, _ = method.loss(nets, *method.draw({"pool": {"x": many}}, stream("draw"), 0.0))
+        bounds.append(loss.item())
+        loss.backward()
+        assert all(p.grad.abs().sum() > 0 for p in nets.parameters())
+    assert bounds[0] > bounds[1] > bounds[2]
+
+
 def test_vae_without_kl_and_spread_is_an_autoencoder():
     """beta = 0 and variance 0: the code is the posterior's mean, and the loss the autoencoder's error."""
     method = VAE(latent=3, beta=0.0)

@@ -354,7 +354,8 @@ def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
 
 
 def pending(roots: list[Path]) -> list[Path]:
-    """Folders of W&B runs that may be incomplete on the server, oldest first."""
+    """Folders of W&B runs that may be incomplete on the server, oldest first; of those that began in
+    one second the pretraining, whose address the others state."""
     folders = {
         file.parent
         for root in roots
@@ -362,7 +363,12 @@ def pending(roots: list[Path]) -> list[Path]:
         for file in root.glob(f"{depth}{PENDING}")
         if not file.parent.is_symlink()  # latest-run
     }
-    return sorted(folders, key=lambda folder: folder.name.rpartition("run-2")[2])
+
+    def begun(folder: Path) -> tuple[str, bool]:
+        second, _, identity = folder.name.rpartition("run-2")[2].partition("-")
+        return second, not identity.startswith("pretrain")
+
+    return sorted(folders, key=begun)
 
 
 def sync(folder: Path) -> str:

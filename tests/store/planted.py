@@ -86,7 +86,11 @@ KEPT = [
         "def squared(mean_BCHW: Tensor",
         "def cubed(x):\n    return x**3\n\n\ndef squared(mean_BCHW: Tensor",
     ),
-    Kept("a likelihood not asked for", "- z_KBZ.square()).sum(2)", "- z_KBZ.square()).mean(2)"),
+    Kept(
+        "a likelihood not asked for",
+        "rng.randn(samples, len(x_BCHW), self.latent)",
+        "rng.randn(samples + 1, len(x_BCHW), self.latent)",
+    ),
     Kept(
         "a new word of the contract",
         "    def probed(self) -> bool:",
@@ -195,7 +199,7 @@ LOST = [
         "the shuffled walk",
         "divmod(step, n // size)",
         "divmod(step + 1, n // size)",
-        {"pretrain", *TUNED},
+        {"pretrain", *STORED, *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
     Lost(
@@ -209,7 +213,7 @@ LOST = [
         "a step",
         "(value * (share * engine.weight))",
         "(value * share)",
-        {"pretrain", *TUNED},
+        {"pretrain", *STORED, *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
     Lost(
@@ -223,7 +227,7 @@ LOST = [
         "a default of a plan",
         "recompute: bool = False  # blocks keep",
         "recompute: bool = True  # blocks keep",
-        {"pretrain", *TUNED},
+        {"pretrain", *STORED, *TUNED},
         {"pretrain", *TUNED_SIMCLR},
     ),
     Lost(
@@ -241,7 +245,13 @@ LOST = [
         NOTHING,
     ),
     Lost("a strategy", f"{FULL}1.0", f"{FULL}0.9", TUNED_SIMCLR, TUNED_SIMCLR),
-    Lost("where a head starts", "max_iter=200, line", "max_iter=100, line", TUNED, TUNED_SIMCLR),
+    Lost(
+        "where a head starts",
+        'by L-BFGS from zero."""\n    nn.init.zeros_(head.weight)',
+        'by L-BFGS from zero."""\n    nn.init.ones_(head.weight)',
+        TUNED,
+        TUNED_SIMCLR,
+    ),
     Lost(
         "how labels are drawn",
         "FOLDS = 5\n\n\n@dataclass(frozen=True)\nclass Labels",

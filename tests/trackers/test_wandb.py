@@ -349,6 +349,19 @@ def test_offline_and_then_uploaded_whole(env, server):
     assert server.state()["runs"] == before
 
 
+def test_of_runs_of_one_second_the_pretraining_is_uploaded_first(tmp_path):
+    names = [
+        "offline-run-20261130_052447-finetune-9a",
+        "offline-run-20261130_052448-pretrain-1b",
+        "offline-run-20261130_052448-finetune-0c",
+        "run-20261130_052449-pretrain-0d",
+    ]
+    for name in reversed(names):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+        (tmp_path / "wandb" / name / tracker.PENDING).touch()
+    assert [folder.name for folder in tracker.pending([tmp_path])] == names
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_stopped_in_the_middle_it_is_one_run(online, server):

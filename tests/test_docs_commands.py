@@ -148,6 +148,7 @@ SMALL = {  # settings of a command that trains, unless it has the key
 OF_A_STUDY = {"study.seeds": "2", "draws": "2"}
 OF_STUDIES = {  # study -> what differs for it; None: it has no such key
     "attribution": {"finetune.steps": None, "study.short": "2", "study.long": "4"},
+    "pretrainers": {"study.labels": "[1,2]"},
     "choose": {"study.seeds": None, "finetune.steps": None, "hydra.sweeper.least": "2"},
 }
 
@@ -216,7 +217,7 @@ def masks(folder: Path) -> None:
 
 def boxes(folder: Path, train: str, val: str, images: tuple[str, str]) -> None:
     """COCO annotations `train` and `val` of six images each, in the folders `images`."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng([*folder.name.encode()])  # one data set is not the other
     for part, where in zip((train, val), images, strict=True):
         (folder / where).mkdir(parents=True, exist_ok=True)
         content: dict = {

@@ -103,10 +103,14 @@ def test_pretrains_once_and_repeats_nothing():
 def test_a_plan_counts_what_all_jobs_would_compute_and_runs_none():
     def counts() -> dict[str, list[str]]:
         rows = [line.split() for line in sweep(*GRID, *TINY, "plan=true").splitlines()]
-        return {row[0]: row[1:4] for row in rows if row and row[0] in ("pretrain", "finetune")}
+        table = [row for row in rows if len(row) > 3 and all(word.isdigit() for word in row[1:4])]
+        return {row[0]: row[1:4] for row in table if row[0] in ("pretrain", "finetune")}
 
     assert counts() == {"pretrain": ["2", "0", "2"], "finetune": ["8", "0", "8"]}
-    assert not Path("outputs").exists()
+    assert [p.as_posix() for p in Path("outputs").rglob("*")] == [
+        "outputs/plan",
+        "outputs/plan/inputs.png",
+    ]
     sweep("pretrainer=ae", "optim=sgd", "optim.lr=1e-2", *TINY)
     assert counts() == {"pretrain": ["2", "1", "1"], "finetune": ["8", "1", "7"]}
     assert len(list(Path("outputs/multirun").iterdir())) == 1

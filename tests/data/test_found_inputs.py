@@ -9,8 +9,10 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 import torch
+from pictures import save
 from PIL import Image
 
 from sft_exp.data.readers import findings
@@ -26,13 +28,7 @@ ROOT = Path("root")
 
 
 def noise(number, size=(24, 24), mode="RGB"):
-    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def save(path, picture, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    return pictures.noise(number, size, mode)
 
 
 def write(path, content):

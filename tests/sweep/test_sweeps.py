@@ -344,7 +344,8 @@ def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
     }
     assert len(seconds) == 1  # one call made all three
     for lr in ("1e-3", "1e-2", "1e-1"):
-        alone = api.run([*given, "optim=momentum", f"optim.lr={lr}", "store=alone"], folder="run")
+        words = [*given, "optim=momentum", f"optim.lr={lr}", "store=alone"]
+        alone = api.run(words, folder=f"run-{lr}")
         name = Path(alone["stages"]["finetune"]["folder"]).name
         a, b = (
             transfer.read_own(Path(store) / name / "model.safetensors")

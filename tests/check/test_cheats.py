@@ -247,7 +247,7 @@ def study(tmp_path_factory):
     """Two seeds, concluded."""
     line = tmp_path_factory.mktemp("study") / "line"
     for seed in range(2):
-        run(line, FEW, "finetune.steps=10", f"seed={seed}", name=f"sweep/{seed}")
+        run(line, FEW, "finetune.steps=10", f"seed={seed}", "seeds=1", name=f"sweep/{seed}")
     studies.finish(LabelEfficiency(labels=[5], primary=5, seeds=2), line / "sweep", "a command")
     return line / "sweep"
 

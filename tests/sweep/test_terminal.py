@@ -205,7 +205,7 @@ def test_an_interrupted_sweep_leaves_a_line_that_says_how_far_it_came(screen, mo
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
-@pytest.mark.parametrize("at", ["checking job 0", "0:01 job 0 (1 of 8)"])
+@pytest.mark.parametrize("at", ["checking job 0", r"\d:\d\d job \d \(\d of 8\)"])
 def test_ctrl_c_in_a_sweep_on_a_terminal(at, tmp_path):
     """The key reaches the process that shows the jobs and the worker that runs them."""
     import pty
@@ -226,7 +226,7 @@ def test_ctrl_c_in_a_sweep_on_a_terminal(at, tmp_path):
     with suppress(OSError):  # Linux ends the stream of a closed terminal by an error
         while part := os.read(ours, 65536):
             said += part
-            if at.encode() in said and not pressed:
+            if not pressed and re.search(at.encode(), said):
                 pressed = True
                 os.write(ours, b"\x03")
     os.close(ours)

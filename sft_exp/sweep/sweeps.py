@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
 from sft_exp.errors import ConfigError, Failure, Interrupted, StorageError
-from sft_exp.execution import ownership, watchdog
+from sft_exp.execution import ownership, reaper, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, collect, results
 from sft_exp.sweep import timed
@@ -38,6 +38,7 @@ from sft_exp.sweep.composition import Composer
 from sft_exp.sweep.display import SHOWN, Display, varying
 from sft_exp.sweep.job_list import listed
 
+RAY_LAUNCHER = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 TIMED = "hydra_plugins.sft_exp_timed.TimedSweeper"
@@ -202,6 +203,8 @@ def begin(cfg: DictConfig) -> None:
     _driver = True
     watchdog.interrupt_once()
     os.environ[watchdog.DRIVER] = str(os.getpid())
+    if starts_ray(cfg):
+        reaper.start(os.getpid())
     hydra_state.let_sweepers_be_filled_in()
     lay_out(cfg)
     if budget := cfg.hydra.sweeper.get("budget"):
@@ -282,6 +285,12 @@ def begin(cfg: DictConfig) -> None:
         display.begin("")
         os.environ[SHOWN] = "1"  # for the launcher's processes
         display.watch({places[n]: display.describe(n, job["overrides"]) for n, job in left})
+
+
+def starts_ray(cfg: DictConfig) -> bool:
+    """Whether the launcher starts a Ray of its own, rather than join a cluster."""
+    launcher = cfg.hydra.launcher
+    return launcher._target_ == RAY_LAUNCHER and launcher.ray.init.get("address") is None
 
 
 def chooses_anew(cfg: DictConfig) -> bool:

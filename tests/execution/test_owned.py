@@ -13,7 +13,7 @@ from faults import ENVIRONMENT
 
 from sft_exp import api
 from sft_exp.errors import Interrupted
-from sft_exp.execution import session, watchdog
+from sft_exp.execution import reaper, session, watchdog
 
 # What a process may be doing when its parent dies or a signal comes: importing, working in Python, waiting in C.
 # The waits are short ones in a row: Python misses a signal that comes in the microseconds between its last check and
@@ -172,3 +172,31 @@ def test_only_processes_of_joblib_follow_the_sweeps_first_process(monkeypatch):
     monkeypatch.setitem(sys.modules, "joblib.externals.loky", sys)
     watchdog.end_with_driver()
     assert calls == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of a process")
+def test_what_a_killed_sweep_left_behind_is_killed(monkeypatch):
+    """A process in a session of its own that neither watches its parent nor minds a signal."""
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    code = (
+        "import os, subprocess, sys, time\n"
+        "from sft_exp.execution import reaper, watchdog\n"
+        "os.environ[watchdog.DRIVER] = str(os.getpid())\n"
+        "reaper.start(os.getpid())\n"
+        f"subprocess.Popen([sys.executable, '-c', {stubborn!r}], start_new_session=True)\n"
+        "print('here', flush=True)\n"
+        "time.sleep(60)"
+    )
+    monkeypatch.setenv(watchdog.DRIVER, "1")
+    unrelated = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    driver = started("-c", code)
+    children = psutil.Process(driver.pid).children()
+    assert len(children) == 2
+    assert {*reaper.descendants(driver.pid)} == {child.pid for child in children}
+    driver.kill()
+    _, alive = psutil.wait_procs(children, 10)
+    driver.communicate()
+    assert not alive
+    assert unrelated.poll() is None
+    unrelated.kill()
+    unrelated.wait()

@@ -25,6 +25,7 @@ TINY = (
     "pretrain.steps=4",
     "finetune.steps=4",
     "draws=2",
+    "seeds=1",
     "labels=3",
     "hardware.threads=1",
 )

@@ -148,7 +148,8 @@ SMALL = {  # settings of a command that trains, unless it has the key
 OF_A_STUDY = {"study.seeds": "2", "draws": "2"}
 OF_STUDIES = {  # study -> what differs for it; None: it has no such key
     "attribution": {"finetune.steps": None, "study.short": "2", "study.long": "4"},
-    "pretrainers": {"study.labels": "[1,2]"},
+    # all methods take a quarter of an hour; each is run by tests of its own
+    "pretrainers": {"study.labels": "[1,2]", "study.pretrainers": "[none,dae,vicreg]"},
     "choose": {"study.seeds": None, "finetune.steps": None, "hydra.sweeper.least": "2"},
 }
 

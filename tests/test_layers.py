@@ -46,8 +46,23 @@ def name_of(file):
 
 
 MODULES = {name_of(f): f for f in FILES}
-modules = pytest.mark.parametrize("module", MODULES)
 each = pytest.mark.parametrize
+
+
+def modules(rule):
+    """A test that a rule holds for every module; its failure names all that break it."""
+
+    def test():
+        broken = {}
+        for module in MODULES:
+            try:
+                rule(module)
+            except AssertionError as error:
+                broken[module] = str(error)
+        assert not broken
+
+    test.__name__, test.__doc__ = rule.__name__, rule.__doc__
+    return test
 
 
 @cache

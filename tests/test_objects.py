@@ -427,6 +427,7 @@ main()
 """
 
 
+@pytest.mark.slow  # test_habits has a quick one, in this process
 def test_inside_of_another_hydra_program_its_state_stays(tmp_path):
     words = [*QUICK, "dataset=digits", "controls=false", f"store={tmp_path / 'store'}"]
     (tmp_path / "theirs.py").write_text(PROGRAM.format(words=words, folder=str(tmp_path / "run")))

@@ -17,7 +17,7 @@ from sft_exp.jobs import prepare
 from sft_exp.store import atomic_io
 
 SMALL = (
-    "tracker=none", "report=false", "pretrain.steps=8", "finetune.steps=40", "optim.lr=1e-5", "draws=2",
+    "tracker=none", "report=false", "pretrain.steps=8", "finetune.steps=40", "optim.lr=1e-5", "draws=2", "seeds=1",
     "val=none", "labels=5",
 )  # fmt: skip
 

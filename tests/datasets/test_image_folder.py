@@ -678,7 +678,14 @@ def test_batches_from_disk_equal_those_from_memory():
             assert torch.equal(torch.get_rng_state(), state)
 
 
-TINY = ("pretrain.steps=4", "finetune.steps=4", "draws=2", "dataset.size=9", "dataset.workers=2")
+TINY = (
+    "pretrain.steps=4",
+    "finetune.steps=4",
+    "draws=2",
+    "seeds=1",
+    "dataset.size=9",
+    "dataset.workers=2",
+)
 
 
 def overrides(*more):
@@ -733,7 +740,7 @@ def test_a_file_that_changes_while_it_is_used_is_named():
 def test_without_a_test_split_folds_give_the_verdict():
     classes(Path("root"), each=8)
     pool(Path("photos"))
-    result = sft_exp.run(overrides("val=none", "draws=3"), "run")
+    result = sft_exp.run(overrides("val=none", "draws=3", "controls=[scratch]"), "run")
     assert result["verdict"]["word"] in ("helped", "hurt", "cannot tell")
     assert result["verdict"]["draws"] == 3
     assert "other folds" in result["verdict"]["text"]

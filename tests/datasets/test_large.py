@@ -147,6 +147,7 @@ def test_from_imagenets_layout_to_cifar(shared_data, monkeypatch):
         "encoder=conv",
         "labels=5",
         "draws=2",
+        "seeds=1",
         "controls=[scratch]",
     ]
     steps = [

@@ -45,7 +45,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with contextlib.chdir(folder):
         sft_exp.run(
-            [*SMALL, f"store={folder}/store", "strategy=linear", "draws=3", "labels=4"],
+            [*SMALL, f"store={folder}/store", "strategy=linear", "draws=3", "seeds=1", "labels=4"],
             folder / "run",
         )
     return folder / "run"
@@ -416,10 +416,12 @@ def test_a_forecast_fills_in_the_curve_once(run, capsys):
 
 def test_a_forecast_needs_draws_and_counts(run, capsys):
     sft_exp.run(
-        [*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=2", "labels=4"], "two"
+        [*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=2", "seeds=1", "labels=4"],
+        "two",
     )
     sft_exp.run(
-        [*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=3", "labels=1"], "one"
+        [*SMALL, f"store={run.parent}/store", "strategy=linear", "draws=3", "seeds=1", "labels=1"],
+        "one",
     )
     for name, words in (("two", "draws=2"), ("one", "10 labels of 10 classes cannot be halved")):
         assert forecast_command.main([f"run={name}"]) == 3

@@ -38,6 +38,7 @@ TINY = (
     "controls=false",
     "val=none",
     "draws=2",
+    "seeds=1",
     "tracker=none",
 )
 

@@ -105,7 +105,7 @@ def whole(master):
     return by_hydra
 
 
-@pytest.mark.parametrize("jobs", [10, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", [6, pytest.param(150, marks=pytest.mark.slow)])
 def test_random_overrides_compose_to_the_same_config(master, jobs):
     rng, composer, good = random.Random(jobs), Composer(master), 0
     groups = [taken(rng) for _ in range(jobs // 4)]

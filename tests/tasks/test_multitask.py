@@ -197,6 +197,7 @@ def test_heads_are_named_by_options(experiment):
 SMALL = [
     "pretrainer=ae",
     "draws=2",
+    "seeds=1",
     "pretrain.steps=2",
     "finetune.steps=8",
     "val=none",

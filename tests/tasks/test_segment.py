@@ -431,8 +431,8 @@ def run(tmp_path_factory):
     folder(top, 20, "test", size=(32, 32), seed=400)
     options = [
         "dataset=mask_folder", f"dataset.root={top}", "dataset.size=32", "encoder=conv", "pretrainer=dae", "labels=10",
-        "draws=2", "pretrain.steps=20", "finetune.steps=60", "finetune.batch_size=8", "task.width=16", "task.augment=true",
-        "optim.lr=0.01", "val=holdout", "tracker=none", "hardware=cpu", f"store={top}/store",
+        "draws=2", "seeds=1", "pretrain.steps=20", "finetune.steps=60", "finetune.batch_size=8", "task.width=16",
+        "task.augment=true", "optim.lr=0.01", "val=holdout", "tracker=none", "hardware=cpu", f"store={top}/store",
     ]  # fmt: skip
     with contextlib.chdir(top):
         return top / "run", sft_exp.run(options, top / "run")

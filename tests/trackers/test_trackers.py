@@ -23,6 +23,7 @@ LITTLE = (
     "pretrain.steps=12",
     "finetune.steps=12",
     "draws=2",
+    "seeds=1",
     "labels=3",
     "val=holdout",
     "controls=[scratch]",

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    choose,
     defaults,
     dense,
     estimates,
     gpu,
     heads,
+    picks,
     probe,
     regret,
     scale,
@@ -32,6 +34,12 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["regret"]:  # of a finished study
         regret.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["choose"]:  # all sets but the digits lie there
+        choose.main(sys.argv[2:], data)
+        return
+    if sys.argv[1:2] == ["picks"]:  # digits alone
+        picks.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["estimates"]:  # runs of any data set
         estimates.main(sys.argv[2:], data)

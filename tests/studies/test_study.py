@@ -190,6 +190,26 @@ def test_a_jobs_own_keys_replace_those_of_the_command():
     assert listed([["a=1", "+b=2"]], [["b=3"], []]) == [["a=1", "b=3"], ["a=1", "+b=2"]]
 
 
+@pytest.mark.parametrize(
+    ("job", "left"),
+    [
+        (["encoder=pixels"], ["seed=1", "encoder=pixels"]),
+        (["encoder=conv"], ["seed=1", "encoder.channels=[8,16]", "encoder=conv"]),
+        (["optim=sgd"], ["seed=1", "encoder=conv", "encoder.channels=[8,16]", "optim=sgd"]),
+    ],
+)
+def test_the_keys_of_an_option_go_with_it(job, left):
+    """The folder of small images has a conv of two widths; some of a study's jobs have no widths."""
+    common = ["seed=1", "encoder=conv", "encoder.channels=[8,16]"]
+    assert listed([common], [job]) == [left]
+
+
+def test_a_key_of_an_option_that_the_command_does_not_name_stays():
+    assert listed([["encoder.hidden=[8]"]], [["encoder=mlp"]]) == [
+        ["encoder.hidden=[8]", "encoder=mlp"]
+    ]
+
+
 # Attribution
 
 STEPS = {

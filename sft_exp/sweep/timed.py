@@ -30,7 +30,7 @@ OTHER = 3.0  # seconds of a job besides its trainings
 # Of a gradient fine-tuning's time: a solved head, mostly a pass over the images.
 SOLVED = 0.2
 FITS = 6  # trainings of a candidate for one labelled split: five folds and the whole
-# Candidates fine-tuned by gradient that are compared again, with the best solved one, on so many splits.
+# Candidates fine-tuned by gradient that are compared again, with all solved ones, on so many splits.
 FINALISTS, FINALIST_DRAWS = 2, 3
 DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but at least the last
 RESERVED = 5  # of them, for which no candidate may take the time
@@ -156,7 +156,7 @@ def outline(budget: str, names: Sequence[str]) -> str:
             f"In {budget}: a pilot times a step of each training, from which the numbers "
             "of steps follow. These are tried in this order, as far as the time goes:",
             *(f"  {name}" for name in names),
-            f"The {FINALISTS} best of those fine-tuned by gradient and the best other one are compared on "
+            f"The {FINALISTS} best of those fine-tuned by gradient and all others are compared on "
             f"{FINALIST_DRAWS} labelled splits. The best one is "
             f"trained on up to {DRAWS[0]}, beside its baselines and training from scratch.",
         ]
@@ -216,9 +216,10 @@ class Schedule:
         for candidate in self.candidates:
             self.attempt(candidate)
         tried = [self.named(trial.name) for trial in self.trials.best("first")]
-        # one labelled split is a few dozen validation images a fold: too few to leave out the second
+        # One labelled split is a few dozen validation images a fold: too few to leave out the second,
+        # or any of those that take seconds.
         gradient = [candidate for candidate in tried if candidate.gradient][:FINALISTS]
-        finalists = [*gradient, *[candidate for candidate in tried if not candidate.gradient][:1]]
+        finalists = [*gradient, *(candidate for candidate in tried if not candidate.gradient)]
         if self.compares(finalists):
             for candidate in finalists:
                 self.job("finalists", candidate, cross_validated(FINALIST_DRAWS))

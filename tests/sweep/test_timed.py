@@ -14,9 +14,10 @@ CANDIDATES = [
     Candidate("vicreg", ["pretrainer=vicreg"], "vicreg", True),
     Candidate("scratch", ["pretrainer=none"], None, True),
     Candidate("svm", ["pretrainer=vicreg", "strategy=svm"], "vicreg", False),
+    Candidate("spread", ["pretrainer=vicreg", "strategy=spread"], "vicreg", False),
     Candidate("dae", ["pretrainer=dae"], "dae", True),
 ]
-SCORES = {"vicreg": 0.8, "scratch": 0.6, "svm": 0.9, "dae": 0.7}
+SCORES = {"vicreg": 0.8, "scratch": 0.6, "svm": 0.9, "spread": 0.55, "dae": 0.7}
 
 
 class Machine:
@@ -79,16 +80,16 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     trials = machine.run(tmp_path, 10)
     assert machine.now <= 600
     assert not trials.skipped
-    # two of those fine-tuned by gradient, and the best of the others, on the same labelled splits
+    # two of those fine-tuned by gradient, and all others, on the same labelled splits
     finalists = [t for t in trials.jobs if t.phase == "finalists"]
-    assert [t.name for t in finalists] == ["vicreg", "dae", "svm"]
+    assert [t.name for t in finalists] == ["vicreg", "dae", "svm", "spread"]
     assert all("draws=3" in t.overrides for t in finalists)
     final, scratch = trials.jobs[-2:]
     assert (final.phase, final.name) == ("final", "svm")
-    assert {"draws=10", "controls=true"} <= set(final.overrides)
+    assert {"draws=5", "controls=true"} <= set(final.overrides)
     # its own scratch arm has no gradient settings, so that scratch at its best is trained beside it
     assert (scratch.phase, scratch.name) == ("scratch", "scratch")
-    assert {"draws=10", "controls=false", "val=none"} <= set(scratch.overrides)
+    assert {"draws=5", "controls=false", "val=none"} <= set(scratch.overrides)
     untold = [t.score for t in trials.jobs if t.phase in ("pilot", "final", "scratch")]
     assert untold == [None, None, None]
     # what counts has the same numbers of steps, but scratch has those instead of the pretraining
@@ -97,6 +98,7 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     assert trained == {
         "vicreg": "finetune.steps=600",
         "svm": "finetune.steps=600",
+        "spread": "finetune.steps=600",
         "dae": "finetune.steps=600",
         "scratch": "finetune.steps=2100",
     }

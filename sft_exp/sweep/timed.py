@@ -35,6 +35,8 @@ FINALISTS, FINALIST_DRAWS = 2, 3
 DRAWS = (10, 5, 3)  # labelled splits of the final run: the most that fit, but at least the last
 RESERVED = 5  # of them, for which no candidate may take the time
 
+# What is not tried where scratch could not be trained for as long as a pretraining and its fine-tuning
+COMPARISON = "scratch with as much computing"
 CONTROLS = "true"  # the final run's: those that the task has by default
 
 Phase = Literal["pilot", "first", "finalists", "final", "scratch"]
@@ -88,7 +90,7 @@ class Trials:
     steps: dict[str, int] = field(default_factory=dict)  # pretrain, finetune, scratch
     pace: Pace | None = None
     jobs: list[Trial] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)  # name -> why it was not tried
+    skipped: dict[str, str] = field(default_factory=dict)  # what was not tried -> why
 
     def done(self, phase: Phase, name: str) -> Trial | None:
         return next((t for t in self.jobs if (t.phase, t.name) == (phase, name)), None)
@@ -236,10 +238,30 @@ class Schedule:
         settings = [f"draws={draws}", "val=none", "report=true", f"controls={CONTROLS}"]
         final = self.job("final", pick, settings)
         scratch = next((c for c in self.candidates if c.from_scratch), None)
-        if scratch and scratch is not pick and self.trials.done("first", scratch.name):
-            # the final run's own scratch arm has the pick's settings, not the best ones for it
-            splits = [o for o in final.overrides if o.startswith("draws=")]
-            self.job("scratch", scratch, [*splits, "val=none", "controls=false"])
+        if scratch and scratch is not pick:
+            self.compare_with(scratch, final)
+
+    def compare_with(self, scratch: Candidate, final: Trial) -> None:
+        """Train the candidate from scratch on the final run's labelled splits, if the time suffices.
+
+        The final run's own scratch arm has the pick's settings, not the best ones for it. This needs
+        no validation, and so less time than trying the candidate.
+        """
+        tried = self.trials.done("scratch", scratch.name) or self.trials.done("first", scratch.name)
+        if COMPARISON in self.trials.skipped:
+            return
+        (splits,) = (o for o in final.overrides if o.startswith("draws="))
+        draws = int(splits.partition("=")[2])
+        expected = draws * self.training("scratch") / min(self.workers, draws) * self.delay()
+        if tried or expected <= self.left():
+            self.job("scratch", scratch, [splits, "val=none", "controls=false"])
+        else:
+            self.skip(COMPARISON, f"needs about {expected:.0f} s, {max(0, self.left()):.0f} left")
+
+    def skip(self, name: str, why: str) -> None:
+        self.trials.skipped[name] = why
+        self.trials.write(self.folder)
+        self.say(f"not tried: {name} ({why})")
 
     def named(self, name: str) -> Candidate:
         return next(c for c in self.candidates if c.name == name)
@@ -253,14 +275,13 @@ class Schedule:
             # without training from scratch there is nothing to compare the pick with
             splits = DRAWS[-1] if candidate.from_scratch else RESERVED
             reserve = self.expected(candidate, splits, final=True)
-            if candidate.gradient and len(self.trials.best("first")) > 1:
+            known = len(self.trials.best("first")) > 1
+            if candidate.gradient and known and not candidate.from_scratch:
                 fits = FINALISTS * (FINALIST_DRAWS - 1) * FITS
                 reserve += fits * self.training("finetune") / self.workers
             if expected + reserve > self.left():
-                why = f"needs about {expected:.0f} s, {max(0, self.left() - reserve):.0f} left"
-                self.trials.skipped[candidate.name] = why
-                self.trials.write(self.folder)
-                self.say(f"not tried: {candidate.name} ({why})")
+                left = max(0, self.left() - reserve)
+                self.skip(candidate.name, f"needs about {expected:.0f} s, {left:.0f} left")
                 return
         self.job("first", candidate, cross_validated(1))
 
@@ -287,13 +308,14 @@ class Schedule:
         else:
             one = candidate.step_cost * tuning if candidate.gradient else SOLVED * tuning
         fits = draws * (2 if final else FITS)  # the final run has a scratch arm, and no folds
-        seconds = fits * one
+        # one process trains all folds of a labelled split
+        seconds = max(fits, self.workers * (1 if final else FITS - 1)) * one
         if final and not candidate.gradient:
             seconds += draws * tuning  # its scratch arm is trained by gradient
         if final and not candidate.from_scratch:
             # the candidate from scratch on the same labelled splits
             seconds += draws * self.training("scratch") + pace.other
-        seconds = pace.other + seconds / min(self.workers, fits)
+        seconds = pace.other + seconds / self.workers
         if candidate.pretraining and candidate.pretraining not in self.pretrained():
             steps = candidate.pretrain_steps or self.trials.steps["pretrain"]
             seconds += steps * pace.pretrain * candidate.pretrain_cost

@@ -635,6 +635,7 @@ def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid(monkeyp
     assert Choose(budget="10min").grid() == {}
     assert Choose().candidates(images, base) == []
     assert candidates[0].name == "label propagation on pixels", "what costs seconds comes first"
+    assert "strategy.rows=6000" in candidates[0].overrides
     assert next(c for c in candidates if c.gradient).pretraining == knowledge.best_pretrainer()
     assert "vicreg, fine-tuned by FixMatch" in [c.name for c in candidates]
     base = build.experiment(*compose.compose(["dataset=digits", "encoder=conv", "labels=all"]))
@@ -643,7 +644,9 @@ def test_in_given_minutes_a_study_names_its_candidates_and_takes_no_grid(monkeyp
     assert len({c.name for c in candidates}) == len(candidates)
     monkeypatch.setattr(choose, "PUBLIC_PACKAGES", ())  # as if they were installed
     larger = SimpleNamespace(spec=SimpleNamespace(image=(3, 64, 64)))
-    public = [c for c in Choose(budget="10min").candidates(larger, base) if "public" in c.name]
+    pixels, *others = Choose(budget="10min").candidates(larger, base)
+    assert "strategy.rows=1104" in pixels.overrides, "seconds, whatever the images' size"
+    public = [c for c in others if "public" in c.name]
     assert [c.pretrain_steps for c in public] == [None, choose.CONTINUED_STEPS]
     for candidate in [*candidates, *public]:
         compose.compose(["dataset=digits", *candidate.overrides])

@@ -41,8 +41,9 @@ class Machine:
             self.now += self.slower * self.pretrain * int(values["pretrain.steps"])
         solved = timed.SOLVED if "strategy" in values else 1.0
         tuning = solved * self.finetune * int(values["finetune.steps"])
-        fits = int(values["draws"]) * (6 if values["val"] == "cv" else 1)
-        self.now += 2 + self.slower * fits * tuning / min(self.workers, fits)
+        fits, row = (6, 5) if values["val"] == "cv" else (1, 1)  # of which so many are in a row
+        fits *= int(values["draws"])
+        self.now += 2 + self.slower * tuning * max(fits / self.workers, row)
         self.stored |= {key, tuple(overrides)}
         return SCORES[name] if values["val"] == "cv" else 0.99  # a test score
 
@@ -76,7 +77,7 @@ def test_steps_follow_from_minutes_and_pace_in_two_digits():
 
 
 def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_path, monkeypatch):
-    machine = Machine(monkeypatch, workers=2)
+    machine = Machine(monkeypatch, workers=3)
     trials = machine.run(tmp_path, 10)
     assert machine.now <= 600
     assert not trials.skipped
@@ -86,10 +87,10 @@ def test_the_best_by_validation_is_trained_to_the_end_within_the_minutes(tmp_pat
     assert all("draws=3" in t.overrides for t in finalists)
     final, scratch = trials.jobs[-2:]
     assert (final.phase, final.name) == ("final", "svm")
-    assert {"draws=5", "controls=true"} <= set(final.overrides)
+    assert {"draws=10", "controls=true"} <= set(final.overrides)
     # its own scratch arm has no gradient settings, so that scratch at its best is trained beside it
     assert (scratch.phase, scratch.name) == ("scratch", "scratch")
-    assert {"draws=5", "controls=false", "val=none"} <= set(scratch.overrides)
+    assert {"draws=10", "controls=false", "val=none"} <= set(scratch.overrides)
     untold = [t.score for t in trials.jobs if t.phase in ("pilot", "final", "scratch")]
     assert untold == [None, None, None]
     # what counts has the same numbers of steps, but scratch has those instead of the pretraining
@@ -108,6 +109,28 @@ def test_trying_scratch_takes_as_long_as_trying_a_pretraining(tmp_path, monkeypa
     trials = Machine(monkeypatch).run(tmp_path, 10)
     seconds = {t.name: t.seconds for t in trials.jobs if t.phase == "first"}
     assert seconds["scratch"] == pytest.approx(seconds["vicreg"], rel=0.05)
+
+
+def test_scratch_that_was_not_tried_is_still_compared_with_the_pick(tmp_path, monkeypatch):
+    """Its validation takes six trainings for a labelled split, the comparison one."""
+    machine = Machine(monkeypatch, slower=1.5)
+    trials = machine.run(tmp_path, 8)
+    assert machine.now <= 480
+    assert "scratch" in trials.skipped
+    final, scratch = trials.jobs[-2:]
+    assert (scratch.phase, scratch.score) == ("scratch", None)
+    splits = [o for o in final.overrides if o.startswith("draws=")]
+    assert {*splits, "val=none", "controls=false"} <= set(scratch.overrides)
+
+
+def test_a_comparison_that_does_not_fit_is_named_and_stays_left_out(tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, slower=2.5)
+    trials = machine.run(tmp_path, 3)
+    assert timed.COMPARISON in trials.skipped
+    assert any(timed.COMPARISON in line for line in machine.lines)
+    jobs = len(trials.jobs)
+    machine.jobs, machine.slower = [], 0.01
+    assert len(machine.run(tmp_path, 3).jobs) == jobs
 
 
 def test_a_slow_solved_head_says_nothing_of_the_time_of_trainings(tmp_path, monkeypatch):
@@ -143,7 +166,7 @@ def test_what_does_not_fit_is_named_and_the_end_is_in_time(tmp_path, monkeypatch
     assert machine.now <= 60 * minutes
     assert trials.done("final", trials.jobs[-1].name if slower > 1 else trials.jobs[-2].name)
     if slower > 1:
-        assert list(trials.skipped) == ["scratch", "dae"]
+        assert list(trials.skipped) == ["scratch", "dae", timed.COMPARISON]
         assert any(line.startswith("not tried: dae (needs about") for line in machine.lines)
 
 

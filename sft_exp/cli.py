@@ -153,8 +153,8 @@ def run_prepared(cfg: DictConfig, folder: Path) -> float:
     if recorder and stored and all(r.cached for r in stored):
         used = [r.folder.name for r in stored]
         now = memo.key_of(config, job.experiment.choices, sys.argv[1:])
-        recorder.keep(Path(job.experiment.store), folder, used, result.chosen_by, now)
-    return result.chosen_by
+        recorder.keep(Path(job.experiment.store), folder, used, result.objective, now)
+    return result.objective
 
 
 class Line(Callback):

@@ -4,8 +4,9 @@ It is read from the sources of parts and from YAML, so that no part and no torch
 """
 
 import ast
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from sft_exp.errors import ConfigError
 
 SCHEMA = sources.HERE / "config" / "schema.py"
 OF_SCHEMA = {"hardware": "Hardware", "augment": "AugmentConfig"}  # groups with keys in the schema
+# an interpolation with a value for the case that what it names is not set
+FALLBACK = re.compile(r"\$\{oc\.\w+:[\w.]+,(.*)\}")
 SECTIONS = {  # of the schema's root
     "pretrain": "TrainConfig",
     "finetune": "FinetuneConfig",
@@ -84,8 +87,15 @@ def option(group: str, name: str) -> Option:
 
 
 def section(name: str) -> list[Key]:
-    """The keys of a section of the root, `finetune` for one, or of the root itself (`""`)."""
-    return list(keys_of(SCHEMA, SECTIONS[name] if name else "Experiment"))
+    """The keys of a section of the root, `finetune` for one, or of the root itself (`""`).
+
+    Their defaults are those of conf/config.yaml, or else of the schema.
+    """
+    root: Any = safe_load((sources.CONF / "config.yaml").read_text())
+    values = (root.get(name) or {}) if name else root
+    own = {key: FALLBACK.sub(r"\1", text_of(value)) for key, value in values.items()}
+    keys = keys_of(SCHEMA, SECTIONS[name] if name else "Experiment")
+    return [replace(key, default=own.get(key.name, key.default)) for key in keys]
 
 
 def known(word: str, valid: Any, group: str = "") -> str:

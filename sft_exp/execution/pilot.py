@@ -51,7 +51,6 @@ SHAPE = (
     "precision",
     "ema",
     "labels",
-    "folds",
 )
 # Work from which a start is preceded by the timing, about half a minute of a core: steps of batches of
 # `BATCH` images, as `small_steps` counts them.
@@ -250,7 +249,7 @@ def estimate(
                 if pace is None:
                     unknown += 1
                     continue
-                duration_s = request.get("folds", 1) * (pace.fixed + pace.step * request["stop"])
+                duration_s = pace.fixed + pace.step * request["stop"]
                 predict[store.root / folder] = pace.predict
                 megabytes += pace.megabytes
             elif name == "evaluate":

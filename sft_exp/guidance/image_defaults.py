@@ -21,7 +21,6 @@ from sft_exp.progress import console
 
 SAMPLE = 100  # images whose headers are read, evenly spaced over the folder
 LARGEST = 64  # pixels: larger images cost more than the minutes that a first run should take
-FEW_LABELS = 50  # a class; below it, folds of the labels are too small to judge settings by
 # CPU flags of Linux that stand for arithmetic in bf16; without them autocast emulates it, slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 # Bundles of settings that a user may choose; the rule does not replace what they set.
@@ -127,10 +126,6 @@ def settings(facts: Facts) -> list[Setting]:
                 "draws", "5", "a fine-tuning takes seconds; 10 labelled splits take twice as long"
             )
         )
-    if facts.labelled < FEW_LABELS * facts.classes:
-        chosen.append(
-            Setting("val", "none", "too few labels to hold some back; test scores are unaffected")
-        )
     if facts.bf16:
         chosen.append(
             Setting("hardware.precision", "bf16", "this machine computes in bf16 natively")
@@ -197,7 +192,6 @@ DECIDED_BY = {
     "finetune.ema": ("strategy", "finetune.patience"),
     "task.augment": ("task", "strategy"),
     "controls": ("task",),
-    "val": ("finetune.patience", "optim.lr"),
     "encoder.channels": ("encoder",),
 }
 

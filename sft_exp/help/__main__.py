@@ -1,11 +1,13 @@
 """Show the options of a group, the keys of an option, one key, or every key of a run.
 
-sft_exp help optim            a group: its options, and the keys of each
-sft_exp help pretrainer=vae   an option: what it does, its keys, defaults
-sft_exp help optim.lr         a key, such as labels or metrics, too
-sft_exp help compare          a command: its arguments
-sft_exp help keys             all keys that belong to no group
-sft_exp help finetune         a section: pretrain, features, ...
+For instance:
+
+    sft_exp help optim            a group: its options, and the keys of each
+    sft_exp help pretrainer=vae   an option: what it does, its keys, defaults
+    sft_exp help optim.lr         a key, such as labels or metrics, too
+    sft_exp help compare          a command: its arguments
+    sft_exp help keys             all keys that belong to no group
+    sft_exp help finetune         a section: pretrain, features, ...
 """
 
 import sys

@@ -228,21 +228,27 @@ def tuned(job: Job, request: Request) -> OptimizerConfig:
     if rate == "auto":
         name, choice = "lr_find", {**request, "optim": with_rate(optim, 1.0), "schedule": None}
     else:
-        rates, folders = optim.hints["search"]["lr"], []
+        rates, trials = optim.hints["search"]["lr"], []
         for r in rates:
-            trial = {**request, "optim": with_rate(optim, r), "folds": FOLDS}
-            add(job, "search", trial)
-            folders.append(place(job, "search", trial))
+            folds = folds_of({**request, "optim": with_rate(optim, r)}, FOLDS)
+            for fold in folds:
+                add(job, "search", fold)
+            trials.append([place(job, "search", fold) for fold in folds])
         name = "choose"
         choice = {
             "rates": [float(r) for r in rates],
-            "trials": folders,
+            "trials": trials,
             "score": score.RECALL
             if job.experiment.score == score.BALANCED
             else request["task"].score,
         }
     add(job, name, choice)
     return with_rate(optim, place(job, name, choice))
+
+
+def folds_of(request: Request, number: int) -> list[Request]:
+    """The first so many folds of a fine-tuning's cross-validation, a request each."""
+    return [{**request, "fold": k, "folds": FOLDS} for k in range(number)]
 
 
 def with_rate(optim: OptimizerConfig, rate: float | Path) -> OptimizerConfig:

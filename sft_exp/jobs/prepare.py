@@ -22,7 +22,7 @@ from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.splits import Draw, Labels
 from sft_exp.errors import ConfigError, require
-from sft_exp.jobs.arms import FOLDS, controls, features_of, finetuning
+from sft_exp.jobs.arms import FOLDS, controls, features_of, finetuning, folds_of
 from sft_exp.jobs.checks import (
     check_fit,
     check_optimizers,
@@ -85,17 +85,9 @@ def prepare(e: Experiment) -> Job:
         add_arm(job, arm, shared, tested, features, draws, starts)
     if e.val == "cv":
         for r, draw in zip(main_requests(job), draws, strict=True):
-            if validate.count(draw.labelled, FOLDS):
-                add(
-                    job,
-                    "validate",
-                    going_on(
-                        job,
-                        "validate",
-                        {**r, "folds": FOLDS},
-                        e.finetune.before(len(draw.labelled)),
-                    ),
-                )
+            before = e.finetune.before(len(draw.labelled))
+            for fold in folds_of(r, validate.count(draw.labelled, FOLDS)):
+                add(job, "validate", going_on(job, "validate", fold, before))
     job.experiment = e = replace(e, seeds=number_of_seeds(job))
     for seed in range(e.seed + 1, e.seed + e.seeds):
         repeated = replace(job, experiment=replace(e, seed=seed), arms={})

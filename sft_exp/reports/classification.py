@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft_exp.data.images import Images
+from sft_exp.models.heads.regressor import Numbers
 from sft_exp.reports import confidence
 from sft_exp.reports.confidence import BINS
 from sft_exp.reports.drawing import Picture
@@ -19,7 +20,7 @@ from sft_exp.reports.page import Grid
 Floats = NDArray[np.float64]
 TOP = (2, 3, 5)  # values of k for top-k accuracy, where there are more classes
 LOG_TEMPERATURES = (-3.0, 3.0)  # where the temperature's logarithm is searched
-UNITS = ("log_loss",)  # scores that are no fractions
+UNITS = ("log_loss", *Numbers.raw)  # scores that are no fractions
 NUMBERS = (
     "images",
     "precision",
@@ -253,8 +254,8 @@ def about_calibration(found: Classified) -> str:
 
 
 def shown(name: str, value: float) -> str:
-    """A fraction in per cent; in its own units if it is none."""
-    fraction = name not in UNITS and 0 <= value <= 1
+    """A fraction in per cent; in its own units if it is none. `name` may have a task's name in front."""
+    fraction = name.rpartition("/")[2] not in UNITS and 0 <= value <= 1
     return f"{100 * value:.1f} %" if fraction else f"{value:.4g}"
 
 

@@ -13,6 +13,7 @@ from sft_exp.core.score import with_balanced
 from sft_exp.data import splits
 from sft_exp.jobs.prepare import columns
 from sft_exp.jobs.stage_requests import Job
+from sft_exp.stages import validate
 from sft_exp.store.results import (
     Data,
     Export,
@@ -340,7 +341,10 @@ def validations(job: Job) -> list[dict[str, float]]:
     """The validation scores of the main arm's labelled splits, of those that were validated."""
     e, records = job.experiment, []
     if e.val == "cv":
-        records = [read(r, "scores.json") for r in job.results["validate"]]
+        folds_of: dict[int, list[Path]] = {}
+        for request, result in zip(job.requests["validate"], job.results["validate"], strict=True):
+            folds_of.setdefault(request["draw"], []).append(result.folder)
+        records = [validate.averaged(folds) for folds in folds_of.values()]
     if e.val in ("holdout", "full"):
         records = [
             read(job.results["finetune"][i], "validation.json")

@@ -52,4 +52,4 @@ def small_steps(request: dict[str, Any], spec: Spec) -> float:
     if not request["stop"]:
         return 0
     longer = operations(request, spec) / SHORTEST
-    return request["stop"] * request.get("folds", 1) * max(1.0, longer)
+    return request["stop"] * max(1.0, longer)

@@ -189,7 +189,7 @@ def learn(
     optim = with_rate(request["optim"])
     before = parameter_norm(nets)
     for step in fit(
-        folder, method, nets.train(), optim, data, plan, ctx, label, notes, previous(request, fold)
+        folder, method, nets.train(), optim, data, plan, ctx, label, notes, request["_after"]
     ):
         if request["ema"] or val:
             step.refresh()
@@ -264,12 +264,6 @@ def method_of(request: Request, ctx: Context) -> Method:
     strategy = request["strategy"]
     loaded = [models.load(folder, ctx.device) for folder in strategy.models()]
     return strategy.wraps(request["task"], loaded)
-
-
-def previous(request: Request, fold: int | str) -> Path | None:
-    """Folder with the checkpoint of a shorter run of the same settings, if there is one."""
-    after: Path | None = request["_after"]
-    return after if after is None or fold == "all" else after / f"fold-{fold}"
 
 
 def fit_closed_form(

@@ -1,5 +1,10 @@
-"""Cross-validation inside the label budget: K folds of the labels, each held out once (val=cv)."""
+"""Cross-validation inside the label budget: K folds of the labels, each held out once (val=cv).
 
+Each fold is a request of its own, so that the folds of a single labelled split use all cores too.
+"""
+
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from sft_exp.data import splits
@@ -14,19 +19,31 @@ from sft_exp.training.fit import delete_checkpoints
 
 
 def run(folder: Path, request: Request, ctx: Context) -> None:
-    """scores.json: each score, averaged over the held-out images of all folds."""
+    """scores.json: the scores on the fold's held-out images, and which share of the labels these are.
+
+    Without scores where the labels do not allow this fold.
+    """
     corpus = corpus_of(request, ctx)
     draw = splits.make(corpus, request["labels"], request["draw"])
-    totals: dict[str, float] = {}
-    for k in range(count(draw.labelled, request["folds"])):
-        work = atomic_io.folder(folder / f"fold-{k}")
-        training, held_out = splits.fold(draw.labelled, corpus.strata, k, request["folds"])
-        model = learn(work, request, ctx, draw.labelled.at(training), draw.pool, fold=k)
+    k, folds, share = request["fold"], request["folds"], 0.0
+    scores: dict[str, float] = {}
+    if k < count(draw.labelled, folds):
+        training, held_out = splits.fold(draw.labelled, corpus.strata, k, folds)
+        model = learn(folder, request, ctx, draw.labelled.at(training), draw.pool, fold=k)
         scores, _ = models.measure(model, draw.labelled.at(held_out), ctx.device, ctx.group)
-        for name, value in scores.items():
-            totals[name] = totals.get(name, 0.0) + value * len(held_out) / len(draw.labelled)
-        delete_checkpoints(work, request)
-    atomic_io.write_json(folder / "scores.json", totals)
+        share = len(held_out) / len(draw.labelled)
+        delete_checkpoints(folder, request)
+    atomic_io.write_json(folder / "scores.json", {"share": share, "scores": scores})
+
+
+def averaged(folds: Iterable[Path]) -> dict[str, float]:
+    """Each score, averaged over the held-out images of all folds; their folders are given."""
+    totals: dict[str, float] = {}
+    for folder in folds:
+        fold = json.loads((folder / "scores.json").read_text())
+        for name, value in fold["scores"].items():
+            totals[name] = totals.get(name, 0.0) + value * fold["share"]
+    return totals
 
 
 def count(labelled: Images, folds: int) -> int:

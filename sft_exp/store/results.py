@@ -7,6 +7,7 @@ Scores are fractions in [0, 1] unless the task says otherwise, times are seconds
 import json
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -364,9 +365,9 @@ class Results:
         return self.val.get(self.score)
 
     @property
-    def chosen_by(self) -> float:
-        """The score that sweepers optimise: the validation score, or without one the test score."""
-        return self.tested if self.validated is None else self.validated
+    def objective(self) -> float:
+        """What sweepers maximise: the validation score; NaN without one, as test scores choose nothing."""
+        return nan if self.validated is None else self.validated
 
 
 def is_proportion(metric: str) -> bool:

@@ -45,6 +45,12 @@ TIMED = "hydra_plugins.sft_exp_timed.TimedSweeper"
 UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 HALVING = "hydra_plugins.sft_exp_halving.HalvingSweeper"
+# How Optuna's, Nevergrad's and Ax's sweepers are told to maximise; all minimise by default.
+MAXIMISED = {
+    "direction": "maximize",
+    "optim.maximize": True,
+    "ax_config.experiment.minimize": False,
+}
 OWN_SWEEPERS = (BASIC, LISTED, HALVING, TIMED, UNTIL)
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 COMMON = "common.json"  # in the sweep's folder: the overrides that all its jobs share
@@ -217,6 +223,8 @@ def begin(cfg: DictConfig) -> None:
         if cfg.plan:
             problem = "must be false where the sweeper chooses its jobs as it goes"
             raise ConfigError("plan", True, problem)
+        if cfg.hydra.sweeper._target_ not in (TIMED, UNTIL):
+            choose_by_validation(cfg)
         text = json.dumps([list(cfg.hydra.overrides.task), list(cfg.hydra.overrides.hydra)])
         register.name_sweep(name := hashlib.sha256(text.encode()).hexdigest()[:10])
         if chooses_anew(cfg):
@@ -343,6 +351,28 @@ def refuse_budget(overrides: Sequence[str], budget: str) -> None:
             raise ConfigError(key, value, problem)
 
 
+def choose_by_validation(cfg: DictConfig) -> None:
+    """Have a sweeper that chooses by scores maximise those of validation.
+
+    Raises:
+        ConfigError: there is no validation, so that there is nothing to choose by, or it is told to
+            minimise.
+    """
+    name = cfg.hydra.runtime.choices["hydra/sweeper"]
+    if job_of(cfg)["config"]["val"] == "none":
+        problem = f"must be cv, holdout or full: hydra/sweeper={name} chooses by validation scores"
+        raise ConfigError("val", "none", problem)
+    given = {override.lstrip("+").partition("=")[0] for override in cfg.hydra.overrides.hydra}
+    for field, maximised in MAXIMISED.items():
+        key, value = f"hydra.sweeper.{field}", OmegaConf.select(cfg.hydra.sweeper, field)
+        if value is None or getattr(value, "name", value) == maximised:
+            continue
+        if key in given:
+            raise ConfigError(key, value, f"must be {maximised}: the higher a score, the better")
+        with read_write(cfg.hydra):
+            OmegaConf.update(cfg.hydra.sweeper, field, maximised)
+
+
 def lay_out(cfg: DictConfig) -> None:
     """Configure the sweeper with the jobs, looks or grid of the sweep's study, if it has one."""
     if not cfg.get("study"):
@@ -420,8 +450,8 @@ def snapshot(folder: Path) -> None:
 
 
 def run(cfg: DictConfig) -> float:
-    """Run one job in the worker. Returns the score that sweepers optimise: validation, else test;
-    NaN if it failed."""
+    """Run one job in the worker. Returns its validation score, which sweepers maximise; NaN without
+    one, or if it failed."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     job = job_of(cfg, hydra)
@@ -433,7 +463,7 @@ def run(cfg: DictConfig) -> float:
     if finished(folder, job):
         result = results.read(folder)
         display.consider(name, result.validated)
-        return result.chosen_by
+        return result.objective
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     if cfg.get("study"):
         overrides = recipe.overrides(job["config"], job["choices"])
@@ -461,7 +491,7 @@ def run(cfg: DictConfig) -> float:
             sys.exit(Interrupted.code)
         return float("nan")
     display.end(name, answer["val"], answer["test"])
-    return answer["test"] if answer["val"] is None else answer["val"]
+    return float("nan") if answer["val"] is None else answer["val"]
 
 
 def display_of(sweep: Path, common: Sequence[str]) -> Display:

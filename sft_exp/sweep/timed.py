@@ -308,8 +308,7 @@ class Schedule:
         else:
             one = candidate.step_cost * tuning if candidate.gradient else SOLVED * tuning
         fits = draws * (2 if final else FITS)  # the final run has a scratch arm, and no folds
-        # one process trains all folds of a labelled split
-        seconds = max(fits, self.workers * (1 if final else FITS - 1)) * one
+        seconds = max(fits, self.workers) * one
         if final and not candidate.gradient:
             seconds += draws * tuning  # its scratch arm is trained by gradient
         if final and not candidate.from_scratch:

@@ -472,6 +472,11 @@ def test_classes_that_no_mask_holds_are_named():
         said
         == "no training mask holds a pixel of a: means over classes leave out what is never there"
     )
+    ignored = MaskFolder(root=mask_set("four", (255, 0, 2)), size=16, classes=[*names, "c"])
+    assert [said.split(":")[0] for said in warnings(ignored.load())] == [
+        "no training mask holds a pixel of a, c",
+        "88 % of the masks' pixels have the value 255, which is ignored",
+    ]
     mask_set("three", (0, 1, 2), part="train")
     mask_set("three", (0, 2), part="test")
     (said,) = warnings(MaskFolder(root="three", size=16, classes=names).load())

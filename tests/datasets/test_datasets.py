@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -603,5 +604,10 @@ def test_vocs_root_is_any_of_three_folders(kind, tmp_path):
         read(tmp_path)
     with pytest.raises(DataError, match="there: 2007, 2012"):
         read(tmp_path / "VOCdevkit", year="2010")
+    shutil.copytree(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "VOC2012")
+    with pytest.raises(
+        DataError, match=r"several folders fit, name one as dataset\.root: .*VOC2012"
+    ):
+        read(tmp_path, year="2012")
     (tmp_path / "VOCdevkit" / "VOC2012").rename(tmp_path / "mine")
     assert len(read(tmp_path / "mine").train) == 2

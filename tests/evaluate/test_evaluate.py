@@ -321,3 +321,11 @@ def test_scores_do_not_depend_on_how_many_images_are_evaluated_at_once(
     assert scores["accuracy"] == expected["accuracy"]
     assert scores == pytest.approx(expected, abs=1e-6)
     assert torch.equal(records["predicted"], again["predicted"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("accuracy", "40.0 %"), ("log_loss", "0.4"), ("mae", "0.4"), ("age/rmse", "0.4")],
+)
+def test_a_score_with_a_unit_of_its_own_is_no_percentage(name, text):
+    assert classification.shown(name, 0.4) == text

@@ -23,7 +23,7 @@ from sft_exp.sweep import sweeps
 def test_a_single_run_validates_from_fifty_labels_a_class(experiment, labels, val):
     job = prepare.prepare(experiment(labels, "pretrainer=none", "draws=2", "controls=false"))
     assert job.experiment.val == val
-    assert len(job.requests["validate"]) == (2 if val == "cv" else 0)
+    assert len(job.requests["validate"]) == (10 if val == "cv" else 0)  # five folds of each split
 
 
 @pytest.mark.parametrize("val", ["cv", "holdout", "none"])

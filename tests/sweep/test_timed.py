@@ -41,9 +41,8 @@ class Machine:
             self.now += self.slower * self.pretrain * int(values["pretrain.steps"])
         solved = timed.SOLVED if "strategy" in values else 1.0
         tuning = solved * self.finetune * int(values["finetune.steps"])
-        fits, row = (6, 5) if values["val"] == "cv" else (1, 1)  # of which so many are in a row
-        fits *= int(values["draws"])
-        self.now += 2 + self.slower * tuning * max(fits / self.workers, row)
+        fits = int(values["draws"]) * (6 if values["val"] == "cv" else 1)
+        self.now += 2 + self.slower * tuning * max(fits / self.workers, 1)
         self.stored |= {key, tuple(overrides)}
         return SCORES[name] if values["val"] == "cv" else 0.99  # a test score
 

@@ -286,7 +286,7 @@ def masks(
     if missing:
         also = f"; {blank}{guess}" if guess else ""
         warnings.append(f"{problem}: means over classes leave out what is never there{also}")
-    elif share > UNANNOTATED:
+    if share > UNANNOTATED and not guess:  # which says it too
         warnings.append(blank)
     if test_MY is not None:
         pairs = zip(classes, test_MY.sum(0), strict=False)

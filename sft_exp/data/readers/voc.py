@@ -14,13 +14,15 @@ def home(folder: Path, year: str | None, needs: tuple[str, ...], layout: str) ->
     there = [p for p in places(folder) if (p / needs[0]).is_dir()]
     found = [p for p in there if year is None or named(p) in (year, None)]
     if len(found) != 1:
-        years = ", ".join(named(p) or p.name for p in there)
+        years = dict.fromkeys(named(p) or p.name for p in there)
         if not there:
             why = f"no {needs[0]} there. {layout}"
-        elif year is None:
-            why = f"several years are there, name one of them: dataset.year={' or '.join(years.split(', '))}"
+        elif not found:
+            why = f"dataset.year={year} is not there; there: {', '.join(years)}"
+        elif year is None and len(years) > 1:
+            why = f"several years are there, name one of them: dataset.year={' or '.join(years)}"
         else:
-            why = f"dataset.year={year} is not there; there: {years}"
+            why = f"several folders fit, name one as dataset.root: {', '.join(map(str, found))}"
         raise DataError(f"dataset.root={folder}: {why}")
     for name in needs[1:]:
         if not (found[0] / name).is_dir():

@@ -15,11 +15,12 @@ import torchmetrics
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 import sft_exp
 from sft_exp import api, progress
 from sft_exp.data import own_dataset
+from sft_exp.data.decode import decode
 from sft_exp.data.own_dataset import OwnDataset
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.models import own_module
@@ -344,6 +345,47 @@ class Restless(TensorDataset):
 GREY = torch.zeros(4, 1, 4, 4)
 
 
+class Named(TensorDataset):
+    """Images whose grey level is the number of their class's letter."""
+
+    def __init__(self, classes, labels):
+        self.classes = [*classes]
+        grey = torch.tensor([ord(self.classes[n]) for n in labels], dtype=torch.uint8)
+        super().__init__(grey.view(-1, 1, 1, 1).expand(-1, 1, 4, 4), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        (Named("bc", [1, 0, 1]), [2, 1, 2]),  # a folder without a
+        (Named("cba", [0, 1, 2]), [2, 1, 0]),
+        (Named("abc", [0, 2]), [0, 2]),
+        (Named("ab", [1]), [1]),
+        (Subset(Named("bcd", [0, 1, 2]), [1, 0]), [2, 1]),  # d has no image
+    ],
+)
+def test_classes_of_test_images_are_matched_by_name(tmp_path, test, expected):
+    train = Named("abc", [0, 1, 2])
+    made = own_dataset.described({"train": train, "test": test}, tmp_path)
+    corpus = OwnDataset(**made).load()
+    assert corpus.classes == ("a", "b", "c")
+    assert corpus.test.y.tolist() == expected
+    levels = [int(corpus.test.raw(n).max()) for n in range(len(expected))]
+    assert [corpus.classes[n] for n in expected] == [chr(level) for level in levels]
+
+
+@pytest.mark.parametrize("ink", ["black", "white", "red"])
+def test_a_picture_that_alpha_draws_is_seen_as_of_a_file(tmp_path, ink):
+    alpha = Image.new("L", (8, 8), 0)
+    alpha.paste(255, (0, 0, 4, 8))
+    image = Image.new("RGB", (8, 8), ink)
+    image.putalpha(alpha)
+    image.save(tmp_path / "drawn.png")
+    x_CHW = own_dataset.pixels(image, "the image")
+    assert torch.equal(x_CHW, decode((tmp_path / "drawn.png").read_bytes(), (3, 8, 8)))
+    assert len(x_CHW.flatten(1).unique(dim=1).T) == 2
+
+
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
@@ -360,6 +402,11 @@ GREY = torch.zeros(4, 1, 4, 4)
         (Restless(GREY), "changes from one read to the next"),
         ({"train": [(GREY[0], 0)], "test": [(GREY[0, :, :3], 0)]}, "images are [1, 3, 4]"),
         (iter([]), "has no length"),
+        ([(GREY[0].byte() + 1, 0)], "holds no values but 0 and 1 as uint8"),
+        (
+            {"train": Named("ab", [0, 1]), "test": Named("bd", [0, 1])},
+            "has images of d, which is no class of train: a, b",
+        ),
     ],
 )
 def test_items_that_are_no_images_with_classes_are_named(tmp_path, dataset, words):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sft_exp.core.types import Tensors
 from sft_exp.data.corpus import Corpus, Dataset, fingerprint
+from sft_exp.data.decode import without_alpha
 from sft_exp.data.images import Images
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.store import atomic_io
@@ -101,6 +102,8 @@ def described(given: Any, store: Path) -> dict[str, Any]:
                 raise DataError(
                     f"{name} ({part}): images are {size}, and those of train {train_size}"
                 )
+    if "test" in parts:
+        number_as(parts["train"], parts["test"], name, tensors["test.y"])
     content = to_bytes(tensors, {"classes": json.dumps(classes_of(parts["train"], name, tensors))})
     file = store / FOLDER / f"{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if not file.exists():
@@ -118,10 +121,40 @@ def classes_of(train: Any, name: str, tensors: Tensors) -> list[str]:
     """The class names: the attribute `classes`, as torchvision has it, or else the labels."""
     labels = torch.cat([tensors[f"{part}.y"] for part in PARTS[:2] if f"{part}.y" in tensors])
     count = int(labels.max()) + 1
-    names = [str(c) for c in getattr(train, "classes", None) or range(count)]
+    names = class_names(train) or [str(n) for n in range(count)]
     if len(names) < count:
         raise DataError(f"{name}: has the label {count - 1}, but only {len(names)} class names")
     return names
+
+
+def class_names(items: Any) -> list[str]:
+    """The attribute `classes` of a Dataset, or of the one that it is a Subset of; empty without one."""
+    classes = getattr(items, "classes", None) or getattr(
+        getattr(items, "dataset", None), "classes", None
+    )
+    return [str(name) for name in classes or ()]
+
+
+def number_as(train: Any, test: Any, name: str, y_N: Tensor) -> None:
+    """Give the test labels, in place, the numbers that their class names have in `train`.
+
+    torchvision's ImageFolder numbers the classes that a folder has, so that a test folder without
+    one of them numbers those after it otherwise.
+
+    Raises:
+        DataError: a test image is of a class that `train` does not have.
+    """
+    known, found = class_names(train), class_names(test)
+    if not known or not found or found == known[: len(found)]:
+        return
+    used = {n for n in y_N.unique().tolist() if n < len(found)}
+    if unknown := [found[n] for n in sorted(used) if found[n] not in known]:
+        raise DataError(
+            f"{name} (test): has images of {', '.join(unknown)}, which is no class of train: "
+            f"{', '.join(known)}"
+        )
+    number_Y = [known.index(c) if c in known else len(known) for c in found]
+    y_N.copy_(torch.tensor([number_Y[n] if n < len(found) else n for n in y_N.tolist()]))
 
 
 def read_items(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
@@ -154,7 +187,13 @@ def read_items(items: Any, name: str, labelled: bool) -> tuple[Tensor, Tensor]:
             )
         images_CHW.append(x_CHW)
         labels.append(label(item[1], f"{name}: item {n}") if labelled else -1)
-    return torch.stack(images_CHW), torch.tensor(labels)
+    x_NCHW = torch.stack(images_CHW)
+    if x_NCHW.max() == 1:
+        raise DataError(
+            f"{name}: holds no values but 0 and 1 as uint8, where white is 255, so that all images "
+            "would be black: multiply them by 255, or give floats in [0, 1]"
+        )
+    return x_NCHW, torch.tensor(labels)
 
 
 def image_of(item: Any) -> Any:
@@ -189,7 +228,8 @@ def pixels(image: Any, where: str) -> Tensor:
                 f"{where} has more than 8 bits a pixel ({image.mode}); "
                 "scale it to 8 bits, or take image files"
             )
-        upright = ImageOps.exif_transpose(image)
+        # as of a file: a picture that alpha draws in one colour would be that colour alone
+        upright, _ = without_alpha(ImageOps.exif_transpose(image))
         mode = "L" if image.mode in ("L", "1") else "RGB"
         image = np.array(upright if upright.mode == mode else upright.convert(mode))
     if isinstance(image, np.ndarray):

@@ -67,7 +67,10 @@ def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "aut
     model = models.load(models.folder_of(run), pick(device))
     spec = model.task.of(model.spec)
     if dataset:
-        scored, own = image_sets.new(result, dataset, spec), image_sets.own_if_present(run)
+        scored, own = (
+            image_sets.new(result, dataset, model.task, model.spec),
+            image_sets.own_if_present(run),
+        )
     else:
         scored, own = image_sets.own(run)
     if not len(scored.images):

@@ -1,7 +1,8 @@
 """The images on which a run's model is scored, and the run's own training and held-out images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,25 @@ from sft_exp.config import build, compose
 from sft_exp.config.moved import updated
 from sft_exp.config.schema import Experiment
 from sft_exp.config.sources import KINDS
+from sft_exp.core.task import Task
 from sft_exp.core.types import LABEL_SET, Spec
 from sft_exp.data import duplicates, splits
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.decode import decode
-from sft_exp.data.images import Images, fitted
+from sft_exp.data.images import Held, Images, fitted
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.failures import translated
 from sft_exp.stages import logits
 from sft_exp.stages import model as models
+from sft_exp.stages.outcome import IGNORE
 from sft_exp.store import results
 from sft_exp.store.results import Results
 from sft_exp.training import context
 
 # fields of a data set that name its files: those of the run do not belong to other images
 PLACES = ("root", "labels", "table", "unlabelled", "group")
+# targets that hold no class numbers; those of boxes are in `labels`
+WITHOUT_CLASSES = ("boxes", "crowd")
 Copy = tuple[str, str, float]  # id of a scored image, id of an image of the run, correlation
 
 
@@ -51,8 +56,10 @@ class Own:
     why: str = ""  # why there are none
 
 
-def new(result: Results, words: Sequence[str], spec: Spec) -> Scored:
+def new(result: Results, words: Sequence[str], task: Task, spec: Spec) -> Scored:
     """The images of the data set that the overrides `dataset=... dataset.key=...` describe.
+
+    Their class numbers are those of the model, whose task and spec are given.
 
     Raises:
         ConfigError: an override that is not valid.
@@ -65,7 +72,7 @@ def new(result: Results, words: Sequence[str], spec: Spec) -> Scored:
     images = read_alike(fitted(images, spec.image), corpus, spec)
     which = "all its labelled images" if corpus.test is None else "its test images"
     manifest = corpus.fingerprint if corpus.test is None else corpus.test_fingerprint
-    images, absent = matched(images, corpus.classes, spec.classes)
+    images, absent = matched(images, corpus.spec, task, spec)
     return Scored(corpus.name, manifest, which, images, absent)
 
 
@@ -120,31 +127,79 @@ def read_alike(images: Images, corpus: Corpus, spec: Spec) -> Images:
     return replace(images, x=read, rows=None, targets=of_whole_images)
 
 
-def matched(
-    images: Images, classes: Sequence[str], known: Sequence[str]
-) -> tuple[Images, tuple[str, ...]]:
+def matched(images: Images, theirs: Spec, task: Task, ours: Spec) -> tuple[Images, tuple[str, ...]]:
     """The images with the class numbers of the model, and the model's classes without an image.
+
+    Classes are matched by name, whatever the task predicts: those of images, of pixels, of boxes.
+
+    Args:
+        images: with the data set's class numbers.
+        theirs: the data set's spec.
+        task: the model's task.
+        ours: the model's spec.
 
     Raises:
         DataError: a class that the model does not know; the message has both lists.
     """
-    if unknown := [name for name in classes if name not in known]:
-        raise DataError(
-            f"the model does not know {', '.join(map(repr, unknown))}."
-            f"\n  classes of the images: {', '.join(classes)}"
-            f"\n  classes of the model: {', '.join(known)}"
-        )
-    number = torch.tensor([known.index(name) for name in classes], dtype=torch.long)
-    if LABEL_SET in images.targets:
-        held: Any = images.targets[LABEL_SET]
-        sets_NY = held.new_zeros(len(held), len(known))
-        sets_NY[:, number] = held
-        images = replace(images, targets={LABEL_SET: sets_NY})
-        present_Y = images.target(LABEL_SET).any(0).tolist()
-        return images, tuple(name for name, seen in zip(known, present_Y, strict=True) if not seen)
-    y = number[images.y.cpu()] if len(classes) else images.y
-    present = {known[n] for n in y.unique().tolist()} if len(classes) else set(known)
-    return replace(images, y=y), tuple(name for name in known if name not in present)
+    absent: list[str] = []
+    for target in task.needs or ("y",):
+        known, found = ours.of(target).classes, theirs.of(target).classes
+        held: Any = images.y if target == "y" else images.targets.get(target)
+        if held is None:
+            raise DataError(f"the images have no annotation {target!r}, which the model predicts")
+        sample = held if isinstance(held, torch.Tensor) else held(0)
+        if target in WITHOUT_CLASSES or sample.is_floating_point() or not found:
+            continue
+        if unknown := [name for name in found if name not in known]:
+            raise DataError(
+                f"the model does not know {', '.join(map(repr, unknown))}."
+                f"\n  classes of the images: {', '.join(found)}"
+                f"\n  classes of the model: {', '.join(known)}"
+            )
+        number_Y = torch.tensor([known.index(name) for name in found], dtype=torch.long)
+        if target == LABEL_SET:
+            sets_NY = held.new_zeros(len(held), len(known))
+            sets_NY[:, number_Y] = held
+            images = replace(images, targets={**images.targets, LABEL_SET: sets_NY})
+            seen = set(images.target(LABEL_SET).any(0).nonzero().flatten().tolist())
+        elif target == "y":
+            images = replace(images, y=number_Y[images.y.cpu()])
+            seen = set(images.y.tolist())
+        else:
+            first = 1 if target == "labels" else 0  # of boxes 0 is none
+            table_C = torch.arange(max(IGNORE, len(found) + first) + 1)
+            table_C[first : first + len(found)] = number_Y + first
+            if found != known[: len(found)]:
+                other = {target: renumbered(held, table_C)}
+                images = replace(images, targets={**images.targets, **other})
+            seen = {value - first for value in values_of(images, target)}
+        of_several = f"{target}/" if len(task.needs) > 1 and target != "labels" else ""
+        absent += [f"{of_several}{name}" for n, name in enumerate(known) if n not in seen]
+    return images, tuple(absent)
+
+
+def renumbered(held: Held, table_C: torch.Tensor) -> Held:
+    """A target with `table_C[value]` in place of each value."""
+    if isinstance(held, torch.Tensor):
+        return table_C[held.long()].to(held.dtype)
+    return partial(_renumbered_row, held, table_C)
+
+
+def _renumbered_row(
+    held: Callable[[int], torch.Tensor], table_C: torch.Tensor, row: int
+) -> torch.Tensor:
+    # a function of the module and no lambda: worker processes that are not forked unpickle it
+    value = held(row)
+    return table_C[value.long()].to(value.dtype)
+
+
+def values_of(images: Images, target: str) -> set[int]:
+    """The values that occur in a target."""
+    held = images.targets[target]
+    if isinstance(held, torch.Tensor):
+        return set(images.target(target).unique().tolist())
+    rows = range(len(images)) if images.rows is None else images.rows.tolist()
+    return {value for row in rows for value in held(row).unique().tolist()}
 
 
 def own(run: Path) -> tuple[Scored, Own]:

@@ -16,13 +16,21 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 import sft_exp
 from sft_exp.core.arms import MAIN
+from sft_exp.core.types import LABEL_SET, Spec
 from sft_exp.data import splits
+from sft_exp.data.images import Images as ImageSet
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.evaluate import __main__ as command
 from sft_exp.evaluate import evaluation as evaluations
+from sft_exp.evaluate import images as image_sets
 from sft_exp.evaluate import page
 from sft_exp.reports import classification
 from sft_exp.stages import model
+from sft_exp.tasks.classify import Classify
+from sft_exp.tasks.detect import Detect
+from sft_exp.tasks.multilabel import Multilabel
+from sft_exp.tasks.regress import Regress
+from sft_exp.tasks.segment import Segment
 
 SMALL = (
     "pretrainer=none", "finetune.steps=30", "draws=2", "controls=false", "labels=10",
@@ -140,6 +148,82 @@ def test_classes_are_matched_by_name(held_out, digits):
         assert scored.classes[k].recall == pytest.approx(whole.classes[k].recall)
     assert scored.absent == names[:6]
     assert any("Classes without an image" in note for note in page.notes(scored))
+
+
+MASKS_N44 = torch.tensor([0, 1, 255, 2]).to(torch.uint8).view(1, 4, 1).expand(2, 4, 4)
+BOXES = {
+    "boxes": torch.rand(2, 3, 4),
+    "labels": torch.tensor([[1, 2, 0], [2, 0, 0]]),
+    "crowd": torch.zeros(2, 3, dtype=torch.long),
+}
+SETS_N2 = torch.tensor([[1, 0], [0, 1]], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(
+    ("task", "classes", "targets", "target", "expected", "absent"),
+    [
+        # pixels: 255 is not annotated; of boxes 0 is none
+        (Segment(), "0cb", {"mask": MASKS_N44}, "mask", {0, 3, 255, 2}, ("a",)),
+        (Segment(), "0ab", {"mask": MASKS_N44}, "mask", {0, 1, 255, 2}, ("c",)),
+        (Detect(), "ca", BOXES, "labels", {4, 2, 0}, ("0", "b")),
+        (Multilabel(), "cb", {LABEL_SET: SETS_N2}, LABEL_SET, {0, 1}, ("0", "a")),
+        (Classify(), "cb", {}, "y", {3, 2}, ("0", "a")),
+        (Regress(), "", {"value": torch.rand(2, 1)}, "value", None, ()),
+    ],
+)
+def test_classes_of_every_kind_are_matched_by_name(
+    task, classes, targets, target, expected, absent, in_memory
+):
+    held = (
+        targets
+        if in_memory or LABEL_SET in targets
+        else {k: v.__getitem__ for k, v in targets.items()}
+    )
+    pair = ImageSet(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ["a", "b"], targets=held)
+    ours, theirs = Spec((1, 4, 4), tuple("0abc")), Spec((1, 4, 4), tuple(classes))
+    found, missing = image_sets.matched(pair.at(torch.tensor([1, 0])), theirs, task, ours)
+    assert missing == absent
+    values = found.y if target == "y" else found.target(target)
+    if expected is None:
+        assert torch.equal(values, targets[target].flip(0))
+        return
+    assert {*values.flatten().tolist()} == expected
+    batch = next(found.batches([torch.tensor([0, 1])], torch.device("cpu")))
+    assert torch.equal(batch[target].long(), values.long())
+    with pytest.raises(DataError, match="does not know 'x'"):
+        image_sets.matched(pair, Spec((1, 4, 4), ("x", *classes[1:])), task, ours)
+
+
+def test_masks_of_a_folder_without_a_class_are_scored_by_name(run):
+    """The folder of later images has class b alone, whose number is 1 there and 2 in the model."""
+    for name, labels in (("first", "ab"), ("later", "b")):
+        for n in range(6):
+            picture = Image.new("RGB", (16, 16))
+            shapes = []
+            for k, label in enumerate(labels):
+                corner = (2 + 7 * k, n, 8 + 7 * k, n + 6)
+                picture.paste({"a": (220, 30, 30), "b": (30, 30, 220)}[label], corner)
+                points = [[corner[0], corner[1]], [corner[2], corner[3]]]
+                shapes.append({"label": label, "points": points, "shape_type": "rectangle"})
+            Path(name).mkdir(exist_ok=True)
+            picture.save(Path(name, f"{n}.png"))
+            about = {"imagePath": f"{n}.png", "imageHeight": 16, "imageWidth": 16}
+            Path(name, f"{n}.json").write_text(json.dumps({**about, "shapes": shapes}))
+    words = [
+        "dataset=polygons",
+        "dataset.size=16",
+        "task=segment",
+        "encoder=conv",
+        "labels=all",
+        "draws=1",
+    ]
+    trained = run(*words, f"dataset.root={Path('first').absolute()}")
+    later = f"dataset.root={Path('later').absolute()}"
+    by_name = evaluations.evaluate(trained, [later])
+    as_listed = evaluations.evaluate(trained, [later, "dataset.classes=[a,b]"])
+    assert by_name.scores == as_listed.scores
+    assert by_name.absent == ("a",)
 
 
 @pytest.mark.parametrize("wrong", ["seven", "07", "Zero"])

@@ -99,7 +99,8 @@ def outputs(model: Finished, x_BCHW: Tensor) -> Tensor:
 
 def reloaded(folder: Path, exporter: Exporter, x: Tensor) -> Tensor:
     """Outputs [B, L] of a new process that runs load.py; StorageError with its error on failure."""
-    code = (WITHOUT_US if exporter.alone else "") + exporter.loader + HARNESS
+    loader = (folder / "load.py").read_text(encoding="utf-8")
+    code = (WITHOUT_US if exporter.alone else "") + loader + HARNESS
     # the package and the plug-in folders, whose classes model.json names, may lie anywhere
     folders = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
     path = {} if exporter.alone else {"PYTHONPATH": os.pathsep.join(folders)}

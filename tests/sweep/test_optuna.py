@@ -76,6 +76,8 @@ def test_a_sweep_of_20_trials_loses_the_killed_job_and_goes_on_from_its_storage(
     text, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 6, text  # a sweep with failed jobs
     assert trials() == {"COMPLETE": 19, "FAIL": 1}, text
+    # the sweeper's default would minimise the accuracy
+    assert optuna.load_study(study_name="mine", storage=STORAGE).direction.name == "MAXIMIZE"
     status = json.loads((lost / "status.json").read_text())
     assert (status["state"], status["resumable"]) == ("failed", True)
     assert "19 of 20 jobs done" in text

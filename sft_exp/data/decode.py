@@ -73,6 +73,8 @@ class Traits(NamedTuple):
     turned: bool = False  # by its Exif orientation
     format: str = ""  # Pillow's name of the file's format
     cut: bool = False  # a JPEG whose end is filled with grey
+    bands: int = 0  # of a TIFF file with more than its colours and alpha, else 0
+    kept: int = 0  # of these bands, the colours
 
 
 def decode(
@@ -120,6 +122,9 @@ def whole(content: bytes, channels: int, levels: tuple[int, int] | None = None) 
 
 ORIENTATION = 0x0112  # Exif's tag: 1 = upright
 PHOTOMETRIC = 262  # TIFF's tag: 0 = white is zero
+SAMPLES = 277  # TIFF's tag: the number of bands
+EXTRA = 338  # TIFF's tag: what each band beyond the colours is; 1 and 2 = alpha
+COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> bands
 # formats whose further images are frames or pages, and no previews
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
 
@@ -149,6 +154,8 @@ def opened(
             )
             # Pillow inverts such files of 8 bits alone
             white_is_zero = file.format == "TIFF" and file.tag_v2.get(PHOTOMETRIC) == 0
+            bands, kept = further_bands(file)
+            traits = traits._replace(bands=bands, kept=kept)
             if least:
                 # a large JPEG is decoded at a fraction of its size: 10 times faster
                 file.draft(None, (least, least))
@@ -168,6 +175,10 @@ def opened(
                     "holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel"
                 )
             traits = traits._replace(cut=traits.format == "JPEG" and filled_up(file))
+            if bands and EXTRA not in file.tag_v2 and picture.mode == "RGBA":
+                picture = picture.convert(
+                    "RGB"
+                )  # Pillow takes a band of no stated meaning for alpha
             picture, alpha = without_alpha(picture)
             return picture.convert("L" if channels == 1 else "RGB"), traits._replace(alpha=alpha)
     except DataError:
@@ -176,6 +187,17 @@ def opened(
         raise DataError(instead(content)) from error
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise DataError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def further_bands(file: Any) -> tuple[int, int]:
+    """(bands, those that are colours) of a TIFF file with bands that are neither colour nor alpha, such
+    as infrared, which Pillow drops; else (0, 0)."""
+    if file.format != "TIFF":
+        return 0, 0
+    bands, colours = file.tag_v2.get(SAMPLES, 1), COLOURS.get(file.tag_v2.get(PHOTOMETRIC), 0)
+    meanings = file.tag_v2.get(EXTRA, ())
+    alpha = any(meaning in (1, 2) for meaning in meanings)
+    return (bands, colours) if colours and bands > colours + alpha else (0, 0)
 
 
 def filled_up(picture: Any) -> bool:
@@ -206,6 +228,11 @@ def instead(content: bytes) -> str:
         return "is a pointer of Git LFS and not the image: `git lfs pull` fetches it"
     if start.startswith((b"<!doctype html", b"<html")):
         return "is a web page, perhaps of a failed download"
+    if content.startswith((b"II*\0", b"MM\0*")):
+        return (
+            "is a TIFF file whose bands, bits or numbers Pillow does not read; "
+            "save it as grey or colour with 8 bits"
+        )
     return "is no image that Pillow reads"
 
 

@@ -5,7 +5,9 @@ r"""The user's own images, in any format that Pillow reads. Labels come in one o
     root/train/<class>/...
         root/test/<class>/..., if present, is the test split. Images of root/val/<class>/..., if
         present, are training images, because their labels cost the same. Other usual names of the
-        three (Training, valid, test_set, ...) are recognised, in upper or lower case.
+        three (Training, valid, test_set, ...) are recognised, in upper or lower case, and names
+        with such a word (my_train, test.v1) where train and test have the same classes. Without
+        test, folds of train and val are tested.
     labels=<table.csv>
         The columns are file, label and, for images that belong together, group. Files are relative
         to root or to the table, with or without suffix. Folds are tested, unless a column split
@@ -157,6 +159,7 @@ class ImageFolder(Dataset):
             *notes,
             *findings.class_names(classes),
             *findings.lists(classes),
+            *findings.beside([r.file.id for r in used]),
             *findings.unread([r.file.id for r in ignored]),
             *findings.unnamed([r.file for r in ignored if r.split != "pool"]),
             *findings.labels(classes, (r.label for r in used if r.split == "test")),
@@ -211,7 +214,7 @@ class ImageFolder(Dataset):
     def annotated(self) -> tuple[list[Row], tuple[str, ...]]:
         """The labelled files and those that are named without a label, and notes of a reader."""
         if not self.labels:
-            return self.folders(), ()
+            return self.folders()
         file = Path(str(self.labels)).expanduser()
         return self.from_export(file) if file.suffix.lower() in choices.SUFFIXES else self.table()
 
@@ -230,32 +233,42 @@ class ImageFolder(Dataset):
             group = self.group_in(name) if image.label else None
             split = part if image.label else "pool"
             rows.append(Row(File(name, image.path), split, image.label, group))
-        return rows, notes
+        splits = {image.split or "train" for image in images if image.label}
+        return rows, (*notes, *findings.untested(splits))
 
-    def folders(self) -> list[Row]:
-        """The files in the folders of the classes. DataError for other layouts."""
+    def folders(self) -> tuple[list[Row], tuple[str, ...]]:
+        """The files in the folders of the classes, and notes. DataError for other layouts."""
         if not self.root:
             raise ConfigError(
                 "dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}"
             )
         root = Path(self.root).expanduser()
         is_folder(root, "dataset.root", LAYOUTS)
-        rows = []
-        for split, part in self.parts(root) or [("train", root)]:
+        rows, nested, unsure = [], dict[str, set[str]](), list[Path]()
+        splits = self.parts(root)
+        notes = findings.of_splits(splits) if splits else findings.split_lists(root)
+        ordered = sorted(splits, key=lambda name: PARTS.index(splits[name]))
+        parts = [(splits[name], self.inner(root / name)) for name in ordered]
+        for named, part in parts or [("train", root)]:
+            split = "test" if named == "test" else "train"
             inside: dict[str, set[str]] = {}  # folder of a class -> its subfolders
             if loose := [
                 f.name
                 for f in sorted(part.iterdir())
                 if f.is_file() and visible(f.name) and is_image(f.name)
             ]:
-                hint = ""
-                if part != root and not self.subfolders(part):
+                hint = self.table_beside(part, root)
+                if not hint and not self.subfolders(part):
                     hint = (
-                        f" Without classes its images can be pretrained on: dataset.root={root / 'train'} "
-                        f"dataset.unlabelled={part}."
+                        f" {self.no_split(part)}"
+                        if splits
+                        else " Is dataset.root one folder too low?"
                     )
-                elif not self.subfolders(part):
-                    hint = " Is dataset.root one folder too low?"
+                    if named != "train":
+                        hint = (
+                            f" Without classes its images can be pretrained on: dataset.root={root / 'train'} "
+                            f"dataset.unlabelled={part}.{hint}"
+                        )
                 problem = f"{part}: {loose[0]} is not in the folder of a class."
                 raise DataError(f"{problem}{hint} {LAYOUTS}")
             if not (folders := self.subfolders(part)):
@@ -275,21 +288,51 @@ class ImageFolder(Dataset):
                         f"{folder}: has no images of this class{holds}. "
                         f"Add some, or remove the folder. {LAYOUTS}"
                     )
-                rows += [Row(f, split, label, self.group_in(f.id)) for f in images]
+                groups = [self.group_in(f.id) for f in images]
+                rows += [
+                    Row(f, split, label, group) for f, group in zip(images, groups, strict=True)
+                ]
                 rows += [Row(f, split, label, fate="ignored") for f in files if not is_image(f.id)]
-                deeper = (f.path.relative_to(folder).parts for f in images)
+                # the subfolders, "" for the folder itself; those that are groups are known
+                deeper = [f.path.relative_to(folder).parts[:-1] for f in images]
                 inside[folder.name] = {
-                    findings.class_name(parts[0]) for parts in deeper if len(parts) > 1
+                    findings.class_name(way[0]) if way else ""
+                    for way, group in zip(deeper, groups, strict=True)
+                    if (group or "").rpartition("/")[2] not in way
                 }
+                if len(inside[folder.name]) > 1:
+                    nested.setdefault(label, set()).update(inside[folder.name])
+            if not splits:
+                notes += findings.like_splits([folder.name for folder in folders])
+            unsure += folders
             findings.same_subfolders(inside, str(part))
-        return rows
+        notes += [*findings.subfolders(nested), *findings.unsure(unsure)]
+        return rows, tuple(notes)
 
-    def parts(self, root: Path) -> list[tuple[str, Path]]:
-        """(train or test, folder) of the folders that are splits; [] if all folders are classes.
+    def table_beside(self, part: Path, root: Path) -> str:
+        """A hint at a table in or above a folder of images, such as Hugging Face's metadata.csv, or ""."""
+        tables = sorted(p for p in part.glob("*.csv") if visible(p.name))
+        tables += sorted(p for p in root.glob("*.csv") if visible(p.name))
+        if not tables:
+            return ""
+        keys = f"dataset.root={part} dataset.labels={tables[0]}"
+        column = " dataset.file_column=file_name" if tables[0].name == "metadata.csv" else ""
+        return f" Where {tables[0].name} names their classes: {keys}{column}."
+
+    def no_split(self, folder: Path) -> str:
+        """How to say that a folder is a class, where it is named like a split."""
+        return (
+            f"{folder.name}/ is read as a split because of its name: where it is a class, give it another "
+            "one, or name each image's class in a table."
+        )
+
+    def parts(self, root: Path) -> dict[str, str]:
+        """Folder -> train, val or test, of the folders that are splits; {} if all are classes.
 
         A word such as Testing may also be the name of a class. It names a split if it is exactly
         train, val or test; if all folders are named like splits; or if one is train and those named
-        like splits hold folders of classes. DataError where this is not clear.
+        like splits hold folders of classes. So do words inside of names, such as my_train, if one
+        is train and one is not, and these share classes. DataError where this is not clear.
         """
         folders = self.subfolders(root)
         named = [
@@ -300,17 +343,26 @@ class ImageFolder(Dataset):
         exact = any(folder.name in PARTS for _, folder in named)
         nested = "train" in splits and all(self.subfolders(folder) for _, folder in named)
         if not named or not (exact or nested or (not others and len(splits) > 1)):
-            return []
+            words = findings.splits([folder.name for folder in folders])
+            held: dict[bool, set[str]] = {True: set(), False: set()}  # whether of train -> classes
+            for name, split in words.items():
+                held[split == "train"] |= {f.name for f in self.subfolders(root / name)}
+            if not held[True] & held[False]:
+                return {}
+            named = [(words[f.name], f) for f in folders if f.name in words]
+            others, splits = [f for f in folders if f.name not in words], {*words.values()}
         if "train" not in splits:
-            raise DataError(f"{root}: there is {named[0][1].name}/ and no train/. {LAYOUTS}")
+            other = named[0][1]
+            raise DataError(
+                f"{root}: there is {other.name}/ and no train/. {self.no_split(other)} {LAYOUTS}"
+            )
         if others:
-            first = next(folder.name for split, folder in named if split == "train")
+            first = next(folder for split, folder in named if split == "train")
             names = ", ".join(f"{f.name}/" for f in others)
-            raise DataError(f"{root}: beside {first}/ there is {names}. {LAYOUTS}")
-        return [
-            ("test" if split == "test" else "train", self.inner(folder))
-            for split, folder in sorted(named, key=lambda pair: PARTS.index(pair[0]))
-        ]
+            raise DataError(
+                f"{root}: beside {first.name}/ there is {names}. {self.no_split(first)} {LAYOUTS}"
+            )
+        return {folder.name: split for split, folder in named}
 
     def inner(self, part: Path) -> Path:
         """The folder of a split, or its only subfolder, if that names the same split.
@@ -320,8 +372,8 @@ class ImageFolder(Dataset):
         inside = self.subfolders(part)
         if len(inside) != 1:
             return part
-        nested = findings.split_named(inside[0].name) == findings.split_named(part.name)
-        return inside[0] if nested else part
+        split = findings.split_word(part.name)
+        return inside[0] if split and findings.split_word(inside[0].name) == split else part
 
     def subfolders(self, folder: Path) -> list[Path]:
         """The visible subfolders, without those in `unlabelled`."""
@@ -347,6 +399,7 @@ class ImageFolder(Dataset):
         group_column = next((c for c in columns if c.casefold() == folded), "")
         finder = Finder(root, table)
         rows: dict[str, tuple[int, Row]] = {}
+        splits = set[str]()
         for number, line in lines:
             where, name, label = f"{table}, line {number}", line[file_column], line[label_column]
             if not name:
@@ -373,6 +426,7 @@ class ImageFolder(Dataset):
                     raise DataError(f"{where}: {name} is a test image and has no {label_column}")
                 rows[file.id] = number, Row(file, "pool")
                 continue
+            splits.add(split)
             split = "test" if split == "test" else "train"
             group = line[group_column] if group_column else self.group_in(file.id, columns)
             rows[file.id] = number, Row(file, split, findings.class_name(label), group)
@@ -380,7 +434,7 @@ class ImageFolder(Dataset):
             raise DataError(f"{table}: has no row below the first line")
         if all(row.split == "pool" for _, row in rows.values()):
             raise DataError(f"{table}: column {label_column} is empty in all rows")
-        return [row for _, row in rows.values()], notes
+        return [row for _, row in rows.values()], (*notes, *findings.untested(splits))
 
     def group_in(self, name: str, columns: Iterable[str] = ()) -> str | None:
         """The group in an image's path by the regular expression `dataset.group`, or None."""

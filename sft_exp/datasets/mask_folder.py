@@ -4,7 +4,8 @@
     root/{train,val,test}/images/..., and masks/...    val is part of the training data
     root/images/{train,val,test}/..., and masks/{train,val,test}/...
 
-Other usual names of the three splits and of the two folders are recognised. A mask has one integer per pixel: 0, 1, ... in
+Other usual names of the three splits and of the two folders are recognised, and names with such a
+word (my_train). Without test, folds of train and val are tested. A mask has one integer per pixel: 0, 1, ... in
 the order of `classes`, or those in `values`; pixels without annotation have the value `ignore`. Or
 it has one colour per pixel, as listed in `colours`. With `pattern=*_mask` the mask of a.jpg is
 a_mask.png, in masks/ or beside its image.
@@ -98,9 +99,12 @@ class MaskFolder(masks.MaskSet):
 
     def load(self):
         root = self.folder(f"the folder of your images. {LAYOUTS}")
-        parts = self.parts(root)
+        parts, notes = self.parts(root)
         places = [(split, *self.places(part)) for split, part in parts]
-        places = places or self.split_below(*self.places(root))
+        if not places:
+            places, notes = self.split_below(*self.places(root))
+        if len(places) < 2:
+            notes += findings.split_lists(root)
         folders = [folder for _, images_at, masks_at in places for folder in (images_at, masks_at)]
         if missing := [folder for folder in folders if not folder.is_dir()]:
             below = [p for p in sorted(root.glob("*/")) if not parts and called(p, IMAGES).is_dir()]
@@ -127,23 +131,25 @@ class MaskFolder(masks.MaskSet):
         else:
             codes = Codes.plain(len(self.classes), self.ignore, self.values, True)
         name = root.resolve().name
-        return masks.corpus(self, name, tuple(self.classes), pairs, codes)
+        return masks.corpus(self, name, tuple(self.classes), pairs, codes, notes=notes)
 
-    def parts(self, root: Path) -> list[tuple[str, Path]]:
-        """(train or test, folder) of the folders that are splits; [] if none of them has images."""
-        folders = sorted(root.iterdir()) if root.is_dir() else []
-        named = [
-            (split, folder)
+    def parts(self, root: Path) -> tuple[list[tuple[str, Path]], list[str]]:
+        """(train or test, folder) of the folders that are splits, and notes; [] if none of them has
+        images."""
+        folders = sorted(p for p in root.glob("*/") if visible(p.name))
+        names = [folder.name for folder in folders]
+        splits = findings.splits(names) or {
+            name: split for name in names if (split := findings.split_named(name))
+        }
+        with_images = [
+            folder
             for folder in folders
-            if folder.is_dir() and (split := findings.split_named(folder.name))
+            if called(folder, IMAGES).is_dir() or (self.pattern != "*" and holds_images(folder))
         ]
-        if not any(
-            called(folder, IMAGES).is_dir() or (self.pattern != "*" and holds_images(folder))
-            for _, folder in named
-        ):
-            return []
-        order = sorted(named, key=lambda pair: ("train", "val", "test").index(pair[0]))
-        return [("test" if split == "test" else "train", folder) for split, folder in order]
+        if not any(folder.name in splits for folder in with_images):
+            return [], []
+        rest = [f"{folder.name}/" for folder in with_images if folder.name not in splits]
+        return ordered(root, splits), [*findings.of_splits(splits), *unread(root, rest)]
 
     def places(self, part: Path) -> tuple[Path, Path]:
         """The folders (of images, of masks), the same if masks lie beside images by a pattern."""
@@ -151,17 +157,21 @@ class MaskFolder(masks.MaskSet):
         together = self.pattern != "*" and not any(folder.is_dir() for folder in separate)
         return (part, part) if together else separate
 
-    def split_below(self, images_at: Path, masks_at: Path) -> list[tuple[str, Path, Path]]:
-        """(train or test, folder of images, of masks): images/train, masks/train, ... if all folders in
-        that of the images are splits, one of them train; else all is train."""
+    def split_below(
+        self, images_at: Path, masks_at: Path
+    ) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+        """(train or test, folder of images, of masks), and notes: images/train, masks/train, ... if
+        folders in that of the images are splits, one of them train; else all is train."""
         inside = sorted(p for p in images_at.glob("*/") if visible(p.name))
-        splits = [findings.split_named(p.name) for p in inside]
-        if "train" not in splits or not all(splits) or holds_images(images_at):
-            return [("train", images_at, masks_at)]
-        return [
-            ("test" if split == "test" else "train", p, masks_at / p.name)
-            for split, p in zip(splits, inside, strict=True)
-        ]
+        splits = findings.splits([p.name for p in inside])
+        if not splits:
+            tests = [p.name for p in inside if findings.split_named(p.name) == "test"]
+            problem = f"{findings.some(tests)} in {images_at} is training data, as no folder is named train"
+            return [("train", images_at, masks_at)], [problem] * bool(tests)
+        rest = [f"{p.name}/" for p in inside if p.name not in splits]
+        rest += sorted(p.name for p in images_at.iterdir() if p.is_file() and is_image(p.name))
+        places = [(split, p, masks_at / p.name) for split, p in ordered(images_at, splits)]
+        return places, [*findings.of_splits(splits), *unread(images_at, rest)]
 
     def inside(self, root: Path, images_at: Path, masks_at: Path, split: str) -> list[Pair]:
         """The images of one split with their masks. DataError for files without a counterpart."""
@@ -237,6 +247,20 @@ def called(part: Path, names: tuple[str, ...]) -> Path:
     first name."""
     there = {p.name.casefold(): p for p in part.glob("*/")} if part.is_dir() else {}
     return next((there[name] for name in names if name in there), part / names[0])
+
+
+def ordered(folder: Path, splits: dict[str, str]) -> list[tuple[str, Path]]:
+    """(train or test, folder) of the folders' names, those of train first, then val and test."""
+    names = sorted(splits, key=lambda name: ("train", "val", "test").index(splits[name]))
+    return [("test" if splits[n] == "test" else "train", folder / n) for n in names]
+
+
+def unread(folder: Path, rest: list[str]) -> list[str]:
+    """A warning of images that are beside splits and in none of them."""
+    if not rest:
+        return []
+    problem = f"images beside the splits in {folder} are not read ({findings.some(rest)})"
+    return [f"{problem}: move those that are meant into one of the splits"]
 
 
 def holds_images(folder: Path) -> bool:

@@ -3,6 +3,7 @@ warned of."""
 
 import io
 import json
+import os
 import shutil
 import struct
 import unicodedata
@@ -128,6 +129,188 @@ def test_a_root_one_folder_too_low_is_said():
         folder(ROOT / "a")
 
 
+def tree(*paths, root=ROOT, count=3):
+    for number, path in enumerate(paths):
+        for n in range(count):
+            save(root / path / f"{n}.png", noise(1000 * number + n))
+
+
+@each(
+    "paths",
+    [
+        ("fold1/a", "fold1/b", "fold1/c", "fold2/a", "fold2/b", "fold3/a", "fold3/b", "fold3/c"),
+        ("color/a", "color/b", "grayscale/a", "grayscale/b", "segmented/a"),
+        ("Entrenamiento/a", "Entrenamiento/b", "Entrenamiento/c", "Prueba/a", "Prueba/b"),
+    ],
+)
+def test_folders_that_share_most_of_their_classes_are_asked_about(paths):
+    tree(*paths)
+    with pytest.raises(DataError, match=r"hold the same folders \(a, b.*: are these splits\?"):
+        folder()
+    # inner folders that are groups are no classes
+    for group in ("([^/]+)/[^/]+$", "(.+)/[^/]+$"):
+        assert not warnings(folder(group=group))
+
+
+@each(
+    ("train", "test"),
+    [
+        ("train_clean", "test_clean"),
+        ("my_train", "my_test"),
+        ("public_train", "PublicTest"),
+        ("Train_Augmented", "Test_Original"),
+        ("train.v1", "test.v1"),
+        ("new training images", "old holdout"),
+    ],
+)
+def test_a_word_of_a_folder_s_name_may_say_its_split(train, test):
+    tree(f"{train}/a", f"{train}/b", f"{train}/c", f"{test}/a", f"{test}/b")
+    corpus = folder()
+    assert (corpus.classes, len(corpus.train), len(corpus.test)) == (("a", "b", "c"), 9, 6)
+    said = warnings(corpus)
+    assert "a word of the folders' names is read as their split" in said
+    assert f"{train} = train" in said
+    shutil.rmtree(ROOT)
+    tree(train, test)  # without classes inside
+    corpus = folder()
+    assert corpus.classes == tuple(sorted((train, test)))
+    assert "named like splits, and learnt as classes" in warnings(corpus)
+
+
+def test_a_folder_beside_words_for_splits_is_refused():
+    tree("my_train/a", "my_train/b", "my_test/a", "my_test/b", "extra/a")
+    with pytest.raises(DataError, match=r"beside my_train/ there is extra/\. my_train/ is read as"):
+        folder()
+
+
+def test_a_split_of_one_class_is_no_archive_s_folder():
+    tree("my_train/a", "my_train/b", "my_test/a")
+    assert len(folder().test) == 3
+
+
+@each(
+    ("paths", "words"),
+    [
+        (("animal/cat", "animal/dog", "plant/rose", "plant/tulip"), "classes 'animal', 'plant'"),
+        (("cat", "dog", "other/horse", "other/cow"), "class 'other' is learnt"),
+        (("raw/a", "raw/b", "new/a"), "class 'raw' is learnt"),
+        (("train/a/p1", "train/a/p2", "train/b/p3", "test/a/p4", "test/b/p5"), "class 'a' is"),
+    ],
+)
+def test_classes_inside_of_classes_are_said(paths, words):
+    tree(*paths)
+    said = warnings(folder())
+    assert words in said
+    assert "are not told apart" in said
+    assert "not told apart" not in warnings(folder(group="([^/]+)/[^/]+$"))
+
+
+@each(
+    "paths",
+    [
+        ("a", "b", "a/more", "a/old"),
+        ("train/a/x", "train/b/y", "test/a/z", "test/b/w"),
+        ("a/images", "b/images"),
+        ("train_station", "tram"),
+        ("Control/p1", "Test/p2"),
+    ],
+)
+def test_folders_inside_of_classes_that_hide_none_are_silent(paths):
+    tree(*paths, count=4)
+    assert not warnings(folder())
+
+
+@each(
+    ("parts", "said"),
+    [(("train", "val"), True), (("Training", "dev"), True), (("train", "val", "test"), False)],
+)
+def test_val_without_test_is_said_to_be_training_data(parts, said):
+    for n, part in enumerate(parts):
+        classes(ROOT / part, first=1000 * n)
+        masks(Path("masked"), part, first=1000 * n)
+    words = "there is val and no test: val is training data"
+    assert (words in warnings(folder())) == said
+    assert (words in warnings(segment("masked"))) == said
+    files = [f"{part}/{c}/{n}.png,{c},{part}" for part in parts for c in "ab" for n in range(4)]
+    write(ROOT / "t.csv", "\n".join(["file,label,split", *files]))
+    assert (words in warnings(folder(labels="root/t.csv"))) == said
+
+
+@each("name", ["unsorted", "to_label", "unannotated", "Unknown", "to be classified", "not tagged"])
+def test_a_class_that_may_hold_images_without_labels_is_asked_about(name):
+    tree("cat", "dog", name)
+    assert f"dataset.unlabelled=[root/{name}] pretrains on them" in warnings(folder())
+    corpus = folder(unlabelled=[f"root/{name}"])
+    assert corpus.classes == ("cat", "dog")
+    assert not warnings(corpus)
+
+
+@each("name", ["sorted", "unicorn", "tomato", "known", "nonsense", "tortoise"])
+def test_other_classes_are_not(name):
+    tree("cat", "dog", name)
+    assert not warnings(folder())
+
+
+@each("name", ["train", "test", "val"])
+def test_a_class_called_like_a_split_is_said_to_be_read_as_one(name):
+    tree(name, "bus", "car")
+    with pytest.raises(DataError, match=rf"{name}/ is read as a split because of its name: where"):
+        folder()
+
+
+@each("table", ["metadata.csv", "labels.csv"])
+@each(("part", "at"), [("", ""), ("train", "train"), ("train", "")])
+def test_a_table_beside_images_is_named(table, part, at):
+    for n in range(8):
+        save(ROOT / part / f"{n}.png", noise(n))
+    rows = [f"{n}.png,{'ab'[n % 2]}" for n in range(8)]
+    path = ROOT / at / table
+    write(path, "\n".join(["file_name,label", *rows]))
+    with pytest.raises(DataError, match=rf"classes: dataset\.root=\S+ dataset\.labels={path}"):
+        folder()
+    assert folder(ROOT / part, labels=str(path), file_column="file_name").classes == ("a", "b")
+
+
+@each(
+    ("addition", "first"),
+    [("{}_mask.png", "jpg"), ("{}_depth.png", "jpg"), ("thumb_{}.png", "png"), ("{}.png", "jpg"),
+     ("{}-edited.jpg", "jpg")],
+)  # fmt: skip
+def test_what_lies_beside_images_and_is_none_of_the_class_is_asked_about(addition, first):
+    classes(names=("benign (x)", "malignant"), suffix=first, count=5)
+    for n, path in enumerate(sorted(ROOT.rglob("*.*"))):
+        save(path.with_name(addition.format(path.stem)), noise(900 + n))
+    said = warnings(folder())
+    assert said.count("where * is another image") == 1
+    assert "10 of 20 images are named" in said
+
+
+@each("stems", [("1", "10", "100", "11"), ("a1", "b1", "a10", "b10"), ("x", "x_mask", "y", "z")])
+def test_names_that_begin_alike_are_silent(stems):
+    for n, name in enumerate(stems):
+        for c in "ab":
+            save(ROOT / c / f"{name}.png", noise(100 * ord(c) + n))
+    assert not warnings(folder())
+
+
+def test_what_is_no_file_is_named_and_not_waited_for():
+    classes()
+    os.mkfifo(ROOT / "a/notes")  # which holds no image by its name
+    assert len(folder().train) == 8
+    os.mkfifo(ROOT / "a/z.png")
+    with pytest.raises(DataError, match=r"a/z\.png: is a pipe, socket or device, and no file"):
+        folder()
+    assert len(folder(broken="skip").train) == 8
+    masks(Path("masked"))
+    os.mkfifo("masked/images/z.png")
+    os.mkfifo("masked/masks/z.png")
+    with pytest.raises(DataError, match=r"z\.png"):
+        segment("masked")
+    os.mkfifo("pool")
+    with pytest.raises(DataError, match="no image there"):
+        folder(broken="skip", unlabelled=["pool"])
+
+
 # Names
 
 
@@ -217,6 +400,90 @@ def test_white_is_zero_in_tiff_files_of_any_depth(deep):
     assert np.abs(read - (255 - first.astype(float) * 255 / most)).max() <= 1
 
 
+def tiff(pixels_HWC, photometric, extra):
+    """TIFF 6.0 with as many bands as the pixels have; `extra` is what those beyond the colours are."""
+    height, width, bands = pixels_HWC.shape
+    data = pixels_HWC.tobytes()
+    tags = {
+        256: [width], 257: [height], 258: [8 * pixels_HWC.itemsize] * bands, 259: [1],
+        262: [photometric], 273: [8], 277: [bands],
+        278: [height], 279: [len(data)], 284: [1], 338: extra,
+    }  # fmt: skip
+    start = 8 + len(data)
+    after = start + 2 + 12 * sum(map(bool, tags.values())) + 4
+    entries = further = b""
+    for tag, values in tags.items():
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if tag in (273, 279):
+            entries += struct.pack("<HHII", tag, 4, 1, *values)
+        elif len(packed) > 4:
+            entries += struct.pack("<HHII", tag, 3, len(values), after + len(further))
+            further += packed
+        elif values:
+            entries += struct.pack("<HHI4s", tag, 3, len(values), packed)
+    count = struct.pack("<H", len(entries) // 12)
+    return b"II*\0" + struct.pack("<I", start) + data + count + entries + bytes(4) + further
+
+
+@each(
+    ("bands", "photometric", "extra", "words"),
+    [
+        (4, 2, [0], "8 of 8 images have 4 bands, of which 3 are read"),
+        (4, 2, [], "8 of 8 images have 4 bands, of which 3 are read"),
+        (5, 2, [0, 0], "8 of 8 images have 5 bands, of which 3 are read"),
+        (5, 2, [2, 0], "8 of 8 images have 5 bands, of which 3 are read"),
+        (2, 1, [0], "8 of 8 images have 2 bands, of which 1 is read"),
+        (4, 2, [2], "transparent parts"),
+        (3, 2, [], ""),
+        (1, 1, [], ""),
+    ],
+)
+def test_bands_beyond_the_colours_are_said_to_be_left_out(bands, photometric, extra, words):
+    for n in range(8):
+        pixels = np.random.default_rng(n).integers(0, 256, (20, 24, bands), dtype=np.uint8)
+        write(ROOT / f"{'ab'[n % 2]}/{n}.tif", tiff(pixels, photometric, extra))
+    corpus = folder(channels=3 if photometric == 2 else 1, size=20)
+    said = warnings(corpus)
+    assert words in said if words else not said
+    assert ("transparent" in said) == (extra[:1] == [2])
+    top = np.random.default_rng(0).integers(0, 256, (20, 24, bands), dtype=np.uint8)[:, 2:22, 0]
+    assert np.array_equal(corpus.train.raw(0)[0].numpy(), top)
+
+
+def test_alpha_of_a_tiff_file_is_no_band_beyond_the_colours():
+    classes(make=lambda n: noise(n, mode="RGBA"), suffix="tif")
+    assert not warnings(folder())
+
+
+def test_a_tiff_file_that_pillow_does_not_read_is_said_to_be_one():
+    classes()
+    write(ROOT / "a/x.tif", tiff(np.zeros((8, 8, 6), np.uint8), 1, [0] * 5))
+    with pytest.raises(DataError, match=r"a/x\.tif: is a TIFF file whose bands, bits or numbers"):
+        folder()
+
+
+@each(("most", "said"), [(255, True), (1023, True), (4095, True), (16383, False), (40000, False)])
+def test_files_that_use_a_small_part_of_the_others_values_are_said(most, said):
+    for n in range(8):
+        top = 65535 if n < 4 else most
+        values = np.random.default_rng(n).integers(0, top + 1, (24, 24)).astype(np.uint16)
+        values[0, 0] = top
+        save(ROOT / f"{'ab'[n % 2]}/{n}.png", Image.fromarray(values))
+    found = [line for line in warnings(folder(channels=1)).splitlines() if "almost black" in line]
+    assert bool(found) == said
+    if said:
+        assert f"4 of 8 images of more than 8 bits use the values 0 to {most:,} alone" in found[0]
+        assert "to 65,535" in found[0]
+
+
+def test_16_bit_colours_of_which_some_use_8_bits_are_said():
+    for n in range(8):
+        top = 65535 if n < 4 else 255
+        pixels = np.random.default_rng(n).integers(0, top + 1, (20, 24, 3)).astype(np.uint16)
+        write(ROOT / f"{'ab'[n % 2]}/{n}.tif", tiff(pixels, 2, []))
+    assert "4 of 8 images of more than 8 bits use the values 0 to 255 alone" in warnings(folder())
+
+
 # Files that tell the classes apart
 
 
@@ -263,6 +530,56 @@ def read_as_written(corpus):
     return all(
         np.array_equal(corpus.train.target("mask")[n].numpy(), written(n))
         for n in range(len(corpus.train))
+    )
+
+
+@each(
+    ("parts", "beside"),
+    [
+        (("train", "test"), "extra"),
+        (("my_train", "my_test"), "cars"),
+        (("Train_A", "Val_A", "Test_A"), ""),
+        (("train", "test"), "train_b"),
+    ],
+)
+@each("above", [True, False])
+def test_splits_of_masks_stay_apart_whatever_lies_beside_them(parts, beside, above):
+    for n, part in enumerate([*parts, *([beside] if beside else [])]):
+        masks(ROOT / part if above else ROOT, "", first=100 * n)
+        if not above:
+            for kind in ("images", "masks"):
+                (ROOT / kind / part).mkdir()
+                for file in sorted((ROOT / kind).glob("*.png")):
+                    file.rename(ROOT / kind / part / file.name)
+    corpus = segment()
+    assert (len(corpus.train), len(corpus.test)) == (4 * (len(parts) - 1), 4)
+    said = warnings(corpus)
+    where = ROOT if above else ROOT / "images"
+    assert (f"images beside the splits in {where} are not read ({beside}/)" in said) == bool(beside)
+    assert ("a word of the folders' names" in said) == (parts[0] != "train")
+
+
+@each("lists", [("train", "val"), ("train", "test"), ("splits/train", "splits/test")])
+def test_lists_of_splits_are_named(lists):
+    masks()
+    classes(Path("photos"))
+    for name in lists:
+        write(ROOT / f"{name}.txt", "0\n1\n")
+        write(Path("photos") / f"{Path(name).name}.txt", "0\n1\n")
+    for name in lists:
+        assert f"{name}.txt" in warnings(segment())
+    assert "may list splits, and are not read" in warnings(segment())
+    assert "may list splits, and are not read" in warnings(folder(Path("photos")))
+
+
+def test_a_test_folder_without_train_is_said_to_be_learnt():
+    masks()
+    for kind in ("images", "masks"):
+        (ROOT / kind).rename(ROOT / "test")
+        (ROOT / kind).mkdir()
+        (ROOT / "test").rename(ROOT / kind / "test")
+    assert "test in root/images is training data, as no folder is named train" in warnings(
+        segment()
     )
 
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import stat
 import tarfile
 import unicodedata
 from collections import defaultdict
@@ -50,6 +51,7 @@ class File(NamedTuple):
     def read(self) -> bytes:
         if self.content is not None:
             return self.content
+        require_regular(self.path)
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -193,7 +195,7 @@ def find(entry: str, most: float = float("inf")) -> list[File]:
         name = path.relative_to(top.parent).as_posix()
         if path.is_dir():
             files += [File(p.relative_to(top.parent).as_posix(), p) for p in below(path)]
-        elif not is_image(path.name) and tarfile.is_tarfile(path):
+        elif not is_image(path.name) and path.is_file() and tarfile.is_tarfile(path):
             files += members(path, name, most)
         elif path.is_file():
             files.append(File(name, path))
@@ -210,8 +212,28 @@ def below(folder: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if visible(name)]
-        paths += [Path(parent, name) for name in names if visible(name)]
+        # pipes and sockets named like images are named when they are read, and others hold no data
+        paths += [
+            path
+            for path in (Path(parent, name) for name in names if visible(name))
+            if is_image(path.name) or is_regular(path)
+        ]
     return sorted(paths, key=Path.as_posix)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is no pipe, socket or device, whose reading may never end; a broken link is
+    none of them, and reading it says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
+
+
+def require_regular(path: Path) -> None:
+    """DataError for a pipe, socket or device."""
+    if not is_regular(path):
+        raise DataError("is a pipe, socket or device, and no file")
 
 
 def _raise(error: OSError) -> None:

@@ -8,8 +8,10 @@ images' manifest.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from posixpath import split, splitext
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,11 @@ FEW = 8  # names that a warning lists
 KEPT = 0.5  # share of an image's area that a crop should leave
 MANY = 0.1  # share of the images of which a crop leaves less, from which there is a warning
 ALIKE = 4  # images of each class, from which a common property is no chance
+BESIDE = 0.25  # share of the images that are named like another one and an addition
 UNANNOTATED = 0.5  # share of ignored pixels above which there is a warning
+
+# the key that keeps the images of a subfolder in one split
+BY_FOLDER = "dataset.group='([^/]+)/[^/]+$' keeps the images of each in one split"
 
 _PART = re.compile(
     r"(?:seg|images?|imgs?|data|dataset)?"
@@ -40,6 +46,11 @@ _PART = re.compile(
 _SPLITS = {"t": "train", "v": "val", "d": "val", "e": "val", "h": "test"}  # by the first letter
 _NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d{0,6})?")
 _UNLABELLED = re.compile(r"(?:un|non|not)labell?ed(?:images?|data|set)?|(?:no|without)labels?")
+# what may be a class, or images whose label is still to come
+_UNSURE = re.compile(
+    r"(?:un|non|not|to|tobe)(?:yet)?(?:sort|annotat|tag|label|classif|review|identif|assign|"
+    r"categor|determin|known)\w*|inbox|todo"
+)
 # how programs write a missing label
 _MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "-", "--", "?", "#n/a", "missing"}
 _JOINED = re.compile(r"[,;|/+&]")  # between the labels of an image that has several
@@ -55,9 +66,84 @@ def split_named(name: str) -> str | None:
     return "test" if word.startswith("test") else _SPLITS[word[0]]
 
 
+def split_word(name: str) -> str | None:
+    """train, val or test where words of a name say one of them (my_train, Test_Original, train.v1,
+    PublicTest), else None."""
+    if split := split_named(name):
+        return split
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
+    said = {split for word in re.findall(r"[^\W\d_]+", spaced) if (split := split_named(word))}
+    return said.pop() if len(said) == 1 else None
+
+
+def splits(names: Sequence[str]) -> dict[str, str]:
+    """Name -> train, val or test, of the names that say so, where one is train and another is not;
+    else {}. Words of names count where whole names do not say it."""
+    for read in (split_named, split_word):
+        found = {name: split for name in names if (split := read(name))}
+        if "train" in found.values() and len(set(found.values())) > 1:
+            return found
+    return {}
+
+
+def of_splits(found: Mapping[str, str]) -> list[str]:
+    """Warnings of folders that are read as splits because of a word of their names, and of val
+    without test.
+
+    Args:
+        found: name -> train, val or test.
+    """
+    words = [f"{name} = {split}" for name, split in found.items() if not split_named(name)]
+    warnings = (
+        [f"a word of the folders' names is read as their split ({some(words)})"] if words else []
+    )
+    return warnings + untested(found.values())
+
+
+def like_splits(names: Sequence[str]) -> list[str]:
+    """A warning of classes that are named like splits, train and another one."""
+    found = [*splits(names)]
+    if not found:
+        return []
+    remedy = "splits have folders of the same classes inside"
+    return [f"{plural(found)} named like splits, and learnt as classes: {remedy}"]
+
+
+def untested(kinds: Iterable[str]) -> list[str]:
+    """A warning that val is not tested, where there is no test."""
+    if not {"train", "val"} <= (kinds := set(kinds)) or "test" in kinds:
+        return []
+    return [
+        "there is val and no test: val is training data, and folds of train and val are tested. "
+        "Name it test to test on it alone"
+    ]
+
+
+def split_lists(root: Path) -> list[str]:
+    """A warning of lists of splits (train.txt, val.txt), which are not read."""
+    lists = sorted([*root.glob("*.txt"), *root.glob("*/*.txt")])
+    found = splits([p.relative_to(root).with_suffix("").as_posix() for p in lists])
+    if not found:
+        return []
+    names = some([f"{name}.txt" for name in found])
+    remedy = "put the images of each into a folder of its name, such as train/ and test/"
+    return [f"{names} may list splits, and are not read: {remedy}"]
+
+
 def holds_no_labels(name: str) -> bool:
     """Whether a folder is named as one of images without labels: unlabelled, not_labeled."""
     return bool(_UNLABELLED.fullmatch(re.sub(r"[\W\d_]+", "", name.casefold())))
+
+
+def unsure(folders: Sequence[Path]) -> list[str]:
+    """A warning of folders of classes that are named like images whose label is still to come:
+    unsorted, to_label, unknown."""
+    named = [f for f in folders if _UNSURE.fullmatch(re.sub(r"[\W\d_]+", "", f.name.casefold()))]
+    if not named:
+        return []
+    pools = ",".join(map(str, named))
+    remedy = f"if these are images without labels, dataset.unlabelled=[{pools}] pretrains on them"
+    return [f"{plural([f.name for f in named])} learnt: {remedy}"]
 
 
 def class_name(name: str) -> str:
@@ -126,19 +212,82 @@ def lists(names: Iterable[str]) -> list[str]:
 
 
 def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
-    """DataError if all class folders hold the same subfolders, two or more: then they are splits.
+    """DataError if folders of classes share most of their subfolders, two or more: then they are
+    splits.
 
     Args:
-        folders: name of a class folder -> names of its subfolders with images.
+        folders: name of a class folder -> names of its subfolders with images, "" for itself.
         what: the data set in the message.
     """
-    first, *others = folders.values()
-    if others and len(first) > 1 and all(inside == first for inside in others):
+    alike, shared = set[str](), set[str]()
+    below = [(name, inside - {""}) for name, inside in folders.items()]
+    several = [(name, inside) for name, inside in below if len(inside) > 1]
+    for (one, first), (other, second) in combinations(several, 2):
+        both = first & second
+        if len(both) > 1 and 2 * len(both) >= min(len(first), len(second)):
+            alike |= {one, other}
+            shared |= both
+    if alike:
         raise DataError(
-            f"{what}: all of its folders ({', '.join(sorted(folders))}) hold the same folders ({', '.join(sorted(first))}): are "
-            "these splits? Name them train, val and test; or where they are classes, name each image's class in a table, "
-            "dataset.labels=<table.csv>"
+            f"{what}: its folders ({some(sorted(alike))}) hold the same folders ({some(sorted(shared))}): are "
+            "these splits? Name them train, val and test. Where they are classes, name each image's class in a table, "
+            f"dataset.labels=<table.csv>, or where the inner folders are patients, videos or the like, {BY_FOLDER}; "
+            "'(.+)/[^/]+$' does where equal names in two classes are not the same"
         )
+
+
+def subfolders(folders: Mapping[str, set[str]]) -> list[str]:
+    """A warning of classes whose images lie in several subfolders alone, as nested classes do.
+
+    Args:
+        folders: name of a class folder -> names of its subfolders with images, "" for itself.
+    """
+    nested = {
+        name: inside for name, inside in folders.items() if len(inside) > 1 and "" not in inside
+    }
+    if not nested:
+        return []
+    names = sorted({*nested}), sorted(set().union(*nested.values()))
+    return [
+        f"{plural(names[0])} learnt, and the subfolders inside ({some(names[1])}) are not told apart. Where the "
+        "subfolders are the classes, move them up by one folder; where they are patients, videos or the like, "
+        f"{BY_FOLDER}"
+    ]
+
+
+def beside(names: Sequence[str]) -> list[str]:
+    """A warning of images that are named like another one of their folder and a common addition, as
+    masks, depth images and previews are: x_mask.png or x.png beside x.jpg.
+
+    Args:
+        names: paths of the images.
+    """
+    parts = [(folder, *splitext(file)) for folder, file in map(split, names)]
+    stems: dict[str, Counter[str]] = {}  # of each folder
+    for folder, stem, _ in parts:
+        stems.setdefault(folder, Counter())[stem] += 1
+    found: dict[str, list[str]] = {}  # pattern of a name, * for the other one -> images
+    for name, (folder, stem, suffix) in zip(names, parts, strict=True):
+        near, patterns = stems[folder], set[str]()
+        for cut in range(1, len(stem)):
+            start, end = stem[:cut], stem[cut:]
+            # numbers are no addition: 1, 10 and 100 are three images
+            if start in near and any(map(str.isalpha, end)):
+                patterns.add(f"*{end}")
+            if end in near and any(map(str.isalpha, start)):
+                patterns.add(f"{start}*")
+        if near[stem] > 1:
+            patterns.add(f"*{suffix}")
+        for pattern in patterns:
+            found.setdefault(pattern, []).append(name)
+    pattern, of_it = max(found.items(), key=lambda item: (len(item[1]), item[0]), default=("", []))
+    if len(of_it) < max(ALIKE, BESIDE * len(names)):
+        return []
+    return [
+        f"{len(of_it):,} of {len(names):,} images are named {pattern}, where * is another image "
+        f"({of_it[0]}): if these are its mask, depth, preview or copy, move them out of the "
+        "folders, or name the images alone in dataset.labels=<table.csv>"
+    ]
 
 
 def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
@@ -197,6 +346,10 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
                 f"have 99.9 % of their pixels at or below {most:,}, which becomes the grey level {kept} of 255: a few very "
                 "bright pixels set the scale. Clip them in the files if the rest is what matters",
             )
+    deep = [s.extremes for s in seen if s.traits.deep]  # of whose values the upper 8 bits are left
+    if levels:
+        warnings += faint([(s[0], s[2]) for s in spans], levels)
+    warnings += faint([(256 * low, 256 * high + 255) for low, high in deep], Levels(0, 65535))
     warn(sum(bool(s.shade) for s in seen), "have the same value in all pixels")
     top, bottom = max(s.extremes[1] for s in seen), min(s.extremes[0] for s in seen)
     if top - bottom < FAINT:
@@ -212,6 +365,13 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
         sum(t.alpha == "drawn" for t in traits),
         "are drawn in their alpha channel in one colour: it is laid on white or black",
     )
+    for bands, kept in sorted({(t.bands, t.kept) for t in traits if t.bands}):
+        warn(
+            sum((t.bands, t.kept) == (bands, kept) for t in traits),
+            f"have {bands} bands, of which {kept} {'is' if kept == 1 else 'are'} read and the "
+            "others are not: save those that matter as one or three channels; a Dataset in Python "
+            "may hold tensors of four",
+        )
     warn(
         sum(t.cut for t in traits),
         "end in plain grey, as a JPEG does that was cut off and closed: copy them again if so",
@@ -227,6 +387,28 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
             f"are turned upright by their Exif orientation: their {annotated} must be drawn on the upright image",
         )
     return warnings
+
+
+def faint(ranges: Sequence[tuple[int, int]], levels: Levels) -> list[str]:
+    """A warning of files whose values are so much lower than those of others that the common scale
+    makes them black, as 8-bit values in 16-bit files are.
+
+    Args:
+        ranges: the lowest and the highest value of each file with more than 8 bits.
+        levels: their scale.
+    """
+    tops = levels.bytes(np.array([[high for _, high in ranges]]))[0] if ranges else []
+    dark = [r for r, top in zip(ranges, tops, strict=True) if top < FAINT]
+    bright = [r for r, top in zip(ranges, tops, strict=True) if top >= FAINT]
+    if not dark or not bright or len(dark) < MANY * len(ranges):
+        return []
+    low, high = (
+        f"{min(r[0] for r in part):,} to {max(r[1] for r in part):,}" for part in (dark, bright)
+    )
+    return [
+        f"{len(dark):,} of {len(ranges):,} images of more than 8 bits use the values {low} alone, and the other "
+        f"{len(bright):,} use {high}: all are scaled alike, so the first become almost black. Bring all to one range"
+    ]
 
 
 def _must_differ(seen: Sequence[Seen]) -> None:

@@ -122,6 +122,7 @@ def whole(content: bytes, channels: int, levels: tuple[int, int] | None = None) 
 
 ORIENTATION = 0x0112  # Exif's tag: 1 = upright
 PHOTOMETRIC = 262  # TIFF's tag: 0 = white is zero
+SIDES = (256, 257)  # TIFF's tags: columns and rows as they are stored
 SAMPLES = 277  # TIFF's tag: the number of bands
 EXTRA = 338  # TIFF's tag: what each band beyond the colours is; 1 and 2 = alpha
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> bands
@@ -262,6 +263,13 @@ def unpacked(content: bytes, most: int | None = None) -> Any:
             f"has {file.width} x {file.height} pixels, more than the limit of {limit:,}: it may be a decompression bomb"
         )
     return file
+
+
+def upright_size(file: Any) -> tuple[int, int]:
+    """(width, height) of an image of `unpacked` after it is turned upright by its Exif orientation."""
+    # new releases of Pillow open a TIFF with its upright size, old ones with the stored size
+    stored = tuple(map(file.tag_v2.get, SIDES)) if file.format == "TIFF" else file.size
+    return stored[::-1] if file.getexif().get(ORIENTATION, 1) >= 5 else stored
 
 
 def without_alpha(picture: Any) -> tuple[Any, str]:

@@ -5,8 +5,8 @@
     Label Studio JSON, VIA, LabelMe
 
 Polygons, circles and rotated boxes become the upright boxes around them. Splits named train, val
-(or valid) and test are recognised as folders, in file names or from data.yaml. The test split is
-test, or else val, or else folds of all images.
+(or valid) and test are recognised as folders, by a word in the names of files, from data.yaml or
+from lists of images. The test split is test, or else val, or else folds of all images.
 """
 
 from dataclasses import dataclass, field

@@ -3,9 +3,9 @@
     COCO JSON (COCO, Roboflow, CVAT, Label Studio), YOLO texts with polygons, CVAT for images,
     Label Studio JSON, VIA, LabelMe
 
-A pixel has the class of the last shape that covers it, or `background`. Boxes and ellipses are filled
-too; crowds are without annotation. Shapes without an outline (run-length masks, brushes) are refused.
-Splits are those of dataset=boxes.
+A pixel has the class of the last shape that covers it (CVAT: by z_order), or `background`. Boxes
+and ellipses are filled too; crowds are without annotation. Shapes without an outline (run-length
+masks, brushes) are refused. Splits are those of dataset=boxes.
 """
 
 import os

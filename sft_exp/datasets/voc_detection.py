@@ -23,7 +23,7 @@ from sft_exp.data.exports import voc as exports_voc
 from sft_exp.data.exports.annotated import Settings, Tree
 from sft_exp.data.readers import boxed, findings, voc
 from sft_exp.data.readers.boxed import ImageWithBoxes, path_of, refuse
-from sft_exp.data.readers.files import is_image, names_in
+from sft_exp.data.readers.files import is_image
 from sft_exp.errors import require
 
 LAYOUT = (
@@ -98,7 +98,7 @@ class VocDetection(boxed.BoxSet):
     def part(self, root: Path, split: str) -> list[ImageWithBoxes]:
         """The images of a list in ImageSets/Main with their boxes. DataError for missing images."""
         file = root / "ImageSets" / "Main" / f"{split}.txt"
-        names = names_in(file, f". {LAYOUT}")
+        names = exports_voc.listed(file, f". {LAYOUT}")
         folder, listed = root / "JPEGImages", set(names)
         paths = (p for p in sorted(folder.iterdir()) if is_image(p.name) and p.stem in listed)
         images = findings.by_stem(paths, folder)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,178 @@ def test_a_file_name_that_lies_in_several_folders_is_asked_about(tmp_path):
     assert load(tmp_path).train.ids == ["b/0.jpg"]
 
 
+def parts_of_coco(root, names, folder="images/"):
+    """A JSON of these names for two images each."""
+    for k, name in enumerate(names):
+        write(root / name, coco_json(2, 10 * k))
+        for n in range(2):
+            noise(root / f"{folder}{10 * k + n}.jpg", 10 * k + n)
+
+
+@each(
+    "names",
+    [
+        ("annotations_train.json", "annotations_val.json"),
+        ("train_annotations.json", "test_annotations.json"),
+        ("train_coco.json", "val_coco.json"),
+        ("annotations/coco_train.json", "annotations/coco_test.json"),
+        ("custom_train_2.json", "custom_val_2.json"),
+        ("train_v2.json", "test_v2.json"),
+        ("train.coco.json", "test.coco.json"),
+        ("cellsTrain.json", "cellsTest.json"),
+        ("instances_train.json", "my_val.json"),
+        ("trainval.json", "test.json"),
+        ("a/my_train.json", "b/my_val.json"),
+        ("x/labels-train.json", "test/labels-test.json"),
+    ],
+)
+def test_a_word_of_a_files_name_is_its_split(tmp_path, names):
+    parts_of_coco(tmp_path, names)
+    corpus = load(tmp_path)
+    assert corpus.train.ids == ["images/0.jpg", "images/1.jpg"]
+    assert corpus.test.ids == ["images/10.jpg", "images/11.jpg"]
+    assert not said(corpus)
+
+
+@each(
+    ("names", "train", "bare"),
+    [
+        (("latest.json", "contest.json"), 4, ""),  # no words for splits
+        (("my_test_project.json",), 2, ""),
+        (("a_test.json", "b_test.json"), 4, ""),
+        (("a_train.json", "more.json"), 4, ""),
+        (("a_train.json", "a_test.json", "more.json"), 4, "more.json"),
+        (("train_test_split.json", "val.json", "train.json"), 4, "train_test_split.json"),
+    ],
+)
+def test_names_without_splits_are_merged_and_said_beside_splits(tmp_path, names, train, bare):
+    parts_of_coco(tmp_path, names)
+    corpus = load(tmp_path)
+    assert len(corpus.train) == train
+    problem = "1 files of annotations are of no split, and are training data"
+    assert said(corpus) == ([f"{problem}: {bare}"] if bare else [])
+
+
+def test_other_tools_files_of_splits(tmp_path):
+    """CVAT, VIA and Label Studio write all images of a task or project into one file, too."""
+    for folder, export, name in (
+        ("a", cvat, "annotations.xml"),
+        ("b", via, "via.json"),
+        ("c", label_studio_min, "min.json"),
+    ):
+        root = tmp_path / folder
+        for k, part in enumerate(("train", "test")):
+            paths, *_ = export(root)
+            (root / name).rename(root / f"{part}_{name}")
+            for n, path in enumerate(paths):
+                noise(path.with_stem(f"{k}{path.stem}"), 10 * k + n)
+            text = (root / f"{part}_{name}").read_text()
+            write(root / f"{part}_{name}", re.sub(r"(\d\.jpg)", rf"{k}\1", text))
+        corpus = load(root)
+        assert len(corpus.train) == len(corpus.test) == len(paths)
+
+
+def test_no_images_of_another_split_are_taken_for_missing_ones(tmp_path):
+    """Neither by the folder in the name, nor by the folder of the annotations."""
+    for n in range(2):
+        noise(tmp_path / f"coco/train/{n}.jpg", n)
+        noise(tmp_path / f"roboflow/train/{n}.jpg", n)
+        noise(tmp_path / f"voc/images/train/{n}.jpg", n)
+        write(tmp_path / f"voc/annotations/{('train', 'test')[n]}/{n}.xml", voc_xml(str(n)))
+    noise(tmp_path / "roboflow/test/5.jpg", 5)
+    noise(tmp_path / "voc/images/test/5.jpg", 5)
+    content = coco_json(2, folder="train/")
+    content["images"][1]["file_name"] = "test/1.jpg"
+    write(tmp_path / "coco/a.json", content)
+    beside = coco_json(2)
+    beside["images"][1]["file_name"] = "test/1.jpg"
+    write(tmp_path / "roboflow/train/a.json", beside)
+    write(tmp_path / "roboflow/test/a.json", coco_json(1, 1))
+    for name, words in (
+        ("coco", "1 images are named but missing: test/1.jpg"),
+        ("roboflow", "2 images are named but missing: 1.jpg, test/1.jpg"),
+        ("voc", "1 annotations have no image of their name and are left out: 1.xml"),
+    ):
+        corpus = load(tmp_path / name)
+        assert len(corpus.train) == 1
+        assert words in said(corpus)
+    plain = Coco(root=str(tmp_path / "coco"), train="a.json", test=None, size=16, workers=0)
+    with pytest.raises(DataError, match=r"1 of its images are not in .*\n  test/1\.jpg"):
+        plain.load()
+
+
+@each("folder", ["", "a/", "/home/me/train/", "images/training/"])
+def test_images_of_the_same_split_or_of_none_are_found_by_their_names(tmp_path, folder):
+    write(tmp_path / "a.json", coco_json(2, folder=folder))
+    noise(tmp_path / "images/train/0.jpg", 0)
+    noise(tmp_path / "images/1.jpg", 1)
+    corpus = load(tmp_path)
+    assert len(corpus.train) == 2
+    assert not said(corpus)
+
+
+def test_splits_of_images_in_a_folder_elsewhere(tmp_path):
+    write(tmp_path / "export/a.json", coco_json(2))
+    for n, part in enumerate(("train", "test")):
+        noise(tmp_path / f"photos/{part}/{n}.jpg", n)
+    corpus = load(tmp_path / "export", images=str(tmp_path / "photos"))
+    assert (len(corpus.train), len(corpus.test)) == (1, 1)
+
+
+@each("value", [64, "64", 64.0, "64.0"])
+def test_sizes_that_programs_write_as_text_are_compared(tmp_path, value):
+    """The same in the formats that state a size, and for images that lie on their side."""
+    noise(tmp_path / "coco/0.jpg", 0)
+    content = coco_json(1)
+    content["images"][0] |= {"width": value, "height": value}
+    write(tmp_path / "coco/a.json", content)
+    paths, *_ = labelme(tmp_path / "labelme")
+    for path in (tmp_path / "labelme/labels").iterdir():
+        write(path, json.loads(path.read_text()) | {"imageWidth": value, "imageHeight": value})
+    paths += cvat(tmp_path / "cvat")[0] + label_studio_min(tmp_path / "studio")[0]
+    for file in ("cvat/annotations.xml", "studio/min.json"):
+        text = (tmp_path / file).read_text().replace('width="60"', f'width="{value}"')
+        write(tmp_path / file, re.sub(r'(original_width": )60', rf"\g<1>{json.dumps(value)}", text))
+    write(tmp_path / "voc/0.xml", voc_xml("0").replace("<width>60", f"<width>{value}"))
+    noise(tmp_path / "voc/0.jpg", 0)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    for name in ("coco", "labelme", "cvat", "studio", "voc"):
+        with pytest.raises(DataError, match=r"has 60 x 40 pixels, and .* says 64 x "):
+            load(tmp_path / name)
+
+
+@each("value", ["60", 60.0])
+def test_boxes_of_the_stored_image_are_turned_where_sizes_are_text(tmp_path, value):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(tmp_path / "0.jpg", 0, exif=exif)
+    content = coco_json(1)
+    content["images"][0] |= {"width": value, "height": type(value)(40)}
+    write(tmp_path / "a.json", content)
+    assert "and their boxes with them" in said(load(tmp_path))[0]
+
+
+@each(
+    ("value", "crowd"),
+    [
+        *((value, 0) for value in (0, "0", 0.0, False, "false", None, "")),
+        *((value, 1) for value in (1, "1", 1.0, True, "True")),
+    ],
+)
+def test_crowds_in_any_form(tmp_path, value, crowd):
+    content = coco_json(2)
+    content["annotations"][1]["iscrowd"] = value
+    write(tmp_path / "a.json", content)
+    for n in range(2):
+        noise(tmp_path / f"{n}.jpg", n)
+        more = f"<difficult>{value}</difficult>" if n else ""
+        write(tmp_path / f"voc/{n}.xml", voc_xml(str(n)).replace("<difficult>0</difficult>", more))
+        noise(tmp_path / f"voc/{n}.jpg", n)
+    assert load(tmp_path, format="coco").train.target("crowd").sum() == crowd
+    assert load(tmp_path / "voc").train.target("crowd").sum() == crowd
+
+
 @each(
     "outline",
     [
@@ -265,6 +438,30 @@ def test_images_and_annotations_without_the_other(tmp_path):
     write(tmp_path / "2.xml", "<annotation><obj")
     with pytest.raises(DataError, match=r"2\.xml: no XML"):
         load(tmp_path)
+
+
+@each("kind", [Boxes, VocDetection])
+@each("listed", ["{n}", "{n}.jpg", "{n}.xml", "JPEGImages/{n}.jpg", "{n} 1"])
+def test_vocs_lists_in_any_form(tmp_path, listed, kind):
+    for k, part in enumerate(("train", "val")):
+        for n in range(2):
+            noise(tmp_path / f"JPEGImages/{k}{n}.jpg", 10 * k + n)
+            write(tmp_path / f"Annotations/{k}{n}.xml", voc_xml(f"{k}{n}"))
+        rows = "\n".join(listed.format(n=f"{k}{n}") for n in range(2))
+        write(tmp_path / f"ImageSets/Main/{part}.txt", rows)
+    corpus = kind(root=str(tmp_path), size=16, workers=0).load()
+    assert (len(corpus.train), len(corpus.test)) == (2, 2)
+    assert not said(corpus)
+    if kind is Boxes:
+        for file in (tmp_path / "ImageSets/Main").iterdir():
+            file.rename(tmp_path / "ImageSets" / file.name)
+        corpus = load(tmp_path)
+        assert (len(corpus.train), len(corpus.test)) == (2, 2)
+        assert not said(corpus)
+        write(tmp_path / "ImageSets/train.txt", "x\ny")
+        write(tmp_path / "ImageSets/val.txt", "z")
+        (note,) = said(load(tmp_path))
+        assert note == "3 names in ImageSets are of no annotated image, and give no split: x, y, z"
 
 
 def test_voc_without_lists_leaves_its_test_part_out_where_folds_are_asked_for(tmp_path):
@@ -388,14 +585,268 @@ def test_what_is_wrong_in_yolos_files_is_named(tmp_path, text, meta, words):
         load(yolo(tmp_path, text, meta or "names: [b, a]\n"))
 
 
-def test_yolos_boxes_are_of_the_upright_image(tmp_path):
+@each("suffix", ["jpg", "png", "tif", "webp"])
+@each("orientation", [5, 6, 7, 8])
+def test_yolos_boxes_are_of_the_upright_image(tmp_path, orientation, suffix):
+    """Also of a TIFF, which Pillow opens with its upright size."""
     yolo(tmp_path, f"0 {NORMAL}")
+    (tmp_path / "images/1.jpg").unlink()
     exif = Image.Exif()
-    exif[0x0112] = 6
-    noise(tmp_path / "images/1.jpg", 5, (40, 60), exif=exif)
+    exif[0x0112] = orientation
+    noise(tmp_path / f"images/1.{suffix}", 5, (40, 60), exif=exif)
     corpus = load(tmp_path)
     is_box(corpus, "b", "a")
     assert "turned upright" in said(corpus)[0]
+
+
+def darknet(root, lists, folder="data", listed="data/{n}.jpg"):
+    """pjreddie.com/darknet/yolo: texts beside the images, and lists of images."""
+    for k, name in enumerate(lists):
+        names = [f"{k}{n}" for n in range(3 - k)]
+        for name_ in names:
+            noise(root / folder / f"{name_}.jpg", int(name_) + 1)
+            write(root / folder / f"{name_}.txt", f"0 {NORMAL}")
+        write(root / name, "".join(f"{listed.format(n=n)}\n" for n in names))
+    write(root / "obj.names", "cell\n")
+
+
+@each(
+    ("lists", "data"),
+    [
+        (("train.txt", "test.txt"), None),
+        (("lists/train.txt", "lists/val.txt"), None),
+        (("Train.txt", "Validation.txt"), "train = data/Train.txt\nvalid = data/Validation.txt\n"),
+        (("train.txt", "test.txt"), "train = data/train.txt\nvalid=data/test.txt\nbackup = x/\n"),
+        (("a.txt", "b.txt"), "train  = a.txt\nvalid  = /content/darknet/b.txt\n"),
+    ],
+)
+@each(
+    "listed", ["data/{n}.jpg", "data/obj/{n}.jpg", "/content/obj/{n}.jpg", "build\\data\\{n}.jpg"]
+)
+def test_darknets_lists_are_the_splits(tmp_path, lists, data, listed):
+    """docs.cvat.ai, format YOLO 1.1: obj.data names the lists. github.com/AlexeyAB/darknet: lists alone."""
+    darknet(tmp_path, lists, listed=listed)
+    if data:
+        write(tmp_path / "obj.data", f"classes = 1\n{data}names = data/obj.names\n")
+    corpus = load(tmp_path)
+    assert (len(corpus.train), len(corpus.test)) == (3, 2)
+    assert not said(corpus)
+
+
+def test_what_darknets_lists_leave_out_is_said(tmp_path):
+    darknet(tmp_path, ("train.txt", "test.txt"))
+    noise(tmp_path / "data/99.jpg", 99)
+    write(tmp_path / "train.txt", "data/00.jpg\ndata/01.jpg\ndata/elsewhere.jpg\n")
+    corpus = load(tmp_path)
+    assert len(corpus.train) == 2
+    assert said(corpus) == [
+        "1 images are named but missing: data/elsewhere.jpg",
+        "2 images are in none of the listed splits and are left out: 02.jpg, 99.jpg",
+    ]
+
+
+def test_a_text_of_boxes_is_no_list(tmp_path):
+    for k, name in enumerate(("train", "test")):
+        noise(tmp_path / f"{name}.jpg", k)
+        write(tmp_path / f"{name}.txt", f"0 {NORMAL}")
+    write(tmp_path / "classes.txt", "cell\n")
+    corpus = load(tmp_path)
+    assert len(corpus.train) == 2
+    assert not said(corpus)
+
+
+def roboflow(root, meta):
+    for k, part in enumerate(("train", "valid")):
+        for n in range(2):
+            noise(root / f"{part}/images/{k}{n}.jpg", 10 * k + n)
+            write(root / f"{part}/labels/{k}{n}.txt", f"0 {NORMAL}")
+    write(root / "data.yaml", f"{meta}\nnc: 1\nnames: [cell]\n")
+
+
+@each(
+    ("train", "val", "test"),
+    [
+        ("../train/images", "../valid/images", "../test/images"),
+        ("train/images", "valid/images", "test/images"),
+        ("/content/x/train/images", "/content/x/valid/images", "/content/x/test/images"),
+    ],
+)
+def test_splits_of_data_yaml_that_are_not_there(tmp_path, train, val, test):
+    """Roboflow lists all three, and writes those with images; none is taken for another."""
+    (tmp_path / "images").mkdir()  # an end of the paths, which could be any split's
+    roboflow(tmp_path, f"train: {train}\nval: {val}\ntest: {test}")
+    corpus = load(tmp_path)
+    assert (len(corpus.train), len(corpus.test)) == (2, 2)
+    problem = "1 paths of data.yaml are not there and are left out"
+    assert said(corpus) == [f"{problem}: test ({test})"]
+    roboflow(tmp_path, f"train: elsewhere/images\nval: {val}")
+    with pytest.raises(DataError, match="train is elsewhere/images, which is neither"):
+        load(tmp_path)
+
+
+@each(
+    "meta",
+    [
+        "train: /content/foo/train/images\nval: /content/foo/valid/images",
+        "train: C:\\data\\foo\\train\\images\nval: C:\\data\\foo\\valid\\images",
+        "path: /content/test/foo\ntrain: train/images\nval: valid/images\ntest:",
+        "path: ~\ntrain: [/content/a/train/images]\nval: ../valid/images\ntest: null",
+    ],
+)
+def test_paths_in_data_yaml_of_another_machine(tmp_path, meta):
+    roboflow(tmp_path, meta)
+    corpus = load(tmp_path)
+    assert (len(corpus.train), len(corpus.test)) == (2, 2)
+    assert not said(corpus)
+
+
+@each(
+    ("names", "classes"),
+    [
+        ("[no, yes]", ("no", "yes")),
+        ("{0: on, 1: off}", ("on", "off")),
+        ("[010, 1.10]", ("010", "1.10")),
+        ("[12:30, 2024-01-01]", ("12:30", "2024-01-01")),
+        ("\n  - 1e3\n  - 0x1F", ("1e3", "0x1F")),
+        ("['no', \"yes\"]", ("no", "yes")),
+        ("{'0': a, 1: b c}", ("a", "b c")),
+    ],
+)
+def test_names_in_data_yaml_are_read_as_written(tmp_path, names, classes):
+    corpus = load(yolo(tmp_path, f"1 {NORMAL}", f"names: {names}\nnc: 2\n"))
+    assert corpus.classes == classes
+    assert not said(corpus)
+
+
+@each("meta", ["names: !!python/object/apply:os.getcwd []", "names: [!!int a]", "names: [a\n"])
+def test_a_yaml_that_is_none_is_refused(tmp_path, meta):
+    with pytest.raises(DataError, match="no file lists the classes"):
+        load(yolo(tmp_path, f"1 {NORMAL}", meta))
+
+
+@each(
+    ("text", "classes", "notes"),
+    [
+        ("cell\ndebris\n\n", ("cell", "debris"), 0),
+        ("0 cell\n1 debris\n", ("cell", "debris"), 0),
+        ("0: cell\n1: debris", ("cell", "debris"), 0),
+        ("1,debris\n0,cell", ("cell", "debris"), 0),
+        ("1 door\n2 doors\n", ("1 door", "2 doors"), None),
+        ("1 door\n2 door\n", ("1 door", "2 door"), 0),
+        ("3-wheeler\n4x4\n", ("3-wheeler", "4x4"), 0),
+        ("cell, round\ncell, flat\n", ("cell, round", "cell, flat"), 0),
+        ("#\n$\n", ("#", "$"), 0),
+        ("# classes\ncell\ndebris\n", ("cell", "debris"), 1),
+        ("cell,debris\n", None, 0),
+        ("['cell', 'debris']\n", None, 0),
+        ("cell;debris", None, 0),
+        ("1 cell\n2 debris\n", None, 0),
+    ],
+)
+def test_lists_of_classes(tmp_path, text, classes, notes):
+    """What may be meant otherwise is refused; data.yaml takes any name."""
+    yolo(tmp_path, f"0 {NORMAL}")
+    (tmp_path / "data.yaml").unlink()
+    write(tmp_path / "classes.txt", text)
+    if classes is None or notes is None:
+        with pytest.raises(
+            DataError, match=r"classes\.txt: its .*Write the names alone, one a line"
+        ):
+            load(tmp_path)
+        write(tmp_path / "data.yaml", f"names: {json.dumps(text.splitlines())}")
+        assert load(tmp_path).classes == tuple(text.splitlines())
+        return
+    corpus = load(tmp_path)
+    assert corpus.classes == classes
+    assert len(said(corpus)) == notes
+
+
+@each(
+    ("file", "text", "refused"),
+    [
+        ("classes.txt", "a\nb\n", True),
+        ("labels/classes.txt", "b\nc\na\n", True),
+        ("obj.names", "0 a\n1 b\n", True),
+        ("classes.txt", "b\na\n", False),
+        ("labels/classes.txt", "b\na\nunused\n", False),
+        ("classes.txt", "# b and a\nb\na\n", False),
+        ("classes.txt", "b,a\n", False),
+    ],
+)
+def test_a_list_of_classes_beside_data_yaml(tmp_path, file, text, refused):
+    yolo(tmp_path, f"1 {NORMAL}")
+    write(tmp_path / file, text)
+    if refused:
+        with pytest.raises(DataError, match=r"class [01] is .*, and in .*data\.yaml '.'; keep"):
+            load(tmp_path)
+        return
+    corpus = load(tmp_path)
+    assert corpus.classes == ("b", "a")
+    assert not said(corpus)
+
+
+def tables(root, rows):
+    """A text of one line for each of these rows of numbers."""
+    for n, row in enumerate(rows):
+        noise(root / f"images/{n}.jpg", n)
+        write(root / f"labels/{n}.txt", f"0 {row}\n")
+    write(root / "data.yaml", "names: [cell]\n")
+
+
+@each(
+    "more",
+    [
+        ["0.9", "0.8", "0.75"],  # a confidence
+        ["0.9 1", "0.8 1", "0.75 0"],  # and a track's number
+        ["0.9 1", "0.8 7", "0.75 12"],
+        ["0.3 0.3 2 0.4 0.4 1", "0.3 0.2 1 0 0 0", "0.2 0.3 2 0.5 0.2 2"],  # keypoints
+    ],
+)
+def test_further_columns_of_boxes_are_refused(tmp_path, more):
+    tables(tmp_path, [f"{NORMAL} {columns}" for columns in more])
+    with pytest.raises(DataError, match=r"\.txt, line 1: .*delete further columns .* kpt_shape"):
+        load(tmp_path)
+
+
+@each(
+    "more",
+    [
+        ["0.3 0.3 0.4 0.4", "0.3 0.2 0 0", "0.2 0.3 0.5 0.25", "0.2 0.2 0.3 0.4"],
+        ["0.3 0.3 0.4 0.4 0.5 0.2", "0.3 0.2 0 0 0.2 0.3", *["0.2 0.3 0.5 0.2 0.3 0.4"] * 2],
+        ["0.3 0.3 0.9 0.4 0.4 0.8", "0.3 0.2 0.9 0 0 0.1", *["0.2 0.3 0.7 0.5 0.2 0.6"] * 2],
+    ],
+)
+def test_keypoints_that_look_like_polygons_are_doubtful(tmp_path, more):
+    tables(tmp_path, [f"{NORMAL} {columns}" for columns in more])
+    (note,) = said(load(tmp_path))
+    assert "are read as polygons of" in note
+    assert "kpt_shape" in note
+    write(tmp_path / "data.yaml", "names: [cell]\nkpt_shape: [2, 2]\n")
+    corpus = load(tmp_path)
+    is_box(corpus, "cell")
+    assert not said(corpus)
+
+
+def outlines(kind, rng):
+    """A polygon's corners, as shares of the sides, in the middle of the image or anywhere."""
+    centre, size = rng.uniform(0.2, 0.8, 2), rng.uniform(0.05, 0.2, 2)
+    count = {"triangles": 3, "quads": 4, "hexagons": 6}.get(kind) or rng.integers(3, 30)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, count))
+    if kind == "turned boxes":
+        turn = rng.uniform(0, np.pi)
+        angle = np.array([turn, turn + 1, turn + np.pi, turn + np.pi + 1])
+    corners = np.stack([np.cos(angle), np.sin(angle)], 1)
+    if kind == "boxes":
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    return " ".join(f"{v:.6f}" for v in (centre + corners * size).ravel())
+
+
+@each("kind", ["triangles", "quads", "boxes", "turned boxes", "hexagons", "outlines"])
+@each("seed", range(3))
+def test_polygons_of_any_kind_are_read_without_a_word(tmp_path, kind, seed):
+    rng = np.random.default_rng(seed)
+    tables(tmp_path, [outlines(kind, rng) for _ in range(12)])
+    assert not said(load(tmp_path))
 
 
 # CVAT, Label Studio, VIA, LabelMe
@@ -774,13 +1225,16 @@ def test_a_box_is_turned_as_pillow_turns_the_image(orientation):
     assert rotate_box(BOX, (60, 40), orientation) == upright.getbbox()
 
 
+@each("suffix", ["jpg", "tif"])
 @each("orientation", [6, 8])
-def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path, orientation):
+def test_boxes_of_the_stored_image_are_turned_with_it(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    noise(tmp_path / "0.jpg", 0, exif=exif)
+    noise(tmp_path / f"0.{suffix}", 0, exif=exif)
     noise(tmp_path / "1.jpg", 1)
-    write(tmp_path / "a.json", coco_json(2))
+    content = coco_json(2)
+    content["images"][0]["file_name"] = f"0.{suffix}"
+    write(tmp_path / "a.json", content)
     corpus = load(tmp_path, size=60)
     box = corpus.train.target("boxes")[0, 0]
     assert torch.equal(
@@ -929,6 +1383,36 @@ def test_boxes_and_circles_are_filled_and_later_shapes_lie_above(tmp_path):
     assert int((mask == 1).sum()) == pytest.approx(3.14 * 36, abs=25)
     given = drawn(tmp_path, classes=["b", "a"], memory=0.0)
     assert given.train.target("mask")[0][10, 10] == 1, "the masks are drawn for each batch"
+
+
+@each("orders", [(0, 1), (1, 0), (-1, 5), (10, 9), ("", "")])
+def test_cvats_layers_are_drawn_from_the_lowest_up(tmp_path, orders):
+    """docs.cvat.ai/docs/other/xml_format: z_order; shapes of one layer lie in the file's order."""
+    outline = {"a": "5,5;35,5;35,35;5,35", "b": "10,10;20,10;20,20;10,20"}
+    shapes = "".join(
+        f'<polygon label="{label}" points="{outline[label]}" {f"""z_order="{z}" """ if z != "" else ""}/>'
+        for label, z in zip("ab", orders, strict=True)
+    )
+    image = f'<image id="0" name="0.jpg" width="60" height="40">{shapes}</image>'
+    write(tmp_path / "annotations.xml", f"<annotations>{image}</annotations>")
+    noise(tmp_path / "images/0.jpg", 0)
+    (mask,) = drawn(tmp_path).train.target("mask")
+    assert mask[30, 30] == 1
+    assert mask[15, 15] == (1 if orders[0] != "" and orders[0] > orders[1] else 2)
+
+
+@each("suffix", ["jpg", "png", "tif"])
+@each("orientation", [5, 6, 7, 8])
+def test_polygons_of_the_upright_image(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for n, path in enumerate(coco_polygons(tmp_path)):
+        noise(path.with_suffix(f".{suffix}"), n, (40, 60), exif=exif)
+    text = (tmp_path / "instances.json").read_text().replace(".jpg", f".{suffix}")
+    write(tmp_path / "instances.json", text)
+    corpus = drawn(tmp_path)
+    assert all(mask[12, 40] == 1 for mask in corpus.train.target("mask"))
+    assert len(said(corpus)) == 1
 
 
 @each(

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -96,6 +96,11 @@ class Tree:
         return [p for p in (below(self.images) if self.images else self.files) if is_image(p.name)]
 
     @cached_property
+    def _splits(self) -> set[str | None]:
+        """The splits whose folders hold images."""
+        return {self.split(path) for path in self.pictures} - {None}
+
+    @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
         return grouped(self.pictures, lambda path: path.name.casefold())
 
@@ -108,20 +113,32 @@ class Tree:
 
         The name is tried as a path from the annotations, the root and the folder of images. Else it
         is the image of this file name that shares most of the path's last folders, and of several
-        such images the one in the annotations' folder.
+        such images the one in the annotations' folder. It is never an image of another split.
 
         Raises:
             DataError: several images are equally likely.
         """
         text = re.sub(r"^[a-z0-9+]+://", "", name.partition("?d=")[2] or name).replace("\\", "/")
         bare = text.partition("?")[0] if "://" in name else text  # without a URL's query
+        split = split_of_folders(PurePosixPath(text).parts[:-1])
         for wording in dict.fromkeys([text, unquote(bare), _PREFIX.sub("", Path(text).name)]):
             for place in (annotations.parent, self.root, *([self.images] if self.images else [])):
-                if wording and (path := Path(os.path.normpath(place / wording))).is_file():
+                path = Path(os.path.normpath(place / wording))
+                if wording and path.is_file() and self._of_split([path], split, annotations):
                     return path
-            if candidates := self._by_name.get(PurePosixPath(wording).name.casefold()):
+            candidates = self._by_name.get(PurePosixPath(wording).name.casefold(), [])
+            if candidates := self._of_split(candidates, split, annotations):
                 return self._likeliest(candidates, wording, annotations)
         return None
+
+    def _of_split(self, candidates: list[Path], split: str | None, annotations: Path) -> list[Path]:
+        """The candidates that are in no folder of another split.
+
+        The split is that of the annotation, or else of the annotations' folder, if it has images.
+        """
+        if split is None and (here := self.split(annotations)) in self._splits:
+            split = here
+        return [p for p in candidates if split is None or self.split(p) in (split, None)]
 
     def _likeliest(self, candidates: list[Path], name: str, annotations: Path) -> Path:
         parts = PurePosixPath(name).parts[::-1]
@@ -143,14 +160,15 @@ class Tree:
 
     def named(self, stem: str, annotations: Path) -> Path | None:
         """The image whose name without suffix is `stem`, for formats with a file per image."""
-        candidates = self._by_stem.get(stem, [])
+        candidates = self._of_split(self._by_stem.get(stem, []), None, annotations)
         beside = [p for p in candidates if p.parent == annotations.parent]
         return self._likeliest(beside or candidates, stem, annotations) if candidates else None
 
     def split(self, path: Path) -> str | None:
-        """train, val or test, by the innermost folder below the root with such a name; or None."""
-        inside = path.relative_to(self.root).parts[:-1] if path.is_relative_to(self.root) else ()
-        return next((s for part in reversed(inside) if (s := split_named(part))), None)
+        """train, val or test, by the innermost folder with such a name below the root, or below the
+        folder of images; or None."""
+        tops = [top for top in (self.root, self.images) if top and path.is_relative_to(top)]
+        return split_of_folders(path.relative_to(tops[0]).parts[:-1]) if tops else None
 
     def json(self, path: Path) -> Any:
         """A file's JSON, or None if it is invalid. DataError if it cannot be read."""
@@ -168,6 +186,11 @@ class Tree:
         with path.open("rb") as file:
             match = re.search(rb"<([A-Za-z_][\w.-]*)", file.read(4096))
         return match[1].decode() if match else None
+
+
+def split_of_folders(names: Sequence[str]) -> str | None:
+    """The split of a file by the innermost of its folders that is named like one; or None."""
+    return next((split for name in reversed(names) if (split := split_named(name))), None)
 
 
 def grouped(paths: list[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:

@@ -2,18 +2,30 @@
 Studio write it."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree
-from sft_exp.data.exports.geometry import NOWHERE, Corners, Outline, bounds, flattened, polygon
+from sft_exp.data.exports.geometry import (
+    NOWHERE,
+    Corners,
+    Outline,
+    bounds,
+    flag,
+    flattened,
+    polygon,
+    stated_size,
+)
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
 
 NAME = "COCO"
 LAYOUT = "a JSON with images, annotations and categories"
+# how COCO names further files on the images of instances_*
+REPEATS = re.compile(r"(?:person_keypoints|stuff|panoptic|captions)_")
 NEEDS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
 
 
@@ -32,9 +44,14 @@ class Content(NamedTuple):
 
 
 def files(tree: Tree) -> list[Path]:
-    """The JSON files with boxes; of COCO's own files only instances_*, which the others repeat."""
+    """The JSON files with boxes, but for those of COCO's own that repeat another one's images."""
     candidates = [p for p in tree.ending(".json") if _is_coco(tree.json(p))]
-    return [p for p in candidates if p.stem.startswith("instances_")] or candidates
+    return [p for p in candidates if not REPEATS.match(p.stem) or _first(p) not in candidates]
+
+
+def _first(file: Path) -> Path:
+    """COCO's file of all objects in the same images: instances_val2017.json"""
+    return file.with_stem(REPEATS.sub("instances_", file.stem))
 
 
 def _is_coco(content: Any) -> bool:
@@ -54,7 +71,7 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             if (path := tree.find(picture.name, file)) is None:
                 omissions.add("images are named but missing", picture.name)
                 continue
-            split = findings.split_named(split_of(file)) or tree.split(file) or tree.split(path)
+            split = tree.split(file) or tree.split(path)
             images.append(AnnotatedImage(path, picture.boxes, file, picture.size, split))
     return Export(images, tuple(classes), (*dict.fromkeys(notes), *omissions.notes))
 
@@ -72,8 +89,7 @@ def parse(file: Path, layout: str = "") -> Content:
     names, notes = categories(file, content)
     images: dict[Any, Picture] = {}
     for row in content["images"]:
-        sides = row.get("width"), row.get("height")
-        size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
+        size = stated_size(row.get("width"), row.get("height"))
         images[row["id"]] = Picture(str(row["file_name"]), size, [])
     if len(images) < len(content["images"]):
         count = len(content["images"]) - len(images)
@@ -97,7 +113,7 @@ def parse(file: Path, layout: str = "") -> Content:
         corners = corners_of(row, f"{file}, {where}")
         if corners is None:
             where += f" has bbox={row.get('bbox')} and no segmentation"
-        crowd = bool(row.get("iscrowd", 0))
+        crowd = flag(row.get("iscrowd", 0))
         box = Box(names[category], corners or NOWHERE, crowd, where, outlines_of(row))
         images[image].boxes.append(box)
     return Content(tuple(names.values()), images, notes)

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree, xml
-from sft_exp.data.exports.geometry import Shape, box, ellipse, number, polygon
+from sft_exp.data.exports.geometry import Shape, box, ellipse, number, polygon, stated_size
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -36,16 +36,18 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
                 omissions.add("images are named but missing", name)
                 continue
             boxes = boxes_of(image, file, omissions)
-            sides = image.get("width", ""), image.get("height", "")
-            size = (int(sides[0]), int(sides[1])) if all(s.isdecimal() for s in sides) else None
+            size = stated_size(image.get("width"), image.get("height"))
             split = findings.split_named(image.get("subset", "")) or tree.split(path)
             images.append(AnnotatedImage(path, boxes, file, size, split))
     return Export(images, tuple(classes), omissions.notes)
 
 
 def boxes_of(image: Element, file: Path, omissions: Omissions) -> list[Box]:
-    """The boxes of an <image>, in pixels; annotations without a box are added to `omissions`."""
-    name, boxes = image.get("name", ""), []
+    """The boxes of an <image>, in pixels, from the lowest layer (z_order) to the highest.
+
+    Annotations without a box are added to `omissions`.
+    """
+    name, boxes = image.get("name", ""), list[tuple[float, Box]]()
     for n, element in enumerate(image, start=1):
         where = f"image {name}, {element.tag} {n}"
         if element.tag in WITHOUT_BOX:
@@ -56,8 +58,9 @@ def boxes_of(image: Element, file: Path, omissions: Omissions) -> list[Box]:
             omissions.add(f"annotations of the unknown kind {element.tag} are left out", name)
             continue
         label = findings.class_name(element.get("label", ""))
-        boxes.append(Box(label, shape.corners, False, where, shape.outlines))
-    return boxes
+        layer = number(element.get("z_order", 0), f"{file}, {where}, z_order")
+        boxes.append((layer, Box(label, shape.corners, False, where, shape.outlines)))
+    return [drawn for _, drawn in sorted(boxes, key=lambda pair: pair[0])]
 
 
 def shape_of(element: Element, where: str) -> Shape | None:

@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 
-from sft_exp.data.decode import ORIENTATION, unpacked
+from sft_exp.data.decode import unpacked, upright_size
 from sft_exp.data.exports.annotated import AnnotatedImage
 from sft_exp.data.exports.geometry import Outline
 from sft_exp.errors import DataError
@@ -44,6 +44,4 @@ class Drawn:
     def upright(self) -> tuple[int, int]:
         """(width, height) of the image as it is shown."""
         with unpacked(self.image.path.read_bytes(), self.most_pixels) as picture:
-            width, height = picture.size
-            exchanged = picture.getexif().get(ORIENTATION, 1) >= 5
-        return (height, width) if exchanged else (width, height)
+            return upright_size(picture)

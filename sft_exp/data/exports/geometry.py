@@ -61,6 +61,26 @@ def number(value: Any, where: str) -> float:
     return result
 
 
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """The (width, height) of an image; programs write 64 also as "64" and 64.0. None for values
+    that are no sides of an image, such as 0 or an empty text."""
+    try:
+        sides = float(width), float(height)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    whole = all(side.is_integer() and side > 0 for side in sides)
+    return (int(sides[0]), int(sides[1])) if whole else None
+
+
+def flag(value: Any) -> bool:
+    """Whether a value means yes: 1, true, "1", "true"; all other text means no, as "0" does."""
+    text = str(value).strip().casefold()
+    try:
+        return float(text) != 0
+    except ValueError:
+        return text in ("true", "yes")
+
+
 def bounds(points: Iterable[Any], where: str) -> Corners:
     """The box around a polygon x, y, x, y, ... DataError if it has fewer than two points."""
     values = [number(v, where) for v in points]

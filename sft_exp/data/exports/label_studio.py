@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree
-from sft_exp.data.exports.geometry import Shape, box, ellipse, flattened, number, polygon
+from sft_exp.data.exports.geometry import (
+    Shape,
+    box,
+    ellipse,
+    flattened,
+    number,
+    polygon,
+    stated_size,
+)
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import is_image
@@ -104,7 +112,7 @@ def boxes_of(
     Raises:
         DataError: a shape has no label, or a coordinate is no number.
     """
-    boxes, size = [], None
+    boxes, size = list[Box](), None
     for n, result in enumerate(results, start=1):
         where, value = f"{task}, result {n}", result.get("value")
         value = value if isinstance(value, dict) else {}
@@ -117,14 +125,14 @@ def boxes_of(
         if shape is None:
             omissions.add(f"results of the kind {kind} are left out", name)
             continue
-        size = sides
+        size = stated_size(*sides)
         if not isinstance(value[kind], list) or not value[kind]:
             raise DataError(f"{file}, {where}: a shape without a label")
         label = findings.class_name(str(value[kind][0]))
         if len(value[kind]) > 1:
             omissions.add("shapes have several labels, of which the first is taken", name)
         boxes.append(Box(label, shape.corners, False, where, shape.outlines))
-    return boxes, size  # type: ignore[return-value]
+    return boxes, size
 
 
 def shape_of(value: dict[str, Any], sides: tuple[Any, Any], where: str) -> Shape | None:

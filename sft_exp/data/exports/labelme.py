@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree
-from sft_exp.data.exports.geometry import Shape, bounds, box, ellipse, flattened, number, polygon
+from sft_exp.data.exports.geometry import (
+    Shape,
+    bounds,
+    box,
+    ellipse,
+    flattened,
+    number,
+    polygon,
+    stated_size,
+)
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.errors import DataError
@@ -45,8 +54,7 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             label = findings.class_name(str(shape["label"]))
             corners, outlines = shape_of(kind, shape.get("points"), where)
             boxes.append(Box(label, corners, False, f"shape {n}", outlines))
-        sides = content.get("imageWidth"), content.get("imageHeight")
-        size = sides if all(isinstance(s, int) and s > 0 for s in sides) else None
+        size = stated_size(content.get("imageWidth"), content.get("imageHeight"))
         images.append(AnnotatedImage(path, boxes, file, size, tree.split(path)))
     for path in tree.pictures:
         if path not in used:

@@ -6,12 +6,16 @@ from typing import Any
 
 from sft_exp.data.exports import coco, cvat, label_studio, labelme, via, voc, yolo
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Settings, Tree
+from sft_exp.data.readers import findings
 from sft_exp.errors import DataError, listing
 
 FORMATS: dict[str, Any] = {
     module.__name__.rpartition(".")[2]: module
     for module in (coco, voc, yolo, cvat, label_studio, via, labelme)
 }
+
+# those whose files hold the annotations of many images
+COLLECTED = ("coco", "cvat", "label_studio", "via")
 
 
 def layouts() -> str:
@@ -51,7 +55,37 @@ def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export
             f"{files[0]}: no annotated image of this {FORMATS[key].NAME} export is there{why}"
         )
     once(export.images)
+    if key in COLLECTED:
+        export = split_by_file(export, files)
     return FORMATS[key].NAME, export
+
+
+def split_by_file(export: Export, files: list[Path]) -> Export:
+    """The export with the splits that its files of annotations have in their names.
+
+    Files of one folder with the names of different splits are these splits. Files in different
+    folders are so too where their images have no other split.
+    """
+    named = {file: findings.split_word(file.stem) for file in files}
+    beside = {
+        file: {split for other, split in named.items() if split and other.parent == file.parent}
+        for file in files
+    }
+    everywhere = set[str]().union(*beside.values())
+
+    def split(image: AnnotatedImage) -> str | None:
+        several = len(beside[image.source]) > 1
+        if several or (image.split is None and len(everywhere) > 1):
+            return named[image.source] or image.split
+        return image.split
+
+    images = [image._replace(split=split(image)) for image in export.images]
+    bare = sorted({image.source.name for image in images if image.split is None})
+    notes = list(export.notes)
+    if bare and len(bare) < len({image.source for image in images}):
+        problem = "files of annotations are of no split, and are training data"
+        notes.append(f"{len(bare):,} {problem}: {findings.some(bare)}")
+    return export._replace(images=images, notes=tuple(notes))
 
 
 def once(images: list[AnnotatedImage]) -> None:

@@ -3,12 +3,13 @@
 It is beside the image (LabelImg, Roboflow) or in a separate folder (VOC, CVAT).
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Settings, Tree, xml
+from sft_exp.data.exports.geometry import flag, stated_size
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box, ImageWithBoxes
-from sft_exp.data.readers.files import File, names_in
+from sft_exp.data.readers.files import File, is_image, names_in
 from sft_exp.errors import DataError
 
 NAME = "Pascal VOC"
@@ -28,8 +29,9 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
     lists = {
         name: split
         for file in tree.ending(".txt")
-        if file.parent.parent.name == "ImageSets" and (split := findings.split_named(file.stem))
-        for name in names_in(file, "")
+        if "ImageSets" in (file.parent.name, file.parent.parent.name)
+        and (split := findings.split_named(file.stem))
+        for name in listed(file)
     }
     images, omissions, used = [], Omissions(), set()
     for file in sources:
@@ -42,12 +44,24 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
         split = lists.get(file.stem) or tree.split(path)
         images.append(AnnotatedImage(path, about.boxes, file, about.size, split))
         used.add(path)
+    if lists and not lists.keys() & {image.source.stem for image in images}:
+        for name in lists:
+            omissions.add("names in ImageSets are of no annotated image, and give no split", name)
     # in VOC's layout these folders hold PNGs named like the images
     masks = ("SegmentationClass", "SegmentationObject")
     for path in tree.pictures:
         if path not in used and path.parent.name not in masks:
             omissions.add("images have no XML and are left out", path.name)
     return Export(images, (), omissions.notes)
+
+
+def listed(file: Path, hint: str = "") -> list[str]:
+    """The names in a list of ImageSets, without the folder and suffix that some programs write.
+
+    DataError with the hint if the file cannot be read.
+    """
+    paths = (PurePosixPath(name.replace("\\", "/")) for name in names_in(file, hint))
+    return [path.stem if is_image(path.name) else path.name.removesuffix(".xml") for path in paths]
 
 
 def image_with_boxes(file: Path, image: Path, first: int) -> ImageWithBoxes:
@@ -68,9 +82,7 @@ def image_with_boxes(file: Path, image: Path, first: int) -> ImageWithBoxes:
             raise DataError(f"{file}: object {n} ({label}) {problem}") from error
         if not label:
             raise DataError(f"{file}: object {n} has no name")
-        difficult = element.findtext("difficult", "0").strip() == "1"
+        difficult = flag(element.findtext("difficult", "0"))
         boxes.append(Box(label, (x0 - first, y0 - first, x1, y1), difficult, f"object {n}"))
-    sides = [tree.findtext(f"size/{side}", "") for side in ("width", "height")]
-    stated = all(s.isdecimal() and int(s) for s in sides)
-    size = (int(sides[0]), int(sides[1])) if stated else None
+    size = stated_size(tree.findtext("size/width"), tree.findtext("size/height"))
     return ImageWithBoxes(File(image.stem, image), boxes, size, str(file))

@@ -6,12 +6,13 @@ sides. The text is beside its image, or in labels/ if the image is in images/.
 """
 
 import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import Counter
+from pathlib import Path, PureWindowsPath
+from typing import Any, ClassVar, NamedTuple
 
-from yaml import YAMLError, safe_load
+from yaml import SafeLoader, YAMLError
 
-from sft_exp.data.decode import ORIENTATION, unpacked
+from sft_exp.data.decode import unpacked, upright_size
 from sft_exp.data.exports.annotated import (
     AnnotatedImage,
     Export,
@@ -23,6 +24,7 @@ from sft_exp.data.exports.annotated import (
 from sft_exp.data.exports.geometry import Corners, bounds, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
+from sft_exp.data.readers.files import is_image
 from sft_exp.errors import DataError
 
 NAME = "YOLO"
@@ -30,6 +32,19 @@ LAYOUT = "a text for each image, beside it or in labels/, with data.yaml, classe
 LISTS = ("classes.txt", "obj.names", "_darknet.labels")
 SPLITS = ("train", "val", "valid", "test")
 SLACK = 0.01  # fraction of a side by which boxes may exceed the image
+# a row of classes.txt with the class's number before its name: 0 person, 1: car, 2,bus
+NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=|)]\s*|\.?\s+)(\S.*)")
+COLUMNS = (
+    "delete further columns of boxes, such as a confidence or a track's number; "
+    "keypoints need their number and columns in data.yaml, such as kpt_shape: [17, 3]"
+)
+ABSENT = ("", "~", "null", "Null", "NULL")  # how YAML writes that a key has no value
+
+
+class Texts(SafeLoader):
+    """Reads all scalars as the text that is written: YAML 1.1 takes `no` for False, 010 for 8."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 class Meta(NamedTuple):
@@ -40,6 +55,7 @@ class Meta(NamedTuple):
     splits: dict[str, list[str]]  # split -> folders or lists of images, as written in the file
     top: str = ""  # the folder to which these paths are relative
     pose: bool = False  # keypoints follow each box
+    notes: tuple[str, ...] = ()
 
 
 def files(tree: Tree) -> list[Path]:
@@ -64,8 +80,9 @@ def unnamed(tree: Tree) -> str:
 def mapping(file: Path) -> dict[Any, Any]:
     """A YAML file's mapping, or {} for other content. DataError if it cannot be read."""
     try:
-        content = safe_load(text_of(file))
-    except (YAMLError, RecursionError):
+        loader = Texts(text_of(file))
+        content = loader.get_single_data()
+    except (YAMLError, RecursionError, ValueError):  # ValueError: a tag such as !!int of a text
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -78,20 +95,19 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             f"{files_named} list different classes; keep the one that belongs to the labels"
         )
     about = next((m for m in metas if m.splits), metas[0])
-    images, omissions = [], Omissions()
-    splits = split_by_image(tree, about)
+    refuse_other_lists(tree, about)
+    images, omissions, columns = [], Omissions(), Columns()
+    splits = split_by_image(tree, about, omissions)
     for image in tree.pictures:
         text = label_file(image)
         split = splits.get(image.resolve()) or tree.split(image)
         if splits and image.resolve() not in splits:
-            omissions.add(
-                f"images are in no part of {about.file.name} and are left out", image.name
-            )
+            omissions.add("images are in none of the listed splits and are left out", image.name)
             continue
         if text is None:
             reason = "images have no text, which in this format means that they hold no object"
             omissions.add(reason, image.name)
-        boxes = lines(text, image, about) if text else []
+        boxes = lines(text, image, about, columns) if text else []
         images.append(AnnotatedImage(image, boxes, text or about.file, None, split))
     used = {label_file(image) for image in tree.pictures}
     for text in tree.ending(".txt"):
@@ -99,18 +115,32 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             omissions.add(
                 "texts with boxes have no image of their name and are left out", text.name
             )
-    return Export(images, about.classes, omissions.notes)
+    notes = (*about.notes, *columns.notes(), *omissions.notes)
+    return Export(images, about.classes, notes)
+
+
+def refuse_other_lists(tree: Tree, about: Meta) -> None:
+    """DataError if a list of classes beside data.yaml gives another name to one of the numbers."""
+    for file in (p for p in tree.files if p.name in LISTS and p != about.file):
+        try:
+            names = meta(file).classes
+        except DataError:  # data.yaml is read, and not this file
+            continue
+        for n, (here, there) in enumerate(zip(names, about.classes, strict=False)):
+            if here != there:
+                raise DataError(
+                    f"{file}: class {n} is {here!r}, and in {about.file} {there!r}; "
+                    "keep the file that belongs to the labels"
+                )
 
 
 def meta(file: Path) -> Meta:
     """Read a file of class names. DataError if they are neither a list nor numbered from 0."""
     if file.name in LISTS:
-        names: Any = text_of(file).splitlines()
-        while names and not names[-1].strip():
-            names.pop()
+        names, notes = listed_names(file)
         content: dict[Any, Any] = {}
     else:
-        content = mapping(file)
+        content, notes = mapping(file), ()
         names = content["names"]
     if isinstance(names, dict):
         try:
@@ -127,43 +157,118 @@ def meta(file: Path) -> Meta:
     classes = tuple(findings.class_name(str(n).strip()) for n in names)
     if twice := sorted({c for c in classes if classes.count(c) > 1}):
         raise DataError(f"{file}: two classes are named {twice[0]!r}")
-    if isinstance(count := content.get("nc"), int) and count != len(classes):
+    count = str(content.get("nc"))
+    if count.isdecimal() and int(count) != len(classes):
         raise DataError(f"{file}: nc is {count}, and names lists {len(classes)} classes")
     splits = {
         str(findings.split_named(key)): paths if isinstance(paths, list) else [paths]
         for key in SPLITS
-        if (paths := content.get(key))
+        if (paths := content.get(key)) and paths not in ABSENT
     }
-    return Meta(file, classes, splits, str(content.get("path") or ""), "kpt_shape" in content)
+    top = "" if (top := str(content.get("path", ""))) in ABSENT else top
+    return Meta(file, classes, splits, top, "kpt_shape" in content, notes)
 
 
-def split_by_image(tree: Tree, about: Meta) -> dict[Path, str]:
-    """Image -> split, for all images in the folders and lists that data.yaml names.
+def listed_names(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """(the names in a list of classes, as a list or by number; notes).
 
-    Paths may be relative to `path`, to the file, or to a folder beside it (Roboflow's
-    `../train/images`). DataError if a path does not exist or an image is in two splits.
+    DataError if one line seems to hold several names, or names are numbered from another number
+    than 0.
+    """
+    rows = text_of(file).rstrip().splitlines()
+    way_out = "Write the names alone, one a line, from class 0 on, or names: [...] into a data.yaml"
+    notes: tuple[str, ...] = ()
+    comments = [row for row in rows if re.match(r"#\s*\w", row)]
+    if comments and len(comments) < len(rows):
+        rows = [row for row in rows if row not in comments]
+        notes = (f"{len(comments):,} lines of {file.name} are comments: {findings.some(comments)}",)
+    if len(rows) == 1 and re.search(r"[^,;|\t][,;|\t]\s*[^,;|\t\s]", rows[0].strip()):
+        raise DataError(f"{file}: its one line is {rows[0]!r}: are these several names? {way_out}")
+    pairs = [match.groups() for row in rows if (match := NUMBERED.fullmatch(row.strip()))]
+    by_number = {int(number_): name for number_, name in pairs}
+    # names such as `1 door` and `2 door` differ in their numbers alone
+    if len(pairs) == len(rows) == len({*by_number.values()}):
+        if sorted(by_number) == list(range(len(rows))):
+            return by_number, notes
+        if sorted(by_number) == list(range(1, len(rows) + 1)):
+            raise DataError(f"{file}: its lines are numbered from 1. {way_out}")
+    return rows, notes
+
+
+def split_by_image(tree: Tree, about: Meta, omissions: Omissions) -> dict[Path, str]:
+    """Image -> split, for all images in the folders and lists that data.yaml names, or without it
+    in Darknet's lists.
+
+    A split that is not there is left out, but for the training images. DataError if these are not
+    there, or an image is in two splits.
     """
     splits: dict[Path, str] = {}
-    for split, entries in about.splits.items():
-        for entry in entries:
-            bare = re.sub(r"^(\.{1,2}/)+", "", str(entry).replace("\\", "/"))
-            here = about.file.parent
-            written = str(entry)
-            places = [here / about.top / written, here / written, here / bare, tree.root / bare]
-            place = next((p for p in places if p.exists()), None)
-            if place is None:
-                problem = "which is neither relative to it nor to dataset.root"
-                raise DataError(f"{about.file}: {split} is {entry}, {problem}")
-            if place.is_dir():
-                inside = place.resolve()
-                paths = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
-            else:
-                rows = filter(None, map(str.strip, text_of(place).split("\n")))
-                paths = [path for row in rows if (path := tree.find(row, place))]
-            for path in paths:
-                if (other := splits.setdefault(path.resolve(), split)) != split:
-                    raise DataError(f"{about.file}: {path} is in {other} and in {split}")
+    found = {
+        (split, str(entry)): located(tree, about, str(entry))
+        for split, entries in about.splits.items()
+        for entry in entries
+    }
+    learnt = any(place for (split, _), place in found.items() if split == "train")
+    for split, entry in [key for key, place in found.items() if place is None]:
+        if not learnt:
+            problem = "which is neither relative to it nor to dataset.root"
+            raise DataError(f"{about.file}: {split} is {entry}, {problem}")
+        reason = f"paths of {about.file.name} are not there and are left out"
+        omissions.add(reason, f"{split} ({entry})")
+    places = [(split, place) for (split, _), place in found.items() if place]
+    for split, place in places if found else darknet_lists(tree, about):
+        if place.is_dir():
+            inside = place.resolve()
+            paths = [p for p in tree.pictures if p.resolve().is_relative_to(inside)]
+        else:
+            paths = []
+            for row in rows_of(place):
+                if path := tree.find(row, place):
+                    paths.append(path)
+                else:
+                    omissions.add("images are named but missing", row)
+        for path in paths:
+            if (other := splits.setdefault(path.resolve(), split)) != split:
+                raise DataError(f"{about.file}: {path} is in {other} and in {split}")
     return splits
+
+
+def located(tree: Tree, about: Meta, written: str) -> Path | None:
+    """The folder or list of images at a path of data.yaml, or None.
+
+    It may be relative to `path`, to the file, or to a folder beside it (Roboflow's
+    `../train/images`), or a path of another machine that ends in one of these. An end without the
+    folder that names the split could be another split's.
+    """
+    here, path = about.file.parent, PureWindowsPath(written)
+    parts = [part for part in path.parts if part not in (".", "..", path.anchor)]
+    named = [n for n, part in enumerate(parts) if findings.split_named(part)]
+    last = named[-1] if named else len(parts) - 1
+    ends = [Path(*parts[n:]) for n in range(last + 1 if path.anchor else 1)]
+    tops = (here, tree.root, *([tree.images] if tree.images else []))
+    places = [here / about.top / written, here / written, *(t / end for end in ends for t in tops)]
+    return next((p for p in places if p.exists()), None)
+
+
+def rows_of(file: Path) -> list[str]:
+    return [row for line in text_of(file).split("\n") if (row := line.strip())]
+
+
+def darknet_lists(tree: Tree, about: Meta) -> list[tuple[str, Path]]:
+    """(split, list of images) of Darknet's layout: the lists that obj.data names, and further texts
+    with the name of a split."""
+    lists: dict[Path, str] = {}
+    for file in tree.ending(".data"):
+        for key, _, value in (row.partition("=") for row in rows_of(file)):
+            split = findings.split_named(key.strip())
+            name = PureWindowsPath(value.strip()).name  # CVAT writes data/ before it
+            places = (located(tree, about, text) for text in (value.strip(), name))
+            if split and (place := next(filter(None, places), None)):
+                lists[place] = split
+    for file in tree.ending(".txt"):
+        if split := findings.split_named(file.stem):
+            lists.setdefault(file, split)
+    return [(split, p) for p, split in lists.items() if any(map(is_image, rows_of(p)[:1]))]
 
 
 def label_file(image: Path) -> Path | None:
@@ -189,7 +294,62 @@ def is_label(text: Path) -> bool:
         return False
 
 
-def lines(text: Path, image: Path, about: Meta) -> list[Box]:
+class Columns:
+    """Finds exports whose lines are a box and further columns, such as a confidence and a track's
+    number, or keypoints, of which an even number looks like a polygon."""
+
+    def __init__(self) -> None:
+        self.first = ""  # the first line of more than four numbers
+        self.counts: Counter[int] = Counter()  # numbers after the class -> lines
+        self.doubtful = 0  # lines that may be a box and further columns
+        self.whole = 0  # those of them with whole numbers where tracks or visibilities have them
+
+    def add(self, values: list[float], where: str) -> None:
+        self.counts[len(values)] += 1
+        if len(values) <= 4:
+            return
+        self.first = self.first or where
+        (x, y, width, height), more = values[:4], values[4:]
+        x0, y0, x1, y1 = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        is_box = min(width, height) > 0 and min(x0, y0) >= -SLACK and max(x1, y1) <= 1 + SLACK
+        if not is_box or is_parallelogram(values):
+            return
+        if len(more) == 2:  # or a triangle, which has no whole numbers
+            self.doubtful += any(v.is_integer() for v in more)
+            self.whole += any(v.is_integer() for v in more)
+            return
+
+        def inside(step: int) -> bool:
+            """Whether all further points are in the box, or are (0, 0), as unlabelled ones."""
+            points = zip(more[::step], more[1::step], strict=False)
+            return all((x0 <= a <= x1 and y0 <= b <= y1) or a == b == 0 for a, b in points)
+
+        triples = len(more) % 3 == 0
+        if inside(2) or (triples and inside(3)):
+            self.doubtful += 1
+            self.whole += triples and all(v.is_integer() for v in more[2::3])
+
+    def notes(self) -> tuple[str, ...]:
+        """A warning if all lines may be no polygons. DataError if they surely are none."""
+        if len(self.counts) != 1 or not 0 < self.doubtful == self.counts.total():
+            return ()
+        (count,) = self.counts
+        found = f"all {self.doubtful:,} lines have {count} numbers after the class"
+        if self.whole == self.doubtful:
+            raise DataError(f"{self.first}: {found}, which are no polygon: {COLUMNS}")
+        if self.doubtful < findings.ALIKE:  # polygons may look so by chance
+            return ()
+        meaning = f"and are read as polygons of {count // 2} corners. If they are boxes: {COLUMNS}"
+        return (f"{found} (as in {self.first}), {meaning}",)
+
+
+def is_parallelogram(values: list[float]) -> bool:
+    """Whether a polygon has four corners, opposite ones with one centre, as a rotated box has."""
+    a, b, c, d = values[0:2], values[2:4], values[4:6], values[6:8]
+    return len(values) == 8 and all(abs(a[i] + c[i] - b[i] - d[i]) < SLACK for i in (0, 1))
+
+
+def lines(text: Path, image: Path, about: Meta, columns: "Columns") -> list[Box]:
     """The boxes of a text, in pixels of the upright image. DataError names the line."""
     width, height = sides(image)
     boxes = []
@@ -205,7 +365,10 @@ def lines(text: Path, image: Path, about: Meta) -> list[Box]:
         x0, y0, x1, y1 = shape(values, about.pose, f"{text}, {where}")
         if not all(-SLACK <= v <= 1 + SLACK for v in (x0, y0, x1, y1)) and max(x1, y1) > 2:
             problem = "are no shares of the image's sides, from 0 to 1"
+            problem += f"; {COLUMNS}" if len(values) > 4 else ""
             raise DataError(f"{text}, {where}: {' '.join(words)} {problem}")
+        if not about.pose:
+            columns.add(values, f"{text}, {where}")
         corners = (x0 * width, y0 * height, x1 * width, y1 * height)
         polygon = len(values) > 4 and not about.pose
         outline = tuple(v * (width, height)[i % 2] for i, v in enumerate(values))
@@ -221,6 +384,7 @@ def shape(values: list[float], pose: bool, where: str) -> Corners:
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if len(values) < 6 or len(values) % 2:
         valid = "valid are 4 (a box) or pairs x, y of 3 corners or more"
+        valid += f"; {COLUMNS}" if len(values) > 4 else ""
         raise DataError(f"{where}: {len(values)} numbers after the class; {valid}")
     return bounds(values, where)
 
@@ -229,9 +393,6 @@ def sides(image: Path) -> tuple[int, int]:
     """Width and height of the upright image. DataError if it cannot be opened."""
     try:
         with unpacked(image.read_bytes()) as picture:
-            width, height = picture.size
-            return (
-                (height, width) if picture.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
-            )
+            return upright_size(picture)
     except Exception as error:  # broken files make Pillow raise various errors
         raise DataError(f"{image}: cannot be opened: {error or type(error).__name__}") from error

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sft_exp.data import tables
 from sft_exp.data.decode import (
-    ORIENTATION,
     Levels,
     TooLarge,
     Traits,
@@ -30,6 +29,7 @@ from sft_exp.data.decode import (
     formats,
     look,
     unpacked,
+    upright_size,
 )
 from sft_exp.data.images import Held, Images
 from sft_exp.errors import DataError, absent
@@ -138,8 +138,7 @@ def survey(
         if hold:
             x_NCHW[row] = pixels
         with unpacked(content, most) as picture:
-            on_side = picture.getexif().get(ORIENTATION, 1) >= 5
-            size = picture.size[::-1] if on_side else picture.size
+            size = upright_size(picture)
         grey = bool((pixels == pixels[:1]).all())
         return Seen(hashlib.sha256(content).hexdigest(), size, "", traits, *summary(pixels), grey)
 

@@ -68,11 +68,15 @@ def split_named(name: str) -> str | None:
 
 def split_word(name: str) -> str | None:
     """train, val or test where words of a name say one of them (my_train, Test_Original, train.v1,
-    PublicTest), else None."""
+    PublicTest), else None. Validation data that the name joins to the training data are part of
+    them (trainval)."""
     if split := split_named(name):
         return split
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
-    said = {split for word in re.findall(r"[^\W\d_]+", spaced) if (split := split_named(word))}
+    words = re.findall(r"[^\W\d_]+", spaced)
+    said = {"train" if w.casefold() == "trainval" else split_named(w) for w in words} - {None}
+    if said == {"train", "val"}:
+        return "train"
     return said.pop() if len(said) == 1 else None
 
 

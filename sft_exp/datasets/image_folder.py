@@ -40,7 +40,7 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import FITS
 from sft_exp.data.exports import choices
 from sft_exp.data.images import Images
-from sft_exp.data.readers import findings
+from sft_exp.data.readers import findings, tabled
 from sft_exp.data.readers.files import (
     File,
     Finder,
@@ -62,6 +62,10 @@ LAYOUTS = (
     "Expected is root/<class>/<images>, or root/train/<class>/<images> with root/test and root/val "
     "beside it if there are any, or dataset.labels=<table.csv> with columns file,label and, "
     "where images belong together, group"
+)
+SEVERAL = (
+    "an image has one class here, and each combination is a class of its own; dataset=multilabel_table {key} reads "
+    "several classes an image"
 )
 LISTED = 100  # most files that the report names
 FEW = 8  # most folders that a message names
@@ -157,8 +161,8 @@ class ImageFolder(Dataset):
         used = [r for r in rows if r.fate == "used"]
         warnings = [
             *notes,
-            *findings.class_names(classes),
-            *findings.lists(classes),
+            *findings.class_names(classes, SEVERAL),
+            *findings.each_its_own([r.label for r in used if r.split != "pool"]),
             *findings.beside([r.file.id for r in used]),
             *findings.unread([r.file.id for r in ignored]),
             *findings.unnamed([r.file for r in ignored if r.split != "pool"]),
@@ -392,18 +396,27 @@ class ImageFolder(Dataset):
         keys = zip(("file_column", "label_column"), (file_column, label_column), strict=True)
         absent = [f"dataset.{key}=<{column}>" for key, column in keys]
         hint = f"; name others, such as {' '.join(absent)}. {LAYOUTS}"
-        columns, lines, _ = read_table(table, "dataset.labels", (file_column, label_column), hint)
-        notes = findings.split_elsewhere(columns, lines)
+        several = (
+            f"; for images with several classes: dataset=multilabel_table dataset.table={table}"
+        )
+        needs = (file_column, label_column)
+        read = read_table(table, "dataset.labels", needs, hint, several)
+        columns, lines, _, notes = tabled.with_split(read, needs)
         group_column = "group" if self.group is None else self.group
         folded = group_column.casefold()  # of the columns' names, case does not count
         group_column = next((c for c in columns if c.casefold() == folded), "")
         finder = Finder(root, table)
         rows: dict[str, tuple[int, Row]] = {}
-        splits = set[str]()
         for number, line in lines:
             where, name, label = f"{table}, line {number}", line[file_column], line[label_column]
             if not name:
                 raise DataError(f"{where}: the {file_column} is missing")
+            listed = tabled.items(label)
+            if listed is not None and not (listed and all(map(str.isdecimal, listed))):
+                raise DataError(
+                    f"{where}: {label_column} is {label}, a list as programs write it: write the name of one class, or "
+                    "dataset=multilabel_table reads several classes an image"
+                )
             if group_column and label and not line[group_column]:
                 raise DataError(f"{where}: the {group_column} is missing (of {name})")
             try:
@@ -423,10 +436,11 @@ class ImageFolder(Dataset):
                 raise DataError(f"{where}: split is {given!r}; valid: {', '.join(PARTS)}")
             if not label:
                 if split == "test":
-                    raise DataError(f"{where}: {name} is a test image and has no {label_column}")
+                    raise DataError(
+                        f"{where}: {name} is a test image and has no {label_column}: label it, or remove its row"
+                    )
                 rows[file.id] = number, Row(file, "pool")
                 continue
-            splits.add(split)
             split = "test" if split == "test" else "train"
             group = line[group_column] if group_column else self.group_in(file.id, columns)
             rows[file.id] = number, Row(file, split, findings.class_name(label), group)
@@ -434,7 +448,7 @@ class ImageFolder(Dataset):
             raise DataError(f"{table}: has no row below the first line")
         if all(row.split == "pool" for _, row in rows.values()):
             raise DataError(f"{table}: column {label_column} is empty in all rows")
-        return [row for _, row in rows.values()], (*notes, *findings.untested(splits))
+        return [row for _, row in rows.values()], notes
 
     def group_in(self, name: str, columns: Iterable[str] = ()) -> str | None:
         """The group in an image's path by the regular expression `dataset.group`, or None."""

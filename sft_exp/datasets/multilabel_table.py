@@ -1,8 +1,9 @@
 """Images with several classes each, or none: a CSV with a row for each image, in one of two forms.
 
     file,labels
-        One column lists the classes: `cat;dog`, `cat|dog`, or in quotes "cat,dog". An empty cell
-        means that the image is not labelled; `none` that it has none of the classes.
+        One column lists the classes: `cat;dog`, `cat|dog`, or in quotes "cat,dog", or a list as
+        Python or JSON write it. An empty cell means that the image is not labelled; `none` that it
+        has none of the classes.
     file,cat,dog,...
         One column for each class: 1 if the image has it, 0 if not (or 1 and -1, true and false, yes
         and no). Zeros in all of them mean none of the classes; empty cells in all of them, that the
@@ -22,14 +23,12 @@ import torch
 from sft_exp.core.types import LABEL_SET
 from sft_exp.data.readers import findings, tabled
 from sft_exp.data.readers.files import Table, read_table
-from sft_exp.data.readers.tabled import Line, Row, TableSet
+from sft_exp.data.readers.tabled import WORDS, Line, Row, TableSet
 from sft_exp.errors import ConfigError, DataError, require
 
 SEPARATORS = (";", "|", ",")  # of classes in a cell, unless dataset.separator names another
-# words of a cell of one class, but for -1, which stands for no where no cell is 0
-WORDS = {"1": True, "1.0": True, "true": True, "yes": True,
-         "0": False, "0.0": False, "false": False, "no": False}  # fmt: skip
-NEGATIVE = ("-1", "-1.0")
+NEGATIVE = ("-1", "-1.0")  # stands for no where no cell is 0
+VALID = "0 and 1, false and true, no and yes"
 RESERVED = ("split", "group")  # columns that are no class
 
 
@@ -81,6 +80,8 @@ class MultilabelTable(TableSet):
         file = Path(self.table).expanduser()
         hint = "; dataset.file_column= names another"
         table = read_table(file, "dataset.table", (self.file_column,), hint)
+        taken = (self.file_column, str(self.label_column), *(self.classes or ()))
+        table = tabled.with_split(table, taken)
         lines = list(tabled.lines(self, file, table))
         listed = self.label_column is not None and self.label_column in table.columns
         classes, sets = self.listed(lines) if listed else self.columns(file, table, lines)
@@ -94,24 +95,36 @@ class MultilabelTable(TableSet):
         none = (0.0,) * len(classes)
         sets_NY = torch.tensor([r.value or none for r in rows]).to(torch.uint8)
         names = tuple(map(findings.class_name, classes))
-        warnings = [*findings.split_elsewhere(table.columns, table.lines), *notes(names, rows)]
+        warnings = [*table.notes, *notes(names, rows)]
         return tabled.corpus(self, rows, LABEL_SET, sets_NY, names, warnings, classes=names)
 
     def listed(self, lines: list[Line]) -> Labelled:
         """The classes that the column of labels lists."""
         column = str(self.label_column)
         cells = [line.cells[column] for line in lines]
-        separator = self.separator or separator_of(cells, column)
+        stated = [tabled.items(cell) for cell in cells]
+        plain = [cell for cell, names in zip(cells, stated, strict=True) if names is None]
+        separator = self.separator or separator_of(plain, column)
         sets: list[frozenset[str] | None] = []
-        for line, cell in zip(lines, cells, strict=True):
-            parts = [part.strip() for part in cell.split(separator)]
+        for line, cell, given in zip(lines, cells, stated, strict=True):
+            if given is None and cell[:1] + cell[-1:] in ("[]", "{}"):
+                raise DataError(
+                    f'{line.where}: {column} is {cell!r}, which is no list of names in quotes: write ["cat", "dog"], or '
+                    f"cat{separator}dog without brackets"
+                )
+            if given and len({*given}) < len(given) and all(map(str.isdecimal, given)):
+                raise DataError(
+                    f"{line.where}: {column} is {cell!r}, which has {Counter(given).most_common()[0][0]} twice: if its numbers "
+                    "say yes or no to each class, write a column of 0 and 1 for each; a list names each class once"
+                )
+            parts = [p.strip() for p in cell.split(separator)] if given is None else given
             names = [findings.class_name(part) for part in parts if part]
             none = [n for n in names if n.casefold() == self.none_label.casefold()]
             if none and len(names) > 1:
                 raise DataError(
                     f"{line.where}: {column} is {cell!r}, which is {none[0]!r} and classes beside it"
                 )
-            if cell and not names:
+            if cell and not names and given != []:
                 raise DataError(f"{line.where}: {column} is {cell!r}, which names no class")
             sets.append(None if not cell else frozenset() if none else frozenset(names))
         occurring = sorted({name for names in sets if names for name in names})
@@ -129,14 +142,11 @@ class MultilabelTable(TableSet):
         if missing := [c for c in self.classes or () if c not in others]:
             valid = f"{file} has no column {missing[0]}; there are {', '.join(others)}"
             raise ConfigError("dataset.classes", self.classes, valid)
-        words = (*WORDS, *NEGATIVE, "")
-        binary = [c for c in others if all(line.cells[c].casefold() in words for line in lines)]
-        binary = [c for c in binary if any(line.cells[c] for line in lines)]
-        classes = binary if self.classes is None else self.classes
+        classes = self.binary(others, lines) if self.classes is None else self.classes
         if not classes:
             raise DataError(
                 f"{file}: has neither a column {self.label_column} that lists classes (dataset.label_column= names another) nor "
-                f"columns of 0 and 1, one for each class; its first line has {','.join(table.columns)}"
+                f"columns of 0 and 1, one for each class (valid: {VALID}); its first line has {','.join(table.columns)}"
             )
         used = {line.cells[c].casefold() for line in lines for c in classes}
         if used & {*NEGATIVE} and used & {"0", "0.0"}:
@@ -156,10 +166,32 @@ class MultilabelTable(TableSet):
                 )
             for c, cell in cells.items():
                 if cell and cell.casefold() not in meaning:
-                    raise DataError(f"{line.where}: {c} is {cell!r}; valid: 0 and 1")
+                    raise DataError(f"{line.where}: {c} is {cell!r}; valid: {VALID}")
             present = frozenset(c for c, cell in cells.items() if cell and meaning[cell.casefold()])
             sets.append(None if empty else present)
         return Labelled(classes, sets)
+
+    def binary(self, columns: list[str], lines: list[Line]) -> list[str]:
+        """The columns that hold words for yes and no alone, and name no split.
+
+        DataError if most cells of a column are such words, and some are not: leaving it out would
+        lose a class by a slip of the pen.
+        """
+        found = []
+        for column in columns:
+            if tabled.flagged(column) or tabled.is_fold(column):
+                continue
+            filled = [line for line in lines if line.cells[column]]
+            valid = (*WORDS, *NEGATIVE)
+            odd = [line for line in filled if line.cells[column].casefold() not in valid]
+            if filled and not odd:
+                found.append(column)
+            elif 2 * len(odd) < len(filled):
+                raise DataError(
+                    f"{odd[0].where}: {column} is {odd[0].cells[column]!r}, and most of the column is 0 and 1 (valid: {VALID}): "
+                    "correct the cell; or where the column is no class, name those that are, dataset.classes=[...]"
+                )
+        return found
 
 
 def separator_of(cells: list[str], column: str) -> str:
@@ -175,7 +207,8 @@ def separator_of(cells: list[str], column: str) -> str:
 def notes(classes: tuple[str, ...], rows: list[Row]) -> list[str]:
     """Warnings of classes that cannot be learnt or tested, and of images that a class list leaves
     out."""
-    warnings = findings.class_names(classes)
+    several = "{key} separates the classes in a cell"
+    warnings = findings.class_names(classes, several)
     train = [r.value for r in rows if r.split == "train"]
     counts = [sum(v[c] for v in train) for c in range(len(classes))]
     if train and not any(counts):

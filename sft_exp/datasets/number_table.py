@@ -5,6 +5,7 @@ or test; without it, folds are tested. A column `group` names images that must n
 without a number are used for pretraining.
 """
 
+import re
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sft_exp.data.readers import findings, tabled
+from sft_exp.data.readers import tabled
 from sft_exp.data.readers.files import Table, read_table
 from sft_exp.data.readers.tabled import Row, TableSet
 from sft_exp.errors import ConfigError, DataError, require
@@ -21,6 +22,10 @@ MOST = 3e38  # largest 32-bit number
 EPSILON = 2**-23  # relative step of 32-bit numbers
 STEPS = 1000  # of them between the lowest and highest value, at least
 FAR = 20.0  # distances between the quartiles, from which a value lies apart from the others
+# 1,234 or 1.234.567: a number whose every separator may separate thousands; 0.125 is none
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+")
+WHOLE = re.compile(r"[+-]?0*[1-9]\d*")  # but for 0, which decimals may write so, too
+PLAIN = "write thousands without a separator (1234)"
 
 
 @dataclass
@@ -54,12 +59,14 @@ class NumberTable(TableSet):
         file = Path(self.table).expanduser()
         hint = "; dataset.file_column= and dataset.columns= name others"
         table = read_table(file, "dataset.table", (self.file_column, *self.columns), hint)
+        table = tabled.with_split(table, (self.file_column, *self.columns))
+        warnings = list(table.notes)
         for column in self.columns:
-            cells = [(number, line[column]) for number, line in table.lines]
+            cells = [(number, line[column]) for number, line in table.lines if line[column]]
             one_decimal_separator(cells, column, file)
+            warnings += thousands(cells, column, file, table.separator)
         rows = self.rows(file, table)
         learnt = [row.value for row in rows if row.split == "train"]
-        warnings = list(findings.split_elsewhere(table.columns, table.lines))
         for column, values in zip(self.columns, zip(*learnt, strict=True), strict=bool(learnt)):
             warnings += check_spread(values, column, self.table)
         rows += tabled.pooled(self, rows)
@@ -100,6 +107,29 @@ def one_decimal_separator(cells: list[tuple[int, str]], column: str, table: Path
             f"{table}: column {column} has numbers with a comma ({comma[1]} in line {comma[0]}) and with a point ({point[1]} in "
             f"line {point[0]}): write all with one decimal separator, and thousands without"
         )
+
+
+def thousands(cells: list[tuple[int, str]], column: str, table: Path, separator: str) -> list[str]:
+    """A warning if each comma or point of the column may separate thousands, as in 1,234.
+
+    DataError if whole numbers stand beside them, as they do where thousands are separated; programs
+    that write three decimals write three of all numbers.
+    """
+    cells = [(n, cell.replace("\u2212", "-")) for n, cell in cells]
+    marked = [(n, cell) for n, cell in cells if "," in cell or "." in cell]
+    if not marked or not all(GROUPED.fullmatch(cell) for _, cell in marked):
+        return []
+    line, first = marked[0]
+    sign = "comma" if "," in first else "point"
+    problem = f"each {sign} of column {column} stands before exactly three digits ({first} in line {line})"
+    if whole := next((each for each in cells if WHOLE.fullmatch(each[1])), None):
+        raise DataError(
+            f"{table}: {problem}, beside whole numbers ({whole[1]} in line {whole[0]}): does it separate thousands? Then "
+            f"{PLAIN}; where it is a decimal {sign}, write {whole[1]}{first[-4]}0 for {whole[1]}"
+        )
+    if separator == ",":  # programs write such tables with decimal points
+        return []
+    return [f"{problem} and is read as a decimal {sign}; where it separates thousands, {PLAIN}"]
 
 
 def check_spread(values: tuple[float, ...], column: str, table: str) -> list[str]:
@@ -143,5 +173,7 @@ def numeric(text: str, column: str, where: str, separator: str) -> float:
     except ValueError:
         value = float("nan")
     if not isfinite(value):
-        raise DataError(f"{where}: {column} is {text!r}, which is no number")
+        digits = re.sub(r"(?<=\d)[\s.,'\u2019](?=\d{3}(?!\d))", "", text)
+        remedy = f"; {PLAIN}" if digits != text and digits.lstrip("+-").isdecimal() else ""
+        raise DataError(f"{where}: {column} is {text!r}, which is no number{remedy}")
     return value

@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from sft_exp.data.exports import choices, fiftyone, label_studio
 from sft_exp.data.exports.annotated import Omissions
+from sft_exp.data.readers import findings
 from sft_exp.errors import DataError
 from sft_exp.label.sheet import Sheet
 from sft_exp.store import atomic_io
@@ -109,6 +110,7 @@ def exported(content: Any, file: Path, sheet: Sheet) -> Iterator[tuple[str, list
         for one in content:
             name = str(one.get("data", one).get("file", ""))
             yield name, choices.of_task(one, name, omissions)
+        findings.said(file.name, omissions.notes)
     else:
         raise DataError(
             f"{file}: no export of {label_studio.NAME} (JSON, JSON-MIN) or {fiftyone.NAME} (labels.json)"

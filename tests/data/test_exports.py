@@ -1035,6 +1035,16 @@ def test_tools_own_formats(tmp_path, export, capsys):
     assert len(said(corpus)) == len(words)
 
 
+def test_a_table_of_via_whose_encoding_is_guessed_is_said(tmp_path):
+    paths, *_ = via_table(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    text = (tmp_path / "via_export.csv").read_text().replace("cell", "клетка")
+    (tmp_path / "via_export.csv").write_bytes(text.encode("cp1251"))
+    (note,) = said(Boxes(root=str(tmp_path), size=[16, 16], workers=0).load())
+    assert "is read as Windows-1252" in note
+
+
 def test_vias_attributes(tmp_path):
     paths, *_ = via(tmp_path)
     for n, path in enumerate(paths):
@@ -1561,4 +1571,52 @@ def test_doubtful_choices_are_refused_or_said(tmp_path, tasks, words):
         )
         return
     with pytest.raises(DataError, match=words):
+        dataset.load()
+
+
+def annotations(*labels, **first):
+    """Label Studio's task with an annotation for each label."""
+    results = [{"result": [{"type": "choices", "value": {"choices": [c]}}]} for c in labels]
+    return [results[0] | first, *results[1:]]
+
+
+@each(
+    ("given", "words"),
+    [
+        (annotations("cat", "dog"), "1 tasks have annotations that disagree, of which the first"),
+        (annotations("cat", "dog", "dog"), "is taken: /data/upload/1/1a2b3c4d-0.jpg"),
+        ([*annotations("cat"), {"result": []}], "annotations that disagree"),
+        (annotations("cat", "dog", ground_truth=True), ""),
+        (annotations("cat", "cat"), ""),
+        ([*annotations("cat"), *annotations("dog", was_cancelled=True)], ""),
+    ],
+)
+def test_annotators_who_disagree_are_said(tmp_path, given, words):
+    tasks = [choice(n, "cat" if n % 2 else "dog") for n in range(4)]
+    tasks[0]["annotations"] = given
+    write(tmp_path / "project.json", tasks)
+    for n in range(4):
+        noise(tmp_path / f"{n}.jpg", n)
+    corpus = ImageFolder(labels=str(tmp_path / "project.json"), size=16, workers=0).load()
+    assert corpus.classes[corpus.train.y[0]] == "cat"
+    assert [words in note for note in said(corpus)] == [True] * bool(words)
+
+
+@each("control", ["animal", "label", "Species"])
+def test_the_control_of_a_choice_has_any_name(tmp_path, control):
+    tasks = [
+        {"image": f"{n}.jpg", "id": n, control: "cat" if n % 2 else "dog", "annotator": "me",
+         "created_at": "2024", "lead_time": 1.5}
+        for n in range(4)
+    ]  # fmt: skip
+    write(tmp_path / "min.json", tasks)
+    for n in range(4):
+        noise(tmp_path / f"{n}.jpg", n)
+    dataset = ImageFolder(labels=str(tmp_path / "min.json"), size=16, workers=0)
+    assert dataset.load().classes == ("cat", "dog")
+    chosen = [task | {control: {"choices": [task[control]]}} for task in tasks]
+    write(tmp_path / "min.json", chosen)
+    assert dataset.load().classes == ("cat", "dog")
+    write(tmp_path / "min.json", [task | {"quality": "good"} for task in tasks])
+    with pytest.raises(DataError, match=rf"{control} and quality may be the class of an image"):
         dataset.load()

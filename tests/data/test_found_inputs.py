@@ -20,6 +20,7 @@ from sft_exp.data.readers import findings
 from sft_exp.datasets.boxes import Boxes
 from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.datasets.mask_folder import MaskFolder
+from sft_exp.datasets.multilabel_table import MultilabelTable
 from sft_exp.datasets.number_table import NumberTable
 from sft_exp.datasets.polygons import Polygons
 from sft_exp.errors import DataError
@@ -157,7 +158,7 @@ def test_folders_that_share_most_of_their_classes_are_asked_about(paths):
     [
         ("train_clean", "test_clean"),
         ("my_train", "my_test"),
-        ("public_train", "PublicTest"),
+        ("old_train", "OldTest"),
         ("Train_Augmented", "Test_Original"),
         ("train.v1", "test.v1"),
         ("new training images", "old holdout"),
@@ -721,6 +722,10 @@ def numbers(**options):
     return NumberTable(table="t.csv", root="im", **{"size": 16, **options}).load()
 
 
+def sets(**options):
+    return MultilabelTable(table="t.csv", root="im", **{"size": 16, "workers": 0, **options}).load()
+
+
 def values(corpus):
     return corpus.train.target("value")[:, 0].tolist()
 
@@ -838,14 +843,350 @@ def test_columns_in_any_case_are_used(header):
     assert len(folder(Path("im"), labels="t.csv", group="Group").train.groups) == 6
 
 
-def test_a_column_of_splits_by_another_name_is_warned_of():
-    row = lambda n: f"{n}.png,{'ab'[n % 2]},{'test' if n > 5 else 'train'}"  # noqa: E731
-    table(row, "file,label,subset")
-    assert "column subset names splits (test, train) and is not used" in warnings(
+def hot(n):
+    return f"{n % 2},{n // 2 % 2}"
+
+
+@each("kind", ["classes", "numbers", "columns of 0 and 1"])
+@each(
+    ("column", "words"),
+    [
+        ("subset", ("train", "test")),
+        ("Usage", ("Training", "PublicTest", "PrivateTest")),
+        ("partition", ("dev", "TEST", "holdout")),
+        ("is_test", ("0", "1")),
+        ("isTest", ("False", "True")),
+        ("is_training_image", ("1", "0")),
+        ("is_train", ("WAHR", "FALSCH")),
+    ],
+)
+def test_a_column_that_names_splits_is_read_as_the_split(column, words, kind):
+    """Of images without a label the cell is empty."""
+    split = lambda n: "" if n == 8 else words[max(0, min(n - 5, len(words) - 1))]  # noqa: E731
+    if kind == "classes":
+        table(lambda n: f"{n}.png,{'ab'[n % 2] * (n < 8)},{split(n)}", f"file,label,{column}", 9)
+        corpus = folder(Path("im"), labels="t.csv")
+        assert corpus.classes == ("a", "b")
+    elif kind == "numbers":
+        table(lambda n: f"{n}.png,{n if n < 8 else ''},{split(n)}", f"file,target,{column}", 9)
+        corpus = numbers()
+    else:
+        table(
+            lambda n: f"{n}.png,{hot(n) if n < 8 else ','},{split(n)}", f"file,cat,dog,{column}", 9
+        )
+        corpus = sets()
+        assert corpus.classes == ("cat", "dog")
+    assert corpus.test.ids == ["6.png", "7.png"]
+    assert (len(corpus.train), len(corpus.extra)) == (6, 1)
+    assert not warnings(corpus)
+
+
+@each(
+    ("header", "row", "words"),
+    [
+        ("is_valid", lambda n: n > 5, "column is_valid names images of train and val alone"),
+        ("subset", lambda n: "val" if n > 5 else "train", "of train and val alone"),
+        ("fold", lambda n: n % 4, "column fold numbers folds and is not used"),
+        ("kfold", lambda n: n % 2, "column kfold numbers folds and is not used"),
+        ("cv_fold", lambda n: n % 4, "column cv_fold numbers folds and is not used"),
+        ("test", lambda n: int(n > 5), "call it is_test if it marks images of test"),
+        ("valid", lambda n: int(n > 5), "call it is_valid if it marks images of val"),
+        (
+            "is_test,subset",
+            lambda n: f"{int(n > 5)},{'test' if n > 4 else 'train'}",
+            "columns is_test and subset name different splits, and none is used",
+        ),
+    ],
+)
+@each("kind", ["classes", "numbers", "columns of 0 and 1"])
+def test_a_column_that_may_name_splits_is_warned_of(header, row, words, kind):
+    if kind == "classes":
+        table(lambda n: f"{n}.png,{'ab'[n % 2]},{row(n)}", f"file,label,{header}")
+        corpus = folder(Path("im"), labels="t.csv")
+    elif kind == "numbers":
+        table(lambda n: f"{n}.png,{n},{row(n)}", f"file,target,{header}")
+        corpus = numbers()
+    else:
+        table(lambda n: f"{n}.png,{hot(n)},{row(n)}", f"file,cat,dog,{header}")
+        corpus = sets()
+        assert corpus.classes == ("cat", "dog", *[c for c in (header,) if c in ("test", "valid")])
+    assert (len(corpus.train), corpus.test) == (8, None)
+    (said,) = corpus.report["warnings"]
+    assert words in said
+
+
+@each(
+    ("header", "row"),
+    [
+        ("split,is_test", lambda n: f"{'test' if n > 5 else 'train'},{n % 2}"),
+        ("split,fold", lambda n: f"{'test' if n > 5 else 'train'},{n % 4}"),
+        ("is_test,is_valid", lambda n: f"{int(n > 5)},{int(n == 5)}"),
+        ("is_test,subset", lambda n: f"{int(n > 5)},{'test' if n > 5 else 'train'}"),
+        ("subset,patient,age", lambda n: f"{'test' if n > 5 else 'train'},p{n},{30 + n}"),
+    ],
+)
+def test_columns_beside_the_split_are_no_matter(header, row):
+    table(lambda n: f"{n}.png,{'ab'[n % 2]},{row(n)}", f"file,label,{header}")
+    corpus = folder(Path("im"), labels="t.csv")
+    assert (len(corpus.train), len(corpus.test)) == (6, 2)
+    assert not warnings(corpus)
+
+
+# Numbers whose thousands are separated
+
+
+@each(
+    ("cells", "separator"),
+    [
+        (["950", "1,234", "12,500", "870"], "\t"),
+        (["950", "1.234", "12.500", "870"], ";"),
+        (["950", "1.234", "12.500", "870"], ","),
+        (["\u2212950", "-1,234", "12,500", "870"], ";"),
+        (["950", '"1,234"', '"12,500"', "870"], ","),
+        (["950", "1.234.567", "12.500", "870"], "\t"),
+    ],
+)
+def test_thousands_beside_whole_numbers_are_refused(cells, separator):
+    table(lambda n: f"{n}.png{separator}{cells[n]}", f"file{separator}target", 4)
+    words = r"before exactly three digits \(-?1[,.]234.* in line 3\), beside whole numbers \(.*950 "
+    with pytest.raises(DataError, match=words + r"in line 2\).*\(1234\).*950[,.]0 for "):
+        numbers()
+
+
+@each(
+    "cell", ["1 234", "1\u00a0234", "1\u202f234", "1'234", "1\u2019234", "-1 234 567", "1,234,567"]
+)
+def test_other_signs_between_thousands_are_no_number(cell):
+    table(lambda n: f'{n}.png,"{cell if n == 3 else n}"')
+    with pytest.raises(DataError, match=r"before exactly three|line 5.*no number; write thousands"):
+        numbers()
+
+
+@each(
+    ("cells", "separator"),
+    [
+        (["9,500", "1,234", "12,500", "8,700"], "\t"),
+        (["9.500", "1.234", "12.500", "8.700"], ";"),
+        (["9,500", "1,234", "12,500", "0"], ";"),
+    ],
+)
+def test_numbers_of_three_decimals_or_of_thousands_are_warned_of(cells, separator):
+    table(lambda n: f"{n}.png{separator}{cells[n]}", f"file{separator}target", 4)
+    corpus = numbers()
+    assert values(corpus)[1] == pytest.approx(1.234)
+    (said,) = corpus.report["warnings"]
+    assert "stands before exactly three digits (9" in said
+    assert "write thousands without a separator" in said
+
+
+@each(
+    ("cells", "separator"),
+    [
+        (["0.125", "1.234", "2.500", "3.125"], "\t"),
+        (["0,125", "1,234", "2,500", "3,125"], ";"),
+        (["1.234", "1.2", "2.375", "3"], ";"),
+        (["1,234", "0,5", "2,375", "3"], ";"),
+        (["9.500", "1.234", "12.500", "8.700"], ","),
+        (["950", "1234", "2500", "870"], ";"),
+        (["1.234e+02", "2.345e+02", "3", "4"], "\t"),
+    ],
+)
+def test_decimals_are_no_thousands(cells, separator):
+    table(lambda n: f"{n}.png{separator}{cells[n]}", f"file{separator}target", 4)
+    corpus = numbers()
+    assert values(corpus) == pytest.approx([float(c.replace(",", ".")) for c in cells])
+    assert not warnings(corpus)
+
+
+# Encodings
+
+
+@each(
+    ("names", "encoding", "shown"),
+    [
+        (("кошка", "собака"), "cp1251", "'êîøêà' in line 2"),
+        (("猫", "狗"), "gbk", "'Ã¨' in line 2"),
+        (("ネコ", "イヌ"), "shift_jis", "in line 2"),
+        (("pes", "kočka"), "cp1250", "'koèka' in line 3"),
+        (("thé", "café"), "mac_roman", "'thŽ' in line 2"),
+        (("grün", "rot"), "cp1252", "'grün' in line 2"),
+        (("a", "b\u00a0c"), "cp1252", r"'b\xa0c' in line 3"),
+    ],
+)
+@each("kind", ["labels", "table"])
+def test_a_table_whose_encoding_is_guessed_is_said(names, encoding, shown, kind):
+    rows = lambda n: f"{n}.png,{names[n % 2]}"  # noqa: E731
+    table(rows, f"file,{kind if kind == 'labels' else 'label'}", encoding=encoding)
+    corpus = sets() if kind == "labels" else folder(Path("im"), labels="t.csv")
+    (said,) = corpus.report["warnings"]
+    assert "neither UTF-8 nor UTF-16 and is read as Windows-1252" in said
+    assert shown in said
+    assert "save it as UTF-8" in said
+
+
+@each("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_other_encodings_are_known(encoding):
+    table(lambda n: f"{n}.png,{('кошка', '猫')[n % 2]}", "file,label", encoding=encoding)
+    corpus = folder(Path("im"), labels="t.csv")
+    assert corpus.classes == ("кошка", "猫")
+    assert not warnings(corpus)
+
+
+def test_a_table_in_no_known_encoding_names_the_remedy():
+    table(lambda n: f"{n}.png,{n}", images="im")
+    write(Path("t.csv"), b"file,target\n0.png,\x81\n")
+    with pytest.raises(DataError, match=r"codec can't decode.*; save it as UTF-8"):
+        numbers()
+
+
+# Lists of labels in one cell
+
+
+@each("name", ["cat dog", "cat;dog", "cat, dog", "cat|dog", "cat/dog", "cat+dog", "cat & dog"])
+def test_labels_that_are_several_classes_have_one_warning(name):
+    table(lambda n: f'{n}.png,"{("cat", "dog", name)[n % 3]}"', "file,label")
+    (said,) = folder(Path("im"), labels="t.csv").report["warnings"]
+    sign = name.removeprefix("cat").removesuffix("dog").strip() or " "
+    assert f"dataset=multilabel_table 'dataset.separator=\"{sign}\"'" in said
+
+
+@each("name", ["cat dog", "cat/dog", "cat+dog", "cat & dog"])
+def test_separators_that_are_not_looked_for_are_named(name):
+    table(lambda n: f"{n}.png,{('cat', 'dog', name)[n % 3]}", "file,labels")
+    sign = name.removeprefix("cat").removesuffix("dog").strip() or " "
+    (said,) = sets().report["warnings"]
+    assert f"'dataset.separator=\"{sign}\"' separates the classes" in said
+    assert sets(separator=sign).classes == ("cat", "dog")
+
+
+@each("names", [("red fox", "fox"), ("ice cream", "ice"), ("red_fox", "red", "fox"), ("a b", "c")])
+def test_names_of_several_words_are_one_class(names):
+    assert not findings.class_names(names)
+
+
+LISTS = {
+    "Python": lambda names: str(names),
+    "JSON": json.dumps,
+    "set": lambda names: "{" + ", ".join(map(repr, names)) + "}" if names else "[]",
+    "tuple": lambda names: str(tuple(names)),
+    "NumPy": lambda names: str(np.array(names)) if names else "[]",
+    "Label Studio": lambda names: json.dumps({"choices": names}),
+}
+
+
+def listed(kind, names):
+    return LISTS[kind](names).replace('"', '""')
+
+
+@each("kind", LISTS)
+def test_lists_as_programs_write_them_are_lists(kind):
+    wanted = [["cat", "dog"], ["dog"], ["red fox, small", "cat"], []] * 2
+    table(lambda n: f'{n}.png,"{listed(kind, wanted[n])}"', "file,labels")
+    corpus = sets()
+    assert corpus.classes == ("cat", "dog", "red fox, small")
+    rows = corpus.train.target("label_set").tolist()
+    assert [[c for c, v in zip(corpus.classes, r, strict=True) if v] for r in rows] == [
+        sorted(names) for names in wanted
+    ]
+    assert not warnings(corpus)
+
+
+@each("kind", LISTS)
+def test_lists_of_labels_are_no_class(kind):
+    table(lambda n: f'{n}.png,"{listed(kind, [("cat", "dog")[n % 2]])}"', "file,label")
+    with pytest.raises(DataError, match=r"line 2: label is .*cat.*dataset=multilabel_table reads"):
+        folder(Path("im"), labels="t.csv")
+
+
+@each("cell", ["[cat, dog]", "{cat}", "[None, 'cat']", "[nan]", "[1, 0, 0, 1]", "{'cat': 1}"])
+def test_lists_that_cannot_be_read_are_refused(cell):
+    table(lambda n: f'{n}.png,"{cell if n else "dog"}"', "file,labels")
+    with pytest.raises(DataError, match=r"line 3: labels is .*(no list of names|twice)"):
+        sets()
+
+
+def test_brackets_in_names():
+    table(lambda n: f'{n}.png,"{("(other)", "a (b)", "c")[n % 3]}"', "file,label")
+    assert not warnings(folder(Path("im"), labels="t.csv"))
+    table(lambda n: f'{n}.png,"{("[UNK]", "{x}", "c")[n % 3]}"', "file,label")
+    assert "classes '[UNK]', '{x}' are written like a list" in warnings(
         folder(Path("im"), labels="t.csv")
     )
-    table(row, "file,label,split")
+
+
+# Columns of 0 and 1
+
+
+@each("cell", ["nan", "2", "0.6", "x", "?", "-"])
+def test_an_odd_cell_does_not_remove_a_class(cell):
+    table(lambda n: f"{n}.png,{n % 2},{cell if n == 5 else n // 2 % 2}", "file,cat,dog")
+    with pytest.raises(DataError, match=r"line 7: dog is '.*'.*dataset\.classes="):
+        sets()
+    assert sets(classes=["cat"]).classes == ("cat",)
+
+
+@each("values", [(3, 41, 0, 7), ("low", "high"), (0.1, 0.7, 0.4)])
+def test_columns_of_other_values_are_no_class(values):
+    table(lambda n: f"{n}.png,{hot(n)},{values[n % len(values)]}", "file,cat,dog,other")
+    corpus = sets()
+    assert corpus.classes == ("cat", "dog")
+    assert not warnings(corpus)
+
+
+@each("words", [("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("y", "n"), ("Yes", "No")])
+def test_words_for_yes_and_no(words):
+    table(lambda n: f"{n}.png;{words[n % 2]};{words[n // 2 % 2]}", "file;cat;dog")
+    corpus = sets()
+    assert corpus.train.target("label_set")[:2].tolist() == [[1, 1], [0, 1]]
+
+
+def test_other_marks_are_answered_with_the_words():
+    table(lambda n: f"{n}.png,{'x' * (n % 2)},{'x' * (n // 2 % 2)}", "file,cat,dog")
+    with pytest.raises(DataError, match="valid: 0 and 1, false and true, no and yes"):
+        sets()
+
+
+def test_columns_of_0_and_1_are_no_labels_of_folders():
+    table(lambda n: f"{n}.png,{hot(n)},{n}", "file,cat,dog,age")
+    with pytest.raises(DataError, match=r"dataset=multilabel_table dataset\.table=t\.csv"):
+        folder(Path("im"), labels="t.csv")
+
+
+# Labels that are no classes
+
+
+@each(
+    ("label", "words"),
+    [
+        (lambda n: f"{1 + 0.37 * n:.2f}", "8 images have 8 classes, which are numbers (1.00, 1.37"),
+        (lambda n: f"{n // 2 + n % 3 / 3:.2f}", "did you mean dataset=number_table?"),
+        (lambda n: f"{1 + 0.37 * n:.2f}".replace(".", ","), "did you mean dataset=number_table?"),
+        (lambda n: f"{n}", "did you mean dataset=number_table?"),
+        (lambda n: f"IMG_{n:03}", "8 images have 8 classes, so that each has a class of its own"),
+    ],
+)
+def test_labels_that_are_no_classes_are_warned_of(label, words):
+    table(lambda n: f"{n}.png;{label(n)}", "file;label")
+    (said,) = folder(Path("im"), labels="t.csv").report["warnings"]
+    assert words in said
+
+
+@each("label", [lambda n: n % 4, lambda n: f"{n % 3 / 2}", lambda n: f"c{n % 4}"])
+def test_labels_that_are_classes_are_not(label):
+    table(lambda n: f"{n}.png,{label(n)}", "file,label")
     assert not warnings(folder(Path("im"), labels="t.csv"))
+
+
+def test_names_of_files_that_label_studio_uploaded():
+    """labelstud.io/guide/export: CSV and TSV name files as JSON does."""
+    table(
+        lambda n: f"/data/upload/1/0a1b2c3d-{n}.png,{'ab'[n % 2]},{n}", "image,choice,annotation_id"
+    )
+    corpus = folder(Path("im"), labels="t.csv", file_column="image", label_column="choice")
+    assert corpus.train.ids == [f"{n}.png" for n in range(8)]
+    table(lambda n: f"sub/0a1b2c3d-{n}.png,{n}")
+    with pytest.raises(DataError, match="there is no file"):
+        numbers()
 
 
 # Boxes

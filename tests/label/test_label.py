@@ -188,6 +188,16 @@ def test_answers_of_label_studio_are_taken(run, sheet_of_five, export, capsys):
     assert len(rows) == 40 + 3, "with those of the run"
 
 
+def test_annotators_who_disagree_are_said(run, sheet_of_five, capsys):
+    tasks = json.loads(Path("sheet/label_studio.json").read_text())
+    both = annotated(tasks[0], 7, "3")
+    both["annotations"] += annotated(tasks[0], 8, "9")["annotations"]
+    Path("project-1.json").write_text(json.dumps([both]))
+    command = [f"run={run}", "n=5", "out=sheet", "answers=project-1.json"]
+    assert label_command.main(command) == 0
+    assert "1 tasks have annotations that disagree" in "".join(capsys.readouterr())
+
+
 def test_answers_of_fiftyone_are_taken(run, sheet_of_five):
     """It exports the classes in an order of its own, and images by their names without suffix."""
     first, _, third, *_ = sheet_of_five.chosen

@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from sft_exp.data.readers.boxed import Box, ImageWithBoxes
-from sft_exp.data.readers.files import File, below, is_image
+from sft_exp.data.readers.files import UPLOADED, File, below, is_image
 from sft_exp.data.readers.findings import some, split_named
 from sft_exp.errors import DataError
-
-_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the names of uploaded files
 
 
 class AnnotatedImage(NamedTuple):
@@ -121,7 +119,7 @@ class Tree:
         text = re.sub(r"^[a-z0-9+]+://", "", name.partition("?d=")[2] or name).replace("\\", "/")
         bare = text.partition("?")[0] if "://" in name else text  # without a URL's query
         split = split_of_folders(PurePosixPath(text).parts[:-1])
-        for wording in dict.fromkeys([text, unquote(bare), _PREFIX.sub("", Path(text).name)]):
+        for wording in dict.fromkeys([text, unquote(bare), UPLOADED.sub("", Path(text).name)]):
             for place in (annotations.parent, self.root, *([self.images] if self.images else [])):
                 path = Path(os.path.normpath(place / wording))
                 if wording and path.is_file() and self._of_split([path], split, annotations):

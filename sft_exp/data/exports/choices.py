@@ -13,6 +13,11 @@ from sft_exp.data.readers import findings
 from sft_exp.errors import DataError
 
 SUFFIXES = (".json", ".xml")
+# keys of JSON-MIN that are no controls
+STATED = (
+    "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "image", "img",
+    "photo", "file",
+)  # fmt: skip
 FORMATS = "Label Studio's JSON with choices, FiftyOne's labels.json, or CVAT's XML with tags"
 
 
@@ -33,7 +38,7 @@ def read(file: Path, root: Path) -> tuple[list[Labelled], tuple[str, ...]]:
     tree, omissions = Tree(root), Omissions()
     of = from_tags if file.suffix.lower() == ".xml" else from_json
     images: dict[Path, Labelled] = {}
-    for name, labels, split in of(file, tree):
+    for name, labels, split in of(file, tree, omissions):
         if len(set(labels)) > 1:
             problem = f"has the classes {', '.join(sorted(set(labels)))}; an image has one class"
             raise DataError(f"{file}: {name} {problem}")
@@ -49,7 +54,9 @@ def read(file: Path, root: Path) -> tuple[list[Labelled], tuple[str, ...]]:
     return list(images.values()), omissions.notes
 
 
-def from_tags(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
+def from_tags(
+    file: Path, tree: Tree, omissions: Omissions
+) -> Iterator[tuple[str, list[str], str | None]]:
     if tree.tag(file) != "annotations":
         raise DataError(f"{file}: no export of {cvat.NAME}; {FORMATS} are read")
     for image in xml(file).iterfind("image"):
@@ -58,7 +65,9 @@ def from_tags(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | No
         yield image.get("name", ""), [label for label in labels if label], split
 
 
-def from_json(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | None]]:
+def from_json(
+    file: Path, tree: Tree, omissions: Omissions
+) -> Iterator[tuple[str, list[str], str | None]]:
     content = tree.json(file)
     if fiftyone.is_labels(content):
         paths = fiftyone.paths(file, tree)
@@ -69,23 +78,55 @@ def from_json(file: Path, tree: Tree) -> Iterator[tuple[str, list[str], str | No
         raise DataError(
             f"{file}: no export of {label_studio.NAME} or {fiftyone.NAME}; {FORMATS} are read"
         )
-    omissions = Omissions()
+    control = control_of(content, file)
     for n, task in enumerate(content, start=1):
         image = label_studio.image_of(task.get("data", task))
         if image is None:
             raise DataError(f"{file}: task {task.get('id', n)} names no image in its data")
-        yield image, of_task(task, image, omissions), None
+        yield image, of_task(task, image, omissions, control), None
 
 
-def of_task(task: dict[str, Any], name: str, omissions: Omissions) -> list[str]:
-    """The classes that annotators chose in a task of Label Studio; predictions are none."""
-    if "annotations" in task:
-        results = label_studio.results_of(task, name, omissions) or []
-        values = [result.get("value") for result in results]
-        chosen = [v["choices"] for v in values if isinstance(v, dict) and "choices" in v]
-    else:
-        chosen = [task["choice"]] if "choice" in task else []
-    return [label for choice in chosen for label in texts(choice)]
+def control_of(tasks: list[dict[str, Any]], file: Path) -> str:
+    """The key of the choice in JSON-MIN, which has the name of the control that asks for it.
+
+    DataError if several keys hold texts that may be classes.
+    """
+    short = [task for task in tasks if "annotations" not in task]
+    if any("choice" in task for task in short):
+        return "choice"
+    keys = dict.fromkeys(
+        key
+        for task in short
+        for key, value in task.items()
+        if texts(value) and key not in STATED and value != label_studio.image_of(task)
+    )
+    if len(keys) > 1:
+        remedy = "call the control of the class choice, or export as JSON"
+        raise DataError(f"{file}: {' and '.join(keys)} may be the class of an image: {remedy}")
+    return next(iter(keys), "choice")
+
+
+def of_task(
+    task: dict[str, Any], name: str, omissions: Omissions, control: str = "choice"
+) -> list[str]:
+    """The classes that annotators chose in a task of Label Studio; predictions are none.
+
+    Of annotations that disagree the ground truth is used, or else the first.
+    """
+    if "annotations" not in task:
+        return texts(task.get(control))
+    if not (done := label_studio.finished(task)):
+        return []
+    if len({frozenset(chosen_in(a)) for a in done}) > 1 and not any(
+        a.get("ground_truth") for a in done
+    ):
+        omissions.add("tasks have annotations that disagree, of which the first is taken", name)
+    return chosen_in(label_studio.best(done))
+
+
+def chosen_in(annotation: dict[str, Any]) -> list[str]:
+    values = [result.get("value") for result in label_studio.results_in(annotation) or []]
+    return [label for value in values if isinstance(value, dict) for label in texts(value)]
 
 
 def texts(choice: Any) -> list[str]:

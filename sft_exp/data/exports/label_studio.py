@@ -80,8 +80,7 @@ def results_of(
     """
     if "annotations" not in task:
         return results_of_min(task)
-    annotations = task["annotations"] if isinstance(task["annotations"], list) else []
-    done = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
+    done = finished(task)
     if not done:
         return None
     if len(done) > 1:
@@ -89,8 +88,22 @@ def results_of(
             "tasks have several annotations, of which the ground truth or else the first is taken"
         )
         omissions.add(reason, name)
-    best = next((a for a in done if a.get("ground_truth")), done[0])
-    results = best.get("result") or []
+    return results_in(best(done))
+
+
+def finished(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """The annotations of a task that were not skipped."""
+    annotations = task["annotations"] if isinstance(task["annotations"], list) else []
+    return [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
+
+
+def best(annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    """The ground truth, or else the first annotation."""
+    return next((a for a in annotations if a.get("ground_truth")), annotations[0])
+
+
+def results_in(annotation: dict[str, Any]) -> list[dict[str, Any]] | None:
+    results = annotation.get("result") or []
     return [r for r in results if isinstance(r, dict)] if isinstance(results, list) else None
 
 

@@ -13,7 +13,7 @@ from sft_exp.data.exports.annotated import AnnotatedImage, Export, Omissions, Se
 from sft_exp.data.exports.geometry import Shape, box, ellipse, number, polygon
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
-from sft_exp.data.readers.files import decoded, read_table
+from sft_exp.data.readers.files import decoded, guessed_encoding, read_table
 from sft_exp.errors import ConfigError, DataError
 
 NAME = "VIA"
@@ -100,7 +100,9 @@ def read(tree: Tree, sources: list[Path], settings: Settings) -> Export:
             boxes.append(Box(label, shape.corners, False, where, shape.outlines))
         images.append(AnnotatedImage(path, boxes, file, None, tree.split(path)))
     single = () if attribute else (f"no region has an attribute: all are of one class, {ONE}",)
-    return Export(images, (), (*single, *omissions.notes))
+    tables = [file for file in sources if file.suffix.lower() == ".csv"]
+    guessed = [note for file in tables for note in guessed_encoding(file.read_bytes())]
+    return Export(images, (), (*guessed, *single, *omissions.notes))
 
 
 def attribute_of(regions: list[Region], name: str | None) -> str | None:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import stat
 import tarfile
 import unicodedata
@@ -253,6 +254,7 @@ def names_in(file: Path, hint: str) -> list[str]:
 
 
 SEPARATORS = ",;\t|"
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the names of uploaded files
 OPTIONAL = ("split", "group")  # columns that readers use if they are there
 REST = "\0"  # key of a row's cells beyond the last column
 # what is no text, by its first bytes
@@ -270,9 +272,12 @@ class Table(NamedTuple):
     columns: list[str]
     lines: list[tuple[int, dict[str, str]]]
     separator: str
+    notes: tuple[str, ...] = ()  # sentences on what was guessed
 
 
-def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Table:
+def read_table(
+    file: Path, key: str, needs: Sequence[str], hint: str = "", one_hot: str = ""
+) -> Table:
     """Read a CSV file as spreadsheets and other programs write it.
 
     Separators may be commas, semicolons, tabs or bars, encodings UTF-8, UTF-16 or else
@@ -285,6 +290,7 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         needs: required columns, which are returned under these names.
         hint: text to add to the message if one is missing; `=<label>` of a missing column `label`
             becomes the table's next other column.
+        one_hot: text to add instead if several other columns hold 0 and 1 alone.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
@@ -311,7 +317,11 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         reader.fieldnames = columns
         if missing := [c for c in needs if c not in columns]:
             has = ",".join(columns) or "nothing"
-            others = iter(c for c in columns if c and c not in needs)
+            free = [c for c in columns if c and c not in (*needs, *OPTIONAL)]
+            rows = [*reader] if one_hot else []
+            hot = [c for c in free if {str(row[c]).strip() for row in rows} == {"0", "1"}]
+            hint = one_hot if len(hot) > 1 else hint
+            others = iter(free)
             for c in needs:
                 hint = hint.replace(f"=<{c}>", f"={next(others, c) if c in missing else c}")
             problem = f"no column {' and '.join(missing)}; its first line has {has}{hint}"
@@ -331,25 +341,45 @@ def read_table(file: Path, key: str, needs: Sequence[str], hint: str = "") -> Ta
         raise DataError(f"{key}={file}: {problem}") from error
     except FileNotFoundError as error:
         raise DataError(f"{key}={file}: {absent(file, 'file')}") from error
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{key}={file}: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeError as error:
+        raise DataError(f"{key}={file}: {error}; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{key}={file}: {error.strerror}") from error
     folded = [c.casefold() for c in written]
     if twice := [c for c in needs if (written.count(c) or folded.count(c.casefold())) > 1]:
         raise DataError(f"{file}: has several columns {twice[0]}; rename all but one")
-    return Table(columns, lines, separator)
+    return Table(columns, lines, separator, guessed_encoding(content))
 
 
 def decoded(content: bytes) -> str:
-    """The text of a file in UTF-16 with a byte order mark, UTF-8, or Windows-1252; else
-    UnicodeError."""
+    """The text of a file in UTF-16, UTF-8, or Windows-1252; else UnicodeError."""
+    return content.decode(encoding_of(content)).lstrip("\ufeff")
+
+
+def encoding_of(content: bytes) -> str:
+    """UTF-16 by its byte order mark or zeros, UTF-8 if the bytes are valid, or else Windows-1252,
+    which is a guess."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
+        return "utf-16"
     if content[:1] == b"\0" or content[1:2] == b"\0":  # without a mark
-        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
+        return "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
     try:
-        return content.decode("utf-8-sig").lstrip("\ufeff")
+        content.decode("utf-8")
     except UnicodeDecodeError:
-        return content.decode("cp1252")
+        return "cp1252"
+    return "utf-8-sig"
+
+
+def guessed_encoding(content: bytes) -> tuple[str, ...]:
+    """A warning of a table in Windows-1252, since text in other encodings of single bytes, and of
+    Chinese and Japanese, can be read as it, too, into other letters."""
+    if encoding_of(content) != "cp1252":
+        return ()
+    lines = enumerate(decoded(content).splitlines(), start=1)
+    number, line = next((n, line) for n, line in lines if not line.isascii())
+    word = next((w for w in re.split(r"[ \t,;|\"]+", line) if not w.isascii()), line)
+    problem = f"the table is neither UTF-8 nor UTF-16 and is read as Windows-1252 ({word!r} in line {number})"
+    return (f"{problem}: if these letters are wrong, save it as UTF-8",)
 
 
 def separator_of(text: str, needs: Sequence[str]) -> str:
@@ -397,7 +427,8 @@ class Finder:
         """The file, or None. DataError if an id matches several."""
         parts = PureWindowsPath(name).parts
         elsewhere = ["/".join(parts[n:]) for n in range(1, len(parts))] if absolute(name) else []
-        for text in dict.fromkeys([name, name.replace("\\", "/"), *elsewhere]):
+        bare = UPLOADED.sub("", parts[-1]) if "upload" in parts else ""
+        for text in dict.fromkeys([name, name.replace("\\", "/"), *elsewhere, bare]):
             for place in self.places:
                 if text and (place / text).is_file():
                     return place / text

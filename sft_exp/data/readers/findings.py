@@ -8,7 +8,7 @@ images' manifest.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from posixpath import split, splitext
@@ -30,6 +30,7 @@ PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 FEW = 8  # names that a warning lists
 KEPT = 0.5  # share of an image's area that a crop should leave
 MANY = 0.1  # share of the images of which a crop leaves less, from which there is a warning
+NUMBERS = 20  # classes that are numbers with fractions, above which these are quantities
 ALIKE = 4  # images of each class, from which a common property is no chance
 BESIDE = 0.25  # share of the images that are named like another one and an addition
 UNANNOTATED = 0.5  # share of ignored pixels above which there is a warning
@@ -38,13 +39,14 @@ UNANNOTATED = 0.5  # share of ignored pixels above which there is a warning
 BY_FOLDER = "dataset.group='([^/]+)/[^/]+$' keeps the images of each in one split"
 
 _PART = re.compile(
-    r"(?:seg|images?|imgs?|data|dataset)?"
+    r"(?:seg|images?|imgs?|data|dataset|public|private)?"
     r"(?P<split>train|training|val|valid|validation|validate|dev|development|eval|evaluation|"
     r"test|testing|tests|holdout)"
     r"(?:set|data|dataset|images?|imgs?|split|files|samples)?"
 )
 _SPLITS = {"t": "train", "v": "val", "d": "val", "e": "val", "h": "test"}  # by the first letter
 _NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d{0,6})?")
+_REAL = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?")
 _UNLABELLED = re.compile(r"(?:un|non|not)labell?ed(?:images?|data|set)?|(?:no|without)labels?")
 # what may be a class, or images whose label is still to come
 _UNSURE = re.compile(
@@ -54,6 +56,7 @@ _UNSURE = re.compile(
 # how programs write a missing label
 _MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "-", "--", "?", "#n/a", "missing"}
 _JOINED = re.compile(r"[,;|/+&]")  # between the labels of an image that has several
+ALONE = "an image has one class here, and each combination is a class of its own"
 
 
 def split_named(name: str) -> str | None:
@@ -113,7 +116,7 @@ def like_splits(names: Sequence[str]) -> list[str]:
     return [f"{plural(found)} named like splits, and learnt as classes: {remedy}"]
 
 
-def untested(kinds: Iterable[str]) -> list[str]:
+def untested(kinds: Iterable[str | None]) -> list[str]:
     """A warning that val is not tested, where there is no test."""
     if not {"train", "val"} <= (kinds := set(kinds)) or "test" in kinds:
         return []
@@ -155,9 +158,13 @@ def class_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def class_names(names: Iterable[str]) -> list[str]:
+def class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
     """Warnings of classes that may be one, several, or none: names that differ only in case, blanks,
-    hyphens, invisible characters or the form of a number; joined names; words for a missing label."""
+    hyphens, invisible characters or the form of a number; joined names; words for a missing label.
+
+    `several` says how images with several classes are read, where {key} stands for the option that
+    names their separator.
+    """
     names, warnings = sorted(set(names)), []
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -169,23 +176,49 @@ def class_names(names: Iterable[str]) -> list[str]:
             "rename one where they are the same"
         )
     absent = [name for name in names if name.strip().casefold() in _MISSING]
-    joined = [
-        name
-        for name in names
-        if name not in absent
-        and len(parts := {simplified(part) for part in _JOINED.split(name)}) > 1
-        and "" not in parts
-        and any(part in groups for part in parts)
-    ]
-    if joined:
-        warnings.append(
-            f"{plural(joined)} named like several of the classes: an image has one class here, and each combination is a "
-            "class of its own"
-        )
+    separators = {name: sign for name in names if (sign := joint(name, groups))}
+    if joined := [name for name in separators if name not in absent]:
+        key = f"'dataset.separator=\"{separators[joined[0]]}\"'"
+        how = several.format(key=key)
+        warnings.append(f"{plural(joined)} named like several of the classes: {how}")
+    bracketed = [n for n in names if len(n) > 2 and n[0] + n[-1] in ("[]", "{}")]
+    if bracketed:
+        remedy = "write the names without brackets where they are no part of them"
+        warnings.append(f"{plural(bracketed)} written like a list: {remedy}")
     if absent:
         remedy = "empty the cell of an image without a label, or rename the class"
         warnings.append(f"{plural(absent)} named like a missing label, and learnt: {remedy}")
     return warnings
+
+
+def joint(name: str, known: Container[str]) -> str:
+    """What separates the classes of which a name seems to be made, or "".
+
+    One of them must be known, and all of them where blanks separate them, as those of `red fox`.
+    """
+    if sign := _JOINED.search(name):
+        parts = {simplified(part) for part in _JOINED.split(name)}
+        found = "" not in parts and any(part in known for part in parts)
+        return sign[0] if len(parts) > 1 and found else ""
+    parts = {simplified(part) for part in name.split()}
+    return " " if len(parts) > 1 and all(part in known for part in parts) else ""
+
+
+def each_its_own(labels: Sequence[str]) -> list[str]:
+    """A warning if the labels of images are numbers to predict, or identifiers, rather than classes."""
+    count, classes = len(labels), {*labels}
+    if count < 2 * ALIKE:
+        return []
+    numbers = all(map(_REAL.fullmatch, classes))
+    fractions = numbers and any(float(c.replace(",", ".")) % 1 for c in classes)
+    many = 2 * len(classes) > count or len(classes) > NUMBERS
+    if len(classes) < count and not (fractions and many):
+        return []
+    problem = f"{count:,} images have {len(classes):,} classes"
+    if numbers:
+        examples = ", ".join(sorted(classes)[:3])
+        return [f"{problem}, which are numbers ({examples}): did you mean dataset=number_table?"]
+    return [f"{problem}, so that each has a class of its own: are these the images' names?"]
 
 
 def simplified(name: str) -> str:
@@ -201,18 +234,6 @@ def plural(names: Sequence[str]) -> str:
     """`class 'a' is` or `classes 'a', 'b' are`, as the subject of a sentence."""
     kind, verb = ("classes", "are") if len(names) > 1 else ("class", "is")
     return f"{kind} {some([repr(n) for n in names])} {verb}"
-
-
-def lists(names: Iterable[str]) -> list[str]:
-    """A warning if classes look like lists of others: `cat;dog` beside `cat` and `dog`."""
-    known = {*names}
-    for name in sorted(known):
-        for separator in ";|,":
-            parts = [part.strip() for part in name.split(separator)]
-            if len(parts) > 1 and known.issuperset(parts):
-                problem = f"class {name!r} looks like the classes {' and '.join(parts)}"
-                return [f"{problem}: dataset=multilabel_table reads several classes an image"]
-    return []
 
 
 def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
@@ -553,22 +574,6 @@ def groups_apart(train: Any, test: Any) -> None:
         if group in member:
             problem = f"group {group} is in train and in test and must not be split"
             raise DataError(f"{problem}: {member[group]} and {name}")
-
-
-def split_elsewhere(
-    columns: Sequence[str], lines: Sequence[tuple[int, dict[str, str]]]
-) -> tuple[str, ...]:
-    """A warning of a column of a table that names splits, and is not called `split`."""
-    for column in [] if "split" in columns or not lines else columns:
-        words = {line.get(column, "") for _, line in lines}
-        if (
-            len(words) > 1
-            and {"train", "test"} & {split_named(w) for w in words}
-            and all(map(split_named, words))
-        ):
-            names = ", ".join(sorted(words))
-            return (f"column {column} names splits ({names}) and is not used: call it split",)
-    return ()
 
 
 def copies(names: Sequence[str], hashes: Sequence[str], values: Sequence[Any]) -> list[str]:

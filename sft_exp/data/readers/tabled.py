@@ -4,8 +4,10 @@ Files are relative to root, or to the table. A column `split` says train, val or
 folds are tested. A column `group` names images that must not be split.
 """
 
+import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -19,6 +21,17 @@ from sft_exp.data.readers.files import File, Finder, Table, images_in, is_folder
 from sft_exp.data.readers.masks import Canvas
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import console
+
+# words of a cell that says yes or no, in the languages of Excel, too
+WORDS = {
+    word: yes
+    for yes, words in (
+        (True, "1 1.0 true yes y wahr vrai verdadero verdadeiro vero waar"),
+        (False, "0 0.0 false no n falsch faux falso onwaar"),
+    )
+    for word in words.split()
+}
+_FOLD = re.compile(r"(?:k|cv)?folds?(?:id|index|idx|number|no|nr)?")
 
 
 class Row(NamedTuple):
@@ -63,6 +76,104 @@ class TableSet(Dataset):
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
 
+def bare(column: str) -> str:
+    """A column's name in small letters alone."""
+    return re.sub(r"[\W\d_]+", "", column.casefold())
+
+
+def flagged(column: str) -> str | None:
+    """The split that a column such as is_valid or isTest marks, or None."""
+    name = bare(column)
+    return findings.split_named(name[2:]) if name.startswith("is") else None
+
+
+def is_fold(column: str) -> bool:
+    return bool(_FOLD.fullmatch(bare(column)))
+
+
+def splits_of(column: str, words: set[str]) -> dict[str, str]:
+    """What the words of a column mean as splits (train, val, test); {} if it names none."""
+    named = {word: split for word in words if (split := findings.split_named(word))}
+    if len(named) == len(words) and len({*named.values()}) > 1:
+        return named
+    marks = {word: WORDS.get(word.casefold()) for word in words}
+    if not (split := flagged(column)) or {*marks.values()} != {True, False}:
+        return {}
+    other = "test" if split == "train" else "train"
+    return {word: split if yes else other for word, yes in marks.items()}
+
+
+def with_split(table: Table, taken: Sequence[str]) -> Table:
+    """The table, whose lines have the split that a column with another name says.
+
+    It is read where all of its words are splits (subset, Usage), or it says yes and no to one
+    (is_test). An empty cell says nothing, as that of an image without a label. The table's notes
+    name columns that may be meant as splits and are not read so, and say that val is not tested.
+
+    Args:
+        table: the table.
+        taken: columns that mean something else: files, labels, numbers.
+    """
+    if "split" in table.columns:
+        kinds = {findings.split_named(cells["split"] or "train") for _, cells in table.lines}
+        return table._replace(notes=(*table.notes, *findings.untested(kinds)))
+    columns = [c for c in table.columns if c and c not in taken]
+    words = {c: {cells[c] for _, cells in table.lines} - {""} for c in columns}
+    found = {c: meaning for c in columns if (meaning := splits_of(c, words[c]))}
+    notes = [
+        f"column {c} numbers folds and is not used, as folds are drawn here: a column split with the words train and test "
+        "holds one of them out"
+        for c in columns
+        if is_fold(c) and len(words[c]) > 1 and not found
+    ] + [
+        f"column {c} holds {' and '.join(sorted(words[c]))} and is not read as the split: call it is_{c} if it marks "
+        f"images of {split}"
+        for c in columns
+        if (split := findings.split_named(c)) in ("val", "test")
+        and {WORDS.get(word.casefold()) for word in words[c]} == {True, False}
+    ]
+    # columns that tell train and val apart alone say nothing beside those that name test images
+    found = {c: m for c, m in found.items() if "test" in m.values()} or found
+    said = {
+        c: [meaning.get(cells[c], "") for _, cells in table.lines] for c, meaning in found.items()
+    }
+    lines = table.lines
+    if len({*map(tuple, said.values())}) > 1:
+        notes.append(
+            f"columns {' and '.join(said)} name different splits, and none is used: call one split"
+        )
+    elif said:
+        column, splits = next(iter(said.items()))
+        lines = [(n, c | {"split": split}) for (n, c), split in zip(lines, splits, strict=True)]
+        if "test" not in splits:
+            notes.append(
+                f"column {column} names images of train and val alone, which are learnt from alike, so that folds are tested: "
+                "a column split with the word test holds images out"
+            )
+    return table._replace(lines=lines, notes=(*table.notes, *notes))
+
+
+def items(cell: str) -> list[str] | None:
+    """The names in a list as Python, NumPy, JSON or Label Studio writes it: ['cat', 'dog'],
+    {"cat"}, {"choices": ["cat"]}; None if the cell is no list."""
+    if cell[:1] not in ("[", "{", "("):
+        return None
+    text = re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", cell)  # NumPy writes no commas
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return None
+    if isinstance(value, dict) and [*value] == ["choices"]:
+        value = value["choices"]
+    if not isinstance(value, list | tuple | set):
+        return None
+    fits = all(isinstance(v, str | int) and not isinstance(v, bool) for v in value)
+    return [str(v).strip() for v in value] if fits else None
+
+
 def lines(source: TableSet, file: Path, table: Table) -> Iterator[Line]:
     """The lines of the table with their images. A DataError names the line."""
     root = Path(source.root).expanduser() if source.root else file.parent
@@ -104,7 +215,9 @@ def annotated(line: Line, value: tuple[float, ...] | None, missing: str) -> Row:
     """
     if value is None:
         if line.row.split == "test":
-            raise DataError(f"{line.where}: {line.row.id} is a test image and {missing}")
+            raise DataError(
+                f"{line.where}: {line.row.id} is a test image and {missing}: label it, or remove its row"
+            )
         return line.row._replace(split="pool", group=None)
     if line.grouped and line.row.group is None:
         raise DataError(f"{line.where}: the group is missing (of {line.row.id})")

@@ -45,7 +45,7 @@ TIMED = "hydra_plugins.sft_exp_timed.TimedSweeper"
 UNTIL = "hydra_plugins.sft_exp_until.UntilSweeper"
 LISTED = "hydra_plugins.sft_exp_listed.ListedSweeper"
 HALVING = "hydra_plugins.sft_exp_halving.HalvingSweeper"
-# How Optuna's, Nevergrad's and Ax's sweepers are told to maximise; all minimise by default.
+# Keys by which the sweepers of Optuna, Nevergrad and Ax maximise; their defaults minimise.
 MAXIMISED = {
     "direction": "maximize",
     "optim.maximize": True,
@@ -355,8 +355,7 @@ def choose_by_validation(cfg: DictConfig) -> None:
     """Have a sweeper that chooses by scores maximise those of validation.
 
     Raises:
-        ConfigError: there is no validation, so that there is nothing to choose by, or it is told to
-            minimise.
+        ConfigError: the jobs have no validation scores, or the user set the sweeper to minimise.
     """
     name = cfg.hydra.runtime.choices["hydra/sweeper"]
     if job_of(cfg)["config"]["val"] == "none":

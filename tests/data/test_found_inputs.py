@@ -862,7 +862,10 @@ def hot(n):
 )
 def test_a_column_that_names_splits_is_read_as_the_split(column, words, kind):
     """Of images without a label the cell is empty."""
-    split = lambda n: "" if n == 8 else words[max(0, min(n - 5, len(words) - 1))]  # noqa: E731
+
+    def split(n):
+        return "" if n == 8 else words[max(0, min(n - 5, len(words) - 1))]
+
     if kind == "classes":
         table(lambda n: f"{n}.png,{'ab'[n % 2] * (n < 8)},{split(n)}", f"file,label,{column}", 9)
         corpus = folder(Path("im"), labels="t.csv")
@@ -1015,8 +1018,8 @@ def test_decimals_are_no_thousands(cells, separator):
 )
 @each("kind", ["labels", "table"])
 def test_a_table_whose_encoding_is_guessed_is_said(names, encoding, shown, kind):
-    rows = lambda n: f"{n}.png,{names[n % 2]}"  # noqa: E731
-    table(rows, f"file,{kind if kind == 'labels' else 'label'}", encoding=encoding)
+    header = f"file,{kind if kind == 'labels' else 'label'}"
+    table(lambda n: f"{n}.png,{names[n % 2]}", header, encoding=encoding)
     corpus = sets() if kind == "labels" else folder(Path("im"), labels="t.csv")
     (said,) = corpus.report["warnings"]
     assert "neither UTF-8 nor UTF-16 and is read as Windows-1252" in said

@@ -1,6 +1,11 @@
 """`make bench`: every measurement beside what it is compared with, in one run.
 
-All but `gpu` and `dense` need MNIST (SFT_EXP_DATA, or ../shared/data).
+    python -m benchmarks                  what needs MNIST alone (SFT_EXP_DATA, or ../shared/data)
+    python -m benchmarks textbook heads   some of it, scale too
+    python -m benchmarks choose FOLDER    one with words of its own: choose, decoding, defaults, dense,
+                                          estimates, gpu, picks, regret, useless_until
+
+Medians of rounds by turns; docs/speed.md quotes them.
 """
 
 import os
@@ -9,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import (
     choose,
+    decoding,
     defaults,
     dense,
     estimates,
@@ -25,46 +31,38 @@ from benchmarks import (
 )
 
 ROOT = Path(__file__).parent.parent
+USUAL = {  # beside what each is compared with; of MNIST
+    "textbook": textbook,
+    "heads": heads,
+    "probe": probe,
+    "sweep": sweep,
+    "views": views,
+    "useless": useless,
+    "scale": scale,  # only by its name
+}
+ALONE = {  # name -> what it does with the words behind its name and the folder of data
+    "choose": choose.main,
+    "decoding": decoding.main,
+    "defaults": defaults.main,
+    "dense": dense.main,
+    "estimates": estimates.main,
+    "gpu": gpu.main,
+    "picks": lambda words, _: picks.main(words),
+    "regret": lambda words, _: regret.main(words),
+    "useless_until": lambda _, data: useless.until_decided(data),
+}
 
 
 def main() -> None:
     data = Path(os.environ.get("SFT_EXP_DATA", ROOT.parent / "shared" / "data"))
-    if sys.argv[1:2] == ["gpu"]:  # has images of its own, and needs no data
-        gpu.main(sys.argv[2:], data)
-        return
-    if sys.argv[1:2] == ["regret"]:  # of a finished study
-        regret.main(sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["choose"]:  # all sets but the digits lie there
-        choose.main(sys.argv[2:], data)
-        return
-    if sys.argv[1:2] == ["picks"]:  # digits alone
-        picks.main(sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["estimates"]:  # runs of any data set
-        estimates.main(sys.argv[2:], data)
-        return
-    if sys.argv[1:2] == ["defaults"]:
-        defaults.main(sys.argv[2:], data)
-        return
-    if sys.argv[1:2] == ["dense"]:  # needs dsb2018 and bccd
-        dense.main(data, sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["useless_until"]:  # digits alone
-        useless.until_decided(data)
+    name, *words = sys.argv[1:] or [""]
+    if name in ALONE:
+        ALONE[name](words, data)
         return
     if not (data / "mnist").is_dir():
         sys.exit(f"no MNIST below {data}; set SFT_EXP_DATA to a folder that holds mnist/MNIST/raw")
-    wanted = sys.argv[1:] or ["textbook", "heads", "probe", "sweep", "views", "useless"]
-    for name, part in (
-        ("textbook", textbook),
-        ("heads", heads),
-        ("probe", probe),
-        ("sweep", sweep),
-        ("views", views),
-        ("useless", useless),
-        ("scale", scale),
-    ):
+    wanted = sys.argv[1:] or [name for name in USUAL if name != "scale"]
+    for name, part in USUAL.items():
         if name in wanted:
             print(f"\n{name}: {(part.__doc__ or '').splitlines()[0]}")
             part.main(data / "mnist")

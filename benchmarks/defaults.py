@@ -1,6 +1,6 @@
 """Every task, optimizer, encoder and strategy at its defaults, with 10 labels a class.
 
-    python -m benchmarks defaults digits mnist sign_digits
+    python -m benchmarks defaults digits mnist sign_digits cifar10_jpeg12k
     python -m benchmarks defaults digits task optim
 
 Each option is put in the place of the one that `python -m sft_exp encoder=conv` takes. A row is flagged where the test
@@ -21,6 +21,8 @@ from sft_exp.store.results import Results
 
 GROUPS = ("task", "optim", "encoder", "strategy")
 CHANCE = 0.2  # accuracy of ten classes that are about as many; twice chance
+# image size, encoder and views of the folders of photographs: none is enlarged
+FOLDERS = {"cifar10_jpeg12k": (32, "conv", "pictures"), "sign_digits": (64, "conv64", "photos")}
 COMMON = ("draws=3", "val=none", "monitors=false", "report=false", "tracker=none")
 SHORT = ("pretrain.steps=300", "pretrain.batch_size=128", "finetune.steps=300")
 
@@ -38,13 +40,15 @@ def flags(result: Results) -> list[str]:
 
 
 def dataset(name: str, data: Path) -> tuple[str, ...]:
-    """The overrides of a data set: its own, or a folder of photographs."""
+    """The overrides of a data set: its own, or one of the folders of photographs."""
     if name == "digits":
         return ("dataset=digits", "encoder=conv")
     if name == "mnist":
         return ("dataset=mnist", f"dataset.root={data / name}", "encoder=conv")
+    size, encoder, augment = FOLDERS[name]
     folder = ("dataset=image_folder", f"dataset.root={data / name}", "labels=10", "auto=false")
-    return (*folder, "dataset.size=64", "dataset.channels=3", "encoder=conv64", "augment=photos")
+    look = (f"dataset.size={size}", "dataset.channels=3", f"encoder={encoder}")
+    return (*folder, *look, f"augment={augment}")
 
 
 def row(group: str, option: str, store: str, base: tuple[str, ...]) -> tuple[str, str]:

@@ -245,7 +245,7 @@ def detection(data: Path, steps: int) -> None:
     public("task=detect", Detect(**options), corpus, steps)
 
 
-def main(data: Path, words: list[str]) -> None:
+def main(words: list[str], data: Path) -> None:
     torch.set_num_threads(1)
     steps = int(words[0]) if words else 150
     for part in (segmentation, detection):

@@ -87,6 +87,7 @@ class Row(NamedTuple):
 class ImageFolder(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = (
         "root", "labels", "file_column", "label_column", "unlabelled", "most_pixels", "memory", "workers",
+        "cache", "cache_gb",
     )  # fmt: skip
 
     root: str | None = None  # folder of the labelled images
@@ -109,6 +110,10 @@ class ImageFolder(Dataset):
     most_pixels: int | None = None
     memory: float = 4.0  # GB of images kept as one tensor; a larger set is decoded per batch
     workers: int = 2  # worker processes that decode images
+    # folder in whose subfolder `decoded` the images of a larger set are kept, usually the store;
+    # null = none
+    cache: str | None = None
+    cache_gb: float = 20.0  # most GB that they may take; more are decoded each time
 
     def __post_init__(self):
         entries = self.unlabelled or []
@@ -124,6 +129,7 @@ class ImageFolder(Dataset):
         require(self.fit in FITS, "fit", self.fit, ", ".join(FITS))
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
         require(self.memory >= 0, "memory", self.memory, "0 or more")
+        require(self.cache_gb >= 0, "cache_gb", self.cache_gb, "0 or more")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):

@@ -47,7 +47,7 @@ class Place(NamedTuple):
 @dataclass
 class Large(Dataset):
     unhashed: ClassVar[tuple[str, ...]] = (
-        "root", "train", "test", "unlabelled", "classes", "most_pixels", "workers",
+        "root", "train", "test", "unlabelled", "classes", "most_pixels", "workers", "cache", "cache_gb",
     )  # fmt: skip
 
     root: str = "."  # folder that the other paths are relative to
@@ -62,6 +62,9 @@ class Large(Dataset):
     # most pixels of a file that is decoded; null = Pillow's limit against decompression bombs
     most_pixels: int | None = None
     workers: int = 2  # processes that read and decode
+    # folder in whose subfolder `decoded` the decoded images are kept, usually the store; null = none
+    cache: str | None = None
+    cache_gb: float = 20.0  # most GB that they may take; more are decoded each time
 
     def __post_init__(self):
         require(isinstance(self.train, str | None), "train", self.train, SOURCES)
@@ -71,6 +74,7 @@ class Large(Dataset):
         ok = self.most_pixels is None or self.most_pixels > 0
         require(ok, "most_pixels", self.most_pixels, "above 0, or null")
         require(self.workers >= 0, "workers", self.workers, "0 or more")
+        require(self.cache_gb >= 0, "cache_gb", self.cache_gb, "0 or more")
 
     def load(self):
         require(bool(self.train), "dataset.train", self.train, SOURCES)
@@ -211,6 +215,19 @@ class Reader:
         self.offset = np.array([p.offset for p in places], np.int64)
         self.size = np.array([p.size for p in places], np.int64)
 
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def key(self) -> str:
+        """What decides the decoded images: the places, the files' times of change, and how they are decoded."""
+        how = (self.image, self.fit, self.levels, self.learnt, self.most)
+        digest = hashlib.sha256(repr(how).encode())
+        for file in self.files:
+            digest.update(f"{file}\0{os.stat(file).st_mtime_ns}\n".encode())
+        for array in (self.file, self.offset, self.size):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
     def __call__(self, row: int) -> torch.Tensor:
         path, size = self.files[self.file[row]], int(self.size[row])
         try:
@@ -260,12 +277,14 @@ def in_tar(shard: Path) -> list[Place]:
             for member in tar:
                 # tarfile keeps all members that it has read, which would take as much memory again
                 tar.members = []  # type: ignore[attr-defined]
+                if not member.isreg():  # folders, also the archive's own, "."
+                    continue
                 path = PurePosixPath(member.name)
                 key = str(path.with_suffix(""))
-                if member.isreg() and path.suffix == ".cls":
+                if path.suffix == ".cls":
                     raw.seek(member.offset_data)
                     labels[key] = raw.read(member.size).decode().strip()
-                elif member.isreg() and is_image(path.name):
+                elif is_image(path.name):
                     images.append((key, path, member.offset_data, member.size))
     except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
         raise DataError(

@@ -39,6 +39,7 @@ IGNORED = (
     "auto",
     "seeds",
 )
+IGNORED_OF_DATA = ("cache", "cache_gb", "workers")  # keys of a data set that do not, either
 # files that a run writes into its folder
 WRITTEN = ("*.json", "*.png", "*.html", "*.md", "*.safetensors", "export", ".hydra")
 
@@ -149,12 +150,8 @@ def fits(
     if identity(before, result.choices) == identity(config, choices):
         return
     if not config.get("replace") and "debug" not in result.choices:
-        old, new = dict(flat(before)), dict(flat(config))
-        different = (
-            name
-            for name in new
-            if name.partition(".")[0] not in IGNORED and old.get(name) != new[name]
-        )
+        old, new = dict(flat(identifying(before))), dict(flat(identifying(config)))
+        different = (name for name in new if old.get(name) != new[name])
         problem = (
             f"holds another experiment's results ({next(different, 'a choice')} differs); "
             "give another folder, or replace=true to remove them"
@@ -168,9 +165,18 @@ def fits(
 
 def identity(config: dict[str, Any], choices: dict[str, str]) -> tuple[Any, Any]:
     """The config and choices that identify an experiment: all but `IGNORED`, and its precision."""
-    keys = {k: v for k, v in config.items() if k not in IGNORED}
+    keys = identifying(config)
     keys["precision"] = config.get("hardware", {}).get("precision")
     return keys, {k: v for k, v in choices.items() if k not in IGNORED}
+
+
+def identifying(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a config that identify an experiment."""
+    keys = {k: v for k, v in config.items() if k not in IGNORED}
+    for name in ("dataset", "pretrain_dataset"):
+        if isinstance(keys.get(name), dict):
+            keys[name] = {k: v for k, v in keys[name].items() if k not in IGNORED_OF_DATA}
+    return keys
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,7 @@ SEAL = "done.json"
 OWN = "seal"  # the last key of a seal: the checksum of the seal itself
 KEYS_0_1 = ({"seconds", "sha256"}, {"step", "sha256"})  # keys of seals that version 0.1.0 wrote
 _follows: list[bool] = []  # not empty: this process is a follower of one that writes the results
+BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 HALF_DONE = ".*.tmp"  # files that a killed `write` or `link` may leave
 
 
@@ -233,6 +234,34 @@ def array(path: Path, shape: tuple[int, ...]) -> "np.memmap":
             if existing.shape == shape:
                 return existing
         return np.lib.format.open_memmap(path, mode="w+", dtype="float32", shape=shape)
+
+
+@changes
+def write_record(path: Path, number: int, record: bytes) -> None:
+    """Write one of the records of equal length of a file, which may have holes.
+
+    A killed process may leave a part of it, so a record has to say whether it is whole.
+    """
+    with storage(path, len(record)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(
+            os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666), "r+b", buffering=0
+        ) as file:
+            file.seek(number * len(record))
+            file.write(record)
+
+
+def read_record(path: Path, number: int, length: int) -> bytearray:
+    """A record of `write_record`; an empty one where the file is absent or cannot be read, and a
+    shorter one at its end."""
+    record = bytearray(length)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(number * length)
+            read = file.readinto(record)
+    except OSError:
+        read = 0
+    return record[:read] if read < length else record
 
 
 @changes

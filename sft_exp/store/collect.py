@@ -2,8 +2,8 @@
 
 A run refers to the store folders that it listed in <store>/roots/ before it began (`refer`), to
 those in its results.json, and to the inputs of both; once the run folder is removed, it refers to
-nothing. Folders that are being computed and unfinished work of the last week are kept. damaged/ is
-removed.
+nothing. Folders that are being computed and unfinished work of the last week are kept. damaged/ and
+decoded/ are removed.
 
 Each path is first moved to <store>/trash/ by one rename under the folder's lock, while no run can
 begin. So no process sees a part of a folder, and the next collection deletes what a killed one
@@ -29,6 +29,7 @@ from sft_exp.store.listing import bytes_, listed, measure, read, runs
 
 # names of store folders, which users are unlikely to give to their own
 FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
+DECODED = "decoded"  # subfolder of the store; images are decoded again (data/decoded.py)
 MEMOS = "memos"  # subfolder of the store; a memo names store folders (execution/memo.py)
 ROOTS_0_2 = (
     {"run", "folders"},
@@ -81,6 +82,7 @@ def rubbish(store: Path, runs_root: Path) -> list[Path]:
     ended = [p for p in roots if (not alive(store, p) if p.suffix == ".json" else old(p))]
     memos = [p for p in listed(store / MEMOS) if not holds(p, living & done)]
     trash = [*own_entries(store / "damaged"), *own_entries(store / "trash")]
+    trash += own_entries(store / DECODED)
     return [*unused, *abandoned, *trash, *locks, *ended, *memos]
 
 

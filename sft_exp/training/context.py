@@ -16,6 +16,7 @@ from torch import nn
 from sft_exp.config.schema import Hardware
 from sft_exp.core.method import Method
 from sft_exp.core.tracker import About, Run, Tracker
+from sft_exp.data import decoded
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, first, present
@@ -117,6 +118,7 @@ def corpus(dataset: Dataset, device: torch.device | None = None) -> Corpus:
     key = repr((plain(dataset), [getattr(dataset, f, None) for f in dataset.unhashed]))
     if key not in _corpora:
         _corpora[key] = dataset.load()
+        decoded.keep(_corpora[key], dataset)
     dataset_corpus = _corpora[key]
     if device is not None:
         for split in ("train", "test", "extra"):

@@ -85,6 +85,14 @@ class Decoder:
         self.files, self.sha256, self.image, self.fit = files, [s.sha256 for s in seen], image, fit
         self.levels, self.most = levels, most
 
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def key(self) -> str:
+        """What decides the decoded images: the files' content, and how they are decoded."""
+        how = (self.image, self.fit, self.levels, self.most)
+        return hashlib.sha256(repr((how, self.sha256)).encode()).hexdigest()
+
     def __call__(self, row: int) -> Tensor:
         file = self.files[row]
         try:

@@ -18,6 +18,7 @@ NEUTRAL = {
         "trackers": "mirror what is on disk",
         "store.results": "results of a finished run; only paths of store folders are read from it",
         "store.requests": "turns a request into JSON, which is hashed itself",
+        "data.decoded": "gives the pixels that decoding gave",
         "training.context": "device, threads, tracker and signals, which change no result",
         "training.checkpoints": "a resumed training gives identical results",
         "stages.monitor": "evaluates features and changes nothing",

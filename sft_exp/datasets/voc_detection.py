@@ -2,7 +2,7 @@
 
     root/Annotations/<name>.xml       one <object> per box, with name, bndbox and maybe difficult
     root/JPEGImages/<name>.jpg
-    root/ImageSets/Main/<split>.txt   one name per line
+    root/ImageSets/Main/<split>.txt   one name per line; or in ImageSets itself
 
 Without ImageSets, as LabelImg and Roboflow write it, all XMLs below root are read, beside their
 images or not, and folders named train, val (or valid) and test are the splits.
@@ -23,7 +23,7 @@ from sft_exp.data.exports import voc as exports_voc
 from sft_exp.data.exports.annotated import Settings, Tree
 from sft_exp.data.readers import boxed, findings, voc
 from sft_exp.data.readers.boxed import ImageWithBoxes, path_of, refuse
-from sft_exp.data.readers.files import is_image
+from sft_exp.data.readers.files import is_image, visible
 from sft_exp.errors import require
 
 LAYOUT = (
@@ -36,7 +36,7 @@ LAYOUT = (
 class VocDetection(boxed.BoxSet):
     root: str | None = None  # folder of the data set
     year: str | None = None  # which VOC<year>, where root holds several
-    train: str = "train"  # list in ImageSets/Main of the training images
+    train: str = "train"  # list in ImageSets/Main, or ImageSets, of the training images
     test: str | None = "val"  # list of the test images; null = folds of the training images
     # class names in the order of their labels; [] = those in train, sorted
     classes: list[str] = field(default_factory=lambda: [])
@@ -57,7 +57,7 @@ class VocDetection(boxed.BoxSet):
         require(self.first in (0, 1), "first", self.first, "0 or 1")
 
     def load(self) -> Corpus:
-        needs = ("Annotations", "JPEGImages", "ImageSets/Main")
+        needs = ("Annotations", "JPEGImages", "ImageSets")
         folder = path_of(self.root, LAYOUT)
         tree = Tree(folder)
         if not voc.has_lists(folder) and (found := exports_voc.files(tree)):
@@ -65,8 +65,10 @@ class VocDetection(boxed.BoxSet):
         root = voc.home(folder, self.year, needs, LAYOUT)
         train = self.part(root, self.train)
         test = self.part(root, self.test) if self.test else None
+        annotated = [p.stem for p in (root / "Annotations").glob("*.xml") if visible(p.name)]
+        notes = voc.unlisted(root, "Main", annotated)
         name = root.parent.parent.name if root.parent.name == "VOCdevkit" else root.name
-        return self.corpus(name, train, test)
+        return self.corpus(name, train, test, notes)
 
     def without_lists(self, tree: Tree, found: list[Path]) -> Corpus:
         """Read XMLs without ImageSets, as labelling tools write them; the splits are folders."""
@@ -96,9 +98,9 @@ class VocDetection(boxed.BoxSet):
         return boxed.corpus(self, name, classes, train, test, notes, how)
 
     def part(self, root: Path, split: str) -> list[ImageWithBoxes]:
-        """The images of a list in ImageSets/Main with their boxes. DataError for missing images."""
-        file = root / "ImageSets" / "Main" / f"{split}.txt"
-        names = exports_voc.listed(file, f". {LAYOUT}")
+        """The images of a list in ImageSets with their boxes. DataError for missing images."""
+        file = voc.list_of(root, "Main", split)
+        names = voc.names_in(file, f". {LAYOUT}")
         folder, listed = root / "JPEGImages", set(names)
         paths = (p for p in sorted(folder.iterdir()) if is_image(p.name) and p.stem in listed)
         images = findings.by_stem(paths, folder)

@@ -3,15 +3,16 @@
     VOCdevkit/VOC<year>/{JPEGImages, SegmentationClass, ImageSets}
 
 root may be VOC<year>, the VOCdevkit around it, or the folder around that. A mask is a PNG whose
-pixel values are classes, or 255 where nothing is annotated (VOC's outlines).
+pixel values are classes, or 255 where nothing is annotated (VOC's outlines). The lists are in
+ImageSets/Segmentation, or in ImageSets itself.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft_exp.data.readers import masks, voc
-from sft_exp.data.readers.files import names_in
+from sft_exp.data.readers import findings, masks, voc
+from sft_exp.data.readers.files import is_image, visible
 from sft_exp.data.readers.masks import Codes, Pair
 from sft_exp.errors import DataError, require
 
@@ -29,7 +30,7 @@ VOC = (
 class VocSegmentation(masks.MaskSet):
     root: str | None = None  # folder of the data set
     year: str | None = None  # which VOC<year>, where root holds several
-    train: str = "train"  # list in ImageSets/Segmentation of the training images
+    train: str = "train"  # list in ImageSets/Segmentation, or ImageSets, of the training images
     test: str | None = "val"  # list of the test images; null = folds of the training images
     # list in ImageSets/Main of more images for pretraining; those of train and test are left out
     extra: str | None = None
@@ -55,9 +56,8 @@ class VocSegmentation(masks.MaskSet):
 
     def load(self):
         root = self.folder("VOC<year>, the VOCdevkit around it, or the folder around that")
-        top = voc.home(
-            root, self.year, ("SegmentationClass", "JPEGImages", "ImageSets/Segmentation"), LAYOUT
-        )
+        needs = ("SegmentationClass", "JPEGImages", "ImageSets")
+        top = voc.home(root, self.year, needs, LAYOUT)
         pairs = self.listed(top, "Segmentation", self.train, "train")
         pairs += self.listed(top, "Segmentation", self.test, "test") if self.test else []
         taken = {p.id for p in pairs}
@@ -68,13 +68,23 @@ class VocSegmentation(masks.MaskSet):
             pairs += [p for p in pool if p.id not in taken]
         classes = tuple(self.classes or VOC)
         codes = Codes.plain(len(classes), masks.IGNORE)
-        return masks.corpus(self, top.name, classes, pairs, codes)
+        masked = [p.stem for p in (top / "SegmentationClass").glob("*.png") if visible(p.name)]
+        notes = voc.unlisted(top, "Segmentation", {*masked} - {p.id for p in pairs})
+        return masks.corpus(self, top.name, classes, pairs, codes, notes=notes)
 
     def listed(self, top: Path, kind: str, name: str, split: str) -> list[Pair]:
         """The images of a list with their masks; those of the pool have none."""
-        file = top / "ImageSets" / kind / f"{name}.txt"
-        images, masks_at = top / "JPEGImages", top / "SegmentationClass"
+        file = voc.list_of(top, kind, name)
+        names = voc.names_in(file, f"; it lists the images of {split}")
+        folder, masks_at, listed = top / "JPEGImages", top / "SegmentationClass", {*names}
+        paths = (p for p in sorted(folder.iterdir()) if is_image(p.name) and p.stem in listed)
+        images = findings.by_stem(paths, folder)
         return [
-            Pair(n, split, images / f"{n}.jpg", None if split == "pool" else masks_at / f"{n}.png")
-            for n in names_in(file, f"; it lists the images of {split}")
+            Pair(
+                n,
+                split,
+                images.get(n, folder / f"{n}.jpg"),
+                None if split == "pool" else masks_at / f"{n}.png",
+            )
+            for n in names
         ]

@@ -226,6 +226,24 @@ def test_pascal_vocs_layout(tmp_path):
     assert corpus.train.target("mask").unique().tolist() == [0, 15]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("place", ["Segmentation", ""])
+def test_pascal_vocs_lists_lie_in_either_folder(tmp_path, place, suffix):
+    top = voc(tmp_path)
+    for n in range(4):
+        Image.open(top / f"JPEGImages/{n}.jpg").save(top / f"JPEGImages/{n}.{suffix}")
+        if suffix != "jpg":
+            (top / f"JPEGImages/{n}.jpg").unlink()
+    for file in (top / "ImageSets/Segmentation").iterdir():
+        file.rename(top / "ImageSets" / place / file.name)
+    (top / "ImageSets" / place / "train.txt").write_text(f"0\n1.{suffix}\n")
+    corpus = VocSegmentation(root=str(tmp_path), size=32).load()
+    assert corpus.train.ids == ["0", "1"]
+    assert corpus.test.ids == ["3"]
+    (warning,) = [w for w in corpus.report["warnings"] if "ImageSets" in w]
+    assert warning.endswith("and are left out: 2")
+
+
 def test_the_real_nuclei_are_read(shared_data):
     root = str(shared_data / "dsb2018")
     corpus = VocSegmentation(

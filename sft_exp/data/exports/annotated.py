@@ -156,9 +156,11 @@ class Tree:
             )
         return best[0]
 
-    def named(self, stem: str, annotations: Path) -> Path | None:
-        """The image whose name without suffix is `stem`, for formats with a file per image."""
-        candidates = self._of_split(self._by_stem.get(stem, []), None, annotations)
+    def named(self, stem: str, annotations: Path, but: Sequence[str] = ()) -> Path | None:
+        """The image whose name without suffix is `stem`, for formats with a file per image; in none
+        of the folders named `but`."""
+        candidates = [p for p in self._by_stem.get(stem, []) if p.parent.name not in but]
+        candidates = self._of_split(candidates, None, annotations)
         beside = [p for p in candidates if p.parent == annotations.parent]
         return self._likeliest(beside or candidates, stem, annotations) if candidates else None
 

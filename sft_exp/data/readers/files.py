@@ -244,6 +244,12 @@ def require_regular(path: Path) -> None:
         raise DataError("is a pipe, socket or device, and no file")
 
 
+def content_of(path: Path) -> bytes:
+    """A file's content. DataError for a pipe, socket or device."""
+    require_regular(path)
+    return path.read_bytes()
+
+
 def _raise(error: OSError) -> None:
     raise error
 
@@ -251,14 +257,6 @@ def _raise(error: OSError) -> None:
 def images_in(folder: Path) -> list[Path]:
     """The files of `below` that are named like images."""
     return [p for p in below(folder) if is_image(p.name)]
-
-
-def names_in(file: Path, hint: str) -> list[str]:
-    """The first word of each line. DataError with the hint if the file cannot be read."""
-    try:
-        return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}{hint}") from error
 
 
 SEPARATORS = ",;\t|"

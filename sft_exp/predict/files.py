@@ -35,7 +35,7 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
             read, images = [], []
             for path in batch:
                 try:
-                    images.append(decode(path.read_bytes(), model.image, model.fit, model.levels))
+                    images.append(decode(content(path), model.image, model.fit, model.levels))
                     read.append(path)
                 except (DataError, OSError) as error:
                     unread.append(f"{path}: {reason(path, error)}")
@@ -62,12 +62,22 @@ def for_each_image(write: Callable[[Path, bytes], None], entries: list[str]) -> 
     with bar("predict", len(paths)) as advance:
         for n, path in enumerate(paths, start=1):
             try:
-                write(path, path.read_bytes())
+                write(path, content(path))
             except (DataError, OSError) as error:
                 unread.append(f"{path}: {reason(path, error)}")
             advance(n, f"{len(unread)} unread" if unread else "")
     getattr(write, "close", lambda: None)()  # the boxes of all images are in one file
     return unread
+
+
+def content(path: Path) -> bytes:
+    """A file's content. DataError for a pipe or device that is named like an image, whose reading may
+    never end; another one was named on purpose, as a shell's <(...)."""
+    from sft_exp.data.readers.files import is_image, require_regular
+
+    if is_image(path.name):
+        require_regular(path)
+    return path.read_bytes()
 
 
 def reason(path: Path, error: Exception) -> object:

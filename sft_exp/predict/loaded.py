@@ -15,7 +15,7 @@ from sft_exp.data.own_dataset import pixels
 from sft_exp.data.readers.files import png
 from sft_exp.errors import DataError
 from sft_exp.models.heads import multilabel
-from sft_exp.predict.files import BATCH, files
+from sft_exp.predict.files import BATCH, content, files
 from sft_exp.predict.inference import LABEL_SETS, require_classes
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
@@ -98,7 +98,7 @@ class LoadedModel:
         spec, size = self.model.spec, self.model.spec.image
         if isinstance(image, Path):
             try:
-                return decode(image.read_bytes(), size, spec.fit, spec.levels)
+                return decode(content(image), size, spec.fit, spec.levels)
             except (DataError, OSError) as error:
                 raise DataError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
         x_CHW = pixels(image, "the image")

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,39 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(rows):
     assert "No such file" in lines[0]
     assert "cannot be decoded" in lines[1] or "is no image" in lines[1]
     assert "no image lies there" in lines[2]
+
+
+def unix_socket(name):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(name)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda name: os.symlink("/dev/zero", name), unix_socket]
+)
+def test_what_is_no_file_is_named_and_not_waited_for(rows, make):
+    for folder, names in (("photos", ("pipe.jpg", "a pipe.PNG")), (".", ("named.jpg",))):
+        picture(Path(folder, "good.png"), 1)
+        for name in names:
+            make(str(Path(folder, name)))
+    code, table, said = rows("photos", "named.jpg")
+    assert code == 3
+    assert [r[0] for r in table[1:]] == ["photos/good.png"]
+    problem = "is a pipe, socket or device, and no file"
+    assert [line.split(": ", 1)[1] for line in said.splitlines()[1:]] == [
+        f"{name}: {problem}" for name in ("photos/a pipe.PNG", "photos/pipe.jpg", "named.jpg")
+    ]
+
+
+def test_a_pipe_that_a_shell_names_is_read(rows):
+    """As <(curl ...) is, which the shell calls /dev/fd/63."""
+    content = picture(Path("good.png"), 1).read_bytes()
+    os.mkfifo("63")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(Path("63").write_bytes, content)
+        code, table, _ = rows("63")
+    assert code == 0
+    assert table[1][0] == "63"
 
 
 def test_a_stage_folder_of_the_store_is_a_run_too(run, rows, capsys):

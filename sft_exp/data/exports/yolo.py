@@ -24,7 +24,7 @@ from sft_exp.data.exports.annotated import (
 from sft_exp.data.exports.geometry import Corners, bounds, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
-from sft_exp.data.readers.files import is_image
+from sft_exp.data.readers.files import content_of, is_image
 from sft_exp.errors import DataError
 
 NAME = "YOLO"
@@ -392,7 +392,9 @@ def shape(values: list[float], pose: bool, where: str) -> Corners:
 def sides(image: Path) -> tuple[int, int]:
     """Width and height of the upright image. DataError if it cannot be opened."""
     try:
-        with unpacked(image.read_bytes()) as picture:
+        with unpacked(content_of(image)) as picture:
             return upright_size(picture)
+    except DataError as error:
+        raise DataError(f"{image}: {error}") from error
     except Exception as error:  # broken files make Pillow raise various errors
         raise DataError(f"{image}: cannot be opened: {error or type(error).__name__}") from error

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from yaml import SafeLoader, YAMLError
 
 from sft_exp.data.decode import unpacked, upright_size
@@ -39,6 +40,12 @@ COLUMNS = (
     "keypoints need their number and columns in data.yaml, such as kpt_shape: [17, 3]"
 )
 ABSENT = ("", "~", "null", "Null", "NULL")  # how YAML writes that a key has no value
+POSE = ("kpt_shape", "flip_idx", "kpt_names")  # keys of data.yaml where keypoints follow each box
+# shares of the lines: those whose first four numbers are a box inside of the image, and those whose
+# numbers are an outline that crosses itself, or leaps, from which lines may be no polygons.
+# Simulated: 1.0 and 0.36 or more of poses of two points or more, 0.97 and 0.11 at most of polygons
+BOXES, ODD = 0.98, 0.25
+LEAP = 3.0  # sizes of an outline, from which its second corner is far from the others
 
 
 class Texts(SafeLoader):
@@ -54,7 +61,8 @@ class Meta(NamedTuple):
     classes: tuple[str, ...]
     splits: dict[str, list[str]]  # split -> folders or lists of images, as written in the file
     top: str = ""  # the folder to which these paths are relative
-    pose: bool = False  # keypoints follow each box
+    # how many numbers of keypoints follow each box; 0 = unknown, None = no keypoints
+    keypoints: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -166,7 +174,15 @@ def meta(file: Path) -> Meta:
         if (paths := content.get(key)) and paths not in ABSENT
     }
     top = "" if (top := str(content.get("path", ""))) in ABSENT else top
-    return Meta(file, classes, splits, top, "kpt_shape" in content, notes)
+    return Meta(file, classes, splits, top, keypoints(content), notes)
+
+
+def keypoints(content: dict[Any, Any]) -> int | None:
+    """`Meta.keypoints` by data.yaml's kpt_shape: [number of keypoints, 2 or 3 columns of each]."""
+    shape = content.get("kpt_shape")
+    if isinstance(shape, list) and len(shape) == 2 and all(str(n).isdecimal() for n in shape):
+        return int(shape[0]) * int(shape[1])
+    return 0 if any(key in content for key in POSE) else None
 
 
 def listed_names(file: Path) -> tuple[Any, tuple[str, ...]]:
@@ -300,20 +316,29 @@ class Columns:
 
     def __init__(self) -> None:
         self.first = ""  # the first line of more than four numbers
-        self.counts: Counter[int] = Counter()  # numbers after the class -> lines
-        self.doubtful = 0  # lines that may be a box and further columns
-        self.whole = 0  # those of them with whole numbers where tracks or visibilities have them
+        self.counts: Counter[int] = Counter()  # more than four numbers after the class -> lines
+        self.boxes = 0  # of these, lines whose first four numbers are a box inside of the image
+        self.doubtful = 0  # and all of whose further points are in that box
+        self.odd = 0  # or whose numbers are no outline that anybody draws
+        self.whole = 0  # lines with whole numbers where tracks or visibilities have them
 
     def add(self, values: list[float], where: str) -> None:
-        self.counts[len(values)] += 1
         if len(values) <= 4:
             return
+        self.counts[len(values)] += 1
         self.first = self.first or where
+        if len(self.counts) > 1:  # outlines differ in their corners, and columns do not
+            return
         (x, y, width, height), more = values[:4], values[4:]
         x0, y0, x1, y1 = x - width / 2, y - height / 2, x + width / 2, y + height / 2
         is_box = min(width, height) > 0 and min(x0, y0) >= -SLACK and max(x1, y1) <= 1 + SLACK
         if not is_box or is_parallelogram(values):
             return
+        self.boxes += 1
+        self.odd += is_odd(np.array(values).reshape(-1, 2))
+        triples = len(more) % 3 == 0
+        # visibilities; in a polygon they would be corners at the image's edges
+        self.whole += triples and {*more[2::3]} <= {0, 1, 2}
         if len(more) == 2:  # or a triangle, which has no whole numbers
             self.doubtful += any(v.is_integer() for v in more)
             self.whole += any(v.is_integer() for v in more)
@@ -324,21 +349,20 @@ class Columns:
             points = zip(more[::step], more[1::step], strict=False)
             return all((x0 <= a <= x1 and y0 <= b <= y1) or a == b == 0 for a, b in points)
 
-        triples = len(more) % 3 == 0
-        if inside(2) or (triples and inside(3)):
-            self.doubtful += 1
-            self.whole += triples and all(v.is_integer() for v in more[2::3])
+        self.doubtful += inside(2) or (triples and inside(3))
 
     def notes(self) -> tuple[str, ...]:
-        """A warning if all lines may be no polygons. DataError if they surely are none."""
-        if len(self.counts) != 1 or not 0 < self.doubtful == self.counts.total():
+        """A warning if the lines may be no polygons. DataError if they surely are none."""
+        if len(self.counts) != 1:
             return ()
-        (count,) = self.counts
-        found = f"all {self.doubtful:,} lines have {count} numbers after the class"
-        if self.whole == self.doubtful:
+        ((count, lines),) = self.counts.items()
+        found = f"{lines:,} lines have {count} numbers after the class"
+        boxes = self.boxes >= BOXES * lines
+        if boxes and self.whole == self.boxes:
             raise DataError(f"{self.first}: {found}, which are no polygon: {COLUMNS}")
-        if self.doubtful < findings.ALIKE:  # polygons may look so by chance
-            return ()
+        unlike = boxes and self.odd >= ODD * lines
+        if lines < findings.ALIKE or not (self.doubtful == lines or unlike):
+            return ()  # few polygons may look so by chance
         meaning = f"and are read as polygons of {count // 2} corners. If they are boxes: {COLUMNS}"
         return (f"{found} (as in {self.first}), {meaning}",)
 
@@ -347,6 +371,28 @@ def is_parallelogram(values: list[float]) -> bool:
     """Whether a polygon has four corners, opposite ones with one centre, as a rotated box has."""
     a, b, c, d = values[0:2], values[2:4], values[4:6], values[6:8]
     return len(values) == 8 and all(abs(a[i] + c[i] - b[i] - d[i]) < SLACK for i in (0, 1))
+
+
+def is_odd(corners_K2: np.ndarray) -> bool:
+    """Whether a polygon crosses itself, or its second corner, which of a box is width and height, lies
+    far from the others."""
+    others = np.delete(corners_K2, 1, 0)
+    low, high = others.min(0), others.max(0)
+    near = LEAP * (high - low).max()
+    if ((corners_K2[1] < low - near) | (corners_K2[1] > high + near)).any():
+        return True
+    ends_K2 = np.roll(corners_K2, -1, 0)
+    along_K2 = ends_K2 - corners_K2
+
+    def sides(points_K2: np.ndarray) -> np.ndarray:
+        """[K, K], the sign of the side of each edge (row) on which each point lies."""
+        off_KK2 = points_K2[None] - corners_K2[:, None]
+        return np.sign(
+            along_K2[:, None, 0] * off_KK2[..., 1] - along_K2[:, None, 1] * off_KK2[..., 0]
+        )
+
+    parted_KK = sides(corners_K2) * sides(ends_K2) < 0  # the edge of the row parts that edge's ends
+    return bool((parted_KK & parted_KK.T).any())
 
 
 def lines(text: Path, image: Path, about: Meta, columns: "Columns") -> list[Box]:
@@ -362,23 +408,30 @@ def lines(text: Path, image: Path, about: Meta, columns: "Columns") -> list[Box]
             count = len(about.classes)
             problem = f"is none of the {count} in {about.file} (0 to {count - 1})"
             raise DataError(f"{text}, {where}: class {words[0]} {problem}")
-        x0, y0, x1, y1 = shape(values, about.pose, f"{text}, {where}")
+        x0, y0, x1, y1 = shape(values, about.keypoints, f"{text}, {where}")
         if not all(-SLACK <= v <= 1 + SLACK for v in (x0, y0, x1, y1)) and max(x1, y1) > 2:
             problem = "are no shares of the image's sides, from 0 to 1"
             problem += f"; {COLUMNS}" if len(values) > 4 else ""
             raise DataError(f"{text}, {where}: {' '.join(words)} {problem}")
-        if not about.pose:
+        pose = about.keypoints is not None
+        if not pose:
             columns.add(values, f"{text}, {where}")
         corners = (x0 * width, y0 * height, x1 * width, y1 * height)
-        polygon = len(values) > 4 and not about.pose
+        polygon = len(values) > 4 and not pose
         outline = tuple(v * (width, height)[i % 2] for i, v in enumerate(values))
         outlines = (outline,) if polygon else ()
         boxes.append(Box(about.classes[int(label)], corners, False, where, outlines))
     return boxes
 
 
-def shape(values: list[float], pose: bool, where: str) -> Corners:
-    """A line's box, or the box around its polygon."""
+def shape(values: list[float], keypoints: int | None, where: str) -> Corners:
+    """A line's box, or the box around its polygon; `keypoints` is that of `Meta`."""
+    pose = keypoints is not None
+    if keypoints and len(values) not in (4, 4 + keypoints):
+        valid = (
+            f"valid are 4 (a box), or {4 + keypoints} with the keypoints of kpt_shape in data.yaml"
+        )
+        raise DataError(f"{where}: {len(values)} numbers after the class; {valid}")
     if len(values) == 4 or (pose and len(values) > 4):
         x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2

@@ -66,6 +66,8 @@ class Dataset:
     # fields that cannot change a result, because the content itself is hashed
     unhashed: ClassVar[tuple[str, ...]] = ("root", "download", "workers")
 
+    learnt = True  # False: a model is scored on the images, for which one class or value will do
+
     def load(self) -> Corpus:
         """Read the data set; a DataError names the file and states what is valid."""
         raise NotImplementedError

@@ -157,7 +157,7 @@ class ImageFolder(Dataset):
         )
         rows = [r._replace(seen=s) for r, s in zip(rows, seen, strict=True)]
         rows, leaks = decide_fates(rows, self.broken == "skip")
-        classes = check_classes(rows)
+        classes = check_classes(rows, self.learnt)
         name = Path(str(self.root or self.labels)).expanduser().resolve().stem
         report = {
             "labelled": facts([r for r in rows + ignored if r.split != "pool"]),
@@ -552,11 +552,11 @@ def decide_fates(rows: list[Row], skip: bool) -> tuple[list[Row], list[tuple[str
     return done, pooled
 
 
-def check_classes(rows: list[Row]) -> tuple[str, ...]:
-    """The class names. DataError for fewer than two classes, for a class without training images,
-    and for a test split without usable images."""
+def check_classes(rows: list[Row], learnt: bool) -> tuple[str, ...]:
+    """The class names. DataError for a test split without usable images, and if they are learnt, for
+    fewer than two classes and for a class without training images."""
     classes = tuple(sorted({r.label for r in rows if r.split != "pool"}))
-    if len(classes) < 2:
+    if learnt and len(classes) < 2:
         paths = [PurePosixPath(r.file.id).parts for r in rows if r.split != "pool"]
         below = sorted(
             {
@@ -572,7 +572,7 @@ def check_classes(rows: list[Row]) -> tuple[str, ...]:
             f"there is one class, {classes[0]}; classification takes 2 or more.{hint} {LAYOUTS}"
         )
     train = [r for r in rows if r.split == "train" and r.fate == "used"]
-    if bare := sorted(set(classes) - {r.label for r in train}):
+    if learnt and (bare := sorted(set(classes) - {r.label for r in train})):
         alike = [repr(c) for c in classes if findings.simplified(c) == findings.simplified(bare[0])]
         hint = f". {' and '.join(alike)} differ only in how they are written: rename one"
         raise DataError(

@@ -95,7 +95,7 @@ class MultilabelTable(TableSet):
         none = (0.0,) * len(classes)
         sets_NY = torch.tensor([r.value or none for r in rows]).to(torch.uint8)
         names = tuple(map(findings.class_name, classes))
-        warnings = [*table.notes, *notes(names, rows)]
+        warnings = [*table.notes, *notes(names, rows, self.learnt)]
         return tabled.corpus(self, rows, LABEL_SET, sets_NY, names, warnings, classes=names)
 
     def listed(self, lines: list[Line]) -> Labelled:
@@ -204,11 +204,13 @@ def separator_of(cells: list[str], column: str) -> str:
     return found[0] if found else SEPARATORS[0]
 
 
-def notes(classes: tuple[str, ...], rows: list[Row]) -> list[str]:
+def notes(classes: tuple[str, ...], rows: list[Row], learnt: bool) -> list[str]:
     """Warnings of classes that cannot be learnt or tested, and of images that a class list leaves
-    out."""
+    out. DataError if there is nothing to learn, and a model learns from them."""
     several = "{key} separates the classes in a cell"
     warnings = findings.class_names(classes, several)
+    if not learnt:
+        return warnings
     train = [r.value for r in rows if r.split == "train"]
     counts = [sum(v[c] for v in train) for c in range(len(classes))]
     if train and not any(counts):

@@ -68,7 +68,7 @@ class NumberTable(TableSet):
         rows = self.rows(file, table)
         learnt = [row.value for row in rows if row.split == "train"]
         for column, values in zip(self.columns, zip(*learnt, strict=True), strict=bool(learnt)):
-            warnings += check_spread(values, column, self.table)
+            warnings += check_spread(values, column, self.table, self.learnt)
         rows += tabled.pooled(self, rows)
         none = (0.0,) * len(self.columns)
         value_NK = torch.tensor([r.value or none for r in rows], dtype=torch.float32)
@@ -132,11 +132,15 @@ def thousands(cells: list[tuple[int, str]], column: str, table: Path, separator:
     return [f"{problem} and is read as a decimal {sign}; where it separates thousands, {PLAIN}"]
 
 
-def check_spread(values: tuple[float, ...], column: str, table: str) -> list[str]:
+def check_spread(values: tuple[float, ...], column: str, table: str, learnt: bool) -> list[str]:
     """A warning if a value lies so far from the others that it may stand for a missing one. DataError
-    if the values are equal, or differ by too little for 32-bit numbers."""
+    if the values are learnt and equal, or differ by too little for 32-bit numbers."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
+    if low == high and not learnt:
+        return [
+            f"column {column} is {low:g} in all rows: R² says nothing of them, and the errors do"
+        ]
     if low == high:
         raise DataError(
             f"{table}: column {column} is the same in all training rows, so it cannot be learnt"

@@ -66,7 +66,9 @@ def new(result: Results, words: Sequence[str], task: Task, spec: Spec) -> Scored
         DataError: files that cannot be read; classes that the model does not know.
     """
     node = described(result, words, spec)
-    corpus = build.part(node, "dataset", KINDS["dataset"]).load()
+    source = build.part(node, "dataset", KINDS["dataset"])
+    source.learnt = False
+    corpus = source.load()
     images = corpus.train if corpus.test is None else corpus.test
     images = images.at((images.y >= 0).nonzero().flatten())
     images = read_alike(fitted(images, spec.image), corpus, spec)
@@ -148,7 +150,8 @@ def matched(images: Images, theirs: Spec, task: Task, ours: Spec) -> tuple[Image
         if held is None:
             raise DataError(f"the images have no annotation {target!r}, which the model predicts")
         sample = held if isinstance(held, torch.Tensor) else held(0)
-        if target in WITHOUT_CLASSES or sample.is_floating_point() or not found:
+        no_classes = not found and target != LABEL_SET  # a table without any label names none
+        if target in WITHOUT_CLASSES or sample.is_floating_point() or no_classes:
             continue
         if unknown := [name for name in found if name not in known]:
             raise DataError(

@@ -78,7 +78,15 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.interval:
         yield "The interval is Wilson's at 95 % over images, of this one model."
     counts = [c.images for c in evaluation.classes]
-    if counts and max(counts) > UNEQUAL * sum(counts) and "recall" in evaluation.scores:
+    there = [c for c in evaluation.classes if c.images]
+    if len(there) < len(evaluation.classes):
+        mean = sum(c.recall for c in there) / len(there)
+        yield (
+            f"The mean recall of the classes with images ({len(there)} of {len(counts)}) is "
+            f"{100 * mean:.1f} %; the means over all classes count those that are predicted and have "
+            "no image as 0."
+        )
+    elif counts and max(counts) > UNEQUAL * sum(counts) and "recall" in evaluation.scores:
         name = evaluation.classes[counts.index(max(counts))].name
         yield (
             f"{100 * max(counts) / sum(counts):.0f} % of the images are {name}: judge by balanced "

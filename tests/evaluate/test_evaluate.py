@@ -150,6 +150,95 @@ def test_classes_are_matched_by_name(held_out, digits):
     assert any("Classes without an image" in note for note in page.notes(scored))
 
 
+@pytest.mark.parametrize("kept", [(3,), (0, 9)])
+def test_one_class_is_enough_to_be_scored(held_out, digits, kept, capsys):
+    rows = [n for n, y in enumerate(digits.test.y.tolist()) if y in kept]
+    root = pictures("few", digits.test, digits.classes, rows)
+    assert command.main([str(held_out), "dataset=image_folder", root, "out=here"]) == 0
+    content = json.loads(Path("here/evaluation.json").read_text())
+    whole = evaluations.evaluate(held_out)
+    recalls = [whole.classes[k].recall for k in kept]
+    found = {c["name"]: c["recall"] for c in content["classes"] if c["images"]}
+    assert found == pytest.approx(
+        dict(zip((digits.classes[k] for k in kept), recalls, strict=True))
+    )
+    assert len(content["absent"]) == 10 - len(kept)
+    said = capsys.readouterr().out
+    assert f"classes with images ({len(kept)} of 10) is {100 * np.mean(recalls):.1f} %" in said
+    assert "judge by balanced accuracy" not in said
+
+
+def noise_images(folder, first=0, count=12):
+    for n in range(count):
+        pixels = np.random.default_rng(first + n).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(Path(folder, f"{n}.png"))
+
+
+def written(name, header, row):
+    """A table of the images in a folder, as overrides."""
+    lines = [header, *(f"{n}.png,{row(n)}" for n in range(12))]
+    Path(f"{name}.csv").write_text("\n".join(lines))
+    noise_images(name, ord(name[0]))
+    return [
+        f"dataset.table={Path(f'{name}.csv').absolute()}",
+        f"dataset.root={Path(name).absolute()}",
+    ]
+
+
+def masked(name, most):
+    """Images with masks of the values 0 to `most`, as overrides."""
+    noise_images(f"{name}/images", ord(name[0]))
+    Path(name, "masks").mkdir()
+    for n in range(12):
+        rows_HW = np.arange(16, dtype=np.uint8).repeat(16).reshape(16, 16)
+        Image.fromarray(np.minimum(rows_HW // 8, most)).save(Path(name, "masks", f"{n}.png"))
+    return [f"dataset.root={Path(name).absolute()}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "make", "absent"),
+    [
+        (
+            ["dataset=mask_folder", "task=segment"],
+            (lambda: masked("learnt", 1), lambda: masked("scored", 0)),
+            ("object",),
+        ),
+        (
+            ["dataset=multilabel_table", "task=multilabel"],
+            (
+                lambda: written("learnt", "file,cat,dog", lambda n: f"{n % 2},{n // 2 % 2}"),
+                lambda: written("scored", "file,cat,dog", lambda n: "1,0"),
+            ),
+            ("dog",),
+        ),
+        (
+            ["dataset=multilabel_table", "task=multilabel"],
+            (
+                lambda: written("learnt", "file,labels", lambda n: ("cat", "dog", "none")[n % 3]),
+                lambda: written("scored", "file,labels", lambda n: "none"),
+            ),
+            ("cat", "dog"),
+        ),
+        (
+            ["dataset=number_table", "task=regress"],
+            (
+                lambda: written("learnt", "file,target", lambda n: n % 7),
+                lambda: written("scored", "file,target", lambda n: 3),
+            ),
+            (),
+        ),
+    ],
+)
+def test_annotations_of_one_value_are_enough_to_be_scored(run, words, make, absent):
+    learnt, scored = (each() for each in make)
+    small = ["labels=all", "draws=1", "dataset.size=16", "dataset.workers=0", "encoder=conv"]
+    evaluation = evaluations.evaluate(run(*words, *small, *learnt), scored)
+    assert evaluation.absent == absent
+    assert evaluation.images == 12
+    assert page.text(evaluation)
+
+
 MASKS_N44 = torch.tensor([0, 1, 255, 2]).to(torch.uint8).view(1, 4, 1).expand(2, 4, 4)
 BOXES = {
     "boxes": torch.rand(2, 3, 4),

@@ -459,6 +459,7 @@ def masks(
     ignored: Sequence[Any],
     values: Sequence[int],
     fitted_MY: np.ndarray | None = None,
+    learnt: bool = True,
 ) -> list[str]:
     """Warnings of classes without a mask, of classes that are lost at the canvas's size, and of many
     ignored pixels.
@@ -468,9 +469,11 @@ def masks(
         train_MY, test_MY: pixels of each class in each mask; the last column counts ignored ones.
         ignored, values: the ignored mask values, and the values of the classes; [] for colours.
         fitted_MY: `train_MY` after the masks were fitted to the canvas.
+        learnt: whether a model learns from them; one that is scored knows its classes.
 
     Raises:
-        DataError: the training masks hold fewer than two classes.
+        DataError: the training masks hold fewer than two classes, but for masks that are scored and
+            hold no other values.
     """
     total_Y = train_MY.sum(0)
     share = total_Y[-1] / max(1, total_Y.sum())
@@ -484,6 +487,8 @@ def masks(
         if len(used) == len(classes):
             guess = f": did you mean dataset.values=[{','.join(map(str, sorted(used)))}]?"
     problem = f"no training mask holds a pixel of {some(missing)}"
+    if not learnt and not guess:
+        return [blank] if share > UNANNOTATED else []
     if len(classes) - len(missing) < 2:
         why = (
             f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"

@@ -319,7 +319,13 @@ def corpus(
         *notes,
         *findings.class_names(mask_classes),
         *findings.masks(
-            mask_classes, train_MY, test_MY, ignored, values, fitted[~np.array(tested)]
+            mask_classes,
+            train_MY,
+            test_MY,
+            ignored,
+            values,
+            fitted[~np.array(tested)],
+            source.learnt,
         ),
         *findings.copies(*annotated(pairs, seen, hashes, masked)),
         *findings.images(seen, levels, "masks"),

@@ -292,7 +292,8 @@ def corpus(
     if train is None:
         raise DataError(f"{source.table}: has no training rows")
     name = Path(str(source.table)).stem
-    text = f"{name}: {len(train):,} images with {', '.join(names)}, at {image[2]}x{image[1]}."
+    what = ", ".join(names) or "none of the classes"
+    text = f"{name}: {len(train):,} images with {what}, at {image[2]}x{image[1]}."
     console.print(text, soft_wrap=True)
     findings.groups_apart(train, test)
     learnt = [(r, s) for r, s in zip(rows, seen, strict=True) if r.split == "train"]

@@ -50,6 +50,7 @@ from sft_exp.data.readers.files import (
     is_folder,
     is_image,
     is_there,
+    lacking,
     read_table,
     survey,
     visible,
@@ -406,7 +407,12 @@ class ImageFolder(Dataset):
             f"; for images with several classes: dataset=multilabel_table dataset.table={table}"
         )
         needs = (file_column, label_column)
-        read = read_table(table, "dataset.labels", needs, hint, several)
+        read = read_table(table, "dataset.labels", needs, hint, label_column)
+        if label_column not in read.columns:
+            taken = (file_column, str(self.group))
+            read = tabled.one_hot(read, table, taken, label_column, several)
+        if label_column not in read.columns:
+            raise lacking(table, read.columns, needs, hint)
         columns, lines, _, notes = tabled.with_split(read, needs)
         group_column = "group" if self.group is None else self.group
         folded = group_column.casefold()  # of the columns' names, case does not count

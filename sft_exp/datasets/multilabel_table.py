@@ -7,7 +7,8 @@
     file,cat,dog,...
         One column for each class: 1 if the image has it, 0 if not (or 1 and -1, true and false, yes
         and no). Zeros in all of them mean none of the classes; empty cells in all of them, that the
-        image is not labelled.
+        image is not labelled. In a table that says yes alone (x, ✓, 1), empty cells beside it say
+        no.
 
 Files are relative to root, or to the table. A column `split` says train, val or test; without it,
 folds are tested. A column `group` names images that must not be split.
@@ -23,7 +24,7 @@ import torch
 from sft_exp.core.types import LABEL_SET
 from sft_exp.data.readers import findings, tabled
 from sft_exp.data.readers.files import Table, read_table
-from sft_exp.data.readers.tabled import WORDS, Line, Row, TableSet
+from sft_exp.data.readers.tabled import Line, Row, TableSet
 from sft_exp.errors import ConfigError, DataError, require
 
 SEPARATORS = (";", "|", ",")  # of classes in a cell, unless dataset.separator names another
@@ -37,6 +38,7 @@ class Labelled(NamedTuple):
 
     classes: list[str]
     sets: list[frozenset[str] | None]
+    notes: tuple[str, ...] = ()  # how they were read
 
 
 @dataclass
@@ -84,7 +86,7 @@ class MultilabelTable(TableSet):
         table = tabled.with_split(table, taken)
         lines = list(tabled.lines(self, file, table))
         listed = self.label_column is not None and self.label_column in table.columns
-        classes, sets = self.listed(lines) if listed else self.columns(file, table, lines)
+        classes, sets, read = self.listed(lines) if listed else self.columns(file, table, lines)
         rows, known = [], frozenset(classes)
         for line, found in zip(lines, sets, strict=True):
             value = None if found is None else tuple(float(c in found & known) for c in classes)
@@ -95,7 +97,7 @@ class MultilabelTable(TableSet):
         none = (0.0,) * len(classes)
         sets_NY = torch.tensor([r.value or none for r in rows]).to(torch.uint8)
         names = tuple(map(findings.class_name, classes))
-        warnings = [*table.notes, *notes(names, rows, self.learnt)]
+        warnings = [*table.notes, *read, *notes(names, rows, self.learnt)]
         return tabled.corpus(self, rows, LABEL_SET, sets_NY, names, warnings, classes=names)
 
     def listed(self, lines: list[Line]) -> Labelled:
@@ -142,7 +144,7 @@ class MultilabelTable(TableSet):
         if missing := [c for c in self.classes or () if c not in others]:
             valid = f"{file} has no column {missing[0]}; there are {', '.join(others)}"
             raise ConfigError("dataset.classes", self.classes, valid)
-        classes = self.binary(others, lines) if self.classes is None else self.classes
+        classes = self.binary(file, others, lines) if self.classes is None else self.classes
         if not classes:
             raise DataError(
                 f"{file}: has neither a column {self.label_column} that lists classes (dataset.label_column= names another) nor "
@@ -154,36 +156,51 @@ class MultilabelTable(TableSet):
                 f"{file}: its classes have the values 1, 0 and -1: what -1 means is unknown. Where it means that a label is "
                 "uncertain, decide for 1 or 0, or leave the image's cells empty; dataset.classes= names the columns of classes"
             )
-        meaning = WORDS | dict.fromkeys(NEGATIVE, False)
+        meaning = {
+            c: tabled.meaning_of(line.cells[c] for line in lines) | dict.fromkeys(NEGATIVE, False)
+            for c in classes
+        }
+        filled = [(c, cell) for line in lines for c in classes if (cell := line.cells[c])]
+        yes_alone = all(meaning[c].get(tabled.bare_sign(cell), False) for c, cell in filled)
+        beside = False  # whether empty cells lie beside others
         sets: list[frozenset[str] | None] = []
         for line in lines:
             cells = {c: line.cells[c] for c in classes}
             empty = [c for c, cell in cells.items() if not cell]
-            if empty and len(empty) < len(classes):
+            beside |= 0 < len(empty) < len(classes)
+            if 0 < len(empty) < len(classes) and not yes_alone:
                 raise DataError(
                     f"{line.where}: {empty[0]} is empty and other classes are not; empty cells in all of them say that an image "
                     "is not labelled"
                 )
-            for c, cell in cells.items():
-                if cell and cell.casefold() not in meaning:
-                    raise DataError(f"{line.where}: {c} is {cell!r}; valid: {VALID}")
-            present = frozenset(c for c, cell in cells.items() if cell and meaning[cell.casefold()])
-            sets.append(None if empty else present)
-        return Labelled(classes, sets)
+            signs = {c: tabled.bare_sign(cell) for c, cell in cells.items() if cell}
+            for c, sign in signs.items():
+                if sign not in meaning[c]:
+                    raise DataError(f"{line.where}: {c} is {cells[c]!r}; valid: {VALID}")
+            present = frozenset(c for c, sign in signs.items() if meaning[c][sign])
+            sets.append(None if len(empty) == len(classes) else present)
+        return Labelled(classes, sets, blanks(lines, sets) if beside else ())
 
-    def binary(self, columns: list[str], lines: list[Line]) -> list[str]:
-        """The columns that hold words for yes and no alone, and name no split.
+    def binary(self, file: Path, columns: list[str], lines: list[Line]) -> list[str]:
+        """The columns that hold words or signs for yes and no alone, and name no split.
 
-        DataError if most cells of a column are such words, and some are not: leaving it out would
-        lose a class by a slip of the pen.
+        DataError if most cells of a column are such words, and some are not, or its signs are
+        unclear: leaving it out would lose a class by a slip of the pen.
         """
         found = []
         for column in columns:
             if tabled.flagged(column) or tabled.is_fold(column):
                 continue
             filled = [line for line in lines if line.cells[column]]
-            valid = (*WORDS, *NEGATIVE)
-            odd = [line for line in filled if line.cells[column].casefold() not in valid]
+            cells = [line.cells[column] for line in filled]
+            if tabled.says_nothing_clear(cells):
+                signs = " and ".join(map(repr, dict.fromkeys(cells)))
+                raise DataError(
+                    f"{file}: column {column} holds {signs}: which of them says yes? Write {VALID}; where the column is no "
+                    "class, name those that are, dataset.classes=[...]"
+                )
+            valid = (*tabled.meaning_of(cells), *NEGATIVE)
+            odd = [line for line in filled if tabled.bare_sign(line.cells[column]) not in valid]
             if filled and not odd:
                 found.append(column)
             elif 2 * len(odd) < len(filled):
@@ -192,6 +209,17 @@ class MultilabelTable(TableSet):
                     "correct the cell; or where the column is no class, name those that are, dataset.classes=[...]"
                 )
         return found
+
+
+def blanks(lines: list[Line], sets: list[frozenset[str] | None]) -> tuple[str, ...]:
+    """A note on empty cells in columns that say yes alone."""
+    bare = [line.row.id for line, found in zip(lines, sets, strict=True) if found is None]
+    note = "no cell of the classes says no: empty ones beside a mark do"
+    if bare:
+        what = f"{len(bare):,} {'images' if len(bare) > 1 else 'image'} without a mark"
+        count = f"{what} ({findings.some(bare)}) {'are' if len(bare) > 1 else 'is'} not labelled"
+        note = f"{note}, and {count}; 0 in all columns says none of the classes"
+    return (note,)
 
 
 def separator_of(cells: list[str], column: str) -> str:

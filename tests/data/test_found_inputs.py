@@ -1143,15 +1143,81 @@ def test_words_for_yes_and_no(words):
     assert corpus.train.target("label_set")[:2].tolist() == [[1, 1], [0, 1]]
 
 
-def test_other_marks_are_answered_with_the_words():
-    table(lambda n: f"{n}.png,{'x' * (n % 2)},{'x' * (n // 2 % 2)}", "file,cat,dog")
-    with pytest.raises(DataError, match="valid: 0 and 1, false and true, no and yes"):
+@each("mark", ["x", "X", "✓", "✔\ufe0f", "☑", "yes", "TRUE", "1", "+", "Wahr"])
+def test_marks_are_classes_and_empty_cells_beside_them_are_none(mark):
+    table(lambda n: f"{n}.png,{mark * (n % 2)},{mark * (n // 2 % 2)}", "file,cat,dog")
+    corpus = sets()
+    assert corpus.classes == ("cat", "dog")
+    found = dict(zip(corpus.train.ids, corpus.train.target("label_set").tolist(), strict=True))
+    assert found["1.png"] == [1, 0]
+    assert found["2.png"] == [0, 1]
+    assert found["3.png"] == [1, 1]
+    assert corpus.extra.ids == ["0.png", "4.png"]
+    assert "no cell of the classes says no: empty ones beside a mark do" in warnings(corpus)
+    assert "2 images without a mark (0.png, 4.png) are not labelled" in warnings(corpus)
+
+
+@each("no", ["-", "✗", "❌", "\u2014"])
+@each("mark", ["✓", "x", "✅"])
+def test_signs_for_yes_and_no(mark, no):
+    table(lambda n: f"{n}.png,{(no, mark)[n % 2]},{(no, mark)[n // 2 % 2]}", "file,cat,dog")
+    corpus = sets()
+    assert corpus.train.target("label_set")[:2].tolist() == [[0, 0], [1, 0]]
+    assert not warnings(corpus)
+
+
+@each("cells", [("✓", "x"), ("x", "1"), ("✓", "no"), ("✗", "☒", "✓")])
+def test_signs_whose_meaning_is_unclear_are_refused(cells):
+    table(lambda n: f"{n}.png,{n % 2},{cells[n % len(cells)]}", "file,cat,dog")
+    with pytest.raises(DataError, match=r"column dog holds .*: which of them says yes"):
         sets()
+    assert sets(classes=["cat"]).classes == ("cat",)
 
 
-def test_columns_of_0_and_1_are_no_labels_of_folders():
-    table(lambda n: f"{n}.png,{hot(n)},{n}", "file,cat,dog,age")
-    with pytest.raises(DataError, match=r"dataset=multilabel_table dataset\.table=t\.csv"):
+def test_words_beside_marks_are_no_class():
+    table(lambda n: f"{n}.png,{'x' * (n % 2)},{('o', 'x')[n % 2]}", "file,cat,grade")
+    assert sets().classes == ("cat",)
+
+
+@each("no", ["0", ""])
+@each("mark", ["1", "x", "✓", "yes", "TRUE", "1.0"])
+def test_one_marked_column_is_the_class_of_a_folder_s_image(mark, no):
+    no = "no" if mark == "yes" and no else "FALSE" if mark == "TRUE" and no else no
+    no = "-" if mark in "x✓" and no else no
+
+    def row(n):
+        cells = [mark if n % 3 == c else no for c in range(3)] if n < 7 else ["", "", ""]
+        return f"{n}.png,{','.join(cells)},{n},{int(n in (1, 3, 5))}"
+
+    table(row, "file,cat,dog,owl,age,is_test")
+    corpus = folder(Path("im"), labels="t.csv")
+    assert corpus.classes == ("cat", "dog", "owl")
+    parts = (corpus.train, corpus.test)
+    found = {n: corpus.classes[y] for p in parts for n, y in zip(p.ids, p.y.tolist(), strict=True)}
+    assert found == {f"{n}.png": ("cat", "dog", "owl")[n % 3] for n in range(7)}
+    assert corpus.test.ids == ["1.png", "3.png", "5.png"]
+    assert "is its column that says yes: cat, dog, owl" in warnings(corpus)
+
+
+@each(
+    ("row", "words"),
+    [
+        (lambda n: f"{hot(n)},{n}", "line 2: is of no class, by the columns cat, dog"),
+        (lambda n: f"1,{n % 2},{n}", "line 3: is marked as cat and dog"),
+        (lambda n: f"x,{'x' * (n % 2)},{n}", "line 3: is marked as cat and dog"),
+    ],
+)
+def test_columns_of_0_and_1_are_no_labels_of_folders(row, words):
+    table(lambda n: f"{n}.png,{row(n)}", "file,cat,dog,age")
+    with pytest.raises(
+        DataError, match=rf"{words}.*dataset=multilabel_table dataset\.table=t\.csv"
+    ):
+        folder(Path("im"), labels="t.csv")
+
+
+def test_columns_of_probabilities_are_no_labels_of_folders():
+    table(lambda n: f"{n}.png,0.{n}5,0.{9 - n}5", "file,cat,dog")
+    with pytest.raises(DataError, match=r"no column label; its first line has file,cat,dog"):
         folder(Path("im"), labels="t.csv")
 
 
@@ -1165,6 +1231,12 @@ def test_columns_of_0_and_1_are_no_labels_of_folders():
         (lambda n: f"{n // 2 + n % 3 / 3:.2f}", "did you mean dataset=number_table?"),
         (lambda n: f"{1 + 0.37 * n:.2f}".replace(".", ","), "did you mean dataset=number_table?"),
         (lambda n: f"{n}", "did you mean dataset=number_table?"),
+        (
+            lambda n: ("0.03", "0.97")[n % 2],
+            "8 images have 2 classes, which are numbers (0.03, 0.97)",
+        ),
+        (lambda n: f"{n % 3 / 10}", "did you mean dataset=number_table?"),
+        (lambda n: ("0", "1", "0.9")[n % 3], "did you mean dataset=number_table?"),
         (lambda n: f"IMG_{n:03}", "8 images have 8 classes, so that each has a class of its own"),
     ],
 )
@@ -1174,7 +1246,10 @@ def test_labels_that_are_no_classes_are_warned_of(label, words):
     assert words in said
 
 
-@each("label", [lambda n: n % 4, lambda n: f"{n % 3 / 2}", lambda n: f"c{n % 4}"])
+@each(
+    "label",
+    [lambda n: n % 4, lambda n: f"{n % 3 / 2}", lambda n: f"{n % 4 / 4}", lambda n: f"c{n % 4}"],
+)
 def test_labels_that_are_classes_are_not(label):
     table(lambda n: f"{n}.png,{label(n)}", "file,label")
     assert not warnings(folder(Path("im"), labels="t.csv"))

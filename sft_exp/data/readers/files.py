@@ -282,7 +282,7 @@ class Table(NamedTuple):
 
 
 def read_table(
-    file: Path, key: str, needs: Sequence[str], hint: str = "", one_hot: str = ""
+    file: Path, key: str, needs: Sequence[str], hint: str = "", may_lack: str = ""
 ) -> Table:
     """Read a CSV file as spreadsheets and other programs write it.
 
@@ -296,7 +296,7 @@ def read_table(
         needs: required columns, which are returned under these names.
         hint: text to add to the message if one is missing; `=<label>` of a missing column `label`
             becomes the table's next other column.
-        one_hot: text to add instead if several other columns hold 0 and 1 alone.
+        may_lack: a required column that the caller looks for by other means where it is missing.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
@@ -321,17 +321,8 @@ def read_table(
         written = [c.strip() for c in reader.fieldnames or []]
         columns = renamed(written, [*needs, *OPTIONAL])
         reader.fieldnames = columns
-        if missing := [c for c in needs if c not in columns]:
-            has = ",".join(columns) or "nothing"
-            free = [c for c in columns if c and c not in (*needs, *OPTIONAL)]
-            rows = [*reader] if one_hot else []
-            hot = [c for c in free if {str(row[c]).strip() for row in rows} == {"0", "1"}]
-            hint = one_hot if len(hot) > 1 else hint
-            others = iter(free)
-            for c in needs:
-                hint = hint.replace(f"=<{c}>", f"={next(others, c) if c in missing else c}")
-            problem = f"no column {' and '.join(missing)}; its first line has {has}{hint}"
-            raise DataError(f"{file}: {problem}")
+        if {*needs} - {*columns, may_lack}:
+            raise lacking(file, columns, needs, hint)
         lines = []
         for row in reader:
             number = reader.line_num + bool(stated)
@@ -355,6 +346,16 @@ def read_table(
     if twice := [c for c in needs if (written.count(c) or folded.count(c.casefold())) > 1]:
         raise DataError(f"{file}: has several columns {twice[0]}; rename all but one")
     return Table(columns, lines, separator, guessed_encoding(content))
+
+
+def lacking(file: Path, columns: Sequence[str], needs: Sequence[str], hint: str) -> DataError:
+    """The error of a table without some of the columns that are needed; `hint` as in `read_table`."""
+    missing = [c for c in needs if c not in columns]
+    others = iter([c for c in columns if c and c not in (*needs, *OPTIONAL)])
+    for c in needs:
+        hint = hint.replace(f"=<{c}>", f"={next(others, c) if c in missing else c}")
+    has = ",".join(columns) or "nothing"
+    return DataError(f"{file}: no column {' and '.join(missing)}; its first line has {has}{hint}")
 
 
 def decoded(content: bytes) -> str:

@@ -207,12 +207,14 @@ def joint(name: str, known: Container[str]) -> str:
 def each_its_own(labels: Sequence[str]) -> list[str]:
     """A warning if the labels of images are numbers to predict, or identifiers, rather than classes."""
     count, classes = len(labels), {*labels}
-    if count < 2 * ALIKE:
-        return []
     numbers = all(map(_REAL.fullmatch, classes))
-    fractions = numbers and any(float(c.replace(",", ".")) % 1 for c in classes)
+    values = [float(c.replace(",", ".")) for c in classes] if numbers else []
+    fractions = any(value % 1 for value in values)
     many = 2 * len(classes) > count or len(classes) > NUMBERS
-    if len(classes) < count and not (fractions and many):
+    # as probabilities are; a scale of classes has halves or quarters
+    shares = fractions and all(0 <= v <= 1 for v in values) and any(4 * v % 1 for v in values)
+    clear = len(classes) == count or (fractions and many)
+    if not shares and (count < 2 * ALIKE or not clear):
         return []
     problem = f"{count:,} images have {len(classes):,} classes"
     if numbers:

@@ -8,7 +8,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -31,6 +31,9 @@ WORDS = {
     )
     for word in words.split()
 }
+# signs of a cell that is marked; the two kinds in one column may mean yes and no
+CHECKS, CROSSES, PLUS = "✓✔☑✅√", "x\u00d7☒", "+"
+NO_SIGNS = "-\u2013\u2014✗✘❌☐"  # three forms of a hyphen
 _FOLD = re.compile(r"(?:k|cv)?folds?(?:id|index|idx|number|no|nr)?")
 
 
@@ -85,6 +88,76 @@ def flagged(column: str) -> str | None:
     """The split that a column such as is_valid or isTest marks, or None."""
     name = bare(column)
     return findings.split_named(name[2:]) if name.startswith("is") else None
+
+
+def bare_sign(cell: str) -> str:
+    """A cell in small letters, without the invisible character that makes a sign colourful."""
+    return cell.casefold().replace("\ufe0f", "")
+
+
+def meaning_of(cells: Iterable[str]) -> dict[str, bool]:
+    """What the cells of a column mean, yes or no: signs (x, ✓), if it has no others, else words."""
+    used = {bare_sign(cell) for cell in cells} - {""}
+    for signs in (CHECKS, CROSSES, PLUS):
+        if used & {*signs} and used <= {*signs, *NO_SIGNS}:
+            return dict.fromkeys(signs, True) | dict.fromkeys(NO_SIGNS, False)
+    return WORDS
+
+
+def says_nothing_clear(cells: Iterable[str]) -> bool:
+    """Whether a column holds signs alone, or signs and words, whose meaning is unknown: ✓ and x; x
+    and y may be names."""
+    used = {bare_sign(cell) for cell in cells} - {""}
+    signs = {*CHECKS, *CROSSES, *PLUS, *NO_SIGNS}
+    marks = signs - {*NO_SIGNS}
+    letters = all(len(sign) == 1 and sign.isalpha() for sign in used)
+    return (
+        bool(used & marks)
+        and not letters
+        and used <= signs | {*WORDS}
+        and not used <= {*meaning_of(used)}
+    )
+
+
+def one_hot(table: Table, file: Path, taken: Sequence[str], label: str, several: str) -> Table:
+    """The table with the column `label`: of each image the one column of yes and no that says yes.
+
+    Unchanged if it has no two such columns. Empty cells in all of them say that an image is not
+    labelled.
+
+    Args:
+        table: the table.
+        file: its file, for messages.
+        taken: columns that mean something else: files, groups.
+        label: the column of classes.
+        several: how images with several classes are read, for messages.
+
+    Raises:
+        DataError: an image is of several of the columns, or of none.
+    """
+    others = [c for c in table.columns if c and c not in (*taken, "split", "group")]
+    meanings = {}
+    for column in others:
+        used = {bare_sign(cells[column]) for _, cells in table.lines} - {""}
+        meaning = meaning_of(used)
+        no_class = flagged(column) or is_fold(column) or findings.split_named(column)
+        if not no_class and used and used <= {*meaning}:
+            meanings[column] = meaning
+    if len(meanings) < 2:
+        return table
+    lines = []
+    for number, cells in table.lines:
+        said = {c: meaning[bare_sign(cells[c])] for c, meaning in meanings.items() if cells[c]}
+        marked = [c for c, yes in said.items() if yes]
+        if len(marked) > 1 or (said and not marked):
+            what = f"is marked as {' and '.join(marked)}" if marked else "is of no class"
+            raise DataError(
+                f"{file}, line {number}: {what}, by the columns {findings.some([*meanings])}, and an image has one class "
+                f"here{several}. If these are no classes, write the class of each image into a column {label}"
+            )
+        lines.append((number, cells | {label: marked[0] if marked else ""}))
+    note = f"the class of an image is its column that says yes: {findings.some([*meanings])}"
+    return Table([*table.columns, label], lines, table.separator, (*table.notes, note))
 
 
 def is_fold(column: str) -> bool:

@@ -22,6 +22,8 @@ MOST = 3e38  # largest 32-bit number
 EPSILON = 2**-23  # relative step of 32-bit numbers
 STEPS = 1000  # of them between the lowest and highest value, at least
 FAR = 20.0  # distances between the quartiles, from which a value lies apart from the others
+# numbers that often stand for missing ones, and the same of these
+STAND_INS, NEARER = (0, -1, -9, -99, -999, -9999, 99, 999, 9999, 99999), 5.0
 # 1,234 or 1.234.567: a number whose every separator may separate thousands; 0.125 is none
 GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+")
 WHOLE = re.compile(r"[+-]?0*[1-9]\d*")  # but for 0, which decimals may write so, too
@@ -155,7 +157,7 @@ def check_spread(values: tuple[float, ...], column: str, table: str, learnt: boo
     outer = max((low, high), key=lambda v: abs(v - ordered[len(ordered) // 2]))
     inner = [v for v in ordered if v != outer]
     far = min(abs(outer - v) for v in inner)
-    if between and far > FAR * between:
+    if between and far > (NEARER if outer in STAND_INS else FAR) * between:
         span = f"{inner[0]:g} to {inner[-1]:g}"
         return [
             f"column {column} has the value {outer:g} in {values.count(outer):,} of {len(values):,} rows, and the others are "

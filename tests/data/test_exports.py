@@ -1084,6 +1084,20 @@ def label_studio_min(root):
     return [root / f"{n}.jpg" for n in range(2)], ("a", "b"), []
 
 
+@each("degrees", [90, 180, 270])
+def test_shapes_on_images_that_label_studio_turned_are_said(tmp_path, degrees):
+    """labelstud.io/guide/export: image_rotation of a result."""
+    paths, _, _ = label_studio(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    tasks = json.loads((tmp_path / "project-1.json").read_text())
+    assert not any("turned" in note for note in said(load(tmp_path)))
+    tasks[0]["annotations"][0]["result"][0]["image_rotation"] = degrees
+    write(tmp_path / "project-1.json", tasks)
+    (note,) = [note for note in said(load(tmp_path)) if "turned in Label Studio" in note]
+    assert note.startswith("1 shapes were drawn on an image")
+
+
 def via_regions(n):
     shapes = [
         {"name": "rect", "x": 6, "y": 4, "width": 30, "height": 20},

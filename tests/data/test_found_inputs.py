@@ -252,6 +252,18 @@ def test_other_classes_are_not(name):
     assert not warnings(folder())
 
 
+@each("name", ["cat - Copy", "cat copy 2", "cat (2)", "Copy of cat", "Cat_copy", "cat - Kopie (3)"])
+def test_a_class_that_is_named_like_a_copy_of_another_one_is_said(name):
+    tree("cat", "dog", name)
+    assert f"class '{name}' is named like a copy of another one" in warnings(folder())
+
+
+@each("name", ["photocopy", "bird (2)", "cat 2", "copycat", "bird copy"])
+def test_classes_that_are_no_copies_are_not(name):
+    tree("cat", "dog", name)
+    assert not warnings(folder())
+
+
 @each("name", ["train", "test", "val"])
 def test_a_class_called_like_a_split_is_said_to_be_read_as_one(name):
     tree(name, "bus", "car")
@@ -362,6 +374,26 @@ def test_images_without_an_image_s_name_are_counted(name, form):
     save(ROOT / "a" / name, noise(77), format=form)
     write(ROOT / "a/notes.txt", "mine")
     assert "1 files hold images and are left out" in warnings(folder())
+
+
+@each(
+    ("name", "start"),
+    [
+        ("x.jxl", b"\xff\x0a"),
+        ("x.jxl", b"\0\0\0\x0cJXL \r\n\x87\n"),
+        ("x.cr3", b"\0\0\0\x18ftypcrx "),
+        ("x.raf", b"FUJIFILMCCD-RAW "),
+        ("x.rw2", b"IIU\0\x18\0\0\0"),
+    ],
+)
+def test_photographs_in_formats_that_are_not_read_are_counted(name, start):
+    """ISO/IEC 18181-2, section 9; the makers' raw files as libraw.org lists them."""
+    classes()
+    write(ROOT / "a" / name, start + bytes(300))
+    assert (
+        f"1 files hold images and are left out, as their suffix is of no format that is read (1 {name[1:]})"
+        in warnings(folder())
+    )
 
 
 @each(
@@ -607,6 +639,56 @@ def test_palettes_that_exchange_their_colours_between_masks_are_refused():
     assert read_as_written(segment(colours=colours))
 
 
+def black_and_white(make):
+    """A mask's picture of 0 and 255, changed by `make`."""
+    return lambda mask, n: make(mask.point(lambda v: 255 * v))
+
+
+@each(
+    "make",
+    [
+        lambda picture: picture.quantize(
+            2
+        ),  # the commonest colour first, as some programs order them
+        lambda picture: picture.convert("RGB").quantize(2, Image.Quantize.MEDIANCUT),
+        lambda picture: palette(1 - np.asarray(picture) // 255, 0, ((255,) * 3, (0,) * 3)),
+    ],
+)
+def test_palettes_that_show_the_first_class_white_are_said(make):
+    masks(make=black_and_white(make))
+    (said,) = segment().report["warnings"]
+    assert "show background white and object black" in said
+    colours = {"background": [0, 0, 0], "object": [255, 255, 255]}
+    corpus = segment(colours=colours)
+    assert read_as_written(corpus)
+    assert not warnings(corpus)
+
+
+@each("colours", [((0, 0, 0), (255, 255, 255)), ((0, 0, 0), (128, 0, 0)), ((255,) * 3, (9, 9, 9))])
+def test_other_palettes_are_silent(colours):
+    masks(make=lambda mask, n: palette(mask, n, colours))
+    assert not warnings(segment())
+
+
+@each("changed", [(1,), (1, 3), (0, 1, 2)])
+def test_masks_of_0_and_255_among_masks_of_0_and_1_are_said(changed):
+    masks(make=lambda mask, n: mask.point(lambda v: 255 * v) if n in changed else mask)
+    (said, *_) = segment().report["warnings"]
+    words = "masks hold background and the ignored value 255 alone, and others hold object"
+    assert f"{len(changed)} of 4 training {words}" in said
+
+
+@each("ignored", [(slice(0, 2), slice(0, 24)), (slice(4, 18), slice(8, 9))])
+def test_ignored_edges_are_silent(ignored):
+    def make(mask, n):
+        pixels = np.array(mask)
+        pixels[ignored] = 255
+        return Image.fromarray(pixels)
+
+    masks(make=make)
+    assert not warnings(segment())
+
+
 @each("options", [{}, {"memory": 0.0}])
 def test_a_class_that_the_canvas_s_size_loses_is_said(options):
     def speck(mask, n, least=0):
@@ -786,8 +868,12 @@ def test_images_without_a_number_are_pretrained_on():
 def test_a_number_that_stands_for_a_missing_one_is_warned_of():
     table(lambda n: f"{n}.png,{-999 if n == 2 else n / 4}")
     assert "has the value -999 in 1 of 8 rows, and the others are 0 to 1.75" in warnings(numbers())
-    table(lambda n: f"{n}.png,{2**n}")
-    assert not warnings(numbers())
+    for value in (0, -1, 99, 999):
+        table(lambda n, value=value: f"{n}.png,{value if n == 2 else 50 + n / 4}")
+        assert f"has the value {value} in 1 of 8 rows" in warnings(numbers())
+    for number in (lambda n: 2**n, lambda n: n - 1, lambda n: 10 * n, lambda n: 92 + n):
+        table(lambda n, number=number: f"{n}.png,{number(n)}")
+        assert not warnings(numbers())
 
 
 def test_copies_of_images_with_numbers():
@@ -894,6 +980,7 @@ def test_a_column_that_names_splits_is_read_as_the_split(column, words, kind):
         ("cv_fold", lambda n: n % 4, "column cv_fold numbers folds and is not used"),
         ("test", lambda n: int(n > 5), "call it is_test if it marks images of test"),
         ("valid", lambda n: int(n > 5), "call it is_valid if it marks images of val"),
+        ("train", lambda n: int(n < 6), "call it is_train if it marks images of train"),
         (
             "is_test,subset",
             lambda n: f"{int(n > 5)},{'test' if n > 4 else 'train'}",
@@ -912,6 +999,9 @@ def test_a_column_that_may_name_splits_is_warned_of(header, row, words, kind):
     else:
         table(lambda n: f"{n}.png,{hot(n)},{row(n)}", f"file,cat,dog,{header}")
         corpus = sets()
+        if header == "train":  # which may be a class
+            assert corpus.classes == ("cat", "dog", "train")
+            return
         assert corpus.classes == ("cat", "dog", *[c for c in (header,) if c in ("test", "valid")])
     assert (len(corpus.train), corpus.test) == (8, None)
     (said,) = corpus.report["warnings"]
@@ -1053,7 +1143,7 @@ def test_labels_that_are_several_classes_have_one_warning(name):
     assert f"dataset=multilabel_table 'dataset.separator=\"{sign}\"'" in said
 
 
-@each("name", ["cat dog", "cat/dog", "cat+dog", "cat & dog"])
+@each("name", ["cat dog", "cat/dog", "cat+dog", "cat & dog", "cat and dog", "cat und dog"])
 def test_separators_that_are_not_looked_for_are_named(name):
     table(lambda n: f"{n}.png,{('cat', 'dog', name)[n % 3]}", "file,labels")
     sign = name.removeprefix("cat").removesuffix("dog").strip() or " "
@@ -1062,7 +1152,17 @@ def test_separators_that_are_not_looked_for_are_named(name):
     assert sets(separator=sign).classes == ("cat", "dog")
 
 
-@each("names", [("red fox", "fox"), ("ice cream", "ice"), ("red_fox", "red", "fox"), ("a b", "c")])
+@each(
+    "names",
+    [
+        ("red fox", "fox"),
+        ("ice cream", "ice"),
+        ("red_fox", "red", "fox"),
+        ("a b", "c"),
+        ("salt and pepper", "salt"),
+        ("sandwich", "hand"),
+    ],
+)
 def test_names_of_several_words_are_one_class(names):
     assert not findings.class_names(names)
 

@@ -139,6 +139,10 @@ def boxes_of(
             omissions.add(f"results of the kind {kind} are left out", name)
             continue
         size = stated_size(*sides)
+        if result.get("image_rotation"):
+            how = "were drawn on an image that was turned in Label Studio"
+            reason = f"shapes {how}, and are read as of the stored image: check them"
+            omissions.add(reason, name)
         if not isinstance(value[kind], list) or not value[kind]:
             raise DataError(f"{file}, {where}: a shape without a label")
         label = findings.class_name(str(value[kind][0]))

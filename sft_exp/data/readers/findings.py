@@ -25,8 +25,13 @@ FAINT = 16  # grey levels of 256: images with fewer look black
 LEFT = 64  # grey levels of 256: 16-bit colour with fewer has its content in the lower 8 bits
 HEIF_REMEDY = "`pip install pillow-heif`, and they are read"
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
-# how files of images begin: JPEG, PNG, GIF, TIFF and cameras' formats made of it, WebP in RIFF
-PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+# how files of images begin: JPEG, PNG, GIF, TIFF and cameras' formats made of it, WebP in RIFF,
+# JPEG XL, photographs of Fujifilm, Panasonic and Olympus
+PICTURES = (
+    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL ",
+    b"FUJIFILM", b"IIU\0", b"IIRO",
+)  # fmt: skip
+BRANDS = (b"ftypavif", b"ftypcrx ")  # behind a box's length: AVIF, photographs of Canon
 FEW = 8  # names that a warning lists
 KEPT = 0.5  # share of an image's area that a crop should leave
 MANY = 0.1  # share of the images of which a crop leaves less, from which there is a warning
@@ -54,8 +59,18 @@ _UNSURE = re.compile(
     r"categor|determin|known)\w*|inbox|todo"
 )
 # how programs write a missing label
-_MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "-", "--", "?", "#n/a", "missing"}
-_JOINED = re.compile(r"[,;|/+&]")  # between the labels of an image that has several
+_MISSING = {
+    "", "nan", "none", "null", "na", "n/a", "n.a.", "<na>", "nat", "undefined", "-", "--", "?", "??", ".", "missing",
+    # a spreadsheet's errors
+    "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!",
+}  # fmt: skip
+# between the labels of an image that has several
+_JOINED = re.compile(r"[,;|/+&]|(?<=\s)(?:and|und|et)(?=\s)", re.IGNORECASE)
+# what file managers add to the name of a copied folder
+_COPIED = re.compile(
+    r"(?:copy of|kopie von) (?P<of>.+)|(?P<name>.+?)(?:[ _-]+(?:copy|kopie))?(?: ?\(?\d+\)?)?",
+    re.IGNORECASE,
+)
 ALONE = "an image has one class here, and each combination is a class of its own"
 
 
@@ -175,6 +190,11 @@ def class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
             f"classes {'; '.join(pairs)} differ only in case or blanks, or in how they are written, and are kept apart: "
             "rename one where they are the same"
         )
+    if copied := [
+        name for name in names if (other := original(name)) and simplified(other) in groups
+    ]:
+        remedy = "move its images to the other one where both are the same"
+        warnings.append(f"{plural(copied)} named like a copy of another one: {remedy}")
     absent = [name for name in names if name.strip().casefold() in _MISSING]
     separators = {name: sign for name in names if (sign := joint(name, groups))}
     if joined := [name for name in separators if name not in absent]:
@@ -191,6 +211,16 @@ def class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
     return warnings
 
 
+def original(name: str) -> str:
+    """What a name would be a copy of by the addition of a file manager (cat - Copy, cat copy 2, cat (2),
+    Copy of cat); "" without one."""
+    if not re.search(r"copy|kopie|\(\d+\)$", name, re.IGNORECASE):
+        return ""
+    match = _COPIED.fullmatch(name)
+    found = (match["of"] or match["name"]).strip() if match else ""
+    return found if found != name else ""
+
+
 def joint(name: str, known: Container[str]) -> str:
     """What separates the classes of which a name seems to be made, or "".
 
@@ -198,7 +228,8 @@ def joint(name: str, known: Container[str]) -> str:
     """
     if sign := _JOINED.search(name):
         parts = {simplified(part) for part in _JOINED.split(name)}
-        found = "" not in parts and any(part in known for part in parts)
+        among = all if sign[0].isalpha() else any  # salt and pepper may be one class
+        found = "" not in parts and among(part in known for part in parts)
         return sign[0] if len(parts) > 1 and found else ""
     parts = {simplified(part) for part in name.split()}
     return " " if len(parts) > 1 and all(part in known for part in parts) else ""
@@ -489,14 +520,15 @@ def masks(
         if len(used) == len(classes):
             guess = f": did you mean dataset.values=[{','.join(map(str, sorted(used)))}]?"
     problem = f"no training mask holds a pixel of {some(missing)}"
+    warnings = only_ignored(classes, train_MY, ignored)
     if not learnt and not guess:
-        return [blank] if share > UNANNOTATED else []
+        return warnings + [blank] * (share > UNANNOTATED)
     if len(classes) - len(missing) < 2:
         why = (
             f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
         )
         raise DataError(f"{problem}, so there is nothing to tell apart{why}")
-    warnings = lost(classes, train_MY, fitted_MY) if fitted_MY is not None else []
+    warnings += lost(classes, train_MY, fitted_MY) if fitted_MY is not None else []
     if missing:
         also = f"; {blank}{guess}" if guess else ""
         warnings.append(f"{problem}: means over classes leave out what is never there{also}")
@@ -508,6 +540,20 @@ def masks(
             effect = "test scores are means over the other classes"
             warnings.append(f"no test mask holds a pixel of {some(absent)}: {effect}")
     return warnings
+
+
+def only_ignored(classes: Sequence[str], file_MY: np.ndarray, ignored: Sequence[Any]) -> list[str]:
+    """A warning of masks that hold the first class and ignored pixels alone, where others hold other
+    classes: of masks of 0 and 255 among masks of 0 and 1 the objects are ignored."""
+    objects_M, ignored_M = file_MY[:, 1:-1].sum(1) > 0, file_MY[:, -1] > 0
+    bare = int((~objects_M & ignored_M & (file_MY[:, 0] > 0)).sum())
+    if not objects_M.any() or bare < MANY * len(file_MY) or not bare:
+        return []
+    value = " or ".join(map(str, ignored))
+    return [
+        f"{bare:,} of {len(file_MY):,} training masks hold {classes[0]} and the ignored value {value} alone, and others hold "
+        f"{some(list(classes[1:]))}: if {value} is a class in them, bring all masks to the same values"
+    ]
 
 
 def lost(classes: Sequence[str], file_MY: np.ndarray, fitted_MY: np.ndarray) -> list[str]:
@@ -635,7 +681,7 @@ def is_picture(file: File) -> bool:
             start = opened.read(132)
     except OSError:
         return False
-    return start.startswith(PICTURES) or start[128:] == b"DICM"
+    return start.startswith(PICTURES) or start[4:12] in BRANDS or start[128:] == b"DICM"
 
 
 def suffixes(names: Sequence[str]) -> str:

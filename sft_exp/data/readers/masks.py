@@ -278,7 +278,7 @@ def corpus(
     )
     masked = [n for n, p in enumerate(pairs) if p.mask is not None]
     paths = [m for p in pairs if (m := p.mask) is not None]
-    masks, hashes, (counts, fitted), faults = surveyed(
+    masks, hashes, (counts, fitted), faults, shades = surveyed(
         paths, [seen[n] for n in masked], codes, canvas, hold, workers, source.most_pixels
     )
     faults += [f"{p.image}: {s.fault}" for p, s in zip(pairs, seen, strict=True) if s.fault]
@@ -327,6 +327,7 @@ def corpus(
             fitted[~np.array(tested)],
             source.learnt,
         ),
+        *inverted(shades, codes, mask_classes),
         *findings.copies(*annotated(pairs, seen, hashes, masked)),
         *findings.images(seen, levels, "masks"),
         *findings.cropped([s.size for s in seen], canvas.image, canvas.fit),
@@ -375,7 +376,9 @@ def surveyed(
     hold: bool,
     workers: int,
     most: int | None,
-) -> tuple[Tensor | MaskDecoder, list[str], tuple[np.ndarray, np.ndarray], list[str]]:
+) -> tuple[
+    Tensor | MaskDecoder, list[str], tuple[np.ndarray, np.ndarray], list[str], dict[int, int]
+]:
     """Read each mask once.
 
     Args:
@@ -389,7 +392,8 @@ def surveyed(
 
     Returns:
         All masks, uint8 [M, H, W], or a decoder; SHA-256 of the files; pixels of each class, and
-        ignored ones, in each file and in each mask on the canvas [M, Y + 1]; faults.
+        ignored ones, in each file and in each mask on the canvas [M, Y + 1]; faults; the colours of
+        palettes (0xRRGGBB) with their values.
     """
     count_MY = np.zeros((len(files), codes.classes + 1), np.int64)
     fitted_MY = np.zeros_like(count_MY)
@@ -435,7 +439,21 @@ def surveyed(
     hashes = [sha256 for sha256, _ in results]
     faults = [fault for _, fault in results if fault]
     masks = held_MHW if hold else MaskDecoder(files, hashes, codes, canvas, most)
-    return masks, hashes, (count_MY, fitted_MY), faults
+    values = {colour: value for colour, (value, _) in shades.items()}
+    return masks, hashes, (count_MY, fitted_MY), faults, values
+
+
+def inverted(shades: dict[int, int], codes: Codes, classes: Sequence[str]) -> list[str]:
+    """A warning of masks whose palettes show the first class white and another one black, as programs
+    do that order a palette by how often a colour occurs."""
+    first, other = (codes.known.get(shades.get(colour, -1)) for colour in (0xFFFFFF, 0))
+    if first != 0 or other is None:
+        return []
+    return [
+        f"the masks' palettes show {classes[0]} white and {classes[other]} black: classes are read from the values below the "
+        f"colours. Where black is {classes[0]}, dataset.colours={{{classes[0]}: [0,0,0], {classes[other]}: "
+        "[255,255,255]} reads the colours"
+    ]
 
 
 def per_class(mask_HW: np.ndarray, classes: int) -> list[int]:

@@ -202,7 +202,9 @@ def with_split(table: Table, taken: Sequence[str]) -> Table:
         f"column {c} holds {' and '.join(sorted(words[c]))} and is not read as the split: call it is_{c} if it marks "
         f"images of {split}"
         for c in columns
-        if (split := findings.split_named(c)) in ("val", "test")
+        # without a column of labels, train may be a class
+        if (split := findings.split_named(c))
+        and (split != "train" or {*taken} <= {*table.columns})
         and {WORDS.get(word.casefold()) for word in words[c]} == {True, False}
     ]
     # columns that tell train and val apart alone say nothing beside those that name test images

@@ -26,6 +26,9 @@ NAME = "COCO"
 LAYOUT = "a JSON with images, annotations and categories"
 # how COCO names further files on the images of instances_*
 REPEATS = re.compile(r"(?:person_keypoints|stuff|panoptic|captions)_")
+CENTRE = "the centre's x and y, width, height"
+# shares of a box's sides, and of its area, by which its polygon and its stated area may differ
+NEAR, SAME = 0.1, 0.01
 NEEDS = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
 
 
@@ -94,6 +97,7 @@ def parse(file: Path, layout: str = "") -> Content:
     if len(images) < len(content["images"]):
         count = len(content["images"]) - len(images)
         raise DataError(f"{file}: {count} images have the id of another")
+    forms = Forms()
     # some programs write an id as a number here and as text there
     by_text = {str(key): key for key in images}, {str(key): key for key in names}
     for row in content["annotations"]:
@@ -113,10 +117,76 @@ def parse(file: Path, layout: str = "") -> Content:
         corners = corners_of(row, f"{file}, {where}")
         if corners is None:
             where += f" has bbox={row.get('bbox')} and no segmentation"
-        crowd = flag(row.get("iscrowd", 0))
-        box = Box(names[category], corners or NOWHERE, crowd, where, outlines_of(row))
+        crowd = flag(row.get("iscrowd", 0)) or flag(row.get("ignore", 0))
+        outlines = outlines_of(row)
+        box = Box(names[category], corners or NOWHERE, crowd, where, outlines)
         images[image].boxes.append(box)
-    return Content(tuple(names.values()), images, notes)
+        forms.add(row, outlines)
+    return Content(tuple(names.values()), images, (*notes, *forms.notes(file)))
+
+
+class Forms:
+    """Finds boxes of another form than x, y, width, height, by what the file says of the same objects:
+    their polygons, or without any their areas."""
+
+    def __init__(self) -> None:
+        # form of the four numbers -> boxes of which it is the only one that fits
+        self.alone: Counter[str] = Counter()
+        self.told = 0  # boxes beside a polygon or an area
+        self.outlined = 0  # boxes beside a polygon
+        self.around = 0  # of these, boxes around it as x, y, width, height
+
+    def add(self, row: dict[str, Any], outlines: tuple[Outline, ...]) -> None:
+        if (numbers := four_numbers(row.get("bbox"))) is None:
+            return
+        a, b, c, d = numbers
+        forms = {
+            "x0, y0, x1, y1": (a, b, c, d),
+            CENTRE: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+        }
+        if outlines:
+            around = bounds([v for outline in outlines for v in outline], "")
+            fits = {name: alike(corners, around) for name, corners in forms.items()}
+            usual = alike((a, b, a + c, b + d), around)
+        elif row.get("segmentation") or not isinstance(area := row.get("area"), int | float):
+            return
+        else:
+            usual = abs(area - c * d) <= SAME * c * d
+            fits = {"x0, y0, x1, y1": abs(area - (c - a) * (d - b)) <= SAME * abs(area)}
+        self.told += 1
+        self.outlined += bool(outlines)
+        self.around += bool(outlines) and usual
+        self.alone.update(name for name, fit in fits.items() if fit and not usual)
+
+    def notes(self, file: Path) -> tuple[str, ...]:
+        """A warning if most boxes are not around their polygons. DataError if they fit in another form."""
+        ((name, count),) = self.alone.most_common(1) or [("", 0)]
+        if count > self.told / 2:
+            raise DataError(
+                f"{file}: {count:,} of {self.told:,} boxes fit their polygons or areas as {name}: COCO's bbox is x, y, width, "
+                "height, from the upper left corner"
+            )
+        if self.around >= self.outlined / 2:
+            return ()
+        other = self.outlined - self.around
+        return (f"{other:,} of {self.outlined:,} boxes are not around their polygons: check them",)
+
+
+def alike(corners: Corners, others: Corners) -> bool:
+    """Whether two boxes are the same but for a small part of the second one's sides, or two pixels."""
+    width, height = others[2] - others[0], others[3] - others[1]
+    slack = [max(2.0, NEAR * side) for side in (width, height)]
+    return all(
+        abs(a - b) <= slack[n % 2] for n, (a, b) in enumerate(zip(corners, others, strict=True))
+    )
+
+
+def four_numbers(box: Any) -> tuple[float, float, float, float] | None:
+    """The four numbers of a bbox, or None."""
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+        a, b, c, d = map(float, box)
+        return a, b, c, d
+    return None
 
 
 def known(key: Any, values: dict[Any, Any]) -> bool:
@@ -164,9 +234,8 @@ def categories(file: Path, content: dict[str, Any]) -> tuple[dict[Any, str], tup
 
 def corners_of(annotation: dict[str, Any], where: str) -> Corners | None:
     """The box of an annotation, or else the one around its segmentation, or else None."""
-    box = annotation.get("bbox")
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
-        x, y, width, height = map(float, box)
+    if (numbers := four_numbers(annotation.get("bbox"))) is not None:
+        x, y, width, height = numbers
         return x, y, x + width, y + height
     outline = annotation.get("segmentation")
     if isinstance(outline, list) and outline:

@@ -17,6 +17,9 @@ FORMATS: dict[str, Any] = {
 # those whose files hold the annotations of many images
 COLLECTED = ("coco", "cvat", "label_studio", "via")
 
+# of these, those that list images without annotations, too, as images without objects
+LISTING = ("coco", "cvat", "via")
+
 
 def layouts() -> str:
     """All supported formats, one line each."""
@@ -57,6 +60,8 @@ def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export
     once(export.images)
     if key in COLLECTED:
         export = split_by_file(export, files)
+    if key in LISTING:
+        export = export._replace(notes=(*export.notes, *unlisted(tree, export)))
     return FORMATS[key].NAME, export
 
 
@@ -86,6 +91,15 @@ def split_by_file(export: Export, files: list[Path]) -> Export:
         problem = "files of annotations are of no split, and are training data"
         notes.append(f"{len(bare):,} {problem}: {findings.some(bare)}")
     return export._replace(images=images, notes=tuple(notes))
+
+
+def unlisted(tree: Tree, export: Export) -> tuple[str, ...]:
+    """A note on images that no file of annotations names; those called like a named one, as masks and
+    previews are, are none of them."""
+    stems = {image.path.stem for image in export.images}
+    bare = [path.name for path in tree.pictures if path.stem not in stems]
+    problem = "images are in no file of annotations and are left out"
+    return (f"{len(bare):,} {problem}: {findings.some(bare)}",) if bare else ()
 
 
 def once(images: list[AnnotatedImage]) -> None:

@@ -28,6 +28,8 @@ from sft_exp.progress import console
 # pixels by which a box may exceed the image, because of rounding or of tools that count from 1
 TOLERANCE = 1.0
 UNLEARNT = 0.2  # share of the test boxes whose class has no training box, above which it is a fault
+# share of invalid boxes, among this number or more, above which their unit or form is looked at
+FAULTY, MANY = 0.1, 8
 FRACTION = 1.0  # largest coordinate of boxes that are fractions of the image's sides
 
 
@@ -340,7 +342,7 @@ def refuse_other_units(
             "all boxes lie in the first pixel of their images: are they fractions of the image's sides? "
             "This format has pixels"
         )
-    if faults <= len(pairs) / 2:
+    if faults <= len(pairs) * (FAULTY if len(pairs) >= MANY else 0.5):
         return
 
     def inside(corners: tuple[float, ...], size: tuple[int, int]) -> bool:

@@ -29,7 +29,7 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     from sft_exp.progress import bar, console
 
     write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
-    paths, unlike = list(files(entries)), 0
+    paths, unlike = found(entries), 0
     with bar("predict", len(paths)) as advance:
         for batch in batches(paths):
             read, images = [], []
@@ -58,7 +58,7 @@ def for_each_image(write: Callable[[Path, bytes], None], entries: list[str]) -> 
     """Call `write` with each image -> unreadable files, with the reason."""
     from sft_exp.progress import bar
 
-    paths, unread = list(files(entries)), []
+    paths, unread = found(entries), []
     with bar("predict", len(paths)) as advance:
         for n, path in enumerate(paths, start=1):
             try:
@@ -152,6 +152,24 @@ def files(entries: list[str]) -> Iterator[Path]:
         else:
             images = [path]
         yield from images or [path]  # an entry without images is reported as unreadable
+
+
+def found(entries: list[str]) -> list[Path]:
+    """`files`; warns of photographs in folders and behind globs that are left out because of their
+    format."""
+    from sft_exp.data.readers import findings
+    from sft_exp.data.readers.files import File, below, is_image, is_regular
+
+    others: list[Path] = []
+    for entry in entries:
+        if (path := Path(entry)).is_dir():
+            others += below(path)
+        elif not path.exists() and has_magic(entry):
+            others += map(Path, sorted(glob(entry, recursive=True)))
+    left_out = [File(str(p), p) for p in others if not is_image(p.name) and is_regular(p)]
+    warnings = [*findings.unread([f.id for f in left_out]), *findings.unnamed(left_out)]
+    findings.said("sft_exp predict", warnings)
+    return list(files(entries))
 
 
 def batches(paths: Iterable[Path]) -> Iterator[list[Path]]:

@@ -114,6 +114,30 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(rows):
     assert "no image lies there" in lines[2]
 
 
+@pytest.mark.parametrize("entry", ["photos", "photos/*"])
+@pytest.mark.parametrize(
+    ("name", "start", "words"),
+    [
+        ("a.heic", b"\0\0\0\x18ftypheic", "1 files are HEIC images, which are left out"),
+        (
+            "a.jxl",
+            b"\xff\x0a",
+            "1 files hold images and are left out, as their suffix is of no format",
+        ),
+        ("a.jpg_large", b"\xff\xd8\xff\xe0", "1 files hold images and are left out"),
+        ("a.txt", b"notes", ""),
+    ],
+)
+def test_photographs_that_are_left_out_are_said(rows, entry, name, start, words):
+    picture(Path("photos/good.png"), 1)
+    Path("photos", name).write_bytes(start + bytes(200))
+    code, table, said = rows(entry)
+    assert code == 0
+    assert [r[0] for r in table[1:]] == ["photos/good.png"]
+    assert words in said
+    assert ("warning" in said) == bool(words)
+
+
 def unix_socket(name):
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(name)

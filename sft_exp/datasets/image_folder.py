@@ -362,6 +362,8 @@ class ImageFolder(Dataset):
                 return {}
             named = [(words[f.name], f) for f in folders if f.name in words]
             others, splits = [f for f in folders if f.name not in words], {*words.values()}
+        if "train" not in splits and not self.learnt and not others:
+            return {folder.name: "train" for _, folder in named}  # all of it is scored
         if "train" not in splits:
             other = named[0][1]
             raise DataError(

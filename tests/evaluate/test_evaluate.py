@@ -168,6 +168,16 @@ def test_one_class_is_enough_to_be_scored(held_out, digits, kept, capsys):
     assert "judge by balanced accuracy" not in said
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_folder_of_test_images_alone_is_scored(held_out, digits, part):
+    pictures(f"later/{part}", digits.test, digits.classes, range(60))
+    scored = evaluations.evaluate(held_out, ["dataset=image_folder", "dataset.root=later"])
+    pictures("plain", digits.test, digits.classes, range(60))
+    plain = evaluations.evaluate(held_out, ["dataset=image_folder", "dataset.root=plain"])
+    assert scored.images == 60
+    assert scored.scores == plain.scores
+
+
 def noise_images(folder, first=0, count=12):
     for n in range(count):
         pixels = np.random.default_rng(first + n).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -145,7 +145,8 @@ class Forms:
             CENTRE: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
         }
         if outlines:
-            around = bounds([v for outline in outlines for v in outline], "")
+            x, y = ([v for outline in outlines for v in outline[i::2]] for i in (0, 1))
+            around = (min(x), min(y), max(x), max(y))
             fits = {name: alike(corners, around) for name, corners in forms.items()}
             usual = alike((a, b, a + c, b + d), around)
         elif row.get("segmentation") or not isinstance(area := row.get("area"), int | float):

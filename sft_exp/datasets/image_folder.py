@@ -416,6 +416,9 @@ class ImageFolder(Dataset):
         if label_column not in read.columns:
             raise lacking(table, read.columns, needs, hint)
         columns, lines, _, notes = tabled.with_split(read, needs)
+        if self.group is None:
+            notes = (*notes, *tabled.ungrouped(read, needs))
+        notes = (*notes, *findings.unlabelled(line[label_column] for _, line in lines))
         group_column = "group" if self.group is None else self.group
         folded = group_column.casefold()  # of the columns' names, case does not count
         group_column = next((c for c in columns if c.casefold() == folded), "")

@@ -14,6 +14,7 @@ Files are relative to root, or to the table. A column `split` says train, val or
 folds are tested. A column `group` names images that must not be split.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from sft_exp.errors import ConfigError, DataError, require
 SEPARATORS = (";", "|", ",")  # of classes in a cell, unless dataset.separator names another
 NEGATIVE = ("-1", "-1.0")  # stands for no where no cell is 0
 VALID = "0 and 1, false and true, no and yes"
+VECTOR = re.compile(r"[01](?:[ ;|,]?[01])+")  # 101, 1 0 1
 RESERVED = ("split", "group")  # columns that are no class
 
 
@@ -97,7 +99,8 @@ class MultilabelTable(TableSet):
         none = (0.0,) * len(classes)
         sets_NY = torch.tensor([r.value or none for r in rows]).to(torch.uint8)
         names = tuple(map(findings.class_name, classes))
-        warnings = [*table.notes, *read, *notes(names, rows, self.learnt)]
+        columns = tabled.ungrouped(table, (*taken, *classes))
+        warnings = [*table.notes, *columns, *read, *notes(names, rows, self.learnt)]
         return tabled.corpus(self, rows, LABEL_SET, sets_NY, names, warnings, classes=names)
 
     def listed(self, lines: list[Line]) -> Labelled:
@@ -107,6 +110,13 @@ class MultilabelTable(TableSet):
         stated = [tabled.items(cell) for cell in cells]
         plain = [cell for cell, names in zip(cells, stated, strict=True) if names is None]
         separator = self.separator or separator_of(plain, column)
+        if (filled := [cell for cell in plain if cell]) and all(map(VECTOR.fullmatch, filled)):
+            lengths = {len(cell) for cell in filled}
+            if len(lengths) == 1 and any(cell.startswith("0") for cell in filled):
+                raise DataError(
+                    f"{lines[0].where}: {column} holds {filled[0]!r} and the like: if its digits say yes or no to each class, "
+                    "write a column of 0 and 1 for each"
+                )
         sets: list[frozenset[str] | None] = []
         for line, cell, given in zip(lines, cells, stated, strict=True):
             if given is None and cell[:1] + cell[-1:] in ("[]", "{}"):
@@ -193,12 +203,6 @@ class MultilabelTable(TableSet):
                 continue
             filled = [line for line in lines if line.cells[column]]
             cells = [line.cells[column] for line in filled]
-            if tabled.says_nothing_clear(cells):
-                signs = " and ".join(map(repr, dict.fromkeys(cells)))
-                raise DataError(
-                    f"{file}: column {column} holds {signs}: which of them says yes? Write {VALID}; where the column is no "
-                    "class, name those that are, dataset.classes=[...]"
-                )
             valid = (*tabled.meaning_of(cells), *NEGATIVE)
             odd = [line for line in filled if tabled.bare_sign(line.cells[column]) not in valid]
             if filled and not odd:
@@ -207,6 +211,12 @@ class MultilabelTable(TableSet):
                 raise DataError(
                     f"{odd[0].where}: {column} is {odd[0].cells[column]!r}, and most of the column is 0 and 1 (valid: {VALID}): "
                     "correct the cell; or where the column is no class, name those that are, dataset.classes=[...]"
+                )
+            elif tabled.says_nothing_clear(cells):
+                signs = " and ".join(map(repr, dict.fromkeys(cells)))
+                raise DataError(
+                    f"{file}: column {column} holds {signs}: which of them says yes? Write {VALID}; where the column is no "
+                    "class, name those that are, dataset.classes=[...]"
                 )
         return found
 
@@ -236,7 +246,7 @@ def notes(classes: tuple[str, ...], rows: list[Row], learnt: bool) -> list[str]:
     """Warnings of classes that cannot be learnt or tested, and of images that a class list leaves
     out. DataError if there is nothing to learn, and a model learns from them."""
     several = "{key} separates the classes in a cell"
-    warnings = findings.class_names(classes, several)
+    warnings = findings.class_names(classes, several) + findings.unlabelled(classes)
     if not learnt:
         return warnings
     train = [r.value for r in rows if r.split == "train"]

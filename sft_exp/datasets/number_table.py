@@ -62,7 +62,8 @@ class NumberTable(TableSet):
         hint = "; dataset.file_column= and dataset.columns= name others"
         table = read_table(file, "dataset.table", (self.file_column, *self.columns), hint)
         table = tabled.with_split(table, (self.file_column, *self.columns))
-        warnings = list(table.notes)
+        needs = (self.file_column, *self.columns)
+        warnings = [*table.notes, *tabled.ungrouped(table, needs)]
         for column in self.columns:
             cells = [(number, line[column]) for number, line in table.lines if line[column]]
             one_decimal_separator(cells, column, file)

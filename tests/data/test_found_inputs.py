@@ -1194,6 +1194,52 @@ def test_lists_as_programs_write_them_are_lists(kind):
     assert not warnings(corpus)
 
 
+@each("cells", [("101", "011"), ("1 0 1", "0 1 1"), ("1;0;1", "0;1;1"), ("10", "01")])
+def test_digits_that_say_yes_or_no_are_no_classes(cells):
+    table(lambda n: f"{n}.png,{cells[n % 2]}", "file,labels")
+    with pytest.raises(DataError, match=r"labels holds .* write a column of 0 and 1 for each"):
+        sets()
+
+
+@each("cells", [("10", "11"), ("0", "1"), ("1;2", "0;1"), ("101", "0")])
+def test_other_digits_are_classes(cells):
+    table(lambda n: f"{n}.png,{cells[n % 2]}", "file,labels")
+    assert len(sets().classes) >= 2
+
+
+@each("name", ["unlabelled", "not labeled", "unknown", "TODO", "skip", "to_classify", "tbd"])
+def test_labels_for_images_without_one_are_asked_about(name):
+    table(lambda n: f"{n}.png,{('cat', 'dog', name)[n % 3]}", "file,label")
+    said = f"class '{name}' is named like images without a label, and learnt: empty the cells"
+    assert said in warnings(folder(Path("im"), labels="t.csv"))
+    table(lambda n: f"{n}.png,{('cat', 'dog', name)[n % 3]}", "file,labels")
+    assert said in warnings(sets())
+
+
+@each("kind", ["classes", "numbers", "columns of 0 and 1"])
+@each("column", ["patient", "Patient_ID", "subject no", "video", "StudentName"])
+def test_a_column_of_what_belongs_together_is_asked_about(column, kind):
+    head, row, read = {
+        "classes": ("label", lambda n: "ab"[n % 2], lambda: folder(Path("im"), labels="t.csv")),
+        "numbers": ("target", str, numbers),
+        "columns of 0 and 1": ("cat,dog", hot, sets),
+    }[kind]
+    for values, words in ((4, f"column {column} may say which images belong together"), (8, "")):
+        table(lambda n, values=values: f"{n}.png,{row(n)},p{n % values}", f"file,{head},{column}")
+        assert words in (said := warnings(read()))
+        assert bool(words) == bool(said)
+    table(lambda n: f"{n}.png,{row(n)},p{n // 2},{n // 2}", f"file,{head},{column},group")
+    assert not warnings(read())
+
+
+@each("missing", ["nan", "NA", "-", "None"])
+def test_groups_that_are_missing_are_asked_about(missing):
+    row = ("p1", missing, "p2", missing)
+    table(lambda n: f"{n}.png,{'aabb'[n % 4]},{row[n % 4]}", "file,label,group")
+    said = f"group '{missing}' is named like a missing one, and its 4 images are taken to belong"
+    assert said in warnings(folder(Path("im"), labels="t.csv"))
+
+
 @each("kind", LISTS)
 def test_lists_of_labels_are_no_class(kind):
     table(lambda n: f'{n}.png,"{listed(kind, [("cat", "dog")[n % 2]])}"', "file,label")

@@ -58,6 +58,7 @@ _UNSURE = re.compile(
     r"(?:un|non|not|to|tobe)(?:yet)?(?:sort|annotat|tag|label|classif|review|identif|assign|"
     r"categor|determin|known)\w*|inbox|todo"
 )
+_PENDING = re.compile(rf"{_UNSURE.pattern}|skip(?:ped)?|tbd|pending")
 # how programs write a missing label
 _MISSING = {
     "", "nan", "none", "null", "na", "n/a", "n.a.", "<na>", "nat", "undefined", "-", "--", "?", "??", ".", "missing",
@@ -154,13 +155,13 @@ def split_lists(root: Path) -> list[str]:
 
 def holds_no_labels(name: str) -> bool:
     """Whether a folder is named as one of images without labels: unlabelled, not_labeled."""
-    return bool(_UNLABELLED.fullmatch(re.sub(r"[\W\d_]+", "", name.casefold())))
+    return bool(_UNLABELLED.fullmatch(letters(name)))
 
 
 def unsure(folders: Sequence[Path]) -> list[str]:
     """A warning of folders of classes that are named like images whose label is still to come:
     unsorted, to_label, unknown."""
-    named = [f for f in folders if _UNSURE.fullmatch(re.sub(r"[\W\d_]+", "", f.name.casefold()))]
+    named = [f for f in folders if _UNSURE.fullmatch(letters(f.name))]
     if not named:
         return []
     pools = ",".join(map(str, named))
@@ -195,7 +196,7 @@ def class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
     ]:
         remedy = "move its images to the other one where both are the same"
         warnings.append(f"{plural(copied)} named like a copy of another one: {remedy}")
-    absent = [name for name in names if name.strip().casefold() in _MISSING]
+    absent = [name for name in names if is_missing(name)]
     separators = {name: sign for name in names if (sign := joint(name, groups))}
     if joined := [name for name in separators if name not in absent]:
         key = f"'dataset.separator=\"{separators[joined[0]]}\"'"
@@ -719,6 +720,26 @@ def cropped(
         f"are so long that the crop to {image[2]}x{image[1]} leaves out more than half of each"
     )
     return [f"{lost:,} of {len(sizes):,} images {problem}: {key}=letterbox keeps them whole"]
+
+
+def is_missing(name: str) -> bool:
+    """Whether a text is how programs write that there is none."""
+    return name.strip().casefold() in _MISSING
+
+
+def unlabelled(names: Iterable[str]) -> list[str]:
+    """A warning of labels in a table that are words for images whose label is still to come: unlabelled,
+    unknown, todo, skip."""
+    found = [n for n in sorted({*names}) if holds_no_labels(n) or _PENDING.fullmatch(letters(n))]
+    if not found:
+        return []
+    remedy = "empty the cells of images without a label, and they are pretrained on"
+    return [f"{plural(found)} named like images without a label, and learnt: {remedy}"]
+
+
+def letters(name: str) -> str:
+    """A name's letters alone, small."""
+    return re.sub(r"[\W\d_]+", "", name.casefold())
 
 
 def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image") -> list[str]:

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -34,6 +35,11 @@ WORDS = {
 # signs of a cell that is marked; the two kinds in one column may mean yes and no
 CHECKS, CROSSES, PLUS = "✓✔☑✅√", "x\u00d7☒", "+"
 NO_SIGNS = "-\u2013\u2014✗✘❌☐"  # three forms of a hyphen
+# columns whose equal cells name images that belong together
+_TOGETHER = re.compile(
+    r"(?:patient|subject|participant|person|individual|student|animal|donor|specimen|slide|video|movie|clip|scene|"
+    r"sequence|session|writer)s?(?:id|ids|index|idx|name|no|nr|number)?"
+)
 _FOLD = re.compile(r"(?:k|cv)?folds?(?:id|index|idx|number|no|nr)?")
 
 
@@ -174,6 +180,34 @@ def splits_of(column: str, words: set[str]) -> dict[str, str]:
         return {}
     other = "test" if split == "train" else "train"
     return {word: split if yes else other for word, yes in marks.items()}
+
+
+def ungrouped(table: Table, taken: Sequence[str]) -> tuple[str, ...]:
+    """Warnings of columns that may say which images belong together, in a table without groups, and of
+    groups that are named like missing ones.
+
+    Args:
+        table: the table.
+        taken: columns that mean something else: files, labels, numbers.
+    """
+    groups = Counter(cells.get("group", "") for _, cells in table.lines)
+    missing = [g for g, count in groups.items() if g and findings.is_missing(g) and count > 1]
+    notes = [
+        f"group {g!r} is named like a missing one, and its {groups[g]:,} images are taken to belong together: give those that "
+        "do not groups of their own"
+        for g in missing
+    ]
+    if "group" in table.columns:
+        return tuple(notes)
+    for column in table.columns:
+        named = column not in taken and _TOGETHER.fullmatch(bare(column))
+        values = {cells[column] for _, cells in table.lines if cells[column]} if named else ()
+        if 1 < len(values) < len(table.lines):
+            notes.append(
+                f"column {column} may say which images belong together ({len(values):,} values in {len(table.lines):,} rows) and "
+                "is not used, so that those of one value may be learnt from and tested: call it group to keep them in one split"
+            )
+    return tuple(notes)
 
 
 def with_split(table: Table, taken: Sequence[str]) -> Table:

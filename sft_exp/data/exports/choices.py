@@ -79,11 +79,38 @@ def from_json(
             f"{file}: no export of {label_studio.NAME} or {fiftyone.NAME}; {FORMATS} are read"
         )
     control = control_of(content, file)
+    refuse_several_controls(content, file)
     for n, task in enumerate(content, start=1):
         image = label_studio.image_of(task.get("data", task))
         if image is None:
             raise DataError(f"{file}: task {task.get('id', n)} names no image in its data")
+        if any(is_of_region(result) for result in results_of(task)):
+            omissions.add("tasks have choices of a region, which are taken for the image's", image)
         yield image, of_task(task, image, omissions, control), None
+
+
+def results_of(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results with choices of all annotations of a task."""
+    done = label_studio.finished(task) if "annotations" in task else []
+    results = [result for each in done for result in label_studio.results_in(each) or []]
+    return [r for r in results if isinstance(v := r.get("value"), dict) and texts(v)]
+
+
+def is_of_region(result: dict[str, Any]) -> bool:
+    """Whether a choice is of a box, polygon or brush (perRegion), whose position it repeats."""
+    return bool({"x", "points", "rle"} & {*result["value"]})
+
+
+def refuse_several_controls(tasks: list[dict[str, Any]], file: Path) -> None:
+    """DataError if choices are answers to several questions, such as the kind and the quality."""
+    names = {
+        str(r["from_name"]): r for task in tasks for r in results_of(task) if r.get("from_name")
+    }
+    if len(names) > 1:
+        raise DataError(
+            f"{file}: {' and '.join(names)} are answers to several questions about an image, which has one class: "
+            "delete those that are no class, or write a table of file,label"
+        )
 
 
 def control_of(tasks: list[dict[str, Any]], file: Path) -> str:

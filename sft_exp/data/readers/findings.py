@@ -523,7 +523,7 @@ def masks(
     problem = f"no training mask holds a pixel of {some(missing)}"
     warnings = only_ignored(classes, train_MY, ignored)
     if not learnt and not guess:
-        return warnings + [blank] * (share > UNANNOTATED)
+        return [*warnings, blank] if share > UNANNOTATED else warnings
     if len(classes) - len(missing) < 2:
         why = (
             f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"

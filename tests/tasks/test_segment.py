@@ -286,7 +286,8 @@ def test_what_cannot_be_used_is_named(tmp_path):
     (top / "JPEGImages" / "2.jpg").write_bytes(b"nothing")
     assert "2.jpg: is no image that Pillow reads" in said()
     (top / "ImageSets/Segmentation/val.txt").unlink()
-    assert "val.txt: No such file or directory; it lists the images of test" in said()
+    words = "val.txt: No such file or directory; there: train; it lists the images of test"
+    assert words in said()
 
 
 def test_a_mask_that_changes_while_it_is_used_stops_the_run(tmp_path):

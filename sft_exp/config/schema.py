@@ -145,6 +145,9 @@ class Transfer:
 
     # layers that may be missing: conv1, layer4 (all of it), layer4.*.bn1
     allow: list[str] = field(default_factory=list)
+    # where a file of several networks has the one that is meant: teacher.backbone; null = the one
+    # that fits best, averaged weights before others
+    prefix: str | None = None
 
     def __post_init__(self):
         named = isinstance(self.allow, list) and all(isinstance(n, str) and n for n in self.allow)

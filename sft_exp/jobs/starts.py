@@ -64,7 +64,8 @@ def initial(e: Experiment) -> Request:
     if not path:
         return WITHOUT
     source, _, sha256 = initial_weights(path)
-    return {"init": sha256, "_init": source, "_allow": e.transfer.allow}
+    chosen = {} if e.transfer.prefix is None else {"prefix": e.transfer.prefix}
+    return {"init": sha256, "_init": source, "_allow": e.transfer.allow, **chosen}
 
 
 def initial_weights(init: str) -> tuple[Weights, Tensors, str]:
@@ -102,7 +103,9 @@ def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
     variants = encoder.variants(image)
     if len(variants) > 1:
         loaded = [
-            transfer.transfer(v.build(image), tensors, source.file).summary()["loaded"]
+            transfer.transfer(v.build(image), tensors, source.file, e.transfer.prefix).summary()[
+                "loaded"
+            ]
             for v in variants
         ]
         encoder = variants[loaded.index(max(loaded))]

@@ -4,21 +4,21 @@ names.
 Weights that silently fail to load make a comparison meaningless, so this is the only way to load
 them. A transfer is judged by layers, because every image passes through all of them: a first
 convolution has a ten-thousandth of a ResNet's parameters, but a random one spoils all features. A
-layer that is not loaded completely is reported and refused, unless the user allows it. Files are
-safetensors, or PyTorch's with `weights_only`: a pickle with code is refused and not run. A common
-prefix of names on either side (`module.`, `encoder.backbone.`, `state_dict.`) is determined by the
-best match, and heads that the network does not have stay unused.
+layer that is not loaded completely is reported and refused, unless the user allows it, and so is a
+layer that only the file has and that lies between the others: blocks of a deeper network, squeeze
+and excitation. A common prefix of names on either side (`module.`, `encoder.backbone.`,
+`state_dict.`) is determined by the best match, and heads that the network does not have stay unused.
+Of several networks in a file that fit equally well, averaged ones come first and momentum encoders
+last, and the report names the one that was taken.
 """
 
-import hashlib
-import io
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from math import isqrt
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,9 +33,15 @@ Tensors = dict[str, Tensor]
 
 # suffixes of buffers in our files that are not weights
 NORMALISATION = ("normalise.mean", "normalise.std")
+TOP = "the top level"
 NAMED = 6  # tensors that a message names
 ANCHORS = 3  # largest tensors of the network, by which prefixes are determined
 ARRIVED = ("loaded", "renamed", "resized")
+# words in the prefix of a network whose weights are averages kept for evaluation (DINO's teacher)
+AVERAGED = {"averaged", "ema", "swa", "teacher"}
+# and of one that only makes targets for the other (MoCo's key encoder, BYOL's target network)
+TARGETS = {"k", "key", "momentum", "target"}
+NUMBERED = re.compile(r".*\d")  # names of blocks: 0, layer1, encoder_layer_3
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,11 @@ class Report:
     rows: list[Row]
     unused: list[str]  # tensors of the file
     beyond: dict[str, list[str]]  # layer of the network -> tensors that only the file has for it
+    more: list[str] = field(default_factory=list)  # layers between these that only the file has
+    prefix: str = ""  # of the file's names
+    others: list[str] = field(default_factory=list)  # prefixes under which the layers are, too
+    ambiguous: bool = False  # nothing says which of these is meant
+    blank: bool = False  # all loaded weights are 0
 
     @property
     def layers(self) -> list[str]:
@@ -94,6 +105,9 @@ class Report:
             "loaded": layers - len(missing),
             "missing": missing,
             "resized": self.resized,
+            "more": self.more,
+            "prefix": self.prefix,
+            "others": self.others,
         }
 
     def json(self) -> dict[str, Any]:
@@ -102,6 +116,8 @@ class Report:
     def table(self) -> str:
         """A table for the terminal; its first line is a complete sentence."""
         lines = [sentence(self.summary())]
+        if others := [place for place in self.others if place]:
+            lines.append(f"  transfer.prefix={others[0]} takes another network of the file")
         for state in (*ARRIVED, "skipped"):
             rows = [row for row in self.rows if row.state == state]
             if rows:
@@ -125,7 +141,7 @@ class Report:
             ConfigError: `allow` names no layer of the encoder.
         """
         for pattern in allow:
-            if not any(covers(pattern, layer) for layer in self.layers):
+            if not any(covers(pattern, layer) for layer in (*self.layers, *self.more)):
                 valid = f"names no layer of the encoder; its layers are {listed(self.layers)}"
                 raise ConfigError("transfer.allow", pattern, valid)
         missing, total = self.missing, len(self.layers)
@@ -135,11 +151,28 @@ class Report:
                 f"{self.file}: none of the encoder's {total} layers is in it whole. {self.reasons(list(missing))} "
                 "Choose the encoder that the file is of"
             )
+        if self.ambiguous:
+            places = [self.prefix, *self.others]
+            raise DataError(
+                f"{self.file}: holds several networks that fit the encoder, with different numbers: "
+                f"{listed([place or TOP for place in places])}. Name the one to start from: "
+                f"transfer.prefix={next(filter(None, places))}"
+            )
+        if self.blank:
+            raise DataError(
+                f"{self.file}: all weights that fit the encoder are 0; save them again, from a trained network"
+            )
         if refused:
             raise DataError(
                 f"{self.file}: {listed(refused)} did not come; {total - len(missing)} of {total} layers did. "
                 f"{self.reasons(refused)} Choose the encoder that the file is of, or start there without "
                 f"{'it' if len(refused) == 1 else 'them'}: 'transfer.allow=[{','.join(refused[:NAMED])}]'"
+            )
+        if more := [path for path in self.more if not any(covers(p, path) for p in allow)]:
+            raise DataError(
+                f"{self.file}: its network has more layers between those of the encoder: {listed(more)}. "
+                "Choose the encoder that the file is of, or start without them: "
+                f"'transfer.allow=[{','.join(more[:NAMED])}]'"
             )
 
     def reasons(self, layers: list[str]) -> str:
@@ -154,6 +187,11 @@ def sentence(summary: dict[str, Any]) -> str:
     text = f"weights from {summary['file']}: {summary['loaded']} of {summary['layers']} layers"
     if summary["missing"]:
         text += f"; not {listed(summary['missing'])}"
+    if summary.get("more"):
+        text += f"; the file's network has more: {listed(summary['more'])}"
+    if summary.get("others"):
+        here, *there = [place or TOP for place in (summary["prefix"], *summary["others"])]
+        text += f"; from {here} and not from {listed(there)}"
     return text
 
 
@@ -161,54 +199,18 @@ def covers(pattern: str, layer: str) -> bool:
     return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")
 
 
-def read(file: Path, sha256: str | None = None) -> tuple[Tensors, str]:
-    """(all tensors of a file by dotted name, the SHA-256 of its content).
+def transfer(
+    net: nn.Module, source: Tensors, file: Path | str, prefix: str | None = None
+) -> Report:
+    """Load the matching tensors of `source` into `net`, and report on every tensor.
 
-    Raises:
-        DataError: the file is unreadable, or has another SHA-256 than `sha256`.
+    With `prefix` only names below it are looked at. ConfigError if there are none.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror or error}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if sha256 not in (None, digest):
-        problem = "changed while the run used it; start again, so that the record is right"
-        raise DataError(f"{file}: {problem}")
-    try:
-        return from_bytes(content), digest
-    except SafetensorError:
-        pass  # the file may be PyTorch's
-    try:
-        tensors = dict(flat(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)))
-    except UnpicklingError as error:
-        raise DataError(
-            f"{file}: holds more than tensors and plain values, perhaps code, and is not read; nothing of it was run. "
-            "Whoever made it can write torch.save(model.state_dict(), file), or safetensors"
-        ) from error
-    except Exception as error:  # broken files make the reader raise various errors
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        problem = f"neither safetensors nor a PyTorch file that can be read ({first})"
-        raise DataError(f"{file}: {problem}") from error
-    if not tensors:
-        raise DataError(f"{file}: no tensor in it")
-    return tensors, digest
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested dicts, by dotted name; other values are ignored."""
-    if isinstance(value, Tensor):
-        yield prefix, value.detach()
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from flat(inner, f"{prefix}.{key}" if prefix else str(key))
-
-
-def transfer(net: nn.Module, source: Tensors, file: Path | str) -> Report:
-    """Load the matching tensors of `source` into `net`, and report on every tensor."""
     state, rows, used = net.state_dict(), [], set()
-    file_prefix, net_prefix = prefixes(state, source)
+    source = renumbered(state, source)
+    file_prefix, net_prefix, others = prefixes(state, source, prefix)
     leaves = {path for path, module in net.named_modules() if not list(module.children())}
+    filled = list[bool]()  # of each matrix of weights, whether it holds more than 0
     for name, tensor in state.items():
         owner = name.rpartition(".")[0]
         layer = owner if owner in leaves and owner else name
@@ -218,21 +220,113 @@ def transfer(net: nn.Module, source: Tensors, file: Path | str) -> Report:
             rows.append(Row(name, layer, "skipped", shape, None, "is not in the file", learned))
             continue
         used.add(key)
-        value, how = fitted(name, source[key], tensor)
+        why = unusable(source[key], learned)
+        value, how = (None, why) if why else fitted(name, source[key], tensor)
         if value is None:
             rows.append(Row(name, layer, "skipped", shape, key, how, learned))
             continue
         state[name] = value.to(tensor.dtype)
+        if learned and tensor.dim() > 1:
+            filled.append(bool(value.any()))
         outcome = "resized" if how else "loaded" if key == name else "renamed"
         rows.append(Row(name, layer, outcome, shape, key, how, learned))
     net.load_state_dict(state)
     unused = [key for key in source if key not in used and not key.endswith(NORMALISATION)]
+    floats = {
+        net_prefix + key.removeprefix(file_prefix)
+        for key in unused
+        if key.startswith(file_prefix) and source[key].is_floating_point()
+    }
     layers, beyond = {row.layer for row in rows}, defaultdict[str, list[str]](list)
-    for key in unused:
-        owner, _, leaf = (net_prefix + key.removeprefix(file_prefix)).rpartition(".")
-        if key.startswith(file_prefix) and owner in layers and source[key].is_floating_point():
+    for name in sorted(floats):
+        owner, _, leaf = name.rpartition(".")
+        if owner in layers:
             beyond[owner].append(leaf)
-    return Report(str(file), rows, unused, dict(beyond))
+    more = between(net, net_prefix, sorted(n for n in floats if n.rpartition(".")[0] not in layers))
+    ours = standing(file_prefix)
+    ambiguous = [other for other in others if standing(other) == ours and ours[1]]
+    return Report(
+        str(file),
+        rows,
+        unused,
+        dict(beyond),
+        more,
+        file_prefix.rstrip("."),
+        [other.rstrip(".") for other in others],
+        prefix is None and bool(ambiguous),
+        bool(filled) and not any(filled),
+    )
+
+
+def between(net: nn.Module, net_prefix: str, names: list[str]) -> list[str]:
+    """Paths of layers that only the file has, inside of the network's blocks or in a row with them.
+
+    Others, such as heads, follow on what the network has.
+    """
+    modules = {path: module for path, module in net.named_modules() if list(module.children())}
+    root, found = net_prefix.rstrip("."), dict[str, None]()
+    for name in names if modules else []:
+        words = name.split(".")
+        depth = next(d for d in range(len(words), -1, -1) if ".".join(words[:d]) in modules)
+        parent, inside = ".".join(words[:depth]), words[depth:]
+        within = parent.removeprefix(root).strip(".") if parent.startswith(root) else ""
+        stem = inside[0].rstrip("0123456789")
+        row = [n for n, _ in modules[parent].named_children() if NUMBERED.fullmatch(n)]
+        in_a_row = inside[0] != stem and any(n.rstrip("0123456789") == stem for n in row)
+        # `classifier.2` after a `classifier.0` is a head, and so is whatever follows on a Sequential
+        in_a_row = in_a_row and len(inside) > 2 and bool(stem or within)
+        if in_a_row or any(NUMBERED.fullmatch(word) for word in within.split(".")):
+            found[f"{parent}.{inside[0]}".lstrip(".")] = None
+    return list(found)
+
+
+def renumbered(state: Tensors, source: Tensors) -> Tensors:
+    """The file's tensors under the network's names, if the file has its parts in a row without names.
+
+    nn.Sequential(*network.children()), as fastai and lightly build bodies, numbers the parts by
+    their order: `4.0.conv1.weight` is `layer1.0.conv1.weight`. Every tensor must be there in its
+    shape, else the file is returned as it is.
+    """
+    prefix = ""
+    while parts := list(dict.fromkeys(n.removeprefix(prefix).partition(".")[0] for n in state)):
+        if not any(part.isdecimal() for part in parts):
+            for start in rows_of(source):
+                numbers = sorted(
+                    {int(word) for n in source if (word := first(n, start)).isdecimal()}
+                )
+                named = dict(zip(map(str, numbers), parts, strict=False))
+                moved = {
+                    f"{start}{prefix}{named[word]}{n[len(start) + len(word) :]}": n
+                    for n in source
+                    if (word := first(n, start)) in named
+                }
+                if all(
+                    (key := moved.get(start + name)) and source[key].shape == tensor.shape
+                    for name, tensor in state.items()
+                    if tensor.is_floating_point()
+                ):
+                    rest = {n: t for n, t in source.items() if n not in moved.values()}
+                    return {new: source[old] for new, old in moved.items()} | rest
+        if len(parts) > 1 or f"{prefix}{parts[0]}" in state:
+            break
+        prefix += f"{parts[0]}."
+    return source
+
+
+def rows_of(source: Tensors) -> list[str]:
+    """Prefixes behind which the file's names go on with a number."""
+    starts = dict[str, None]()
+    for name in source:
+        words = name.split(".")
+        for n, word in enumerate(words[:-1]):
+            if word.isdecimal():
+                starts["".join(f"{w}." for w in words[:n])] = None
+    return list(starts)
+
+
+def first(name: str, start: str) -> str:
+    """The word of a name behind a prefix; "" for other names."""
+    return name[len(start) :].partition(".")[0] if name.startswith(start) else ""
 
 
 def file_key(name: str, file_prefix: str, net_prefix: str) -> str:
@@ -240,8 +334,11 @@ def file_key(name: str, file_prefix: str, net_prefix: str) -> str:
     return file_prefix + name.removeprefix(net_prefix) if name.startswith(net_prefix) else name
 
 
-def prefixes(state: Tensors, source: Tensors) -> tuple[str, str]:
-    """(prefix of the file's names, prefix of the network's) with which most parameters match."""
+def prefixes(
+    state: Tensors, source: Tensors, asked: str | None = None
+) -> tuple[str, str, list[str]]:
+    """(prefix of the file's names, prefix of the network's) with which most parameters match, and the
+    other prefixes of the file with which as many match other numbers."""
     largest = sorted(state, key=lambda name: -state[name].numel())[:ANCHORS]
     pairs = {("", "")} | {
         split(key, name)
@@ -250,14 +347,46 @@ def prefixes(state: Tensors, source: Tensors) -> tuple[str, str]:
         if tensor.shape == state[name].shape
     }
 
-    def cost(pair: tuple[str, str]) -> tuple[int, int, str]:
-        file_prefix, net_prefix = pair
-        keys = {n: file_key(n, *pair) for n in state if n.startswith(net_prefix)}
-        matches = [n for n, key in keys.items() if key in source]
-        fits = sum(state[n].numel() for n in matches if source[keys[n]].shape == state[n].shape)
-        return -fits, len(file_prefix) + len(net_prefix), file_prefix
+    def matches(pair: tuple[str, str]) -> dict[str, str]:
+        keys = {n: file_key(n, *pair) for n in state if n.startswith(pair[1])}
+        return {n: k for n, k in keys.items() if k in source and source[k].shape == state[n].shape}
 
-    return min(pairs, key=cost)
+    numbers = {pair: sum(state[n].numel() for n in matches(pair)) for pair in pairs}
+    half = sum(tensor.numel() for tensor in state.values()) / 2
+    if asked is not None:
+        start = f"{asked.rstrip('.')}." if asked else ""
+        there = sorted({pair[0].rstrip(".") for pair in pairs if numbers[pair] > half} - {""})
+        pairs = {pair for pair in pairs if pair[0] == start}
+        if not pairs:
+            problem = "no layers of the encoder are there in the file"
+            valid = f"; they are under {listed(there)}" if there else ""
+            raise ConfigError("transfer.prefix", asked, problem + valid)
+    most = max(numbers[pair] for pair in pairs)
+    best = sorted(
+        (pair for pair in pairs if numbers[pair] == most),
+        key=lambda pair: (standing(pair[0]), len(pair[0]) + len(pair[1]), pair[0]),
+    )
+    taken = best[0]
+    mine = matches(taken)
+    others = dict[str, None]()
+    for pair in best[1:] if most > half else []:
+        theirs = matches(pair)
+        alike = mine.keys() == theirs.keys()
+        if alike and any(not same(source[mine[n]], source[theirs[n]]) for n in mine):
+            others[pair[0]] = None
+    return *taken, list(others)
+
+
+def standing(prefix: str) -> tuple[int, bool]:
+    """The place of a network among several in a file that fit, by the words of its prefix; those at
+    the top level come before those below."""
+    words = set(re.split(r"[._]", prefix))
+    return (0 if words & AVERAGED else 2 if words & TARGETS else 1), bool(prefix)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    plain = a.layout == b.layout == torch.strided and not (a.is_quantized or b.is_quantized)
+    return a is b or (plain and not (a.is_meta or b.is_meta) and torch.equal(a, b))
 
 
 def split(key: str, name: str) -> tuple[str, str]:
@@ -267,6 +396,23 @@ def split(key: str, name: str) -> tuple[str, str]:
         first.pop()
         second.pop()
     return "".join(f"{word}." for word in first), "".join(f"{word}." for word in second)
+
+
+def unusable(tensor: Tensor, learned: bool) -> str:
+    """Why a tensor holds no numbers that can be loaded, or, if `learned`, no weights; "" if it does."""
+    if tensor.is_quantized or (learned and tensor.dtype.itemsize == 1):
+        return "is quantised in the file; save the weights before quantisation"
+    if tensor.layout != torch.strided:
+        return "is sparse in the file; save it by .to_dense()"
+    if tensor.is_meta:
+        return "has a shape in the file and no numbers (device meta)"
+    if not learned:
+        return ""
+    if not tensor.is_floating_point():
+        return f"is {str(tensor.dtype).removeprefix('torch.')} in the file and not floating point"
+    if not tensor.isfinite().all():
+        return "has numbers in the file that are not finite (NaN or infinite)"
+    return ""
 
 
 def fitted(name: str, source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:

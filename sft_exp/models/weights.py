@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from sft_exp.config.weight_names import HUB, PYPI, TIMM, TORCHVISION
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import DataError, absent
-from sft_exp.models import transfer
+from sft_exp.models import tensor_files, transfer
 from sft_exp.models.download import downloaded, reachable
 from sft_exp.store import atomic_io, results
 
@@ -285,7 +285,7 @@ def packaged(name: str) -> Weights:
 def read(source: Weights, sha256: str | None = None) -> tuple[transfer.Tensors, str]:
     """(the tensors under the names that the encoder's library gives them, the SHA-256 of the file's content). DataError, also
     if the content is not that one."""
-    tensors, digest = transfer.read(source.file, sha256)
+    tensors, digest = tensor_files.read(source.file, sha256)
     if not source.timm:
         return tensors, digest
     import timm

@@ -101,7 +101,7 @@ def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Rep
     if request["_init"]:
         source, _ = weights.read(request["_init"], request["init"])
         body = encoder.body if isinstance(encoder, Normalised) else encoder
-        report = transfer.transfer(body, source, request["_init"].file)
+        report = transfer.transfer(body, source, request["_init"].file, request.get("prefix"))
         report.check(request["_allow"])
     return request["method"].networks(
         encoder, Spec(request["image"], corpus.classes, corpus.named)

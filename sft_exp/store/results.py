@@ -119,6 +119,12 @@ class Transfer:
     """Names of the other layers."""
     resized: list[str]
     """Tensors that were interpolated to another shape, and why."""
+    more: list[str] = field(default_factory=list)
+    """Layers between those of the encoder that only the file has; `transfer.allow` named them."""
+    prefix: str = ""
+    """What the names of the loaded tensors begin with in the file."""
+    others: list[str] = field(default_factory=list)
+    """The same of other networks in the file that fit the encoder as well."""
     images: str = ""
     """How images are prepared for the weights."""
     sha256: str | None = None

@@ -40,7 +40,7 @@ from sft_exp.evaluate import evaluation
 from sft_exp.exporters.onnx import Onnx
 from sft_exp.jobs import prepare
 from sft_exp.jobs.starts import fitted, initial, initial_weights
-from sft_exp.models import download, graphs, transfer, weights
+from sft_exp.models import download, graphs, tensor_files, transfer, weights
 from sft_exp.models.normalise import Resize, backbone
 from sft_exp.predict import __main__ as predict
 from sft_exp.predict import inference
@@ -306,7 +306,7 @@ def test_a_small_stem_follows_its_file_too(experiment, tmp_path):
 def test_a_published_file_is_known_by_its_content(downloaded, tmp_path, monkeypatch):
     file = tmp_path / "mine.pth"
     file.write_bytes(downloaded.read_bytes())
-    tensors, sha256 = transfer.read(file)
+    tensors, sha256 = tensor_files.read(file)
     assert weights.prepared(weights.locate(str(file)), tensors, sha256).by == ""
     entry = SimpleNamespace(
         url=f"https://example.org/resnet18-{sha256[:8]}.pth",
@@ -343,7 +343,7 @@ def test_timms_description_beside_the_file(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"architecture": "any", "pretrained_cfg": trained})
     )
-    found = weights.prepared(weights.locate(str(file)), *transfer.read(file))
+    found = weights.prepared(weights.locate(str(file)), *tensor_files.read(file))
     assert (found.mean, found.std, found.size) == ([0.5] * 3, [0.5] * 3, 96)
     assert found.by == str(tmp_path / "config.json")
 
@@ -495,7 +495,7 @@ def test_torchvisions_files_are_read_as_they_are(tmp_path, monkeypatch):
     assert found == weights.locate("torchvision:SqueezeNet1_1_Weights.IMAGENET1K_V1")
     assert (found.mean, found.std, found.size) == (MEAN, STD, 224)
     net = nn.ModuleDict({"body": squeezenet1_1().features})
-    report = transfer.transfer(net, transfer.read(found.file)[0], found.file)
+    report = transfer.transfer(net, tensor_files.read(found.file)[0], found.file)
     assert report.missing == {}
     assert report.unused == ["classifier.1.weight", "classifier.1.bias"]
     assert all(
@@ -519,7 +519,7 @@ def test_a_file_is_downloaded_once_and_checked(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     address, folder = server
     save_file({"a": torch.ones(3)}, folder / "a.safetensors")
-    sha256 = transfer.read(folder / "a.safetensors")[1]
+    sha256 = tensor_files.read(folder / "a.safetensors")[1]
     with pytest.raises(
         DataError, match=r"a.safetensors could not be downloaded \(invalid hash value"
     ):

@@ -556,7 +556,7 @@ def test_weights_of_torchvisions_detectors_fit_our_encoders(tmp_path):
     from torchvision.models.detection import FCOS
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-    from sft_exp.models import transfer
+    from sft_exp.models import tensor_files, transfer
 
     torch.manual_seed(0)
     theirs = FCOS(
@@ -566,7 +566,7 @@ def test_weights_of_torchvisions_detectors_fit_our_encoders(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "fcos.pth")
     mine = ResNet(18, "large").build((3, 64, 64))
     report = transfer.transfer(
-        mine, *transfer.read(tmp_path / "fcos.pth")[:1], tmp_path / "fcos.pth"
+        mine, *tensor_files.read(tmp_path / "fcos.pth")[:1], tmp_path / "fcos.pth"
     )
     report.check()
     assert torch.equal(mine.layer4[1].conv2.weight, theirs.backbone.body["layer4"][1].conv2.weight)

@@ -2,18 +2,20 @@
 
 A network that was trained on (x - mean) / std and is shown [0, 1] has lost much of what it learned, and nothing fails. So the
 normalisation is looked up wherever it is written: by the publisher's name, by the content of a published file, in a file or
-folder of ours, in a `config.json` beside the file (timm's, as the Hugging Face hub keeps it).
+folder of ours, in a `config.json` or `preprocessor_config.json` beside the file, as the Hugging Face hub keeps it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sft_exp.config.weight_names import HUB, PYPI, TIMM, TORCHVISION
+from sft_exp.config.weight_names import HUB, NAMES, PYPI, TIMM, TORCHVISION
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import DataError, absent
 from sft_exp.models import tensor_files, transfer
@@ -23,8 +25,14 @@ from sft_exp.store import atomic_io, results
 # What a store folder of ours holds: of a pretraining, of a fine-tuning.
 OURS = ("encoder.safetensors", "model.safetensors")
 THE_RUN = "the run that made them"
-# Beside a file of timm's, on the Hugging Face hub.
-CONFIG = "config.json"
+# What else one holds, which another library's folder with a model.safetensors does not.
+OUR_RECORDS = ("model.json", "request.json")
+# Beside a file of timm's, on the Hugging Face hub; and beside one of transformers'.
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+# torchvision builds these with `transform_input` where it loads their weights: what its transform gives becomes (x - 0.5) / 0.5.
+TRANSFORMED = ("googlenet", "inception_v3")
+# What files of weights of other libraries end in.
+ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar", ".npz", ".h5")
 # Files of weights in a repository of the hub, the safer format first.
 ON_HUB = ("model.safetensors", "pytorch_model.bin")
 
@@ -74,15 +82,25 @@ def locate(init: str) -> Weights:
             (start / folder for start in starts if folder and (start / folder).is_dir()), path
         )
     for name in OURS:
-        if (path / name).is_file():
+        if (path / name).is_file() and (
+            name != ON_HUB[0] or any((path / record).is_file() for record in OUR_RECORDS)
+        ):
             atomic_io.require_intact(path)
             return Weights(path / name, THE_RUN)
+    for name in ON_HUB:
+        if (path / name).is_file():
+            return described(Weights(path / name))
     if path.is_dir():
+        files = sorted(p.name for p in path.iterdir() if p.name.endswith(ENDINGS))
+        there = f", but with {transfer.listed(files)}" if files else ""
         raise DataError(
-            f"pretrainer.init={init}: a folder with neither {' nor '.join(OURS)}; name a file of weights"
+            f"pretrainer.init={init}: a folder with neither {' nor '.join(OURS)}{there}; name a file of weights"
         )
     if not path.is_file():
-        raise DataError(f"pretrainer.init={init}: {absent(path, 'file')}")
+        problem = absent(path, "file")
+        if "?" not in problem:
+            problem += f"; weights by name begin with their source: {NAMES}"
+        raise DataError(f"pretrainer.init={init}: {problem}")
     return Weights(path)
 
 
@@ -104,30 +122,72 @@ def prepared(source: Weights, tensors: transfer.Tensors, sha256: str) -> Weights
 
 
 def described(weights: Weights) -> Weights:
-    """With the preparation that the `config.json` beside the file states, if there is one (timm's, as on the hub)."""
-    config_file = weights.file.parent / CONFIG
-    try:
-        about = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{config_file}: {error}") from error
-    trained = about.get("pretrained_cfg", about) if isinstance(about, dict) else {}
-    if trained.get("library_name") == "sft_exp":  # what export=hub wrote
-        return replace(weights, by=THE_RUN)
-    if not (trained.get("mean") and trained.get("std")):
-        return weights
-    return replace(weights, by=str(config_file), **timms(trained))
+    """With the preparation that a file beside the weights states, if there is one: `config.json` of timm's, as on the hub, or
+    `preprocessor_config.json` of transformers'. DataError if it states what cannot be."""
+    for name, fields in ((CONFIG, timms), (PREPROCESSOR, of_transformers)):
+        config_file = weights.file.parent / name
+        try:
+            about = json.loads(config_file.read_text()) if config_file.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise DataError(f"{config_file}: {error}") from error
+        about = about if isinstance(about, dict) else {}
+        trained = about.get("pretrained_cfg") or about
+        if not isinstance(trained, dict):
+            continue
+        if trained.get("library_name") == "sft_exp":  # what export=hub wrote
+            return replace(weights, by=THE_RUN)
+        try:
+            stated = fields(trained)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise DataError(
+                f"{config_file}: its mean, std, size or crop is not one that images can be prepared by ({error}); "
+                "correct it, or give encoder.mean=[...] encoder.std=[...] and a copy of the weights alone"
+            ) from error
+        if stated:
+            return replace(weights, by=str(config_file), **stated)
+    return weights
 
 
 def timms(trained: dict[str, Any]) -> dict[str, Any]:
-    """The preparation that a `pretrained_cfg` of timm's states, as fields of Weights. The crop is that of evaluation."""
+    """The preparation that a `pretrained_cfg` of timm's states, as fields of Weights; {} if it states none. The crop is that
+    of evaluation."""
+    if not (trained.get("mean") and trained.get("std")):
+        return {}
     return {
-        "mean": list(trained["mean"]),
-        "std": list(trained["std"]),
-        "size": (trained.get("input_size") or [None])[-1],
-        "crop": trained.get("crop_pct") or 1.0,
+        **statistics(trained["mean"], trained["std"]),
+        "size": int(size[-1]) if (size := trained.get("input_size")) else None,
+        "crop": float(trained.get("crop_pct") or 1.0),
         "interpolation": known_interpolation(trained.get("interpolation")),
         "fixed": bool(trained.get("fixed_input_size")),
     }
+
+
+def of_transformers(trained: dict[str, Any]) -> dict[str, Any]:
+    """The same of a `preprocessor_config.json` of transformers'."""
+    if not (trained.get("image_mean") and trained.get("image_std")):
+        return {}
+    if trained.get("do_normalize") is False:
+        return {}
+    size = trained.get("size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    return {
+        **statistics(trained["image_mean"], trained["image_std"]),
+        "size": int(size) if size else None,
+        "interpolation": known_interpolation("bicubic" if trained.get("resample") == 3 else None),
+    }
+
+
+def statistics(mean: Any, std: Any) -> dict[str, list[float]]:
+    """Mean and std for images in [0, 1]; those for images in [0, 255] are divided."""
+    mean, std = (
+        [float(v) for v in ([x] if isinstance(x, int | float) else x)] for x in (mean, std)
+    )
+    if len(mean) != len(std) or not all(0 < s < inf for s in std) or not all(map(isfinite, mean)):
+        raise ValueError(f"mean {mean}, std {std}")
+    if max(mean) > 1:
+        mean, std = ([float(f"{v / 255:.7g}") for v in x] for x in (mean, std))
+    return {"mean": mean, "std": std}
 
 
 def known_interpolation(name: str | None) -> str:
@@ -166,7 +226,7 @@ def published(name: str) -> Weights:
 
     try:
         weights: Any = get_weight(name) if "." in name else get_model_weights(name).DEFAULT
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, KeyError) as error:
         raise DataError(
             f"pretrainer.init={TORCHVISION}{name}: torchvision has no such weights ({error})"
         ) from error
@@ -183,9 +243,15 @@ def linked(init: str) -> Weights:
         raise DataError(
             f"pretrainer.init={init}: must end in #sha256= and the 64 digits of the file's checksum"
         )
-    return Weights(
-        downloaded(url, f"{sha256[:16].lower()}-{Path(urlsplit(url).path).name}", sha256.lower())
-    )
+    file = downloaded(url, f"{sha256[:16].lower()}-{Path(urlsplit(url).path).name}", sha256.lower())
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != sha256.lower():  # it was there already, put by hand or changed since
+        raise DataError(
+            f"{file}: has the SHA-256 {digest} and not that of pretrainer.init={init}; remove it, and it is "
+            "downloaded again"
+        )
+    return Weights(file)
 
 
 def of_timm(name: str) -> Weights:
@@ -302,17 +368,20 @@ def published_as(file: Path, model: str, weights: Any) -> Weights:
 
     steps = weights.transforms()
     if hasattr(steps, "mean"):
+        mean, std = list(steps.mean), list(steps.std)
+        if model in TRANSFORMED:
+            mean, std = [0.5] * 3, [0.5] * 3
         size = getattr(steps, "crop_size", None) or getattr(steps, "resize_size", None)
         whole = getattr(steps, "resize_size", None)
         return Weights(
             file,
             "torchvision",
-            list(steps.mean),
-            list(steps.std),
+            mean,
+            std,
             size[0] if size else None,
             crop=size[0] / whole[0] if size and whole else 1.0,
             interpolation=known_interpolation(getattr(steps, "interpolation", None)),
-            fixed=model.startswith("vit_"),
+            fixed=model.startswith(("vit_", "maxvit_")),
         )
     # of detectors
     inside: Any = getattr(get_model(model, weights=None, weights_backbone=None), "transform", None)

@@ -17,11 +17,12 @@ import pytest
 import torch
 from result_stubs import stub
 from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.models import tensor_files, transfer
+from sft_exp.models import download, tensor_files, transfer, weights
 from sft_exp.models.layers import chain
 from sft_exp.reports import advice
 
@@ -454,3 +455,131 @@ def test_what_is_no_weights_is_called_what_it_is(tmp_path, name, content, text):
     (tmp_path / name).write_bytes(content() if callable(content) else content)
     with pytest.raises(DataError, match=rf"{name}: {text}"):
         tensor_files.read(tmp_path / name)
+
+
+# Folders, and what lies beside a file
+
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+TIMM = {"architecture": "resnet18", "pretrained_cfg": {"mean": MEAN, "std": STD, "crop_pct": 0.95}}
+TRANSFORMERS = {"image_mean": MEAN, "image_std": STD, "size": {"height": 384, "width": 384}}
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        ({"config.json": TIMM}, None),
+        ({"preprocessor_config.json": TRANSFORMERS}, 384),
+        ({"preprocessor_config.json": TRANSFORMERS | {"size": 224}}, 224),
+        ({"config.json": {"model_type": "vit"}, "preprocessor_config.json": TRANSFORMERS}, 384),
+        (
+            {"config.json": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}},
+            None,
+        ),
+    ],
+    ids=["timm", "transformers", "one size", "both files", "of images in [0, 255]"],
+)
+def test_a_folder_of_the_hub_brings_its_preparation(tmp_path, files, size):
+    """As its file does; it was taken for one of ours, and images were not normalised."""
+    save_file(FIRST, tmp_path / "model.safetensors")
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    for init in (tmp_path, tmp_path / "model.safetensors"):
+        located = weights.locate(str(init))
+        source = weights.prepared(located, *weights.read(located))
+        assert (source.file, source.size) == (tmp_path / "model.safetensors", size)
+        assert (source.mean, source.std) == (pytest.approx(MEAN), pytest.approx(STD))
+        assert pathlib.Path(source.by).name == [*files][-1]
+
+
+@pytest.mark.parametrize("record", ["request.json", "model.json"])
+def test_a_folder_of_ours_says_itself_how_images_were_seen(tmp_path, record):
+    save_file(FIRST, tmp_path / "model.safetensors")
+    (tmp_path / record).write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    assert weights.locate(str(tmp_path)).by == weights.THE_RUN
+
+
+@pytest.mark.parametrize("about", [[], None, {"pretrained_cfg": None}, {"mean": None, "std": [1]}])
+def test_a_description_of_something_else_is_left_alone(tmp_path, about):
+    save_file(FIRST, tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    assert weights.described(weights.Weights(tmp_path / "a.safetensors")).by == ""
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"mean": "imagenet", "std": [0.2]},
+        {"mean": [0.5, 0.5], "std": [0.2]},
+        {"mean": [0.5], "std": [0.0, 0.1]},
+        {"mean": [float("nan")], "std": [0.1]},
+        {"mean": [0.5], "std": [-0.1]},
+        {"mean": [0.5], "std": [0.5], "input_size": {"height": 3}},
+        {"mean": {"r": 0.5}, "std": [0.5]},
+    ],
+)
+def test_a_description_that_cannot_be_is_refused(tmp_path, stated):
+    save_file(FIRST, tmp_path / "a.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=r"config.json: its mean, std, size or crop is not one"):
+        weights.described(weights.Weights(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["pytorch_model-1-of-2.bin"], "but with pytorch_model-1-of-2.bin; name a file"),
+        (["a.pth", "b.ckpt", "notes.txt"], "but with a.pth, b.ckpt; name a file"),
+        (["notes.txt"], "nor model.safetensors; name a file"),
+    ],
+)
+def test_a_folder_says_which_files_of_weights_it_has(tmp_path, names, text):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=text):
+        weights.locate(str(tmp_path))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "init", ["resnet18", "Torchvision:resnet18", "http://host/a.pth", "facebook/dinov2-small"]
+)
+def test_a_name_without_its_source_is_told_the_sources(init):
+    with pytest.raises(
+        DataError, match=r"no such file; weights by name begin .*torchvision:resnet18"
+    ):
+        weights.locate(init)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet19", "ResNet18_Weights.IMAGENET22K", "ResNet18.DEFAULT", "ResNet18_Weights."]
+)
+def test_weights_that_torchvision_does_not_have_are_refused(name):
+    with pytest.raises(DataError, match=r"torchvision has no such weights"):
+        weights.locate(f"torchvision:{name}")
+
+
+@pytest.mark.parametrize("content", [b"", b"another file", to_bytes(SECOND)])
+def test_a_link_that_was_put_there_by_hand_is_checked(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(download.torch.hub, "get_dir", lambda: str(tmp_path))
+    digits = "ab" * 32
+    file = tmp_path / "checkpoints" / f"{digits[:16]}-a.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"has the SHA-256 .* remove it, and it is downloaded again"
+    ):
+        weights.locate(f"https://host/a.safetensors#sha256={digits}")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+def test_networks_that_transform_their_input_are_seen_as_with_their_weights(name):
+    """torchvision has two of them map its transform's images to (x - 0.5) / 0.5."""
+    from torchvision.models import get_model_weights
+
+    found = weights.published_as(None, name, get_model_weights(name).DEFAULT)
+    normal = (MEAN, STD) if name == "resnet18" else ([0.5] * 3, [0.5] * 3)
+    assert (found.mean, found.std) == normal

@@ -19,7 +19,7 @@ from sft_exp.core.types import Spec
 from sft_exp.data import duplicates, library_transforms
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.errors import ConfigError, DataError
-from sft_exp.jobs.starts import initial
+from sft_exp.jobs.starts import encoder_of_file, initial
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import model, pretrain
 from sft_exp.training.context import corpus
@@ -219,7 +219,12 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
         raise ConfigError("task", e.choices.get("task", ""), problem)
     if e.pretrainer.trained_by != "nothing":
         request = {"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed}
-        pretrain.build({**request, "image": data.image, **weights}, data)
+        try:
+            pretrain.build({**request, "image": data.image, **weights}, data)
+        except DataError as error:
+            if option := encoder_of_file(e):
+                raise DataError(f"{error}. Its layers are those of {option}") from error
+            raise
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
     for key, budget, method, n in (
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),

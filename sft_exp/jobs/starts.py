@@ -1,12 +1,16 @@
 """Requests of pretrainings, one for each fold that needs its own, and their initial weights."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sft_exp.config.schema import Experiment
 from sft_exp.config.weight_names import IMAGENET, NAMES, WANDB
+from sft_exp.core.encoder import Encoder
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.splits import Labels
+from sft_exp.encoders.resnet import LAYERS, ResNet
+from sft_exp.encoders.torchvision_model import TorchvisionModel
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.stage_requests import Job, add, closed, going_on, place, steps
 from sft_exp.models import transfer, weights
@@ -110,6 +114,33 @@ def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
         ]
         encoder = variants[loaded.index(max(loaded))]
     return replace(e, encoder=encoder)
+
+
+def encoder_of_file(e: Experiment) -> str:
+    """The options of an encoder whose layers the initial weights have all, for a message: a ResNet, or the model of
+    torchvision that the file is named after. "" if neither is."""
+    from torchvision import models
+
+    source, tensors, _ = initial_weights(e.pretrainer.init or "")
+    candidates: list[tuple[str, Encoder]] = []
+    if any(name.endswith("layer4.0.conv1.weight") for name in tensors):
+        for depth in LAYERS:
+            option = "encoder=resnet50" if depth == 50 else "encoder=resnet18"
+            option += "" if depth in (18, 50) else f" encoder.depth={depth}"
+            stated = isinstance(e.encoder, ResNet) and e.encoder.depth == depth
+            for stem in ("large", "small"):
+                stem_option = f"{option} encoder.stem={stem}" if stated else option
+                candidates.append((stem_option, ResNet(depth, stem)))
+    named = [name for name in models.list_models(module=models) if name in source.file.name.lower()]
+    for name in sorted(named, key=len)[-1:]:
+        candidates.append((f"encoder=torchvision encoder.name={name}", TorchvisionModel(name)))
+    for option, encoder in candidates:
+        with suppress(ConfigError):
+            net = encoder.build((3, 224, 224))
+            report = transfer.transfer(net, tensors, source.file, e.transfer.prefix)
+            if not (report.missing or report.more or report.ambiguous or report.blank):
+                return option
+    return ""
 
 
 def of_imagenet(e: Experiment) -> str:

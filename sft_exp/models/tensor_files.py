@@ -10,7 +10,6 @@ import builtins
 import hashlib
 import io
 import json
-import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ CONVERT = (
 )
 UNPACK = "unpack it, and name the file inside"
 AGAIN = "download or copy it again"
-MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)[:-1]  # of PyTorch before 1.6
+MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # first bytes of torch.save before 1.6
 # first bytes of files -> what they are, what helps
 STARTS = {
     b"version https://git-lfs": (

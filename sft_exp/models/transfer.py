@@ -353,26 +353,28 @@ def prefixes(
 
     numbers = {pair: sum(state[n].numel() for n in matches(pair)) for pair in pairs}
     half = sum(tensor.numel() for tensor in state.values()) / 2
+    chosen = pairs
     if asked is not None:
         start = f"{asked.rstrip('.')}." if asked else ""
         there = sorted({pair[0].rstrip(".") for pair in pairs if numbers[pair] > half} - {""})
-        pairs = {pair for pair in pairs if pair[0] == start}
-        if not pairs:
+        chosen = {pair for pair in pairs if pair[0] == start}
+        if not chosen:
             problem = "no layers of the encoder are there in the file"
             valid = f"; they are under {listed(there)}" if there else ""
             raise ConfigError("transfer.prefix", asked, problem + valid)
-    most = max(numbers[pair] for pair in pairs)
-    best = sorted(
-        (pair for pair in pairs if numbers[pair] == most),
-        key=lambda pair: (standing(pair[0]), len(pair[0]) + len(pair[1]), pair[0]),
+    ranked = sorted(
+        pairs,
+        key=lambda p: (-numbers[p], standing(p[0]), len(p[0]) + len(p[1]), p[0]),
     )
-    taken = best[0]
+    taken = next(pair for pair in ranked if pair in chosen)
     mine = matches(taken)
     others = dict[str, None]()
-    for pair in best[1:] if most > half else []:
+    alike = [pair for pair in ranked if pair != taken and numbers[pair] == numbers[taken]]
+    for pair in alike if numbers[taken] > half else []:
         theirs = matches(pair)
-        alike = mine.keys() == theirs.keys()
-        if alike and any(not same(source[mine[n]], source[theirs[n]]) for n in mine):
+        if mine.keys() == theirs.keys() and any(
+            not same(source[mine[n]], source[theirs[n]]) for n in mine
+        ):
             others[pair[0]] = None
     return *taken, list(others)
 

@@ -21,7 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
+from sft_exp.encoders.resnet import ResNet
+from sft_exp.encoders.torchvision_model import TorchvisionModel
 from sft_exp.errors import ConfigError, DataError
+from sft_exp.jobs import prepare
 from sft_exp.models import download, tensor_files, transfer, weights
 from sft_exp.models.layers import chain
 from sft_exp.reports import advice
@@ -99,7 +102,7 @@ def test_of_several_networks_the_one_for_use_is_taken_and_named(taken, other):
         into, report = loaded(file, other)
         report.check()
         assert of(into) == ["second"]
-        assert (report.prefix, report.others) == (other, [])
+        assert (report.prefix, report.others) == (other, [taken])
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,39 @@ def test_heads_are_left_over(head):
     report = transfer.transfer(into, file | head, "file.pth")
     report.check()
     assert (report.more, sorted(report.unused)) == ([], sorted(head))
+
+
+@pytest.mark.parametrize(
+    ("file", "make", "words", "option"),
+    [
+        ("a.pth", lambda: ResNet(18, "large"), ["encoder=conv"], "encoder=resnet18$"),
+        ("a.pth", lambda: ResNet(18, "small"), ["encoder.depth=10"], "encoder=resnet18$"),
+        ("a.pth", lambda: ResNet(34, "large"), [], "encoder=resnet18 encoder.depth=34$"),
+        ("a.pth", lambda: ResNet(10, "large"), ["encoder.stem=small", "encoder.depth=10"],
+         "encoder=resnet18 encoder.depth=10 encoder.stem=large$"),
+        ("squeezenet1_1-b8a52dc0.pth", lambda: TorchvisionModel("squeezenet1_1"), [],
+         "encoder=torchvision encoder.name=squeezenet1_1$"),
+    ],
+    ids=["another encoder", "less deep", "deeper", "another stem", "by the file's name"],
+)  # fmt: skip
+def test_the_encoder_of_a_file_is_named(experiment, tmp_path, file, make, words, option):
+    torch.save(make().build((3, 64, 64)).state_dict(), tmp_path / file)
+    words = ["encoder=resnet18", "dataset=digits", *words, f"pretrainer.init={tmp_path / file}"]
+    with pytest.raises(DataError, match=rf"Its layers are those of {option}"):
+        prepare.prepare(experiment(*words, "pretrainer=checkpoint", "val=none", "draws=1"))
+
+
+@pytest.mark.parametrize("spoil", [torch.zeros_like, lambda t: t * float("nan"), lambda t: t[:1]])
+def test_of_a_file_of_no_known_encoder_none_is_named(experiment, tmp_path, spoil):
+    file = {
+        name: spoil(tensor) if tensor.dim() > 1 else tensor
+        for name, tensor in ResNet(10, "large").build((3, 64, 64)).state_dict().items()
+    }
+    torch.save(file, tmp_path / "a.pth")
+    words = ["encoder=resnet18", "encoder.depth=10", f"pretrainer.init={tmp_path / 'a.pth'}"]
+    with pytest.raises(DataError) as refusal:
+        prepare.prepare(experiment(*words, "pretrainer=checkpoint", "val=none", "draws=1"))
+    assert "Its layers are those of" not in str(refusal.value)
 
 
 # Names that wrap and number
@@ -268,6 +304,15 @@ def test_weights_that_are_all_zero_are_refused(spared):
     }
     with pytest.raises(DataError, match=r"all weights that fit the encoder are 0"):
         loaded(file)[1].check()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_of_older_versions_of_pytorch_are_read(tmp_path, nested):
+    content = {"state_dict": FIRST, "epoch": 3} if nested else FIRST
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    into, report = loaded(tensor_files.read(tmp_path / "old.pth")[0])
+    report.check()
+    assert of(into) == ["first"]
 
 
 # What else a training writes

@@ -124,6 +124,8 @@ def backbone(encoder: Encoder, image: tuple[int, int, int]) -> Backbone:
     require(len(mean) == len(std), "std", std, f"as many numbers as mean={mean}")
     require(all(isfinite(m) for m in mean), "mean", mean, "finite numbers")
     require(all(0 < s < inf for s in std), "std", std, "numbers above 0")
+    scaled = "of images in [0, 1]: those for images in [0, 255] are divided by 255"
+    require(max(mean, default=0) <= 1, "mean", mean, scaled)
     channels = max(image[0], len(mean))
     fits = len(mean) in (1, image[0]) or image[0] == 1
     require(fits, "mean", mean, f"one number, or one for each of the images' {image[0]} channels")

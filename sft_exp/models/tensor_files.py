@@ -53,6 +53,16 @@ STARTS = {
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", UNPACK),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", UNPACK),
 }
+# ends of names in zip archives -> what they are
+ARCHIVES = {
+    ".npy": ("an archive of NumPy arrays", CONVERT),
+    ".h5": ("a model of Keras", CONVERT),
+    ".mlmodel": ("a model of Core ML", CONVERT),
+    "archive_format": (
+        "a program of torch.export",
+        "torch.save(torch.export.load(file).state_dict, other) writes its weights",
+    ),
+}
 NAMED = 4  # names that a message lists
 
 
@@ -70,14 +80,18 @@ def read(file: Path, sha256: str | None = None) -> tuple[Tensors, str]:
     if sha256 not in (None, digest):
         problem = "changed while the run used it; start again, so that the record is right"
         raise DataError(f"{file}: {problem}")
+    loaded: Any = None
+    classes: list[str] = []
     try:
-        return unwrapped(from_bytes(content)), digest
+        loaded = from_bytes(content)
     except SafetensorError as error:
         if other := kind(content, file.suffix, str(error)):
             raise DataError(f"{file}: {'; '.join(other)}") from error
-    classes: list[str] = []
+    except KeyError as error:  # a type of the format that its reader does not know
+        problem = f"holds numbers of type {error}; save the weights before quantisation"
+        raise DataError(f"{file}: {problem}") from error
     try:
-        loaded = load(content, classes)
+        loaded = load(content, classes) if loaded is None else loaded
         tensors = unwrapped(dict(flat(loaded)))
     except UnpicklingError as error:
         raise DataError(
@@ -122,7 +136,11 @@ def kind(content: bytes, suffix: str, damage: str) -> tuple[str, str] | None:
         return "a pickle that torch.save did not write", REWRITE
     if suffix.lower() == ".onnx":
         return "an ONNX graph", CONVERT
-    return as_text(content)
+    if text := as_text(content):
+        return text
+    if not content.startswith(MAGIC):
+        return "neither safetensors nor a file of torch.save", CONVERT
+    return None
 
 
 def in_archive(content: bytes) -> tuple[str, str] | None:
@@ -139,8 +157,9 @@ def in_archive(content: bytes) -> tuple[str, str] | None:
                 "torch.save(torch.jit.load(file).state_dict(), other) writes its weights"
             )
         return None
-    if names and all(name.endswith(".npy") for name in names):
-        return "an archive of NumPy arrays", CONVERT
+    for end, what in ARCHIVES.items():
+        if any(name.endswith(end) for name in names):
+            return what
     return f"a zip archive of {', '.join(names[:NAMED]) or 'nothing'}", UNPACK
 
 

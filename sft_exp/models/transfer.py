@@ -38,7 +38,7 @@ NAMED = 6  # tensors that a message names
 ANCHORS = 3  # largest tensors of the network, by which prefixes are determined
 ARRIVED = ("loaded", "renamed", "resized")
 # words in the prefix of a network whose weights are averages kept for evaluation (DINO's teacher)
-AVERAGED = {"averaged", "ema", "swa", "teacher"}
+AVERAGED = {"averaged", "ema", "shadow", "swa", "teacher"}
 # and of one that only makes targets for the other (MoCo's key encoder, BYOL's target network)
 TARGETS = {"k", "key", "momentum", "target"}
 NUMBERED = re.compile(r".*\d")  # names of blocks: 0, layer1, encoder_layer_3
@@ -430,7 +430,7 @@ def fitted(name: str, source: Tensor, target: Tensor) -> tuple[Tensor | None, st
         # tokens before the grid: none, class, class and distillation, class and registers
         for first in (0, 1, 2, 5):
             sides = [isqrt(n - first) if n > first else 0 for n in (a[1], b[1])]
-            if [s * s + first for s in sides] == [a[1], b[1]]:
+            if min(sides) and [s * s + first for s in sides] == [a[1], b[1]]:
                 grid = source[:, first:].float().transpose(1, 2).unflatten(2, (sides[0], sides[0]))
                 grid = F.interpolate(grid, (sides[1], sides[1]), mode="bicubic", antialias=True)
                 tokens = [source[:, :first].float(), grid.flatten(2).transpose(1, 2)]

@@ -386,6 +386,7 @@ def test_what_the_weights_saw_is_said():
             [0.5, 0.5],
             "mean=.*: must be one number, or one for each of the images' 3 channels",
         ),
+        ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4], r"mean=.*: must be of images in \[0, 1\]"),
     ],
 )
 def test_a_normalisation_that_cannot_be_is_refused(mean, std, text):

@@ -462,6 +462,13 @@ def scripted():
     return file.getvalue()
 
 
+def quantised(kind):
+    """safetensors of four numbers of a type."""
+    size = {"F4": 2, "F6_E2M3": 3}[kind]
+    header = json.dumps({"a": {"dtype": kind, "shape": [4], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 46830571\n"
 INDEX = json.dumps(
     {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
@@ -484,7 +491,14 @@ INDEX = json.dumps(
         ("a.zip", zipped(**{"weights.pth": b"x"}), "a zip archive of weights.pth; unpack it"),
         ("a.pth", saved(FIRST)[:5000], "cut off or damaged, at 5,000 bytes; download"),
         ("a.safetensors", to_bytes(FIRST)[:-99], "safetensors, but damaged or cut off"),
+        ("a.safetensors", quantised("F4"), "holds numbers of type 'F4'; save the weights before"),
+        ("a.safetensors", quantised("F6_E2M3"), "holds numbers of type 'F6_E2M3'"),
+        ("a.safetensors", to_bytes({}), "no tensor in it; torch.save"),
         ("a.npz", arrays, "an archive of NumPy arrays; take the publisher's weights for PyTorch"),
+        ("a.keras", zipped(**{"model.weights.h5": b"x"}), "a model of Keras; take the publisher's"),
+        ("a.pt2", zipped(**{"a/archive_format": b"pt2"}), "a program of torch.export; .*export.load"),
+        ("a.tflite", b"\x1c\0\0\0TFL3", "neither safetensors nor a file of torch.save; take the"),
+        ("a.msgpack", b"\x83\xa8\0embedder", "neither safetensors nor a file of torch.save; take"),
         ("a.npy", b"\x93NUMPY\x01\0", "a NumPy array; take the publisher's"),
         ("a.h5", b"\x89HDF\r\n\x1a\n\0\0\0", "an HDF5 file, as Keras writes; take the publisher's"),
         ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF file; take the publisher's"),

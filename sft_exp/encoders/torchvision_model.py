@@ -20,7 +20,7 @@ class TorchvisionModel(Encoder):
     passes: ClassVar[tuple[str, ...]] = ("options",)  # fields that hold the library's arguments
 
     name: str = "mobilenet_v3_small"  # name in torchvision.models; built without its weights
-    # further arguments of its builder, e.g. {image_size: 32} for vit_b_16
+    # further arguments of its builder, e.g. {dropout: 0.1}
     options: dict = field(default_factory=lambda: {})
 
     def build(self, image):
@@ -35,7 +35,9 @@ class TorchvisionModel(Encoder):
             problem = f"takes grey or colour images, but these have {image[0]} channels"
             raise ConfigError("name", self.name, problem)
         try:
-            net = models.get_model(self.name, weights=None, **self.options)
+            # its transformers take images of no other size
+            sized = {"image_size": image[1]} if self.name.startswith("vit_") else {}
+            net = models.get_model(self.name, weights=None, **{**sized, **self.options})
             batchnorm.follow(net)
             return Traced(image, net)
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:

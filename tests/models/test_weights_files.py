@@ -19,6 +19,7 @@ from result_stubs import stub
 from safetensors.torch import save as to_bytes
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import vit_b_32
 from torchvision.models.resnet import BasicBlock
 
 from sft_exp.encoders.resnet import ResNet
@@ -214,6 +215,24 @@ def test_of_a_file_of_no_known_encoder_none_is_named(experiment, tmp_path, spoil
     with pytest.raises(DataError) as refusal:
         prepare.prepare(experiment(*words, "pretrainer=checkpoint", "val=none", "draws=1"))
     assert "Its layers are those of" not in str(refusal.value)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("size", [64, 224, 384])
+def test_a_transformer_of_torchvision_is_built_for_its_images(size):
+    """As its library builds it for weights of 384 pixels; for other sizes positions are interpolated."""
+    theirs = vit_b_32(weights=None, image_size=size)
+    net = TorchvisionModel("vit_b_32").build((3, size, size))
+    report = transfer.transfer(net, theirs.state_dict(), "vit.pth")
+    report.check()
+    assert report.resized == []
+    theirs.heads = nn.Identity()
+    x_BCHW = torch.rand(1, 3, size, size)
+    torch.testing.assert_close(net.eval()(x_BCHW), theirs.eval()(x_BCHW), rtol=1e-5, atol=1e-5)
+    other = transfer.transfer(net, vit_b_32(weights=None, image_size=96).state_dict(), "vit.pth")
+    other.check()
+    assert other.resized == ["net.encoder.pos_embedding (positions interpolated)"]
 
 
 # Names that wrap and number

@@ -281,36 +281,46 @@ def between(net: nn.Module, net_prefix: str, names: list[str]) -> list[str]:
 
 
 def renumbered(state: Tensors, source: Tensors) -> Tensors:
-    """The file's tensors under the network's names, if the file has its parts in a row without names.
+    """The file's tensors under the network's names, where the file has its parts in a row without names.
 
     nn.Sequential(*network.children()), as fastai and lightly build bodies, numbers the parts by
-    their order: `4.0.conv1.weight` is `layer1.0.conv1.weight`. Every tensor must be there in its
-    shape, else the file is returned as it is.
+    their order: `4.0.conv1.weight` is `layer1.0.conv1.weight`. Every tensor of the network must be
+    there in its shape, else names stay as they are.
     """
     prefix = ""
     while parts := list(dict.fromkeys(n.removeprefix(prefix).partition(".")[0] for n in state)):
+        named = dict[str, str]()  # name in the file -> the network's
         if not any(part.isdecimal() for part in parts):
             for start in rows_of(source):
-                numbers = sorted(
-                    {int(word) for n in source if (word := first(n, start)).isdecimal()}
-                )
-                named = dict(zip(map(str, numbers), parts, strict=False))
-                moved = {
-                    f"{start}{prefix}{named[word]}{n[len(start) + len(word) :]}": n
-                    for n in source
-                    if (word := first(n, start)) in named
-                }
-                if all(
-                    (key := moved.get(start + name)) and source[key].shape == tensor.shape
-                    for name, tensor in state.items()
-                    if tensor.is_floating_point()
-                ):
-                    rest = {n: t for n, t in source.items() if n not in moved.values()}
-                    return {new: source[old] for new, old in moved.items()} | rest
+                named |= renumbered_row(state, source, start, prefix, parts)
+        if named:
+            return {named.get(name, name): tensor for name, tensor in source.items()}
         if len(parts) > 1 or f"{prefix}{parts[0]}" in state:
             break
         prefix += f"{parts[0]}."
     return source
+
+
+def renumbered_row(
+    state: Tensors, source: Tensors, start: str, prefix: str, parts: list[str]
+) -> dict[str, str]:
+    """Name in the file -> `start` and the network's name, of the tensors behind `start` and a number; {}
+    if they are not the whole network."""
+    below = [name for name in source if name.startswith(start)]
+    numbers = sorted({int(word) for n in below if (word := first(n, start)).isdecimal()})
+    part_of = dict(zip(map(str, numbers), parts, strict=False))
+    named = {
+        name: f"{start}{prefix}{part_of[word]}{name[len(start) + len(word) :]}"
+        for name in below
+        if (word := first(name, start)) in part_of
+    }
+    shapes = {new: source[old].shape for old, new in named.items()}
+    whole = all(
+        shapes.get(start + name) == tensor.shape
+        for name, tensor in state.items()
+        if tensor.is_floating_point()
+    )
+    return named if whole else {}
 
 
 def rows_of(source: Tensors) -> list[str]:

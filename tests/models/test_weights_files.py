@@ -281,6 +281,29 @@ def test_parts_without_names_are_known_by_their_order(build, inside):
         transfer.transfer(outer, wider, "file.pth").check()
 
 
+@pytest.mark.parametrize(
+    ("taken", "other"),
+    [
+        ("backbone", "backbone_momentum"),
+        ("teacher_backbone", "student_backbone"),
+        ("encoder_q.0", "encoder_k.0"),
+    ],
+)
+def test_of_several_networks_without_names_one_is_taken_and_named(taken, other):
+    parts = {taken: net(1), other: net(2)}
+    file = {
+        name: tensor
+        for prefix in sorted(parts, reverse=taken < other)
+        for name, tensor in below(
+            prefix, nn.Sequential(*parts[prefix].children()).state_dict()
+        ).items()
+    }
+    into, report = loaded(file)
+    report.check()
+    assert of(into) == ["first"]
+    assert (report.prefix, report.others) == (taken, [other])
+
+
 # Numbers that are no weights
 
 

@@ -9,8 +9,6 @@ from sft_exp.config.weight_names import IMAGENET, NAMES, WANDB
 from sft_exp.core.encoder import Encoder
 from sft_exp.data.corpus import Corpus
 from sft_exp.data.splits import Labels
-from sft_exp.encoders.resnet import LAYERS, ResNet
-from sft_exp.encoders.torchvision_model import TorchvisionModel
 from sft_exp.errors import ConfigError
 from sft_exp.jobs.stage_requests import Job, add, closed, going_on, place, steps
 from sft_exp.models import transfer, weights
@@ -119,7 +117,11 @@ def fitted(e: Experiment, image: tuple[int, int, int]) -> Experiment:
 def encoder_of_file(e: Experiment) -> str:
     """The options of an encoder whose layers the initial weights have all, for a message: a ResNet, or the model of
     torchvision that the file is named after. "" if neither is."""
+    # torchvision takes a second to import, which other runs do not need
     from torchvision import models
+
+    from sft_exp.encoders.resnet import LAYERS, ResNet
+    from sft_exp.encoders.torchvision_model import TorchvisionModel
 
     source, tensors, _ = initial_weights(e.pretrainer.init or "")
     candidates: list[tuple[str, Encoder]] = []

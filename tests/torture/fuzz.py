@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from data import test_exports
+from data.exports import tool_exports
 from faults import cli, ended, fork
 from PIL import Image
 
@@ -21,8 +21,8 @@ VALUES = (
     "'\\0'", "${seed}", "${no.such}", "\u202e", "\ud7ff", "a" * 5000, "1_0", "0x10", "1e-320", "/dev/null", "-", ",",
 )  # fmt: skip
 EXPORTS = (
-    test_exports.of_coco, test_exports.of_voc, test_exports.of_yolo, test_exports.cvat, test_exports.label_studio,
-    test_exports.label_studio_min, test_exports.via, test_exports.via_table, test_exports.labelme,
+    tool_exports.of_coco, tool_exports.of_voc, tool_exports.of_yolo, tool_exports.cvat, tool_exports.label_studio,
+    tool_exports.label_studio_min, tool_exports.via, tool_exports.via_table, tool_exports.labelme,
 )  # fmt: skip
 CODES = {0, 2, 3, 4, 5, 6, 7, 8, 75, 130}  # of the README's list, in which 1 is a bug
 TINY = ("tracker=none", "pretrain.steps=2", "finetune.steps=2", "draws=1", "val=none")
@@ -151,13 +151,13 @@ def images(chance: random.Random, count: int) -> list[str]:
 
 def number_table(root: Path) -> list[Path]:
     rows = [f"{n}.jpg,{n / 4},{'train' if n % 3 else 'test'},g{n}" for n in range(12)]
-    test_exports.write(root / "table.csv", "\n".join(["file,target,split,group", *rows]))
+    tool_exports.write(root / "table.csv", "\n".join(["file,target,split,group", *rows]))
     return [root / f"{n}.jpg" for n in range(12)]
 
 
 def label_table(root: Path) -> list[Path]:
     rows = [f"{n}.jpg,{('cat', 'dog')[n % 2]}" for n in range(12)]
-    test_exports.write(root / "labels.csv", "\n".join(["file,label", *rows]))
+    tool_exports.write(root / "labels.csv", "\n".join(["file,label", *rows]))
     return [root / f"{n}.jpg" for n in range(12)]
 
 
@@ -181,11 +181,11 @@ def annotations(chance: random.Random, count: int) -> list[str]:
         shutil.rmtree(root, ignore_errors=True)
         written = maker(root)
         for n, path in enumerate(written[0] if isinstance(written, tuple) else written):
-            test_exports.noise(path, n)
+            tool_exports.noise(path, n)
         kinds = (".json", ".xml", ".txt", ".yaml", ".csv")
         file = chance.choice(sorted(p for p in root.rglob("*") if p.suffix in kinds))
         if chance.random() < 0.5:
-            test_exports.damage(file, chance)
+            tool_exports.damage(file, chance)
         else:
             file.write_bytes(damaged(file.read_bytes(), chance))
         what = f"annotations {number}, {file}: {file.read_bytes()[:400]!r}"

@@ -277,7 +277,7 @@ def test_one_process_of_a_group_computes_what_none_does(device, tmp_path, engine
 def test_a_model_that_a_device_trained_is_exported(device, tmp_path):
     """A whole run, whose export is checked against the model; and once more from what is stored."""
     if device.type == "cpu":
-        pytest.skip("test_exports does this on a CPU; --device cuda trains on a GPU")
+        pytest.skip("test_export does this on a CPU; --device cuda trains on a GPU")
     overrides = ["debug=tiny", "export=onnx", "encoder=conv", f"hardware.device={device}"]
     sft_exp.run([*overrides, f"store={tmp_path}/store", f"hydra.run.dir={tmp_path}/run"])
     assert list(tmp_path.rglob("*.onnx"))

@@ -39,15 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(options: Arguments) -> int:
-    from sft_exp.predict.inference import load, load_other  # late: imports torch
+    from sft_exp.predict.inference import Predictor, load  # late: imports torch
 
-    entries, other = list(named(options.files, sys.stdin)), load_other(options.run)
-    if other is None:
-        unread = predict(load(options.run), entries, sys.stdout, options.format)
+    entries, model = list(named(options.files, sys.stdin)), load(options.run)
+    if isinstance(model, Predictor):
+        unread = predict(model, entries, sys.stdout, options.format)
     else:
         from sft_exp.predict.predictions import writer
 
-        write = writer(other, options.out, sys.stdout, options.scale, options.like)
+        write = writer(model, options.out, sys.stdout, options.scale, options.like)
         unread = for_each_image(write, entries)
     for line in unread:
         print(f"sft_exp predict: {line}", file=sys.stderr)

@@ -29,13 +29,13 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     from sft_exp.progress import bar, console
 
     write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
-    paths, unlike = found(entries), 0
+    paths, unlike, spec = found(entries), 0, model.spec
     with bar("predict", len(paths)) as advance:
         for batch in batches(paths):
             read, images = [], []
             for path in batch:
                 try:
-                    images.append(decode(content(path), model.image, model.fit, model.levels))
+                    images.append(decode(content(path), spec.image, spec.fit, spec.levels))
                     read.append(path)
                 except (DataError, OSError) as error:
                     unread.append(f"{path}: {reason(path, error)}")
@@ -91,11 +91,13 @@ def table(model: "Predictor", out: TextIO) -> Row:
     writer = tables.Writer(out)
     if model.thresholds is not None:
         return label_sets(model, writer)
-    writer.writerow(["file", "class", "probability", *(["unlike"] if model.compare else [])])
+    writer.writerow(
+        ["file", "class", "probability", *(["unlike"] if model.logits_and_unlike else [])]
+    )
 
     def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
         best = int(p_Y.argmax())
-        row = [path, model.classes[best], f"{p_Y[best]:.4f}" if model.probabilistic else ""]
+        row = [path, model.spec.classes[best], f"{p_Y[best]:.4f}" if model.probabilistic else ""]
         writer.writerow(row if unlike is None else [*row, "yes" if unlike else "no"])
 
     return write
@@ -103,7 +105,7 @@ def table(model: "Predictor", out: TextIO) -> Row:
 
 def label_sets(model: "Predictor", writer: tables.Writer) -> Row:
     """`file,labels,<class>,...`: the predicted classes, `none` without any, and all probabilities."""
-    writer.writerow(["file", "labels", *model.classes])
+    writer.writerow(["file", "labels", *model.spec.classes])
 
     def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
         labels = ";".join(model.present(p_Y)) or "none"
@@ -116,12 +118,12 @@ def lines(model: "Predictor", out: TextIO) -> Row:
     def write(path: Path, p_Y: "Tensor", unlike: bool | None) -> None:
         row: dict[str, object] = {"file": str(path)}
         if model.thresholds is None:
-            row["class"] = model.classes[int(p_Y.argmax())]
+            row["class"] = model.spec.classes[int(p_Y.argmax())]
         else:
             row["labels"] = model.present(p_Y)
         if model.probabilistic:
             row["probabilities"] = {
-                name: round(p, 6) for name, p in zip(model.classes, p_Y.tolist(), strict=True)
+                name: round(p, 6) for name, p in zip(model.spec.classes, p_Y.tolist(), strict=True)
             }
         if unlike is not None:
             row["unlike"] = unlike

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sft_exp.core.types import Spec
 from sft_exp.errors import DataError, absent
 from sft_exp.models import graphs
 from sft_exp.models.heads import multilabel
@@ -15,34 +16,30 @@ from sft_exp.stages import model as models
 from sft_exp.store import atomic_io
 
 GRAPHS = (".onnx", ".ort")
-LABEL_SETS = "label sets"  # what a multi-label model predicts
+CLASSES = ("classes", "label sets")  # what models predict that give images classes, one or several
 
 
 @dataclass(frozen=True)
 class Predictor:
     """A classifier that is ready to predict images."""
 
-    image: tuple[int, int, int]  # C, H, W
-    classes: tuple[str, ...]
+    spec: Spec
     probabilistic: bool  # whether the softmax of the logits is a probability
     # uint8 [B, C, H, W] -> [B, Y], or of a multi-label model [B, 2, Y] (models/heads/multilabel.py)
     logits: Callable[[Tensor], Tensor]
-    levels: tuple[int, int] | None = None  # black and white in files of more than 8 bits
-    fit: str = "crop"  # how files of another aspect ratio become images
-
     # of a multi-label model: the probability from which each class is predicted
     thresholds: Tensor | None = None
     # uint8 [B, C, H, W] -> (logits [B, Y], whether each image is unlike those learnt from [B])
-    compare: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    logits_and_unlike: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def predict(self, x_BCHW: Tensor) -> tuple[Tensor, list[bool] | None]:
         """(probabilities [B, Y], whether each image is unlike those that the model learnt from).
 
         The latter is None for a model that does not know its training images.
         """
-        if self.compare is None:
+        if self.logits_and_unlike is None:
             return self.probabilities(x_BCHW), None
-        logits_BY, unlike_B = self.compare(x_BCHW)
+        logits_BY, unlike_B = self.logits_and_unlike(x_BCHW)
         return logits_BY.softmax(1), unlike_B.tolist()
 
     def probabilities(self, x_BCHW: Tensor) -> Tensor:
@@ -53,24 +50,25 @@ class Predictor:
 
     def with_thresholds(self, predicts: str) -> "Predictor":
         """The predictor of a model of this kind: its thresholds are what it says of any image."""
-        if predicts != LABEL_SETS:
+        if predicts != "label sets":
             return self
-        (blank_2Y,) = self.logits(torch.zeros(1, *self.image, dtype=torch.uint8))
+        (blank_2Y,) = self.logits(torch.zeros(1, *self.spec.image, dtype=torch.uint8))
         logits_Y = blank_2Y[multilabel.LOGIT] - blank_2Y[multilabel.MARGIN]
         return replace(self, thresholds=logits_Y.sigmoid())
 
     def present(self, p_Y: Tensor) -> list[str]:
         """The classes that a multi-label model predicts for an image, from its probabilities."""
         assert self.thresholds is not None
-        pairs = zip(self.classes, p_Y >= self.thresholds, strict=True)
+        pairs = zip(self.spec.classes, p_Y >= self.thresholds, strict=True)
         return [name for name, present in pairs if present]
 
 
-def load(path: Path) -> Predictor:
-    """Load the model of a run folder, a store folder, an exported .onnx or .ort file, or its folder.
+def load(path: Path) -> Predictor | models.Model:
+    """Load the model of a run folder, a store folder, an exported .onnx or .ort file, or its folder:
+    a Predictor if it gives images classes.
 
     Raises:
-        DataError: the path is none of these, or its model does not classify images.
+        DataError: the path is none of these, or an exported model that does not classify images.
     """
     if file := graph_of(path):
         return from_graph(file)
@@ -80,33 +78,22 @@ def load(path: Path) -> Predictor:
             " so take the run's folder, or an .onnx or .ort file"
         )
     folder = models.folder_of(path)
-    model, file = models.load(folder), path / familiarity.FILE
-    require_classes(path, model.task.predicts, LABEL_SETS)
-    reference = familiarity.read(file, folder.name)
+    model = models.load(folder)
+    if model.task.predicts not in CLASSES:
+        return model
+    reference = familiarity.read(path / familiarity.FILE, folder.name)
 
-    def compare(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def logits_and_unlike(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         assert reference is not None
         logits_BY, f_BD = familiarity.predicted(model, x_BCHW.float().div(255))
         return logits_BY, reference.unlike(f_BD)
 
     return Predictor(
-        model.spec.image,
-        model.spec.classes,
+        model.spec,
         model.probabilistic,
         lambda x_BCHW: model.predict(x_BCHW.float().div(255)),
-        model.spec.levels,
-        model.spec.fit,
-        compare=compare if reference else None,
+        logits_and_unlike=logits_and_unlike if reference else None,
     ).with_thresholds(model.task.predicts)
-
-
-def load_other(path: Path) -> models.Model | None:
-    """Load the model of a run or store folder, if its task is none that gives images classes; else
-    None."""
-    if path.suffix == ".pt2" or graph_of(path):
-        return None
-    model = models.load(models.folder_of(path))
-    return None if model.task.predicts in ("classes", LABEL_SETS) else model
 
 
 def graph_of(path: Path) -> Path | None:
@@ -119,9 +106,9 @@ def graph_of(path: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def require_classes(path: Path, predicts: str, *others: str) -> None:
-    """DataError unless the model classifies images, or predicts one of `others`."""
-    if predicts not in ("classes", *others):
+def require_classes(path: Path, predicts: str) -> None:
+    """DataError unless the model gives images classes."""
+    if predicts not in CLASSES:
         raise DataError(
             f"{path}: its task predicts {predicts},"
             " and this is for models that give an image a class"
@@ -152,18 +139,11 @@ def from_graph(path: Path) -> Predictor:
             " export=onnx writes that"
         )
     predicts = about.get("predicts", "classes")
-    require_classes(path, predicts, LABEL_SETS)
+    require_classes(path, predicts)
 
     def logits(x_BCHW: Tensor) -> Tensor:
         if about["preprocess"]:  # the graph takes pixels as decoders return them
             return graphs.infer(session, x_BCHW.permute(0, 2, 3, 1).contiguous())
         return graphs.infer(session, x_BCHW.float().div(255))
 
-    return Predictor(
-        tuple(about["image"]),
-        tuple(about["classes"]),
-        True,
-        logits,
-        models.levels_in(about),
-        about.get("fit", "crop"),
-    ).with_thresholds(predicts)
+    return Predictor(models.spec_in(about), True, logits).with_thresholds(predicts)

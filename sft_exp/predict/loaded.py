@@ -16,7 +16,7 @@ from sft_exp.data.readers.files import png
 from sft_exp.errors import DataError
 from sft_exp.models.heads import multilabel
 from sft_exp.predict.files import BATCH, content, files
-from sft_exp.predict.inference import LABEL_SETS, require_classes
+from sft_exp.predict.inference import require_classes
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
 
@@ -46,7 +46,7 @@ class LoadedModel:
 
         Those of a multi-label model are of each class by itself, and do not sum to 1.
         """
-        if self.model.task.predicts == LABEL_SETS:
+        if self.model.task.predicts == "label sets":
             return self._each(
                 images, lambda x_BCHW: self.model.predict(x_BCHW)[:, multilabel.LOGIT].sigmoid()
             )
@@ -59,7 +59,7 @@ class LoadedModel:
 
     def classify(self, images: Any) -> list[str] | list[list[str]]:
         """The name of the class of each image; of a multi-label model, the names of its classes."""
-        if self.model.task.predicts == LABEL_SETS:
+        if self.model.task.predicts == "label sets":
             predicted_N2Y = self._each(images, self.model.predict)
             return [multilabel.names(p_2Y, self.classes) for p_2Y in predicted_N2Y]
         require_classes(self.path, self.model.task.predicts)

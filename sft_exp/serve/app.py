@@ -31,19 +31,14 @@ def model_of(path: Path) -> "Predictor":
         return inference.from_graph(graph_files[0])
     graphs.require_onnx("run", path)
     model = models.load(models.folder_of(path))
-    inference.require_classes(path, model.task.predicts, inference.LABEL_SETS)
+    inference.require_classes(path, model.task.predicts)
     if not model.probabilistic:
         raise DataError(
             f"{path}: its SVM gives votes and no probabilities; take a run of another strategy"
         )
     session = graphs.session(graphs.export_onnx(Network(model.task, model.nets), model.spec))
     return inference.Predictor(
-        model.spec.image,
-        model.spec.classes,
-        True,
-        lambda x_BCHW: graphs.infer(session, x_BCHW.float().div(255)),
-        model.spec.levels,
-        model.spec.fit,
+        model.spec, True, lambda x_BCHW: graphs.infer(session, x_BCHW.float().div(255))
     ).with_thresholds(model.task.predicts)
 
 
@@ -82,7 +77,7 @@ def app(model: "Predictor", most: int, host: str, pixels: int = 25_000_000) -> "
 
     @service.get("/about")
     def about() -> dict[str, Any]:
-        return {"classes": model.classes, "image": model.image, "most_bytes": most}
+        return {"classes": model.spec.classes, "image": model.spec.image, "most_bytes": most}
 
     async def predict(request: Request) -> Response:
         kind = request.headers.get("content-type", "").lower()
@@ -139,14 +134,15 @@ def answer(model: "Predictor", content: bytes, pixels: int | None = None) -> dic
     predicted classes, and the thresholds. DataError if it is no image or too large."""
     from sft_exp.data.decode import decode
 
-    x_CHW = decode(content, model.image, model.fit, model.levels, pixels)
+    spec = model.spec
+    x_CHW = decode(content, spec.image, spec.fit, spec.levels, pixels)
     p_Y = model.probabilities(x_CHW[None])[0]
     order = p_Y.argsort(descending=True).tolist()
-    probabilities = {model.classes[i]: round(p_Y[i].item(), 6) for i in order}
+    probabilities = {spec.classes[i]: round(p_Y[i].item(), 6) for i in order}
     if model.thresholds is None:
-        return {"class": model.classes[order[0]], "probabilities": probabilities}
+        return {"class": spec.classes[order[0]], "probabilities": probabilities}
     return {
         "classes": model.present(p_Y),
         "probabilities": probabilities,
-        "thresholds": {model.classes[i]: round(model.thresholds[i].item(), 6) for i in order},
+        "thresholds": {spec.classes[i]: round(model.thresholds[i].item(), 6) for i in order},
     }

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sft_exp.core.deploy import Exporter, Finished
 from sft_exp.core.task import Network
-from sft_exp.core.types import Spec
 from sft_exp.errors import StorageError
 from sft_exp.models import graphs
 from sft_exp.stages import model as models
@@ -66,18 +65,7 @@ def finished(folder: Path) -> Finished:
     """The finished model in the folder of a fine-tuning or a compression."""
     graph = (folder / GRAPH).read_bytes() if (folder / GRAPH).exists() else None
     if not (folder / "model.json").exists():  # an ONNX graph alone
-        about = json.loads((folder / FACTS).read_text())
-        return Finished(
-            Spec(
-                tuple(about["image"]),
-                tuple(about["classes"]),
-                levels=models.levels_in(about),
-                fit=about.get("fit", "crop"),
-            ),
-            None,
-            graph,
-            "",
-        )
+        return Finished(models.spec_in(json.loads((folder / FACTS).read_text())), None, graph, "")
     model = models.load(folder)
     return Finished(
         model.task.of(model.spec),

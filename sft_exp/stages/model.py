@@ -96,14 +96,7 @@ def load(folder: Path, device: torch.device | str = "cpu", features: int | None 
     takes a model that was fitted on stored features.
     """
     about = json.loads((folder / "model.json").read_text())
-    named = {target: tuple(names) for target, names in about.get("named", {}).items()}
-    spec = Spec(
-        tuple(about["image"]),
-        tuple(about["classes"]),
-        named,
-        levels_in(about),
-        about.get("fit", "crop"),
-    )
+    spec = spec_in(about)
     encoder, task, strategy = parts_of(folder)
     if features is None:
         state = state_in(folder)
@@ -127,9 +120,15 @@ def reading(spec: Spec) -> dict[str, Any]:
     return levels | ({"fit": spec.fit} if spec.fit != "crop" else {})
 
 
-def levels_in(about: dict[str, Any]) -> tuple[int, int] | None:
-    """`Spec.levels` of a model's description, or None."""
-    return tuple(about["levels"]) if about.get("levels") else None
+def spec_in(about: dict[str, Any]) -> Spec:
+    """The spec in the description of a model, a compressed one or an exported one."""
+    return Spec(
+        tuple(about["image"]),
+        tuple(about["classes"]),
+        {target: tuple(names) for target, names in about.get("named", {}).items()},
+        tuple(about["levels"]) if about.get("levels") else None,
+        about.get("fit", "crop"),
+    )
 
 
 def parts_of(folder: Path) -> list[Any]:

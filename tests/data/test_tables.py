@@ -11,6 +11,7 @@ from PIL import Image
 from test_layers import MODULES, called, tree
 
 from sft_exp.check import predictions
+from sft_exp.core.types import Spec
 from sft_exp.data import splits, tables
 from sft_exp.data.readers.files import read_table
 from sft_exp.label.sheet import Sheet
@@ -62,7 +63,9 @@ def test_every_csv_is_written_by_one_writer():
 
 def test_predictions_of_files_with_such_names(tmp_path):
     Image.new("L", (8, 8), 9).save(tmp_path / "=1+1.png")
-    model = Predictor((1, 8, 8), (LINK, "b"), True, lambda x: torch.tensor([[5.0, 0.0]] * len(x)))
+    model = Predictor(
+        Spec((1, 8, 8), (LINK, "b")), True, lambda x: torch.tensor([[5.0, 0.0]] * len(x))
+    )
     out = io.StringIO()
     assert not files.predict(model, ["=1+1.png"], out)
     assert cells(out.getvalue())[1][:2] == ["'=1+1.png", f"'{LINK}"]

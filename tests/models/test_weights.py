@@ -874,7 +874,7 @@ def agree(run, root, capsys):
         pytest.skip("the extra export is not installed")
     served = app.model_of(run)
     answers = [app.answer(served, file.read_bytes()) for file in files]
-    close(of_classes(served.classes, answers), logits_NY.softmax(1))
+    close(of_classes(served.spec.classes, answers), logits_NY.softmax(1))
     finished = export.finished(model.folder_of(run))
     finished = replace(finished, graph=graphs.export_onnx(finished.network, finished.spec))
     for preprocess in (False, True):
@@ -882,7 +882,7 @@ def agree(run, root, capsys):
         folder.mkdir()
         Onnx(preprocess).write(finished, folder)
         predictor = inference.load(folder)
-        read = partial(decode, image=predictor.image, fit=predictor.fit)
+        read = partial(decode, image=predictor.spec.image, fit=predictor.spec.fit)
         x_NCHW = torch.stack([read(f.read_bytes()) for f in files])
         close(predictor.logits(x_NCHW), logits_NY)
         close(printed(folder, files, capsys), logits_NY.softmax(1))

@@ -23,9 +23,10 @@ from sft_exp.label.sheet import Sheet
 GIGABYTE = 1_000_000_000
 SERVE = """
 import sys, torch, uvicorn
+from sft_exp.core.types import Spec
 from sft_exp.predict.inference import Predictor
 from sft_exp.serve import app
-model = Predictor((3, 64, 64), ("a", "b"), True, lambda x: torch.zeros(len(x), 2))
+model = Predictor(Spec((3, 64, 64), ("a", "b")), True, lambda x: torch.zeros(len(x), 2))
 service = app.app(model, 10_000_000, "127.0.0.1")
 server = uvicorn.Server(uvicorn.Config(service, host="127.0.0.1", port=0, log_level="warning"))
 class Told(uvicorn.Server):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sft_exp.core.types import Spec
 from sft_exp.predict.inference import Predictor
 from sft_exp.serve import __main__ as serve_command
 from sft_exp.serve import app
@@ -69,7 +70,7 @@ def running(app):
 
 
 def service(classes=CLASSES):
-    model = Predictor((1, 8, 8), classes, True, by_brightness)
+    model = Predictor(Spec((1, 8, 8), classes), True, by_brightness)
     return app.app(model, MOST, "127.0.0.1", pixels=2000)
 
 

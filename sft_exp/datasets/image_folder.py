@@ -168,17 +168,17 @@ class ImageFolder(Dataset):
         used = [r for r in rows if r.fate == "used"]
         warnings = [
             *notes,
-            *findings.class_names(classes, SEVERAL),
-            *findings.each_its_own([r.label for r in used if r.split != "pool"]),
-            *findings.beside([r.file.id for r in used]),
-            *findings.unread([r.file.id for r in ignored]),
-            *findings.unnamed([r.file for r in ignored if r.split != "pool"]),
-            *findings.labels(classes, (r.label for r in used if r.split == "test")),
-            *findings.shortcuts(*labelled(used)),
-            *findings.images([r.seen for r in used], levels),
-            *findings.cropped([r.seen.size for r in used], image, self.fit),
+            *findings.check_class_names(classes, SEVERAL),
+            *findings.check_labels_are_classes([r.label for r in used if r.split != "pool"]),
+            *findings.check_names_beside([r.file.id for r in used]),
+            *findings.check_heic([r.file.id for r in ignored]),
+            *findings.check_suffixes([r.file for r in ignored if r.split != "pool"]),
+            *findings.check_absent_classes(classes, (r.label for r in used if r.split == "test")),
+            *findings.check_shortcuts(*labelled(used)),
+            *findings.check_images([r.seen for r in used], levels),
+            *findings.check_crop([r.seen.size for r in used], image, self.fit),
         ]
-        report |= findings.said(name, warnings)
+        report |= findings.print_warnings(name, warnings)
         if self.unlabelled and not report["unlabelled"]["images"]:
             raise DataError(
                 f"dataset.unlabelled={self.unlabelled}: "
@@ -205,7 +205,7 @@ class ImageFolder(Dataset):
 
         # files of their own, and not members of an archive
         files = {r.file.id: r.file.path for r in used if r.file.size < 0 and r.file.content is None}
-        findings.groups_apart(train, test)
+        findings.require_groups_apart(train, test)
         hashes = fingerprint("train", "pool"), fingerprint("test")
         return Corpus(
             name,
@@ -245,7 +245,7 @@ class ImageFolder(Dataset):
             split = part if image.label else "pool"
             rows.append(Row(File(name, image.path), split, image.label, group))
         splits = {image.split or "train" for image in images if image.label}
-        return rows, (*notes, *findings.untested(splits))
+        return rows, (*notes, *findings.check_untested_val(splits))
 
     def folders(self) -> tuple[list[Row], tuple[str, ...]]:
         """The files in the folders of the classes, and notes. DataError for other layouts."""
@@ -257,7 +257,7 @@ class ImageFolder(Dataset):
         is_folder(root, "dataset.root", LAYOUTS)
         rows, nested, unsure = [], dict[str, set[str]](), list[Path]()
         splits = self.parts(root)
-        notes = findings.of_splits(splits) if splits else findings.split_lists(root)
+        notes = findings.check_split_names(splits) if splits else findings.check_split_lists(root)
         ordered = sorted(splits, key=lambda name: PARTS.index(splits[name]))
         parts = [(splits[name], self.inner(root / name)) for name in ordered]
         for named, part in parts or [("train", root)]:
@@ -314,10 +314,10 @@ class ImageFolder(Dataset):
                 if len(inside[folder.name]) > 1:
                     nested.setdefault(label, set()).update(inside[folder.name])
             if not splits:
-                notes += findings.like_splits([folder.name for folder in folders])
+                notes += findings.check_names_like_splits([folder.name for folder in folders])
             unsure += folders
-            findings.same_subfolders(inside, str(part))
-        notes += [*findings.subfolders(nested), *findings.unsure(unsure)]
+            findings.refuse_shared_subfolders(inside, str(part))
+        notes += [*findings.check_subfolders(nested), *findings.check_unsure_classes(unsure)]
         return rows, tuple(notes)
 
     def table_beside(self, part: Path, root: Path) -> str:
@@ -418,7 +418,7 @@ class ImageFolder(Dataset):
         columns, lines, _, notes = tabled.with_split(read, needs)
         if self.group is None:
             notes = (*notes, *tabled.ungrouped(read, needs))
-        notes = (*notes, *findings.unlabelled(line[label_column] for _, line in lines))
+        notes = (*notes, *findings.check_pending_labels(line[label_column] for _, line in lines))
         group_column = "group" if self.group is None else self.group
         folded = group_column.casefold()  # of the columns' names, case does not count
         group_column = next((c for c in columns if c.casefold() == folded), "")

@@ -134,13 +134,13 @@ class Large(Dataset):
         classes = tuple(names.values())
         readable = [s for s in seen if not s.fault]
         warnings = [
-            *findings.class_names(classes),
-            *findings.labels(classes, labels["train"], "training image"),
-            *findings.labels(classes, labels["test"]),
-            *findings.images(readable, levels),
-            *findings.cropped([s.size for s in readable], image, self.fit),
+            *findings.check_class_names(classes),
+            *findings.check_absent_classes(classes, labels["train"], "training image"),
+            *findings.check_absent_classes(classes, labels["test"]),
+            *findings.check_images(readable, levels),
+            *findings.check_crop([s.size for s in readable], image, self.fit),
         ]
-        return levels, findings.said(f"{name} ({len(sample)} images looked at)", warnings)
+        return levels, findings.print_warnings(f"{name} ({len(sample)} images looked at)", warnings)
 
     def places(self, split: str) -> list[Place]:
         """All images of a split, in the order of their names. DataError."""

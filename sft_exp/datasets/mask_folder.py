@@ -104,7 +104,7 @@ class MaskFolder(masks.MaskSet):
         if not places:
             places, notes = self.split_below(*self.places(root))
         if len(places) < 2:
-            notes += findings.split_lists(root)
+            notes += findings.check_split_lists(root)
         folders = [folder for _, images_at, masks_at in places for folder in (images_at, masks_at)]
         if missing := [folder for folder in folders if not folder.is_dir()]:
             below = [p for p in sorted(root.glob("*/")) if not parts and called(p, IMAGES).is_dir()]
@@ -149,7 +149,7 @@ class MaskFolder(masks.MaskSet):
         if not any(folder.name in splits for folder in with_images):
             return [], []
         rest = [f"{folder.name}/" for folder in with_images if folder.name not in splits]
-        return ordered(root, splits), [*findings.of_splits(splits), *unread(root, rest)]
+        return ordered(root, splits), [*findings.check_split_names(splits), *unread(root, rest)]
 
     def places(self, part: Path) -> tuple[Path, Path]:
         """The folders (of images, of masks), the same if masks lie beside images by a pattern."""
@@ -171,7 +171,7 @@ class MaskFolder(masks.MaskSet):
         rest = [f"{p.name}/" for p in inside if p.name not in splits]
         rest += sorted(p.name for p in images_at.iterdir() if p.is_file() and is_image(p.name))
         places = [(split, p, masks_at / p.name) for split, p in ordered(images_at, splits)]
-        return places, [*findings.of_splits(splits), *unread(images_at, rest)]
+        return places, [*findings.check_split_names(splits), *unread(images_at, rest)]
 
     def inside(self, root: Path, images_at: Path, masks_at: Path, split: str) -> list[Pair]:
         """The images of one split with their masks. DataError for files without a counterpart."""

@@ -246,7 +246,8 @@ def notes(classes: tuple[str, ...], rows: list[Row], learnt: bool) -> list[str]:
     """Warnings of classes that cannot be learnt or tested, and of images that a class list leaves
     out. DataError if there is nothing to learn, and a model learns from them."""
     several = "{key} separates the classes in a cell"
-    warnings = findings.class_names(classes, several) + findings.unlabelled(classes)
+    warnings = findings.check_class_names(classes, several)
+    warnings += findings.check_pending_labels(classes)
     if not learnt:
         return warnings
     train = [r.value for r in rows if r.split == "train"]

@@ -110,7 +110,7 @@ def exported(content: Any, file: Path, sheet: Sheet) -> Iterator[tuple[str, list
         for one in content:
             name = str(one.get("data", one).get("file", ""))
             yield name, choices.of_task(one, name, omissions)
-        findings.said(file.name, omissions.notes)
+        findings.print_warnings(file.name, omissions.notes)
     else:
         raise DataError(
             f"{file}: no export of {label_studio.NAME} (JSON, JSON-MIN) or {fiftyone.NAME} (labels.json)"

@@ -169,8 +169,8 @@ def found(entries: list[str]) -> list[Path]:
         elif not path.exists() and has_magic(entry):
             others += map(Path, sorted(glob(entry, recursive=True)))
     left_out = [File(str(p), p) for p in others if not is_image(p.name) and is_regular(p)]
-    warnings = [*findings.unread([f.id for f in left_out]), *findings.unnamed(left_out)]
-    findings.said("sft_exp predict", warnings)
+    warnings = [*findings.check_heic([f.id for f in left_out]), *findings.check_suffixes(left_out)]
+    findings.print_warnings("sft_exp predict", warnings)
     return list(files(entries))
 
 

@@ -157,11 +157,11 @@ def corpus(
     warnings = [
         *notes,
         *repeated,
-        *findings.class_names(classes),
-        *findings.images(as_annotated, levels, "boxes"),
+        *findings.check_class_names(classes),
+        *findings.check_images(as_annotated, levels, "boxes"),
         *unlearnt(valid[: len(train)], valid[len(train) :]),
     ]
-    report |= findings.said(name, warnings)
+    report |= findings.print_warnings(name, warnings)
 
     def part(start: int, end: int) -> Images:
         rows = torch.arange(start, end)

@@ -1,8 +1,8 @@
 """Checks of decoded images, masks and class names, which all readers make before any use.
 
-Meaningless training data are a DataError with a remedy; doubtful data are a warning of one line.
-`said` prints the warnings, and readers store them in the corpus's report, which is part of the test
-images' manifest.
+Meaningless training data are a DataError with a remedy; doubtful data are a warning of one line. The
+functions `check_...` return warnings. `print_warnings` prints them, and readers store them in the
+corpus's report, which is part of the test images' manifest.
 """
 
 import re
@@ -109,7 +109,7 @@ def splits(names: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def of_splits(found: Mapping[str, str]) -> list[str]:
+def check_split_names(found: Mapping[str, str]) -> list[str]:
     """Warnings of folders that are read as splits because of a word of their names, and of val
     without test.
 
@@ -120,19 +120,19 @@ def of_splits(found: Mapping[str, str]) -> list[str]:
     warnings = (
         [f"a word of the folders' names is read as their split ({some(words)})"] if words else []
     )
-    return warnings + untested(found.values())
+    return warnings + check_untested_val(found.values())
 
 
-def like_splits(names: Sequence[str]) -> list[str]:
+def check_names_like_splits(names: Sequence[str]) -> list[str]:
     """A warning of classes that are named like splits, train and another one."""
     found = [*splits(names)]
     if not found:
         return []
     remedy = "splits have folders of the same classes inside"
-    return [f"{plural(found)} named like splits, and learnt as classes: {remedy}"]
+    return [f"{classes_are(found)} named like splits, and learnt as classes: {remedy}"]
 
 
-def untested(kinds: Iterable[str | None]) -> list[str]:
+def check_untested_val(kinds: Iterable[str | None]) -> list[str]:
     """A warning that val is not tested, where there is no test."""
     if not {"train", "val"} <= (kinds := set(kinds)) or "test" in kinds:
         return []
@@ -142,7 +142,7 @@ def untested(kinds: Iterable[str | None]) -> list[str]:
     ]
 
 
-def split_lists(root: Path) -> list[str]:
+def check_split_lists(root: Path) -> list[str]:
     """A warning of lists of splits (train.txt, val.txt), which are not read."""
     lists = sorted([*root.glob("*.txt"), *root.glob("*/*.txt")])
     found = splits([p.relative_to(root).with_suffix("").as_posix() for p in lists])
@@ -158,7 +158,7 @@ def holds_no_labels(name: str) -> bool:
     return bool(_UNLABELLED.fullmatch(letters(name)))
 
 
-def unsure(folders: Sequence[Path]) -> list[str]:
+def check_unsure_classes(folders: Sequence[Path]) -> list[str]:
     """A warning of folders of classes that are named like images whose label is still to come:
     unsorted, to_label, unknown."""
     named = [f for f in folders if _UNSURE.fullmatch(letters(f.name))]
@@ -166,7 +166,7 @@ def unsure(folders: Sequence[Path]) -> list[str]:
         return []
     pools = ",".join(map(str, named))
     remedy = f"if these are images without labels, dataset.unlabelled=[{pools}] pretrains on them"
-    return [f"{plural([f.name for f in named])} learnt: {remedy}"]
+    return [f"{classes_are([f.name for f in named])} learnt: {remedy}"]
 
 
 def class_name(name: str) -> str:
@@ -174,7 +174,7 @@ def class_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
+def check_class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
     """Warnings of classes that may be one, several, or none: names that differ only in case, blanks,
     hyphens, invisible characters or the form of a number; joined names; words for a missing label.
 
@@ -197,18 +197,18 @@ def class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
         remedy = "move its images to the other one where both are the same"
         warnings.append(f"{plural(copied)} named like a copy of another one: {remedy}")
     absent = [name for name in names if is_missing(name)]
-    separators = {name: sign for name in names if (sign := joint(name, groups))}
+    separators = {name: sign for name in names if (sign := separator_in(name, groups))}
     if joined := [name for name in separators if name not in absent]:
         key = f"'dataset.separator=\"{separators[joined[0]]}\"'"
         how = several.format(key=key)
-        warnings.append(f"{plural(joined)} named like several of the classes: {how}")
+        warnings.append(f"{classes_are(joined)} named like several of the classes: {how}")
     bracketed = [n for n in names if len(n) > 2 and n[0] + n[-1] in ("[]", "{}")]
     if bracketed:
         remedy = "write the names without brackets where they are no part of them"
-        warnings.append(f"{plural(bracketed)} written like a list: {remedy}")
+        warnings.append(f"{classes_are(bracketed)} written like a list: {remedy}")
     if absent:
         remedy = "empty the cell of an image without a label, or rename the class"
-        warnings.append(f"{plural(absent)} named like a missing label, and learnt: {remedy}")
+        warnings.append(f"{classes_are(absent)} named like a missing label, and learnt: {remedy}")
     return warnings
 
 
@@ -222,7 +222,7 @@ def original(name: str) -> str:
     return found if found != name else ""
 
 
-def joint(name: str, known: Container[str]) -> str:
+def separator_in(name: str, known: Container[str]) -> str:
     """What separates the classes of which a name seems to be made, or "".
 
     One of them must be known, and all of them where blanks separate them, as those of `red fox`.
@@ -236,7 +236,7 @@ def joint(name: str, known: Container[str]) -> str:
     return " " if len(parts) > 1 and all(part in known for part in parts) else ""
 
 
-def each_its_own(labels: Sequence[str]) -> list[str]:
+def check_labels_are_classes(labels: Sequence[str]) -> list[str]:
     """A warning if the labels of images are numbers to predict, or identifiers, rather than classes."""
     count, classes = len(labels), {*labels}
     numbers = all(map(_REAL.fullmatch, classes))
@@ -264,13 +264,13 @@ def simplified(name: str) -> str:
     return f"{float(text):g}" if _NUMBER.fullmatch(text) else text
 
 
-def plural(names: Sequence[str]) -> str:
+def classes_are(names: Sequence[str]) -> str:
     """`class 'a' is` or `classes 'a', 'b' are`, as the subject of a sentence."""
     kind, verb = ("classes", "are") if len(names) > 1 else ("class", "is")
     return f"{kind} {some([repr(n) for n in names])} {verb}"
 
 
-def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
+def refuse_shared_subfolders(folders: dict[str, set[str]], what: str) -> None:
     """DataError if folders of classes share most of their subfolders, two or more: then they are
     splits.
 
@@ -295,7 +295,7 @@ def same_subfolders(folders: dict[str, set[str]], what: str) -> None:
         )
 
 
-def subfolders(folders: Mapping[str, set[str]]) -> list[str]:
+def check_subfolders(folders: Mapping[str, set[str]]) -> list[str]:
     """A warning of classes whose images lie in several subfolders alone, as nested classes do.
 
     Args:
@@ -308,13 +308,13 @@ def subfolders(folders: Mapping[str, set[str]]) -> list[str]:
         return []
     names = sorted({*nested}), sorted(set().union(*nested.values()))
     return [
-        f"{plural(names[0])} learnt, and the subfolders inside ({some(names[1])}) are not told apart. Where the "
+        f"{classes_are(names[0])} learnt, and the subfolders inside ({some(names[1])}) are not told apart. Where the "
         "subfolders are the classes, move them up by one folder; where they are patients, videos or the like, "
         f"{BY_FOLDER}"
     ]
 
 
-def beside(names: Sequence[str]) -> list[str]:
+def check_names_beside(names: Sequence[str]) -> list[str]:
     """A warning of images that are named like another one of their folder and a common addition, as
     masks, depth images and previews are: x_mask.png or x.png beside x.jpg.
 
@@ -370,7 +370,7 @@ def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
     return {stem: files[0] for stem, files in groups.items()}
 
 
-def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> list[str]:
+def check_images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> list[str]:
     """Warnings of content that decoding loses. DataError if the images have no content.
 
     Args:
@@ -380,7 +380,7 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
     """
     if not seen:
         return []
-    _must_differ(seen)
+    _require_content(seen)
     warnings, n = [], len(seen)
 
     def warn(count: int, text: str) -> None:
@@ -407,8 +407,10 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
             )
     deep = [s.extremes for s in seen if s.traits.deep]  # of whose values the upper 8 bits are left
     if levels:
-        warnings += faint([(s[0], s[2]) for s in spans], levels)
-    warnings += faint([(256 * low, 256 * high + 255) for low, high in deep], Levels(0, 65535))
+        warnings += check_ranges([(s[0], s[2]) for s in spans], levels)
+    warnings += check_ranges(
+        [(256 * low, 256 * high + 255) for low, high in deep], Levels(0, 65535)
+    )
     warn(sum(bool(s.shade) for s in seen), "have the same value in all pixels")
     top, bottom = max(s.extremes[1] for s in seen), min(s.extremes[0] for s in seen)
     if top - bottom < FAINT:
@@ -448,7 +450,7 @@ def images(seen: Sequence[Seen], levels: Levels | None, annotated: str = "") -> 
     return warnings
 
 
-def faint(ranges: Sequence[tuple[int, int]], levels: Levels) -> list[str]:
+def check_ranges(ranges: Sequence[tuple[int, int]], levels: Levels) -> list[str]:
     """A warning of files whose values are so much lower than those of others that the common scale
     makes them black, as 8-bit values in 16-bit files are.
 
@@ -470,7 +472,7 @@ def faint(ranges: Sequence[tuple[int, int]], levels: Levels) -> list[str]:
     ]
 
 
-def _must_differ(seen: Sequence[Seen]) -> None:
+def _require_content(seen: Sequence[Seen]) -> None:
     """DataError if all images have one value, or 16-bit colours lose their content."""
     deep = [s for s in seen if s.traits.deep]
     if deep and (top := max(s.extremes[1] for s in deep)) < LEFT:
@@ -486,7 +488,7 @@ def _must_differ(seen: Sequence[Seen]) -> None:
         )
 
 
-def masks(
+def check_masks(
     classes: Sequence[str],
     train_MY: np.ndarray,
     test_MY: np.ndarray | None,
@@ -521,7 +523,7 @@ def masks(
         if len(used) == len(classes):
             guess = f": did you mean dataset.values=[{','.join(map(str, sorted(used)))}]?"
     problem = f"no training mask holds a pixel of {some(missing)}"
-    warnings = only_ignored(classes, train_MY, ignored)
+    warnings = check_only_ignored(classes, train_MY, ignored)
     if not learnt and not guess:
         return [*warnings, blank] if share > UNANNOTATED else warnings
     if len(classes) - len(missing) < 2:
@@ -529,7 +531,7 @@ def masks(
             f"; {blank}{guess}" if blank else ". Check dataset.classes and the values in the masks"
         )
         raise DataError(f"{problem}, so there is nothing to tell apart{why}")
-    warnings += lost(classes, train_MY, fitted_MY) if fitted_MY is not None else []
+    warnings += check_lost_classes(classes, train_MY, fitted_MY) if fitted_MY is not None else []
     if missing:
         also = f"; {blank}{guess}" if guess else ""
         warnings.append(f"{problem}: means over classes leave out what is never there{also}")
@@ -543,7 +545,9 @@ def masks(
     return warnings
 
 
-def only_ignored(classes: Sequence[str], file_MY: np.ndarray, ignored: Sequence[Any]) -> list[str]:
+def check_only_ignored(
+    classes: Sequence[str], file_MY: np.ndarray, ignored: Sequence[Any]
+) -> list[str]:
     """A warning of masks that hold the first class and ignored pixels alone, where others hold other
     classes: of masks of 0 and 255 among masks of 0 and 1 the objects are ignored."""
     objects_M, ignored_M = file_MY[:, 1:-1].sum(1) > 0, file_MY[:, -1] > 0
@@ -557,7 +561,9 @@ def only_ignored(classes: Sequence[str], file_MY: np.ndarray, ignored: Sequence[
     ]
 
 
-def lost(classes: Sequence[str], file_MY: np.ndarray, fitted_MY: np.ndarray) -> list[str]:
+def check_lost_classes(
+    classes: Sequence[str], file_MY: np.ndarray, fitted_MY: np.ndarray
+) -> list[str]:
     """A warning of classes that most of their masks lose when they are fitted to the canvas. DataError
     if fewer than two classes are left."""
     remedy = (
@@ -580,7 +586,7 @@ def lost(classes: Sequence[str], file_MY: np.ndarray, fitted_MY: np.ndarray) -> 
     )
 
 
-def shortcuts(labels: Sequence[str], seen: Sequence[Seen]) -> list[str]:
+def check_shortcuts(labels: Sequence[str], seen: Sequence[Seen]) -> list[str]:
     """A warning if a property of the files, which is the same within each class, differs between
     classes: a model may learn it in place of what the images show.
 
@@ -615,7 +621,7 @@ def shortcuts(labels: Sequence[str], seen: Sequence[Seen]) -> list[str]:
     return warnings
 
 
-def groups_apart(train: Any, test: Any) -> None:
+def require_groups_apart(train: Any, test: Any) -> None:
     """DataError if a group has images in the training and in the test split.
 
     Args:
@@ -630,7 +636,7 @@ def groups_apart(train: Any, test: Any) -> None:
             raise DataError(f"{problem}: {member[group]} and {name}")
 
 
-def copies(names: Sequence[str], hashes: Sequence[str], values: Sequence[Any]) -> list[str]:
+def check_copies(names: Sequence[str], hashes: Sequence[str], values: Sequence[Any]) -> list[str]:
     """A warning of files with the same content, which folds may both train and test on. DataError if
     copies are annotated differently.
 
@@ -655,7 +661,7 @@ def copies(names: Sequence[str], hashes: Sequence[str], values: Sequence[Any]) -
     return [f"{len(same):,} images {problem} ({some(same)})"] if same else []
 
 
-def unread(names: Iterable[str]) -> list[str]:
+def check_heic(names: Iterable[str]) -> list[str]:
     """A warning of HEIC images, such as an iPhone's photographs, which Pillow reads with an extra
     package."""
     suffixes = Counter(Path(name).suffix.lower() for name in names)
@@ -664,7 +670,7 @@ def unread(names: Iterable[str]) -> list[str]:
     return [f"{count:,} files are HEIC images, which are left out: {HEIF_REMEDY}"]
 
 
-def unnamed(files: Sequence[File]) -> list[str]:
+def check_suffixes(files: Sequence[File]) -> list[str]:
     """A warning of files that hold images, and are left out because their names do not say so."""
     found = [f.id for f in files if Path(f.id).suffix.lower() not in HEIF and is_picture(f)]
     if not found:
@@ -695,7 +701,7 @@ def suffixes(names: Sequence[str]) -> str:
     return f", but other files ({kinds}){remedy}"
 
 
-def cropped(
+def check_crop(
     sizes: Sequence[tuple[int, int]],
     image: tuple[int, int, int],
     fit: str,
@@ -727,7 +733,7 @@ def is_missing(name: str) -> bool:
     return name.strip().casefold() in _MISSING
 
 
-def unlabelled(names: Iterable[str]) -> list[str]:
+def check_pending_labels(names: Iterable[str]) -> list[str]:
     """A warning of labels in a table that are words for images whose label is still to come: unlabelled,
     unknown, todo, skip."""
     found = [n for n in sorted({*names}) if holds_no_labels(n) or _PENDING.fullmatch(letters(n))]
@@ -742,7 +748,9 @@ def letters(name: str) -> str:
     return re.sub(r"[\W\d_]+", "", name.casefold())
 
 
-def labels(classes: Sequence[str], part: Iterable[str], what: str = "test image") -> list[str]:
+def check_absent_classes(
+    classes: Sequence[str], part: Iterable[str], what: str = "test image"
+) -> list[str]:
     """A warning of classes that do not occur in `part`, the labels of a split, so that no mean
     includes them."""
     counts = Counter(part)
@@ -758,7 +766,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:FEW]) + more
 
 
-def said(name: str, warnings: Sequence[str]) -> dict[str, Any]:
+def print_warnings(name: str, warnings: Sequence[str]) -> dict[str, Any]:
     """Print the warnings, one line each; returns them for the report, or {} if there are none."""
     for line in warnings:
         console.message(f"{name}: warning: {line}{'' if line.endswith('?') else '.'}")

@@ -306,7 +306,7 @@ def corpus(
     )
     if train is None:
         raise DataError(f"{name}: no image with a mask to learn from")
-    findings.groups_apart(train, test)
+    findings.require_groups_apart(train, test)
     console.message(summary(name, pairs, [s.size for s in seen], canvas))
     named = named or {}
     mask_classes, tested = named.get("mask", classes), [pairs[n].split == "test" for n in masked]
@@ -317,8 +317,8 @@ def corpus(
         ignored, values = list(map(codes.name, ignored)), []
     warnings = [
         *notes,
-        *findings.class_names(mask_classes),
-        *findings.masks(
+        *findings.check_class_names(mask_classes),
+        *findings.check_masks(
             mask_classes,
             train_MY,
             test_MY,
@@ -328,9 +328,9 @@ def corpus(
             source.learnt,
         ),
         *inverted(shades, codes, mask_classes),
-        *findings.copies(*annotated(pairs, seen, hashes, masked)),
-        *findings.images(seen, levels, "masks"),
-        *findings.cropped([s.size for s in seen], canvas.image, canvas.fit),
+        *findings.check_copies(*annotated(pairs, seen, hashes, masked)),
+        *findings.check_images(seen, levels, "masks"),
+        *findings.check_crop([s.size for s in seen], canvas.image, canvas.fit),
     ]
     return Corpus(
         name,
@@ -339,7 +339,7 @@ def corpus(
         test,
         pool,
         canvas.image,
-        findings.said(name, warnings),
+        findings.print_warnings(name, warnings),
         fingerprint("train", "pool"),
         fingerprint("test"),
         {p.id: p.image for p in pairs},

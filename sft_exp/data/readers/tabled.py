@@ -223,7 +223,7 @@ def with_split(table: Table, taken: Sequence[str]) -> Table:
     """
     if "split" in table.columns:
         kinds = {findings.split_named(cells["split"] or "train") for _, cells in table.lines}
-        return table._replace(notes=(*table.notes, *findings.untested(kinds)))
+        return table._replace(notes=(*table.notes, *findings.check_untested_val(kinds)))
     columns = [c for c in table.columns if c and c not in taken]
     words = {c: {cells[c] for _, cells in table.lines} - {""} for c in columns}
     found = {c: meaning for c in columns if (meaning := splits_of(c, words[c]))}
@@ -404,14 +404,14 @@ def corpus(
     what = ", ".join(names) or "none of the classes"
     text = f"{name}: {len(train):,} images with {what}, at {image[2]}x{image[1]}."
     console.print(text, soft_wrap=True)
-    findings.groups_apart(train, test)
+    findings.require_groups_apart(train, test)
     learnt = [(r, s) for r, s in zip(rows, seen, strict=True) if r.split == "train"]
     ids, values = [r.id for r, _ in learnt], [r.value for r, _ in learnt]
     warnings = [
         *notes,
-        *findings.copies(ids, [s.sha256 for _, s in learnt], values),
-        *findings.images(seen, levels),
-        *findings.cropped([s.size for s in seen], image, source.fit),
+        *findings.check_copies(ids, [s.sha256 for _, s in learnt], values),
+        *findings.check_images(seen, levels),
+        *findings.check_crop([s.size for s in seen], image, source.fit),
     ]
     return Corpus(
         name,
@@ -419,7 +419,7 @@ def corpus(
         test=test,
         extra=extra,
         image=image,
-        report=findings.said(name, warnings),
+        report=findings.print_warnings(name, warnings),
         fingerprint=fingerprint("train", "pool"),
         test_fingerprint=fingerprint("test"),
         files={r.id: r.path for r in rows},

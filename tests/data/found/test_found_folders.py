@@ -285,20 +285,20 @@ def test_what_is_no_file_is_named_and_not_waited_for():
     ],
 )
 def test_names_that_look_alike_are_warned_of(names):
-    (said,) = findings.class_names([*names, "other"])
+    (said,) = findings.check_class_names([*names, "other"])
     assert "differ only in case or blanks, or in how they are written" in said
 
 
 @each("names", [("-1", "1"), ("1.5", "15"), ("v1", "v2"), ("1-0", "10"), ("c", "c++"), ("a", "b")])
 def test_other_names_are_not(names):
-    assert not findings.class_names(names)
+    assert not findings.check_class_names(names)
 
 
 def test_labels_that_are_several_or_missing_are_warned_of():
-    (joined,) = findings.class_names(["car", "bus", "car, bus"])
+    (joined,) = findings.check_class_names(["car", "bus", "car, bus"])
     assert joined.startswith("class 'car, bus' is named like several of the classes")
-    assert not findings.class_names(["bread, white", "soup"])
-    (absent,) = findings.class_names(["a", "b", "nan", "N/A"])
+    assert not findings.check_class_names(["bread, white", "soup"])
+    (absent,) = findings.check_class_names(["a", "b", "nan", "N/A"])
     assert absent.startswith("classes 'N/A', 'nan' are named like a missing label")
 
 

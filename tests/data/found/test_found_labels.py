@@ -36,7 +36,7 @@ def test_separators_that_are_not_looked_for_are_named(name):
 
 @each("names", [("red fox", "fox"), ("ice cream", "ice"), ("red_fox", "red", "fox"), ("a b", "c")])
 def test_names_of_several_words_are_one_class(names):
-    assert not findings.class_names(names)
+    assert not findings.check_class_names(names)
 
 
 LISTS = {

@@ -92,12 +92,14 @@ def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "aut
         "absent": scored.absent,
     }
     if not classifies:
-        found_of_classes = classification.of_classes(scores, spec.classes, model.task.of_class)
+        heads = model.task.of_class
         return Evaluation(
             scores=scores,
             interval=None,
             probabilistic=model.probabilistic,
-            of_classes=found_of_classes,
+            of_classes=classification.table_of_classes(scores, spec.classes, heads)
+            if heads
+            else None,
             **common,
         )
     return of_classifier(model, scored, own, scores, logits_NK.double().numpy(), common)

@@ -127,10 +127,11 @@ def body(evaluation: Evaluation, mistakes: int, images: bool) -> "Markup":
         headline=headline(evaluation),
         notes=[*notes(evaluation)],
         numbers=classification.NUMBERS,
-        classes=classification.classes_table(evaluation),
+        classes=classification.classes_table(evaluation)
+        if evaluation.classes
+        else evaluation.of_classes,
         drawn=drawn,
         mistakes=classification.mistakes_table(evaluation, mistakes),
-        of_classes=evaluation.of_classes,
         scores=classification.scores_table(overall(evaluation)),
     )
 

@@ -21,17 +21,15 @@ Floats = NDArray[np.float64]
 TOP = (2, 3, 5)  # values of k for top-k accuracy, where there are more classes
 LOG_TEMPERATURES = (-3.0, 3.0)  # where the temperature's logarithm is searched
 UNITS = ("log_loss", *Numbers.raw)  # scores that are no fractions
-NUMBERS = (
-    "images",
-    "precision",
-    "recall",
-    "F1",
-    "AUROC",
-    "average precision",
-    "threshold",
-    "value",
-    "p",
-)
+OF_CLASS = {  # a field of ClassScores -> head of its column
+    "images": "images",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+}
+NUMBERS = (*OF_CLASS.values(), "threshold", "value", "p")  # heads of columns of numbers
 
 
 @dataclass(frozen=True)
@@ -264,22 +262,16 @@ def scores_table(found: Classified) -> Grid:
 
 
 def classes_table(found: Classified) -> Grid:
-    """The scores of each class, in per cent."""
-    head = ["class", "images", "precision", "recall", "F1", "AUROC", "average precision"]
-    body = []
-    for c in found.classes:
-        values = (c.precision, c.recall, c.f1, c.auroc, c.average_precision)
-        body.append(
-            [c.name, f"{c.images:,}", *("-" if v is None else f"{100 * v:.1f}" for v in values)]
-        )
-    return head, body
+    """The scores of each class of a classifier."""
+    scores = {f"{m}/{c.name}": getattr(c, m) for c in found.classes for m in OF_CLASS}
+    return table_of_classes(scores, [c.name for c in found.classes], OF_CLASS)
 
 
-def of_classes(
-    scores: Mapping[str, float], names: Sequence[str], heads: Mapping[str, str]
-) -> Grid | None:
-    """A row for each class, with the scores `metric/class` of a task under these heads; None for a
-    task without any. Fractions are in per cent, but for thresholds."""
+def table_of_classes(
+    scores: Mapping[str, float | None], names: Sequence[str], heads: Mapping[str, str]
+) -> Grid:
+    """A row for each class, with its scores `metric/class` under the head of each metric. Fractions
+    are in per cent, but for thresholds."""
 
     def cell(metric: str, value: float | None) -> str:
         if value is None:
@@ -288,8 +280,6 @@ def of_classes(
             return f"{value:,.0f}"
         return f"{value:.2f}" if metric == "threshold" else f"{100 * value:.1f}"
 
-    if not heads:
-        return None
     body = [[n, *(cell(m, scores.get(f"{m}/{n}")) for m in heads)] for n in names]
     return ["class", *heads.values()], body
 

@@ -332,9 +332,11 @@ def body(
         why=why,
         drawn=pictures,
         classified=classes_part(found) if found else None,
-        of_classes=classification.of_classes(
+        of_classes=classification.table_of_classes(
             result.test, e.task.of(job.corpus.spec).classes, e.task.of_class
-        ),
+        )
+        if e.task.of_class
+        else None,
         numbers=classification.NUMBERS,
         facts=facts,
         config=json.dumps(result.config, indent=1),

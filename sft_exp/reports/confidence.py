@@ -8,10 +8,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from sft_exp.data.images import Images
-from sft_exp.reports.drawing import FAINT, INK, LINES, WIDTH, Picture, blank, png
+from sft_exp.reports.drawing import FAINT, INK, PALETTE, WIDTH, Picture, new_figure, png
 
 BINS = 15  # of equal width, as in the calibration error of results.json
-CURVES = len(LINES)  # classes whose curves are drawn, at most
+CURVES = len(PALETTE)  # classes whose curves are drawn, at most
 COLUMNS = 6  # of the picture of mistakes
 LONGEST = 14  # characters of a class's name above an image
 
@@ -24,9 +24,9 @@ def calibration(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) -
     """
     from sklearn.calibration import calibration_curve
 
-    figure, axes = blank(3.6)
+    figure, axes = new_figure(3.6)
     axes.plot([0, 100], [0, 100], color=FAINT, linewidth=1, linestyle="--")
-    for (label, (confidence, correct)), colour in zip(curves.items(), LINES, strict=False):
+    for (label, (confidence, correct)), colour in zip(curves.items(), PALETTE, strict=False):
         # rounding may put a probability above 1
         confidence_N = np.clip(np.asarray(confidence, float), 0, 1)
         accuracy, mean = calibration_curve(np.asarray(correct, int), confidence_N, n_bins=BINS)
@@ -59,9 +59,9 @@ def precision_recall(curves: Mapping[str, tuple[ArrayLike, ArrayLike, float]]) -
     """
     from sklearn.metrics import precision_recall_curve
 
-    figure, axes = blank(3.9)
+    figure, axes = new_figure(3.9)
     lowest = sorted(curves.items(), key=lambda item: item[1][2])[:CURVES]
-    for (name, (own, p, average)), colour in zip(lowest, LINES, strict=False):
+    for (name, (own, p, average)), colour in zip(lowest, PALETTE, strict=False):
         precision, recall, _ = precision_recall_curve(own, p)
         label = f"{name[:14]}: {100 * average:.0f} %"
         axes.step(

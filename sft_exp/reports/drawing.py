@@ -45,7 +45,7 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 WIDTH = 5.8  # inches, of every picture
-LINES = (  # the Okabe-Ito palette, safe for colour blindness, then darker colours
+PALETTE = (  # the Okabe-Ito palette, safe for colour blindness, then darker colours
     "#0072B2", "#D55E00", "#009E73", "#C0579A", "#A87900", "#56B4E9", "#6E6E6E", "#4B2E83", "#7A3B00", "#222222",
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ def style() -> Any:
     return {**STYLE, "font.family": [name for name in FONTS if name in installed]}
 
 
-def blank(height: float, rows: int = 1) -> tuple[Any, Any]:
+def new_figure(height: float, rows: int = 1) -> tuple[Any, Any]:
     """A figure of width `WIDTH` and its axes, or a list of axes for several rows."""
     from matplotlib.figure import Figure
 

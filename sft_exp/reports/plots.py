@@ -18,7 +18,7 @@ from sft_exp.jobs.stage_requests import Job
 from sft_exp.models import transfer
 from sft_exp.reports import advice, classification
 from sft_exp.reports.classification import Classified
-from sft_exp.reports.drawing import FAINT, INK, LINES, WIDTH, Picture, blank, png, style
+from sft_exp.reports.drawing import FAINT, INK, PALETTE, WIDTH, Picture, new_figure, png, style
 from sft_exp.reports.inputs import inputs
 from sft_exp.runs import results
 from sft_exp.stages import model as models
@@ -68,7 +68,7 @@ def draw(job: Job, result: Results, found: Classified | None = None) -> list[Pic
 def accuracies(job: Job, result: Results) -> Picture:
     draws = {arm: [100 * a for a in values] for arm, values in result.draws.items()}
     height = {arm: -i for i, arm in enumerate(draws)}
-    figure, axes = blank(1.0 + 0.4 * len(draws))
+    figure, axes = new_figure(1.0 + 0.4 * len(draws))
     if SCRATCH in draws:
         for pair in zip(draws[MAIN], draws[SCRATCH], strict=True):
             axes.plot(pair, (height[MAIN], height[SCRATCH]), color=FAINT, linewidth=0.8, alpha=0.6)
@@ -127,7 +127,7 @@ def pretraining(job: Job, result: Results) -> Picture | None:
     runs = [rows for start in starts(job) if (rows := metrics_log.read(start))]
     if not runs:
         return None
-    figure, axes = blank(3.3)
+    figure, axes = new_figure(3.3)
     changes = []
     objectives = job.experiment.pretrainer.objectives
     for name, colour in zip(objectives, OBJECTIVES, strict=False):
@@ -171,7 +171,7 @@ def monitors(job: Job, result: Results) -> Picture | None:
     shown = [(name, label) for name, label in lines.items() if rows and name in rows[0]]
     if not shown:
         return None
-    figure, axes = blank(3.3)
+    figure, axes = new_figure(3.3)
     for (name, label), colour in zip(shown, OBJECTIVES, strict=False):
         axes.plot(
             [r["step"] for r in rows],
@@ -203,7 +203,7 @@ def finetuning(job: Job, result: Results) -> Picture | None:
     }
     if not trained:
         return None
-    figure, axes = blank(3.3)
+    figure, axes = new_figure(3.3)
     low, high = float("inf"), 0.0
     for arm, lines in trained.items():
         length = min(len(steps) for steps, _ in lines)
@@ -242,7 +242,7 @@ def range_test(job: Job, result: Results) -> Picture | None:
     if not job.results["lr_find"]:
         return None
     test = json.loads((job.results["lr_find"][0].folder / "lr.json").read_text())
-    figure, axes = blank(3.0)
+    figure, axes = new_figure(3.0)
     axes.plot(test["rates"], test["losses"], color=COLOURS[MAIN], linewidth=1.6)
     axes.axvline(test["lr"], color=INK, linewidth=1, linestyle="--")
     axes.set_xscale("log")
@@ -265,7 +265,9 @@ def examples(job: Job, result: Results) -> Picture | None:
     names = sorted(images, key=lambda name: (name != "input", name))
     columns = min(10, len(images[names[0]]))
     _, _, high, wide = images[names[0]].shape
-    figure, rows = blank(0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names))
+    figure, rows = new_figure(
+        0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names)
+    )
     grid = rows if len(names) > 1 else [rows]
     for axes, name in zip(grid, names, strict=True):
         show_strip(axes, name, strip(images[name][:columns]), cmap="gray", vmin=0, vmax=255)
@@ -294,7 +296,7 @@ def predictions(job: Job, result: Results) -> Picture | None:
     if not images:
         return None
     (_, _, high, wide), columns = next(iter(images.values())).shape, min(SHOWN, len(batch["row"]))
-    figure, rows = blank(
+    figure, rows = new_figure(
         0.6 + len(images) * high / wide * (WIDTH - 1.2) / columns, rows=len(images)
     )
     grid = rows if len(images) > 1 else [rows]
@@ -325,7 +327,7 @@ def confusion(counts_YY: Tensor, classes: Sequence[str], caption: str) -> Pictur
 
     names = [name[:14] for name in classes]
     share_YY = 100 * counts_YY / counts_YY.sum(1, keepdim=True).clamp_min(1)
-    figure, axes = blank(5.2)
+    figure, axes = new_figure(5.2)
     # the square root makes rare confusions visible
     image = axes.imshow(share_YY.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 100), aspect="equal")
     if len(names) <= NUMBERED:
@@ -376,7 +378,7 @@ def features(job: Job, result: Results) -> Picture | None:
     _, spread_Q, axes_DQ = torch.pca_lowrank(f_ND, q=min(6, *f_ND.shape), niter=4)
     xy_N2 = (f_ND - f_ND.mean(0)) @ axes_DQ[:, :2]
     first, second = (100 * spread_Q[:2].square() / (f_ND - f_ND.mean(0)).square().sum()).tolist()
-    figure, axes = blank(4.6)
+    figure, axes = new_figure(4.6)
     names = job.corpus.classes
     for c in y_N.unique().tolist():
         axes.scatter(
@@ -423,10 +425,10 @@ def benchmark(job: Job, result: Results) -> Picture | None:
     if result.benchmark is None:
         return None
     rows = result.benchmark.rows
-    figure, axes = blank(3.3)
+    figure, axes = new_figure(3.3)
     top = 100 * rows[0].accuracy
     accuracies = [top]
-    for row, colour in zip(rows, itertools.cycle((INK, *LINES)), strict=False):
+    for row, colour in zip(rows, itertools.cycle((INK, *PALETTE)), strict=False):
         x, y, late = 1000 * row.latency_p50, 100 * row.accuracy, 1000 * row.latency_p95
         _, low, high = (top + 100 * d for d in row.difference)
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)

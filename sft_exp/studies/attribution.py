@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.reports.drawing import FAINT, INK, LINES, Picture, blank, png, style
+from sft_exp.reports.drawing import FAINT, INK, PALETTE, Picture, new_figure, png, style
 from sft_exp.sweep.study import (
     Conclusion,
     Study,
@@ -210,12 +210,12 @@ def waterfall(reached: dict[str, float], steps: list[dict[str, Any]]) -> Picture
 
     names = list(reached)
     with rc_context(style()):
-        figure, axes = blank(0.8 + 0.42 * len(names))
+        figure, axes = new_figure(0.8 + 0.42 * len(names))
         values = [100 * v for v in reached.values()]
         least = max(0.0, min(values) - 10)
         for n, value in enumerate(values):
             begin = values[n - 1] if n else least
-            colour = LINES[0] if not n else LINES[2] if value >= begin else LINES[1]
+            colour = PALETTE[0] if not n else PALETTE[2] if value >= begin else PALETTE[1]
             axes.barh(n, value - begin, left=begin, color=colour, height=0.62)
             label = f"{value:.1f}"
             if n:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import FLOORS, LONG, MAIN, MORE_FLOORS, SCRATCH
 from sft_exp.errors import require
-from sft_exp.reports.drawing import FAINT, INK, LINES, Picture, blank, png, style
+from sft_exp.reports.drawing import FAINT, INK, PALETTE, Picture, new_figure, png, style
 from sft_exp.reports.page import Grid
 from sft_exp.sweep.study import (
     Conclusion,
@@ -490,7 +490,7 @@ def draw(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> list[Pi
 
 
 def curves(cells: dict[Cell, list[Job]]) -> Picture:
-    figure, axes = blank(4.2)
+    figure, axes = new_figure(4.2)
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     lines = {p: (p, MAIN) for p in pretrainers}
     arms = dict.fromkeys(arm for jobs in cells.values() for arm in jobs[0].outcome.draws)
@@ -500,7 +500,7 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
     lines |= {
         f"{p}, {arm}": (p, arm) for arm in arms if arm.startswith("frozen") for p in pretrainers
     }
-    for (label, (pretrainer, arm)), colour in zip(lines.items(), LINES * 2, strict=False):
+    for (label, (pretrainer, arm)), colour in zip(lines.items(), PALETTE * 2, strict=False):
         rows = [
             jobs
             for (p, _), jobs in cells.items()
@@ -545,10 +545,10 @@ def curves(cells: dict[Cell, list[Job]]) -> Picture:
 
 
 def differences(cells: dict[Cell, list[Job]], verdicts: dict[Cell, Verdict]) -> Picture:
-    figure, axes = blank(3.0)
+    figure, axes = new_figure(3.0)
     pretrainers = list(dict.fromkeys(p for p, _ in cells))
     axes.axhline(0, color=INK, linewidth=0.8)
-    for i, (pretrainer, colour) in enumerate(zip(pretrainers, LINES * 2, strict=False)):
+    for i, (pretrainer, colour) in enumerate(zip(pretrainers, PALETTE * 2, strict=False)):
         points = [
             (labels_of(jobs[0]), verdicts[c])
             for c, jobs in cells.items()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
-from sft_exp.reports.drawing import FAINT, LINES, Picture, blank, png, style
+from sft_exp.reports.drawing import FAINT, PALETTE, Picture, new_figure, png, style
 from sft_exp.sweep.study import (
     Conclusion,
     Study,
@@ -283,8 +283,8 @@ def dots(scores: dict[Use, dict[str, Scores]], uses: list[Use], order: list[str]
     from matplotlib import rc_context
 
     with rc_context(style()):
-        figure, axes = blank(1.2 + 0.3 * len(order))
-        for use, colour in zip(uses, LINES * 2, strict=False):
+        figure, axes = new_figure(1.2 + 0.3 * len(order))
+        for use, colour in zip(uses, PALETTE * 2, strict=False):
             x = [100 * mean(scores[use][name]) for name in order]
             axes.plot(x, range(len(order)), "o", color=colour, markersize=5, label=name_of(use))
         for n in range(len(order)):

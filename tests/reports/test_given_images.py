@@ -43,6 +43,6 @@ def test_class_names_in_any_script_give_no_warning():
 
     with warnings.catch_warnings(), rc_context(drawing.style()):
         warnings.simplefilter("error")
-        figure, axes = drawing.blank(1.4)  # the smallest of a report
+        figure, axes = drawing.new_figure(1.4)  # the smallest of a report
         axes.set_title("猫 한국어 हिन्दी ไทย $x_")
         assert Image.open(BytesIO(drawing.png(figure))).width > 100

@@ -23,7 +23,7 @@ from sft_exp.jobs import prepare
 from sft_exp.jobs.stage_requests import FUNCTIONS
 from sft_exp.models import transfer
 from sft_exp.reports import advice, confidence, inputs, page, plots, report
-from sft_exp.reports.drawing import blank, png, style
+from sft_exp.reports.drawing import new_figure, png, style
 from sft_exp.runs import results
 from sft_exp.store.store import Result
 from sft_exp.training import metrics_log
@@ -203,7 +203,7 @@ def test_a_long_title_is_not_clipped():
     """Names of classes are the user's."""
     classes = ["ginkgo biloba in autumn", "salix caprea, in flower"]
     with rc_context(style()):
-        figure, axes = blank(3.3)
+        figure, axes = new_figure(3.3)
         axes.set_title(f"Most frequent confusion: 50 % of class {' taken for '.join(classes)}")
         png(figure)
         title = axes.set_title(axes.get_title("left"))

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from data.exports import tool_exports
+from data import tool_exports
 from faults import cli, ended, fork
 from PIL import Image
 

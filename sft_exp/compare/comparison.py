@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from sft_exp.config.dotted import leaves
 from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import tables
@@ -490,20 +491,9 @@ def settings(config: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     chosen = {group: option for group, option in choices.items() if group not in SILENT}
     return chosen | {
         k: v
-        for k, v in dotted(updated(config)).items()
-        if k.partition(".")[0] not in SILENT or k in EXCEPT
+        for k, v in leaves(updated(config)).items()
+        if v != {} and (k.partition(".")[0] not in SILENT or k in EXCEPT)
     }
-
-
-def dotted(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict as a flat one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differs(key: str, known: list[dict[str, Any]]) -> bool:

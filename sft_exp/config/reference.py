@@ -14,6 +14,7 @@ from yaml import safe_load
 
 from sft_exp.config import help_text, sources
 from sft_exp.config.args import field_comments
+from sft_exp.config.dotted import leaves
 from sft_exp.errors import ConfigError
 
 SCHEMA = sources.HERE / "config" / "schema.py"
@@ -82,7 +83,7 @@ def option(group: str, name: str) -> Option:
         if isinstance(entry, dict)
         for key, value in entry.items()
     }
-    also = overrides | (flat(content) if is_global else {})
+    also = overrides | (leaves(content) if is_global else {})
     return Option(group, name, descriptions[name], about, shown, also)
 
 
@@ -192,14 +193,3 @@ def text_of(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k}: {text_of(v)}' for k, v in value.items())}}}"
     return str(value)
-
-
-def flat(content: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested keys with dots: {pretrain: {epochs: 5}} -> {pretrain.epochs: 5}."""
-    result: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{path}{key}.")
-        else:
-            result[f"{path}{key}"] = value
-    return result

@@ -2,11 +2,11 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from sft_exp.config import build
+from sft_exp.config.dotted import leaves
 from sft_exp.config.grammar import VALUED
 from sft_exp.config.moved import completed, renamed, updated
 from sft_exp.errors import ConfigError
@@ -92,7 +92,7 @@ def same_as_saved(folder: Path, overrides: list[str]) -> None:
     composed, _ = compose.compose(overrides)
     saved = updated(build.plain(OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
     before, now = (
-        flat(
+        leaves(
             {key: value for key, value in config.items() if key not in ("choices", "auto", "seeds")}
         )
         for config in (completed(saved, composed), composed)
@@ -104,10 +104,3 @@ def same_as_saved(folder: Path, overrides: list[str]) -> None:
                 f"add {key}=VALUE to python -m sft_exp {shlex.join(overrides)}"
             )
             raise ConfigError(key, before.get(key), text)
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts by dotted key."""
-    if not isinstance(node, dict) or not node:
-        return {prefix.rstrip("."): node}
-    return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}{key}.").items()}

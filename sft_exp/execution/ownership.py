@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sft_exp.config.dotted import leaves
 from sft_exp.config.moved import completed
 from sft_exp.errors import ConfigError, StorageError
 from sft_exp.store import atomic_io, results
@@ -150,7 +151,7 @@ def fits(
     if identity(before, result.choices) == identity(config, choices):
         return
     if not config.get("replace") and "debug" not in result.choices:
-        old, new = dict(flat(identifying(before))), dict(flat(identifying(config)))
+        old, new = leaves(identifying(before)), leaves(identifying(config))
         different = (name for name in new if old.get(name) != new[name])
         problem = (
             f"holds another experiment's results ({next(different, 'a choice')} differs); "
@@ -177,12 +178,3 @@ def identifying(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(keys.get(name), dict):
             keys[name] = {k: v for k, v in keys[name].items() if k not in IGNORED_OF_DATA}
     return keys
-
-
-def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf."""
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

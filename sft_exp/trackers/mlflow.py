@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sft_exp.config.dotted import leaves
 from sft_exp.core.tracker import About, Artifact, Run, Tracker
 from sft_exp.errors import StorageError
 from sft_exp.progress import console
@@ -85,7 +86,7 @@ class Mirror(Run):
         """Log the configuration. MLflow keeps first values, so `known` parameters are not sent."""
         from mlflow.entities import Param
 
-        values = {legal(k): str(v)[:LONGEST_PARAM] for k, v in flat(self.about.config).items()}
+        values = {legal(k): str(v)[:LONGEST_PARAM] for k, v in leaves(self.about.config).items()}
         new = [Param(k, v) for k, v in values.items() if k not in known]
         for start in range(0, len(new), MOST_PARAMS):
             self.client.log_batch(self.id, params=new[start : start + MOST_PARAMS])
@@ -176,17 +177,6 @@ class Mirror(Run):
 def legal(name: str) -> str:
     """The name with `_` for characters that MLflow rejects."""
     return ILLEGAL.sub("_", name)
-
-
-def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of every leaf."""
-    leaves: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
 
 
 def first_line(error: Exception) -> str:

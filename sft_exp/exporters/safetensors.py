@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from safetensors.torch import save as to_bytes
-
 from sft_exp.core.deploy import Exporter
+from sft_exp.models import transfer
 from sft_exp.store import atomic_io
 
 LOADER = """
@@ -31,6 +30,5 @@ class Safetensors(Exporter):
 
     def write(self, model, folder):
         assert model.network is not None, "checked before anything ran"
-        state = {k: v.contiguous().cpu() for k, v in model.network.nets.state_dict().items()}
-        atomic_io.write(folder / self.file, to_bytes(state))
+        atomic_io.write(folder / self.file, transfer.own_content(model.network.nets))
         atomic_io.write(folder / "model.json", model.description)

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sft_exp.errors import ConfigError, DataError, StorageError
@@ -462,6 +463,11 @@ def load_own(net: nn.Module, state: Tensors, file: Path) -> None:
     if faults:
         raise StorageError(f"{file}: {listed(faults)}; remove its folder, and it is made again")
     net.load_state_dict(state)
+
+
+def own_content(net: nn.Module) -> bytes:
+    """All tensors of a network as the content of a file that `read_own` reads."""
+    return to_bytes({name: t.contiguous().cpu() for name, t in net.state_dict().items()})
 
 
 def read_own(file: Path) -> Tensors:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +14,7 @@ from sft_exp.core.rng import stream
 from sft_exp.core.task import Network
 from sft_exp.data import splits
 from sft_exp.data.images import Images
-from sft_exp.models import graphs
+from sft_exp.models import graphs, transfer
 from sft_exp.models.distillation import DistillationMethod
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model as models
@@ -52,10 +51,7 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     if not any(step.graph for step in steps):
         description = json.loads((request["model"] / "model.json").read_text())
         atomic_io.write_json(folder / "model.json", {**description, "resized": bool(steps)})
-        atomic_io.write(
-            folder / "model.safetensors",
-            to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
-        )
+        atomic_io.write(folder / "model.safetensors", transfer.own_content(model.nets))
     file, smaller = folder / GRAPH, folder / f"next-{GRAPH}"
     atomic_io.write(file, graphs.export_onnx(network, model.spec))
     for step in steps:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sft_exp.config.enums import with_members
@@ -72,10 +71,7 @@ def save(folder: Path, model: Model, request: dict[str, Any]) -> None:
     build = {k: plain(request[k]) for k in ("encoder", "features", "task", "strategy")}
     spec = {"image": model.spec.image, "classes": model.spec.classes, "named": model.spec.named}
     atomic_io.write_json(folder / "model.json", {**build, **spec, **reading(model.spec)})
-    atomic_io.write(
-        folder / "model.safetensors",
-        to_bytes({k: v.contiguous().cpu() for k, v in model.nets.state_dict().items()}),
-    )
+    atomic_io.write(folder / "model.safetensors", transfer.own_content(model.nets))
     if isinstance(model.nets["encoder"], Precomputed):
         atomic_io.share(folder / ENCODER, request["start"] / ENCODER)
 

@@ -74,10 +74,11 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
             monitor.write()  # a resumed training may have ended without another look
             console.message(f"{label}: measuring feature quality took {monitor.seconds:.1f} s")
     atomic_io.write(
-        folder / "encoder.safetensors", to_bytes(numbers(nets.get_submodule(method.encoder_path)))
+        folder / "encoder.safetensors",
+        transfer.own_content(nets.get_submodule(method.encoder_path)),
     )
     if method.has_likelihood:
-        atomic_io.write(folder / "networks.safetensors", to_bytes(numbers(nets)))
+        atomic_io.write(folder / "networks.safetensors", transfer.own_content(nets))
     atomic_io.write(
         folder / "pictures.safetensors",
         to_bytes(pictures(method, nets, pool, request["seed"], ctx)),
@@ -106,10 +107,6 @@ def build(request: Request, corpus: Corpus) -> tuple[nn.ModuleDict, transfer.Rep
     return request["method"].networks(
         encoder, Spec(request["image"], corpus.classes, corpus.named)
     ), report
-
-
-def numbers(net: nn.Module) -> dict[str, Tensor]:
-    return {k: v.contiguous().cpu() for k, v in net.state_dict().items()}
 
 
 def pool_of(

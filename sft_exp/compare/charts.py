@@ -315,7 +315,7 @@ def parallel(comparison: Comparison) -> Chart | None:
                         "legend": None,
                     },
                     "opacity": {"condition": {"param": "over", "value": 0.85}, "value": 0.08},
-                    "tooltip": tooltip(comparison),
+                    "tooltip": tooltip(),
                 },
             },
             {**marked, "mark": {**text, "style": "halo"}},
@@ -379,7 +379,7 @@ def scatter(comparison: Comparison) -> Chart | None:
             "y": known[TEST],
             "color": coloured(colour),
             "href": {"field": "link"},
-            "tooltip": tooltip(comparison),
+            "tooltip": tooltip(),
         },
     }
     caption = "A point is a job; a click opens its report or results. Choose settings by validation, not by test."
@@ -415,7 +415,7 @@ def axes(comparison: Comparison) -> dict[str, Spec]:
     return found
 
 
-def tooltip(comparison: Comparison) -> list[Spec]:
+def tooltip() -> list[Spec]:
     """What a job is, and its scores."""
     texts = [{"field": name, "type": "nominal"} for name in ("job", "what")]
     scores = [{"field": name, "type": "quantitative", "format": ".1%"} for name in PERCENT]

@@ -95,10 +95,8 @@ def rotated_bounds(corners: Corners, degrees: float, centre: tuple[float, float]
     if not degrees:
         return corners
     x0, y0, x1, y1 = corners
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    cx, cy = centre
-    offsets = [(x - cx, y - cy) for x in (x0, x1) for y in (y0, y1)]
-    return bounds([v for x, y in offsets for v in (cx + c * x - s * y, cy + s * x + c * y)], "")
+    points = [(x, y) for x in (x0, x1) for y in (y0, y1)]
+    return bounds(rotated_points(points, degrees, centre), "")
 
 
 def ellipse_bounds(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Corners:

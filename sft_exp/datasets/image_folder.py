@@ -52,6 +52,7 @@ from sft_exp.data.readers.files import (
     is_there,
     lacking,
     read_table,
+    require_decoding,
     survey,
     visible,
 )
@@ -123,15 +124,12 @@ class ImageFolder(Dataset):
         valid = "a folder, glob or tar file, or a list of them"
         require(ok, "unlabelled", self.unlabelled, valid)
         self.unlabelled = entries
-        ok = self.most_pixels is None or self.most_pixels > 0
-        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
+        require_decoding(self)
         require(self.size > 0, "size", self.size, "above 0")
-        require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.fit in FITS, "fit", self.fit, ", ".join(FITS))
         require(self.broken in ("refuse", "skip"), "broken", self.broken, "refuse or skip")
         require(self.memory >= 0, "memory", self.memory, "0 or more")
         require(self.cache_gb >= 0, "cache_gb", self.cache_gb, "0 or more")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     def load(self):
         for entry in self.unlabelled:  # else its images are looked for among those of the classes

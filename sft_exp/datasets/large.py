@@ -26,7 +26,7 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import FITS, Levels, look
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, is_image, is_there, survey, visible
+from sft_exp.data.readers.files import File, is_image, is_there, require_decoding, survey, visible
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import bar
 
@@ -69,12 +69,9 @@ class Large(Dataset):
     def __post_init__(self):
         require(isinstance(self.train, str | None), "train", self.train, SOURCES)
         require(self.size > 0, "size", self.size, "above 0")
-        require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.fit in FITS, "fit", self.fit, ", ".join(FITS))
-        ok = self.most_pixels is None or self.most_pixels > 0
-        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
         require(self.cache_gb >= 0, "cache_gb", self.cache_gb, "0 or more")
+        require_decoding(self)
 
     def load(self):
         require(bool(self.train), "dataset.train", self.train, SOURCES)

@@ -69,9 +69,7 @@ class MaskFolder(masks.MaskSet):
         ok = self.pattern.count("*") == 1 and not set(self.pattern) & set("/\\\\")
         require(ok, "pattern", self.pattern, "a file name with one *, such as *_mask")
         require(self.unmasked in ("refuse", "pool"), "unmasked", self.unmasked, "refuse or pool")
-        ok = self.group is None or re.compile(self.group).groups == 1
-        valid = "a regular expression with one group, such as (p[0-9]+)_, or null"
-        require(ok, "group", self.group, valid)
+        masks.require_group(self.group)
 
     def check_colours(self) -> None:
         """Check `colours`, and set the classes to its keys."""
@@ -226,20 +224,13 @@ class MaskFolder(masks.MaskSet):
                 split if stem in mask_of else "pool",
                 path,
                 mask_of.get(stem),
-                group=self.group_in(path.name) if stem in mask_of else None,
+                group=masks.group_in(path.name, self.group) if stem in mask_of else None,
             )
             for stem, path in images.items()
         ]
 
     def expected_mask(self, stem: Path) -> Path:
         return stem.with_name(self.pattern.replace("*", stem.name) + ".png")
-
-    def group_in(self, name: str) -> str | None:
-        if self.group is None:
-            return None
-        if not (match := re.search(self.group, name)):
-            raise DataError(f"{name}: dataset.group={self.group} finds no group in this name")
-        return match[1]
 
 
 def called(part: Path, names: tuple[str, ...]) -> Path:

@@ -9,7 +9,6 @@ masks, brushes) are refused. Splits are those of dataset=boxes.
 """
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,9 +51,7 @@ class Polygons(masks.MaskSet):
         super().__post_init__()
         ok = self.format is None or self.format in FORMATS
         require(ok, "format", self.format, f"{', '.join(FORMATS)}, or null")
-        ok = self.group is None or re.compile(self.group).groups == 1
-        valid = "a regular expression with one group, such as (p[0-9]+)_, or null"
-        require(ok, "group", self.group, valid)
+        masks.require_group(self.group)
 
     def load(self):
         layouts = listing([f"{name}: {recognised.FORMATS[name].NAME}" for name in FORMATS])
@@ -108,12 +105,5 @@ class Polygons(masks.MaskSet):
             split,
             image.path,
             Drawn(image, filled, self.most_pixels),
-            group=self.group_in(name),
+            group=masks.group_in(name, self.group),
         )
-
-    def group_in(self, name: str) -> str | None:
-        if self.group is None:
-            return None
-        if not (match := re.search(self.group, name)):
-            raise DataError(f"{name}: dataset.group={self.group} finds no group in this name")
-        return match[1]

@@ -215,3 +215,9 @@ def test_a_smooth_mask_is_no_list_of_classes(tmp_path):
     write(tmp_path, lambda m: Image.fromarray(smooth))
     with pytest.raises(DataError, match="256 different values: was it resized smoothly"):
         load(tmp_path)
+
+
+@each(("option", "value"), [("group", "("), ("group", "p"), ("memory", -1), ("workers", -1)])
+def test_invalid_options_are_named(option, value):
+    with pytest.raises(ConfigError, match=f"{option}={re.escape(str(value))}: must be"):
+        MaskFolder(**{option: value})

@@ -21,7 +21,7 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import ORIENTATION, unpacked
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Seen, is_folder, survey
+from sft_exp.data.readers.files import File, Seen, is_folder, require_decoding, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import console
 
@@ -74,12 +74,9 @@ class BoxSet(Dataset):
         whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
         valid = whole and len(sides) in (1, 2)
         require(valid, "size", self.size, "a number of pixels, or [rows, columns]")
-        require(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
         require(self.boxes in ("refuse", "drop"), "boxes", self.boxes, "refuse or drop")
-        most = self.most_pixels
-        require(most is None or most > 0, "most_pixels", most, "above 0, or null")
+        require_decoding(self)
         require(self.memory >= 0, "memory", self.memory, "0 or more")
-        require(self.workers >= 0, "workers", self.workers, "0 or more")
 
 
 def corpus(

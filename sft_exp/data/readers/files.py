@@ -33,7 +33,7 @@ from sft_exp.data.decode import (
     upright_size,
 )
 from sft_exp.data.images import Held, Images
-from sft_exp.errors import DataError, absent
+from sft_exp.errors import DataError, absent, require
 from sft_exp.progress import bar
 
 CHUNK = 1000  # images between updates of the progress bar
@@ -553,6 +553,14 @@ SYSTEM = (
 
 def visible(name: str) -> bool:
     return not name.startswith((".", *SYSTEM))
+
+
+def require_decoding(options: Any) -> None:
+    """ConfigError unless the options with which a data set decodes files are valid."""
+    require(options.channels in (1, 3), "channels", options.channels, "1 (grey) or 3 (colour)")
+    most = options.most_pixels
+    require(most is None or most > 0, "most_pixels", most, "above 0, or null")
+    require(options.workers >= 0, "workers", options.workers, "0 or more")
 
 
 def is_folder(path: Path, key: str, hint: str = "") -> None:

@@ -5,6 +5,7 @@ Each file is read and decoded once, so that missing, broken or invalid files are
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import FITS, ORIENTATION, fitting, instead, unpacked
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Seen, is_folder, part, survey
+from sft_exp.data.readers.files import File, Seen, is_folder, part, require_decoding, survey
 from sft_exp.errors import ConfigError, DataError, listing, require
 from sft_exp.progress import bar, console
 
@@ -51,7 +52,6 @@ class Canvas:
         whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
         valid = "a number of pixels above 0, or [rows, columns]"
         require(len(sides) == 2 and whole, "size", size, valid)
-        require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (colour)")
         require(fit in FITS, "fit", fit, ", ".join(FITS))
         return Canvas((channels, sides[0], sides[1]), fit)
 
@@ -226,6 +226,26 @@ def placed(mask_HW: np.ndarray, canvas: Canvas) -> Tensor:
     return torch.from_numpy(np.array(picture))
 
 
+def require_group(pattern: str | None) -> None:
+    """ConfigError unless the pattern, by which images stay in one split, has one group."""
+    try:
+        ok = pattern is None or re.compile(pattern).groups == 1
+    except re.error:
+        ok = False
+    require(
+        ok, "group", pattern, "a regular expression with one group, such as (p[0-9]+)_, or null"
+    )
+
+
+def group_in(name: str, pattern: str | None) -> str | None:
+    """The group that the pattern finds in a file's name; None without a pattern."""
+    if pattern is None:
+        return None
+    if not (match := re.search(pattern, name)):
+        raise DataError(f"{name}: dataset.group={pattern} finds no group in this name")
+    return match[1]
+
+
 class MaskSet(Dataset):
     """The common fields of data sets of images with masks."""
 
@@ -241,8 +261,8 @@ class MaskSet(Dataset):
     workers: int  # processes that decode on use
 
     def __post_init__(self):
-        most = self.most_pixels
-        require(most is None or most > 0, "most_pixels", most, "above 0, or null")
+        require_decoding(self)
+        require(self.memory >= 0, "memory", self.memory, "0 or more")
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
     def folder(self, what: str) -> Path:

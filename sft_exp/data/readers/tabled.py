@@ -18,7 +18,16 @@ from torch import Tensor
 
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Finder, Table, images_in, is_folder, part, survey
+from sft_exp.data.readers.files import (
+    File,
+    Finder,
+    Table,
+    images_in,
+    is_folder,
+    part,
+    require_decoding,
+    survey,
+)
 from sft_exp.data.readers.masks import Canvas
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import console
@@ -80,8 +89,8 @@ class TableSet(Dataset):
     workers: int  # worker processes that decode images
 
     def __post_init__(self):
-        ok = self.most_pixels is None or self.most_pixels > 0
-        require(ok, "most_pixels", self.most_pixels, "above 0, or null")
+        require_decoding(self)
+        require(self.memory >= 0, "memory", self.memory, "0 or more")
         self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
 

@@ -264,16 +264,19 @@ def examples(job: Job, result: Results) -> Picture | None:
         return None
     names = sorted(images, key=lambda name: (name != "input", name))
     columns = min(10, len(images[names[0]]))
-    _, _, high, wide = images[names[0]].shape
-    figure, rows = new_figure(
-        0.6 + len(names) * high / wide * (WIDTH - 1.2) / columns, rows=len(names)
-    )
-    grid = rows if len(names) > 1 else [rows]
+    figure, grid = new_rows(len(names), columns, images[names[0]])
     for axes, name in zip(grid, names, strict=True):
         show_strip(axes, name, strip(images[name][:columns]), cmap="gray", vmin=0, vmax=255)
     grid[0].set_title(f"What {part(job, 'pretrainer')} makes of unlabelled images")
     caption = "A column is one image of the pool; samples are drawn from the model and belong to no column."
     return Picture("examples", "Pretraining on images", caption, png(figure), photographs=True)
+
+
+def new_rows(count: int, columns: int, x_BCHW: Tensor) -> tuple[Any, list[Any]]:
+    """A figure of so many rows, each with so many images of this size, and the axes of each row."""
+    _, _, high, wide = x_BCHW.shape
+    figure, rows = new_figure(0.6 + count * high / wide * (WIDTH - 1.2) / columns, rows=count)
+    return figure, rows if count > 1 else [rows]
 
 
 def show_strip(axes: Any, name: str, strip_HW: Any, **shading: Any) -> None:
@@ -295,11 +298,8 @@ def predictions(job: Job, result: Results) -> Picture | None:
     images = model.task.show(model.predict(batch["x"]), batch, model.spec)
     if not images:
         return None
-    (_, _, high, wide), columns = next(iter(images.values())).shape, min(SHOWN, len(batch["row"]))
-    figure, rows = new_figure(
-        0.6 + len(images) * high / wide * (WIDTH - 1.2) / columns, rows=len(images)
-    )
-    grid = rows if len(images) > 1 else [rows]
+    columns = min(SHOWN, len(batch["row"]))
+    figure, grid = new_rows(len(images), columns, next(iter(images.values())))
     for axes, (name, x_BCHW) in zip(grid, images.items(), strict=True):
         show_strip(axes, name, strip((x_BCHW * 255).round().to(torch.uint8)))
     figure.suptitle(f"{part(job, 'task')}: test images")

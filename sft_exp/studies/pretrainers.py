@@ -24,6 +24,7 @@ from sft_exp.verdict import WITHHELD, Comparison, Report, judge
 Use = tuple[str, str]  # (labels a class, strategy)
 Faults = dict[int, list[str]]  # seed -> how the training of each label draw failed
 Scores = dict[int, list[float]]  # seed -> accuracy of each label draw
+Arm = tuple[Scores, Faults]
 # a frozen random encoder; training from scratch where the strategy trains the encoder
 CONTROL = "none"
 
@@ -175,21 +176,28 @@ class Pretrainers(Study):
         comparisons = {}
         for use in uses:
             for name in (n for n in names if n != CONTROL):
-                of, control = scores[use][name], scores[use][CONTROL]
-                comparison = Comparison(
-                    list(of.values()),
-                    [control[seed] for seed in of],
+                comparisons[use, name] = compared(
+                    (scores[use][name], faults[use][name]),
+                    (scores[use][CONTROL], faults[use][CONTROL]),
                     group=use,
                     all_labels=use[0] == "all" and setting.ratio == 0,
-                )
-                comparisons[use, name] = health.noted(
-                    comparison,
-                    [faults[use][name][seed] for seed in of],
-                    [faults[use][CONTROL][seed] for seed in of],
                 )
         if not comparisons:
             return Report({}, None, None, ())
         return judge(comparisons, setting, archive_of(self.archive), [dataset_of(jobs)])
+
+
+def compared(of: Arm, control: Arm, **facts: Any) -> Comparison:
+    """Two arms over the seeds that both have."""
+    (scores, faults), (control_scores, control_faults) = of, control
+    seeds = [seed for seed in sorted(scores) if seed in control_scores]
+    return health.noted(
+        Comparison(
+            [scores[seed] for seed in seeds], [control_scores[seed] for seed in seeds], **facts
+        ),
+        [faults[seed] for seed in seeds],
+        [control_faults[seed] for seed in seeds],
+    )
 
 
 def by_use(jobs: list[Job]) -> dict[Use, dict[str, Scores]]:

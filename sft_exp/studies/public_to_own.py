@@ -6,13 +6,19 @@ differ in what the fine-tuning starts from.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any, ClassVar
 
 from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.errors import require
-from sft_exp.studies.pretrainers import gain_cells, pretraining_seconds
+from sft_exp.studies.pretrainers import (
+    Faults,
+    Scores,
+    compared,
+    gain_cells,
+    mean,
+    pretraining_seconds,
+)
 from sft_exp.sweep.study import (
     Conclusion,
     Study,
@@ -22,7 +28,6 @@ from sft_exp.sweep.study import (
     judgement_record,
     setting_of,
 )
-from sft_exp.training import health
 from sft_exp.verdict import Comparison, Report, judge
 
 AS_THEY_ARE = "checkpoint"  # the pretrainer that takes weights and trains nothing
@@ -30,8 +35,6 @@ BASELINES = (SCRATCH, AS_THEY_ARE)
 NOTHING_TO_CONTINUE = ("none", AS_THEY_ARE, "imagenet")
 
 Key = tuple[str, str, str]  # (labels, arm, the arm that it is compared with)
-Scores = dict[int, list[float]]  # seed -> test score of each labelled split
-Faults = dict[int, list[str]]  # seed -> how the training of each labelled split failed
 
 
 @dataclass
@@ -136,19 +139,11 @@ class PublicToOwn(Study):
         for n in counts:
             for place, arm in enumerate(arms):
                 for baseline in (b for b in arms[:place] if b in BASELINES):
-                    # of the same seeds, in the same order
-                    of, control = scores[n, arm], scores[n, baseline]
-                    seeds = [seed for seed in sorted(of) if seed in control]
-                    comparison = Comparison(
-                        [of[seed] for seed in seeds],
-                        [control[seed] for seed in seeds],
+                    comparisons[n, arm, baseline] = compared(
+                        (scores[n, arm], faults[n, arm]),
+                        (scores[n, baseline], faults[n, baseline]),
                         group=(n, baseline),
                         all_labels=n == "all" and setting.ratio == 0,
-                    )
-                    comparisons[n, arm, baseline] = health.noted(
-                        comparison,
-                        [faults[n, arm][seed] for seed in seeds],
-                        [faults[n, baseline][seed] for seed in seeds],
                     )
         if not comparisons:
             return Report({}, None, None, ())
@@ -191,10 +186,6 @@ def by_arm(
             scores.setdefault((n, name), {})[seed] = job.outcome.draws[arm]
             faults.setdefault((n, name), {})[seed] = job.faults(arm)
     return scores, faults
-
-
-def mean(scores: Scores) -> float:
-    return fmean(score for splits in scores.values() for score in splits)
 
 
 def name_of(labels: str) -> str:

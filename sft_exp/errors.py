@@ -1,5 +1,6 @@
 """Failures that reach the user in their own terms. The class names the exit code."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def listing(lines: list[str]) -> str:
     return "".join(f"\n  {line}" for line in lines[:NAMED]) + (
         f"\n  and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
     )
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first of the names, and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its class where there is none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def absent(path: Path, kind: str) -> str:

@@ -34,7 +34,7 @@ from sft_exp.config.schema import (
 )
 from sft_exp.config.secret_names import SECRETS
 from sft_exp.config.sources import FOLDERS, HERE, KINDS, LISTED, LISTED_KINDS, node, parts
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, first_line
 
 KEYS: dict[str, Any] = {  # key of the root -> its dataclass
     "protocol": Protocol,
@@ -182,7 +182,7 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             str(error.full_key or ""),
             "from the environment",
-            f"cannot be resolved: {str(error).splitlines()[0]}",
+            f"cannot be resolved: {first_line(error)}",
         ) from error
 
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 
 from sft_exp.config import args
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, first_line
 
 
 @dataclass
@@ -41,7 +41,7 @@ def work(arguments: Arguments) -> int:
         print(f'sft_exp dashboard: {error}; pip install "sft_exp[dashboard]"', file=sys.stderr)
         return ConfigError.code
     except Exception as error:  # noqa: BLE001 - any answer of the server
-        print(f"sft_exp dashboard: {wandb.first_line(error)}", file=sys.stderr)
+        print(f"sft_exp dashboard: {first_line(error)}", file=sys.stderr)
         return 1
     if replaced:
         print(f"sft_exp dashboard: replaced your earlier view {view.name!r}", file=sys.stderr)

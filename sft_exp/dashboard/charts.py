@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from sft_exp.errors import first_line
 from sft_exp.trackers import wandb
 
 NAME = "sft_exp: did pretraining help?"
@@ -202,7 +203,7 @@ def presets(api: Any, entity: str) -> dict[str, str]:
             ids[name] = preset(api, entity, name, spec)
         except Exception as error:  # noqa: BLE001 - after any error the other charts are still useful
             print(
-                f"sft_exp dashboard: without the chart {TITLES[name]}: {wandb.first_line(error)}",
+                f"sft_exp dashboard: without the chart {TITLES[name]}: {first_line(error)}",
                 file=sys.stderr,
             )
     return ids

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from sft_exp.data.readers import findings, masks
 from sft_exp.data.readers.files import images_in, is_folder, is_image, same_text, visible
 from sft_exp.data.readers.masks import Codes, Pair
-from sft_exp.errors import DataError, listing, require
+from sft_exp.errors import DataError, listing, require, some
 
 LAYOUTS = (
     "Expected is root/images and root/masks with files of the same names, or root/train and "
@@ -164,7 +164,7 @@ class MaskFolder(masks.MaskSet):
         splits = findings.splits([p.name for p in inside])
         if not splits:
             tests = [p.name for p in inside if findings.split_named(p.name) == "test"]
-            problem = f"{findings.some(tests)} in {images_at} is training data, as no folder is named train"
+            problem = f"{some(tests)} in {images_at} is training data, as no folder is named train"
             return [("train", images_at, masks_at)], [problem] * bool(tests)
         rest = [f"{p.name}/" for p in inside if p.name not in splits]
         rest += sorted(p.name for p in images_at.iterdir() if p.is_file() and is_image(p.name))
@@ -250,7 +250,7 @@ def unread(folder: Path, rest: list[str]) -> list[str]:
     """A warning of images that are beside splits and in none of them."""
     if not rest:
         return []
-    problem = f"images beside the splits in {folder} are not read ({findings.some(rest)})"
+    problem = f"images beside the splits in {folder} are not read ({some(rest)})"
     return [f"{problem}: move those that are meant into one of the splits"]
 
 

@@ -26,7 +26,7 @@ from sft_exp.core.types import LABEL_SET
 from sft_exp.data.readers import findings, tabled
 from sft_exp.data.readers.files import Table, read_table
 from sft_exp.data.readers.tabled import Line, Row, TableSet
-from sft_exp.errors import ConfigError, DataError, require
+from sft_exp.errors import ConfigError, DataError, require, some
 
 SEPARATORS = (";", "|", ",")  # of classes in a cell, unless dataset.separator names another
 NEGATIVE = ("-1", "-1.0")  # stands for no where no cell is 0
@@ -144,7 +144,7 @@ class MultilabelTable(TableSet):
             return Labelled(occurring, sets)
         wanted = [findings.class_name(name) for name in self.classes]
         if unknown := [name for name in wanted if name not in occurring]:
-            valid = f"no image is of class {unknown[0]}; there are {findings.some(occurring)}"
+            valid = f"no image is of class {unknown[0]}; there are {some(occurring)}"
             raise ConfigError("dataset.classes", self.classes, valid)
         return Labelled(wanted, sets)
 
@@ -227,7 +227,7 @@ def blanks(lines: list[Line], sets: list[frozenset[str] | None]) -> tuple[str, .
     note = "no cell of the classes says no: empty ones beside a mark do"
     if bare:
         what = f"{len(bare):,} {'images' if len(bare) > 1 else 'image'} without a mark"
-        count = f"{what} ({findings.some(bare)}) {'are' if len(bare) > 1 else 'is'} not labelled"
+        count = f"{what} ({some(bare)}) {'are' if len(bare) > 1 else 'is'} not labelled"
         note = f"{note}, and {count}; 0 in all columns says none of the classes"
     return (note,)
 
@@ -258,11 +258,11 @@ def notes(classes: tuple[str, ...], rows: list[Row], learnt: bool) -> list[str]:
         if constant := [c for c, n in zip(classes, counts, strict=True) if n == wanted]:
             remedy = "it cannot be learnt, and its average precision means nothing"
             verb = "has" if wanted == 0 else "have"
-            warnings.append(f"{what} {verb} {findings.some(constant)}: {remedy}")
+            warnings.append(f"{what} {verb} {some(constant)}: {remedy}")
     tested = Counter(
         c for r in rows if r.split == "test" for c, v in zip(classes, r.value, strict=True) if v
     )
     if any(r.split == "test" for r in rows) and (absent := [c for c in classes if not tested[c]]):
         rest = f"mAP is of the other {len(classes) - len(absent)}"
-        warnings.append(f"no test image has {findings.some(absent)}: {rest}")
+        warnings.append(f"no test image has {some(absent)}: {rest}")
     return warnings

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sft_exp.core.comm import BatchShard, Ranks, share
-from sft_exp.errors import LostRank
+from sft_exp.errors import LostRank, first_line
 
 T = TypeVar("T")
 LOST_SIGNS = (  # parts of the error messages that a lost process causes in the others
@@ -140,7 +140,7 @@ def missing(group: Group | None) -> Iterator[None]:
 
 def lost(error: BaseException) -> LostRank:
     """The error to raise for a process that is lost, with its cause."""
-    cause = str(error).splitlines()[0]
+    cause = first_line(error)
     return LostRank(
         f"another process of this training is gone or hangs ({cause}); "
         "the same command continues the training"

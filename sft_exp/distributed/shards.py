@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from sft_exp.errors import StorageError
+from sft_exp.errors import StorageError, first_line
 
 LIBRARY = "torch.distributed.checkpoint"
 DTYPES = {str(t).removeprefix("torch.") for t in vars(torch).values() if isinstance(t, torch.dtype)}
@@ -90,7 +90,7 @@ def read(state: dict[str, Any], folder: Path) -> None:
 
 
 def refused(folder: Path, error: BaseException) -> StorageError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return StorageError(
         f"{folder}: no checkpoint of ours ({reason}); remove it, and training starts over"
     )

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from sft_exp.core.encoder import Backbone, Encoder
 from sft_exp.core.types import Tensors
-from sft_exp.errors import ConfigError, DataError
+from sft_exp.errors import ConfigError, DataError, first_line
 from sft_exp.models.layers import upsampler
 from sft_exp.store import atomic_io
 from sft_exp.store.code_hash import by_path, library
@@ -240,7 +240,7 @@ def unpickle_module(content: bytes) -> nn.Module:
         with torch.serialization.safe_globals(list(objects.values())):
             net = torch.load(io.BytesIO(plain), weights_only=True)
     except Exception as error:  # the unpickler raises exceptions of any kind
-        valid = f"cannot be built again from its classes: {str(error).splitlines()[0]}"
+        valid = f"cannot be built again from its classes: {first_line(error)}"
         raise ConfigError("encoder", ", ".join(names), valid) from error
     for part in net.modules():
         vars(part)["_non_persistent_buffers_set"] = {*part._non_persistent_buffers_set}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from torch import Tensor
 
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, first_line
 
 Tensors = dict[str, Tensor]
 
@@ -99,7 +99,7 @@ def read(file: Path, sha256: str | None = None) -> tuple[Tensors, str]:
             "Whoever made it can write torch.save(model.state_dict(), file), or safetensors"
         ) from error
     except Exception as error:  # broken files make the reader raise various errors
-        first = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+        first = first_line(error).partition(". ")[0]
         problem = f"neither safetensors nor a PyTorch file that can be read ({first}); {AGAIN}"
         raise DataError(f"{file}: {problem}") from error
     if not tensors:

@@ -28,7 +28,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sft_exp.errors import ConfigError, DataError, StorageError
+from sft_exp.errors import ConfigError, DataError, StorageError, some
 
 Tensors = dict[str, Tensor]
 
@@ -86,7 +86,7 @@ class Report:
                 leaf = row.tensor.removeprefix(row.layer).removeprefix(".")
                 reasons[row.layer].append(f"{leaf} {row.why}".strip())
         for layer, names in self.beyond.items():
-            reasons[layer].append(f"{listed(names)} of the file is not in the encoder")
+            reasons[layer].append(f"{some(names, NAMED)} of the file is not in the encoder")
         return {layer: "; ".join(reasons[layer]) for layer in self.layers if layer in reasons}
 
     @property
@@ -122,11 +122,13 @@ class Report:
         for state in (*ARRIVED, "skipped"):
             rows = [row for row in self.rows if row.state == state]
             if rows:
-                named = "" if state == "loaded" else f"  {listed([shown(row) for row in rows])}"
+                named = (
+                    "" if state == "loaded" else f"  {some([shown(row) for row in rows], NAMED)}"
+                )
                 lines.append(f"  {state:8} {len(rows):4} tensors {self.numbers(state):12,}{named}")
         if self.unused:
             lines.append(
-                f"  {'unused':8} {len(self.unused):4} tensors of the file  {listed(self.unused)}"
+                f"  {'unused':8} {len(self.unused):4} tensors of the file  {some(self.unused, NAMED)}"
             )
         return "\n".join(lines)
 
@@ -143,7 +145,7 @@ class Report:
         """
         for pattern in allow:
             if not any(covers(pattern, layer) for layer in (*self.layers, *self.more)):
-                valid = f"names no layer of the encoder; its layers are {listed(self.layers)}"
+                valid = f"names no layer of the encoder; its layers are {some(self.layers, NAMED)}"
                 raise ConfigError("transfer.allow", pattern, valid)
         missing, total = self.missing, len(self.layers)
         refused = [layer for layer in missing if not any(covers(p, layer) for p in allow)]
@@ -156,7 +158,7 @@ class Report:
             places = [self.prefix, *self.others]
             raise DataError(
                 f"{self.file}: holds several networks that fit the encoder, with different numbers: "
-                f"{listed([place or TOP for place in places])}. Name the one to start from: "
+                f"{some([place or TOP for place in places], NAMED)}. Name the one to start from: "
                 f"transfer.prefix={next(filter(None, places))}"
             )
         if self.blank:
@@ -165,20 +167,20 @@ class Report:
             )
         if refused:
             raise DataError(
-                f"{self.file}: {listed(refused)} did not come; {total - len(missing)} of {total} layers did. "
+                f"{self.file}: {some(refused, NAMED)} did not come; {total - len(missing)} of {total} layers did. "
                 f"{self.reasons(refused)} Choose the encoder that the file is of, or start there without "
                 f"{'it' if len(refused) == 1 else 'them'}: 'transfer.allow=[{','.join(refused[:NAMED])}]'"
             )
         if more := [path for path in self.more if not any(covers(p, path) for p in allow)]:
             raise DataError(
-                f"{self.file}: its network has more layers between those of the encoder: {listed(more)}. "
+                f"{self.file}: its network has more layers between those of the encoder: {some(more, NAMED)}. "
                 "Choose the encoder that the file is of, or start without them: "
                 f"'transfer.allow=[{','.join(more[:NAMED])}]'"
             )
 
     def reasons(self, layers: list[str]) -> str:
         why = "; ".join(f"{layer}: {self.missing[layer]}" for layer in layers[:NAMED])
-        return f"{why}. Unused of the file: {listed(self.unused) or 'none'}."
+        return f"{why}. Unused of the file: {some(self.unused, NAMED) or 'none'}."
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -187,12 +189,12 @@ def sentence(summary: dict[str, Any]) -> str:
         return f"weights from {summary['file']}: {100 * summary['fraction']:.1f} % of the encoder's numbers"
     text = f"weights from {summary['file']}: {summary['loaded']} of {summary['layers']} layers"
     if summary["missing"]:
-        text += f"; not {listed(summary['missing'])}"
+        text += f"; not {some(summary['missing'], NAMED)}"
     if summary.get("more"):
-        text += f"; the file's network has more: {listed(summary['more'])}"
+        text += f"; the file's network has more: {some(summary['more'], NAMED)}"
     if summary.get("others"):
         here, *there = [place or TOP for place in (summary["prefix"], *summary["others"])]
-        text += f"; from {here} and not from {listed(there)}"
+        text += f"; from {here} and not from {some(there, NAMED)}"
     return text
 
 
@@ -371,7 +373,7 @@ def prefixes(
         chosen = {pair for pair in pairs if pair[0] == start}
         if not chosen:
             problem = "no layers of the encoder are there in the file"
-            valid = f"; they are under {listed(there)}" if there else ""
+            valid = f"; they are under {some(there, NAMED)}" if there else ""
             raise ConfigError("transfer.prefix", asked, problem + valid)
     ranked = sorted(
         pairs,
@@ -461,7 +463,9 @@ def load_own(net: nn.Module, state: Tensors, file: Path) -> None:
         if n in state and state[n].shape != tensor.shape
     ]
     if faults:
-        raise StorageError(f"{file}: {listed(faults)}; remove its folder, and it is made again")
+        raise StorageError(
+            f"{file}: {some(faults, NAMED)}; remove its folder, and it is made again"
+        )
     net.load_state_dict(state)
 
 
@@ -493,11 +497,6 @@ def normalisation(source: Tensors) -> tuple[list[float], list[float]] | None:
     # 0.485 is not 0.48500001 in a request
     digits = [[float(f"{v:.7g}") for v in t.flatten().tolist()] for t in (mean, std)]
     return digits[0], digits[1]
-
-
-def listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def size(shape: list[int]) -> int:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from sft_exp.config.weight_names import HUB, NAMES, PYPI, TIMM, TORCHVISION
 from sft_exp.core.encoder import Encoder
-from sft_exp.errors import DataError, absent
+from sft_exp.errors import DataError, absent, first_line, some
 from sft_exp.models import tensor_files, transfer
 from sft_exp.models.download import downloaded, reachable
 from sft_exp.store import atomic_io, results
@@ -92,7 +92,7 @@ def locate(init: str) -> Weights:
             return described(Weights(path / name))
     if path.is_dir():
         files = sorted(p.name for p in path.iterdir() if p.name.endswith(ENDINGS))
-        there = f", but with {transfer.listed(files)}" if files else ""
+        there = f", but with {some(files, transfer.NAMED)}" if files else ""
         raise DataError(
             f"pretrainer.init={init}: a folder with neither {' nor '.join(OURS)}{there}; name a file of weights"
         )
@@ -299,7 +299,7 @@ def on_hub(repository: str, init: str) -> Weights:
                 hub.hf_hub_download(filename=CONFIG, **at)
             return described(Weights(Path(path)))
     except (OSError, HFValidationError) as error:
-        text = str(error).splitlines()[0]
+        text = first_line(error)
         raise DataError(
             f"pretrainer.init={init}: {name} is not on disk and could not be downloaded ({text}); "
             f"where there is a network, run `hf download {name}`, and copy its folder "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sft_exp.core.types import Spec
-from sft_exp.errors import DataError, absent
+from sft_exp.errors import DataError, absent, first_line
 from sft_exp.models import graphs
 from sft_exp.models.heads import multilabel
 from sft_exp.stages import familiarity
@@ -130,9 +130,7 @@ def from_graph(path: Path) -> Predictor:
         session = graphs.session(path)
         about = graphs.read_metadata(session)
     except Exception as error:  # ONNX Runtime's errors have no common class
-        raise DataError(
-            f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})"
-        ) from error
+        raise DataError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})") from error
     if about is None:
         raise DataError(
             f"{path}: its metadata does not say what it takes and which classes it knows;"

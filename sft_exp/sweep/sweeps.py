@@ -29,7 +29,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_exp.config import build, hydra_state, recipe, register
-from sft_exp.errors import ConfigError, Failure, Interrupted, StorageError
+from sft_exp.errors import ConfigError, Failure, Interrupted, StorageError, first_line
 from sft_exp.execution import ownership, reaper, watchdog
 from sft_exp.progress import console
 from sft_exp.store import atomic_io, collect, results
@@ -531,7 +531,7 @@ def follow(cfg: DictConfig, job: dict[str, Any]) -> float:
 def lost(error: BaseException) -> int:
     """Report a job that a launcher has lost and print the results so far; returns exit code 6.
     Other jobs may still run."""
-    print(f"sft_exp: a job was lost: {str(error).splitlines()[0]}", file=sys.stderr)
+    print(f"sft_exp: a job was lost: {first_line(error)}", file=sys.stderr)
     print(
         "sft_exp: other jobs may still run; the same command again waits for them and does what is missing",
         file=sys.stderr,

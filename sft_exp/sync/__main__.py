@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from sft_exp.config import args
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, first_line
 from sft_exp.progress import console
 
 
@@ -39,7 +39,7 @@ def work(arguments: Arguments) -> int:
             state = wandb.sync(folder) or "has not ended: the command that began it continues it"
         except Exception as error:  # noqa: BLE001 - the other runs are still uploaded
             failed += 1
-            state = f"failed, {type(error).__name__}: {wandb.first_line(error)}"
+            state = f"failed, {type(error).__name__}: {first_line(error)}"
         console.message(f"{folder.name}: {state}")
     return 1 if failed else 0
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from sft_exp.config.dotted import leaves
 from sft_exp.core.tracker import About, Artifact, Run, Tracker
-from sft_exp.errors import StorageError
+from sft_exp.errors import StorageError, first_line
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 
@@ -177,10 +177,6 @@ class Mirror(Run):
 def legal(name: str) -> str:
     """The name with `_` for characters that MLflow rejects."""
     return ILLEGAL.sub("_", name)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def tell(text: str) -> None:

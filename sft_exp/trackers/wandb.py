@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from sft_exp.core.tracker import About, Artifact, Logged, Run, Tracker
-from sft_exp.errors import DataError, StorageError, require
+from sft_exp.errors import DataError, StorageError, first_line, require
 from sft_exp.models.download import reachable
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
@@ -507,10 +507,6 @@ def within(seconds: float, call: Callable[[], Any]) -> None:
         raise TimeoutError(f"no answer within {seconds:.0f} s")
     if failed:
         raise failed[0]
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def print_line(line: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sft_exp.distributed.local import Engine
-from sft_exp.errors import StorageError
+from sft_exp.errors import StorageError, first_line
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 from sft_exp.training.context import Context
@@ -163,7 +163,7 @@ def unpacked(content: bytes, file: Path, device: torch.device | None = None) -> 
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise StorageError(
-            f"{file} is not a checkpoint of sft_exp ({str(error).splitlines()[0]})"
+            f"{file} is not a checkpoint of sft_exp ({first_line(error)})"
         ) from error
 
 

@@ -22,7 +22,7 @@ from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, first, present
 from sft_exp.distributed.local import Engine
 from sft_exp.distributed.select import engine_for
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, first_line
 from sft_exp.store.requests import plain
 from sft_exp.training.loop import Plan
 
@@ -148,7 +148,7 @@ def pick(name: str, local: int | None = None) -> torch.device:
         raise ConfigError(
             "hardware.device",
             name,
-            f"is not available here ({str(error).splitlines()[0]}); try auto or cpu",
+            f"is not available here ({first_line(error)}); try auto or cpu",
         ) from error
     return device
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from sft_exp.data.readers.boxed import Box, ImageWithBoxes
 from sft_exp.data.readers.files import UPLOADED, File, below, is_image
-from sft_exp.data.readers.findings import some, split_named
-from sft_exp.errors import DataError
+from sft_exp.data.readers.findings import split_named
+from sft_exp.errors import DataError, some
 
 
 class AnnotatedImage(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 from sft_exp.data.exports import coco, cvat, label_studio, labelme, via, voc, yolo
 from sft_exp.data.exports.annotated import AnnotatedImage, Export, Settings, Tree
 from sft_exp.data.readers import findings
-from sft_exp.errors import DataError, listing
+from sft_exp.errors import DataError, listing, some
 
 FORMATS: dict[str, Any] = {
     module.__name__.rpartition(".")[2]: module
@@ -89,7 +89,7 @@ def split_by_file(export: Export, files: list[Path]) -> Export:
     notes = list(export.notes)
     if bare and len(bare) < len({image.source for image in images}):
         problem = "files of annotations are of no split, and are training data"
-        notes.append(f"{len(bare):,} {problem}: {findings.some(bare)}")
+        notes.append(f"{len(bare):,} {problem}: {some(bare)}")
     return export._replace(images=images, notes=tuple(notes))
 
 
@@ -99,7 +99,7 @@ def unlisted(tree: Tree, export: Export) -> tuple[str, ...]:
     stems = {image.path.stem for image in export.images}
     bare = [path.name for path in tree.pictures if path.stem not in stems]
     problem = "images are in no file of annotations and are left out"
-    return (f"{len(bare):,} {problem}: {findings.some(bare)}",) if bare else ()
+    return (f"{len(bare):,} {problem}: {some(bare)}",) if bare else ()
 
 
 def once(images: list[AnnotatedImage]) -> None:

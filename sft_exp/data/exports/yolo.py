@@ -26,7 +26,7 @@ from sft_exp.data.exports.geometry import Corners, bounds, number
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.boxed import Box
 from sft_exp.data.readers.files import content_of, is_image
-from sft_exp.errors import DataError
+from sft_exp.errors import DataError, some
 
 NAME = "YOLO"
 LAYOUT = "a text for each image, beside it or in labels/, with data.yaml, classes.txt or obj.names for the classes"
@@ -197,7 +197,7 @@ def listed_names(file: Path) -> tuple[Any, tuple[str, ...]]:
     comments = [row for row in rows if re.match(r"#\s*\w", row)]
     if comments and len(comments) < len(rows):
         rows = [row for row in rows if row not in comments]
-        notes = (f"{len(comments):,} lines of {file.name} are comments: {findings.some(comments)}",)
+        notes = (f"{len(comments):,} lines of {file.name} are comments: {some(comments)}",)
     if len(rows) == 1 and re.search(r"[^,;|\t][,;|\t]\s*[^,;|\t\s]", rows[0].strip()):
         raise DataError(f"{file}: its one line is {rows[0]!r}: are these several names? {way_out}")
     pairs = [match.groups() for row in rows if (match := NUMBERED.fullmatch(row.strip()))]

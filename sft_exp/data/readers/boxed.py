@@ -22,7 +22,7 @@ from sft_exp.data.decode import ORIENTATION, unpacked
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, Seen, is_folder, require_decoding, survey
-from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.errors import ConfigError, DataError, listing, require, some
 from sft_exp.progress import console
 
 # pixels by which a box may exceed the image, because of rounding or of tools that count from 1
@@ -378,7 +378,7 @@ def unlearnt(train: list[list[Box]], test: list[list[Box]]) -> list[str]:
     missing = sorted({*tested} - {*known})
     if sum(tested[label] for label in missing) <= UNLEARNT * tested.total():
         return []
-    return [f"no training image has a box of {findings.some(missing)}, which test images have"]
+    return [f"no training image has a box of {some(missing)}, which test images have"]
 
 
 def target_tensors(

@@ -18,7 +18,7 @@ import numpy as np
 
 from sft_exp.data.decode import Levels
 from sft_exp.data.readers.files import File, Seen
-from sft_exp.errors import DataError, listing
+from sft_exp.errors import DataError, listing, some
 from sft_exp.progress import console
 
 FAINT = 16  # grey levels of 256: images with fewer look black
@@ -195,7 +195,7 @@ def check_class_names(names: Iterable[str], several: str = ALONE) -> list[str]:
         name for name in names if (other := original(name)) and simplified(other) in groups
     ]:
         remedy = "move its images to the other one where both are the same"
-        warnings.append(f"{plural(copied)} named like a copy of another one: {remedy}")
+        warnings.append(f"{classes_are(copied)} named like a copy of another one: {remedy}")
     absent = [name for name in names if is_missing(name)]
     separators = {name: sign for name in names if (sign := separator_in(name, groups))}
     if joined := [name for name in separators if name not in absent]:
@@ -740,7 +740,7 @@ def check_pending_labels(names: Iterable[str]) -> list[str]:
     if not found:
         return []
     remedy = "empty the cells of images without a label, and they are pretrained on"
-    return [f"{plural(found)} named like images without a label, and learnt: {remedy}"]
+    return [f"{classes_are(found)} named like images without a label, and learnt: {remedy}"]
 
 
 def letters(name: str) -> str:
@@ -758,12 +758,6 @@ def check_absent_classes(
         return []
     rest = f"means over classes are of the other {len(classes) - len(absent)}"
     return [f"no {what} is of class {some(absent)}: {rest}"]
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names, and the number of the others."""
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
 
 
 def print_warnings(name: str, warnings: Sequence[str]) -> dict[str, Any]:

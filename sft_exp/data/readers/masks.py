@@ -23,7 +23,7 @@ from sft_exp.data.decode import FITS, ORIENTATION, fitting, instead, unpacked
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, Seen, is_folder, part, require_decoding, survey
-from sft_exp.errors import ConfigError, DataError, listing, require
+from sft_exp.errors import ConfigError, DataError, listing, require, some
 from sft_exp.progress import bar, console
 
 IGNORE = 255  # value of pixels without annotation
@@ -150,7 +150,7 @@ class Codes:
         if (colour_HWC != colour_HWC[..., :1]).any():
             colours = [str(c) for c in np.unique(colour_HWC.reshape(-1, 3), axis=0).tolist()]
             hint = "; dataset.colours={background: [0,0,0], ...} says which class is which"
-            problem = f"has the mode {mode} and the colours {findings.some(colours)}; {ONE_NUMBER}"
+            problem = f"has the mode {mode} and the colours {some(colours)}; {ONE_NUMBER}"
             raise DataError(f"{problem}{hint if self.keys else ''}")
         if mode != "RGB" and (value_HWC[..., -1] != 255).any():
             raise DataError(f"has the mode {mode} and transparent parts; {ONE_NUMBER}")

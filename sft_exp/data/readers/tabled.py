@@ -167,11 +167,11 @@ def one_hot(table: Table, file: Path, taken: Sequence[str], label: str, several:
         if len(marked) > 1 or (said and not marked):
             what = f"is marked as {' and '.join(marked)}" if marked else "is of no class"
             raise DataError(
-                f"{file}, line {number}: {what}, by the columns {findings.some([*meanings])}, and an image has one class "
+                f"{file}, line {number}: {what}, by the columns {some([*meanings])}, and an image has one class "
                 f"here{several}. If these are no classes, write the class of each image into a column {label}"
             )
         lines.append((number, cells | {label: marked[0] if marked else ""}))
-    note = f"the class of an image is its column that says yes: {findings.some([*meanings])}"
+    note = f"the class of an image is its column that says yes: {some([*meanings])}"
     return Table([*table.columns, label], lines, table.separator, (*table.notes, note))
 
 

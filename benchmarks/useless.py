@@ -29,14 +29,9 @@ from sft_exp.verdict.archive import frozen
 STUDIES, SEEDS, DRAWS = 200, 5, 4
 SEQUENTIAL = 100  # studies that go on until they are decided
 PLANTED = [
-    "pretrainer=ae",
-    "pretrain.steps=0",
-    "monitors=false",
-    "labels=5",
-    "val=none",
-    "finetune.steps=20",
-    "controls=[scratch]",
-]
+    "pretrainer=ae", "pretrain.steps=0", "monitors=false", "labels=5", "val=none",
+    "finetune.steps=20", "controls=[scratch]",
+]  # fmt: skip
 STRATEGIES = ("linear", "full")
 
 

@@ -20,15 +20,9 @@ from sft_exp.training import context
 from sft_exp.training.context import Context
 
 TINY = (
-    "tracker=none",
-    "encoder.hidden=[16]",
-    "pretrain.steps=4",
-    "finetune.steps=4",
-    "draws=2",
-    "seeds=1",
-    "labels=3",
-    "hardware.threads=1",
-)
+    "tracker=none", "encoder.hidden=[16]", "pretrain.steps=4", "finetune.steps=4", "draws=2",
+    "seeds=1", "labels=3", "hardware.threads=1",
+)  # fmt: skip
 # the manifest of the test images, their features, and what is made of them
 MAY_CHANGE = ("test-", "test_features-", "evaluate-", "likelihood-")
 

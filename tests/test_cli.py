@@ -114,14 +114,9 @@ def test_values_that_cannot_be_are_refused_before_anything_runs(typed, words, ex
 )
 def test_a_slip_is_sought_beside_the_right_words_first(typed, meant):
     known = [
-        "optim",
-        "optim.lr",
-        "optim.momentum",
-        "optim.hints",
-        "pretrain.epochs",
-        "pretrain_optim.lr",
-        "seed",
-    ]
+        "optim", "optim.lr", "optim.momentum", "optim.hints", "pretrain.epochs",
+        "pretrain_optim.lr", "seed",
+    ]  # fmt: skip
     assert nearest(typed, known) == meant
 
 

@@ -92,15 +92,8 @@ def test_options_of_the_folder_are_listed_and_those_of_the_pretraining_follow(fo
 def test_a_run_is_made_of_a_users_parts_alone(folder, tmp_path):
     """All but compressor and exporter, which need libraries of their own or a finished model."""
     groups = (
-        "pretrainer",
-        "encoder",
-        "task",
-        "strategy",
-        "optim",
-        "schedule",
-        "dataset",
-        "tracker",
-    )
+        "pretrainer", "encoder", "task", "strategy", "optim", "schedule", "dataset", "tracker",
+    )  # fmt: skip
     chosen = [f"{group}=own_{group}" for group in (*groups, "augment")]
     chosen += [f"pretrain_{group}=own_{group}" for group in ("optim", "schedule")]
     result = sft_exp.run(

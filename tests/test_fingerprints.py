@@ -11,14 +11,9 @@ from fingerprints import adapter, cases
 
 MUTANTS = 24  # changes of one constant that are tried on a part
 QUICK = {
-    "pretrainer/vae",
-    "encoder/conv",
-    "task/classify",
-    "strategy/layerwise",
-    "optim/adam",
-    "schedule/cosine",
-    "augment/digits",
-}
+    "pretrainer/vae", "encoder/conv", "task/classify", "strategy/layerwise", "optim/adam",
+    "schedule/cosine", "augment/digits",
+}  # fmt: skip
 OF_LIBRARIES = {"encoder/timm", "optim/lamb", "optim/lion", "optim/muon", "optim/schedule_free"}
 FIXED = {  # parts without a number of their own
     "pretrainer/none", "pretrainer/checkpoint", "pretrainer/imagenet", "pretrainer/ae", "pretrainer/supervised",

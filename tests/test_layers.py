@@ -212,45 +212,17 @@ def test_stages_know_nothing_of_experiments_and_sweeps(module):
 
 
 WRITES = {
-    "write_text",
-    "write_bytes",
-    "unlink",
-    "rename",
-    "rmdir",
-    "mkdir",
-    "touch",
-    "symlink_to",
-    "hardlink_to",
-    "chmod",
-    "savez",
-}
+    "write_text", "write_bytes", "unlink", "rename", "rmdir", "mkdir", "touch", "symlink_to",
+    "hardlink_to", "chmod", "savez",
+}  # fmt: skip
 SAVES = {
-    "save",
-    "savefig",
-    "save_file",
-    "dump",
-    "tofile",
-    "to_csv",
-    "write_image",
-    "save_image",
-    "imsave",
-    "extractall",
-    "export",
-}
+    "save", "savefig", "save_file", "dump", "tofile", "to_csv", "write_image", "save_image",
+    "imsave", "extractall", "export",
+}  # fmt: skip
 OS = {
-    "remove",
-    "unlink",
-    "rename",
-    "renames",
-    "replace",
-    "rmdir",
-    "removedirs",
-    "mkdir",
-    "makedirs",
-    "truncate",
-    "symlink",
-    "link",
-}
+    "remove", "unlink", "rename", "renames", "replace", "rmdir", "removedirs", "mkdir", "makedirs",
+    "truncate", "symlink", "link",
+}  # fmt: skip
 
 
 @cache

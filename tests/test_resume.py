@@ -308,13 +308,9 @@ def test_a_finished_run_once_more_changes_nothing_in_the_store(job):
 def test_the_real_command_killed_at_random_moments():
     """Twice in each stage, at some moment after its first checkpoint."""
     overrides = (
-        "tracker=none",
-        "pretrainer=dae",
-        "pretrain.steps=3000",
-        "finetune.steps=3000",
-        "draws=1",
+        "tracker=none", "pretrainer=dae", "pretrain.steps=3000", "finetune.steps=3000", "draws=1",
         "controls=false",
-    )
+    )  # fmt: skip
     command = [
         sys.executable,
         "-m",

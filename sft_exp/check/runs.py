@@ -46,17 +46,8 @@ def grade(run: Run) -> list[Grade]:
     """Grades of all points that a single run can show; of one that cannot be read, since it is damaged,
     the grade that says so."""
     checks = (
-        labels,
-        splits,
-        selection,
-        arms,
-        trainings,
-        integrity,
-        scores,
-        draws,
-        verdicts,
-        stated,
-    )
+        labels, splits, selection, arms, trainings, integrity, scores, draws, verdicts, stated,
+    )  # fmt: skip
     try:
         return [grade for check in checks for grade in check(run)]
     except Exception:  # a damaged file may lead its reader to any exception

@@ -28,19 +28,9 @@ from sft_exp.verdict import WITHHELD
 
 # keys and groups without influence on a result ...
 SILENT = (
-    "tracker",
-    "hardware",
-    "store",
-    "name",
-    "plan",
-    "report",
-    "report_images",
-    "store_max_gb",
-    "monitors",
-    "choices",
-    "replace",
-    "controls",
-)
+    "tracker", "hardware", "store", "name", "plan", "report", "report_images", "store_max_gb",
+    "monitors", "choices", "replace", "controls",
+)  # fmt: skip
 EXCEPT = ("hardware.precision", "hardware.tf32")  # ... except these
 RATES = ("optim.lr", "pretrain_optim.lr")
 # right-aligned columns

@@ -23,16 +23,8 @@ from sft_exp.errors import ConfigError
 NAME_MAX = 255  # bytes of a file's name, on most file systems
 STUDY = re.compile(r"^\s*- (override )?/study:", re.MULTILINE)  # in the defaults of an experiment
 ASKING = {
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--shell-completion",
-    "-sc",
-}
+    "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc",
+}  # fmt: skip
 
 
 def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:

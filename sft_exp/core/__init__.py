@@ -22,28 +22,10 @@ if TYPE_CHECKING:
     from sft_exp.core.types import Batch, Layers, Rates, Spec, Tensors
 
 __all__ = [
-    "Backbone",
-    "Batch",
-    "Compressor",
-    "Encoder",
-    "Exporter",
-    "Finished",
-    "Layers",
-    "Method",
-    "Metric",
-    "Network",
-    "Pretrainer",
-    "Rates",
-    "Schedule",
-    "Spec",
-    "Strategy",
-    "Stream",
-    "Task",
-    "Tensors",
-    "Tracker",
-    "seed_of",
-    "stream",
-]
+    "Backbone", "Batch", "Compressor", "Encoder", "Exporter", "Finished", "Layers", "Method",
+    "Metric", "Network", "Pretrainer", "Rates", "Schedule", "Spec", "Strategy", "Stream", "Task",
+    "Tensors", "Tracker", "seed_of", "stream",
+]  # fmt: skip
 MODULES = {
     "deploy": ("Compressor", "Exporter", "Finished"),
     "encoder": ("Backbone", "Encoder"),

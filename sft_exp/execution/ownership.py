@@ -26,20 +26,9 @@ LOCK = ".owner.lock"
 LATEST = Path("outputs/latest")  # link to the run folder of the newest run
 # keys of a config that do not identify an experiment
 IGNORED = (
-    "tracker",
-    "hardware",
-    "store",
-    "name",
-    "plan",
-    "report",
-    "report_images",
-    "store_max_gb",
-    "monitors",
-    "choices",
-    "replace",
-    "auto",
-    "seeds",
-)
+    "tracker", "hardware", "store", "name", "plan", "report", "report_images", "store_max_gb",
+    "monitors", "choices", "replace", "auto", "seeds",
+)  # fmt: skip
 IGNORED_OF_DATA = ("cache", "cache_gb", "workers")  # keys of a data set that do not, either
 # files that a run writes into its folder
 WRITTEN = ("*.json", "*.png", "*.html", "*.md", "*.safetensors", "export", ".hydra")

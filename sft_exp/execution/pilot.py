@@ -39,19 +39,9 @@ ENOUGH = 4.0  # seconds of steps after which a pilot ends early
 TRAINED = ("pretrain", "search", "finetune", "validate")
 # fields of a request that its pace depends on
 SHAPE = (
-    "dataset",
-    "image",
-    "method",
-    "encoder",
-    "features",
-    "task",
-    "strategy",
-    "batch_size",
-    "micro_batch_size",
-    "precision",
-    "ema",
-    "labels",
-)
+    "dataset", "image", "method", "encoder", "features", "task", "strategy", "batch_size",
+    "micro_batch_size", "precision", "ema", "labels",
+)  # fmt: skip
 # Work from which a start is preceded by the timing, about half a minute of a core: steps of batches of
 # `BATCH` images, as `small_steps` counts them.
 WORTH, BATCH = 30_000, 32

@@ -28,13 +28,9 @@ BUNDLES = ("experiment", "debug", "hydra/sweeper")
 # Keys that a study takes from the rule: how images are read and augmented, and the network. A study
 # sets methods, numbers of steps, validation and controls itself.
 OF_IMAGES = (
-    "dataset.size",
-    "dataset.channels",
-    "encoder",
-    "encoder.channels",
-    "augment",
+    "dataset.size", "dataset.channels", "encoder", "encoder.channels", "augment",
     "hardware.precision",
-)
+)  # fmt: skip
 
 
 class Setting(NamedTuple):

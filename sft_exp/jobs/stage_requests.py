@@ -63,15 +63,9 @@ ALIKE: dict[str, tuple[Callable[[Request], str | None], Callable[..., None]]] = 
 }
 # stages that all processes of a group compute together
 SHARED = (
-    "pretrain",
-    "features",
-    "search",
-    "finetune",
-    "validate",
-    "test_features",
-    "evaluate",
+    "pretrain", "features", "search", "finetune", "validate", "test_features", "evaluate",
     "compress",
-)
+)  # fmt: skip
 
 # stages whose requests a run's workers compute side by side
 POOLED = ("pretrain", "lr_find", "search", "finetune", "validate")

@@ -24,32 +24,10 @@ from sft_exp.stages.model import Model
 from sft_exp.store import atomic_io
 
 Write = Callable[[Path, bytes], None]
-PALETTE = (
-    0,
-    0,
-    0,
-    230,
-    159,
-    0,
-    86,
-    180,
-    233,
-    0,
-    158,
-    115,
-    240,
-    228,
-    66,
-    0,
-    114,
-    178,
-    213,
-    94,
-    0,
-    204,
-    121,
-    167,
-)
+PALETTE = (  # of indexed PNGs: black for class 0, then Okabe and Ito's colours
+    0, 0, 0,  230, 159, 0,  86, 180, 233,  0, 158, 115,
+    240, 228, 66,  0, 114, 178,  213, 94, 0,  204, 121, 167,
+)  # fmt: skip
 
 
 def writer(

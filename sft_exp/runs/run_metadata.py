@@ -37,16 +37,9 @@ NO_RESULT = ("config", "choices", "folders", "version")
 MOST_PREDICTIONS = 1_000  # maximum number of rows in the table of predictions
 # keys that do not describe a run
 SILENT = (
-    "tracker",
-    "hydra",
-    "hardware",
-    "store",
-    "store_max_gb",
-    "report",
-    "report_images",
-    "plan",
+    "tracker", "hydra", "hardware", "store", "store_max_gb", "report", "report_images", "plan",
     "name",
-)
+)  # fmt: skip
 
 
 def runs(job: Job, name: str, ctx: Context) -> dict[str, About]:

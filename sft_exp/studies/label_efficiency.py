@@ -58,17 +58,9 @@ HEAD = [
     "best baseline",
 ]
 NUMBERS = [
-    "labels",
-    "pretrained",
-    "scratch",
-    "gain",
-    "low",
-    "high",
-    "frozen_svm",
-    "frozen_linear",
-    "frozen_spread",
-    LONG,
-]
+    "labels", "pretrained", "scratch", "gain", "low", "high", "frozen_svm", "frozen_linear",
+    "frozen_spread", LONG,
+]  # fmt: skip
 
 
 @dataclass

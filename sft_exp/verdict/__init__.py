@@ -19,19 +19,6 @@ from sft_exp.verdict.rule import MOST, STANDARD, Comparison, Report, Setting, ju
 from sft_exp.verdict.words import SAYS, WITHHELD, Verdict
 
 __all__ = [
-    "MOST",
-    "SAYS",
-    "STANDARD",
-    "WITHHELD",
-    "Archive",
-    "Comparison",
-    "Prior",
-    "Report",
-    "Setting",
-    "Verdict",
-    "from_folder",
-    "frozen",
-    "interval",
-    "judge",
-    "primary_weights",
-]
+    "MOST", "SAYS", "STANDARD", "WITHHELD", "Archive", "Comparison", "Prior", "Report", "Setting",
+    "Verdict", "from_folder", "frozen", "interval", "judge", "primary_weights",
+]  # fmt: skip

@@ -36,13 +36,9 @@ from sft_exp.training.loop import train
 
 SPEC = Spec((1, 28, 28), tuple("0123456789"))
 SMALL = [
-    "tracker=none",
-    "hardware=cpu",
-    "pretrainer=none",
-    "encoder=conv",
-    "encoder.channels=[8,16]",
+    "tracker=none", "hardware=cpu", "pretrainer=none", "encoder=conv", "encoder.channels=[8,16]",
     "encoder.code=16",
-]
+]  # fmt: skip
 SHORT = ["finetune.steps=30", "draws=1", "val=none", "controls=false"]
 
 

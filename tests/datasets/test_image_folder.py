@@ -679,13 +679,9 @@ def test_batches_from_disk_equal_those_from_memory():
 
 
 TINY = (
-    "pretrain.steps=4",
-    "finetune.steps=4",
-    "draws=2",
-    "seeds=1",
-    "dataset.size=9",
+    "pretrain.steps=4", "finetune.steps=4", "draws=2", "seeds=1", "dataset.size=9",
     "dataset.workers=2",
-)
+)  # fmt: skip
 
 
 def overrides(*more):

@@ -107,14 +107,9 @@ def test_another_label_is_another_set(shards, tmp_path):
 
 def test_the_whole_line(shards, tmp_path):
     small = [
-        "draws=1",
-        "val=none",
-        "controls=false",
-        "tracker=none",
-        "monitors=false",
-        "pretrain.steps=2",
-        "finetune.steps=2",
-    ]
+        "draws=1", "val=none", "controls=false", "tracker=none", "monitors=false",
+        "pretrain.steps=2", "finetune.steps=2",
+    ]  # fmt: skip
     sizes = [
         "encoder=conv",
         "dataset.size=8",
@@ -142,14 +137,9 @@ def test_from_imagenets_layout_to_cifar(shared_data, monkeypatch):
         f"dataset.root={shared_data}/cifar10_exact5k",
     ]
     options = [
-        "pretrain_dataset.workers=0",
-        "dataset.download=false",
-        "encoder=conv",
-        "labels=5",
-        "draws=2",
-        "seeds=1",
-        "controls=[scratch]",
-    ]
+        "pretrain_dataset.workers=0", "dataset.download=false", "encoder=conv", "labels=5",
+        "draws=2", "seeds=1", "controls=[scratch]",
+    ]  # fmt: skip
     steps = [
         "pretrain.steps=4",
         "pretrain.batch_size=16",

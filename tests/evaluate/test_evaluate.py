@@ -310,13 +310,9 @@ def test_masks_of_a_folder_without_a_class_are_scored_by_name(run):
             about = {"imagePath": f"{n}.png", "imageHeight": 16, "imageWidth": 16}
             Path(name, f"{n}.json").write_text(json.dumps({**about, "shapes": shapes}))
     words = [
-        "dataset=polygons",
-        "dataset.size=16",
-        "task=segment",
-        "encoder=conv",
-        "labels=all",
+        "dataset=polygons", "dataset.size=16", "task=segment", "encoder=conv", "labels=all",
         "draws=1",
-    ]
+    ]  # fmt: skip
     trained = run(*words, f"dataset.root={Path('first').absolute()}")
     later = f"dataset.root={Path('later').absolute()}"
     by_name = evaluations.evaluate(trained, [later])

@@ -14,14 +14,9 @@ from sft_exp.errors import ConfigError, StorageError
 from sft_exp.execution import ownership, session
 
 TINY = [
-    "encoder.hidden=[8]",
-    "pretrain.steps=2",
-    "finetune.steps=2",
-    "draws=1",
-    "controls=false",
-    "tracker=none",
-    "val=none",
-]
+    "encoder.hidden=[8]", "pretrain.steps=2", "finetune.steps=2", "draws=1", "controls=false",
+    "tracker=none", "val=none",
+]  # fmt: skip
 HOLDER = """
 import sys
 from pathlib import Path

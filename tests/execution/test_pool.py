@@ -19,13 +19,9 @@ from sft_exp.store.store import Store
 from sft_exp.training.context import Context
 
 SETTINGS = [
-    "dataset=digits",
-    "pretrainer=ae",
-    "pretrain.steps=20",
-    "finetune.steps=20",
-    "draws=2",
+    "dataset=digits", "pretrainer=ae", "pretrain.steps=20", "finetune.steps=20", "draws=2",
     "hardware=cpu",
-]
+]  # fmt: skip
 
 
 def prepared(*overrides):

@@ -17,15 +17,9 @@ from sft_exp.store import results as result_file
 from sft_exp.sweep import sweeps
 
 SMALL = (
-    "pretrainer=ae",
-    "labels=4",
-    "draws=3",
-    "tracker=none",
-    "encoder.hidden=[16]",
-    "pretrain.steps=60",
-    "finetune.steps=40",
-    "monitors=false",
-)
+    "pretrainer=ae", "labels=4", "draws=3", "tracker=none", "encoder.hidden=[16]",
+    "pretrain.steps=60", "finetune.steps=40", "monitors=false",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

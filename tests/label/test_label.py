@@ -29,14 +29,9 @@ from sft_exp.label import selection, sheet
 from sft_exp.suspicious import __main__ as suspicious_command
 
 SMALL = [
-    "tracker=none",
-    "hardware=cpu",
-    "pretrain.steps=2",
-    "finetune.steps=0",
-    "val=none",
-    "controls=false",
-    "report=false",
-]
+    "tracker=none", "hardware=cpu", "pretrain.steps=2", "finetune.steps=0", "val=none",
+    "controls=false", "report=false",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1048,13 +1048,8 @@ def test_report_and_card_name_all_data_sets_and_files_on_the_way(tmp_path):
     """Pretrained on photographs, continued on others of another size, fine-tuned on the digits."""
     root = photographs(tmp_path / "photos")
     tiny = [
-        "pretrain.steps=2",
-        "finetune.steps=2",
-        "labels=1",
-        "draws=1",
-        "val=none",
-        "tracker=none",
-    ]
+        "pretrain.steps=2", "finetune.steps=2", "labels=1", "draws=1", "val=none", "tracker=none",
+    ]  # fmt: skip
     tiny += ["hardware=cpu", "controls=false", f"store={tmp_path / 'store'}", "encoder=conv"]
     photos = ["dataset=image_folder", f"dataset.root={root}", "dataset.channels=1"]
     sft_exp.run([*tiny, *photos, "dataset.size=8", "pretrainer=vae"], tmp_path / "first")

@@ -31,14 +31,9 @@ from sft_exp.training.metrics_log import converged
 from sft_exp.verdict import Comparison, Setting, frozen, judge
 
 SMALL = (
-    "pretrainer=vae",
-    "labels=4",
-    "draws=2",
-    "val=none",
-    "tracker=none",
-    "pretrain.steps=30",
+    "pretrainer=vae", "labels=4", "draws=2", "val=none", "tracker=none", "pretrain.steps=30",
     "finetune.steps=20",
-)
+)  # fmt: skip
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source"}
 
 
@@ -264,14 +259,9 @@ def test_a_range_test_is_shown_with_the_rate_it_found(done, tmp_path):
 
 def test_a_run_without_pretraining_and_controls_has_its_report_too(experiment, tmp_path):
     overrides = [
-        "pretrainer=none",
-        "labels=2",
-        "draws=1",
-        "finetune.steps=2",
-        "controls=false",
-        "val=none",
+        "pretrainer=none", "labels=2", "draws=1", "finetune.steps=2", "controls=false", "val=none",
         "tracker=none",
-    ]
+    ]  # fmt: skip
     values, _ = composed(overrides)
     found = work(
         prepare.prepare(experiment(*overrides)),
@@ -619,13 +609,9 @@ def test_converged_holds_for_rates_that_anneal():
 def test_a_generator_that_moves_every_fifth_step_is_drawn_if_it_moved(tmp_path, monkeypatch, steps):
     monkeypatch.chdir(tmp_path)
     small = [
-        "encoder=conv",
-        "encoder.norm=layer",
-        "encoder.channels=[4,8]",
-        "encoder.code=8",
-        "controls=false",
-        "draws=1",
-    ]
+        "encoder=conv", "encoder.norm=layer", "encoder.channels=[4,8]", "encoder.code=8",
+        "controls=false", "draws=1",
+    ]  # fmt: skip
     budget = [
         f"pretrain.steps={steps}",
         "finetune.steps=2",

@@ -11,15 +11,9 @@ from sft_exp.data.images import Images
 from sft_exp.stages.monitor import clusters, effective_rank, probes
 
 TINY = [
-    "pretrain.steps=8",
-    "finetune.steps=2",
-    "draws=1",
-    "controls=false",
-    "tracker=none",
-    "val=none",
-    "labels=5",
-    "report=false",
-]
+    "pretrain.steps=8", "finetune.steps=2", "draws=1", "controls=false", "tracker=none", "val=none",
+    "labels=5", "report=false",
+]  # fmt: skip
 
 
 def rows_of(folder):

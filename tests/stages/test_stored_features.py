@@ -28,19 +28,10 @@ from sft_exp.store.requests import plain
 from sft_exp.training.context import Context
 
 TINY = (
-    "pretrainer=vae",
-    "encoder=conv",
-    "encoder.channels=[4,8]",
-    "pretrain.steps=4",
-    "finetune.steps=4",
-    "hardware.device=cpu",
-    "hardware.threads=1",
-    "controls=false",
-    "val=none",
-    "draws=2",
-    "seeds=1",
-    "tracker=none",
-)
+    "pretrainer=vae", "encoder=conv", "encoder.channels=[4,8]", "pretrain.steps=4",
+    "finetune.steps=4", "hardware.device=cpu", "hardware.threads=1", "controls=false", "val=none",
+    "draws=2", "seeds=1", "tracker=none",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -825,14 +825,9 @@ SLOW = [
     ),
 ]
 TINY = (
-    "tracker=none",
-    "monitors=false",
-    "hardware=cpu",
-    "pretrain.steps=2",
-    "finetune.steps=2",
-    "draws=1",
-    "store=store",
-)
+    "tracker=none", "monitors=false", "hardware=cpu", "pretrain.steps=2", "finetune.steps=2",
+    "draws=1", "store=store",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

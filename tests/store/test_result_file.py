@@ -21,13 +21,8 @@ SCHEMA = ROOT / "docs" / "results.schema.json"
 RELEASED = ROOT / "tests" / "released" / "0.1.0"
 OLD = sorted(file.parent for file in RELEASED.rglob("results.json"))
 TINY = [
-    "debug=tiny",
-    "draws=2",
-    "val=holdout",
-    "controls=[scratch]",
-    "report=false",
-    "tracker=none",
-]
+    "debug=tiny", "draws=2", "val=holdout", "controls=[scratch]", "report=false", "tracker=none",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -405,13 +405,8 @@ def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, 
     from sft_exp.training.context import Context
 
     few = [
-        "pretrainer=none",
-        "draws=1",
-        "labels=2",
-        "val=none",
-        "finetune.steps=1",
-        "strategy=linear",
-    ]
+        "pretrainer=none", "draws=1", "labels=2", "val=none", "finetune.steps=1", "strategy=linear",
+    ]  # fmt: skip
     e = experiment(*few, "controls=[raw_knn,raw_spread]", f"store={tmp_path}")
     job = prepare.prepare(e)
     result = pipeline.run(job, Context.on(e.hardware, Tracker()))

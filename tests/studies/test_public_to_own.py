@@ -184,14 +184,9 @@ def started(*words: str) -> dict:
 
 
 TINY = (
-    "study.seeds=2",
-    "study.labels=[3]",
-    "draws=2",
-    "pretrain.steps=2",
-    "pretrain.batch_size=16",
-    "finetune.steps=2",
-    "tracker=none",
-)
+    "study.seeds=2", "study.labels=[3]", "draws=2", "pretrain.steps=2", "pretrain.batch_size=16",
+    "finetune.steps=2", "tracker=none",
+)  # fmt: skip
 
 
 @pytest.mark.slow

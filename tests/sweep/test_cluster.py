@@ -13,13 +13,9 @@ import psutil
 import pytest
 
 SMALL = [
-    "draws=1",
-    "controls=false",
-    "val=none",
-    "monitors=false",
-    "tracker=none",
+    "draws=1", "controls=false", "val=none", "monitors=false", "tracker=none",
     "hardware.checkpoint_seconds=1",
-]
+]  # fmt: skip
 GRID = ["pretrainer=ae,vae", "optim.lr=1e-2,1e-3", "pretrain.steps=200", "finetune.steps=40"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 slurm = pytest.mark.skipif(

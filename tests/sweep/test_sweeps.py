@@ -23,13 +23,8 @@ from sft_exp.sweep import composition, sweeps
 
 ROOT = Path(__file__).parents[2]
 TINY = [
-    "pretrain.steps=4",
-    "finetune.steps=4",
-    "draws=1",
-    "controls=false",
-    "tracker=none",
-    "val=none",
-]
+    "pretrain.steps=4", "finetune.steps=4", "draws=1", "controls=false", "tracker=none", "val=none",
+]  # fmt: skip
 PLANTED = """
 import os, signal, sys
 from dataclasses import dataclass
@@ -226,13 +221,9 @@ def wait_for(there, running: subprocess.Popen, seconds: float = 40) -> None:
 def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
     """Successive halving: 8 steps of 24, then on to 24, against 24 at once."""
     given = [
-        "draws=1",
-        "controls=false",
-        "tracker=none",
-        "val=cv",
-        "pretrain.steps=8",
+        "draws=1", "controls=false", "tracker=none", "val=cv", "pretrain.steps=8",
         "finetune.schedule_length=24",
-    ]
+    ]  # fmt: skip
     api.run([*given, "store=rungs", "finetune.steps=8"], folder="first")
     second = api.run(
         [*given, "store=rungs", "finetune.steps=24", "finetune.resume_from=8"], folder="second"
@@ -248,13 +239,9 @@ def test_a_rung_goes_on_from_its_checkpoint_to_the_same_bits():
 @pytest.mark.slow
 def test_a_rung_of_pretraining_goes_on_too():
     given = [
-        "draws=1",
-        "controls=false",
-        "tracker=none",
-        "val=none",
-        "finetune.steps=2",
+        "draws=1", "controls=false", "tracker=none", "val=none", "finetune.steps=2",
         "pretrain.schedule_length=24",
-    ]
+    ]  # fmt: skip
     api.run([*given, "store=rungs", "pretrain.steps=8"], folder="first")
     second = api.run(
         [*given, "store=rungs", "pretrain.steps=24", "pretrain.resume_from=8"], folder="second"
@@ -323,13 +310,9 @@ def test_no_sweeper_chooses_by_test_scores(compose, data):
 def test_learning_rate_finder_leaves_no_trace():
     """A run at the rate it found equals one that never looked, to the bit."""
     given = [
-        "draws=1",
-        "controls=false",
-        "tracker=none",
-        "val=none",
-        "pretrain.steps=20",
+        "draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20",
         "finetune.steps=10",
-    ]
+    ]  # fmt: skip
     found = api.run([*given, "store=auto", "optim.lr=auto"], folder="auto")
     (file,) = Path("auto").glob("lr_find-*/lr.json")
     rate = json.loads(file.read_text())["lr"]
@@ -346,13 +329,9 @@ def test_learning_rate_finder_leaves_no_trace():
 @pytest.mark.slow
 def test_search_chooses_by_validation_and_flags_the_edge():
     given = [
-        "draws=1",
-        "controls=false",
-        "tracker=none",
-        "val=none",
-        "pretrain.steps=20",
+        "draws=1", "controls=false", "tracker=none", "val=none", "pretrain.steps=20",
         "finetune.steps=5",
-    ]
+    ]  # fmt: skip
     api.run([*given, "optim.lr=search", "optim.hints.search.lr=[1e-9,1e-3]"], folder="run")
     (file,) = Path("outputs/store").glob("choose-*/lr.json")
     chosen = json.loads(file.read_text())
@@ -363,14 +342,9 @@ def test_search_chooses_by_validation_and_flags_the_edge():
 @pytest.mark.slow
 def test_heads_of_a_sweep_train_together_and_equal_heads_alone():
     given = [
-        "strategy=linear",
-        "draws=1",
-        "controls=false",
-        "tracker=none",
-        "val=none",
-        "pretrain.steps=8",
-        "finetune.steps=20",
-    ]
+        "strategy=linear", "draws=1", "controls=false", "tracker=none", "val=none",
+        "pretrain.steps=8", "finetune.steps=20",
+    ]  # fmt: skip
     sweep(*given, "optim=momentum", "optim.lr=1e-3,1e-2,1e-1", "store=together")
     seconds = {
         json.loads((f / "done.json").read_text())["seconds"]

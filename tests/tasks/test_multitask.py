@@ -195,16 +195,9 @@ def test_heads_are_named_by_options(experiment):
 
 
 SMALL = [
-    "pretrainer=ae",
-    "draws=2",
-    "seeds=1",
-    "pretrain.steps=2",
-    "finetune.steps=8",
-    "val=none",
-    "tracker=none",
-    "report=false",
-    "labels=20",
-]
+    "pretrainer=ae", "draws=2", "seeds=1", "pretrain.steps=2", "finetune.steps=8", "val=none",
+    "tracker=none", "report=false", "labels=20",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -581,13 +581,9 @@ def test_from_a_towns_streets_to_the_real_nuclei(shared_data, tmp_path):
         "labels=50",
     ]
     steps = [
-        "draws=1",
-        "pretrain.steps=60",
-        "finetune.steps=150",
-        "optim.lr=0.003",
-        "tracker=none",
+        "draws=1", "pretrain.steps=60", "finetune.steps=150", "optim.lr=0.003", "tracker=none",
         "report=false",
-    ]
+    ]  # fmt: skip
     result = sft_exp.run(["experiment=cityscapes_to_folder", *source, *options, *steps])
     assert result["test"]["miou"] > result["controls"]["raw_pixels"]["miou"]
     assert result["test"]["miou"] > 0.65

@@ -28,13 +28,9 @@ CODES = {0, 2, 3, 4, 5, 6, 7, 8, 75, 130}  # of the README's list, in which 1 is
 CHANGING = r"\b\d+(\.\d+)? (s|min|h|d|ms)\b|\d{4}-\d\d-\d\d_[\w-]+|\s+|─+"
 CONV = ("encoder=conv", "encoder.channels=[4,8]")
 MASKS = (
-    "dataset=mask_folder",
-    "dataset.root=masks",
-    "dataset.size=16",
-    "dataset.values=[0,255]",
-    "labels=4",
-    "finetune.batch_size=4",
-)
+    "dataset=mask_folder", "dataset.root=masks", "dataset.size=16", "dataset.values=[0,255]",
+    "labels=4", "finetune.batch_size=4",
+)  # fmt: skip
 
 
 def without(*keys: str) -> tuple[str, ...]:

@@ -26,17 +26,10 @@ KILLS, STOPS = 200, 60
 PATIENCE = 10.0  # seconds after which no process may be alive
 # long enough that most kills meet the work, and not what comes before it
 SMALL = [
-    "tracker=none",
-    "encoder.hidden=[8]",
-    "pretrain.steps=1500",
-    "finetune.steps=400",
-    "draws=1",
-    "controls=false",
-    "val=none",
-    "monitors=false",
-    "report=false",
+    "tracker=none", "encoder.hidden=[8]", "pretrain.steps=1500", "finetune.steps=400", "draws=1",
+    "controls=false", "val=none", "monitors=false", "report=false",
     "hardware.checkpoint_seconds=0.1",
-]
+]  # fmt: skip
 # launcher -> (share of the kills, overrides); those that start fewer processes are tried more often in the same time
 LAUNCHERS: dict[str, tuple[int, list[str]]] = {
     "single": (8, []),

@@ -19,16 +19,9 @@ from sft_exp.training import metrics_log
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 LITTLE = (
-    "encoder.hidden=[8]",
-    "pretrain.steps=12",
-    "finetune.steps=12",
-    "draws=2",
-    "seeds=1",
-    "labels=3",
-    "val=holdout",
-    "controls=[scratch]",
-    "report=false",
-)
+    "encoder.hidden=[8]", "pretrain.steps=12", "finetune.steps=12", "draws=2", "seeds=1",
+    "labels=3", "val=holdout", "controls=[scratch]", "report=false",
+)  # fmt: skip
 NAMES = {"csv": "", "tensorboard": "tensorboard", "mlflow": "mlflow"}  # and the library it needs
 available = [name for name, library in NAMES.items() if not library or find_spec(library)]
 each = pytest.mark.parametrize(

@@ -22,14 +22,9 @@ from sft_exp.training import metrics_log
 
 ROOT = Path(__file__).parents[2]
 TINY = (
-    "encoder.hidden=[8]",
-    "pretrain.steps=12",
-    "finetune.steps=12",
-    "draws=2",
-    "seeds=1",
-    "val=none",
-    "report=false",
-)
+    "encoder.hidden=[8]", "pretrain.steps=12", "finetune.steps=12", "draws=2", "seeds=1",
+    "val=none", "report=false",
+)  # fmt: skip
 LITTLE = (*TINY[:3], "draws=1", "val=none", "controls=false", "report=false")
 SERVER = ("WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_MODE")
 

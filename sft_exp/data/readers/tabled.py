@@ -29,7 +29,7 @@ from sft_exp.data.readers.files import (
     survey,
 )
 from sft_exp.data.readers.masks import Canvas
-from sft_exp.errors import DataError, listing, require
+from sft_exp.errors import DataError, listing, require, some
 from sft_exp.progress import console
 
 # words of a cell that says yes or no, in the languages of Excel, too

@@ -32,17 +32,9 @@ from sft_exp.models.layers import group_norm
 MODELS = ("fcos", "retinanet")
 SURE = 0.3  # minimum score of a box that is drawn
 COLOURS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70",
+    "#717581", "#92dadd",
+)  # fmt: skip
 # sizes of RetinaNet's anchors in units of 4 strides (its section 4)
 OCTAVES = [2 ** (n / 3) for n in range(3)]
 

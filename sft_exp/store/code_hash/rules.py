@@ -39,13 +39,9 @@ IMPORTERS = {"importlib.import_module", "__import__"}
 ANY_NAME = {"vars", "dir", "globals", "locals", "eval", "exec", "sys.modules", "inspect.getmembers"}
 ANY_NAME_ATTRIBUTES = {"__dict__", "__subclasses__"}
 READ_ANNOTATIONS = {  # names that indicate that type annotations are evaluated at run time
-    "singledispatch",
-    "singledispatchmethod",
-    "get_type_hints",
-    "__annotations__",
-    "script",
+    "singledispatch", "singledispatchmethod", "get_type_hints", "__annotations__", "script",
     "validate_call",
-}
+}  # fmt: skip
 PLAIN_DECORATORS = {"staticmethod", "classmethod"}  # decorated methods run only when called
 QUIET_DECORATORS = (  # decorators of libraries that do not register what they decorate
     "dataclasses", "functools", "contextlib", "typing", "abc",

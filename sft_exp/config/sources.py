@@ -188,7 +188,7 @@ def of_kind(base: str) -> list[Any]:
     ]
 
 
-def members(name: str, body: Sequence[ast.stmt]) -> bool:
+def is_enum(name: str, body: Sequence[ast.stmt]) -> bool:
     """Whether a name is an Enum of the file, whose members have the same names in configs."""
     return any(
         isinstance(c, ast.ClassDef)
@@ -200,7 +200,7 @@ def members(name: str, body: Sequence[ast.stmt]) -> bool:
 
 def annotation(tree: ast.expr, body: Sequence[ast.stmt] = ()) -> Any:
     """A field's type from its source: int, list[int], `float | None`, ...; str for an Enum."""
-    if isinstance(tree, ast.Name) and members(tree.id, body):
+    if isinstance(tree, ast.Name) and is_enum(tree.id, body):
         return str
     if isinstance(tree, ast.Constant) and tree.value is None:
         return None
@@ -232,7 +232,7 @@ def default(tree: ast.expr | None, body: Sequence[ast.stmt] = ()) -> Any:
             for target in statement.targets
         }
         return default(constants[tree.id])
-    if isinstance(tree, ast.Attribute) and members(ast.unparse(tree.value), body):
+    if isinstance(tree, ast.Attribute) and is_enum(ast.unparse(tree.value), body):
         return field(default=tree.attr)
     if isinstance(tree, ast.Call):
         arguments = {k.arg: k.value for k in tree.keywords}

@@ -145,7 +145,7 @@ def opened(
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with unpacked(content, most) as file:
+        with open_undecoded(content, most) as file:
             traits = Traits(
                 deep=";16" in str(file.tile) and not file.mode.startswith("I"),
                 frames=getattr(file, "n_frames", 1) if file.format in ANIMATED else 1,
@@ -176,10 +176,9 @@ def opened(
                     "holds floating-point pixels, which have no known range; save it with 8 or 16 bits a pixel"
                 )
             traits = traits._replace(cut=traits.format == "JPEG" and filled_up(file))
+            # Pillow takes a band of no stated meaning for alpha
             if bands and EXTRA not in file.tag_v2 and picture.mode == "RGBA":
-                picture = picture.convert(
-                    "RGB"
-                )  # Pillow takes a band of no stated meaning for alpha
+                picture = picture.convert("RGB")
             picture, alpha = without_alpha(picture)
             return picture.convert("L" if channels == 1 else "RGB"), traits._replace(alpha=alpha)
     except DataError:
@@ -244,7 +243,7 @@ class TooLarge(DataError):
 _opening = Lock()
 
 
-def unpacked(content: bytes, most: int | None = None) -> Any:
+def open_undecoded(content: bytes, most: int | None = None) -> Any:
     """The image file, none of whose pixels are decoded yet. DataError where it has more than `most` of them; null = Pillow's
     limit, which Pillow itself only warns of."""
     from PIL import Image
@@ -266,7 +265,7 @@ def unpacked(content: bytes, most: int | None = None) -> Any:
 
 
 def upright_size(file: Any) -> tuple[int, int]:
-    """(width, height) of an image of `unpacked` after it is turned upright by its Exif orientation."""
+    """(width, height) of an image of `open_undecoded` after it is turned upright by its Exif orientation."""
     # new releases of Pillow open a TIFF with its upright size, old ones with the stored size
     stored = tuple(map(file.tag_v2.get, SIDES)) if file.format == "TIFF" else file.size
     return stored[::-1] if file.getexif().get(ORIENTATION, 1) >= 5 else stored

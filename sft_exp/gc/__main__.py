@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sft_exp.config import args
 from sft_exp.errors import ConfigError, require
-from sft_exp.store.collect import collect, rubbish, thinned
+from sft_exp.store.collect import collect, oldest, unreferenced
 from sft_exp.store.listing import bytes_, measure, of_folder
 
 
@@ -44,9 +44,9 @@ def clean(
     store: Path, runs_root: Path, dry_run: bool, yes: bool, max_gb: float | None = None
 ) -> int:
     """List the unreferenced folders, ask, and remove them; returns the exit code."""
-    removable = rubbish(store, runs_root)
+    removable = unreferenced(store, runs_root)
     if max_gb is not None:
-        removable = thinned(removable, measure(store)[0] - round(max_gb * 1e9))
+        removable = oldest(removable, measure(store)[0] - round(max_gb * 1e9))
     sizes = {path: measure(path)[0] for path in removable}
     folders = {p: None for p in sizes if p.parent.name not in ("locks", "roots")}
     for path in folders:

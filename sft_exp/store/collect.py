@@ -65,7 +65,7 @@ def deciding(store: Path) -> Iterator[bool]:
         lock.release()
 
 
-def rubbish(store: Path, runs_root: Path) -> list[Path]:
+def unreferenced(store: Path, runs_root: Path) -> list[Path]:
     """All paths of the store that can be removed. Only reads. StorageError if a run's record is
     unreadable."""
     working, locks = own_entries(store / "work"), own_entries(store / "locks")
@@ -103,7 +103,7 @@ def limit(store: Path, runs_root: Path, most_gb: float | None) -> None:
     if most_gb is None or (excess := measure(store)[0] - round(most_gb * 1e9)) <= 0:
         return
     with suppress(StorageError):
-        sizes = {p: measure(p)[0] for p in thinned(rubbish(store, runs_root), excess)}
+        sizes = {p: measure(p)[0] for p in oldest(unreferenced(store, runs_root), excess)}
         removed = collect(store, runs_root, sizes)
         if removed:
             freed, left = sum(sizes[p] for p in removed), measure(store)[0]
@@ -113,7 +113,7 @@ def limit(store: Path, runs_root: Path, most_gb: float | None) -> None:
             )
 
 
-def thinned(paths: Iterable[Path], excess: int) -> list[Path]:
+def oldest(paths: Iterable[Path], excess: int) -> list[Path]:
     """The oldest of the paths whose removal frees `excess` bytes; all paths if that is not
     enough."""
     chosen: list[Path] = []
@@ -214,7 +214,7 @@ def collect(store: Path, runs_root: Path, offered: Iterable[Path]) -> list[Path]
                 "this file system has no locks, so folders in use are unknown; nothing was removed"
             )
             raise StorageError(f"{store}: {problem}")
-        removable = [path for path in rubbish(store, runs_root) if path in allowed]
+        removable = [path for path in unreferenced(store, runs_root) if path in allowed]
         removed = [path for path in removable if discard(store, path)]
     for path in own_entries(store / "trash"):
         atomic_io.remove(path)

@@ -9,6 +9,7 @@ from sft_exp.compare.comparison import Job, percent
 from sft_exp.core.arms import MAIN
 from sft_exp.errors import require
 from sft_exp.reports.drawing import FAINT, INK, PALETTE, Picture, new_figure, png, style
+from sft_exp.studies.pretrainers import failed
 from sft_exp.sweep.study import (
     Conclusion,
     Study,
@@ -156,11 +157,6 @@ def faults_of(jobs: list[Job]) -> Faults:
         name, seed = job.outcome.config["name"], int(job.settings["seed"])
         faults.setdefault(name, {})[seed] = job.faults(MAIN)
     return faults
-
-
-def failed(faults: dict[int, list[str]]) -> str:
-    """How trainings of an arm failed, over all seeds and draws; empty if none did."""
-    return health.said([fault for draws in faults.values() for fault in draws])
 
 
 def judged(

@@ -229,7 +229,7 @@ def faults_of(jobs: list[Job]) -> dict[Use, dict[str, Faults]]:
 
 
 def failed(faults: Faults) -> str:
-    """How trainings failed, over all seeds and draws; empty if none did."""
+    """How trainings of an arm failed, over all seeds and draws; empty if none did."""
     return health.said([fault for draws in faults.values() for fault in draws])
 
 

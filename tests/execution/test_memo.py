@@ -99,7 +99,7 @@ def test_a_repeated_run_is_answered_from_its_memo(tmp_path):
     # gc removes a memo with the folders that it names, when no run refers to them any more
     shutil.rmtree(tmp_path / "outputs")
     (kept,) = memos(store)
-    assert kept in collect.rubbish(store, tmp_path / "outputs")
+    assert kept in collect.unreferenced(store, tmp_path / "outputs")
 
 
 def memos(store):

@@ -167,7 +167,7 @@ def test_the_work_of_gc_grows_with_the_number_of_folders_and_not_with_its_square
             folder(place, name("finetune", n), sealed=False)
             (atomic_io.folder(place / "locks") / f"{name('finetune', n)}.lock").touch()
         profile = cProfile.Profile()
-        profile.runcall(collect.rubbish, place, Path("outputs"))
+        profile.runcall(collect.unreferenced, place, Path("outputs"))
         calls.append(sum(entry.callcount for entry in profile.getstats()))
         shutil.rmtree(place)  # it lies below outputs, which is searched whole
     assert calls[1] < 2.2 * calls[0], calls
@@ -255,10 +255,10 @@ def test_a_folder_that_is_taken_up_at_the_last_moment_stays(store, monkeypatch):
     one, two = name("finetune", 1), name("finetune", 2)
     for n in (one, two):
         folder(store, n)
-    shown = collect.rubbish(store, Path("outputs"))
+    shown = collect.unreferenced(store, Path("outputs"))
     assert {p.name for p in shown} == {one, two}
     run(Path("outputs/runs/a/b"), store, [two])
-    looked = collect.rubbish
+    looked = collect.unreferenced
 
     def late(*args):
         found = looked(*args)
@@ -266,7 +266,7 @@ def test_a_folder_that_is_taken_up_at_the_last_moment_stays(store, monkeypatch):
         return found
 
     held = FileLock(atomic_io.folder(store / "locks") / f"{one}.lock", is_singleton=False)
-    monkeypatch.setattr(collect, "rubbish", late)
+    monkeypatch.setattr(collect, "unreferenced", late)
     assert collect.collect(store, Path("outputs"), shown) == []
     held.release()
     assert there(store) == {one, two}
@@ -275,7 +275,7 @@ def test_a_folder_that_is_taken_up_at_the_last_moment_stays(store, monkeypatch):
 def test_work_that_is_finished_meanwhile_does_not_matter(store):
     """A lock is free again and what was shown is gone, or a temporary file is."""
     path = folder(store, f"{name('finetune', 1)}.1.2.host", place="work", old=True)
-    shown = collect.rubbish(store, Path("outputs"))
+    shown = collect.unreferenced(store, Path("outputs"))
     atomic_io.remove(path)
     assert not collect.discard(store, path)
     assert collect.collect(store, Path("outputs"), shown) == []
@@ -284,7 +284,7 @@ def test_work_that_is_finished_meanwhile_does_not_matter(store):
 
 def test_only_what_was_shown_goes(store):
     folder(store, name("finetune", 1))
-    shown = collect.rubbish(store, Path("outputs"))
+    shown = collect.unreferenced(store, Path("outputs"))
     folder(store, name("finetune", 2))
     collect.collect(store, Path("outputs"), shown)
     assert there(store) == {name("finetune", 2)}

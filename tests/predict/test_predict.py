@@ -42,13 +42,8 @@ def run(tmp_path_factory):
     """The folder of a finished run on the embedded digits; its store is an absolute path."""
     folder = tmp_path_factory.mktemp("run")
     small = [
-        "pretrain.steps=2",
-        "finetune.steps=2",
-        "draws=1",
-        "val=none",
-        "controls=false",
-        "labels=2",
-    ]
+        "pretrain.steps=2", "finetune.steps=2", "draws=1", "val=none", "controls=false", "labels=2",
+    ]  # fmt: skip
     with contextlib.chdir(folder):
         sft_exp.run(
             ["tracker=none", "hardware=cpu", f"store={folder}/store", *small], folder / "run"
@@ -239,7 +234,7 @@ def test_the_store_keeps_the_features_while_the_run_is_there(run):
     store = run.parent / "store"
     (kept,) = store.glob("familiarity-*")
     assert (kept / familiarity.FILE).read_bytes() == (run / familiarity.FILE).read_bytes()
-    assert kept not in collect.rubbish(store, run.parent)
+    assert kept not in collect.unreferenced(store, run.parent)
 
 
 def test_the_features_are_written_in_the_same_bytes_each_time(tmp_path):

@@ -182,7 +182,10 @@ def test_simsiams_loss_is_equation_2():
     a_BCHW, b_BCHW = drawn_by(method)
     z_MZ = nets["projector"](nets["encoder"](torch.cat([a_BCHW, b_BCHW])))
     (za, zb), (pa, pb) = z_MZ.chunk(2), nets["predictor"](z_MZ).chunk(2)
-    d = lambda p, z: -np.mean([cosine(x, y) for x, y in zip(p.detach(), z.detach(), strict=True)])  # noqa: E731
+
+    def d(p, z):
+        return -np.mean([cosine(x, y) for x, y in zip(p.detach(), z.detach(), strict=True)])
+
     close(method.loss(nets, a_BCHW, b_BCHW)[0], d(pa, zb) / 2 + d(pb, za) / 2)
 
 

@@ -307,7 +307,10 @@ def test_gans_two_losses_are_the_papers(encoder):
     """Discriminator -log D(x) - log(1 - D(G(z))); generator, not saturating, -log D(G(z)). D's batches are judged apart."""
     method, nets, (x_BCHW, z_BZ) = gan((1, 8, 8), encoder)
     judge = nets["discriminator"]
-    d = lambda x: judge["head"](judge["encoder"](x)).squeeze(1).sigmoid().double()  # noqa: E731
+
+    def d(x):
+        return judge["head"](judge["encoder"](x)).squeeze(1).sigmoid().double()
+
     fake_BCHW = nets["generator"](z_BZ).sigmoid()
     close(
         method.discriminator_loss(nets, x_BCHW, z_BZ)[0],
@@ -362,8 +365,8 @@ def linear_critic():
 def test_wgans_critic_loss_is_algorithm_1():
     method, nets, (x_BCHW, z_BZ, share), slope = linear_critic()
     fake_BCHW = nets["generator"](z_BZ).sigmoid()
-    score = lambda x: x.flatten(1) @ slope  # noqa: E731 - the bias cancels
-    expected = score(fake_BCHW).mean() - score(x_BCHW).mean() + 7.0 * (slope.norm() - 1).square()
+    fake, real = (x.flatten(1) @ slope for x in (fake_BCHW, x_BCHW))  # the bias cancels
+    expected = fake.mean() - real.mean() + 7.0 * (slope.norm() - 1).square()
     loss, logged = method.critic_loss(nets, x_BCHW, z_BZ, share)
     close(loss, expected)
     close(logged["steepness"], slope.norm())
@@ -399,7 +402,10 @@ def test_bigans_losses_are_the_papers():
     nets = networks(method)
     drawn = x_BCHW, z_BZ, noise_B2CHW = method.draw({"pool": {"x": X_BCHW}}, stream("draw"), 0.0)
     judge, inverses = nets["discriminator"], nets["inverses"]
-    d = lambda x, z: judge(torch.cat([x.flatten(1), z], 1)).squeeze(1).sigmoid().double()  # noqa: E731
+
+    def d(x, z):
+        return judge(torch.cat([x.flatten(1), z], 1)).squeeze(1).sigmoid().double()
+
     real = d(x_BCHW + noise_B2CHW[:, 0], inverses["code"](inverses["encoder"](x_BCHW)))
     fake = d(inverses["generator"](z_BZ).sigmoid() + noise_B2CHW[:, 1], z_BZ)
     close(method.discriminator_loss(nets, *drawn)[0], -real.log().mean() - (1 - fake).log().mean())
@@ -470,9 +476,9 @@ def test_maes_loss_is_the_squared_error_of_what_was_masked():
             for h, x, w in zip(h_BCHW.numpy(), x_BCHW.numpy(), where, strict=True)
         ]
     )
-    says = lambda h: {"encoder": nn.Identity(), "decoder": lambda x: h}  # noqa: E731
-    close(method.loss(says(h_BCHW), x_BCHW, gone)[0], expected)
-    close(method.loss(says(h_BCHW.where(gone, torch.tensor(9.0))), x_BCHW, gone)[0], expected)
+    for h in (h_BCHW, h_BCHW.where(gone, torch.tensor(9.0))):
+        nets = {"encoder": nn.Identity(), "decoder": lambda x, h=h: h}
+        close(method.loss(nets, x_BCHW, gone)[0], expected)
     shown = []
     method.loss({"encoder": shown.append, "decoder": lambda code: h_BCHW}, x_BCHW, gone)
     assert not shown[0][gone.expand_as(x_BCHW)].any()

@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 
-from sft_exp.data.decode import unpacked, upright_size
+from sft_exp.data.decode import open_undecoded, upright_size
 from sft_exp.data.exports.annotated import AnnotatedImage
 from sft_exp.data.exports.geometry import Outline
 from sft_exp.data.readers.files import content_of
@@ -44,5 +44,5 @@ class Drawn:
 
     def upright(self) -> tuple[int, int]:
         """(width, height) of the image as it is shown."""
-        with unpacked(content_of(self.image.path), self.most_pixels) as picture:
+        with open_undecoded(content_of(self.image.path), self.most_pixels) as picture:
             return upright_size(picture)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from yaml import SafeLoader, YAMLError
 
-from sft_exp.data.decode import unpacked, upright_size
+from sft_exp.data.decode import open_undecoded, upright_size
 from sft_exp.data.exports.annotated import (
     AnnotatedImage,
     Export,
@@ -445,7 +445,7 @@ def shape(values: list[float], keypoints: int | None, where: str) -> Corners:
 def sides(image: Path) -> tuple[int, int]:
     """Width and height of the upright image. DataError if it cannot be opened."""
     try:
-        with unpacked(content_of(image)) as picture:
+        with open_undecoded(content_of(image)) as picture:
             return upright_size(picture)
     except DataError as error:
         raise DataError(f"{image}: {error}") from error

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sft_exp.data.boxes import Letterbox, pad
 from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.decode import ORIENTATION, unpacked
+from sft_exp.data.decode import ORIENTATION, open_undecoded
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, Seen, is_folder, require_decoding, survey
@@ -232,7 +232,7 @@ def upright(
     result, rows = list(marked), set[int]()
     for n, (m, s) in enumerate(zip(marked, seen, strict=True)):
         if m.size and s.traits.turned and m.size == s.size[::-1] != s.size:
-            with unpacked(m.file.read()) as picture:
+            with open_undecoded(m.file.read()) as picture:
                 orientation = picture.getexif().get(ORIENTATION, 1)
             boxes = [
                 b._replace(corners=rotate_box(b.corners, m.size, orientation)) for b in m.boxes

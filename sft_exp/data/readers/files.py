@@ -29,7 +29,7 @@ from sft_exp.data.decode import (
     decode,
     formats,
     look,
-    unpacked,
+    open_undecoded,
     upright_size,
 )
 from sft_exp.data.images import Held, Images
@@ -146,7 +146,7 @@ def survey(
             return Seen(fault=getattr(error, "strerror", None) or str(error))
         if hold:
             x_NCHW[row] = pixels
-        with unpacked(content, most) as picture:
+        with open_undecoded(content, most) as picture:
             size = upright_size(picture)
         grey = bool((pixels == pixels[:1]).all())
         return Seen(hashlib.sha256(content).hexdigest(), size, "", traits, *summary(pixels), grey)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.decode import FITS, ORIENTATION, fitting, instead, unpacked
+from sft_exp.data.decode import FITS, ORIENTATION, fitting, instead, open_undecoded
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.files import File, Seen, is_folder, part, require_decoding, survey
@@ -107,7 +107,7 @@ class Codes:
         from PIL import ImageOps, UnidentifiedImageError
 
         try:
-            with unpacked(content, most) as file:
+            with open_undecoded(content, most) as file:
                 mode, compression = file.mode, str(file.info.get("compression", ""))
                 if file.format in LOSSY or "jpeg" in compression:
                     problem = f"is compressed as {compression or file.format}, which changes values"
@@ -487,7 +487,7 @@ def palette(content: bytes, codes: Codes, most: int | None) -> dict[int, int]:
     palette; {} for other masks."""
     if codes.coloured:
         return {}
-    with unpacked(content, most) as file:
+    with open_undecoded(content, most) as file:
         colours = file.getpalette("RGB") if file.mode == "P" else None
         if colours is None:
             return {}

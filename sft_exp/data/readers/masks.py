@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_exp.data.corpus import Corpus, Dataset
-from sft_exp.data.decode import FITS, ORIENTATION, fitting, instead, open_undecoded
+from sft_exp.data.corpus import Corpus
+from sft_exp.data.decode import ORIENTATION, fitting, instead, open_undecoded
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Seen, is_folder, part, require_decoding, survey
+from sft_exp.data.readers.canvas import Canvas, CanvasSet
+from sft_exp.data.readers.files import File, Seen, is_folder, part, survey
 from sft_exp.errors import ConfigError, DataError, listing, require, some
 from sft_exp.progress import bar, console
 
@@ -33,27 +34,6 @@ MASKS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless image formats
 
 
 ONE_NUMBER = "a mask has one whole number a pixel (modes 1, L, P, I)"
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The common size of all images, and how images are fitted to it."""
-
-    image: tuple[int, int, int]  # C, H, W
-    # crop the centre to the aspect ratio, stretch, or letterbox (with a black margin without
-    # annotation)
-    fit: str = "crop"
-
-    @staticmethod
-    def of(size: Any, channels: int, fit: str) -> "Canvas":
-        """A canvas; `size` is a number of pixels, or [rows, columns]. ConfigError for invalid
-        values."""
-        sides = size if isinstance(size, list) else [size, size]
-        whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
-        valid = "a number of pixels above 0, or [rows, columns]"
-        require(len(sides) == 2 and whole, "size", size, valid)
-        require(fit in FITS, "fit", fit, ", ".join(FITS))
-        return Canvas((channels, sides[0], sides[1]), fit)
 
 
 class Readable(Protocol):
@@ -246,24 +226,11 @@ def group_in(name: str, pattern: str | None) -> str | None:
     return match[1]
 
 
-class MaskSet(Dataset):
+class MaskSet(CanvasSet):
     """The common fields of data sets of images with masks."""
 
     unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
     gives: ClassVar[tuple[str, ...]] = ("mask",)
-
-    root: str | None  # folder of the data set
-    size: Any  # pixels, or [rows, columns], of all images
-    channels: int  # 3 = colour, 1 = grey
-    fit: str  # how an image becomes that size
-    most_pixels: int | None  # limit of the pixels of a decoded image
-    memory: float  # GB of images and masks held in memory; a larger data set is decoded on use
-    workers: int  # processes that decode on use
-
-    def __post_init__(self):
-        require_decoding(self)
-        require(self.memory >= 0, "memory", self.memory, "0 or more")
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
     def folder(self, what: str) -> Path:
         """The folder of the data set. ConfigError without a root; `what` says what it must name."""

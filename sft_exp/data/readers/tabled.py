@@ -16,8 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from sft_exp.data.corpus import Corpus, Dataset
+from sft_exp.data.corpus import Corpus
 from sft_exp.data.readers import findings
+from sft_exp.data.readers.canvas import CanvasSet
 from sft_exp.data.readers.files import (
     File,
     Finder,
@@ -25,11 +26,9 @@ from sft_exp.data.readers.files import (
     images_in,
     is_folder,
     part,
-    require_decoding,
     survey,
 )
-from sft_exp.data.readers.masks import Canvas
-from sft_exp.errors import DataError, listing, require, some
+from sft_exp.errors import DataError, listing, some
 from sft_exp.progress import console
 
 # words of a cell that says yes or no, in the languages of Excel, too
@@ -70,7 +69,7 @@ class Line(NamedTuple):
     grouped: bool  # whether the table has groups
 
 
-class TableSet(Dataset):
+class TableSet(CanvasSet):
     """The common fields of data sets that a table describes."""
 
     unhashed: ClassVar[tuple[str, ...]] = (
@@ -81,17 +80,6 @@ class TableSet(Dataset):
     root: str | None  # folder that files are relative to; null = the table's
     file_column: str  # column of the CSV with file names, with or without suffix
     unlabelled: str | None  # folder of images to pretrain on
-    size: Any  # pixels, or [rows, columns], of all images
-    channels: int  # 3 = colour, 1 = grey
-    fit: str  # how an image is brought to that size: crop (centre), stretch, letterbox
-    most_pixels: int | None  # limit of the pixels of a decoded image
-    memory: float  # GB of images kept in memory; a larger set is decoded per batch
-    workers: int  # worker processes that decode images
-
-    def __post_init__(self):
-        require_decoding(self)
-        require(self.memory >= 0, "memory", self.memory, "0 or more")
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
 
 
 def bare(column: str) -> str:

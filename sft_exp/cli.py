@@ -167,7 +167,7 @@ class Line(Callback):
             if key and (known := memo.find(Path(values["store"]), key)):
                 folder = run_folder(config)
                 ownership.take(folder)
-                ownership.fits(folder, values, choices)
+                ownership.refuse_other_results(folder, values, choices)
                 _memos.append(known)
                 return
             if key:
@@ -178,7 +178,7 @@ class Line(Callback):
                 planned(job)
             folder = run_folder(config)
             ownership.take(folder)  # before Hydra writes into it
-            ownership.fits(folder, plain(config), job.experiment.choices)
+            ownership.refuse_other_results(folder, plain(config), job.experiment.choices)
             _prepared.append(job)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

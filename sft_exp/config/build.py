@@ -93,7 +93,7 @@ def plain(cfg: DictConfig, known: dict[str, Value] | None = None) -> dict[str, A
     unresolved = {
         key: known[key].unresolved if key in known else unresolved_value(cfg, key) for key in keys
     }
-    no_secrets(unresolved)
+    refuse_secrets(unresolved)
     values: Any = {}
     for key in keys:
         if key in known:
@@ -226,12 +226,12 @@ def withheld(value: Any, text: Any) -> Any:
     return text if secretive and isinstance(value, str | dict | list) else value
 
 
-def no_secrets(node: Any, key: str = "") -> None:
+def refuse_secrets(node: Any, key: str = "") -> None:
     """ConfigError if a key or an environment variable is named like a secret: configs are written
     to files and sent to trackers."""
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-            no_secrets(value, f"{key}.{name}" if key else str(name))
+            refuse_secrets(value, f"{key}.{name}" if key else str(name))
     elif isinstance(node, str) and (match := SECRET.search(node)):
         raise ConfigError(
             key,
@@ -276,7 +276,7 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
         values["pretrain_dataset"] = part(
             values["pretrain_dataset"], "pretrain_dataset", KINDS["dataset"]
         )
-    contained(list[Any], values.get("metrics"), "metrics")
+    require_container(list[Any], values.get("metrics"), "metrics")
     values["metrics"] = [metric(value) for value in values.get("metrics") or []]
     for key, kind in KEYS.items():
         if not isinstance(values[key], dict):
@@ -285,7 +285,7 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
                 key, values[key], f"is a group of keys, and takes no value itself; valid: {names}"
             )
         for name, value in values[key].items():
-            contained(type_hints(kind).get(name, Any), value, f"{key}.{name}")
+            require_container(type_hints(kind).get(name, Any), value, f"{key}.{name}")
         try:
             values[key] = kind(**values[key])
         except ConfigError as error:
@@ -333,14 +333,14 @@ def part(value: dict[str, Any] | None, group: str, *kinds: str) -> Any:
             raise ConfigError(
                 f"{group}.{key}", option, f"must be {' or '.join(map(str, literals))}"
             )
-        contained(hints[key], option, f"{group}.{key}")
+        require_container(hints[key], option, f"{group}.{key}")
     try:
         return cls(**with_members(cls, options))
     except ConfigError as error:
         raise error.under(group) from error
 
 
-def contained(hint: Any, value: Any, key: str) -> None:
+def require_container(hint: Any, value: Any, key: str) -> None:
     """ConfigError for a single value where the hint says list or dict.
 
     OmegaConf checks what a value is, but not what `${another.key}` stands for.

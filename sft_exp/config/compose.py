@@ -40,16 +40,14 @@ def compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def typed(overrides: list[str]) -> list[str]:
     """The overrides that Hydra is given for those that a person wrote."""
-    return with_trackers(with_minutes(named(without_nulls(overrides))))
+    plain = without_nulls(overrides)
+    require_options(plain)
+    return with_trackers(with_minutes(plain))
 
 
-def named(overrides: list[str]) -> list[str]:
-    """The overrides themselves.
-
-    Raises:
-        ConfigError: a group is given a number, a boolean or a dict, which Hydra reports as an error
-            of its own, or a name that is too long for a file.
-    """
+def require_options(overrides: list[str]) -> None:
+    """ConfigError if a group is given a number, a boolean or a dict, which Hydra reports as an error
+    of its own, or a name that is too long for a file."""
     for override in overrides:
         key, _, value = override.partition("=")
         group = key.lstrip("+").partition("@")[0]
@@ -66,7 +64,6 @@ def named(overrides: list[str]) -> list[str]:
         given = [one for each in given for one in (each if isinstance(each, list) else [each])]
         if any(isinstance(each, bool | int | float | dict | list) for each in given):
             raise ConfigError(group, value, f"is no option; valid: {', '.join(options(group))}")
-    return overrides
 
 
 def with_multirun(words: list[str]) -> list[str]:

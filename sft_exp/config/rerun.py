@@ -68,7 +68,7 @@ def again(words: list[str]) -> list[str]:
             start = rest.index(flag)
             del rest[start : start + 2]
     overrides = renamed([str(o) for o in OmegaConf.load(folder / "overrides.yaml")])
-    same_as_saved(folder, overrides)
+    require_same_as_saved(folder, overrides)
     saved = OmegaConf.load(folder / "config.yaml")
     # of a run that was made before settings were chosen from images, and seeds from the cost
     before = {"auto": "auto=false", "seeds": "seeds=1"}
@@ -82,7 +82,7 @@ def again(words: list[str]) -> list[str]:
     return [*rest[:first], *overrides, *rest[first:]]
 
 
-def same_as_saved(folder: Path, overrides: list[str]) -> None:
+def require_same_as_saved(folder: Path, overrides: list[str]) -> None:
     """ConfigError unless the overrides compose to the saved config.
 
     They may not, because defaults differ between versions, or because the file was edited.

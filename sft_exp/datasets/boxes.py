@@ -18,7 +18,7 @@ from sft_exp.data.exports import recognised
 from sft_exp.data.exports.annotated import Settings, Tree
 from sft_exp.data.readers import boxed
 from sft_exp.data.readers.boxed import path_of
-from sft_exp.data.readers.files import is_folder
+from sft_exp.data.readers.files import require_folder
 from sft_exp.errors import require
 
 
@@ -55,7 +55,7 @@ class Boxes(boxed.BoxSet):
         root = path_of(self.root, f"These formats are read:{recognised.layouts()}")
         images = Path(self.images).expanduser() if self.images else None
         if images:
-            is_folder(images, "dataset.images")
+            require_folder(images, "dataset.images")
         settings = Settings(self.first, self.attribute)
         name, export = recognised.read(Tree(root, images), self.format, settings)
         train, test = recognised.parts(export.images)

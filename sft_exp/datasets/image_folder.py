@@ -47,12 +47,12 @@ from sft_exp.data.readers.files import (
     Seen,
     below,
     find,
-    is_folder,
     is_image,
-    is_there,
     lacking,
     read_table,
     require_decoding,
+    require_existing,
+    require_folder,
     survey,
     visible,
 )
@@ -133,7 +133,7 @@ class ImageFolder(Dataset):
 
     def load(self):
         for entry in self.unlabelled:  # else its images are looked for among those of the classes
-            is_there(entry, "dataset.unlabelled")
+            require_existing(entry, "dataset.unlabelled")
         try:
             rows, notes = self.annotated()
             rows += [
@@ -252,7 +252,7 @@ class ImageFolder(Dataset):
                 "dataset.root", self.root, f"must name the folder of your images. {LAYOUTS}"
             )
         root = Path(self.root).expanduser()
-        is_folder(root, "dataset.root", LAYOUTS)
+        require_folder(root, "dataset.root", LAYOUTS)
         rows, nested, unsure = [], dict[str, set[str]](), list[Path]()
         splits = self.parts(root)
         notes = findings.check_split_names(splits) if splits else findings.check_split_lists(root)

@@ -26,7 +26,14 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import FITS, Levels, look
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, is_image, is_there, require_decoding, survey, visible
+from sft_exp.data.readers.files import (
+    File,
+    is_image,
+    require_decoding,
+    require_existing,
+    survey,
+    visible,
+)
 from sft_exp.errors import DataError, listing, require
 from sft_exp.progress import bar
 
@@ -152,7 +159,7 @@ class Large(Dataset):
                     places += in_tar(Path(shard))
                     advance(n, "")
         if not places:
-            is_there(path, f"dataset.{split}")
+            require_existing(path, f"dataset.{split}")
             raise DataError(f"dataset.{split}={path}: no image there. It takes {SOURCES}")
         if split != "unlabelled" and (bare := next((p for p in places if not p.label), None)):
             raise DataError(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sft_exp.data.readers import findings, masks
-from sft_exp.data.readers.files import images_in, is_folder, is_image, same_text, visible
+from sft_exp.data.readers.files import images_in, is_image, require_folder, same_text, visible
 from sft_exp.data.readers.masks import Codes, Pair
 from sft_exp.errors import DataError, listing, require, some
 
@@ -117,7 +117,7 @@ class MaskFolder(masks.MaskSet):
         ]
         if self.unlabelled:
             pool = Path(self.unlabelled).expanduser()
-            is_folder(pool, "dataset.unlabelled")
+            require_folder(pool, "dataset.unlabelled")
             images = images_in(pool)
             if not images:
                 raise DataError(f"dataset.unlabelled={pool}: no folder with images in it")

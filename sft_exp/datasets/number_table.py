@@ -66,7 +66,7 @@ class NumberTable(TableSet):
         warnings = [*table.notes, *tabled.ungrouped(table, needs)]
         for column in self.columns:
             cells = [(number, line[column]) for number, line in table.lines if line[column]]
-            one_decimal_separator(cells, column, file)
+            require_one_decimal_separator(cells, column, file)
             warnings += thousands(cells, column, file, table.separator)
         rows = self.rows(file, table)
         learnt = [row.value for row in rows if row.split == "train"]
@@ -100,7 +100,7 @@ class NumberTable(TableSet):
         return rows
 
 
-def one_decimal_separator(cells: list[tuple[int, str]], column: str, table: Path) -> None:
+def require_one_decimal_separator(cells: list[tuple[int, str]], column: str, table: Path) -> None:
     """DataError if some numbers have a comma and others a point, so that one of them may separate
     thousands."""
     first = {sign: next((c for c in cells if sign in c[1]), None) for sign in ",."}

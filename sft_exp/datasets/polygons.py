@@ -17,7 +17,7 @@ from sft_exp.data.exports import recognised
 from sft_exp.data.exports.annotated import AnnotatedImage, Settings, Tree
 from sft_exp.data.exports.drawn import Drawn
 from sft_exp.data.readers import boxed, masks
-from sft_exp.data.readers.files import is_folder
+from sft_exp.data.readers.files import require_folder
 from sft_exp.data.readers.masks import IGNORE, Codes, Pair
 from sft_exp.errors import DataError, listing, require
 
@@ -58,7 +58,7 @@ class Polygons(masks.MaskSet):
         root = boxed.path_of(self.root, f"Polygons of these exports are read:{layouts}")
         images = Path(self.images).expanduser() if self.images else None
         if images:
-            is_folder(images, "dataset.images")
+            require_folder(images, "dataset.images")
         name, export = recognised.read(
             Tree(root, images), self.format, Settings(attribute=self.attribute)
         )

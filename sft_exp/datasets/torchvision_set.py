@@ -108,7 +108,7 @@ class TorchvisionSet(Dataset):
         for selection in tries:
             arguments = {**defaults, **self.options, **selection}
             sources = {**dict.fromkeys(self.options, "options"), **dict.fromkeys(selection, part)}
-            self.fits(accepted, arguments, sources)
+            self.require_arguments(accepted, arguments, sources)
             # without it, a member `../name` of an archive is written outside of the folder
             tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
             missing = uppermost_missing(Path(self.root or ""))
@@ -124,7 +124,7 @@ class TorchvisionSet(Dataset):
                 raise self.incomplete(error, "download" in accepted) from error
         return None
 
-    def fits(
+    def require_arguments(
         self,
         accepted: dict[str, inspect.Parameter],
         arguments: dict[str, Any],

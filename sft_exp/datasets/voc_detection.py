@@ -73,7 +73,7 @@ class VocDetection(boxed.BoxSet):
     def without_lists(self, tree: Tree, found: list[Path]) -> Corpus:
         """Read XMLs without ImageSets, as labelling tools write them; the splits are folders."""
         export = exports_voc.read(tree, found, Settings(self.first))
-        recognised.once(export.images)
+        recognised.refuse_annotated_twice(export.images)
         train, test = recognised.parts(export.images)
         notes = list(export.notes)
         if test and not self.test:

@@ -114,7 +114,7 @@ def idle(folder: Path) -> bool:
     return True
 
 
-def fits(
+def refuse_other_results(
     folder: Path,
     config: dict[str, Any],
     choices: dict[str, str],

@@ -46,7 +46,7 @@ def work(
         varying: the overrides that distinguish this job within its sweep.
     """
     with ownership.holding(folder) as token:
-        ownership.fits(folder, config, job.experiment.choices)
+        ownership.refuse_other_results(folder, config, job.experiment.choices)
         hardware = job.experiment.hardware
         if (hardware.processes > 1 or hardware.engine == "fsdp") and not present():
             sweep = others is not None
@@ -131,7 +131,7 @@ def _run(
     )
     validated = "" if result.validated is None else f"validation {100 * result.validated:.2f}, "
     if others is None:  # a sweep does so at its end
-        collect.limit(Path(job.experiment.store), folder, job.experiment.store_max_gb)
+        collect.shrink(Path(job.experiment.store), folder, job.experiment.store_max_gb)
     LOG.info("done: %stest %s %.2f %%", validated, result.score_name, 100 * result.tested)
     followers.shutdown(ctx, 0)
     return result

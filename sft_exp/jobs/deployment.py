@@ -17,7 +17,7 @@ from sft_exp.strategies import distill
 ORIGINAL = "original"  # name of the model among its compressed variants
 
 
-def deployment(job: Job, shared: Request) -> None:
+def add_deployment(job: Job, shared: Request) -> None:
     """Add the requests that compress and export the model of the main arm's first draw.
 
     That is also the model of `load_model` and predict. ConfigError if options conflict.
@@ -32,7 +32,7 @@ def deployment(job: Job, shared: Request) -> None:
         compressors = [step for steps in variants.values() for step in steps]
         needs = [name for step in compressors for name in step.needs]
         graphs.require_onnx("compress", chosen, needs)
-        need_logits(main, "compress", chosen)
+        require_logits(main, "compress", chosen)
         maps = main["features"]["maps"]
         if len(maps) > 1 and any(step.follows_channels for step in compressors):
             raise ConfigError(
@@ -69,7 +69,7 @@ def deployment(job: Job, shared: Request) -> None:
         if not e.export.network:
             graphs.require_onnx("export", export)
         if e.export.alone:
-            need_logits(main, "export", export)
+            require_logits(main, "export", export)
         request = {
             **shared,
             "model": exported,
@@ -79,7 +79,7 @@ def deployment(job: Job, shared: Request) -> None:
         add(job, "export", request)
 
 
-def need_logits(main: Request, key: str, value: str) -> None:
+def require_logits(main: Request, key: str, value: str) -> None:
     """ConfigError unless the model is a network with logits."""
     if not main["strategy"].probabilistic:
         kind = type(main["strategy"]).__name__

@@ -31,7 +31,7 @@ from sft_exp.jobs.checks import (
     pretrained_on,
     teacher_of,
 )
-from sft_exp.jobs.deployment import deployment
+from sft_exp.jobs.deployment import add_deployment
 from sft_exp.jobs.stage_requests import Job, add, going_on, model_parts, place
 from sft_exp.jobs.starts import fitted, likely, pretraining
 from sft_exp.models.feature_extractor import DENSE, FeatureExtractor
@@ -95,7 +95,7 @@ def prepare(e: Experiment) -> Job:
         for arm in (MAIN, SCRATCH):
             add_arm(repeated, arm, shared, tested, features, draws, starts)
         job.other_seeds[seed] = repeated.arms
-    deployment(job, shared)
+    add_deployment(job, shared)
     # what takes long to import is built only if it will be used
     if missing(job, ("pretrain", "lr_find", "search", "finetune", "validate")):
         check_optimizers(e)

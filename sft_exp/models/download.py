@@ -51,7 +51,7 @@ def answering() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def reachable(url: str) -> None:
+def require_reachable(url: str) -> None:
     """OSError, within REACH seconds, unless the server of `url`, or the proxy before it, accepts
     connections."""
     address = urlsplit(url)

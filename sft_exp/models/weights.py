@@ -19,7 +19,7 @@ from sft_exp.config.weight_names import HUB, NAMES, PYPI, TIMM, TORCHVISION
 from sft_exp.core.encoder import Encoder
 from sft_exp.errors import DataError, absent, first_line, some
 from sft_exp.models import tensor_files, transfer
-from sft_exp.models.download import downloaded, reachable
+from sft_exp.models.download import downloaded, require_reachable
 from sft_exp.store import atomic_io, results
 
 # What a store folder of ours holds: of a pretraining, of a fine-tuning.
@@ -289,7 +289,7 @@ def on_hub(repository: str, init: str) -> Weights:
         for file in ON_HUB:
             if isinstance(path := hub.try_to_load_from_cache(filename=file, **at), str):
                 return described(Weights(Path(path)))
-        reachable(ENDPOINT)
+        require_reachable(ENDPOINT)
         for file in ON_HUB:
             try:
                 path = hub.hf_hub_download(filename=file, **at)

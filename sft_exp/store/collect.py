@@ -94,7 +94,7 @@ def holds(memo: Path, finished: set[str]) -> bool:
     return bool(used) and used <= finished
 
 
-def limit(store: Path, runs_root: Path, most_gb: float | None) -> None:
+def shrink(store: Path, runs_root: Path, most_gb: float | None) -> None:
     """Remove the oldest unused paths until the store is no larger than `most_gb`, and say so.
 
     Without a limit, and where the file system has no locks, nothing is removed. Folders that runs

@@ -256,7 +256,7 @@ def begin(cfg: DictConfig) -> None:
         display.begin(f"checking {display.describe(n, job['overrides'])}")
         config, choices = job["config"], job["choices"]
         # the job itself clears its folder
-        ownership.fits(places[n], config, choices, "hydra.sweep.dir", clear=False)
+        ownership.refuse_other_results(places[n], config, choices, "hydra.sweep.dir", clear=False)
         request = {"do": "check", "config": config, "choices": choices}
         answer = worker(threads(cfg)).ask(request)
         if answer["code"] == Interrupted.code:
@@ -564,7 +564,7 @@ def finish(cfg: DictConfig) -> int:
         from sft_exp.sweep import study as studies
 
         studies.finish(study, folder, shlex.join(["python", "-m", "sft_exp", *sys.argv[1:]]))
-    collect.limit(Path(cfg.store), folder, cfg.store_max_gb)
+    collect.shrink(Path(cfg.store), folder, cfg.store_max_gb)
     return 6 if missing else 0
 
 

@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 
 from sft_exp.core.tracker import About, Artifact, Logged, Run, Tracker
 from sft_exp.errors import DataError, StorageError, first_line, require
-from sft_exp.models.download import reachable
+from sft_exp.models.download import require_reachable
 from sft_exp.progress import console
 from sft_exp.store import atomic_io
 from sft_exp.training import metrics_log
@@ -340,7 +340,7 @@ def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
     DataError if that fails.
     """
     try:
-        reachable(
+        require_reachable(
             library().setup().settings.base_url
         )  # the client itself retries for half a minute
         remote = library().Api().artifact(artifact)

@@ -203,18 +203,23 @@ def test_what_does_not_fit_fails_at_composition(compose, override, words):
 # Mistakes that the parts find
 
 
+HELPERS = {  # functions that check keys of several parts
+    "require_decoding": {"channels", "most_pixels", "workers"},
+    "masks.require_group": {"group"},
+}
+
+
 def required(file, name=None):
     """Keys that the `require`s of a dataclass's own check are about."""
     tree = ast.parse(file.read_text())
     checks = [f for c in tree.body if isinstance(c, ast.ClassDef) and name in (None, c.name) for f in c.body
               if isinstance(f, ast.FunctionDef) and f.name == "__post_init__"]  # fmt: skip
-    calls = [
-        n
-        for f in checks
-        for n in ast.walk(f)
-        if isinstance(n, ast.Call) and ast.unparse(n.func).startswith("require")
-    ]
-    return {c.args[1].value for c in calls if isinstance(c.args[1], ast.Constant)}
+    calls = [n for f in checks for n in ast.walk(f) if isinstance(n, ast.Call)]
+    names = {ast.unparse(c.func) for c in calls}
+    keys = {c.args[1].value for c in calls
+            if ast.unparse(c.func) in ("require", "require_above_0_or_null")
+            and isinstance(c.args[1], ast.Constant)}  # fmt: skip
+    return keys.union(*(HELPERS[n] for n in names & HELPERS.keys()))
 
 
 def nodes():

@@ -143,14 +143,14 @@ def test_a_run_reduces_the_store_to_its_largest_size(store, capsys):
         for file in (path, *path.rglob("*")):
             os.utime(file, (time.time() - 100 * (3 - n),) * 2)
     here = run(Path("outputs/runs/a/b"), store, [name("finetune", 0)])
-    collect.limit(store, here, None)
-    collect.limit(store, here, 1.0)
+    collect.shrink(store, here, None)
+    collect.shrink(store, here, 1.0)
     assert len(there(store)) == 3
     assert capsys.readouterr().err == ""
     size = listing.measure(store)[0]
-    collect.limit(store, here, (size - 1) / 1e9)
+    collect.shrink(store, here, (size - 1) / 1e9)
     assert there(store) == {name("finetune", n) for n in (0, 2)}, "the oldest that is unused"
-    collect.limit(store, here, 0.0)
+    collect.shrink(store, here, 0.0)
     assert there(store) == {name("finetune", 0)}
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2

@@ -57,7 +57,7 @@ def read(tree: Tree, named: str | None, settings: Settings) -> tuple[str, Export
         raise DataError(
             f"{files[0]}: no annotated image of this {FORMATS[key].NAME} export is there{why}"
         )
-    once(export.images)
+    refuse_annotated_twice(export.images)
     if key in COLLECTED:
         export = split_by_file(export, files)
     if key in LISTING:
@@ -102,7 +102,7 @@ def unlisted(tree: Tree, export: Export) -> tuple[str, ...]:
     return (f"{len(bare):,} {problem}: {some(bare)}",) if bare else ()
 
 
-def once(images: list[AnnotatedImage]) -> None:
+def refuse_annotated_twice(images: list[AnnotatedImage]) -> None:
     """DataError if an image is annotated twice."""
     first: dict[Path, AnnotatedImage] = {}
     double = [

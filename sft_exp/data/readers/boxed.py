@@ -21,7 +21,7 @@ from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import ORIENTATION, open_undecoded
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.files import File, Seen, is_folder, require_decoding, survey
+from sft_exp.data.readers.files import File, Seen, require_decoding, require_folder, survey
 from sft_exp.errors import ConfigError, DataError, listing, require, some
 from sft_exp.progress import console
 
@@ -438,5 +438,5 @@ def path_of(root: str | None, layout: str) -> Path:
     if not root:
         raise ConfigError("dataset.root", root, f"must name a folder. {layout}")
     folder = Path(root).expanduser()
-    is_folder(folder, "dataset.root", layout)
+    require_folder(folder, "dataset.root", layout)
     return folder

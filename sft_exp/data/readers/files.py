@@ -563,7 +563,7 @@ def require_decoding(options: Any) -> None:
     require(options.workers >= 0, "workers", options.workers, "0 or more")
 
 
-def is_folder(path: Path, key: str, hint: str = "") -> None:
+def require_folder(path: Path, key: str, hint: str = "") -> None:
     """DataError unless the path that a configuration key names is a folder."""
     if path.is_dir():
         return
@@ -575,7 +575,7 @@ def is_folder(path: Path, key: str, hint: str = "") -> None:
     raise DataError(f"{key}={path}: {problem}{f'{stop} {hint}' if hint else ''}")
 
 
-def is_there(entry: str, key: str) -> None:
+def require_existing(entry: str, key: str) -> None:
     """DataError unless the path that a key names exists; a glob may match nothing yet."""
     path = Path(entry).expanduser()
     if not path.exists() and not has_magic(entry):

@@ -23,7 +23,7 @@ from sft_exp.data.decode import ORIENTATION, fitting, instead, open_undecoded
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
 from sft_exp.data.readers.canvas import Canvas, CanvasSet
-from sft_exp.data.readers.files import File, Seen, is_folder, part, survey
+from sft_exp.data.readers.files import File, Seen, part, require_folder, survey
 from sft_exp.errors import ConfigError, DataError, listing, require, some
 from sft_exp.progress import bar, console
 
@@ -237,7 +237,7 @@ class MaskSet(CanvasSet):
         if not self.root:
             raise ConfigError("dataset.root", self.root, f"must name {what}")
         root = Path(self.root).expanduser()
-        is_folder(root, "dataset.root", f"It names {what}")
+        require_folder(root, "dataset.root", f"It names {what}")
         return root
 
 

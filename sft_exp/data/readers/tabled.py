@@ -24,8 +24,8 @@ from sft_exp.data.readers.files import (
     Finder,
     Table,
     images_in,
-    is_folder,
     part,
+    require_folder,
     survey,
 )
 from sft_exp.errors import DataError, listing, some
@@ -335,7 +335,7 @@ def pooled(source: TableSet, rows: Sequence[Row]) -> list[Row]:
     if not source.unlabelled:
         return []
     pool = Path(source.unlabelled).expanduser()
-    is_folder(pool, "dataset.unlabelled")
+    require_folder(pool, "dataset.unlabelled")
     taken = {r.path.resolve() for r in rows}
     files = images_in(pool)
     files = [p for p in files if p.resolve() not in taken]

@@ -25,9 +25,8 @@ class OptimizerConfig:
 
     path: str
     options: dict[str, Any]
-    hints: dict[str, Any] = field(
-        default_factory=dict
-    )  # e.g. the learning rates that a search tries
+    # e.g. the learning rates that a search tries
+    hints: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -31,10 +31,8 @@ from sft_exp.store.listing import bytes_, listed, measure, read, runs
 FOLDER = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{16}")
 DECODED = "decoded"  # subfolder of the store; images are decoded again (data/decoded.py)
 MEMOS = "memos"  # subfolder of the store; a memo names store folders (execution/memo.py)
-ROOTS_0_2 = (
-    {"run", "folders"},
-    {"run", "from_store", "folders"},
-)  # keys of records without a checksum
+# keys of records without a checksum
+ROOTS_0_2 = ({"run", "folders"}, {"run", "from_store", "folders"})
 ABANDONED = 7 * 86400.0  # seconds after which unreferenced unfinished work is removed
 
 

@@ -54,11 +54,8 @@ MAXIMISED = {
 OWN_SWEEPERS = (BASIC, LISTED, HALVING, TIMED, UNTIL)
 JOBS = "jobs.json"  # in the sweep's folder: every job's overrides, resolved config and choices
 COMMON = "common.json"  # in the sweep's folder: the overrides that all its jobs share
-UNCOMPARED = {
-    "tracker": None,
-    "replace": None,
-    "store_max_gb": None,
-}  # keys that do not distinguish jobs
+# keys that do not distinguish jobs
+UNCOMPARED: dict[str, None] = dict.fromkeys(("tracker", "replace", "store_max_gb"))
 Jobs = list[dict[str, Any]]
 _worker: "Worker | None" = None  # of this process
 _display: list[Display] = []  # of the sweep that this process began or runs jobs of

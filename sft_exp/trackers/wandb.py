@@ -334,17 +334,16 @@ def draft(artifact: Artifact) -> Any:
     return result
 
 
-def fetch(artifact: str, root: Path = Path("outputs/artifacts")) -> Path:
+def fetch(artifact: str) -> Path:
     """Download an artifact, e.g. `team/project/encoder-vae-digits:latest`; returns its folder.
 
     DataError if that fails.
     """
     try:
-        require_reachable(
-            library().setup().settings.base_url
-        )  # the client itself retries for half a minute
+        # the client itself retries for half a minute
+        require_reachable(library().setup().settings.base_url)
         remote = library().Api().artifact(artifact)
-        folder = root / remote.source_qualified_name.replace(":", "-")
+        folder = Path(OUTPUTS) / "artifacts" / remote.source_qualified_name.replace(":", "-")
         return Path(remote.download(root=str(atomic_io.folder(folder))))
     except Exception as error:
         raise DataError(

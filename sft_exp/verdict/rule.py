@@ -502,9 +502,11 @@ def report_notes(
     return notes
 
 
-def primary_weights(primary: Sequence[bool], share: float = PRIMARY_SHARE) -> list[float]:
-    """Weights of comparisons, of which those declared primary beforehand share `share` of alpha."""
+def primary_weights(primary: Sequence[bool]) -> list[float]:
+    """Weights of comparisons, of which those declared primary beforehand share PRIMARY_SHARE of
+    alpha."""
     first = sum(primary)
     if first in (0, len(primary)):
         return [1.0] * len(primary)
-    return [share / first if p else (1 - share) / (len(primary) - first) for p in primary]
+    other = (1 - PRIMARY_SHARE) / (len(primary) - first)
+    return [PRIMARY_SHARE / first if p else other for p in primary]

@@ -56,19 +56,15 @@ def spent(history: Sequence[Look]) -> float:
     return sum(look.alpha for look in history)
 
 
-def next_design(
-    history: Sequence[Look], looks: Sequence[tuple[int, int]] = LOOKS
-) -> tuple[int, int] | None:
+def next_design(history: Sequence[Look]) -> tuple[int, int] | None:
     """Seeds and draws of the next planned look; None after the last, or if no comparison goes on."""
     if history and not history[-1].going:
         return None
     done = (history[-1].seeds, history[-1].draws) if history else (0, 0)
-    return next((plan for plan in looks if plan[0] > done[0] or plan[1] > done[1]), None)
+    return next((plan for plan in LOOKS if plan[0] > done[0] or plan[1] > done[1]), None)
 
 
-def alpha_of(
-    history: Sequence[Look], seeds: int, draws: int, alphas: Sequence[float] = ALPHAS
-) -> float:
+def alpha_of(history: Sequence[Look], seeds: int, draws: int) -> float:
     """Alpha of a look at these seeds and draws: the next of the plan.
 
     It is 0 if there are no new runs, or all alpha is spent.
@@ -87,7 +83,7 @@ def alpha_of(
         if (seeds, draws) == (last.seeds, last.draws):
             return 0.0
     used = sum(look.alpha > 0 for look in history)
-    return alphas[used] if used < len(alphas) else 0.0
+    return ALPHAS[used] if used < len(ALPHAS) else 0.0
 
 
 def step(
@@ -98,9 +94,6 @@ def step(
     weights: Floats,
     alpha: float,
     margin: float = MARGIN,
-    looks: Sequence[tuple[int, int]] = LOOKS,
-    alphas: Sequence[float] = ALPHAS,
-    drift: float = DRIFT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One look at m comparisons of ... reports: the words [..., m] after it, and which comparisons
     are stopped as hopeless [..., m].
@@ -119,9 +112,9 @@ def step(
         new_small = holm_after(q, weights, alpha, small)
         sign = np.where(evidence.mean > 0, HELPED, HURT)
         word = np.where(new_small, SMALL, np.where(new_differs, sign, word))
-    (seeds, draws), share = looks[-1], alphas[-1] * weights / weights.sum()
+    (seeds, draws), share = LOOKS[-1], ALPHAS[-1] * weights / weights.sum()
     last = forecast(evidence, moments, seeds, draws).half(share)
-    error = drift * np.sqrt(
+    error = DRIFT * np.sqrt(
         np.maximum(evidence.variances[..., SEED] + evidence.variances[..., DRAW], 0)
     )
     mean = np.abs(evidence.mean)

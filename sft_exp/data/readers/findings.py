@@ -702,10 +702,7 @@ def suffixes(names: Sequence[str]) -> str:
 
 
 def check_crop(
-    sizes: Sequence[tuple[int, int]],
-    image: tuple[int, int, int],
-    fit: str,
-    key: str = "dataset.fit",
+    sizes: Sequence[tuple[int, int]], image: tuple[int, int, int], fit: str
 ) -> list[str]:
     """A warning if many images lose most of their area when they are cropped.
 
@@ -713,7 +710,6 @@ def check_crop(
         sizes: (width, height) of each used image.
         image: C, H, W to which they are brought.
         fit: how.
-        key: the key that chooses how.
     """
     if fit != "crop" or not sizes:
         return []
@@ -725,7 +721,7 @@ def check_crop(
     problem = (
         f"are so long that the crop to {image[2]}x{image[1]} leaves out more than half of each"
     )
-    return [f"{lost:,} of {len(sizes):,} images {problem}: {key}=letterbox keeps them whole"]
+    return [f"{lost:,} of {len(sizes):,} images {problem}: dataset.fit=letterbox keeps them whole"]
 
 
 def is_missing(name: str) -> bool:

@@ -196,8 +196,15 @@ def test_arms_whose_features_are_stored_differ_in_the_start_alone(tmp_path):
     """The features of a pretrained encoder that stays frozen are stored for all draws, those of a
     random one are not: the arms are computed alike."""
     store = tmp_path / "store"
-    words = ("debug=tiny", "strategy=svm", "draws=2", "tracker=none", f"store={store}")
-    sft_exp.run(list(words), tmp_path / "run")
+    words = (
+        "debug=tiny",
+        "strategy=svm",
+        "draws=2",
+        "tracker=none",
+        "report=false",
+        "monitors=false",
+    )
+    sft_exp.run([*words, f"store={store}"], tmp_path / "run")
     found = {g.point: g for g in checker.grade([tmp_path / "run"])}
     assert found["4.1"].passed is True, found["4.1"].reason
     stored = FinishedFolders(store)

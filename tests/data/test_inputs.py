@@ -753,7 +753,8 @@ def test_a_model_scales_new_images_as_those_it_learnt_from(capsys):
     result = sft_exp.run(
         [
             "dataset=image_folder", f"dataset.root={here}/root", "dataset.channels=1", "dataset.size=16", "debug=tiny",
-            "pretrainer=none", "controls=false", "val=none", "draws=1", "tracker=none", "hardware=cpu", f"store={here}/store",
+            "pretrainer=none", "controls=false", "val=none", "draws=1", "tracker=none", "hardware=cpu",
+            "report=false", f"store={here}/store",
         ],
         "run",
     )  # fmt: skip

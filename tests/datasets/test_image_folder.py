@@ -736,7 +736,8 @@ def test_a_file_that_changes_while_it_is_used_is_named():
 def test_without_a_test_split_folds_give_the_verdict():
     classes(Path("root"), each=8)
     pool(Path("photos"))
-    result = sft_exp.run(overrides("val=none", "draws=3", "controls=[scratch]"), "run")
+    quick = ("val=none", "draws=3", "controls=[scratch]", "report=false", "monitors=false")
+    result = sft_exp.run(overrides(*quick), "run")
     assert result["verdict"]["word"] in ("helped", "hurt", "cannot tell")
     assert result["verdict"]["draws"] == 3
     assert "other folds" in result["verdict"]["text"]

@@ -451,7 +451,8 @@ def run(tmp_path_factory):
     options = [
         "dataset=mask_folder", f"dataset.root={top}", "dataset.size=32", "encoder=conv", "pretrainer=dae", "labels=10",
         "draws=2", "seeds=1", "pretrain.steps=20", "finetune.steps=60", "finetune.batch_size=8", "task.width=16",
-        "task.augment=true", "optim.lr=0.01", "val=holdout", "tracker=none", "hardware=cpu", f"store={top}/store",
+        "task.augment=true", "optim.lr=0.01", "val=holdout", "tracker=none", "hardware=cpu",
+        "monitors=false", f"store={top}/store",
     ]  # fmt: skip
     with contextlib.chdir(top):
         return top / "run", sft_exp.run(options, top / "run")

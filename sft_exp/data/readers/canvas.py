@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sft_exp.data.corpus import Dataset
 from sft_exp.data.decode import FITS
 from sft_exp.data.readers.files import require_decoding
 from sft_exp.errors import require
@@ -30,18 +29,9 @@ class Canvas:
         return Canvas((channels, sides[0], sides[1]), fit)
 
 
-class CanvasSet(Dataset):
-    """The common fields of data sets whose images are fitted to a canvas."""
-
-    root: str | None  # folder of the files
-    size: Any  # pixels, or [rows, columns], of all images
-    channels: int  # 3 = colour, 1 = grey
-    fit: str  # how an image is brought to that size: crop (centre), stretch, letterbox
-    most_pixels: int | None  # limit of the pixels of a decoded image
-    memory: float  # GB of images and masks kept in memory; a larger set is decoded per batch
-    workers: int  # worker processes that decode images
-
-    def __post_init__(self):
-        require_decoding(self)
-        require(self.memory >= 0, "memory", self.memory, "0 or more")
-        self.canvas = Canvas.of(self.size, self.channels, self.fit)
+def canvas_of(options: Any) -> Canvas:
+    """The canvas of a data set with these options. ConfigError unless they are valid, with those by
+    which files are decoded."""
+    require_decoding(options)
+    require(options.memory >= 0, "memory", options.memory, "0 or more")
+    return Canvas.of(options.size, options.channels, options.fit)

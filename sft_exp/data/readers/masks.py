@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_exp.data.corpus import Corpus
+from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import ORIENTATION, fitting, instead, open_undecoded
 from sft_exp.data.images import Held
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.canvas import Canvas, CanvasSet
+from sft_exp.data.readers.canvas import Canvas, canvas_of
 from sft_exp.data.readers.files import File, Seen, part, require_folder, survey
 from sft_exp.errors import ConfigError, DataError, listing, require, some
 from sft_exp.progress import bar, console
@@ -226,11 +226,22 @@ def group_in(name: str, pattern: str | None) -> str | None:
     return match[1]
 
 
-class MaskSet(CanvasSet):
+class MaskSet(Dataset):
     """The common fields of data sets of images with masks."""
 
     unhashed: ClassVar[tuple[str, ...]] = ("root", "most_pixels", "memory", "workers")
     gives: ClassVar[tuple[str, ...]] = ("mask",)
+
+    root: str | None  # folder of the data set
+    size: Any  # pixels, or [rows, columns], of all images
+    channels: int  # 3 = colour, 1 = grey
+    fit: str  # how an image is brought to that size: crop (centre), stretch, letterbox
+    most_pixels: int | None  # limit of the pixels of a decoded image
+    memory: float  # GB of images and masks kept in memory; a larger set is decoded per batch
+    workers: int  # worker processes that decode images
+
+    def __post_init__(self):
+        self.canvas = canvas_of(self)
 
     def folder(self, what: str) -> Path:
         """The folder of the data set. ConfigError without a root; `what` says what it must name."""

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from sft_exp.data.corpus import Corpus
+from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.readers import findings
-from sft_exp.data.readers.canvas import CanvasSet
+from sft_exp.data.readers.canvas import canvas_of
 from sft_exp.data.readers.files import (
     File,
     Finder,
@@ -69,7 +69,7 @@ class Line(NamedTuple):
     grouped: bool  # whether the table has groups
 
 
-class TableSet(CanvasSet):
+class TableSet(Dataset):
     """The common fields of data sets that a table describes."""
 
     unhashed: ClassVar[tuple[str, ...]] = (
@@ -80,6 +80,15 @@ class TableSet(CanvasSet):
     root: str | None  # folder that files are relative to; null = the table's
     file_column: str  # column of the CSV with file names, with or without suffix
     unlabelled: str | None  # folder of images to pretrain on
+    size: Any  # pixels, or [rows, columns], of all images
+    channels: int  # 3 = colour, 1 = grey
+    fit: str  # how an image is brought to that size: crop (centre), stretch, letterbox
+    most_pixels: int | None  # limit of the pixels of a decoded image
+    memory: float  # GB of images kept in memory; a larger set is decoded per batch
+    workers: int  # worker processes that decode images
+
+    def __post_init__(self):
+        self.canvas = canvas_of(self)
 
 
 def bare(column: str) -> str:

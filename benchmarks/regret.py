@@ -16,6 +16,7 @@ from statistics import fmean
 
 from sft_exp.store import results
 from sft_exp.sweep import timed
+from sft_exp.sweep.job_list import listed
 from sft_exp.sweep.sweeps import COMMON
 
 STUDY = ("study=", "study.", "minutes=", "hydra.", "plan=", "report=", "tracker=")
@@ -33,9 +34,9 @@ def main(words: list[str]) -> None:
         if trial.phase != "first":
             continue
         run = folder / "regret" / str(number)
+        own = [word for word in trial.overrides if not word.startswith(TRIAL)]
         command = [
-            *(sys.executable, "-m", "sft_exp", *base),
-            *(word for word in trial.overrides if not word.startswith(TRIAL)),
+            *(sys.executable, "-m", "sft_exp", *listed([base], [own])[0]),
             *(f"draws={splits}", "val=cv", "controls=false", "tracker=none", "report=false"),
             f"hydra.run.dir={run}",
         ]

@@ -124,9 +124,10 @@ def test_sizes_that_programs_write_as_text_are_compared(tmp_path, value):
         *((value, 1) for value in (1, "1", 1.0, True, "True")),
     ],
 )
-def test_crowds_in_any_form(tmp_path, value, crowd):
+@each("key", ["iscrowd", "ignore"])  # as CrowdHuman's and other sets in COCO's format have it
+def test_crowds_in_any_form(tmp_path, key, value, crowd):
     content = coco_json(2)
-    content["annotations"][1]["iscrowd"] = value
+    content["annotations"][1][key] = value
     write(tmp_path / "a.json", content)
     for n in range(2):
         noise(tmp_path / f"{n}.jpg", n)
@@ -268,3 +269,18 @@ def test_the_real_sets_are_read_without_a_word(shared_data):
     few = load(Path(shared_data / "coco_mini"), size=16, boxes="drop")
     assert (len(few.train), len(few.test)) == (26, 25)
     assert not said(few)
+
+
+@each("export", ["coco", "cvat", "via"])
+def test_images_in_no_file_of_annotations_are_said(tmp_path, export):
+    if export == "coco":
+        write(tmp_path / "a.json", coco_json(3))
+        paths = [tmp_path / f"{n}.jpg" for n in range(3)]
+    else:
+        paths, _, _ = {"cvat": cvat, "via": via}[export](tmp_path)
+    for n, path in enumerate([*paths, paths[0].with_name("other.jpg")]):
+        noise(path, n)
+        noise(tmp_path / "masks" / f"{path.stem}.png", n)
+    (tmp_path / "masks/other.png").unlink()
+    notes = said(load(tmp_path))
+    assert "1 images are in no file of annotations and are left out: other.jpg" in notes

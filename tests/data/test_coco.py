@@ -1,5 +1,7 @@
 """COCO's files of annotations, as Roboflow, CVAT, Label Studio and converters write them."""
 
+import re
+
 import pytest
 from PIL import Image
 from tool_exports import coco_json, found, is_box, load, noise, said, write
@@ -176,6 +178,65 @@ def test_boxes_from_segmentations(tmp_path, outline):
         outline["counts"][-1] = 60 * 40 - sum(outline["counts"][:-1])
     write(tmp_path / "a.json", content)
     is_box(load(tmp_path), "cell", "debris")
+
+
+@each("given", ["polygon", "area"])
+@each(
+    ("bbox", "words"),
+    [
+        ([6, 4, 36, 24], "4 of 4 boxes fit their polygons or areas as x0, y0, x1, y1: COCO's bbox"),
+        ([21, 14, 30, 20], "as the centre's x and y, width, height: COCO's bbox"),
+        ([6, 4, 30, 20], ""),
+        ([7, 4, 29, 19], ""),
+    ],
+)
+def test_boxes_of_another_form_are_told_by_polygons_and_areas(tmp_path, bbox, words, given):
+    """cocodataset.org/#format-data: bbox is [x, y, width, height], and area is the object's."""
+    if given == "area" and "centre" in words:
+        pytest.skip("boxes of both forms have the same area")
+    more = {"area": 600} if given == "area" else {"segmentation": [[6, 4, 36, 4, 36, 24, 6, 24]]}
+    write(tmp_path / "a.json", coco_json(4, bbox=bbox, **more))
+    for n in range(4):
+        noise(tmp_path / f"{n}.jpg", n)
+    if words:
+        with pytest.raises(DataError, match=re.escape(words)):
+            load(tmp_path)
+        return
+    assert not said(load(tmp_path))
+
+
+@each(
+    ("more", "note"),
+    [
+        ({"area": 0}, None),
+        ({"area": 1}, None),
+        ({"area": 377.5}, None),  # of the object, whose outline is not there
+        ({"area": 377.5, "segmentation": []}, None),
+        (
+            {"segmentation": [[40, 30, 50, 30, 50, 38, 40, 38]]},
+            "4 of 4 boxes are not around their polygons: check them",
+        ),
+    ],
+)
+def test_boxes_that_are_not_around_their_polygons_are_said(tmp_path, more, note):
+    write(tmp_path / "a.json", coco_json(4, **more))
+    for n in range(4):
+        noise(tmp_path / f"{n}.jpg", n)
+    assert said(load(tmp_path)) == ([note] if note else [])
+
+
+@each("few", [1, 3, 7])
+def test_few_boxes_outside_of_the_image_show_corners_too(tmp_path, few):
+    """Of 20 boxes as two corners, those near the upper left edge would be valid as corner and size."""
+    content = coco_json(20)
+    for n, box in enumerate(content["annotations"]):
+        box["bbox"] = [5, 4, 50, 30] if n >= few else [20, 10, 58, 38]
+    write(tmp_path / "a.json", content)
+    for n in range(20):
+        noise(tmp_path / f"{n}.jpg", n)
+    words = "four numbers were x0, y0, x1, y1" if few > 2 else "1 boxes cannot be used"
+    with pytest.raises(DataError, match=words):
+        load(tmp_path)
 
 
 def test_boxes_without_any_outline_are_refused_or_dropped_by_name(tmp_path, capsys):

@@ -107,6 +107,14 @@ def test_a_replaced_file_is_decoded(data, tmp_path):
     assert after[0][0, 0].mean() > 0.9
 
 
+def test_a_file_that_changes_while_it_is_used_changes_no_pixels(data, tmp_path):
+    corpus = loaded(data())
+    before = pixels(corpus)
+    for file in (tmp_path / "photos").rglob("*.jpg"):
+        Image.new("RGB", (30, 20), (255, 0, 0)).save(file)
+    assert equal(pixels(corpus), before)
+
+
 def test_another_size_has_records_of_its_own(data):
     pixels(loaded(data()))
     assert equal(pixels(loaded(data(size=8))), pixels(data(size=8, cache=None).load()))

@@ -28,6 +28,26 @@ def test_images_without_an_image_s_name_are_counted(name, form):
 
 
 @each(
+    ("name", "start"),
+    [
+        ("x.jxl", b"\xff\x0a"),
+        ("x.jxl", b"\0\0\0\x0cJXL \r\n\x87\n"),
+        ("x.cr3", b"\0\0\0\x18ftypcrx "),
+        ("x.raf", b"FUJIFILMCCD-RAW "),
+        ("x.rw2", b"IIU\0\x18\0\0\0"),
+    ],
+)
+def test_photographs_in_formats_that_are_not_read_are_counted(name, start):
+    """ISO/IEC 18181-2, section 9; the makers' raw files as libraw.org lists them."""
+    classes()
+    write(ROOT / "a" / name, start + bytes(300))
+    assert (
+        f"1 files hold images and are left out, as their suffix is of no format that is read (1 {name[1:]})"
+        in warnings(folder())
+    )
+
+
+@each(
     ("content", "words"),
     [
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "`git lfs pull` fetches it"),

@@ -210,6 +210,18 @@ def test_other_classes_are_not(name):
     assert not warnings(folder())
 
 
+@each("name", ["cat - Copy", "cat copy 2", "cat (2)", "Copy of cat", "Cat_copy", "cat - Kopie (3)"])
+def test_a_class_that_is_named_like_a_copy_of_another_one_is_said(name):
+    tree("cat", "dog", name)
+    assert f"class '{name}' is named like a copy of another one" in warnings(folder())
+
+
+@each("name", ["photocopy", "bird (2)", "cat 2", "copycat", "bird copy"])
+def test_classes_that_are_no_copies_are_not(name):
+    tree("cat", "dog", name)
+    assert not warnings(folder())
+
+
 @each("name", ["train", "test", "val"])
 def test_a_class_called_like_a_split_is_said_to_be_read_as_one(name):
     tree(name, "bus", "car")

@@ -101,6 +101,56 @@ def test_palettes_that_exchange_their_colours_between_masks_are_refused():
     assert read_as_written(segment(colours=colours))
 
 
+def black_and_white(make):
+    """A mask's picture of 0 and 255, changed by `make`."""
+    return lambda mask, n: make(mask.point(lambda v: 255 * v))
+
+
+@each(
+    "make",
+    [
+        lambda picture: picture.quantize(
+            2
+        ),  # the commonest colour first, as some programs order them
+        lambda picture: picture.convert("RGB").quantize(2, Image.Quantize.MEDIANCUT),
+        lambda picture: palette(1 - np.asarray(picture) // 255, 0, ((255,) * 3, (0,) * 3)),
+    ],
+)
+def test_palettes_that_show_the_first_class_white_are_said(make):
+    masks(make=black_and_white(make))
+    (said,) = segment().report["warnings"]
+    assert "show background white and object black" in said
+    colours = {"background": [0, 0, 0], "object": [255, 255, 255]}
+    corpus = segment(colours=colours)
+    assert read_as_written(corpus)
+    assert not warnings(corpus)
+
+
+@each("colours", [((0, 0, 0), (255, 255, 255)), ((0, 0, 0), (128, 0, 0)), ((255,) * 3, (9, 9, 9))])
+def test_other_palettes_are_silent(colours):
+    masks(make=lambda mask, n: palette(mask, n, colours))
+    assert not warnings(segment())
+
+
+@each("changed", [(1,), (1, 3), (0, 1, 2)])
+def test_masks_of_0_and_255_among_masks_of_0_and_1_are_said(changed):
+    masks(make=lambda mask, n: mask.point(lambda v: 255 * v) if n in changed else mask)
+    (said, *_) = segment().report["warnings"]
+    words = "masks hold background and the ignored value 255 alone, and others hold object"
+    assert f"{len(changed)} of 4 training {words}" in said
+
+
+@each("ignored", [(slice(0, 2), slice(0, 24)), (slice(4, 18), slice(8, 9))])
+def test_ignored_edges_are_silent(ignored):
+    def make(mask, n):
+        pixels = np.array(mask)
+        pixels[ignored] = 255
+        return Image.fromarray(pixels)
+
+    masks(make=make)
+    assert not warnings(segment())
+
+
 @each("options", [{}, {"memory": 0.0}])
 def test_a_class_that_the_canvas_s_size_loses_is_said(options):
     def speck(mask, n, least=0):

@@ -74,8 +74,12 @@ def test_images_without_a_number_are_pretrained_on():
 def test_a_number_that_stands_for_a_missing_one_is_warned_of():
     table(lambda n: f"{n}.png,{-999 if n == 2 else n / 4}")
     assert "has the value -999 in 1 of 8 rows, and the others are 0 to 1.75" in warnings(numbers())
-    table(lambda n: f"{n}.png,{2**n}")
-    assert not warnings(numbers())
+    for value in (0, -1, 99, 999):
+        table(lambda n, value=value: f"{n}.png,{value if n == 2 else 50 + n / 4}")
+        assert f"has the value {value} in 1 of 8 rows" in warnings(numbers())
+    for number in (lambda n: 2**n, lambda n: n - 1, lambda n: 10 * n, lambda n: 92 + n):
+        table(lambda n, number=number: f"{n}.png,{number(n)}")
+        assert not warnings(numbers())
 
 
 def test_copies_of_images_with_numbers():
@@ -178,6 +182,7 @@ def test_a_column_that_names_splits_is_read_as_the_split(column, words, kind):
         ("cv_fold", lambda n: n % 4, "column cv_fold numbers folds and is not used"),
         ("test", lambda n: int(n > 5), "call it is_test if it marks images of test"),
         ("valid", lambda n: int(n > 5), "call it is_valid if it marks images of val"),
+        ("train", lambda n: int(n < 6), "call it is_train if it marks images of train"),
         (
             "is_test,subset",
             lambda n: f"{int(n > 5)},{'test' if n > 4 else 'train'}",
@@ -196,6 +201,9 @@ def test_a_column_that_may_name_splits_is_warned_of(header, row, words, kind):
     else:
         table(lambda n: f"{n}.png,{hot(n)},{row(n)}", f"file,cat,dog,{header}")
         corpus = sets()
+        if header == "train":  # which may be a class
+            assert corpus.classes == ("cat", "dog", "train")
+            return
         assert corpus.classes == ("cat", "dog", *[c for c in (header,) if c in ("test", "valid")])
     assert (len(corpus.train), corpus.test) == (8, None)
     (said,) = corpus.report["warnings"]

@@ -149,6 +149,51 @@ def test_annotators_who_disagree_are_said(tmp_path, given, words):
     assert [words in note for note in said(corpus)] == [True] * bool(words)
 
 
+@each(
+    "asked",
+    [
+        lambda n: [("kind", "ab"[n % 2]), ("quality", "good")],
+        lambda n: [("kind", "ab"[n % 2])] if n % 2 else [("quality", "good")],
+        lambda n: [("kind", "ab"[n % 2]), *[("quality", "bad")] * (n == 1)],
+    ],
+)
+def test_answers_to_several_questions_are_refused(tmp_path, asked):
+    """labelstud.io/guide/task_format: from_name is the control of a result."""
+    tasks = []
+    for n in range(4):
+        noise(tmp_path / f"{n}.jpg", n)
+        results = [
+            {"type": "choices", "from_name": control, "value": {"choices": [choice]}}
+            for control, choice in asked(n)
+        ]
+        tasks.append({"data": {"image": f"{n}.jpg"}, "annotations": [{"result": results}]})
+    write(tmp_path / "a.json", tasks)
+    with pytest.raises(DataError, match="answers to several questions about an image"):
+        ImageFolder(root=str(tmp_path), labels=str(tmp_path / "a.json"), size=16).load()
+
+
+@each(
+    "region",
+    [
+        {"x": 1, "y": 1, "width": 5, "height": 5},
+        {"points": [[1, 1], [2, 2], [3, 1]]},
+        {"format": "rle", "rle": [1, 2]},
+    ],
+)
+def test_choices_of_regions_are_said(tmp_path, region):
+    """labelstud.io/tags/choices, perRegion: the result repeats the region's position."""
+    tasks = []
+    for n in range(4):
+        noise(tmp_path / f"{n}.jpg", n)
+        value = {**region, "choices": ["ab"[n % 2]]}
+        results = [{"type": "choices", "from_name": "kind", "value": value}]
+        tasks.append({"data": {"image": f"{n}.jpg"}, "annotations": [{"result": results}]})
+    write(tmp_path / "a.json", tasks)
+    corpus = ImageFolder(root=str(tmp_path), labels=str(tmp_path / "a.json"), size=16).load()
+    (note,) = said(corpus)
+    assert note.startswith("4 tasks have choices of a region, which are taken for the image's")
+
+
 @each("control", ["animal", "label", "Species"])
 def test_the_control_of_a_choice_has_any_name(tmp_path, control):
     tasks = [

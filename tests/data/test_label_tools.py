@@ -79,3 +79,17 @@ def test_a_cvat_video_is_refused_with_the_way_out(tmp_path):
     write(tmp_path / "annotations.xml", "<annotations><track id='0' label='cell'/></annotations>")
     with pytest.raises(DataError, match="export it from CVAT as 'CVAT for images"):
         load(tmp_path)
+
+
+@each("degrees", [90, 180, 270])
+def test_shapes_on_images_that_label_studio_turned_are_said(tmp_path, degrees):
+    """labelstud.io/guide/export: image_rotation of a result."""
+    paths, _, _ = label_studio(tmp_path)
+    for n, path in enumerate(paths):
+        noise(path, n)
+    tasks = json.loads((tmp_path / "project-1.json").read_text())
+    assert not any("turned" in note for note in said(load(tmp_path)))
+    tasks[0]["annotations"][0]["result"][0]["image_rotation"] = degrees
+    write(tmp_path / "project-1.json", tasks)
+    (note,) = [note for note in said(load(tmp_path)) if "turned in Label Studio" in note]
+    assert note.startswith("1 shapes were drawn on an image")

@@ -1,10 +1,11 @@
 """Polygons of any format, drawn as masks."""
 
 import json
+import os
 
 import pytest
 from PIL import Image
-from tool_exports import noise, said, write
+from tool_exports import NORMAL, SIZE, coco_json, load, noise, said, voc_xml, write, yolo
 
 from sft_exp.datasets.polygons import Polygons
 from sft_exp.errors import DataError
@@ -184,3 +185,27 @@ def test_polygons_of_another_frame_are_refused(tmp_path):
         DataError, match="is of 60 x 40 pixels, and its image as it is shown 40 x 60"
     ):
         drawn(tmp_path)
+
+
+@each("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@each("kind", ["coco", "voc", "yolo", "yolo's polygons", "coco's polygons"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, kind, make):
+    """A pipe or device that is named like an image."""
+    triangle = "0 " + " ".join(str(v / s) for v, s in zip(TRIANGLE, SIZE * 3, strict=True))
+    if kind.startswith("yolo"):
+        yolo(tmp_path, triangle)
+        for n in range(3):
+            write(tmp_path / f"labels/{n}.txt", triangle if "polygons" in kind else f"0 {NORMAL}")
+    elif kind == "voc":
+        for n in range(3):
+            noise(tmp_path / f"images/{n}.jpg", n)
+            write(tmp_path / f"{n}.xml", voc_xml(str(n)))
+    else:
+        write(tmp_path / "a.json", coco_json(3, segmentation=[TRIANGLE]))
+        for n in range(3):
+            noise(tmp_path / f"images/{n}.jpg", n)
+    (tmp_path / "images/1.jpg").unlink()
+    make(tmp_path / "images/1.jpg")
+    read = drawn if "polygons" in kind else load
+    with pytest.raises(DataError, match=r"1\.jpg: is a pipe, socket or device, and no file"):
+        read(tmp_path)

@@ -1,11 +1,12 @@
 """YOLO's files of annotations, as Ultralytics, Roboflow, CVAT, LabelImg and Darknet write them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
-from tool_exports import NORMAL, found, is_box, load, noise, said, write, yolo
+from tool_exports import NORMAL, SIZE, found, is_box, load, noise, said, write, yolo
 
 from sft_exp.errors import DataError
 
@@ -325,6 +326,8 @@ def tables(root, rows):
         ["0.9 1", "0.8 1", "0.75 0"],  # and a track's number
         ["0.9 1", "0.8 7", "0.75 12"],
         ["0.3 0.3 2 0.4 0.4 1", "0.3 0.2 1 0 0 0", "0.2 0.3 2 0.5 0.2 2"],  # keypoints
+        ["0.9 0.9 2 0.4 0.4 1", "0.3 0.2 1 0 0 0", "", "0.2 0.3 2 0.7 0.2 2"],  # outside of the box
+        ["0.9 0.9 2 0.4 0.4 1 0.1 0.9 2 0 0.8 2", "0.3 0.2 1 0 0 0 0 0 0 0.7 0.7 1"],
     ],
 )
 def test_further_columns_of_boxes_are_refused(tmp_path, more):
@@ -346,16 +349,55 @@ def test_keypoints_that_look_like_polygons_are_doubtful(tmp_path, more):
     (note,) = said(load(tmp_path))
     assert "are read as polygons of" in note
     assert "kpt_shape" in note
-    write(tmp_path / "data.yaml", "names: [cell]\nkpt_shape: [2, 2]\n")
+    columns = len(more[0].split())
+    write(tmp_path / "data.yaml", f"names: [cell]\nkpt_shape: [{columns // 2}, 2]\n")
     corpus = load(tmp_path)
     is_box(corpus, "cell")
     assert not said(corpus)
+    write(tmp_path / "data.yaml", "names: [cell]\nkpt_shape: [17, 3]\n")
+    with pytest.raises(DataError, match=rf"line 1: {4 + columns} numbers .* 55 with the keypoints"):
+        load(tmp_path)
+
+
+def pose(rng, points, size, columns):
+    """A person's box and keypoints, some of which lie outside of the box."""
+    width, height = rng.uniform(*size, 2)
+    centre = rng.uniform(0, 1, 2) * (1 - np.array([width, height])) + np.array([width, height]) / 2
+    at = centre + rng.normal(0, 0.35, (points, 2)) * [width, height]
+    kept = [*at.clip(0, 1).T, *[rng.uniform(0, 1, points)] * (columns - 2)]
+    numbers = [*centre, width, height, *np.stack(kept, 1).ravel()]
+    return " ".join(f"{v:.6f}" for v in numbers)
+
+
+@each("boxes_alone", [False, True])
+@each("columns", [2, 3])  # the third is a confidence, as predictions have it
+@each("size", [(0.05, 0.3), (0.3, 0.7)])
+@each("points", [4, 6, 18])
+def test_keypoints_outside_of_their_boxes_are_doubtful(
+    tmp_path, points, size, columns, boxes_alone
+):
+    """docs.ultralytics.com/datasets/pose: the class, the box, and x, y or x, y, visibility of each."""
+    rng = np.random.default_rng(points)
+    rows = [pose(rng, points, size, columns) for _ in range(12)]
+    tables(tmp_path, [*rows, *[NORMAL] * (4 * boxes_alone)])
+    (note,) = said(load(tmp_path))
+    assert re.match(rf"12 lines have {4 + points * columns} numbers .*read as polygons of", note)
+    assert "kpt_shape" in note
+    write(tmp_path / "data.yaml", "names: [cell]\nflip_idx: [0]\n")
+    corpus = load(tmp_path)
+    assert not said(corpus)
+    first = [*map(float, rows[0].split())]
+    left = (first[0] - first[2] / 2) * SIZE[0]
+    assert found(corpus.train)["images/0.jpg"][0][1] == pytest.approx(left, abs=0.01)
 
 
 def outlines(kind, rng):
     """A polygon's corners, as shares of the sides, in the middle of the image or anywhere."""
     centre, size = rng.uniform(0.2, 0.8, 2), rng.uniform(0.05, 0.2, 2)
-    count = {"triangles": 3, "quads": 4, "hexagons": 6}.get(kind) or rng.integers(3, 30)
+    if kind == "in the middle":
+        centre = rng.uniform(0.4, 0.6, 2)
+    count = {"triangles": 3, "quads": 4, "hexagons": 6, "in the middle": 6}.get(kind)
+    count = count or rng.integers(3, 30)
     angle = np.sort(rng.uniform(0, 2 * np.pi, count))
     if kind == "turned boxes":
         turn = rng.uniform(0, np.pi)
@@ -366,7 +408,10 @@ def outlines(kind, rng):
     return " ".join(f"{v:.6f}" for v in (centre + corners * size).ravel())
 
 
-@each("kind", ["triangles", "quads", "boxes", "turned boxes", "hexagons", "outlines"])
+@each(
+    "kind",
+    ["triangles", "quads", "boxes", "turned boxes", "hexagons", "in the middle", "outlines"],
+)
 @each("seed", range(3))
 def test_polygons_of_any_kind_are_read_without_a_word(tmp_path, kind, seed):
     rng = np.random.default_rng(seed)

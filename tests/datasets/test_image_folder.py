@@ -295,7 +295,8 @@ def test_the_fingerprint_is_of_what_can_change_a_result():
     (root / "bolt" / "000.png").rename(root / "nut" / "000.png")
     assert load(root="root").fingerprint not in (first, changed)
     where = {"root", "labels", "unlabelled", "file_column", "label_column"}
-    assert where | {"most_pixels", "memory", "workers"} == set(ImageFolder.unhashed)
+    how = {"most_pixels", "memory", "workers", "cache", "cache_gb"}
+    assert where | how == set(ImageFolder.unhashed)
 
 
 # What is refused
@@ -828,7 +829,7 @@ def test_data_that_change_while_a_training_reads_them_leave_no_result(monkeypatc
     words = [
         "dataset=image_folder", "dataset.root=root", "dataset.size=16", "dataset.memory=0", "dataset.workers=0", "encoder=mlp",
         "encoder.hidden=[8]", "tracker=none", "draws=1", "controls=false", "val=none", "report=false", "pretrain.steps=20",
-        "pretrain.batch_size=4", "finetune.steps=2", "labels=2", "monitors=false",
+        "pretrain.batch_size=4", "finetune.steps=2", "labels=2", "monitors=false", "dataset.cache=null",
     ]  # fmt: skip
     sft_exp.run([*words, "store=undisturbed"], folder="runs/undisturbed")
     steps, train = [], fit.train

@@ -100,11 +100,12 @@ def is_understood(config: dict[str, Any], words: list[str]) -> bool:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without the paths that are dealt with otherwise: the store and the data."""
+    """The config without the paths that are dealt with otherwise (the store and the data), and that of
+    decoded images, which change no result."""
     datasets = ("dataset", "pretrain_dataset")
     settings = {k: v for k, v in config.items() if k not in ("store", "name", *datasets)}
     nodes = {k: config[k] for k in datasets if config.get(k) is not None}
-    places = ("root", "unlabelled")
+    places = ("root", "unlabelled", "cache")
     inner = {k: {f: v for f, v in node.items() if f not in places} for k, node in nodes.items()}
     return {**settings, **inner}
 

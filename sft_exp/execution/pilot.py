@@ -49,6 +49,9 @@ SOLVED = 1.0  # seconds of a head in closed form, which a start does not time
 START = 8.0  # seconds of a run besides its stages: imports, reading images, report
 HASHED = 5e-5  # seconds an image takes in the stages that describe data sets
 PREDICTED = 250  # images at most whose prediction is timed
+# A step on one thread that takes less than this share of one on several: these wait for a core that
+# another program uses.
+CROWDED = 0.8
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class Pace:
     fixed: float  # seconds of a training besides its steps
     predict: float  # seconds that the finished model takes for an image
     megabytes: float  # size of its folder in the store
+    one_thread: float | None = None  # seconds of a step on one thread, of a training on several
+
+    @property
+    def crowded(self) -> bool:
+        """Whether several threads are slower than one."""
+        return self.one_thread is not None and self.one_thread < CROWDED * self.step
 
 
 class _Enough(Exception):
@@ -119,7 +128,7 @@ class Pilot:
         if key not in self.known:
             self.known[key] = self.measured(name, request)
             if self.file.parent.is_dir():
-                measured = {k: asdict(p) for k, p in self.known.items() if p}
+                measured = {k: asdict(p) for k, p in self.known.items() if p and not p.crowded}
                 atomic_io.write_json(self.file, measured)
         return self.known[key]
 
@@ -137,6 +146,10 @@ class Pilot:
                 self.timed(Path(place) / "first", name, looking)
                 first = time.perf_counter() - began
                 pace = self.timed(Path(place) / "timed", name, short)
+                if several_threads(name, request, self.ctx):
+                    with one_thread(True):
+                        alone = self.timed(Path(place) / "alone", name, short).step
+                    pace = replace(pace, one_thread=alone)
                 looked = first - pace.fixed - few["stop"] * pace.step
                 watched = request.get("_monitor") is not None
                 return replace(pace, fixed=pace.fixed + max(0.0, looked)) if watched else pace
@@ -176,6 +189,12 @@ class Pilot:
         began = time.perf_counter()
         model.predict(batch["x"])
         return (time.perf_counter() - began) / len(rows)
+
+
+def several_threads(name: str, request: Request, ctx: Context) -> bool:
+    """Whether the program chose several CPU threads for a request."""
+    own = ctx.device.type != "cpu" or ctx.hardware.threads != "auto"
+    return not own and torch.get_num_threads() > 1 and not on_one_thread(name, request, ctx)
 
 
 def shortened(request: Request) -> Request:
@@ -271,7 +290,19 @@ def announce(job: Job, ctx: Context) -> None:
         small_steps(r, ctx.corpus(r["dataset"]).spec) * r["batch_size"] / BATCH for r in missing
     )
     if sum(work) > WORTH:
-        console.message(estimate(job, ctx, solved=SOLVED).sentence)
+        pilot = Pilot(ctx, store.root)
+        console.message(estimate(job, ctx, pilot, SOLVED).sentence)
+        for pace in pilot.known.values():
+            if pace and pace.crowded:
+                console.message(advice(pace))
+
+
+def advice(pace: Pace) -> str:
+    """What makes a training faster whose threads wait for each other."""
+    return (
+        f"Another program uses the cores: a step takes {pace.step:.2g} s on {torch.get_num_threads()} threads and "
+        f"{pace.one_thread:.2g} s on one. End that program, or give hardware.threads=1."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -79,3 +79,23 @@ def test_only_long_runs_are_timed_before_they_start(timings, capsys):
     assert timings == []
     pilot.announce(*prepared("finetune.steps=30000"))
     assert "Expected: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("step", "alone", "said"), [(0.9, 0.15, True), (0.09, 0.15, False), (0.15, 0.15, False)]
+)
+def test_threads_that_wait_for_cores_are_said(monkeypatch, capsys, step, alone, said):
+    """The steps of a training on two threads, with and without a program beside it that takes a core."""
+    monkeypatch.setattr(pilot.torch, "get_num_threads", lambda: 2)
+
+    def timed(_, folder, name, request):
+        return Pace(alone if folder.name == "alone" else step, 1.0, 0.0, 2.0)
+
+    monkeypatch.setattr(pilot.Pilot, "timed", timed)
+    Path("store").mkdir()
+    wide = ["encoder.hidden=[2048,2048]", "pretrain.steps=30000", "store=store"]
+    pilot.announce(*prepared(*wide))
+    advice = "a step takes 0.9 s on 2 threads and 0.15 s on one" in capsys.readouterr().err
+    assert advice == said
+    kept = json.loads(Path("store", pilot.FILE).read_text())
+    assert any(pace["one_thread"] for pace in kept.values()) != said, "another start measures again"

@@ -527,7 +527,7 @@ INDEX = json.dumps(
         ("a.pth", b'{"error": "Not Found"}', "a text in place of the weights .*Not Found"),
         ("a.pth", b"Invalid username or password.", "a text in place of the weights .*Invalid"),
         ("a.index.json", INDEX.encode(), r"an index of weights in 2 files \(model-1-of-2"),
-        ("a.pth.gz", gzip.compress(b"x" * 99), "compressed by gzip; unpack it"),
+        ("a.pth.gz", gzip.compress(b"x" * 99, mtime=0), "compressed by gzip; unpack it"),
         ("a.pth.bz2", bz2.compress(b"x" * 99), "compressed by bzip2; unpack it"),
         ("a.tar", b"a.pth".ljust(257, b"\0") + b"ustar\0".ljust(300, b"\0"), "a tar archive; unpack it"),
         ("a.zip", zipped(**{"weights.pth": b"x"}), "a zip archive of weights.pth; unpack it"),

@@ -17,7 +17,7 @@ from sft_exp.core.arms import MAIN
 from sft_exp.jobs import prepare
 from sft_exp.store.results import Results
 from sft_exp.studies.choose import FROM_SCRATCH, Choose
-from sft_exp.sweep.timed import Candidate, cross_validated, limits
+from sft_exp.sweep.timed import Candidate, cross_validated, limits, preferred
 from sft_exp.verdict import Comparison, Setting, judge
 from sft_exp.verdict.archive import frozen
 from sft_exp.verdict.rule import ALPHA
@@ -44,11 +44,13 @@ def main(words: list[str]) -> None:
     }
     for name, mean in sorted(means.items(), key=lambda pair: -pair[1]):
         print(f"{100 * mean:5.1f}  {name}")
+    frozen_ones = [candidate.name for candidate in candidates if candidate.frozen]
     picks, held, words_said = [], [], []
     for result in results:
         for first in range(0, SPLITS, DRAWS):
             part = slice(first, first + DRAWS)
-            name = max(result, key=lambda n: fmean(result[n].val_draws[part]))
+            scores = {n: fmean(result[n].val_draws[part]) for n in result}
+            name = preferred(scores, frozen_ones, result[FROM_SCRATCH].data.labelled)
             picks.append(name)
             if name == FROM_SCRATCH:  # which is compared with nothing
                 continue

@@ -18,6 +18,7 @@ from sft_exp.store import results
 from sft_exp.sweep import timed
 from sft_exp.sweep.job_list import listed
 from sft_exp.sweep.sweeps import COMMON
+from sft_exp.sweep.timed import preferred
 
 STUDY = ("study=", "study.", "minutes=", "hydra.", "plan=", "report=", "tracker=")
 TRIAL = ("draws=", "val=", "controls=")
@@ -60,10 +61,23 @@ def table(scores: dict[str, results.Results], skipped: dict[str, str]) -> str:
 def regret(scores: dict[str, results.Results]) -> str:
     means = {name: fmean(result.draws["pretrained"]) for name, result in scores.items()}
     splits = min(len(result.val_draws) for result in scores.values())
-    picks = [max(scores, key=lambda name: scores[name].val_draws[n]) for n in range(splits)]
+    frozen = [name for name, result in scores.items() if is_frozen(result)]
+    images = next(iter(scores.values())).data.labelled
+    picks = [
+        preferred({name: result.val_draws[n] for name, result in scores.items()}, frozen, images)
+        for n in range(splits)
+    ]
     behind = [100 * (max(means.values()) - means[name]) for name in picks]
     pairs = ", ".join(f"{name} {points:.1f}" for name, points in zip(picks, behind, strict=True))
     return f"Regret of {splits} picks: {fmean(behind):.1f} points in the mean ({pairs})."
+
+
+def is_frozen(result: results.Results) -> bool:
+    """`Candidate.frozen` of a run."""
+    return result.choices["strategy"] != "full" and result.choices["pretrainer"] not in (
+        "none",
+        "imagenet",
+    )
 
 
 def percents(shares: list[float]) -> str:

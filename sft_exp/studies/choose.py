@@ -220,6 +220,13 @@ class Choose(Study):
             f"Take {trial.name}: validation {percent(chosen_by.score)} %, "
             f"test {percent(final.test)} % over {splits} labelled splits."
         ]
+        if ahead := [t for t in trials.best(chosen_by.phase) if t.name != trial.name][:1]:
+            (first,) = ahead
+            if (first.score or 0.0) > (chosen_by.score or 0.0):
+                sentences.append(
+                    f"{first.name} has {percent(first.score)} % by validation, within its standard error: its frozen features "
+                    "were pretrained on the images that a validation holds out, which favours it."
+                )
         tried = {t.name for t in trials.jobs if t.phase == "first" and t.score is not None}
         choices = len(tried - {FROM_SCRATCH})
         scratch = next((job for t, job in rows if t.phase == "scratch"), None)

@@ -9,9 +9,9 @@ take then.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,11 @@ class Candidate:
     @property
     def from_scratch(self) -> bool:
         return self.pretraining is None and self.gradient
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it has frozen features of a pretraining on the images."""
+        return self.pretraining is not None and not self.gradient
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,33 @@ def outline(budget: str, names: Sequence[str]) -> str:
     )
 
 
+def preferred(scores: Mapping[str, float], frozen: Container[str], images: int) -> str:
+    """The candidate with the best score of validation. Where that is one of `frozen`, the best of the
+    others that are no further behind than the standard error of the difference, if there are any.
+
+    The images that a validation holds out were pretrained on, and test images were not. Frozen features
+    gain most by that: on the digits 6 points, where fine-tuned networks gain 2.
+
+    Args:
+        scores: accuracy of each candidate, cross-validated.
+        frozen: candidates with frozen features of a pretraining on the images.
+        images: number of images that were held out in turn.
+    """
+    best = max(scores, key=scores.__getitem__)
+    if best not in frozen:
+        return best
+
+    def variance(score: float) -> float:
+        return max(0.0, score * (1 - score)) / images
+
+    def is_as_good(name: str) -> bool:
+        error = sqrt(variance(scores[best]) + variance(scores[name]))
+        return scores[best] - scores[name] <= error
+
+    others = [name for name in scores if name not in frozen and is_as_good(name)]
+    return max(others, key=scores.__getitem__, default=best)
+
+
 class Schedule:
     """Runs the phases of a study within its minutes.
 
@@ -173,6 +205,7 @@ class Schedule:
             pilot times the first that is pretrained and fine-tuned by gradient steps.
         launch: runs one job, given its overrides and its number, and returns the validation's score.
         seconds_of: seconds of the stages `pretrain` and `finetune` of the job with a number.
+        labelled: the number of labelled images of each split.
         say: shows one line.
         workers: how many trainings on the labels run side by side.
     """
@@ -184,12 +217,14 @@ class Schedule:
         candidates: Sequence[Candidate],
         launch: Callable[[list[str], int], float | None],
         seconds_of: Callable[[int], dict[str, float]],
+        labelled: Callable[[], int],
         say: Callable[[str], None],
         began: float,
         workers: int = 1,
     ) -> None:
         self.folder, self.candidates, self.workers = folder, candidates, workers
-        self.launch, self.seconds_of, self.say, self.began = launch, seconds_of, say, began
+        self.launch, self.seconds_of, self.labelled = launch, seconds_of, labelled
+        self.say, self.began = say, began
         before = read(folder)
         self.trials = before or Trials(minutes)
         # what earlier, interrupted calls of the same command have spent
@@ -232,7 +267,9 @@ class Schedule:
             raise ConfigError("study.budget", f"{self.trials.minutes:g}min", valid)
         if not ranked:
             return  # all failed, which the sweep reports
-        pick = self.named(ranked[0].name)
+        scores = {trial.name: trial.score or 0.0 for trial in ranked}
+        frozen = [candidate.name for candidate in self.candidates if candidate.frozen]
+        pick = self.named(preferred(scores, frozen, self.labelled()))
         left = self.left()
         draws = next((d for d in DRAWS if self.expected(pick, d, final=True) <= left), DRAWS[-1])
         settings = [f"draws={draws}", "val=none", "report=true", f"controls={CONTROLS}"]

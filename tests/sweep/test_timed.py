@@ -55,8 +55,8 @@ class Machine:
 
     def run(self, folder, minutes):
         schedule = Schedule(
-            *(folder, minutes, CANDIDATES, self.launch, self.seconds_of, self.lines.append),
-            *(self.now, self.workers),
+            *(folder, minutes, CANDIDATES, self.launch, self.seconds_of, lambda: 100),
+            *(self.lines.append, self.now, self.workers),
         )
         schedule.run()
         return timed.read(folder)
@@ -226,3 +226,27 @@ def test_minutes_that_are_too_few_are_refused_with_a_number_that_is_enough(tmp_p
     machine = Machine(monkeypatch, pretrain=2.0)
     with pytest.raises(ConfigError, match=r"must be about \d+min on this machine"):
         machine.run(tmp_path, 1)
+
+
+# accuracies of a validation of 100 images: what leads, what is frozen there, and the choice
+@pytest.mark.parametrize(
+    ("scores", "choice"),
+    [
+        ({"spread": 0.99, "vicreg": 0.95, "fixmatch": 0.98}, "fixmatch"),
+        ({"spread": 0.99, "svm": 0.985, "scratch": 0.9}, "spread"),  # further behind
+        ({"svm": 0.33, "vicreg": 0.30, "scratch": 0.25}, "vicreg"),
+        ({"svm": 0.87, "vicreg": 0.70}, "svm"),
+        ({"vicreg": 0.8, "svm": 0.799}, "vicreg"),
+        ({"spread": 0.9, "vicreg": 0.9}, "vicreg"),
+        ({"spread": 1.0, "vicreg": 1.0}, "vicreg"),
+        ({"spread": 0.6, "svm": 0.5}, "spread"),
+    ],
+)
+def test_frozen_features_lead_by_more_than_noise_or_are_not_taken(scores, choice):
+    assert timed.preferred(scores, ("svm", "spread"), 100) == choice
+
+
+def test_with_more_labels_a_smaller_lead_counts():
+    scores = {"spread": 0.93, "scratch": 0.91}
+    assert timed.preferred(scores, ("spread",), 100) == "scratch"
+    assert timed.preferred(scores, ("spread",), 10_000) == "spread"

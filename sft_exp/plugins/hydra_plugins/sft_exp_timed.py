@@ -66,9 +66,12 @@ class TimedSweeper(Sweeper):
             score = float(returned[-1].return_value)
             return None if isnan(score) else score
 
-        def stage_seconds(number: int) -> dict[str, float]:
+        def result(number: int) -> results.Results:
             hydra: Any = returned[number].hydra_cfg
-            stages = results.read(Path(hydra.hydra.runtime.output_dir)).stages
+            return results.read(Path(hydra.hydra.runtime.output_dir))
+
+        def stage_seconds(number: int) -> dict[str, float]:
+            stages = result(number).stages
             assert stages.pretrain is not None
             assert stages.finetune is not None
             return {"pretrain": stages.pretrain.seconds, "finetune": stages.finetune.seconds}
@@ -82,6 +85,7 @@ class TimedSweeper(Sweeper):
             self.candidates,
             launch,
             stage_seconds,
+            lambda: result(0).data.labelled,
             say,
             self.began,
             pool.cores(),

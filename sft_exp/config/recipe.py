@@ -88,13 +88,15 @@ def located(resolved: dict[str, Any]) -> dict[str, Any]:
     """The config with absolute paths.
 
     Paths are in the unhashed fields of parts, in `labels` and `plugins`, and in `store`, unless it
-    is the default.
+    is the default. A data set whose `cache` is the store has none of its own.
     """
     config = dict(resolved)
     for key, node in resolved.items():
         if isinstance(node, dict) and isinstance(node.get("_target_"), str):
             paths = getattr(build.locate(node["_target_"]), "unhashed", ())
             config[key] = {name: absolute(v) if name in paths else v for name, v in node.items()}
+            if "cache" in node and node["cache"] == resolved.get("store"):  # as the options have it
+                del config[key]["cache"]
     for key in ("labels", "plugins"):
         config[key] = absolute(resolved.get(key))
     if config.get("store") != compose.composed([])[0]["store"]:

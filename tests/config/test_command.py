@@ -37,6 +37,8 @@ CASES = {
         "controls=[scratch]",
         "features.maps=[-1]",
     ],
+    "decoded images in the store": ["dataset=image_folder", "dataset.root=/tmp", "store=elsewhere"],
+    "decoded images elsewhere": ["dataset=image_folder", "dataset.root=/tmp", "dataset.cache=/tmp"],
     "a part with parts": ["task=multitask", "task.heads.mask=segment"],
 }
 
@@ -49,7 +51,12 @@ def test_overrides_and_experiment_compose_to_the_same_config(given, tmp_path):
     assert words[:3] == ["python", "-m", "sft_exp"]
     again, options = compose.compose(words[3:])
     moved = {"store": str(Path(resolved["store"]).absolute())} if "store" in str(given) else {}
-    assert again == {**resolved, **moved}
+    data = resolved["dataset"]
+    if moved and "cache" in data:
+        data = {**data, "cache": moved["store"]}
+    assert again == {**resolved, **moved, "dataset": data}
+    own = [word for word in words if word.startswith("dataset.cache=")]
+    assert own == [word for word in given if word.startswith("dataset.cache=")]
     assert options == {g: o for g, o in choices.items() if g != "experiment"}
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/mine.yaml").write_text(

@@ -132,7 +132,7 @@ class Forms:
     def __init__(self) -> None:
         # form of the four numbers -> boxes of which it is the only one that fits
         self.alone: Counter[str] = Counter()
-        self.told = 0  # boxes beside a polygon or an area
+        self.comparable = 0  # boxes beside a polygon or an area
         self.outlined = 0  # boxes beside a polygon
         self.around = 0  # of these, boxes around it as x, y, width, height
 
@@ -154,7 +154,7 @@ class Forms:
         else:
             usual = abs(area - c * d) <= SAME * c * d
             fits = {"x0, y0, x1, y1": abs(area - (c - a) * (d - b)) <= SAME * abs(area)}
-        self.told += 1
+        self.comparable += 1
         self.outlined += bool(outlines)
         self.around += bool(outlines) and usual
         self.alone.update(name for name, fit in fits.items() if fit and not usual)
@@ -162,9 +162,9 @@ class Forms:
     def notes(self, file: Path) -> tuple[str, ...]:
         """A warning if most boxes are not around their polygons. DataError if they fit in another form."""
         ((name, count),) = self.alone.most_common(1) or [("", 0)]
-        if count > self.told / 2:
+        if count > self.comparable / 2:
             raise DataError(
-                f"{file}: {count:,} of {self.told:,} boxes fit their polygons or areas as {name}: COCO's bbox is x, y, width, "
+                f"{file}: {count:,} of {self.comparable:,} boxes fit their polygons or areas as {name}: COCO's bbox is x, y, width, "
                 "height, from the upper left corner"
             )
         if self.around >= self.outlined / 2:

@@ -300,7 +300,8 @@ def announce(job: Job, ctx: Context) -> None:
 def advice(pace: Pace) -> str:
     """What makes a training faster whose threads wait for each other."""
     return (
-        f"Several threads are slower than one here, as they are while another program uses a core: a step takes {pace.step:.2g} s on {torch.get_num_threads()} threads and "
+        "Several threads are slower than one here, as they are while another program uses a core: a "
+        f"step takes {pace.step:.2g} s on {torch.get_num_threads()} threads and "
         f"{pace.one_thread:.2g} s on one. End such a program, or give hardware.threads=1."
     )
 

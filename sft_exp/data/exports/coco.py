@@ -164,8 +164,8 @@ class Forms:
         ((name, count),) = self.alone.most_common(1) or [("", 0)]
         if count > self.comparable / 2:
             raise DataError(
-                f"{file}: {count:,} of {self.comparable:,} boxes fit their polygons or areas as {name}: COCO's bbox is x, y, width, "
-                "height, from the upper left corner"
+                f"{file}: {count:,} of {self.comparable:,} boxes fit their polygons or areas as {name}: COCO's bbox is x, y, "
+                "width, height, from the upper left corner"
             )
         if self.around >= self.outlined / 2:
             return ()

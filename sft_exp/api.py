@@ -234,8 +234,7 @@ def load_model(path: str | Path) -> Model:
 @caller_generators()
 def load_encoder(path: str | Path) -> Backbone:
     """The encoder as it was fine-tuned, of a run or `finetune-*` folder, on the CPU: for `encoder(x)` or `encoder.maps(x)`."""
-    encoder: Any = load_model(path).nets["encoder"]
-    return encoder.backbone
+    return load_model(path).encoder.backbone
 
 
 @caller_generators()
@@ -243,7 +242,7 @@ def load_pretrained(path: str | Path) -> FeatureExtractor:
     """What a run's fine-tuning started from, on the CPU: images in [0, 1] -> the features it fine-tuned [B, D], as no label has
     changed them. Of a run without pretraining the encoder as it was fine-tuned."""
     folder = model.folder_of(Path(path))
-    encoder: Any = model.load(folder).nets["encoder"]
+    encoder = model.load(folder).encoder
     start = json.loads((folder / "request.json").read_text())["start"]
     if start:
         file = folder.parent / start / "encoder.safetensors"

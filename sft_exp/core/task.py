@@ -54,6 +54,10 @@ class Task(Method):
         """The predictions for these images [B, ...]."""
         raise NotImplementedError
 
+    def predicting(self, nets: nn.ModuleDict) -> nn.ModuleDict:
+        """The networks that `predict` uses, `encoder` among them: a teacher's, where it predicts."""
+        return nets
+
     def decide(self, nets: nn.ModuleDict, predictions: Tensor, targets: Tensors) -> None:
         """Set, after the training, what turns predictions into decisions, such as thresholds.
 

@@ -68,7 +68,7 @@ class LoadedModel:
 
     def embed(self, images: Any) -> Tensor:
         """The features that are the head's input, [N, D], on the CPU."""
-        return self._each(images, self.model.nets.eval()["encoder"])
+        return self._each(images, self.model.encoder)
 
     @caller_generators()
     def evaluate(self, *dataset: str) -> "RichEvaluation":

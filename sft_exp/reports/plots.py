@@ -368,7 +368,7 @@ def features(job: Job, result: Results) -> Picture | None:
         return None
     test: Images = splits.make(job.corpus, job.labels, 0).test
     rows = torch.arange(min(len(test), SCATTERED))
-    encoder = models.load(job.results["finetune"][job.arms[MAIN][0]].folder).nets["encoder"]
+    encoder = models.load(job.results["finetune"][job.arms[MAIN][0]].folder).encoder
     batches = test.batches(rows.split(models.at_once(test)), torch.device("cpu"))
     f_ND = torch.cat([encoder(batch["x"]) for batch in batches]).flatten(1)
     y_N, wrong_N = test.y[rows].cpu(), (predicted(job, job.arms[MAIN][0]) != test.y.cpu())[rows]

@@ -54,9 +54,7 @@ def distance(f_BD: Tensor, known_ND: Tensor, neighbour: int) -> Tensor:
 def predicted(model: Model, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """(predictions, features [B, D] that the head takes) of images in [0, 1], in one pass."""
     outputs: list[Tensor] = []
-    hook = model.nets["encoder"].register_forward_hook(
-        lambda _, __, f: outputs.append(f.flatten(1))
-    )
+    hook = model.encoder.register_forward_hook(lambda _, __, f: outputs.append(f.flatten(1)))
     try:
         return model.predict(x_BCHW), outputs[0]
     finally:

@@ -50,6 +50,12 @@ class Model:
         """The task's predictions for images in [0, 1] [B, C, H, W]."""
         return self.task.predict(self.nets.eval(), x_BCHW)
 
+    @property
+    def encoder(self) -> FeatureExtractor:
+        """The encoder of the networks that predict, in eval mode."""
+        encoder: Any = self.task.predicting(self.nets.eval())["encoder"]
+        return encoder
+
 
 def readout(encoder: Encoder, features: dict[str, Any], spec: Spec) -> FeatureExtractor:
     """The encoder's network with the feature maps that `features` selects."""

@@ -52,6 +52,9 @@ class MeanTeacherTask(Task):
     def on_step_end(self, nets, *drawn):
         teach(nets, self.decay)
 
+    def predicting(self, nets):
+        return nets["teacher"]
+
 
 def check(task: Any) -> None:
     """ConfigError if a shared field has an invalid value."""

@@ -12,7 +12,8 @@ run: .venv/run            ## the default experiment, or ARGS="..."
 test: .venv/test          ## the tests, minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-full: .venv/test     ## with the slow ones
+# what a test skips without an extra is run here, too
+test-full: $(addprefix .venv/,test serve weights optimizers tensorboard mlflow docs)  ## with the slow ones, and all extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" --timeout 3600
 
 browser:                  ## the browser of the slow tests of pages; Debian, as root
@@ -23,7 +24,7 @@ test-lowest:              ## the tests with the oldest versions that pyproject.t
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" --constraint constraints-lowest.txt
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
-torture: .venv/test         ## kills, flips and fuzz at random, hours; SHARE=0.05 SEED=7 KINDS="flips fuzz"
+torture: .venv/test         ## kills, flips, fuzz and combinations of options at random, hours; SHARE=0.05 SEED=7 KINDS="flips fuzz"
 	OMP_NUM_THREADS=1 SHARE=$(or $(SHARE),1) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m tests.torture $(KINDS)
 
 check: .venv/dev          ## format, lint, types

@@ -92,6 +92,8 @@ def translated(overrides: list[str]) -> Iterator[None]:
             text = explain(error, overrides)
         pairs = [override.partition("=")[::2] for override in overrides]
         wrong = [(key, value) for key, value in pairs if key and key in text]
+        # `strategy` is in "Could not override 'label_strategy'", too
+        wrong.sort(key=lambda pair: (f"'{pair[0]}'" in text, len(pair[0])), reverse=True)
         raise ConfigError(*(wrong or [("overrides", " ".join(overrides))])[0], text) from error
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

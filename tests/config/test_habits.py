@@ -13,6 +13,7 @@ import pytest
 from faults import ENVIRONMENT, TINY, cli, run
 from PIL import Image
 
+import sft_exp
 from sft_exp import api
 from sft_exp.config import build, compose, help_text, hydra_state, register
 from sft_exp.config.rerun import flags_first
@@ -380,3 +381,17 @@ def test_help_into_head_leaves_quietly():
     )
     assert done.stdout.count("\n") == 1
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["strategy=knn", "label_strategy=typical"], "label_strategy"),
+        (["dataset=digits", "task=segment", "task.head=random"], "task.head"),
+        (["encoder=projection", "encoder.norm=layer"], "encoder.norm"),
+    ],
+)
+def test_an_error_from_python_is_of_the_key_that_does_not_exist(overrides, key):
+    with pytest.raises(ConfigError) as error:
+        sft_exp.run(overrides)
+    assert error.value.key == key

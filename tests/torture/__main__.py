@@ -1,4 +1,4 @@
-"""`python -m tests.torture [kills] [flips] [fuzz] [LAUNCHER ...]`; the environment's SHARE and SEED say how much and which."""
+"""`python -m tests.torture [KIND ...] [LAUNCHER ...]`; the environment's SHARE and SEED say how much and which."""
 
 import os
 import random
@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import memory
 
-KINDS = ("kills", "flips", "fuzz")
+KINDS = ("kills", "flips", "fuzz", "combinations")
 
 
 def main(words: list[str]) -> int:

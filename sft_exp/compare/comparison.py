@@ -33,6 +33,7 @@ SILENT = (
 )  # fmt: skip
 EXCEPT = ("hardware.precision", "hardware.tf32")  # ... except these
 RATES = ("optim.lr", "pretrain_optim.lr")
+IMAGES = "images"  # the setting that tells images apart which the keys of the data set do not
 # right-aligned columns
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")
 SENTENCES = ("what", "error")  # columns whose lines may break
@@ -171,7 +172,7 @@ class Comparison:
     """Jobs as rows, the best by validation first."""
 
     def __init__(self, jobs: Sequence[Job]):
-        self.jobs = list(jobs)
+        self.jobs = told_apart(jobs)
         known = [j.settings for j in self.jobs if j.settings]
         everything = list(dict.fromkeys(k for s in known for k in s))
         # the columns of the table
@@ -202,6 +203,11 @@ class Comparison:
         return ", ".join(dict.fromkeys(j.score_name for j in self.jobs if j.result)) or "accuracy"
 
     @cached_property
+    def of_several_scores(self) -> bool:
+        """Whether the jobs differ in the metric by which they are judged."""
+        return len({j.score for j in self.jobs if j.result}) > 1
+
+    @cached_property
     def validated(self) -> bool:
         return any(r.val is not None for r in self.rows)
 
@@ -215,8 +221,11 @@ class Comparison:
 
     @property
     def best(self) -> list[Row]:
-        """The best row of each pretrainer, by validation, of those that did not diverge."""
+        """The best row of each pretrainer, by validation, of those that did not diverge. None where the
+        jobs have scores of several kinds, such as accuracy and mIoU, whose numbers say nothing about each other."""
         best: dict[str, Row] = {}
+        if self.of_several_scores:
+            return []
         for row in self.rows:
             if row.val is not None and not row.diverged:
                 best.setdefault(str(row.settings.get("pretrainer")), row)
@@ -314,6 +323,8 @@ class Comparison:
                 "No job validated (val=none, or too few labels): rows are in the order of the sweep, "
                 "and nothing is chosen, because test is for reading, not for choosing."
             ]
+        if self.validated and self.of_several_scores:
+            lines.append(f"{name} are scores of different kinds, so no job is the best of all.")
         if any(spread(r, split, self.several) for r in self.rows for split in ("val", "test")):
             lines.append(
                 f"± is the standard deviation over {'seeds' if self.several else 'label draws'}."
@@ -399,6 +410,38 @@ class Comparison:
         for job in self.jobs:
             writer.writerow(list(self.record(job).values()))
         return text.getvalue()
+
+
+def told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, with their images as a setting where equal keys of the data set stand for other images:
+    a folder to which some were added, or one of the same name elsewhere.
+
+    Without it a job of the same settings would count as a copy, or as better for its images.
+    """
+    images: dict[str, set[str]] = {}
+    for job in jobs:
+        if job.result:
+            images.setdefault(dataset_of(job), set()).add(images_of(job.result))
+    if all(len(others) == 1 for others in images.values()):
+        return list(jobs)
+    return [
+        replace(job, settings={**job.settings, IMAGES: images_of(job.result)})
+        if job.result and len(images[dataset_of(job)]) > 1
+        else job
+        for job in jobs
+    ]
+
+
+def dataset_of(job: Job) -> str:
+    """The settings that name a job's images."""
+    of_data = {k: v for k, v in job.settings.items() if k.partition(".")[0] == "dataset"}
+    return repr(sorted(of_data.items()))
+
+
+def images_of(result: Results) -> str:
+    """The beginning of the checksum of a run's images and labels."""
+    data = result.data
+    return data.manifest[:8] + (f"+{data.test_manifest[:8]}" if data.test_manifest else "")
 
 
 def collect(folders: Sequence[Path]) -> list[Job]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft_exp.compare.comparison import (
+    IMAGES,
     Comparison,
     Job,
     Row,
@@ -33,7 +34,9 @@ from sft_exp.verdict import WITHHELD, Setting, frozen, interval, judge, selectio
 from sft_exp.verdict import Comparison as Pair
 
 # keys and groups that make validation scores of different problems
-PROBLEM = ("dataset", "labels", "labels_total", "task", "val", "score", "protocol", "draws")
+PROBLEM = (
+    "dataset", IMAGES, "labels", "labels_total", "task", "val", "score", "protocol", "draws",
+)  # fmt: skip
 NEXT = 5  # settings that are shown behind the best one
 ALPHA = 0.05
 TIE = 1e-6  # scores that differ by less are equal up to rounding

@@ -12,13 +12,26 @@ exit code is 3.
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from sft_exp.config import args
-from sft_exp.errors import DataError
-from sft_exp.predict.files import for_each_image, named, predict
+from sft_exp.errors import ConfigError, DataError, require
+from sft_exp.predict.files import files, for_each_image, named, predict
+
+FOLDER = Path("outputs/predictions")  # of masks, boxes and overlays, unless `out` names another one
+# what `Task.predicts` says -> the options that these predictions use beside `run` and `files`
+USED = {
+    "classes": ("format",),
+    "label sets": ("format",),
+    "pixels": ("out", "scale"),
+    "boxes": ("out", "like"),
+    "several": ("out",),
+    "numbers": (),
+}
 
 
 @dataclass
@@ -28,10 +41,15 @@ class Arguments:
     run: Path  # folder of a run, finetune-* folder of the store, .onnx or .ort file
     files: list[str]  # image files, folders and globs; - reads names from stdin
     format: Literal["csv", "jsonl"] = "csv"  # of classifications
-    out: Path = Path("outputs/predictions")  # folder for masks, boxes and overlays
+    # folder for masks, boxes and overlays; null = outputs/predictions
+    out: Path | None = None
     # for masks: predict in windows at this scale; null = fit to the model
     scale: float | None = None
     like: Path | None = None  # for boxes: COCO json whose image ids are used
+
+    def __post_init__(self):
+        valid = self.scale is None or 0 < self.scale < inf
+        require(valid, "scale", self.scale, "null, or above 0")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,15 +61,50 @@ def work(options: Arguments) -> int:
 
     entries, model = list(named(options.files, sys.stdin)), load(options.run)
     if isinstance(model, Predictor):
+        require_used(options, "classes" if model.thresholds is None else "label sets")
         unread = predict(model, entries, sys.stdout, options.format)
     else:
         from sft_exp.predict.predictions import writer
 
-        write = writer(model, options.out, sys.stdout, options.scale, options.like)
+        require_used(options, model.task.predicts)
+        folder = options.out or FOLDER
+        if "out" in USED.get(model.task.predicts, ()):
+            require_apart(folder, files(entries))
+        write = writer(model, folder, sys.stdout, options.scale, options.like)
         unread = for_each_image(write, entries)
     for line in unread:
         print(f"sft_exp predict: {line}", file=sys.stderr)
     return DataError.code if unread else 0
+
+
+def require_used(options: Arguments, predicts: str) -> None:
+    """ConfigError for an option that predictions of this kind would not follow."""
+    given = {
+        "format": options.format if options.format != "csv" else None,
+        "out": options.out,
+        "scale": options.scale,
+        "like": options.like,
+    }
+    for key, value in given.items():
+        if value is None or key in USED.get(predicts, given):
+            continue
+        instead = (f"; {' and '.join(USED[predicts])} would have" if USED[predicts] else "") + (
+            "" if "out" in USED[predicts] else ". They are written to stdout: > predictions.csv"
+        )
+        raise ConfigError(key, value, f"has no effect on predictions of {predicts}{instead}")
+
+
+def require_apart(folder: Path, images: Iterable[Path]) -> None:
+    """ConfigError if files of predictions could replace images, which are PNGs in their folder."""
+    where = folder.resolve()
+    for image in images:
+        if image.suffix.lower() == ".png" and image.resolve().parent == where:
+            raise ConfigError(
+                "out",
+                folder,
+                f"holds {image.name}, which is to be predicted and which a file of its prediction"
+                " could replace; name a folder without such PNGs",
+            )
 
 
 if __name__ == "__main__":

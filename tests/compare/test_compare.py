@@ -19,7 +19,7 @@ from result_stubs import record
 
 import sft_exp
 from sft_exp.compare import __main__ as compare_command
-from sft_exp.compare import charts, comparison, output
+from sft_exp.compare import charts, comparison, findings, output
 from sft_exp.compare import page as compare_page
 from sft_exp.compare.comparison import Comparison, collect
 from sft_exp.compare.output import finish
@@ -558,6 +558,59 @@ def test_several_sweeps_and_runs(grid, tmp_path, capsys, monkeypatch):
     assert [len(r.done) for r in Comparison(collect([other, lost])).rows] == [1]
     monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "nowhere")])
     assert compare_command.main() == 3
+
+
+def other_images(test):
+    return {"data": {"manifest": "2" * 64}, "val": test, "test": test}
+
+
+def test_the_same_command_on_other_images_is_a_row_of_its_own(tmp_path):
+    """Images were added to the folder between two runs: the second one counted as a copy."""
+    before = sweep(tmp_path / "before", [planned()], {0: {"val": 0.5, "test": 0.5}})
+    after = sweep(tmp_path / "after", [planned()], {0: other_images(0.9)})
+    compared = Comparison(collect([before, after]))
+    assert [row.test for row in compared.rows] == [0.9, 0.5]
+    assert compared.keys == ["images"]
+    assert [row.settings["images"] for row in compared.rows] == [
+        "22222222+11111111",
+        "00000000+11111111",
+    ]
+    assert "2 of 2 jobs done" in compared.verdict()
+
+
+def test_settings_on_other_images_are_not_compared_with_each_other(tmp_path):
+    """The better rate was only tried on more images."""
+    rates = (0.01, 0.1)
+    before = sweep(
+        tmp_path / "before", [planned(lr=r) for r in rates], {0: {"val": 0.5}, 1: {"val": 0.4}}
+    )
+    after = sweep(tmp_path / "after", [planned(lr=1.0)], {0: other_images(0.9)})
+    compared = Comparison(collect([before, after]))
+    assert compared.keys == ["optim.lr", "images"]
+    found = findings.sections(compared)
+    assert found and {s.title.partition("(")[2] for s in found} == {"images=00000000+11111111)"}
+
+
+def test_images_that_the_data_set_names_need_no_column(tmp_path):
+    jobs = [planned(dataset={"root": root}, seed=seed) for root in ("a", "b") for seed in (0, 1)]
+    outcomes = {n: other_images(0.6) if n > 1 else {"test": 0.5} for n in range(4)}
+    compared = Comparison(collect([sweep(tmp_path / "s", jobs, outcomes)]))
+    assert compared.keys == ["dataset.root"]
+    assert [len(row.jobs) for row in compared.rows] == [2, 2]
+
+
+def test_scores_of_several_kinds_have_no_best_one(tmp_path):
+    classes = sweep(tmp_path / "classes", [planned()], {0: {"val": 0.5}})
+    masks = planned(task={"name": "segment"})
+    of_masks = {"score": "miou", "score_name": "mIoU", "test": 0.9}
+    job = sweep(tmp_path / "masks", [masks], {0: {"val": 0.9}})
+    found = json.loads((job / "0/results.json").read_text())
+    found |= of_masks | {"test": {"miou": 0.9}, "val": {"miou": 0.9}}
+    (job / "0/results.json").write_text(json.dumps(found))
+    compared = Comparison(collect([classes, job]))
+    assert compared.verdict() == "2 of 2 jobs done."
+    assert compared.chosen()[1] == []
+    assert any("no job is the best of all" in note for note in compared.notes())
 
 
 def test_a_comparison_imports_nothing_slow(tmp_path):

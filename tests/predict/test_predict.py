@@ -19,7 +19,7 @@ from PIL import Image
 
 import sft_exp
 from sft_exp.data.decode import decode
-from sft_exp.errors import StorageError
+from sft_exp.errors import ConfigError, StorageError
 from sft_exp.models import weights
 from sft_exp.predict import __main__ as predict_command
 from sft_exp.predict import files
@@ -305,6 +305,50 @@ def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
         [sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL
     )
     assert predict_command.main([]) == 2
+
+
+@pytest.mark.parametrize("option", ["out=classes.csv", "scale=1", "like=coco.json"])
+def test_an_option_that_classes_do_not_use_is_refused(rows, option):
+    picture(Path("a.png"), 0)
+    code, table, said = rows("a.png", option)
+    assert (code, table) == (2, [])
+    assert option in said and "has no effect on predictions of classes" in said
+    assert "> predictions.csv" in said
+
+
+@pytest.mark.parametrize(
+    ("predicts", "options", "refused"),
+    [
+        ("numbers", {"format": "jsonl"}, "format"),
+        ("boxes", {"scale": 1.0}, "scale"),
+        ("several", {"like": Path("coco.json")}, "like"),
+        ("pixels", {"scale": 1.0, "out": Path("masks")}, ""),
+    ],
+)
+def test_an_option_is_used_or_refused(predicts, options, refused):
+    chosen = predict_command.Arguments(Path("run"), [], **options)
+    with pytest.raises(ConfigError) if refused else contextlib.nullcontext() as error:
+        predict_command.require_used(chosen, predicts)
+    assert not error or error.value.key == refused
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "inf", "nan"])
+def test_a_scale_that_no_image_can_have_is_refused(rows, scale):
+    code, _, said = rows("a.png", f"scale={scale}")
+    assert code == 2
+    assert "above 0" in said
+
+
+@pytest.mark.parametrize("entry", ["photos", "photos/a.PNG", "photos/*"])
+@pytest.mark.parametrize("out", ["photos", "photos/../photos"])
+def test_predictions_never_replace_the_images(entry, out):
+    """<name>.png of a mask is the name of a photograph that is a PNG, too."""
+    picture(Path("photos/b.jpg"), 1)
+    predict_command.require_apart(Path(out), files.files(["photos"]))
+    picture(Path("photos/a.PNG"), 0)
+    with pytest.raises(ConfigError, match=r"holds a\.PNG, which is to be predicted"):
+        predict_command.require_apart(Path(out), files.files([entry]))
+    predict_command.require_apart(Path("photos/masks"), files.files([entry]))
 
 
 @pytest.fixture

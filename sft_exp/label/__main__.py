@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from sft_exp.config import args
-from sft_exp.errors import DataError
+from sft_exp.errors import ConfigError, DataError
 from sft_exp.label import sheet
 from sft_exp.label.selection import Ask, choose, guessed, opened, picture, table_of
 from sft_exp.label.sheet import Sheet
@@ -42,6 +42,13 @@ def write(ask: Ask) -> None:
     """Choose images and write the folder."""
     from sft_exp.label import tools
 
+    # chosen.csv comes before labels.csv, so that alone it is not of a sheet that was cut short
+    if (ask.folder / "labels.csv").exists() and not (ask.folder / "chosen.csv").exists():
+        raise ConfigError(
+            "out",
+            ask.folder,
+            "holds a labels.csv of other origin, which would be replaced; name another folder",
+        )
     dataset, data, labelled, pool = opened(ask.run)
     own = pool is data.extra
     if pool is None or len(pool) < ask.n:
@@ -56,6 +63,7 @@ def write(ask: Ask) -> None:
         new = Sheet("labels", ["file", "label"], list(data.classes), chosen.ids, rows)
     new.why = f"{ask.n} of {len(pool):,} images without a label, chosen by {ask.strategy} in the features of {ask.run}"
     pictures = [picture(data, chosen, row) for row in range(len(chosen))]
+    new.asked = ask.name
     tools.write(ask.folder, new, pictures, guessed(ask.run, data, chosen), ask.run)
     sheet.write(ask.folder, new, pictures)
 
@@ -65,7 +73,7 @@ def accept(ask: Ask) -> None:
     from sft_exp.label import tools
 
     current, labels = sheet.load(ask.folder), ask.folder / "labels.csv"
-    known = current.answers(labels.read_text())
+    known = current.answers(labels)
     new = tools.answers(Path(ask.answers).expanduser(), current)
     atomic_io.write(labels, current.table({**known, **new}))
 
@@ -75,7 +83,13 @@ def print_sheet(ask: Ask, current: Sheet) -> None:
     labels."""
     from sft_exp.label import forecast
 
-    done = len(current.answers((ask.folder / "labels.csv").read_text()))
+    done = len(current.answers(ask.folder / "labels.csv"))
+    if current.asked not in ("", ask.name):
+        print(
+            f"sft_exp label: {ask.folder} holds the images chosen before for {current.asked}, and"
+            f" none are chosen for {ask.name}: name another folder, out=FOLDER, for these",
+            file=sys.stderr,
+        )
     print(f"{current.why}; {done} of them are labelled so far.")
     curve = Path(ask.run) / "forecast.json"
     if curve.exists():

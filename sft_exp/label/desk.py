@@ -40,7 +40,7 @@ class Desk(ThreadingHTTPServer):
             ) from error
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.folder, self.sheet, self.lock = folder, sheet.load(folder), threading.Lock()
-        self.answers = self.sheet.answers((folder / "labels.csv").read_text())
+        self.answers = self.sheet.answers(folder / "labels.csv")
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle the request in a new thread, or close the connection if there are too many."""

@@ -49,9 +49,13 @@ class Ask:
         require(0 <= self.port < 65536, "port", self.port, "0 to 65535")
 
     @property
+    def name(self) -> str:
+        """What is asked for, in a word."""
+        return f"{Path(self.run).resolve().name}-{self.strategy}-{self.n}-{self.seed}"
+
+    @property
     def folder(self) -> Path:
-        name = f"{Path(self.run).resolve().name}-{self.strategy}-{self.n}-{self.seed}"
-        return Path(self.out).expanduser() if self.out else Path("outputs/labels") / name
+        return Path(self.out).expanduser() if self.out else Path("outputs/labels") / self.name
 
 
 def opened(run: str) -> tuple["Dataset", "Corpus", "Images", "Images | None"]:

@@ -32,6 +32,7 @@ class Sheet:
     chosen: list[str]  # images in order of preference
     known: list[list[str]] = field(default_factory=list)  # rows of labels.csv labelled before
     why: str = ""  # a sentence on how the images were chosen
+    asked: str = ""  # the run, strategy, number and seed that were asked for (`Ask.name`)
 
     def table(self, answers: dict[str, str]) -> str:
         """The text of labels.csv: the earlier rows, then the chosen images that have an answer.
@@ -47,22 +48,38 @@ class Sheet:
         cells = [[row.get(column, row["file"]) for column in self.columns] for row in rows]
         return table([self.columns, *self.known, *cells])
 
-    def answers(self, text: str) -> dict[str, str]:
-        """Read image -> label of the chosen images from the text of a labels.csv.
+    def answers(self, file: Path) -> dict[str, str]:
+        """Read image -> label of the chosen images from a labels.csv, which a spreadsheet may have saved.
 
         Raises:
-            DataError: a label is none of the classes.
+            DataError: the file is gone or no such table, or a label is none of the classes.
         """
         labels, chosen = {}, set(self.chosen)
-        for cells in csv.DictReader(io.StringIO(text, newline="")):
-            row = {column: tables.restored(cell) for column, cell in cells.items()}
-            if row["file"] in chosen:
+        for row in rows(file):
+            if row["file"] in chosen and row["label"]:
                 if row["label"] not in self.classes:
                     raise DataError(
-                        f"labels.csv: {row['label']!r} of {row['file']} is no class; valid: {', '.join(self.classes)}"
+                        f"{file}: {row['label']!r} of {row['file']} is no class; valid: {', '.join(self.classes)}"
                     )
                 labels[row["file"]] = row["label"]
         return labels
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a labels.csv, which have `file` and `label`. DataError."""
+    try:
+        text = file.read_bytes().decode()  # line ends inside of names stay
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if {"file", "label"} <= {*(reader.fieldnames or ())}:
+            return [
+                {column: tables.restored(cell or "") for column, cell in row.items() if column}
+                for row in reader
+            ]
+    except (OSError, UnicodeError, csv.Error):
+        pass  # the reader of all tables says what is wrong
+    from sft_exp.data.readers.files import read_table  # late: imports torch
+
+    return [row for _, row in read_table(file, "labels.csv", ["file", "label"]).lines]
 
 
 def write(folder: Path, sheet: Sheet, pictures: Iterable[str]) -> None:

@@ -588,7 +588,8 @@ def test_settings_on_other_images_are_not_compared_with_each_other(tmp_path):
     compared = Comparison(collect([before, after]))
     assert compared.keys == ["optim.lr", "images"]
     found = findings.sections(compared)
-    assert found and {s.title.partition("(")[2] for s in found} == {"images=00000000+11111111)"}
+    assert found
+    assert {s.title.partition("(")[2] for s in found} == {"images=00000000+11111111)"}
 
 
 def test_images_that_the_data_set_names_need_no_column(tmp_path):

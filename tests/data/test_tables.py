@@ -76,8 +76,8 @@ def test_a_sheet_of_labels_is_read_back(tmp_path):
     answers = {"@1": LINK, "b": "-x"}
     text = sheet.table(answers)
     assert not any(cell.startswith(tuple("=+-@")) for row in cells(text) for cell in row)
-    assert sheet.answers(text) == answers
     (tmp_path / "labels.csv").write_text(text)
+    assert sheet.answers(tmp_path / "labels.csv") == answers
     assert splits.read(tmp_path / "labels.csv") == {**answers, "+a": "-x"}
     table = read_table(tmp_path / "labels.csv", "dataset.labels", ("file", "label"))
     assert {row["file"]: row["label"] for _, row in table.lines} == {**answers, "+a": "-x"}

@@ -106,6 +106,52 @@ def test_the_same_command_goes_on_with_the_same_sheet(run, capsys):
     assert (folder / "sheet.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("other", ["n=4", "label.strategy=random", "seed=1"])
+def test_a_sheet_of_another_choice_is_not_taken_for_the_new_one(run, sheet_of_five, other, capsys):
+    """The folder of an earlier round was resumed without a word, and nothing new was chosen."""
+    assert label_command.main([f"run={run}", "n=5", "out=sheet", "serve=false"]) == 0
+    assert capsys.readouterr().err == ""
+    words = {"n": "n=5"} | {other.partition("=")[0]: other}
+    assert label_command.main([f"run={run}", *words.values(), "out=sheet", "serve=false"]) == 0
+    said = capsys.readouterr().err
+    assert "sheet holds the images chosen before for run-typiclust-5-0" in said
+    assert "out=FOLDER" in said
+
+
+def test_a_table_of_the_users_is_not_replaced(run, capsys):
+    Path("mine").mkdir()
+    Path("mine/labels.csv").write_text("file,label,who\na.png,3,me\n")
+    assert label_command.main([f"run={run}", "n=5", "out=mine", "serve=false"]) == 2
+    assert "out=mine: holds a labels.csv of other origin" in capsys.readouterr().err
+    assert [p.name for p in Path("mine").iterdir()] == ["labels.csv"]
+    assert Path("mine/labels.csv").read_text().endswith("a.png,3,me\n")
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(";", "utf-8"), (",", "utf-8-sig"), ("\t", "utf-16")]
+)
+def test_labels_that_a_spreadsheet_saved_are_read(run, sheet_of_five, separator, encoding, capsys):
+    file, answers = Path("sheet/labels.csv"), {sheet_of_five.chosen[2]: "8"}
+    file.write_text(sheet_of_five.table(answers).replace(",", separator), encoding=encoding)
+    assert label_command.main([f"run={run}", "n=5", "out=sheet", "serve=false"]) == 0
+    assert "1 of them are labelled so far" in capsys.readouterr().out
+    assert sheet_of_five.answers(file) == answers
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no such file"), ("a,b\n1,2\n", "no column file and label"), ("", "no column")],
+)
+def test_labels_that_are_none_are_said_in_one_line(run, sheet_of_five, content, words, capsys):
+    file = Path("sheet/labels.csv")
+    file.unlink() if content is None else file.write_text(content)
+    capsys.readouterr()
+    assert label_command.main([f"run={run}", "n=5", "out=sheet", "serve=false"]) == 3
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
 @pytest.fixture
 def sheet_of_five(run):
     """A sheet that nobody has begun."""
@@ -177,7 +223,7 @@ def test_answers_of_label_studio_are_taken(run, sheet_of_five, export, capsys):
     command = [f"run={run}", "n=5", "out=sheet", "answers=project-1.json"]
     assert label_command.main(command) == 0, "and it does not wait for answers on a page"
     assert "3 of them are labelled so far" in capsys.readouterr().out
-    answers = sheet_of_five.answers(Path("sheet/labels.csv").read_text())
+    answers = sheet_of_five.answers(Path("sheet/labels.csv"))
     assert answers == {first: "3", second: "9", third: "4"}
     rows = dict(table("sheet/labels.csv")[1:])
     assert len(rows) == 40 + 3, "with those of the run"
@@ -200,7 +246,7 @@ def test_answers_of_fiftyone_are_taken(run, sheet_of_five):
     Path("labels.json").write_text(json.dumps({"classes": ["8", "2"], "labels": labels}))
     command = [f"run={run}", "n=5", "out=sheet", "answers=labels.json"]
     assert label_command.main(command) == 0
-    answers = sheet_of_five.answers(Path("sheet/labels.csv").read_text())
+    answers = sheet_of_five.answers(Path("sheet/labels.csv"))
     assert answers == {first: "2", third: "8"}
 
 

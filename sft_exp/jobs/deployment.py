@@ -5,7 +5,8 @@ from pathlib import Path
 from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.arms import MAIN
 from sft_exp.core.deploy import Compressor, Distillation
-from sft_exp.errors import ConfigError
+from sft_exp.core.task import Network
+from sft_exp.errors import ConfigError, first_line
 from sft_exp.jobs.stage_requests import Job, add, model_parts, place
 from sft_exp.models import graphs
 from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
@@ -94,8 +95,10 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
     A student is fine-tuned first, like any other model.
     """
     e, folder, parts = job.experiment, place(job, "finetune", main), model_parts(main)
+    network, group = main, "encoder"  # the request of the network that is changed
     if steps and (distillation := steps[0].distillation()):
-        request = student_request(job, main, distillation, folder)
+        network = request = student_request(job, main, distillation, folder)
+        group = "compress.student"
         add(job, "finetune", request)
         folder, parts, steps = place(job, "finetune", request), model_parts(request), steps[1:]
     if any(step.distillation() for step in steps):
@@ -104,6 +107,7 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
             e.choices.get("compress"),
             "distill must come first: a student is a new network",
         )
+    require_followed(job, network, group, steps)
     request = {
         **shared,
         "model": folder,
@@ -116,6 +120,28 @@ def compression(job: Job, shared: Request, main: Request, steps: list[Compressor
     }
     add(job, "compress", request)
     return place(job, "compress", request)
+
+
+def require_followed(job: Job, network: Request, group: str, steps: list[Compressor]) -> None:
+    """ConfigError unless compressors that follow channels find their way through such an encoder,
+    as it is before any training: transformers add positions of their own to the channels."""
+    import torch
+
+    e, spec = job.experiment, job.corpus.spec
+    for step in (step for step in steps if step.follows_channels):
+        readout = model.readout(network["encoder"], network["features"], spec)
+        copied = Network(e.task, e.task.networks(readout, spec)).eval()
+        x_BCHW = torch.zeros(2, *spec.image)
+        try:
+            step.alter(copied, x_BCHW)
+            copied.eval()(x_BCHW)
+        except Exception as error:  # whatever the graph of such a network leads a library to
+            kind, chosen = type(network["encoder"]).__name__, e.choices.get("compress", "")
+            problem = f"{type(step).__name__} cannot follow the channels of {group} {kind}"
+            valid = "must be int8, int8_dynamic, qat or distill"
+            raise ConfigError(
+                "compress", chosen, f"{valid}: {problem} ({first_line(error)})"
+            ) from error
 
 
 def student_request(job: Job, main: Request, distillation: Distillation, teacher: Path) -> Request:

@@ -298,6 +298,41 @@ def test_what_does_not_fit_is_said_before_anything_runs(experiment, overrides, k
     assert error.value.key == key
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["encoder=vit_tiny", "compress=prune"],
+        ["encoder=vit_tiny", "strategy=lora", "compress=prune_int8"],
+        ["encoder=vit_small", "encoder.depth=1", "compress=prune"],
+    ],
+)
+def test_an_encoder_whose_channels_cannot_be_followed_is_refused(experiment, overrides):
+    """It ended as a bug after the fine-tuning."""
+    for library in ("onnxruntime", "torch_pruning"):
+        pytest.importorskip(library, reason="the extra export is not installed")
+    with pytest.raises(ConfigError, match="Prune cannot follow the channels of encoder") as error:
+        prepare.prepare(experiment("pretrainer=none", *overrides))
+    assert error.value.key == "compress"
+
+
+def test_an_encoder_whose_channels_are_followed_is_rehearsed_before_anything_runs(
+    experiment, monkeypatch
+):
+    """Without the libraries: the network is that of the run, and the message names what may be taken."""
+    altered = []
+    monkeypatch.setattr(Prune, "alter", lambda self, network, x: altered.append(network(x).shape))
+    monkeypatch.setattr("sft_exp.models.graphs.find_spec", lambda name: name)
+    job = prepare.prepare(experiment(*SMALL, "compress=prune"))
+    assert altered == [(2, len(job.corpus.spec.classes))]
+
+    def lost(self, network, x):
+        raise ZeroDivisionError("modulo by zero")
+
+    monkeypatch.setattr(Prune, "alter", lost)
+    with pytest.raises(ConfigError, match="must be int8, int8_dynamic, qat or distill"):
+        prepare.prepare(experiment(*SMALL, "compress=prune"))
+
+
 @pytest.mark.parametrize("parts", [{"a": Int8(), "b": Prune()}, {"a": 3}])
 def test_a_chain_refuses_what_cannot_follow(parts):
     with pytest.raises(ConfigError):

@@ -95,3 +95,16 @@ class Standardise(nn.Module):
 
     def forward(self, f_BD: Tensor) -> Tensor:
         return (f_BD - self.mean) / self.sd
+
+
+def distances(a_BD: Tensor, b_ND: Tensor) -> Tensor:
+    """Euclidean distances between all rows of two matrices [B, N]: `torch.cdist`.
+
+    A graph that is traced has the products by which cdist computes them, since ONNX has no such operator.
+    """
+    if not torch.compiler.is_compiling():
+        return torch.cdist(a_BD, b_ND)
+    a_B1, b_N1 = (x.square().sum(1, keepdim=True) for x in (a_BD, b_ND))
+    left = torch.cat([-2 * a_BD, a_B1, torch.ones_like(a_B1)], 1)
+    right = torch.cat([b_ND, torch.ones_like(b_N1), b_N1], 1)
+    return (left @ right.T).clamp_min(0).sqrt()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
 from sft_exp.models.heads.fitted import grid_fit
+from sft_exp.models.layers import distances
 
 
 @dataclass
@@ -52,6 +53,7 @@ class KNN(Strategy):
         head.f_ND.copy_(f_BD[index])
         head.y_N.copy_(y_B[index])
         head.k.fill_(best.n_neighbors)
+        head.count = int(head.k)
         return head
 
     def head(self, shapes, spec):
@@ -72,9 +74,15 @@ class Neighbours(nn.Module):
         self.register_buffer("f_ND", torch.zeros(n, width))
         self.register_buffer("y_N", torch.zeros(n, dtype=torch.long))
         self.register_buffer("k", torch.ones((), dtype=torch.long))
+        self.count = 1  # k as a number, which a graph needs where it is traced
+
+    def _load_from_state_dict(self, state, prefix, *others):
+        super()._load_from_state_dict(state, prefix, *others)
+        self.count = int(self.k)
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        distance_BN = torch.cdist(F.normalize(f_BD) if self.cosine else f_BD, self.f_ND)
-        nearest_BK = distance_BN.topk(int(self.k), largest=False).indices
+        distance_BN = distances(F.normalize(f_BD) if self.cosine else f_BD, self.f_ND)
+        k = self.count if torch.compiler.is_compiling() else int(self.k)
+        nearest_BK = distance_BN.topk(k, largest=False).indices
         votes_BY = F.one_hot(self.y_N[nearest_BK], self.classes).sum(1)
         return (votes_BY / self.k).clamp_min(1e-8).log()

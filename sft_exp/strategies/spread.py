@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sft_exp.core.strategy import Strategy
 from sft_exp.errors import require
+from sft_exp.models.layers import distances
 
 CHUNK = 500  # images whose distances to all others are in memory at once
 LEAST = 1e-6  # smallest scale of distances: duplicate images have distance 0
@@ -74,6 +75,9 @@ def nearest(
     With `exclude_self`, `a` must be `f`, and no row is its own neighbour.
     """
     k = min(k, len(f_ND) - exclude_self)
+    if torch.compiler.is_compiling():  # a traced loop would hold for one size of batches alone
+        found = distances(a_BD, f_ND).topk(k, largest=False)
+        return found.values, found.indices
     chunks = []
     for start in range(0, len(a_BD), CHUNK):
         d_CN = torch.cdist(a_BD[start : start + CHUNK], f_ND)

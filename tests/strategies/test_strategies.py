@@ -398,6 +398,25 @@ def test_labels_spread_to_where_zhous_closed_form_has_them(digits):
     )
 
 
+@pytest.mark.parametrize(
+    "strategy", [KNN(k=[5]), KNN(k=[3], metric="euclidean"), LabelSpreading(k=4)]
+)
+def test_a_head_that_was_solved_is_traced_for_batches_of_any_size(strategy):
+    """An export of it ended as a bug: a number in a buffer, and a loop over the batch, cannot be traced."""
+    f_BD, y_B = torch.rand(60, 16, generator=stream("traced")), torch.arange(60) % 10
+    y_B[40:] = -1 if isinstance(strategy, LabelSpreading) else y_B[40:]
+    fitted = strategy.fit_closed_form(f_BD, y_B, SPEC, seed=0)
+    loaded = strategy.head({name: value.shape for name, value in fitted.state_dict().items()}, SPEC)
+    loaded.load_state_dict(fitted.state_dict())
+    for head in (fitted, loaded):
+        batch = torch.export.Dim("batch")
+        traced = torch.export.export(
+            head.eval(), (f_BD[:2],), dynamic_shapes=({0: batch},)
+        ).module()
+        for size in (1, 3, 60):
+            torch.testing.assert_close(traced(f_BD[:size]), head(f_BD[:size]))
+
+
 def test_unlabelled_images_help_and_those_tested_are_not_among_them(experiment, tmp_path):
     from sft_exp.core.tracker import Tracker
     from sft_exp.jobs import prepare

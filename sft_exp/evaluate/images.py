@@ -114,7 +114,9 @@ def read_alike(images: Images, corpus: Corpus, spec: Spec) -> Images:
     fit = (
         spec.fit if files_known and of_whole_images.keys() == images.targets.keys() else corpus.fit
     )
-    if (corpus.levels, corpus.fit) == (spec.levels, fit):
+    # a model of images of 8 bits has no scale, and each image would be scaled by its own values
+    levels = spec.levels or corpus.levels
+    if (corpus.levels, corpus.fit) == (levels, fit):
         return images
     if any(name not in corpus.files for name in images.ids):
         raise DataError(
@@ -124,7 +126,7 @@ def read_alike(images: Images, corpus: Corpus, spec: Spec) -> Images:
     files = [corpus.files[name] for name in images.ids]
 
     def read(row: int) -> torch.Tensor:
-        return decode(files[row].read_bytes(), spec.image, fit, spec.levels)
+        return decode(files[row].read_bytes(), spec.image, fit, levels)
 
     return replace(images, x=read, rows=None, targets=of_whole_images)
 

@@ -71,7 +71,7 @@ def work(options: Arguments) -> int:
         if "out" in USED.get(model.task.predicts, ()):
             require_apart(folder, files(entries))
         write = writer(model, folder, sys.stdout, options.scale, options.like)
-        unread = for_each_image(write, entries)
+        unread = for_each_image(write, entries, bool(model.spec.levels))
     for line in unread:
         print(f"sft_exp predict: {line}", file=sys.stderr)
     return DataError.code if unread else 0

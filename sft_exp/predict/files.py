@@ -25,18 +25,20 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     """Write a row for each image in order of the entries -> unreadable files, with the reason."""
     import torch
 
-    from sft_exp.data.decode import decode
+    from sft_exp.data.decode import look
     from sft_exp.progress import bar, console
 
     write, unread, done = (table if how == "csv" else lines)(model, out), [], 0
-    paths, unlike, spec = found(entries), 0, model.spec
+    paths, unlike, deep, spec = found(entries), 0, 0, model.spec
     with bar("predict", len(paths)) as advance:
         for batch in batches(paths):
             read, images = [], []
             for path in batch:
                 try:
-                    images.append(decode(content(path), spec.image, spec.fit, spec.levels))
+                    x_CHW, traits = look(content(path), spec.image, spec.fit, spec.levels)
+                    images.append(x_CHW)
                     read.append(path)
+                    deep += traits.span is not None
                 except (DataError, OSError) as error:
                     unread.append(f"{path}: {reason(path, error)}")
             if images:
@@ -46,6 +48,8 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
                 unlike += sum(unlike_B or [])
             done += len(batch)
             advance(done, f"{len(unread)} unread" if unread else "")
+    if not spec.levels:
+        say_deep(deep, len(paths) - len(unread))
     if unlike:
         text = (
             "unlike those that the model learnt from (column unlike): do not rely on their classes"
@@ -54,18 +58,36 @@ def predict(model: "Predictor", entries: list[str], out: TextIO, how: str = "csv
     return unread
 
 
-def for_each_image(write: Callable[[Path, bytes], None], entries: list[str]) -> list[str]:
-    """Call `write` with each image -> unreadable files, with the reason."""
+def say_deep(deep: int, images: int) -> None:
+    """Say how many images have no scale in common with those that the model learnt from."""
+    from sft_exp.progress import console
+
+    if deep:
+        text = "hold more than 8 bits a pixel and the model learnt from 8: each is scaled by its own values"
+        console.message(f"{deep} of {images} images {text}, save them with 8 bits.")
+
+
+def for_each_image(
+    write: Callable[[Path, bytes], None], entries: list[str], scaled: bool = True
+) -> list[str]:
+    """Call `write` with each image -> unreadable files, with the reason. `scaled`: the model has a scale
+    for files of more than 8 bits a pixel."""
+    from sft_exp.data.decode import open_undecoded
     from sft_exp.progress import bar
 
-    paths, unread = found(entries), []
+    paths, unread, deep = found(entries), [], 0
     with bar("predict", len(paths)) as advance:
         for n, path in enumerate(paths, start=1):
             try:
-                write(path, content(path))
+                held = content(path)
+                write(path, held)
+                if not scaled:
+                    with open_undecoded(held) as file:
+                        deep += file.mode.startswith("I")
             except (DataError, OSError) as error:
                 unread.append(f"{path}: {reason(path, error)}")
             advance(n, f"{len(unread)} unread" if unread else "")
+    say_deep(deep, len(paths) - len(unread))
     getattr(write, "close", lambda: None)()  # the boxes of all images are in one file
     return unread
 

@@ -19,6 +19,7 @@ from sft_exp.core.arms import MAIN
 from sft_exp.core.types import LABEL_SET, Spec
 from sft_exp.data import splits
 from sft_exp.data.images import Images as ImageSet
+from sft_exp.datasets.image_folder import ImageFolder
 from sft_exp.errors import ConfigError, DataError
 from sft_exp.evaluate import __main__ as command
 from sft_exp.evaluate import evaluation as evaluations
@@ -508,3 +509,22 @@ def test_scores_do_not_depend_on_how_many_images_are_evaluated_at_once(
 )
 def test_a_score_with_a_unit_of_its_own_is_no_percentage(name, text):
     assert classification.shown(name, 0.4) == text
+
+
+@pytest.mark.parametrize(("learnt", "high"), [(None, 1023), ((0, 4095), 4095), ((0, 65535), 65535)])
+def test_images_of_more_bits_have_one_scale(learnt, high):
+    """The model's, or without one that of their data set: a dark image stays darker than a light one."""
+    for number, light in enumerate((100, 1000)):
+        for name in ("cat", "dog"):
+            Path("deep", name).mkdir(parents=True, exist_ok=True)
+            rng = np.random.default_rng((number, len(name), ord(name[0])))
+            values = rng.integers(light // 2, light, (8, 8))
+            Image.fromarray(values.astype(np.uint16)).save(f"deep/{name}/{light}.png")
+    corpus = ImageFolder(root="deep", size=8, channels=1).load()
+    assert corpus.levels == (0, 1023)
+    spec = Spec((1, 8, 8), ("cat", "dog"), levels=learnt)
+    read = image_sets.read_alike(corpus.train, corpus, spec)
+    for row, name in enumerate(read.ids):
+        values = np.asarray(Image.open(corpus.files[name]))
+        expected = (values * 256.0 / (high + 1)).clip(0, 255).astype(np.uint8)
+        assert read.raw(row)[0].tolist() == expected.tolist()

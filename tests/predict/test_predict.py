@@ -307,6 +307,27 @@ def test_usage_is_exit_code_2_and_help_does_not_wait_for_torch():
     assert predict_command.main([]) == 2
 
 
+def test_images_of_more_bits_than_were_learnt_are_said(rows):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(values * 100).save("deep.png")
+    Image.fromarray(values.astype(np.uint8)).save("usual.png")
+    code, table, said = rows("deep.png", "usual.png")
+    assert (code, len(table)) == (0, 3)
+    assert "1 of 2 images hold more than 8 bits a pixel and the model learnt from 8" in said
+    assert "8 bits" not in rows("usual.png")[2]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_masks_and_boxes_of_images_of_more_bits_are_said(scaled, capsys):
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save("deep.png")
+    written = []
+    assert (
+        files.for_each_image(lambda path, _: written.append(path.name), ["deep.png"], scaled) == []
+    )
+    assert written == ["deep.png"]
+    assert ("1 of 1 images hold more than 8 bits" in capsys.readouterr().err) == (not scaled)
+
+
 @pytest.mark.parametrize("option", ["out=classes.csv", "scale=1", "like=coco.json"])
 def test_an_option_that_classes_do_not_use_is_refused(rows, option):
     picture(Path("a.png"), 0)

@@ -9,6 +9,8 @@ set; there is no authentication and no encryption.
     sft_exp serve outputs/latest
 """
 
+import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,9 @@ def work(arguments: Arguments) -> int:
     try:
         import uvicorn
 
+        port = available(
+            arguments.host, arguments.port
+        )  # before the model is loaded, which takes seconds
         most, pixels = int(arguments.megabytes * 1e6), int(arguments.megapixels * 1e6)
         service = app(model_of(arguments.run), most, arguments.host, pixels)
     except ImportError as error:
@@ -52,14 +57,36 @@ def work(arguments: Arguments) -> int:
             f"sft_exp serve: {error.name} is missing: pip install 'sft_exp[serve]'", file=sys.stderr
         )
         return ConfigError.code
+    shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    print(f"Serving at http://{shown}:{port}/ (Ctrl-C ends)", flush=True)
     uvicorn.run(
         service,
         host=arguments.host,
-        port=arguments.port,
+        port=port,
         log_level="warning",
         limit_concurrency=CONNECTIONS,
     )
     return 0
+
+
+def available(host: str, port: int) -> int:
+    """A port that can be listened on: this one, or for 0 a free one. ConfigError."""
+    try:
+        kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError("host", host, f"is no address of this machine ({error})") from error
+    with socket.socket(kind, socket.SOCK_STREAM) as listener:
+        if os.name == "posix":  # as the server does: a port that was closed just now is free
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen()
+        except OSError as error:
+            problem = f"cannot be listened on at {host} ({error.strerror})"
+            remedy = "take another port, or 0 for any free one"
+            raise ConfigError("port", port, f"{problem}; {remedy}") from error
+        free: int = listener.getsockname()[1]
+        return free
 
 
 if __name__ == "__main__":

@@ -26,9 +26,8 @@ def model_of(path: Path) -> "Predictor":
     from sft_exp.predict import inference
     from sft_exp.stages import model as models
 
-    is_graph = path.suffix in inference.GRAPHS
-    if graph_files := [path] if is_graph else sorted((path / "export").glob("model.o[nr][nt]*")):
-        return inference.from_graph(graph_files[0])
+    if file := inference.graph_of(path) or inference.graph_of(path / "export"):
+        return inference.from_graph(file)
     graphs.require_onnx("run", path)
     model = models.load(models.folder_of(path))
     inference.require_classes(path, model.task.predicts)

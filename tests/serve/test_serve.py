@@ -5,11 +5,13 @@ import io
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from PIL import Image
 
 from sft_exp.core.types import Spec
+from sft_exp.predict import inference
 from sft_exp.predict.inference import Predictor
 from sft_exp.serve import __main__ as serve_command
 from sft_exp.serve import app
@@ -179,14 +182,50 @@ def test_a_page_elsewhere_cannot_use_a_name_of_its_own(ask):
     assert ask("GET", "/about", headers={"Host": "localhost:1"})[0] == 200
 
 
-def test_it_listens_to_this_machine_alone_unless_told(monkeypatch):
+def test_it_listens_to_this_machine_alone_unless_told(monkeypatch, capsys):
     heard = {}
+    monkeypatch.setattr(serve_command, "available", lambda host, port: port)
     monkeypatch.setattr(serve_command, "model_of", lambda path: None)
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: heard.update(options))
     assert serve_command.main(["run=x"]) == 0
     assert heard["host"] == "127.0.0.1"
     assert serve_command.main(["run=x", "host=10.0.0.7", "port=9000"]) == 0
     assert (heard["host"], heard["port"]) == ("10.0.0.7", 9000)
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == [
+        "http://127.0.0.1:8000/",
+        "http://10.0.0.7:9000/",
+    ]
+
+
+def test_the_address_is_said_also_of_any_free_port(monkeypatch, capsys):
+    heard = {}
+    monkeypatch.setattr(serve_command, "model_of", lambda path: None)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: heard.update(options))
+    assert serve_command.main(["run=x", "port=0"]) == 0
+    assert heard["port"] > 0
+    assert f"Serving at http://127.0.0.1:{heard['port']}/" in capsys.readouterr().out
+
+
+def test_a_port_that_is_taken_is_a_matter_of_configuration(capsys):
+    """It ended with code 3, which is that of data, and without the key."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert serve_command.main(["run=gone", f"port={port}"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"sft_exp serve: port={port}: cannot be listened on at 127.0.0.1")
+    assert serve_command.main(["run=gone", "host=no.such.host.invalid"]) == 2
+    assert "host=no.such.host.invalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["model.onnx", "", "run"])
+def test_a_graph_is_found_where_predict_finds_it(monkeypatch, place):
+    Path("run/export").mkdir(parents=True)
+    Path("run/export/model.onnx").touch()
+    monkeypatch.setattr(inference, "from_graph", lambda file: file)
+    asked = Path("run") if place == "run" else Path("run/export", place)
+    assert app.model_of(asked) == Path("run/export/model.onnx")
 
 
 def test_a_run_that_is_not_there_is_said_in_one_line(capsys):

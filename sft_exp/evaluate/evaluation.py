@@ -12,6 +12,7 @@ from torch import Tensor
 from sft_exp import api
 from sft_exp.core.arms import MAIN
 from sft_exp.core.metric import Metric
+from sft_exp.core.score import ACCURACY, with_balanced
 from sft_exp.data.images import Images
 from sft_exp.errors import DataError
 from sft_exp.evaluate import images as image_sets
@@ -38,8 +39,8 @@ class Evaluation(Classified):
     manifest: str  # SHA-256 of the images and labels
     which: str  # the images that were scored, in words
     images: int
-    score: str  # the task's main metric, a key of `scores`
-    # the ends of the main metric's interval at 95 % (Wilson), of a classifier
+    score: str  # the metric by which the run was judged, a key of `scores`
+    # the ends of the accuracy's interval at 95 % (Wilson), of a classifier that is judged by it
     interval: tuple[float, float] | None
     copies: list[Copy]
     # why copies were not looked for; empty if they were
@@ -78,6 +79,9 @@ def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "aut
     metrics = further(api.reopen(run))
     scores, logits_NK = measured(model, metrics, scored.images, pick(device))
     classifies = model.task.predicts == "classes"
+    # as the run was judged, whose classes may be unequal
+    judged = result.score if classifies else model.task.score
+    scores = with_balanced(scores, judged)
     found = image_sets.copies(scored.images, own.pools) if own.pools else []
     common: dict[str, Any] = {
         "run": str(run),
@@ -86,7 +90,7 @@ def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "aut
         "manifest": scored.manifest,
         "which": scored.which,
         "images": len(scored.images),
-        "score": model.task.score,
+        "score": judged,
         "copies": found,
         "unchecked": "" if own.pools else own.why,
         "absent": scored.absent,
@@ -168,7 +172,8 @@ def of_classifier(
         probabilistic=model.probabilistic,
     )
     shared = {**vars(found), "scores": scores | found.scores}
-    return Evaluation(**shared, interval=(float(ends.low), float(ends.high)), **common)
+    interval = (float(ends.low), float(ends.high)) if common["score"] == ACCURACY else None
+    return Evaluation(**shared, interval=interval, **common)
 
 
 def held_out(model: Model, own: Own) -> HeldOut:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sft_exp.core.score import UNEQUAL
+from sft_exp.core.score import ACCURACY, NAMES, UNEQUAL
 from sft_exp.data import tables
 from sft_exp.evaluate.evaluation import Evaluation
 from sft_exp.reports import classification, page, plots
@@ -68,7 +68,7 @@ def headline(evaluation: Evaluation) -> str:
         low, high = (100 * end for end in evaluation.interval)
         number += f" ({low:.1f} to {high:.1f})"
     return (
-        f"{evaluation.score} {number} on {evaluation.images:,} images of {evaluation.data}, "
+        f"{NAMES.get(evaluation.score, evaluation.score)} {number} on {evaluation.images:,} images of {evaluation.data}, "
         f"{evaluation.which}"
     )
 
@@ -86,7 +86,12 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
             f"{100 * mean:.1f} %; the means over all classes count those that are predicted and have "
             "no image as 0."
         )
-    elif counts and max(counts) > UNEQUAL * sum(counts) and "recall" in evaluation.scores:
+    elif (
+        evaluation.score == ACCURACY
+        and counts
+        and max(counts) > UNEQUAL * sum(counts)
+        and "recall" in evaluation.scores
+    ):
         name = evaluation.classes[counts.index(max(counts))].name
         yield (
             f"{100 * max(counts) / sum(counts):.0f} % of the images are {name}: judge by balanced "

@@ -23,10 +23,11 @@ from sft_exp.errors import ConfigError, DataError, require
 from sft_exp.predict.files import files, for_each_image, named, predict
 
 FOLDER = Path("outputs/predictions")  # of masks, boxes and overlays, unless `out` names another one
-# what `Task.predicts` says -> the options that these predictions use beside `run` and `files`
+# what `Task.predicts` says -> the options that these predictions use beside `run`, `files` and `format`,
+# which version 0.1 took for all
 USED = {
-    "classes": ("format",),
-    "label sets": ("format",),
+    "classes": (),
+    "label sets": (),
     "pixels": ("out", "scale"),
     "boxes": ("out", "like"),
     "several": ("out",),
@@ -80,7 +81,6 @@ def work(options: Arguments) -> int:
 def require_used(options: Arguments, predicts: str) -> None:
     """ConfigError for an option that predictions of this kind would not follow."""
     given = {
-        "format": options.format if options.format != "csv" else None,
         "out": options.out,
         "scale": options.scale,
         "like": options.like,

@@ -528,3 +528,16 @@ def test_images_of_more_bits_have_one_scale(learnt, high):
         values = np.asarray(Image.open(corpus.files[name]))
         expected = (values * 256.0 / (high + 1)).clip(0, 255).astype(np.uint8)
         assert read.raw(row)[0].tolist() == expected.tolist()
+
+
+def test_a_run_judged_by_balanced_accuracy_is_evaluated_by_it(tmp_path):
+    """As a folder of unequal classes is by itself; accuracy had its place, and its interval."""
+    words = ["dataset=digits", "debug=tiny", "pretrainer=none", "controls=false", "report=false"]
+    run = tmp_path / "run"
+    result = sft_exp.run([*words, "score=balanced_accuracy", f"store={tmp_path / 'store'}"], run)
+    assert command.main([str(run)]) == 0
+    scored = evaluations.evaluate(run)
+    assert scored.score == "balanced_accuracy"
+    assert scored.scores[scored.score] == pytest.approx(result.result.tested)
+    assert scored.interval is None
+    assert page.headline(scored).startswith("balanced accuracy 7")

@@ -1,5 +1,6 @@
 """Checks that refuse incompatible choices before anything is computed."""
 
+import json
 import pkgutil
 import re
 from dataclasses import replace
@@ -22,10 +23,13 @@ from sft_exp.errors import ConfigError, DataError
 from sft_exp.jobs.starts import encoder_of_file, initial
 from sft_exp.models.feature_extractor import FeatureExtractor, layers
 from sft_exp.stages import model, pretrain
+from sft_exp.store.requests import plain
+from sft_exp.store.store import Request
 from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
 
 _metric_names: dict[str, list[str]] = {}  # by task and specification of the data
+_networks: set[tuple] = set()  # methods, encoders and images whose networks could be built
 
 
 def check_task(e: Experiment, data: Corpus) -> None:
@@ -202,6 +206,30 @@ def check_optimizers(e: Experiment) -> None:
             raise error.under(key) from error
 
 
+def check_networks(e: Experiment, data: Corpus, weights: Request) -> None:
+    """ConfigError or DataError if the pretraining's networks cannot be built.
+
+    The jobs of a sweep have few different ones, which are built once where nothing but the text of
+    the config describes them.
+    """
+    request = {"method": e.pretrainer, "encoder": e.encoder, "image": data.image}
+    try:
+        text = json.dumps(plain({**request, "classes": data.classes, "named": data.named}))
+    except TypeError:  # an object of the user's
+        text = ""
+    key = (type(e.pretrainer), type(e.encoder), text)
+    if key in _networks and not weights["_init"]:
+        return
+    try:
+        pretrain.build({**request, "seed": e.seed, **weights}, data)
+    except DataError as error:
+        if option := encoder_of_file(e):
+            raise DataError(f"{error}. Its layers are those of {option}") from error
+        raise
+    if text:
+        _networks.add(key)
+
+
 def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
     """ConfigError for networks that cannot be built, and incompatible strategies or batches."""
     if not e.task.pooled and e.encoder.crop not in (None, 1.0):
@@ -218,13 +246,7 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
         problem = "needs a strategy that trains: this one's head is solved from the labels"
         raise ConfigError("task", e.choices.get("task", ""), problem)
     if e.pretrainer.trained_by != "nothing":
-        request = {"method": e.pretrainer, "encoder": e.encoder, "seed": e.seed}
-        try:
-            pretrain.build({**request, "image": data.image, **weights}, data)
-        except DataError as error:
-            if option := encoder_of_file(e):
-                raise DataError(f"{error}. Its layers are those of {option}") from error
-            raise
+        check_networks(e, data, weights)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
     for key, budget, method, n in (
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),

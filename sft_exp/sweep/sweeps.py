@@ -232,6 +232,8 @@ def begin(cfg: DictConfig) -> None:
         alone = cfg.hydra.launcher._target_ == BASIC_LAUNCHER
         _display.append(Display(None, common=list(cfg.hydra.overrides.task), live=alone))
         return
+    if cfg.plan:
+        worker(threads(cfg))  # which imports what its checks need while the jobs are composed
     composer = Composer(cfg)
     jobs = compose(cfg, composer)
     text = json.dumps([(j["config"], j["choices"]) for j in jobs], sort_keys=True)

@@ -23,6 +23,9 @@ _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
 
 
 def main() -> None:
+    # before the first message, as the parent may compose its jobs meanwhile
+    from sft_exp.execution import session  # noqa: F401
+
     # the parent may be gone
     with suppress(ConnectionError), channel(sys.argv[1]).makefile("rw") as line:
         for message in line:

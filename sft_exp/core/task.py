@@ -25,6 +25,7 @@ class Task(Method):
     pooled: ClassVar[bool] = True
     # the metric by which models are selected and compared; higher is better
     score: ClassVar[str] = "accuracy"
+    fewest_tested: ClassVar[int] = 1  # test images for which the score is defined
     # metric -> head of its column in tables, `score` first; fractions are shown in per cent
     columns: ClassVar[dict[str, str]] = {
         "accuracy": "accuracy",

@@ -315,33 +315,45 @@ def shuffle(rows: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def fold(
-    images: Images, classes: tuple[str, ...], number: int, folds: int = FOLDS
+    images: Images, classes: tuple[str, ...], number: int, folds: int = FOLDS, least: int = 1
 ) -> tuple[Tensor, Tensor]:
     """(training rows, held-out rows) of fold `number` of repeated stratified k-fold.
 
     Numbers run through the folds of repeat 0, then of repeat 1, and so on. Groups are not split.
+    There are as many folds, up to `folds`, as have `least` images of each class. DataError for
+    fewer than two.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    fewest, scarce = scarcest(images)
-    if fewest < 2:
-        what, several = ("group", "groups") if images.groups else ("image", "images")
-        raise DataError(
-            f"class {classes[scarce]!r} has {fewest} labelled {what if fewest == 1 else several}, "
-            f"and 2 are needed to hold some out: label another {what} of it, "
-            "or leave the class out of the data set"
-        )
+    fewest = require_foldable(images, classes, least)
     if LABEL_SET in images.targets:
-        folds = min(folds, fewest)
+        folds = min(folds, fewest // least)
         sets_NY, seed = images.target(LABEL_SET), seed_of("folds", number // folds)
         fold_N = torch.from_numpy(stratify.folds(sets_NY, images.groups, folds, seed))
         held_N = fold_N == number % folds
         return (~held_N).nonzero().flatten(), held_N.nonzero().flatten()
     kind = StratifiedGroupKFold if images.groups else StratifiedKFold
-    folds = min(folds, fewest)
+    folds = min(folds, fewest // least)
     split = kind(folds, shuffle=True, random_state=number // folds)
     known, held = list(split.split(images.y, images.y, images.groups))[number % folds]
     return torch.from_numpy(known), torch.from_numpy(held)
+
+
+def require_foldable(images: Images, classes: tuple[str, ...], least: int = 1) -> int:
+    """The number of images of the scarcest class. DataError if two folds of `least` images cannot
+    be made of them."""
+    fewest, scarce = scarcest(images)
+    if fewest < 2 * least:
+        what, several = ("group", "groups") if images.groups else ("image", "images")
+        number = f"{fewest} labelled {what if fewest == 1 else several}"
+        need = f"{2 * least} are needed to hold some out: label"
+        if len(classes) == 1:
+            raise DataError(f"there are {number}, and {need} more")
+        raise DataError(
+            f"class {classes[scarce]!r} has {number}, and {need} another {what} of it, "
+            "or leave the class out of the data set"
+        )
+    return fewest
 
 
 def scarcest(images: Images) -> tuple[int, int]:

@@ -230,6 +230,13 @@ def check_networks(e: Experiment, data: Corpus, weights: Request) -> None:
         _networks.add(key)
 
 
+def check_tested(e: Experiment, tested: int) -> None:
+    """DataError for fewer test images than the task's score needs."""
+    if tested < e.task.fewest_tested:
+        least, name = e.task.fewest_tested, e.task.columns.get(e.task.score, e.task.score)
+        raise DataError(f"{tested} test image: {name} is defined for {least} or more")
+
+
 def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: int) -> None:
     """ConfigError for networks that cannot be built, and incompatible strategies or batches."""
     if not e.task.pooled and e.encoder.crop not in (None, 1.0):
@@ -245,6 +252,12 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
     if e.strategy.closed_form and "unlabelled" in e.task.pools:
         problem = "needs a strategy that trains: this one's head is solved from the labels"
         raise ConfigError("task", e.choices.get("task", ""), problem)
+    if e.strategy.closed_form:
+        solved = getattr(e.task.closed_form_task(), "head", None)
+        if (head := getattr(e.task, "head", None)) != solved:
+            name = e.choices.get("strategy", type(e.strategy).__name__)
+            problem = f"must be {solved}: strategy={name} solves a linear head, and trains no other"
+            raise ConfigError("task.head", head, problem)
     if e.pretrainer.trained_by != "nothing":
         check_networks(e, data, weights)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())

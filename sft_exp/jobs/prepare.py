@@ -27,6 +27,7 @@ from sft_exp.jobs.checks import (
     check_fit,
     check_optimizers,
     check_task,
+    check_tested,
     metric_names,
     pretrained_on,
     teacher_of,
@@ -59,10 +60,14 @@ def prepare(e: Experiment) -> Job:
     duplicates.refuse(data, e.protocol.transductive)
     labels = Labels.parse(e.labels, e.labels_total)
     draws = [splits.make(data, labels, d) for d in range(e.draws)]
+    check_tested(e, min(len(draw.test) for draw in draws))
     if e.val == "auto":
         e = replace(e, val=validation(data, draws))
     if e.val == "full":
         splits.outside(data, draws[0])
+    if e.val == "holdout":
+        for draw in draws:
+            splits.require_foldable(draw.labelled, data.strata, e.task.fewest_tested)
     if "unlabelled" in e.task.pools:
         splits.unlabelled(data, labels, 0)
     readout, features = feature_extractor(e, data)
@@ -86,7 +91,8 @@ def prepare(e: Experiment) -> Job:
     if e.val == "cv":
         for r, draw in zip(main_requests(job), draws, strict=True):
             before = e.finetune.before(len(draw.labelled))
-            for fold in folds_of(r, validate.count(draw.labelled, FOLDS)):
+            number = validate.count(draw.labelled, FOLDS, e.task.fewest_tested)
+            for fold in folds_of(r, number):
                 add(job, "validate", going_on(job, "validate", fold, before))
     job.experiment = e = replace(e, seeds=number_of_seeds(job))
     for seed in range(e.seed + 1, e.seed + e.seeds):

@@ -153,7 +153,8 @@ def hold_out(request: Request, draw: splits.Draw, ctx: Context) -> tuple[Images,
     corpus = corpus_of(request, ctx)
     if request["val"] == "full":
         return draw.labelled, splits.outside(corpus, draw)
-    training, validation = splits.fold(draw.labelled, corpus.strata, 0)
+    least = request["task"].fewest_tested
+    training, validation = splits.fold(draw.labelled, corpus.strata, 0, least=least)
     return draw.labelled.at(training), draw.labelled.at(validation)
 
 

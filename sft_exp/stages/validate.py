@@ -27,8 +27,9 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
     draw = splits.make(corpus, request["labels"], request["draw"])
     k, folds, share = request["fold"], request["folds"], 0.0
     scores: dict[str, float] = {}
-    if k < count(draw.labelled, folds):
-        training, held_out = splits.fold(draw.labelled, corpus.strata, k, folds)
+    least = request["task"].fewest_tested
+    if k < count(draw.labelled, folds, least):
+        training, held_out = splits.fold(draw.labelled, corpus.strata, k, folds, least)
         model = learn(folder, request, ctx, draw.labelled.at(training), draw.pool, fold=k)
         scores, _ = models.measure(model, draw.labelled.at(held_out), ctx.device, ctx.group)
         share = len(held_out) / len(draw.labelled)
@@ -37,16 +38,21 @@ def run(folder: Path, request: Request, ctx: Context) -> None:
 
 
 def averaged(folds: Iterable[Path]) -> dict[str, float]:
-    """Each score, averaged over the held-out images of all folds; their folders are given."""
+    """Each score, averaged over the held-out images of all folds in which it is defined; the
+    folders of the folds are given."""
     totals: dict[str, float] = {}
-    for folder in folds:
-        fold = json.loads((folder / "scores.json").read_text())
+    shares: dict[str, float] = {}
+    read = [json.loads((folder / "scores.json").read_text()) for folder in folds]
+    for fold in read:
         for name, value in fold["scores"].items():
             totals[name] = totals.get(name, 0.0) + value * fold["share"]
-    return totals
+            shares[name] = shares.get(name, 0.0) + fold["share"]
+    whole = sum(fold["share"] for fold in read)
+    return {name: totals[name] * (whole / shares[name]) for name in totals}
 
 
-def count(labelled: Images, folds: int) -> int:
-    """Number of folds that these labels allow; 0 if a class has a single one."""
-    fewest, _ = splits.scarcest(labelled)
-    return min(folds, fewest) if fewest > 1 else 0
+def count(labelled: Images, folds: int, least: int = 1) -> int:
+    """Number of folds with `least` images of each class that these labels allow; 0 for fewer than
+    two."""
+    number = splits.scarcest(labelled)[0] // least
+    return min(folds, number) if number > 1 else 0

@@ -588,3 +588,19 @@ def test_from_a_towns_streets_to_the_real_nuclei(shared_data, tmp_path):
     result = sft_exp.run(["experiment=cityscapes_to_folder", *source, *options, *steps])
     assert result["test"]["miou"] > result["controls"]["raw_pixels"]["miou"]
     assert result["test"]["miou"] > 0.65
+
+
+@pytest.mark.parametrize("strategy", ["knn", "logistic", "spread", "svm"])
+def test_a_solved_head_is_linear(experiment, strategy):
+    """The feature pyramid ended as a bug after the pretraining."""
+    words = (
+        "debug=tiny",
+        "dataset=digit_pairs",
+        "labels=4",
+        "task=segment",
+        f"strategy={strategy}",
+    )
+    with pytest.raises(ConfigError, match=rf"task\.head=fpn: must be pixel: strategy={strategy}"):
+        prepare.prepare(experiment(*words))
+    job = prepare.prepare(experiment(*words, "task.head=pixel"))
+    assert all(r["task"].head == "pixel" for r in job.requests["finetune"])

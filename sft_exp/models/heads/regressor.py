@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sft_exp.core.task import Task
 from sft_exp.core.types import Spec, Tensors
-from sft_exp.errors import require
+from sft_exp.errors import NonFiniteError, require
 from sft_exp.models.heads.fitted import fit_ridge
 from sft_exp.models.layers import Standardise
 
@@ -19,6 +19,7 @@ class Numbers(Task):
     predicts: ClassVar[str] = "numbers"
     needs: ClassVar[tuple[str, ...]] = ("value",)
     score: ClassVar[str] = "r2"
+    fewest_tested: ClassVar[int] = 2
     columns: ClassVar[dict[str, str]] = {"r2": "R2", "mae": "MAE", "rmse": "RMSE"}
     raw: ClassVar[tuple[str, ...]] = ("mae", "rmse")
     footing: ClassVar[str] = "R2 is a mean over the numbers; MAE and RMSE are in the numbers' units"
@@ -115,7 +116,11 @@ class Units(nn.Module):
 
 
 class Determination(nn.Module):
-    """torchmetrics' R2Score, a mean over the numbers; NaN for fewer than two images."""
+    """torchmetrics' R2Score, a mean over the numbers; NaN for fewer than two images.
+
+    Raises:
+        NonFiniteError: the squared errors of the predictions exceed float32.
+    """
 
     def __init__(self):
         super().__init__()
@@ -128,4 +133,12 @@ class Determination(nn.Module):
         self.inner.update(predicted_BK.squeeze(1), true_BK.squeeze(1))
 
     def compute(self) -> torch.Tensor:
-        return self.inner.compute() if self.count > 1 else torch.tensor(torch.nan)
+        if self.count < Numbers.fewest_tested:
+            return torch.tensor(torch.nan)
+        value = self.inner.compute()
+        if not value.isfinite():
+            problem = (
+                "the squared errors of the predictions exceed float32, as if training diverged"
+            )
+            raise NonFiniteError(f"{problem}. Try a smaller learning rate.")
+        return value

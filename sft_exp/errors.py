@@ -1,5 +1,6 @@
 """Failures that reach the user in their own terms. The class names the exit code."""
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -48,7 +49,7 @@ class StorageError(Failure):
 
 
 class DeviceMemoryError(Failure):
-    """A training that does not fit into the memory of its device."""
+    """A training that does not fit into the memory of its device, or data into the machine's."""
 
     code = 5
 
@@ -111,3 +112,16 @@ def absent(path: Path, kind: str) -> str:
     meant = names[close[0]]
     whole = meant / path.relative_to(lowest)
     return f"no such {kind}; did you mean {whole if whole.exists() else meant}?"
+
+
+def beyond_memory(error: BaseException) -> str:
+    """The message for an allocation that the machine's memory refuses; "" for other exceptions.
+
+    PyTorch raises RuntimeError on the CPU.
+    """
+    text = str(error)
+    if not isinstance(error, MemoryError) and "can't allocate memory" not in text:
+        return ""
+    asked = re.search(r"\d+ bytes|\d[\d.]* [KMGTPE]?i?B", text)
+    wanted = f" ({asked[0]} more are needed)" if asked else ""
+    return f"the memory of this machine is too small{wanted}; smaller or fewer images need less"

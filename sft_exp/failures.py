@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft_exp.config import build, compose, help_text, hydra_state, reference, register
-from sft_exp.errors import ConfigError, Failure, StorageError
+from sft_exp.errors import ConfigError, DeviceMemoryError, Failure, StorageError, beyond_memory
 from sft_exp.progress import LOG
 
 # lines of OmegaConf that name our classes, not the user's keys
@@ -53,9 +53,10 @@ def reported(leave: bool = True) -> Iterator[list[int]]:
         codes.append(code)
         print_failure(error, text, bug=code == 1)
     except Exception as error:  # noqa: BLE001 - Hydra suppresses exceptions of callbacks
-        codes.append(1)
+        said = beyond_memory(error)
+        codes.append(DeviceMemoryError.code if said else 1)
         text = f"a bug, please report it: {type(error).__name__}: {error}{DOCTOR}"
-        print_failure(error, text, bug=True)
+        print_failure(error, said or text, bug=not said)
     if codes and leave:
         sys.exit(codes[0])
 

@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from sft_exp.errors import ConfigError, Failure
+from sft_exp.errors import ConfigError, DeviceMemoryError, Failure, beyond_memory
 
 T = TypeVar("T")
 WORDS = {"true": True, "false": False}
@@ -44,6 +44,11 @@ def run(
     except Failure as error:
         print(f"sft_exp {command}: {error}", file=sys.stderr)
         return error.code
+    except (RuntimeError, MemoryError) as error:
+        if not (said := beyond_memory(error)):
+            raise
+        print(f"sft_exp {command}: {said}", file=sys.stderr)
+        return DeviceMemoryError.code
     except BrokenPipeError:  # the reader of stdout has closed the pipe: `sft_exp ls | head`
         silence()
         return 0

@@ -16,6 +16,7 @@ from omegaconf.errors import InterpolationValidationError, OmegaConfBaseExceptio
 
 from sft_exp.config import hydra_state
 from sft_exp.config.args import did_you_mean
+from sft_exp.config.dotted import leaves
 from sft_exp.config.enums import with_members
 from sft_exp.config.help_text import GROUPS
 from sft_exp.config.moved import MEMBERS, current, updated
@@ -264,6 +265,10 @@ def experiment(config: dict[str, Any], choices: dict[str, str]) -> Experiment:
         if word in values.get(node, {}):
             values[node] = {k: v for k, v in values[node].items() if k != word}
     plug(values.get("plugins"))
+    for key, leaf in leaves(values).items():
+        # a seed is hashed, and may have any size
+        if type(leaf) is int and key != "seed" and not -(2**63) <= leaf < 2**63:
+            raise ConfigError(key, leaf, "must be a whole number of at most 64 bits")
     known = [f.name for f in fields_of(Experiment)]
     for key in values:
         if key not in known:

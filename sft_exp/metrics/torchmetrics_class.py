@@ -31,7 +31,7 @@ class TorchMetric(Metric):
         module, _, name = self.path.rpartition(".")
         try:
             kind: Any = getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise ConfigError("path", self.path, f"cannot be imported ({error})") from error
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise ConfigError("path", self.path, "must be a metric class of torchmetrics")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_exp.config import build
-from sft_exp.errors import ConfigError, Failure
+from sft_exp.errors import ConfigError, DeviceMemoryError, Failure, beyond_memory
 from sft_exp.progress import LOG
 
 _jobs: dict[str, Any] = {}  # prepared by this process, by their configuration
@@ -82,6 +82,9 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         LOG.error("%s", error)
         return {"code": error.code, "error": str(error)}
     except Exception as error:  # noqa: BLE001 - the other jobs go on
+        if said := beyond_memory(error):
+            LOG.error("%s", said)
+            return {"code": DeviceMemoryError.code, "error": said}
         import traceback
 
         traceback.print_exc()

@@ -22,7 +22,7 @@ from sft_exp.data.images import Images
 from sft_exp.distributed.group import Group, first, present
 from sft_exp.distributed.local import Engine
 from sft_exp.distributed.select import engine_for
-from sft_exp.errors import ConfigError, first_line
+from sft_exp.errors import ConfigError, DeviceMemoryError, beyond_memory, first_line
 from sft_exp.store.requests import plain
 from sft_exp.training.loop import Plan
 
@@ -114,10 +114,20 @@ class Context:
 
 
 def corpus(dataset: Dataset, device: torch.device | None = None) -> Corpus:
-    """The data set, read once per process and moved to the device if its images are tensors."""
+    """The data set, read once per process and moved to the device if its images are tensors.
+
+    Raises:
+        DataError: it cannot be read.
+        DeviceMemoryError: memory does not hold it.
+    """
     key = repr((plain(dataset), [getattr(dataset, f, None) for f in dataset.unhashed]))
     if key not in _corpora:
-        _corpora[key] = dataset.load()
+        try:
+            _corpora[key] = dataset.load()
+        except (RuntimeError, MemoryError) as error:
+            if said := beyond_memory(error):
+                raise DeviceMemoryError(f"reading the data set: {said}") from error
+            raise
         decoded.keep(_corpora[key], dataset)
     dataset_corpus = _corpora[key]
     if device is not None:

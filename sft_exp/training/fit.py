@@ -13,7 +13,13 @@ from torch import nn
 from sft_exp.config.schema import OptimizerConfig
 from sft_exp.core.method import Method
 from sft_exp.data.images import Images
-from sft_exp.errors import DeviceMemoryError, Interrupted, NonFiniteError, StorageError
+from sft_exp.errors import (
+    DeviceMemoryError,
+    Interrupted,
+    NonFiniteError,
+    StorageError,
+    beyond_memory,
+)
 from sft_exp.progress import bar
 from sft_exp.store import atomic_io
 from sft_exp.store.store import Request
@@ -122,7 +128,9 @@ def fit(
             file = checkpoints.newest(folder, engine)
             last = f"the last good checkpoint, {file}, is of step {saved_step}"
         raise NonFiniteError(f"{label}: {error}; {last}. Try a smaller learning rate.") from error
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not beyond_memory(error):
+            raise
         write_metrics(folder, rows)
         raise DeviceMemoryError(
             f"{label}: {out_of_memory(method, engine.nets, plan, saved_step)}"

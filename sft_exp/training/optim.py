@@ -119,7 +119,7 @@ def build_optimizer(
     module, _, name = target.path.rpartition(".")
     try:
         kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         extra = target.hints.get("extra")
         remedy = f'; pip install "sft_exp[{extra}]"' if extra else ""
         raise ConfigError(

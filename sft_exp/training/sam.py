@@ -25,7 +25,7 @@ class SAM(torch.optim.Optimizer):
         module, _, name = base.rpartition(".")
         try:
             kind = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise ValueError(f"base={base} cannot be imported ({error})") from error
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ValueError(f"base={base} must be a class derived from torch.optim.Optimizer")

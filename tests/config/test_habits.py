@@ -19,6 +19,7 @@ from sft_exp.config import build, compose, help_text, hydra_state, register
 from sft_exp.config.rerun import flags_first
 from sft_exp.errors import ConfigError
 from sft_exp.failures import not_swept, translated, unquoted
+from sft_exp.jobs import prepare
 
 
 @pytest.mark.parametrize(
@@ -395,3 +396,29 @@ def test_an_error_from_python_is_of_the_key_that_does_not_exist(overrides, key):
     with pytest.raises(ConfigError) as error:
         sft_exp.run(overrides)
     assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("dataset=digit_pairs", f"dataset.test={10**15}"), "reading the data set: the memory of"),
+        (("encoder=conv", "encoder.channels=[10000000000000]"), "the memory of this machine is too sma"),
+        (("-m", "encoder=conv", "encoder.channels=[10000000000000],[4]"), "the memory of this machine"),
+    ],
+)
+def test_what_memory_cannot_hold_is_said(words, said):
+    code, text = run(cli, "debug=tiny", "tracker=none", *words)
+    assert (code, "a bug" in text) == (5, False), text
+    assert said in text
+
+
+@pytest.mark.parametrize("key", ["optim", "pretrain_optim", "encoder", "dataset", "schedule"])
+def test_a_relative_path_is_no_class(experiment, key):
+    with pytest.raises(ConfigError, match=rf"{key}\._target_=\.\./\.\."):
+        prepare.prepare(experiment("debug=tiny", f"{key}._target_=../.."))
+
+
+def test_numbers_that_no_library_takes_are_refused(experiment):
+    with pytest.raises(ConfigError, match=r"dataset\.test=9+: must be a whole number of at most"):
+        experiment("dataset=digit_pairs", f"dataset.test={'9' * 30}")
+    assert experiment(f"seed={'9' * 30}").seed == int("9" * 30)

@@ -143,9 +143,11 @@ def begin(name: str) -> Scene:
     assert code == 0, text
     Image.new("L", (16, 16), 90).save(where / "image.png")
     places = (f"store={where}/store", f"runs={where}")
+    masks = "dataset=mask_folder" in run  # classes are printed
+    out = (f"out={where}/predictions",) if masks else ()
     others = (
         ("check", f"{where}/run"),
-        ("predict", f"{where}/run", f"{where}/image.png", f"out={where}/predictions"),
+        ("predict", f"{where}/run", f"{where}/image.png", *out),
         ("ls", *places),
         ("gc", "dry_run=true", *places),
         ("compare", f"{where}/run", f"out={where}/compared"),

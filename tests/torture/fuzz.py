@@ -103,7 +103,8 @@ def overrides(chance: random.Random, count: int) -> list[str]:
 
 def as_command(words: list[str]) -> list[str]:
     """The fault, if a command ends in another way than README says, or leaves files when it is refused."""
-    before, out = set(Path.cwd().rglob("*")), Path("said").absolute()
+    here, before = set(Path.cwd().iterdir()), set(Path.cwd().rglob("*"))
+    out = Path("said").absolute()
     words = [word for word in words if "\0" not in word]  # no process can be given these
     try:
         code = ended(fork(cli, out, None, None, *words), 300)
@@ -113,7 +114,8 @@ def as_command(words: list[str]) -> list[str]:
     out.unlink()
     left = sorted(str(p) for p in set(Path.cwd().rglob("*")) - before)
     if code in CODES and "Traceback" not in text and not (code == 2 and left):
-        shutil.rmtree("outputs", ignore_errors=True)
+        for made in set(Path.cwd().iterdir()) - here:  # of a run that succeeded
+            shutil.rmtree(made, ignore_errors=True)
         return []
     return [f"{' '.join(words)[:300]}: exit code {code}, left {left[:5]}\n{text[-1500:]}"]
 
@@ -225,6 +227,12 @@ def archives(chance: random.Random, count: int) -> list[str]:
     return faults
 
 
+def decoded_alone(path: Path) -> bool:
+    """Whether a path is a store, or the folder of one, that holds nothing but decoded images."""
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return bool(files) and all("decoded" in file.relative_to(path).parts for file in files)
+
+
 KINDS = {overrides: 1000, images: 200, annotations: 100, archives: 50}
 
 
@@ -237,5 +245,5 @@ def work(chance: random.Random, share: float, only: list[str]) -> tuple[str, lis
         tried.append(f"{(number := max(1, round(share * count)))} {kind.__name__}")
         faults += kind(chance, number)
     ours = {"images", "boxes", "shard-0.tar"}
-    left = {p.name for p in Path.cwd().iterdir()} - before - ours
+    left = {p.name for p in Path.cwd().iterdir() if not decoded_alone(p)} - before - ours
     return ", ".join(tried), [*faults, *(f"left behind: {name}" for name in sorted(left))]

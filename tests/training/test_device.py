@@ -504,6 +504,15 @@ def test_a_full_memory_names_what_may_fit(digits, plan, tmp_path, method, encode
     assert error.value.code == 5
 
 
+def test_an_allocation_that_the_machine_refuses_is_a_full_memory(digits, plan, tmp_path, monkeypatch):  # fmt: skip
+    """PyTorch raises RuntimeError on the CPU, which was reported as a bug."""
+    nets = AE().networks(MLP([16]).build(SPEC.image), SPEC)
+    monkeypatch.setattr(AE, "loss", lambda *_: torch.zeros(10**15))
+    context, made = Context(Hardware(device="cpu"), CPU), plan(nets, 3, name=(0, "pretrain"))
+    with pytest.raises(DeviceMemoryError, match=r"micro_batch_size=8 may fit"):
+        list(fit.fit(tmp_path, AE(), nets, ADAM, {"pool": digits.train}, made, context, "X"))
+
+
 # The benchmark
 
 

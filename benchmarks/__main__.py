@@ -3,7 +3,7 @@
     python -m benchmarks                  what needs MNIST alone (SFT_EXP_DATA, or ../shared/data)
     python -m benchmarks textbook heads   some of it, scale too
     python -m benchmarks choose FOLDER    one with words of its own: choose, decoding, defaults, dense,
-                                          estimates, gpu, picks, regret, useless_until
+                                          estimates, gpu, growth, picks, regret, useless_until
 
 Medians of rounds by turns; docs/speed.md quotes them.
 """
@@ -19,6 +19,7 @@ from benchmarks import (
     dense,
     estimates,
     gpu,
+    growth,
     heads,
     picks,
     probe,
@@ -46,6 +47,7 @@ ALONE = {  # name -> what it does with the words behind its name and the folder 
     "defaults": defaults.main,
     "dense": dense.main,
     "estimates": estimates.main,
+    "growth": lambda words, _: growth.main(words),
     "gpu": gpu.main,
     "picks": lambda words, _: picks.main(words),
     "regret": lambda words, _: regret.main(words),

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from sft_exp.config.schema import Experiment
-from sft_exp.core.arms import CONTROLS, LABELS_ONLY, MAIN, MORE_FLOORS, SCRATCH
+from sft_exp.core.arms import CONTROLS, LABELS_ONLY, MAIN, MORE_FLOORS, PIXELS, SCRATCH
 from sft_exp.data.splits import FOLDS
 from sft_exp.guidance import knowledge
 from sft_exp.jobs import prepare
@@ -72,6 +72,7 @@ def notes(job: Job, result: Results) -> list[str]:
         for arm, faults in result.faults.items()
         if f"{arm} {health.state(faults)}" not in sentence(result)
     ]
+    sentences.append(weak_control(result))
     tuned = result.stages.finetune
     if not converged(result) and (arms := " and ".join(results.falling(job))):
         sentences.append(
@@ -203,6 +204,26 @@ def floors(result: Results) -> dict[str, float]:
     scores = {arm: s[result.score] for arm, s in result.controls.items() if arm in BASELINES}
     best_first = sorted(scores.items(), key=lambda item: -item[1])
     return {arm: value for arm, value in best_first if value >= result.tested}
+
+
+def weak_control(result: Results) -> str:
+    """A sentence if pretraining helped against a scratch arm that models of the pixels beat in each
+    labelled split, else ""."""
+    if not (result.verdict and result.verdict.word == "helped"):
+        return ""
+    scratch = result.draws[SCRATCH]
+    above = {
+        arm: fmean(scores)
+        for arm, scores in result.draws.items()
+        if arm in PIXELS and all(a > b for a, b in zip(scores, scratch, strict=True))
+    }
+    if not above:
+        return ""
+    names = listed(f"{a} ({100 * s:.1f} %)" for a, s in sorted(above.items(), key=lambda i: -i[1]))
+    return (
+        f"The control is weak: from scratch, {100 * fmean(scratch):.1f} %, the network is below {names} in each labelled "
+        "split. With more steps or augmentation scratch may be far better, and the gain smaller."
+    )
 
 
 def copied(job: Job, result: Results) -> str:

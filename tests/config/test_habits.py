@@ -402,8 +402,14 @@ def test_an_error_from_python_is_of_the_key_that_does_not_exist(overrides, key):
     ("words", "said"),
     [
         (("dataset=digit_pairs", f"dataset.test={10**15}"), "reading the data set: the memory of"),
-        (("encoder=conv", "encoder.channels=[10000000000000]"), "the memory of this machine is too sma"),
-        (("-m", "encoder=conv", "encoder.channels=[10000000000000],[4]"), "the memory of this machine"),
+        (
+            ("encoder=conv", "encoder.channels=[10000000000000]"),
+            "the memory of this machine is too sma",
+        ),
+        (
+            ("-m", "encoder=conv", "encoder.channels=[10000000000000],[4]"),
+            "the memory of this machine",
+        ),
     ],
 )
 def test_what_memory_cannot_hold_is_said(words, said):

@@ -543,6 +543,17 @@ def test_a_result_below_a_floor_says_so(done):
     assert not any("does not beat" in note for note in advice.notes(done.job, high))
 
 
+def test_a_gain_over_a_scratch_arm_below_the_pixels_is_said(done):
+    verdict = replace(done.result.verdict, word="helped")
+    arms = {"pretrained": [0.7, 0.8], "scratch": [0.4, 0.5], "raw_svm": [0.5, 0.6]}
+    found = advice.notes(done.job, replace(done.result, verdict=verdict, draws=arms))
+    (note,) = [note for note in found if "The control is weak" in note]
+    assert "from scratch, 45.0 %, the network is below raw_svm (55.0 %) in each" in note
+    for word, pixels in (("helped", [0.5, 0.45]), ("cannot tell", [0.5, 0.6])):
+        other = {"verdict": replace(verdict, word=word), "draws": {**arms, "raw_svm": pixels}}
+        assert not any("weak" in n for n in advice.notes(done.job, replace(done.result, **other)))
+
+
 def test_a_loss_that_still_falls_is_said(done, monkeypatch):
     stages = done.result.stages
     falling = replace(stages, finetune=replace(stages.finetune, converged=False))

@@ -38,7 +38,8 @@ import torch
 
 from sft_exp.data.corpus import Corpus, Dataset
 from sft_exp.data.decode import FITS
-from sft_exp.data.exports import choices
+from sft_exp.data.exports import choices, recognised
+from sft_exp.data.exports.annotated import Tree
 from sft_exp.data.images import Images
 from sft_exp.data.readers import findings, tabled
 from sft_exp.data.readers.files import (
@@ -56,6 +57,7 @@ from sft_exp.data.readers.files import (
     survey,
     visible,
 )
+from sft_exp.datasets import mask_folder
 from sft_exp.errors import ConfigError, DataError, absent, listing, require
 from sft_exp.progress import console
 
@@ -253,6 +255,13 @@ class ImageFolder(Dataset):
             )
         root = Path(self.root).expanduser()
         require_folder(root, "dataset.root", LAYOUTS)
+        try:
+            return self.classes_in(root)
+        except DataError as error:
+            raise DataError(f"{error}{annotated_otherwise(root)}") from error
+
+    def classes_in(self, root: Path) -> tuple[list[Row], tuple[str, ...]]:
+        """`folders` of a root that exists."""
         rows, nested, unsure = [], dict[str, set[str]](), list[Path]()
         splits = self.parts(root)
         notes = findings.check_split_names(splits) if splits else findings.check_split_lists(root)
@@ -282,6 +291,7 @@ class ImageFolder(Dataset):
                 raise DataError(f"{problem}{hint} {LAYOUTS}")
             if not (folders := self.subfolders(part)):
                 raise DataError(f"{part}: has no folders of classes. {LAYOUTS}")
+            refuse_masks(part, root)
             for folder in folders:
                 if findings.holds_no_labels(folder.name):
                     raise DataError(
@@ -637,3 +647,26 @@ def summary(report: dict[str, Any], size: int) -> str:
         counts = ", ".join(f"{what} {count:,}" for what, count in left_out.items() if count)
         parts.append(f"{text} (left out: {counts})" if counts else text)
     return f"{'; '.join(parts)}. All are used at {size}x{size} pixels."
+
+
+def refuse_masks(part: Path, root: Path) -> None:
+    """DataError for a folder of images and one of their masks, which are no classes."""
+    images, masks = (
+        mask_folder.called(part, names) for names in (mask_folder.IMAGES, mask_folder.MASKS)
+    )
+    if not (images.is_dir() and masks.is_dir()):
+        return
+    stems = [{p.stem for p in below(f) if is_image(p.name)} for f in (images, masks)]
+    if 2 * len(stems[0] & stems[1]) > len(stems[0] | stems[1]):
+        problem = f"{images} and {masks} have files of the same names, as images and their masks do"
+        raise DataError(f"{problem}: dataset=mask_folder dataset.root={root} reads them")
+
+
+def annotated_otherwise(root: Path) -> str:
+    """The data set that reads the annotations in a folder without folders of classes; "" without
+    any."""
+    found = [f for f in recognised.FORMATS.values() if f.files(Tree(root))]
+    if not found:
+        return ""
+    names = " and ".join(f.NAME for f in found)
+    return f". There are annotations of {names}: dataset=boxes dataset.root={root} reads boxes"

@@ -14,7 +14,9 @@ import torch
 from sft_exp import datasets
 from sft_exp.config import sources
 from sft_exp.config.schema import Experiment
+from sft_exp.core.encoder import Encoder
 from sft_exp.core.metric import Metric
+from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.core.task import Task
 from sft_exp.core.types import Spec
 from sft_exp.data import duplicates, library_transforms
@@ -29,7 +31,7 @@ from sft_exp.training.context import corpus
 from sft_exp.training.optim import build_optimizer
 
 _metric_names: dict[str, list[str]] = {}  # by task and specification of the data
-_networks: set[tuple] = set()  # methods, encoders and images whose networks could be built
+_networks: set[tuple | None] = set()  # methods, encoders and images whose networks could be built
 
 
 def check_task(e: Experiment, data: Corpus) -> None:
@@ -206,19 +208,11 @@ def check_optimizers(e: Experiment) -> None:
             raise error.under(key) from error
 
 
-def check_networks(e: Experiment, data: Corpus, weights: Request) -> None:
-    """ConfigError or DataError if the pretraining's networks cannot be built.
-
-    The jobs of a sweep have few different ones, which are built once where nothing but the text of
-    the config describes them.
-    """
+def check_pretraining(e: Experiment, data: Corpus, weights: Request) -> None:
+    """ConfigError or DataError if the pretraining's networks cannot be built."""
     request = {"method": e.pretrainer, "encoder": e.encoder, "image": data.image}
-    try:
-        text = json.dumps(plain({**request, "classes": data.classes, "named": data.named}))
-    except TypeError:  # an object of the user's
-        text = ""
-    key = (type(e.pretrainer), type(e.encoder), text)
-    if key in _networks and not weights["_init"]:
+    key = identity(e.pretrainer, e.encoder, data)
+    if key and key in _networks and not weights["_init"]:
         return
     try:
         pretrain.build({**request, "seed": e.seed, **weights}, data)
@@ -226,8 +220,17 @@ def check_networks(e: Experiment, data: Corpus, weights: Request) -> None:
         if option := encoder_of_file(e):
             raise DataError(f"{error}. Its layers are those of {option}") from error
         raise
-    if text:
-        _networks.add(key)
+    _networks.add(key)
+
+
+def identity(method: Task | Pretrainer, encoder: Encoder, data: Corpus, *more: Any) -> tuple | None:
+    """What networks depend on, so that the jobs of a sweep build equal ones once; None where the text
+    of the config does not describe them, as with an object of the user's."""
+    parts = [method, encoder, data.image, data.classes, data.named, *more]
+    try:
+        return (type(method), type(encoder), json.dumps(plain(parts)))
+    except TypeError:
+        return None
 
 
 def check_tested(e: Experiment, tested: int) -> None:
@@ -259,7 +262,11 @@ def check_fit(e: Experiment, data: Corpus, encoder: FeatureExtractor, labelled: 
             problem = f"must be {solved}: strategy={name} solves a linear head, and trains no other"
             raise ConfigError("task.head", head, problem)
     if e.pretrainer.trained_by != "nothing":
-        check_networks(e, data, weights)
+        check_pretraining(e, data, weights)
+    heads = identity(e.task, e.encoder, data, encoder.names, e.features)
+    if not heads or heads not in _networks:
+        e.task.networks(encoder, data.spec)
+        _networks.add(heads)
     normed = any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
     for key, budget, method, n in (
         ("pretrain", e.pretrain, e.pretrainer, len(data.train)),

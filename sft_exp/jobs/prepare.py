@@ -239,6 +239,9 @@ def feature_extractor(e: Experiment, data: Corpus) -> tuple[FeatureExtractor, Re
     try:
         readout = model.readout(e.encoder, features, data.spec)
     except ConfigError as error:
+        if error.key == "encoder":  # the option that was chosen says more than its class
+            name = e.choices.get("encoder", error.value)
+            raise ConfigError("encoder", name, error.valid) from error
         raise error if error.key.startswith("features") else error.under("encoder") from error
     return readout, {**features, "maps": readout.names}
 

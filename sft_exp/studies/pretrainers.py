@@ -16,6 +16,7 @@ from sft_exp.sweep.study import (
     cost,
     dataset_of,
     judgement_record,
+    labels_said,
     setting_of,
 )
 from sft_exp.training import health
@@ -271,9 +272,7 @@ def sentence(use: Use, gains: dict[str, dict[str, Any]]) -> str:
 
 
 def spoken(use: Use) -> str:
-    return (
-        f"{use[1]}, {use[0]} labels a class" if use[0].isdecimal() else f"{use[1]}, {use[0]} labels"
-    )
+    return f"{use[1]}, {labels_said(use[0])}"
 
 
 def pretraining_seconds(jobs: list[Job]) -> dict[str, float]:

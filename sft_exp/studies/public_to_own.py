@@ -26,6 +26,7 @@ from sft_exp.sweep.study import (
     cost,
     dataset_of,
     judgement_record,
+    labels_said,
     setting_of,
 )
 from sft_exp.verdict import Comparison, Report, judge
@@ -107,7 +108,7 @@ class PublicToOwn(Study):
                     for arm in arms
                 ],
             ),
-            [*(name_of(n) for n in counts), "seconds"],
+            [*(labels_said(n) for n in counts), "seconds"],
             [
                 "All arms have the encoder and the preparation of images that the weights are of, "
                 "and are fine-tuned equally on the same labelled splits.",
@@ -164,7 +165,7 @@ class PublicToOwn(Study):
         own, other = percent(mean(scores[n, arm])), percent(mean(scores[n, baseline]))
         difference = f", {interval} points" if interval else ""
         return (
-            f"{name_of(n)}: {self.name(arm)} {own} %, {self.name(baseline)} {other} %"
+            f"{labels_said(n)}: {self.name(arm)} {own} %, {self.name(baseline)} {other} %"
             f"{difference}: {word}."
         )
 
@@ -188,16 +189,12 @@ def by_arm(
     return scores, faults
 
 
-def name_of(labels: str) -> str:
-    return f"{labels} labels a class" if labels.isdecimal() else f"{labels} labels"
-
-
 OVER = {SCRATCH: "over scratch", AS_THEY_ARE: "over the weights as they are"}  # heads of columns
 
 
 def heads_of(labels: str, baselines: Sequence[str]) -> list[str]:
     """The heads of the columns of one label count."""
-    return [name_of(labels), *(head for baseline in baselines for head in (OVER[baseline], ""))]
+    return [labels_said(labels), *(head for baseline in baselines for head in (OVER[baseline], ""))]
 
 
 def cells(

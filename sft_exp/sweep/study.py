@@ -180,6 +180,12 @@ def judgement_record(report: Report[Any], jobs: list[comparison.Job]) -> dict[st
     return {"dataset": dataset_of(jobs), "tested": tested, "judgement": report.record()}
 
 
+def labels_said(labels: str) -> str:
+    """`10` -> 10 labels a class, `5%` -> 5% labels, `all` -> all labels."""
+    count = "1 label" if labels == "1" else f"{labels} labels"
+    return f"{count} a class" if labels.isdecimal() else count
+
+
 def cost(jobs: list[comparison.Job]) -> float:
     """The computing time of all stages in seconds; a stage that several jobs share counts once."""
     stages = (s for j in jobs for s in j.outcome.stages.present().values())

@@ -79,7 +79,8 @@ def _run(
         with_report = others is None if job.experiment.report == "auto" else job.experiment.report
         requests = report_requests(job) if with_report else {}
         names = [stage(name).folder_name(request) for name, request in requests.items()]
-        collect.refer(Path(job.experiment.store), folder, [*pipeline.folder_names(job), *names])
+        used = {*pipeline.folder_names(job), *names, *collect.named(config)}
+        collect.refer(Path(job.experiment.store), folder, used)
         if others is None and ctx.group is None:
             pilot.announce(job, ctx)
         with missing(ctx.group), pool.workers(job, ctx, config, others or ()):

@@ -1,8 +1,8 @@
 """Garbage collection: removes store folders that no run refers to.
 
 A run refers to the store folders that it listed in <store>/roots/ before it began (`refer`), to
-those in its results.json, and to the inputs of both; once the run folder is removed, it refers to
-nothing. Folders that are being computed and unfinished work of the last week are kept. damaged/ and
+those in its results.json, to those whose files its config names, as `pretrainer.init` may, and to
+the inputs of all these; once the run folder is removed, it refers to nothing. Folders that are being computed and unfinished work of the last week are kept. damaged/ and
 decoded/ are removed.
 
 Each path is first moved to <store>/trash/ by one rename under the folder's lock, while no run can
@@ -129,7 +129,8 @@ def referred(store: Path, runs_root: Path) -> set[str]:
     names = {name for file in files for name in root(file)["folders"]}
     for run in runs(runs_root, store):
         # not `results.read`: a file that this version cannot read protects its folders, too
-        names |= named(read(run / results.FILE).get("stages"))
+        result = read(run / results.FILE)
+        names |= named([result.get("stages"), result.get("config")])
     return names
 
 
@@ -149,12 +150,13 @@ def reachable(store: Path, names: set[str]) -> set[str]:
 
 
 def named(value: Any) -> set[str]:
-    """All names of store folders in JSON data, also at the end of paths."""
+    """All names of store folders in JSON data, also within paths: a run repeats only with the file
+    from which it began, such as outputs/store/pretrain-<hash>/encoder.safetensors."""
     if isinstance(value, dict | list):
         values = value.values() if isinstance(value, dict) else value
         return {name for inner in values for name in named(inner)}
-    name = Path(value).name if isinstance(value, str) else ""
-    return {name} if FOLDER.fullmatch(name) else set()
+    parts = re.split(r"[/\\]", value) if isinstance(value, str) else []
+    return {part for part in parts if FOLDER.fullmatch(part)}
 
 
 def root(file: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from faults import cli
+from faults import run as run_command
 from filelock import FileLock
 from result_stubs import record
 
@@ -188,6 +190,35 @@ def test_a_run_that_said_nothing_is_found_by_its_results(store):
     assert there(store) == {pre.name}
     clean(store, "elsewhere")
     assert there(store) == set()
+
+
+def test_folders_whose_files_a_config_names_stay(tmp_path, store):
+    """A run of an earlier version said in its results alone from which file it began."""
+    folder(store, name("pretrain", 1), {"data": name("data", 1)})
+    folder(store, name("finetune", 2))
+    folder(store, name("finetune", 3))
+    folder(store, name("data", 1))
+    config = {
+        "pretrainer": {"init": f"outputs/store/{name('pretrain', 1)}/encoder.safetensors"},
+        "teachers": [f"..\\store\\{name('finetune', 2)}\\model.safetensors"],
+    }
+    run(Path("outputs/runs/a/b"), store, [], {"config": config})
+    clean(store)
+    assert there(store) == {name("pretrain", 1), name("data", 1), name("finetune", 2)}
+
+
+def test_a_run_that_began_from_a_file_of_the_store_repeats_after_gc(tmp_path):
+    small = ["debug=tiny", "tracker=none", "report=false", "store=my outputs/store"]
+    assert run_command(cli, *small, "pretrainer=ae", "hydra.run.dir=first")[0] == 0
+    (file,) = Path("my outputs/store").glob("pretrain-*/metrics.jsonl")
+    start = f"pretrainer.init='{file.with_name('encoder.safetensors')}'"
+    again = [cli, *small, "pretrainer=ae", "optim.lr=0.01", start]
+    assert run_command(*again, "hydra.run.dir=second")[0] == 0
+    shutil.rmtree("first")
+    assert clean("my outputs/store", "nowhere") == 0
+    assert file.exists()
+    code, said = run_command(*again, "hydra.run.dir=third")
+    assert code == 0, said
 
 
 def test_runs_and_store_may_move_together(tmp_path, store):

@@ -19,7 +19,7 @@ from sft_exp.config.dotted import leaves
 from sft_exp.config.moved import updated
 from sft_exp.core.arms import MAIN, SCRATCH
 from sft_exp.data import tables
-from sft_exp.errors import DataError, absent
+from sft_exp.errors import DataError, absent, some
 from sft_exp.reports.page import Grid
 from sft_exp.store import results
 from sft_exp.store.results import Gain, Results
@@ -36,6 +36,7 @@ RATES = ("optim.lr", "pretrain_optim.lr")
 IMAGES = "images"  # the setting that tells images apart which the keys of the data set do not
 # right-aligned columns
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")
+PAIRS = 4  # of jobs that a note names
 SENTENCES = ("what", "error")  # columns whose lines may break
 
 
@@ -179,6 +180,8 @@ class Comparison:
         self.keys = [k for k in everything if k != "seed" and differs(k, known)]
         self.names = {k: short(k, everything) for k in everything}
         self.seeds = len({repr(s.get("seed")) for s in known}) > 1
+        # jobs of the same settings and seed whose scores differ: the first counts
+        self.unlike: list[tuple[Job, Job]] = []
         rows: dict[str, dict[str, Job]] = {}
         for job in self.jobs:
             key = repr([job.settings.get(k) for k in self.keys]) if job.settings else job.name
@@ -186,6 +189,8 @@ class Comparison:
             seed = repr(job.settings.get("seed"))
             if seed not in same or not same[seed].result:  # the same job in two folders counts once
                 same[seed] = job
+            elif job.result and scores_of(job) != scores_of(same[seed]):
+                self.unlike.append((same[seed], job))
         # scores that are equal up to rounding are tied
         self.rows = sorted(
             (Row(list(by_seed.values())) for by_seed in rows.values()),
@@ -325,6 +330,13 @@ class Comparison:
             ]
         if self.validated and self.of_several_scores:
             lines.append(f"{name} are scores of different kinds, so no job is the best of all.")
+        if self.unlike:
+            pairs = some([f"{first.name} and {other.name}" for first, other in self.unlike], PAIRS)
+            lines.append(
+                f"Same settings and seed, and other scores: jobs {pairs}. The versions of the code or "
+                "of libraries, the machines or the files of weights differ, and the first of each counts: "
+                "`sft_exp rerun RUN` computes a run with this version."
+            )
         if any(spread(r, split, self.several) for r in self.rows for split in ("val", "test")):
             lines.append(
                 f"± is the standard deviation over {'seeds' if self.several else 'label draws'}."
@@ -430,6 +442,11 @@ def told_apart(jobs: Sequence[Job]) -> list[Job]:
         else job
         for job in jobs
     ]
+
+
+def scores_of(job: Job) -> list[float | None]:
+    """The scores of a job that its copies have, too, up to rounding."""
+    return [None if s is None else round(s, 6) for s in (job.val, job.test, job.gain)]
 
 
 def dataset_of(job: Job) -> str:

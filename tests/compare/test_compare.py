@@ -600,6 +600,20 @@ def test_images_that_the_data_set_names_need_no_column(tmp_path):
     assert [len(row.jobs) for row in compared.rows] == [2, 2]
 
 
+def test_jobs_that_other_code_computed_are_said_to_be_no_copies(tmp_path):
+    """The second one was left out as a copy of the first, whatever its scores were."""
+    jobs = [planned(seed=seed) for seed in (0, 1)]
+    scores = {0: {"val": 0.5, "test": 0.5}, 1: {"val": 0.5, "test": 0.6}}
+    before = sweep(tmp_path / "before", jobs, scores)
+    copies = sweep(tmp_path / "copies", jobs, scores)
+    after = sweep(tmp_path / "after", jobs, {**scores, 1: {"val": 0.9, "test": 0.9}})
+    compared = Comparison(collect([before, copies, after]))
+    (note,) = [note for note in compared.notes() if "other scores" in note]
+    assert "jobs before/1 and after/1." in note
+    assert [row.test for row in compared.rows] == [0.55]
+    assert not Comparison(collect([before, copies])).unlike
+
+
 def test_scores_of_several_kinds_have_no_best_one(tmp_path):
     classes = sweep(tmp_path / "classes", [planned()], {0: {"val": 0.5}})
     masks = planned(task={"name": "segment"})

@@ -63,8 +63,14 @@ def say_deep(deep: int, images: int) -> None:
     from sft_exp.progress import console
 
     if deep:
-        text = "hold more than 8 bits a pixel and the model learnt from 8: each is scaled by its own values"
-        console.message(f"{deep} of {images} images {text}, save them with 8 bits.")
+        console.message(of_more_bits(deep, images))
+
+
+def of_more_bits(deep: int, images: int) -> str:
+    """The warning of images that hold more bits than a model without a scale learnt from. Their classes
+    cannot depend on which other images are predicted beside them, so that they share no scale."""
+    text = "hold more than 8 bits a pixel and the model learnt from 8: each is scaled by its own values"
+    return f"{deep} of {images} images {text}, save them with 8 bits."
 
 
 def for_each_image(

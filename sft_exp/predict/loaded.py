@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sft_exp.core.rng import caller_generators
-from sft_exp.data.decode import decode
+from sft_exp.data.decode import decode, look
 from sft_exp.data.own_dataset import pixels
 from sft_exp.data.readers.files import png
 from sft_exp.errors import DataError
 from sft_exp.models.heads import multilabel
-from sft_exp.predict.files import BATCH, content, files
+from sft_exp.predict.files import BATCH, content, files, say_deep
 from sft_exp.predict.inference import require_classes
 from sft_exp.stages import model as models
 from sft_exp.stages.model import Model
@@ -87,23 +87,30 @@ class LoadedModel:
     @torch.no_grad()
     def _each(self, images: Any, compute: Any) -> Tensor:
         outputs, prepared = [], (self._fitted(image) for image in flattened(images))
+        deep = 0
         while batch := list(islice(prepared, BATCH)):
-            outputs.append(compute(torch.stack(batch).float().div(255)))
+            x_BCHW = torch.stack([x_CHW for x_CHW, _ in batch])
+            outputs.append(compute(x_BCHW.float().div(255)))
+            deep += sum(of_more_bits for _, of_more_bits in batch)
         if not outputs:
             raise DataError("no images were given")
+        if not self.model.spec.levels:
+            say_deep(deep, sum(map(len, outputs)))
         return torch.cat(outputs)
 
-    def _fitted(self, image: Any) -> Tensor:
-        """An image as uint8 [C, H, W] of the model's size."""
+    def _fitted(self, image: Any) -> tuple[Tensor, bool]:
+        """(an image as uint8 [C, H, W] of the model's size, whether its file holds more than 8 bits a
+        pixel)."""
         spec, size = self.model.spec, self.model.spec.image
         if isinstance(image, Path):
             try:
-                return decode(content(image), size, spec.fit, spec.levels)
+                x_CHW, traits = look(content(image), size, spec.fit, spec.levels)
+                return x_CHW, traits.span is not None
             except (DataError, OSError) as error:
                 raise DataError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
         x_CHW = pixels(image, "the image")
         same = tuple(x_CHW.shape) == tuple(size)
-        return x_CHW if same else decode(encoded(x_CHW), size, spec.fit)
+        return (x_CHW if same else decode(encoded(x_CHW), size, spec.fit)), False
 
 
 def flattened(images: Any) -> Iterator[Any]:

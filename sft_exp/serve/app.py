@@ -130,18 +130,23 @@ async def received(stream: AsyncIterator[bytes], most: int) -> bytes:
 
 def answer(model: "Predictor", content: bytes, pixels: int | None = None) -> dict[str, Any]:
     """The class and all probabilities, largest first, of an image file; of a multi-label model the
-    predicted classes, and the thresholds. DataError if it is no image or too large."""
-    from sft_exp.data.decode import decode
+    predicted classes, and the thresholds; a warning where the file holds more bits than the model learnt
+    from. DataError if it is no image or too large."""
+    from sft_exp.data.decode import look
+    from sft_exp.predict.files import of_more_bits
 
     spec = model.spec
-    x_CHW = decode(content, spec.image, spec.fit, spec.levels, pixels)
+    x_CHW, traits = look(content, spec.image, spec.fit, spec.levels, pixels)
+    deep = traits.span is not None and not spec.levels
+    warned = {"warning": of_more_bits(1, 1)} if deep else {}
     p_Y = model.probabilities(x_CHW[None])[0]
     order = p_Y.argsort(descending=True).tolist()
     probabilities = {spec.classes[i]: round(p_Y[i].item(), 6) for i in order}
     if model.thresholds is None:
-        return {"class": spec.classes[order[0]], "probabilities": probabilities}
+        return {"class": spec.classes[order[0]], "probabilities": probabilities, **warned}
     return {
         "classes": model.present(p_Y),
         "probabilities": probabilities,
         "thresholds": {spec.classes[i]: round(model.thresholds[i].item(), 6) for i in order},
+        **warned,
     }

@@ -2,8 +2,8 @@
 
 A run refers to the store folders that it listed in <store>/roots/ before it began (`refer`), to
 those in its results.json, to those whose files its config names, as `pretrainer.init` may, and to
-the inputs of all these; once the run folder is removed, it refers to nothing. Folders that are being computed and unfinished work of the last week are kept. damaged/ and
-decoded/ are removed.
+the inputs of all these; once the run folder is removed, it refers to nothing. Folders that are being
+computed and unfinished work of the last week are kept. damaged/ and decoded/ are removed.
 
 Each path is first moved to <store>/trash/ by one rename under the folder's lock, while no run can
 begin. So no process sees a part of a folder, and the next collection deletes what a killed one

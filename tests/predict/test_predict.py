@@ -317,6 +317,22 @@ def test_images_of_more_bits_than_were_learnt_are_said(rows):
     assert "8 bits" not in rows("usual.png")[2]
 
 
+def test_python_says_images_of_more_bits_as_the_command_does(run, rows, capsys):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(values * 100).save("deep.png")
+    Image.fromarray(values.astype(np.uint8)).save("usual.png")
+    said = rows("deep.png", "usual.png")[2].splitlines()
+    model = sft_exp.load(run)
+    p_NY = model.predict(["deep.png", "usual.png"])
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning in said
+    assert warning.startswith("1 of 2 images hold more than 8 bits")
+    model.predict("usual.png")
+    assert capsys.readouterr().err == ""
+    # a class does not depend on the images beside it
+    assert torch.allclose(model.predict("deep.png")[0], p_NY[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("scaled", [True, False])
 def test_masks_and_boxes_of_images_of_more_bits_are_said(scaled, capsys):
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save("deep.png")

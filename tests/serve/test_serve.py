@@ -20,6 +20,7 @@ from PIL import Image
 
 from sft_exp.core.types import Spec
 from sft_exp.predict import inference
+from sft_exp.predict.files import of_more_bits
 from sft_exp.predict.inference import Predictor
 from sft_exp.serve import __main__ as serve_command
 from sft_exp.serve import app
@@ -100,6 +101,16 @@ def test_an_image_has_a_class_and_probabilities(ask, value, expected):
     assert (status, found["class"]) == (200, expected)
     assert next(iter(found["probabilities"])) == expected, "the likeliest first"
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("levels", [None, (0, 4095)])
+def test_an_image_of_more_bits_than_were_learnt_is_said(levels):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 64).save(buffer, format="png")
+    model = Predictor(Spec((1, 8, 8), CLASSES, levels=levels), True, by_brightness)
+    warning = app.answer(model, buffer.getvalue()).get("warning", "")
+    assert warning == ("" if levels else of_more_bits(1, 1))
+    assert "warning" not in app.answer(model, png(0))
 
 
 @pytest.mark.parametrize("body", [b"", b"no image", png(3)[:40]])

@@ -73,9 +73,9 @@ def accept(ask: Ask) -> None:
     from sft_exp.label import tools
 
     current, labels = sheet.load(ask.folder), ask.folder / "labels.csv"
-    known = current.answers(labels)
+    current.answers(labels)  # a class that does not exist is refused
     new = tools.answers(Path(ask.answers).expanduser(), current)
-    atomic_io.write(labels, current.table({**known, **new}))
+    atomic_io.write(labels, current.updated(labels, new))
 
 
 def print_sheet(ask: Ask, current: Sheet) -> None:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sft_exp.errors import ConfigError, StorageError
+from sft_exp.errors import ConfigError, DataError, StorageError
 from sft_exp.label import sheet
 from sft_exp.store import atomic_io
 
@@ -25,7 +25,7 @@ class Desk(ThreadingHTTPServer):
     adds to them; a null label takes an answer back.
 
     Answers of several pages go to one file, which is replaced atomically: whenever the process is
-    killed, the file holds every acknowledged answer.
+    killed, the file holds every acknowledged answer. What the user changes in the file by hand stays.
     """
 
     daemon_threads = True
@@ -69,15 +69,20 @@ class Desk(ThreadingHTTPServer):
 
         Raises:
             ValueError: an image or a class is not on the sheet.
+            DataError: labels.csv was edited and cannot be read.
         """
         for name, label in new.items():
             if name not in self.sheet.chosen or label not in (None, *self.sheet.classes):
                 raise ValueError(f"{name}: {label}")
+        file = self.folder / "labels.csv"
         with self.lock:
-            merged = {**self.answers, **new}
-            answers = {name: label for name, label in merged.items() if label is not None}
-            atomic_io.write(self.folder / "labels.csv", self.sheet.table(answers))
-            self.answers = answers
+            if not file.exists():
+                atomic_io.write(file, self.sheet.table(self.answers))
+            # an answer of which the user saved an older file comes back
+            edited = {**self.answers, **self.sheet.answers(file)}
+            merged = {**edited, **new}
+            atomic_io.write(file, self.sheet.updated(file, merged))
+            self.answers = {name: label for name, label in merged.items() if label is not None}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -115,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.record(dict(json.loads(self.rfile.read(int(size)))))
             except (ValueError, TypeError, RecursionError) as error:
                 self.respond(HTTPStatus.BAD_REQUEST, f"not on this sheet: {error}")
-            except StorageError as error:
+            except (DataError, StorageError) as error:
                 self.respond(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
             else:
                 self.respond(HTTPStatus.OK, len(self.server.answers))

@@ -3,14 +3,15 @@
 sheet.json     classes, chosen images in order, and the rows that were labelled before; it is
                never changed
 chosen.csv     file,chosen: the images labelled before, and the chosen ones with their rank
-labels.csv     file,label[,group][,split]: the labels, replaced atomically after each answer
+labels.csv     file,label[,group][,split]: the labels, replaced atomically after each answer; what
+               the user has changed in it by hand, in any row, stays
 label.html     the labelling page; opened as a file, it downloads labels.csv
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -40,13 +41,40 @@ class Sheet:
         `answers` are image -> label. If there is a column for groups, each chosen image is its own
         group.
         """
-        rows = [
-            {"file": file, "label": answers[file], "split": "train"}
-            for file in self.chosen
-            if file in answers
+        chosen = [file for file in self.chosen if file in answers]
+        new = [self.row(self.columns, file, answers[file]) for file in chosen]
+        return table([self.columns, *self.known, *new])
+
+    def row(self, columns: Sequence[str], image: str, label: str) -> list[str]:
+        """The row of a chosen image. Its group is the image, and columns that the user added are empty."""
+        cells = dict.fromkeys(self.columns, image) | {"label": label, "split": "train"}
+        return [cells.get(column, "") for column in columns]
+
+    def updated(self, file: Path, new: Mapping[str, str | None]) -> str:
+        """The text of labels.csv with new answers, image -> label or None to take one back.
+
+        All other rows and cells stay as they are in the file, which the user may have edited: labels
+        corrected, rows added or removed, further columns.
+
+        Raises:
+            DataError: the file is no such table.
+        """
+        columns, *held = lines(file)
+        image, label = columns.index("file"), columns.index("label")
+        ranks = {name: rank for rank, name in enumerate(self.chosen)}
+        rows = []
+        for cells in held:
+            answer = new.get(cells[image], cells[label])
+            if answer is not None:
+                rows.append([*cells[:label], answer, *cells[label + 1 :]])
+        there = {cells[image] for cells in held}
+        rows += [
+            self.row(columns, name, answer)
+            for name, answer in new.items()
+            if answer is not None and name not in there
         ]
-        cells = [[row.get(column, row["file"]) for column in self.columns] for row in rows]
-        return table([self.columns, *self.known, *cells])
+        # the chosen images stand last, by rank
+        return table([columns, *sorted(rows, key=lambda cells: ranks.get(cells[image], -1))])
 
     def answers(self, file: Path) -> dict[str, str]:
         """Read image -> label of the chosen images from a labels.csv, which a spreadsheet may have saved.
@@ -55,31 +83,33 @@ class Sheet:
             DataError: the file is gone or no such table, or a label is none of the classes.
         """
         labels, chosen = {}, set(self.chosen)
-        for row in rows(file):
-            if row["file"] in chosen and row["label"]:
-                if row["label"] not in self.classes:
+        columns, *held = lines(file)
+        for cells in held:
+            image, label = cells[columns.index("file")], cells[columns.index("label")]
+            if image in chosen and label:
+                if label not in self.classes:
                     raise DataError(
-                        f"{file}: {row['label']!r} of {row['file']} is no class; valid: {', '.join(self.classes)}"
+                        f"{file}: {label!r} of {image} is no class; valid: {', '.join(self.classes)}"
                     )
-                labels[row["file"]] = row["label"]
+                labels[image] = label
         return labels
 
 
-def rows(file: Path) -> list[dict[str, str]]:
-    """The rows of a labels.csv, which have `file` and `label`. DataError."""
+def lines(file: Path) -> list[list[str]]:
+    """The columns of a labels.csv, `file` and `label` among them, and the cells of its rows. DataError."""
     try:
         text = file.read_bytes().decode()  # line ends inside of names stay
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        if {"file", "label"} <= {*(reader.fieldnames or ())}:
-            return [
-                {column: tables.restored(cell or "") for column, cell in row.items() if column}
-                for row in reader
-            ]
+        read = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+        if read and {"file", "label"} <= {*read[0]}:
+            wide = len(read[0])
+            cells = [[tables.restored(cell) for cell in row] for row in read[1:]]
+            return [read[0], *([*row, *[""] * (wide - len(row))] for row in cells)]
     except (OSError, UnicodeError, csv.Error):
         pass  # the reader of all tables says what is wrong
     from sft_exp.data.readers.files import read_table  # late: imports torch
 
-    return [row for _, row in read_table(file, "labels.csv", ["file", "label"]).lines]
+    found = read_table(file, "labels.csv", ["file", "label"])
+    return [found.columns, *([row[c] for c in found.columns] for _, row in found.lines)]
 
 
 def write(folder: Path, sheet: Sheet, pictures: Iterable[str]) -> None:

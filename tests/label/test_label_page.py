@@ -208,6 +208,52 @@ def test_the_server_takes_what_is_on_the_sheet_and_from_this_machine_alone(folde
     assert saved(folder) == {}
 
 
+def test_what_the_user_changes_in_the_table_stays(folder, serve):
+    """Each answer wrote the rows that were labelled before as they were when the images were chosen."""
+    _, url = serve()
+    file, one, two, three = folder / "labels.csv", *list(TRUTH)[:3]
+
+    def answer(**new):
+        return ask(f"{url}answers", json.dumps(new).encode())
+
+    assert answer(**{one: "1", two: "2"})[0] == 200
+    head = "file,label,note\n"
+    # a label of before corrected, a row added, an answer corrected, a column added
+    file.write_text(f"{head}train/000099,8,was 7\nmine.png,3,\n{one},1,\n{two},5,sure\n")
+    assert answer(**{three: "9"}) == (200, 3)
+    before = ["train/000099", "8", "was 7"], ["mine.png", "3", ""]
+    held = [head.strip().split(","), *before, [one, "1", ""], [two, "5", "sure"], [three, "9", ""]]
+    assert rows(folder) == held
+    assert answer(**{one: None}) == (200, 2)
+    held.remove([one, "1", ""])
+    assert rows(folder) == held
+
+    # a spreadsheet saves what it opened before the last answer, in its own way
+    file.write_text(f"{head}mine.png,3,\n{two},5,sure\n".replace(",", ";"), encoding="utf-8-sig")
+    assert answer(**{one: "1"}) == (200, 3)
+    assert rows(folder)[1:] == [before[1], [one, "1", ""], *held[-2:]]
+
+    # and what cannot be read is not replaced
+    file.write_text("file,class\nmine.png,3\n")
+    status, why = answer(**{one: "2"})
+    assert status == 507
+    assert "labels.csv" in why
+    assert file.read_text() == "file,class\nmine.png,3\n"
+
+
+def test_an_image_without_a_row_is_its_own_group(tmp_path):
+    columns = ["file", "label", "patient", "split"]
+    made = Sheet("dataset.labels", columns, ["cat"], ["b.png"], [["a.png", "cat", "7", "test"]])
+    file = tmp_path / "labels.csv"
+    file.write_text(made.table({}).replace("split\n", "split,note\n").replace("test\n", "test,x\n"))
+    assert made.updated(file, {"b.png": "cat"}).splitlines() == [
+        "file,label,patient,split,note",
+        "a.png,cat,7,test,x",
+        "b.png,cat,b.png,train,",
+    ]
+    assert made.table({"b.png": "cat"}).splitlines()[-1] == "b.png,cat,b.png,train"
+
+
 def test_a_full_disk_is_no_acknowledgement(folder, monkeypatch):
     from sft_exp.errors import StorageError
     from sft_exp.label import desk

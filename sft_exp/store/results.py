@@ -371,6 +371,11 @@ class Results:
         return self.val.get(self.score)
 
     @property
+    def kind(self) -> str:
+        """What the scores measure: `accuracy on digits`. Those of another kind are neither better nor worse."""
+        return f"{self.score_name} on {self.data.name}" if self.data.name else self.score_name
+
+    @property
     def objective(self) -> float:
         """What sweepers maximise: the validation score; NaN without one, as test scores choose nothing."""
         return nan if self.validated is None else self.validated

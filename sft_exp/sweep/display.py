@@ -27,7 +27,7 @@ from sft_exp.store import results
 REFRESH_PER_SECOND = 4.0
 BAR_COLUMNS = 20  # width of the progress bar
 LOOK_SECONDS = 1.0  # between two looks at the run folders of other processes
-MOST_NAMED = 8  # running jobs that are named
+MOST_NAMED = 8  # running jobs, and kinds of scores, that are named
 # in the environment of a launcher's processes: another process shows their jobs on this terminal
 SHOWN = "SFT_EXP_SHOWN"
 
@@ -53,7 +53,8 @@ class Display:
     ):
         self.total, self.done, self.common = total, done, frozenset(common)
         self.earlier, self.failed, self.seconds = done, 0, 0.0
-        self.best: tuple[float, str] | None = None  # validation score, description
+        # what is scored (`Results.kind`) -> best validation score, description of the job
+        self.best: dict[str, tuple[float, str]] = {}
         self.activity, self.detail, self.started = "", "", time.monotonic()
         self.silent, self.watched = silent, 0.0  # when `watch` began
         # jobs at work in other processes -> where, and since when
@@ -82,16 +83,16 @@ class Display:
         """Show the current activity."""
         self.activity, self.detail, self.started = activity, "", time.monotonic()
 
-    def consider(self, job: str, val: float | None) -> None:
-        """Remember a job's validation score, a fraction, if it is the best so far."""
-        if val is not None and (self.best is None or val > self.best[0]):
-            self.best = (val, job)
+    def consider(self, job: str, val: float | None, kind: str = "") -> None:
+        """Remember a job's validation score, a fraction, if it is the best so far of its kind."""
+        if val is not None and (kind not in self.best or val > self.best[kind][0]):
+            self.best[kind] = (val, job)
 
-    def end(self, job: str, val: float | None, test: float) -> None:
+    def end(self, job: str, val: float | None, test: float, kind: str = "") -> None:
         """Count a job that is done. Scores are fractions."""
         seconds = time.monotonic() - self.started
         self.done, self.seconds, self.activity = self.done + 1, self.seconds + seconds, ""
-        self.consider(job, val)
+        self.consider(job, val, kind)
         scores = f"{'' if val is None else f'validation {100 * val:.1f}, '}test {100 * test:.1f}"
         show = log if self.live or self.silent else console.print
         show(f"{job}: {scores} in {seconds:.0f} s", highlight=False, markup=False, soft_wrap=True)
@@ -142,7 +143,7 @@ class Display:
         if result is None:
             self.fail(job, str(status.get("error") or state))
         else:
-            self.end(job, result.validated, result.tested)
+            self.end(job, result.validated, result.tested, result.kind)
         return True
 
     def seconds_left(self) -> float | None:
@@ -177,9 +178,9 @@ class Display:
             cells.insert(0, ProgressBar(total=self.total, completed=ended, width=BAR_COLUMNS))
         head.add_row(*cells)
         lines: list[RenderableType] = [head]
-        if self.best:
-            score, job = self.best
-            lines.append(Text(f"best by validation so far: {100 * score:.1f}, {job}"))
+        for kind, (score, job) in list(self.best.items())[:MOST_NAMED]:
+            of_kind = f" ({kind})" if len(self.best) > 1 else ""
+            lines.append(Text(f"best by validation so far{of_kind}: {100 * score:.1f}, {job}"))
         if self.activity:
             detail = f" ({self.detail})" if self.detail else ""
             seconds = clock(time.monotonic() - self.started)

@@ -460,7 +460,7 @@ def run(cfg: DictConfig) -> float:
     name = display.describe(hydra.job.num, hydra.overrides.task)
     if finished(folder, job):
         result = results.read(folder)
-        display.consider(name, result.validated)
+        display.consider(name, result.validated, result.kind)
         return result.objective
     job["config"]["tracker"] = grouped(job["config"]["tracker"], Path(hydra.sweep.dir))
     if cfg.get("study"):
@@ -488,7 +488,7 @@ def run(cfg: DictConfig) -> float:
         if code == Interrupted.code and error.startswith("interrupted"):
             sys.exit(Interrupted.code)
         return float("nan")
-    display.end(name, answer["val"], answer["test"])
+    display.end(name, answer["val"], answer["test"], answer["kind"])
     return float("nan") if answer["val"] is None else answer["val"]
 
 

@@ -77,7 +77,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
         others = [prepared(sibling) for sibling in siblings(message)]
         folder, varying = Path(message["folder"]), message["varying"]
         result = session.work(job, folder, message["config"], message["command"], others, varying)
-        return {"code": 0, "val": result.validated, "test": result.tested}
+        scores = {"val": result.validated, "test": result.tested, "kind": result.kind}
+        return {"code": 0, **scores}
     except Failure as error:
         LOG.error("%s", error)
         return {"code": error.code, "error": str(error)}

@@ -149,6 +149,18 @@ def test_the_block_counts_and_names_the_best_by_validation(screen):
     assert "job 2 (3 of 5): seed=2: failed, out of memory\n" in screen.file.getvalue()
 
 
+def test_scores_of_several_kinds_are_not_ranked_against_each_other(screen):
+    shown = Display(4)
+    shown.end("job 0", 0.5, 0.5, "accuracy on digits")
+    shown.end("job 1", 0.4, 0.5, "accuracy on digits")
+    assert "best by validation so far: 50.0, job 0" in printed(shown.block(), 80)
+    shown.end("job 2", 0.9, 0.5, "mIoU on pets")
+    shown.consider("job 3", 0.3, "accuracy on digits")
+    text = printed(shown.block(), 80)
+    assert "best by validation so far (accuracy on digits): 50.0, job 0" in text
+    assert "best by validation so far (mIoU on pets): 90.0, job 2" in text
+
+
 def test_a_worker_warns_above_the_block(screen):
     shown = Display(2)
     shown.show_message("3 files are no images")

@@ -36,7 +36,7 @@ RATES = ("optim.lr", "pretrain_optim.lr")
 IMAGES = "images"  # the setting that tells images apart which the keys of the data set do not
 # right-aligned columns
 NUMBERS = ("seeds", "val", "± val", "test", "± test", "gain", "exit code")
-PAIRS = 4  # of jobs that a note names
+NAMED = 4  # pairs of jobs, and kinds of scores, that a note names
 SENTENCES = ("what", "error")  # columns whose lines may break
 
 
@@ -208,9 +208,9 @@ class Comparison:
         return ", ".join(dict.fromkeys(j.score_name for j in self.jobs if j.result)) or "accuracy"
 
     @cached_property
-    def of_several_scores(self) -> bool:
-        """Whether the jobs differ in the metric by which they are judged."""
-        return len({j.score for j in self.jobs if j.result}) > 1
+    def kinds(self) -> list[str]:
+        """What the jobs' scores measure: the metric and the data set."""
+        return list(dict.fromkeys(j.result.kind for j in self.jobs if j.result))
 
     @cached_property
     def validated(self) -> bool:
@@ -227,9 +227,10 @@ class Comparison:
     @property
     def best(self) -> list[Row]:
         """The best row of each pretrainer, by validation, of those that did not diverge. None where the
-        jobs have scores of several kinds, such as accuracy and mIoU, whose numbers say nothing about each other."""
+        jobs have scores of several kinds, such as accuracy and mIoU or those of two data sets, whose numbers say
+        nothing about each other."""
         best: dict[str, Row] = {}
-        if self.of_several_scores:
+        if len(self.kinds) > 1:
             return []
         for row in self.rows:
             if row.val is not None and not row.diverged:
@@ -328,10 +329,11 @@ class Comparison:
                 "No job validated (val=none, or too few labels): rows are in the order of the sweep, "
                 "and nothing is chosen, because test is for reading, not for choosing."
             ]
-        if self.validated and self.of_several_scores:
-            lines.append(f"{name} are scores of different kinds, so no job is the best of all.")
+        if self.validated and len(self.kinds) > 1:
+            several = some(self.kinds, NAMED)
+            lines.append(f"{several} are scores of different kinds, so no job is the best of all.")
         if self.unlike:
-            pairs = some([f"{first.name} and {other.name}" for first, other in self.unlike], PAIRS)
+            pairs = some([f"{first.name} and {other.name}" for first, other in self.unlike], NAMED)
             lines.append(
                 f"Same settings and seed, and other scores: jobs {pairs}. The versions of the code or "
                 "of libraries, the machines or the files of weights differ, and the first of each counts: "

@@ -628,6 +628,14 @@ def test_scores_of_several_kinds_have_no_best_one(tmp_path):
     assert any("no job is the best of all" in note for note in compared.notes())
 
 
+def test_data_sets_are_not_ranked_against_each_other(tmp_path):
+    jobs = [planned(dataset={"root": root}) for root in ("easy", "hard")]
+    outcomes = {n: {"data": {"name": f"set {n}"}, "val": 0.9 - n / 2} for n in (0, 1)}
+    compared = Comparison(collect([sweep(tmp_path / "s", jobs, outcomes)]))
+    assert compared.verdict() == "2 of 2 jobs done."
+    assert any("accuracy on set 0, accuracy on set 1 are" in note for note in compared.notes())
+
+
 def test_a_comparison_imports_nothing_slow(tmp_path):
     jobs = [planned(o, lr=lr) for o in ("ae", "vae") for lr in (0.001, 0.01, 0.1, 1.0)]
     folder = sweep(tmp_path / "s", jobs, {n: {"val": n / 10} for n in range(8)})

@@ -37,6 +37,7 @@ from sft_exp.schedules.piecewise_cosine import PiecewiseCosine
 from sft_exp.stages import model
 from sft_exp.stages.model import Model
 from sft_exp.store import atomic_io, results
+from sft_exp.store.listing import located
 from sft_exp.store.results import Results
 from sft_exp.training.loop import Plan, train
 from sft_exp.training.optim import optimizers_for
@@ -254,10 +255,11 @@ def load_pretrained(path: str | Path) -> FeatureExtractor:
 
 
 def reopen(path: str | Path) -> Experiment:
-    """The experiment of a finished run folder. Its paths are relative to where the run was started."""
+    """The experiment of a finished run folder. Its paths are relative to where the run was started, and are
+    found from any folder (`located`)."""
     result = results.read(Path(path))
     try:
-        return build.experiment(result.config, result.choices)
+        return build.experiment(located(result.config, Path(path)), result.choices)
     except (ConfigError, KeyError) as error:
         raise DataError(
             f"{path}: another version of sft_exp made this run ({error}); make it again with this one"

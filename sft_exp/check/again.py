@@ -9,6 +9,7 @@ from sft_exp.config import build, sources
 from sft_exp.data import splits
 from sft_exp.data.splits import Labels
 from sft_exp.stages import model as models
+from sft_exp.store.listing import located
 from sft_exp.training.context import corpus, pick
 
 ROUNDING = 0.001  # share of the predictions that may differ on another machine
@@ -20,7 +21,7 @@ def grade(run: Run) -> Grade:
     Raises:
         DataError: the data set is not where the run read it.
     """
-    values = build.resolved(run.result["config"])
+    values = build.resolved(located(run.result["config"], run.folder))
     data = corpus(build.part(values["dataset"], "dataset", sources.KINDS["dataset"]))
     labels, faults = Labels.parse(values["labels"], values["labels_total"]), []
     manifests = (run.train_manifest, run.test_manifest)

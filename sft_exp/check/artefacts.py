@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from sft_exp.core.score import ACCURACY, BALANCED, balanced_accuracy
 from sft_exp.errors import DataError
 from sft_exp.store import atomic_io
+from sft_exp.store.listing import near
 from sft_exp.training import health
 
 NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
@@ -229,9 +231,14 @@ def read(folder: Path) -> Run:
         raise DataError(
             f"{folder}: its score is {score}, but only runs that classify images can be graded"
         )
-    places = (start / location for start in (Path(), *folder.resolve().parents))
-    root = next((p for p in places if (p / names["data"]).is_dir()), None)
-    if root is None:
+    # another store may have the data, and not the results
+    needed = {names["data"], names["test"], *chain(*names["arms"].values())}
+
+    def held(place: Path) -> int:
+        return sum((place / name).is_dir() for name in needed)
+
+    root = max(near(folder, location), key=held)
+    if not (root / names["data"]).is_dir():
         raise DataError(
             f"{folder}: its results lie in {location}, and {names['data']} is not there"
         )

@@ -9,7 +9,7 @@ from sft_exp.config import build
 from sft_exp.config.dotted import leaves
 from sft_exp.config.grammar import VALUED
 from sft_exp.config.moved import completed, renamed, updated
-from sft_exp.errors import ConfigError
+from sft_exp.errors import ConfigError, absent
 
 
 def flags_first(words: list[str]) -> list[str]:
@@ -35,10 +35,15 @@ def named(words: list[str]) -> list[str]:
     """
     if words[:1] != ["rerun"]:
         return words
-    run, *rest = words[1:] or [""]
-    saved = Path(run.removeprefix("run=")) / ".hydra"
+    word, *rest = words[1:] or [""]
+    run = word.removeprefix("run=")
+    saved = Path(run) / ".hydra"
     if not (saved / "config.yaml").is_file():
         valid = "must be the folder of a run, in which .hydra/config.yaml is: sft_exp rerun RUN"
+        if run and not Path(run).exists():
+            valid = absent(Path(run), "folder")
+        elif (Path(run) / "jobs.json").is_file():
+            valid = f"is a sweep, which its own command continues; one job is run again by its folder: {Path(run, '0')}"
         raise ConfigError("run", run, valid)
     return ["--config-path", str(saved), "--config-name", "config", *rest]
 

@@ -24,7 +24,9 @@ class Arguments:
     positional: ClassVar[tuple[str, ...]] = ("run",)
 
     run: Path = Path("outputs/latest")  # folder of a run, finished or not
-    out: Path | None = None  # the zip file; null = sft_exp-doctor-RUN.zip in this folder
+    out: Path | None = (
+        None  # the zip file, or its folder; null = sft_exp-doctor-RUN.zip in this folder
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,10 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(arguments: Arguments) -> None:
     files = collect(arguments.run)
-    out = arguments.out or Path(f"sft_exp-doctor-{arguments.run.resolve().name}.zip")
+    name = f"sft_exp-doctor-{arguments.run.resolve().name}.zip"
+    out = arguments.out or Path(name)
+    out = out / name if out.is_dir() else out
     atomic_io.write(out, zipped(files))
-    for name, text in files.items():
-        print(f"{len(text):>9,}  {name}")
+    for entry, text in files.items():
+        print(f"{len(text):>9,}  {entry}")
     print(out)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sft_exp.config.secret_names import SECRETS
 from sft_exp.errors import DataError
 from sft_exp.store import results
-from sft_exp.store.listing import folders, read
+from sft_exp.store.listing import folders, near, read
 
 # files of a run folder, all of them text; predictions and pictures are not among them
 FILES = (
@@ -129,13 +129,16 @@ def store(run: Path) -> list[dict[str, Any]]:
     """State and bytes of the store folders that the run names."""
     record = read(run / results.FILE)
     config = record.get("config") or {}
-    root = Path(str(config.get("store", "outputs/store")))
     named = json.dumps([record.get("stages"), record.get("folders")])
-    return [
-        {"name": e.name, "state": e.state, "bytes": e.size}
-        for e in folders(root)
-        if not record or e.name in named
-    ]
+    for root in near(run, Path(str(config.get("store", "outputs/store")))):
+        held = [
+            {"name": e.name, "state": e.state, "bytes": e.size}
+            for e in folders(root)
+            if not record or e.name in named
+        ]
+        if held:
+            return held
+    return []
 
 
 def scrubbed(text: str) -> str:

@@ -69,7 +69,7 @@ def evaluate(run: str | Path, dataset: Sequence[str] = (), *, device: str = "aut
     spec = model.task.of(model.spec)
     if dataset:
         scored, own = (
-            image_sets.new(result, dataset, model.task, model.spec),
+            image_sets.new(run, dataset, model.task, model.spec),
             image_sets.own_if_present(run),
         )
     else:

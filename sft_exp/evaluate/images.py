@@ -25,7 +25,7 @@ from sft_exp.stages import logits
 from sft_exp.stages import model as models
 from sft_exp.stages.outcome import IGNORE
 from sft_exp.store import results
-from sft_exp.store.results import Results
+from sft_exp.store.listing import located
 from sft_exp.training import context
 
 # fields of a data set that name its files: those of the run do not belong to other images
@@ -56,8 +56,9 @@ class Own:
     why: str = ""  # why there are none
 
 
-def new(result: Results, words: Sequence[str], task: Task, spec: Spec) -> Scored:
-    """The images of the data set that the overrides `dataset=... dataset.key=...` describe.
+def new(run: Path, words: Sequence[str], task: Task, spec: Spec) -> Scored:
+    """The images of the data set that the overrides `dataset=... dataset.key=...` describe, beside the
+    run's own settings.
 
     Their class numbers are those of the model, whose task and spec are given.
 
@@ -65,7 +66,7 @@ def new(result: Results, words: Sequence[str], task: Task, spec: Spec) -> Scored
         ConfigError: an override that is not valid.
         DataError: files that cannot be read; classes that the model does not know.
     """
-    node = described(result, words, spec)
+    node = described(run, words, spec)
     source = build.part(node, "dataset", KINDS["dataset"])
     source.learnt = False
     corpus = source.load()
@@ -78,13 +79,14 @@ def new(result: Results, words: Sequence[str], task: Task, spec: Spec) -> Scored
     return Scored(corpus.name, manifest, which, images, absent)
 
 
-def described(result: Results, words: Sequence[str], spec: Spec) -> dict[str, Any]:
+def described(run: Path, words: Sequence[str], spec: Spec) -> dict[str, Any]:
     """The configuration of the data set.
 
     Without `dataset=NAME` it is that of the run with the keys that the words name; if they name
     other files, the run's are left out. Images have the model's size unless a word says otherwise.
     """
-    config = updated(build.resolved(result.config))
+    result = results.read(run)
+    config = located(updated(build.resolved(result.config)), run)
     option = [] if any(w.startswith("dataset=") for w in words) else [result.choices["dataset"]]
     plugins = [f"plugins={config['plugins']}"] if config.get("plugins") else []
     overrides = [*plugins, *(f"dataset={name}" for name in option), *words]

@@ -105,14 +105,14 @@ def print_sheet(ask: Ask, current: Sheet) -> None:
 def training(ask: Ask, current: Sheet) -> str:
     """The run's command with the new table of labels; the override alone if the run was removed."""
     from sft_exp.config import recipe
-    from sft_exp.store import results
+    from sft_exp.store import listing, results
 
     table = f"{current.key}={recipe.quoted(str((ask.folder / 'labels.csv').absolute()))}"
     if not (Path(ask.run) / results.FILE).exists():
         return table
     result = results.read(Path(ask.run))
     replaced = (current.key, "labels_total") if current.key == "labels" else (current.key,)
-    overrides = recipe.overrides(result.config, result.choices)
+    overrides = recipe.overrides(listing.located(result.config, Path(ask.run)), result.choices)
     return recipe.command([*(o for o in overrides if o.partition("=")[0] not in replaced), table])
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_exp.config import args
-from sft_exp.errors import require
+from sft_exp.errors import ConfigError, require
 from sft_exp.store.listing import ago, bytes_, folders, run, runs, totals, words
 
 
@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
 def work(arguments: Arguments) -> None:
     store = arguments.store
     entries = [*folders(store), *map(run, runs(arguments.runs, store))]
+    stages = sorted({e.stage for e in entries})
+    if arguments.stage and entries and arguments.stage not in stages:
+        raise ConfigError("stage", arguments.stage, f"is none of those here: {', '.join(stages)}")
     entries = [e for e in entries if arguments.stage in (None, e.stage)]
     entries.sort(key=lambda e: (-e.changed, e.name))
     shown = entries[: arguments.limit or None]
@@ -49,7 +52,8 @@ def work(arguments: Arguments) -> None:
         screen.print(table)
     if len(shown) < len(entries):
         screen.print(f"... and {len(entries) - len(shown)} older (limit=0 lists all)")
-    screen.print(totals(entries), soft_wrap=True)
+    searched = "" if entries else f" in {store} and {arguments.runs}"
+    screen.print(f"{totals(entries)}{searched}", soft_wrap=True)
 
 
 if __name__ == "__main__":

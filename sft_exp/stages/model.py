@@ -26,6 +26,7 @@ from sft_exp.models import transfer
 from sft_exp.models.feature_extractor import FeatureExtractor, Precomputed
 from sft_exp.models.normalise import backbone
 from sft_exp.store import atomic_io, results
+from sft_exp.store.listing import near
 from sft_exp.store.requests import plain
 
 BATCH = 250  # images predicted at once: larger batches spend their time on memory allocation
@@ -160,10 +161,9 @@ def find_folder(path: Path) -> Path:
         if stage is None:
             raise DataError(f"{path}: its {results.FILE} names no fine-tuning")
         folder = Path(stage.folder)
-        # the folder is relative to where the run was started
-        for start in (Path(), *path.resolve().parents):
-            if (start / folder / "model.json").exists():
-                return start / folder
+        for place in near(path, folder):
+            if (place / "model.json").exists():
+                return place
         raise DataError(f"{path}: its model should be in {folder}, and is not there")
     if not path.exists():
         raise DataError(f"{path}: {absent(path, 'folder')}")

@@ -18,6 +18,8 @@ RUN = "run"  # the `stage` of a run's entry
 REQUEST = "request.json"
 DAMAGED = {"method": {"is": "damaged"}}
 PLACES = {"": "done", "work": "unfinished", "damaged": "damaged"}
+# keys of a config, at any depth, that name files and folders
+NAMING_FILES = ("root", "labels", "table", "unlabelled", "store", "init")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,30 @@ def runs(root: Path, store: Path) -> Iterator[Path]:
             visible = [name for name in subfolders if name[0] != "." and name != "wandb"]
             outside = [name for name in visible if Path(path, name).absolute() != store.absolute()]
             subfolders[:] = outside
+
+
+def near(run: Path, place: Path) -> Iterator[Path]:
+    """Where a path of a run may lie that is relative to the folder in which the run was started: seen
+    from each folder above the run's, the nearest first, and from the present folder."""
+    yield from (start / place for start in (*run.resolve().parents, Path()))
+
+
+def located(config: Any, run: Path) -> Any:
+    """A run's config, whose relative files and folders are named as they are found from the present
+    folder (`near`); those that are not found stay."""
+    if not isinstance(config, dict):
+        return config
+
+    def found(place: Any) -> Any:
+        if isinstance(place, list):
+            return [found(each) for each in place]
+        if not isinstance(place, str) or not place:
+            return place
+        there = next((p for p in near(run, Path(place)) if p.exists()), None)
+        same = there is None or (Path(place).exists() and there.samefile(place))
+        return place if same else str(there)
+
+    return {k: found(v) if k in NAMING_FILES else located(v, run) for k, v in config.items()}
 
 
 def run(path: Path) -> Entry:

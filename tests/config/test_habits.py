@@ -355,9 +355,16 @@ def test_a_saved_config_is_run_again():
     runs = [api.reopen(f) for f in ("first", "second", "fourth")]
     assert [r.labels for r in runs] == [3, 3, 3]
     assert "balanced_accuracy" in json.loads(Path("fourth/results.json").read_text())["test"]
-    code, said = run(cli, "rerun", "nowhere")
-    assert code == 2
-    assert "run=nowhere: must be the folder of a run" in said
+    Path("swept").mkdir()
+    Path("swept/jobs.json").write_text("[]")
+    for word, words in (
+        ("firs", "run=firs: no such folder; did you mean first?"),
+        ("run=swept", "run=swept: is a sweep, which its own command continues"),
+        (".", "run=.: must be the folder of a run"),
+    ):
+        code, said = run(cli, "rerun", word)
+        assert code == 2
+        assert words in said
     file = Path("first/.hydra/config.yaml")
     file.write_text(file.read_text().replace("labels: 3", "labels: 4"))
     code, said = run(

@@ -103,3 +103,12 @@ def test_pictures_and_data_are_never_packed():
 def test_what_is_no_run_is_said(capsys):
     assert command.main(["nowhere"]) == 3
     assert "no run folder" in capsys.readouterr().err
+
+
+def test_the_zip_file_goes_into_a_folder_that_is_there(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "status.json").write_text('{"state": "failed"}')
+    (tmp_path / "packed").mkdir()
+    assert command.main([str(run), f"out={tmp_path / 'packed'}"]) == 0
+    assert (tmp_path / "packed" / "sft_exp-doctor-run.zip").is_file()

@@ -559,7 +559,12 @@ def test_ls(store, monkeypatch, capsys):
     assert [line.split()[0] for line in said("--stage", "pretrain")[2:-1]] == ["damaged", "done"]
     assert len(said("--stage", "run")) == 2 + 2 + 1
     assert said("--limit", "2")[2:-1] == [*lines[:2], "... and 4 older (limit=0 lists all)"]
-    assert said("--store", "no", "--runs", "no") == ["nothing here"]
+    assert said("--store", "no", "--runs", "no") == ["nothing here in no and no"]
+    assert ls_command.main(["stage=finetuning"]) == 2
+    assert (
+        "stage=finetuning: is none of those here: data, finetune, pretrain, run"
+        in capsys.readouterr().err
+    )
 
 
 def everything(store):

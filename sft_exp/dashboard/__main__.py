@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 
 from sft_exp.config import args
-from sft_exp.errors import ConfigError, first_line
+from sft_exp.errors import ConfigError, StorageError, first_line
 
 
 @dataclass
@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 def work(arguments: Arguments) -> int:
     from sft_exp.trackers import wandb  # late: imports torch
 
+    if not wandb.has_key():
+        print("sft_exp dashboard: no key; `wandb login` first", file=sys.stderr)
+        return ConfigError.code
     try:
         from sft_exp.dashboard.charts import presets, save, workspace
 
@@ -42,7 +45,7 @@ def work(arguments: Arguments) -> int:
         return ConfigError.code
     except Exception as error:  # noqa: BLE001 - any answer of the server
         print(f"sft_exp dashboard: {first_line(error)}", file=sys.stderr)
-        return 1
+        return StorageError.code
     if replaced:
         print(f"sft_exp dashboard: replaced your earlier view {view.name!r}", file=sys.stderr)
     print(view.url)

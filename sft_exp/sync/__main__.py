@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from sft_exp.config import args
-from sft_exp.errors import ConfigError, first_line
+from sft_exp.errors import ConfigError, DataError, StorageError, absent, first_line
 from sft_exp.progress import console
 
 
@@ -33,6 +33,9 @@ def work(arguments: Arguments) -> int:
     if not wandb.has_key():
         print("sft_exp sync: no key; `wandb login` first", file=sys.stderr)
         return ConfigError.code
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: {absent(folder, 'folder')}")
     failed = 0
     for folder in wandb.pending(arguments.folders):
         try:
@@ -41,7 +44,7 @@ def work(arguments: Arguments) -> int:
             failed += 1
             state = f"failed, {type(error).__name__}: {first_line(error)}"
         console.message(f"{folder.name}: {state}")
-    return 1 if failed else 0
+    return StorageError.code if failed else 0
 
 
 if __name__ == "__main__":

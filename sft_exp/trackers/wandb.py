@@ -63,6 +63,10 @@ class Wandb(Tracker):
 
     def __post_init__(self):
         require(self.mode in MODES, "mode", self.mode, ", ".join(MODES))
+        # of the environment, which W&B would refuse after the first training
+        known = (*MODES, "shared", *OLDER_WORDS)
+        asked = self.mode_asked_for()
+        require(asked in known, "mode", f"{asked} (WANDB_MODE)", ", ".join(known))
         valid = f"a list of words of 1 to {LONGEST_TAG} characters"
         words = isinstance(self.tags, list) and all(isinstance(tag, str) for tag in self.tags)
         short = words and all(0 < len(tag) <= LONGEST_TAG for tag in self.tags)
@@ -82,7 +86,7 @@ class Wandb(Tracker):
         """The mode of the environment, where W&B knows older words, too, or else of the config."""
         if os.environ.get("WANDB_DISABLED", "").strip().casefold() in ("true", "1", "yes", "on"):
             return "disabled"
-        mode = os.environ.get("WANDB_MODE") or self.mode
+        mode = os.environ.get("WANDB_MODE", "").strip() or self.mode
         return OLDER_WORDS.get(mode, mode)
 
     def open(self, about, stop):

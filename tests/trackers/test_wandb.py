@@ -482,6 +482,24 @@ def test_the_dashboard_is_saved(online, server):
 @pytest.mark.skipif(not find_spec("wandb_workspaces"), reason="wandb-workspaces is not installed")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.slow
+def test_commands_without_a_key_or_a_server_say_so(env):
+    names = ["sync", *(["dashboard"] if find_spec("wandb_workspaces") else [])]
+    commands = [(sys.executable, "-m", f"sft_exp.{name}") for name in names]
+    for command in commands:
+        assert "no key; `wandb login` first" in program(env, *command, code=2)
+    experiment({**env, "WANDB_MODE": "offline"}, *LITTLE)
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "too short"}
+    for command in commands:
+        program({**env, **nobody}, *command, code=5)
+
+
+def test_a_folder_to_upload_that_is_not_there_is_named(online):
+    """Nothing was said, as if everything had been uploaded."""
+    Path("output").mkdir()
+    said = program(online, sys.executable, "-m", "sft_exp.sync", code=3)
+    assert "sft_exp sync: outputs: no such folder; did you mean output?" in said
+
+
 def test_a_dashboard_does_without_the_charts_that_cannot_be_made(online, server):
     for refused, left in (("sft_exp-heat", ["sft_exp-curves"]), ("sft_exp-", [])):
         server.fault(refused, status=400, times=100)
@@ -738,6 +756,15 @@ def test_the_environment_s_words_for_modes(variables, mode, asked_for, monkeypat
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert tracker.Wandb(mode=mode).mode_asked_for() == asked_for
+
+
+def test_a_mode_of_the_environment_that_does_not_exist_is_refused(monkeypatch):
+    """W&B refused it after the pretraining, and twice, with advice that did not work."""
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(ConfigError, match=r"mode=ofline \(WANDB_MODE\): must be auto, online"):
+        tracker.Wandb()
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert tracker.Wandb().mode_asked_for() == "disabled"
 
 
 def test_empty_variables_of_the_environment_count_as_none(online, server):

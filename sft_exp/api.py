@@ -66,7 +66,7 @@ def run(
 
     Raises ConfigError, DataError, NonFiniteError, StorageError or Interrupted instead of exiting.
     """
-    words = overrides or []
+    words = require_overrides(overrides or [])
     objects = {"encoder": encoder, "dataset": dataset, "metrics": metrics}
     brought = {key: value for key, value in objects.items() if value is not None}
     with translated(words):
@@ -90,6 +90,29 @@ def run(
     command = ["python", "-m", "sft_exp", *words, *(f"{key}=<object>" for key in brought)]
     job = prepare.prepare(build.experiment(values, choices))
     return RunResult(where, session.work(job, where, values, command))
+
+
+# keys that a command follows, and what has their place in Python
+OF_COMMANDS = {
+    "study": "is a sweep, which sft_exp.sweep runs",
+    "plan": "is of commands: python -m sft_exp ... plan=true",
+    "hydra.run.dir": "is of commands; the folder is the second argument: sft_exp.run([...], folder)",
+}
+OF_HYDRA = "has no effect: in Python Hydra composes the config, and does not start the run"
+
+
+def require_overrides(words: Any) -> list[str]:
+    """ConfigError unless the words are overrides that a run from Python follows."""
+    if isinstance(words, str | dict) or not all(isinstance(word, str) for word in words):
+        example = "must be a list of overrides: ['pretrainer=vae', 'labels=5']"
+        raise ConfigError("overrides", repr(words), example)
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        of_hydra = key.startswith(("hydra.", "hydra/")) and key != "hydra.searchpath"
+        why = OF_COMMANDS.get(key) or (OF_HYDRA if of_hydra else "")
+        if why and value.casefold() not in ("false", "null", "none"):
+            raise ConfigError(key, value, why)
+    return list(words)
 
 
 class RunResult(dict[str, Any]):

@@ -5,8 +5,11 @@ import importlib
 import json
 import logging
 import random
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -518,6 +521,37 @@ def test_a_slip_in_an_override_is_a_config_error_with_a_hint():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("pretrainer=ae", "must be a list of overrides"),
+        ({"pretrainer": "ae"}, "must be a list of overrides"),
+        ([*QUICK, 5], "must be a list of overrides"),
+        ([*QUICK, "plan=true"], "plan=true: is of commands"),
+        ([*QUICK, "study=choose"], "study=choose: is a sweep, which sft_exp.sweep runs"),
+        ([*QUICK, "hydra.run.dir=x"], "the folder is the second argument"),
+        ([*QUICK, "hydra/launcher=ray"], "has no effect"),
+    ],
+)
+def test_what_a_run_from_python_would_not_follow_is_refused(overrides, words):
+    """A plan trained, a study was one run, and a folder was not used, without a word."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        sft_exp.run(overrides)
+    assert not list(Path().iterdir())
+
+
+def test_runs_of_several_threads_wait_for_one_another(tmp_path):
+    """They composed with the same Hydra, which ended one of them, and drew from the same generators."""
+    small = [*QUICK, "pretrainer=none", "controls=false"]
+
+    def accuracy(seed):
+        return sft_exp.run([*small, f"seed={seed}"], tmp_path / str(seed))["test"]["accuracy"]
+
+    alone = [sft_exp.run([*small, f"seed={n}", "store=other"])["test"]["accuracy"] for n in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(accuracy, (1, 2))) == alone
+
+
 def test_a_sweep_from_python_is_a_table(tmp_path, monkeypatch):
     words = [*QUICK, "dataset=digits", f"store={tmp_path / 'store'}", "optim.lr=0.01,0.001"]
     comparison = sft_exp.sweep(words, tmp_path / "sweep")

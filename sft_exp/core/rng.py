@@ -5,6 +5,7 @@ No random state is carried from one step to the next.
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -96,18 +97,23 @@ def seed_global(seed: int, device: torch.device) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
+_one_at_a_time = threading.RLock()
+
+
 @contextmanager
 def caller_generators() -> Iterator[None]:
     """Give the global generators of Python, NumPy and torch their state back at the end.
 
     Functions that other programs call are decorated with it: who seeded a program of their own goes
-    on drawing as if they had not called us.
+    on drawing as if they had not called us. Calls of several threads wait for one another, as they
+    would draw from the same generators and compose with the same Hydra.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(gpus):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    with _one_at_a_time:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        try:
+            with torch.random.fork_rng(gpus):
+                yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

@@ -279,7 +279,7 @@ def test_a_model_that_a_device_trained_is_exported(device, tmp_path):
     if device.type == "cpu":
         pytest.skip("test_export does this on a CPU; --device cuda trains on a GPU")
     overrides = ["debug=tiny", "export=onnx", "encoder=conv", f"hardware.device={device}"]
-    sft_exp.run([*overrides, f"store={tmp_path}/store", f"hydra.run.dir={tmp_path}/run"])
+    sft_exp.run([*overrides, f"store={tmp_path}/store"], tmp_path / "run")
     assert list(tmp_path.rglob("*.onnx"))
 
 

@@ -36,6 +36,7 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import sft_exp
+from sft_exp.config import rerun
 
 RELEASED = Path(__file__).parent / "released"
 VERSIONS = sorted(p.name for p in RELEASED.iterdir() if (p / "expected.json").exists())
@@ -211,6 +212,20 @@ def test_a_runs_experiment_is_opened(released, run):
         == json.loads(Path(f"runs/{run}/results.json").read_text())["choices"]["pretrainer"]
     )
     assert e.encoder.build((1, 16, 16)).width in (4, 8)
+
+
+@pytest.mark.parametrize("run", [*make.RUNS, "diverged"])
+def test_rerun_takes_a_released_run(released, run):
+    """Every key that was added since was refused as if the saved config had another value."""
+    words = rerun.again(rerun.named(["rerun", f"runs/{run}", "seed=7"]))
+    assert words[-1] == "seed=7"
+    assert len(words) > 5
+
+
+def test_a_released_run_is_repeated_with_its_scores(released):
+    then = json.loads(Path("runs/linear/results.json").read_text())["draws"]["pretrained"]
+    words = rerun.again(rerun.named(["rerun", "runs/linear", "store=new"]))
+    close(sft_exp.run(words, "again")["draws"]["pretrained"], then)
 
 
 def test_an_export_is_loaded_by_the_script_beside_it(released):

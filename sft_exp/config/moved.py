@@ -40,7 +40,12 @@ ABSENT: dict[str, dict[str, Any]] = {
 }
 
 # key that an earlier version did not have -> the value with which a run is as it was then
-ADDED: dict[str, Any] = {"score": "auto", "transforms": [], "fit": "crop", "sampler": "instance"}
+ADDED: dict[str, Any] = {
+    "score": "auto", "transforms": [], "fit": "crop", "sampler": "instance", "batchnorm": "train",
+    "samples": 1, "pattern": "*", "file_column": "file", "metrics": [], "allow": [],
+}  # fmt: skip
+# dotted keys of earlier versions that are gone, with the value that changed nothing
+GONE: dict[str, Any] = {"transfer.min_loaded": 0.95}
 
 MEMBERS = {  # member of a user's part in an earlier version -> its name now
     "after": "on_step_end",

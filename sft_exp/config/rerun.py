@@ -8,8 +8,11 @@ from omegaconf import OmegaConf
 from sft_exp.config import build
 from sft_exp.config.dotted import leaves
 from sft_exp.config.grammar import VALUED
-from sft_exp.config.moved import completed, renamed, updated
+from sft_exp.config.moved import GONE, completed, current, renamed, updated
 from sft_exp.errors import ConfigError, absent
+
+# keys and groups whose new keys say nothing about the experiment
+UNCOMPARED = ("hardware", "report", "report_images", "replace", "monitors", "store_max_gb")
 
 
 def flags_first(words: list[str]) -> list[str]:
@@ -102,10 +105,21 @@ def require_same_as_saved(folder: Path, overrides: list[str]) -> None:
         )
         for config in (completed(saved, composed), composed)
     )
+    again = f"python -m sft_exp {shlex.join(overrides)}"
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            text = (
-                f"is in {folder}/config.yaml, but its overrides compose to {now.get(key)}: "
-                f"add {key}=VALUE to python -m sft_exp {shlex.join(overrides)}"
-            )
-            raise ConfigError(key, before.get(key), text)
+        then, value = before.get(key), now.get(key)
+        if isinstance(then, str) and key.endswith("_target_"):
+            then = current(then)
+        of_one_version = key not in before or key not in now
+        if of_one_version and (key.partition(".")[0] in UNCOMPARED or key in GONE):
+            same = key not in GONE or GONE[key] == then
+        else:
+            same = then == value
+        if same:
+            continue
+        if key not in before:
+            text = f"is a key that {folder}/config.yaml, of another version, does not have; with it: {again}"
+            raise ConfigError(key, value, text)
+        remedy = f"add {key}=VALUE to {again}" if key in now else f"without it: {again}"
+        text = f"is in {folder}/config.yaml, but its overrides compose to {value}: {remedy}"
+        raise ConfigError(key, then, text)

@@ -6,10 +6,12 @@ file. A level above INFO for that logger (`hydra/job_logging=quiet`) silences bo
 
 import io
 import logging
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +24,18 @@ LOG.propagate = False  # Hydra's console handler would print each line a second 
 LOG_WIDTH = 160  # columns of a table in the log file
 
 
-class LoggedConsole(Console):
+class Screen(Console):
+    """A console that shows nothing more once its reader has left (`| head`): rich would end the process,
+    and with it a run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        stream = sys.stderr if self.stderr else sys.stdout
+        with suppress(OSError, ValueError):  # so that what is left in its buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class LoggedConsole(Screen):
     """A console on stderr that writes each message into the run's log file, too."""
 
     def print(self, *objects: Any, **options: Any) -> None:

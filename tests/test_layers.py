@@ -270,7 +270,9 @@ def writes(module, node):
         return False
     values = [literal(a) for a in [*node.args, *(k.value for k in node.keywords)]]
     if owner == "os":
-        return name in OS or (name == "open" and "O_RDONLY" not in ast.unparse(node))
+        text = ast.unparse(node)
+        on_disk = "O_RDONLY" not in text and "os.devnull" not in text
+        return name in OS or (name == "open" and on_disk)
     if name == "open":
         return any(
             isinstance(v, str) and set(v) & set("wax+") and set(v) <= set("rwaxbt+") for v in values

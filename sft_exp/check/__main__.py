@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from sft_exp.check.standard import POINTS, VERSION, Grade, unknown
 from sft_exp.config import args
 from sft_exp.errors import DataError
+from sft_exp.progress import Screen
 
 
 @dataclass
@@ -93,7 +93,7 @@ def merge(grades: Sequence[Grade]) -> list[Grade]:
 
 
 def print_grades(grades: Sequence[Grade], sentences: Sequence[str]) -> None:
-    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED)
+    screen = Screen(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED)
     table = Table(box=SIMPLE_HEAD)
     for head in ("", "point", "", "reason"):
         table.add_column(head, no_wrap=head == "")

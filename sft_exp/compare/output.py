@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from sft_exp.compare import findings
 from sft_exp.compare.comparison import NUMBERS, SENTENCES, Comparison, collect
+from sft_exp.progress import Screen
 from sft_exp.reports.terminal_table import fitted
 from sft_exp.store import atomic_io
 
@@ -23,7 +22,7 @@ def write(comparison: Comparison, folder: Path, title: str) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the tables; lines are not broken in a pipe."""
-    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    screen = Screen(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     tables = {
         "": comparison.table(),
         "Best setting of each pretrainer, by validation": comparison.chosen(),

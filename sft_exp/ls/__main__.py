@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from sft_exp.config import args
 from sft_exp.errors import ConfigError, require
+from sft_exp.progress import Screen
 from sft_exp.store.listing import ago, bytes_, folders, run, runs, totals, words
 
 
@@ -47,7 +47,7 @@ def work(arguments: Arguments) -> None:
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "what")
     for e in shown:
         table.add_row(e.state, ago(now - e.changed), bytes_(e.size), e.name, words(e, store))
-    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    screen = Screen(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     if shown:
         screen.print(table)
     if len(shown) < len(entries):

@@ -21,6 +21,7 @@ from sft_exp.errors import StorageError
 from sft_exp.jobs import prepare
 from sft_exp.jobs.prepare import further
 from sft_exp.jobs.stage_requests import FUNCTIONS, Job
+from sft_exp.progress import Screen
 from sft_exp.reports import advice, classification, inputs, model_card, page, plots
 from sft_exp.reports.classification import Classified, HeldOut
 from sft_exp.reports.drawing import Picture, style
@@ -73,7 +74,7 @@ ALIKE = ("dataset", "method", "encoder", "task", "strategy")
 
 def show(job: Job, result: Results, folder: Path, command: list[str]) -> None:
     """Print the table, the verdict, the notes on it, the next command and the run folder."""
-    screen = Console(highlight=False, markup=False)
+    screen = Screen(highlight=False, markup=False)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
     for head in heads(job):
@@ -437,7 +438,7 @@ def plan(jobs: list[Job], timed: Mapping[str, float] | None = None, total_of: st
         )
     table.add_section()
     table.add_row("all", "", "", str(len(total)), added(total))
-    screen = Console(highlight=False, markup=False)
+    screen = Screen(highlight=False, markup=False)
     screen.print(table)
     how = "Time: what finished stages like these took, scaled by their steps"
     screen.print(f"{how}{', or some timed steps' if known else ''}.", style="dim")

@@ -13,11 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.console import Console
-
 from sft_exp.compare import comparison
 from sft_exp.errors import ConfigError, require
 from sft_exp.execution import ownership
+from sft_exp.progress import Screen
 from sft_exp.reports import page
 from sft_exp.reports.drawing import Picture
 from sft_exp.reports.page import Grid
@@ -254,7 +253,7 @@ def markdown(conclusion: Conclusion, command: str) -> str:
 
 def print_conclusion(conclusion: Conclusion) -> None:
     """Print the table and the sentences of a conclusion."""
-    screen = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
+    screen = Screen(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
     whole = not screen.is_terminal  # lines in a pipe stay unbroken, so that text can be searched
     words = [name for name in conclusion.table[0] if name not in conclusion.numbers]
     screen.print(conclusion.title, style="bold")

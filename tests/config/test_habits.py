@@ -378,6 +378,25 @@ def test_a_saved_config_is_run_again():
     assert not Path("third").exists()
 
 
+def test_a_run_whose_output_nobody_reads_any_more_goes_on():
+    """It ended as a bug at the next line, with the training lost: `sft_exp ... 2>&1 | head -1`."""
+    words = " ".join((*TINY, "report=false", "hydra.run.dir=piped"))
+    shell = f"{{ {sys.executable} -m sft_exp {words} 2>&1; echo $? > code; }} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
+    assert done.stdout.startswith("preparing a run of ")
+    assert json.loads(Path("piped/status.json").read_text())["state"] == "done"
+    assert Path("code").read_text() == "0\n"
+    listed = f"{{ {sys.executable} -m sft_exp.ls limit=0; echo $? > code; }} | true"
+    subprocess.run(["bash", "-c", listed], check=True, env={**os.environ, **ENVIRONMENT})
+    assert Path("code").read_text() == "0\n"
+
+
 def test_help_into_head_leaves_quietly():
     shell = f"{sys.executable} -m sft_exp --help | head -1"
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """Fixtures of all tests: a temporary folder, no tracker, one thread, no user settings."""
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    gc.disable()  # of a million objects of libraries and tests, none is garbage
     from sft_exp.config import register
 
     register.plug(config.getoption("--methods"))
@@ -42,6 +44,16 @@ def pytest_collection_modifyitems(config, items):
             seen[item.function] += 1
             if seen[item.function] > marker.args[0]:
                 item.add_marker("slow")
+
+
+def pytest_collection_finish():
+    """Collections of garbage leave alone what was imported and collected: they take 0.1 s, not 0.7 s."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries report what is not freed at the end
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,14 @@ standard library's fork server), which takes 0.05 s instead of the seconds of a 
 """
 
 import errno
+import gc
 import itertools
 import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
@@ -124,7 +127,7 @@ def writes(arguments: tuple) -> bool:
     return bool(mode and set(mode) & set("wax+")) or bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
-def child(out: Path, prepare: Callable[[], None] | None) -> None:
+def child(out: Path, prepare: Callable[[], None] | None = None) -> None:
     """Make this forked process what a case asks for; what it says goes into the file `out`."""
     said = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(said, 1)
@@ -134,11 +137,85 @@ def child(out: Path, prepare: Callable[[], None] | None) -> None:
         prepare()
 
 
+def sweeps(overrides: tuple[str, ...]) -> bool:
+    return "-m" in overrides or any(o.startswith("study=") for o in overrides)
+
+
+class Spare:
+    """A sweep's worker that is forked before the command begins, instead of an interpreter that imports all anew.
+
+    It is a child of the command, as the worker is, and has nothing of what the command and the case
+    change in their process. It waits until the command asks for a worker, and ends unused with it.
+    """
+
+    def __init__(self) -> None:
+        self.line, theirs = socket.socketpair()
+        self.used = False
+        self.code: int | None = None
+        self.stdin = self.stderr = None  # as of a process without pipes
+        self.pid = os.fork()
+        if self.pid == 0:
+            self.line.close()
+            self.work(theirs)
+        theirs.close()
+
+    def work(self, line: socket.socket) -> NoReturn:
+        """In the spare process: be the worker that is asked for."""
+        _, handles, *_ = socket.recv_fds(line, 1, 1)
+        if not handles:
+            os._exit(0)
+        said = json.loads(line.makefile().readline())
+        line.close()
+        os.environ.clear()
+        os.environ.update(said["environment"])
+        os.chdir(said["folder"])
+        from sft_exp.execution import child
+
+        sys.argv = ["child", *said["words"][:-1], str(handles[0])]
+        child.main()
+        sys.exit()
+
+    def stand_in(self) -> None:
+        """Let the sweep of this process have this worker."""
+        from sft_exp.sweep import sweeps
+
+        sweeps.subprocess = SimpleNamespace(Popen=self.start, PIPE=subprocess.PIPE)  # type: ignore[assignment]
+
+    def start(self, command: list[str], **how: Any) -> Any:
+        """What `subprocess.Popen` returns; a second worker, and one with other paths, is a process of its own."""
+        like_ours = how["env"].get("PYTHONPATH") == ENVIRONMENT["PYTHONPATH"]
+        if self.used or how["stdin"] or how["stderr"] or not like_ours:
+            return subprocess.Popen(command, **how)
+        self.used = True
+        words = command[command.index("sft_exp.execution.child") + 1 :]
+        said = {"words": words, "environment": how["env"], "folder": os.getcwd()}
+        socket.send_fds(self.line, [b"-"], how["pass_fds"])
+        self.line.sendall(json.dumps(said).encode() + b"\n")
+        return self
+
+    def poll(self) -> int | None:
+        return self.wait(os.WNOHANG)
+
+    def wait(self, flags: int = 0) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, flags)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
 def cli(
     out: Path, prepare: Callable[[], None] | None, fault: Fault | None, *overrides: str
 ) -> None:
     """`python -m sft_exp OVERRIDES`."""
-    child(out, prepare)
+    child(out)
+    if sweeps(overrides):
+        Spare().stand_in()
+    if prepare:
+        prepare()
     if fault:
         Disk(Path.cwd(), fault)
     from sft_exp.__main__ import main
@@ -273,6 +350,7 @@ def warm() -> None:
         os.chdir(folder)
         api.run([*TINY, "hardware=cpu"])  # a fork of a process that used a GPU cannot
         os.chdir(HERE)
+    gc.freeze()  # else each fork's first collection of garbage would copy all that is imported
 
 
 if "FORK_SERVER" in os.environ:

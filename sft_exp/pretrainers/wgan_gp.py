@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sft_exp.core.pretrainer import Pretrainer
 from sft_exp.errors import ConfigError, require
@@ -55,7 +56,8 @@ class WGANGP(Pretrainer):
         fake_BCHW = self.generate(nets, z_BZ).detach()
         real_B, fake_B = self.score(nets, x_BCHW), self.score(nets, fake_BCHW)
         between_BCHW = (share_B111 * x_BCHW + (1 - share_B111) * fake_BCHW).requires_grad_()
-        with torch.enable_grad():
+        # only this kernel of attention has second derivatives
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             total = self.score(nets, between_BCHW).sum()
             (gradient_BCHW,) = torch.autograd.grad(total, between_BCHW, create_graph=True)
         norm_B = gradient_BCHW.flatten(1).norm(dim=1)

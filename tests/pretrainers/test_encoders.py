@@ -4,10 +4,10 @@ import pytest
 
 import sft_exp
 from sft_exp.config.help_text import options
-from sft_exp.errors import ConfigError
 
 TINY = ("debug=tiny", "tracker=none", "report=false", "controls=[]", "draws=1", "monitors=false")
-ELSEWHERE = ("none", "checkpoint", "imagenet", "supervised")  # train nothing, or need other data
+# they train nothing, need other data, or have an encoder of their own
+ELSEWHERE = ("none", "checkpoint", "imagenet", "supervised", "kmeans", "pca")
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,5 @@ ELSEWHERE = ("none", "checkpoint", "imagenet", "supervised")  # train nothing, o
     ],
 )
 def test_a_vision_transformer_is_pretrained(pretrainer):
-    try:
-        result = sft_exp.run([*TINY, "encoder=vit", f"pretrainer={pretrainer}"], "run")
-    except ConfigError as error:  # methods with an encoder of their own say so
-        assert pretrainer != "wgan_gp", error
-        assert error.key.startswith("encoder"), error
-    else:
-        assert 0 <= result["test"]["accuracy"] <= 1
+    result = sft_exp.run([*TINY, "encoder=vit", f"pretrainer={pretrainer}"], "run")
+    assert 0 <= result["test"]["accuracy"] <= 1

@@ -344,12 +344,14 @@ def stepwise(kill_at: int = 0, signals: tuple[int, ...] = (), lose: str = "") ->
 
 def warm() -> None:
     """Pay once for all imports and first calls: by a whole run."""
+    gc.disable()
     from sft_exp import api, cli  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         api.run([*TINY, "hardware=cpu"])  # a fork of a process that used a GPU cannot
         os.chdir(HERE)
+    gc.enable()
     gc.freeze()  # else each fork's first collection of garbage would copy all that is imported
 
 

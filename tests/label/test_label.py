@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -152,10 +153,18 @@ def test_labels_that_are_none_are_said_in_one_line(run, sheet_of_five, content, 
     assert len(said.splitlines()) == 1
 
 
+@pytest.fixture(scope="module")
+def chosen_five(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("five")
+    with contextlib.chdir(folder):
+        assert label_command.main([f"run={run}", "n=5", "out=sheet", "serve=false"]) == 0
+    return folder / "sheet"
+
+
 @pytest.fixture
-def sheet_of_five(run):
-    """A sheet that nobody has begun."""
-    assert label_command.main([f"run={run}", "n=5", "out=sheet", "serve=false"]) == 0
+def sheet_of_five(chosen_five):
+    """A sheet that nobody has begun: each test has a copy of its own."""
+    shutil.copytree(chosen_five, "sheet")
     return sheet.load(Path("sheet"))
 
 

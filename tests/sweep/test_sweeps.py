@@ -497,6 +497,7 @@ def growth(first, count, kilobytes=0):
 
 count = int(sys.argv[1])
 growth(0, 4)
+gc.freeze()  # the next collections need not look through all that is imported
 print("counted", json.dumps([growth(4, count), growth(4 + count, 4, 20_000)]))
 """
 

@@ -143,7 +143,7 @@ GROWTHS = {
         lambda n: (lambda: plan(n),),
     ),
     "folders": Growth(
-        ("`gc dry_run=true` of N store folders", "`ls` of them"),
+        ("what `gc` would remove of N store folders", "the size and age of each of them"),
         (10, 100, 1_000, 10_000, 100_000),
         folders,
     ),

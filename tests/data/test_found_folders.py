@@ -327,7 +327,7 @@ def test_a_class_of_test_that_train_writes_otherwise_is_said():
 
 @each("words", [("images", "masks"), ("JPEGImages", "SegmentationClass"), ("imgs", "labels")])
 def test_images_and_their_masks_are_no_two_classes(words):
-    """They were learnt as two classes, and told apart at 100 %."""
+    """They were read as two classes without a word."""
     for number, word in enumerate(words):
         for name in range(4):
             save(ROOT / word / f"{name}.png", noise(10 * number + name))
